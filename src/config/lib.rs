@@ -1,0 +1,175 @@
+//! What a cluster and a node are told to be.
+//!
+//! [`NodeConfig`] is the one document that a node of any driver boots from. The
+//! cluster room writes it, the driver places it at [`paths::NODE_CONFIG`] inside
+//! the node, and init, control plane and node agent read it. The paths and ports
+//! that those processes share are named here and nowhere else.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// The Kubernetes version whose behaviour rkube follows.
+pub const KUBERNETES_VERSION: &str = "v1.36.0";
+
+/// What a node and the API server report as their version.
+pub fn version() -> String {
+    format!("{KUBERNETES_VERSION}+rkube{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Ports inside a node.
+pub mod ports {
+    /// HTTPS of the API server, on the control-plane node.
+    pub const API_SERVER: u16 = 8443;
+    /// HTTPS of the node agent (the kubelet API).
+    pub const KUBELET: u16 = 10250;
+    /// SSH, served by the node agent.
+    pub const SSH: u16 = 22;
+    /// First and last port of the NodePort range.
+    pub const NODE_PORTS: (u16, u16) = (30000, 32767);
+}
+
+/// Places inside a node, the same for every driver.
+pub mod paths {
+    /// The node's [`super::NodeConfig`], YAML, read-only to the node.
+    pub const NODE_CONFIG: &str = "/etc/rkube/node.yaml";
+    /// Certificates and keys of this node, read-only to the node.
+    ///
+    /// `ca.crt` on every node; `agent.crt`/`agent.key` are the identity
+    /// `system:node:NAME` (client and serving); a control-plane node also holds
+    /// `ca.key`, `apiserver.crt`/`.key` (serving), `apiserver-kubelet-client.crt`/`.key`,
+    /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
+    /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
+    pub const PKI: &str = "/etc/rkube/pki";
+    /// `ssh_host_ed25519_key` (OpenSSH PEM) and `authorized_keys`.
+    pub const SSH: &str = "/etc/rkube/ssh";
+    /// The binary itself: every role is run from here.
+    pub const BINARY: &str = "/usr/local/bin/rkube";
+    /// State that survives a stop. Always a real file system, never an overlay.
+    pub const STATE: &str = "/var/lib/rkube";
+    /// The embedded store's folder, on a control-plane node.
+    pub const STORE: &str = "/var/lib/rkube/store";
+    /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
+    pub const PODS: &str = "/var/lib/rkube/pods";
+    /// The runtime's root: containers, snapshots, the image index of this node.
+    pub const RUNTIME: &str = "/var/lib/rkube/runtime";
+    /// Content-addressed image blobs and unpacked layers; a driver may share
+    /// this folder between the nodes of a cluster.
+    pub const IMAGES: &str = "/var/lib/rkube/images";
+    /// Sockets and pid files, on a tmpfs.
+    pub const RUN: &str = "/run/rkube";
+    /// One log a service, `<service>.log`.
+    pub const LOGS: &str = "/var/log/rkube";
+    /// Container logs, `<namespace>_<pod>_<uid>/<container>/<restart>.log`.
+    pub const POD_LOGS: &str = "/var/log/pods";
+}
+
+/// What every node of a cluster agrees on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClusterConfig {
+    /// The profile's name; also the kubeconfig context.
+    pub name: String,
+    /// DNS suffix of services, `cluster.local` unless chosen.
+    pub dns_domain: String,
+    /// Where service addresses come from.
+    pub service_cidr: Ipv4Net,
+    /// The cluster DNS service's address, the tenth of `service_cidr`.
+    pub dns_ip: Ipv4Addr,
+    /// Where the nodes' pod ranges come from.
+    pub pod_cidr: Ipv4Net,
+    /// Where the nodes' own addresses come from.
+    pub node_cidr: Ipv4Net,
+    /// The API server's address as nodes reach it.
+    pub api_server_ip: Ipv4Addr,
+    /// The API server's port as nodes reach it.
+    pub api_server_port: u16,
+    /// Names and addresses of every node, for `/etc/hosts`.
+    #[serde(default)]
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// A node as its peers know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeAddress {
+    /// The node's name.
+    pub name: String,
+    /// The node's internal address.
+    pub ip: Ipv4Addr,
+}
+
+/// What one node is told to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The cluster that the node belongs to.
+    pub cluster: ClusterConfig,
+    /// The node's name, also its host name.
+    pub name: String,
+    /// The node's internal address.
+    pub ip: Ipv4Addr,
+    /// The node's own pod range.
+    pub pod_cidr: Ipv4Net,
+    /// Whether the control plane runs here.
+    pub control_plane: bool,
+    /// `node.kubernetes.io/...` provider string, `rkube://<driver>/<profile>/<node>`.
+    pub provider_id: String,
+    /// CPUs that the node may use, in millicores; the machine's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Memory that the node may use, in bytes; the machine's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// DNS servers for names outside the cluster.
+    #[serde(default)]
+    pub upstream_dns: Vec<IpAddr>,
+    /// Registries reached over plain HTTP (`host[:port]`).
+    #[serde(default)]
+    pub insecure_registries: Vec<String>,
+    /// Pods that the node takes at most.
+    pub max_pods: u32,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path} is not a valid configuration: {reason}")]
+    Parse {
+        /// The file.
+        path: String,
+        /// Where and why.
+        reason: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads the configuration from `path`, [`paths::NODE_CONFIG`] inside a node.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.display().to_string(),
+            source,
+        })?;
+        serde_yaml::from_str(&text).map_err(|e| ConfigError::Parse {
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// The document as it is written to a node.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("a node configuration is plain data")
+    }
+}

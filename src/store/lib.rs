@@ -1,0 +1,156 @@
+//! A revisioned key-value store with watch.
+//!
+//! It knows keys, bytes and revisions, and nothing of Kubernetes. The semantics
+//! are etcd v3's: one revision counter for the whole store, each write takes the
+//! next, a watch replays every change after a revision, and compaction forgets
+//! the history before one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+/// A position in the store's history. The first write is revision 1... and a
+/// fresh store answers reads at revision 1, so that 0 can mean "any" to clients.
+pub type Revision = u64;
+
+/// A stored value and when it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key, `/`-separated by convention.
+    pub key: Arc<str>,
+    /// The value, opaque.
+    pub value: Bytes,
+    /// When the key was last made.
+    pub create_revision: Revision,
+    /// When the value was last written.
+    pub mod_revision: Revision,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A key was made or overwritten.
+    Put {
+        /// The new state.
+        now: Arc<KeyValue>,
+        /// The state before, if there was one.
+        before: Option<Arc<KeyValue>>,
+    },
+    /// A key was deleted.
+    Delete {
+        /// The last state.
+        before: Arc<KeyValue>,
+        /// When.
+        revision: Revision,
+    },
+}
+
+/// What a write expects to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing under the key.
+    Absent,
+    /// The key as last written at this revision.
+    Revision(Revision),
+    /// Whatever is there.
+    Any,
+}
+
+/// A page of a range read.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The entries in key order.
+    pub items: Vec<Arc<KeyValue>>,
+    /// The revision that the page shows.
+    pub revision: Revision,
+    /// How many entries follow the last one of this page.
+    pub remaining: u64,
+}
+
+/// What a range read asks for.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// Show the state as of this revision; the newest when `None`.
+    pub revision: Option<Revision>,
+    /// Start after this key (exclusive).
+    pub after: Option<String>,
+    /// At most this many entries; 0 is no limit.
+    pub limit: usize,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// The write's [`Expect`] did not hold; `found` is what is there now.
+    #[error("the key was changed meanwhile")]
+    Conflict {
+        /// The present state.
+        found: Option<Arc<KeyValue>>,
+    },
+    /// The revision was compacted away; `oldest` can still be read or watched from.
+    #[error("revision {asked} is compacted, the oldest is {oldest}")]
+    Compacted {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest revision that is left.
+        oldest: Revision,
+    },
+    /// The revision has not happened yet.
+    #[error("revision {asked} is in the future, the newest is {newest}")]
+    Future {
+        /// What was asked for.
+        asked: Revision,
+        /// The newest revision.
+        newest: Revision,
+    },
+    /// The disk failed; the store takes no further writes.
+    #[error("the store's disk failed: {0}")]
+    Disk(String),
+    /// The files on disk are damaged beyond what a torn last write explains.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Changes in revision order, batched as they were committed.
+pub type Watch = mpsc::Receiver<Result<WatchBatch, StoreError>>;
+
+/// What a watch delivers at once.
+#[derive(Clone, Debug, Default)]
+pub struct WatchBatch {
+    /// Changes under the watch's prefix; may be empty (progress only).
+    pub changes: Vec<Change>,
+    /// Every change up to here has been delivered.
+    pub revision: Revision,
+}
+
+/// The store's contract; the same tests run against every implementation.
+pub trait Store: Send + Sync + 'static {
+    /// The newest entry under `key`, and the revision at which that was so.
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(Option<Arc<KeyValue>>, Revision), StoreError>>;
+
+    /// Entries whose keys begin with `prefix`, in key order.
+    fn list<'a>(&'a self, prefix: &'a str, options: ListOptions) -> BoxFuture<'a, Result<Page, StoreError>>;
+
+    /// Writes `value`. Resolves once the write is durable.
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Arc<KeyValue>, StoreError>>;
+
+    /// Deletes `key`, giving its last state and the revision of the deletion.
+    /// Deleting what is not there is `Conflict { found: None }`.
+    fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Arc<KeyValue>, Revision), StoreError>>;
+
+    /// Every change under `prefix` after revision `after`, then new ones as
+    /// they become durable. A receiver that falls too far behind gets
+    /// [`StoreError::Compacted`] and the end of the stream.
+    fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> BoxFuture<'a, Result<Watch, StoreError>>;
+
+    /// Forgets history before `revision`; the newest state of every key stays.
+    fn compact<'a>(&'a self, revision: Revision) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The newest durable revision.
+    fn revision(&self) -> Revision;
+}
