@@ -1,0 +1,110 @@
+//! Short ways to read an untyped object.
+
+use rkube_api::Object;
+
+/// The value at a path of field names.
+pub(crate) fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
+    let mut here = object;
+    for field in path {
+        here = here.get(field)?;
+    }
+    Some(here)
+}
+
+/// The string at a path, empty when absent.
+pub(crate) fn text<'a>(object: &'a Object, path: &[&str]) -> &'a str {
+    at(object, path).and_then(Object::as_str).unwrap_or("")
+}
+
+/// The boolean at a path, when it is there.
+pub(crate) fn flag(object: &Object, path: &[&str]) -> Option<bool> {
+    at(object, path).and_then(Object::as_bool)
+}
+
+/// The whole number at a path, when it is there.
+pub(crate) fn int(object: &Object, path: &[&str]) -> Option<i64> {
+    at(object, path).and_then(Object::as_i64)
+}
+
+/// The items of the array at a path, none when absent.
+pub(crate) fn items<'a>(object: &'a Object, path: &[&str]) -> &'a [Object] {
+    at(object, path)
+        .and_then(Object::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+/// The strings of the array at a path.
+pub(crate) fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
+    items(object, path)
+        .iter()
+        .filter_map(Object::as_str)
+        .collect()
+}
+
+/// The fields of the map at a path.
+pub(crate) fn entries<'a>(
+    object: &'a Object,
+    path: &[&str],
+) -> impl Iterator<Item = (&'a str, &'a Object)> {
+    at(object, path)
+        .and_then(Object::as_object)
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.as_str(), v))
+}
+
+/// A label, annotation or any other string in a map whose keys have dots.
+pub(crate) fn map_text<'a>(object: &'a Object, path: &[&str], key: &str) -> Option<&'a str> {
+    at(object, path)?.get(key)?.as_str()
+}
+
+pub(crate) fn name(object: &Object) -> &str {
+    text(object, &["metadata", "name"])
+}
+
+pub(crate) fn namespace(object: &Object) -> &str {
+    text(object, &["metadata", "namespace"])
+}
+
+pub(crate) fn uid(object: &Object) -> &str {
+    text(object, &["metadata", "uid"])
+}
+
+/// Whether deletion of the object has begun.
+pub(crate) fn is_terminating(object: &Object) -> bool {
+    !text(object, &["metadata", "deletionTimestamp"]).is_empty()
+}
+
+/// The map at `path`, made where it is missing. Panics only if the object is
+/// not a map, which decoding rules out before admission.
+pub(crate) fn make_map<'a>(
+    object: &'a mut Object,
+    path: &[&str],
+) -> &'a mut serde_json::Map<String, Object> {
+    let mut here = object;
+    for field in path {
+        if !here.is_object() {
+            *here = Object::Object(serde_json::Map::new());
+        }
+        let map = here.as_object_mut().expect("made a map just above");
+        here = map
+            .entry((*field).to_owned())
+            .or_insert_with(|| Object::Object(serde_json::Map::new()));
+    }
+    if !here.is_object() {
+        *here = Object::Object(serde_json::Map::new());
+    }
+    here.as_object_mut().expect("made a map just above")
+}
+
+/// The array at `path`'s last field, made where it is missing.
+pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut Vec<Object> {
+    let (last, parents) = path.split_last().expect("a path has a last field");
+    let slot = make_map(object, parents)
+        .entry((*last).to_owned())
+        .or_insert(Object::Null);
+    if !slot.is_array() {
+        *slot = Object::Array(Vec::new());
+    }
+    slot.as_array_mut().expect("made an array just above")
+}
