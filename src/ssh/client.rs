@@ -1,0 +1,368 @@
+//! The client: what `rkube ssh` does.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::sys::termios::{self, SetArg, Termios};
+use russh::client::{self, Handle};
+use russh::keys::{PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
+use russh::{ChannelMsg, Disconnect};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::{SshError, keys, pty, signal_number};
+
+/// An authenticated connection to a node.
+pub struct Session {
+    handle: Handle<Verify>,
+}
+
+struct Verify {
+    expected: PublicKey,
+    mismatch: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl client::Handler for Verify {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        shown: &PublicKeyOrCertificate,
+    ) -> Result<bool, Self::Error> {
+        let same = matches!(shown, PublicKeyOrCertificate::PublicKey { key, .. }
+            if key.key_data() == self.expected.key_data());
+        if !same {
+            self.mismatch
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(same)
+    }
+}
+
+impl Session {
+    /// Connects and authenticates with the private key at `key_path`.
+    ///
+    /// `expected_host_key` is the node's public key as one line of OpenSSH's
+    /// format; any other key ends the connection.
+    pub async fn connect(
+        addr: SocketAddr,
+        user: &str,
+        key_path: &Path,
+        expected_host_key: &str,
+    ) -> Result<Self, SshError> {
+        let key = keys::read_private(key_path)?;
+        let expected = keys::parse_public(expected_host_key)?;
+        let mismatch = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let config = client::Config {
+            inactivity_timeout: None,
+            keepalive_interval: Some(std::time::Duration::from_secs(60)),
+            nodelay: true,
+            ..Default::default()
+        };
+        let verify = Verify {
+            expected,
+            mismatch: mismatch.clone(),
+        };
+        let connected = client::connect(Arc::new(config), addr, verify).await;
+        if mismatch.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(SshError::HostKey(addr.to_string()));
+        }
+        let mut handle = match connected {
+            Ok(handle) => handle,
+            Err(russh::Error::IO(e)) => {
+                return Err(SshError::io(format!("connecting to {addr}"))(e));
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let result = handle
+            .authenticate_publickey(user, PrivateKeyWithHashAlg::new(Arc::new(key), None))
+            .await?;
+        if !result.success() {
+            return Err(SshError::Refused(format!("{user}@{addr}")));
+        }
+        Ok(Self { handle })
+    }
+
+    /// Runs `command` without a terminal and returns its exit code.
+    ///
+    /// Without `stdin` the command reads an empty input. A command that a signal
+    /// ended gives 128 and the signal's number, as a shell does.
+    pub async fn exec(
+        &self,
+        command: &str,
+        stdin: Option<impl AsyncRead + Unpin>,
+        mut stdout: impl AsyncWrite + Unpin,
+        mut stderr: impl AsyncWrite + Unpin,
+    ) -> Result<i32, SshError> {
+        let channel = self.handle.channel_open_session().await?;
+        channel.exec(true, command).await?;
+        let (mut reader, writer) = channel.split();
+        // The two directions may not wait for each other: a full window on one
+        // would otherwise stop the other.
+        let input = async {
+            if let Some(mut stdin) = stdin {
+                let mut buffer = vec![0; 16 << 10];
+                loop {
+                    let n = stdin
+                        .read(&mut buffer)
+                        .await
+                        .map_err(SshError::io("reading standard input"))?;
+                    if n == 0 {
+                        break;
+                    }
+                    if writer
+                        .data_bytes(Bytes::copy_from_slice(&buffer[..n]))
+                        .await
+                        .is_err()
+                    {
+                        // The command is gone; what it left is read by the other half.
+                        return Ok(());
+                    }
+                }
+            }
+            let _ = writer.eof().await;
+            Ok::<(), SshError>(())
+        };
+        let output = async {
+            let mut code = None;
+            while let Some(message) = reader.wait().await {
+                match message {
+                    ChannelMsg::Data { data } => {
+                        write(&mut stdout, &data, "writing standard output").await?
+                    }
+                    ChannelMsg::ExtendedData { data, ext: 1 } => {
+                        write(&mut stderr, &data, "writing standard error").await?
+                    }
+                    other => note_exit(&other, &mut code),
+                }
+            }
+            Ok::<_, SshError>(code)
+        };
+        tokio::pin!(input, output);
+        let code = tokio::select! {
+            done = &mut output => done?,
+            done = &mut input => {
+                done?;
+                output.await?
+            }
+        };
+        code.ok_or(SshError::Protocol(russh::Error::Disconnect))
+    }
+
+    /// An interactive login shell on this process's terminal; see [`Session::interactive`].
+    pub async fn shell(&self) -> Result<i32, SshError> {
+        self.interactive(None).await
+    }
+
+    /// Runs `command`, or a login shell, with a terminal and returns its exit code.
+    ///
+    /// When standard input is a terminal it is put in raw mode for the time and
+    /// its size is followed.
+    pub async fn interactive(&self, command: Option<&str>) -> Result<i32, SshError> {
+        let channel = self.handle.channel_open_session().await?;
+        let stdin = std::io::stdin();
+        let size = pty::size_of(&stdin);
+        let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
+        let modes = pty::modes_of(&stdin);
+        let (columns, rows) = size.map_or((80, 24), |s| (s.ws_col, s.ws_row));
+        channel
+            .request_pty(
+                true,
+                &term,
+                u32::from(columns),
+                u32::from(rows),
+                0,
+                0,
+                &modes,
+            )
+            .await?;
+        for name in ["LANG", "LC_ALL", "LC_CTYPE", "COLORTERM", "NO_COLOR"] {
+            if let Ok(value) = std::env::var(name) {
+                channel.set_env(false, name, value).await?;
+            }
+        }
+        match command {
+            Some(command) => channel.exec(true, command).await?,
+            None => channel.request_shell(true).await?,
+        }
+        let _raw = RawMode::enter(stdin.as_fd())?;
+        let mut input = stdin_lines();
+        let mut resized =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())
+                .map_err(SshError::io("following the window's size"))?;
+        let (mut reader, writer) = channel.split();
+        let mut stdout = tokio::io::stdout();
+        let send = async {
+            loop {
+                tokio::select! {
+                    data = input.recv() => match data {
+                        Some(data) => if writer.data_bytes(data).await.is_err() { return },
+                        None => {
+                            let _ = writer.eof().await;
+                            return;
+                        }
+                    },
+                    Some(()) = resized.recv() => {
+                        if let Some(s) = pty::size_of(&std::io::stdin())
+                            && writer
+                                .window_change(u32::from(s.ws_col), u32::from(s.ws_row), 0, 0)
+                                .await
+                                .is_err()
+                        {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        let receive = async {
+            let mut code = None;
+            while let Some(message) = reader.wait().await {
+                match message {
+                    ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => {
+                        write(&mut stdout, &data, "writing standard output").await?
+                    }
+                    other => note_exit(&other, &mut code),
+                }
+            }
+            Ok::<_, SshError>(code)
+        };
+        tokio::pin!(send, receive);
+        let code = tokio::select! {
+            done = &mut receive => done?,
+            () = &mut send => receive.await?,
+        };
+        code.ok_or(SshError::Protocol(russh::Error::Disconnect))
+    }
+
+    /// Carries each connection that `listener` takes to `host:port` as the node reaches it.
+    ///
+    /// Runs until the connection to the node ends.
+    pub async fn forward(
+        &self,
+        listener: TcpListener,
+        host: &str,
+        port: u16,
+    ) -> Result<(), SshError> {
+        loop {
+            let (mut local, peer) = listener
+                .accept()
+                .await
+                .map_err(SshError::io("accepting a connection to forward"))?;
+            let opened = self
+                .handle
+                .channel_open_direct_tcpip(
+                    host,
+                    u32::from(port),
+                    peer.ip().to_string(),
+                    u32::from(peer.port()),
+                )
+                .await;
+            let channel = match opened {
+                Ok(channel) => channel,
+                Err(e) if self.handle.is_closed() => return Err(e.into()),
+                Err(e) => {
+                    // One refused target must not end the others.
+                    debug!("forward to {host}:{port}: {e}");
+                    continue;
+                }
+            };
+            tokio::spawn(async move {
+                let mut remote = channel.into_stream();
+                if let Err(e) = tokio::io::copy_bidirectional(&mut local, &mut remote).await {
+                    debug!("forwarded connection of {peer}: {e}");
+                }
+            });
+        }
+    }
+
+    /// Says good-bye to the server.
+    pub async fn close(self) -> Result<(), SshError> {
+        self.handle
+            .disconnect(Disconnect::ByApplication, "", "")
+            .await?;
+        Ok(())
+    }
+}
+
+async fn write(
+    to: &mut (impl AsyncWrite + Unpin),
+    data: &[u8],
+    what: &'static str,
+) -> Result<(), SshError> {
+    to.write_all(data).await.map_err(SshError::io(what))?;
+    to.flush().await.map_err(SshError::io(what))
+}
+
+fn note_exit(message: &ChannelMsg, code: &mut Option<i32>) {
+    match message {
+        ChannelMsg::ExitStatus { exit_status } => *code = Some(exit_status.cast_signed()),
+        ChannelMsg::ExitSignal { signal_name, .. } => {
+            *code = Some(128 + signal_number(signal_name).unwrap_or(0));
+        }
+        ChannelMsg::Failure if code.is_none() => *code = Some(255),
+        _ => {}
+    }
+}
+
+/// Standard input, read by a thread of its own: a thread of the runtime would keep
+/// the process alive until the next key.
+fn stdin_lines() -> mpsc::Receiver<Bytes> {
+    let (sender, receiver) = mpsc::channel(4);
+    std::thread::spawn(move || {
+        let stdin = std::io::stdin();
+        let mut buffer = vec![0; 4096];
+        loop {
+            use std::os::fd::AsRawFd;
+            match nix::unistd::read(stdin.as_raw_fd(), &mut buffer) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) | Err(_) => return,
+                Ok(n) => {
+                    if sender
+                        .blocking_send(Bytes::copy_from_slice(&buffer[..n]))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// A terminal in raw mode until dropped; nothing when `fd` is not a terminal.
+struct RawMode {
+    saved: Option<Termios>,
+}
+
+impl RawMode {
+    fn enter(fd: BorrowedFd<'_>) -> Result<Self, SshError> {
+        if !fd.is_terminal() {
+            return Ok(Self { saved: None });
+        }
+        let saved = termios::tcgetattr(fd)
+            .map_err(|e| SshError::io("reading the terminal's modes")(e.into()))?;
+        let mut raw = saved.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(fd, SetArg::TCSADRAIN, &raw)
+            .map_err(|e| SshError::io("setting the terminal's modes")(e.into()))?;
+        Ok(Self { saved: Some(saved) })
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        if let Some(saved) = &self.saved
+            && let Err(e) = termios::tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, saved)
+        {
+            debug!("restoring the terminal: {e}");
+        }
+    }
+}
