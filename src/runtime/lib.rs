@@ -1,1 +1,47 @@
+//! Images, snapshots and containers of one node: the CRI in spirit, as a library.
+//!
+//! - [`Runtime`] is the node agent's handle on everything here.
+//! - Images are pulled or loaded into a content-addressed store that several
+//!   nodes on one machine may share; each node keeps its own index of names.
+//! - A sandbox is a set of namespaces pinned in the run directory; it has a
+//!   process of its own (`rkube pause`) only when its containers share a PID
+//!   namespace.
+//! - A container is an overlay mount, an OCI configuration and, while it runs,
+//!   one `rkube shim` process: the parent of the container's first process, the
+//!   writer of its log, and the server of its socket. Shims outlive the agent.
+//!
+//! The binary calls [`helper_main`] before anything else, so that the same file
+//! can be run as a shim or as `pause`.
 
+use std::ffi::OsString;
+
+mod error;
+mod runtime;
+mod session;
+mod spec;
+mod status;
+
+pub use error::{ImageError, Result, RuntimeError};
+pub use runtime::Runtime;
+pub use session::{Input, Output, Session, SessionControl};
+pub use spec::{
+    ContainerSpec, Device, ExecSpec, HostNamespaces, ImageMount, Mount, MountPropagation, PidMode,
+    PullProgress, RegistryAuth, Resources, RuntimeConfig, SandboxSpec, SeccompProfile, Security,
+    TmpfsMount,
+};
+pub use status::{
+    ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,
+    FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState, Stats,
+};
+
+/// Runs one of the runtime's own processes when `role` (the binary's first
+/// argument) names one, and returns its exit code.
+///
+/// To be called before threads are started: these processes stay
+/// single-threaded, because they fork.
+pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
+    let _ = args;
+    match role {
+        _ => None,
+    }
+}
