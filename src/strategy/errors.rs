@@ -1,0 +1,119 @@
+//! Short names for field errors and field paths.
+
+use rkube_api::status::{FieldError, FieldErrorKind};
+use serde_json::Value;
+
+/// The errors found so far, with a line for each usual kind.
+#[derive(Default)]
+pub(crate) struct Errors(pub(crate) Vec<FieldError>);
+
+impl Errors {
+    pub(crate) fn new() -> Self {
+        Errors(Vec::new())
+    }
+
+    fn push(
+        &mut self,
+        kind: FieldErrorKind,
+        field: impl Into<String>,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.0.push(FieldError {
+            kind,
+            field: field.into(),
+            value,
+            detail: detail.into(),
+        });
+    }
+
+    pub(crate) fn required(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldErrorKind::Required, field, None, detail);
+    }
+
+    pub(crate) fn invalid(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(FieldErrorKind::Invalid, field, Some(value.into()), detail);
+    }
+
+    /// `Invalid` once for each message.
+    pub(crate) fn invalid_each(&mut self, field: &str, value: &str, messages: Vec<String>) {
+        for message in messages {
+            self.invalid(field, value, message);
+        }
+    }
+
+    pub(crate) fn forbidden(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldErrorKind::Forbidden, field, None, detail);
+    }
+
+    pub(crate) fn duplicate(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.push(FieldErrorKind::Duplicate, field, Some(value.into()), "");
+    }
+
+    pub(crate) fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
+        self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
+    }
+
+    /// `NotSupported`: the supported values are listed sorted, as upstream does.
+    pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
+        let mut known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
+        known.sort();
+        self.push(
+            FieldErrorKind::NotSupported,
+            field,
+            Some(value.into()),
+            format!("supported values: {}", known.join(", ")),
+        );
+    }
+
+    pub(crate) fn too_long(&mut self, field: impl Into<String>, max: usize) {
+        self.push(
+            FieldErrorKind::TooLong,
+            field,
+            None,
+            format!("may not be more than {max} bytes"),
+        );
+    }
+
+    pub(crate) fn too_many(&mut self, field: impl Into<String>, actual: usize, max: usize) {
+        self.push(
+            FieldErrorKind::TooMany,
+            field,
+            Some(actual.into()),
+            format!("must have at most {max} items"),
+        );
+    }
+
+    pub(crate) fn extend(&mut self, more: Vec<FieldError>) {
+        self.0.extend(more);
+    }
+}
+
+/// `base.name`, or `name` under the root.
+pub(crate) fn child(base: &str, name: &str) -> String {
+    if base.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{base}.{name}")
+    }
+}
+
+/// `base[i]`
+pub(crate) fn index(base: &str, i: usize) -> String {
+    format!("{base}[{i}]")
+}
+
+/// `base[key]`
+pub(crate) fn keyed(base: &str, key: &str) -> String {
+    format!("{base}[{key}]")
+}
+
+/// What upstream says of a changed immutable field.
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+/// What upstream says of a negative number.
+pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";

@@ -1,0 +1,281 @@
+//! What happens to an object of any kind.
+
+use serde_json::Value;
+
+use crate::tree::{at, has, int, keep, put, remove, same, text};
+use crate::{Context, Object, Strategy};
+
+/// The behaviour of a kind without rules of its own; custom resources with a
+/// status subresource use it.
+pub struct Generic;
+
+impl Strategy for Generic {
+    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        prepare_custom_status_update(new, old);
+    }
+}
+
+/// A custom resource without a status subresource: its `status` is a field
+/// like any other.
+pub struct WithoutStatus;
+
+impl Strategy for WithoutStatus {
+    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+        put(obj, "metadata.generation", 1);
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        set_generation(new, old, !same_but(new, old, &["metadata"]));
+    }
+}
+
+/// Drops the user's status and starts at generation 1.
+pub(crate) fn prepare_create(obj: &mut Object) {
+    remove(obj, "status");
+    put(obj, "metadata.generation", 1);
+}
+
+/// Keeps the status; raises the generation when the rest changed.
+pub(crate) fn prepare_update(new: &mut Object, old: &Object) {
+    keep(new, old, "status");
+    set_generation(new, old, !same_but(new, old, &["metadata", "status"]));
+}
+
+/// The same for the kinds whose generation counts changes of `spec` alone.
+pub(crate) fn prepare_spec_update(new: &mut Object, old: &Object) {
+    keep(new, old, "status");
+    set_generation(new, old, !same(at(new, "spec"), at(old, "spec")));
+}
+
+/// For kinds that have no generation.
+pub(crate) fn prepare_create_plain(obj: &mut Object) {
+    remove(obj, "metadata.generation");
+}
+
+/// For kinds that have no generation.
+pub(crate) fn prepare_update_plain(new: &mut Object, old: &Object) {
+    keep(new, old, "metadata.generation");
+}
+
+/// Keeps everything but metadata and status.
+pub(crate) fn prepare_status_update(new: &mut Object, old: &Object) {
+    let status = remove(new, "status");
+    let metadata = remove(new, "metadata");
+    *new = old.clone();
+    if let Value::Object(map) = new {
+        match status {
+            Some(status) if !status.is_null() => map.insert("status".into(), status),
+            _ => map.remove("status"),
+        };
+        if let Some(metadata) = metadata {
+            map.insert("metadata".into(), metadata);
+        }
+    }
+    keep(new, old, "metadata.generation");
+}
+
+/// A custom resource's status update changes nothing of the metadata either.
+fn prepare_custom_status_update(new: &mut Object, old: &Object) {
+    let managed = at(new, "metadata.managedFields").clone();
+    let version = at(new, "metadata.resourceVersion").clone();
+    prepare_status_update(new, old);
+    keep(new, old, "metadata");
+    for (path, value) in [
+        ("metadata.managedFields", managed),
+        ("metadata.resourceVersion", version),
+    ] {
+        if value.is_null() {
+            remove(new, path);
+        } else {
+            put(new, path, value);
+        }
+    }
+}
+
+/// The generation is the server's: old, or one more.
+pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
+    match int(old, "metadata.generation") {
+        Some(generation) => put(
+            new,
+            "metadata.generation",
+            generation + i64::from(changed),
+        ),
+        None if changed => put(new, "metadata.generation", 1),
+        None => {
+            remove(new, "metadata.generation");
+        }
+    }
+}
+
+/// Are the objects the same apart from some top-level fields?
+pub(crate) fn same_but(new: &Object, old: &Object, but: &[&str]) -> bool {
+    let ignored = |key: &String| but.contains(&key.as_str()) || key == "apiVersion" || key == "kind";
+    let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else {
+        return new == old;
+    };
+    a.iter()
+        .filter(|(key, _)| !ignored(key))
+        .all(|(key, value)| same(value, b.get(key).unwrap_or(&Value::Null)))
+        && b.iter()
+            .filter(|(key, _)| !ignored(key) && !a.contains_key(*key))
+            .all(|(_, value)| same(value, &Value::Null))
+}
+
+/// The two fields every kind can be selected by.
+pub(crate) fn field_value(obj: &Object, field: &str) -> Option<String> {
+    match field {
+        "metadata.name" | "metadata.namespace" => Some(text(obj, field).to_owned()),
+        _ => None,
+    }
+}
+
+/// A scalar at a path as a field selector compares it.
+pub(crate) fn selectable(obj: &Object, path: &str) -> String {
+    match at(obj, path) {
+        Value::Null => String::new(),
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Is the object on its way out?
+pub(crate) fn deleting(obj: &Object) -> bool {
+    has(obj, "metadata.deletionTimestamp")
+}
+
+/// A strategy put together from functions, for kinds that need no more.
+pub(crate) struct Rules {
+    pub(crate) default: fn(&mut Object),
+    pub(crate) validate: fn(&Object) -> Vec<rkube_api::status::FieldError>,
+    pub(crate) validate_update:
+        fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
+    /// Does the kind count generations?
+    pub(crate) generation: bool,
+    /// Is `status` a subresource?
+    pub(crate) status: bool,
+    pub(crate) create_on_update: bool,
+    pub(crate) unconditional: bool,
+    pub(crate) names: crate::NameRule,
+    /// Paths that field selectors may name, besides the generic two.
+    pub(crate) selectable: &'static [&'static str],
+}
+
+impl Rules {
+    /// Nothing of its own: no generation, no status, no rules.
+    pub(crate) const PLAIN: Rules = Rules {
+        default: |_| {},
+        validate: |_| Vec::new(),
+        validate_update: |_, _| Vec::new(),
+        generation: false,
+        status: false,
+        create_on_update: false,
+        unconditional: true,
+        names: crate::NameRule::Dns1123Subdomain,
+        selectable: &[],
+    };
+
+    /// Spec, status, generation.
+    pub(crate) const SPEC_AND_STATUS: Rules = Rules {
+        generation: true,
+        status: true,
+        ..Rules::PLAIN
+    };
+}
+
+impl Strategy for Rules {
+    fn default(&self, obj: &mut Object) {
+        (self.default)(obj);
+    }
+
+    fn name_rule(&self) -> crate::NameRule {
+        self.names
+    }
+
+    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+        if self.status {
+            remove(obj, "status");
+        }
+        if self.generation {
+            put(obj, "metadata.generation", 1);
+        } else {
+            prepare_create_plain(obj);
+        }
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        if self.status {
+            keep(new, old, "status");
+        }
+        if self.generation {
+            let but: &[&str] = if self.status {
+                &["metadata", "status"]
+            } else {
+                &["metadata"]
+            };
+            set_generation(new, old, !same_but(new, old, but));
+        } else {
+            prepare_update_plain(new, old);
+        }
+    }
+
+    fn validate_create(&self, obj: &Object) -> Vec<rkube_api::status::FieldError> {
+        (self.validate)(obj)
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+    ) -> Vec<rkube_api::status::FieldError> {
+        let mut errors = (self.validate)(new);
+        errors.extend((self.validate_update)(new, old));
+        errors
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.unconditional
+    }
+
+    fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
+        if self.selectable.contains(&field) {
+            return Some(selectable(obj, field));
+        }
+        field_value(obj, field)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ctx() -> Context<'static> {
+        Context::new(jiff::Timestamp::UNIX_EPOCH, "test")
+    }
+
+    #[test]
+    fn generation_follows_the_spec() {
+        let old = json!({"metadata": {"name": "a", "generation": 3}, "spec": {"x": 1}, "status": {"s": 1}});
+        let mut new = json!({"metadata": {"name": "a", "labels": {"l": "1"}}, "spec": {"x": 1}, "status": {"s": 2}});
+        Generic.prepare_update(&ctx(), &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], 3);
+        assert_eq!(new["status"]["s"], 1);
+        new["spec"]["x"] = json!(2);
+        Generic.prepare_update(&ctx(), &mut new, &old);
+        assert_eq!(new["metadata"]["generation"], 4);
+    }
+
+    #[test]
+    fn status_update_changes_only_the_status() {
+        let old = json!({"metadata": {"name": "a", "generation": 3, "labels": {"a": "b"}}, "spec": {"x": 1}});
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {"x": 2}, "status": {"ok": true}});
+        Generic.prepare_status_update(&ctx(), &mut new, &old);
+        assert_eq!(new["spec"]["x"], 1);
+        assert_eq!(new["status"]["ok"], true);
+        assert_eq!(new["metadata"]["labels"]["a"], "b");
+    }
+}
