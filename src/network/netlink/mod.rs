@@ -1,0 +1,32 @@
+//! A small synchronous rtnetlink client.
+//!
+//! ```no_run
+//! # use rkube_network::netlink::{Netlink, Netns, Veth};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let nl = Netlink::open()?;
+//! nl.create_bridge("rk0")?;
+//! nl.create_veth(&Veth {
+//!     name: "rkpod1",
+//!     peer_name: "eth0",
+//!     peer_netns: Some(Netns::Pid(4711)),
+//!     ..Veth::default()
+//! })?;
+//! nl.set_master("rkpod1", Some("rk0".into()))?;
+//! nl.set_up("rkpod1")?;
+//! # Ok(()) }
+//! ```
+
+mod address;
+mod link;
+mod message;
+mod netns;
+mod route;
+mod socket;
+
+pub use address::Address;
+pub use link::{Link, LinkRef, Netns, Veth};
+pub(crate) use message::{Attributes, Writer};
+pub use netns::{current_netns, in_netns, new_netns, open_netns, pid_netns};
+pub use route::{Route, RouteScope};
+pub(crate) use socket::Socket;
+pub use socket::{Netlink, NetlinkError};

@@ -1,0 +1,398 @@
+//! The socket: requests, acknowledgements, dumps.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, send,
+    socket,
+};
+use parking_lot::Mutex;
+
+use super::message::{Attributes, HEADER, Writer, ne32, text};
+use super::netns::in_netns;
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP_INTR: u16 = 16;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Larger than any single message the kernel sends (dumps come in 32 KiB parts).
+const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// What the kernel answered to a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{action}: {}{}", errno.desc(), detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
+pub struct NetlinkError {
+    /// What was asked for, `cannot create bridge rk0`.
+    pub action: String,
+    /// The kernel's reason.
+    pub errno: Errno,
+    /// The kernel's own words, when it gave any.
+    pub detail: Option<String>,
+}
+
+impl NetlinkError {
+    /// An error of `action`.
+    pub fn new(action: impl Into<String>, errno: Errno) -> Self {
+        Self {
+            action: action.into(),
+            errno,
+            detail: None,
+        }
+    }
+
+    /// Whether the thing asked about does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self.errno,
+            Errno::ENODEV | Errno::ESRCH | Errno::ENOENT | Errno::EADDRNOTAVAIL | Errno::ENXIO
+        )
+    }
+
+    /// Whether the thing to be made exists already.
+    pub fn is_exists(&self) -> bool {
+        self.errno == Errno::EEXIST
+    }
+}
+
+/// The reason of a refused message.
+pub(crate) struct Refusal {
+    /// Sequence number of the message that was refused.
+    pub(crate) seq: u32,
+    pub(crate) errno: Errno,
+    pub(crate) detail: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) fn because(self, action: impl Into<String>) -> NetlinkError {
+        NetlinkError {
+            action: action.into(),
+            errno: self.errno,
+            detail: self.detail,
+        }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self {
+            seq: 0,
+            errno,
+            detail: None,
+        }
+    }
+}
+
+/// A netlink socket of any protocol, used by one request at a time.
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    state: Mutex<State>,
+}
+
+struct State {
+    seq: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open(protocol: SockProtocol) -> Result<Self, Errno> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // Short acknowledgements with the kernel's reason in words. Both options
+        // only improve messages, so a kernel without them is fine.
+        for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
+            let on: libc::c_int = 1;
+            // SAFETY: `fd` is an open socket and `on` outlives the call.
+            unsafe {
+                libc::setsockopt(
+                    fd.as_raw_fd(),
+                    libc::SOL_NETLINK,
+                    option,
+                    (&raw const on).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                );
+            }
+        }
+        Ok(Self {
+            fd,
+            state: Mutex::new(State {
+                seq: 0,
+                buffer: Vec::new(),
+            }),
+        })
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(crate) fn request(
+        &self,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Writer),
+    ) -> Result<(), Refusal> {
+        self.query(kind, flags, body, |_, _| None::<()>).map(drop)
+    }
+
+    /// Sends one request, hands what comes before its acknowledgement to `each`.
+    pub(crate) fn query<T>(
+        &self,
+        kind: u16,
+        flags: u16,
+        body: impl FnOnce(&mut Writer),
+        mut each: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
+        let mut state = self.state.lock();
+        state.seq = state.seq.wrapping_add(1);
+        let seq = state.seq;
+        let mut writer = Writer::new();
+        writer.message(kind, NLM_F_REQUEST | NLM_F_ACK | flags, seq, body);
+        self.send(writer.as_bytes())?;
+        let (mut done, mut found) = (false, None);
+        while !done {
+            self.receive(&mut state, |message| {
+                if message.seq != seq {
+                    return Ok(());
+                }
+                if message.kind == NLMSG_ERROR {
+                    done = true;
+                    return message.acknowledgement();
+                }
+                found = each(message.kind, message.payload);
+                Ok(())
+            })?;
+        }
+        Ok(found)
+    }
+
+    /// Sends a dump request and hands each answer (type, payload after the header) to `each`.
+    /// Starts over when the kernel says that the dump was torn by a change.
+    pub(crate) fn dump<T>(
+        &self,
+        kind: u16,
+        body: impl Fn(&mut Writer),
+        mut each: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        let mut state = self.state.lock();
+        // A busy system may tear every attempt; the last one is then as good as any.
+        for attempt in 0.. {
+            state.seq = state.seq.wrapping_add(1);
+            let seq = state.seq;
+            let mut writer = Writer::new();
+            writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, &body);
+            self.send(writer.as_bytes())?;
+            let mut found = Vec::new();
+            let (mut done, mut torn) = (false, false);
+            while !done {
+                self.receive(&mut state, |message| {
+                    if message.seq != seq {
+                        return Ok(());
+                    }
+                    torn |= message.flags & NLM_F_DUMP_INTR != 0;
+                    match message.kind {
+                        NLMSG_DONE => done = true,
+                        NLMSG_ERROR => {
+                            done = true;
+                            return message.acknowledgement();
+                        }
+                        other => found.extend(each(other, message.payload)),
+                    }
+                    Ok(())
+                })?;
+            }
+            if !torn || attempt == 4 {
+                return Ok(found);
+            }
+        }
+        unreachable!("the loop above returns")
+    }
+
+    /// Sends messages whose sequence numbers are `first..=last` (a batch), the last of
+    /// which asks for an acknowledgement, and waits for it or for the first refusal.
+    pub(crate) fn batch(
+        &self,
+        count: u32,
+        write: impl FnOnce(&mut Writer, u32),
+        ack: impl Fn(u32) -> u32,
+    ) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let first = state.seq.wrapping_add(1);
+        state.seq = state.seq.wrapping_add(count);
+        let mut writer = Writer::new();
+        write(&mut writer, first);
+        self.grow_send_buffer(writer.len())?;
+        self.send(writer.as_bytes())?;
+        let (last, end) = (ack(first), first.wrapping_add(count));
+        let mut done = false;
+        let mut refused = None;
+        while !done {
+            let received = self.receive(&mut state, |message| {
+                if message.kind != NLMSG_ERROR
+                    || message.seq.wrapping_sub(first) >= end.wrapping_sub(first)
+                {
+                    return Ok(());
+                }
+                done |= message.seq == last;
+                message.acknowledgement()
+            });
+            if let Err(refusal) = received {
+                refused.get_or_insert(refusal);
+                // The kernel answers a whole batch before `send` returns, so that what
+                // is not there now never comes; leave nothing behind for the next call.
+                self.drain(&mut state);
+                done = true;
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn drain(&self, state: &mut State) {
+        loop {
+            let got = nix::sys::socket::recv(
+                self.fd.as_raw_fd(),
+                &mut state.buffer,
+                MsgFlags::MSG_DONTWAIT,
+            );
+            match got {
+                Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn grow_send_buffer(&self, need: usize) -> Result<(), Errno> {
+        let size = libc::c_int::try_from(need + 64 * 1024).map_err(|_| Errno::EMSGSIZE)?;
+        for option in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
+            // SAFETY: the socket is open and `size` outlives the call.
+            let result = unsafe {
+                libc::setsockopt(
+                    self.fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const size).cast(),
+                    size_of::<libc::c_int>() as libc::socklen_t,
+                )
+            };
+            Errno::result(result)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Receives one datagram and hands its messages to `each` until one fails.
+    fn receive(
+        &self,
+        state: &mut State,
+        mut each: impl FnMut(Received<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        state.buffer.resize(RECEIVE_BUFFER, 0);
+        let length = loop {
+            let mut parts = [IoSliceMut::new(&mut state.buffer)];
+            match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
+                Ok(got) => {
+                    // Only the kernel (port 0) is believed.
+                    if got.address.is_some_and(|from| from.pid() != 0) {
+                        continue;
+                    }
+                    if got.flags.contains(MsgFlags::MSG_TRUNC) {
+                        return Err(Errno::EMSGSIZE.into());
+                    }
+                    break got.bytes;
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        let mut rest = &state.buffer[..length];
+        while rest.len() >= HEADER {
+            let size = ne32(rest) as usize;
+            if size < HEADER || size > rest.len() {
+                return Err(Errno::EBADMSG.into());
+            }
+            let message = Received {
+                kind: u16::from_ne_bytes([rest[4], rest[5]]),
+                flags: u16::from_ne_bytes([rest[6], rest[7]]),
+                seq: ne32(&rest[8..]),
+                payload: &rest[HEADER..size],
+            };
+            each(message)?;
+            rest = &rest[size.next_multiple_of(4).min(rest.len())..];
+        }
+        Ok(())
+    }
+}
+
+struct Received<'a> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    payload: &'a [u8],
+}
+
+impl Received<'_> {
+    fn acknowledgement(&self) -> Result<(), Refusal> {
+        let code = ne32(self.payload) as i32;
+        if code == 0 {
+            return Ok(());
+        }
+        // After the code comes the refused message's header, and its body too
+        // unless the kernel capped it; then attributes with the reason in words.
+        let mut detail = None;
+        if self.flags & NLM_F_ACK_TLVS != 0 {
+            let body = if self.flags & NLM_F_CAPPED != 0 {
+                HEADER
+            } else {
+                (self.payload.get(4..).map_or(0, ne32) as usize).next_multiple_of(4)
+            };
+            detail = self.payload.get(4 + body..).and_then(|rest| {
+                Attributes(rest)
+                    .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
+                    .map(|(_, v)| text(v))
+            });
+        }
+        Err(Refusal {
+            seq: self.seq,
+            errno: Errno::from_raw(-code),
+            detail,
+        })
+    }
+}
+
+/// A connection to the kernel about links, addresses and routes of one network
+/// namespace: the one that it was opened in, whatever thread uses it later.
+pub struct Netlink {
+    pub(super) socket: Socket,
+}
+
+impl Netlink {
+    /// Opens one in the calling thread's network namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        Socket::open(SockProtocol::NetlinkRoute)
+            .map(|socket| Self { socket })
+            .map_err(|errno| NetlinkError::new("cannot open a netlink socket", errno))
+    }
+
+    /// Opens one in the network namespace that `netns` refers to.
+    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
+        in_netns(netns, Self::open)?
+    }
+}

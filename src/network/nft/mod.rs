@@ -1,0 +1,1 @@
+//! Packet filter tables, spoken to the kernel directly (nf_tables over netlink).
