@@ -362,7 +362,9 @@ async fn with_pty(
         let _ = writer.data_bytes(text.into_bytes()).await;
     }
     let pid = child.id();
-    let master = Arc::new(AsyncFd::register(master)?);
+    // SAFETY: an `OwnedFd` stays the same open descriptor until it is dropped, and the
+    // `AsyncFd` owns it.
+    let master = Arc::new(unsafe { AsyncFd::register(master) }?);
     let (sender, mut input) = mpsc::unbounded_channel::<(Bytes, _)>();
     let feeder = feed(reader, sender, pid, |size| {
         if let Err(e) = pty::set_size(master.get_ref(), &size.winsize()) {
