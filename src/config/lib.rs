@@ -5,11 +5,15 @@
 //! the node, and init, control plane and node agent read it. The paths and ports
 //! that those processes share are named here and nowhere else.
 
+pub mod failure;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use failure::Failure;
 
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";

@@ -1,1 +1,136 @@
+//! The first process of a node, whatever the driver: it starts the node's
+//! services, restarts those that die, reaps every orphan, and takes the node
+//! down in order.
+//!
+//! It is single-threaded, allocates little and trusts nothing but the kernel:
+//! when PID 1 dies, the kernel kills the whole node.
 
+mod etc;
+mod service;
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rkube_config::{NodeConfig, paths};
+
+use service::Service;
+
+pub use etc::write_identity;
+
+/// How long processes may take to end after SIGTERM when the node stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+
+/// Runs the node until SIGTERM or SIGPWR asks it to stop. Must be PID 1 (or a
+/// child subreaper) of a node whose file systems are mounted.
+pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
+    let mut wanted = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGPWR] {
+        wanted.add(signal);
+    }
+    wanted.thread_block().context("cannot block signals")?;
+    let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .context("cannot make a signalfd")?;
+
+    for folder in [paths::RUN, paths::LOGS, paths::POD_LOGS, paths::STATE] {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
+    }
+
+    let mut services = vec![Service::new("agent")];
+    if config.control_plane {
+        // First: the agents of every node wait for it.
+        services.insert(0, Service::new("control-plane"));
+    }
+    for service in &mut services {
+        service.start();
+    }
+
+    loop {
+        let now = Instant::now();
+        let timeout = services
+            .iter()
+            .filter_map(Service::due)
+            .map(|due| due.saturating_duration_since(now))
+            .min();
+        if wait_for_signal(&signals, timeout)? {
+            break;
+        }
+        reap(&mut services);
+        let now = Instant::now();
+        for service in &mut services {
+            if service.due().is_some_and(|due| due <= now) {
+                service.start();
+            }
+        }
+    }
+    stop(&mut services, &signals)
+}
+
+/// Waits until a signal or `timeout`; true when the node is asked to stop.
+fn wait_for_signal(signals: &SignalFd, timeout: Option<Duration>) -> anyhow::Result<bool> {
+    let timeout = match timeout {
+        // Rounded up, so that a wait never ends just before what it waits for.
+        Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(e).context("cannot wait for signals"),
+    }
+    let mut stop = false;
+    while let Some(info) = signals.read_signal().context("cannot read signals")? {
+        if info.ssi_signo != Signal::SIGCHLD as u32 {
+            stop = true;
+        }
+    }
+    Ok(stop)
+}
+
+/// Collects every child that ended; true when none is left at all.
+fn reap(services: &mut [Service]) -> bool {
+    loop {
+        match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return false,
+            Ok(status) => {
+                if let Some(pid) = status.pid()
+                    && let Some(service) = services.iter_mut().find(|s| s.pid() == Some(pid))
+                {
+                    service.ended(status);
+                }
+            }
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Ends the node: services first, so that no container is restarted or
+/// reported dead, then everything else. What is left when PID 1 returns is
+/// killed by the kernel.
+fn stop(services: &mut [Service], signals: &SignalFd) -> anyhow::Result<()> {
+    let deadline = Instant::now() + STOP_GRACE;
+    for service in services.iter_mut().rev() {
+        service.terminate();
+    }
+    while services.iter().any(|s| s.pid().is_some()) && Instant::now() < deadline {
+        wait_for_signal(signals, Some(deadline.saturating_duration_since(Instant::now())))?;
+        reap(services);
+    }
+    // A container's own PID 1 gets the signal too; without a handler it ignores
+    // it and is killed with the namespace below.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
+    while Instant::now() < deadline {
+        wait_for_signal(signals, Some(deadline.saturating_duration_since(Instant::now())))?;
+        if reap(services) {
+            break;
+        }
+    }
+    nix::unistd::sync();
+    Ok(())
+}

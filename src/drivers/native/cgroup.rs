@@ -1,0 +1,339 @@
+//! Control groups of nodes, version 1, version 2 and the mix of both.
+//!
+//! Every node has one group a hierarchy, `rkube/<profile>/<node>`; its own
+//! processes see it as the root.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The folder of all clusters in each hierarchy.
+const TOP: &str = "rkube";
+
+/// One mounted hierarchy of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where the host has it mounted.
+    pub mount_point: PathBuf,
+    /// Controllers and `name=`; empty for version 2.
+    pub controllers: Vec<String>,
+    /// Whether it is version 2.
+    pub unified: bool,
+}
+
+impl Hierarchy {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|c| c == controller)
+    }
+}
+
+/// The hierarchies that this process can see.
+pub fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    Ok(parse_mountinfo(&text))
+}
+
+/// Controllers that a version 1 hierarchy may bind; other mount options are not.
+const V1_CONTROLLERS: [&str; 14] = [
+    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio",
+    "perf_event", "pids", "rdma",
+];
+
+fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in text.lines() {
+        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let mut right = right.split(' ');
+        let (Some(kind), Some(options)) = (right.next(), right.nth(1)) else { continue };
+        let Some(mount_point) = left.split(' ').nth(4) else { continue };
+        let unified = match kind {
+            "cgroup2" => true,
+            "cgroup" => false,
+            _ => continue,
+        };
+        let controllers: Vec<String> = options
+            .split(',')
+            .filter(|o| V1_CONTROLLERS.contains(o) || o.starts_with("name="))
+            .filter(|_| !unified)
+            .map(str::to_owned)
+            .collect();
+        // The same hierarchy may be mounted twice; the first place is enough.
+        if found.iter().all(|h| h.unified != unified || h.controllers != controllers) {
+            found.push(Hierarchy { mount_point: PathBuf::from(mount_point), controllers, unified });
+        }
+    }
+    found
+}
+
+/// CPU and memory limits of a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub cpu_millis: Option<u64>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// A period of the CPU bandwidth controller, in microseconds.
+const CPU_PERIOD: u64 = 100_000;
+
+/// Makes a node's groups and sets their limits.
+pub fn create(hierarchies: &[Hierarchy], profile: &str, node: &str, limits: Limits) -> anyhow::Result<()> {
+    for hierarchy in hierarchies {
+        let top = hierarchy.mount_point.join(TOP);
+        let cluster = top.join(profile);
+        let group = cluster.join(node);
+        if hierarchy.unified {
+            fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+            for parent in [&hierarchy.mount_point, &top, &cluster] {
+                enable_controllers(parent);
+            }
+        } else {
+            for level in [&top, &cluster, &group] {
+                match fs::create_dir(level) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                    Err(e) => return Err(e).with_context(|| format!("cannot make {}", level.display())),
+                }
+                if hierarchy.has("cpuset") {
+                    fill_cpuset(level)?;
+                }
+            }
+        }
+        set_limits(hierarchy, &group, limits)?;
+    }
+    Ok(())
+}
+
+/// Without CPUs and memory nodes of its own, a version 1 cpuset takes no
+/// process; `clone_children` spares every group below the same work.
+fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
+    let parent = group.parent().context("a control group has a parent")?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let value = fs::read_to_string(parent.join(file))
+            .with_context(|| format!("cannot read {}", parent.join(file).display()))?;
+        write(&group.join(file), value.trim())?;
+    }
+    write(&group.join("cgroup.clone_children"), "1")
+}
+
+/// Hands every controller that `group` has down to its children. A controller
+/// that refuses (a threaded or busy one) is left out: limits by it fail later
+/// with their own message.
+fn enable_controllers(group: &Path) {
+    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else { return };
+    for controller in available.split_whitespace() {
+        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+fn set_limits(hierarchy: &Hierarchy, group: &Path, limits: Limits) -> anyhow::Result<()> {
+    let quota = limits.cpu_millis.map(|millis| millis * CPU_PERIOD / 1000);
+    if hierarchy.unified {
+        // On a mixed host the version 2 side has no controllers to limit with.
+        if let Some(quota) = quota
+            && group.join("cpu.max").exists()
+        {
+            write(&group.join("cpu.max"), &format!("{quota} {CPU_PERIOD}"))?;
+        }
+        if let Some(bytes) = limits.memory_bytes
+            && group.join("memory.max").exists()
+        {
+            write(&group.join("memory.max"), &bytes.to_string())?;
+        }
+        return Ok(());
+    }
+    if hierarchy.has("cpu")
+        && let Some(quota) = quota
+    {
+        write(&group.join("cpu.cfs_period_us"), &CPU_PERIOD.to_string())?;
+        write(&group.join("cpu.cfs_quota_us"), &quota.to_string())?;
+    }
+    if hierarchy.has("memory")
+        && let Some(bytes) = limits.memory_bytes
+    {
+        write(&group.join("memory.limit_in_bytes"), &bytes.to_string())?;
+    }
+    Ok(())
+}
+
+/// Moves `pid` into the node's group of every hierarchy.
+pub fn join(hierarchies: &[Hierarchy], profile: &str, node: &str, pid: Pid) -> anyhow::Result<()> {
+    for hierarchy in hierarchies {
+        let procs = hierarchy.mount_point.join(TOP).join(profile).join(node).join("cgroup.procs");
+        write(&procs, &pid.to_string())?;
+    }
+    Ok(())
+}
+
+/// Kills every process in the cluster's groups, or in one node's, until none is left.
+pub fn kill_all(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let mut left = 0;
+        for hierarchy in hierarchies {
+            for group in groups(&group_path(hierarchy, profile, node)) {
+                for pid in processes(&group) {
+                    left += 1;
+                    // Gone meanwhile is what was wanted.
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+            }
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            anyhow::bail!("{left} processes of the cluster do not die");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Removes the groups of the cluster, or of one node; they must be empty of processes.
+pub fn remove(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, limit: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + limit;
+    for hierarchy in hierarchies {
+        let top = group_path(hierarchy, profile, node);
+        // A group can stay busy for a moment after its last process died.
+        while top.exists() {
+            // Deepest first: `groups` lists a parent before its children.
+            for group in groups(&top).into_iter().rev() {
+                match fs::remove_dir(&group) {
+                    Ok(()) => {}
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) if Instant::now() < deadline && e.raw_os_error() == Some(libc::EBUSY) => {}
+                    Err(e) => return Err(e).with_context(|| format!("cannot remove {}", group.display())),
+                }
+            }
+            if top.exists() {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        // The folder of all clusters goes with the last one.
+        let _ = fs::remove_dir(hierarchy.mount_point.join(TOP));
+    }
+    Ok(())
+}
+
+fn group_path(hierarchy: &Hierarchy, profile: &str, node: Option<&str>) -> PathBuf {
+    let cluster = hierarchy.mount_point.join(TOP).join(profile);
+    match node {
+        Some(node) => cluster.join(node),
+        None => cluster,
+    }
+}
+
+/// `top` and all groups below it, parents first; nothing when `top` is gone.
+fn groups(top: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![top.to_path_buf()];
+    while let Some(group) = open.pop() {
+        let Ok(entries) = fs::read_dir(&group) else { continue };
+        found.push(group);
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+fn processes(group: &Path) -> Vec<Pid> {
+    fs::read_to_string(group.join("cgroup.procs"))
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        // 0 is a process that this PID namespace cannot see.
+        .filter(|pid| *pid > 0)
+        .map(Pid::from_raw)
+        .collect()
+}
+
+/// Mounts the hierarchies at `/sys/fs/cgroup` under `root`, as seen from the
+/// cgroup namespace that the caller has just entered.
+pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
+    let base = root.join("sys/fs/cgroup");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if let [only] = hierarchies
+        && only.unified
+    {
+        return mount(Some("cgroup2"), &base, Some("cgroup2"), flags, None::<&str>)
+            .with_context(|| format!("cannot mount cgroup2 on {}", base.display()));
+    }
+    mount(Some("tmpfs"), &base, Some("tmpfs"), flags, Some("mode=755"))
+        .with_context(|| format!("cannot mount tmpfs on {}", base.display()))?;
+    for hierarchy in hierarchies {
+        let place = match hierarchy.mount_point.file_name() {
+            Some(_) if hierarchy.unified => base.join("unified"),
+            Some(name) => base.join(name),
+            None => continue,
+        };
+        fs::create_dir_all(&place)?;
+        let (kind, data) = if hierarchy.unified {
+            ("cgroup2", None)
+        } else {
+            let named = hierarchy.controllers.iter().any(|c| c.starts_with("name="));
+            let none = if named { "none," } else { "" };
+            ("cgroup", Some(CString::new(format!("{none}{}", hierarchy.controllers.join(",")))?))
+        };
+        mount(Some(kind), &place, Some(kind), flags, data.as_deref())
+            .with_context(|| format!("cannot mount {kind} on {}", place.display()))?;
+        // `cpu,cpuacct` is also known as `cpu` and as `cpuacct`.
+        if !hierarchy.unified && hierarchy.controllers.len() > 1 {
+            for controller in &hierarchy.controllers {
+                let alias = base.join(controller);
+                if !alias.exists()
+                    && let Some(target) = place.file_name()
+                {
+                    std::os::unix::fs::symlink(target, &alias)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// On version 2 no group may hold processes and hand controllers down at once:
+/// moves the caller to a leaf of its own and enables everything for siblings.
+pub fn make_room(root: &Path) -> anyhow::Result<()> {
+    let base = root.join("sys/fs/cgroup");
+    if !base.join("cgroup.controllers").exists() {
+        return Ok(());
+    }
+    let leaf = base.join("init");
+    fs::create_dir_all(&leaf)?;
+    write(&leaf.join("cgroup.procs"), "0")?;
+    enable_controllers(&base);
+    Ok(())
+}
+
+fn write(path: &Path, value: &str) -> anyhow::Result<()> {
+    fs::write(path, value).with_context(|| format!("cannot write '{value}' to {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_both_versions_and_named_hierarchies() {
+        let text = "\
+24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+25 24 0:23 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n\
+26 24 0:24 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+27 24 0:25 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate\n\
+28 24 0:23 / /mnt/again rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n";
+        let found = parse_mountinfo(text);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].controllers, ["cpu", "cpuacct"]);
+        assert_eq!(found[1].controllers, ["name=systemd"]);
+        assert!(found[2].unified && found[2].controllers.is_empty());
+    }
+}

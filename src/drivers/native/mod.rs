@@ -1,0 +1,305 @@
+//! Nodes as nested containers, made with nothing but the kernel.
+//!
+//! A cluster is a process tree: two supervisors in a network namespace of the
+//! cluster's own, and under them a sandbox a node with its own mount, PID,
+//! network, UTS, IPC and cgroup namespaces.
+
+mod cgroup;
+mod control;
+mod mounts;
+mod network;
+mod preflight;
+mod sandbox;
+mod state;
+mod supervisor;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use ipnet::Ipv4Net;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use self::control::{Request, Response, ask};
+use self::state::State;
+use crate::{ClusterPlan, Driver, NodeState, Problem};
+
+/// How long the supervisor may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long processes may take to die when everything is torn down.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// The native driver.
+pub struct Native;
+
+/// The roles of the binary that this driver adds; `None` when `role` is not one.
+pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
+    let path = |i: usize| args.get(i).map(PathBuf::from).with_context(|| format!("{role} needs more arguments"));
+    let number = |i: usize| -> anyhow::Result<i32> {
+        args.get(i)
+            .and_then(|a| a.to_str())
+            .and_then(|a| a.parse().ok())
+            .with_context(|| format!("{role} needs a number as argument {i}"))
+    };
+    let run = || -> anyhow::Result<()> {
+        match role {
+            "supervise" => supervisor::primary(&path(0)?),
+            "standby" => {
+                // SAFETY: the primary hands this descriptor down and names it here.
+                let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
+                nix::fcntl::fcntl(number(2)?, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
+                    .context("the descriptor of the host's network is not there")?;
+                supervisor::standby(&path(0)?, Pid::from_raw(number(1)?), netns)
+            }
+            _ => sandbox::native_init(&path(0)?),
+        }
+    };
+    matches!(role, "supervise" | "standby" | "native-init").then(|| match run() {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("{role}: {e:#}");
+            1
+        }
+    })
+}
+
+fn failure(e: &anyhow::Error) -> Failure {
+    Failure::new(Source::Driver, Kind::Error, format!("{e:#}"))
+}
+
+/// Runs blocking work of the driver without holding up the caller's runtime.
+fn blocking<'a, T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> BoxFuture<'a, Result<T, Failure>> {
+    Box::pin(async move {
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|e| Err(Failure::new(Source::Driver, Kind::Error, e.to_string())))
+    })
+}
+
+impl Driver for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn preflight(&self, plan: &ClusterPlan) -> Vec<Problem> {
+        preflight::check(plan)
+    }
+
+    fn free_range(&self, taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
+        let candidates: Vec<Ipv4Net> = (0..=20)
+            .filter_map(|i| Ipv4Net::new([192, 168, 58 + 9 * i, 0].into(), 24).ok())
+            .filter(|c| !taken.contains(c))
+            .collect();
+        rkube_network::host::find_free_range(&candidates, &[])
+            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?
+            .ok_or_else(|| {
+                Failure::new(Source::LocalNetwork, Kind::Conflict, "no free address range among 192.168.58.0/24 … 192.168.238.0/24")
+                    .advise("choose one with --subnet")
+            })
+    }
+
+    fn start<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+        let (plan, nodes) = (plan.clone(), nodes.to_vec());
+        blocking(move || start(&plan, nodes).map_err(|e| failure(&e)))
+    }
+
+    fn stop<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+        let (plan, nodes) = (plan.clone(), nodes.to_vec());
+        blocking(move || stop(&plan, nodes, true).map_err(|e| failure(&e)))
+    }
+
+    fn remove<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+        let (plan, nodes) = (plan.clone(), nodes.to_vec());
+        blocking(move || {
+            stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
+            for node in nodes {
+                remove_tree(&plan.node_dir(&node)).map_err(|e| failure(&e))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn states<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>> {
+        let plan = plan.clone();
+        blocking(move || states(&plan).map_err(|e| failure(&e)))
+    }
+
+    fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
+        let plan = plan.clone();
+        blocking(move || destroy(&plan).map_err(|e| failure(&e)))
+    }
+}
+
+fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&plan.run_dir)
+        .with_context(|| format!("cannot make {}", plan.run_dir.display()))?;
+    state::write_atomically(&plan.run_dir.join("plan.json"), &serde_json::to_vec(plan)?)?;
+    let request = Request::Start { nodes };
+    let answer = match ask(&plan.run_dir, &request, ANSWER_LIMIT)? {
+        Some(answer) => answer,
+        None => {
+            // Whatever a crash left must not be in the way.
+            clear(plan)?;
+            spawn_supervisor(plan)?;
+            ask(&plan.run_dir, &request, ANSWER_LIMIT)?.context("the supervisor ended")?
+        }
+    };
+    succeed(answer)
+}
+
+fn succeed(answer: Response) -> anyhow::Result<()> {
+    match answer.error {
+        None => Ok(()),
+        Some(error) => Err(anyhow::anyhow!(error)),
+    }
+}
+
+fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
+    let folder = plan.dir.join("logs");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let path = folder.join("supervisor.log");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    let start = log.metadata()?.len();
+    let mut command = Command::new(&plan.binary);
+    command.arg("supervise").arg(&plan.run_dir).current_dir("/").stdin(Stdio::null());
+    command.stdout(log.try_clone()?).stderr(log);
+    // SAFETY: setsid is async-signal-safe. Ctrl-C at the CLI must not reach it.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            // SAFETY: plain syscall; closes nothing that exec would need.
+            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", plan.binary.display()))?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let socket = control::socket_path(&plan.run_dir);
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        if child.try_wait()?.is_some() {
+            let log = std::fs::read(&path).unwrap_or_default();
+            let said = String::from_utf8_lossy(log.get(start as usize..).unwrap_or_default()).trim().to_owned();
+            anyhow::bail!("{said}");
+        }
+        anyhow::ensure!(Instant::now() < deadline, "the supervisor does not come up; see {}", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<()> {
+    let Some(answer) = ask(&plan.run_dir, &Request::Stop { nodes, grace }, ANSWER_LIMIT)? else {
+        // No supervisor: whatever else is left belongs to a crash.
+        return clear(plan);
+    };
+    let none_left = answer.running.is_empty();
+    succeed(answer)?;
+    if none_left && let Some(answer) = ask(&plan.run_dir, &Request::Shutdown { grace }, ANSWER_LIMIT)? {
+        succeed(answer)?;
+    }
+    Ok(())
+}
+
+fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
+    let running = match ask(&plan.run_dir, &Request::Status, ANSWER_LIMIT)? {
+        Some(answer) => answer.running,
+        None => std::collections::BTreeMap::new(),
+    };
+    Ok(plan
+        .nodes
+        .iter()
+        .map(|node| {
+            if running.contains_key(&node.name) {
+                NodeState::Running
+            } else if plan.node_dir(&node.name).exists() {
+                NodeState::Stopped
+            } else {
+                NodeState::Missing
+            }
+        })
+        .collect())
+}
+
+fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
+    // In order when somebody is there to do it; a hung or damaged one is killed below.
+    let _ = ask(&plan.run_dir, &Request::Shutdown { grace: false }, KILL_LIMIT * 2);
+    clear(plan)?;
+    remove_tree(&plan.run_dir)?;
+    if let Some(parent) = plan.run_dir.parent() {
+        // Shared by all profiles; goes with the last one.
+        let _ = std::fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+/// Removes every process, group, link and rule of the cluster, whoever died
+/// before. The caller is in the host's network namespace.
+fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
+    for pid in supervisors(&plan.run_dir) {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    if let Ok(state) = State::load(&plan.run_dir) {
+        for process in state.nodes.values().flatten().filter(|p| p.alive()) {
+            let _ = kill(process.pid(), Signal::SIGKILL);
+        }
+    }
+    let hierarchies = cgroup::hierarchies()?;
+    cgroup::kill_all(&hierarchies, &plan.name, None, KILL_LIMIT)?;
+    cgroup::remove(&hierarchies, &plan.name, None, KILL_LIMIT)?;
+    network::host(plan).down()?;
+    for file in ["state.json", "control.sock"] {
+        match std::fs::remove_file(plan.run_dir.join(file)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {file} from {}", plan.run_dir.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Supervisors of the cluster by their command lines: they are in no group.
+fn supervisors(run_dir: &Path) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let mut args = line.split(|b| *b == 0).skip(1);
+            let role = args.next()?;
+            let dir = args.next()?;
+            let ours = matches!(role, b"supervise" | b"standby") && dir == run_dir.as_os_str().as_encoded_bytes();
+            ours.then(|| Pid::from_raw(pid))
+        })
+        .collect()
+}
+
+fn remove_tree(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

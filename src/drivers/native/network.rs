@@ -1,0 +1,106 @@
+//! The cluster's own network: a bridge in the cluster's namespace, a link from
+//! it to every node, one link to the host.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::Context;
+use ipnet::Ipv4Net;
+use nix::unistd::Pid;
+use rkube_network::netlink::{self, Netlink, Netns, Route, Veth};
+use rkube_network::{HostNetwork, HostNetworkConfig};
+
+use crate::{ClusterPlan, NodePlan};
+
+/// The bridge that all nodes are ports of.
+const BRIDGE: &str = "rkbr0";
+/// Largest packet on the nodes' network, in bytes.
+const MTU: u32 = 1500;
+/// Where the state that all profiles share is kept.
+const SHARED_STATE: &str = "/run/rkube";
+
+/// The host's part of the cluster's network.
+pub fn host(plan: &ClusterPlan) -> HostNetwork {
+    HostNetwork::new(HostNetworkConfig {
+        profile: plan.name.clone(),
+        bridge_name: BRIDGE.into(),
+        gateway: plan.gateway(),
+        node_cidr: plan.node_cidr,
+        mtu: MTU,
+        state_dir: SHARED_STATE.into(),
+    })
+}
+
+/// Makes the bridge and the link to the host. The caller is in the cluster's
+/// namespace.
+pub fn up(plan: &ClusterPlan, host_netns: BorrowedFd<'_>) -> anyhow::Result<()> {
+    let cluster = netlink::current_netns()?;
+    Netlink::open()?.set_up("lo")?;
+    netlink::in_netns(host_netns, || host(plan).up(cluster.as_fd()))??;
+    Ok(())
+}
+
+/// Removes what [`up`] left on the host.
+pub fn down(plan: &ClusterPlan, host_netns: BorrowedFd<'_>) -> anyhow::Result<()> {
+    netlink::in_netns(host_netns, || host(plan).down())??;
+    Ok(())
+}
+
+/// Links the namespace of `pid` to the bridge and gives it the node's address.
+pub fn connect(plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<()> {
+    let cluster = Netlink::open()?;
+    let name = link_name(node.ip);
+    // A dead node's namespace, and its link with it, goes some time later.
+    cluster.delete_link(&name)?;
+    cluster.create_veth(&Veth {
+        name: &name,
+        master: Some(cluster.index_of(BRIDGE)?),
+        mtu: Some(MTU),
+        up: true,
+        peer_name: "eth0",
+        // Fixed by the address, so that peers' ARP entries outlive a restart.
+        peer_mac: Some(mac(node.ip)),
+        peer_netns: Some(Netns::Pid(pid.as_raw())),
+        ..Veth::default()
+    })?;
+    let inside = netlink::pid_netns(pid.as_raw())?;
+    let inside = Netlink::open_in(inside.as_fd())?;
+    inside.set_up("lo")?;
+    inside.add_address("eth0", Ipv4Net::new(node.ip, plan.node_cidr.prefix_len())?)?;
+    inside.set_up("eth0")?;
+    let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0)?;
+    inside
+        .add_route(&Route::via(everywhere, IpAddr::V4(plan.gateway())))
+        .context("cannot set the node's default route")?;
+    Ok(())
+}
+
+/// Removes a stopped node's link.
+pub fn disconnect(node: &NodePlan) -> anyhow::Result<()> {
+    Netlink::open()?.delete_link(&link_name(node.ip))?;
+    Ok(())
+}
+
+/// The bridge's end of a node's link; node addresses are unique in a cluster.
+fn link_name(ip: Ipv4Addr) -> String {
+    let [_, _, c, d] = ip.octets();
+    format!("node{c}-{d}")
+}
+
+/// A locally administered address made of the node's IP address.
+fn mac(ip: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = ip.octets();
+    [0x02, 0x4b, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_macs_are_local_unicast() {
+        let ip = Ipv4Addr::new(192, 168, 255, 254);
+        assert!(link_name(ip).len() <= 15);
+        assert_eq!(mac(ip)[0] & 0b11, 0b10);
+    }
+}

@@ -1,0 +1,179 @@
+//! A node's sandbox: making its namespaces from outside, entering it from inside.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::Pid;
+use rkube_config::{NodeConfig, paths};
+use serde::{Deserialize, Serialize};
+
+use super::{cgroup, mounts};
+
+/// What the inside of a sandbox is told by the supervisor, as JSON on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The node's folder.
+    pub dir: PathBuf,
+    /// Placed at `/etc/rkube`.
+    pub etc: PathBuf,
+    /// The binary of every role.
+    pub binary: PathBuf,
+    /// Image blobs and layers, shared by the cluster's nodes.
+    pub images: PathBuf,
+}
+
+/// A sandbox whose first process waits to be let go.
+pub struct Born {
+    /// The node's PID 1, in the caller's PID namespace.
+    pub pid: Pid,
+    gate: File,
+}
+
+impl Born {
+    /// Lets the node's first process go on.
+    pub fn release(mut self) -> std::io::Result<()> {
+        self.gate.write_all(b"g")
+    }
+}
+
+/// Makes the namespaces of a node. The new process does nothing until
+/// [`Born::release`]; it ends when `Born` is dropped instead.
+///
+/// The caller must be single-threaded: the child is a copy of it.
+pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born> {
+    let (wait, gate) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(log)
+        .with_context(|| format!("cannot open {}", log.display()))?;
+    // Everything that allocates happens before the child exists.
+    let program = std::ffi::CString::new(binary.as_os_str().as_bytes())?;
+    let args = [
+        program.clone(),
+        c"native-init".to_owned(),
+        std::ffi::CString::new(spec.as_os_str().as_bytes())?,
+    ];
+    let env: Vec<std::ffi::CString> = ["RKUBE_LOG", "RUST_BACKTRACE"]
+        .iter()
+        .filter_map(|name| std::ffi::CString::new(format!("{name}={}", std::env::var(name).ok()?)).ok())
+        .collect();
+
+    let flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC;
+    // SAFETY: a zeroed clone_args is valid; without a stack the child goes on
+    // on a copy of the caller's, as after fork, and the caller has one thread.
+    let pid = unsafe {
+        let mut clone: libc::clone_args = std::mem::zeroed();
+        clone.flags = flags as u64;
+        clone.exit_signal = libc::SIGCHLD as u64;
+        libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<libc::clone_args>())
+    };
+    match pid {
+        -1 => Err(std::io::Error::last_os_error()).context("cannot make the node's namespaces"),
+        0 => {
+            drop(gate);
+            child(&wait, &log, &program, &args, &env)
+        }
+        pid => Ok(Born { pid: Pid::from_raw(i32::try_from(pid)?), gate: File::from(gate) }),
+    }
+}
+
+/// The child's side: waits for the gate, then becomes `rkube native-init`.
+fn child(
+    wait: &OwnedFd,
+    log: &File,
+    program: &std::ffi::CStr,
+    args: &[std::ffi::CString],
+    env: &[std::ffi::CString],
+) -> ! {
+    let run = || -> nix::Result<()> {
+        nix::unistd::setsid()?;
+        let mut byte = [0u8; 1];
+        if nix::unistd::read(wait.as_raw_fd(), &mut byte)? == 0 {
+            // The supervisor gave up on this node.
+            return Err(nix::errno::Errno::ECANCELED);
+        }
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
+        let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+        nix::unistd::dup2(null, 0)?;
+        nix::unistd::dup2(log.as_raw_fd(), 1)?;
+        nix::unistd::dup2(log.as_raw_fd(), 2)?;
+        // Nothing of the supervisor's reaches the node. SAFETY: plain syscall.
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        nix::unistd::execve(program, args, env)?;
+        Ok(())
+    };
+    let _ = run();
+    // SAFETY: ends the copy of the supervisor without running its destructors.
+    unsafe { libc::_exit(1) }
+}
+
+/// `rkube native-init <spec>`: builds the node's file systems from inside its
+/// namespaces, then becomes `rkube init`.
+pub fn native_init(spec: &Path) -> anyhow::Result<()> {
+    let mut text = String::new();
+    File::open(spec)
+        .and_then(|mut f| f.read_to_string(&mut text))
+        .with_context(|| format!("cannot read {}", spec.display()))?;
+    let spec: SandboxSpec = serde_json::from_str(&text).context("the sandbox specification is damaged")?;
+    let config = NodeConfig::read(spec.etc.join("node.yaml"))?;
+
+    let hierarchies = cgroup::hierarchies()?;
+    // Not before the supervisor has put this process in its groups.
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    mounts::enter(&spec, &hierarchies)?;
+    cgroup::make_room(Path::new("/"))?;
+    rkube_init::write_identity(Path::new("/"), &config)?;
+
+    let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(paths::BINARY).arg("init"));
+    Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
+}
+
+/// A handle on a process that stays valid when the number is used again.
+pub fn pidfd(pid: Pid) -> std::io::Result<OwnedFd> {
+    // SAFETY: plain syscall; the result is a new descriptor of ours.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(std::io::Error::other)?))
+    }
+}
+
+/// Whether the process behind a pidfd has ended.
+pub fn has_ended(pidfd: &OwnedFd) -> bool {
+    let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// When a process started, in clock ticks since boot: with the number, the
+/// identity of a process. `None` when it is not there.
+pub fn start_time(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command, in parentheses, may hold anything; field 22 follows it.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_start_time_is_known_and_a_missing_process_has_none() {
+        assert!(start_time(Pid::this()).is_some());
+        assert_eq!(start_time(Pid::from_raw(i32::MAX)), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! Who runs for a cluster, on disk so that a successor can take over.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::sandbox;
+
+/// A process, named so that a reused number is not mistaken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    pid: i32,
+    start: u64,
+}
+
+impl ProcessId {
+    /// The running process with that number; `None` when it is gone.
+    pub fn of(pid: Pid) -> Option<Self> {
+        Some(Self { pid: pid.as_raw(), start: sandbox::start_time(pid)? })
+    }
+
+    /// Whether it still runs (a zombie counts: its number is not free yet).
+    pub fn alive(&self) -> bool {
+        sandbox::start_time(self.pid()) == Some(self.start)
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.pid)
+    }
+}
+
+/// The processes of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The supervisor that serves the control socket.
+    pub primary: Option<ProcessId>,
+    /// The one that takes over when the primary dies.
+    pub standby: Option<ProcessId>,
+    /// Nodes that are meant to run, with their inits.
+    pub nodes: BTreeMap<String, Option<ProcessId>>,
+}
+
+impl State {
+    fn path(run_dir: &Path) -> PathBuf {
+        run_dir.join("state.json")
+    }
+
+    /// Reads the state; an absent file is an empty state.
+    pub fn load(run_dir: &Path) -> anyhow::Result<Self> {
+        let path = Self::path(run_dir);
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Replaces the file in one step.
+    pub fn save(&self, run_dir: &Path) -> anyhow::Result<()> {
+        write_atomically(&Self::path(run_dir), &serde_json::to_vec(self)?)
+    }
+}
+
+/// Writes a private file so that a reader sees the old or the new content.
+pub fn write_atomically(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_survives_a_round_trip_and_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(State::load(dir.path()).unwrap(), State::default());
+        let mut state = State { primary: ProcessId::of(Pid::this()), ..State::default() };
+        state.nodes.insert("rkube".into(), None);
+        state.save(dir.path()).unwrap();
+        let back = State::load(dir.path()).unwrap();
+        assert_eq!(back, state);
+        assert!(back.primary.unwrap().alive());
+    }
+
+    #[test]
+    fn damage_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(State::path(dir.path()), "{").unwrap();
+        assert!(State::load(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,470 @@
+//! The process that keeps a cluster's nodes running.
+//!
+//! There are two of them, alike, in the cluster's network namespace: the
+//! primary serves the control socket and watches the nodes; the standby watches
+//! the primary and takes its place when it dies, and the primary replaces a
+//! standby that died. Nodes do not depend on either staying alive.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::cgroup::{self, Hierarchy, Limits};
+use super::control::{self, Request, Response};
+use super::network;
+use super::sandbox::{self, Born, SandboxSpec};
+use super::state::{ProcessId, State};
+use crate::{ClusterPlan, NodePlan};
+
+/// How long a node may take to stop in order before it is killed.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long killed processes and emptied groups may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// A node that ran this long before it died is restarted at once.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// The longest pause between two restarts of a node.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A node's init as the supervisor sees it.
+struct Running {
+    pid: Pid,
+    pidfd: OwnedFd,
+    since: Instant,
+}
+
+/// A node that died and waits to be started again.
+struct Pending {
+    due: Instant,
+    failures: u32,
+}
+
+struct Supervisor {
+    run_dir: PathBuf,
+    host_netns: OwnedFd,
+    hierarchies: Vec<Hierarchy>,
+    state: State,
+    running: BTreeMap<String, Running>,
+    pending: BTreeMap<String, Pending>,
+    failures: BTreeMap<String, u32>,
+    standby: Option<(Pid, OwnedFd)>,
+    // Held as long as this process is the primary.
+    _lock: Flock<File>,
+}
+
+/// Reads the plan that the CLI wrote for the supervisor.
+pub fn read_plan(run_dir: &Path) -> anyhow::Result<ClusterPlan> {
+    let path = run_dir.join("plan.json");
+    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// `rkube supervise <run dir>`: the first supervisor of a cluster.
+pub fn primary(run_dir: &Path) -> anyhow::Result<()> {
+    let host_netns = rkube_network::netlink::current_netns()?;
+    let lock = lock(run_dir)?;
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot make the cluster's network namespace")?;
+    let plan = read_plan(run_dir)?;
+    network::up(&plan, host_netns.as_fd())?;
+    Supervisor::new(run_dir, host_netns, lock, State::default())?.run()
+}
+
+/// `rkube standby <run dir> <primary> <netns fd>`: waits for the primary to die.
+pub fn standby(run_dir: &Path, primary: Pid, host_netns: OwnedFd) -> anyhow::Result<()> {
+    if let Ok(pidfd) = sandbox::pidfd(primary) {
+        wait_readable(&[pidfd.as_fd()], None)?;
+    }
+    // A primary that ended in order took the state with it.
+    if !run_dir.join("state.json").exists() {
+        return Ok(());
+    }
+    eprintln!("supervisor: {primary} died, taking over");
+    let lock = lock(run_dir)?;
+    let state = State::load(run_dir)?;
+    Supervisor::new(run_dir, host_netns, lock, state)?.run()
+}
+
+fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = run_dir.join("supervisor.lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
+/// Waits for any of `fds`, answering which are ready.
+fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> anyhow::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let timeout = match timeout {
+        Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+        None => PollTimeout::NONE,
+    };
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(e).context("cannot wait"),
+    }
+    Ok(polled.iter().map(|p| p.revents().is_some_and(|r| !r.is_empty())).collect())
+}
+
+impl Supervisor {
+    fn new(run_dir: &Path, host_netns: OwnedFd, lock: Flock<File>, state: State) -> anyhow::Result<Self> {
+        // SAFETY: no handler is installed, the kernel reaps and ignores.
+        unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.context("cannot ignore SIGPIPE")?;
+        let mut supervisor = Self {
+            run_dir: run_dir.to_path_buf(),
+            host_netns,
+            hierarchies: cgroup::hierarchies()?,
+            state,
+            running: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            standby: None,
+            _lock: lock,
+        };
+        supervisor.adopt();
+        Ok(supervisor)
+    }
+
+    /// Takes over the nodes of a dead predecessor.
+    fn adopt(&mut self) {
+        self.state.primary = ProcessId::of(Pid::this());
+        self.state.standby = None;
+        for (name, process) in &self.state.nodes {
+            let alive = process.filter(ProcessId::alive);
+            match alive.and_then(|p| Some((p.pid(), sandbox::pidfd(p.pid()).ok()?))) {
+                Some((pid, pidfd)) => {
+                    let running = Running { pid, pidfd, since: Instant::now() };
+                    self.running.insert(name.clone(), running);
+                }
+                None => {
+                    self.pending.insert(name.clone(), Pending { due: Instant::now(), failures: 0 });
+                }
+            }
+        }
+    }
+
+    fn run(mut self) -> anyhow::Result<()> {
+        let path = control::socket_path(&self.run_dir);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        self.state.save(&self.run_dir)?;
+        self.ensure_standby();
+
+        loop {
+            let now = Instant::now();
+            let timeout = self.pending.values().map(|p| p.due.saturating_duration_since(now)).min();
+            let (asked, standby_died) = {
+                let mut fds = vec![listener.as_fd()];
+                fds.extend(self.standby.as_ref().map(|(_, pidfd)| pidfd.as_fd()));
+                fds.extend(self.running.values().map(|r| r.pidfd.as_fd()));
+                let ready = wait_readable(&fds, timeout)?;
+                (ready[0], self.standby.is_some() && ready[1])
+            };
+            reap();
+            if standby_died {
+                eprintln!("supervisor: the standby died, replacing it");
+                self.standby = None;
+            }
+            self.ensure_standby();
+            self.restart_the_dead();
+            if asked {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        if self.serve(stream) {
+                            return Ok(());
+                        }
+                    }
+                    Err(e) => eprintln!("supervisor: cannot accept: {e}"),
+                }
+            }
+        }
+    }
+
+    fn ensure_standby(&mut self) {
+        if self.standby.is_some() {
+            return;
+        }
+        match self.spawn_standby() {
+            Ok(standby) => {
+                self.state.standby = ProcessId::of(standby.0);
+                self.standby = Some(standby);
+                self.save();
+            }
+            Err(e) => eprintln!("supervisor: cannot start a standby: {e:#}"),
+        }
+    }
+
+    fn spawn_standby(&self) -> anyhow::Result<(Pid, OwnedFd)> {
+        let plan = read_plan(&self.run_dir)?;
+        // Handed down under a number of its own: the original closes on exec.
+        let netns = nix::unistd::dup(self.host_netns.as_raw_fd()).context("cannot duplicate a descriptor")?;
+        let mut command = Command::new(&plan.binary);
+        command.arg("standby").arg(&self.run_dir).arg(Pid::this().to_string()).arg(netns.to_string());
+        let spawned = command.stdin(Stdio::null()).spawn();
+        nix::unistd::close(netns)?;
+        let pid = Pid::from_raw(spawned.context("cannot run the standby")?.id() as RawFd);
+        Ok((pid, sandbox::pidfd(pid)?))
+    }
+
+    /// Notes nodes that ended and starts those whose pause is over.
+    fn restart_the_dead(&mut self) {
+        let dead: Vec<String> = self
+            .running
+            .iter()
+            .filter(|(_, r)| sandbox::has_ended(&r.pidfd))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in dead {
+            let Some(was) = self.running.remove(&name) else { continue };
+            let failures = if was.since.elapsed() >= HEALTHY_AFTER {
+                0
+            } else {
+                self.failures.get(&name).copied().unwrap_or(0)
+            };
+            eprintln!("supervisor: node {name} (process {}) died, restarting it", was.pid);
+            self.pending.insert(name.clone(), Pending { due: Instant::now() + pause(failures), failures });
+        }
+        let now = Instant::now();
+        let due: Vec<String> = self.pending.iter().filter(|(_, p)| p.due <= now).map(|(n, _)| n.clone()).collect();
+        if due.is_empty() {
+            return;
+        }
+        for name in &due {
+            if let Some(p) = self.pending.remove(name) {
+                self.failures.insert(name.clone(), p.failures + 1);
+            }
+        }
+        if let Err(e) = self.start(&due) {
+            eprintln!("supervisor: {e:#}");
+            for name in due {
+                if !self.running.contains_key(&name) {
+                    let failures = self.failures.get(&name).copied().unwrap_or(0);
+                    self.pending.insert(name, Pending { due: now + pause(failures), failures });
+                }
+            }
+        }
+    }
+
+    /// Answers one client; true when the supervisor is to end.
+    fn serve(&mut self, mut stream: UnixStream) -> bool {
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let request: Request = match control::receive(&stream) {
+            Ok(request) => request,
+            Err(e) => {
+                eprintln!("supervisor: a client sent nonsense: {e:#}");
+                return false;
+            }
+        };
+        let mut end = false;
+        let result = match request {
+            Request::Status => Ok(()),
+            Request::Start { nodes } => self.start(&nodes),
+            Request::Stop { nodes, grace } => self.stop(&nodes, grace),
+            Request::Shutdown { grace } => {
+                end = true;
+                self.shutdown(grace)
+            }
+        };
+        let response = Response {
+            error: result.err().map(|e| format!("{e:#}")),
+            running: self.running.iter().map(|(name, r)| (name.clone(), r.pid.as_raw())).collect(),
+        };
+        // A shutdown that failed half-way leaves the supervisor in charge.
+        end &= response.error.is_none();
+        if let Err(e) = control::send(&mut stream, &response) {
+            eprintln!("supervisor: a client did not wait for its answer: {e:#}");
+        }
+        end
+    }
+
+    fn start(&mut self, names: &[String]) -> anyhow::Result<()> {
+        let plan = read_plan(&self.run_dir)?;
+        let mut wanted = Vec::new();
+        for name in names {
+            let node = plan.node(name).with_context(|| format!("the cluster has no node {name}"))?;
+            if !self.running.contains_key(name) {
+                wanted.push(node);
+            }
+        }
+        // All are cloned first: no other thread may exist then. What takes long,
+        // the control groups, is done for all at once after that.
+        let born: Vec<(&NodePlan, Born)> =
+            wanted.into_iter().map(|node| Ok((node, self.give_birth(&plan, node)?))).collect::<anyhow::Result<_>>()?;
+        let prepared: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
+            let tasks: Vec<_> = born
+                .iter()
+                .map(|(node, born)| scope.spawn(|| prepare(&self.hierarchies, &plan, node, born.pid)))
+                .collect();
+            tasks.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+        });
+        let mut failed = None;
+        for ((node, born), prepared) in born.into_iter().zip(prepared) {
+            let pid = born.pid;
+            let started = prepared.and_then(|()| {
+                let pidfd = sandbox::pidfd(pid).context("the node's first process died")?;
+                // Before it goes on: a successor must know of every node that runs.
+                self.state.nodes.insert(node.name.clone(), ProcessId::of(pid));
+                self.state.save(&self.run_dir)?;
+                born.release().context("the node's first process died")?;
+                Ok(pidfd)
+            });
+            match started {
+                Ok(pidfd) => {
+                    self.pending.remove(&node.name);
+                    self.running.insert(node.name.clone(), Running { pid, pidfd, since: Instant::now() });
+                }
+                Err(e) => {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    failed = Some(e.context(format!("cannot start node {}", node.name)));
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn give_birth(&self, plan: &ClusterPlan, node: &NodePlan) -> anyhow::Result<Born> {
+        let dir = plan.node_dir(&node.name);
+        let spec = SandboxSpec {
+            etc: plan.node_etc(&node.name),
+            binary: plan.binary.clone(),
+            images: plan.dir.join("images"),
+            dir: dir.clone(),
+        };
+        for folder in [dir.join("log"), self.run_dir.join("nodes"), spec.images.clone()] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let path = self.run_dir.join("nodes").join(format!("{}.json", node.name));
+        super::state::write_atomically(&path, &serde_json::to_vec(&spec)?)?;
+        // Groups of a node that died may still hold its pods' groups.
+        cgroup::remove(&self.hierarchies, &plan.name, Some(&node.name), KILL_LIMIT)?;
+        sandbox::give_birth(&plan.binary, &path, &dir.join("log/init.log"))
+    }
+
+    fn stop(&mut self, names: &[String], grace: bool) -> anyhow::Result<()> {
+        let plan = read_plan(&self.run_dir)?;
+        let mut leaving = Vec::new();
+        for name in names {
+            self.pending.remove(name);
+            self.state.nodes.remove(name);
+            leaving.extend(self.running.remove(name).map(|r| (name, r)));
+        }
+        // Recorded first, so that a successor does not start them again.
+        self.save();
+        let signal = if grace { Signal::SIGTERM } else { Signal::SIGKILL };
+        for (_, running) in &leaving {
+            let _ = kill(running.pid, signal);
+        }
+        let deadline = Instant::now() + if grace { STOP_LIMIT } else { KILL_LIMIT };
+        for (name, running) in &leaving {
+            while !sandbox::has_ended(&running.pidfd) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    let _ = kill(running.pid, Signal::SIGKILL);
+                    wait_readable(&[running.pidfd.as_fd()], Some(KILL_LIMIT))?;
+                    if !sandbox::has_ended(&running.pidfd) {
+                        bail!("node {name} (process {}) does not die", running.pid);
+                    }
+                } else {
+                    wait_readable(&[running.pidfd.as_fd()], Some(left))?;
+                }
+            }
+        }
+        reap();
+        for name in names {
+            if let Some(node) = plan.node(name) {
+                network::disconnect(node)?;
+            }
+            cgroup::remove(&self.hierarchies, &plan.name, Some(name), KILL_LIMIT)?;
+        }
+        Ok(())
+    }
+
+    fn shutdown(&mut self, grace: bool) -> anyhow::Result<()> {
+        let plan = read_plan(&self.run_dir)?;
+        let mut names: Vec<String> = self.state.nodes.keys().cloned().collect();
+        names.extend(self.running.keys().filter(|n| !self.state.nodes.contains_key(*n)).cloned().collect::<Vec<_>>());
+        self.stop(&names, grace)?;
+        cgroup::remove(&self.hierarchies, &plan.name, None, KILL_LIMIT)?;
+        // Without its state file, the standby ends instead of taking over.
+        for file in ["state.json", "control.sock"] {
+            let path = self.run_dir.join(file);
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        if let Some((pid, pidfd)) = self.standby.take() {
+            let _ = kill(pid, Signal::SIGKILL);
+            wait_readable(&[pidfd.as_fd()], Some(KILL_LIMIT))?;
+            reap();
+        }
+        network::down(&plan, self.host_netns.as_fd())
+    }
+
+    fn save(&self) {
+        if let Err(e) = self.state.save(&self.run_dir) {
+            eprintln!("supervisor: {e:#}");
+        }
+    }
+}
+
+/// Control groups and network of a node whose first process waits.
+fn prepare(hierarchies: &[Hierarchy], plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<()> {
+    let limits = Limits { cpu_millis: node.cpu_millis, memory_bytes: node.memory_bytes };
+    cgroup::create(hierarchies, &plan.name, &node.name, limits)?;
+    cgroup::join(hierarchies, &plan.name, &node.name, pid)?;
+    network::connect(plan, node, pid)
+}
+
+/// Collects children that ended: nodes and standbys of this supervisor.
+fn reap() {
+    while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
+        if status == nix::sys::wait::WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+/// The pause before restarting a node that failed `failures` times in a row.
+fn pause(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => Duration::from_millis(500).saturating_mul(1 << (n - 1).min(10)).min(LONGEST_PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_slow_down() {
+        assert_eq!(pause(0), Duration::ZERO);
+        assert_eq!(pause(1), Duration::from_millis(500));
+        assert_eq!(pause(30), LONGEST_PAUSE);
+    }
+}
