@@ -11,8 +11,15 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
-/// A position in the store's history. The first write is revision 1... and a
-/// fresh store answers reads at revision 1, so that 0 can mean "any" to clients.
+pub mod embedded;
+
+#[cfg(test)]
+mod contract;
+
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
+
+/// A position in the store's history. A fresh store is at revision 1 and its
+/// first write is revision 2, as in etcd, so that 0 can mean "any" to clients.
 pub type Revision = u64;
 
 /// A stored value and when it was written.
@@ -45,6 +52,40 @@ pub enum Change {
         /// When.
         revision: Revision,
     },
+}
+
+impl Change {
+    /// The key that changed.
+    pub fn key(&self) -> &Arc<str> {
+        match self {
+            Change::Put { now, .. } => &now.key,
+            Change::Delete { before, .. } => &before.key,
+        }
+    }
+
+    /// The revision of the change.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Change::Put { now, .. } => now.mod_revision,
+            Change::Delete { revision, .. } => *revision,
+        }
+    }
+
+    /// The state before the change.
+    pub fn before(&self) -> Option<&Arc<KeyValue>> {
+        match self {
+            Change::Put { before, .. } => before.as_ref(),
+            Change::Delete { before, .. } => Some(before),
+        }
+    }
+
+    /// The state after the change.
+    pub fn after(&self) -> Option<&Arc<KeyValue>> {
+        match self {
+            Change::Put { now, .. } => Some(now),
+            Change::Delete { .. } => None,
+        }
+    }
 }
 
 /// What a write expects to find.
@@ -105,6 +146,14 @@ pub enum StoreError {
         /// The newest revision.
         newest: Revision,
     },
+    /// The key is empty or longer than the store takes, or the value larger.
+    #[error("a key of {key} bytes with a value of {value} bytes is more than the store takes")]
+    TooLarge {
+        /// The key's length in bytes.
+        key: usize,
+        /// The value's length in bytes.
+        value: usize,
+    },
     /// The disk failed; the store takes no further writes.
     #[error("the store's disk failed: {0}")]
     Disk(String),
@@ -128,28 +177,34 @@ pub struct WatchBatch {
     pub revision: Revision,
 }
 
+/// An answer of the store that is to come.
+pub type Pending<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
 /// The store's contract; the same tests run against every implementation.
 pub trait Store: Send + Sync + 'static {
     /// The newest entry under `key`, and the revision at which that was so.
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<(Option<Arc<KeyValue>>, Revision), StoreError>>;
+    fn get<'a>(&'a self, key: &'a str) -> Pending<'a, (Option<Arc<KeyValue>>, Revision)>;
 
     /// Entries whose keys begin with `prefix`, in key order.
-    fn list<'a>(&'a self, prefix: &'a str, options: ListOptions) -> BoxFuture<'a, Result<Page, StoreError>>;
+    fn list<'a>(&'a self, prefix: &'a str, options: ListOptions) -> Pending<'a, Page>;
 
     /// Writes `value`. Resolves once the write is durable.
-    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Arc<KeyValue>, StoreError>>;
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> Pending<'a, Arc<KeyValue>>;
 
     /// Deletes `key`, giving its last state and the revision of the deletion.
     /// Deleting what is not there is `Conflict { found: None }`.
-    fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Arc<KeyValue>, Revision), StoreError>>;
+    fn delete<'a>(&'a self, key: &'a str, expect: Expect)
+    -> Pending<'a, (Arc<KeyValue>, Revision)>;
 
     /// Every change under `prefix` after revision `after`, then new ones as
-    /// they become durable. A receiver that falls too far behind gets
+    /// they become durable. A change is in the receiver's channel before its
+    /// writer is told of success. A receiver that falls too far behind gets
     /// [`StoreError::Compacted`] and the end of the stream.
-    fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> BoxFuture<'a, Result<Watch, StoreError>>;
+    fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> Pending<'a, Watch>;
 
     /// Forgets history before `revision`; the newest state of every key stays.
-    fn compact<'a>(&'a self, revision: Revision) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Compacting what is compacted already does nothing.
+    fn compact<'a>(&'a self, revision: Revision) -> Pending<'a, ()>;
 
     /// The newest durable revision.
     fn revision(&self) -> Revision;

@@ -1,0 +1,244 @@
+//! What is live and what changed lately, in memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::{Change, KeyValue, ListOptions, Page, Revision, StoreError};
+
+/// How much history is kept; whichever bound is reached first counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) changes: usize,
+    pub(super) bytes: usize,
+    pub(super) age: Duration,
+}
+
+/// The durable state and the changes that led to it.
+pub(super) struct State {
+    live: BTreeMap<Arc<str>, Arc<KeyValue>>,
+    live_bytes: u64,
+    revision: Revision,
+    /// The oldest revision that can be read or watched from: every change
+    /// after it is in `history`.
+    oldest: Revision,
+    /// The changes of the revisions `oldest + 1 ..= revision`, one each.
+    history: VecDeque<Change>,
+    history_bytes: usize,
+    /// When the history up to a revision came about, for ageing.
+    epochs: VecDeque<(Revision, Instant)>,
+}
+
+impl State {
+    /// An empty store, or one that a snapshot is loaded into.
+    pub(super) fn new(revision: Revision) -> State {
+        State {
+            live: BTreeMap::new(),
+            live_bytes: 0,
+            revision,
+            oldest: revision,
+            history: VecDeque::new(),
+            history_bytes: 0,
+            epochs: VecDeque::new(),
+        }
+    }
+
+    /// Adds an entry of a snapshot.
+    pub(super) fn load(&mut self, entry: KeyValue) {
+        self.live_bytes += entry_bytes(&entry);
+        self.live.insert(entry.key.clone(), Arc::new(entry));
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    pub(super) fn oldest(&self) -> Revision {
+        self.oldest
+    }
+
+    /// Bytes of keys and values that are live.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&Arc<KeyValue>> {
+        self.live.get(key)
+    }
+
+    pub(super) fn entries(&self) -> Vec<Arc<KeyValue>> {
+        self.live.values().cloned().collect()
+    }
+
+    /// Takes changes of consecutive revisions that follow the newest one.
+    pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = Change>, now: Instant) {
+        for change in changes {
+            debug_assert_eq!(
+                change.revision(),
+                self.revision + 1,
+                "revisions are consecutive"
+            );
+            self.revision = change.revision();
+            if let Some(before) = change.before() {
+                self.live_bytes -= entry_bytes(before);
+            }
+            match change.after() {
+                Some(entry) => {
+                    self.live_bytes += entry_bytes(entry);
+                    self.live.insert(entry.key.clone(), entry.clone());
+                }
+                None => {
+                    self.live.remove(change.key());
+                }
+            }
+            self.history_bytes += history_bytes(&change);
+            self.history.push_back(change);
+        }
+        match self.epochs.back_mut() {
+            // One mark a second is exact enough to age by.
+            Some((revision, at)) if now.duration_since(*at) < Duration::from_secs(1) => {
+                *revision = self.revision
+            }
+            _ => self.epochs.push_back((self.revision, now)),
+        }
+    }
+
+    /// Forgets what falls out of the window.
+    pub(super) fn trim(&mut self, window: &Window, now: Instant) {
+        while self.history.len() > window.changes || self.history_bytes > window.bytes {
+            self.forget_first();
+        }
+        while let Some((revision, at)) = self.epochs.front().copied()
+            && now.duration_since(at) > window.age
+        {
+            self.epochs.pop_front();
+            self.forget_until(revision);
+        }
+        // A burst's room is given back when the burst has aged.
+        if self.history.capacity() > 1024 && self.history.len() < self.history.capacity() / 4 {
+            self.history.shrink_to(self.history.len() * 2);
+        }
+    }
+
+    /// Whether there is history that will age.
+    pub(super) fn has_history(&self) -> bool {
+        !self.history.is_empty()
+    }
+
+    /// Forgets the changes up to `revision`.
+    pub(super) fn forget_until(&mut self, revision: Revision) {
+        while self.oldest < revision && !self.history.is_empty() {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(change) = self.history.pop_front() {
+            self.history_bytes -= history_bytes(&change);
+            self.oldest = change.revision();
+        }
+    }
+
+    /// Errs when `revision` can be neither read nor watched from.
+    pub(super) fn check(&self, revision: Revision) -> Result<(), StoreError> {
+        if revision < self.oldest {
+            return Err(StoreError::Compacted {
+                asked: revision,
+                oldest: self.oldest,
+            });
+        }
+        if revision > self.revision {
+            return Err(StoreError::Future {
+                asked: revision,
+                newest: self.revision,
+            });
+        }
+        Ok(())
+    }
+
+    /// The changes after `revision`, which [`Self::check`] passed.
+    fn changes_after(&self, revision: Revision) -> impl Iterator<Item = &Change> {
+        self.history.range((revision - self.oldest) as usize..)
+    }
+
+    /// The changes under `prefix` after `revision`.
+    pub(super) fn changes(
+        &self,
+        prefix: &str,
+        revision: Revision,
+    ) -> Result<Vec<Change>, StoreError> {
+        self.check(revision)?;
+        Ok(self
+            .changes_after(revision)
+            .filter(|c| c.key().starts_with(prefix))
+            .cloned()
+            .collect())
+    }
+
+    /// A page of the entries under `prefix`.
+    pub(super) fn list(&self, prefix: &str, options: &ListOptions) -> Result<Page, StoreError> {
+        let revision = options.revision.unwrap_or(self.revision);
+        self.check(revision)?;
+        let start = match &options.after {
+            Some(after) if after.as_str() >= prefix => Bound::Excluded(after.as_str()),
+            _ => Bound::Included(prefix),
+        };
+        let in_page = |key: &str| {
+            key.starts_with(prefix)
+                && match start {
+                    Bound::Excluded(after) => key > after,
+                    _ => true,
+                }
+        };
+        // What differed at `revision`: the state before the first change since.
+        let mut then: BTreeMap<&str, Option<&Arc<KeyValue>>> = BTreeMap::new();
+        for change in self.changes_after(revision).filter(|c| in_page(c.key())) {
+            then.entry(change.key()).or_insert(change.before());
+        }
+        let now = self
+            .live
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, entry)| (&**key, entry));
+
+        let mut page = Page {
+            revision,
+            ..Page::default()
+        };
+        let mut add = |entry: &Arc<KeyValue>| {
+            if options.limit == 0 || page.items.len() < options.limit {
+                page.items.push(entry.clone());
+            } else {
+                page.remaining += 1;
+            }
+        };
+        let mut then = then.into_iter().peekable();
+        for (key, entry) in now {
+            while let Some((_, gone)) = then.next_if(|(old, _)| *old < key) {
+                gone.map(&mut add);
+            }
+            match then.next_if(|(old, _)| *old == key) {
+                Some((_, before)) => {
+                    before.map(&mut add);
+                }
+                None => add(entry),
+            }
+        }
+        for (_, gone) in then {
+            gone.map(&mut add);
+        }
+        Ok(page)
+    }
+}
+
+fn entry_bytes(entry: &KeyValue) -> u64 {
+    (entry.key.len() + entry.value.len()) as u64
+}
+
+/// What a change keeps in memory, roughly: the value it wrote, which the next
+/// change shares as its state before, and the structures around it.
+fn history_bytes(change: &Change) -> usize {
+    const AROUND: usize = 128;
+    AROUND + change.after().map_or(0, |entry| entry.value.len())
+}
