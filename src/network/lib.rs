@@ -19,6 +19,8 @@ pub mod nft;
 pub mod node;
 pub mod proxy;
 pub mod sysctl;
+#[cfg(test)]
+mod testing;
 
 pub use dns::{DnsConfig, DnsServer, DnsState};
 pub use host::{HostNetwork, HostNetworkConfig};

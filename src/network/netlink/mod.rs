@@ -22,6 +22,8 @@ mod message;
 mod netns;
 mod route;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use address::Address;
 pub use link::{Link, LinkRef, Netns, Veth};

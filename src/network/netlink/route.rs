@@ -79,6 +79,8 @@ pub struct Route {
     pub table: u32,
     /// Scope.
     pub scope: RouteScope,
+    /// Who made it (`rtm_protocol`): 2 the kernel, 4 an administrator.
+    pub protocol: u8,
 }
 
 impl Route {
@@ -92,6 +94,7 @@ impl Route {
             metric: None,
             table: TABLE_MAIN,
             scope: RouteScope::Universe,
+            protocol: PROTOCOL_STATIC,
         }
     }
 
@@ -105,6 +108,7 @@ impl Route {
             metric: None,
             table: TABLE_MAIN,
             scope: RouteScope::Link,
+            protocol: PROTOCOL_STATIC,
         }
     }
 
@@ -117,7 +121,7 @@ impl Route {
             0,
             0,
             table,
-            PROTOCOL_STATIC,
+            self.protocol,
             self.scope.code(),
             RTN_UNICAST,
         ]);
@@ -214,6 +218,7 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
         metric: None,
         table: u32::from(*payload.get(4)?),
         scope: RouteScope::from(*payload.get(6)?),
+        protocol: *payload.get(5)?,
     };
     for (kind, value) in Attributes(payload.get(12..)?) {
         match kind {
