@@ -1,1 +1,32 @@
+//! A profile's life: plan, provision, start, stop, delete.
+//!
+//! A profile is a folder under `$RKUBE_HOME/profiles`. This room owns its files
+//! (description, certificates, SSH keys, node configurations), the user's
+//! kubeconfig entry and the order in which a driver is asked to do things.
 
+mod access;
+mod files;
+mod kubeconfig;
+mod lifecycle;
+mod nodes;
+mod pki;
+mod profile;
+mod status;
+mod tunnel;
+
+pub use access::{client, ssh, ssh_address, ssh_key};
+pub use files::Home;
+pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
+pub use lifecycle::{StartOptions, delete, start, stop};
+pub use nodes::{add_node, delete_node, start_node, stop_node};
+pub use profile::{Node, Profile};
+pub use status::{ClusterStatus, NodeStatus, status};
+pub use tunnel::{Change as TunnelChange, run as tunnel};
+
+/// Tells the user what is going on.
+pub trait Progress: Send + Sync {
+    /// A step begins; it ends with the next one. `name` is for machines.
+    fn step(&self, name: &str, message: &str);
+    /// Something that the user should know and that stops nothing.
+    fn warn(&self, message: &str);
+}

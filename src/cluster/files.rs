@@ -1,0 +1,157 @@
+//! Where rkube keeps its files, and writing them safely.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+/// `$RKUBE_HOME`, `~/.rkube` by default.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// Finds the folder; makes nothing.
+    pub fn find() -> Result<Self, Failure> {
+        let root = match std::env::var_os("RKUBE_HOME") {
+            Some(dir) if !dir.is_empty() => std::path::absolute(dir)
+                .map_err(|e| Failure::new(Source::Program, Kind::Config, format!("RKUBE_HOME is not a path: {e}")))?,
+            _ => dirs::home_dir()
+                .ok_or_else(|| {
+                    Failure::new(Source::Program, Kind::Config, "the home folder is not known")
+                        .advise("set HOME or RKUBE_HOME")
+                })?
+                .join(".rkube"),
+        };
+        Ok(Self { root })
+    }
+
+    /// A home at a place of the caller's.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder of all profiles.
+    pub fn profiles_dir(&self) -> PathBuf {
+        self.root.join("profiles")
+    }
+
+    /// The folder of one profile.
+    pub fn profile_dir(&self, name: &str) -> PathBuf {
+        self.profiles_dir().join(name)
+    }
+
+    /// Sockets and pid files of one profile; lost at reboot.
+    pub fn run_dir(&self, name: &str) -> PathBuf {
+        Path::new("/run/rkube").join(name)
+    }
+
+    /// Names of all profiles on disk, sorted.
+    pub fn profile_names(&self) -> Result<Vec<String>, Failure> {
+        let dir = self.profiles_dir();
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_failure("read", &dir, &e)),
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter(|e| e.path().is_dir())
+            .filter_map(|e| e.file_name().into_string().ok())
+            .filter(|n| !n.starts_with('.'))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes the home's own folders when the last profile has gone.
+    pub fn tidy(&self) {
+        // Not empty is the normal case, and then they stay.
+        let _ = fs::remove_dir(self.profiles_dir());
+        let _ = fs::remove_dir(&self.root);
+    }
+
+    /// Keeps two commands from changing one profile at once.
+    pub fn lock(&self, name: &str) -> Result<Flock<File>, Failure> {
+        let dir = self.profiles_dir();
+        make_private_dir(&dir)?;
+        let path = dir.join(format!(".{name}.lock"));
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| io_failure("open", &path, &e))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+            nix::errno::Errno::EWOULDBLOCK => Failure::new(
+                Source::Program,
+                Kind::Conflict,
+                format!("another rkube command is changing the profile '{name}'"),
+            )
+            .advise("wait until it has ended"),
+            e => io_failure("lock", &path, &e.into()),
+        })
+    }
+
+    /// Removes the lock's file; the caller still holds the lock.
+    pub fn forget_lock(&self, name: &str) {
+        let _ = fs::remove_file(self.profiles_dir().join(format!(".{name}.lock")));
+    }
+}
+
+/// A failed file operation, in words.
+pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
+    let kind = match e.kind() {
+        std::io::ErrorKind::PermissionDenied => Kind::Permission,
+        std::io::ErrorKind::NotFound => Kind::NotFound,
+        _ => Kind::Error,
+    };
+    Failure::new(Source::Host, kind, format!("cannot {action} {}: {e}", path.display()))
+}
+
+/// Makes a folder, and those above it, for the owner only.
+pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| io_failure("make", path, &e))
+}
+
+/// Writes a file so that a reader sees the old or the new content, never half.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    replace(path, content, 0o600, false)
+}
+
+/// As [`write_private`], and on disk before it returns: a power cut loses nothing.
+pub fn write_durable(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
+    replace(path, content, mode, true)
+}
+
+fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), Failure> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = File::options().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(content)?;
+        if durable {
+            file.sync_data()?;
+        }
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        io_failure("write", path, &e)
+    })
+}
+
+/// Removes a folder with all it holds; nothing there is fine.
+pub fn remove_tree(path: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_failure("remove", path, &e)),
+        _ => Ok(()),
+    }
+}

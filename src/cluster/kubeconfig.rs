@@ -1,0 +1,295 @@
+//! The user's kubeconfig, changed under a lock and without losing anything.
+//!
+//! The file is edited as an untyped tree, so that fields and entries that rkube
+//! does not know stay. The lock is client-go's: `<file>.lock`, made exclusively.
+
+use std::fs::File;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde_yaml::{Mapping, Value};
+
+use crate::files::{io_failure, write_durable};
+
+/// How long to wait for somebody else's lock.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// A lock this old was left by a program that died.
+const LOCK_STALE: Duration = Duration::from_secs(60);
+
+/// What a profile adds to a kubeconfig.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Name of cluster, user and context.
+    pub name: String,
+    /// `https://…`.
+    pub server: String,
+    /// The authority's certificate, PEM.
+    pub ca: String,
+    /// The administrator's certificate and key, PEM.
+    pub certificate: String,
+    pub key: String,
+}
+
+/// A kubeconfig file.
+#[derive(Clone, Debug)]
+pub struct Kubeconfig {
+    path: PathBuf,
+}
+
+/// The file that kubectl would write to: the first of `$KUBECONFIG` (the first
+/// that exists, if one does), else `~/.kube/config`.
+pub fn default_path() -> Result<PathBuf, Failure> {
+    if let Some(list) = std::env::var_os("KUBECONFIG") {
+        let paths: Vec<PathBuf> = std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
+        if let Some(path) = paths.iter().find(|p| p.exists()).or(paths.first()) {
+            return Ok(path.clone());
+        }
+    }
+    dirs::home_dir().map(|home| home.join(".kube/config")).ok_or_else(|| {
+        Failure::new(Source::Program, Kind::Config, "the home folder is not known").advise("set HOME or KUBECONFIG")
+    })
+}
+
+struct Lock(PathBuf);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Kubeconfig {
+    /// The file at `path`, which need not exist.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds or replaces the entry's cluster, user and context; makes the
+    /// context the current one if asked.
+    pub(crate) fn put(&self, entry: &Entry, make_current: bool) -> Result<(), Failure> {
+        self.edit(|config| {
+            let cluster = map([
+                ("certificate-authority-data", STANDARD.encode(&entry.ca)),
+                ("server", entry.server.clone()),
+            ]);
+            let user = map([
+                ("client-certificate-data", STANDARD.encode(&entry.certificate)),
+                ("client-key-data", STANDARD.encode(&entry.key)),
+            ]);
+            let context = map([("cluster", entry.name.clone()), ("user", entry.name.clone())]);
+            set_named(config, "clusters", &entry.name, "cluster", cluster)?;
+            set_named(config, "users", &entry.name, "user", user)?;
+            // A namespace that the user has set for the context stays.
+            let mut context = context;
+            if let Some(namespace) = get_named(config, "contexts", &entry.name)
+                .and_then(|c| c.get("context"))
+                .and_then(|c| c.get("namespace"))
+            {
+                context.insert("namespace".into(), namespace.clone());
+            }
+            set_named(config, "contexts", &entry.name, "context", context)?;
+            if make_current {
+                config.insert("current-context".into(), entry.name.clone().into());
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes everything of that name.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), Failure> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        self.edit(|config| {
+            for list in ["clusters", "users", "contexts"] {
+                if let Some(Value::Sequence(items)) = config.get_mut(list) {
+                    items.retain(|item| item.get("name").and_then(Value::as_str) != Some(name));
+                }
+            }
+            if config.get("current-context").and_then(Value::as_str) == Some(name) {
+                config.insert("current-context".into(), "".into());
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether the entry is there and points at `server`.
+    pub(crate) fn has(&self, name: &str, server: &str) -> bool {
+        let Ok(config) = self.read() else { return false };
+        get_named(&config, "clusters", name)
+            .and_then(|c| c.get("cluster")?.get("server")?.as_str())
+            .is_some_and(|s| s == server)
+            && get_named(&config, "contexts", name).is_some()
+    }
+
+    fn read(&self) -> Result<Mapping, Failure> {
+        let text = match std::fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(e) => return Err(io_failure("read", &self.path, &e)),
+        };
+        let damaged = |why: String| {
+            Failure::new(Source::Program, Kind::Config, format!("{} is not a kubeconfig: {why}", self.path.display()))
+                .advise("repair or move that file, or choose another one with KUBECONFIG; rkube has not touched it")
+        };
+        match serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))? {
+            Value::Null => Ok(Mapping::new()),
+            Value::Mapping(config) => Ok(config),
+            _ => Err(damaged("it is not a mapping".into())),
+        }
+    }
+
+    fn edit(&self, change: impl FnOnce(&mut Mapping) -> Result<(), String>) -> Result<(), Failure> {
+        if let Some(dir) = self.path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
+            crate::files::make_private_dir(dir)?;
+        }
+        let _lock = self.lock()?;
+        // A link to the real file stays a link.
+        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let mut config = self.read()?;
+        for (key, value) in [("apiVersion", "v1"), ("kind", "Config")] {
+            if !config.contains_key(key) {
+                config.insert(key.into(), value.into());
+            }
+        }
+        change(&mut config).map_err(|why| {
+            Failure::new(Source::Program, Kind::Config, format!("{} is not a kubeconfig: {why}", path.display()))
+                .advise("repair or move that file; rkube has not touched it")
+        })?;
+        let text = serde_yaml::to_string(&config)
+            .map_err(|e| Failure::new(Source::Program, Kind::Error, format!("cannot write {}: {e}", path.display())))?;
+        // The owner may have opened it to others on purpose.
+        let mode = std::fs::metadata(&path).map_or(0o600, |m| m.permissions().mode() & 0o777);
+        write_durable(&path, text.as_bytes(), mode)
+    }
+
+    fn lock(&self) -> Result<Lock, Failure> {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let deadline = Instant::now() + LOCK_LIMIT;
+        loop {
+            match File::options().create_new(true).write(true).mode(0o600).open(&path) {
+                Ok(_) => return Ok(Lock(path)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                    let age = std::fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+                    if age.is_some_and(|age| age > LOCK_STALE) {
+                        let _ = std::fs::remove_file(&path);
+                    } else if Instant::now() > deadline {
+                        return Err(Failure::new(
+                            Source::Program,
+                            Kind::Conflict,
+                            format!("{} is locked by another program", self.path.display()),
+                        )
+                        .advise(format!("if none is running, remove {}", path.display())));
+                    } else {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
+                Err(e) => return Err(io_failure("make", &path, &e)),
+            }
+        }
+    }
+}
+
+fn map<const N: usize>(fields: [(&str, String); N]) -> Mapping {
+    fields.into_iter().map(|(k, v)| (k.into(), v.into())).collect()
+}
+
+fn get_named<'a>(config: &'a Mapping, list: &str, name: &str) -> Option<&'a Value> {
+    config.get(list)?.as_sequence()?.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name))
+}
+
+fn set_named(config: &mut Mapping, list: &str, name: &str, field: &str, value: Mapping) -> Result<(), String> {
+    let items = config.entry(list.into()).or_insert(Value::Null);
+    if items.is_null() {
+        *items = Value::Sequence(Vec::new());
+    }
+    let Value::Sequence(items) = items else { return Err(format!("'{list}' is not a list")) };
+    let mut item = Mapping::new();
+    item.insert(field.into(), Value::Mapping(value));
+    item.insert("name".into(), name.into());
+    match items.iter_mut().find(|i| i.get("name").and_then(Value::as_str) == Some(name)) {
+        Some(old) => *old = Value::Mapping(item),
+        None => items.push(Value::Mapping(item)),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str) -> Entry {
+        Entry {
+            name: name.into(),
+            server: "https://192.168.58.2:8443".into(),
+            ca: "CA".into(),
+            certificate: "C".into(),
+            key: "K".into(),
+        }
+    }
+
+    #[test]
+    fn others_entries_survive_and_ours_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let theirs = "apiVersion: v1\nkind: Config\npreferences: {colors: true}\ncurrent-context: prod\n\
+                      clusters:\n- name: prod\n  cluster: {server: 'https://prod', x-unknown: 1}\n\
+                      contexts:\n- name: prod\n  context: {cluster: prod, user: me}\nusers:\n- name: me\n  user: {token: t}\n";
+        std::fs::write(&path, theirs).unwrap();
+        let file = Kubeconfig::at(&path);
+        file.put(&entry("rkube"), true).unwrap();
+        assert!(file.has("rkube", "https://192.168.58.2:8443"));
+        let now: Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(now["current-context"], "rkube");
+        assert_eq!(now["clusters"][0]["cluster"]["x-unknown"], 1);
+        assert_eq!(now["preferences"]["colors"], true);
+        file.put(&entry("rkube"), true).unwrap();
+        file.remove("rkube").unwrap();
+        let now: Value = serde_yaml::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(now["clusters"].as_sequence().unwrap().len(), 1);
+        assert_eq!(now["current-context"], "");
+        assert!(!path.with_extension("lock").exists());
+    }
+
+    #[test]
+    fn a_context_keeps_its_namespace() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Kubeconfig::at(dir.path().join("config"));
+        file.put(&entry("a"), true).unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap().replace("cluster: a\n", "cluster: a\n    namespace: dev\n");
+        std::fs::write(file.path(), text).unwrap();
+        file.put(&entry("a"), true).unwrap();
+        assert!(std::fs::read_to_string(file.path()).unwrap().contains("namespace: dev"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_kubeconfig_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        for text in ["- a\n", "clusters: 7\n", "{\n"] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(Kubeconfig::at(&path).put(&entry("a"), true).unwrap_err().exit_code(), 18);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_new_file_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Kubeconfig::at(dir.path().join("new/config"));
+        file.put(&entry("a"), true).unwrap();
+        assert_eq!(std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,486 @@
+//! Starting, stopping and deleting a whole cluster.
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Node as ApiNode;
+use kube::{Api, Client};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use rkube_drivers::{Driver, NodeState};
+
+use crate::Progress;
+use crate::access;
+use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
+use crate::kubeconfig::Kubeconfig;
+use crate::pki::Pki;
+use crate::profile::{NewProfile, Node, Profile, check_name};
+
+/// What `rkube start` is asked to do. Options that shape a cluster count only
+/// when the profile is new.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// The profile's name.
+    pub profile: String,
+    /// Number of nodes; 1 for a new profile when `None`.
+    pub nodes: Option<u32>,
+    /// The driver; the best that works here when `None`.
+    pub driver: Option<String>,
+    /// CPU limit a node, in millicores.
+    pub cpu_millis: Option<u64>,
+    /// Memory limit a node, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Where nodes' addresses come from; a free range when `None`.
+    pub node_cidr: Option<Ipv4Net>,
+    /// Where pods' addresses come from.
+    pub pod_cidr: Ipv4Net,
+    /// Where services' addresses come from.
+    pub service_cidr: Ipv4Net,
+    /// Suffix of service names.
+    pub dns_domain: String,
+    /// Registries reached over plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// The kubeconfig to write; `None` leaves it alone.
+    pub kubeconfig: Option<Kubeconfig>,
+    /// Whether the context becomes the current one.
+    pub set_context: bool,
+    /// How long to wait for every node to be ready; `None` does not wait.
+    pub wait: Option<Duration>,
+}
+
+/// The largest cluster that a profile may have.
+const MAX_NODES: u32 = 100;
+
+/// Starts a cluster, making it first if it is new. What a failed or interrupted
+/// first start made is removed again.
+pub async fn start(home: &Home, options: &StartOptions, progress: &dyn Progress) -> Result<Profile, Failure> {
+    check_name(&options.profile)?;
+    let _lock = home.lock(&options.profile)?;
+    let existing = Profile::try_load(home, &options.profile)?;
+    let new = existing.is_none();
+    let mut profile = match existing {
+        Some(profile) => {
+            warn_of_ignored(&profile, options, progress);
+            profile
+        }
+        None => plan(home, options)?,
+    };
+    if !options.insecure_registries.is_empty() {
+        profile.insecure_registries.clone_from(&options.insecure_registries);
+    }
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let started = start_profile(home, &profile, driver.as_ref(), options, progress).await;
+    match started {
+        Ok(()) => Ok(profile),
+        Err(failure) => {
+            // A cluster that had been made stays for another try and a look at its logs.
+            if new && failure.source != Source::ControlPlane && failure.source != Source::Guest {
+                undo(home, &profile, driver.as_ref()).await;
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Progress) {
+    let count = profile.nodes.len();
+    if let Some(wanted) = options.nodes
+        && wanted as usize != count
+    {
+        progress.warn(&format!(
+            "the profile '{}' has {count} nodes already; change their number with: rkube node add | delete",
+            profile.name
+        ));
+    }
+    if options.driver.as_ref().is_some_and(|d| *d != profile.driver) {
+        progress.warn(&format!(
+            "the profile '{}' uses the driver {}; delete it to change that",
+            profile.name, profile.driver
+        ));
+    }
+}
+
+fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+    let nodes = options.nodes.unwrap_or(1);
+    if nodes == 0 || nodes > MAX_NODES {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("--nodes is {nodes}, it can be 1 to {MAX_NODES}"),
+        ));
+    }
+    let driver_name = options.driver.as_deref().unwrap_or("native");
+    let driver = rkube_drivers::by_name(driver_name)?;
+    let run_dir = home.run_dir(&options.profile);
+    if run_dir.join("control.sock").exists() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!("a cluster '{}' of another RKUBE_HOME runs on this machine", options.profile),
+        )
+        .advise("choose another name with -p, or delete that cluster under its own RKUBE_HOME"));
+    }
+    let mut taken: Vec<Ipv4Net> = Vec::new();
+    for name in home.profile_names()? {
+        // A damaged profile keeps its addresses to itself, which is what delete is for.
+        if let Ok(Some(other)) = Profile::try_load(home, &name) {
+            taken.push(other.node_cidr);
+        }
+    }
+    let node_cidr = match options.node_cidr {
+        Some(range) => range.trunc(),
+        None => driver.free_range(&taken)?,
+    };
+    for (flag, range, largest) in [
+        ("--subnet", node_cidr, 28),
+        ("--pod-network-cidr", options.pod_cidr, 24),
+        ("--service-cluster-ip-range", options.service_cidr, 24),
+    ] {
+        if range.prefix_len() > largest {
+            return Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                format!("{flag} {range} is too small, /{largest} is the smallest"),
+            ));
+        }
+    }
+    let ranges = [node_cidr, options.pod_cidr, options.service_cidr];
+    for (i, a) in ranges.iter().enumerate() {
+        if let Some(b) = ranges[i + 1..].iter().find(|b| a.contains(*b) || b.contains(a)) {
+            return Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                format!("the ranges {a} and {b} overlap: nodes, pods and services need one each"),
+            ));
+        }
+    }
+    Profile::new(&NewProfile {
+        name: &options.profile,
+        driver: driver_name,
+        nodes,
+        node_cidr,
+        pod_cidr: options.pod_cidr,
+        service_cidr: options.service_cidr,
+        dns_domain: &options.dns_domain,
+        cpu_millis: options.cpu_millis,
+        memory_bytes: options.memory_bytes,
+        insecure_registries: &options.insecure_registries,
+    })
+}
+
+async fn start_profile(
+    home: &Home,
+    profile: &Profile,
+    driver: &dyn Driver,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let plan = profile.plan(home);
+    let states = driver.states(&plan).await?;
+    if states.iter().all(|s| *s != NodeState::Running) {
+        progress.step("preflight", &format!("Checking the machine for the {} driver", driver.name()));
+        for problem in driver.preflight(&plan) {
+            if problem.fatal {
+                return Err(problem.failure);
+            }
+            let advice = problem.failure.advice.map(|a| format!(" ({a})")).unwrap_or_default();
+            progress.warn(&format!("{}{advice}", problem.failure.message));
+        }
+    }
+    progress.step("certificates", "Preparing certificates and configuration");
+    profile.save(home)?;
+    let pki = provision(home, profile)?;
+
+    let wanted: Vec<String> = profile.nodes.iter().filter(|n| !n.stopped).map(|n| n.name.clone()).collect();
+    let count = wanted.len();
+    progress.step("nodes", &format!("Starting {count} {} node{}", driver.name(), if count == 1 { "" } else { "s" }));
+    driver.start(&plan, &wanted).await?;
+
+    if let Some(kubeconfig) = &options.kubeconfig {
+        kubeconfig.put(&access::entry(profile, &pki)?, options.set_context)?;
+    }
+    if let Some(limit) = options.wait {
+        progress.step("control-plane", "Waiting for the API server");
+        let client = access::client(home, profile).await?;
+        let deadline = Instant::now() + limit;
+        wait_for_api(&client, deadline).await?;
+        progress.step("ready", "Waiting for the nodes to be ready");
+        wait_for_nodes(&client, &wanted, deadline).await?;
+    }
+    Ok(())
+}
+
+/// Writes everything that the nodes boot from; what is there stays.
+pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> {
+    let dir = home.profile_dir(&profile.name);
+    install_binary(&profile.plan(home).binary)?;
+    let pki = Pki::open(&dir.join("pki"))?;
+    make_private_dir(&dir.join("ssh"))?;
+    let key = access::ssh_key(home, profile);
+    if !key.exists() {
+        rkube_ssh::keys::generate_files(&key, &format!("rkube-{}", profile.name)).map_err(|e| ssh_failure(&e))?;
+    }
+    let mut public = key.into_os_string();
+    public.push(".pub");
+    let public = std::fs::read_to_string(&public).map_err(|e| io_failure("read", Path::new(&public), &e))?;
+    let dns = upstream_dns();
+    for node in &profile.nodes {
+        provision_node(home, profile, node, &pki, &public, &dns)?;
+    }
+    Ok(pki)
+}
+
+fn provision_node(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    pki: &Pki,
+    public_key: &str,
+    dns: &[IpAddr],
+) -> Result<(), Failure> {
+    let etc = profile.plan(home).node_etc(&node.name);
+    let ssh = etc.join("ssh");
+    make_private_dir(&ssh)?;
+    pki.provision(profile, node, &etc)?;
+    let host_key = ssh.join("ssh_host_ed25519_key");
+    if !host_key.exists() {
+        rkube_ssh::keys::generate_files(&host_key, &node.name).map_err(|e| ssh_failure(&e))?;
+    }
+    write_private(&ssh.join("authorized_keys"), public_key.as_bytes())?;
+    write_private(&etc.join("node.yaml"), profile.node_config(node, dns).to_yaml().as_bytes())
+}
+
+fn ssh_failure(e: &rkube_ssh::SshError) -> Failure {
+    Failure::new(Source::Program, Kind::Error, format!("cannot make an SSH key: {e}"))
+}
+
+/// Puts this very program where the nodes run it from, unless it is there.
+fn install_binary(target: &Path) -> Result<(), Failure> {
+    let own = std::env::current_exe().map_err(|e| io_failure("find", Path::new("/proc/self/exe"), &e))?;
+    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| {
+        a.len() == b.len() && a.modified().ok().zip(b.modified().ok()).is_some_and(|(a, b)| a <= b)
+    };
+    if let (Ok(source), Ok(there)) = (own.metadata(), target.metadata())
+        && same(&source, &there)
+    {
+        return Ok(());
+    }
+    if let Some(dir) = target.parent() {
+        make_private_dir(dir)?;
+    }
+    let temporary = target.with_extension("new");
+    let install = || {
+        std::fs::copy(&own, &temporary)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::rename(&temporary, target)
+    };
+    install().map_err(|e| io_failure("write", target, &e))
+}
+
+/// The host's resolvers as nodes can use them: one that listens on the host's
+/// loopback is out of their reach, and then systemd's upstream list helps.
+fn upstream_dns() -> Vec<IpAddr> {
+    for path in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let found = resolvers(&text);
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    text.lines()
+        .filter_map(|l| l.trim().strip_prefix("nameserver"))
+        .filter_map(|rest| rest.trim().parse::<IpAddr>().ok())
+        .filter(|ip| !ip.is_loopback())
+        .collect()
+}
+
+/// How often to look again while the API server comes up.
+const RETRY: Duration = Duration::from_millis(10);
+
+async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(), Failure> {
+    loop {
+        let request = http_get("/readyz");
+        let error = match client.request_text(request).await {
+            Ok(_) => return Ok(()),
+            Err(e) => e.to_string(),
+        };
+        if Instant::now() >= deadline {
+            return Err(Failure::new(
+                Source::ControlPlane,
+                Kind::Timeout,
+                format!("the API server does not become ready: {error}"),
+            )
+            .advise("look at its log with: rkube logs"));
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// A GET without a body, for paths that are no resources.
+fn http_get(path: &str) -> http::Request<Vec<u8>> {
+    let mut request = http::Request::new(Vec::new());
+    if let Ok(uri) = path.parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+pub(crate) fn is_ready(node: &ApiNode) -> bool {
+    node.status
+        .as_ref()
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
+/// Waits until every one of `names` is ready.
+pub(crate) async fn wait_for_nodes(client: &Client, names: &[String], deadline: Instant) -> Result<(), Failure> {
+    use futures::{StreamExt, TryStreamExt};
+    use kube::runtime::{WatchStreamExt, watcher};
+    let api: Api<ApiNode> = Api::all(client.clone());
+    let mut waiting: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let watch = async {
+        let mut changes = watcher(api, watcher::Config::default()).default_backoff().touched_objects().boxed();
+        while !waiting.is_empty() {
+            // Errors are retried by the back-off above; the deadline ends it.
+            if let Ok(Some(node)) = changes.try_next().await
+                && let Some(name) = node.metadata.name.as_deref()
+                && is_ready(&node)
+            {
+                waiting.remove(name);
+            }
+        }
+    };
+    let limit = deadline.saturating_duration_since(Instant::now());
+    if tokio::time::timeout(limit, watch).await.is_err() {
+        let names: Vec<&str> = waiting.into_iter().collect();
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::Timeout,
+            format!("not ready in time: {}", names.join(", ")),
+        )
+        .advise("look at the node's log with: rkube logs -n NODE, and at: kubectl describe node NODE"));
+    }
+    Ok(())
+}
+
+async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
+    // The failure that led here is the one to tell.
+    let _ = driver.destroy(&profile.plan(home)).await;
+    let _ = remove_tree(&home.profile_dir(&profile.name));
+    home.forget_lock(&profile.name);
+    home.tidy();
+}
+
+/// Stops a cluster, keeping everything that a start needs.
+pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let profile = Profile::load(home, name)?;
+    let _lock = home.lock(name)?;
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let nodes: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
+    progress.step("stop", &format!("Stopping {} node{}", nodes.len(), if nodes.len() == 1 { "" } else { "s" }));
+    driver.stop(&profile.plan(home), &nodes).await
+}
+
+/// Deletes a cluster and everything that it left, whatever state it is in.
+pub async fn delete(
+    home: &Home,
+    name: &str,
+    kubeconfig: Option<&Kubeconfig>,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    check_name(name)?;
+    let dir = home.profile_dir(name);
+    let run_dir = home.run_dir(name);
+    if !dir.exists() && !run_dir.exists() {
+        return Err(Failure::new(Source::Guest, Kind::NotFound, format!("there is no profile '{name}'"))
+            .advise("list what there is with: rkube profile list"));
+    }
+    let _lock = home.lock(name)?;
+    progress.step("delete", &format!("Deleting the cluster '{name}'"));
+    let profile = match Profile::try_load(home, name) {
+        Ok(profile) => profile,
+        Err(e) => {
+            progress.warn(&format!("{}; deleting what can be found", e.message));
+            None
+        }
+    };
+    // A damaged profile says nothing of its driver: what the native one leaves
+    // is found by the profile's name alone.
+    let driver = rkube_drivers::by_name(profile.as_ref().map_or("native", |p| &p.driver))?;
+    let plan = match &profile {
+        Some(profile) => profile.plan(home),
+        None => orphan_plan(home, name),
+    };
+    driver.destroy(&plan).await?;
+    if let Some(kubeconfig) = kubeconfig {
+        kubeconfig.remove(name)?;
+    }
+    remove_tree(&dir)?;
+    home.forget_lock(name);
+    home.tidy();
+    Ok(())
+}
+
+fn orphan_plan(home: &Home, name: &str) -> rkube_drivers::ClusterPlan {
+    let dir = home.profile_dir(name);
+    rkube_drivers::ClusterPlan {
+        name: name.to_owned(),
+        run_dir: home.run_dir(name),
+        binary: dir.join("bin/rkube"),
+        dir,
+        node_cidr: Ipv4Net::default(),
+        nodes: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> StartOptions {
+        StartOptions {
+            profile: "p".into(),
+            nodes: Some(2),
+            driver: None,
+            cpu_millis: None,
+            memory_bytes: None,
+            node_cidr: Some("192.168.99.0/24".parse().unwrap()),
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            dns_domain: "cluster.local".into(),
+            insecure_registries: Vec::new(),
+            kubeconfig: None,
+            set_context: false,
+            wait: None,
+        }
+    }
+
+    #[test]
+    fn bad_plans_are_usage_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        plan(&home, &options()).unwrap();
+        let bad = [
+            StartOptions { nodes: Some(0), ..options() },
+            StartOptions { nodes: Some(101), ..options() },
+            StartOptions { node_cidr: Some("10.96.0.0/24".parse().unwrap()), ..options() },
+            StartOptions { service_cidr: "10.0.0.0/30".parse().unwrap(), ..options() },
+        ];
+        for bad in bad {
+            assert_eq!(plan(&home, &bad).unwrap_err().exit_code(), 14);
+        }
+        assert_eq!(plan(&home, &StartOptions { driver: Some("x".into()), ..options() }).unwrap_err().exit_code(), 55);
+    }
+
+    #[test]
+    fn resolvers_on_loopback_are_left_out() {
+        assert_eq!(resolvers("nameserver 127.0.0.53\nsearch x\nnameserver 9.9.9.9\n"), ["9.9.9.9".parse::<IpAddr>().unwrap()]);
+    }
+}

@@ -1,0 +1,171 @@
+//! Adding, stopping, starting and deleting single nodes.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
+use kube::api::{DeleteParams, EvictParams, ListParams};
+use kube::{Api, Client, ResourceExt};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use crate::files::Home;
+use crate::lifecycle::{provision, wait_for_nodes};
+use crate::pki::Pki;
+use crate::profile::{Node, Profile};
+use crate::{Progress, access};
+
+/// How long a new node may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How long a deleted node's pods may take to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Adds a node to a cluster, and starts it when the cluster runs.
+pub async fn add_node(
+    home: &Home,
+    profile: &str,
+    cpu_millis: Option<u64>,
+    memory_bytes: Option<u64>,
+    progress: &dyn Progress,
+) -> Result<Node, Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let node = profile.push_node(cpu_millis, memory_bytes)?.clone();
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let states = driver.states(&profile.plan(home)).await?;
+    progress.step("add", &format!("Adding the node {}", node.name));
+    let result = async {
+        profile.save(home)?;
+        provision(home, &profile)?;
+        if states.first() == Some(&rkube_drivers::NodeState::Running) {
+            driver.start(&profile.plan(home), std::slice::from_ref(&node.name)).await?;
+            let client = access::client(home, &profile).await?;
+            wait_for_nodes(&client, std::slice::from_ref(&node.name), Instant::now() + READY_LIMIT).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(failure) = result {
+        // Nothing half-made stays.
+        let _ = driver.remove(&profile.plan(home), std::slice::from_ref(&node.name)).await;
+        profile.nodes.retain(|n| n.name != node.name);
+        profile.save(home)?;
+        return Err(failure);
+    }
+    Ok(node)
+}
+
+fn control_plane_needed(node: &Node, action: &str) -> Result<(), Failure> {
+    if node.control_plane {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!("{} runs the control plane, the cluster cannot do without it", node.name),
+        )
+        .advise(format!("{action} the whole cluster: rkube {action}")));
+    }
+    Ok(())
+}
+
+/// Drains a node, removes it and forgets it.
+pub async fn delete_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let node = profile.node(Some(node))?.clone();
+    control_plane_needed(&node, "delete")?;
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let plan = profile.plan(home);
+    let cluster_runs = driver.states(&plan).await?.first() == Some(&rkube_drivers::NodeState::Running);
+    let client = if cluster_runs { Some(access::client(home, &profile).await?) } else { None };
+    if let Some(client) = &client {
+        progress.step("drain", &format!("Moving the pods of {} elsewhere", node.name));
+        if let Err(e) = drain(client, &node.name).await {
+            progress.warn(&format!("not every pod left in order: {e}"));
+        }
+    }
+    progress.step("remove", &format!("Removing the node {}", node.name));
+    driver.remove(&plan, std::slice::from_ref(&node.name)).await?;
+    if let Some(client) = &client {
+        let api: Api<ApiNode> = Api::all(client.clone());
+        match api.delete(&node.name, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(e)) if e.code == 404 => {}
+            Err(e) => {
+                return Err(Failure::new(
+                    Source::ControlPlane,
+                    Kind::Error,
+                    format!("cannot remove the node {} from the cluster: {e}", node.name),
+                ));
+            }
+        }
+    }
+    Pki::open(&home.profile_dir(&profile.name).join("pki"))?.forget(&node.name);
+    profile.nodes.retain(|n| n.name != node.name);
+    profile.save(home)?;
+    provision(home, &profile)?;
+    Ok(())
+}
+
+/// Cordons the node and evicts what can run elsewhere, as `kubectl drain
+/// --ignore-daemonsets --delete-emptydir-data --force` does.
+async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
+    let nodes: Api<ApiNode> = Api::all(client.clone());
+    match nodes.cordon(node).await {
+        Ok(_) => {}
+        // It never registered: there is nothing to drain.
+        Err(kube::Error::Api(e)) if e.code == 404 => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    let all: Api<Pod> = Api::all(client.clone());
+    let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let evictable = |pod: &Pod| !pod.owner_references().iter().any(|o| o.kind == "DaemonSet");
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let pods: Vec<Pod> = all.list(&here).await?.items.into_iter().filter(evictable).collect();
+        if pods.is_empty() || Instant::now() >= deadline {
+            return Ok(());
+        }
+        let evictions = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).map(|pod| {
+            let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+            let name = pod.name_any();
+            async move { api.evict(&name, &EvictParams::default()).await }
+        });
+        // A refusal (429, a disruption budget) is asked again in the next round.
+        join_all(evictions).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Stops a node; it stays stopped until `rkube node start`.
+pub async fn stop_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let name = profile.node(Some(node))?.name.clone();
+    control_plane_needed(profile.node(Some(node))?, "stop")?;
+    progress.step("stop", &format!("Stopping the node {name}"));
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    driver.stop(&profile.plan(home), std::slice::from_ref(&name)).await?;
+    set_stopped(&mut profile, &name, true);
+    profile.save(home)
+}
+
+/// Starts a node and waits for it to be ready.
+pub async fn start_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let name = profile.node(Some(node))?.name.clone();
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    progress.step("start", &format!("Starting the node {name}"));
+    provision(home, &profile)?;
+    driver.start(&profile.plan(home), std::slice::from_ref(&name)).await?;
+    set_stopped(&mut profile, &name, false);
+    profile.save(home)?;
+    let client = access::client(home, &profile).await?;
+    wait_for_nodes(&client, &[name], Instant::now() + READY_LIMIT).await
+}
+
+fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {
+    for node in profile.nodes.iter_mut().filter(|n| n.name == name) {
+        node.stopped = stopped;
+    }
+}

@@ -1,0 +1,249 @@
+//! Certificates and keys of a profile, made once and kept.
+//!
+//! One certificate authority a profile signs everything; a second one, the
+//! front proxy's, is there for aggregated API servers, which must be able to
+//! tell the API server's requests from a user's.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use jiff::ToSpan;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use crate::files::{io_failure, make_private_dir, write_private};
+use crate::profile::{Node, Profile};
+
+/// How long an authority's certificate is good, in years.
+const CA_YEARS: i64 = 10;
+/// How long every other certificate is good, in years.
+const LEAF_YEARS: i64 = 10;
+
+/// The profile's `pki` folder.
+pub struct Pki {
+    dir: PathBuf,
+    ca: Issuer<'static, KeyPair>,
+    front_proxy_ca: Issuer<'static, KeyPair>,
+}
+
+/// Who a certificate is for.
+struct Subject<'a> {
+    common_name: &'a str,
+    organization: Option<&'a str>,
+    names: Vec<String>,
+    addresses: Vec<Ipv4Addr>,
+    server: bool,
+    client: bool,
+}
+
+fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
+    move |e| Failure::new(Source::Program, Kind::Error, format!("cannot make {what}: {e}"))
+}
+
+impl Pki {
+    /// Opens the profile's authorities, making what is not there yet.
+    pub fn open(dir: &Path) -> Result<Self, Failure> {
+        make_private_dir(dir)?;
+        let ca = authority(dir, "ca", "rkube-ca")?;
+        let front_proxy_ca = authority(dir, "front-proxy-ca", "rkube-front-proxy-ca")?;
+        let pki = Self { dir: dir.to_path_buf(), ca, front_proxy_ca };
+        if !dir.join("sa.key").exists() {
+            let key = KeyPair::generate().map_err(failed("the service-account key"))?;
+            write_private(&dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
+            write_private(&dir.join("sa.key"), key.serialize_pem().as_bytes())?;
+        }
+        Ok(pki)
+    }
+
+    /// The administrator's certificate and key, PEM, for the kubeconfig.
+    pub fn admin(&self) -> Result<(String, String), Failure> {
+        self.issue(
+            "admin",
+            &self.ca,
+            Subject {
+                common_name: "kubernetes-admin",
+                organization: Some("system:masters"),
+                names: Vec::new(),
+                addresses: Vec::new(),
+                server: false,
+                client: true,
+            },
+        )?;
+        Ok((self.read("admin.crt")?, self.read("admin.key")?))
+    }
+
+    /// The authority's certificate, PEM.
+    pub fn ca_certificate(&self) -> Result<String, Failure> {
+        self.read("ca.crt")
+    }
+
+    /// Places everything that `node` needs in `etc/pki`.
+    pub fn provision(&self, profile: &Profile, node: &Node, etc: &Path) -> Result<(), Failure> {
+        let target = etc.join("pki");
+        make_private_dir(&target)?;
+        let agent = format!("agent-{}", node.name);
+        self.issue(
+            &agent,
+            &self.ca,
+            Subject {
+                common_name: &format!("system:node:{}", node.name),
+                organization: Some("system:nodes"),
+                names: vec![node.name.clone(), "localhost".into()],
+                addresses: vec![node.ip, Ipv4Addr::LOCALHOST],
+                server: true,
+                client: true,
+            },
+        )?;
+        let mut files = vec![
+            ("ca.crt".to_owned(), "ca.crt"),
+            (format!("{agent}.crt"), "agent.crt"),
+            (format!("{agent}.key"), "agent.key"),
+        ];
+        if node.control_plane {
+            self.issue("apiserver", &self.ca, api_server(profile, node))?;
+            self.issue(
+                "apiserver-kubelet-client",
+                &self.ca,
+                Subject {
+                    common_name: "kube-apiserver-kubelet-client",
+                    organization: Some("system:masters"),
+                    names: Vec::new(),
+                    addresses: Vec::new(),
+                    server: false,
+                    client: true,
+                },
+            )?;
+            self.issue(
+                "front-proxy-client",
+                &self.front_proxy_ca,
+                Subject {
+                    common_name: "front-proxy-client",
+                    organization: None,
+                    names: Vec::new(),
+                    addresses: Vec::new(),
+                    server: false,
+                    client: true,
+                },
+            )?;
+            files.extend(
+                [
+                    "ca.key",
+                    "apiserver.crt",
+                    "apiserver.key",
+                    "apiserver-kubelet-client.crt",
+                    "apiserver-kubelet-client.key",
+                    "front-proxy-ca.crt",
+                    "front-proxy-client.crt",
+                    "front-proxy-client.key",
+                    "sa.key",
+                    "sa.pub",
+                ]
+                .map(|f| (f.to_owned(), f)),
+            );
+        }
+        for (source, name) in files {
+            write_private(&target.join(name), self.read(&source)?.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a deleted node's identity.
+    pub fn forget(&self, node: &str) {
+        for suffix in ["crt", "key"] {
+            let _ = std::fs::remove_file(self.dir.join(format!("agent-{node}.{suffix}")));
+        }
+    }
+
+    fn read(&self, name: &str) -> Result<String, Failure> {
+        let path = self.dir.join(name);
+        std::fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))
+    }
+
+    /// Issues a certificate once; a later call keeps what is there.
+    fn issue(&self, name: &str, issuer: &Issuer<'_, KeyPair>, subject: Subject<'_>) -> Result<(), Failure> {
+        let (certificate_path, key_path) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
+        if certificate_path.exists() && key_path.exists() {
+            return Ok(());
+        }
+        let fail = failed("a certificate");
+        let mut params = CertificateParams::new(subject.names).map_err(&fail)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, subject.common_name);
+        if let Some(organization) = subject.organization {
+            params.distinguished_name.push(DnType::OrganizationName, organization);
+        }
+        params.subject_alt_names.extend(subject.addresses.into_iter().map(|ip| SanType::IpAddress(IpAddr::V4(ip))));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        if subject.server {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        if subject.client {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
+        params.use_authority_key_identifier_extension = true;
+        set_validity(&mut params, LEAF_YEARS);
+        let key = KeyPair::generate().map_err(&fail)?;
+        let certificate = params.signed_by(&key, issuer).map_err(&fail)?;
+        write_private(&key_path, key.serialize_pem().as_bytes())?;
+        write_private(&certificate_path, certificate.pem().as_bytes())
+    }
+}
+
+/// Every name and address by which a client may reach the API server.
+fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
+    let mut names = vec![
+        node.name.clone(),
+        "localhost".into(),
+        "control-plane.rkube.internal".into(),
+        "kubernetes".into(),
+        "kubernetes.default".into(),
+        "kubernetes.default.svc".into(),
+    ];
+    names.push(format!("kubernetes.default.svc.{}", profile.dns_domain));
+    Subject {
+        common_name: "kube-apiserver",
+        organization: None,
+        names,
+        addresses: vec![profile.kubernetes_ip(), node.ip, Ipv4Addr::LOCALHOST],
+        server: true,
+        client: false,
+    }
+}
+
+fn set_validity(params: &mut CertificateParams, years: i64) {
+    // A day back: clocks of a VM's guest may lag.
+    let from = jiff::Zoned::now().date().saturating_sub(1.day());
+    let to = from.saturating_add(years.years());
+    let date = |d: jiff::civil::Date| rcgen::date_time_ymd(d.year().into(), d.month() as u8, d.day() as u8);
+    params.not_before = date(from);
+    params.not_after = date(to);
+}
+
+fn authority(dir: &Path, name: &str, common_name: &str) -> Result<Issuer<'static, KeyPair>, Failure> {
+    let (certificate_path, key_path) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    let fail = failed("the certificate authority");
+    if !certificate_path.exists() || !key_path.exists() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        set_validity(&mut params, CA_YEARS);
+        let key = KeyPair::generate().map_err(&fail)?;
+        let certificate = params.self_signed(&key).map_err(&fail)?;
+        write_private(&key_path, key.serialize_pem().as_bytes())?;
+        write_private(&certificate_path, certificate.pem().as_bytes())?;
+    }
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| io_failure("read", path, &e));
+    let damaged = |path: &Path, e: rcgen::Error| {
+        Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {e}", path.display()))
+            .advise("delete the cluster and start it again: rkube delete")
+    };
+    let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
+    Issuer::from_ca_cert_pem(&read(&certificate_path)?, key).map_err(|e| damaged(&certificate_path, e))
+}

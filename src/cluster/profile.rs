@@ -1,0 +1,352 @@
+//! What a profile is, on disk and in memory.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use rkube_config::failure::{Kind, Source};
+use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, ports};
+use rkube_drivers::{ClusterPlan, NodePlan};
+use serde::{Deserialize, Serialize};
+
+use crate::files::{Home, io_failure, make_private_dir, write_durable};
+
+/// The layout of `profile.yaml` that this binary writes.
+const FORMAT: u32 = 1;
+/// Pods that a node takes at most, as the kubelet's default.
+const MAX_PODS: u32 = 110;
+
+/// A cluster as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Profile {
+    /// Layout of this file.
+    pub format: u32,
+    /// The profile's, the cluster's and the kubeconfig context's name.
+    pub name: String,
+    /// The driver that makes its nodes.
+    pub driver: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Where nodes' addresses come from.
+    pub node_cidr: Ipv4Net,
+    /// Where nodes' pod ranges come from.
+    pub pod_cidr: Ipv4Net,
+    /// Where service addresses come from.
+    pub service_cidr: Ipv4Net,
+    /// Suffix of service names.
+    pub dns_domain: String,
+    /// Registries reached over plain HTTP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub insecure_registries: Vec<String>,
+    /// The nodes; the first runs the control plane.
+    pub nodes: Vec<Node>,
+}
+
+/// A node of a profile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Its pods' addresses.
+    pub pod_cidr: Ipv4Net,
+    /// Whether the control plane runs on it.
+    #[serde(default)]
+    pub control_plane: bool,
+    /// CPU limit in millicores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millis: Option<u64>,
+    /// Memory limit in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Stopped by `rkube node stop`; `rkube start` leaves it so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+}
+
+/// What a new profile is made from.
+pub(crate) struct NewProfile<'a> {
+    pub name: &'a str,
+    pub driver: &'a str,
+    pub nodes: u32,
+    pub node_cidr: Ipv4Net,
+    pub pod_cidr: Ipv4Net,
+    pub service_cidr: Ipv4Net,
+    pub dns_domain: &'a str,
+    pub cpu_millis: Option<u64>,
+    pub memory_bytes: Option<u64>,
+    pub insecure_registries: &'a [String],
+}
+
+/// Checks that `name` can name a profile: it becomes part of node names, of a
+/// kubeconfig context and of files, so it must be a DNS label (RFC 1123) that
+/// leaves room for `-m99`.
+pub fn check_name(name: &str) -> Result<(), Failure> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let good = !name.is_empty()
+        && name.len() <= 40
+        && name.chars().all(|c| label(c) || c == '-')
+        && name.starts_with(label)
+        && name.ends_with(label);
+    if good {
+        return Ok(());
+    }
+    Err(Failure::new(Source::Program, Kind::Usage, format!("'{name}' cannot name a profile"))
+        .advise("use at most 40 lower-case letters, digits and '-', with a letter or digit at both ends"))
+}
+
+impl Profile {
+    pub(crate) fn new(what: &NewProfile<'_>) -> Result<Self, Failure> {
+        check_name(what.name)?;
+        let mut profile = Self {
+            format: FORMAT,
+            name: what.name.to_owned(),
+            driver: what.driver.to_owned(),
+            created: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+            node_cidr: what.node_cidr,
+            pod_cidr: what.pod_cidr,
+            service_cidr: what.service_cidr,
+            dns_domain: what.dns_domain.to_owned(),
+            insecure_registries: what.insecure_registries.to_vec(),
+            nodes: Vec::new(),
+        };
+        for _ in 0..what.nodes {
+            profile.push_node(what.cpu_millis, what.memory_bytes)?;
+        }
+        Ok(profile)
+    }
+
+    /// Adds a node with the first free name, address and pod range.
+    pub(crate) fn push_node(&mut self, cpu_millis: Option<u64>, memory_bytes: Option<u64>) -> Result<&Node, Failure> {
+        let full = |what: &str, range: Ipv4Net| {
+            Failure::new(Source::LocalNetwork, Kind::Config, format!("{range} has no {what} left for another node"))
+        };
+        let name = (1..)
+            .map(|i| if i == 1 { self.name.clone() } else { format!("{}-m{i:02}", self.name) })
+            .find(|n| self.nodes.iter().all(|node| node.name != *n))
+            .unwrap_or_else(|| self.name.clone());
+        // The first address is the host's; the upper half is for load balancers.
+        let ip = self
+            .node_addresses()
+            .find(|ip| self.nodes.iter().all(|node| node.ip != *ip))
+            .ok_or_else(|| full("address", self.node_cidr))?;
+        let pod_cidr = self
+            .pod_cidr
+            .subnets(24.max(self.pod_cidr.prefix_len()))
+            .ok()
+            .and_then(|mut ranges| ranges.find(|r| self.nodes.iter().all(|node| node.pod_cidr != *r)))
+            .ok_or_else(|| full("/24", self.pod_cidr))?;
+        self.nodes.push(Node {
+            control_plane: self.nodes.is_empty(),
+            name,
+            ip,
+            pod_cidr,
+            cpu_millis,
+            memory_bytes,
+            stopped: false,
+        });
+        Ok(&self.nodes[self.nodes.len() - 1])
+    }
+
+    fn node_addresses(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        self.halves().0.hosts().skip(1)
+    }
+
+    /// Addresses for services of type LoadBalancer: the upper half of the
+    /// nodes' range.
+    pub fn load_balancer_range(&self) -> Ipv4Net {
+        self.halves().1
+    }
+
+    fn halves(&self) -> (Ipv4Net, Ipv4Net) {
+        let mut halves = self.node_cidr.subnets(self.node_cidr.prefix_len() + 1).into_iter().flatten();
+        match (halves.next(), halves.next()) {
+            (Some(low), Some(high)) => (low, high),
+            _ => (self.node_cidr, self.node_cidr),
+        }
+    }
+
+    /// Reads a profile. A missing one is `PROGRAM_NOT_FOUND`, a damaged one
+    /// `PROGRAM_CONFIG`.
+    pub fn load(home: &Home, name: &str) -> Result<Self, Failure> {
+        check_name(name)?;
+        match Self::try_load(home, name)? {
+            Some(profile) => Ok(profile),
+            None => Err(Failure::new(Source::Guest, Kind::NotFound, format!("there is no profile '{name}'"))
+                .advise(format!("make one with: rkube start -p {name}"))),
+        }
+    }
+
+    /// Reads a profile if it is there.
+    pub(crate) fn try_load(home: &Home, name: &str) -> Result<Option<Self>, Failure> {
+        let path = home.profile_dir(name).join("profile.yaml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_failure("read", &path, &e)),
+        };
+        let damaged = |why: String| {
+            Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {why}", path.display()))
+                .advise(format!("repair the file, or remove the cluster with: rkube delete -p {name}"))
+        };
+        let profile: Self = serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        if profile.format != FORMAT {
+            return Err(damaged(format!("its format is {}, this rkube reads {FORMAT}", profile.format)));
+        }
+        if profile.name != name {
+            return Err(damaged(format!("it describes the profile '{}'", profile.name)));
+        }
+        if !profile.nodes.first().is_some_and(|n| n.control_plane) {
+            return Err(damaged("its first node does not run the control plane".into()));
+        }
+        Ok(Some(profile))
+    }
+
+    /// Writes the profile.
+    pub(crate) fn save(&self, home: &Home) -> Result<(), Failure> {
+        let dir = home.profile_dir(&self.name);
+        make_private_dir(&dir)?;
+        let text = serde_yaml::to_string(self)
+            .map_err(|e| Failure::new(Source::Program, Kind::Error, format!("cannot write the profile: {e}")))?;
+        write_durable(&dir.join("profile.yaml"), text.as_bytes(), 0o600)
+    }
+
+    /// The node that runs the control plane.
+    pub fn control_plane(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// A node by name; the control plane's when `name` is `None`.
+    pub fn node(&self, name: Option<&str>) -> Result<&Node, Failure> {
+        let Some(name) = name else { return Ok(self.control_plane()) };
+        self.nodes.iter().find(|n| n.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
+            Failure::new(Source::Guest, Kind::NotFound, format!("the profile '{}' has no node '{name}'", self.name))
+                .advise(format!("its nodes are: {}", names.join(", ")))
+        })
+    }
+
+    /// The first address of the services: `kubernetes.default`.
+    pub(crate) fn kubernetes_ip(&self) -> Ipv4Addr {
+        self.service_cidr.hosts().next().unwrap_or(self.service_cidr.network())
+    }
+
+    pub(crate) fn plan(&self, home: &Home) -> ClusterPlan {
+        let dir = home.profile_dir(&self.name);
+        ClusterPlan {
+            name: self.name.clone(),
+            run_dir: home.run_dir(&self.name),
+            binary: binary(&dir),
+            dir,
+            node_cidr: self.node_cidr,
+            nodes: self
+                .nodes
+                .iter()
+                .map(|n| NodePlan {
+                    name: n.name.clone(),
+                    ip: n.ip,
+                    cpu_millis: n.cpu_millis,
+                    memory_bytes: n.memory_bytes,
+                })
+                .collect(),
+        }
+    }
+
+    /// What one node is told to be.
+    pub(crate) fn node_config(&self, node: &Node, upstream_dns: &[IpAddr]) -> NodeConfig {
+        NodeConfig {
+            cluster: ClusterConfig {
+                name: self.name.clone(),
+                dns_domain: self.dns_domain.clone(),
+                service_cidr: self.service_cidr,
+                dns_ip: self.service_cidr.hosts().nth(9).unwrap_or(self.service_cidr.network()),
+                pod_cidr: self.pod_cidr,
+                node_cidr: self.node_cidr,
+                api_server_ip: self.control_plane().ip,
+                api_server_port: ports::API_SERVER,
+                nodes: self.nodes.iter().map(|n| NodeAddress { name: n.name.clone(), ip: n.ip }).collect(),
+            },
+            name: node.name.clone(),
+            ip: node.ip,
+            pod_cidr: node.pod_cidr,
+            control_plane: node.control_plane,
+            provider_id: format!("rkube://{}/{}/{}", self.driver, self.name, node.name),
+            cpu_millis: node.cpu_millis,
+            memory_bytes: node.memory_bytes,
+            upstream_dns: upstream_dns.to_vec(),
+            insecure_registries: self.insecure_registries.clone(),
+            max_pods: MAX_PODS,
+        }
+    }
+}
+
+/// The profile's own copy of the binary, so that replacing the installed one
+/// does not reach into a running cluster.
+fn binary(dir: &std::path::Path) -> PathBuf {
+    dir.join("bin/rkube")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(nodes: u32) -> Profile {
+        Profile::new(&NewProfile {
+            name: "rkube",
+            driver: "native",
+            nodes,
+            node_cidr: "192.168.58.0/24".parse().unwrap(),
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            dns_domain: "cluster.local",
+            cpu_millis: None,
+            memory_bytes: None,
+            insecure_registries: &[],
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_are_named_and_numbered_as_minikubes() {
+        let p = profile(3);
+        let names: Vec<_> = p.nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(names, ["rkube", "rkube-m02", "rkube-m03"]);
+        assert_eq!(p.nodes[2].ip, Ipv4Addr::new(192, 168, 58, 4));
+        assert_eq!(p.nodes[2].pod_cidr.to_string(), "10.244.2.0/24");
+        assert!(p.nodes[0].control_plane && !p.nodes[1].control_plane);
+        assert_eq!(p.load_balancer_range().to_string(), "192.168.58.128/25");
+    }
+
+    #[test]
+    fn a_new_node_takes_the_place_of_a_deleted_one() {
+        let mut p = profile(3);
+        p.nodes.remove(1);
+        let added = p.push_node(None, None).unwrap();
+        assert_eq!((added.name.as_str(), added.ip), ("rkube-m02", Ipv4Addr::new(192, 168, 58, 3)));
+    }
+
+    #[test]
+    fn names_that_would_break_something_are_refused() {
+        for bad in ["", "a/b", "../x", "Abc", "-a", "a-", "a b", &"a".repeat(41)] {
+            assert_eq!(check_name(bad).unwrap_err().exit_code(), 14, "{bad}");
+        }
+        check_name("my-cluster2").unwrap();
+    }
+
+    #[test]
+    fn a_profile_survives_the_disk_and_damage_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        assert_eq!(Profile::load(&home, "rkube").unwrap_err().exit_code(), 85);
+        let p = profile(2);
+        p.save(&home).unwrap();
+        assert_eq!(Profile::load(&home, "rkube").unwrap(), p);
+        std::fs::write(home.profile_dir("rkube").join("profile.yaml"), "name: [").unwrap();
+        let damaged = Profile::load(&home, "rkube").unwrap_err();
+        assert_eq!(damaged.exit_code(), 18);
+        assert!(damaged.advice.unwrap().contains("rkube delete"));
+    }
+}

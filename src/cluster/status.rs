@@ -1,0 +1,144 @@
+//! How a cluster is doing.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node as ApiNode;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use rkube_config::Failure;
+use rkube_drivers::NodeState;
+use serde::Serialize;
+
+use crate::access;
+use crate::files::Home;
+use crate::kubeconfig::Kubeconfig;
+use crate::lifecycle::is_ready;
+use crate::profile::Profile;
+
+/// How long the API server may take to answer.
+const API_LIMIT: Duration = Duration::from_secs(3);
+
+/// A cluster's state, with the field names of `minikube status -o json`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ClusterStatus {
+    /// The profile's name.
+    pub name: String,
+    /// The driver.
+    pub driver: String,
+    /// One entry a node.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node's state.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    /// The node's name.
+    #[serde(rename = "Name")]
+    pub name: String,
+    /// The node's address.
+    #[serde(rename = "IP")]
+    pub ip: String,
+    /// `Running`, `Stopped` or `Nonexistent`.
+    #[serde(rename = "Host")]
+    pub host: &'static str,
+    /// `Running` when the node agent reports the node ready, else `Stopped`.
+    #[serde(rename = "Kubelet")]
+    pub kubelet: &'static str,
+    /// `Running`, `Stopped`, or `Irrelevant` on a worker.
+    #[serde(rename = "APIServer")]
+    pub api_server: &'static str,
+    /// `Configured`, `Misconfigured`, or `Irrelevant` on a worker.
+    #[serde(rename = "Kubeconfig")]
+    pub kubeconfig: &'static str,
+    /// Whether this is a worker.
+    #[serde(rename = "Worker")]
+    pub worker: bool,
+}
+
+impl ClusterStatus {
+    /// The exit code of `rkube status`, as minikube's: 1 for a host that does not
+    /// run, 2 for the cluster, 4 for Kubernetes, added up.
+    pub fn exit_code(&self) -> u8 {
+        let mut code = 0;
+        for node in &self.nodes {
+            if node.host != "Running" {
+                code |= 1;
+            }
+            if node.api_server == "Stopped" {
+                code |= 2;
+            }
+            if node.kubelet != "Running" {
+                code |= 4;
+            }
+        }
+        code
+    }
+}
+
+/// Asks the driver and the API server.
+pub async fn status(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> Result<ClusterStatus, Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let states = driver.states(&profile.plan(home)).await?;
+    let api_nodes = if states.first() == Some(&NodeState::Running) {
+        let client = access::client(home, profile).await?;
+        let api: Api<ApiNode> = Api::all(client);
+        let listed = tokio::time::timeout(API_LIMIT, api.list(&ListParams::default())).await;
+        listed.ok().and_then(Result::ok).map(|l| l.items)
+    } else {
+        None
+    };
+    let up = |yes: bool| if yes { "Running" } else { "Stopped" };
+    let nodes = profile
+        .nodes
+        .iter()
+        .zip(states)
+        .map(|(node, state)| {
+            let host = match state {
+                NodeState::Running => "Running",
+                NodeState::Stopped => "Stopped",
+                NodeState::Missing => "Nonexistent",
+            };
+            let ready = state == NodeState::Running
+                && api_nodes.iter().flatten().any(|n| n.name_any() == node.name && is_ready(n));
+            let (api_server, configured) = if node.control_plane {
+                let configured = kubeconfig.has(&profile.name, &access::server(profile));
+                (up(api_nodes.is_some()), if configured { "Configured" } else { "Misconfigured" })
+            } else {
+                ("Irrelevant", "Irrelevant")
+            };
+            NodeStatus {
+                name: node.name.clone(),
+                ip: node.ip.to_string(),
+                host,
+                kubelet: up(ready),
+                api_server,
+                kubeconfig: configured,
+                worker: !node.control_plane,
+            }
+        })
+        .collect();
+    Ok(ClusterStatus { name: profile.name.clone(), driver: profile.driver.clone(), nodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_code_adds_up() {
+        let node = |host, kubelet, api_server| NodeStatus {
+            name: "n".into(),
+            ip: String::new(),
+            host,
+            kubelet,
+            api_server,
+            kubeconfig: "Configured",
+            worker: false,
+        };
+        let status = |node| ClusterStatus { name: "p".into(), driver: "native".into(), nodes: vec![node] };
+        assert_eq!(status(node("Running", "Running", "Running")).exit_code(), 0);
+        assert_eq!(status(node("Stopped", "Stopped", "Stopped")).exit_code(), 7);
+        assert_eq!(status(node("Running", "Stopped", "Irrelevant")).exit_code(), 4);
+    }
+}

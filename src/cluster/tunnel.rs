@@ -1,0 +1,335 @@
+//! Addresses for services of type LoadBalancer, reachable from the host.
+//!
+//! Every such service gets an address of the upper half of the nodes' range and
+//! keeps it: which one is written down in the profile. The host routes the
+//! address to the control-plane node, whose service proxy does the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use futures::StreamExt;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use nix::fcntl::{Flock, FlockArg};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use rkube_network::netlink::{Netlink, Route};
+
+use crate::access;
+use crate::files::{Home, io_failure, write_private};
+use crate::profile::Profile;
+
+/// Who the status written by the tunnel belongs to.
+const MANAGER: &str = "rkube-tunnel";
+
+/// What happened to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The service can be reached at the address.
+    Up {
+        /// `namespace/name`.
+        service: String,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Its ports.
+        ports: Vec<u16>,
+    },
+    /// The service has gone, or no longer wants an address.
+    Down {
+        /// `namespace/name`.
+        service: String,
+    },
+    /// Something that did not work and is tried again at the next change.
+    Trouble(String),
+}
+
+/// Serves until `stop` resolves, then takes every address and route back.
+pub async fn run(
+    home: &Home,
+    profile: &Profile,
+    stop: impl Future<Output = ()>,
+    mut report: impl FnMut(Change),
+) -> Result<(), Failure> {
+    let run_dir = home.run_dir(&profile.name);
+    let path = run_dir.join("tunnel.lock");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| {
+        let failure = io_failure("open", &path, &e);
+        if e.kind() == std::io::ErrorKind::NotFound {
+            return Failure::new(
+                Source::Guest,
+                Kind::NotRunning,
+                format!("the cluster '{}' does not run", profile.name),
+            )
+            .advise(format!("start it with: rkube start -p {}", profile.name));
+        }
+        failure
+    })?;
+    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
+        nix::errno::Errno::EWOULDBLOCK => {
+            Failure::new(Source::Program, Kind::Conflict, format!("a tunnel for '{}' runs already", profile.name))
+        }
+        e => io_failure("lock", &path, &e.into()),
+    })?;
+    let mut tunnel = Tunnel {
+        client: access::client(home, profile).await?,
+        via: profile.control_plane().ip,
+        book: Book::load(home, profile)?,
+        up: BTreeMap::new(),
+    };
+    tunnel.clear_leftovers(profile.load_balancer_range())?;
+
+    tokio::pin!(stop);
+    let services: Api<Service> = Api::all(tunnel.client.clone());
+    let mut events = watcher(services, watcher::Config::default()).default_backoff().boxed();
+    let mut seen = BTreeSet::new();
+    loop {
+        let event = tokio::select! {
+            () = &mut stop => break,
+            event = events.next() => event,
+        };
+        match event {
+            None => break,
+            Some(Err(e)) => report(Change::Trouble(format!("cannot watch services: {e}"))),
+            Some(Ok(watcher::Event::Init)) => seen.clear(),
+            Some(Ok(watcher::Event::InitApply(service))) => {
+                seen.insert(key(&service));
+                tunnel.apply(&service, &mut report).await;
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                let gone: Vec<String> = tunnel.up.keys().filter(|k| !seen.contains(*k)).cloned().collect();
+                for service in gone {
+                    tunnel.drop_route(&service, &mut report);
+                }
+            }
+            Some(Ok(watcher::Event::Apply(service))) => tunnel.apply(&service, &mut report).await,
+            Some(Ok(watcher::Event::Delete(service))) => {
+                let key = key(&service);
+                tunnel.drop_route(&key, &mut report);
+                tunnel.book.forget(&key)?;
+            }
+        }
+    }
+    tunnel.withdraw(&mut report).await;
+    Ok(())
+}
+
+fn key(service: &Service) -> String {
+    format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any())
+}
+
+/// Whether rkube is to give the service an address: another class of load
+/// balancer has an implementation of its own.
+fn wants_address(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|s| {
+        s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none()
+    }) && service.metadata.deletion_timestamp.is_none()
+}
+
+struct Tunnel {
+    client: Client,
+    via: Ipv4Addr,
+    book: Book,
+    up: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Tunnel {
+    /// Routes of a tunnel that was killed.
+    fn clear_leftovers(&self, range: Ipv4Net) -> Result<(), Failure> {
+        let netlink = Netlink::open().map_err(network_failure)?;
+        for route in netlink.routes().map_err(network_failure)? {
+            if let ipnet::IpNet::V4(net) = route.destination
+                && net.prefix_len() == 32
+                && range.contains(&net)
+                && route.gateway == Some(self.via.into())
+            {
+                netlink.delete_route(&route).map_err(network_failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, service: &Service, report: &mut impl FnMut(Change)) {
+        let key = key(service);
+        if !wants_address(service) {
+            let was_ours = self.up.contains_key(&key);
+            self.drop_route(&key, report);
+            if was_ours && let Err(e) = self.set_status(service, None).await {
+                report(Change::Trouble(format!("cannot take back the address of {key}: {e}")));
+            }
+            return;
+        }
+        let wished = service.spec.as_ref().and_then(|s| s.load_balancer_ip.as_deref()).and_then(|ip| ip.parse().ok());
+        let address = match self.book.address(&key, wished) {
+            Ok(address) => address,
+            Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
+        };
+        if self.up.get(&key) != Some(&address) {
+            self.drop_route(&key, report);
+            if let Err(e) = self.add_route(address) {
+                return report(Change::Trouble(format!("cannot route {address} to the cluster: {}", e.message)));
+            }
+            self.up.insert(key.clone(), address);
+            let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port as u16).collect();
+            report(Change::Up { service: key.clone(), address, ports });
+        }
+        if published(service) != [address.to_string()]
+            && let Err(e) = self.set_status(service, Some(address)).await
+        {
+            report(Change::Trouble(format!("cannot publish the address of {key}: {e}")));
+        }
+    }
+
+    fn route(&self, address: Ipv4Addr) -> Result<Route, Failure> {
+        let net = Ipv4Net::new(address, 32)
+            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?;
+        Ok(Route::via(net, std::net::IpAddr::V4(self.via)))
+    }
+
+    fn add_route(&self, address: Ipv4Addr) -> Result<(), Failure> {
+        Netlink::open().map_err(network_failure)?.replace_route(&self.route(address)?).map_err(network_failure)
+    }
+
+    fn drop_route(&mut self, key: &str, report: &mut impl FnMut(Change)) {
+        let Some(address) = self.up.remove(key) else { return };
+        let gone = self
+            .route(address)
+            .and_then(|route| Netlink::open().and_then(|n| n.delete_route(&route)).map_err(network_failure));
+        match gone {
+            Ok(_) => report(Change::Down { service: key.to_owned() }),
+            Err(e) => report(Change::Trouble(format!("cannot remove the route to {address}: {}", e.message))),
+        }
+    }
+
+    async fn set_status(&self, service: &Service, address: Option<Ipv4Addr>) -> Result<(), kube::Error> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace().unwrap_or_default());
+        let load_balancer = match address {
+            Some(ip) => serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": "VIP" }] }),
+            None => serde_json::json!({ "ingress": null }),
+        };
+        let patch = serde_json::json!({ "status": { "loadBalancer": load_balancer } });
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        match api.patch_status(&service.name_any(), &params, &Patch::Merge(patch)).await {
+            Ok(_) => Ok(()),
+            // Deleted meanwhile: its event follows.
+            Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes everything back; what the API server does not take is reported.
+    async fn withdraw(&mut self, report: &mut impl FnMut(Change)) {
+        for key in self.up.keys().cloned().collect::<Vec<_>>() {
+            self.drop_route(&key, report);
+            let Some((namespace, name)) = key.split_once('/') else { continue };
+            let service = Service {
+                metadata: kube::core::ObjectMeta {
+                    namespace: Some(namespace.into()),
+                    name: Some(name.into()),
+                    ..kube::core::ObjectMeta::default()
+                },
+                ..Service::default()
+            };
+            if let Err(e) = self.set_status(&service, None).await {
+                report(Change::Trouble(format!("cannot take back the address of {key}: {e}")));
+            }
+        }
+    }
+}
+
+fn network_failure(e: impl std::fmt::Display) -> Failure {
+    Failure::new(Source::LocalNetwork, Kind::Error, e.to_string())
+}
+
+/// The addresses in the service's status.
+fn published(service: &Service) -> Vec<String> {
+    service
+        .status
+        .iter()
+        .filter_map(|s| s.load_balancer.as_ref())
+        .flat_map(|l| l.ingress.iter().flatten())
+        .filter_map(|i| i.ip.clone())
+        .collect()
+}
+
+/// Which service has which address; survives restarts of tunnel and cluster.
+struct Book {
+    path: std::path::PathBuf,
+    range: Ipv4Net,
+    entries: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Book {
+    fn load(home: &Home, profile: &Profile) -> Result<Self, Failure> {
+        let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
+        let entries = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_yaml::from_str(&text).map_err(|e| {
+                Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {e}", path.display()))
+                    .advise("remove that file; services may get other addresses then")
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(io_failure("read", &path, &e)),
+        };
+        Ok(Self { path, range: profile.load_balancer_range(), entries })
+    }
+
+    /// The service's address: the one it had, the one it wishes for if that is
+    /// free and in range, or the next free one.
+    fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+        let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| entries.values().all(|taken| taken != ip);
+        if let Some(address) = self.entries.get(key)
+            && wished.is_none_or(|w| w == *address)
+        {
+            return Ok(*address);
+        }
+        let address = match wished {
+            Some(ip) if !self.range.contains(&ip) => return Err(format!("{ip} is not in {}", self.range)),
+            Some(ip) if !free(&ip, &self.entries) => return Err(format!("{ip} is taken")),
+            Some(ip) => ip,
+            None => self
+                .range
+                .hosts()
+                .find(|ip| free(ip, &self.entries))
+                .ok_or_else(|| format!("{} has no address left", self.range))?,
+        };
+        self.entries.insert(key.to_owned(), address);
+        self.save().map_err(|e| e.message)?;
+        Ok(address)
+    }
+
+    fn forget(&mut self, key: &str) -> Result<(), Failure> {
+        if self.entries.remove(key).is_some() {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let text = serde_yaml::to_string(&self.entries)
+            .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
+        write_private(&self.path, text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_kept_wished_for_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("book.yaml");
+        let mut book = Book { path, range: "192.168.58.128/25".parse().unwrap(), entries: BTreeMap::new() };
+        let first = book.address("a/x", None).unwrap();
+        assert_eq!(first, Ipv4Addr::new(192, 168, 58, 129));
+        assert_eq!(book.address("a/x", None).unwrap(), first);
+        assert!(book.address("a/y", Some(first)).is_err());
+        assert!(book.address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1))).is_err());
+        let wish = Ipv4Addr::new(192, 168, 58, 200);
+        assert_eq!(book.address("a/y", Some(wish)).unwrap(), wish);
+        book.forget("a/x").unwrap();
+        assert_eq!(book.address("a/z", None).unwrap(), first);
+    }
+}
