@@ -1,0 +1,100 @@
+//! The types that the API serves. Everything that they are made of follows.
+
+use k8s_openapi as k;
+use schemars::SchemaGenerator;
+use serde_json::{Map, Value};
+
+macro_rules! roots {
+    ($generator:ident; $($path:path),* $(,)?) => {
+        $( let _ = $generator.subschema_for::<$path>(); )*
+    };
+}
+
+/// All definitions by their OpenAPI names.
+pub fn definitions() -> Map<String, Value> {
+    let mut g = SchemaGenerator::default();
+    roots!(g;
+        k::api::admissionregistration::v1::MutatingAdmissionPolicy,
+        k::api::admissionregistration::v1::MutatingAdmissionPolicyBinding,
+        k::api::admissionregistration::v1::MutatingWebhookConfiguration,
+        k::api::admissionregistration::v1::ValidatingAdmissionPolicy,
+        k::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding,
+        k::api::admissionregistration::v1::ValidatingWebhookConfiguration,
+        k::api::apps::v1::ControllerRevision,
+        k::api::apps::v1::DaemonSet,
+        k::api::apps::v1::Deployment,
+        k::api::apps::v1::ReplicaSet,
+        k::api::apps::v1::StatefulSet,
+        k::api::authentication::v1::SelfSubjectReview,
+        k::api::authentication::v1::TokenRequest,
+        k::api::authentication::v1::TokenReview,
+        k::api::authorization::v1::LocalSubjectAccessReview,
+        k::api::authorization::v1::SelfSubjectAccessReview,
+        k::api::authorization::v1::SelfSubjectRulesReview,
+        k::api::authorization::v1::SubjectAccessReview,
+        k::api::autoscaling::v1::HorizontalPodAutoscaler,
+        k::api::autoscaling::v1::Scale,
+        k::api::autoscaling::v2::HorizontalPodAutoscaler,
+        k::api::batch::v1::CronJob,
+        k::api::batch::v1::Job,
+        k::api::certificates::v1::CertificateSigningRequest,
+        k::api::coordination::v1::Lease,
+        k::api::core::v1::Binding,
+        k::api::core::v1::ComponentStatus,
+        k::api::core::v1::ConfigMap,
+        k::api::core::v1::Endpoints,
+        k::api::core::v1::Event,
+        k::api::core::v1::LimitRange,
+        k::api::core::v1::Namespace,
+        k::api::core::v1::Node,
+        k::api::core::v1::PersistentVolume,
+        k::api::core::v1::PersistentVolumeClaim,
+        k::api::core::v1::Pod,
+        k::api::core::v1::PodTemplate,
+        k::api::core::v1::ReplicationController,
+        k::api::core::v1::ResourceQuota,
+        k::api::core::v1::Secret,
+        k::api::core::v1::Service,
+        k::api::core::v1::ServiceAccount,
+        k::api::discovery::v1::EndpointSlice,
+        k::api::events::v1::Event,
+        k::api::flowcontrol::v1::FlowSchema,
+        k::api::flowcontrol::v1::PriorityLevelConfiguration,
+        k::api::networking::v1::Ingress,
+        k::api::networking::v1::IngressClass,
+        k::api::networking::v1::IPAddress,
+        k::api::networking::v1::NetworkPolicy,
+        k::api::networking::v1::ServiceCIDR,
+        k::api::node::v1::RuntimeClass,
+        k::api::policy::v1::Eviction,
+        k::api::policy::v1::PodDisruptionBudget,
+        k::api::rbac::v1::ClusterRole,
+        k::api::rbac::v1::ClusterRoleBinding,
+        k::api::rbac::v1::Role,
+        k::api::rbac::v1::RoleBinding,
+        k::api::resource::v1::DeviceClass,
+        k::api::resource::v1::ResourceClaim,
+        k::api::resource::v1::ResourceClaimTemplate,
+        k::api::resource::v1::ResourceSlice,
+        k::api::scheduling::v1::PriorityClass,
+        k::api::storage::v1::CSIDriver,
+        k::api::storage::v1::CSINode,
+        k::api::storage::v1::CSIStorageCapacity,
+        k::api::storage::v1::StorageClass,
+        k::api::storage::v1::VolumeAttachment,
+        k::api::storage::v1::VolumeAttributesClass,
+        k::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+        k::kube_aggregator::pkg::apis::apiregistration::v1::APIService,
+        k::apimachinery::pkg::apis::meta::v1::APIGroup,
+        k::apimachinery::pkg::apis::meta::v1::APIGroupList,
+        k::apimachinery::pkg::apis::meta::v1::APIResourceList,
+        k::apimachinery::pkg::apis::meta::v1::APIVersions,
+        k::apimachinery::pkg::apis::meta::v1::DeleteOptions,
+        k::apimachinery::pkg::apis::meta::v1::ListMeta,
+        k::apimachinery::pkg::apis::meta::v1::Patch,
+        k::apimachinery::pkg::apis::meta::v1::Status,
+        k::apimachinery::pkg::apis::meta::v1::WatchEvent<k::apimachinery::pkg::runtime::RawExtension>,
+        k::apimachinery::pkg::version::Info,
+    );
+    g.take_definitions(true)
+}

@@ -1,0 +1,538 @@
+//! Resource quantities: exact decimals with an SI or binary suffix, printed in
+//! upstream's canonical form.
+//!
+//! A quantity is a whole number of nano-units in 128 bits, so amounts beyond
+//! 1.7e29 saturate; upstream caps binary ones at 2^63-1 already.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use serde_json::Value;
+
+const NANO: i128 = 1_000_000_000;
+const CAP: i128 = i64::MAX as i128 * NANO;
+
+/// In which family of suffixes a quantity is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `12e6`.
+    DecimalExponent,
+    /// `12Mi`.
+    BinarySi,
+    /// `12M`.
+    DecimalSi,
+}
+
+/// An amount of something: cores, bytes, pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Quantity {
+    nanos: i128,
+    format: Format,
+}
+
+/// Why a text is no quantity, worded as upstream's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// It is not a number followed by a suffix.
+    #[error(
+        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+    )]
+    Format,
+    /// The suffix means nothing.
+    #[error("unable to parse quantity's suffix")]
+    Suffix,
+    /// The number is malformed.
+    #[error("unable to parse numeric part of quantity")]
+    Numeric,
+}
+
+impl Quantity {
+    /// Nothing at all.
+    pub const ZERO: Self = Self {
+        nanos: 0,
+        format: Format::DecimalSi,
+    };
+
+    /// A whole number of units.
+    pub fn new(value: i64, format: Format) -> Self {
+        Self {
+            nanos: i128::from(value) * NANO,
+            format,
+        }
+    }
+
+    /// A number of thousandths.
+    pub fn from_milli(value: i64, format: Format) -> Self {
+        Self {
+            nanos: i128::from(value) * (NANO / 1000),
+            format,
+        }
+    }
+
+    /// Parses `[+-]digits[.digits][suffix]`.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.is_empty() {
+            return Err(ParseError::Format);
+        }
+        let bytes = text.as_bytes();
+        let negative = bytes[0] == b'-';
+        let body = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let whole_end = body
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(body.len());
+        let (whole, rest) = body.split_at(whole_end);
+        let (fraction, suffix) = match rest.strip_prefix('.') {
+            Some(rest) => rest.split_at(
+                rest.find(|c: char| !c.is_ascii_digit())
+                    .unwrap_or(rest.len()),
+            ),
+            None => ("", rest),
+        };
+        if whole.is_empty() && fraction.is_empty() {
+            // Upstream's scanner takes a lone sign or dot for a zero with a suffix
+            // and fails on the number.
+            return Err(if suffix.is_empty() && !body.is_empty() {
+                ParseError::Numeric
+            } else {
+                ParseError::Format
+            });
+        }
+        check_suffix_form(suffix)?;
+        let (scale, mut format) = interpret(suffix).ok_or(ParseError::Suffix)?;
+
+        let whole = whole.trim_start_matches('0');
+        let digits = whole.len() + fraction.len();
+        let saturated = |negative: bool| Self {
+            nanos: if negative { -CAP } else { CAP },
+            format,
+        };
+        // Digits beyond the ninth decimal only say that there is something left to round up.
+        let nanos = match scale {
+            Scale::Ten(exponent) => decimal_nanos(whole, fraction, exponent),
+            Scale::Two(exponent) => binary_nanos(whole, fraction, exponent),
+        };
+        let Some(mut nanos) = nanos else {
+            return Ok(saturated(negative));
+        };
+        if format == Format::BinarySi {
+            nanos = nanos.min(CAP);
+            if digits > 0 && nanos > 0 && nanos < NANO {
+                format = Format::DecimalSi;
+            }
+        }
+        Ok(Self {
+            nanos: if negative { -nanos } else { nanos },
+            format,
+        })
+    }
+
+    /// Reads a field that holds a quantity as a text or a number.
+    pub fn from_value(value: &Value) -> Result<Self, ParseError> {
+        match value {
+            Value::String(text) => Self::parse(text.trim()),
+            Value::Number(number) => Self::parse(&number.to_string()),
+            Value::Null => Ok(Self::ZERO),
+            _ => Err(ParseError::Format),
+        }
+    }
+
+    /// The family of suffixes that it is written in.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// In units, rounded up (away from zero); saturates at the bounds of i64.
+    pub fn value(&self) -> i64 {
+        self.scaled(NANO)
+    }
+
+    /// In thousandths, rounded up (away from zero); saturates at the bounds of i64.
+    pub fn milli_value(&self) -> i64 {
+        self.scaled(NANO / 1000)
+    }
+
+    fn scaled(&self, unit: i128) -> i64 {
+        let up = div_away(self.nanos, unit);
+        i64::try_from(up).unwrap_or(if up > 0 { i64::MAX } else { i64::MIN })
+    }
+
+    /// In units, as a fraction.
+    pub fn as_f64(&self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
+    /// Whether it is nothing.
+    pub fn is_zero(&self) -> bool {
+        self.nanos == 0
+    }
+
+    /// -1, 0 or 1.
+    pub fn sign(&self) -> i32 {
+        self.nanos.signum() as i32
+    }
+
+    /// Rounded up to whole multiples of 10^`scale` (`-3` is milli); whether that changed nothing.
+    pub fn round_up(&mut self, scale: i32) -> bool {
+        let Some(unit) = u32::try_from(scale + 9)
+            .ok()
+            .and_then(|e| 10i128.checked_pow(e))
+        else {
+            return scale < -9;
+        };
+        let rounded = div_away(self.nanos, unit).saturating_mul(unit);
+        let same = rounded == self.nanos;
+        self.nanos = rounded;
+        same
+    }
+
+    /// The sum; it keeps this quantity's format unless this is zero.
+    #[must_use]
+    pub fn add(self, other: Self) -> Self {
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+            format,
+        }
+    }
+
+    /// The difference; it keeps this quantity's format unless this is zero.
+    #[must_use]
+    pub fn sub(self, other: Self) -> Self {
+        let format = if self.is_zero() {
+            other.format
+        } else {
+            self.format
+        };
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format,
+        }
+    }
+
+    /// The negative.
+    #[must_use]
+    pub fn neg(self) -> Self {
+        Self {
+            nanos: -self.nanos,
+            ..self
+        }
+    }
+}
+
+fn div_away(value: i128, unit: i128) -> i128 {
+    let quotient = value / unit;
+    if value % unit == 0 {
+        quotient
+    } else {
+        quotient + value.signum()
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Scale {
+    Ten(i32),
+    Two(u32),
+}
+
+/// The shape upstream's scanner lets pass: letters of the suffixes, a sign, digits.
+fn check_suffix_form(suffix: &str) -> Result<(), ParseError> {
+    let rest =
+        suffix.trim_start_matches(['e', 'E', 'i', 'n', 'u', 'm', 'k', 'K', 'M', 'G', 'T', 'P']);
+    let rest = rest.strip_prefix(['+', '-']).unwrap_or(rest);
+    if rest.bytes().all(|b| b.is_ascii_digit()) {
+        Ok(())
+    } else {
+        Err(ParseError::Format)
+    }
+}
+
+fn interpret(suffix: &str) -> Option<(Scale, Format)> {
+    let decimal = |e| Some((Scale::Ten(e), Format::DecimalSi));
+    let binary = |e| Some((Scale::Two(e), Format::BinarySi));
+    match suffix {
+        "n" => decimal(-9),
+        "u" => decimal(-6),
+        "m" => decimal(-3),
+        "" => decimal(0),
+        "k" => decimal(3),
+        "M" => decimal(6),
+        "G" => decimal(9),
+        "T" => decimal(12),
+        "P" => decimal(15),
+        "E" => decimal(18),
+        "Ki" => binary(10),
+        "Mi" => binary(20),
+        "Gi" => binary(30),
+        "Ti" => binary(40),
+        "Pi" => binary(50),
+        "Ei" => binary(60),
+        _ => {
+            let exponent = suffix.strip_prefix(['e', 'E'])?;
+            let exponent: i64 = exponent.parse().ok()?;
+            // Beyond this nothing is left of any number, or it saturates.
+            Some((
+                Scale::Ten(exponent.clamp(-100_000, 100_000) as i32),
+                Format::DecimalExponent,
+            ))
+        }
+    }
+}
+
+/// |whole.fraction × 10^exponent| in nanos, rounded up; `None` beyond 128 bits.
+fn decimal_nanos(whole: &str, fraction: &str, exponent: i32) -> Option<i128> {
+    // The decimal point sits `point` digits into the digits of whole and fraction.
+    let digits = || {
+        whole
+            .bytes()
+            .chain(fraction.bytes())
+            .map(|b| i128::from(b - b'0'))
+    };
+    let point = i64::try_from(whole.len()).ok()? + i64::from(exponent) + 9;
+    let mut nanos: i128 = 0;
+    let mut rest = false;
+    let mut taken: i64 = 0;
+    for digit in digits() {
+        if taken < point {
+            nanos = nanos.checked_mul(10)?.checked_add(digit)?;
+        } else {
+            rest |= digit != 0;
+        }
+        taken += 1;
+    }
+    while taken < point && nanos != 0 {
+        nanos = nanos.checked_mul(10)?;
+        taken += 1;
+    }
+    nanos.checked_add(i128::from(rest))
+}
+
+/// |whole.fraction × 2^exponent| in nanos, rounded up; `None` beyond 128 bits.
+fn binary_nanos(whole: &str, fraction: &str, exponent: u32) -> Option<i128> {
+    let whole: i128 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
+    let unit = NANO.checked_shl(exponent)?;
+    let mut nanos = whole.checked_mul(1i128 << exponent)?.checked_mul(NANO)?;
+    // Fraction: exact long division by ten a digit, the remainder carried as "something left".
+    let mut rest = false;
+    let kept = fraction.len().min(18);
+    let (head, tail) = fraction.split_at(kept);
+    if !head.is_empty() {
+        let numerator: i128 = head.parse().ok()?;
+        let denominator = 10i128.pow(u32::try_from(kept).ok()?);
+        // unit < 2^90, numerator < 10^18 < 2^60: the product needs 150 bits, so
+        // divide in two steps.
+        let (quotient, remainder) = (unit / denominator, unit % denominator);
+        let low = remainder.checked_mul(numerator)?;
+        nanos = nanos
+            .checked_add(quotient.checked_mul(numerator)?)?
+            .checked_add(low / denominator)?;
+        rest |= low % denominator != 0;
+    }
+    rest |= tail.bytes().any(|b| b != b'0');
+    nanos.checked_add(i128::from(rest))
+}
+
+impl std::str::FromStr for Quantity {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Self::parse(text)
+    }
+}
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Self) -> bool {
+        self.nanos == other.nanos
+    }
+}
+
+impl Eq for Quantity {}
+
+impl Hash for Quantity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.nanos.hash(state);
+    }
+}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Quantity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.nanos.cmp(&other.nanos)
+    }
+}
+
+impl From<Quantity> for Value {
+    fn from(quantity: Quantity) -> Self {
+        Value::from(quantity.to_string())
+    }
+}
+
+/// The canonical form: no fraction digits, the greatest suffix that keeps it exact.
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nanos == 0 {
+            return f.write_str("0");
+        }
+        let mut format = self.format;
+        if format == Format::BinarySi && (self.nanos.abs() < 1024 * NANO || self.nanos % NANO != 0)
+        {
+            // Small or fractional ones would lose digits.
+            format = Format::DecimalSi;
+        }
+        if format == Format::BinarySi {
+            let mut value = self.nanos / NANO;
+            let mut power = 0;
+            while power < 6 && value % 1024 == 0 {
+                value /= 1024;
+                power += 1;
+            }
+            return write!(
+                f,
+                "{value}{}",
+                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
+            );
+        }
+        let mut value = self.nanos;
+        let mut exponent = -9i32;
+        while value % 1000 == 0 && (format == Format::DecimalExponent || exponent < 18) {
+            value /= 1000;
+            exponent += 3;
+        }
+        match (format, exponent) {
+            (Format::DecimalExponent, 0) => write!(f, "{value}"),
+            (Format::DecimalExponent, e) => write!(f, "{value}e{e}"),
+            (_, e) => {
+                let suffix =
+                    ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][((e + 9) / 3) as usize];
+                write!(f, "{value}{suffix}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn canonical(text: &str) -> String {
+        Quantity::parse(text)
+            .unwrap_or_else(|e| panic!("{text}: {e}"))
+            .to_string()
+    }
+
+    #[test]
+    fn canonical_forms_are_upstreams() {
+        for (text, expected) in [
+            ("0", "0"),
+            ("0n", "0"),
+            ("0Ki", "0"),
+            ("1000m", "1"),
+            ("1.5", "1500m"),
+            ("0.5", "500m"),
+            ("100", "100"),
+            ("1024", "1024"),
+            ("1024Ki", "1Mi"),
+            ("1Ki", "1Ki"),
+            ("0.5Gi", "512Mi"),
+            ("1.5Gi", "1536Mi"),
+            ("1000Ki", "1000Ki"),
+            ("1000000", "1M"),
+            ("12000", "12k"),
+            ("1e3", "1e3"),
+            ("1E3", "1e3"),
+            ("1000e0", "1e3"),
+            ("12e-3", "12e-3"),
+            ("1E", "1E"),
+            ("100n", "100n"),
+            ("0.1n", "1n"),
+            ("1.1Ki", "1126400m"),
+            (".001", "1m"),
+            ("-1.5Gi", "-1536Mi"),
+            ("+5", "5"),
+            ("1.", "1"),
+            ("8Ei", "9223372036854775807"),
+            ("0.0001Ki", "102400u"),
+            ("512Ki", "512Ki"),
+            ("1023", "1023"),
+            ("100Gi", "100Gi"),
+            ("10e-12", "1e-9"),
+            ("1500m", "1500m"),
+        ] {
+            assert_eq!(canonical(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn rejects_what_upstream_rejects() {
+        for text in [
+            "", "a", "1.1.1", "--1", "1 Gi", "1gi", "1ki", "1Kii", "1e", "12z", "+", "1e3k", "Mi",
+        ] {
+            assert!(Quantity::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(
+            Quantity::parse("1 Gi").unwrap_err().to_string(),
+            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+        );
+    }
+
+    #[test]
+    fn rounds_up_to_units() {
+        assert_eq!(Quantity::parse("1500m").unwrap().value(), 2);
+        assert_eq!(Quantity::parse("-1500m").unwrap().value(), -2);
+        assert_eq!(Quantity::parse("1u").unwrap().milli_value(), 1);
+        assert_eq!(Quantity::parse("1e100").unwrap().value(), i64::MAX);
+        assert_eq!(Quantity::parse("1e-100").unwrap().to_string(), "1e-9");
+        let mut q = Quantity::parse("1001u").unwrap();
+        assert!(!q.round_up(-3));
+        assert_eq!(q.to_string(), "2m");
+    }
+
+    #[test]
+    fn sums_keep_the_first_format() {
+        let a = Quantity::parse("1Gi").unwrap();
+        let b = Quantity::parse("1M").unwrap();
+        assert_eq!(a.add(b).format(), Format::BinarySi);
+        assert_eq!(Quantity::ZERO.add(a).to_string(), "1Gi");
+        assert_eq!(a.sub(a).to_string(), "0");
+        assert!(a > b);
+    }
+
+    proptest! {
+        #[test]
+        fn canonical_form_is_a_fixed_point(text in "[+-]?[0-9]{1,9}(\\.[0-9]{0,12})?(|n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|e-?[0-9])") {
+            let q = Quantity::parse(&text).unwrap();
+            let again = Quantity::parse(&q.to_string()).unwrap();
+            prop_assert_eq!(again, q);
+            prop_assert_eq!(again.to_string(), q.to_string());
+        }
+
+        #[test]
+        fn never_panics(text in "\\PC{0,30}", digits in "[0-9.eEKMGi+-]{0,40}") {
+            let _ = Quantity::parse(&text);
+            if let Ok(q) = Quantity::parse(&digits) {
+                let _ = (q.to_string(), q.value(), q.milli_value(), q.add(q), q.sub(q).neg());
+            }
+        }
+
+        #[test]
+        fn adds_like_integers(a in -1_000_000_000i64..1_000_000_000, b in -1_000_000_000i64..1_000_000_000) {
+            let sum = Quantity::from_milli(a, Format::DecimalSi).add(Quantity::from_milli(b, Format::DecimalSi));
+            prop_assert_eq!(sum.milli_value(), a + b);
+        }
+    }
+}

@@ -1,0 +1,718 @@
+//! Label selectors, in the query form (`app in (a, b), !legacy`) and as the
+//! `LabelSelector` object.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::names;
+use crate::status::{FieldError, Status};
+
+/// How a label requirement compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `=`.
+    Equals,
+    /// `==`, the same as [`Operator::Equals`].
+    DoubleEquals,
+    /// `!=`; a missing label also passes.
+    NotEquals,
+    /// `in (…)`.
+    In,
+    /// `notin (…)`; a missing label also passes.
+    NotIn,
+    /// The label is there.
+    Exists,
+    /// `!`: the label is not there.
+    DoesNotExist,
+    /// `>`, as integers.
+    GreaterThan,
+    /// `<`, as integers.
+    LessThan,
+}
+
+/// One term of a label selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// The comparison.
+    pub operator: Operator,
+    /// The values compared with, sorted.
+    pub values: Vec<String>,
+}
+
+/// A conjunction of label terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<Requirement>,
+    /// A selector that is not there (nil) matches nothing where upstream says so.
+    nothing: bool,
+}
+
+impl Default for LabelSelector {
+    fn default() -> Self {
+        Self::everything()
+    }
+}
+
+impl Requirement {
+    /// A checked term; the error is worded as upstream's.
+    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, String> {
+        let mut errors = Vec::new();
+        let problems = names::qualified_name(key);
+        if !problems.is_empty() {
+            errors.push(FieldError::invalid("key", key, problems.join("; ")));
+        }
+        let list = || Value::from(values.clone());
+        match operator {
+            Operator::In | Operator::NotIn if values.is_empty() => {
+                errors.push(FieldError::invalid(
+                    "values",
+                    list(),
+                    "for 'in', 'notin' operators, values set can't be empty",
+                ))
+            }
+            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals
+                if values.len() != 1 =>
+            {
+                errors.push(FieldError::invalid(
+                    "values",
+                    list(),
+                    "exact-match compatibility requires one single value",
+                ))
+            }
+            Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
+                errors.push(FieldError::invalid(
+                    "values",
+                    list(),
+                    "values set must be empty for exists and does not exist",
+                ))
+            }
+            Operator::GreaterThan | Operator::LessThan => {
+                if values.len() != 1 {
+                    errors.push(FieldError::invalid(
+                        "values",
+                        list(),
+                        "for 'Gt', 'Lt' operators, exactly one value is required",
+                    ));
+                }
+                for (i, value) in values.iter().enumerate() {
+                    if value.parse::<i64>().is_err() {
+                        errors.push(FieldError::invalid(
+                            format!("values[{i}]"),
+                            value.as_str(),
+                            "for 'Gt', 'Lt' operators, the value must be an integer",
+                        ));
+                    }
+                }
+            }
+            _ => {}
+        }
+        for (i, value) in values.iter().enumerate() {
+            let problems = names::label_value(value);
+            if !problems.is_empty() {
+                errors.push(FieldError::invalid(
+                    format!("values[{i}][{key}]"),
+                    value.as_str(),
+                    problems.join("; "),
+                ));
+            }
+        }
+        if errors.is_empty() {
+            Ok(Self {
+                key: key.to_owned(),
+                operator,
+                values,
+            })
+        } else {
+            Err(FieldError::aggregate(&errors))
+        }
+    }
+
+    fn matches<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let value = lookup(&self.key);
+        match (self.operator, value) {
+            (Operator::Equals | Operator::DoubleEquals | Operator::In, Some(v)) => self.has(v),
+            (Operator::NotEquals | Operator::NotIn, Some(v)) => !self.has(v),
+            (Operator::NotEquals | Operator::NotIn | Operator::DoesNotExist, None) => true,
+            (Operator::Exists, value) => value.is_some(),
+            (Operator::GreaterThan | Operator::LessThan, Some(v)) => {
+                match (
+                    v.parse::<i64>(),
+                    self.values.first().map(|v| v.parse::<i64>()),
+                ) {
+                    (Ok(have), Some(Ok(than))) if self.operator == Operator::GreaterThan => {
+                        have > than
+                    }
+                    (Ok(have), Some(Ok(than))) => have < than,
+                    _ => false,
+                }
+            }
+            _ => false,
+        }
+    }
+
+    fn has(&self, value: &str) -> bool {
+        self.values.iter().any(|v| v == value)
+    }
+}
+
+impl LabelSelector {
+    /// Selects every object.
+    pub fn everything() -> Self {
+        Self {
+            requirements: Vec::new(),
+            nothing: false,
+        }
+    }
+
+    /// Selects no object.
+    pub fn nothing() -> Self {
+        Self {
+            requirements: Vec::new(),
+            nothing: true,
+        }
+    }
+
+    /// Parses the query form. The message is as upstream's parser gives it,
+    /// `unable to parse requirement: …`.
+    pub fn parse(text: &str) -> Result<Self, Status> {
+        let mut parser = Parser {
+            tokens: scan(text),
+            position: 0,
+        };
+        let mut requirements = parser.selector().map_err(Status::bad_request)?;
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self {
+            requirements,
+            nothing: false,
+        })
+    }
+
+    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
+    /// A missing (null) one selects nothing, an empty one everything.
+    pub fn from_value(value: &Value) -> Result<Self, Status> {
+        if value.is_null() {
+            return Ok(Self::nothing());
+        }
+        let mut requirements = Vec::new();
+        for (key, value) in value
+            .get("matchLabels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
+            let value = value.as_str().unwrap_or_default().to_owned();
+            requirements.push(
+                Requirement::new(key, Operator::Equals, vec![value])
+                    .map_err(Status::bad_request)?,
+            );
+        }
+        for expression in value
+            .get("matchExpressions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let text = |f: &str| {
+                expression
+                    .get(f)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            let operator = match text("operator") {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                other => {
+                    return Err(Status::bad_request(format!(
+                        "{} is not a valid label selector operator",
+                        crate::text::quote(other)
+                    )));
+                }
+            };
+            let mut values: Vec<String> = expression
+                .get("values")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect();
+            values.sort_unstable();
+            requirements.push(
+                Requirement::new(text("key"), operator, values).map_err(Status::bad_request)?,
+            );
+        }
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self {
+            requirements,
+            nothing: false,
+        })
+    }
+
+    /// Reads a plain map of labels that must all be equal, as a Service's
+    /// selector. It is not validated, as upstream does not either.
+    pub fn from_map(map: &Map<String, Value>) -> Self {
+        Self::from_pairs(
+            map.iter()
+                .filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))),
+        )
+    }
+
+    /// The selector of these labels, all equal, not validated.
+    pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut requirements: Vec<Requirement> = pairs
+            .into_iter()
+            .map(|(key, value)| Requirement {
+                key: key.to_owned(),
+                operator: Operator::Equals,
+                values: vec![value.to_owned()],
+            })
+            .collect();
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Self {
+            requirements,
+            nothing: false,
+        }
+    }
+
+    /// Whether it selects everything.
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty() && !self.nothing
+    }
+
+    /// Whether it selects nothing at all.
+    pub fn is_nothing(&self) -> bool {
+        self.nothing
+    }
+
+    /// The terms.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    /// Whether an object with these labels is selected.
+    pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
+        self.matches_with(|key| labels?.get(key)?.as_str())
+    }
+
+    /// Whether an object is selected whose labels `lookup` knows.
+    pub fn matches_with<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+        !self.nothing && self.requirements.iter().all(|r| r.matches(&lookup))
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values = || self.values.join(",");
+        match self.operator {
+            Operator::Equals => write!(f, "{}={}", self.key, values()),
+            Operator::DoubleEquals => write!(f, "{}=={}", self.key, values()),
+            Operator::NotEquals => write!(f, "{}!={}", self.key, values()),
+            Operator::In => write!(f, "{} in ({})", self.key, values()),
+            Operator::NotIn => write!(f, "{} notin ({})", self.key, values()),
+            Operator::Exists => f.write_str(&self.key),
+            Operator::DoesNotExist => write!(f, "!{}", self.key),
+            Operator::GreaterThan => write!(f, "{}>{}", self.key, values()),
+            Operator::LessThan => write!(f, "{}<{}", self.key, values()),
+        }
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, r) in self.requirements.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{r}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    End,
+    Error,
+    Close,
+    Comma,
+    Not,
+    DoubleEquals,
+    Equals,
+    Greater,
+    Identifier,
+    In,
+    Less,
+    NotEquals,
+    NotIn,
+    Open,
+}
+
+fn is_special(c: char) -> bool {
+    matches!(c, '=' | '!' | '(' | ')' | ',' | '>' | '<')
+}
+
+fn symbol(text: &str) -> Option<Token> {
+    Some(match text {
+        ")" => Token::Close,
+        "," => Token::Comma,
+        "!" => Token::Not,
+        "==" => Token::DoubleEquals,
+        "=" => Token::Equals,
+        ">" => Token::Greater,
+        "<" => Token::Less,
+        "!=" => Token::NotEquals,
+        "(" => Token::Open,
+        _ => return None,
+    })
+}
+
+fn scan(text: &str) -> Vec<(Token, String)> {
+    let is_space = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
+    let mut tokens = Vec::new();
+    // Upstream's lexer takes a NUL for the end.
+    let mut rest = text.split('\0').next().unwrap_or_default();
+    loop {
+        rest = rest.trim_start_matches(is_space);
+        let Some(first) = rest.chars().next() else {
+            tokens.push((Token::End, String::new()));
+            return tokens;
+        };
+        let length = if is_special(first) {
+            // The longest known symbol; all single ones but none longer than two are known.
+            let two = rest.get(..2).filter(|t| symbol(t).is_some());
+            two.map_or(1, str::len)
+        } else {
+            rest.find(|c| is_special(c) || is_space(c))
+                .unwrap_or(rest.len())
+        };
+        let (literal, tail) = rest.split_at(length);
+        let token = match literal {
+            "in" => Token::In,
+            "notin" => Token::NotIn,
+            _ if is_special(first) => symbol(literal).unwrap_or(Token::Error),
+            _ => Token::Identifier,
+        };
+        tokens.push((token, literal.to_owned()));
+        rest = tail;
+    }
+}
+
+struct Parser {
+    tokens: Vec<(Token, String)>,
+    position: usize,
+}
+
+impl Parser {
+    fn raw(&self) -> (Token, String) {
+        self.tokens
+            .get(self.position)
+            .cloned()
+            .unwrap_or((Token::End, String::new()))
+    }
+
+    /// The next token where `in` and `notin` are plain words.
+    fn peek(&self) -> (Token, String) {
+        match self.raw() {
+            (Token::In | Token::NotIn, literal) => (Token::Identifier, literal),
+            other => other,
+        }
+    }
+
+    fn take(&mut self) -> (Token, String) {
+        let token = self.peek();
+        self.position += 1;
+        token
+    }
+
+    fn selector(&mut self) -> Result<Vec<Requirement>, String> {
+        let mut requirements = Vec::new();
+        loop {
+            match self.peek() {
+                (Token::Identifier | Token::Not, _) => {
+                    requirements.push(
+                        self.requirement()
+                            .map_err(|e| format!("unable to parse requirement: {e}"))?,
+                    );
+                    match self.take() {
+                        (Token::End, _) => return Ok(requirements),
+                        (Token::Comma, _) => {
+                            let (next, literal) = self.peek();
+                            if !matches!(next, Token::Identifier | Token::Not) {
+                                return Err(format!(
+                                    "found '{literal}', expected: identifier after ','"
+                                ));
+                            }
+                        }
+                        (_, literal) => {
+                            return Err(format!(
+                                "found '{literal}', expected: ',' or 'end of string'"
+                            ));
+                        }
+                    }
+                }
+                (Token::End, _) => return Ok(requirements),
+                (_, literal) => {
+                    return Err(format!(
+                        "found '{literal}', expected: !, identifier, or 'end of string'"
+                    ));
+                }
+            }
+        }
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, String> {
+        let (mut token, mut key) = self.take();
+        let negated = token == Token::Not;
+        if negated {
+            (token, key) = self.take();
+        }
+        if token != Token::Identifier {
+            return Err(format!("found '{key}', expected: identifier"));
+        }
+        let problems = names::qualified_name(&key);
+        if !problems.is_empty() {
+            // The parser checks the key by itself, with an empty path.
+            return Err(FieldError::invalid("<nil>", key, problems.join("; ")).to_string());
+        }
+        if negated {
+            return Requirement::new(&key, Operator::DoesNotExist, Vec::new());
+        }
+        if matches!(self.peek().0, Token::End | Token::Comma) {
+            return Requirement::new(&key, Operator::Exists, Vec::new());
+        }
+        let (token, literal) = self.raw();
+        self.position += 1;
+        let operator = match token {
+            Token::In => Operator::In,
+            Token::Equals => Operator::Equals,
+            Token::DoubleEquals => Operator::DoubleEquals,
+            Token::Greater => Operator::GreaterThan,
+            Token::Less => Operator::LessThan,
+            Token::NotIn => Operator::NotIn,
+            Token::NotEquals => Operator::NotEquals,
+            _ => {
+                return Err(format!(
+                    "found '{literal}', expected: in, notin, =, ==, !=, gt, lt"
+                ));
+            }
+        };
+        let mut values = match operator {
+            Operator::In | Operator::NotIn => self.values()?,
+            _ => self.exact_value()?,
+        };
+        values.sort_unstable();
+        values.dedup();
+        Requirement::new(&key, operator, values)
+    }
+
+    fn exact_value(&mut self) -> Result<Vec<String>, String> {
+        if matches!(self.peek().0, Token::End | Token::Comma) {
+            return Ok(vec![String::new()]);
+        }
+        match self.take() {
+            (Token::Identifier, literal) => Ok(vec![literal]),
+            (_, literal) => Err(format!("found '{literal}', expected: identifier")),
+        }
+    }
+
+    fn values(&mut self) -> Result<Vec<String>, String> {
+        let (token, literal) = self.take();
+        if token != Token::Open {
+            return Err(format!("found '{literal}', expected: '('"));
+        }
+        let mut values = Vec::new();
+        match self.peek() {
+            (Token::Identifier | Token::Comma, _) => self.identifiers(&mut values)?,
+            (Token::Close, _) => {
+                self.take();
+                return Ok(vec![String::new()]);
+            }
+            (_, literal) => {
+                return Err(format!(
+                    "found '{literal}', expected: ',', ')' or identifier"
+                ));
+            }
+        }
+        match self.take() {
+            (Token::Close, _) => Ok(values),
+            (_, literal) => Err(format!("found '{literal}', expected: ')'")),
+        }
+    }
+
+    fn identifiers(&mut self, values: &mut Vec<String>) -> Result<(), String> {
+        loop {
+            match self.take() {
+                (Token::Identifier, literal) => {
+                    values.push(literal);
+                    match self.peek() {
+                        (Token::Comma, _) => {}
+                        (Token::Close, _) => return Ok(()),
+                        (_, literal) => {
+                            return Err(format!("found '{literal}', expected: ',' or ')'"));
+                        }
+                    }
+                }
+                // A comma before any value, or two in a row, stands for an empty value.
+                (Token::Comma, _) => {
+                    if values.is_empty() {
+                        values.push(String::new());
+                    }
+                    match self.peek().0 {
+                        Token::Close => {
+                            values.push(String::new());
+                            return Ok(());
+                        }
+                        Token::Comma => {
+                            self.take();
+                            values.push(String::new());
+                        }
+                        _ => {}
+                    }
+                }
+                (_, literal) => {
+                    return Err(format!("found '{literal}', expected: ',', or identifier"));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Map<String, Value> {
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), Value::from(*v)))
+            .collect()
+    }
+
+    #[test]
+    fn parses_upstreams_good_strings() {
+        for text in [
+            "x=a,y=b,z=c",
+            "",
+            "x!=a,y=b",
+            "x=",
+            "x= ",
+            "x=,z= ",
+            "x= ,z= ",
+            "!x",
+            "x>1",
+            "x>1,z<5",
+            "x in (a,b)",
+            "x notin ()",
+            "x in (,a)",
+            "x in (a,)",
+            "a in (in, notin)",
+            "in",
+            "notin in (in)",
+        ] {
+            assert!(LabelSelector::parse(text).is_ok(), "{text}");
+        }
+        for text in [
+            "x=a||y=b",
+            "x==a==b",
+            "!x=a",
+            "x<a",
+            "x in a",
+            "x,",
+            ",x",
+            "x in (",
+            "x y",
+            "(x)",
+            "x in (a b)",
+        ] {
+            assert!(LabelSelector::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn matches_as_upstream() {
+        let have = labels(&[("env", "prod"), ("n", "7"), ("empty", "")]);
+        let yes = [
+            "",
+            "env",
+            "env=prod",
+            "env==prod",
+            "env!=dev",
+            "x!=1",
+            "!x",
+            "env in (dev,prod)",
+            "x notin (1)",
+            "n>6",
+            "n<8",
+            "empty=",
+        ];
+        let no = [
+            "!env",
+            "env=dev",
+            "x",
+            "x=1",
+            "env notin (prod)",
+            "n>7",
+            "env>1",
+            "x in (1)",
+        ];
+        for text in yes {
+            assert!(
+                LabelSelector::parse(text).unwrap().matches(Some(&have)),
+                "{text}"
+            );
+        }
+        for text in no {
+            assert!(
+                !LabelSelector::parse(text).unwrap().matches(Some(&have)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn reads_the_object_form() {
+        let selector = LabelSelector::from_value(&json!({
+            "matchLabels": {"app": "web"},
+            "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}],
+        }))
+        .unwrap();
+        assert_eq!(selector.to_string(), "app=web,tier notin (db)");
+        assert!(selector.matches(Some(&labels(&[("app", "web")]))));
+        assert!(
+            LabelSelector::from_value(&json!(null))
+                .unwrap()
+                .is_nothing()
+        );
+        assert!(LabelSelector::from_value(&json!({})).unwrap().matches(None));
+        assert_eq!(
+            LabelSelector::from_value(
+                &json!({"matchExpressions": [{"key": "a", "operator": "Gt"}]})
+            )
+            .unwrap_err()
+            .message,
+            r#""Gt" is not a valid label selector operator"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics_and_prints_what_it_parsed(text in "[a-c!=<>(), intox0-9]{0,30}") {
+            if let Ok(selector) = LabelSelector::parse(&text) {
+                prop_assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap(), selector);
+            }
+        }
+
+        #[test]
+        fn never_panics_on_anything(text in ".{0,60}") {
+            let _ = LabelSelector::parse(&text);
+        }
+    }
+}
