@@ -1,11 +1,27 @@
 //! What a cluster of the native driver needs on its host: one link, one table.
+//!
+//! The nodes hang on a bridge in a network namespace of the cluster's own. One veth
+//! pair leads from there to the host, whose end has the gateway's address. The table
+//! `rkube-<profile>` masquerades what the nodes send elsewhere and keeps other
+//! machines from opening connections to the nodes. IPv4 forwarding is turned on if it
+//! was off, and off again when the last profile that wanted it goes.
 
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
+use nix::fcntl::{Flock, FlockArg};
 
-use crate::Result;
+use crate::netlink::{LinkRef, Netlink, Netns, Route, Veth, in_netns};
+use crate::nft::{
+    ChainKind, CmpOp, Expr, Family, Hook, HookKind, Nftables, Rule, Table, ct_state, priority,
+};
+use crate::{NetworkError, Result, hash, sysctl};
+
+/// Name of the cluster's end of the pair, a port of the nodes' bridge.
+const CLUSTER_END: &str = "host0";
 
 /// Where and how a cluster touches its host.
 #[derive(Clone, Debug)]
@@ -22,10 +38,10 @@ pub struct HostNetworkConfig {
     pub mtu: u32,
     /// Where what must be undone at delete is remembered (`ip_forward`): a folder
     /// shared by all profiles of the host.
-    pub state_dir: std::path::PathBuf,
+    pub state_dir: PathBuf,
 }
 
-/// A cluster's link and rules on its host.
+/// A cluster's link and rules on its host: the namespace of the calling thread.
 #[derive(Clone, Debug)]
 pub struct HostNetwork {
     config: HostNetworkConfig,
@@ -37,9 +53,12 @@ impl HostNetwork {
         Self { config }
     }
 
-    /// Name of the host's link, at most 15 characters: `rk-` and a hash of the profile.
+    /// Name of the host's link: `rk-` and a hash of the profile, 13 characters.
     pub fn link_name(&self) -> String {
-        self.config.profile.clone()
+        format!(
+            "rk-{:010x}",
+            hash::fnv64(self.config.profile.as_bytes()) & 0xff_ffff_ffff
+        )
     }
 
     /// Name of the table in the host's packet filter, `rkube-<profile>`.
@@ -50,33 +69,341 @@ impl HostNetwork {
     /// Makes or completes everything: the bridge in the cluster's namespace (when it
     /// is not there), the pair of links between it and the host, the host's address,
     /// the table, forwarding. Can be repeated.
-    pub fn up(&self, _cluster_netns: BorrowedFd<'_>) -> Result<()> {
-        Ok(())
+    pub fn up(&self, cluster_netns: BorrowedFd<'_>) -> Result<()> {
+        let config = &self.config;
+        let host = Netlink::open()?;
+        let cluster = in_netns(cluster_netns, || {
+            // Frames between nodes are none of the packet filter's business here.
+            for name in ["iptables", "ip6tables", "arptables"] {
+                sysctl::write_if_present(&format!("net/bridge/bridge-nf-call-{name}"), "0")?;
+            }
+            Ok::<_, NetworkError>(Netlink::open()?)
+        })??;
+        let bridge = match cluster.link(&config.bridge_name)? {
+            Some(link) => link.index,
+            None => cluster.create_bridge(&config.bridge_name)?,
+        };
+        cluster.set_mtu(bridge, config.mtu)?;
+        cluster.set_up(bridge)?;
+        cluster.set_up("lo")?;
+
+        let name = self.link_name();
+        if cluster.link(CLUSTER_END)?.is_none() || host.link(&name)?.is_none() {
+            // What a killed predecessor left leads to a namespace that is no more.
+            host.delete_link(&name)?;
+            cluster.delete_link(CLUSTER_END)?;
+            host.create_veth(&Veth {
+                name: &name,
+                mtu: Some(config.mtu),
+                peer_name: CLUSTER_END,
+                peer_netns: Some(Netns::Fd(cluster_netns)),
+                ..Veth::default()
+            })?;
+        }
+        cluster.set_master(CLUSTER_END, Some(LinkRef::Index(bridge)))?;
+        cluster.set_up(CLUSTER_END)?;
+        let address = Ipv4Net::new(config.gateway, config.node_cidr.prefix_len())
+            .map_err(|error| NetworkError::Invalid(error.to_string()))?;
+        host.add_address(&name, address)?;
+        host.set_up(&name)?;
+        sysctl::write_if_present(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+        Nftables::open()?.apply(None, &self.table())?;
+        Forwarding::new(&config.state_dir).acquire(&config.profile)
     }
 
-    /// Removes all of it; what is gone already is fine.
+    /// Removes all of it; what is gone already is fine. Everything is tried, and the
+    /// first failure told.
     pub fn down(&self) -> Result<()> {
-        Ok(())
+        let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
+        let table =
+            Nftables::open().and_then(|nft| nft.delete_table(Family::Ip, &self.table_name()));
+        let forwarding = Forwarding::new(&self.config.state_dir).release(&self.config.profile);
+        link?;
+        table?;
+        forwarding
     }
 
-    /// Leads `destination` (service or pod range) from the host to a node.
-    pub fn route_add(&self, _destination: Ipv4Net, _via: Ipv4Addr) -> Result<()> {
-        Ok(())
+    /// Leads `destination` (service or pod range) from the host to a node. One that
+    /// leads elsewhere is an error rather than taken over.
+    pub fn route_add(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<()> {
+        let host = Netlink::open()?;
+        let route = self.route(&host, destination, via)?;
+        match host.add_route(&route) {
+            Err(error) if error.is_exists() => {
+                let ours = host.routes()?.iter().any(|found| {
+                    found.destination == route.destination
+                        && found.gateway == route.gateway
+                        && found.link == route.link
+                });
+                if ours { Ok(()) } else { Err(error.into()) }
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Takes such a route back. Answers whether it was there.
-    pub fn route_del(&self, _destination: Ipv4Net, _via: Ipv4Addr) -> Result<bool> {
-        Ok(true)
+    pub fn route_del(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<bool> {
+        let host = Netlink::open()?;
+        if host.link(&self.link_name())?.is_none() {
+            return Ok(false);
+        }
+        Ok(host.delete_route(&self.route(&host, destination, via)?)?)
+    }
+
+    fn route(&self, host: &Netlink, destination: Ipv4Net, via: Ipv4Addr) -> Result<Route> {
+        let link = host.index_of(&self.link_name())?;
+        Ok(Route {
+            link: Some(link),
+            ..Route::via(destination.trunc(), via)
+        })
+    }
+
+    fn table(&self) -> Table {
+        let link = self.link_name();
+        let mut table = Table::new(Family::Ip, self.table_name());
+        table.base_chain(
+            "postrouting",
+            Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
+            vec![
+                Rule::new()
+                    .source(CmpOp::Eq, self.config.node_cidr)
+                    .out_link(CmpOp::Ne, &link)
+                    .expr(Expr::Masquerade {
+                        fully_random: false,
+                    })
+                    .comment("nodes to elsewhere"),
+            ],
+        );
+        table.base_chain(
+            "forward",
+            Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
+            vec![
+                Rule::new()
+                    .out_link(CmpOp::Eq, &link)
+                    .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
+                    .accept(),
+                Rule::new()
+                    .in_link(CmpOp::Ne, &link)
+                    .out_link(CmpOp::Eq, &link)
+                    .drop()
+                    .comment("other machines to nodes"),
+            ],
+        );
+        table
+    }
+}
+
+/// Who on this host needs `ip_forward`, and what it was before.
+struct Forwarding {
+    dir: PathBuf,
+}
+
+impl Forwarding {
+    const SYSCTL: &'static str = "net/ipv4/ip_forward";
+
+    fn new(state_dir: &Path) -> Self {
+        Self {
+            dir: state_dir.join("ip-forward"),
+        }
+    }
+
+    fn users(&self) -> PathBuf {
+        self.dir.join("users")
+    }
+
+    /// Exists when forwarding was off before rkube turned it on.
+    fn was_off(&self) -> PathBuf {
+        self.dir.join("was-off")
+    }
+
+    fn lock(&self) -> Result<Flock<fs::File>> {
+        fs::create_dir_all(self.users()).map_err(file_error("create", &self.users()))?;
+        let path = self.dir.join("lock");
+        let file = fs::File::create(&path).map_err(file_error("create", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file_error("lock", &path)(errno.into()))
+    }
+
+    fn acquire(&self, profile: &str) -> Result<()> {
+        let _lock = self.lock()?;
+        let user = self.users().join(profile);
+        fs::write(&user, "").map_err(file_error("write", &user))?;
+        if sysctl::read(Self::SYSCTL)? == "0" {
+            // Remembered first: a crash in between then restores what is there anyway.
+            fs::write(self.was_off(), "").map_err(file_error("write", &self.was_off()))?;
+            sysctl::write(Self::SYSCTL, "1")?;
+        }
+        Ok(())
+    }
+
+    fn release(&self, profile: &str) -> Result<()> {
+        if !self.dir.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        let user = self.users().join(profile);
+        match fs::remove_file(&user) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error("remove", &user)(error));
+            }
+            _ => {}
+        }
+        let mut others = fs::read_dir(self.users()).map_err(file_error("read", &self.users()))?;
+        if others.next().is_some() {
+            return Ok(());
+        }
+        if self.was_off().exists() {
+            sysctl::write(Self::SYSCTL, "0")?;
+        }
+        // Nothing of ours stays behind when the last profile goes.
+        fs::remove_dir_all(&self.dir).map_err(file_error("remove", &self.dir))
+    }
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError {
+    let path = path.display().to_string();
+    move |source| NetworkError::File {
+        action,
+        path,
+        source,
     }
 }
 
 /// The first of `candidates` that collides with no address and no route of the host
 /// (default routes and the links named in `ignore_links` aside).
-pub fn find_free_range(_candidates: &[Ipv4Net], _ignore_links: &[&str]) -> Result<Option<Ipv4Net>> {
-    Ok(None)
+pub fn find_free_range(candidates: &[Ipv4Net], ignore_links: &[&str]) -> Result<Option<Ipv4Net>> {
+    let taken = taken_ranges(ignore_links)?;
+    Ok(candidates
+        .iter()
+        .copied()
+        .find(|range| conflict(*range, &taken).is_none()))
 }
 
 /// The host's link or route that `range` collides with, in words, if any.
-pub fn range_conflict(_range: Ipv4Net, _ignore_links: &[&str]) -> Result<Option<String>> {
-    Ok(None)
+pub fn range_conflict(range: Ipv4Net, ignore_links: &[&str]) -> Result<Option<String>> {
+    Ok(conflict(range, &taken_ranges(ignore_links)?).map(|(net, what)| format!("{what} ({net})")))
+}
+
+fn conflict(range: Ipv4Net, taken: &[(Ipv4Net, String)]) -> Option<&(Ipv4Net, String)> {
+    taken
+        .iter()
+        .find(|(net, _)| net.contains(&range) || range.contains(net))
+}
+
+fn taken_ranges(ignore_links: &[&str]) -> Result<Vec<(Ipv4Net, String)>> {
+    let host = Netlink::open()?;
+    let links = host.links()?;
+    let name = |index: u32| {
+        links
+            .iter()
+            .find(|link| link.index == index)
+            .map_or("?", |link| link.name.as_str())
+    };
+    let mut taken = Vec::new();
+    for address in host.addresses()? {
+        if let IpNet::V4(net) = address.net
+            && !ignore_links.contains(&name(address.link))
+        {
+            taken.push((
+                net.trunc(),
+                format!("the address of link {}", name(address.link)),
+            ));
+        }
+    }
+    for route in host.routes()? {
+        let link = route.link.map(name);
+        if let IpNet::V4(net) = route.destination
+            && net.prefix_len() > 0
+            && !link.is_some_and(|link| ignore_links.contains(&link))
+        {
+            let by = link
+                .map(|link| format!(" over link {link}"))
+                .unwrap_or_default();
+            taken.push((net.trunc(), format!("a route{by}")));
+        }
+    }
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::netlink::new_netns;
+    use crate::testing::root;
+
+    fn config(profile: &str, state_dir: &Path) -> HostNetworkConfig {
+        HostNetworkConfig {
+            profile: profile.into(),
+            bridge_name: "nodes".into(),
+            gateway: Ipv4Addr::new(10, 66, 0, 1),
+            node_cidr: "10.66.0.0/24".parse().unwrap(),
+            mtu: 1500,
+            state_dir: state_dir.to_owned(),
+        }
+    }
+
+    #[test]
+    fn names_fit_and_differ() {
+        let dir = Path::new("/nowhere");
+        let long = "a-profile-with-a-rather-long-name".to_owned();
+        let a = HostNetwork::new(config(&long, dir)).link_name();
+        let b = HostNetwork::new(config("rkube", dir)).link_name();
+        assert!(a.len() <= 15 && b.len() <= 15 && a != b);
+    }
+
+    #[test]
+    fn up_and_down_leave_nothing_behind() {
+        if !root() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let (host, cluster) = (new_netns().unwrap(), new_netns().unwrap());
+        in_netns(host.as_fd(), || {
+            sysctl::write("net/ipv4/ip_forward", "0").unwrap();
+            let one = HostNetwork::new(config("one", state.path()));
+            one.up(cluster.as_fd()).unwrap();
+            one.up(cluster.as_fd()).unwrap();
+            assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "1");
+            let nl = Netlink::open().unwrap();
+            let link = nl.link(&one.link_name()).unwrap().unwrap();
+            assert!(link.up);
+            let nft = Nftables::open().unwrap();
+            assert_eq!(nft.tables(Family::Ip).unwrap(), ["rkube-one"]);
+
+            let range: Ipv4Net = "10.66.0.0/16".parse().unwrap();
+            let free: Ipv4Net = "10.67.0.0/16".parse().unwrap();
+            assert_eq!(find_free_range(&[range, free], &[]).unwrap(), Some(free));
+            assert_eq!(
+                find_free_range(&[range], &[&one.link_name()]).unwrap(),
+                Some(range)
+            );
+            let words = range_conflict(range, &[]).unwrap().unwrap();
+            assert!(words.contains(&one.link_name()), "{words}");
+
+            let services: Ipv4Net = "10.96.0.0/12".parse().unwrap();
+            let node = Ipv4Addr::new(10, 66, 0, 2);
+            one.route_add(services, node).unwrap();
+            one.route_add(services, node).unwrap();
+            assert!(
+                one.route_add(services, Ipv4Addr::new(10, 66, 0, 3))
+                    .is_err()
+            );
+            assert!(one.route_del(services, node).unwrap());
+            assert!(!one.route_del(services, node).unwrap());
+
+            // A second profile keeps forwarding on until it goes as well.
+            Forwarding::new(state.path()).acquire("two").unwrap();
+            one.down().unwrap();
+            one.down().unwrap();
+            assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "1");
+            assert!(nl.link(&one.link_name()).unwrap().is_none());
+            assert!(nft.tables(Family::Ip).unwrap().is_empty());
+            Forwarding::new(state.path()).release("two").unwrap();
+            assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "0");
+            assert!(!state.path().join("ip-forward").exists());
+        })
+        .unwrap();
+    }
 }

@@ -217,43 +217,42 @@ impl Socket {
         unreachable!("the loop above returns")
     }
 
-    /// Sends messages whose sequence numbers are `first..=last` (a batch), the last of
-    /// which asks for an acknowledgement, and waits for it or for the first refusal.
+    /// Sends a batch and waits for the acknowledgement of its last message, or for the
+    /// first refusal, which comes with the refused message's place in the batch.
+    ///
+    /// `write` gets the first sequence number and answers the messages, numbered from
+    /// there, and how many they are; only the last may ask for an acknowledgement.
     pub(crate) fn batch(
         &self,
-        count: u32,
-        write: impl FnOnce(&mut Writer, u32),
-        ack: impl Fn(u32) -> u32,
-    ) -> Result<(), Refusal> {
+        write: impl FnOnce(u32) -> (Writer, u32),
+    ) -> Result<(), (Refusal, u32)> {
         let mut state = self.state.lock();
         let first = state.seq.wrapping_add(1);
+        let (writer, count) = write(first);
         state.seq = state.seq.wrapping_add(count);
-        let mut writer = Writer::new();
-        write(&mut writer, first);
-        self.grow_send_buffer(writer.len())?;
-        self.send(writer.as_bytes())?;
-        let (last, end) = (ack(first), first.wrapping_add(count));
+        self.grow_buffers(writer.len())
+            .map_err(|errno| (errno.into(), 0))?;
+        self.send(writer.as_bytes())
+            .map_err(|errno| (errno.into(), 0))?;
         let mut done = false;
-        let mut refused = None;
         while !done {
             let received = self.receive(&mut state, |message| {
-                if message.kind != NLMSG_ERROR
-                    || message.seq.wrapping_sub(first) >= end.wrapping_sub(first)
-                {
-                    return Ok(());
+                let place = message.seq.wrapping_sub(first);
+                if message.kind == NLMSG_ERROR && place < count {
+                    done |= place == count - 1;
+                    return message.acknowledgement();
                 }
-                done |= message.seq == last;
-                message.acknowledgement()
+                Ok(())
             });
             if let Err(refusal) = received {
-                refused.get_or_insert(refusal);
-                // The kernel answers a whole batch before `send` returns, so that what
-                // is not there now never comes; leave nothing behind for the next call.
+                // The kernel has answered the whole batch before `send` returned: leave
+                // nothing behind for the next call.
                 self.drain(&mut state);
-                done = true;
+                let place = refusal.seq.wrapping_sub(first);
+                return Err((refusal, place));
             }
         }
-        refused.map_or(Ok(()), Err)
+        Ok(())
     }
 
     fn drain(&self, state: &mut State) {
@@ -270,7 +269,7 @@ impl Socket {
         }
     }
 
-    fn grow_send_buffer(&self, need: usize) -> Result<(), Errno> {
+    fn grow_buffers(&self, need: usize) -> Result<(), Errno> {
         let size = libc::c_int::try_from(need + 64 * 1024).map_err(|_| Errno::EMSGSIZE)?;
         for option in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
             // SAFETY: the socket is open and `size` outlives the call.

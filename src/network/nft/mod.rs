@@ -1,1 +1,27 @@
 //! Packet filter tables, spoken to the kernel directly (nf_tables over netlink).
+//!
+//! A [`Table`] is a plain value: sets, maps and chains of rules made of
+//! [`Expr`]essions, as `nft --debug=netlink` shows them. [`Nftables::apply`] makes
+//! the kernel's table equal to one, in a single transaction: either all of it or
+//! nothing takes effect, and no packet sees a half-made state.
+//!
+//! Numbers in packets are in network byte order, those that the kernel computes
+//! (marks, `numgen`, connection states) in the machine's: [`Data`] has a
+//! constructor for each.
+
+mod encode;
+mod expr;
+mod kernel;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use expr::{
+    CmpOp, Ct, Data, Expr, Meta, NatKind, PayloadBase, Reg, Reject, SetRef, Verdict, ct_state,
+    ct_status,
+};
+pub use kernel::Nftables;
+pub use table::{
+    Chain, ChainKind, Element, Family, Field, Hook, HookKind, Key, Name, Rule, Set, SetData, Table,
+    Value, priority,
+};

@@ -1,0 +1,169 @@
+//! Tables and the kernel: transactions and differences.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::encode::{Batch, GETTABLE, NEWTABLE, family_number, message_type, nfgen};
+use super::table::{Family, Key, Table, Value};
+use crate::netlink::{Attributes, NetlinkError, Socket, in_netns};
+
+/// A connection to the packet filter of one network namespace.
+pub struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    /// Opens one in the calling thread's network namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        Socket::open(SockProtocol::NetlinkNetFilter)
+            .map(|socket| Self { socket })
+            .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
+    }
+
+    /// Opens one in the network namespace that `netns` refers to.
+    pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
+        in_netns(netns, Self::open)?
+    }
+
+    /// Makes the kernel's table `new`, in one transaction.
+    ///
+    /// With `old`, what the kernel has (as applied before), only the differences are
+    /// written, and what rules have put into sets stays; nothing at all when there is
+    /// none. Without, the table is replaced whatever it was. Answers whether anything
+    /// was written.
+    pub fn apply(&self, old: Option<&Table>, new: &Table) -> Result<bool, NetlinkError> {
+        if old == Some(new) {
+            return Ok(false);
+        }
+        // Rules hold on to their sets, so that a set can't be made anew under them.
+        let same_sets = |old: &&Table| {
+            old.name == new.name
+                && old.family == new.family
+                && old
+                    .sets
+                    .iter()
+                    .all(|(name, set)| new.sets.get(name).is_none_or(|now| now.same_shape(set)))
+        };
+        self.transaction(new, |batch| match old.filter(same_sets) {
+            Some(old) => differences(batch, old, new),
+            None => {
+                // Adding it first makes the deletion succeed when it was not there.
+                batch.new_table();
+                batch.delete_table();
+                batch.new_table();
+                differences(batch, &Table::new(new.family, new.name.as_str()), new);
+            }
+        })?;
+        Ok(true)
+    }
+
+    /// Deletes a table. Answers whether it was there.
+    pub fn delete_table(&self, family: Family, name: &str) -> Result<bool, NetlinkError> {
+        let table = Table::new(family, name);
+        match self.transaction(&table, |batch| batch.delete_table()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno == Errno::ENOENT => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Names of the family's tables.
+    pub fn tables(&self, family: Family) -> Result<Vec<String>, NetlinkError> {
+        let family = family_number(family);
+        self.socket
+            .dump(
+                message_type(GETTABLE),
+                |w| nfgen(w, family, 0),
+                |kind, payload| {
+                    if kind != message_type(NEWTABLE) || payload.first() != Some(&family) {
+                        return None;
+                    }
+                    let (_, name) = Attributes(payload.get(4..)?).find(|(kind, _)| *kind == 1)?;
+                    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+                    Some(String::from_utf8_lossy(&name[..end]).into_owned())
+                },
+            )
+            .map_err(|refusal| refusal.because("cannot list packet filter tables"))
+    }
+
+    fn transaction(
+        &self,
+        table: &Table,
+        write: impl Fn(&mut Batch<'_>),
+    ) -> Result<(), NetlinkError> {
+        let mut subjects = Vec::new();
+        let result = self.socket.batch(|first| {
+            let mut batch = Batch::new(table, first);
+            write(&mut batch);
+            let (bytes, about) = batch.finish();
+            subjects = about;
+            (bytes, subjects.len() as u32)
+        });
+        result.map_err(|(refusal, index)| {
+            let subject = subjects.get(index as usize).map_or("", String::as_str);
+            refusal.because(format!(
+                "cannot change packet filter table {}: {subject}",
+                table.name
+            ))
+        })
+    }
+}
+
+/// Writes what leads from `old` to `new`, in an order in which the kernel never
+/// meets a reference to something that is not there (any more).
+fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
+    // A base chain's hook cannot be altered: the chain is made again.
+    let chain_stays = |name: &str| match (old.chains.get(name), new.chains.get(name)) {
+        (Some(was), Some(now)) => was.hook == now.hook,
+        _ => false,
+    };
+    let rules_stay =
+        |name: &str| chain_stays(name) && old.chains[name].rules == new.chains[name].rules;
+
+    // What refers goes before what is referred to.
+    for (name, set) in &old.sets {
+        if let Some(now) = new.sets.get(name) {
+            let gone = |(key, value): &(&Key, &Value)| now.elements.get(*key) != Some(*value);
+            batch.delete_elements(name, set.elements.iter().filter(gone));
+        }
+    }
+    for (name, chain) in &old.chains {
+        if !rules_stay(name) && !chain.rules.is_empty() {
+            batch.flush_chain(name);
+        }
+    }
+    for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
+        batch.delete_set(name);
+    }
+    for name in old.chains.keys().filter(|name| !chain_stays(name)) {
+        batch.delete_chain(name);
+    }
+    // What is referred to comes before what refers.
+    for (name, set) in &new.sets {
+        if !old.sets.contains_key(name) {
+            batch.new_set(name, set);
+            batch.new_ranges(name, set);
+        }
+    }
+    for (name, chain) in &new.chains {
+        if !chain_stays(name) {
+            batch.new_chain(name, chain);
+        }
+    }
+    for (name, chain) in &new.chains {
+        if !rules_stay(name) {
+            for rule in &chain.rules {
+                batch.new_rule(name, rule);
+            }
+        }
+    }
+    for (name, set) in &new.sets {
+        let was = old.sets.get(name);
+        let added = |(key, value): &(&Key, &Value)| {
+            was.and_then(|was| was.elements.get(*key)) != Some(*value)
+        };
+        batch.new_elements(name, set.elements.iter().filter(added));
+    }
+}

@@ -1,0 +1,347 @@
+//! Against the running kernel, and against what `nft` reads back when it is there.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::netlink::{in_netns, new_netns};
+use crate::testing::root;
+
+/// What `nft` says about the namespace's rules; none when it is not installed.
+fn listed(netns: &OwnedFd) -> Option<String> {
+    let output = in_netns(netns.as_fd(), || {
+        Command::new("nft").args(["list", "ruleset"]).output()
+    })
+    .unwrap();
+    match output {
+        Ok(output) => {
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Some(String::from_utf8(output.stdout).unwrap())
+        }
+        Err(_) => {
+            eprintln!("not compared with nft's own reading: nft is not installed");
+            None
+        }
+    }
+}
+
+fn everything() -> Table {
+    let r = Reg::word;
+    let mut t = Table::new(Family::Ip, "rkube-test");
+    t.set(
+        "clients",
+        Set::dynamic(&[Field::Ipv4], Duration::from_secs(60)),
+    );
+    t.set(
+        "nets",
+        Set::of_ranges(&[
+            "10.0.0.0/8".parse().unwrap(),
+            "255.255.255.0/24".parse().unwrap(),
+        ]),
+    );
+    let a = t.chain(
+        "endpoint-a",
+        vec![
+            Rule::new().expr(Expr::source_ip(r(0))).expr(Expr::Update {
+                set: "clients".into(),
+                reg: r(0),
+                timeout: None,
+            }),
+            Rule::new()
+                .protocol(6)
+                .expr(Expr::Immediate(r(0), Data::ip([10, 244, 0, 5].into())))
+                .expr(Expr::Immediate(r(1), Data::port(8080)))
+                .expr(Expr::Nat {
+                    kind: NatKind::Destination,
+                    address: r(0),
+                    port: Some(r(1)),
+                })
+                .comment("ns/name:http"),
+        ],
+    );
+    let picks = Set::verdicts(
+        &[Field::Number],
+        [
+            (0.into(), Verdict::Goto(a.clone())),
+            (1.into(), Verdict::Accept),
+        ],
+    );
+    let b = t.chain(
+        "service-b",
+        vec![
+            Rule::new()
+                .expr(Expr::source_ip(r(0)))
+                .expr(Expr::Lookup {
+                    set: SetRef::Named("clients".into()),
+                    reg: r(0),
+                    invert: false,
+                })
+                .goto(&a),
+            Rule::new()
+                .expr(Expr::Random {
+                    reg: r(0),
+                    modulus: 2,
+                })
+                .expr(Expr::LookupVerdict {
+                    map: SetRef::Anonymous(Box::new(picks)),
+                    reg: r(0),
+                }),
+        ],
+    );
+    t.set(
+        "services",
+        Set::verdicts(
+            &[Field::Ipv4, Field::Protocol, Field::Port],
+            [(
+                Key::new(&[
+                    Data::ip([10, 96, 0, 1].into()),
+                    Data::byte(6),
+                    Data::port(443),
+                ]),
+                Verdict::Goto(b),
+            )],
+        ),
+    );
+    t.set(
+        "ports",
+        Set::map(
+            &[Field::Protocol, Field::Port],
+            &[Field::Ipv4, Field::Port],
+            [(
+                Key::new(&[Data::byte(6), Data::port(80)]),
+                Key::new(&[Data::ip([10, 244, 0, 7].into()), Data::port(8080)]),
+            )],
+        ),
+    );
+    t.base_chain(
+        "prerouting",
+        Hook::new(ChainKind::Nat, HookKind::Prerouting, priority::DNAT),
+        vec![
+            Rule::new()
+                .expr(Expr::destination_ip(r(0)))
+                .expr(Expr::Meta(Meta::L4Proto, r(1)))
+                .expr(Expr::destination_port(r(2)))
+                .expr(Expr::LookupVerdict {
+                    map: SetRef::Named("services".into()),
+                    reg: r(0),
+                }),
+            Rule::new()
+                .destination_local()
+                .expr(Expr::Meta(Meta::L4Proto, r(0)))
+                .expr(Expr::destination_port(r(1)))
+                .expr(Expr::LookupValue {
+                    map: SetRef::Named("ports".into()),
+                    reg: r(0),
+                    to: r(0),
+                })
+                .expr(Expr::Nat {
+                    kind: NatKind::Destination,
+                    address: r(0),
+                    port: Some(r(1)),
+                }),
+            Rule::new()
+                .protocol(17)
+                .destination_port(5353)
+                .expr(Expr::Immediate(r(0), Data::port(53)))
+                .expr(Expr::Redirect(Some(r(0)))),
+        ],
+    );
+    t.base_chain(
+        "forward",
+        Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
+        vec![
+            Rule::new()
+                .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
+                .accept(),
+            Rule::new()
+                .ct_status(ct_status::DNAT)
+                .expr(Expr::Counter)
+                .accept(),
+            Rule::new()
+                .in_link(CmpOp::Ne, "eth0")
+                .out_link(CmpOp::Eq, "rk0")
+                .drop(),
+            Rule::new().protocol(6).expr(Expr::Reject(Reject::TcpReset)),
+            Rule::new()
+                .expr(Expr::Limit {
+                    per_second: 10,
+                    burst: 5,
+                })
+                .expr(Expr::Reject(Reject::PortUnreachable)),
+            Rule::new()
+                .expr(Expr::source_ip(r(0)))
+                .expr(Expr::Lookup {
+                    set: SetRef::Named("nets".into()),
+                    reg: r(0),
+                    invert: true,
+                })
+                .drop(),
+        ],
+    );
+    t.base_chain(
+        "postrouting",
+        Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
+        vec![
+            Rule::new()
+                .expr(Expr::Meta(Meta::Mark, r(0)))
+                .expr(Expr::Bitwise {
+                    reg: r(0),
+                    mask: Data::host(0x4000),
+                    xor: Data::host(0),
+                })
+                .expr(Expr::eq(r(0), Data::host(0)))
+                .ret(),
+            Rule::new()
+                .source(
+                    CmpOp::Eq,
+                    "10.244.0.0/16".parse::<ipnet::Ipv4Net>().unwrap(),
+                )
+                .expr(Expr::Masquerade { fully_random: true }),
+        ],
+    );
+    t.base_chain(
+        "raw",
+        Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
+        vec![
+            Rule::new().source_local().expr(Expr::NoTrack),
+            Rule::new().expr(Expr::Incremental {
+                reg: r(0),
+                modulus: 3,
+            }),
+        ],
+    );
+    t
+}
+
+#[test]
+fn the_kernel_takes_every_expression() {
+    if !root() {
+        return;
+    }
+    let netns = new_netns().unwrap();
+    let nft = Nftables::open_in(netns.as_fd()).unwrap();
+    let table = everything();
+    assert!(nft.apply(None, &table).unwrap());
+    assert!(!nft.apply(Some(&table), &table).unwrap());
+    // Replacing works the same whether the table is there or not.
+    assert!(nft.apply(None, &table).unwrap());
+    assert_eq!(nft.tables(Family::Ip).unwrap(), ["rkube-test"]);
+    if let Some(text) = listed(&netns) {
+        for line in [
+            "elements = { 10.96.0.1 . tcp . 443 : goto service-b }",
+            "elements = { tcp . 80 : 10.244.0.7 . 8080 }",
+            "elements = { 10.0.0.0/8, 255.255.255.0/24 }",
+            "update @clients { ip saddr }",
+            "meta l4proto tcp dnat to 10.244.0.5:8080 comment \"ns/name:http\"",
+            "ip saddr @clients goto endpoint-a",
+            "numgen random mod 2 vmap { 0 : goto endpoint-a, 1 : accept }",
+            "type nat hook prerouting priority dstnat; policy accept;",
+            "ip daddr . meta l4proto . th dport vmap @services",
+            "fib daddr type local dnat ip to meta l4proto . th dport map @ports",
+            "udp dport 5353 redirect to :53",
+            "ct state established,related accept",
+            "ct status dnat counter packets 0 bytes 0 accept",
+            "iifname != \"eth0\" oifname \"rk0\" drop",
+            "reject with tcp reset",
+            "limit rate 10/second reject",
+            "ip saddr != @nets drop",
+            "meta mark & 0x00004000 == 0x00000000 return",
+            "ip saddr 10.244.0.0/16 masquerade fully-random",
+            "fib saddr type local notrack",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+    }
+    assert!(nft.delete_table(Family::Ip, "rkube-test").unwrap());
+    assert!(!nft.delete_table(Family::Ip, "rkube-test").unwrap());
+    assert!(nft.tables(Family::Ip).unwrap().is_empty());
+}
+
+#[test]
+fn differences_lead_from_any_table_to_any_other() {
+    if !root() {
+        return;
+    }
+    let netns = new_netns().unwrap();
+    let nft = Nftables::open_in(netns.as_fd()).unwrap();
+    let full = everything();
+    let empty = Table::new(Family::Ip, "rkube-test");
+
+    let mut changed = everything();
+    let service = changed.chains.get_mut("service-b").unwrap();
+    service.rules.pop();
+    changed.chain("endpoint-c", vec![Rule::new().accept()]);
+    let key = Key::new(&[
+        Data::ip([10, 96, 0, 1].into()),
+        Data::byte(6),
+        Data::port(443),
+    ]);
+    let other = Key::new(&[
+        Data::ip([10, 96, 0, 2].into()),
+        Data::byte(17),
+        Data::port(53),
+    ]);
+    let services = &mut changed.sets.get_mut("services").unwrap().elements;
+    services.insert(key, Value::Verdict(Verdict::Goto("endpoint-c".into())));
+    services.insert(other, Value::Verdict(Verdict::Drop));
+
+    let mut reshaped = everything();
+    reshaped.set(
+        "clients",
+        Set::dynamic(&[Field::Ipv4], Duration::from_secs(61)),
+    );
+
+    let states = [&empty, &full, &changed, &reshaped];
+    for from in states {
+        for to in states {
+            nft.apply(None, from).unwrap();
+            nft.apply(Some(from), to).unwrap();
+            let stepwise = listed(&netns);
+            nft.apply(None, to).unwrap();
+            let whole = listed(&netns);
+            // Chains and sets are listed in order of their making.
+            let sorted = |text: Option<String>| {
+                let mut blocks: Vec<String> = text
+                    .unwrap_or_default()
+                    .split("\n\n")
+                    .map(|block| {
+                        block
+                            .trim_matches(['\n', '}', ' '])
+                            .trim_start_matches("table ip rkube-test {")
+                            .trim()
+                            .to_owned()
+                    })
+                    .collect();
+                blocks.sort();
+                blocks
+            };
+            assert_eq!(sorted(stepwise), sorted(whole));
+        }
+    }
+}
+
+#[test]
+fn a_refused_batch_changes_nothing_and_names_the_culprit() {
+    if !root() {
+        return;
+    }
+    let netns = new_netns().unwrap();
+    let nft = Nftables::open_in(netns.as_fd()).unwrap();
+    let mut table = Table::new(Family::Ip, "broken");
+    table.chain("one", vec![Rule::new().jump(&"nowhere".into())]);
+    let error = nft.apply(None, &table).unwrap_err().to_string();
+    assert!(
+        error.starts_with(
+            "cannot change packet filter table broken: add rule to chain one: No such file"
+        ),
+        "{error}"
+    );
+    assert!(nft.tables(Family::Ip).unwrap().is_empty());
+    table.chain("nowhere", vec![]);
+    nft.apply(None, &table).unwrap();
+}
