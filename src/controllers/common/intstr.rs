@@ -1,0 +1,38 @@
+//! Numbers that may be given in per cent.
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// The value, a percentage being taken of `total` and rounded up or down. What
+/// is neither number nor percentage is 0; the API server lets none in.
+pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
+    match value {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => {
+            let Some(percent) = text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()) else {
+                return 0;
+            };
+            let product = percent * i64::from(total);
+            let result = if round_up {
+                (product + 99).div_euclid(100)
+            } else {
+                product.div_euclid(100)
+            };
+            i32::try_from(result).unwrap_or(i32::MAX)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentages() {
+        let percent = |text: &str, up| scaled(&IntOrString::String(text.into()), 10, up);
+        assert_eq!(percent("25%", true), 3);
+        assert_eq!(percent("25%", false), 2);
+        assert_eq!(percent("100%", false), 10);
+        assert_eq!(percent("x", false), 0);
+        assert_eq!(scaled(&IntOrString::Int(4), 10, true), 4);
+    }
+}

@@ -1,0 +1,10 @@
+//! What several controllers need: owners, selectors, pods, hashes.
+
+pub mod claim;
+pub mod hash;
+pub mod intstr;
+pub mod owners;
+pub mod pod_control;
+pub mod pods;
+pub mod selector;
+pub mod semantic;

@@ -1,0 +1,41 @@
+//! Owner references.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::informers::Object;
+
+/// The reference to the object's controller, if it has one.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+}
+
+/// Whether the object's controller has this uid.
+pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
+    controller_of(meta).is_some_and(|owner| owner.uid == uid)
+}
+
+/// The name of the controller, when it is of this kind and group.
+pub fn controller_name<'a, K: Object>(meta: &'a ObjectMeta) -> Option<&'a str> {
+    let owner = controller_of(meta)?;
+    let group = owner
+        .api_version
+        .split_once('/')
+        .map_or("", |(group, _)| group);
+    (owner.kind == K::kind(&()) && group == K::group(&())).then_some(owner.name.as_str())
+}
+
+/// The reference by which `owner` controls another object.
+pub fn control_by<K: Object>(owner: &K) -> OwnerReference {
+    let meta = owner.metadata();
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}

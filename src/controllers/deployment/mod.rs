@@ -1,0 +1,281 @@
+//! Deployments: replica sets, one a revision, scaled against each other.
+//!
+//! [`plan`] decides everything from what is observed; this file only carries
+//! its actions out.
+
+mod plan;
+mod revision;
+mod scale;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::common::{claim, owners, selector};
+use crate::context::{Context, Deletion, Error, Result};
+use crate::events::Severity::{Normal, Warning};
+use crate::informers::{Change, Key, Store};
+use crate::queue::Queue;
+
+use plan::{Action, Plan};
+
+/// The controller's name in events.
+const COMPONENT: &str = "deployment-controller";
+/// Deployments worked on at a time.
+const CONCURRENCY: usize = 5;
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .deployments
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let (queue, deployments) = (queue.clone(), informers.deployments.clone());
+        informers
+            .replica_sets
+            .on_change(move |change| enqueue_owners(&queue, &deployments, change));
+    }
+    {
+        // Only a Recreate deployment waits for pods to go.
+        let (queue, sets) = (queue.clone(), informers.replica_sets.clone());
+        let deployments = informers.deployments.clone();
+        informers.pods.on_change(move |change| {
+            if let Change::Deleted(pod) = change {
+                enqueue_recreate(&queue, &deployments, &sets, pod);
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+    };
+    async move {
+        let informers = &controller.ctx.informers;
+        informers.deployments.synced().await;
+        informers.replica_sets.synced().await;
+        informers.pods.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(COMPONENT, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+fn enqueue_owners(
+    queue: &Queue<Key>,
+    deployments: &Store<Deployment>,
+    change: &Change<ReplicaSet>,
+) {
+    for set in change.states() {
+        if let Some(name) = owners::controller_name::<Deployment>(&set.metadata) {
+            queue.add(Key::new(
+                set.metadata.namespace.as_deref().unwrap_or_default(),
+                name,
+            ));
+        }
+    }
+    let set = change.object();
+    if owners::controller_of(&set.metadata).is_none() && !change.is_deletion() {
+        let labels = selector::or_none(set.metadata.labels.as_ref());
+        for deployment in
+            deployments.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default())
+        {
+            let wanted = deployment.spec.as_ref().map(|spec| &spec.selector);
+            if wanted.is_some_and(|wanted| {
+                !selector::is_empty(wanted) && selector::matches(wanted, labels)
+            }) {
+                queue.add(Key::of(&deployment.metadata));
+            }
+        }
+    }
+}
+
+fn enqueue_recreate(
+    queue: &Queue<Key>,
+    deployments: &Store<Deployment>,
+    sets: &Store<ReplicaSet>,
+    pod: &Pod,
+) {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let deployment = owners::controller_name::<ReplicaSet>(&pod.metadata)
+        .and_then(|set| sets.get(namespace, set))
+        .and_then(|set| owners::controller_name::<Deployment>(&set.metadata).map(str::to_owned))
+        .and_then(|name| deployments.get(namespace, &name));
+    if let Some(deployment) = deployment
+        && plan::is_recreate(&deployment)
+    {
+        queue.add(Key::of(&deployment.metadata));
+    }
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let Some(deployment) = self.ctx.informers.deployments.by_key(&key) else {
+            return Ok(());
+        };
+        let Some(wanted) = deployment.spec.as_ref().map(|spec| spec.selector.clone()) else {
+            return Ok(());
+        };
+        if selector::is_empty(&wanted) {
+            let text = "This deployment is selecting all pods. A non-empty selector is required.";
+            self.ctx
+                .recorder
+                .event(COMPONENT, &*deployment, Warning, "SelectingAll", text);
+            return Ok(());
+        }
+        let sets = claim::claim(
+            &self.ctx,
+            &*deployment,
+            &wanted,
+            &self.ctx.informers.replica_sets,
+            None,
+            |_| true,
+            |_| true,
+        )
+        .await?;
+        let pods_of = |set: &ReplicaSet| {
+            self.ctx
+                .informers
+                .pods
+                .owned_by(set.metadata.uid.as_deref().unwrap_or_default())
+        };
+        let plan = plan::plan(&deployment, &sets, &pods_of, self.ctx.now());
+        let requeue = plan.requeue;
+        self.carry_out(plan).await?;
+        if let Some(after) = requeue {
+            self.queue.add_after(key, after);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, plan: Plan) -> Result<()> {
+        let Plan {
+            mut deployment,
+            actions,
+            ..
+        } = plan;
+        let sets = &self.ctx.informers.replica_sets;
+        for action in actions {
+            match action {
+                Action::Create(set) => {
+                    if !self.create(&mut deployment, *set).await? {
+                        return Ok(());
+                    }
+                }
+                Action::Update(set) => {
+                    self.ctx.update(sets, &*set).await?;
+                }
+                Action::Delete(set) => {
+                    match self
+                        .ctx
+                        .delete(sets, &set.metadata, &Deletion::default())
+                        .await
+                    {
+                        Err(error) if !error.is_not_found() => return Err(error),
+                        _ => {}
+                    }
+                }
+                Action::Event(reason, message) => {
+                    self.ctx
+                        .recorder
+                        .event(COMPONENT, &deployment, Normal, reason, message);
+                }
+                Action::Report => {
+                    let updated = self
+                        .ctx
+                        .update_status(&self.ctx.informers.deployments, &deployment)
+                        .await?;
+                    deployment = Deployment::clone(&updated);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the new replica set; false when nothing more can be done now.
+    async fn create(&self, deployment: &mut Deployment, set: ReplicaSet) -> Result<bool> {
+        let error = match self
+            .ctx
+            .create(&self.ctx.informers.replica_sets, &set)
+            .await
+        {
+            Ok(_) => return Ok(true),
+            Err(error) => error,
+        };
+        let deployments = &self.ctx.informers.deployments;
+        if error.is_already_exists() {
+            let (namespace, name) = (
+                set.metadata.namespace.as_deref(),
+                set.metadata.name.as_deref(),
+            );
+            let present: ReplicaSet = self
+                .ctx
+                .get(namespace.unwrap_or_default(), name.unwrap_or_default())
+                .await?;
+            let ours = owners::is_controlled_by(
+                &present.metadata,
+                deployment.metadata.uid.as_deref().unwrap_or_default(),
+            );
+            if ours && revision::same_template(deployment, &present) {
+                // The cache was behind; the watch will bring the set and with it the next sync.
+                return Err(Error::Retry(Duration::from_millis(10)));
+            }
+            // Another template has the same hash: mix in a collision count.
+            let mut bumped = Arc::unwrap_or_clone(
+                deployments
+                    .by_key(&Key::of(&deployment.metadata))
+                    .ok_or_else(|| Error::other("the deployment is gone"))?,
+            );
+            let status = bumped.status.get_or_insert_default();
+            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            self.ctx.update_status(deployments, &bumped).await?;
+            return Err(error);
+        }
+        if error.is_namespace_terminating() {
+            return Ok(false);
+        }
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let message = format!("Failed to create new replica set {name:?}: {error}");
+        self.ctx.recorder.event(
+            COMPONENT,
+            deployment,
+            Warning,
+            "ReplicaSetCreateError",
+            message.clone(),
+        );
+        if status::has_deadline(deployment) {
+            let mut failed = Arc::unwrap_or_clone(
+                deployments
+                    .by_key(&Key::of(&deployment.metadata))
+                    .ok_or_else(|| Error::other("the deployment is gone"))?,
+            );
+            let now = self.ctx.now();
+            status::set_condition(
+                failed.status.get_or_insert_default(),
+                status::condition(
+                    "Progressing",
+                    "False",
+                    "ReplicaSetCreateError",
+                    message,
+                    now,
+                ),
+            );
+            self.ctx.update_status(deployments, &failed).await?;
+        }
+        Err(error)
+    }
+}

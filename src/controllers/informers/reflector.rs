@@ -1,0 +1,191 @@
+//! Keeps a store true by list and watch.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Client;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::core::{ObjectList, Request};
+
+use super::store::{Store, Versioned};
+
+/// Who is told of what a list and watch say.
+pub trait Sink<K>: Send + Sync {
+    /// The whole list of this revision: what is not in it is gone.
+    fn replace(&self, objects: Vec<K>, revision: u64);
+    /// An object is new or different.
+    fn apply(&self, object: K);
+    /// An object is gone.
+    fn remove(&self, object: K);
+    /// The watch has come to this revision without more to say.
+    fn bookmark(&self, revision: u64);
+}
+
+impl<K: Versioned> Sink<K> for Store<K> {
+    fn replace(&self, objects: Vec<K>, revision: u64) {
+        Store::replace(self, objects, revision);
+    }
+
+    fn apply(&self, object: K) {
+        Store::apply(self, object);
+    }
+
+    fn remove(&self, object: K) {
+        Store::remove(self, object);
+    }
+
+    fn bookmark(&self, revision: u64) {
+        Store::bookmark(self, revision);
+    }
+}
+
+/// How long one watch lasts, in seconds; up to as much again is added at random
+/// so that watches do not end together. Inside one process nothing drops idle
+/// connections, so that the figure only bounds how long a stuck watch lives.
+const WATCH_SECONDS: u32 = 1800;
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LAST_DELAY: Duration = Duration::from_secs(30);
+
+/// What to list and watch.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The collection's path, `/apis/apps/v1/deployments`.
+    pub path: String,
+    /// Only objects that match this field selector.
+    pub fields: Option<String>,
+    /// Only metadata (`PartialObjectMetadata`) is asked for.
+    pub metadata_only: bool,
+}
+
+/// Why a watch ended.
+enum End {
+    /// It timed out; it can go on from this revision.
+    Resume(String),
+    /// The revision is too old: list again.
+    Relist,
+}
+
+/// Keeps `store` true for ever.
+pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl Sink<K>) {
+    let mut delay = FIRST_DELAY;
+    let mut resume = None;
+    loop {
+        let version = match resume.take() {
+            Some(version) => version,
+            None => match list(&client, &source, &store).await {
+                Ok(version) => version,
+                Err(error) => {
+                    tracing::warn!(path = %source.path, %error, "cannot list");
+                    sleep(&mut delay).await;
+                    continue;
+                }
+            },
+        };
+        let began = tokio::time::Instant::now();
+        match watch(&client, &source, &store, &version).await {
+            Ok(End::Resume(version)) => resume = Some(version),
+            Ok(End::Relist) => {}
+            Err((error, version)) => {
+                tracing::debug!(path = %source.path, %error, "watch broke");
+                resume = Some(version);
+            }
+        }
+        // A watch that ends at once must not become a busy loop.
+        if began.elapsed() > Duration::from_secs(5) {
+            delay = FIRST_DELAY;
+        } else {
+            sleep(&mut delay).await;
+        }
+    }
+}
+
+async fn sleep(delay: &mut Duration) {
+    tokio::time::sleep(delay.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
+    *delay = (*delay * 2).min(LAST_DELAY);
+}
+
+async fn list<K: Versioned>(
+    client: &Client,
+    source: &Source,
+    store: &impl Sink<K>,
+) -> kube::Result<String> {
+    let params = ListParams {
+        field_selector: source.fields.clone(),
+        ..Default::default()
+    };
+    let request = Request::new(&source.path);
+    let request = if source.metadata_only {
+        request.list_metadata(&params)
+    } else {
+        request.list(&params)
+    }
+    .map_err(kube::Error::BuildRequest)?;
+    let list: ObjectList<K> = client.request(request).await?;
+    let version = list.metadata.resource_version.unwrap_or_default();
+    store.replace(list.items, version.parse().unwrap_or(0));
+    Ok(version)
+}
+
+async fn watch<K: Versioned>(
+    client: &Client,
+    source: &Source,
+    store: &impl Sink<K>,
+    version: &str,
+) -> Result<End, (kube::Error, String)> {
+    let params = WatchParams {
+        field_selector: source.fields.clone(),
+        timeout: Some(WATCH_SECONDS + rand::random_range(0..WATCH_SECONDS)),
+        bookmarks: true,
+        ..Default::default()
+    };
+    let mut at = version.to_owned();
+    let fail = |error, at: &str| (error, at.to_owned());
+    let request = Request::new(&source.path);
+    let request = if source.metadata_only {
+        request.watch_metadata(&params, version)
+    } else {
+        request.watch(&params, version)
+    }
+    .map_err(|error| fail(kube::Error::BuildRequest(error), &at))?;
+    let events = match client.request_events::<K>(request).await {
+        Ok(events) => events,
+        Err(kube::Error::Api(status)) if status.code == 410 => return Ok(End::Relist),
+        Err(error) => return Err(fail(error, &at)),
+    };
+    let mut events = std::pin::pin!(events);
+    loop {
+        match events.next().await {
+            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                set(&mut at, &object);
+                store.apply(object);
+            }
+            Some(Ok(WatchEvent::Deleted(object))) => {
+                set(&mut at, &object);
+                store.remove(object);
+            }
+            Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+                at = bookmark.metadata.resource_version;
+                store.bookmark(at.parse().unwrap_or(0));
+            }
+            Some(Ok(WatchEvent::Error(status))) => {
+                if status.code != 410 {
+                    tracing::warn!(path = %source.path, %status, "watch answered an error");
+                }
+                return Ok(End::Relist);
+            }
+            None => return Ok(End::Resume(at)),
+            Some(Err(error @ kube::Error::SerdeError(_))) => {
+                // Going on would lose the event: read everything again.
+                tracing::warn!(path = %source.path, %error, "watch sent what cannot be read");
+                return Ok(End::Relist);
+            }
+            Some(Err(error)) => return Err(fail(error, &at)),
+        }
+    }
+}
+
+fn set<K: Versioned>(at: &mut String, object: &K) {
+    if let Some(version) = &object.metadata().resource_version {
+        at.clone_from(version);
+    }
+}

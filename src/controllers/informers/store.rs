@@ -1,0 +1,649 @@
+//! What is known of a kind's objects, indexed, with change handlers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::{self, Debug, Display};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use parking_lot::RwLock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+/// Names an object within its kind. Cluster-scoped objects have an empty namespace.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The namespace, empty for cluster-scoped objects.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Key {
+    /// The key of `namespace`/`name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The key of the object that has this metadata.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+/// What a store can hold: anything with object metadata.
+pub trait Versioned: Clone + DeserializeOwned + Debug + Send + Sync + 'static {
+    /// The metadata.
+    fn metadata(&self) -> &ObjectMeta;
+    /// The metadata, to change.
+    fn metadata_mut(&mut self) -> &mut ObjectMeta;
+}
+
+impl<K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Versioned for K {
+    fn metadata(&self) -> &ObjectMeta {
+        self.meta()
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        self.meta_mut()
+    }
+}
+
+/// A built-in kind: its path and names are known at compile time.
+pub trait Object: Versioned + kube::Resource<DynamicType = ()> + Serialize {}
+
+impl<K: Versioned + kube::Resource<DynamicType = ()> + Serialize> Object for K {}
+
+/// What happened to an object, in the order of the watch.
+#[derive(Clone, Debug)]
+pub enum Change<K> {
+    /// It is new.
+    Added(Arc<K>),
+    /// It is different: as it was last told, and as it is.
+    Updated(Arc<K>, Arc<K>),
+    /// It is gone: its last state.
+    Deleted(Arc<K>),
+}
+
+impl<K> Change<K> {
+    /// The object as it is, or was when it is gone.
+    pub fn object(&self) -> &Arc<K> {
+        match self {
+            Change::Added(object) | Change::Updated(_, object) | Change::Deleted(object) => object,
+        }
+    }
+
+    /// The object as it was told before.
+    pub fn old(&self) -> Option<&Arc<K>> {
+        match self {
+            Change::Updated(old, _) => Some(old),
+            _ => None,
+        }
+    }
+
+    /// Every state that this change speaks of, the older one first.
+    pub fn states(&self) -> impl Iterator<Item = &Arc<K>> {
+        self.old().into_iter().chain(std::iter::once(self.object()))
+    }
+
+    /// Whether the object is gone.
+    pub fn is_deletion(&self) -> bool {
+        matches!(self, Change::Deleted(_))
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+type Index<K> = fn(&K) -> Option<String>;
+
+/// What handlers were last told of an entry.
+enum Told<K> {
+    /// The state that is held.
+    Current,
+    /// Another state, or nothing: the held one came from our own write and the
+    /// watch has yet to speak of it.
+    Other(Option<Arc<K>>),
+}
+
+struct Entry<K> {
+    object: Arc<K>,
+    told: Told<K>,
+}
+
+struct Inner<K> {
+    objects: BTreeMap<Key, Entry<K>>,
+    by_owner: HashMap<String, BTreeSet<Key>>,
+    by_index: HashMap<String, BTreeSet<Key>>,
+    /// Removed by our own deletes, by uid, until the watch says so too.
+    tombstones: HashMap<String, Arc<K>>,
+    /// The revision up to which the watch has spoken.
+    revision: u64,
+}
+
+/// A mirror of one kind's objects; clones share it.
+pub struct Store<K> {
+    shared: Arc<Shared<K>>,
+}
+
+struct Shared<K> {
+    inner: RwLock<Inner<K>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    index: Option<Index<K>>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K> Clone for Store<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+fn revision(meta: &ObjectMeta) -> u64 {
+    meta.resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0)
+}
+
+fn uid(meta: &ObjectMeta) -> &str {
+    meta.uid.as_deref().unwrap_or_default()
+}
+
+/// Where an object stands in the owner index: under its controller's uid, or,
+/// having none, under its namespace's orphans.
+fn owner_key(meta: &ObjectMeta) -> String {
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
+        .map_or_else(
+            || format!("~{}", meta.namespace.as_deref().unwrap_or_default()),
+            |owner| owner.uid.clone(),
+        )
+}
+
+impl<K: Versioned> Inner<K> {
+    fn unindex(&mut self, key: &Key, object: &K, index: Option<Index<K>>) {
+        let remove = |map: &mut HashMap<String, BTreeSet<Key>>, value: String| {
+            if let Some(keys) = map.get_mut(&value) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    map.remove(&value);
+                }
+            }
+        };
+        remove(&mut self.by_owner, owner_key(object.metadata()));
+        if let Some(value) = index.and_then(|index| index(object)) {
+            remove(&mut self.by_index, value);
+        }
+    }
+
+    fn put(&mut self, key: Key, object: Arc<K>, told: Told<K>, index: Option<Index<K>>) {
+        if let Some(old) = self.objects.get(&key).map(|entry| entry.object.clone()) {
+            self.unindex(&key, &old, index);
+        }
+        self.by_owner
+            .entry(owner_key(object.metadata()))
+            .or_default()
+            .insert(key.clone());
+        if let Some(value) = index.and_then(|index| index(&object)) {
+            self.by_index.entry(value).or_default().insert(key.clone());
+        }
+        self.objects.insert(key, Entry { object, told });
+    }
+
+    fn take(&mut self, key: &Key, index: Option<Index<K>>) -> Option<Entry<K>> {
+        let entry = self.objects.remove(key)?;
+        self.unindex(key, &entry.object.clone(), index);
+        Some(entry)
+    }
+}
+
+impl<K: Versioned> Default for Store<K> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Versioned> Store<K> {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::with_index(None)
+    }
+
+    /// An empty store with an index of its own besides the owner's.
+    pub fn indexed_by(index: Index<K>) -> Self {
+        Self::with_index(Some(index))
+    }
+
+    fn with_index(index: Option<Index<K>>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                inner: RwLock::new(Inner {
+                    objects: BTreeMap::new(),
+                    by_owner: HashMap::new(),
+                    by_index: HashMap::new(),
+                    tombstones: HashMap::new(),
+                    revision: 0,
+                }),
+                handlers: RwLock::new(Vec::new()),
+                index,
+                synced: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// Calls `handler` at each change from now on, in order, from the watch's
+    /// task: it must be quick and not block.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        self.shared.handlers.write().push(Box::new(handler));
+    }
+
+    /// Waits until the first list is in.
+    pub async fn synced(&self) {
+        // The sender lives in `shared`, so waiting cannot fail.
+        let _ = self
+            .shared
+            .synced
+            .subscribe()
+            .wait_for(|synced| *synced)
+            .await;
+    }
+
+    /// Whether the first list is in.
+    pub fn is_synced(&self) -> bool {
+        *self.shared.synced.borrow()
+    }
+
+    /// The object `namespace`/`name`.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.by_key(&Key::new(namespace, name))
+    }
+
+    /// The object with this key.
+    pub fn by_key(&self, key: &Key) -> Option<Arc<K>> {
+        let inner = self.shared.inner.read();
+        inner.objects.get(key).map(|entry| entry.object.clone())
+    }
+
+    /// Every object, in key order.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        let inner = self.shared.inner.read();
+        inner
+            .objects
+            .values()
+            .map(|entry| entry.object.clone())
+            .collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.shared.inner.read().objects.len()
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every object of a namespace, by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let inner = self.shared.inner.read();
+        inner
+            .objects
+            .range(Key::new(namespace, "")..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, entry)| entry.object.clone())
+            .collect()
+    }
+
+    fn gather(inner: &Inner<K>, keys: Option<&BTreeSet<Key>>) -> Vec<Arc<K>> {
+        keys.into_iter()
+            .flatten()
+            .filter_map(|key| inner.objects.get(key))
+            .map(|entry| entry.object.clone())
+            .collect()
+    }
+
+    /// The objects whose controller has this uid.
+    pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
+        let inner = self.shared.inner.read();
+        Self::gather(&inner, inner.by_owner.get(uid))
+    }
+
+    /// The objects whose controller has this uid, and those of the namespace
+    /// that have no controller.
+    pub fn claimable_by(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
+        let inner = self.shared.inner.read();
+        let mut found = Self::gather(&inner, inner.by_owner.get(uid));
+        found.extend(Self::gather(
+            &inner,
+            inner.by_owner.get(&format!("~{namespace}")),
+        ));
+        found
+    }
+
+    /// The objects of which the store's own index says `value`.
+    pub fn indexed(&self, value: &str) -> Vec<Arc<K>> {
+        let inner = self.shared.inner.read();
+        Self::gather(&inner, inner.by_index.get(value))
+    }
+
+    fn tell(&self, change: &Change<K>) {
+        for handler in self.shared.handlers.read().iter() {
+            handler(change);
+        }
+    }
+
+    fn slim(object: &mut K) {
+        object.metadata_mut().managed_fields = None;
+    }
+
+    /// Takes in the answer to a write of our own, unless the watch knows better.
+    /// Handlers are told when the watch speaks of it.
+    pub fn observe(&self, mut object: K) -> Arc<K> {
+        Self::slim(&mut object);
+        let object = Arc::new(object);
+        let meta = object.metadata();
+        let (key, new) = (Key::of(meta), revision(meta));
+        let mut inner = self.shared.inner.write();
+        if inner.tombstones.contains_key(uid(meta)) {
+            return object;
+        }
+        let seen = inner.revision;
+        let told = match inner.objects.get_mut(&key) {
+            Some(entry) if uid(entry.object.metadata()) == uid(meta) => {
+                if revision(entry.object.metadata()) >= new {
+                    return object;
+                }
+                match std::mem::replace(&mut entry.told, Told::Current) {
+                    Told::Current => Told::Other(Some(entry.object.clone())),
+                    other => other,
+                }
+            }
+            // The watch is past this write and the object is not there: it was
+            // deleted since.
+            _ if new <= seen => return object,
+            Some(_) => return object, // a namesake that the watch has yet to delete
+            None => Told::Other(None),
+        };
+        inner.put(key, object.clone(), told, self.shared.index);
+        object
+    }
+
+    /// Takes in that a delete of our own was accepted; `gone` when the object
+    /// is removed already and not only marked.
+    pub fn observe_deletion(&self, meta: &ObjectMeta, gone: bool, now: Timestamp) {
+        let key = Key::of(meta);
+        let mut inner = self.shared.inner.write();
+        let Some(entry) = inner.objects.get(&key) else {
+            return;
+        };
+        if uid(entry.object.metadata()) != uid(meta) {
+            return;
+        }
+        if gone {
+            if let Some(entry) = inner.take(&key, self.shared.index) {
+                let last = match entry.told {
+                    Told::Current => Some(entry.object),
+                    Told::Other(told) => told,
+                };
+                if let Some(last) = last {
+                    inner.tombstones.insert(uid(meta).to_owned(), last);
+                }
+            }
+        } else if entry.object.metadata().deletion_timestamp.is_none() {
+            let mut marked = K::clone(&entry.object);
+            marked.metadata_mut().deletion_timestamp = Some(Time(now));
+            let told = match &entry.told {
+                Told::Current => Some(entry.object.clone()),
+                Told::Other(told) => told.clone(),
+            };
+            inner.put(key, Arc::new(marked), Told::Other(told), self.shared.index);
+        }
+    }
+
+    /// Takes in an object that a watch says is new or different.
+    pub fn apply(&self, mut object: K) {
+        Self::slim(&mut object);
+        let object = Arc::new(object);
+        let meta = object.metadata();
+        let (key, new) = (Key::of(meta), revision(meta));
+        let change = {
+            let mut inner = self.shared.inner.write();
+            inner.revision = inner.revision.max(new);
+            if inner.tombstones.contains_key(uid(meta)) {
+                return;
+            }
+            let change = match inner.objects.get(&key) {
+                Some(entry) if uid(entry.object.metadata()) == uid(meta) => {
+                    let held = revision(entry.object.metadata());
+                    if held > new {
+                        return; // a later write of our own; the watch will come to it
+                    }
+                    match &entry.told {
+                        Told::Current if held == new => return, // told, by a list again
+                        Told::Current => Change::Updated(entry.object.clone(), object.clone()),
+                        Told::Other(Some(old)) => Change::Updated(old.clone(), object.clone()),
+                        Told::Other(None) => Change::Added(object.clone()),
+                    }
+                }
+                // Another object of the same name: the deletion in between was
+                // missed (a list), so that it is told now.
+                Some(entry) => {
+                    let last = entry.object.clone();
+                    drop(inner);
+                    self.tell(&Change::Deleted(last));
+                    inner = self.shared.inner.write();
+                    Change::Added(object.clone())
+                }
+                None => Change::Added(object.clone()),
+            };
+            inner.put(key, object.clone(), Told::Current, self.shared.index);
+            change
+        };
+        self.tell(&change);
+    }
+
+    /// Takes in that a watch says the object is gone.
+    pub fn remove(&self, object: K) {
+        let change = {
+            let mut inner = self.shared.inner.write();
+            let meta = object.metadata();
+            inner.revision = inner.revision.max(revision(meta));
+            inner.tombstones.remove(uid(meta));
+            let key = Key::of(meta);
+            if inner
+                .objects
+                .get(&key)
+                .is_some_and(|entry| uid(entry.object.metadata()) == uid(meta))
+            {
+                inner.take(&key, self.shared.index);
+            }
+            Change::Deleted(Arc::new(object))
+        };
+        self.tell(&change);
+    }
+
+    /// Takes in that the watch has come to `revision` without more to say.
+    pub fn bookmark(&self, revision: u64) {
+        let mut inner = self.shared.inner.write();
+        inner.revision = inner.revision.max(revision);
+    }
+
+    /// Takes in a whole list of revision `at`: what is not in it is gone.
+    pub fn replace(&self, objects: Vec<K>, at: u64) {
+        let listed: BTreeMap<Key, String> = objects
+            .iter()
+            .map(|object| {
+                (
+                    Key::of(object.metadata()),
+                    uid(object.metadata()).to_owned(),
+                )
+            })
+            .collect();
+        let gone: Vec<Arc<K>> = {
+            let mut inner = self.shared.inner.write();
+            let gone: Vec<Key> = inner
+                .objects
+                .iter()
+                .filter(|(key, entry)| {
+                    let meta = entry.object.metadata();
+                    revision(meta) <= at && listed.get(key).is_none_or(|listed| listed != uid(meta))
+                })
+                .map(|(key, _)| key.clone())
+                .collect();
+            let mut last: Vec<Arc<K>> = gone
+                .iter()
+                .filter_map(|key| inner.take(key, self.shared.index))
+                .filter_map(|entry| match entry.told {
+                    Told::Current => Some(entry.object),
+                    Told::Other(told) => told,
+                })
+                .collect();
+            let uids: BTreeSet<&str> = listed.values().map(String::as_str).collect();
+            let buried: Vec<String> = inner
+                .tombstones
+                .keys()
+                .filter(|uid| !uids.contains(uid.as_str()))
+                .cloned()
+                .collect();
+            last.extend(buried.iter().filter_map(|uid| inner.tombstones.remove(uid)));
+            last
+        };
+        for object in gone {
+            self.tell(&Change::Deleted(object));
+        }
+        for object in objects {
+            self.apply(object);
+        }
+        self.bookmark(at);
+        self.shared.synced.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use parking_lot::Mutex;
+
+    fn object(name: &str, uid: &str, revision: u64) -> ConfigMap {
+        ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                namespace: Some("ns".into()),
+                uid: Some(uid.into()),
+                resource_version: Some(revision.to_string()),
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    fn recorded(store: &Store<ConfigMap>) -> Arc<Mutex<Vec<String>>> {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = log.clone();
+        store.on_change(move |change| {
+            let version = |o: &ConfigMap| o.metadata.resource_version.clone().unwrap_or_default();
+            sink.lock().push(match change {
+                Change::Added(o) => format!("+{}", version(o)),
+                Change::Updated(a, b) => format!("{}>{}", version(a), version(b)),
+                Change::Deleted(o) => format!("-{}", version(o)),
+            });
+        });
+        log
+    }
+
+    #[test]
+    fn an_own_write_is_seen_at_once_and_told_once() {
+        let store = Store::new();
+        let log = recorded(&store);
+        store.replace(vec![object("a", "1", 3)], 5);
+        store.observe(object("b", "2", 6));
+        assert!(store.get("ns", "b").is_some());
+        assert_eq!(*log.lock(), ["+3"]);
+        store.apply(object("b", "2", 6));
+        assert_eq!(*log.lock(), ["+3", "+6"]);
+        store.observe(object("b", "2", 8));
+        store.apply(object("b", "2", 7)); // older than what we wrote
+        store.apply(object("b", "2", 8));
+        assert_eq!(*log.lock(), ["+3", "+6", "6>8"]);
+    }
+
+    #[test]
+    fn an_own_write_never_raises_the_dead() {
+        let store = Store::new();
+        store.replace(vec![], 5);
+        store.apply(object("a", "1", 6));
+        store.remove(object("a", "1", 9));
+        store.observe(object("a", "1", 6)); // the answer comes late
+        assert!(store.get("ns", "a").is_none());
+    }
+
+    #[test]
+    fn an_own_delete_is_seen_at_once() {
+        let store = Store::new();
+        let log = recorded(&store);
+        let a = object("a", "1", 3);
+        store.replace(vec![a.clone(), object("b", "2", 4)], 5);
+        store.observe_deletion(&a.metadata, true, Timestamp::UNIX_EPOCH);
+        assert!(store.get("ns", "a").is_none());
+        store.apply(object("a", "1", 6)); // a change from before the delete
+        assert!(store.get("ns", "a").is_none());
+        store.remove(object("a", "1", 7));
+        assert_eq!(*log.lock(), ["+3", "+4", "-7"]);
+        store.observe_deletion(&object("b", "2", 4).metadata, false, Timestamp::UNIX_EPOCH);
+        let b = store.get("ns", "b").unwrap();
+        assert!(b.metadata.deletion_timestamp.is_some());
+    }
+
+    #[test]
+    fn a_list_tells_what_went_and_what_came() {
+        let store = Store::new();
+        let log = recorded(&store);
+        store.replace(vec![object("a", "1", 3), object("b", "2", 4)], 5);
+        store.replace(vec![object("b", "2", 4), object("a", "9", 8)], 9);
+        assert_eq!(*log.lock(), ["+3", "+4", "-3", "+8"]);
+    }
+
+    #[test]
+    fn owners_and_orphans_are_indexed() {
+        let store = Store::new();
+        let mut owned = object("a", "1", 3);
+        owned.metadata.owner_references = Some(vec![OwnerReference {
+            uid: "owner".into(),
+            controller: Some(true),
+            ..Default::default()
+        }]);
+        store.replace(vec![owned, object("b", "2", 4)], 5);
+        assert_eq!(store.owned_by("owner").len(), 1);
+        assert_eq!(store.claimable_by("ns", "owner").len(), 2);
+        assert_eq!(store.claimable_by("other", "owner").len(), 1);
+    }
+}

@@ -1,0 +1,129 @@
+//! The kinds that controllers share informers of.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::Client;
+
+use crate::informers::{Object, Source, Store, reflect};
+
+/// Name of the config map that holds the cluster's CA certificate in every namespace.
+pub const ROOT_CA: &str = "kube-root-ca.crt";
+/// Namespace of the nodes' heartbeats.
+pub const LEASES: &str = "kube-node-lease";
+
+type Reflector = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+macro_rules! informers {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty = $store:expr, $namespace:expr, $fields:expr;)*) => {
+        /// One store a kind.
+        pub struct Informers {
+            $($(#[$doc])* pub $field: Store<$kind>,)*
+        }
+
+        impl Informers {
+            /// Empty stores.
+            pub fn new() -> Self {
+                Self { $($field: $store,)* }
+            }
+
+            /// What keeps the stores true, to be run for ever.
+            pub fn reflectors(&self, client: &Client) -> Vec<Reflector> {
+                vec![$(reflector(client, &self.$field, $namespace, $fields),)*]
+            }
+        }
+    };
+}
+
+fn reflector<K: Object>(
+    client: &Client,
+    store: &Store<K>,
+    namespace: Option<&str>,
+    fields: Option<&str>,
+) -> Reflector {
+    let source = Source {
+        path: K::url_path(&(), namespace),
+        fields: fields.map(str::to_owned),
+        metadata_only: false,
+    };
+    Box::pin(reflect(client.clone(), source, store.clone()))
+}
+
+informers! {
+    /// Pods, indexed by node name.
+    pods: Pod = Store::indexed_by(|pod| pod.spec.as_ref()?.node_name.clone()), None, None;
+    /// Replica sets.
+    replica_sets: ReplicaSet = Store::new(), None, None;
+    /// Deployments.
+    deployments: Deployment = Store::new(), None, None;
+    /// Replication controllers.
+    replication_controllers: ReplicationController = Store::new(), None, None;
+    /// Stateful sets.
+    stateful_sets: StatefulSet = Store::new(), None, None;
+    /// Daemon sets.
+    daemon_sets: DaemonSet = Store::new(), None, None;
+    /// Controller revisions.
+    revisions: ControllerRevision = Store::new(), None, None;
+    /// Jobs.
+    jobs: Job = Store::new(), None, None;
+    /// Cron jobs.
+    cron_jobs: CronJob = Store::new(), None, None;
+    /// Namespaces.
+    namespaces: Namespace = Store::new(), None, None;
+    /// Nodes.
+    nodes: Node = Store::new(), None, None;
+    /// The nodes' heartbeats.
+    leases: Lease = Store::new(), Some(LEASES), None;
+    /// Services.
+    services: Service = Store::new(), None, None;
+    /// Endpoints.
+    endpoints: Endpoints = Store::new(), None, None;
+    /// Endpoint slices, indexed by `namespace/service`.
+    endpoint_slices: EndpointSlice = Store::indexed_by(|slice| {
+        let service = slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name")?;
+        Some(format!("{}/{service}", slice.metadata.namespace.as_deref()?))
+    }), None, None;
+    /// Service accounts.
+    service_accounts: ServiceAccount = Store::new(), None, None;
+    /// The config maps named [`ROOT_CA`].
+    root_cas: ConfigMap = Store::new(), None, Some("metadata.name=kube-root-ca.crt");
+    /// Bootstrap tokens.
+    bootstrap_tokens: Secret = Store::new(), Some("kube-system"), Some("type=bootstrap.kubernetes.io/token");
+    /// Resource quotas.
+    quotas: ResourceQuota = Store::new(), None, None;
+    /// Autoscalers.
+    autoscalers: HorizontalPodAutoscaler = Store::new(), None, None;
+    /// Disruption budgets.
+    budgets: PodDisruptionBudget = Store::new(), None, None;
+    /// Cluster roles.
+    cluster_roles: ClusterRole = Store::new(), None, None;
+    /// Certificate signing requests.
+    signing_requests: CertificateSigningRequest = Store::new(), None, None;
+    /// Volume claims.
+    claims: PersistentVolumeClaim = Store::new(), None, None;
+    /// Volumes.
+    volumes: PersistentVolume = Store::new(), None, None;
+    /// Storage classes.
+    storage_classes: StorageClass = Store::new(), None, None;
+}
+
+impl Default for Informers {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,314 @@
+//! Work queues: what a controller still has to look at.
+//!
+//! An item is in the queue at most once and is worked on by at most one
+//! worker at a time; when it is added again meanwhile it is handed out again
+//! afterwards. Failed items come back with exponential back-off and jitter, as
+//! client-go's rate-limiting queue does (5 ms doubling up to 1000 s, and ten
+//! retries a second overall with bursts of a hundred).
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::context::{Error, Result};
+
+/// First delay of an item that failed.
+const BASE_DELAY: Duration = Duration::from_millis(5);
+/// Longest delay of an item that keeps failing.
+const MAX_DELAY: Duration = Duration::from_secs(1000);
+/// Retries a second over all items, once the burst is spent.
+const RETRY_RATE: f64 = 10.0;
+/// Retries that may come at once.
+const RETRY_BURST: f64 = 100.0;
+
+/// The delay before the `failures`-th retry (from 0), without jitter.
+pub fn backoff(failures: u32) -> Duration {
+    BASE_DELAY
+        .checked_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX))
+        .unwrap_or(MAX_DELAY)
+        .min(MAX_DELAY)
+}
+
+struct State<T> {
+    ready: VecDeque<T>,
+    /// Everything that waits to be handed out (in `ready`, or to be put there
+    /// when the worker that has it is done).
+    dirty: HashSet<T>,
+    working: HashSet<T>,
+    failures: HashMap<T, u32>,
+    delayed: BinaryHeap<Reverse<(Instant, u64)>>,
+    delayed_items: HashMap<u64, T>,
+    due: HashMap<T, (Instant, u64)>,
+    sequence: u64,
+    tokens: f64,
+    refilled: Instant,
+}
+
+/// A queue of work items; clones share it.
+pub struct Queue<T> {
+    state: Arc<Mutex<State<T>>>,
+    wake: Arc<Notify>,
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Self {
+            state: self.state.clone(),
+            wake: self.wake.clone(),
+        }
+    }
+}
+
+impl<T: Clone + Eq + Hash + Debug + Send + 'static> Default for Queue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
+    /// An empty queue.
+    pub fn new() -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                ready: VecDeque::new(),
+                dirty: HashSet::new(),
+                working: HashSet::new(),
+                failures: HashMap::new(),
+                delayed: BinaryHeap::new(),
+                delayed_items: HashMap::new(),
+                due: HashMap::new(),
+                sequence: 0,
+                tokens: RETRY_BURST,
+                refilled: Instant::now(),
+            })),
+            wake: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Asks for `item` to be worked on as soon as possible.
+    pub fn add(&self, item: T) {
+        let mut state = self.state.lock();
+        if Self::enqueue(&mut state, item) {
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    fn enqueue(state: &mut State<T>, item: T) -> bool {
+        if !state.dirty.insert(item.clone()) {
+            return false;
+        }
+        if state.working.contains(&item) {
+            return false;
+        }
+        state.ready.push_back(item);
+        true
+    }
+
+    /// Asks for `item` to be worked on after `delay`; an earlier date stands.
+    pub fn add_after(&self, item: T, delay: Duration) {
+        if delay.is_zero() {
+            return self.add(item);
+        }
+        let mut state = self.state.lock();
+        let at = Instant::now() + delay;
+        if let Some((due, _)) = state.due.get(&item)
+            && *due <= at
+        {
+            return;
+        }
+        state.sequence += 1;
+        let sequence = state.sequence;
+        if let Some((_, old)) = state.due.insert(item.clone(), (at, sequence)) {
+            state.delayed_items.remove(&old);
+        }
+        state.delayed.push(Reverse((at, sequence)));
+        state.delayed_items.insert(sequence, item);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Asks for `item` again after its back-off, because working on it failed.
+    pub fn retry(&self, item: T) {
+        let delay = {
+            let mut state = self.state.lock();
+            let failures = state.failures.entry(item.clone()).or_insert(0);
+            let own = backoff(*failures);
+            *failures = failures.saturating_add(1);
+            let now = Instant::now();
+            let gained = (now - state.refilled).as_secs_f64() * RETRY_RATE;
+            state.tokens = (state.tokens + gained).min(RETRY_BURST) - 1.0;
+            state.refilled = now;
+            let overall = if state.tokens < 0.0 {
+                Duration::from_secs_f64(-state.tokens / RETRY_RATE)
+            } else {
+                Duration::ZERO
+            };
+            // Up to a tenth on top, so that items that failed together do not
+            // come back together.
+            own.max(overall).mul_f64(1.0 + rand::random::<f64>() / 10.0)
+        };
+        self.add_after(item, delay);
+    }
+
+    /// Forgets that `item` ever failed.
+    pub fn forget(&self, item: &T) {
+        self.state.lock().failures.remove(item);
+    }
+
+    /// How often `item` has failed in a row.
+    pub fn failures(&self, item: &T) -> u32 {
+        self.state.lock().failures.get(item).copied().unwrap_or(0)
+    }
+
+    /// Takes the next item when there is one; else tells when to look again.
+    fn poll_next(&self) -> std::result::Result<T, Option<Instant>> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        while let Some(Reverse((at, sequence))) = state.delayed.peek().copied() {
+            let Some(item) = state.delayed_items.get(&sequence).cloned() else {
+                state.delayed.pop(); // replaced by an earlier date
+                continue;
+            };
+            if at > now {
+                break;
+            }
+            state.delayed.pop();
+            state.delayed_items.remove(&sequence);
+            state.due.remove(&item);
+            Self::enqueue(&mut state, item);
+        }
+        match state.ready.pop_front() {
+            Some(item) => {
+                state.dirty.remove(&item);
+                state.working.insert(item.clone());
+                Ok(item)
+            }
+            None => Err(state.delayed.peek().map(|Reverse((at, _))| *at)),
+        }
+    }
+
+    /// The next item, as soon as there is one.
+    pub async fn next(&self) -> T {
+        loop {
+            let notified = self.wake.notified();
+            match self.poll_next() {
+                Ok(item) => return item,
+                Err(None) => notified.await,
+                Err(Some(at)) => {
+                    tokio::select! {
+                        () = notified => {}
+                        () = tokio::time::sleep_until(at) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says that the work on `item`, got from [`Queue::next`], is over.
+    pub fn done(&self, item: &T) {
+        let mut state = self.state.lock();
+        state.working.remove(item);
+        if state.dirty.contains(item) {
+            state.ready.push_back(item.clone());
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Works on the queue for ever, on up to `concurrency` items at a time.
+    ///
+    /// An item whose work fails is retried with back-off; conflicts are part
+    /// of life with optimistic concurrency and are only traced.
+    pub async fn work<F, Fut>(&self, controller: &'static str, concurrency: usize, sync: F)
+    where
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<()>>,
+    {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                item = self.next(), if running.len() < concurrency => {
+                    let work = sync(item.clone());
+                    running.push(async move { (item, work.await) });
+                }
+                Some((item, outcome)) = running.next() => {
+                    match outcome {
+                        Ok(()) => self.forget(&item),
+                        Err(Error::Retry(after)) => self.add_after(item.clone(), after),
+                        Err(error) => {
+                            if error.is_conflict() {
+                                tracing::debug!(controller, ?item, %error, "will retry");
+                            } else {
+                                tracing::warn!(controller, ?item, %error, "sync failed, will retry");
+                            }
+                            self.retry(item.clone());
+                        }
+                    }
+                    self.done(&item);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_doubles_and_ends() {
+        assert_eq!(backoff(0), Duration::from_millis(5));
+        assert_eq!(backoff(3), Duration::from_millis(40));
+        assert_eq!(backoff(40), MAX_DELAY);
+    }
+
+    #[tokio::test]
+    async fn an_item_waits_once_and_is_worked_on_alone() {
+        let queue = Queue::new();
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a"); // while it is worked on
+        assert_eq!(queue.next().await, "b");
+        assert_eq!(queue.poll_next(), Err(None));
+        queue.done(&"a");
+        assert_eq!(queue.next().await, "a");
+        queue.done(&"a");
+        queue.done(&"b");
+        assert_eq!(queue.poll_next(), Err(None));
+    }
+
+    #[tokio::test]
+    async fn the_earlier_of_two_dates_stands() {
+        let queue = Queue::new();
+        queue.add_after("a", Duration::from_secs(86_400));
+        queue.add_after("a", Duration::from_millis(1));
+        queue.add_after("a", Duration::from_secs(86_400));
+        assert_eq!(queue.next().await, "a");
+        queue.done(&"a");
+        assert_eq!(queue.poll_next(), Err(None));
+    }
+
+    #[tokio::test]
+    async fn failures_are_counted_until_forgotten() {
+        let queue = Queue::new();
+        queue.retry("a");
+        queue.retry("a");
+        assert_eq!(queue.failures(&"a"), 2);
+        queue.forget(&"a");
+        assert_eq!(queue.failures(&"a"), 0);
+        assert_eq!(queue.next().await, "a");
+    }
+}

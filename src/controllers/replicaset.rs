@@ -1,0 +1,484 @@
+//! Replica sets and replication controllers: so many pods of one template.
+//!
+//! Both kinds are one controller over a small trait, as a replication
+//! controller is a replica set with an older selector.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{
+    Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition,
+    ReplicationControllerStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+
+use crate::common::{claim, owners, pod_control, pods, selector};
+use crate::context::{Context, Error, Result};
+use crate::informers::{Change, Key, Object, Store};
+use crate::queue::Queue;
+
+/// Pods made or deleted for one set in one go.
+const BURST: usize = 500;
+/// Sets worked on at a time.
+const CONCURRENCY: usize = 5;
+
+/// What a replica set and a replication controller have in common.
+pub trait Replicator: Object {
+    /// The controller's name in events.
+    const COMPONENT: &'static str;
+
+    /// Wanted pods.
+    fn replicas(&self) -> i32;
+    /// Which pods count.
+    fn selector(&self) -> LabelSelector;
+    /// What pods are made of.
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    /// Seconds of readiness until a pod is available.
+    fn min_ready_seconds(&self) -> i32;
+    /// The reported state.
+    fn status(&self) -> ReplicaSetStatus;
+    /// Changes the reported state.
+    fn set_status(&mut self, status: ReplicaSetStatus);
+    /// The store of this kind.
+    fn store(ctx: &Context) -> &Store<Self>;
+}
+
+impl Replicator for ReplicaSet {
+    const COMPONENT: &'static str = "replicaset-controller";
+
+    fn replicas(&self) -> i32 {
+        self.spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1)
+    }
+
+    fn selector(&self) -> LabelSelector {
+        self.spec
+            .as_ref()
+            .map(|spec| spec.selector.clone())
+            .unwrap_or_default()
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec
+            .as_ref()
+            .and_then(|spec| spec.min_ready_seconds)
+            .unwrap_or(0)
+    }
+
+    fn status(&self) -> ReplicaSetStatus {
+        self.status.clone().unwrap_or_default()
+    }
+
+    fn set_status(&mut self, status: ReplicaSetStatus) {
+        self.status = Some(status);
+    }
+
+    fn store(ctx: &Context) -> &Store<Self> {
+        &ctx.informers.replica_sets
+    }
+}
+
+impl Replicator for ReplicationController {
+    const COMPONENT: &'static str = "replication-controller";
+
+    fn replicas(&self) -> i32 {
+        self.spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(1)
+    }
+
+    fn selector(&self) -> LabelSelector {
+        LabelSelector {
+            match_labels: self.spec.as_ref().and_then(|spec| spec.selector.clone()),
+            match_expressions: None,
+        }
+    }
+
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec
+            .as_ref()
+            .and_then(|spec| spec.min_ready_seconds)
+            .unwrap_or(0)
+    }
+
+    fn status(&self) -> ReplicaSetStatus {
+        let status = self.status.clone().unwrap_or_default();
+        let condition = |c: ReplicationControllerCondition| ReplicaSetCondition {
+            last_transition_time: c.last_transition_time,
+            message: c.message,
+            reason: c.reason,
+            status: c.status,
+            type_: c.type_,
+        };
+        ReplicaSetStatus {
+            available_replicas: status.available_replicas,
+            conditions: status
+                .conditions
+                .map(|all| all.into_iter().map(condition).collect()),
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+            terminating_replicas: None,
+        }
+    }
+
+    fn set_status(&mut self, status: ReplicaSetStatus) {
+        let condition = |c: ReplicaSetCondition| ReplicationControllerCondition {
+            last_transition_time: c.last_transition_time,
+            message: c.message,
+            reason: c.reason,
+            status: c.status,
+            type_: c.type_,
+        };
+        self.status = Some(ReplicationControllerStatus {
+            available_replicas: status.available_replicas,
+            conditions: status
+                .conditions
+                .map(|all| all.into_iter().map(condition).collect()),
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+        });
+    }
+
+    fn store(ctx: &Context) -> &Store<Self> {
+        &ctx.informers.replication_controllers
+    }
+}
+
+/// The pods to delete when there are `surplus` too many: the least useful ones.
+/// `related` are the active pods of all sets with the same controller.
+pub fn choose_to_delete(
+    active: &[Arc<Pod>],
+    related: &[Arc<Pod>],
+    surplus: usize,
+    now: Timestamp,
+) -> Vec<Arc<Pod>> {
+    if surplus >= active.len() {
+        return active.to_vec();
+    }
+    let mut on_node: HashMap<&str, usize> = HashMap::new();
+    for pod in related {
+        *on_node.entry(pods::node_name(pod)).or_default() += 1;
+    }
+    let rank = |pod: &Pod| on_node.get(pods::node_name(pod)).copied().unwrap_or(0);
+    let mut ordered = active.to_vec();
+    ordered.sort_by(|a, b| pods::deletion_order((a, rank(a)), (b, rank(b)), now));
+    ordered.truncate(surplus);
+    ordered
+}
+
+/// The status of a set that owns these pods; `failure` tells why replicas could
+/// not be made (true) or deleted (false).
+pub fn status<R: Replicator>(
+    set: &R,
+    active: &[Arc<Pod>],
+    terminating: usize,
+    failure: Option<(bool, String)>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
+    let old = set.status();
+    let template = set
+        .template()
+        .and_then(|template| template.metadata.as_ref());
+    let wanted = selector::or_none(template.and_then(|meta| meta.labels.as_ref()));
+    let count = |counts: &dyn Fn(&Pod) -> bool| {
+        Some(active.iter().filter(|pod| counts(pod)).count() as i32)
+    };
+    let mut conditions = old.conditions.clone().unwrap_or_default();
+    let present = conditions
+        .iter()
+        .position(|condition| condition.type_ == "ReplicaFailure");
+    match (failure, present) {
+        (Some((creating, message)), None) => conditions.push(ReplicaSetCondition {
+            type_: "ReplicaFailure".into(),
+            status: "True".into(),
+            reason: Some(
+                if creating {
+                    "FailedCreate"
+                } else {
+                    "FailedDelete"
+                }
+                .into(),
+            ),
+            message: Some(message),
+            last_transition_time: Some(Time(now)),
+        }),
+        (None, Some(index)) => {
+            conditions.remove(index);
+        }
+        _ => {}
+    }
+    ReplicaSetStatus {
+        replicas: active.len() as i32,
+        fully_labeled_replicas: count(&|pod| {
+            selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted)
+        }),
+        ready_replicas: count(&pods::is_ready),
+        available_replicas: count(&|pod| pods::is_available(pod, set.min_ready_seconds(), now)),
+        terminating_replicas: Some(terminating as i32),
+        observed_generation: set.metadata().generation,
+        conditions: (!conditions.is_empty()).then_some(conditions),
+    }
+}
+
+/// Whether two statuses say the same, an absent number being zero.
+fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus, with_terminating: bool) -> bool {
+    let number = |n: Option<i32>| n.unwrap_or(0);
+    a.replicas == b.replicas
+        && number(a.fully_labeled_replicas) == number(b.fully_labeled_replicas)
+        && number(a.ready_replicas) == number(b.ready_replicas)
+        && number(a.available_replicas) == number(b.available_replicas)
+        && (!with_terminating || a.terminating_replicas == b.terminating_replicas)
+        && a.observed_generation == b.observed_generation
+        && a.conditions.as_deref().unwrap_or_default()
+            == b.conditions.as_deref().unwrap_or_default()
+}
+
+struct Controller<R> {
+    ctx: Context,
+    queue: Queue<Key>,
+    store: Store<R>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start<R: Replicator>(ctx: &Context) -> impl Future<Output = ()> + Send + use<R> {
+    let store = R::store(ctx).clone();
+    let queue: Queue<Key> = Queue::new();
+    {
+        let queue = queue.clone();
+        store.on_change(move |change| queue.add(Key::of(change.object().metadata())));
+    }
+    {
+        let (queue, sets) = (queue.clone(), store.clone());
+        ctx.informers
+            .pods
+            .on_change(move |change| enqueue_owners(&queue, &sets, change));
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+        store,
+    };
+    async move {
+        controller.store.synced().await;
+        controller.ctx.informers.pods.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(R::COMPONENT, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+fn enqueue_owners<R: Replicator>(queue: &Queue<Key>, sets: &Store<R>, change: &Change<Pod>) {
+    let mut orphan = true;
+    for pod in change.states() {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        if owners::controller_of(&pod.metadata).is_some() {
+            orphan = false;
+        }
+        if let Some(name) = owners::controller_name::<R>(&pod.metadata) {
+            queue.add(Key::new(namespace, name));
+        }
+    }
+    let pod = change.object();
+    let freed = owners::controller_of(&pod.metadata).is_none();
+    if (orphan || freed) && !change.is_deletion() {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let labels = selector::or_none(pod.metadata.labels.as_ref());
+        for set in sets.in_namespace(namespace) {
+            let wanted = set.selector();
+            if !selector::is_empty(&wanted) && selector::matches(&wanted, labels) {
+                queue.add(Key::of(set.metadata()));
+            }
+        }
+    }
+}
+
+impl<R: Replicator> Controller<R> {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let Some(set) = self.store.by_key(&key) else {
+            return Ok(());
+        };
+        let wanted = set.selector();
+        if selector::is_empty(&wanted) {
+            return Ok(()); // the API server lets none in
+        }
+        let running = |pod: &Pod| !pods::is_terminal(pod);
+        let owned = claim::claim(
+            &self.ctx,
+            &*set,
+            &wanted,
+            &self.ctx.informers.pods,
+            None,
+            running,
+            |_| true,
+        )
+        .await?;
+        let (terminating, mut active): (Vec<_>, Vec<_>) =
+            owned.into_iter().partition(|pod| pods::is_deleting(pod));
+        let mut failure = None;
+        let mut outcome = Ok(());
+        if set.metadata().deletion_timestamp.is_none() {
+            let difference = i64::from(set.replicas()) - active.len() as i64;
+            outcome = self.manage(&set, &active, difference).await;
+            if let Err(error) = &outcome {
+                failure = Some((difference > 0, error.to_string()));
+            }
+            // Our own writes are in the store: report them at once.
+            if difference != 0 {
+                let uid = set.metadata().uid.as_deref().unwrap_or_default();
+                active = self.ctx.informers.pods.owned_by(uid);
+                active.retain(|pod| pods::is_active(pod));
+            }
+        }
+        let now = self.ctx.now();
+        let status = status(&*set, &active, terminating.len(), failure, now);
+        self.report(&key, status).await?;
+        outcome?;
+        if let Some(after) = pods::next_availability(&active, set.min_ready_seconds(), now) {
+            self.queue.add_after(key, after);
+        }
+        Ok(())
+    }
+
+    async fn manage(&self, set: &Arc<R>, active: &[Arc<Pod>], difference: i64) -> Result<()> {
+        let count = (difference.unsigned_abs() as usize).min(BURST);
+        if difference > 0 {
+            let Some(template) = set.template() else {
+                return Err(Error::other("the set has no pod template"));
+            };
+            let pod = pod_control::from_template(&**set, template);
+            let (_, outcome) = pod_control::slow_start(count, |_| async {
+                pod_control::create(&self.ctx, R::COMPONENT, &**set, &pod)
+                    .await
+                    .map(drop)
+            })
+            .await;
+            match outcome {
+                Err(error) if error.is_namespace_terminating() => Ok(()),
+                other => other,
+            }
+        } else if difference < 0 {
+            let doomed = choose_to_delete(active, &self.related(set), count, self.ctx.now());
+            let outcomes = join_all(
+                doomed
+                    .iter()
+                    .map(|pod| pod_control::delete(&self.ctx, R::COMPONENT, &**set, pod)),
+            )
+            .await;
+            outcomes.into_iter().collect()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Active pods of every set that has the same controller as this one.
+    fn related(&self, set: &R) -> Vec<Arc<Pod>> {
+        let uid = |set: &R| set.metadata().uid.clone().unwrap_or_default();
+        let siblings = match owners::controller_of(set.metadata()) {
+            Some(owner) => self
+                .store
+                .owned_by(&owner.uid)
+                .iter()
+                .map(|set| uid(set))
+                .collect(),
+            None => vec![uid(set)],
+        };
+        siblings
+            .iter()
+            .flat_map(|uid| self.ctx.informers.pods.owned_by(uid))
+            .filter(|pod| pods::is_active(pod))
+            .collect()
+    }
+
+    async fn report(&self, key: &Key, status: ReplicaSetStatus) -> Result<()> {
+        let Some(set) = self.store.by_key(key) else {
+            return Ok(());
+        };
+        let has_terminating = R::COMPONENT == ReplicaSet::COMPONENT;
+        if same(&set.status(), &status, has_terminating) {
+            return Ok(());
+        }
+        let mut updated = R::clone(&set);
+        updated.set_status(status);
+        match self.ctx.update_status(&self.store, &updated).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::{at, pod};
+    use k8s_openapi::api::apps::v1::ReplicaSetSpec;
+
+    fn set(replicas: i32, min_ready: i32) -> ReplicaSet {
+        ReplicaSet {
+            spec: Some(ReplicaSetSpec {
+                replicas: Some(replicas),
+                min_ready_seconds: Some(min_ready),
+                template: Some(PodTemplateSpec::default()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn counts() {
+        let active = [
+            Arc::new(pod("a", "n", "Running", Some(10))),
+            Arc::new(pod("b", "n", "Running", Some(98))),
+            Arc::new(pod("c", "n", "Pending", None)),
+        ];
+        let status = status(&set(3, 5), &active, 2, None, at(100));
+        assert_eq!(status.replicas, 3);
+        assert_eq!(status.ready_replicas, Some(2));
+        assert_eq!(status.available_replicas, Some(1));
+        assert_eq!(status.fully_labeled_replicas, Some(3));
+        assert_eq!(status.terminating_replicas, Some(2));
+        assert_eq!(status.conditions, None);
+    }
+
+    #[test]
+    fn a_failure_is_a_condition_until_it_is_over() {
+        let mut set = set(1, 0);
+        let failed = status(&set, &[], 0, Some((true, "quota".into())), at(1));
+        let condition = &failed.conditions.as_ref().unwrap()[0];
+        assert_eq!(condition.reason.as_deref(), Some("FailedCreate"));
+        set.set_status(failed);
+        assert_eq!(status(&set, &[], 0, None, at(2)).conditions, None);
+    }
+
+    #[test]
+    fn pods_on_crowded_nodes_go_first() {
+        let active = [
+            Arc::new(pod("a", "n1", "Running", Some(10))),
+            Arc::new(pod("b", "n2", "Running", Some(10))),
+            Arc::new(pod("c", "n2", "Running", Some(10))),
+        ];
+        let doomed = choose_to_delete(&active, &active, 1, at(100));
+        assert_ne!(doomed[0].metadata.name.as_deref(), Some("a"));
+        assert_eq!(choose_to_delete(&active, &active, 5, at(100)).len(), 3);
+    }
+}
