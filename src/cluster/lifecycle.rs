@@ -370,6 +370,12 @@ pub(crate) async fn wait_for_nodes(client: &Client, names: &[String], deadline: 
     Ok(())
 }
 
+/// Writes the cluster's entry in `kubeconfig` and makes it the current one.
+pub fn write_context(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> Result<(), Failure> {
+    let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
+    kubeconfig.put(&access::entry(profile, &pki)?, true)
+}
+
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
     // The failure that led here is the one to tell.
     let _ = driver.destroy(&profile.plan(home)).await;

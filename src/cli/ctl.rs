@@ -1,0 +1,186 @@
+//! `rkube ctl`, for use on a node: its containers and images, straight from the
+//! runtime, also when no API server answers.
+
+use std::path::{Path, PathBuf};
+
+use rkube_config::failure::{Kind, Source};
+use rkube_config::{Failure, NodeConfig, paths};
+use rkube_runtime::{ContainerStatus, ImageStatus, Runtime, RuntimeConfig};
+
+use super::output::table;
+use super::{Global, Output};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List containers
+    Ps {
+        /// Also those that have ended
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// List images
+    Images,
+    /// Print a container's log
+    Logs {
+        /// The container's ID or the beginning of it
+        container: String,
+    },
+    /// Load an archive of images
+    Load {
+        /// The archive; standard input when not given
+        archive: Option<PathBuf>,
+    },
+    /// Pull an image from its registry
+    Pull {
+        /// The image
+        image: String,
+    },
+    /// Remove an image
+    Rmi {
+        /// The image
+        image: String,
+    },
+}
+
+pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    if !Path::new(paths::NODE_CONFIG).exists() {
+        return Err(Failure::new(Source::Program, Kind::Unsupported, "'rkube ctl' works on a node only")
+            .advise("go to one first: rkube ssh"));
+    }
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    let mut settings =
+        RuntimeConfig::new(paths::RUNTIME, paths::IMAGES, format!("{}/runtime", paths::RUN), paths::BINARY);
+    settings.insecure_registries = config.insecure_registries;
+    let runtime = Runtime::open(settings).await.map_err(failure)?;
+    match args.command {
+        Command::Ps { all } => ps(&runtime, all, output),
+        Command::Images => images(&runtime, output),
+        Command::Logs { container } => return logs(&runtime, &container),
+        Command::Load { archive } => {
+            let names = match archive {
+                Some(path) => runtime.load_image(&path).await,
+                None => runtime.load_image_from(tokio::io::stdin()).await,
+            }
+            .map_err(failure)?;
+            for name in names {
+                println!("{name}");
+            }
+        }
+        Command::Pull { image } => {
+            let status = runtime.pull_image(&image, &[], None).await.map_err(failure)?;
+            println!("{}", status.id);
+        }
+        Command::Rmi { image } => runtime.remove_image(&image).await.map_err(failure)?,
+    }
+    Ok(())
+}
+
+fn failure(e: impl std::fmt::Display) -> Failure {
+    Failure::new(Source::Runtime, Kind::Error, e.to_string())
+}
+
+/// Label of a container in its pod, as every Kubernetes runtime sets it.
+fn label<'a>(container: &'a ContainerStatus, key: &str) -> &'a str {
+    container.spec.labels.get(&format!("io.kubernetes.{key}")).map_or("", String::as_str)
+}
+
+fn short(id: &str) -> String {
+    id.trim_start_matches("sha256:").chars().take(13).collect()
+}
+
+fn ps(runtime: &Runtime, all: bool, output: &Output) {
+    let mut containers = runtime.list_containers();
+    containers.retain(|c| all || c.state == rkube_runtime::ContainerState::Running);
+    containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+    let value: Vec<serde_json::Value> = containers
+        .iter()
+        .map(|c| {
+            serde_json::json!({
+                "id": c.id,
+                "image": c.spec.image,
+                "created": c.created_at.to_string(),
+                "state": c.state.as_str(),
+                "pid": c.pid,
+                "exitCode": c.exit_code,
+                "name": label(c, "container.name"),
+                "pod": label(c, "pod.name"),
+                "namespace": label(c, "pod.namespace"),
+            })
+        })
+        .collect();
+    output.result(&value, || {
+        let head = ["CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "POD", "NAMESPACE"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        rows.extend(containers.iter().map(|c| {
+            vec![
+                short(&c.id),
+                c.spec.image.clone(),
+                c.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+                c.state.as_str().to_owned(),
+                label(c, "container.name").to_owned(),
+                label(c, "pod.name").to_owned(),
+                label(c, "pod.namespace").to_owned(),
+            ]
+        }));
+        table(&rows)
+    });
+}
+
+fn images(runtime: &Runtime, output: &Output) {
+    let mut images = runtime.list_images();
+    images.sort_by(|a, b| a.repo_tags.cmp(&b.repo_tags));
+    let value: Vec<serde_json::Value> = images
+        .iter()
+        .map(|i| {
+            serde_json::json!({
+                "id": i.id, "repoTags": i.repo_tags, "repoDigests": i.repo_digests, "size": i.size.to_string(),
+            })
+        })
+        .collect();
+    output.result(&value, || {
+        let mut rows = vec![["IMAGE", "TAG", "IMAGE ID", "SIZE"].map(str::to_owned).to_vec()];
+        rows.extend(images.iter().flat_map(image_rows));
+        table(&rows)
+    });
+}
+
+/// One row a name; an image without one shows as `<none>`.
+fn image_rows(image: &ImageStatus) -> Vec<Vec<String>> {
+    let size = format!("{:.1} MB", image.size as f64 / 1e6);
+    let row = |name: &str, tag: &str| vec![name.to_owned(), tag.to_owned(), short(&image.id), size.clone()];
+    if image.repo_tags.is_empty() {
+        return vec![row("<none>", "<none>")];
+    }
+    image.repo_tags.iter().map(|full| full.rsplit_once(':').map_or_else(|| row(full, ""), |(n, t)| row(n, t))).collect()
+}
+
+fn logs(runtime: &Runtime, wanted: &str) -> Result<(), Failure> {
+    let found: Vec<ContainerStatus> =
+        runtime.list_containers().into_iter().filter(|c| c.id.starts_with(wanted)).collect();
+    let not_found = |what: String| {
+        Failure::new(Source::Runtime, Kind::NotFound, what).advise("list containers with: rkube ctl ps -a")
+    };
+    let container = match found.as_slice() {
+        [one] => one,
+        [] => return Err(not_found(format!("there is no container '{wanted}'"))),
+        _ => return Err(not_found(format!("more than one container begins with '{wanted}'"))),
+    };
+    let Some(path) = &container.spec.log_path else {
+        return Err(not_found(format!("the container '{wanted}' has no log")));
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::new(Source::Runtime, Kind::Error, format!("cannot read {}: {e}", path.display())))?;
+    for line in text.lines() {
+        // The CRI's format: time, stream, tag, then what the program wrote.
+        let Some(message) = line.splitn(4, ' ').nth(3) else { continue };
+        let end = if line.split(' ').nth(2) == Some("P") { "" } else { "\n" };
+        print!("{message}{end}");
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `rkube image`
+
+use std::path::PathBuf;
+
+use futures::future::join_all;
+use rkube_cluster::{Home, Node, Profile, Progress};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use super::{Global, Output};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Put the images of a tar archive on every node
+    Load {
+        /// A docker-archive or an OCI image layout, plain or compressed by gzip or zstd
+        archive: PathBuf,
+    },
+    /// List the images on a node
+    #[command(alias = "list")]
+    Ls {
+        /// The node; the control plane's when not given
+        #[arg(short, long, value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Remove an image from every node
+    Rm {
+        /// The image
+        image: String,
+    },
+    /// Pull an image on every node
+    Pull {
+        /// The image
+        image: String,
+    },
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let profile = Profile::load(home, &global.profile)?;
+    match args.command {
+        Command::Load { archive } => load(home, &profile, &archive, output).await,
+        Command::Ls { node } => {
+            let node = profile.node(node.as_deref())?;
+            let format = if output.json() { "json" } else { "text" };
+            let (code, text, error) = on_node(home, &profile, node, &format!("rkube ctl images -o {format}"), None).await?;
+            if code != 0 {
+                return Err(Failure::new(Source::Runtime, Kind::Error, error));
+            }
+            print!("{text}");
+            Ok(())
+        }
+        Command::Rm { image } => {
+            output.step("remove", &format!("Removing {image} from {} nodes", profile.nodes.len()));
+            everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
+            output.say(&format!("{image} is removed."));
+            Ok(())
+        }
+        Command::Pull { image } => {
+            output.step("pull", &format!("Pulling {image} on {} nodes", profile.nodes.len()));
+            everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
+            output.say(&format!("{image} is on every node."));
+            Ok(())
+        }
+    }
+}
+
+/// An image name as one word of a shell's line.
+fn word(image: &str) -> Result<&str, Failure> {
+    if !image.is_empty() && image.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@".contains(c)) {
+        return Ok(image);
+    }
+    Err(Failure::new(Source::Program, Kind::Usage, format!("'{image}' is not an image name")))
+}
+
+async fn load(home: &Home, profile: &Profile, archive: &PathBuf, output: &Output) -> Result<(), Failure> {
+    let size = std::fs::metadata(archive)
+        .and_then(|m| if m.is_file() { Ok(m.len()) } else { Err(std::io::Error::other("not a file")) })
+        .map_err(|e| {
+            let failure = Failure::new(Source::Program, Kind::NotFound, format!("cannot read {}: {e}", archive.display()));
+            failure.advise("give the path of a tar archive, as made by: docker save NAME -o app.tar")
+        })?;
+    let mib = size as f64 / f64::from(1 << 20);
+    output.step("load", &format!("Loading {} ({mib:.1} MiB) on {} nodes", archive.display(), profile.nodes.len()));
+    // The first node unpacks; the others find the layers, where nodes share them.
+    let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
+    let mut loaded = Vec::new();
+    for nodes in [first, rest] {
+        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, archive))).await;
+        for names in results {
+            loaded = names?;
+        }
+    }
+    output.say(&format!("Loaded on every node: {}", loaded.join(", ")));
+    Ok(())
+}
+
+async fn load_on(home: &Home, profile: &Profile, node: &Node, archive: &PathBuf) -> Result<Vec<String>, Failure> {
+    let file = tokio::fs::File::open(archive)
+        .await
+        .map_err(|e| Failure::new(Source::Program, Kind::NotFound, format!("cannot read {}: {e}", archive.display())))?;
+    let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(file)).await?;
+    if code != 0 {
+        let kind = if i32::from(Failure::new(Source::Runtime, Kind::Unsupported, "").exit_code()) == code {
+            Kind::Unsupported
+        } else {
+            Kind::Error
+        };
+        return Err(Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name)));
+    }
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(), Failure> {
+    let results = join_all(profile.nodes.iter().map(|n| async move {
+        let (code, _, error) = on_node(home, profile, n, command, None).await?;
+        if code == 0 {
+            return Ok(());
+        }
+        Err(Failure::new(Source::Runtime, Kind::Error, format!("{}: {error}", n.name)))
+    }))
+    .await;
+    results.into_iter().collect()
+}
+
+/// Runs a command on a node: its exit code, output and error, trimmed.
+async fn on_node(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    command: &str,
+    input: Option<tokio::fs::File>,
+) -> Result<(i32, String, String), Failure> {
+    let session = rkube_cluster::ssh(home, profile, node).await?;
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let code = session.exec(command, input, &mut stdout, &mut stderr).await.map_err(|e| {
+        Failure::new(Source::Guest, Kind::Error, format!("the connection to {} broke: {e}", node.name))
+    })?;
+    let error = String::from_utf8_lossy(&stderr).trim().trim_start_matches("error: ").to_owned();
+    Ok((code, String::from_utf8_lossy(&stdout).into_owned(), error))
+}

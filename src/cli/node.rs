@@ -1,0 +1,138 @@
+//! `rkube node`
+
+use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
+use rkube_config::Failure;
+
+use super::output::table;
+use super::{Global, Output};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List a cluster's nodes
+    List,
+    /// Add a node
+    Add {
+        /// CPUs that it may use, 1.5 for example [default: all]
+        #[arg(long, value_name = "N", value_parser = parse_cpus)]
+        cpus: Option<u64>,
+        /// Memory that it may use, 2g or 512m for example [default: all]
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        memory: Option<u64>,
+    },
+    /// Move a node's pods elsewhere and remove it
+    Delete {
+        /// The node
+        node: String,
+    },
+    /// Stop a node; it stays stopped until it is started by name
+    Stop {
+        /// The node
+        node: String,
+    },
+    /// Start a node
+    Start {
+        /// The node
+        node: String,
+    },
+}
+
+/// CPUs as a decimal number, to millicores.
+pub fn parse_cpus(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if (0.1..=1024.0).contains(&cpus) => Ok((cpus * 1000.0).round() as u64),
+        _ => Err(format!("'{text}' is not a number of CPUs from 0.1 to 1024")),
+    }
+}
+
+/// A size with a unit, to bytes; without a unit it is megabytes, as minikube's.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: u64 = match &lower[digits.len()..] {
+        "b" => 1,
+        "k" | "kb" | "ki" | "kib" => 1 << 10,
+        "" | "m" | "mb" | "mi" | "mib" => 1 << 20,
+        "g" | "gb" | "gi" | "gib" => 1 << 30,
+        _ => return Err(format!("'{text}' is not a size like 512m or 2g")),
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| format!("'{text}' is not a size like 512m or 2g"))?;
+    if bytes < 64 << 20 {
+        return Err(format!("'{text}' is too little, a node needs 64m"));
+    }
+    Ok(bytes)
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let profile = &global.profile;
+    match args.command {
+        Command::List => list(home, global, output).await,
+        Command::Add { cpus, memory } => {
+            let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
+            output.say(&format!("The node {} is part of the cluster.", node.name));
+            Ok(())
+        }
+        Command::Delete { node } => {
+            rkube_cluster::delete_node(home, profile, &node, output).await?;
+            output.say(&format!("The node {node} is deleted."));
+            Ok(())
+        }
+        Command::Stop { node } => {
+            rkube_cluster::stop_node(home, profile, &node, output).await?;
+            output.say(&format!("The node {node} is stopped."));
+            Ok(())
+        }
+        Command::Start { node } => {
+            rkube_cluster::start_node(home, profile, &node, output).await?;
+            output.say(&format!("The node {node} is ready."));
+            Ok(())
+        }
+    }
+}
+
+async fn list(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
+    let profile = Profile::load(home, &global.profile)?;
+    let status = rkube_cluster::status(home, &profile, &Kubeconfig::at(default_kubeconfig()?)).await?;
+    output.result(&status.nodes, || {
+        let mut rows = vec![["NAME", "ADDRESS", "STATE", "READY", "ROLE"].map(str::to_owned).to_vec()];
+        for node in &status.nodes {
+            rows.push(vec![
+                node.name.clone(),
+                node.ip.clone(),
+                node.host.to_owned(),
+                if node.kubelet == "Running" { "yes" } else { "no" }.to_owned(),
+                if node.worker { "worker" } else { "control-plane" }.to_owned(),
+            ]);
+        }
+        table(&rows)
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_cpus() {
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        assert_eq!(parse_size("512"), Ok(512 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        for bad in ["", "g", "1t", "-1g", "1", "99999999999g"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_cpus("1.5"), Ok(1500));
+        for bad in ["0", "-1", "x", "nan", "inf"] {
+            assert!(parse_cpus(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a command prints: text and progress for people, JSON for programs.
+//!
+//! With `-o json`, steps, warnings and errors go to standard output as
+//! CloudEvents (<https://cloudevents.io>), one a line, of the types that
+//! minikube uses; results are plain JSON documents.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rkube_cluster::Progress;
+use rkube_config::Failure;
+use serde::Serialize;
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A command's output.
+pub struct Output {
+    format: Format,
+    count: AtomicU32,
+    running: Mutex<Option<(ProgressBar, String, Instant)>>,
+}
+
+impl Output {
+    pub fn new(format: Format) -> Self {
+        Self { format, count: AtomicU32::new(0), running: Mutex::new(None) }
+    }
+
+    pub fn json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Prints a command's result: `text` for people, `value` for programs.
+    pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        self.finish();
+        if self.json() {
+            // Plain data; a value that cannot be JSON is a bug that tests show.
+            println!("{}", serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\"")));
+        } else {
+            let text = text();
+            print!("{text}");
+            if !text.is_empty() && !text.ends_with('\n') {
+                println!();
+            }
+        }
+    }
+
+    /// Prints a line that tells what has been done.
+    pub fn say(&self, message: &str) {
+        self.finish();
+        if self.json() {
+            self.event("io.k8s.sigs.minikube.info", &serde_json::json!({ "message": message }));
+        } else {
+            println!("{message}");
+        }
+    }
+
+    /// Ends the step that is under way, as done.
+    pub fn finish(&self) {
+        let Some((bar, message, since)) = self.take() else { return };
+        let took = format_duration(since.elapsed());
+        bar.finish_and_clear();
+        eprintln!("  {} {message} {}", style("✓", "32"), style(&took, "2"));
+    }
+
+    /// Prints a failure and gives its exit code.
+    pub fn fail(&self, failure: &Failure) -> ExitCode {
+        self.break_off();
+        if self.json() {
+            self.event(
+                "io.k8s.sigs.minikube.error",
+                &serde_json::json!({
+                    "exitcode": failure.exit_code().to_string(),
+                    "name": failure.name(),
+                    "message": failure.message,
+                    "advice": failure.advice.as_deref().unwrap_or_default(),
+                }),
+            );
+        } else {
+            eprintln!("{} {}", style("error:", "1;31"), failure.message);
+            if let Some(advice) = &failure.advice {
+                eprintln!("  {} {advice}", style("→", "1"));
+            }
+        }
+        ExitCode::from(failure.exit_code())
+    }
+
+    /// Tells that Ctrl-C ended the command.
+    pub fn interrupted(&self) {
+        self.break_off();
+        if !self.json() {
+            eprintln!("interrupted");
+        }
+    }
+
+    fn break_off(&self) {
+        if let Some((bar, message, _)) = self.take() {
+            bar.finish_and_clear();
+            eprintln!("  {} {message}", style("✗", "31"));
+        }
+    }
+
+    fn take(&self) -> Option<(ProgressBar, String, Instant)> {
+        self.running.lock().ok()?.take()
+    }
+
+    fn event(&self, kind: &str, data: &serde_json::Value) {
+        let id = self.count.fetch_add(1, Ordering::Relaxed);
+        println!(
+            "{}",
+            serde_json::json!({
+                "specversion": "1.0",
+                "id": format!("{}-{id}", std::process::id()),
+                "source": "https://rkube.dev/",
+                "type": kind,
+                "datacontenttype": "application/json",
+                "data": data,
+            })
+        );
+    }
+}
+
+impl Progress for Output {
+    fn step(&self, name: &str, message: &str) {
+        self.finish();
+        if self.json() {
+            let step = self.count.load(Ordering::Relaxed);
+            self.event(
+                "io.k8s.sigs.minikube.step",
+                &serde_json::json!({ "currentstep": step.to_string(), "name": name, "message": message }),
+            );
+            return;
+        }
+        let bar = ProgressBar::new_spinner();
+        if std::io::stderr().is_terminal() {
+            if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
+                bar.set_style(style);
+            }
+            bar.set_message(message.to_owned());
+            bar.enable_steady_tick(Duration::from_millis(80));
+        }
+        if let Ok(mut running) = self.running.lock() {
+            *running = Some((bar, message.to_owned(), Instant::now()));
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        if self.json() {
+            self.event("io.k8s.sigs.minikube.warning", &serde_json::json!({ "message": message }));
+            return;
+        }
+        let print = || eprintln!("  {} {message}", style("!", "33"));
+        match self.running.lock().ok().as_deref() {
+            Some(Some((bar, ..))) => bar.suspend(print),
+            _ => print(),
+        }
+    }
+}
+
+/// Colours only where somebody sees them (<https://no-color.org>).
+fn style(text: &str, code: &str) -> String {
+    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+        format!("\x1b[{code}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+fn format_duration(took: Duration) -> String {
+    if took < Duration::from_secs(1) {
+        format!("{} ms", took.as_millis())
+    } else {
+        format!("{:.1} s", took.as_secs_f64())
+    }
+}
+
+/// A table with columns as wide as their widest cell.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    rows.iter()
+        .map(|row| {
+            let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            format!("{}\n", line.join("   ").trim_end())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["NAME".into(), "IP".into()], vec!["rkube-m02".into(), "1.2.3.4".into()]];
+        assert_eq!(table(&rows), "NAME        IP\nrkube-m02   1.2.3.4\n");
+    }
+}

@@ -1,0 +1,119 @@
+//! `rkube start`
+
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use rkube_cluster::{Home, Kubeconfig, StartOptions, default_kubeconfig};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use super::{Global, Output};
+
+/// Flags of `rkube start`. All but --insecure-registry, --wait and the
+/// kubeconfig's count only when the cluster is new.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Number of nodes [default for a new cluster: 1]
+    #[arg(short, long, env = "RKUBE_NODES", value_name = "N")]
+    nodes: Option<u32>,
+    /// How nodes are made: native
+    #[arg(short, long, env = "RKUBE_DRIVER", value_name = "NAME")]
+    driver: Option<String>,
+    /// CPUs that each node may use, 1.5 for example [default: all]
+    #[arg(long, env = "RKUBE_CPUS", value_name = "N", value_parser = super::node::parse_cpus)]
+    cpus: Option<u64>,
+    /// Memory that each node may use, 2g or 512m for example [default: all]
+    #[arg(long, env = "RKUBE_MEMORY", value_name = "SIZE", value_parser = super::node::parse_size)]
+    memory: Option<u64>,
+    /// Where nodes' and load balancers' addresses come from [default: a free 192.168.x.0/24]
+    #[arg(long, value_name = "CIDR")]
+    subnet: Option<Ipv4Net>,
+    /// Where pods' addresses come from
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    pod_network_cidr: Ipv4Net,
+    /// Where services' addresses come from
+    #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
+    service_cluster_ip_range: Ipv4Net,
+    /// Suffix of services' names
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    dns_domain: String,
+    /// A registry to reach over plain HTTP, HOST[:PORT]; may be repeated
+    #[arg(long, value_name = "REGISTRY")]
+    insecure_registry: Vec<String>,
+    /// Leave the kubeconfig's current context as it is
+    #[arg(long)]
+    keep_context: bool,
+    /// Wait until all nodes are ready
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    wait: bool,
+    /// How long to wait for that, 90s or 6m for example
+    #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
+    wait_timeout: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is not a time like 90s, 6m or 1h");
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    if args.dns_domain.is_empty()
+        || !args.dns_domain.split('.').all(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+    {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("--dns-domain: '{}' is not a domain name", args.dns_domain),
+        ));
+    }
+    let options = StartOptions {
+        profile: global.profile.clone(),
+        nodes: args.nodes,
+        driver: args.driver,
+        cpu_millis: args.cpus,
+        memory_bytes: args.memory,
+        node_cidr: args.subnet,
+        pod_cidr: args.pod_network_cidr,
+        service_cidr: args.service_cluster_ip_range,
+        dns_domain: args.dns_domain,
+        insecure_registries: args.insecure_registry,
+        kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
+        set_context: !args.keep_context,
+        wait: args.wait.then_some(args.wait_timeout),
+    };
+    let started = std::time::Instant::now();
+    let profile = rkube_cluster::start(home, &options, output).await?;
+    let count = profile.nodes.len();
+    let state = if args.wait { "is ready" } else { "has been started" };
+    output.say(&format!(
+        "The cluster '{}' {state}: {count} node{}, Kubernetes {}, in {:.1} s. kubectl's context is '{}'.",
+        profile.name,
+        if count == 1 { "" } else { "s" },
+        rkube_config::version(),
+        started.elapsed().as_secs_f64(),
+        if args.keep_context { "unchanged" } else { &profile.name },
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("6m"), Ok(Duration::from_secs(360)));
+        for bad in ["", "s", "6", "6d", "-1s", "6µ"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

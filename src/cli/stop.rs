@@ -1,0 +1,22 @@
+//! `rkube stop`
+
+use rkube_cluster::Home;
+use rkube_config::Failure;
+
+use super::{Global, Output};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Stop the clusters of all profiles
+    #[arg(long)]
+    all: bool,
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let names = if args.all { home.profile_names()? } else { vec![global.profile.clone()] };
+    for name in names {
+        rkube_cluster::stop(home, &name, output).await?;
+        output.say(&format!("The cluster '{name}' is stopped."));
+    }
+    Ok(())
+}

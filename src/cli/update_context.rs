@@ -1,0 +1,14 @@
+//! `rkube update-context`
+
+use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
+use rkube_config::Failure;
+
+use super::{Global, Output};
+
+pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
+    let profile = Profile::load(home, &global.profile)?;
+    let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
+    rkube_cluster::write_context(home, &profile, &kubeconfig)?;
+    output.say(&format!("The context '{}' in {} is up to date.", profile.name, kubeconfig.path().display()));
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! `rkube version`
+
+use rkube_cluster::Home;
+use rkube_config::Failure;
+
+use super::{Global, Output};
+
+pub async fn run(_home: &Home, _global: &Global, output: &Output) -> Result<(), Failure> {
+    let value = serde_json::json!({
+        "rkubeVersion": format!("v{}", env!("CARGO_PKG_VERSION")),
+        "kubernetesVersion": rkube_config::KUBERNETES_VERSION,
+    });
+    output.result(&value, || {
+        format!("rkube version: v{}\nKubernetes version: {}", env!("CARGO_PKG_VERSION"), rkube_config::KUBERNETES_VERSION)
+    });
+    Ok(())
+}

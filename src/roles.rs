@@ -1,0 +1,71 @@
+//! The roles that the binary plays inside a cluster.
+
+use std::ffi::OsString;
+use std::future::Future;
+
+use anyhow::Context;
+use rkube_config::{NodeConfig, paths};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+mod control_plane;
+mod demo;
+
+/// Runs `role` if it is one; `None` when the arguments are for the CLI.
+pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
+    if let Some(code) = rkube_runtime::helper_main(role, args) {
+        return Some(code);
+    }
+    if let Some(code) = rkube_drivers::native::helper_main(role, args) {
+        return Some(code);
+    }
+    let result = match role {
+        "init" => init(),
+        "control-plane" => serve(2, control_plane::run),
+        "agent" => serve(2, |config| rkube_node::run(config)),
+        "demo" => demo::run(args),
+        _ => return None,
+    };
+    Some(match result {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("{role}: {e:#}");
+            1
+        }
+    })
+}
+
+fn init() -> anyhow::Result<()> {
+    rkube_init::run(&NodeConfig::read(paths::NODE_CONFIG)?)
+}
+
+/// Runs a service of the node until it fails or SIGTERM asks it to end.
+fn serve<F>(threads: usize, work: impl FnOnce(NodeConfig) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_env("RKUBE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    // Fails only when somebody was first, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(16)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let future = work(config);
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        tokio::select! {
+            result = tokio::spawn(future) => result.context("the service panicked")?,
+            _ = terminate.recv() => Ok(()),
+        }
+    })
+}

@@ -1,0 +1,55 @@
+//! Store, API server, controllers and scheduler in one process.
+//!
+//! Controllers and scheduler are clients like any other, only without sockets:
+//! they get as far as their own identities may.
+
+use std::path::Path;
+
+use anyhow::Context;
+use rkube_apiserver::ApiServer;
+use rkube_config::{NodeConfig, paths, ports};
+use rkube_store::{EmbeddedOptions, EmbeddedStore};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
+    let pki_dir = Path::new(paths::PKI);
+    let pki = rkube_apiserver::Pki::read(pki_dir)?;
+    // Bound first: who connects early waits in the backlog instead of failing.
+    let listener = TcpListener::bind(("0.0.0.0", ports::API_SERVER))
+        .await
+        .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
+    let store = EmbeddedStore::open(Path::new(paths::STORE), EmbeddedOptions::default())?;
+    let cluster = &config.cluster;
+    let server = ApiServer::new(rkube_apiserver::Config {
+        store,
+        pki,
+        version: rkube_config::version(),
+        dns_domain: cluster.dns_domain.clone(),
+        service_cidr: cluster.service_cidr,
+        node_ports: ports::NODE_PORTS,
+        advertise_ip: cluster.api_server_ip,
+        advertise_port: cluster.api_server_port,
+    })
+    .await?;
+
+    let read = |name: &str| {
+        let path = pki_dir.join(name);
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
+    let mut controllers = rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
+    controllers.api_server_ip = cluster.api_server_ip;
+    controllers.api_server_port = cluster.api_server_port;
+    let manager = server.client("system:kube-controller-manager", &["system:masters"]);
+    let scheduler = server.client("system:kube-scheduler", &["system:masters"]);
+
+    // Whichever ends first takes the process down, and init starts it anew.
+    tokio::select! {
+        result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
+            result.context("the API server panicked")?.context("the API server failed"),
+        result = tokio::spawn(rkube_controllers::run(manager, controllers)) =>
+            result.context("a controller panicked")?.context("the controllers failed"),
+        result = tokio::spawn(rkube_scheduler::run(scheduler, rkube_scheduler::Config::default())) =>
+            result.context("the scheduler panicked")?.context("the scheduler failed"),
+    }
+}

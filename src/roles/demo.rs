@@ -1,0 +1,69 @@
+//! Demo programs of the images that the binary carries.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// Where `kubia` listens.
+const PORT: u16 = 8080;
+/// How long a client may take to say what it wants.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+
+/// `rkube demo <program>`.
+pub fn run(args: &[OsString]) -> anyhow::Result<()> {
+    match args.first().and_then(|a| a.to_str()) {
+        Some("kubia") => kubia(),
+        _ => bail!("the demo programs are: kubia"),
+    }
+}
+
+/// Tells every client which pod it has hit.
+fn kubia() -> anyhow::Result<()> {
+    // PID 1 of a container has no default handlers: without these, `kubectl
+    // delete` would wait for the grace period to pass.
+    // SAFETY: the handler only calls _exit, which is async-signal-safe.
+    unsafe {
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+        let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
+        sigaction(Signal::SIGTERM, &action)?;
+        sigaction(Signal::SIGINT, &action)?;
+    }
+    let name = nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned();
+    let listener = TcpListener::bind(("0.0.0.0", PORT)).with_context(|| format!("cannot listen on port {PORT}"))?;
+    println!("Kubia server starting...");
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        let name = name.clone();
+        std::thread::spawn(move || answer(stream, &name));
+    }
+    Ok(())
+}
+
+extern "C" fn leave(_: libc::c_int) {
+    // SAFETY: ends the process without running anything else.
+    unsafe { libc::_exit(0) }
+}
+
+fn answer(mut stream: TcpStream, name: &str) {
+    let peer = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+    let _ = stream.set_read_timeout(Some(READ_LIMIT));
+    let Ok(reading) = stream.try_clone() else { return };
+    let mut lines = BufReader::new(reading).lines();
+    while let Some(Ok(_)) = lines.by_ref().next() {
+        // Headers end at the first empty line; one answer a connection.
+        if lines.by_ref().map_while(Result::ok).any(|l| l.is_empty()) {
+            break;
+        }
+    }
+    println!("Received request from {peer}");
+    let body = format!("You've hit {name}\n");
+    // A client that has gone does not care.
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+}
