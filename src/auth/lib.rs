@@ -22,6 +22,9 @@ pub mod authz;
 pub mod bootstrap;
 pub mod impersonation;
 pub mod names;
+mod references;
+#[cfg(test)]
+mod testing;
 pub mod token;
 mod tree;
 

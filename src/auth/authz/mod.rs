@@ -7,9 +7,18 @@
 use std::sync::Arc;
 
 use rkube_api::Object;
+use rkube_api::gvk::GroupResource;
 use rkube_api::status::Status;
 
-use crate::{ObjectReader, UserInfo};
+use crate::{ObjectReader, UserInfo, names};
+
+mod escalation;
+mod node;
+mod rbac;
+mod review;
+pub(crate) mod rule;
+#[cfg(test)]
+mod tests;
 
 /// A question to the authorizer. Build it with struct update syntax from
 /// [`Attributes::resource`] or [`Attributes::path`].
@@ -103,21 +112,58 @@ impl Decision {
 
 /// Decides what a user may do.
 pub struct Authorizer {
-    _reader: Arc<dyn ObjectReader>,
+    node: node::NodeAuthorizer,
+    rbac: rbac::Rbac,
 }
 
 impl Authorizer {
     /// An authorizer over the roles and bindings that `reader` shows.
     pub fn new(reader: Arc<dyn ObjectReader>) -> Authorizer {
-        Authorizer { _reader: reader }
+        Authorizer {
+            node: node::NodeAuthorizer::new(reader.clone()),
+            rbac: rbac::Rbac::new(reader),
+        }
     }
 
     /// Answers one question.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        if attributes.user.in_group(crate::names::MASTERS) {
+        if attributes.user.in_group(names::MASTERS) {
             return Decision::Allow(String::new());
         }
-        Decision::NoOpinion(String::new())
+        let mut reasons = Vec::new();
+        match self.node.authorize(attributes) {
+            Decision::NoOpinion(reason) if !reason.is_empty() => reasons.push(reason),
+            Decision::NoOpinion(_) => {}
+            decided => return decided,
+        }
+        match self.by_rules(attributes) {
+            Decision::NoOpinion(reason) if !reason.is_empty() => reasons.push(reason),
+            Decision::NoOpinion(_) => {}
+            decided => return decided,
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    fn by_rules(&self, attributes: &Attributes<'_>) -> Decision {
+        let mut allowed = None;
+        let mut errors = Vec::new();
+        self.rbac
+            .visit_rules(attributes.user, attributes.namespace, &mut |found| {
+                match found {
+                    Ok((source, rule)) if rule.allows(attributes) => {
+                        allowed = Some(format!("RBAC: allowed by {source}"));
+                        return false;
+                    }
+                    Ok(_) => {}
+                    Err(why) => errors.push(why),
+                }
+                true
+            });
+        match allowed {
+            Some(reason) => Decision::Allow(reason),
+            None if errors.is_empty() => Decision::NoOpinion(String::new()),
+            None => Decision::NoOpinion(format!("RBAC: {}", aggregate(&errors))),
+        }
     }
 
     /// [`Self::authorize`], as the 403 that a client gets for anything but yes.
@@ -131,44 +177,91 @@ impl Authorizer {
     }
 
     /// The status of a `SelfSubjectRulesReview`.
-    pub fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Object {
-        serde_json::json!({"resourceRules": [], "nonResourceRules": [], "incomplete": false})
+    pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Object {
+        let (rules, mut errors) = self.rbac.rules_for(user, namespace);
+        let incomplete = node::NodeAuthorizer::is_node(user);
+        if incomplete {
+            errors.insert(
+                0,
+                "node authorizer does not support user rule resolution".into(),
+            );
+        }
+        let rules_about = |is_path: bool| -> Vec<Object> {
+            let about = rules
+                .iter()
+                .filter(|rule| !if is_path { &rule.urls } else { &rule.resources }.is_empty());
+            about
+                .map(|rule| {
+                    let mut object = rule.to_object();
+                    if let Some(fields) = object.as_object_mut() {
+                        fields.retain(|field, _| {
+                            field == "verbs" || (field == "nonResourceURLs") == is_path
+                        });
+                    }
+                    object
+                })
+                .collect()
+        };
+        let mut status = serde_json::json!({
+            "resourceRules": rules_about(false),
+            "nonResourceRules": rules_about(true),
+            "incomplete": incomplete,
+        });
+        if !errors.is_empty() {
+            status["evaluationError"] = aggregate(&errors).into();
+        }
+        status
     }
+}
 
-    /// Answers a `SubjectAccessReview`, `SelfSubjectAccessReview`,
-    /// `LocalSubjectAccessReview` or `SelfSubjectRulesReview` (`kind`) that
-    /// `caller` created in `namespace`: the object with its status filled in.
-    pub fn review(
-        &self,
-        _kind: &str,
-        _namespace: &str,
-        review: &Object,
-        _caller: &UserInfo,
-    ) -> Result<Object, Status> {
-        Ok(review.clone())
+/// Several reasons as one: alone as itself, more as `[a, b]`, the same only once.
+fn aggregate(errors: &[String]) -> String {
+    let mut distinct: Vec<&str> = Vec::new();
+    for error in errors {
+        if !distinct.contains(&error.as_str()) {
+            distinct.push(error);
+        }
     }
-
-    /// Whether `user` may write a role or binding of `resource` (`roles`,
-    /// `clusterroles`, `rolebindings`, `clusterrolebindings`) without gaining
-    /// rights by it: who lacks a right may neither write it into a role
-    /// (without the verb `escalate`) nor bind a role with it (without `bind`).
-    pub fn check_escalation(
-        &self,
-        _user: &UserInfo,
-        _resource: &str,
-        _namespace: &str,
-        _new: &Object,
-        _old: Option<&Object>,
-    ) -> Result<(), Status> {
-        Ok(())
+    match distinct[..] {
+        [one] => one.to_owned(),
+        _ => format!("[{}]", distinct.join(", ")),
     }
 }
 
 /// The 403 for a question that was answered with no, worded as upstream's.
-pub fn forbidden(attributes: &Attributes<'_>, _reason: &str) -> Status {
-    let resource = rkube_api::gvk::GroupResource {
-        group: attributes.api_group.to_owned().into(),
-        resource: attributes.resource.to_owned().into(),
+pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
+    // Messages may end up in a browser.
+    let mut message = describe(attributes)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;");
+    if !reason.is_empty() {
+        message.push_str(": ");
+        message.push_str(reason);
+    }
+    let resource = GroupResource::new(attributes.api_group, attributes.resource);
+    Status::forbidden(&resource, attributes.name, message)
+}
+
+fn describe(attributes: &Attributes<'_>) -> String {
+    let Attributes {
+        verb,
+        api_group,
+        namespace,
+        path,
+        ..
+    } = attributes;
+    let user = &attributes.user.name;
+    if !attributes.is_resource_request {
+        return format!("User {user:?} cannot {verb} path {path:?}");
+    }
+    let resource = match attributes.subresource {
+        "" => attributes.resource.to_owned(),
+        subresource => format!("{}/{subresource}", attributes.resource),
     };
-    Status::forbidden(&resource, attributes.name, "not allowed")
+    let scope = match *namespace {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    format!("User {user:?} cannot {verb} resource {resource:?} in API group {api_group:?} {scope}")
 }

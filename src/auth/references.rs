@@ -1,0 +1,142 @@
+//! What a pod or persistent volume refers to by name.
+
+use rkube_api::Object;
+
+use crate::tree;
+
+/// Every container of a pod: init, ordinary and ephemeral.
+pub(crate) fn containers(pod: &Object) -> impl Iterator<Item = &Object> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|field| tree::items(pod, &["spec", field]))
+}
+
+fn volumes(pod: &Object) -> &[Object] {
+    tree::items(pod, &["spec", "volumes"])
+}
+
+fn named<'a>(object: &'a Object, path: &[&str]) -> Option<&'a str> {
+    Some(tree::text(object, path)).filter(|name| !name.is_empty())
+}
+
+/// The names of the secrets that a pod refers to.
+pub(crate) fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
+    let pull = tree::items(pod, &["spec", "imagePullSecrets"])
+        .iter()
+        .filter_map(|s| named(s, &["name"]));
+    pull.chain(containers(pod).flat_map(|c| environment(c, "secretRef", "secretKeyRef")))
+        .chain(volumes(pod).iter().flat_map(volume_secrets))
+}
+
+/// The names of the config maps that a pod refers to.
+pub(crate) fn config_maps(pod: &Object) -> impl Iterator<Item = &str> {
+    let projected = |volume| {
+        tree::items(volume, &["projected", "sources"])
+            .iter()
+            .filter_map(|s| named(s, &["configMap", "name"]))
+    };
+    containers(pod)
+        .flat_map(|c| environment(c, "configMapRef", "configMapKeyRef"))
+        .chain(volumes(pod).iter().flat_map(move |v| {
+            named(v, &["configMap", "name"])
+                .into_iter()
+                .chain(projected(v))
+        }))
+}
+
+fn environment<'a>(
+    container: &'a Object,
+    whole: &'a str,
+    key: &'a str,
+) -> impl Iterator<Item = &'a str> {
+    let from = tree::items(container, &["envFrom"])
+        .iter()
+        .filter_map(move |e| named(e, &[whole, "name"]));
+    let env = tree::items(container, &["env"]).iter();
+    from.chain(env.filter_map(move |e| named(e, &["valueFrom", key, "name"])))
+}
+
+fn volume_secrets(volume: &Object) -> impl Iterator<Item = &str> {
+    const PATHS: [&[&str]; 10] = [
+        &["azureFile", "secretName"],
+        &["cephfs", "secretRef", "name"],
+        &["cinder", "secretRef", "name"],
+        &["flexVolume", "secretRef", "name"],
+        &["rbd", "secretRef", "name"],
+        &["secret", "secretName"],
+        &["scaleIO", "secretRef", "name"],
+        &["iscsi", "secretRef", "name"],
+        &["storageos", "secretRef", "name"],
+        &["csi", "nodePublishSecretRef", "name"],
+    ];
+    let projected = tree::items(volume, &["projected", "sources"])
+        .iter()
+        .filter_map(|s| named(s, &["secret", "name"]));
+    PATHS
+        .iter()
+        .filter_map(|path| named(volume, path))
+        .chain(projected)
+}
+
+/// The names of the persistent volume claims that a pod uses, those that are
+/// made for its ephemeral volumes too.
+pub(crate) fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
+    volumes(pod).iter().filter_map(|volume| {
+        if let Some(claim) = named(volume, &["persistentVolumeClaim", "claimName"]) {
+            return Some(claim.to_owned());
+        }
+        volume.get("ephemeral")?;
+        Some(format!(
+            "{}-{}",
+            tree::name(pod),
+            tree::text(volume, &["name"])
+        ))
+    })
+}
+
+/// The names of the resource claims that a pod uses, as far as they exist.
+pub(crate) fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
+    let direct = tree::items(pod, &["spec", "resourceClaims"])
+        .iter()
+        .filter_map(|c| named(c, &["resourceClaimName"]));
+    let made = tree::items(pod, &["status", "resourceClaimStatuses"]).iter();
+    let extended = named(
+        pod,
+        &["status", "extendedResourceClaimStatus", "resourceClaimName"],
+    );
+    direct
+        .chain(made.filter_map(|c| named(c, &["resourceClaimName"])))
+        .chain(extended)
+}
+
+/// Namespace and name of the secrets that a node needs for a persistent volume.
+pub(crate) fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
+    let claim = tree::text(volume, &["spec", "claimRef", "namespace"]);
+    let mut found = Vec::new();
+    if let Some(name) = named(volume, &["spec", "azureFile", "secretName"]) {
+        let own = tree::text(volume, &["spec", "azureFile", "secretNamespace"]);
+        found.push((if own.is_empty() { claim } else { own }, name));
+    }
+    // Volumes of these kinds were once stored without the secret's namespace.
+    for kind in ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi"] {
+        if let Some(name) = named(volume, &["spec", kind, "secretRef", "name"]) {
+            let own = tree::text(volume, &["spec", kind, "secretRef", "namespace"]);
+            found.push((if own.is_empty() { claim } else { own }, name));
+        }
+    }
+    for path in [
+        ["cinder", "secretRef"],
+        ["storageos", "secretRef"],
+        ["csi", "nodePublishSecretRef"],
+        ["csi", "nodeStageSecretRef"],
+        ["csi", "nodeExpandSecretRef"],
+    ] {
+        if let Some(name) = named(volume, &["spec", path[0], path[1], "name"]) {
+            found.push((
+                tree::text(volume, &["spec", path[0], path[1], "namespace"]),
+                name,
+            ));
+        }
+    }
+    found
+}
