@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
@@ -18,14 +19,44 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 
+use crate::discovery::Served;
 use crate::informers::{Object, Source, Store, reflect};
 
 /// Name of the config map that holds the cluster's CA certificate in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
 /// Namespace of the nodes' heartbeats.
 pub const LEASES: &str = "kube-node-lease";
+
+/// The kinds among these that live outside namespaces.
+const CLUSTER_SCOPED: &[&str] = &[
+    "certificatesigningrequests",
+    "clusterroles",
+    "namespaces",
+    "nodes",
+    "persistentvolumes",
+    "storageclasses",
+];
+
+/// Is told of an object's metadata, and whether it is gone.
+pub type MetadataSink = Arc<dyn Fn(&Arc<Served>, &ObjectMeta, bool) + Send + Sync>;
+
+fn feed<K: Object>(store: &Store<K>, sink: MetadataSink) -> Arc<Served> {
+    let plural = K::plural(&()).into_owned();
+    let served = Arc::new(Served {
+        group: K::group(&()).into_owned(),
+        version: K::version(&()).into_owned(),
+        namespaced: !CLUSTER_SCOPED.contains(&plural.as_str()),
+        plural,
+        kind: K::kind(&()).into_owned(),
+        verbs: Vec::new(),
+    });
+    let fed = served.clone();
+    store.on_change(move |change| sink(&served, change.object().metadata(), change.is_deletion()));
+    fed
+}
 
 type Reflector = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -40,6 +71,24 @@ macro_rules! informers {
             /// Empty stores.
             pub fn new() -> Self {
                 Self { $($field: $store,)* }
+            }
+
+            /// Waits until every first list is in.
+            pub async fn synced(&self) {
+                $(self.$field.synced().await;)*
+            }
+
+            /// Tells `sink` of the metadata of every kind that is held whole;
+            /// gives those kinds.
+            pub fn feed(&self, sink: &MetadataSink) -> Vec<Arc<Served>> {
+                let mut fed = Vec::new();
+                $(
+                    let (namespace, fields): (Option<&str>, Option<&str>) = ($namespace, $fields);
+                    if namespace.is_none() && fields.is_none() {
+                        fed.push(feed(&self.$field, sink.clone()));
+                    }
+                )*
+                fed
             }
 
             /// What keeps the stores true, to be run for ever.

@@ -7,11 +7,15 @@
 pub mod common;
 pub mod context;
 pub mod deployment;
+pub mod discovery;
 pub mod events;
+pub mod gc;
 pub mod informers;
 pub mod kinds;
+pub mod namespace;
 pub mod queue;
 pub mod replicaset;
+pub mod service_accounts;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -103,7 +107,12 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
 }
 
 fn controllers(ctx: &Context) -> Vec<Controller> {
+    let collector = gc::Collector::default();
     vec![
+        Box::pin(service_accounts::start(ctx)),
+        Box::pin(service_accounts::publish_root_ca(ctx)),
+        Box::pin(namespace::start(ctx, &collector)),
+        Box::pin(gc::start(ctx, &collector)),
         Box::pin(deployment::start(ctx)),
         Box::pin(replicaset::start::<ReplicaSet>(ctx)),
         Box::pin(replicaset::start::<ReplicationController>(ctx)),

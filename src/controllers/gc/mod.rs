@@ -1,0 +1,399 @@
+//! The garbage collector: objects go when their owners are gone.
+//!
+//! Every deletable kind that discovery tells of is watched, custom ones too:
+//! through the shared informers where there is one, else by a watch of
+//! metadata alone, of which only the graph ([`graph`]) is kept. Nothing is
+//! deleted on the graph's word: the object, and owners that the graph does not
+//! know, are read from the API first, and deletes carry uid and revision.
+
+mod graph;
+mod monitor;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::context::{Context, Error, Result, optional};
+use crate::discovery::Served;
+use crate::queue::Queue;
+
+pub use graph::Node;
+use graph::{FOREGROUND, Graph, ORPHAN, Task};
+
+const NAME: &str = "garbage-collector-controller";
+/// How long the collector waits at most for kinds that cannot be listed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Objects worked on at a time.
+const CONCURRENCY: usize = 20;
+
+type Gone = Box<dyn Fn(&Node) + Send + Sync>;
+
+/// What the collector knows; other controllers may look.
+#[derive(Clone, Default)]
+pub struct Collector {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    graph: Mutex<Graph>,
+    tasks: Queue<Task>,
+    served: Mutex<Vec<Arc<Served>>>,
+    gone: Mutex<Vec<Gone>>,
+}
+
+/// The answer to a read of an object's metadata.
+#[derive(Clone, Debug, Deserialize)]
+struct Live {
+    metadata: ObjectMeta,
+}
+
+impl Collector {
+    /// Calls `handler` with each object that is gone.
+    pub fn on_gone(&self, handler: impl Fn(&Node) + Send + Sync + 'static) {
+        self.shared.gone.lock().push(Box::new(handler));
+    }
+
+    /// How many objects of a resource a namespace has.
+    pub fn count(&self, group: &str, plural: &str, namespace: &str) -> usize {
+        self.shared.graph.lock().count(group, plural, namespace)
+    }
+
+    /// The resources that are watched.
+    pub fn served(&self) -> Vec<Arc<Served>> {
+        self.shared.served.lock().clone()
+    }
+
+    fn put(&self, resource: &Arc<Served>, meta: &ObjectMeta) {
+        let tasks = self.shared.graph.lock().put(resource, meta);
+        tasks
+            .into_iter()
+            .for_each(|task| self.shared.tasks.add(task));
+    }
+
+    fn remove(&self, uid: &str) {
+        let (node, tasks) = self.shared.graph.lock().remove(uid);
+        tasks
+            .into_iter()
+            .for_each(|task| self.shared.tasks.add(task));
+        if let Some(node) = node {
+            for handler in self.shared.gone.lock().iter() {
+                handler(&node);
+            }
+        }
+    }
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
+    let monitors = monitor::Monitors::new(ctx, collector);
+    let (ctx, collector) = (ctx.clone(), collector.clone());
+    async move {
+        let working = async {
+            monitors.synced().await;
+            collector
+                .shared
+                .tasks
+                .work(NAME, CONCURRENCY, |task| work(&ctx, &collector, task))
+                .await;
+        };
+        tokio::join!(monitors.run(), working);
+    }
+}
+
+async fn work(ctx: &Context, collector: &Collector, task: Task) -> Result<()> {
+    match task {
+        Task::Check(uid) => check(ctx, collector, &uid).await,
+        Task::Orphan(uid) => orphan(ctx, collector, &uid).await,
+    }
+}
+
+async fn live(
+    ctx: &Context,
+    resource: &Served,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<ObjectMeta>> {
+    let path = format!("{}/{name}", resource.path(namespace));
+    let request = http::Request::get(path)
+        .header(
+            http::header::ACCEPT,
+            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+        )
+        .body(Vec::new())
+        .map_err(|error| Error::Api(kube::Error::HttpError(error)))?;
+    let answer: Result<Live> = ctx.client.request(request).await.map_err(Error::from);
+    Ok(optional(answer)?.map(|live| live.metadata))
+}
+
+async fn patch(ctx: &Context, node: &Node, metadata: serde_json::Value) -> Result<()> {
+    let path = format!(
+        "{}/{}?fieldManager={}",
+        node.resource.path(&node.namespace),
+        node.name,
+        crate::context::FIELD_MANAGER
+    );
+    let body = json!({ "metadata": metadata }).to_string().into_bytes();
+    let answer: Result<serde::de::IgnoredAny> = ctx
+        .raw_as(
+            http::Method::PATCH,
+            &path,
+            "application/merge-patch+json",
+            body,
+        )
+        .await;
+    optional(answer).map(drop)
+}
+
+async fn drop_finalizer(ctx: &Context, node: &Node, uid: &str, finalizer: &str) -> Result<()> {
+    let Some(meta) = live(ctx, &node.resource, &node.namespace, &node.name).await? else {
+        return Ok(());
+    };
+    let finalizers = meta.finalizers.unwrap_or_default();
+    if meta.uid.as_deref() != Some(uid) || !finalizers.iter().any(|present| present == finalizer) {
+        return Ok(());
+    }
+    let left: Vec<_> = finalizers
+        .iter()
+        .filter(|present| *present != finalizer)
+        .collect();
+    patch(
+        ctx,
+        node,
+        json!({"uid": uid, "resourceVersion": meta.resource_version, "finalizers": left}),
+    )
+    .await
+}
+
+/// What the owners of an object are.
+#[derive(Default)]
+struct Owners {
+    solid: Vec<OwnerReference>,
+    dangling: Vec<OwnerReference>,
+    waiting: Vec<OwnerReference>,
+}
+
+/// How an object goes whose owners are gone: as its own finalizers say.
+fn propagation(meta: &ObjectMeta) -> &'static str {
+    let has = |finalizer: &str| {
+        meta.finalizers
+            .iter()
+            .flatten()
+            .any(|present| present == finalizer)
+    };
+    if has(ORPHAN) {
+        "Orphan"
+    } else if has(FOREGROUND) {
+        "Foreground"
+    } else {
+        "Background"
+    }
+}
+
+async fn classify(
+    ctx: &Context,
+    collector: &Collector,
+    node: &Node,
+    references: &[OwnerReference],
+) -> Result<Owners> {
+    let mut owners = Owners::default();
+    let mut asked: HashMap<&str, Option<bool>> = HashMap::new();
+    for reference in references {
+        let known = collector
+            .shared
+            .graph
+            .lock()
+            .get(&reference.uid)
+            .map(|owner| owner.waits_for_dependents);
+        // An owner that the graph lacks may have been made a moment ago.
+        let state = match (known, asked.get(reference.uid.as_str())) {
+            (Some(waits), _) => Some(waits),
+            (None, Some(state)) => *state,
+            (None, None) => {
+                let state = ask_for_owner(ctx, collector, node, reference).await?;
+                asked.insert(&reference.uid, state);
+                state
+            }
+        };
+        match state {
+            None => owners.dangling.push(reference.clone()),
+            Some(true) => owners.waiting.push(reference.clone()),
+            Some(false) => owners.solid.push(reference.clone()),
+        }
+    }
+    Ok(owners)
+}
+
+/// Whether the owner waits for its dependents; nothing if it does not exist.
+async fn ask_for_owner(
+    ctx: &Context,
+    collector: &Collector,
+    node: &Node,
+    reference: &OwnerReference,
+) -> Result<Option<bool>> {
+    let group = reference
+        .api_version
+        .split_once('/')
+        .map_or("", |(group, _)| group);
+    let resource = collector
+        .served()
+        .into_iter()
+        .find(|served| served.kind == reference.kind && served.group == group)
+        .ok_or_else(|| {
+            Error::other(format!(
+                "no kind {} is served in {}: its absence proves nothing",
+                reference.kind, reference.api_version
+            ))
+        })?;
+    if resource.namespaced && node.namespace.is_empty() {
+        // A cluster-scoped object cannot name an owner in a namespace: which
+        // one is meant cannot be known, so that nothing is done about it.
+        return Err(Error::other(
+            "a cluster-scoped object has an owner in a namespace",
+        ));
+    }
+    let Some(meta) = live(ctx, &resource, &node.namespace, &reference.name).await? else {
+        return Ok(None);
+    };
+    if meta.uid.as_deref() != Some(&reference.uid) {
+        return Ok(None);
+    }
+    let foreground = meta
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == FOREGROUND);
+    Ok(Some(meta.deletion_timestamp.is_some() && foreground))
+}
+
+async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
+    let Some(node) = collector.shared.graph.lock().get(uid).cloned() else {
+        return Ok(());
+    };
+    if node.waits_for_dependents {
+        return release_or_wait(ctx, collector, &node, uid).await;
+    }
+    if node.deleting || collector.shared.graph.lock().owners_stand(&node) {
+        return Ok(());
+    }
+    let Some(meta) = live(ctx, &node.resource, &node.namespace, &node.name).await? else {
+        return Ok(()); // the watch will say so
+    };
+    if meta.uid.as_deref() != Some(uid) || meta.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let references = meta.owner_references.clone().unwrap_or_default();
+    if references.is_empty() {
+        return Ok(());
+    }
+    let owners = classify(ctx, collector, &node, &references).await?;
+    if !owners.solid.is_empty() {
+        if owners.dangling.is_empty() && owners.waiting.is_empty() {
+            return Ok(());
+        }
+        let left = json!({"uid": uid, "resourceVersion": meta.resource_version, "ownerReferences": owners.solid});
+        return patch(ctx, &node, left).await;
+    }
+    let dependents = collector.shared.graph.lock().dependents(uid);
+    if owners.waiting.is_empty() || dependents.is_empty() {
+        return delete(ctx, &node, &meta, propagation(&meta)).await;
+    }
+    let circular = dependents.iter().any(|dependent| {
+        let graph = collector.shared.graph.lock();
+        graph
+            .get(dependent)
+            .is_some_and(|node| node.waits_for_dependents)
+    });
+    if circular {
+        // Two that wait for each other: this one no longer holds its owners up.
+        let unblocked: Vec<_> = references
+            .iter()
+            .map(|reference| OwnerReference {
+                block_owner_deletion: Some(false),
+                ..reference.clone()
+            })
+            .collect();
+        patch(
+            ctx,
+            &node,
+            json!({"uid": uid, "ownerReferences": unblocked}),
+        )
+        .await?;
+    }
+    delete(ctx, &node, &meta, "Foreground").await
+}
+
+async fn release_or_wait(
+    ctx: &Context,
+    collector: &Collector,
+    node: &Node,
+    uid: &str,
+) -> Result<()> {
+    let blocking = collector.shared.graph.lock().blocking_dependents(uid);
+    if blocking.is_empty() {
+        return drop_finalizer(ctx, node, uid, FOREGROUND).await;
+    }
+    for dependent in blocking {
+        let waits = {
+            let graph = collector.shared.graph.lock();
+            graph
+                .get(&dependent)
+                .is_some_and(|node| node.waits_for_dependents || node.deleting)
+        };
+        if !waits {
+            collector.shared.tasks.add(Task::Check(dependent));
+        }
+    }
+    Ok(())
+}
+
+async fn delete(ctx: &Context, node: &Node, meta: &ObjectMeta, propagation: &str) -> Result<()> {
+    let path = format!("{}/{}", node.resource.path(&node.namespace), node.name);
+    let body = json!({
+        "kind": "DeleteOptions",
+        "apiVersion": "v1",
+        "propagationPolicy": propagation,
+        "preconditions": {"uid": meta.uid, "resourceVersion": meta.resource_version},
+    });
+    let answer: Result<serde::de::IgnoredAny> = ctx
+        .raw(http::Method::DELETE, &path, body.to_string().into_bytes())
+        .await;
+    optional(answer).map(drop)
+}
+
+async fn orphan(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
+    let Some(node) = collector.shared.graph.lock().get(uid).cloned() else {
+        return Ok(());
+    };
+    let dependents = collector.shared.graph.lock().dependents(uid);
+    for dependent in dependents {
+        let Some(child) = collector.shared.graph.lock().get(&dependent).cloned() else {
+            continue;
+        };
+        let Some(meta) = live(ctx, &child.resource, &child.namespace, &child.name).await? else {
+            continue;
+        };
+        if meta.uid.as_deref() != Some(&dependent) {
+            continue;
+        }
+        let references = meta.owner_references.unwrap_or_default();
+        let left: Vec<_> = references
+            .iter()
+            .filter(|reference| reference.uid != uid)
+            .collect();
+        if left.len() < references.len() {
+            patch(
+                ctx,
+                &child,
+                json!({"uid": dependent, "resourceVersion": meta.resource_version, "ownerReferences": left}),
+            )
+            .await?;
+        }
+    }
+    drop_finalizer(ctx, &node, uid, ORPHAN).await
+}

@@ -1,0 +1,246 @@
+//! Which kinds the collector watches, as discovery tells.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
+
+use super::{Collector, PATIENCE};
+use crate::context::Context;
+use crate::discovery::{Served, discover};
+use crate::informers::{Sink, Source, reflect};
+
+/// Kinds that own nothing and are owned by nobody, and come in floods.
+const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
+/// Kinds whose change means that other kinds may be served.
+const CATALOGUES: &[&str] = &["customresourcedefinitions", "apiservices"];
+/// How long changes of the catalogues are gathered: one CRD alone changes
+/// several times until it is served.
+const GATHER: Duration = Duration::from_millis(100);
+/// How soon discovery that failed in part is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+type Name = (String, String);
+
+fn name_of(served: &Served) -> Name {
+    (served.group.clone(), served.plural.clone())
+}
+
+struct Monitor {
+    resource: Arc<Served>,
+    synced: watch::Receiver<bool>,
+    task: AbortHandle,
+}
+
+/// The watches of the collector.
+pub struct Monitors {
+    ctx: Context,
+    collector: Collector,
+    /// Kinds that the shared informers tell of.
+    fed: Vec<Arc<Served>>,
+    changed: Arc<Notify>,
+    /// Whether the first round of lists is in.
+    ready: watch::Sender<bool>,
+}
+
+struct MetadataGraph {
+    collector: Collector,
+    resource: Arc<Served>,
+    synced: watch::Sender<bool>,
+    changed: Option<Arc<Notify>>,
+}
+
+impl MetadataGraph {
+    fn note(&self) {
+        if let Some(changed) = &self.changed {
+            changed.notify_one();
+        }
+    }
+}
+
+type Metadata = PartialObjectMeta;
+
+impl Sink<Metadata> for MetadataGraph {
+    fn replace(&self, objects: Vec<Metadata>, _: u64) {
+        let listed: std::collections::HashSet<&str> = objects
+            .iter()
+            .filter_map(|object| object.metadata.uid.as_deref())
+            .collect();
+        let known = self
+            .collector
+            .shared
+            .graph
+            .lock()
+            .of_resource(&self.resource);
+        for uid in known.iter().filter(|uid| !listed.contains(uid.as_str())) {
+            self.collector.remove(uid);
+        }
+        for object in &objects {
+            self.collector.put(&self.resource, &object.metadata);
+        }
+        self.synced.send_replace(true);
+        self.note();
+    }
+
+    fn apply(&self, object: Metadata) {
+        self.collector.put(&self.resource, &object.metadata);
+        self.note();
+    }
+
+    fn remove(&self, object: Metadata) {
+        self.collector
+            .remove(object.metadata.uid.as_deref().unwrap_or_default());
+        self.note();
+    }
+
+    fn bookmark(&self, _: u64) {}
+}
+
+impl Monitors {
+    /// Prepares the watches; kinds with a shared informer are fed from there.
+    pub fn new(ctx: &Context, collector: &Collector) -> Self {
+        let graph = collector.clone();
+        let sink = move |resource: &Arc<Served>, meta: &ObjectMeta, gone: bool| {
+            if gone {
+                graph.remove(meta.uid.as_deref().unwrap_or_default());
+            } else {
+                graph.put(resource, meta);
+            }
+        };
+        let sink: crate::kinds::MetadataSink = Arc::new(sink);
+        Self {
+            ctx: ctx.clone(),
+            collector: collector.clone(),
+            fed: ctx.informers.feed(&sink),
+            changed: Arc::new(Notify::new()),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// Waits until all kinds are listed, or for long enough that the others
+    /// cannot be.
+    pub async fn synced(&self) {
+        let all = async {
+            self.ctx.informers.synced().await;
+            // The sender lives as long as we do.
+            let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+        };
+        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("garbage collection begins although some kinds cannot be listed");
+        }
+    }
+
+    /// Keeps the watches as discovery tells, for ever.
+    pub async fn run(&self) {
+        let mut tasks = JoinSet::new();
+        let mut monitors: HashMap<Name, Monitor> = HashMap::new();
+        loop {
+            let complete = match discover(&self.ctx).await {
+                Ok((served, failed)) => {
+                    self.adjust(&mut tasks, &mut monitors, served, &failed);
+                    failed.is_empty()
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot discover what is served");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            if !*self.ready.borrow() {
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                for monitor in monitors.values_mut() {
+                    // A watch that was given up counts as listed.
+                    let _ = tokio::time::timeout_at(
+                        deadline,
+                        monitor.synced.wait_for(|synced| *synced),
+                    )
+                    .await;
+                }
+                self.ready.send_replace(true);
+            }
+            if complete {
+                self.changed.notified().await;
+            } else {
+                let _ = tokio::time::timeout(RETRY, self.changed.notified()).await;
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    fn adjust(
+        &self,
+        tasks: &mut JoinSet<()>,
+        monitors: &mut HashMap<Name, Monitor>,
+        served: Vec<Served>,
+        failed: &[String],
+    ) {
+        let wanted: Vec<Arc<Served>> = served
+            .into_iter()
+            .filter(|served| served.can("list") && served.can("watch") && served.can("delete"))
+            .filter(|served| !IGNORED.contains(&(served.group.as_str(), served.plural.as_str())))
+            .map(Arc::new)
+            .collect();
+        let gone: Vec<Name> = monitors
+            .iter()
+            .filter(|(name, monitor)| {
+                let absent = !wanted.iter().any(|served| name_of(served) == **name);
+                absent && !failed.contains(&monitor.resource.api_version())
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(monitor) = monitors.remove(&name) {
+                monitor.task.abort();
+                let uids = self
+                    .collector
+                    .shared
+                    .graph
+                    .lock()
+                    .of_resource(&monitor.resource);
+                uids.iter().for_each(|uid| self.collector.remove(uid));
+            }
+        }
+        for resource in &wanted {
+            let name = name_of(resource);
+            let fed = self.fed.iter().any(|fed| name_of(fed) == name);
+            if fed || monitors.contains_key(&name) {
+                continue;
+            }
+            let (synced, synced_receiver) = watch::channel(false);
+            let sink = MetadataGraph {
+                collector: self.collector.clone(),
+                resource: resource.clone(),
+                synced,
+                changed: CATALOGUES
+                    .contains(&resource.plural.as_str())
+                    .then(|| self.changed.clone()),
+            };
+            let source = Source {
+                path: resource.path(""),
+                fields: None,
+                metadata_only: true,
+            };
+            let task = tasks.spawn(reflect::<Metadata>(self.ctx.client.clone(), source, sink));
+            monitors.insert(
+                name,
+                Monitor {
+                    resource: resource.clone(),
+                    synced: synced_receiver,
+                    task,
+                },
+            );
+        }
+        let mut all = self.fed.clone();
+        all.extend(
+            wanted
+                .into_iter()
+                .filter(|served| !self.fed.iter().any(|fed| name_of(fed) == name_of(served))),
+        );
+        *self.collector.shared.served.lock() = all;
+    }
+}

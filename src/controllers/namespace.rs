@@ -1,0 +1,427 @@
+//! Namespaces that are being deleted: everything in them goes, pods first,
+//! then the namespace itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::core::{ObjectList, PartialObjectMeta};
+use serde_json::json;
+
+use crate::context::{Context, Error, Result, optional};
+use crate::discovery::{Served, discover};
+use crate::gc::Collector;
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "namespace-controller";
+/// Namespaces worked on at a time.
+const CONCURRENCY: usize = 10;
+/// The finalizer of the namespace's spec that this controller takes away.
+const KUBERNETES: &str = "kubernetes";
+/// The longest wait for contents whose end no watch tells.
+const LAST_LOOK: Duration = Duration::from_secs(15);
+
+/// What is left in a namespace after everything was told to go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Objects left, by `resource.group`.
+    pub counts: BTreeMap<String, usize>,
+    /// Objects left that have this finalizer.
+    pub finalizers: BTreeMap<String, usize>,
+    /// Group versions that could not be discovered.
+    pub undiscovered: Vec<String>,
+    /// What could not be deleted or listed, and why.
+    pub failures: Vec<String>,
+}
+
+impl Remains {
+    /// Whether the namespace is empty for certain.
+    pub fn is_nothing(&self) -> bool {
+        self.counts.is_empty() && self.undiscovered.is_empty() && self.failures.is_empty()
+    }
+}
+
+/// The conditions that tell how the deletion goes.
+pub fn conditions(
+    old: &[NamespaceCondition],
+    remains: &Remains,
+    now: Timestamp,
+) -> Vec<NamespaceCondition> {
+    let list = |map: &BTreeMap<String, usize>, suffix: &str| {
+        let parts: Vec<String> = map
+            .iter()
+            .map(|(name, count)| format!("{name}{suffix} {count} resource instances"))
+            .collect();
+        parts.join(", ")
+    };
+    let state = |kind: &str, problem: Option<(&str, String)>, fine: (&str, &str)| {
+        let (status, reason, message) = match problem {
+            Some((reason, message)) => ("True", reason.to_owned(), message),
+            None => ("False", fine.0.to_owned(), fine.1.to_owned()),
+        };
+        NamespaceCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason),
+            message: Some(message),
+            last_transition_time: Some(Time(now)),
+        }
+    };
+    let undiscovered = (!remains.undiscovered.is_empty()).then(|| {
+        let text = format!(
+            "Discovery failed for some groups, {} failing: {}",
+            remains.undiscovered.len(),
+            remains.undiscovered.join(", ")
+        );
+        ("DiscoveryFailed", text)
+    });
+    let failed = (!remains.failures.is_empty()).then(|| {
+        let text = format!(
+            "Failed to delete all resource types, {} remaining: {}",
+            remains.failures.len(),
+            remains.failures.join(", ")
+        );
+        ("ContentDeletionFailed", text)
+    });
+    let left = (!remains.counts.is_empty()).then(|| {
+        (
+            "SomeResourcesRemain",
+            format!(
+                "Some resources are remaining: {}",
+                list(&remains.counts, " has")
+            ),
+        )
+    });
+    let held = (!remains.finalizers.is_empty()).then(|| {
+        let text = format!(
+            "Some content in the namespace has finalizers remaining: {}",
+            list(&remains.finalizers, " in")
+        );
+        ("SomeFinalizersRemain", text)
+    });
+    let news = [
+        state(
+            "NamespaceDeletionDiscoveryFailure",
+            undiscovered,
+            (
+                "ResourcesDiscovered",
+                "All resources successfully discovered",
+            ),
+        ),
+        state(
+            "NamespaceDeletionGroupVersionParsingFailure",
+            None,
+            (
+                "ParsedGroupVersions",
+                "All legacy kube types successfully parsed",
+            ),
+        ),
+        state(
+            "NamespaceDeletionContentFailure",
+            failed,
+            (
+                "ContentDeleted",
+                "All content successfully deleted, may be waiting on finalization",
+            ),
+        ),
+        state(
+            "NamespaceContentRemaining",
+            left,
+            ("ContentRemoved", "All content successfully removed"),
+        ),
+        state(
+            "NamespaceFinalizersRemaining",
+            held,
+            (
+                "ContentHasNoFinalizers",
+                "All content-preserving finalizers finished",
+            ),
+        ),
+    ];
+    let mut all: Vec<NamespaceCondition> = old.to_vec();
+    for mut condition in news {
+        match all
+            .iter_mut()
+            .find(|present| present.type_ == condition.type_)
+        {
+            Some(present) => {
+                if present.status == condition.status {
+                    condition
+                        .last_transition_time
+                        .clone_from(&present.last_transition_time);
+                }
+                *present = condition;
+            }
+            None => all.push(condition),
+        }
+    }
+    all
+}
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let namespaces = ctx.informers.namespaces.clone();
+    {
+        let queue = queue.clone();
+        namespaces.on_change(move |change| {
+            let namespace = change.object();
+            if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
+                queue.add(Key::of(&namespace.metadata));
+            }
+        });
+    }
+    {
+        // Something went: perhaps it was the last.
+        let (queue, namespaces) = (queue.clone(), namespaces.clone());
+        collector.on_gone(move |node| {
+            if let Some(namespace) = namespaces.get("", &node.namespace)
+                && namespace.metadata.deletion_timestamp.is_some()
+            {
+                queue.add_after(Key::of(&namespace.metadata), Duration::from_millis(20));
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+    };
+    async move {
+        controller.ctx.informers.namespaces.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let store = &self.ctx.informers.namespaces;
+        let Some(namespace) = store.by_key(&key) else {
+            return Ok(());
+        };
+        if namespace.metadata.deletion_timestamp.is_none() {
+            return Ok(());
+        }
+        let mut namespace = Namespace::clone(&namespace);
+        let phase = namespace
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        if phase != Some("Terminating") {
+            namespace.status.get_or_insert_default().phase = Some("Terminating".into());
+            let Some(updated) = optional(self.ctx.update_status(store, &namespace).await)? else {
+                return Ok(());
+            };
+            namespace = Namespace::clone(&updated);
+        }
+        let finalizers = namespace
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.finalizers.clone())
+            .unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == KUBERNETES) {
+            return Ok(());
+        }
+        let remains = self.empty(&key.name).await?;
+        self.report(&mut namespace, &remains).await?;
+        if remains.is_nothing() {
+            return self.finalize(&namespace).await;
+        }
+        if !remains.failures.is_empty() || !remains.undiscovered.is_empty() {
+            return Err(Error::other(format!(
+                "namespace {} cannot be emptied yet: {:?} {:?}",
+                key.name, remains.undiscovered, remains.failures
+            )));
+        }
+        self.queue.add_after(key, LAST_LOOK);
+        Ok(())
+    }
+
+    async fn report(&self, namespace: &mut Namespace, remains: &Remains) -> Result<()> {
+        let status = namespace.status.get_or_insert_default();
+        let old = status.conditions.clone().unwrap_or_default();
+        let new = conditions(&old, remains, self.ctx.now());
+        if new == old {
+            return Ok(());
+        }
+        status.conditions = Some(new);
+        let store = &self.ctx.informers.namespaces;
+        if let Some(updated) = optional(self.ctx.update_status(store, namespace).await)? {
+            *namespace = Namespace::clone(&updated);
+        }
+        Ok(())
+    }
+
+    async fn finalize(&self, namespace: &Namespace) -> Result<()> {
+        let mut namespace = namespace.clone();
+        if let Some(finalizers) = namespace
+            .spec
+            .as_mut()
+            .and_then(|spec| spec.finalizers.as_mut())
+        {
+            finalizers.retain(|finalizer| finalizer != KUBERNETES);
+        }
+        let name = namespace.metadata.name.clone().unwrap_or_default();
+        let body = serde_json::to_vec(&namespace)
+            .map_err(|error| Error::Api(kube::Error::SerdeError(error)))?;
+        let path = format!("/api/v1/namespaces/{name}/finalize");
+        optional(
+            self.ctx
+                .raw::<serde::de::IgnoredAny>(http::Method::PUT, &path, body)
+                .await,
+        )?;
+        Ok(())
+    }
+
+    /// Tells everything in the namespace to go; gives what is still there.
+    async fn empty(&self, name: &str) -> Result<Remains> {
+        let (served, undiscovered) = discover(&self.ctx).await?;
+        let mut remains = Remains {
+            undiscovered,
+            ..Default::default()
+        };
+        let (pods, others): (Vec<_>, Vec<_>) = served
+            .into_iter()
+            .filter(|served| served.namespaced && served.can("delete") && served.can("list"))
+            .partition(|served| served.group.is_empty() && served.plural == "pods");
+        // While pods run they may need what else is in the namespace.
+        for resource in &pods {
+            self.empty_of(name, resource, &mut remains).await;
+        }
+        if !remains.counts.is_empty() || !remains.failures.is_empty() {
+            return Ok(remains);
+        }
+        for resource in &others {
+            self.empty_of(name, resource, &mut remains).await;
+        }
+        Ok(remains)
+    }
+
+    async fn empty_of(&self, namespace: &str, resource: &Served, remains: &mut Remains) {
+        let title = if resource.group.is_empty() {
+            format!("{}.", resource.plural)
+        } else {
+            format!("{}.{}", resource.plural, resource.group)
+        };
+        if let Err(error) = self
+            .try_empty_of(namespace, resource, &title, remains)
+            .await
+        {
+            remains.failures.push(format!("{title}: {error}"));
+        }
+    }
+
+    async fn try_empty_of(
+        &self,
+        namespace: &str,
+        resource: &Served,
+        title: &str,
+        remains: &mut Remains,
+    ) -> Result<()> {
+        let path = resource.path(namespace);
+        let before = self.list(&path).await?;
+        if before.items.is_empty() {
+            return Ok(());
+        }
+        let options =
+            json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"});
+        let options = options.to_string().into_bytes();
+        if resource.can("deletecollection") {
+            self.ctx
+                .raw::<serde::de::IgnoredAny>(http::Method::DELETE, &path, options)
+                .await?;
+        } else {
+            for object in &before.items {
+                let name = object.metadata.name.as_deref().unwrap_or_default();
+                let path = format!("{path}/{name}");
+                optional(
+                    self.ctx
+                        .raw::<serde::de::IgnoredAny>(http::Method::DELETE, &path, options.clone())
+                        .await,
+                )?;
+            }
+        }
+        let left = self.list(&path).await?;
+        if !left.items.is_empty() {
+            remains.counts.insert(title.to_owned(), left.items.len());
+        }
+        for object in &left.items {
+            for finalizer in object.metadata.finalizers.iter().flatten() {
+                *remains.finalizers.entry(finalizer.clone()).or_default() += 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(&self, path: &str) -> Result<ObjectList<PartialObjectMeta>> {
+        let request = kube::core::Request::new(path)
+            .list_metadata(&kube::api::ListParams::default())
+            .map_err(|error| Error::Api(kube::Error::BuildRequest(error)))?;
+        Ok(
+            optional(self.ctx.client.request(request).await.map_err(Error::from))?.unwrap_or(
+                ObjectList {
+                    types: kube::core::TypeMeta::default(),
+                    metadata: kube::core::ListMeta::default(),
+                    items: Vec::new(),
+                },
+            ),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::at;
+
+    #[test]
+    fn conditions_tell_what_is_left() {
+        let remains = Remains {
+            counts: [("pods.".to_owned(), 2)].into(),
+            finalizers: [("example.com/hold".to_owned(), 1)].into(),
+            ..Default::default()
+        };
+        let first = conditions(&[], &remains, at(1));
+        assert_eq!(first.len(), 5);
+        let left = first
+            .iter()
+            .find(|c| c.type_ == "NamespaceContentRemaining")
+            .unwrap();
+        assert_eq!(left.status, "True");
+        assert_eq!(
+            left.message.as_deref(),
+            Some("Some resources are remaining: pods. has 2 resource instances")
+        );
+        let held = first
+            .iter()
+            .find(|c| c.type_ == "NamespaceFinalizersRemaining")
+            .unwrap();
+        assert_eq!(
+            held.message.as_deref(),
+            Some(
+                "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+            )
+        );
+        assert_eq!(conditions(&first, &remains, at(9)), first);
+        let done = conditions(&first, &Remains::default(), at(9));
+        let left = done
+            .iter()
+            .find(|c| c.type_ == "NamespaceContentRemaining")
+            .unwrap();
+        assert_eq!(
+            (left.status.as_str(), left.last_transition_time.clone()),
+            ("False", Some(Time(at(9))))
+        );
+    }
+}
