@@ -125,11 +125,8 @@ fn stop(services: &mut [Service], signals: &SignalFd) -> anyhow::Result<()> {
     // A container's own PID 1 gets the signal too; without a handler it ignores
     // it and is killed with the namespace below.
     let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
-    while Instant::now() < deadline {
+    while !reap(services) && Instant::now() < deadline {
         wait_for_signal(signals, Some(deadline.saturating_duration_since(Instant::now())))?;
-        if reap(services) {
-            break;
-        }
     }
     nix::unistd::sync();
     Ok(())
