@@ -1,5 +1,24 @@
 //! What the tests of this room share.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::netlink::{Netlink, Netns, Route, Veth, in_netns, new_netns};
+use crate::node::{AttachPod, HostPort, NetworkConfig, NodeNetwork};
+
+/// Long enough for anything that works, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for an answer that shall not come.
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
 /// Whether the test may make network namespaces; says so when it may not.
 pub(crate) fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
@@ -7,4 +26,214 @@ pub(crate) fn root() -> bool {
         eprintln!("skipped: needs root for network namespaces of its own");
     }
     root
+}
+
+/// A node with its uplink to a machine of the world outside.
+pub(crate) struct Lab {
+    pub(crate) node: OwnedFd,
+    pub(crate) world: OwnedFd,
+    pub(crate) network: NodeNetwork,
+    _state: tempfile::TempDir,
+}
+
+/// A pod of the lab.
+pub(crate) struct Pod {
+    pub(crate) netns: OwnedFd,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) attach: AttachPod,
+}
+
+pub(crate) fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let (node, world) = (new_netns().unwrap(), new_netns().unwrap());
+        let state = tempfile::tempdir().unwrap();
+        let at_node = Netlink::open_in(node.as_fd()).unwrap();
+        at_node
+            .create_veth(&Veth {
+                name: "eth0",
+                up: true,
+                peer_name: "eth0",
+                peer_netns: Some(Netns::Fd(world.as_fd())),
+                ..Veth::default()
+            })
+            .unwrap();
+        at_node.add_address("eth0", net("192.168.77.2/24")).unwrap();
+        let at_world = Netlink::open_in(world.as_fd()).unwrap();
+        at_world
+            .add_address("eth0", net("192.168.77.1/24"))
+            .unwrap();
+        at_world.set_up("eth0").unwrap();
+        at_world.set_up("lo").unwrap();
+        let config = NetworkConfig {
+            node_ip: Ipv4Addr::new(192, 168, 77, 2),
+            node_cidr: net("192.168.77.0/24"),
+            pod_cidr: net("10.244.1.0/24"),
+            cluster_cidr: net("10.244.0.0/16"),
+            service_cidr: net("10.96.0.0/12"),
+            bridge: "rk0".into(),
+            mtu: 1500,
+            uplink: "eth0".into(),
+            state_dir: state.path().to_owned(),
+        };
+        let network = in_netns(node.as_fd(), || {
+            let network = NodeNetwork::new(config).unwrap();
+            network.setup().unwrap();
+            network.setup().unwrap();
+            network
+        })
+        .unwrap();
+        Self {
+            node,
+            world,
+            network,
+            _state: state,
+        }
+    }
+
+    pub(crate) fn node_ip(&self) -> Ipv4Addr {
+        self.network.config().node_ip
+    }
+
+    pub(crate) fn world_ip(&self) -> Ipv4Addr {
+        Ipv4Addr::new(192, 168, 77, 1)
+    }
+
+    pub(crate) fn route_world_to_pods(&self) {
+        self.route_world(self.network.config().cluster_cidr);
+    }
+
+    /// Leads a range from the world to the node, as a tunnel does.
+    pub(crate) fn route_world(&self, range: Ipv4Net) {
+        let world = Netlink::open_in(self.world.as_fd()).unwrap();
+        world
+            .replace_route(&Route::via(range, self.node_ip()))
+            .unwrap();
+    }
+
+    pub(crate) fn pod(&self, name: &str) -> Pod {
+        self.pod_with(name, Vec::new())
+    }
+
+    pub(crate) fn pod_with(&self, name: &str, host_ports: Vec<HostPort>) -> Pod {
+        let netns = new_netns().unwrap();
+        let attach = AttachPod {
+            sandbox_id: name.into(),
+            netns: PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())),
+            host_ports,
+            bandwidth: None,
+        };
+        let pod = self.network.attach_pod(&attach).unwrap();
+        Pod {
+            netns,
+            ip: pod.ip,
+            attach,
+        }
+    }
+
+    pub(crate) fn ask_from_node(&self, to: SocketAddrV4) -> std::io::Result<String> {
+        ask(&self.node, to)
+    }
+
+    pub(crate) fn ask_from_world(&self, to: SocketAddrV4) -> std::io::Result<String> {
+        ask(&self.world, to)
+    }
+}
+
+impl Pod {
+    pub(crate) fn ask(&self, to: SocketAddrV4) -> std::io::Result<String> {
+        ask(&self.netns, to)
+    }
+}
+
+/// Connects from a namespace; answers what the server says.
+pub(crate) fn ask(from: &OwnedFd, to: SocketAddrV4) -> std::io::Result<String> {
+    in_netns(from.as_fd(), || {
+        let mut stream = TcpStream::connect_timeout(&to.into(), IMPATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    })
+    .unwrap()
+}
+
+/// Sends a datagram from a namespace; answers what comes back.
+pub(crate) fn ask_udp(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<String> {
+    socket.set_read_timeout(Some(IMPATIENCE))?;
+    // Connected, so that an ICMP refusal becomes an error.
+    socket.connect(SocketAddr::from(to))?;
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// A server on a thread of its own, in a namespace; it ends when dropped.
+pub(crate) struct Serve {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serve {
+    /// Answers each connection with the client's address.
+    pub(crate) fn tcp(netns: &OwnedFd, at: SocketAddrV4) -> Self {
+        Self::tcp_saying(netns, at, None)
+    }
+
+    /// Answers each connection with `words`.
+    pub(crate) fn tcp_saying(netns: &OwnedFd, at: SocketAddrV4, words: Option<String>) -> Self {
+        let listener = in_netns(netns.as_fd(), || TcpListener::bind(at))
+            .unwrap()
+            .unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::spawn(move || {
+            if let Ok((mut stream, peer)) = listener.accept() {
+                let words = words.clone().unwrap_or_else(|| peer.ip().to_string());
+                let _ = stream.write_all(words.as_bytes());
+            }
+        })
+    }
+
+    /// Answers each datagram with `words`.
+    pub(crate) fn udp_saying(netns: &OwnedFd, at: SocketAddrV4, words: &str) -> Self {
+        let socket = in_netns(netns.as_fd(), || UdpSocket::bind(at))
+            .unwrap()
+            .unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let words = words.to_owned();
+        Self::spawn(move || {
+            let mut buffer = [0; 64];
+            if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(words.as_bytes(), peer);
+            }
+        })
+    }
+
+    fn spawn(mut step: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                step();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
 }

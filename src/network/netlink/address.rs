@@ -16,6 +16,8 @@ const NLM_F_CREATE: u16 = 0x400;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_HOST: u8 = 254;
 
@@ -76,7 +78,25 @@ impl Netlink {
         link: impl Into<LinkRef<'a>>,
         net: impl Into<IpNet>,
     ) -> Result<(), NetlinkError> {
-        let (link, net) = (link.into(), net.into());
+        self.add_address_with(link.into(), net.into(), 0)
+    }
+
+    /// Adds an address without the route to its network: the link's neighbours are
+    /// then reached as other routes say.
+    pub fn add_address_without_route<'a>(
+        &self,
+        link: impl Into<LinkRef<'a>>,
+        net: impl Into<IpNet>,
+    ) -> Result<(), NetlinkError> {
+        self.add_address_with(link.into(), net.into(), IFA_F_NOPREFIXROUTE)
+    }
+
+    fn add_address_with(
+        &self,
+        link: LinkRef<'_>,
+        net: IpNet,
+        flags: u32,
+    ) -> Result<(), NetlinkError> {
         let index = self.index_of(link)?;
         self.socket
             .request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, |w| {
@@ -85,6 +105,9 @@ impl Netlink {
                     && net.prefix_len() < 31
                 {
                     w.attr(IFA_BROADCAST, &net.broadcast().octets());
+                }
+                if flags != 0 {
+                    w.u32(IFA_FLAGS, flags);
                 }
             })
             .map_err(|refusal| refusal.because(format!("cannot add address {net} to link {link}")))

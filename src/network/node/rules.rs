@@ -1,0 +1,160 @@
+//! A node's base table: masquerading of pods and host ports.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use super::{HostPort, NetworkConfig, PodNetwork};
+use crate::nft::{
+    ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Key, Meta, Name, NatKind, Reg,
+    Rule, Set, SetRef, Table, priority,
+};
+
+/// Name of the table.
+const TABLE: &str = "rkube";
+
+/// The table for these peers (addresses of other nodes) and pods.
+pub(super) fn base_table<'a>(
+    config: &NetworkConfig,
+    peers: &[Ipv4Addr],
+    pods: impl Iterator<Item = &'a PodNetwork>,
+) -> Table {
+    let reg = Reg::word;
+    let mut table = Table::new(Family::Ip, TABLE);
+    let mut anywhere = Vec::new();
+    let mut on_address = Vec::new();
+    let mut hairpins = Vec::new();
+    for pod in pods {
+        for port in &pod.host_ports {
+            let target = Key::new(&[Data::ip(pod.ip), Data::port(port.container_port)]);
+            let HostPort {
+                protocol,
+                host_port,
+                ..
+            } = port;
+            let (protocol, host_port) = (Data::byte(protocol.number()), Data::port(*host_port));
+            match port.host_ip.filter(|ip| !ip.is_unspecified()) {
+                None => anywhere.push((Key::new(&[protocol, host_port]), target)),
+                Some(ip) => {
+                    on_address.push((Key::new(&[Data::ip(ip), protocol, host_port]), target));
+                }
+            }
+        }
+        if !pod.host_ports.is_empty() {
+            hairpins.push(Key::new(&[Data::ip(pod.ip), Data::ip(pod.ip)]));
+        }
+    }
+    let target = [Field::Ipv4, Field::Port];
+    let anywhere = table.set(
+        "host-ports",
+        Set::map(&[Field::Protocol, Field::Port], &target, anywhere),
+    );
+    let on_address = table.set(
+        "host-address-ports",
+        Set::map(
+            &[Field::Ipv4, Field::Protocol, Field::Port],
+            &target,
+            on_address,
+        ),
+    );
+    let hairpins = table.set("hairpins", Set::of(&[Field::Ipv4, Field::Ipv4], hairpins));
+    let peers = table.set(
+        "peers",
+        Set::of(&[Field::Ipv4], peers.iter().map(|ip| Key::from(*ip))),
+    );
+
+    let translate = |rule: Rule, map: &Name| {
+        rule.expr(Expr::LookupValue {
+            map: SetRef::Named(map.clone()),
+            reg: reg(0),
+            to: reg(0),
+        })
+        .expr(Expr::Nat {
+            kind: NatKind::Destination,
+            address: reg(0),
+            port: Some(reg(1)),
+        })
+    };
+    let host_ports = table.chain(
+        "to-host-ports",
+        vec![
+            translate(
+                Rule::new()
+                    .expr(Expr::destination_ip(reg(0)))
+                    .expr(Expr::Meta(Meta::L4Proto, reg(1)))
+                    .expr(Expr::destination_port(reg(2))),
+                &on_address,
+            ),
+            translate(
+                Rule::new()
+                    .expr(Expr::Meta(Meta::L4Proto, reg(0)))
+                    .expr(Expr::destination_port(reg(1))),
+                &anywhere,
+            ),
+        ],
+    );
+    // Before the services' chains: a host port is the more particular of two.
+    let early = priority::DNAT - 1;
+    for (name, hook) in [
+        ("prerouting", HookKind::Prerouting),
+        ("output", HookKind::Output),
+    ] {
+        table.base_chain(
+            name,
+            Hook::new(ChainKind::Nat, hook, early),
+            vec![Rule::new().destination_local().jump(&host_ports)],
+        );
+    }
+    let loopback: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    // The bridge routes 127.0.0.0/8 for the sake of host ports on 127.0.0.1; what
+    // comes in for it from outside is a pod reaching for the node's own services.
+    table.base_chain(
+        "loopback-guard",
+        Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
+        vec![
+            Rule::new()
+                .in_link(CmpOp::Ne, "lo")
+                .destination(CmpOp::Eq, loopback)
+                .drop(),
+        ],
+    );
+    let masquerade = Expr::Masquerade { fully_random: true };
+    let multicast = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+    table.base_chain(
+        "postrouting",
+        Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
+        vec![
+            Rule::new()
+                .source(CmpOp::Eq, loopback)
+                .out_link(CmpOp::Eq, &config.bridge)
+                .expr(masquerade.clone())
+                .comment("the node to a host port on 127.0.0.1"),
+            Rule::new()
+                .expr(Expr::source_ip(reg(0)))
+                .expr(Expr::destination_ip(reg(1)))
+                .expr(Expr::Lookup {
+                    set: SetRef::Named(hairpins),
+                    reg: reg(0),
+                    invert: false,
+                })
+                .expr(masquerade.clone())
+                .comment("a pod to its own host port"),
+            Rule::new().source(CmpOp::Ne, config.pod_cidr.trunc()).ret(),
+            Rule::new()
+                .destination(CmpOp::Eq, config.cluster_cidr.trunc())
+                .ret(),
+            Rule::new().destination(CmpOp::Eq, multicast).ret(),
+            Rule::new()
+                .expr(Expr::destination_ip(reg(0)))
+                .expr(Expr::Lookup {
+                    set: SetRef::Named(peers),
+                    reg: reg(0),
+                    invert: false,
+                })
+                .ret()
+                .comment("other nodes have a route back"),
+            Rule::new().expr(masquerade).comment("pods to elsewhere"),
+        ],
+    );
+    table
+}

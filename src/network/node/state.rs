@@ -1,0 +1,204 @@
+//! Which sandbox has which address: in memory, and on disk for the next agent.
+//!
+//! One small file a sandbox, `pods/<sandbox>.json`, written beside and renamed into
+//! place, so that a crash leaves the old or the new state and nothing between. The
+//! address given last is kept in `last-address`: addresses are given in turn, so that
+//! one comes back only when all others were used.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+
+use super::{HostPort, PodNetwork, mac_of};
+use crate::{NetworkError, Result};
+
+/// What is known about pods and peers.
+pub(super) struct State {
+    dir: PathBuf,
+    pod_cidr: Ipv4Net,
+    by_address: BTreeMap<Ipv4Addr, PodNetwork>,
+    last: Ipv4Addr,
+    /// Addresses of the other nodes, ascending.
+    pub(super) peers: Vec<Ipv4Addr>,
+}
+
+/// The first address of a pod range.
+pub(super) fn gateway(pod_cidr: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(pod_cidr.network()) + 1)
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError {
+    let path = path.display().to_string();
+    move |source| NetworkError::File {
+        action,
+        path,
+        source,
+    }
+}
+
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let beside = path.with_extension("new");
+    fs::write(&beside, content).map_err(failed("write", &beside))?;
+    fs::rename(&beside, path).map_err(failed("write", path))
+}
+
+impl State {
+    pub(super) fn open(dir: &Path, pod_cidr: Ipv4Net) -> Result<Self> {
+        let pods = dir.join("pods");
+        fs::create_dir_all(&pods).map_err(failed("create", &pods))?;
+        let mut by_address = BTreeMap::new();
+        for entry in fs::read_dir(&pods).map_err(failed("read", &pods))? {
+            let path = entry.map_err(failed("read", &pods))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let content = fs::read(&path).map_err(failed("read", &path))?;
+            match serde_json::from_slice::<PodNetwork>(&content) {
+                Ok(pod) if pod_cidr.contains(&pod.ip) => {
+                    by_address.insert(pod.ip, pod);
+                }
+                // Of another range, or torn by the machine's power failing: its sandbox
+                // did not survive either.
+                _ => {
+                    tracing::warn!(path = %path.display(), "an unusable record of a pod's address is dropped");
+                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                }
+            }
+        }
+        let last = fs::read_to_string(dir.join("last-address"))
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|ip| pod_cidr.contains(ip))
+            .unwrap_or_else(|| gateway(pod_cidr));
+        Ok(Self {
+            dir: dir.to_owned(),
+            pod_cidr,
+            by_address,
+            last,
+            peers: Vec::new(),
+        })
+    }
+
+    pub(super) fn pods(&self) -> impl Iterator<Item = &PodNetwork> {
+        self.by_address.values()
+    }
+
+    /// The record of a sandbox, made if there is none; and whether there was one.
+    pub(super) fn allocate(
+        &mut self,
+        sandbox_id: &str,
+        host_link: &str,
+        host_ports: &[HostPort],
+    ) -> Result<(PodNetwork, bool)> {
+        let path = self.path(sandbox_id)?;
+        if let Some(pod) = self.pods().find(|pod| pod.sandbox_id == sandbox_id) {
+            return Ok((pod.clone(), true));
+        }
+        let ip = self.next_address()?;
+        let pod = PodNetwork {
+            sandbox_id: sandbox_id.to_owned(),
+            ip,
+            gateway: gateway(self.pod_cidr),
+            mac: mac_of(ip),
+            host_link: host_link.to_owned(),
+            host_ports: host_ports.to_vec(),
+        };
+        let content = serde_json::to_vec(&pod).expect("a record is plain data");
+        replace(&path, &content)?;
+        replace(&self.dir.join("last-address"), ip.to_string().as_bytes())?;
+        self.last = ip;
+        self.by_address.insert(ip, pod.clone());
+        Ok((pod, false))
+    }
+
+    /// Forgets a sandbox; answers what it had.
+    pub(super) fn release(&mut self, sandbox_id: &str) -> Result<Option<PodNetwork>> {
+        let path = self.path(sandbox_id)?;
+        let Some(ip) = self
+            .pods()
+            .find(|pod| pod.sandbox_id == sandbox_id)
+            .map(|pod| pod.ip)
+        else {
+            return Ok(None);
+        };
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
+            _ => {}
+        }
+        Ok(self.by_address.remove(&ip))
+    }
+
+    fn path(&self, sandbox_id: &str) -> Result<PathBuf> {
+        if sandbox_id.is_empty() || sandbox_id.starts_with('.') || sandbox_id.contains(['/', '\0'])
+        {
+            return Err(NetworkError::Invalid(format!(
+                "{sandbox_id:?} is no sandbox id"
+            )));
+        }
+        Ok(self.dir.join("pods").join(format!("{sandbox_id}.json")))
+    }
+
+    /// The next free address in turn, never the network's, gateway's or broadcast's.
+    fn next_address(&self) -> Result<Ipv4Addr> {
+        let first = u32::from(gateway(self.pod_cidr)) + 1;
+        let last = u32::from(self.pod_cidr.broadcast()) - 1;
+        let count = last - first + 1;
+        let start = u32::from(self.last).saturating_sub(first).wrapping_add(1);
+        let start = if u32::from(self.last) < first {
+            0
+        } else {
+            start
+        };
+        (0..count)
+            .map(|step| Ipv4Addr::from(first + (start + step) % count))
+            .find(|ip| !self.by_address.contains_key(ip))
+            .ok_or(NetworkError::AddressesExhausted(self.pod_cidr))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_given_in_turn_and_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let net: Ipv4Net = "10.244.3.0/29".parse().unwrap();
+        let ip = |last| Ipv4Addr::new(10, 244, 3, last);
+        let mut state = State::open(dir.path(), net).unwrap();
+        let give =
+            |state: &mut State, id: &str| state.allocate(id, "x", &[]).map(|(pod, _)| pod.ip);
+        assert_eq!(give(&mut state, "a").unwrap(), ip(2));
+        assert_eq!(give(&mut state, "b").unwrap(), ip(3));
+        assert_eq!(give(&mut state, "a").unwrap(), ip(2));
+        state.release("b").unwrap().unwrap();
+        assert!(state.release("b").unwrap().is_none());
+
+        let mut state = State::open(dir.path(), net).unwrap();
+        assert_eq!(state.pods().count(), 1);
+        for last in [4, 5, 6, 3] {
+            assert_eq!(give(&mut state, &format!("c{last}")).unwrap(), ip(last));
+        }
+        assert!(matches!(
+            give(&mut state, "d"),
+            Err(NetworkError::AddressesExhausted(_))
+        ));
+        assert!(state.allocate("../e", "x", &[]).is_err());
+    }
+
+    #[test]
+    fn torn_and_foreign_records_are_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("pods")).unwrap();
+        fs::write(dir.path().join("pods/torn.json"), b"{\"sandboxId").unwrap();
+        fs::write(dir.path().join("pods/half.new"), b"").unwrap();
+        let state = State::open(dir.path(), "10.244.3.0/24".parse().unwrap()).unwrap();
+        assert_eq!(state.pods().count(), 0);
+        assert!(!dir.path().join("pods/torn.json").exists());
+    }
+}
