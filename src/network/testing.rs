@@ -68,6 +68,8 @@ impl Lab {
             .unwrap();
         at_world.set_up("eth0").unwrap();
         at_world.set_up("lo").unwrap();
+        let default = Route::via(Ipv4Net::default(), Ipv4Addr::new(192, 168, 77, 1));
+        at_node.add_route(&default).unwrap();
         let config = NetworkConfig {
             node_ip: Ipv4Addr::new(192, 168, 77, 2),
             node_cidr: net("192.168.77.0/24"),

@@ -1,0 +1,117 @@
+//! Stale UDP connections.
+//!
+//! Connection tracking keeps sending a UDP client's packets to the endpoint of the
+//! first one for as long as they keep coming, whatever the rules say by now. So entries
+//! whose service is known and whose answering side is none of its endpoints are
+//! removed (TCP notices by itself).
+
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::compile::UdpBackends;
+use crate::netlink::{Attributes, NetlinkError, Socket, Writer};
+
+const CTNETLINK: u16 = 1 << 8;
+const NEW: u16 = CTNETLINK;
+const GET: u16 = CTNETLINK | 1;
+const DELETE: u16 = CTNETLINK | 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const ID: u16 = 12;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const IP_V4_SOURCE: u16 = 1;
+const IP_V4_DESTINATION: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
+const PROTOCOL_DESTINATION_PORT: u16 = 3;
+const UDP: u8 = 17;
+
+pub(super) struct Conntrack {
+    socket: Socket,
+}
+
+/// An entry's original tuple as the kernel wrote it, and what decides on it.
+struct Entry {
+    original: Vec<u8>,
+    id: Option<Vec<u8>>,
+    destination: Ipv4Addr,
+    port: u16,
+    answered_by: Ipv4Addr,
+}
+
+impl Conntrack {
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        Socket::open(SockProtocol::NetlinkNetFilter)
+            .map(|socket| Self { socket })
+            .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
+    }
+
+    /// Removes entries that lead to none of their service's endpoints; answers how many.
+    pub(super) fn remove_stale(&self, udp: &UdpBackends) -> Result<usize, NetlinkError> {
+        let family = |w: &mut Writer| w.raw(&[libc::AF_INET as u8, 0, 0, 0]);
+        let entries = self
+            .socket
+            .dump(GET, family, |kind, payload| {
+                let entry = (kind == NEW).then(|| parse(payload.get(4..)?)).flatten()?;
+                stale(&entry, udp).then_some(entry)
+            })
+            .map_err(|refusal| refusal.because("cannot list tracked connections"))?;
+        let mut removed = 0;
+        for entry in entries {
+            let result = self.socket.request(DELETE, 0, |w| {
+                family(w);
+                w.nest(TUPLE_ORIGINAL, |w| w.raw(&entry.original));
+                if let Some(id) = &entry.id {
+                    w.attr(ID, id);
+                }
+            });
+            match result {
+                Ok(()) => removed += 1,
+                // Gone by itself, or followed by another of the same ends.
+                Err(refusal) if refusal.errno == Errno::ENOENT => {}
+                Err(refusal) => return Err(refusal.because("cannot remove a tracked connection")),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn stale(entry: &Entry, udp: &UdpBackends) -> bool {
+    udp.by_address
+        .get(&(entry.destination, entry.port))
+        .or_else(|| udp.by_node_port.get(&entry.port))
+        .is_some_and(|endpoints| !endpoints.contains(&entry.answered_by))
+}
+
+fn parse(attributes: &[u8]) -> Option<Entry> {
+    let find = |kind| {
+        Attributes(attributes)
+            .find(|(k, _)| *k == kind)
+            .map(|(_, v)| v)
+    };
+    let inner = |within: &[u8], outer, kind| -> Option<Vec<u8>> {
+        let (_, value) = Attributes(within).find(|(k, _)| *k == outer)?;
+        Attributes(value)
+            .find(|(k, _)| *k == kind)
+            .map(|(_, v)| v.to_vec())
+    };
+    let ip = |tuple, kind| {
+        inner(tuple, TUPLE_IP, kind)
+            .and_then(|v| <[u8; 4]>::try_from(v).ok())
+            .map(Ipv4Addr::from)
+    };
+    let original = find(TUPLE_ORIGINAL)?;
+    if inner(original, TUPLE_PROTOCOL, PROTOCOL_NUMBER)?.first() != Some(&UDP) {
+        return None;
+    }
+    let port = inner(original, TUPLE_PROTOCOL, PROTOCOL_DESTINATION_PORT)?;
+    Some(Entry {
+        original: original.to_vec(),
+        id: find(ID).map(<[u8]>::to_vec),
+        destination: ip(original, IP_V4_DESTINATION)?,
+        port: u16::from_be_bytes(port.try_into().ok()?),
+        answered_by: ip(find(TUPLE_REPLY)?, IP_V4_SOURCE)?,
+    })
+}

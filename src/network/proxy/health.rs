@@ -1,0 +1,130 @@
+//! Health check node ports: load balancers ask each node over HTTP whether it has
+//! endpoints of a service with `externalTrafficPolicy: Local`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+
+use super::compile::HealthCheck;
+
+/// How long a client may take to ask.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest question that is read.
+const LONGEST: usize = 8 * 1024;
+
+pub(super) struct HealthServer {
+    runtime: Option<Handle>,
+    listeners: Mutex<BTreeMap<u16, Listener>>,
+}
+
+struct Listener {
+    check: Arc<Mutex<HealthCheck>>,
+    task: AbortHandle,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl HealthServer {
+    pub(super) fn new() -> Self {
+        Self {
+            runtime: Handle::try_current().ok(),
+            listeners: Mutex::default(),
+        }
+    }
+
+    /// Serves exactly these checks from now on. A port that cannot be opened is tried
+    /// again at the next change.
+    pub(super) fn update(&self, checks: &BTreeMap<u16, HealthCheck>) {
+        let Some(runtime) = &self.runtime else { return };
+        let mut listeners = self.listeners.lock();
+        listeners
+            .retain(|port, listener| checks.contains_key(port) && !listener.task.is_finished());
+        for (port, check) in checks {
+            if let Some(listener) = listeners.get(port) {
+                *listener.check.lock() = check.clone();
+                continue;
+            }
+            match open(runtime, *port) {
+                Ok(socket) => {
+                    let shared = Arc::new(Mutex::new(check.clone()));
+                    let task = runtime.spawn(serve(socket, shared.clone())).abort_handle();
+                    listeners.insert(
+                        *port,
+                        Listener {
+                            check: shared,
+                            task,
+                        },
+                    );
+                }
+                Err(error) => {
+                    tracing::warn!(port, service = check.name, %error, "cannot serve a health check port");
+                }
+            }
+        }
+    }
+}
+
+fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    listener.set_nonblocking(true)?;
+    let _in_runtime = runtime.enter();
+    TcpListener::from_std(listener)
+}
+
+async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let response = response(&check.lock());
+                tokio::spawn(tokio::time::timeout(PATIENCE, answer(stream, response)));
+            }
+            // Out of descriptors, say: not at once again.
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
+}
+
+/// Reads a request's head, whatever it asks for, and answers.
+async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+        if head.len() > LONGEST || stream.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// What kube-proxy answers: 200 when there are endpoints here, 503 when not.
+fn response(check: &HealthCheck) -> String {
+    let count = check.local_endpoints;
+    let status = if count > 0 {
+        "200 OK"
+    } else {
+        "503 Service Unavailable"
+    };
+    let body = serde_json::json!({
+        "service": {"namespace": check.namespace, "name": check.name},
+        "localEndpoints": count,
+        "serviceProxyHealthy": true,
+    })
+    .to_string();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n\
+         X-Load-Balancing-Endpoint-Weight: {count}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
