@@ -22,6 +22,8 @@ pub mod registry;
 pub mod schema;
 pub mod selector;
 pub mod status;
+#[cfg(test)]
+mod testing;
 mod text;
 
 /// An API object, or any part of one, as a tree.

@@ -227,6 +227,16 @@ fn description(schema: &Value) -> &str {
         .unwrap_or_default()
 }
 
+/// Whether Go holds the struct in a field by value. A kind's own metadata, spec
+/// and status are always held so.
+fn is_embedded(def: &str, field: &str, schema: &Value, property: &Value) -> bool {
+    let plain = reference(property).is_some_and(|r| special(r).is_none());
+    let kind = schema["properties"].get("apiVersion").is_some() && schema["properties"].get("metadata").is_some();
+    plain
+        && (kind && matches!(field, "metadata" | "spec" | "status")
+            || facts::EMBEDDED.iter().any(|(d, fields)| *d == def && fields.contains(&field)))
+}
+
 /// Facts that name nothing are typing errors.
 fn check_facts(definitions: &Map<String, Value>) {
     let has = |def: &str, field: Option<&str>| {
@@ -261,6 +271,9 @@ fn check_facts(definitions: &Map<String, Value>) {
         .chain(facts::GRANULAR_FIELDS)
     {
         has(def, Some(field));
+    }
+    for (def, fields) in facts::EMBEDDED {
+        fields.iter().for_each(|f| has(def, Some(f)));
     }
     facts::ATOMIC_DEFS.iter().for_each(|d| has(d, None));
 }
@@ -321,11 +334,8 @@ pub fn write(definitions: &Map<String, Value>) -> Vec<u8> {
             fields.push(FieldRecord {
                 name: field.clone(),
                 ty,
-                flags: if required.contains(&field.as_str()) {
-                    flag::REQUIRED
-                } else {
-                    0
-                },
+                flags: if required.contains(&field.as_str()) { flag::REQUIRED } else { 0 }
+                    | if is_embedded(short, field, schema, property) { flag::EMBEDDED } else { 0 },
                 default,
             });
         }

@@ -111,6 +111,7 @@ pub struct FieldRecord {
     pub name: &'static str,
     pub ty: u16,
     pub required: bool,
+    pub embedded: bool,
     pub default: Option<&'static str>,
 }
 
@@ -121,6 +122,7 @@ impl DefRecord {
             name: string(u16_at(at)).unwrap_or_default(),
             ty: u16_at(at + 2),
             required: BLOB[at + 4] & flag::REQUIRED != 0,
+            embedded: BLOB[at + 4] & flag::EMBEDDED != 0,
             default: string(u16_at(at + 6)),
         }
     }

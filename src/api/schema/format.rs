@@ -52,6 +52,8 @@ pub mod flag {
     pub const GRANULAR: u8 = 2;
     /// On a field.
     pub const REQUIRED: u8 = 4;
+    /// On a field: a struct that Go holds by value, so that it is always there.
+    pub const EMBEDDED: u8 = 8;
 }
 
 pub mod strategy {

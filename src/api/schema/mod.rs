@@ -243,6 +243,18 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// The declared fields that are structs which Go holds by value: they are
+    /// there in every object, if only empty.
+    pub fn embedded_fields(self) -> impl Iterator<Item = &'static str> + use<> {
+        let def = match self {
+            Self::Builtin(ty) if ty.record().tag == tag::OBJECT => ty.def(),
+            _ => None,
+        };
+        def.into_iter().flat_map(|def| {
+            (0..def.count).map(move |i| def.field(i)).filter(|f| f.embedded).map(|f| f.name)
+        })
+    }
+
     /// The type of an array's items, of a map's values, or of an object's
     /// undeclared fields where those have one.
     pub fn element(self) -> Option<Type<'a>> {

@@ -1,0 +1,340 @@
+//! A tree against its type, as Go's decoder would fill the type from it.
+
+use serde_json::{Map, Value};
+
+use crate::Object;
+use crate::meta;
+use crate::quantity::Quantity;
+use crate::schema::{Kind, Schema, Type};
+use crate::status::Status;
+
+use super::{Path, cannot_be_handled};
+
+/// Beyond this many unknown fields the rest are dropped unreported.
+const MAX_MESSAGES: usize = 100;
+
+/// Checks an object against its type and makes it what a Go struct of the type
+/// would encode to.
+///
+/// Unknown fields are dropped and answered as `unknown field "…"`. Null is
+/// absent. Structs that Go holds by value are there even if empty
+/// (`status: {}`), empty optional lists and maps are not, quantities take their
+/// canonical form. Ill-typed fields fail with the words of Go's decoder.
+///
+/// A custom resource keeps its nulls where its schema allows them and its
+/// empty lists and maps.
+pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<String>, Status> {
+    let ty = ty.into();
+    let mut checker = Checker { path: Path::default(), fields: Vec::new(), messages: Vec::new() };
+    match checker.value(ty, object, "") {
+        Ok(()) => Ok(checker.messages),
+        Err(error) => Err(cannot_be_handled(object, &error)),
+    }
+}
+
+/// An object of the type as Go makes it: nothing but the structs held by value.
+pub fn empty<'a>(ty: impl Into<Type<'a>>) -> Object {
+    let mut map = Map::new();
+    add_embedded(ty.into(), &mut map, 0);
+    Value::Object(map)
+}
+
+fn add_embedded(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
+    // No type embeds itself by value; the bound only guards against damage.
+    if depth > 16 {
+        return;
+    }
+    for name in ty.embedded_fields() {
+        if !map.contains_key(name) {
+            let mut inner = Map::new();
+            if let Some(field) = ty.field(name) {
+                add_embedded(field.ty, &mut inner, depth + 1);
+            }
+            map.insert(name.to_owned(), Value::Object(inner));
+        }
+    }
+}
+
+struct Checker {
+    path: Path,
+    /// The field names above, without indices and map keys, as Go counts them.
+    fields: Vec<String>,
+    messages: Vec<String>,
+}
+
+fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(_) => "bool".into(),
+        Value::Number(n) if n.is_f64() => format!("number {n}"),
+        Value::Number(_) => "number".into(),
+        Value::String(_) => "string".into(),
+        Value::Array(_) => "array".into(),
+        Value::Object(_) => "object".into(),
+    }
+}
+
+impl Checker {
+    /// `owner` is the Go struct that the field belongs to.
+    fn mismatch(&self, value: &str, ty: Type<'_>, owner: &str) -> String {
+        let ty = ty.go_name();
+        if self.fields.is_empty() {
+            return format!("json: cannot unmarshal {value} into Go value of type {ty}");
+        }
+        format!(
+            "json: cannot unmarshal {value} into Go struct field {owner}.{} of type {ty}",
+            self.fields.join(".")
+        )
+    }
+
+    fn unknown(&mut self) {
+        if self.messages.len() < MAX_MESSAGES {
+            self.messages.push(format!("unknown field {}", crate::text::quote(&self.path.text)));
+        }
+    }
+
+    fn value(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        match ty.kind() {
+            Kind::Any => self.any(ty, value, owner),
+            Kind::Object => self.object(ty, value, owner),
+            Kind::Map => {
+                let found = go_value(value);
+                let Value::Object(map) = value else { return Err(self.mismatch(&found, ty, owner)) };
+                let Some(element) = ty.element() else { return Ok(()) };
+                let builtin = matches!(ty, Type::Builtin(_));
+                for (key, value) in map.iter_mut() {
+                    if value.is_null() {
+                        if builtin {
+                            *value = zero(element);
+                        }
+                        continue;
+                    }
+                    let at = self.path.field(key);
+                    self.value(element, value, owner)?;
+                    self.path.back(at);
+                }
+                Ok(())
+            }
+            Kind::Array => {
+                let found = go_value(value);
+                let Value::Array(items) = value else { return Err(self.mismatch(&found, ty, owner)) };
+                let Some(element) = ty.element() else { return Ok(()) };
+                for (i, item) in items.iter_mut().enumerate() {
+                    if item.is_null() {
+                        if matches!(ty, Type::Builtin(_)) {
+                            *item = zero(element);
+                        }
+                        continue;
+                    }
+                    let at = self.path.index(i);
+                    self.value(element, item, owner)?;
+                    self.path.back(at);
+                }
+                Ok(())
+            }
+            _ => self.scalar(ty, value, owner),
+        }
+    }
+
+    fn object(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        let found = go_value(value);
+        let Value::Object(map) = value else { return Err(self.mismatch(&found, ty, owner)) };
+        let builtin = matches!(ty, Type::Builtin(_));
+        let name = ty.go_name();
+        let owner = name.rsplit('.').next().unwrap_or(owner);
+        let keys: Vec<String> = map.keys().cloned().collect();
+        for key in keys {
+            let Some(entry) = map.get_mut(&key) else { continue };
+            let at = self.path.field(&key);
+            if let Some(field) = ty.field(&key) {
+                if entry.is_null() {
+                    // Custom resources get theirs defaulted or dropped by their own rules.
+                    if matches!(field.ty, Type::Builtin(_)) || !field.ty.is_nullable() {
+                        map.remove(&key);
+                    }
+                } else {
+                    self.fields.push(key.clone());
+                    self.value(field.ty, entry, owner)?;
+                    self.fields.pop();
+                    let is_empty = match entry {
+                        // An empty time.
+                        Value::Null => true,
+                        Value::Array(items) => items.is_empty(),
+                        Value::Object(entries) => entries.is_empty() && field.ty.kind() == Kind::Map,
+                        _ => false,
+                    };
+                    if builtin && is_empty && !field.required {
+                        map.remove(&key);
+                    }
+                }
+            } else if let Some(element) = ty.element() {
+                if !entry.is_null() {
+                    self.value(element, entry, owner)?;
+                }
+            } else if !ty.preserves_unknown() {
+                map.remove(&key);
+                self.unknown();
+            }
+            self.path.back(at);
+        }
+        if builtin {
+            add_embedded(ty, map, 0);
+        }
+        Ok(())
+    }
+
+    /// Free-form values; only embedded objects and JSON schemas have rules.
+    fn any(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        let Type::Builtin(builtin) = ty else { return Ok(()) };
+        let name = builtin.definition_name().unwrap_or_default();
+        if (name.ends_with(".FieldsV1") || name.ends_with(".RawExtension")) && !value.is_object() {
+            let found = go_value(value);
+            if name.ends_with(".FieldsV1") {
+                return Err(self.mismatch(&found, ty, owner));
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        let ok = match ty.kind() {
+            Kind::String => value.is_string(),
+            Kind::Boolean => value.is_boolean(),
+            Kind::Integer => return self.integer(ty, value, owner),
+            Kind::Number => value.is_number(),
+            Kind::Bytes => {
+                if let Value::String(text) = value {
+                    return check_base64(text);
+                }
+                matches!(ty, Type::Structural(_)) && value.is_string()
+            }
+            Kind::IntOrString => match value {
+                Value::String(_) => true,
+                Value::Number(n) if matches!(ty, Type::Structural(_)) || n.as_i64().is_some_and(is_int32) => true,
+                other => {
+                    return Err(format!(
+                        "json: cannot unmarshal {} into Go value of type {}",
+                        go_number(other),
+                        if other.is_number() { "int32" } else { "string" }
+                    ));
+                }
+            },
+            Kind::Quantity => {
+                let quantity = Quantity::from_value(value).map_err(|e| e.to_string())?;
+                *value = quantity.into();
+                true
+            }
+            Kind::Time | Kind::MicroTime => return self.time(ty, value),
+            Kind::SchemaOr => return self.schema_or(ty, value, owner),
+            _ => true,
+        };
+        if ok { Ok(()) } else { Err(self.mismatch(&go_value(value), ty, owner)) }
+    }
+
+    fn integer(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        if let Value::Number(number) = value {
+            // Custom resources may write whole numbers as floats.
+            if matches!(ty, Type::Structural(_))
+                && let Some(float) = number.as_f64()
+                && number.is_f64()
+                && float.fract() == 0.0
+                && float.abs() < 9.0e15
+            {
+                *value = Value::from(float as i64);
+                return Ok(());
+            }
+            match number.as_i64() {
+                Some(n) if !ty.is_int32() || is_int32(n) => return Ok(()),
+                _ => {}
+            }
+            return Err(self.mismatch(&go_number(value), ty, owner));
+        }
+        Err(self.mismatch(&go_value(value), ty, owner))
+    }
+
+    fn time(&mut self, ty: Type<'_>, value: &mut Value) -> Result<(), String> {
+        let Value::String(text) = value else {
+            return Err(format!("json: cannot unmarshal {} into Go value of type string", go_value(value)));
+        };
+        if text.is_empty() {
+            *value = Value::Null;
+            return Ok(());
+        }
+        let Some(time) = meta::parse_time(text) else {
+            let layout = if ty.kind() == Kind::Time {
+                "2006-01-02T15:04:05Z07:00"
+            } else {
+                "2006-01-02T15:04:05.000000Z07:00"
+            };
+            let quoted = crate::text::quote(text);
+            return Err(format!(
+                "parsing time {quoted} as {}: cannot parse {quoted} as \"2006\"",
+                crate::text::quote(layout)
+            ));
+        };
+        *text = if ty.kind() == Kind::Time { meta::rfc3339(time) } else { meta::rfc3339_micro(time) };
+        Ok(())
+    }
+
+    fn schema_or(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+        const PACKAGE: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let Some(schema) = Schema::builtin().definition(PACKAGE) else { return Ok(()) };
+        match value {
+            Value::Object(_) => self.object(schema.into(), value, owner),
+            Value::Array(items) => {
+                for (i, item) in items.iter_mut().enumerate().filter(|(_, item)| item.is_object()) {
+                    let at = self.path.index(i);
+                    self.object(schema.into(), item, owner)?;
+                    self.path.back(at);
+                }
+                Ok(())
+            }
+            Value::Bool(_) | Value::Null => Ok(()),
+            other => Err(self.mismatch(&go_value(other), ty, owner)),
+        }
+    }
+}
+
+fn is_int32(n: i64) -> bool {
+    i32::try_from(n).is_ok()
+}
+
+fn go_number(value: &Value) -> String {
+    match value {
+        Value::Number(n) => format!("number {n}"),
+        other => go_value(other),
+    }
+}
+
+/// What Go's decoder puts where a list or a map of values has null.
+fn zero(ty: Type<'_>) -> Value {
+    match ty.kind() {
+        Kind::String | Kind::Bytes => Value::from(""),
+        Kind::Integer | Kind::Number => Value::from(0),
+        Kind::Boolean => Value::from(false),
+        Kind::Quantity => Value::from("0"),
+        Kind::Object => empty(ty),
+        _ => Value::Null,
+    }
+}
+
+fn check_base64(text: &str) -> Result<(), String> {
+    use base64::Engine as _;
+    let clean: String;
+    let text = if text.contains(['\n', '\r']) {
+        clean = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+        &clean
+    } else {
+        text
+    };
+    match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            let at = match e {
+                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                _ => text.len() / 4 * 4,
+            };
+            Err(format!("illegal base64 data at input byte {at}"))
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! JSON and YAML into trees. What a hostile client sends costs no more memory
+//! than a fixed multiple of what it sent.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::Object;
+use crate::status::Status;
+
+use super::Path;
+
+/// How deep objects may nest; the parsers stop there too.
+pub const MAX_DEPTH: usize = 127;
+
+/// Beyond this many duplicate keys the rest are not reported.
+const MAX_DUPLICATES: usize = 100;
+
+/// What a document may still cost, and what was found in it.
+struct State {
+    path: Path,
+    duplicates: Vec<String>,
+    budget: usize,
+}
+
+impl State {
+    fn new(bytes: &[u8]) -> RefCell<Self> {
+        // Without aliases every node and every text costs at least its bytes.
+        let budget = bytes.len().saturating_mul(10).saturating_add(10_000);
+        RefCell::new(Self { path: Path::default(), duplicates: Vec::new(), budget })
+    }
+}
+
+/// Parses JSON; also answers `duplicate field "…"` messages (the last one wins).
+pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
+    let state = State::new(bytes);
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Seed { state: &state, depth: 0 }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+    Ok((value, state.into_inner().duplicates))
+}
+
+/// Parses one YAML document, like [`parse_json`]. Keys that are numbers or
+/// booleans become texts, as upstream's conversion to JSON makes them.
+pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
+    let state = State::new(bytes);
+    let value = Seed { state: &state, depth: 0 }
+        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+    Ok((value, state.into_inner().duplicates))
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'s> {
+    state: &'s RefCell<State>,
+    depth: usize,
+}
+
+impl Seed<'_> {
+    fn spend<E: serde::de::Error>(&self, cost: usize) -> Result<(), E> {
+        let mut state = self.state.borrow_mut();
+        state.budget =
+            state.budget.checked_sub(cost + 1).ok_or_else(|| E::custom("document contains excessive aliasing"))?;
+        Ok(())
+    }
+
+    fn deeper<E: serde::de::Error>(&self) -> Result<Self, E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom("exceeded max depth"));
+        }
+        Ok(Self { state: self.state, depth: self.depth + 1 })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: serde::de::Error>(self) -> Result<Value, E> {
+        self.visit_unit()
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
+        self.spend(0)?;
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        self.spend(0)?;
+        let number = Number::from_f64(value).ok_or_else(|| E::custom("JSON has no such number"))?;
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.spend(value.len())?;
+        Ok(Value::from(value))
+    }
+
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        self.spend(value.len())?;
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let inner = self.deeper()?;
+        let mut out = Vec::new();
+        loop {
+            let at = self.state.borrow_mut().path.index(out.len());
+            let item = items.next_element_seed(inner)?;
+            self.state.borrow_mut().path.back(at);
+            match item {
+                Some(item) => out.push(item),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        self.spend(0)?;
+        let inner = self.deeper()?;
+        let mut out = Map::new();
+        while let Some(key) = entries.next_key_seed(KeySeed)? {
+            self.spend(key.len())?;
+            let at = self.state.borrow_mut().path.field(&key);
+            let value = entries.next_value_seed(inner)?;
+            let mut state = self.state.borrow_mut();
+            if out.insert(key, value).is_some() && state.duplicates.len() < MAX_DUPLICATES {
+                let message = format!("duplicate field {}", crate::text::quote(&state.path.text));
+                if !state.duplicates.contains(&message) {
+                    state.duplicates.push(message);
+                }
+            }
+            state.path.back(at);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+/// A map's key: a text, or a scalar of YAML as one.
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a scalar key")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
+        Ok(key.to_owned())
+    }
+
+    fn visit_string<E: serde::de::Error>(self, key: String) -> Result<String, E> {
+        Ok(key)
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, key: bool) -> Result<String, E> {
+        Ok(key.to_string())
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, key: i64) -> Result<String, E> {
+        Ok(key.to_string())
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, key: u64) -> Result<String, E> {
+        Ok(key.to_string())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, key: f64) -> Result<String, E> {
+        Ok(key.to_string())
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<String, E> {
+        Err(E::custom("null is no key"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<String, A::Error> {
+        Err(A::Error::custom("a list is no key"))
+    }
+}
