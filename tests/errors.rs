@@ -1,0 +1,106 @@
+//! Bad input: a clear error, an exit code of its own, nothing half-made.
+
+mod support;
+
+use support::image::Image;
+use support::{Cluster, binary};
+
+#[test]
+fn bad_flags_and_names_are_refused_before_anything_is_made() {
+    let cluster = Cluster::plan("flags");
+    assert!(cluster.rkube(&["start", "--nonsense"]).failed(14).contains("--nonsense"));
+    assert!(cluster.rkube(&["start", "--nodes", "0"]).failed(14).contains("--nodes"));
+    assert!(cluster.rkube(&["start", "--nodes", "x"]).failed(14).contains("'x'"));
+    assert!(cluster.rkube(&["-p", "a/b", "start"]).failed(14).contains("a/b"));
+    assert!(cluster.rkube(&["start", "--driver", "vmware"]).failed(55).contains("vmware"));
+    assert!(cluster.rkube(&["start", "--driver", "docker"]).failed(56).contains("not built yet"));
+    assert!(cluster.rkube(&["start", "--memory", "1k"]).failed(14).contains("64m"));
+    assert!(cluster.rkube(&["start", "--subnet", "10.96.0.0/24"]).failed(14).contains("overlap"));
+    assert!(cluster.rkube(&["stop"]).failed(85).contains("rkube start"));
+    assert!(cluster.rkube(&["delete"]).failed(85).contains("profile list"));
+    assert!(!cluster.home().join("profiles").join(&cluster.profile).exists());
+}
+
+#[test]
+fn a_damaged_profile_is_told_and_can_be_deleted() {
+    let cluster = Cluster::plan("damaged");
+    let dir = cluster.home().join("profiles").join(&cluster.profile);
+    std::fs::create_dir_all(&dir).expect("a folder");
+    std::fs::write(dir.join("profile.yaml"), "nodes: [").expect("a file");
+    let said = cluster.rkube(&["start"]).failed(18);
+    assert!(said.contains("profile.yaml is damaged") && said.contains("rkube delete"), "{said}");
+    assert!(cluster.rkube(&["profile", "list"]).ok().contains("Damaged"));
+    if nix::unistd::geteuid().is_root() {
+        cluster.rkube(&["delete"]).ok();
+        assert!(!dir.exists());
+    }
+}
+
+#[test]
+fn without_root_the_fix_is_named() {
+    require_machine!();
+    if !support::has("setpriv") {
+        eprintln!("skipped: no setpriv");
+        return;
+    }
+    let cluster = Cluster::plan("noroot");
+    let dir = tempfile::tempdir_in("/tmp").expect("a folder");
+    let copy = dir.path().join("rkube");
+    std::fs::copy(binary(), &copy).expect("a copy");
+    let open = |path: &std::path::Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("mode");
+    };
+    open(dir.path());
+    let out = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&copy)
+        .args(["start", "-p", &cluster.profile])
+        .env("RKUBE_HOME", dir.path().join("home"))
+        .env("HOME", dir.path())
+        .output()
+        .expect("setpriv runs");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(37), "{said}");
+    assert!(said.contains("sudo rkube start"), "{said}");
+}
+
+#[test]
+fn bad_images_and_manifests_change_nothing() {
+    require_machine!();
+    let Some(image) = Image::busybox("test/broken:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("badinput", 1);
+    let load = |name: &str, content: &[u8]| {
+        let path = cluster.path(name);
+        std::fs::write(&path, content).expect("a file");
+        cluster.rkube(&["image", "load", &path.display().to_string()])
+    };
+    let whole = image.docker_archive();
+    assert_ne!(load("truncated.tar", &whole[..whole.len() / 2]).code, 0);
+    assert_ne!(load("nonsense.tar", b"this is no archive").code, 0);
+    let foreign = Image { architecture: "s390x", ..Image::busybox("test/foreign:1").expect("busybox") };
+    let said = load("foreign.tar", &foreign.docker_archive());
+    assert!(said.code != 0 && said.stderr.contains("s390x"), "{said:?}");
+    assert_eq!(cluster.rkube(&["image", "load", "/nowhere.tar"]).code, 15);
+    let images = cluster.rkube(&["image", "ls"]).ok();
+    assert!(!images.contains("test/"), "{images}");
+
+    let typo = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: x, imagePullPolice: Never}]}\n";
+    let said = cluster.kubectl_stdin(&["apply", "-f", "-"], typo);
+    assert!(said.code != 0 && said.stderr.contains("imagePullPolice"), "{said:?}");
+    assert!(cluster.kubectl(&["get", "pods"]).ok().is_empty());
+}
+
+#[test]
+fn a_taken_address_range_is_told() {
+    require_machine!();
+    let cluster = Cluster::plan("taken");
+    // Loopback's range is on every machine.
+    let said = cluster.rkube(&["start", "--subnet", "127.0.0.0/24"]);
+    assert_eq!(said.code, 71, "{said:?}");
+    assert!(said.stderr.contains("--subnet"), "{said:?}");
+    assert!(!cluster.home().join("profiles").join(&cluster.profile).exists());
+}

@@ -1,0 +1,161 @@
+//! Images that the tests make themselves, from static programs of this machine.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// An image to be written as an archive.
+pub struct Image<'a> {
+    /// `name:tag`.
+    pub name: &'a str,
+    /// Files of its one layer: path, content, mode.
+    pub files: Vec<(&'a str, Vec<u8>, u32)>,
+    pub entrypoint: Vec<&'a str>,
+    pub architecture: &'a str,
+}
+
+impl<'a> Image<'a> {
+    /// Debian's busybox-static with links for the applets that tests use;
+    /// `None` where it is not installed.
+    pub fn busybox(name: &'a str) -> Option<Self> {
+        let program = std::fs::read("/bin/busybox").ok()?;
+        Some(Self {
+            name,
+            files: vec![
+                ("bin/busybox", program, 0o755),
+                ("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n".to_vec(), 0o644),
+                ("etc/group", b"root:x:0:\nweb:x:1000:\n".to_vec(), 0o644),
+            ],
+            entrypoint: Vec::new(),
+            architecture: architecture(),
+        })
+    }
+
+    /// The layer, a plain tar.
+    fn layer(&self) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut folders = std::collections::BTreeSet::new();
+        for (path, _, _) in &self.files {
+            for folder in Path::new(path).ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+                folders.insert(folder.to_path_buf());
+            }
+        }
+        folders.insert("tmp".into());
+        for folder in folders {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(if folder == Path::new("tmp") { 0o1777 } else { 0o755 });
+            header.set_size(0);
+            tar.append_data(&mut header, folder, std::io::empty()).expect("a tar in memory");
+        }
+        for (path, content, mode) in &self.files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(*mode);
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, path, content.as_slice()).expect("a tar in memory");
+        }
+        if self.files.iter().any(|(path, ..)| *path == "bin/busybox") {
+            for applet in APPLETS {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                header.set_mode(0o777);
+                tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a tar in memory");
+            }
+        }
+        tar.into_inner().expect("a tar in memory")
+    }
+
+    fn config(&self, layer: &[u8]) -> Value {
+        json!({
+            "architecture": self.architecture,
+            "os": "linux",
+            "config": {
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "Entrypoint": self.entrypoint,
+                "Cmd": if self.entrypoint.is_empty() { vec!["sh"] } else { vec![] },
+            },
+            "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
+        })
+    }
+
+    /// As `docker save` writes it.
+    pub fn docker_archive(&self) -> Vec<u8> {
+        let layer = self.layer();
+        let config = self.config(&layer).to_string().into_bytes();
+        let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
+        let manifest = json!([{ "Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"] }]).to_string();
+        archive(&[("layer.tar", &layer), (&config_name, &config), ("manifest.json", manifest.as_bytes())])
+    }
+
+    /// As an OCI image layout, its layer compressed by gzip.
+    pub fn oci_layout(&self) -> Vec<u8> {
+        let layer = self.layer();
+        let config = self.config(&layer).to_string().into_bytes();
+        let packed = gzip(&layer);
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &packed)],
+        })
+        .to_string()
+        .into_bytes();
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": self.name, "io.containerd.image.name": self.name });
+        let index = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string();
+        let blob = |content: &[u8]| format!("blobs/sha256/{}", digest(content).trim_start_matches("sha256:"));
+        archive(&[
+            ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+            ("index.json", index.as_bytes()),
+            (&blob(&config), &config),
+            (&blob(&packed), &packed),
+            (&blob(&manifest), &manifest),
+        ])
+    }
+}
+
+/// Applets that get a link of their own.
+const APPLETS: [&str; 28] = [
+    "sh", "cat", "echo", "ls", "sleep", "wget", "nslookup", "id", "ps", "true", "false", "env", "hostname", "tar", "touch",
+    "mkdir", "grep", "httpd", "nc", "date", "kill", "test", "head", "seq", "dd", "stat", "mount", "ping",
+];
+
+/// This machine's architecture in an image's words.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn descriptor(kind: &str, content: &[u8]) -> Value {
+    json!({ "mediaType": kind, "digest": digest(content), "size": content.len() })
+}
+
+/// `sha256:…` of `content`.
+pub fn digest(content: &[u8]) -> String {
+    let sum = ring::digest::digest(&ring::digest::SHA256, content);
+    let hex: String = sum.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        tar.append_data(&mut header, path, *content).expect("a tar in memory");
+    }
+    tar.into_inner().expect("a tar in memory")
+}
+
+/// Compresses by gzip.
+pub fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("in memory");
+    encoder.finish().expect("in memory")
+}
