@@ -8,6 +8,7 @@ pub mod common;
 pub mod context;
 pub mod deployment;
 pub mod discovery;
+pub mod endpoints;
 pub mod events;
 pub mod gc;
 pub mod informers;
@@ -111,6 +112,9 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
     vec![
         Box::pin(service_accounts::start(ctx)),
         Box::pin(service_accounts::publish_root_ca(ctx)),
+        Box::pin(endpoints::legacy::start(ctx)),
+        Box::pin(endpoints::slices::start(ctx)),
+        Box::pin(endpoints::mirror::start(ctx)),
         Box::pin(namespace::start(ctx, &collector)),
         Box::pin(gc::start(ctx, &collector)),
         Box::pin(deployment::start(ctx)),

@@ -1,0 +1,288 @@
+//! Endpoints: the addresses behind a service in one object.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{
+    HEADLESS, addresses, enqueue_services, hostname, is_candidate, is_headless, selector_of,
+    target, target_port,
+};
+use crate::common::{pods, selector};
+use crate::context::{Context, Deletion, Result};
+use crate::events::Severity::Warning;
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "endpoint-controller";
+/// Label that tells that this controller manages the object.
+const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+/// Annotation of an object that could not hold all addresses.
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+/// Addresses that the object holds at most.
+const CAPACITY: usize = 1000;
+/// Services worked on at a time.
+const CONCURRENCY: usize = 5;
+
+type Port = (String, String, i32, Option<String>);
+
+fn ports_for(pod: &Pod, service: &Service) -> Option<BTreeSet<Port>> {
+    let ports = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default();
+    if ports.is_empty() {
+        return is_headless(service).then(BTreeSet::new);
+    }
+    let found: BTreeSet<Port> = ports
+        .iter()
+        .filter_map(|port| {
+            Some((
+                port.name.clone().unwrap_or_default(),
+                port.protocol.clone().unwrap_or_else(|| "TCP".into()),
+                target_port(pod, port)?,
+                port.app_protocol.clone(),
+            ))
+        })
+        .collect();
+    (!found.is_empty()).then_some(found)
+}
+
+/// The subsets for a service that selects these pods: addresses with the same
+/// ports together, all in a fixed order; and whether there were too many.
+pub fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
+    let early = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.publish_not_ready_addresses)
+        .unwrap_or(false);
+    let family = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
+    let mut candidates: Vec<(&str, &Arc<Pod>)> = selected
+        .iter()
+        .filter(|pod| is_candidate(pod, early))
+        .filter_map(|pod| {
+            let fits = |ip: &&str| {
+                family
+                    .as_deref()
+                    .is_none_or(|family| (family == "IPv6") == ip.contains(':'))
+            };
+            Some((addresses(pod).into_iter().find(fits)?, pod))
+        })
+        .collect();
+    candidates.sort_by_key(|(ip, pod)| (*ip, pod.metadata.uid.clone()));
+    let over = candidates.len() > CAPACITY;
+    if over {
+        // Those that are ready are kept first.
+        candidates.sort_by_key(|(_, pod)| !(early || pods::is_ready(pod)));
+        candidates.truncate(CAPACITY);
+        candidates.sort_by_key(|(ip, pod)| (*ip, pod.metadata.uid.clone()));
+    }
+    let mut groups: BTreeMap<BTreeSet<Port>, EndpointSubset> = BTreeMap::new();
+    for (ip, pod) in candidates {
+        let Some(ports) = ports_for(pod, service) else {
+            continue;
+        };
+        let address = EndpointAddress {
+            ip: ip.to_owned(),
+            hostname: hostname(pod, service),
+            node_name: Some(pods::node_name(pod).to_owned()).filter(|name| !name.is_empty()),
+            target_ref: Some(target(pod)),
+        };
+        let subset = groups.entry(ports).or_default();
+        let list = if early || pods::is_ready(pod) {
+            &mut subset.addresses
+        } else {
+            &mut subset.not_ready_addresses
+        };
+        list.get_or_insert_default().push(address);
+    }
+    let subsets = groups
+        .into_iter()
+        .map(|(ports, mut subset)| {
+            let ports: Vec<EndpointPort> = ports
+                .into_iter()
+                .map(|(name, protocol, port, app_protocol)| EndpointPort {
+                    name: Some(name).filter(|name| !name.is_empty()),
+                    protocol: Some(protocol),
+                    port,
+                    app_protocol,
+                })
+                .collect();
+            subset.ports = (!ports.is_empty()).then_some(ports);
+            subset
+        })
+        .collect();
+    (subsets, over)
+}
+
+/// The object as it has to be, given what is there.
+pub fn desired(service: &Service, selected: &[Arc<Pod>], present: Option<&Endpoints>) -> Endpoints {
+    let (subsets, over) = subsets(service, selected);
+    let mut wanted = present.cloned().unwrap_or_else(|| Endpoints {
+        metadata: ObjectMeta {
+            name: service.metadata.name.clone(),
+            namespace: service.metadata.namespace.clone(),
+            ..Default::default()
+        },
+        subsets: None,
+    });
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.insert(MANAGED_BY.into(), NAME.into());
+    labels.remove(HEADLESS);
+    if is_headless(service) {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    wanted.metadata.labels = Some(labels);
+    if over {
+        let annotations = wanted.metadata.annotations.get_or_insert_default();
+        annotations.insert(OVER_CAPACITY.into(), "truncated".into());
+    } else if let Some(annotations) = wanted.metadata.annotations.as_mut() {
+        annotations.remove(OVER_CAPACITY);
+    }
+    wanted.subsets = (!subsets.is_empty()).then_some(subsets);
+    wanted
+}
+
+fn same(a: &Endpoints, b: &Endpoints) -> bool {
+    let subsets = |endpoints: &Endpoints| endpoints.subsets.clone().unwrap_or_default();
+    subsets(a) == subsets(b)
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .services
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let (queue, services) = (queue.clone(), informers.services.clone());
+        informers
+            .pods
+            .on_change(move |change| enqueue_services(&queue, &services, change));
+    }
+    {
+        let queue = queue.clone();
+        informers.endpoints.on_change(move |change| {
+            if change.is_deletion() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        informers.services.synced().await;
+        informers.pods.synced().await;
+        informers.endpoints.synced().await;
+        // Objects whose service went while nobody watched.
+        for endpoints in informers.endpoints.list() {
+            queue.add(Key::of(&endpoints.metadata));
+        }
+        let ctx = &ctx;
+        queue.work(NAME, CONCURRENCY, |key| sync(ctx, key)).await;
+    }
+}
+
+async fn sync(ctx: &Context, key: Key) -> Result<()> {
+    let store = &ctx.informers.endpoints;
+    let present = store.by_key(&key);
+    let Some(service) = ctx.informers.services.by_key(&key) else {
+        let ours = present.filter(|endpoints| {
+            let labels = selector::or_none(endpoints.metadata.labels.as_ref());
+            labels
+                .get(MANAGED_BY)
+                .is_some_and(|manager| manager == NAME)
+        });
+        if let Some(endpoints) = ours {
+            crate::context::optional(
+                ctx.delete(store, &endpoints.metadata, &Deletion::default())
+                    .await,
+            )?;
+        }
+        return Ok(());
+    };
+    let Some(wanted) = selector_of(&service) else {
+        return Ok(());
+    };
+    let mut selected = ctx.informers.pods.in_namespace(&key.namespace);
+    selected
+        .retain(|pod| selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted));
+    let endpoints = desired(&service, &selected, present.as_deref());
+    let outcome = match present {
+        Some(present) if same(&present, &endpoints) => return Ok(()),
+        Some(_) => ctx.update(store, &endpoints).await,
+        None => ctx.create(store, &endpoints).await,
+    };
+    match outcome {
+        Err(error) if error.is_namespace_terminating() => Ok(()),
+        Err(error) => {
+            if !error.is_conflict() {
+                let message = format!("Failed to update endpoint {key}: {error}");
+                ctx.recorder
+                    .event(NAME, &*service, Warning, "FailedToUpdateEndpoint", message);
+            }
+            Err(error)
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoints::slices::testing::{endpoint_pod, service};
+
+    #[test]
+    fn ready_and_other_addresses() {
+        let service = service(&[("http", 80, "web")]);
+        let pods = [
+            Arc::new(endpoint_pod("a", "10.0.0.2", 8080, Some(1))),
+            Arc::new(endpoint_pod("b", "10.0.0.1", 8080, Some(1))),
+            Arc::new(endpoint_pod("c", "10.0.0.3", 8080, None)),
+            Arc::new(endpoint_pod("d", "10.0.0.4", 9090, Some(1))),
+        ];
+        let (subsets, over) = subsets(&service, &pods);
+        assert!(!over);
+        assert_eq!(subsets.len(), 2);
+        let ips = |list: &Option<Vec<EndpointAddress>>| -> Vec<String> {
+            list.iter()
+                .flatten()
+                .map(|address| address.ip.clone())
+                .collect()
+        };
+        assert_eq!(ips(&subsets[0].addresses), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(ips(&subsets[0].not_ready_addresses), ["10.0.0.3"]);
+        assert_eq!(subsets[0].ports.as_ref().unwrap()[0].port, 8080);
+        assert_eq!(subsets[1].ports.as_ref().unwrap()[0].port, 9090);
+    }
+
+    #[test]
+    fn labels_follow_the_service() {
+        let mut headless = service(&[]);
+        headless.spec.as_mut().unwrap().cluster_ip = Some("None".into());
+        let endpoints = desired(
+            &headless,
+            &[Arc::new(endpoint_pod("a", "10.0.0.2", 1, Some(1)))],
+            None,
+        );
+        let labels = endpoints.metadata.labels.unwrap();
+        assert_eq!(labels.get(HEADLESS).map(String::as_str), Some(""));
+        assert_eq!(labels[MANAGED_BY], NAME);
+        let subsets = endpoints.subsets.unwrap();
+        assert_eq!(subsets[0].ports, None);
+        assert_eq!(subsets[0].addresses.as_ref().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,239 @@
+//! Mirrors endpoints that users write for services without a selector into
+//! endpoint slices, which is what proxies read.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use kube::Resource;
+
+use super::slices::{self, Desired, Frame};
+use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
+use crate::common::{owners, selector};
+use crate::context::{Context, Deletion, Result, optional};
+use crate::informers::{Change, Key};
+use crate::queue::Queue;
+
+const NAME: &str = "endpointslice-mirroring-controller";
+const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+/// Label of endpoints that are not to be mirrored.
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// Annotation of endpoints that are an old kind of lock.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Annotations that slices do not take over.
+const NOT_COPIED: &[&str] = &[
+    TRIGGER_TIME,
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
+/// Addresses of a subset that are mirrored at most.
+const MOST: usize = 1000;
+/// Endpoints worked on at a time.
+const CONCURRENCY: usize = 5;
+
+fn is_mirrored(endpoints: &Endpoints) -> bool {
+    let labels = selector::or_none(endpoints.metadata.labels.as_ref());
+    let annotations = selector::or_none(endpoints.metadata.annotations.as_ref());
+    labels.get(SKIP).is_none_or(|skip| skip != "true") && !annotations.contains_key(LEADER)
+}
+
+fn lacks_selector(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.selector
+            .as_ref()
+            .is_none_or(std::collections::BTreeMap::is_empty)
+    })
+}
+
+/// What slices of one family have to hold for these endpoints.
+pub fn desired(endpoints: &Endpoints, family: &str) -> Desired {
+    let mut desired = Desired::default();
+    for subset in endpoints.subsets.iter().flatten() {
+        let ports: Vec<EndpointPort> = subset
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| EndpointPort {
+                name: Some(port.name.clone().unwrap_or_default()),
+                port: Some(port.port),
+                protocol: Some(port.protocol.clone().unwrap_or_else(|| "TCP".into())),
+                app_protocol: port.app_protocol.clone(),
+            })
+            .collect();
+        let ready = subset
+            .addresses
+            .iter()
+            .flatten()
+            .map(|address| (address, true));
+        let others = subset
+            .not_ready_addresses
+            .iter()
+            .flatten()
+            .map(|address| (address, false));
+        for (address, ready) in ready.chain(others).take(MOST) {
+            if (family == "IPv6") == address.ip.contains(':') {
+                desired.add(ports.clone(), mirrored(address, ready));
+            }
+        }
+    }
+    desired
+}
+
+fn mirrored(address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            ..Default::default()
+        }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Default::default()
+    }
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .endpoints
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let queue = queue.clone();
+        informers
+            .services
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let queue = queue.clone();
+        informers.endpoint_slices.on_change(move |change| {
+            let slice = change.object();
+            let labels = selector::or_none(slice.metadata.labels.as_ref());
+            if !matches!(change, Change::Added(_))
+                && labels
+                    .get(MANAGED_BY)
+                    .is_some_and(|manager| manager == MANAGER)
+                && let Some(service) = labels.get(SERVICE_NAME)
+            {
+                queue.add(Key::new(
+                    slice.metadata.namespace.clone().unwrap_or_default(),
+                    service.clone(),
+                ));
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        informers.endpoints.synced().await;
+        informers.services.synced().await;
+        informers.endpoint_slices.synced().await;
+        let ctx = &ctx;
+        queue.work(NAME, CONCURRENCY, |key| sync(ctx, key)).await;
+    }
+}
+
+async fn sync(ctx: &Context, key: Key) -> Result<()> {
+    let store = &ctx.informers.endpoint_slices;
+    let mut present = store.indexed(&key.to_string());
+    present.retain(|slice| {
+        let labels = selector::or_none(slice.metadata.labels.as_ref());
+        labels
+            .get(MANAGED_BY)
+            .is_some_and(|manager| manager == MANAGER)
+    });
+    let service = ctx
+        .informers
+        .services
+        .by_key(&key)
+        .filter(|service| lacks_selector(service));
+    let endpoints = ctx
+        .informers
+        .endpoints
+        .by_key(&key)
+        .filter(|endpoints| is_mirrored(endpoints));
+    let (Some(_), Some(endpoints)) = (service, endpoints) else {
+        for slice in present {
+            optional(
+                ctx.delete(store, &slice.metadata, &Deletion::default())
+                    .await,
+            )?;
+        }
+        return Ok(());
+    };
+    let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
+    annotations.retain(|key, _| !NOT_COPIED.contains(&key.as_str()));
+    let mut owner = owners::control_by(&*endpoints);
+    owner.api_version = Endpoints::api_version(&()).into_owned();
+    let frame = Frame {
+        owner,
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
+        labels: slices::labels(
+            endpoints.metadata.labels.as_ref(),
+            &key.name,
+            MANAGER,
+            false,
+        ),
+        annotations,
+    };
+    for family in ["IPv4", "IPv6"] {
+        let desired = desired(&endpoints, family);
+        let of_family: Vec<_> = present
+            .iter()
+            .filter(|slice| slice.address_type == family)
+            .cloned()
+            .collect();
+        let mut changes = slices::reconcile(&frame, family, desired, &of_family);
+        // Unlike a service with a selector, no endpoints means no slice.
+        changes.create.retain(|slice| {
+            slice
+                .endpoints
+                .as_ref()
+                .is_some_and(|endpoints| !endpoints.is_empty())
+        });
+        let emptied = |slice: &k8s_openapi::api::discovery::v1::EndpointSlice| {
+            slice.endpoints.as_ref().is_none_or(Vec::is_empty)
+        };
+        let (gone, update): (Vec<_>, Vec<_>) = changes.update.into_iter().partition(emptied);
+        changes.update = update;
+        changes.delete.extend(gone.into_iter().map(Arc::new));
+        slices::apply(ctx, changes).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::EndpointSubset;
+
+    #[test]
+    fn addresses_are_mirrored_by_family() {
+        let address = |ip: &str| EndpointAddress {
+            ip: ip.into(),
+            ..Default::default()
+        };
+        let endpoints = Endpoints {
+            subsets: Some(vec![EndpointSubset {
+                addresses: Some(vec![address("10.0.0.1"), address("fd00::1")]),
+                not_ready_addresses: Some(vec![address("10.0.0.2")]),
+                ports: None,
+            }]),
+            ..Default::default()
+        };
+        let frame = Frame {
+            owner: Default::default(),
+            name: "x".into(),
+            namespace: "ns".into(),
+            labels: Default::default(),
+            annotations: Default::default(),
+        };
+        let changes = slices::reconcile(&frame, "IPv4", desired(&endpoints, "IPv4"), &[]);
+        assert_eq!(changes.create[0].endpoints.as_ref().unwrap().len(), 2);
+        assert!(is_mirrored(&endpoints));
+    }
+}

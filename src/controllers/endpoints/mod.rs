@@ -1,0 +1,153 @@
+//! Where services lead: endpoints, endpoint slices, and the mirror of
+//! endpoints that users write themselves.
+
+pub mod legacy;
+pub mod mirror;
+pub mod slices;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::common::{pods, selector};
+use crate::informers::{Change, Key, Store};
+use crate::queue::Queue;
+
+/// Label (empty) on what belongs to a headless service.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Label that names a slice's service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label that names who manages a slice.
+pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Annotation that tells when the last cause of a change happened.
+pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
+/// Whether the service has no address of its own.
+pub fn is_headless(service: &Service) -> bool {
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.cluster_ip.as_deref())
+        == Some("None")
+}
+
+/// The service's selector, when endpoints are to be found by it.
+pub fn selector_of(service: &Service) -> Option<&selector::Labels> {
+    let spec = service.spec.as_ref()?;
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    spec.selector
+        .as_ref()
+        .filter(|selector| !selector.is_empty())
+}
+
+/// The pod's addresses.
+pub fn addresses(pod: &Pod) -> Vec<&str> {
+    let status = pod.status.as_ref();
+    let several = status.and_then(|status| status.pod_ips.as_ref());
+    let mut all: Vec<&str> = several
+        .into_iter()
+        .flatten()
+        .map(|ip| ip.ip.as_str())
+        .collect();
+    if all.is_empty() {
+        all.extend(status.and_then(|status| status.pod_ip.as_deref()));
+    }
+    all.retain(|ip| !ip.is_empty());
+    all
+}
+
+/// Whether the pod can be an endpoint at all.
+pub fn is_candidate(pod: &Pod, with_terminating: bool) -> bool {
+    !pods::is_terminal(pod)
+        && !addresses(pod).is_empty()
+        && (with_terminating || !pods::is_deleting(pod))
+}
+
+/// The host name under which the service's DNS is to have the pod.
+pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let ours = spec.subdomain == service.metadata.name
+        && pod.metadata.namespace == service.metadata.namespace;
+    spec.hostname
+        .clone()
+        .filter(|name| ours && !name.is_empty())
+}
+
+/// The reference to a pod in an endpoint.
+pub fn target(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".into()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..Default::default()
+    }
+}
+
+/// The number of a service port's target on this pod; none when no container
+/// has a port of that name.
+pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
+    match &port.target_port {
+        None => Some(port.port),
+        Some(IntOrString::Int(0)) => Some(port.port),
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(name)) => {
+            let spec = pod.spec.as_ref()?;
+            let sidecars = spec
+                .init_containers
+                .iter()
+                .flatten()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            let tcp = |protocol: &Option<String>| protocol.clone().unwrap_or_else(|| "TCP".into());
+            spec.containers
+                .iter()
+                .chain(sidecars)
+                .flat_map(|container| container.ports.iter().flatten())
+                .find(|candidate| {
+                    candidate.name.as_ref() == Some(name)
+                        && tcp(&candidate.protocol) == tcp(&port.protocol)
+                })
+                .map(|candidate| candidate.container_port)
+        }
+    }
+}
+
+/// Whether anything changed that an endpoint tells of.
+fn is_relevant(old: &Pod, new: &Pod) -> bool {
+    old.metadata.labels != new.metadata.labels
+        || pods::is_deleting(old) != pods::is_deleting(new)
+        || pods::is_terminal(old) != pods::is_terminal(new)
+        || pods::is_ready(old) != pods::is_ready(new)
+        || pods::node_name(old) != pods::node_name(new)
+        || addresses(old) != addresses(new)
+        || old
+            .spec
+            .as_ref()
+            .map(|spec| (&spec.hostname, &spec.subdomain))
+            != new
+                .spec
+                .as_ref()
+                .map(|spec| (&spec.hostname, &spec.subdomain))
+}
+
+/// Queues the services that a pod's change concerns.
+pub fn enqueue_services(queue: &Queue<Key>, services: &Store<Service>, change: &Change<Pod>) {
+    if let Change::Updated(old, new) = change
+        && !is_relevant(old, new)
+    {
+        return;
+    }
+    let pod = change.object();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    for service in services.in_namespace(namespace) {
+        let Some(wanted) = selector_of(&service) else {
+            continue;
+        };
+        let selected =
+            |pod: &Pod| selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted);
+        if change.states().any(|pod| selected(pod)) {
+            queue.add(Key::of(&service.metadata));
+        }
+    }
+}
