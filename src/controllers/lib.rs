@@ -14,6 +14,8 @@ pub mod gc;
 pub mod informers;
 pub mod kinds;
 pub mod namespace;
+pub mod nodes;
+pub mod pod_gc;
 pub mod queue;
 pub mod replicaset;
 pub mod service_accounts;
@@ -115,6 +117,10 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(endpoints::legacy::start(ctx)),
         Box::pin(endpoints::slices::start(ctx)),
         Box::pin(endpoints::mirror::start(ctx)),
+        Box::pin(nodes::lifecycle::start(ctx)),
+        Box::pin(nodes::eviction::start(ctx)),
+        Box::pin(nodes::ipam::start(ctx)),
+        Box::pin(pod_gc::start(ctx)),
         Box::pin(namespace::start(ctx, &collector)),
         Box::pin(gc::start(ctx, &collector)),
         Box::pin(deployment::start(ctx)),

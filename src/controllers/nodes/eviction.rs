@@ -1,0 +1,182 @@
+//! Deletes pods from nodes with `NoExecute` taints that they do not tolerate,
+//! at once or when their time of toleration is over.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::Patch;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::taints::{Stay, no_execute, stay};
+use crate::common::pods;
+use crate::context::{Context, Deletion, Result, optional};
+use crate::events::Severity::Normal;
+use crate::informers::{Change, Key};
+use crate::queue::Queue;
+
+const NAME: &str = "taint-eviction-controller";
+/// Pods worked on at a time.
+const CONCURRENCY: usize = 8;
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+    /// Since when pods stay on borrowed time, by uid.
+    since: Mutex<HashMap<String, Timestamp>>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let (queue, pods) = (queue.clone(), informers.pods.clone());
+        informers.nodes.on_change(move |change| {
+            let old = change
+                .old()
+                .map(|node| no_execute(node))
+                .unwrap_or_default();
+            if change.is_deletion() || old == no_execute(change.object()) {
+                return;
+            }
+            for pod in pods.indexed(change.object().metadata.name.as_deref().unwrap_or_default()) {
+                queue.add(Key::of(&pod.metadata));
+            }
+        });
+    }
+    {
+        let (queue, nodes) = (queue.clone(), informers.nodes.clone());
+        informers.pods.on_change(move |change| {
+            let pod = change.object();
+            let moved = match change {
+                Change::Updated(old, new) => {
+                    let tolerations =
+                        |pod: &Pod| pod.spec.as_ref().map(|spec| spec.tolerations.clone());
+                    pods::node_name(old) != pods::node_name(new)
+                        || tolerations(old) != tolerations(new)
+                }
+                _ => true,
+            };
+            let tainted = || {
+                nodes
+                    .get("", pods::node_name(pod))
+                    .is_some_and(|node| !no_execute(&node).is_empty())
+            };
+            if moved && (change.is_deletion() || tainted()) {
+                queue.add(Key::of(&pod.metadata));
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+        since: Mutex::default(),
+    };
+    async move {
+        informers.nodes.synced().await;
+        informers.pods.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+/// When the pod has to leave: how long from now.
+fn deadline(wait: Duration, since: Timestamp, now: Timestamp) -> Duration {
+    pods::until(since, wait.as_secs().cast_signed(), now)
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let Some(pod) = self.ctx.informers.pods.by_key(&key) else {
+            // The uid is not known any more; forget those that are gone.
+            let known: std::collections::HashSet<String> = if self.since.lock().is_empty() {
+                return Ok(());
+            } else {
+                let pods = self.ctx.informers.pods.list();
+                pods.iter()
+                    .filter_map(|pod| pod.metadata.uid.clone())
+                    .collect()
+            };
+            self.since.lock().retain(|uid, _| known.contains(uid));
+            return Ok(());
+        };
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let Some(node) = self.ctx.informers.nodes.get("", pods::node_name(&pod)) else {
+            return Ok(());
+        };
+        if pods::is_deleting(&pod) {
+            return Ok(());
+        }
+        let tolerations = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.tolerations.clone())
+            .unwrap_or_default();
+        let now = self.ctx.now();
+        match stay(&no_execute(&node), &tolerations) {
+            Stay::Forever => {
+                if self.since.lock().remove(&uid).is_some() {
+                    let message = format!("Cancelling deletion of Pod {key}");
+                    self.ctx
+                        .recorder
+                        .event(NAME, &*pod, Normal, "TaintManagerEviction", message);
+                }
+                Ok(())
+            }
+            Stay::Never => self.evict(&key, &pod).await,
+            Stay::For(wait) => {
+                let since = *self.since.lock().entry(uid).or_insert(now);
+                let left = deadline(wait, since, now);
+                if left.is_zero() {
+                    return self.evict(&key, &pod).await;
+                }
+                self.queue.add_after(key, left);
+                Ok(())
+            }
+        }
+    }
+
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<()> {
+        let message = format!("Marking for deletion Pod {key}");
+        self.ctx
+            .recorder
+            .event(NAME, pod, Normal, "TaintManagerEviction", message);
+        let patch = json!({
+            "metadata": {"uid": pod.metadata.uid},
+            "status": {"conditions": [{
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "DeletionByTaintManager",
+                "message": "Taint manager: deleting due to NoExecute taint",
+                "lastTransitionTime": Time(self.ctx.now()),
+            }]},
+        });
+        let store = &self.ctx.informers.pods;
+        optional(
+            self.ctx
+                .patch(
+                    store,
+                    &pod.metadata,
+                    Some("status"),
+                    &Patch::Strategic(patch),
+                )
+                .await,
+        )?;
+        optional(
+            self.ctx
+                .delete(store, &pod.metadata, &Deletion::default())
+                .await,
+        )?;
+        if let Some(uid) = &pod.metadata.uid {
+            self.since.lock().remove(uid);
+        }
+        Ok(())
+    }
+}

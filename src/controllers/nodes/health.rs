@@ -1,0 +1,117 @@
+//! Judging nodes by their heartbeats.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// Conditions that nobody can vouch for when the node is silent.
+const VOUCHED: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Share of a zone's nodes that may be down before evictions there stop.
+const THRESHOLD: f64 = 0.55;
+/// Clusters up to this size do not evict from zones that are mostly down.
+const LARGE: usize = 50;
+
+/// The conditions of a node that has been silent for too long; nothing when
+/// they say so already.
+pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
+    let mut conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.clone())
+        .unwrap_or_default();
+    let mut changed = false;
+    for kind in VOUCHED {
+        match conditions
+            .iter_mut()
+            .find(|condition| condition.type_ == *kind)
+        {
+            Some(condition) if condition.status == "Unknown" => {}
+            Some(condition) => {
+                condition.status = "Unknown".into();
+                condition.reason = Some("NodeStatusUnknown".into());
+                condition.message = Some("Kubelet stopped posting node status.".into());
+                condition.last_transition_time = Some(Time(now));
+                changed = true;
+            }
+            None => {
+                conditions.push(NodeCondition {
+                    type_: (*kind).into(),
+                    status: "Unknown".into(),
+                    reason: Some("NodeStatusNeverUpdated".into()),
+                    message: Some("Kubelet never posted node status.".into()),
+                    last_heartbeat_time: node.metadata.creation_timestamp.clone(),
+                    last_transition_time: Some(Time(now)),
+                });
+                changed = true;
+            }
+        }
+    }
+    changed.then_some(conditions)
+}
+
+/// How a zone is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    /// Most nodes are well.
+    Normal,
+    /// So many are not that the fault is probably not theirs.
+    Partial,
+    /// None is well.
+    Full,
+}
+
+/// How a zone is that has so many nodes that are well and that are not.
+pub fn zone(ready: usize, unready: usize) -> Zone {
+    if ready == 0 && unready > 0 {
+        Zone::Full
+    } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= THRESHOLD {
+        Zone::Partial
+    } else {
+        Zone::Normal
+    }
+}
+
+/// Whether pods may be made to leave unwell nodes of a zone: not when no node
+/// anywhere is well, as the control plane itself is cut off then, and in small
+/// clusters not from zones that are mostly down.
+pub fn evicts(of: Zone, zones: &[Zone], nodes: usize) -> bool {
+    if zones.iter().all(|zone| *zone == Zone::Full) {
+        return false;
+    }
+    of != Zone::Partial || nodes > LARGE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::at;
+
+    #[test]
+    fn silence_makes_conditions_unknown_once() {
+        let mut node = Node::default();
+        let conditions = silent(&node, at(5)).unwrap();
+        assert_eq!(conditions.len(), 4);
+        assert_eq!(
+            conditions[0].reason.as_deref(),
+            Some("NodeStatusNeverUpdated")
+        );
+        node.status.get_or_insert_default().conditions = Some(conditions);
+        assert_eq!(silent(&node, at(6)), None);
+        node.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "True".into();
+        let conditions = silent(&node, at(7)).unwrap();
+        assert_eq!(conditions[0].reason.as_deref(), Some("NodeStatusUnknown"));
+    }
+
+    #[test]
+    fn zones() {
+        assert_eq!(zone(4, 0), Zone::Normal);
+        assert_eq!(zone(2, 2), Zone::Normal);
+        assert_eq!(zone(1, 3), Zone::Partial);
+        assert_eq!(zone(0, 1), Zone::Full);
+        assert!(evicts(Zone::Normal, &[Zone::Normal], 4));
+        assert!(!evicts(Zone::Partial, &[Zone::Partial], 4));
+        assert!(evicts(Zone::Partial, &[Zone::Partial], 60));
+        assert!(!evicts(Zone::Full, &[Zone::Full], 4));
+        assert!(evicts(Zone::Full, &[Zone::Full, Zone::Normal], 4));
+    }
+}

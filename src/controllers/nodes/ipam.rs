@@ -1,0 +1,111 @@
+//! Gives nodes that have none a range of pod addresses.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::Patch;
+use serde_json::json;
+
+use crate::context::{Context, Error, Result, optional};
+use crate::events::Severity::Normal;
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "cidrAllocator";
+
+/// The range that a node has.
+fn range(node: &Node) -> Option<Ipv4Net> {
+    node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()
+}
+
+/// The first range of this prefix length within `cluster` that overlaps none of `taken`.
+pub fn free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
+    let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
+    cluster
+        .subnets(mask)
+        .ok()?
+        .find(|range| !taken.iter().any(|other| overlaps(range, other)))
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    {
+        let queue = queue.clone();
+        ctx.informers.nodes.on_change(move |change| {
+            if !change.is_deletion() && range(change.object()).is_none() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        ctx.informers.nodes.synced().await;
+        let ctx = &ctx;
+        // One at a time, so that no range is given twice.
+        queue
+            .work("node-ipam-controller", 1, |key| sync(ctx, key))
+            .await;
+    }
+}
+
+async fn sync(ctx: &Context, key: Key) -> Result<()> {
+    let store = &ctx.informers.nodes;
+    let Some(node) = store.by_key(&key) else {
+        return Ok(());
+    };
+    let has_range = node
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.pod_cidr.is_some());
+    if has_range || node.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let taken = store.list().iter().filter_map(|node| range(node)).collect();
+    let Some(range) = free(ctx.config.pod_cidr, ctx.config.node_cidr_mask, &taken) else {
+        let message = format!("Node {key} status is now: CIDRNotAvailable");
+        ctx.recorder
+            .event(NAME, &*node, Normal, "CIDRNotAvailable", message);
+        return Err(Error::other(format!(
+            "no range of {} is left",
+            ctx.config.pod_cidr
+        )));
+    };
+    let patch = json!({
+        "metadata": {"resourceVersion": node.metadata.resource_version},
+        "spec": {"podCIDR": range, "podCIDRs": [range]},
+    });
+    optional(
+        ctx.patch(store, &node.metadata, None, &Patch::Merge(patch))
+            .await,
+    )
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_free_range_is_taken() {
+        let cluster: Ipv4Net = "10.244.0.0/22".parse().unwrap();
+        let mut taken = BTreeSet::new();
+        for expected in [
+            "10.244.0.0/24",
+            "10.244.1.0/24",
+            "10.244.2.0/24",
+            "10.244.3.0/24",
+        ] {
+            let range = free(cluster, 24, &taken).unwrap();
+            assert_eq!(range.to_string(), expected);
+            taken.insert(range);
+        }
+        assert_eq!(free(cluster, 24, &taken), None);
+        let wide = BTreeSet::from(["10.244.0.0/23".parse().unwrap()]);
+        assert_eq!(
+            free(cluster, 24, &wide).unwrap().to_string(),
+            "10.244.2.0/24"
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Watches over nodes: a node whose lease and status are silent for too long
+//! counts as unreachable, its pods as not ready; taints follow its conditions.
+//!
+//! No clock ticks here: each node is looked at when its heartbeat would be
+//! late, and a heartbeat only notes the time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::Patch;
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{health, taints};
+use crate::common::{pods, selector};
+use crate::context::{Context, Result, optional};
+use crate::events::Severity::Normal;
+use crate::informers::{Change, Key};
+use crate::queue::Queue;
+
+const NAME: &str = "node-controller";
+/// How long a new node may take until it first reports.
+const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// Nodes worked on at a time.
+const CONCURRENCY: usize = 8;
+
+/// When each node was last heard of, by our own clock.
+#[derive(Default)]
+struct Heartbeats {
+    heard: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl Heartbeats {
+    fn note(&self, node: &str, at: Timestamp) {
+        self.heard.lock().insert(node.to_owned(), at);
+    }
+
+    fn first(&self, node: &str, at: Timestamp) -> Timestamp {
+        *self.heard.lock().entry(node.to_owned()).or_insert(at)
+    }
+
+    fn forget(&self, node: &str) {
+        self.heard.lock().remove(node);
+    }
+}
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+    heartbeats: Arc<Heartbeats>,
+}
+
+fn heartbeat(node: &Node) -> Option<&Time> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")?;
+    ready.last_heartbeat_time.as_ref()
+}
+
+fn name(node: &Node) -> &str {
+    node.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn zone_of(node: &Node) -> String {
+    let labels = selector::or_none(node.metadata.labels.as_ref());
+    let label = |key: &str| labels.get(key).map_or("", String::as_str);
+    format!(
+        "{}:{}",
+        label("topology.kubernetes.io/region"),
+        label("topology.kubernetes.io/zone")
+    )
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let heartbeats = Arc::new(Heartbeats::default());
+    let informers = ctx.informers.clone();
+    {
+        let (queue, heartbeats, ctx) = (queue.clone(), heartbeats.clone(), ctx.clone());
+        informers.nodes.on_change(move |change| {
+            let node = change.object();
+            let now = ctx.now();
+            match change {
+                Change::Added(_) => {
+                    heartbeats.note(name(node), now);
+                    let message = format!(
+                        "Node {0} event: Registered Node {0} in Controller",
+                        name(node)
+                    );
+                    ctx.recorder
+                        .event(NAME, &**node, Normal, "RegisteredNode", message);
+                }
+                Change::Updated(old, _) if heartbeat(old) != heartbeat(node) => {
+                    heartbeats.note(name(node), now)
+                }
+                Change::Updated(..) => {}
+                Change::Deleted(_) => {
+                    heartbeats.forget(name(node));
+                    let message = format!(
+                        "Node {0} event: Removing Node {0} from Controller",
+                        name(node)
+                    );
+                    ctx.recorder
+                        .event(NAME, &**node, Normal, "RemovingNode", message);
+                }
+            }
+            queue.add(Key::of(&node.metadata));
+        });
+    }
+    {
+        let heartbeats = heartbeats.clone();
+        let ctx = ctx.clone();
+        informers.leases.on_change(move |change| {
+            let renewed = |lease: &k8s_openapi::api::coordination::v1::Lease| {
+                lease.spec.as_ref().and_then(|spec| spec.renew_time.clone())
+            };
+            let lease = change.object();
+            if !change.is_deletion() && change.old().and_then(|old| renewed(old)) != renewed(lease)
+            {
+                heartbeats.note(
+                    lease.metadata.name.as_deref().unwrap_or_default(),
+                    ctx.now(),
+                );
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+        heartbeats,
+    };
+    async move {
+        informers.nodes.synced().await;
+        informers.leases.synced().await;
+        informers.pods.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let store = &self.ctx.informers.nodes;
+        let Some(mut node) = store.by_key(&key) else {
+            return Ok(());
+        };
+        let now = self.ctx.now();
+        let heard = self.heartbeats.first(&key.name, now);
+        let grace = match heartbeat(&node) {
+            Some(_) => self.ctx.config.node_grace_period,
+            None => STARTUP_GRACE,
+        };
+        let left = pods::until(heard, grace.as_secs().cast_signed(), now);
+        if left.is_zero() {
+            if let Some(conditions) = health::silent(&node, now) {
+                tracing::info!(node = %key, "node is silent");
+                let was_ready = taints::condition(&node, "Ready") == Some("True");
+                let mut changed = Node::clone(&node);
+                changed.status.get_or_insert_default().conditions = Some(conditions);
+                let Some(updated) = optional(self.ctx.update_status(store, &changed).await)? else {
+                    return Ok(());
+                };
+                node = updated;
+                if was_ready {
+                    let message = format!("Node {key} status is now: NodeNotReady");
+                    self.ctx
+                        .recorder
+                        .event(NAME, &*node, Normal, "NodeNotReady", message);
+                }
+            }
+            // Nothing more to wait for: the next heartbeat changes the node.
+        } else {
+            self.queue
+                .add_after(key.clone(), left + Duration::from_millis(100));
+        }
+        self.taint(&node).await?;
+        if taints::condition(&node, "Ready").is_some_and(|ready| ready != "True") {
+            self.mark_pods(&key.name).await?;
+        }
+        Ok(())
+    }
+
+    async fn taint(&self, node: &Arc<Node>) -> Result<()> {
+        let nodes = self.ctx.informers.nodes.list();
+        let mut zones: HashMap<String, (usize, usize)> = HashMap::new();
+        for node in &nodes {
+            let (ready, unready) = zones.entry(zone_of(node)).or_default();
+            match taints::condition(node, "Ready") {
+                Some("True") => *ready += 1,
+                _ => *unready += 1,
+            }
+        }
+        let state = |(ready, unready): (usize, usize)| health::zone(ready, unready);
+        let all: Vec<_> = zones.values().copied().map(state).collect();
+        let own = state(zones.get(&zone_of(node)).copied().unwrap_or_default());
+        let evict = health::evicts(own, &all, nodes.len());
+        let Some(taints) = taints::desired(node, evict, self.ctx.now()) else {
+            return Ok(());
+        };
+        let patch = json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": taints},
+        });
+        let store = &self.ctx.informers.nodes;
+        optional(
+            self.ctx
+                .patch(store, &node.metadata, None, &Patch::Merge(patch))
+                .await,
+        )?;
+        // Whether pods may be evicted elsewhere can depend on this node.
+        for other in nodes {
+            if name(&other) != name(node) && taints::condition(&other, "Ready") != Some("True") {
+                self.queue.add(Key::of(&other.metadata));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody vouches for the readiness of pods on a silent node.
+    async fn mark_pods(&self, node: &str) -> Result<()> {
+        for pod in self.ctx.informers.pods.indexed(node) {
+            if pods::is_ready(&pod) {
+                let patch = not_ready(&pod, self.ctx.now());
+                optional(
+                    self.ctx
+                        .patch(
+                            &self.ctx.informers.pods,
+                            &pod.metadata,
+                            Some("status"),
+                            &Patch::Strategic(patch),
+                        )
+                        .await,
+                )?;
+                let message = "Node is not ready";
+                self.ctx.recorder.event(
+                    NAME,
+                    &*pod,
+                    crate::events::Severity::Warning,
+                    "NodeNotReady",
+                    message,
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_ready(pod: &Pod, now: Timestamp) -> serde_json::Value {
+    json!({
+        "metadata": {"uid": pod.metadata.uid},
+        "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": Time(now)}]},
+    })
+}

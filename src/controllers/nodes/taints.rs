@@ -1,0 +1,251 @@
+//! Taints that follow from a node's conditions, and tolerations of them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// Taint of a node whose Ready condition is false.
+pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
+/// Taint of a node of which nothing is heard.
+pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// Which condition in which state makes which `NoSchedule` taint.
+const CONDITIONS: &[(&str, &str, &str)] = &[
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    (
+        "MemoryPressure",
+        "True",
+        "node.kubernetes.io/memory-pressure",
+    ),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    (
+        "NetworkUnavailable",
+        "True",
+        "node.kubernetes.io/network-unavailable",
+    ),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+];
+
+/// The status of a node's condition, if it has it.
+pub fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions
+        .iter()
+        .find(|c| c.type_ == kind)
+        .map(|c| c.status.as_str())
+}
+
+fn is_managed(taint: &Taint) -> bool {
+    let key = taint.key.as_str();
+    match taint.effect.as_str() {
+        "NoSchedule" => {
+            key == UNSCHEDULABLE || CONDITIONS.iter().any(|(_, _, managed)| *managed == key)
+        }
+        "NoExecute" => key == NOT_READY || key == UNREACHABLE,
+        _ => false,
+    }
+}
+
+/// The taints that the node should have; `evict` says whether pods may be made
+/// to leave it. Nothing when it has them already.
+pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
+    let present = node
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.taints.clone())
+        .unwrap_or_default();
+    let mut wanted: Vec<(&str, &str)> = CONDITIONS
+        .iter()
+        .filter(|(kind, status, _)| condition(node, kind) == Some(status))
+        .map(|(_, _, key)| (*key, "NoSchedule"))
+        .collect();
+    if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    match condition(node, "Ready") {
+        Some("False") if evict => wanted.push((NOT_READY, "NoExecute")),
+        Some("Unknown") if evict => wanted.push((UNREACHABLE, "NoExecute")),
+        _ => {}
+    }
+    let mut taints: Vec<Taint> = present
+        .iter()
+        .filter(|taint| {
+            !is_managed(taint)
+                || wanted
+                    .iter()
+                    .any(|(key, effect)| taint.key == *key && taint.effect == *effect)
+        })
+        .cloned()
+        .collect();
+    for (key, effect) in wanted {
+        if !taints
+            .iter()
+            .any(|taint| taint.key == key && taint.effect == effect)
+        {
+            taints.push(Taint {
+                key: key.into(),
+                effect: effect.into(),
+                value: None,
+                time_added: Some(Time(now)),
+            });
+        }
+    }
+    (taints != present).then_some(taints)
+}
+
+/// Whether a toleration tolerates a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    let value = toleration.value.as_deref().unwrap_or_default();
+    let has = taint.value.as_deref().unwrap_or_default();
+    match toleration.operator.as_deref().unwrap_or("Equal") {
+        "" | "Equal" => value == has,
+        "Exists" => true,
+        operator @ ("Lt" | "Gt") => match (has.parse::<i64>(), value.parse::<i64>()) {
+            (Ok(has), Ok(value)) if operator == "Lt" => has < value,
+            (Ok(has), Ok(value)) => has > value,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// How long a pod with these tolerations may stay on a node with these taints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stay {
+    /// As long as it likes.
+    Forever,
+    /// So long.
+    For(Duration),
+    /// Not at all.
+    Never,
+}
+
+/// How long a pod may stay on a node with these `NoExecute` taints.
+pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
+    let mut used = Vec::new();
+    for taint in taints {
+        match tolerations
+            .iter()
+            .find(|toleration| tolerates(toleration, taint))
+        {
+            Some(toleration) => used.push(toleration),
+            None => return Stay::Never,
+        }
+    }
+    match used
+        .iter()
+        .filter_map(|toleration| toleration.toleration_seconds)
+        .min()
+    {
+        None => Stay::Forever,
+        Some(seconds) if seconds <= 0 => Stay::Never,
+        Some(seconds) => Stay::For(Duration::from_secs(seconds.unsigned_abs())),
+    }
+}
+
+/// The node's `NoExecute` taints.
+pub fn no_execute(node: &Node) -> Vec<Taint> {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    taints
+        .into_iter()
+        .flatten()
+        .filter(|taint| taint.effect == "NoExecute")
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::at;
+    use k8s_openapi::api::core::v1::{NodeCondition, NodeSpec, NodeStatus};
+
+    fn node(ready: &str, taints: Vec<Taint>) -> Node {
+        Node {
+            spec: Some(NodeSpec {
+                taints: Some(taints),
+                ..Default::default()
+            }),
+            status: Some(NodeStatus {
+                conditions: Some(vec![NodeCondition {
+                    type_: "Ready".into(),
+                    status: ready.into(),
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn taint(key: &str, effect: &str) -> Taint {
+        Taint {
+            key: key.into(),
+            effect: effect.into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn taints_follow_conditions() {
+        let own = taint("example.com/mine", "NoExecute");
+        let taints = desired(&node("Unknown", vec![own.clone()]), true, at(1)).unwrap();
+        let names: Vec<_> = taints
+            .iter()
+            .map(|t| (t.key.as_str(), t.effect.as_str()))
+            .collect();
+        assert_eq!(
+            names,
+            [
+                ("example.com/mine", "NoExecute"),
+                (UNREACHABLE, "NoSchedule"),
+                (UNREACHABLE, "NoExecute")
+            ]
+        );
+        assert_eq!(desired(&node("Unknown", taints.clone()), true, at(2)), None);
+        assert_eq!(desired(&node("True", taints), true, at(2)), Some(vec![own]));
+        let held_back = desired(&node("False", vec![]), false, at(1)).unwrap();
+        assert_eq!(held_back.len(), 1);
+    }
+
+    #[test]
+    fn tolerations() {
+        let unreachable = [taint(UNREACHABLE, "NoExecute")];
+        let toleration = |key: &str, operator: &str, seconds: Option<i64>| Toleration {
+            key: Some(key.into()),
+            operator: Some(operator.into()),
+            toleration_seconds: seconds,
+            ..Default::default()
+        };
+        assert_eq!(stay(&unreachable, &[]), Stay::Never);
+        assert_eq!(
+            stay(&unreachable, &[toleration(UNREACHABLE, "Exists", None)]),
+            Stay::Forever
+        );
+        assert_eq!(
+            stay(
+                &unreachable,
+                &[toleration(UNREACHABLE, "Exists", Some(300))]
+            ),
+            Stay::For(Duration::from_secs(300))
+        );
+        assert_eq!(
+            stay(&unreachable, &[toleration("", "Exists", None)]),
+            Stay::Forever
+        );
+        assert_eq!(
+            stay(&unreachable, &[toleration(NOT_READY, "Exists", None)]),
+            Stay::Never
+        );
+        assert_eq!(stay(&[], &[]), Stay::Forever);
+    }
+}

@@ -1,0 +1,243 @@
+//! Removes pods that nobody else removes: those on nodes that are gone, those
+//! that were deleted before they had a node, and the oldest finished ones when
+//! there are too many.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::Patch;
+use serde_json::json;
+
+use crate::common::pods;
+use crate::context::{Context, Deletion, Result, optional};
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "pod-garbage-collector-controller";
+/// How long a node may be missing before its pods are given up.
+const QUARANTINE: Duration = Duration::from_secs(40);
+/// Taint by which an administrator vouches that a node is switched off.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// Pods worked on at a time.
+const CONCURRENCY: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Item {
+    /// A pod that may have to go now.
+    Pod(Key),
+    /// A node that has been missing for long enough.
+    Missing(String),
+    /// There may be too many finished pods.
+    Finished,
+}
+
+/// The finished pods that are too many: the evicted first, then the oldest.
+pub fn surplus(all: &[Arc<Pod>], most: usize) -> Vec<Arc<Pod>> {
+    let mut finished: Vec<Arc<Pod>> = all
+        .iter()
+        .filter(|pod| pods::is_terminal(pod))
+        .cloned()
+        .collect();
+    let count = finished.len().saturating_sub(most);
+    if count == 0 {
+        return Vec::new();
+    }
+    finished.sort_by_key(|pod| {
+        let evicted = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.reason.as_deref())
+            == Some("Evicted");
+        let made = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        (!evicted, made, pod.metadata.name.clone())
+    });
+    finished.truncate(count);
+    finished
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    let ready = crate::nodes::taints::condition(node, "Ready") == Some("True");
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    !ready
+        && taints
+            .into_iter()
+            .flatten()
+            .any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Item>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Item> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let (queue, informers) = (queue.clone(), informers.clone());
+        ctx.informers.pods.on_change(move |change| {
+            let pod = change.object();
+            if change.is_deletion() {
+                return;
+            }
+            let node = pods::node_name(pod);
+            if pods::is_deleting(pod) {
+                queue.add(Item::Pod(Key::of(&pod.metadata)));
+            } else if !node.is_empty()
+                && change.old().is_none_or(|old| pods::node_name(old) != node)
+                && informers.nodes.get("", node).is_none()
+            {
+                queue.add_after(Item::Missing(node.to_owned()), QUARANTINE);
+            }
+            if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
+                queue.add_after(Item::Finished, Duration::from_secs(1));
+            }
+        });
+    }
+    {
+        let (queue, pods) = (queue.clone(), informers.pods.clone());
+        informers.nodes.on_change(move |change| {
+            let node = change.object();
+            let name = node.metadata.name.clone().unwrap_or_default();
+            if change.is_deletion() {
+                queue.add_after(Item::Missing(name), QUARANTINE);
+            } else if is_out_of_service(node) {
+                for pod in pods.indexed(&name) {
+                    queue.add(Item::Pod(Key::of(&pod.metadata)));
+                }
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+    };
+    async move {
+        informers.pods.synced().await;
+        informers.nodes.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |item| controller.sync(item))
+            .await;
+    }
+}
+
+impl Controller {
+    async fn sync(&self, item: Item) -> Result<()> {
+        let informers = &self.ctx.informers;
+        match item {
+            Item::Pod(key) => {
+                let Some(pod) = informers
+                    .pods
+                    .by_key(&key)
+                    .filter(|pod| pods::is_deleting(pod))
+                else {
+                    return Ok(());
+                };
+                let node = pods::node_name(&pod);
+                if node.is_empty() {
+                    // No node agent will ever end it.
+                    return self.remove(&pod, None).await;
+                }
+                if informers
+                    .nodes
+                    .get("", node)
+                    .is_some_and(|node| is_out_of_service(&node))
+                {
+                    return self
+                        .remove(
+                            &pod,
+                            Some("PodGC: deletion of a pod on a node that is out of service"),
+                        )
+                        .await;
+                }
+                Ok(())
+            }
+            Item::Missing(node) => {
+                if informers.nodes.get("", &node).is_some() {
+                    return Ok(());
+                }
+                if optional(self.ctx.get::<Node>("", &node).await)?.is_some() {
+                    return Ok(());
+                }
+                for pod in informers.pods.indexed(&node) {
+                    self.remove(&pod, Some("PodGC: node no longer exists"))
+                        .await?;
+                }
+                Ok(())
+            }
+            Item::Finished => {
+                for pod in surplus(&informers.pods.list(), self.ctx.config.terminated_pods) {
+                    self.remove(&pod, None).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes a pod at once, as failed when it had not come to its end.
+    async fn remove(&self, pod: &Pod, disrupted: Option<&str>) -> Result<()> {
+        let store = &self.ctx.informers.pods;
+        if !pods::is_terminal(pod) {
+            let mut status = json!({"phase": "Failed"});
+            if let Some(message) = disrupted {
+                status["conditions"] = json!([{
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "DeletionByPodGC",
+                    "message": message,
+                    "lastTransitionTime": Time(self.ctx.now()),
+                }]);
+            }
+            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+            let patched = self
+                .ctx
+                .patch(
+                    store,
+                    &pod.metadata,
+                    Some("status"),
+                    &Patch::Strategic(patch),
+                )
+                .await;
+            optional(patched)?;
+        }
+        let at_once = Deletion {
+            grace_seconds: Some(0),
+            ..Default::default()
+        };
+        optional(self.ctx.delete(store, &pod.metadata, &at_once).await).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::{at, pod};
+
+    #[test]
+    fn the_oldest_finished_pods_go() {
+        let aged = |name: &str, phase: &str, made: i64| {
+            let mut pod = pod(name, "n", phase, None);
+            pod.metadata.creation_timestamp = Some(Time(at(made)));
+            Arc::new(pod)
+        };
+        let all = [
+            aged("new", "Succeeded", 30),
+            aged("old", "Failed", 10),
+            aged("running", "Running", 1),
+            aged("middle", "Succeeded", 20),
+        ];
+        let names = |most| -> Vec<String> {
+            surplus(&all, most)
+                .iter()
+                .map(|pod| pod.metadata.name.clone().unwrap())
+                .collect()
+        };
+        assert_eq!(names(1), ["old", "middle"]);
+        assert!(names(3).is_empty());
+    }
+}
