@@ -95,11 +95,7 @@ fn prepare_custom_status_update(new: &mut Object, old: &Object) {
 /// The generation is the server's: old, or one more.
 pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
     match int(old, "metadata.generation") {
-        Some(generation) => put(
-            new,
-            "metadata.generation",
-            generation + i64::from(changed),
-        ),
+        Some(generation) => put(new, "metadata.generation", generation + i64::from(changed)),
         None if changed => put(new, "metadata.generation", 1),
         None => {
             remove(new, "metadata.generation");
@@ -109,7 +105,8 @@ pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
 
 /// Are the objects the same apart from some top-level fields?
 pub(crate) fn same_but(new: &Object, old: &Object, but: &[&str]) -> bool {
-    let ignored = |key: &String| but.contains(&key.as_str()) || key == "apiVersion" || key == "kind";
+    let ignored =
+        |key: &String| but.contains(&key.as_str()) || key == "apiVersion" || key == "kind";
     let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else {
         return new == old;
     };
@@ -147,8 +144,7 @@ pub(crate) fn deleting(obj: &Object) -> bool {
 pub(crate) struct Rules {
     pub(crate) default: fn(&mut Object),
     pub(crate) validate: fn(&Object) -> Vec<rkube_api::status::FieldError>,
-    pub(crate) validate_update:
-        fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
+    pub(crate) validate_update: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
     /// Does the kind count generations?
     pub(crate) generation: bool,
     /// Is `status` a subresource?
@@ -172,6 +168,12 @@ impl Rules {
         unconditional: true,
         names: crate::NameRule::Dns1123Subdomain,
         selectable: &[],
+    };
+
+    /// Spec and status, without a generation.
+    pub(crate) const SPEC_AND_STATUS_PLAIN: Rules = Rules {
+        status: true,
+        ..Rules::PLAIN
     };
 
     /// Spec, status, generation.
@@ -222,11 +224,7 @@ impl Strategy for Rules {
         (self.validate)(obj)
     }
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-    ) -> Vec<rkube_api::status::FieldError> {
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<rkube_api::status::FieldError> {
         let mut errors = (self.validate)(new);
         errors.extend((self.validate_update)(new, old));
         errors

@@ -29,17 +29,18 @@ mod metadata;
 mod names;
 mod networking;
 mod policy;
+mod quantities;
 mod rbac;
 mod resource;
 mod scheduling;
 mod selectors;
 mod storage;
-mod tree;
 pub mod table;
+mod tree;
 
 use std::collections::BTreeMap;
 
-pub use generic::Generic;
+pub use generic::{Generic, WithoutStatus};
 pub use metadata::{NameRule, validate_metadata, validate_metadata_update};
 pub use rkube_api::Object;
 use rkube_api::status::{FieldError, Status};

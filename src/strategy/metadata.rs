@@ -37,7 +37,7 @@ impl NameRule {
             NameRule::Dns1123Subdomain => names::dns1123_subdomain(name),
             NameRule::Dns1123Label => names::dns1123_label(name),
             NameRule::Dns1035Label => names::dns1035_label(name),
-            NameRule::PathSegment => names::path_segment(name),
+            NameRule::PathSegment => names::path_segment_name(name),
         }
     }
 }
@@ -289,7 +289,8 @@ mod tests {
             fields(&validate_metadata(&none, true, rule)),
             ["metadata.name", "metadata.namespace"]
         );
-        let bad = json!({"metadata": {"name": "a_b", "labels": {"-": "x y"}, "finalizers": ["bare"]}});
+        let bad =
+            json!({"metadata": {"name": "a_b", "labels": {"-": "x y"}, "finalizers": ["bare"]}});
         assert_eq!(
             fields(&validate_metadata(&bad, false, rule)),
             [

@@ -1,1 +1,99 @@
+//! `LabelSelector` objects: their rules, and how they look at labels.
 
+use rkube_api::selector::LabelSelector;
+use serde_json::{Map, Value};
+
+use crate::errors::{Errors, child, index};
+use crate::names;
+use crate::tree::{entries, list, map, text};
+
+/// The rules of a `LabelSelector`.
+pub(crate) fn validate(errors: &mut Errors, selector: &Value, path: &str) {
+    crate::metadata::label_map(
+        errors,
+        crate::tree::at(selector, "matchLabels"),
+        &child(path, "matchLabels"),
+    );
+    for (i, requirement) in list(selector, "matchExpressions").iter().enumerate() {
+        let field = index(&child(path, "matchExpressions"), i);
+        let key = text(requirement, "key");
+        let values = list(requirement, "values");
+        match text(requirement, "operator") {
+            "In" | "NotIn" => {
+                if values.is_empty() {
+                    errors.required(
+                        child(&field, "values"),
+                        "must be specified when `operator` is 'In' or 'NotIn'",
+                    );
+                }
+            }
+            "Exists" | "DoesNotExist" => {
+                if !values.is_empty() {
+                    errors.forbidden(
+                        child(&field, "values"),
+                        "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                    );
+                }
+            }
+            other => errors.invalid(
+                child(&field, "operator"),
+                other,
+                "not a valid selector operator",
+            ),
+        }
+        errors.invalid_each(&child(&field, "key"), key, names::qualified_name(key));
+        for (j, value) in values.iter().enumerate() {
+            let value = value.as_str().unwrap_or_default();
+            errors.invalid_each(
+                &index(&child(&field, "values"), j),
+                value,
+                names::label_value(value),
+            );
+        }
+    }
+}
+
+/// Does the selector say nothing, and so select everything?
+pub(crate) fn is_empty(selector: &Value) -> bool {
+    entries(selector, "matchLabels").next().is_none()
+        && list(selector, "matchExpressions").is_empty()
+}
+
+/// Does a `LabelSelector` object select the labels? A malformed one does not.
+pub(crate) fn matches(selector: &Value, labels: Option<&Map<String, Value>>) -> bool {
+    LabelSelector::from_value(selector).is_ok_and(|s| s.matches(labels))
+}
+
+/// Are all pairs of a plain map selector among the labels?
+pub(crate) fn map_matches(selector: &Value, labels: Option<&Map<String, Value>>) -> bool {
+    selector
+        .as_object()
+        .into_iter()
+        .flatten()
+        .all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+}
+
+/// A `LabelSelector` as a table shows it: `a=b,c in (d,e),!f`, `<none>` when empty.
+pub(crate) fn format(selector: &Value) -> String {
+    if selector.is_null() || is_empty(selector) {
+        return "<none>".to_owned();
+    }
+    match LabelSelector::from_value(selector) {
+        Ok(parsed) => parsed.to_string(),
+        Err(_) => "<error>".to_owned(),
+    }
+}
+
+/// A map of labels as a table shows it, `<none>` when empty.
+pub(crate) fn format_labels(value: &Value, path: &str) -> String {
+    let pairs: Vec<String> = map(value, path)
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    if pairs.is_empty() {
+        "<none>".to_owned()
+    } else {
+        pairs.join(",")
+    }
+}

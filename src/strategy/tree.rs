@@ -132,7 +132,10 @@ pub(crate) fn keep(new: &mut Value, old: &Value, path: &str) {
 /// Sets a string field that is unset or empty.
 pub(crate) fn default_text(value: &mut Value, key: &str, to: &str) {
     if let Value::Object(map) = value
-        && map.get(key).and_then(Value::as_str).is_none_or(str::is_empty)
+        && map
+            .get(key)
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
     {
         map.insert(key.to_owned(), to.into());
     }

@@ -1,5 +1,15 @@
+//! The batch group.
+
+mod cron_job;
+mod job;
+mod schedule;
+
 use crate::Strategy;
 
-pub(crate) fn strategy_for(_kind: &str) -> Option<&'static dyn Strategy> {
-    None
+pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match kind {
+        "Job" => &job::Job,
+        "CronJob" => &cron_job::CronJob,
+        _ => return None,
+    })
 }

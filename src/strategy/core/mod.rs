@@ -1,5 +1,40 @@
+//! The core group: pods and what they live on.
+
+pub(crate) mod claims;
+mod config;
+pub(crate) mod containers;
+mod endpoints;
+mod event;
+mod namespace;
+mod node;
+pub(crate) mod pod;
+pub(crate) mod pod_defaults;
+pub(crate) mod pod_validation;
+mod pod_volumes;
+pub(crate) mod pod_warnings;
+mod quota;
+mod replication_controller;
+pub(crate) mod service;
+
 use crate::Strategy;
 
-pub(crate) fn strategy_for(_kind: &str) -> Option<&'static dyn Strategy> {
-    None
+pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
+    Some(match kind {
+        "Pod" => &pod::Pod,
+        "Service" => &service::Service,
+        "Node" => &node::Node,
+        "Namespace" => &namespace::Namespace,
+        "ConfigMap" => &config::CONFIG_MAP,
+        "Secret" => &config::Secret,
+        "ServiceAccount" => &config::SERVICE_ACCOUNT,
+        "PersistentVolumeClaim" => &claims::Claim,
+        "PersistentVolume" => &claims::Volume,
+        "LimitRange" => &quota::LIMIT_RANGE,
+        "ResourceQuota" => &quota::ResourceQuota,
+        "Endpoints" => &endpoints::ENDPOINTS,
+        "Event" => &event::Event,
+        "ReplicationController" => &replication_controller::ReplicationController,
+        "PodTemplate" => &replication_controller::PodTemplate,
+        _ => return None,
+    })
 }

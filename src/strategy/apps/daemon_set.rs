@@ -1,0 +1,185 @@
+//! Daemon sets.
+
+use rkube_api::Object;
+use rkube_api::status::FieldError;
+use serde_json::json;
+
+use super::{
+    always_restarted, at_most_all, count_or_percent, not_negative, plain_number,
+    selector_and_template, template_warnings,
+};
+use crate::core::pod_defaults;
+use crate::core::service::immutable;
+use crate::errors::Errors;
+use crate::generic;
+use crate::tree::{
+    at, at_mut, default_text, default_value, ensure, has, int, keep, put, same, text,
+};
+use crate::{Context, Strategy};
+
+/// The strategy of kind `DaemonSet`.
+pub(crate) struct DaemonSet;
+
+impl Strategy for DaemonSet {
+    fn default(&self, obj: &mut Object) {
+        ensure(obj, "spec.updateStrategy");
+        let Some(spec) = at_mut(obj, "spec") else {
+            return;
+        };
+        if let Some(strategy) = at_mut(spec, "updateStrategy") {
+            default_text(strategy, "type", "RollingUpdate");
+            if text(strategy, "type") == "RollingUpdate" {
+                ensure(strategy, "rollingUpdate");
+                if let Some(rolling) = at_mut(strategy, "rollingUpdate") {
+                    default_value(rolling, "maxUnavailable", 1);
+                    default_value(rolling, "maxSurge", 0);
+                }
+            }
+        }
+        default_value(spec, "revisionHistoryLimit", 10);
+        if let Some(template) = at_mut(spec, "template") {
+            pod_defaults::template(template);
+        }
+    }
+
+    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+        put(
+            obj,
+            "status",
+            json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
+        );
+        put(obj, "metadata.generation", 1);
+        remove_template_generation(obj);
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        keep(new, old, "status");
+        let changed = !same(at(new, "spec"), at(old, "spec"));
+        generic::set_generation(new, old, changed);
+    }
+
+    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        generic::prepare_status_update(new, old);
+        keep(new, old, "spec");
+    }
+
+    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        selector_and_template(&mut errors, obj, "daemonset");
+        if has(obj, "spec.template") {
+            always_restarted(
+                &mut errors,
+                at(obj, "spec.template"),
+                "spec.template",
+                "DaemonSet",
+            );
+        }
+        not_negative(
+            &mut errors,
+            obj,
+            "spec",
+            &["minReadySeconds", "revisionHistoryLimit"],
+        );
+        strategy(&mut errors, obj);
+        errors.0
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        errors.extend(self.validate_create(new));
+        immutable(&mut errors, new, old, "spec.selector");
+        errors.0
+    }
+
+    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        not_negative(
+            &mut errors,
+            new,
+            "status",
+            &[
+                "currentNumberScheduled",
+                "numberMisscheduled",
+                "desiredNumberScheduled",
+                "numberReady",
+                "observedGeneration",
+                "updatedNumberScheduled",
+                "numberAvailable",
+                "numberUnavailable",
+                "collisionCount",
+            ],
+        );
+        let of = |key: &str| int(new, &format!("status.{key}")).unwrap_or(0);
+        if of("numberAvailable") > of("numberReady") && of("numberReady") > 0 {
+            errors.invalid(
+                "status.numberAvailable",
+                of("numberAvailable"),
+                "cannot be greater than status.numberReady",
+            );
+        }
+        errors.0
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        template_warnings(new, old)
+    }
+}
+
+/// The annotation of an API long gone is not carried into a new object's spec.
+fn remove_template_generation(obj: &mut Object) {
+    crate::tree::remove(obj, "spec.templateGeneration");
+}
+
+fn strategy(errors: &mut Errors, obj: &Object) {
+    let strategy = at(obj, "spec.updateStrategy");
+    match text(strategy, "type") {
+        "OnDelete" => {}
+        "RollingUpdate" => match at(strategy, "rollingUpdate") {
+            serde_json::Value::Null => errors.required("spec.updateStrategy.rollingUpdate", ""),
+            rolling => {
+                let base = "spec.updateStrategy.rollingUpdate";
+                let (unavailable, surge) = (at(rolling, "maxUnavailable"), at(rolling, "maxSurge"));
+                for (key, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
+                    let field = format!("{base}.{key}");
+                    count_or_percent(errors, value, &field);
+                    at_most_all(errors, value, &field);
+                }
+                let (u, s) = (plain_number(unavailable), plain_number(surge));
+                if u == 0 && s == 0 {
+                    errors.required(
+                        format!("{base}.maxUnavailable"),
+                        "cannot be 0 when maxSurge is 0",
+                    );
+                } else if u != 0 && s != 0 {
+                    errors.invalid(
+                        format!("{base}.maxSurge"),
+                        surge.clone(),
+                        "may not be set when maxUnavailable is non-zero",
+                    );
+                }
+            }
+        },
+        other => errors.not_supported(
+            "spec.updateStrategy.type",
+            other,
+            &["OnDelete", "RollingUpdate"],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults() {
+        let mut d = json!({"spec": {"selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+        DaemonSet.default(&mut d);
+        assert_eq!(
+            d["spec"]["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}})
+        );
+        assert_eq!(DaemonSet.validate_create(&d), vec![]);
+    }
+}

@@ -1,0 +1,269 @@
+//! Stateful sets.
+
+use rkube_api::Object;
+use rkube_api::status::{FieldError, Status};
+use serde_json::json;
+
+use super::{
+    always_restarted, count_or_percent, not_negative, plain_number, scale_of,
+    selector_and_template, set_replicas, template_warnings,
+};
+use crate::core::{claims, pod_defaults};
+use crate::errors::{Errors, index};
+use crate::generic;
+use crate::tree::{
+    at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, same,
+    text,
+};
+use crate::{Context, NameRule, Strategy, quantities, selectors};
+
+/// The strategy of kind `StatefulSet`.
+pub(crate) struct StatefulSet;
+
+impl Strategy for StatefulSet {
+    fn name_rule(&self) -> NameRule {
+        // Its name becomes part of pods' host names.
+        NameRule::Dns1123Label
+    }
+
+    fn default(&self, obj: &mut Object) {
+        ensure(obj, "spec.updateStrategy");
+        let Some(spec) = at_mut(obj, "spec") else {
+            return;
+        };
+        default_text(spec, "podManagementPolicy", "OrderedReady");
+        if let Some(strategy) = at_mut(spec, "updateStrategy") {
+            default_text(strategy, "type", "RollingUpdate");
+            if text(strategy, "type") == "RollingUpdate" {
+                ensure(strategy, "rollingUpdate");
+                if let Some(rolling) = at_mut(strategy, "rollingUpdate") {
+                    default_value(rolling, "partition", 0);
+                    default_value(rolling, "maxUnavailable", 1);
+                }
+            }
+        }
+        ensure(spec, "persistentVolumeClaimRetentionPolicy");
+        if let Some(policy) = at_mut(spec, "persistentVolumeClaimRetentionPolicy") {
+            default_text(policy, "whenDeleted", "Retain");
+            default_text(policy, "whenScaled", "Retain");
+        }
+        default_value(spec, "replicas", 1);
+        default_value(spec, "revisionHistoryLimit", 10);
+        for claim in list_mut(spec, "volumeClaimTemplates") {
+            default_text(claim, "apiVersion", "v1");
+            default_text(claim, "kind", "PersistentVolumeClaim");
+            if let Some(spec) = at_mut(claim, "spec") {
+                default_value(spec, "volumeMode", "Filesystem");
+                quantities::normalize(spec, "resources.requests");
+            }
+            put(claim, "status", json!({"phase": "Pending"}));
+        }
+        if let Some(template) = at_mut(spec, "template") {
+            pod_defaults::template(template);
+        }
+    }
+
+    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+        put(
+            obj,
+            "status",
+            json!({"replicas": 0, "availableReplicas": 0}),
+        );
+        put(obj, "metadata.generation", 1);
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        generic::prepare_spec_update(new, old);
+    }
+
+    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        generic::prepare_status_update(new, old);
+        keep(new, old, "spec");
+    }
+
+    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        match text(obj, "spec.podManagementPolicy") {
+            "OrderedReady" | "Parallel" => {}
+            "" => errors.required("spec.podManagementPolicy", ""),
+            other => errors.invalid(
+                "spec.podManagementPolicy",
+                other,
+                "must be 'OrderedReady' or 'Parallel'",
+            ),
+        }
+        let strategy = at(obj, "spec.updateStrategy");
+        match text(strategy, "type") {
+            "" => errors.required("spec.updateStrategy", ""),
+            "OnDelete" => {
+                if has(strategy, "rollingUpdate") {
+                    errors.invalid(
+                        "spec.updateStrategy.rollingUpdate",
+                        at(strategy, "rollingUpdate").clone(),
+                        "only allowed for updateStrategy 'RollingUpdate'",
+                    );
+                }
+            }
+            "RollingUpdate" => {
+                let rolling = at(strategy, "rollingUpdate");
+                if !rolling.is_null() {
+                    not_negative(
+                        &mut errors,
+                        obj,
+                        "spec.updateStrategy.rollingUpdate",
+                        &["partition"],
+                    );
+                    let unavailable = at(rolling, "maxUnavailable");
+                    if !unavailable.is_null() {
+                        let field = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+                        count_or_percent(&mut errors, unavailable, field);
+                        if plain_number(unavailable) == 0 {
+                            errors.invalid(field, unavailable.clone(), "cannot be 0");
+                        }
+                        super::at_most_all(&mut errors, unavailable, field);
+                    }
+                }
+            }
+            other => errors.invalid(
+                "spec.updateStrategy",
+                other,
+                "must be 'RollingUpdate' or 'OnDelete'",
+            ),
+        }
+        for key in ["whenDeleted", "whenScaled"] {
+            let path = format!("spec.persistentVolumeClaimRetentionPolicy.{key}");
+            let policy = text(obj, &path);
+            if !matches!(policy, "" | "Retain" | "Delete") {
+                errors.not_supported(path, policy, &["Delete", "Retain"]);
+            }
+        }
+        not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
+        not_negative(&mut errors, obj, "spec.ordinals", &["start"]);
+        for (i, claim) in list(obj, "spec.volumeClaimTemplates").iter().enumerate() {
+            let path = index("spec.volumeClaimTemplates", i);
+            claims::claim_spec(&mut errors, at(claim, "spec"), &format!("{path}.spec"));
+        }
+        selector_and_template(&mut errors, obj, "statefulset");
+        if has(obj, "spec.template") {
+            always_restarted(
+                &mut errors,
+                at(obj, "spec.template"),
+                "spec.template",
+                "StatefulSet",
+            );
+        }
+        errors.0
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let mut normal = new.clone();
+        for key in [
+            "replicas",
+            "template",
+            "updateStrategy",
+            "minReadySeconds",
+            "ordinals",
+            "persistentVolumeClaimRetentionPolicy",
+            "revisionHistoryLimit",
+        ] {
+            keep(&mut normal, old, &format!("spec.{key}"));
+        }
+        if !same(at(&normal, "spec"), at(old, "spec")) {
+            errors.forbidden(
+                "spec",
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            );
+        }
+        errors.extend(self.validate_create(new));
+        errors.0
+    }
+
+    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        not_negative(
+            &mut errors,
+            new,
+            "status",
+            &[
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "observedGeneration",
+                "collisionCount",
+                "availableReplicas",
+            ],
+        );
+        let of = |key: &str| int(new, &format!("status.{key}")).unwrap_or(0);
+        for key in [
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "availableReplicas",
+        ] {
+            if of(key) > of("replicas") {
+                errors.invalid(
+                    format!("status.{key}"),
+                    of(key),
+                    "cannot be greater than status.replicas",
+                );
+            }
+        }
+        if of("availableReplicas") > of("readyReplicas") {
+            errors.invalid(
+                "status.availableReplicas",
+                of("availableReplicas"),
+                "cannot be greater than status.readyReplicas",
+            );
+        }
+        errors.0
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut warnings = template_warnings(new, old);
+        if at(new, "spec.revisionHistoryLimit")
+            .as_i64()
+            .is_some_and(|n| n < 0)
+        {
+            warnings.push(
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned(),
+            );
+        }
+        warnings
+    }
+
+    fn scale(&self, obj: &Object) -> Option<Object> {
+        Some(scale_of(obj, &selectors::format(at(obj, "spec.selector"))))
+    }
+
+    fn set_scale(&self, obj: &mut Object, scale: &Object) -> Result<(), Status> {
+        set_replicas(obj, scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_and_what_may_change() {
+        let mut s = json!({"metadata": {"name": "s"}, "spec": {"serviceName": "s",
+            "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}});
+        StatefulSet.default(&mut s);
+        assert_eq!(s["spec"]["updateStrategy"]["rollingUpdate"]["partition"], 0);
+        assert_eq!(s["spec"]["podManagementPolicy"], "OrderedReady");
+        assert_eq!(StatefulSet.validate_create(&s), vec![]);
+        let mut t = s.clone();
+        t["spec"]["replicas"] = json!(4);
+        assert_eq!(StatefulSet.validate_update(&t, &s), vec![]);
+        t["spec"]["serviceName"] = json!("other");
+        assert!(
+            StatefulSet.validate_update(&t, &s)[0]
+                .detail
+                .starts_with("updates to statefulset spec")
+        );
+    }
+}

@@ -1,0 +1,752 @@
+//! Pods.
+
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{GroupResource, Object, meta};
+use serde_json::{Value, json};
+
+use super::{pod_defaults, pod_validation};
+use crate::errors::{Errors, child, index};
+use crate::generic::{self, deleting};
+use crate::tree::{
+    as_map, at, at_mut, flag, has, int, keep, list, map, put, remove, same, same_at, set, text,
+};
+use crate::{Context, Strategy, Subresource, quantities};
+
+/// Pods: the strategy of kind `Pod`.
+pub(crate) struct Pod;
+
+/// Said of a change beyond the few fields that may change.
+const FEW_FIELDS: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+
+impl Strategy for Pod {
+    fn default(&self, obj: &mut Object) {
+        pod_defaults::pod(obj);
+    }
+
+    fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
+        put(obj, "metadata.generation", 1);
+        let mut status = json!({
+            "phase": "Pending",
+            "qosClass": pod_defaults::qos_class(at(obj, "spec")),
+        });
+        if !list(obj, "spec.schedulingGates").is_empty() {
+            set(
+                &mut status,
+                "conditions",
+                json!([{
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "SchedulingGated",
+                    "message": "Scheduling is blocked due to non-empty scheduling gates",
+                    "lastProbeTime": null,
+                    "lastTransitionTime": meta::rfc3339(ctx.now),
+                }]),
+            );
+        }
+        as_map(obj).insert("status".into(), status);
+        merge_match_label_keys(obj);
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        keep(new, old, "status");
+        let changed = !same(at(new, "spec"), at(old, "spec"));
+        generic::set_generation(new, old, changed);
+    }
+
+    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        generic::prepare_status_update(new, old);
+        keep(new, old, "metadata.ownerReferences");
+        // The quality of service never changes.
+        if has(old, "status.qosClass") {
+            keep(new, old, "status.qosClass");
+        }
+        if text(new, "status.phase").is_empty() && has(old, "status.phase") {
+            keep(new, old, "status.phase");
+        }
+    }
+
+    fn prepare_subresource_update(
+        &self,
+        _ctx: &Context<'_>,
+        subresource: Subresource,
+        new: &mut Object,
+        old: &Object,
+    ) {
+        let mut next = old.clone();
+        for path in ["metadata.managedFields", "metadata.resourceVersion"] {
+            keep(&mut next, new, path);
+        }
+        match subresource {
+            Subresource::EphemeralContainers => {
+                keep(&mut next, new, "spec.ephemeralContainers");
+            }
+            Subresource::Resize => {
+                for key in ["containers", "initContainers"] {
+                    let path = child("spec", key);
+                    let wanted = list(new, &path).to_vec();
+                    let containers = at_mut(&mut next, &path).and_then(Value::as_array_mut);
+                    for c in containers.into_iter().flatten() {
+                        let by_name = wanted.iter().find(|w| text(w, "name") == text(c, "name"));
+                        if let Some(w) = by_name {
+                            keep(c, w, "resources");
+                            keep(c, w, "resizePolicy");
+                        }
+                    }
+                }
+                keep(&mut next, new, "spec.resources");
+            }
+            Subresource::Approval | Subresource::Finalize => {}
+        }
+        let changed = !same(at(&next, "spec"), at(old, "spec"));
+        generic::set_generation(&mut next, old, changed);
+        *new = next;
+    }
+
+    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
+        let mut errors = pod_validation::pod(obj);
+        if !list(obj, "spec.ephemeralContainers").is_empty() {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+        errors.0
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        validate_update(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let nominated = text(new, "status.nominatedNodeName");
+        if !nominated.is_empty() {
+            errors.invalid_each(
+                "status.nominatedNodeName",
+                nominated,
+                crate::names::dns1123_subdomain(nominated),
+            );
+        }
+        // A container that ended for good must not come back.
+        if text(old, "spec.restartPolicy") != "Always" {
+            terminated_stay(&mut errors, new, old, "containerStatuses");
+        }
+        errors.0
+    }
+
+    fn validate_subresource_update(
+        &self,
+        subresource: Subresource,
+        new: &Object,
+        old: &Object,
+    ) -> Vec<FieldError> {
+        match subresource {
+            Subresource::EphemeralContainers => validate_ephemeral(new, old),
+            Subresource::Resize => validate_resize(new, old),
+            Subresource::Approval | Subresource::Finalize => Vec::new(),
+        }
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        super::pod_warnings::pod_spec(at(new, "spec"), old.map(|o| at(o, "spec")), "spec")
+    }
+
+    fn default_grace_period(&self, obj: &Object) -> Option<i64> {
+        Some(int(obj, "spec.terminationGracePeriodSeconds").unwrap_or(0))
+    }
+
+    fn grace_period(&self, obj: &Object, requested: Option<i64>) -> Option<i64> {
+        let unscheduled = text(obj, "spec.nodeName").is_empty();
+        let ended = matches!(text(obj, "status.phase"), "Failed" | "Succeeded");
+        let wanted = requested.or(self.default_grace_period(obj)).unwrap_or(0);
+        Some(match wanted {
+            _ if unscheduled || ended => 0,
+            n if n < 0 => 1,
+            n => n,
+        })
+    }
+
+    fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
+        match field {
+            "spec.nodeName"
+            | "spec.restartPolicy"
+            | "spec.schedulerName"
+            | "spec.serviceAccountName"
+            | "status.phase"
+            | "status.nominatedNodeName" => Some(text(obj, field).to_owned()),
+            "spec.hostNetwork" => Some(flag(obj, field).to_string()),
+            "status.podIP" => Some(
+                addresses(obj)
+                    .first()
+                    .copied()
+                    .unwrap_or_default()
+                    .to_owned(),
+            ),
+            "status.podIPs" => Some(addresses(obj).join(",")),
+            _ => generic::field_value(obj, field),
+        }
+    }
+
+    fn bind(&self, ctx: &Context<'_>, pod: &mut Object, binding: &Object) -> Result<(), Status> {
+        let name = text(pod, "metadata.name").to_owned();
+        let resource = GroupResource::new("", "pods/binding");
+        let conflict = |message: String| Status::conflict(&resource, &name, message);
+        let kind = text(binding, "target.kind");
+        let target = text(binding, "target.name");
+        let mut errors = Errors::new();
+        if !matches!(kind, "" | "Node") {
+            errors.not_supported("target.kind", kind, &["Node", "<empty>"]);
+        }
+        if target.is_empty() {
+            errors.required("target.name", "");
+        }
+        if !errors.0.is_empty() {
+            return Err(Status::invalid(
+                &rkube_api::GroupKind::new("", "Binding"),
+                text(binding, "metadata.name"),
+                errors.0,
+            ));
+        }
+        let uid = text(binding, "metadata.uid");
+        if !uid.is_empty() && uid != text(pod, "metadata.uid") {
+            return Err(conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                text(pod, "metadata.uid")
+            )));
+        }
+        if deleting(pod) {
+            return Err(conflict(format!(
+                "pod {name} is being deleted, cannot be assigned to a host"
+            )));
+        }
+        let bound = text(pod, "spec.nodeName");
+        if !bound.is_empty() {
+            return Err(conflict(format!(
+                "pod {name} is already assigned to node {bound:?}"
+            )));
+        }
+        if !list(pod, "spec.schedulingGates").is_empty() {
+            return Err(conflict(format!(
+                "pod {name} has non-empty .spec.schedulingGates"
+            )));
+        }
+        put(pod, "spec.nodeName", target);
+        for (key, value) in map(binding, "metadata.annotations").into_iter().flatten() {
+            crate::tree::ensure(pod, "metadata.annotations").insert(key.clone(), value.clone());
+        }
+        // A scheduler may pass labels of the node's place on.
+        for (key, value) in map(binding, "metadata.labels").into_iter().flatten() {
+            crate::tree::ensure(pod, "metadata.labels").insert(key.clone(), value.clone());
+        }
+        set_condition(
+            pod,
+            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
+                   "lastTransitionTime": meta::rfc3339(ctx.now)}),
+        );
+        remove(pod, "status.nominatedNodeName");
+        if let Some(generation) = int(pod, "metadata.generation") {
+            put(pod, "metadata.generation", generation + 1);
+        }
+        Ok(())
+    }
+}
+
+/// Adds or replaces the condition of that type; the time of a transition
+/// stays when the status does.
+fn set_condition(pod: &mut Object, mut condition: Value) {
+    let status = crate::tree::ensure(pod, "status");
+    let conditions = status
+        .entry("conditions")
+        .or_insert_with(|| Value::Array(Vec::new()));
+    if !conditions.is_array() {
+        *conditions = Value::Array(Vec::new());
+    }
+    let Some(conditions) = conditions.as_array_mut() else {
+        return;
+    };
+    match conditions
+        .iter_mut()
+        .find(|c| text(c, "type") == text(&condition, "type"))
+    {
+        Some(old) => {
+            if text(old, "status") == text(&condition, "status") {
+                keep(&mut condition, old, "lastTransitionTime");
+            }
+            *old = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
+/// A pod's addresses, the first one first.
+pub(crate) fn addresses(pod: &Object) -> Vec<&str> {
+    let all: Vec<&str> = list(pod, "status.podIPs")
+        .iter()
+        .map(|ip| text(ip, "ip"))
+        .filter(|ip| !ip.is_empty())
+        .collect();
+    match (all.is_empty(), text(pod, "status.podIP")) {
+        (true, ip) if !ip.is_empty() => vec![ip],
+        _ => all,
+    }
+}
+
+/// `matchLabelKeys` mean the pod's own labels: written into the selectors.
+fn merge_match_label_keys(pod: &mut Object) {
+    let Some(labels) = map(pod, "metadata.labels").cloned() else {
+        return;
+    };
+    let merge = |term: &mut Value| {
+        for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            if !has(term, "labelSelector") {
+                return;
+            }
+            for key in list(term, keys).to_vec() {
+                let Some(value) = key.as_str().and_then(|k| labels.get(k)) else {
+                    continue;
+                };
+                let expression = json!({"key": key, "operator": operator, "values": [value]});
+                let selector = crate::tree::ensure(term, "labelSelector");
+                let list = selector
+                    .entry("matchExpressions")
+                    .or_insert_with(|| Value::Array(Vec::new()));
+                if let Value::Array(list) = list
+                    && !list.contains(&expression)
+                {
+                    list.push(expression);
+                }
+            }
+        }
+    };
+    const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+    const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let base = format!("spec.affinity.{kind}");
+        for term in crate::tree::list_mut(pod, &format!("{base}.{REQUIRED}")) {
+            merge(term);
+        }
+        for term in crate::tree::list_mut(pod, &format!("{base}.{PREFERRED}")) {
+            if let Some(term) = at_mut(term, "podAffinityTerm") {
+                merge(term);
+            }
+        }
+    }
+    for constraint in crate::tree::list_mut(pod, "spec.topologySpreadConstraints") {
+        merge(constraint);
+    }
+}
+
+fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, key: &str) {
+    let path = child("status", key);
+    // A container with a restart policy of its own may come back.
+    let own_policy = |name: &str| {
+        list(new, "spec.containers")
+            .iter()
+            .any(|c| text(c, "name") == name && has(c, "restartPolicy"))
+    };
+    for (i, before) in list(old, &path).iter().enumerate() {
+        let name = text(before, "name");
+        if !has(before, "state.terminated") || own_policy(name) {
+            continue;
+        }
+        let code = int(before, "state.terminated.exitCode").unwrap_or(0);
+        if code != 0 && text(old, "spec.restartPolicy") == "OnFailure" {
+            continue;
+        }
+        let now = list(new, &path).iter().find(|s| text(s, "name") == name);
+        if now.is_some_and(|s| !has(s, "state.terminated")) {
+            errors.forbidden(
+                format!("{}.state", index(&path, i)),
+                "may not be transitioned to non-terminated state",
+            );
+        }
+    }
+}
+
+fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    // The new state must be sound in itself, as far as old objects were.
+    errors.extend(pod_validation::pod(new).0);
+    for key in ["containers", "initContainers"] {
+        let path = child("spec", key);
+        if list(new, &path).len() != list(old, &path).len() {
+            errors.forbidden(path, "pod updates may not add or remove containers");
+            return errors.0;
+        }
+        for (i, c) in list(new, &path).iter().enumerate() {
+            if text(c, "image").is_empty() {
+                errors.required(child(&index(&path, i), "image"), "");
+            }
+        }
+    }
+    match (
+        int(new, "spec.activeDeadlineSeconds"),
+        int(old, "spec.activeDeadlineSeconds"),
+    ) {
+        (Some(now), Some(before)) if now > before => errors.invalid(
+            "spec.activeDeadlineSeconds",
+            now,
+            format!("must be less than or equal to previous value of {before}"),
+        ),
+        (None, Some(_)) => errors.invalid(
+            "spec.activeDeadlineSeconds",
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        ),
+        _ => {}
+    }
+    only_added_tolerations(&mut errors, new, old);
+
+    // Everything else must be as it was.
+    let mut normal = new.clone();
+    for key in ["containers", "initContainers"] {
+        let path = child("spec", key);
+        let before: Vec<Value> = list(old, &path).to_vec();
+        for (c, old) in crate::tree::list_mut(&mut normal, &path)
+            .iter_mut()
+            .zip(&before)
+        {
+            keep(c, old, "image");
+        }
+    }
+    keep(&mut normal, old, "spec.activeDeadlineSeconds");
+    keep(&mut normal, old, "spec.tolerations");
+    if int(old, "spec.terminationGracePeriodSeconds").is_some_and(|n| n < 0)
+        && int(new, "spec.terminationGracePeriodSeconds") == Some(1)
+    {
+        keep(&mut normal, old, "spec.terminationGracePeriodSeconds");
+    }
+    gates(&mut errors, &mut normal, new, old);
+    if !same_spec(at(&normal, "spec"), at(old, "spec")) {
+        errors.forbidden("spec", FEW_FIELDS);
+    }
+    errors.0
+}
+
+/// Quantities count as amounts when specs are compared.
+fn same_spec(a: &Value, b: &Value) -> bool {
+    if same(a, b) {
+        return true;
+    }
+    let canonical = |spec: &Value| {
+        let mut pod = json!({ "spec": spec });
+        for key in ["containers", "initContainers"] {
+            for c in crate::tree::list_mut(&mut pod, &child("spec", key)) {
+                quantities::normalize(c, "resources.requests");
+                quantities::normalize(c, "resources.limits");
+            }
+        }
+        pod
+    };
+    same(&canonical(a), &canonical(b))
+}
+
+/// Gates may be removed; while a pod is gated, where it may go may be narrowed.
+fn gates(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
+    let before = list(old, "spec.schedulingGates");
+    let added: Vec<String> = list(new, "spec.schedulingGates")
+        .iter()
+        .filter(|g| !before.contains(g))
+        .map(|g| text(g, "name").to_owned())
+        .collect();
+    if !added.is_empty() {
+        errors.forbidden(
+            "spec.schedulingGates",
+            format!(
+                "only deletion is allowed, but found new scheduling gates '{}'",
+                added.join(", ")
+            ),
+        );
+    }
+    keep(normal, old, "spec.schedulingGates");
+    if before.is_empty() {
+        return;
+    }
+    let narrower = map(old, "spec.nodeSelector")
+        .into_iter()
+        .flatten()
+        .all(|(k, v)| at(new, "spec.nodeSelector").get(k) == Some(v));
+    if narrower {
+        keep(normal, old, "spec.nodeSelector");
+    } else {
+        errors.invalid(
+            "spec.nodeSelector",
+            at(new, "spec.nodeSelector").clone(),
+            "only additions are allowed (no mutations or deletions)",
+        );
+    }
+    if same_at(
+        new,
+        old,
+        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+    ) || !has(
+        old,
+        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution",
+    ) {
+        let kept = at(old, "spec.affinity.nodeAffinity").clone();
+        if kept.is_null() {
+            remove(normal, "spec.affinity.nodeAffinity");
+            if at(normal, "spec.affinity")
+                .as_object()
+                .is_some_and(serde_json::Map::is_empty)
+            {
+                remove(normal, "spec.affinity");
+            }
+        } else {
+            put(normal, "spec.affinity.nodeAffinity", kept);
+        }
+    } else {
+        narrower_terms(errors, normal, new, old);
+    }
+}
+
+/// Every old term must stay, with nothing but expressions added.
+fn narrower_terms(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
+    let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let (now, before) = (list(new, path), list(old, path));
+    let fine = now.len() == before.len()
+        && before.iter().zip(now).all(|(old, new)| {
+            ["matchExpressions", "matchFields"].iter().all(|key| {
+                let (old, new) = (list(old, key), list(new, key));
+                new.len() >= old.len() && new[..old.len()] == *old
+            })
+        });
+    if fine {
+        keep(normal, old, "spec.affinity.nodeAffinity");
+    } else {
+        errors.invalid(
+            path,
+            at(new, path).clone(),
+            "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
+        );
+    }
+}
+
+fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
+    let now = list(new, "spec.tolerations");
+    // A NoExecute toleration's time may still be changed.
+    let untimed = |t: &Value| {
+        let mut t = t.clone();
+        if text(&t, "effect") == "NoExecute" {
+            remove(&mut t, "tolerationSeconds");
+        }
+        t
+    };
+    let gone = list(old, "spec.tolerations")
+        .iter()
+        .any(|t| !now.iter().any(|n| same(&untimed(n), &untimed(t))));
+    if gone {
+        errors.forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
+    }
+}
+
+fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(pod_validation::pod(new).0);
+    let path = "spec.ephemeralContainers";
+    let now = list(new, path);
+    for (i, before) in list(old, path).iter().enumerate() {
+        let name = text(before, "name");
+        match now.iter().find(|c| text(c, "name") == name) {
+            None => errors.forbidden(
+                path,
+                format!("existing ephemeral containers {name:?} may not be removed\n"),
+            ),
+            Some(c) if !same(c, before) => errors.forbidden(
+                index(path, i),
+                format!("existing ephemeral containers {name:?} may not be changed\n"),
+            ),
+            Some(_) => {}
+        }
+    }
+    errors.0
+}
+
+fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    errors.extend(pod_validation::pod(new).0);
+    if pod_defaults::qos_class(at(new, "spec")) != pod_defaults::qos_class(at(old, "spec")) {
+        errors.invalid(
+            "metadata",
+            text(new, "metadata.name"),
+            "Pod QOS Class may not change as a result of resizing",
+        );
+    }
+    if text(old, "spec.os.name") == "windows" {
+        errors.forbidden("", "windows pods cannot be resized");
+    }
+    for (key, what) in [
+        ("containers", "spec.containers"),
+        ("initContainers", "spec.initContainers"),
+    ] {
+        let path = child("spec", key);
+        for (i, (now, before)) in list(new, &path).iter().zip(list(old, &path)).enumerate() {
+            for kind in ["requests", "limits"] {
+                let field = format!("resources.{kind}");
+                let names = map(before, &field)
+                    .into_iter()
+                    .flatten()
+                    .chain(map(now, &field).into_iter().flatten())
+                    .map(|(name, _)| name);
+                for name in names {
+                    let (was, is) = (at(before, &field).get(name), at(now, &field).get(name));
+                    let path = format!("{}.{field}", index(what, i));
+                    if matches!(name.as_str(), "cpu" | "memory") {
+                        if was.is_some() && is.is_none() {
+                            errors.forbidden(path, format!("resource {kind} cannot be removed"));
+                        }
+                    } else if quantities::of(was) != quantities::of(is) {
+                        errors
+                            .forbidden(index(what, i), "only cpu and memory resources are mutable");
+                    }
+                }
+            }
+            if key == "initContainers"
+                && !pod_defaults::is_sidecar(before)
+                && !quantities::same_list(
+                    at(now, "resources.requests"),
+                    at(before, "resources.requests"),
+                )
+            {
+                errors.forbidden(
+                    format!("{}.resources", index(what, i)),
+                    "non-sidecar init containers cannot be resized",
+                );
+            }
+        }
+    }
+    errors.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ctx() -> Context<'static> {
+        Context::new(jiff::Timestamp::UNIX_EPOCH, "test")
+    }
+
+    fn pod() -> Object {
+        let mut pod = json!({"metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"app": "a"}},
+            "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        Pod.default(&mut pod);
+        Pod.prepare_create(&ctx(), &mut pod);
+        pod
+    }
+
+    fn messages(errors: &[FieldError]) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn created_pending() {
+        let pod = pod();
+        assert_eq!(
+            pod["status"],
+            json!({"phase": "Pending", "qosClass": "BestEffort"})
+        );
+        assert_eq!(pod["metadata"]["generation"], 1);
+        assert_eq!(messages(&Pod.validate_create(&pod)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn gated_pods_say_so() {
+        let mut p = pod();
+        p["spec"]["schedulingGates"] = json!([{"name": "x.io/g"}]);
+        Pod.prepare_create(&ctx(), &mut p);
+        assert_eq!(p["status"]["conditions"][0]["reason"], "SchedulingGated");
+    }
+
+    #[test]
+    fn invalid_pods() {
+        let mut p = json!({"metadata": {"name": "p"}, "spec": {"containers": [
+            {"name": "C", "ports": [{"containerPort": 0}], "volumeMounts": [{"name": "v", "mountPath": "/x"}]}]}});
+        Pod.default(&mut p);
+        let found = messages(&Pod.validate_create(&p));
+        assert!(found.contains(&"spec.containers[0].image: Required value".to_owned()));
+        assert!(
+            found.contains(&"spec.containers[0].ports[0].containerPort: Required value".to_owned())
+        );
+        assert!(
+            found.contains(&"spec.containers[0].volumeMounts[0].name: Not found: \"v\"".to_owned())
+        );
+        assert!(found.iter().any(|m| m.starts_with(
+            "spec.containers[0].name: Invalid value: \"C\": a lowercase RFC 1123 label"
+        )));
+        let none = json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "Default"}});
+        assert_eq!(
+            messages(&Pod.validate_create(&none)),
+            ["spec.containers: Required value"]
+        );
+    }
+
+    #[test]
+    fn few_fields_may_change() {
+        let old = pod();
+        let mut new = old.clone();
+        new["spec"]["containers"][0]["image"] = json!("i:2");
+        new["spec"]["tolerations"] = json!([{"key": "a", "operator": "Exists"}]);
+        assert_eq!(
+            messages(&Pod.validate_update(&new, &old)),
+            Vec::<String>::new()
+        );
+        new["spec"]["hostname"] = json!("other");
+        assert!(
+            messages(&Pod.validate_update(&new, &old))[0]
+                .starts_with("spec: Forbidden: pod updates may not change fields other than")
+        );
+    }
+
+    #[test]
+    fn binding() {
+        let mut p = pod();
+        Pod.bind(
+            &ctx(),
+            &mut p,
+            &json!({"target": {"kind": "Node", "name": "n"}}),
+        )
+        .unwrap();
+        assert_eq!(p["spec"]["nodeName"], "n");
+        assert_eq!(p["status"]["conditions"][0]["status"], "True");
+        let again = Pod
+            .bind(&ctx(), &mut p, &json!({"target": {"name": "m"}}))
+            .unwrap_err();
+        assert!(again.is_conflict());
+    }
+
+    #[test]
+    fn grace_periods() {
+        let mut p = pod();
+        assert_eq!(Pod.grace_period(&p, None), Some(0));
+        p["spec"]["nodeName"] = json!("n");
+        assert_eq!(Pod.grace_period(&p, None), Some(30));
+        assert_eq!(Pod.grace_period(&p, Some(5)), Some(5));
+        p["status"]["phase"] = json!("Failed");
+        assert_eq!(Pod.grace_period(&p, Some(5)), Some(0));
+    }
+
+    #[test]
+    fn ephemeral_containers_only_come() {
+        let old = pod();
+        let mut new = old.clone();
+        new["spec"]["ephemeralContainers"] =
+            json!([{"name": "debug", "image": "b:1", "targetContainerName": "c"}]);
+        new["spec"]["hostname"] = json!("ignored");
+        Pod.default(&mut new);
+        Pod.prepare_subresource_update(&ctx(), Subresource::EphemeralContainers, &mut new, &old);
+        assert!(new["spec"].get("hostname").is_none());
+        assert_eq!(
+            messages(&Pod.validate_subresource_update(
+                Subresource::EphemeralContainers,
+                &new,
+                &old
+            )),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            Pod.validate_subresource_update(Subresource::EphemeralContainers, &old, &new)
+                .len(),
+            1
+        );
+    }
+}

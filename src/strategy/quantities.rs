@@ -1,0 +1,274 @@
+//! Resource lists: quantities by resource name.
+
+use std::collections::BTreeMap;
+
+pub(crate) use rkube_api::quantity::Quantity;
+use serde_json::{Map, Value};
+
+use crate::errors::{Errors, NOT_NEGATIVE, child, keyed};
+use crate::names;
+use crate::tree::{at, at_mut, list, map, text};
+
+/// The quantity of a field, zero when unset or malformed (validation says so).
+pub(crate) fn of(value: Option<&Value>) -> Quantity {
+    value
+        .and_then(|v| Quantity::from_value(v).ok())
+        .unwrap_or(Quantity::ZERO)
+}
+
+/// Writes the quantities of the map at a path in canonical form, rounded up to
+/// thousandths as upstream's defaulting does.
+pub(crate) fn normalize(value: &mut Value, path: &str) {
+    for (_, entry) in at_mut(value, path)
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flatten()
+    {
+        normalize_value(entry);
+    }
+}
+
+/// The same for one field.
+pub(crate) fn normalize_value(value: &mut Value) {
+    if let Ok(mut quantity) = Quantity::from_value(value)
+        && !value.is_null()
+    {
+        quantity.round_up(-3);
+        let canonical = quantity.to_string();
+        if value.as_str() != Some(&canonical) {
+            *value = canonical.into();
+        }
+    }
+}
+
+/// Are the resource lists at a path of both equal as amounts?
+pub(crate) fn same_list(a: &Value, b: &Value) -> bool {
+    let amounts = |v: &Value| -> BTreeMap<String, Quantity> {
+        v.as_object()
+            .into_iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), of(Some(v))))
+            .collect()
+    };
+    amounts(a) == amounts(b)
+}
+
+/// What the containers of a pod spec request in effect: the greater of the
+/// running sum and each init container's moment; sidecars count from their
+/// start on.
+pub(crate) fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
+    let mut total: BTreeMap<String, Quantity> = BTreeMap::new();
+    let requests = |c: &Value| -> Vec<(String, Quantity)> {
+        map(c, "resources.requests")
+            .into_iter()
+            .flatten()
+            .map(|(k, v)| (k.clone(), of(Some(v))))
+            .collect()
+    };
+    let add = |sum: &mut BTreeMap<String, Quantity>, more: &[(String, Quantity)]| {
+        for (name, quantity) in more {
+            let entry = sum.entry(name.clone()).or_insert(Quantity::ZERO);
+            *entry = entry.add(*quantity);
+        }
+    };
+    let raise = |to: &mut BTreeMap<String, Quantity>, by: &BTreeMap<String, Quantity>| {
+        for (name, quantity) in by {
+            let entry = to.entry(name.clone()).or_insert(Quantity::ZERO);
+            if *quantity > *entry {
+                *entry = *quantity;
+            }
+        }
+    };
+    for c in list(spec, "containers") {
+        add(&mut total, &requests(c));
+    }
+    let mut sidecars = BTreeMap::new();
+    let mut peak = BTreeMap::new();
+    for c in list(spec, "initContainers") {
+        let own = requests(c);
+        if text(c, "restartPolicy") == "Always" {
+            add(&mut total, &own);
+            add(&mut sidecars, &own);
+            raise(&mut peak, &sidecars);
+        } else {
+            let mut moment = sidecars.clone();
+            add(&mut moment, &own);
+            raise(&mut peak, &moment);
+        }
+    }
+    raise(&mut total, &peak);
+    total
+}
+
+/// Names that are a resource without a domain.
+fn is_standard_container_resource(name: &str) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
+}
+
+/// Does the resource belong to Kubernetes (no domain, or `kubernetes.io/`)?
+pub(crate) fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+/// A resource a device plugin or an admin invented: countable, not overcommitted.
+pub(crate) fn is_extended(name: &str) -> bool {
+    !is_native(name)
+        && !name.starts_with("requests.")
+        && names::qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+/// A container's resource name must be a qualified name, and a bare one standard.
+pub(crate) fn validate_container_name(errors: &mut Errors, name: &str, field: &str) {
+    errors.invalid_each(field, name, names::qualified_name(name));
+    if !name.contains('/') && !is_standard_container_resource(name) {
+        errors.invalid(field, name, "must be a standard resource for containers");
+    } else if name.contains('/') && !is_native(name) && !is_extended(name) {
+        errors.invalid(
+            field,
+            name,
+            "doesn't follow extended resource name standard",
+        );
+    }
+}
+
+/// Non-negative; whole where only whole ones exist.
+pub(crate) fn validate_quantity(errors: &mut Errors, name: &str, value: &Value, field: &str) {
+    match Quantity::from_value(value) {
+        Err(e) => errors.invalid(field, value.clone(), e.to_string()),
+        Ok(quantity) => {
+            if quantity.sign() < 0 {
+                errors.invalid(field, quantity.to_string(), NOT_NEGATIVE);
+            }
+            let whole = is_extended(name)
+                || matches!(
+                    name,
+                    "pods"
+                        | "services"
+                        | "replicationcontrollers"
+                        | "resourcequotas"
+                        | "secrets"
+                        | "configmaps"
+                        | "persistentvolumeclaims"
+                        | "services.nodeports"
+                        | "services.loadbalancers"
+                );
+            if whole && quantity.milli_value() % 1000 != 0 {
+                errors.invalid(field, quantity.to_string(), "must be an integer");
+            }
+        }
+    }
+}
+
+/// Every quantity of a list, by name.
+pub(crate) fn validate_list(errors: &mut Errors, quantities: &Map<String, Value>, path: &str) {
+    for (name, value) in quantities {
+        let field = keyed(path, name);
+        validate_container_name(errors, name, &field);
+        validate_quantity(errors, name, value, &field);
+    }
+}
+
+/// Requests and limits of a container or pod.
+pub(crate) fn validate_requirements(errors: &mut Errors, requirements: &Value, path: &str) {
+    let limits = map(requirements, "limits");
+    let requests = map(requirements, "requests");
+    let (limits_path, requests_path) = (child(path, "limits"), child(path, "requests"));
+    let mut huge = false;
+    let mut cpu_or_memory = false;
+    let mut look = |name: &str| {
+        huge |= name.starts_with("hugepages-");
+        cpu_or_memory |= matches!(name, "cpu" | "memory");
+    };
+    for (name, value) in limits.into_iter().flatten() {
+        let field = keyed(&limits_path, name);
+        validate_container_name(errors, name, &field);
+        validate_quantity(errors, name, value, &field);
+        look(name);
+    }
+    for (name, value) in requests.into_iter().flatten() {
+        let field = keyed(&requests_path, name);
+        validate_container_name(errors, name, &field);
+        validate_quantity(errors, name, value, &field);
+        look(name);
+        let request = of(Some(value));
+        // Upstream names the list, not the entry, here.
+        match limits.and_then(|l| l.get(name)) {
+            Some(limit) => {
+                let limit = of(Some(limit));
+                let strict = is_extended(name) || name.starts_with("hugepages-");
+                if strict && request != limit {
+                    errors.invalid(
+                        requests_path.clone(),
+                        request.to_string(),
+                        format!("must be equal to {name} limit of {limit}"),
+                    );
+                } else if request > limit {
+                    errors.invalid(
+                        requests_path.clone(),
+                        request.to_string(),
+                        format!("must be less than or equal to {name} limit of {limit}"),
+                    );
+                }
+            }
+            None if is_extended(name) || name.starts_with("hugepages-") => errors.required(
+                limits_path.clone(),
+                "Limit must be set for non overcommitable resources",
+            ),
+            None => {}
+        }
+    }
+    if huge && !cpu_or_memory {
+        errors.forbidden(path, "HugePages require cpu or memory");
+    }
+    for (i, claim) in list(requirements, "claims").iter().enumerate() {
+        if text(claim, "name").is_empty() {
+            errors.required(
+                child(&crate::errors::index(&child(path, "claims"), i), "name"),
+                "",
+            );
+        }
+    }
+}
+
+/// The canonical text of the quantity at a path, `0` when unset.
+pub(crate) fn canonical(value: &Value, path: &str) -> String {
+    of(Some(at(value, path))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn effective_requests() {
+        let c = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
+        let mut sidecar = c("2");
+        sidecar["restartPolicy"] = json!("Always");
+        let spec = json!({"containers": [c("1"), c("1")], "initContainers": [sidecar, c("3")]});
+        // The init container runs beside the sidecar: 5; later the rest beside it: 4.
+        assert_eq!(container_requests(&spec)["cpu"].to_string(), "5");
+    }
+
+    #[test]
+    fn requests_fit_limits() {
+        let mut errors = Errors::new();
+        validate_requirements(
+            &mut errors,
+            &json!({"requests": {"cpu": "2", "memory": "1Gi"}, "limits": {"cpu": "1", "memory": "1Gi"}}),
+            "resources",
+        );
+        assert_eq!(
+            errors.0[0].to_string(),
+            "resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"
+        );
+        assert_eq!(errors.0.len(), 1);
+    }
+
+    #[test]
+    fn extended_resources() {
+        assert!(is_extended("example.com/gpu"));
+        assert!(!is_extended("cpu"));
+        assert!(!is_extended("kubernetes.io/x"));
+    }
+}
