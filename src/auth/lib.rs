@@ -103,6 +103,14 @@ pub trait ObjectReader: Send + Sync {
     /// Every object of a resource, in one namespace or in all.
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>>;
 
+    /// The pods of a namespace that are bound to a node. A reader that indexes
+    /// `spec.nodeName` need not look at the others.
+    fn pods_on_node(&self, node: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let mut pods = self.list("", "pods", Some(namespace));
+        pods.retain(|pod| tree::text(pod, &["spec", "nodeName"]) == node);
+        pods
+    }
+
     /// A number that differs whenever any object of the resource has changed
     /// (the revision of the newest change does). It spares the RBAC index from
     /// comparing lists; `None` where the reader cannot tell.

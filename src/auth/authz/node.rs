@@ -262,14 +262,9 @@ impl NodeAuthorizer {
     /// Whether a pod of `namespace` on `node` refers to something. A mirror pod
     /// is the node's own making and gives it no rights.
     fn pod_on(&self, node: &str, namespace: &str, refers: impl Fn(&Object) -> bool) -> bool {
-        self.reader
-            .list("", "pods", Some(namespace))
-            .iter()
-            .any(|pod| {
-                tree::text(pod, &["spec", "nodeName"]) == node
-                    && tree::map_text(pod, &["metadata", "annotations"], MIRROR).is_none()
-                    && refers(pod)
-            })
+        self.reader.pods_on_node(node, namespace).iter().any(|pod| {
+            tree::map_text(pod, &["metadata", "annotations"], MIRROR).is_none() && refers(pod)
+        })
     }
 }
 

@@ -17,13 +17,21 @@ pub(super) struct Rbac {
     reader: Arc<dyn ObjectReader>,
     cluster: Mutex<Index>,
     namespaced: Mutex<Index>,
-    roles: Mutex<HashMap<(String, String), Compiled>>,
+    roles: Mutex<Roles>,
+    cluster_roles: Mutex<Roles>,
 }
 
-/// A role's rules and the object that they were read from; while the object
-/// is the same, so are they.
+/// The rules of the roles that were asked for, by namespace and name.
+#[derive(Default)]
+struct Roles {
+    generation: Option<u64>,
+    known: HashMap<(String, String), Compiled>,
+}
+
+/// A role's rules. Where the reader cannot tell whether roles have changed,
+/// also the object that they were read from: while it is the same, so are they.
 struct Compiled {
-    source: Arc<Object>,
+    source: Option<Arc<Object>>,
     rules: Arc<[Rule]>,
 }
 
@@ -31,6 +39,7 @@ struct Compiled {
 #[derive(Default)]
 struct Index {
     generation: Option<u64>,
+    /// The bindings as objects, where the reader has no generation to compare.
     sources: Vec<Arc<Object>>,
     scopes: Arc<HashMap<Box<str>, Scope>>,
 }
@@ -175,7 +184,8 @@ impl Index {
             return self.scopes.clone();
         }
         let sources = reader.list(GROUP, resource, None);
-        let same = self.sources.len() == sources.len()
+        let same = generation.is_none()
+            && self.sources.len() == sources.len()
             && self
                 .sources
                 .iter()
@@ -191,7 +201,11 @@ impl Index {
                     .add(binding);
             }
             self.scopes = Arc::new(scopes);
-            self.sources = sources;
+            self.sources = if generation.is_none() {
+                sources
+            } else {
+                Vec::new()
+            };
         }
         self.generation = generation;
         self.scopes.clone()
@@ -205,6 +219,7 @@ impl Rbac {
             cluster: Mutex::default(),
             namespaced: Mutex::default(),
             roles: Mutex::default(),
+            cluster_roles: Mutex::default(),
         }
     }
 
@@ -275,24 +290,37 @@ impl Rbac {
         name: &str,
         namespace: &str,
     ) -> Result<Arc<[Rule]>, String> {
-        let (resource, singular, namespace) = match kind {
-            "Role" => ("roles", "role", namespace),
-            "ClusterRole" => ("clusterroles", "clusterrole", ""),
+        let (resource, singular, namespace, roles) = match kind {
+            "Role" => ("roles", "role", namespace, &self.roles),
+            "ClusterRole" => ("clusterroles", "clusterrole", "", &self.cluster_roles),
             other => return Err(format!("unsupported role reference kind: {other:?}")),
         };
         let key = (namespace.to_owned(), name.to_owned());
+        let generation = self.reader.generation(GROUP, resource);
+        let mut roles = roles.lock();
+        if generation.is_some() {
+            if roles.generation != generation {
+                roles.known.clear();
+                roles.generation = generation;
+            } else if let Some(known) = roles.known.get(&key) {
+                return Ok(known.rules.clone());
+            }
+        }
         let Some(source) = self.reader.get(GROUP, resource, namespace, name) else {
-            self.roles.lock().remove(&key);
+            roles.known.remove(&key);
             return Err(format!("{singular}.{GROUP} {name:?} not found"));
         };
-        let mut roles = self.roles.lock();
-        if let Some(known) = roles.get(&key)
-            && Arc::ptr_eq(&known.source, &source)
+        if let Some(known) = roles.known.get(&key)
+            && known
+                .source
+                .as_ref()
+                .is_some_and(|s| Arc::ptr_eq(s, &source))
         {
             return Ok(known.rules.clone());
         }
         let rules: Arc<[Rule]> = Rule::of_role(&source).into();
-        roles.insert(
+        let source = generation.is_none().then_some(source);
+        roles.known.insert(
             key,
             Compiled {
                 source,

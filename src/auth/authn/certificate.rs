@@ -1,0 +1,136 @@
+//! Client certificates: common name and organizations are user and groups.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use ring::digest::{SHA256, digest};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::ConfigError;
+use crate::UserInfo;
+
+/// How many verified certificates are remembered.
+const REMEMBERED: usize = 64;
+/// For how long: a verification costs far more than a look-up, and a request
+/// on an open connection shows the same certificate again and again.
+const REMEMBER: SignedDuration = SignedDuration::from_mins(10);
+
+/// A CA that client certificates may chain to.
+pub(super) struct Authority {
+    verifier: Arc<dyn ClientCertVerifier>,
+    verified: Mutex<VecDeque<Verified>>,
+}
+
+struct Verified {
+    fingerprint: [u8; 32],
+    user: UserInfo,
+    until: Timestamp,
+}
+
+impl Authority {
+    pub(super) fn from_pem(what: &'static str, pem: &[u8]) -> Result<Authority, ConfigError> {
+        let failed = |reason: String| ConfigError::Ca { what, reason };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|e| failed(e.to_string()))?;
+            roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|e| failed(e.to_string()))?;
+        Ok(Authority {
+            verifier,
+            verified: Mutex::default(),
+        })
+    }
+
+    /// The user that the leaf of a chain names, when it chains to this CA and
+    /// is valid now and for clients.
+    pub(super) fn identify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<UserInfo, String> {
+        let [leaf, intermediates @ ..] = chain else {
+            return Err("no certificate".into());
+        };
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest(&SHA256, leaf).as_ref());
+        let mut verified = self.verified.lock();
+        if let Some(known) = verified
+            .iter()
+            .find(|v| v.fingerprint == fingerprint && now < v.until)
+        {
+            return Ok(known.user.clone());
+        }
+        verified.retain(|v| v.fingerprint != fingerprint);
+        drop(verified);
+
+        let since_epoch = std::time::Duration::from_secs(now.as_second().max(0) as u64);
+        self.verifier
+            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since_epoch))
+            .map_err(|e| format!("verifying certificate failed: {e}"))?;
+        let (user, expires) = read(leaf, &fingerprint)?;
+        let until = expires.min(now.saturating_add(REMEMBER).unwrap_or(now));
+
+        let mut verified = self.verified.lock();
+        if verified.len() == REMEMBERED {
+            verified.pop_front();
+        }
+        verified.push_back(Verified {
+            fingerprint,
+            user: user.clone(),
+            until,
+        });
+        Ok(user)
+    }
+}
+
+/// The user in a certificate's subject, and when the certificate expires.
+fn read(
+    leaf: &CertificateDer<'_>,
+    fingerprint: &[u8; 32],
+) -> Result<(UserInfo, Timestamp), String> {
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
+    let text = |values: Vec<Result<&str, String>>| -> Result<Vec<String>, String> {
+        values.into_iter().map(|v| v.map(str::to_owned)).collect()
+    };
+    let subject = certificate.subject();
+    // Of several common names the last counts, as in upstream's parser.
+    let names = text(
+        subject
+            .iter_common_name()
+            .map(|n| n.as_str().map_err(|e| e.to_string()))
+            .collect(),
+    )?;
+    let groups = text(
+        subject
+            .iter_organization()
+            .map(|o| o.as_str().map_err(|e| e.to_string()))
+            .collect(),
+    )?;
+    let hex: String = fingerprint
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let user = UserInfo {
+        name: names.into_iter().next_back().unwrap_or_default(),
+        uid: String::new(),
+        groups,
+        extra: [(
+            super::service_account::CREDENTIAL_ID.to_owned(),
+            vec![format!("X509SHA256={hex}")],
+        )]
+        .into(),
+    };
+    let expires = Timestamp::from_second(certificate.validity().not_after.timestamp());
+    Ok((user, expires.map_err(|e| e.to_string())?))
+}

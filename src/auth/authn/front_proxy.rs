@@ -1,0 +1,82 @@
+//! Users that an authenticating proxy asserts in headers.
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+
+use crate::UserInfo;
+
+const USER: &str = "x-remote-user";
+const UID: &str = "x-remote-uid";
+const GROUP: &str = "x-remote-group";
+const EXTRA: &str = "x-remote-extra-";
+
+/// The user that the headers name, if they name one.
+pub(super) fn asserted_user(headers: &HeaderMap) -> Option<UserInfo> {
+    let all = |name: &str| -> Vec<String> {
+        let values = headers
+            .get_all(name)
+            .iter()
+            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+        values.filter(|v| !v.is_empty()).collect()
+    };
+    let name = all(USER).into_iter().next()?;
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (header, value) in headers {
+        if let Some(key) = header.as_str().strip_prefix(EXTRA) {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            extra.entry(percent_decoded(key)).or_default().push(value);
+        }
+    }
+    Some(UserInfo {
+        name,
+        uid: all(UID).into_iter().next().unwrap_or_default(),
+        groups: all(GROUP),
+        extra,
+    })
+}
+
+/// Whether a header is one that only a front proxy may send.
+pub(super) fn is_proxy_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    matches!(name.as_str(), USER | UID | GROUP) || name.starts_with(EXTRA)
+}
+
+/// Text with its `%XX` decoded; as it is where that gives no text.
+pub(crate) fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
+        (bytes, rest) = match (first, tail) {
+            (b'%', [high, low, tail @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => ([bytes, vec![high << 4 | low]].concat(), tail),
+                _ => return text.to_owned(),
+            },
+            (b'%', _) => return text.to_owned(),
+            (other, tail) => ([bytes, vec![*other]].concat(), tail),
+        };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percent_decoded;
+
+    #[test]
+    fn decodes_what_is_encoded() {
+        for (text, expected) in [
+            ("", ""),
+            ("plain", "plain"),
+            ("acme.com%2fproject", "acme.com/project"),
+            ("%C3%A9", "é"),
+            ("%", "%"),
+            ("a%2", "a%2"),
+            ("%zz", "%zz"),
+            ("%ff", "%ff"),
+        ] {
+            assert_eq!(percent_decoded(text), expected);
+        }
+    }
+}
