@@ -12,12 +12,38 @@ const PORT: u16 = 8080;
 /// How long a client may take to say what it wants.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
+/// How often `lookup` tries again, and how long it waits in between.
+const LOOKUP_TRIES: u32 = 100;
+const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
+
 /// `rkube demo <program>`.
 pub fn run(args: &[OsString]) -> anyhow::Result<()> {
     match args.first().and_then(|a| a.to_str()) {
         Some("kubia") => kubia(),
-        _ => bail!("the demo programs are: kubia"),
+        Some("lookup") => match args.get(1).and_then(|a| a.to_str()) {
+            Some(name) => lookup(name),
+            None => bail!("lookup needs a name to look up"),
+        },
+        _ => bail!("the demo programs are: kubia, lookup NAME"),
     }
+}
+
+/// Prints a name's addresses, trying for a while: what answers may still start.
+fn lookup(name: &str) -> anyhow::Result<()> {
+    use std::net::ToSocketAddrs;
+    for attempt in 0.. {
+        match (name, 0).to_socket_addrs() {
+            Ok(found) => {
+                for address in found {
+                    println!("{}", address.ip());
+                }
+                return Ok(());
+            }
+            Err(e) if attempt >= LOOKUP_TRIES => return Err(e).with_context(|| format!("cannot look up {name}")),
+            Err(_) => std::thread::sleep(LOOKUP_PAUSE),
+        }
+    }
+    Ok(())
 }
 
 /// Tells every client which pod it has hit.

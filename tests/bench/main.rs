@@ -1,0 +1,217 @@
+//! Measures a cluster's life, phase by phase, through the public CLI.
+//!
+//! `cargo run --release -p rkube-bench -- --rkube PATH --nodes 4 --rounds 5`
+//!
+//! Times are wall-clock milliseconds; memory is the proportional set size (PSS)
+//! of every process of the cluster; CPU is their user and system time.
+
+mod usage;
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use rkube_cluster::{Home, Profile};
+
+/// How long a phase may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Measures a cluster's life, phase by phase.
+#[derive(Parser)]
+struct Args {
+    /// The rkube to measure
+    #[arg(long, default_value = "rkube")]
+    rkube: PathBuf,
+    /// Number of nodes
+    #[arg(long, default_value_t = 4)]
+    nodes: u32,
+    /// How often the whole life is run
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How long an idle cluster is watched, in seconds
+    #[arg(long, default_value_t = 60)]
+    idle: u64,
+}
+
+/// What one round found.
+#[derive(Default)]
+struct Round(Vec<(&'static str, f64, &'static str)>);
+
+impl Round {
+    fn time(&mut self, name: &'static str, since: Instant) {
+        self.0.push((name, since.elapsed().as_secs_f64() * 1000.0, "ms"));
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    // Fails only when somebody was first, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut rounds = Vec::new();
+    for i in 0..args.rounds {
+        eprintln!("round {} of {}", i + 1, args.rounds);
+        // One look at an idle cluster is enough, and it takes a minute.
+        let idle = (i == 0).then(|| Duration::from_secs(args.idle));
+        rounds.push(runtime.block_on(round(&args, idle))?);
+    }
+    println!("{:<34} {:>10} {:>10} {:>10}", format!("{} nodes", args.nodes), "min", "median", "max");
+    for (name, _, unit) in &rounds[0].0 {
+        let mut values: Vec<f64> = rounds.iter().filter_map(|r| r.0.iter().find(|v| v.0 == *name)).map(|v| v.1).collect();
+        values.sort_by(f64::total_cmp);
+        let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
+        println!("{:<34} {min:>10.1} {median:>10.1} {max:>10.1}", format!("{name} ({unit})"));
+    }
+    Ok(())
+}
+
+struct Cluster<'a> {
+    rkube: &'a std::path::Path,
+    home: PathBuf,
+    name: String,
+}
+
+impl Cluster<'_> {
+    fn run(&self, args: &[&str]) -> anyhow::Result<()> {
+        let status = Command::new(self.rkube)
+            .args(args)
+            .env("RKUBE_HOME", &self.home)
+            .env("RKUBE_PROFILE", &self.name)
+            .env("KUBECONFIG", self.home.join("kubeconfig"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .with_context(|| format!("cannot run {}", self.rkube.display()))?;
+        if !status.success() {
+            bail!("rkube {args:?} failed: {status}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        // After a round that went well there is nothing left to delete.
+        let _ = self.run(&["delete"]);
+    }
+}
+
+async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
+    let dir = tempfile::tempdir()?;
+    let cluster =
+        Cluster { rkube: &args.rkube, home: dir.path().to_path_buf(), name: format!("bench{}", std::process::id() % 100_000) };
+    let mut found = Round::default();
+    let start = Instant::now();
+    cluster.run(&["start", "--nodes", &args.nodes.to_string()])?;
+    found.time("start to all nodes Ready", start);
+
+    let home = Home::at(&cluster.home);
+    let profile = Profile::load(&home, &cluster.name).map_err(|e| anyhow::anyhow!("{e}"))?;
+    let client = rkube_cluster::client(&home, &profile).await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    let port = deploy(&client).await?;
+    lookup(&client).await?;
+    found.time("start to DNS answering from a pod", start);
+    let address = format!("{}:{port}", profile.control_plane().ip);
+    until("the app", || answers(&address)).await?;
+    found.time("start to the app answering", start);
+
+    if let Some(idle) = idle {
+        // What the start left to do is not idling.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let before = usage::cpu(&cluster.name);
+        tokio::time::sleep(idle).await;
+        let used = usage::cpu(&cluster.name).saturating_sub(before);
+        found.0.push(("CPU idle", used.as_secs_f64() / idle.as_secs_f64() * 100.0, "% of a core"));
+        found.0.push(("memory of all processes", usage::pss(&cluster.name) as f64 / f64::from(1 << 20), "MiB PSS"));
+    }
+
+    let since = Instant::now();
+    cluster.run(&["stop"])?;
+    found.time("stop", since);
+    let since = Instant::now();
+    cluster.run(&["start"])?;
+    found.time("start again to all nodes Ready", since);
+    until("the app", || answers(&address)).await?;
+    found.time("start again to the app answering", since);
+    let since = Instant::now();
+    cluster.run(&["delete"])?;
+    found.time("delete", since);
+    Ok(found)
+}
+
+async fn deploy(client: &Client) -> anyhow::Result<i32> {
+    let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
+    let deployment = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "kubia" },
+        "spec": {
+            "replicas": 3,
+            "selector": { "matchLabels": { "app": "kubia" } },
+            "template": {
+                "metadata": { "labels": { "app": "kubia" } },
+                "spec": { "containers": [{ "name": "kubia", "image": "rkube/kubia" }] },
+            },
+        },
+    }))?;
+    deployments.create(&PostParams::default(), &deployment).await?;
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    let service = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "kubia" },
+        "spec": { "type": "NodePort", "selector": { "app": "kubia" }, "ports": [{ "port": 8080 }] },
+    }))?;
+    let service = services.create(&PostParams::default(), &service).await?;
+    let port = service.spec.and_then(|s| s.ports?.first()?.node_port);
+    port.context("the service got no node port")
+}
+
+/// A pod that looks a name up and ends.
+async fn lookup(client: &Client) -> anyhow::Result<()> {
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let pod = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "lookup" },
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [{
+                "name": "lookup",
+                "image": "rkube/kubia",
+                "command": ["/rkube", "demo", "lookup", "kubernetes.default.svc.cluster.local"],
+            }],
+        },
+    }))?;
+    pods.create(&PostParams::default(), &pod).await?;
+    let done = |pod: Option<&Pod>| pod.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Succeeded");
+    let wait = kube::runtime::wait::await_condition(pods, "lookup", done);
+    tokio::time::timeout(LIMIT, wait).await.context("no name was resolved in time")??;
+    Ok(())
+}
+
+async fn until(what: &str, mut good: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !good() {
+        if Instant::now() > deadline {
+            bail!("waited in vain for {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
+fn answers(address: &str) -> bool {
+    use std::io::{Read, Write};
+    let get = || -> std::io::Result<String> {
+        let address = address.parse().map_err(std::io::Error::other)?;
+        let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    get().is_ok_and(|text| text.contains("You've hit"))
+}
