@@ -44,6 +44,14 @@ pub enum NetworkError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A server's address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// The node's pod range has no free address.
     #[error("no free pod address in {0}")]
     AddressesExhausted(ipnet::Ipv4Net),

@@ -1,13 +1,21 @@
 //! The cluster's name server.
+//!
+//! [`DnsState`] holds the names of the Kubernetes DNS specification 1.1.0, made from
+//! services and endpoint slices; names elsewhere are asked of other servers. Answers
+//! about the cluster come from memory, in the task that received the question.
+
+mod forward;
+mod respond;
+mod server;
+#[cfg(test)]
+mod tests;
+mod zone;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-
-use crate::Result;
+pub use server::DnsServer;
+pub use zone::DnsState;
 
 /// How names are served.
 #[derive(Clone, Debug)]
@@ -20,28 +28,4 @@ pub struct DnsConfig {
     pub upstreams: Vec<IpAddr>,
     /// Read for servers when `upstreams` is empty, `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
-}
-
-/// Names and addresses of services, made from API objects.
-#[derive(Clone, Debug, Default)]
-pub struct DnsState {}
-
-impl DnsState {
-    /// Reads names from API objects.
-    pub fn from_objects(_services: &[Arc<Service>], _slices: &[Arc<EndpointSlice>]) -> Self {
-        Self {}
-    }
-}
-
-/// A running name server; it stops when dropped.
-pub struct DnsServer {}
-
-impl DnsServer {
-    /// Starts serving, with no names of the cluster yet (`SERVFAIL` for those until the first update).
-    pub async fn start(_config: DnsConfig) -> Result<Self> {
-        Ok(Self {})
-    }
-
-    /// Replaces the cluster's names.
-    pub fn update(&self, _state: DnsState) {}
 }

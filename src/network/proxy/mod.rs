@@ -21,6 +21,7 @@ use crate::Result;
 use crate::nft::{Family, Nftables};
 pub use compile::{HealthCheck, Ruleset, TABLE, UdpBackends, compile};
 pub use endpoints::{Categories, categorize};
+pub(crate) use state::SERVICE_NAME_LABEL;
 pub use state::{Endpoint, ServicePort, ServiceState};
 
 /// What the proxy knows of its node.

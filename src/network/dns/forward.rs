@@ -1,0 +1,299 @@
+//! Names of the world outside: asked of other servers and remembered for a while.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::DnsConfig;
+
+/// How long one server may take for one try.
+const TRY: Duration = Duration::from_secs(2);
+/// How long all tries may take; resolvers give up after five seconds.
+const ALL_TRIES: Duration = Duration::from_millis(4500);
+/// Questions under way at once. What loops through us runs into this.
+const UNDER_WAY: usize = 256;
+/// Answers remembered.
+const REMEMBERED: usize = 1024;
+/// How long an answer is remembered at most, in seconds.
+const MEMORY: u32 = 30;
+/// What servers may send by UDP.
+const PAYLOAD: u16 = 1232;
+/// How often `resolv.conf` is looked at, at most.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+pub(super) struct Forwarder {
+    own: SocketAddr,
+    given: Vec<SocketAddr>,
+    resolv_conf: PathBuf,
+    found: Mutex<Found>,
+    memory: Mutex<HashMap<Question, Remembered>>,
+    under_way: Semaphore,
+}
+
+#[derive(Default)]
+struct Found {
+    servers: Vec<SocketAddr>,
+    looked: Option<Instant>,
+    changed: Option<SystemTime>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Question {
+    name: Name,
+    kind: RecordType,
+    dnssec: bool,
+}
+
+struct Remembered {
+    answer: Answer,
+    since: Instant,
+    ttl: u32,
+}
+
+/// What another server said.
+#[derive(Clone)]
+pub(super) struct Answer {
+    pub(super) code: ResponseCode,
+    pub(super) answers: Vec<Record>,
+    pub(super) authorities: Vec<Record>,
+}
+
+impl Forwarder {
+    pub(super) fn new(config: &DnsConfig) -> Self {
+        let given = config
+            .upstreams
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, 53))
+            .collect();
+        Self::with_servers(config, given)
+    }
+
+    /// With servers on any ports, for tests.
+    pub(super) fn with_servers(config: &DnsConfig, given: Vec<SocketAddr>) -> Self {
+        Self {
+            own: config.listen,
+            given,
+            resolv_conf: config.resolv_conf.clone(),
+            found: Mutex::default(),
+            memory: Mutex::default(),
+            under_way: Semaphore::new(UNDER_WAY),
+        }
+    }
+
+    /// The servers to ask, never ourselves.
+    pub(super) fn servers(&self) -> Vec<SocketAddr> {
+        if !self.given.is_empty() {
+            return self
+                .given
+                .iter()
+                .copied()
+                .filter(|server| *server != self.own)
+                .collect();
+        }
+        let mut found = self.found.lock();
+        if found
+            .looked
+            .is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN)
+        {
+            found.looked = Some(Instant::now());
+            let changed = std::fs::metadata(&self.resolv_conf)
+                .and_then(|meta| meta.modified())
+                .ok();
+            if changed.is_none() || changed != found.changed {
+                found.changed = changed;
+                // No file is no server, as for the C library without a local one.
+                let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
+                found.servers = name_servers(&text)
+                    .map(|ip| SocketAddr::new(ip, 53))
+                    .filter(|server| *server != self.own)
+                    .collect();
+            }
+        }
+        found.servers.clone()
+    }
+
+    /// Asks for a name, of memory first.
+    pub(super) async fn ask(&self, name: &Name, kind: RecordType, dnssec: bool) -> Option<Answer> {
+        let question = Question {
+            name: name.to_lowercase(),
+            kind,
+            dnssec,
+        };
+        if let Some(answer) = self.remembered(&question) {
+            return Some(answer);
+        }
+        let servers = self.servers();
+        let _permit = self.under_way.try_acquire().ok()?;
+        let answer = timeout(ALL_TRIES, try_all(&servers, &question))
+            .await
+            .ok()??;
+        self.remember(question, &answer);
+        Some(answer)
+    }
+
+    fn remembered(&self, question: &Question) -> Option<Answer> {
+        let memory = self.memory.lock();
+        let found = memory.get(question)?;
+        let age = u32::try_from(found.since.elapsed().as_secs()).ok()?;
+        if age >= found.ttl {
+            return None;
+        }
+        let mut answer = found.answer.clone();
+        for record in answer.answers.iter_mut().chain(&mut answer.authorities) {
+            record.decrement_ttl(age);
+        }
+        Some(answer)
+    }
+
+    fn remember(&self, question: Question, answer: &Answer) {
+        let Some(ttl) = lifetime(answer) else { return };
+        let mut memory = self.memory.lock();
+        if memory.len() >= REMEMBERED {
+            memory.retain(|_, entry| entry.since.elapsed().as_secs() < u64::from(entry.ttl));
+            if memory.len() >= REMEMBERED {
+                memory.clear();
+            }
+        }
+        memory.insert(
+            question,
+            Remembered {
+                answer: answer.clone(),
+                since: Instant::now(),
+                ttl,
+            },
+        );
+    }
+}
+
+/// How long an answer may be remembered, in seconds; none if not at all.
+fn lifetime(answer: &Answer) -> Option<u32> {
+    let ttl = match (answer.code, answer.answers.is_empty()) {
+        (ResponseCode::NoError, false) => answer.answers.iter().map(|record| record.ttl).min()?,
+        // That there is nothing holds for as long as the zone says (RFC 2308).
+        (ResponseCode::NoError | ResponseCode::NXDomain, _) => {
+            answer
+                .authorities
+                .iter()
+                .find_map(|record| match &record.data {
+                    RData::SOA(soa) => Some(soa.minimum.min(record.ttl)),
+                    _ => None,
+                })?
+        }
+        _ => return None,
+    };
+    (ttl > 0).then_some(ttl.min(MEMORY))
+}
+
+/// The servers that a `resolv.conf` names.
+fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then_some(())?;
+        let address = words.next()?;
+        // A zone (`fe80::1%eth0`) names a link of the host.
+        address.split('%').next()?.parse().ok()
+    })
+}
+
+/// Asks one server after the other, twice, until one gives a usable answer; else
+/// answers what the last one said.
+async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> {
+    let mut last = None;
+    for server in servers.iter().chain(servers) {
+        match timeout(TRY, exchange(*server, question)).await {
+            Ok(Ok(answer)) => match answer.code {
+                ResponseCode::NoError | ResponseCode::NXDomain => return Some(answer),
+                _ => last = Some(answer),
+            },
+            Ok(Err(error)) => tracing::debug!(%server, %error, "a name server does not answer"),
+            Err(_) => tracing::debug!(%server, "a name server takes too long"),
+        }
+    }
+    last
+}
+
+async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer> {
+    let mut query = Message::new(rand::random(), MessageType::Query, OpCode::Query);
+    query.metadata.recursion_desired = true;
+    query.add_query(Query::query(question.name.clone(), question.kind));
+    let mut edns = Edns::new();
+    edns.set_max_payload(PAYLOAD);
+    edns.set_dnssec_ok(question.dnssec);
+    query.set_edns(edns);
+    let bytes = query
+        .to_vec()
+        .map_err(|error| io::Error::other(error.to_string()))?;
+
+    let own: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    // A port of its own for each question: what a forger has to guess.
+    let socket = UdpSocket::bind((own, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(&bytes).await?;
+    let mut buffer = vec![0; usize::from(PAYLOAD) * 4];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let Some(message) = matching(&buffer[..length], &query) else {
+            continue;
+        };
+        if message.metadata.truncation {
+            return by_tcp(server, &bytes, &query).await;
+        }
+        return Ok(into_answer(message));
+    }
+}
+
+async fn by_tcp(server: SocketAddr, bytes: &[u8], query: &Message) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
+    stream
+        .write_all(&[&length.to_be_bytes(), bytes].concat())
+        .await?;
+    let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut buffer).await?;
+    matching(&buffer, query)
+        .map(into_answer)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"))
+}
+
+/// The message, if it is the answer to the question.
+fn matching(bytes: &[u8], query: &Message) -> Option<Message> {
+    let message = Message::from_vec(bytes).ok()?;
+    let same = message.metadata.id == query.metadata.id
+        && message.metadata.message_type == MessageType::Response
+        && message.queries == query.queries;
+    same.then_some(message)
+}
+
+fn into_answer(message: Message) -> Answer {
+    Answer {
+        code: message.metadata.response_code,
+        answers: message.answers,
+        authorities: message.authorities,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read() {
+        let text = "# nameserver 1.1.1.1\nsearch x\nnameserver 10.0.0.1\nnameserver fe80::1%eth0 # x\nnameserver nonsense\n nameserver\t10.0.0.2\nnameserver";
+        let found: Vec<String> = name_servers(text).map(|ip| ip.to_string()).collect();
+        assert_eq!(found, ["10.0.0.1", "fe80::1", "10.0.0.2"]);
+    }
+}

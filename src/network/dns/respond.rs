@@ -1,0 +1,324 @@
+//! From a question's bytes to an answer's.
+
+use std::net::IpAddr;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use rand::seq::SliceRandom as _;
+
+use super::zone::{Data, DnsState, Found, Kinds};
+
+/// How long others may remember the cluster's names, in seconds: also for what does
+/// not exist.
+pub(super) const TTL: u32 = 5;
+/// What is sent by UDP at most: fits into any path's packets unfragmented.
+const UDP_MAX: u16 = 1232;
+/// What a client without EDNS understands.
+const UDP_CLASSIC: usize = 512;
+/// How many aliases are followed.
+const ALIASES: usize = 8;
+
+/// What came of reading a question.
+pub(super) enum Outcome {
+    /// The answer.
+    Answer(Message),
+    /// The rest of the answer is with other servers: ask them for this name, and
+    /// complete the message with what they say.
+    Elsewhere(Message, Name),
+    /// Nothing is to be said to this.
+    Silence,
+}
+
+/// The zone as it is served.
+pub(super) struct Zone<'a> {
+    /// Suffix of all its names.
+    pub(super) domain: &'a Name,
+    /// Its names; none before the first update.
+    pub(super) state: Option<&'a DnsState>,
+    /// The server's own address.
+    pub(super) server: IpAddr,
+    /// The zone's version.
+    pub(super) serial: u32,
+    /// Whether there are other servers.
+    pub(super) can_forward: bool,
+}
+
+/// Reads a question and answers it as far as the zone goes.
+pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
+    let request = match Message::from_vec(bytes) {
+        Ok(request) => request,
+        // With a header at least, one can say that the rest makes no sense.
+        Err(_) if bytes.len() >= 12 && bytes[2] & 0x80 == 0 => {
+            let id = u16::from_be_bytes([bytes[0], bytes[1]]);
+            return Outcome::Answer(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
+        }
+        Err(_) => return Outcome::Silence,
+    };
+    // Answering an answer is how loops begin.
+    if request.metadata.message_type != MessageType::Query {
+        return Outcome::Silence;
+    }
+    let mut response = Message::response(request.metadata.id, request.metadata.op_code);
+    response.metadata.recursion_desired = request.metadata.recursion_desired;
+    response.metadata.checking_disabled = request.metadata.checking_disabled;
+    response.metadata.recursion_available = true;
+    if let Some(edns) = &request.edns {
+        let mut ours = Edns::new();
+        ours.set_max_payload(UDP_MAX);
+        ours.set_dnssec_ok(edns.flags().dnssec_ok);
+        response.set_edns(ours);
+        if edns.version() > 0 {
+            return refuse(response, ResponseCode::BADVERS);
+        }
+    }
+    if request.metadata.op_code != OpCode::Query {
+        return refuse(response, ResponseCode::NotImp);
+    }
+    let [query] = &request.queries[..] else {
+        return refuse(response, ResponseCode::FormErr);
+    };
+    response.add_query(query.clone());
+    if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
+        return refuse(response, ResponseCode::Refused);
+    }
+    answer(response, query, zone)
+}
+
+fn refuse(mut response: Message, code: ResponseCode) -> Outcome {
+    response.metadata.response_code = code;
+    Outcome::Answer(response)
+}
+
+fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
+    let kinds = kinds(query.query_type());
+    let mut name = query.name().clone();
+    for _ in 0..ALIASES {
+        if !zone.domain.zone_of(&name) {
+            return outside(response, query, name, zone);
+        }
+        response.metadata.authoritative = true;
+        let Some(state) = zone.state else {
+            response.metadata.authoritative = false;
+            return refuse(response, ResponseCode::ServFail);
+        };
+        let labels: Option<Vec<String>> = name
+            .iter()
+            .take(usize::from(name.num_labels() - zone.domain.num_labels()))
+            .map(|label| std::str::from_utf8(label).ok().map(str::to_ascii_lowercase))
+            .collect();
+        let found = match &labels {
+            Some(labels) => {
+                let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+                state.find(&labels, kinds, zone.server)
+            }
+            None => Found::Nothing,
+        };
+        match found {
+            Found::Records(data) => {
+                if data.is_empty() {
+                    response.add_authority(soa(zone));
+                }
+                add(&mut response, &name, data, zone);
+                return Outcome::Answer(response);
+            }
+            Found::Nothing => {
+                response.metadata.response_code = ResponseCode::NXDomain;
+                response.add_authority(soa(zone));
+                return Outcome::Answer(response);
+            }
+            Found::Alias(target) => {
+                let Ok(mut target) = Name::from_ascii(&target) else {
+                    return refuse(response, ResponseCode::ServFail);
+                };
+                target.set_fqdn(true);
+                let alias = RData::CNAME(CNAME(target.clone()));
+                response.add_answer(Record::from_rdata(name, TTL, alias));
+                if matches!(kinds, Kinds::Cname | Kinds::Any) {
+                    return Outcome::Answer(response);
+                }
+                name = target;
+            }
+        }
+    }
+    // Aliases in a circle.
+    refuse(response, ResponseCode::ServFail)
+}
+
+fn outside(mut response: Message, query: &Query, name: Name, zone: &Zone<'_>) -> Outcome {
+    if let Some(address) = reverse(&name)
+        && let Some(state) = zone.state
+    {
+        let names = state.names_of(address);
+        if !names.is_empty() {
+            response.metadata.authoritative = true;
+            if matches!(query.query_type(), RecordType::PTR | RecordType::ANY) {
+                for below in names {
+                    if let Some(target) = below_domain(&format!("{below}.svc"), zone) {
+                        response.add_answer(Record::from_rdata(
+                            name.clone(),
+                            TTL,
+                            RData::PTR(PTR(target)),
+                        ));
+                    }
+                }
+            } else {
+                response.add_authority(soa(zone));
+            }
+            return Outcome::Answer(response);
+        }
+        if !zone.can_forward {
+            response.metadata.response_code = ResponseCode::NXDomain;
+            return Outcome::Answer(response);
+        }
+    }
+    if !zone.can_forward {
+        return refuse(response, ResponseCode::ServFail);
+    }
+    Outcome::Elsewhere(response, name)
+}
+
+fn kinds(kind: RecordType) -> Kinds {
+    match kind {
+        RecordType::A => Kinds::A,
+        RecordType::AAAA => Kinds::Aaaa,
+        RecordType::SRV => Kinds::Srv,
+        RecordType::TXT => Kinds::Txt,
+        RecordType::CNAME => Kinds::Cname,
+        RecordType::NS => Kinds::Ns,
+        RecordType::SOA => Kinds::Soa,
+        RecordType::ANY => Kinds::Any,
+        _ => Kinds::Other,
+    }
+}
+
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` stands for.
+fn reverse(name: &Name) -> Option<IpAddr> {
+    let labels = name.num_labels();
+    if !(labels == 6 || labels == 34) {
+        return None;
+    }
+    let net = name.to_lowercase().parse_arpa_name().ok()?;
+    let whole = net.prefix_len() == net.max_prefix_len();
+    whole.then(|| net.addr())
+}
+
+/// The name `below` (labels with dots) within the domain.
+fn below_domain(below: &str, zone: &Zone<'_>) -> Option<Name> {
+    let labels = below
+        .split('.')
+        .map(str::as_bytes)
+        .chain(zone.domain.iter());
+    let mut name = Name::from_labels(labels).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
+fn soa(zone: &Zone<'_>) -> Record {
+    Record::from_rdata(zone.domain.clone(), TTL, soa_data(zone))
+}
+
+fn soa_data(zone: &Zone<'_>) -> RData {
+    let below = |labels: &str| below_domain(labels, zone).unwrap_or_else(|| zone.domain.clone());
+    RData::SOA(SOA::new(
+        below("ns.dns"),
+        below("hostmaster"),
+        zone.serial,
+        7200,
+        1800,
+        86400,
+        TTL,
+    ))
+}
+
+fn address_record(owner: &Name, address: IpAddr) -> Record {
+    let data = match address {
+        IpAddr::V4(ip) => RData::A(A(ip)),
+        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+    };
+    Record::from_rdata(owner.clone(), TTL, data)
+}
+
+fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_>) {
+    // Clients take the first: spread them.
+    data.shuffle(&mut rand::rng());
+    for one in data {
+        match one {
+            Data::Address(address) => {
+                response.add_answer(address_record(owner, address));
+            }
+            Data::Srv {
+                port,
+                target,
+                addresses,
+            } => {
+                let Some(target) = below_domain(&target, zone) else {
+                    continue;
+                };
+                for address in addresses {
+                    let record = address_record(&target, address);
+                    if !response.additionals.contains(&record) {
+                        response.add_additional(record);
+                    }
+                }
+                let srv = RData::SRV(SRV::new(0, 100, port, target));
+                response.add_answer(Record::from_rdata(owner.clone(), TTL, srv));
+            }
+            Data::Txt(text) => {
+                let text = RData::TXT(TXT::new(vec![text.to_owned()]));
+                response.add_answer(Record::from_rdata(owner.clone(), TTL, text));
+            }
+            Data::Soa => {
+                response.add_answer(Record::from_rdata(owner.clone(), TTL, soa_data(zone)));
+            }
+            Data::Ns => {
+                if let Some(name) = below_domain("ns.dns", zone) {
+                    response.add_answer(Record::from_rdata(
+                        owner.clone(),
+                        TTL,
+                        RData::NS(NS(name.clone())),
+                    ));
+                    response.add_additional(address_record(&name, zone.server));
+                }
+            }
+        }
+    }
+}
+
+/// What a client takes by UDP, from its question.
+pub(super) fn udp_limit(bytes: &[u8]) -> usize {
+    Message::from_vec(bytes)
+        .ok()
+        .and_then(|request| request.edns)
+        .map_or(UDP_CLASSIC, |edns| {
+            usize::from(edns.max_payload().clamp(UDP_CLASSIC as u16, UDP_MAX))
+        })
+}
+
+/// Encodes an answer within `limit` bytes: what does not fit is left out, and the
+/// client told to ask by TCP if that was part of the answer proper.
+pub(super) fn encode(mut message: Message, limit: usize) -> Option<Vec<u8>> {
+    loop {
+        let bytes = message.to_vec().ok()?;
+        if bytes.len() <= limit {
+            return Some(bytes);
+        }
+        if !message.additionals.is_empty() {
+            message.additionals.clear();
+            continue;
+        }
+        message.metadata.truncation = true;
+        if message.answers.is_empty() {
+            if message.authorities.is_empty() {
+                return None;
+            }
+            message.authorities.clear();
+            continue;
+        }
+        // As many as would fit were all of a size, at least one less than now.
+        let now = message.answers.len();
+        message
+            .answers
+            .truncate((now * limit / bytes.len()).min(now - 1));
+    }
+}

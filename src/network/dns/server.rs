@@ -1,0 +1,230 @@
+//! Sockets and tasks.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Name;
+use parking_lot::RwLock;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use super::forward::Forwarder;
+use super::respond::{Outcome, Zone, encode, respond, udp_limit};
+use super::{DnsConfig, DnsState};
+use crate::{NetworkError, Result};
+
+/// How long a connection may be silent.
+const IDLE: Duration = Duration::from_secs(10);
+/// Connections at once.
+const CONNECTIONS: usize = 128;
+
+/// A running name server; it stops when dropped.
+pub struct DnsServer {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    tasks: [AbortHandle; 2],
+}
+
+struct Shared {
+    domain: Name,
+    config: DnsConfig,
+    current: RwLock<Option<Current>>,
+    forwarder: Forwarder,
+}
+
+struct Current {
+    state: Arc<DnsState>,
+    serial: u32,
+}
+
+impl DnsServer {
+    /// Starts serving, with no names of the cluster yet (`SERVFAIL` for those until the
+    /// first update).
+    pub async fn start(config: DnsConfig) -> Result<Self> {
+        let forwarder = Forwarder::new(&config);
+        Self::start_with(config, forwarder).await
+    }
+
+    pub(super) async fn start_with(config: DnsConfig, forwarder: Forwarder) -> Result<Self> {
+        let mut domain = Name::from_ascii(&config.domain).map_err(|error| {
+            NetworkError::Invalid(format!("{:?} is no domain: {error}", config.domain))
+        })?;
+        domain.set_fqdn(true);
+        let failed = |source| NetworkError::Listen {
+            address: config.listen,
+            source,
+        };
+        let udp = UdpSocket::bind(config.listen).await.map_err(failed)?;
+        // With port 0 (in tests) both get the same.
+        let address = udp.local_addr().map_err(failed)?;
+        let tcp = TcpListener::bind(address).await.map_err(failed)?;
+        let shared = Arc::new(Shared {
+            domain,
+            config,
+            current: RwLock::new(None),
+            forwarder,
+        });
+        let tasks = [
+            tokio::spawn(serve_udp(udp, shared.clone())).abort_handle(),
+            tokio::spawn(serve_tcp(tcp, shared.clone())).abort_handle(),
+        ];
+        Ok(Self {
+            shared,
+            address,
+            tasks,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Replaces the cluster's names.
+    pub fn update(&self, state: DnsState) {
+        let seconds = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        // Serial numbers wrap around by design.
+        let serial = seconds.as_secs() as u32;
+        *self.shared.current.write() = Some(Current {
+            state: Arc::new(state),
+            serial,
+        });
+    }
+}
+
+impl Drop for DnsServer {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Shared {
+    /// Answers as far as that goes without asking anyone.
+    fn respond(&self, bytes: &[u8]) -> Outcome {
+        let current = self.current.read();
+        let zone = Zone {
+            domain: &self.domain,
+            state: current.as_ref().map(|current| &*current.state),
+            server: self.config.listen.ip(),
+            serial: current.as_ref().map_or(0, |current| current.serial),
+            can_forward: !self.forwarder.servers().is_empty(),
+        };
+        respond(bytes, &zone)
+    }
+
+    /// Completes an answer with what other servers say.
+    async fn complete(&self, mut response: Message, name: &Name) -> Message {
+        let kind = response.queries.first().map(|query| query.query_type());
+        let dnssec = response
+            .edns
+            .as_ref()
+            .is_some_and(|edns| edns.flags().dnssec_ok);
+        let answer = match kind {
+            Some(kind) => self.forwarder.ask(name, kind, dnssec).await,
+            None => None,
+        };
+        match answer {
+            Some(answer) => {
+                response.metadata.response_code = answer.code;
+                response.answers.extend(answer.answers);
+                response.authorities.extend(answer.authorities);
+            }
+            None => response.metadata.response_code = ResponseCode::ServFail,
+        }
+        response
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
+    let socket = Arc::new(socket);
+    let mut buffer = vec![0; 4096];
+    let mut asking = JoinSet::new();
+    loop {
+        let (length, peer) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            // An ICMP error about an earlier answer.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive name queries");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        while asking.try_join_next().is_some() {}
+        let bytes = &buffer[..length];
+        match shared.respond(bytes) {
+            Outcome::Silence => {}
+            Outcome::Answer(message) => send(&socket, peer, message, udp_limit(bytes)).await,
+            Outcome::Elsewhere(message, name) => {
+                let limit = udp_limit(bytes);
+                let (socket, shared) = (socket.clone(), shared.clone());
+                asking.spawn(async move {
+                    let message = shared.complete(message, &name).await;
+                    send(&socket, peer, message, limit).await;
+                });
+            }
+        }
+    }
+}
+
+async fn send(socket: &UdpSocket, peer: SocketAddr, message: Message, limit: usize) {
+    let Some(bytes) = encode(message, limit) else {
+        return;
+    };
+    if let Err(error) = socket.send_to(&bytes, peer).await {
+        // The client asks again.
+        tracing::debug!(%peer, %error, "cannot send a name's answer");
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
+    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(permit) = limit.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                while connections.try_join_next().is_some() {}
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    let _permit = permit;
+                    // However the connection ends, it is the client's business.
+                    let _ = serve_connection(stream, &shared).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept name queries");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    loop {
+        let length = timeout(IDLE, stream.read_u16()).await??;
+        let mut bytes = vec![0; usize::from(length)];
+        timeout(IDLE, stream.read_exact(&mut bytes)).await??;
+        let message = match shared.respond(&bytes) {
+            Outcome::Silence => return Ok(()),
+            Outcome::Answer(message) => message,
+            Outcome::Elsewhere(message, name) => shared.complete(message, &name).await,
+        };
+        let Some(answer) = encode(message, usize::from(u16::MAX)) else {
+            return Ok(());
+        };
+        let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+        let framed = [&length.to_be_bytes()[..], &answer].concat();
+        timeout(IDLE, stream.write_all(&framed)).await??;
+    }
+}
