@@ -163,7 +163,8 @@ impl Checker {
                         Value::Object(entries) => entries.is_empty() && field.ty.kind() == Kind::Map,
                         _ => false,
                     };
-                    if builtin && is_empty && !field.required {
+                    // An empty list of managers asks for a reset; see `apply::update`.
+                    if builtin && is_empty && !field.required && key != "managedFields" {
                         map.remove(&key);
                     }
                 }

@@ -1,0 +1,166 @@
+//! JSON patch, RFC 6902.
+
+use serde_json::Value;
+
+use crate::Object;
+use crate::status::Status;
+
+use super::rejected;
+
+/// How many operations a patch may have.
+pub const MAX_OPERATIONS: usize = 10_000;
+
+/// Applies a JSON patch. A malformed patch is a bad request (400), one with too
+/// many operations too large (413), one that does not fit the object
+/// unprocessable (422).
+///
+/// As upstream, a negative index counts from the end of a list.
+pub fn json_patch(object: &Object, patch: &Object) -> Result<Object, Status> {
+    let Value::Array(operations) = patch else {
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+            match patch {
+                Value::Object(_) => "object",
+                Value::String(_) => "string",
+                Value::Number(_) => "number",
+                Value::Bool(_) => "bool",
+                _ => "null",
+            }
+        )));
+    };
+    if operations.len() > MAX_OPERATIONS {
+        return Err(Status::request_too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
+        )));
+    }
+    if let Some(other) = operations.iter().find(|o| !o.is_object()) {
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {other} into Go value of type jsonpatch.Operation"
+        )));
+    }
+    let mut document = object.clone();
+    // Copies may at most double the document each; bound what they add up to.
+    let mut budget = 3 * 1024 * 1024;
+    for operation in operations {
+        apply(&mut document, operation, &mut budget).ok_or_else(rejected)?;
+    }
+    Ok(document)
+}
+
+fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<()> {
+    let text = |field: &str| operation.get(field).and_then(Value::as_str);
+    let path = pointer(text("path")?)?;
+    match text("op")? {
+        "add" => add(document, &path, operation.get("value").cloned().unwrap_or(Value::Null)),
+        "remove" => remove(document, &path).map(drop),
+        "replace" => {
+            let value = operation.get("value").cloned().unwrap_or(Value::Null);
+            *find_mut(document, &path)? = value;
+            Some(())
+        }
+        "move" => {
+            let from = pointer(text("from")?)?;
+            // A place can't be moved into itself.
+            if path.len() > from.len() && path.starts_with(&from) {
+                return None;
+            }
+            let value = remove(document, &from)?;
+            add(document, &path, value)
+        }
+        "copy" => {
+            let from = pointer(text("from")?)?;
+            let value = find_mut(document, &from)?.clone();
+            *budget = budget.checked_sub(weight(&value))?;
+            add(document, &path, value)
+        }
+        "test" => {
+            let expected = operation.get("value").unwrap_or(&Value::Null);
+            let found = find_mut(document, &path);
+            // What is missing passes for null.
+            let same = found.map_or(expected.is_null(), |found| equal(found, expected));
+            same.then_some(())
+        }
+        _ => None,
+    }
+}
+
+/// Roughly the bytes of a value.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(map) => 2 + map.iter().map(|(k, v)| k.len() + 4 + weight(v)).sum::<usize>(),
+        _ => 8,
+    }
+}
+
+/// Equal as JSON: numbers by value.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
+        }
+        _ => a == b,
+    }
+}
+
+/// The steps of a JSON pointer.
+fn pointer(text: &str) -> Option<Vec<String>> {
+    if text.is_empty() {
+        return Some(Vec::new());
+    }
+    let steps = text.strip_prefix('/')?.split('/');
+    Some(steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect())
+}
+
+/// The place of an index in a list of `length`; `end` allows the one after the last.
+fn place(step: &str, length: usize, end: bool) -> Option<usize> {
+    let limit = if end { length + 1 } else { length };
+    let index: i64 = step.parse().ok()?;
+    let index = if index < 0 { index.checked_add(i64::try_from(limit).ok()?)? } else { index };
+    usize::try_from(index).ok().filter(|i| *i < limit)
+}
+
+fn find_mut<'v>(document: &'v mut Value, path: &[String]) -> Option<&'v mut Value> {
+    path.iter().try_fold(document, |value, step| match value {
+        Value::Object(map) => map.get_mut(step),
+        Value::Array(items) => {
+            let at = place(step, items.len(), false)?;
+            items.get_mut(at)
+        }
+        _ => None,
+    })
+}
+
+fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {
+    let Some((last, parent)) = path.split_last() else {
+        *document = value;
+        return Some(());
+    };
+    match find_mut(document, parent)? {
+        Value::Object(map) => {
+            map.insert(last.clone(), value);
+        }
+        Value::Array(items) => {
+            let at = if last == "-" { items.len() } else { place(last, items.len(), true)? };
+            items.insert(at, value);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn remove(document: &mut Value, path: &[String]) -> Option<Value> {
+    let (last, parent) = path.split_last()?;
+    match find_mut(document, parent)? {
+        Value::Object(map) => map.remove(last),
+        Value::Array(items) => {
+            let at = place(last, items.len(), false)?;
+            Some(items.remove(at))
+        }
+        _ => None,
+    }
+}
