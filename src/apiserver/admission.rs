@@ -1,0 +1,228 @@
+//! Admission of writes: the built-in plugins, then webhooks, in upstream's order.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_auth::admission::{Operation, QuotaStore, Request};
+use rkube_store::{Expect, StoreError};
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::cache::Filter;
+use crate::handlers::write::{encode, parse};
+use crate::resources::Resource;
+use crate::service::Call;
+
+/// A write on its way through admission.
+pub struct Admission<'a> {
+    /// The server.
+    pub server: &'a Arc<ApiServer>,
+    /// The request.
+    pub call: &'a Call,
+    /// What is written.
+    pub resource: &'a Resource,
+    /// What is done.
+    pub operation: Operation,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// The options object.
+    pub options: &'a Object,
+}
+
+impl Admission<'_> {
+    fn request<'b>(
+        &'b self,
+        object: Option<&'b mut Object>,
+        old: Option<&'b Object>,
+        name: &'b str,
+        namespace: &'b str,
+    ) -> Request<'b> {
+        let info = &self.call.info;
+        Request {
+            operation: self.operation,
+            group: &self.resource.group,
+            version: &self.resource.version,
+            resource: &self.resource.plural,
+            // A deletion is one of the whole object, whatever led to it.
+            subresource: if self.operation == Operation::Delete {
+                ""
+            } else {
+                &info.subresource
+            },
+            kind: &self.resource.kind,
+            namespace,
+            name,
+            user: &self.call.user,
+            object,
+            old,
+            dry_run: self.dry_run,
+            options: Some(self.options),
+        }
+    }
+
+    fn name_of(&self, object: &Object) -> (String, String) {
+        let name = match self.operation {
+            Operation::Create => meta::name(object).to_owned(),
+            _ => meta::name(object).to_owned(),
+        };
+        let namespace = if self.resource.is("", "namespaces") {
+            name.clone()
+        } else {
+            meta::namespace(object).to_owned()
+        };
+        (name, namespace)
+    }
+
+    /// Lets plugins and webhooks fill in the object.
+    pub async fn mutate(&self, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+        let (name, namespace) = self.name_of(object);
+        let mut request = self.request(Some(&mut *object), old, &name, &namespace);
+        let warnings = self.server.plugins.mutate(&mut request)?;
+        self.call.warn(warnings);
+        self.server.webhooks.mutate(self, object, old).await
+    }
+
+    /// Lets plugins and webhooks refuse the object.
+    pub async fn validate(&self, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
+        let (name, namespace) = self.name_of(object);
+        let request = self.request(Some(&mut *object), old, &name, &namespace);
+        let warnings = self.server.plugins.validate(&request)?;
+        self.call.warn(warnings);
+        self.server.webhooks.validate(self, Some(object), old).await
+    }
+
+    /// Charges the namespace's quotas; the last step before storing.
+    pub async fn charge_quota(
+        &self,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let (name, namespace) = self.name_of(object);
+        let request = self.request(Some(object), old, &name, &namespace);
+        self.server
+            .plugins
+            .charge_quota(&request, &Quotas(self.server))
+            .await
+    }
+}
+
+/// Admission of a deletion.
+pub async fn delete(admission: &Admission<'_>, old: &Object) -> Result<(), Status> {
+    let (name, namespace) = admission.name_of(old);
+    let mut request = admission.request(None, Some(old), &name, &namespace);
+    let mut warnings = admission.server.plugins.mutate(&mut request)?;
+    warnings.extend(admission.server.plugins.validate(&request)?);
+    admission.call.warn(warnings);
+    admission
+        .server
+        .webhooks
+        .validate(admission, None, Some(old))
+        .await
+}
+
+/// Admission of a connection to something that runs.
+pub async fn connect(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    kind: &str,
+    operation: Operation,
+) -> Result<(), Status> {
+    let info = &call.info;
+    let Some(resource) = server
+        .resources
+        .find(&info.group, &info.version, &info.resource)
+    else {
+        return Err(Status::page_not_found());
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for key in ["stdin", "stdout", "stderr", "tty"] {
+        if info.query.get(key).is_some() {
+            options[key] = info.query.is_true(key).into();
+        }
+    }
+    if let Some(container) = info.query.non_empty("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = info.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let none = Value::Null;
+    let admission = Admission {
+        server,
+        call,
+        resource: &resource,
+        operation,
+        dry_run: false,
+        options: &none,
+    };
+    let mut request = admission.request(Some(&mut options), None, &info.name, &info.namespace);
+    request.kind = kind;
+    let mut warnings = server.plugins.mutate(&mut request)?;
+    warnings.extend(server.plugins.validate(&request)?);
+    call.warn(warnings);
+    Ok(())
+}
+
+/// Nobody may gain rights by writing roles or bindings.
+pub fn check_escalation(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Resource,
+    new: &Object,
+    old: Option<&Object>,
+) -> Result<(), Status> {
+    if resource.group != "rbac.authorization.k8s.io" {
+        return Ok(());
+    }
+    server
+        .authorizer
+        .check_escalation(&call.user, &resource.plural, meta::namespace(new), new, old)
+}
+
+/// Quotas in the store.
+struct Quotas<'a>(&'a Arc<ApiServer>);
+
+impl QuotaStore for Quotas<'_> {
+    fn quotas<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Object>, Status>> {
+        Box::pin(async move {
+            self.0.cache.consistent().await;
+            let Some(cache) = self.0.cache.existing("", "resourcequotas") else {
+                return Ok(Vec::new());
+            };
+            let filter = Filter::new(Some(namespace.to_owned()), None, None, None);
+            Ok(cache
+                .list(&filter)
+                .iter()
+                .map(|object| object.parse())
+                .collect())
+        })
+    }
+
+    fn update_status<'a>(&'a self, mut quota: Object) -> BoxFuture<'a, Result<Object, Status>> {
+        Box::pin(async move {
+            let resource = rkube_api::GroupResource::new("", "resourcequotas");
+            let name = meta::name(&quota).to_owned();
+            let key = format!(
+                "/registry/core/resourcequotas/{}/{name}",
+                meta::namespace(&quota)
+            );
+            let revision: u64 = meta::resource_version(&quota)
+                .parse()
+                .map_err(|_| Status::modified(&resource, &name))?;
+            let bytes = encode(&mut quota)?;
+            match self
+                .0
+                .store
+                .put(&key, bytes, Expect::Revision(revision))
+                .await
+            {
+                Ok(kv) => parse(&kv),
+                Err(StoreError::Conflict { .. }) => Err(Status::modified(&resource, &name)),
+                Err(error) => Err(Status::internal(error)),
+            }
+        })
+    }
+}

@@ -1,0 +1,209 @@
+//! The watch cache: every read and watch is served from here.
+//!
+//! One task follows the store's whole history and hands each change to the
+//! cache of its resource. So all caches stand at the same revision, and a
+//! consistent read is to wait until that revision has reached the store's.
+
+mod object;
+mod resource;
+mod watcher;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rkube_store::{Change, ListOptions, Store, StoreError};
+use tokio::sync::watch;
+
+pub use object::{CachedObject, FieldExtractor, with_revision};
+pub use resource::{Event, EventKind, ResourceCache};
+pub use watcher::{Filter, Position, TooOld, Watcher};
+
+/// Every key of the API server begins so.
+pub const PREFIX: &str = "/registry/";
+
+/// The caches of all resources, and the revision that they all show.
+pub struct Cache {
+    store: Arc<dyn Store>,
+    resources: RwLock<HashMap<Box<str>, Arc<ResourceCache>>>,
+    revision: watch::Sender<u64>,
+}
+
+/// `"<group or core>/<plural>"`, the caches' key.
+pub fn resource_key(group: &str, plural: &str) -> String {
+    format!("{}/{plural}", if group.is_empty() { "core" } else { group })
+}
+
+impl Cache {
+    /// An empty cache over `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            resources: RwLock::default(),
+            revision: watch::Sender::new(0),
+        }
+    }
+
+    /// The cache of a resource; made if there is none yet.
+    pub fn resource(&self, group: &str, plural: &str) -> Arc<ResourceCache> {
+        self.by_key(&resource_key(group, plural))
+    }
+
+    /// The cache of a resource, if anything was ever asked of or stored in it.
+    pub fn existing(&self, group: &str, plural: &str) -> Option<Arc<ResourceCache>> {
+        self.resources
+            .read()
+            .get(resource_key(group, plural).as_str())
+            .cloned()
+    }
+
+    fn by_key(&self, key: &str) -> Arc<ResourceCache> {
+        if let Some(found) = self.resources.read().get(key) {
+            return found.clone();
+        }
+        let mut resources = self.resources.write();
+        resources
+            .entry(key.into())
+            .or_insert_with(|| Arc::new(ResourceCache::new(self.revision())))
+            .clone()
+    }
+
+    /// The revision that every resource's cache shows.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Waits until the cache shows everything that was durable when this was
+    /// called, and gives the revision that it shows then.
+    pub async fn consistent(&self) -> u64 {
+        self.reached(self.store.revision()).await
+    }
+
+    /// Waits until the cache shows at least `revision`.
+    pub async fn reached(&self, revision: u64) -> u64 {
+        if self.revision() >= revision {
+            return self.revision();
+        }
+        let mut receiver = self.revision.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = receiver.wait_for(|now| *now >= revision).await;
+        self.revision()
+    }
+
+    /// A receiver that sees each new revision.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Fills the caches and gives the store's watch from there on.
+    pub async fn load(&self) -> Result<rkube_store::Watch, StoreError> {
+        let page = self.store.list(PREFIX, ListOptions::default()).await?;
+        let mut by_resource: HashMap<&str, Vec<&rkube_store::KeyValue>> = HashMap::new();
+        for item in &page.items {
+            if let Some((resource, _)) = split_key(&item.key) {
+                by_resource.entry(resource).or_default().push(item);
+            }
+        }
+        let known: Vec<Box<str>> = self.resources.read().keys().cloned().collect();
+        for key in &known {
+            if !by_resource.contains_key(&**key) {
+                self.by_key(key).replace(std::iter::empty(), page.revision);
+            }
+        }
+        for (key, items) in by_resource {
+            let cache = self.by_key(key);
+            cache.replace(
+                items
+                    .into_iter()
+                    .filter_map(|kv| Some((split_key(&kv.key)?.1, &kv.value[..], kv.mod_revision))),
+                page.revision,
+            );
+        }
+        self.revision.send_replace(page.revision);
+        self.store.watch(PREFIX, page.revision).await
+    }
+
+    /// Applies the store's changes until the store closes. When the watch is
+    /// lost (too far behind), the caches are filled again and every watcher is
+    /// told that its position is gone.
+    pub async fn follow(&self, mut changes: rkube_store::Watch) {
+        loop {
+            while let Some(batch) = changes.recv().await {
+                match batch {
+                    Ok(batch) => self.apply(&batch.changes, batch.revision),
+                    Err(StoreError::Closed) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "the store's watch ended, filling the cache again");
+                        break;
+                    }
+                }
+            }
+            match self.load().await {
+                Ok(watch) => changes = watch,
+                Err(StoreError::Closed) => return,
+                Err(error) => {
+                    tracing::error!(%error, "the cache cannot be filled");
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    let (_, closed) = tokio::sync::mpsc::channel(1);
+                    changes = closed;
+                }
+            }
+        }
+    }
+
+    fn apply(&self, changes: &[Change], revision: u64) {
+        // A batch touches few resources; each is woken once.
+        let mut touched: Vec<Arc<ResourceCache>> = Vec::new();
+        for change in changes {
+            let (kv, at) = match change {
+                Change::Put { now, .. } => (now, None),
+                Change::Delete { before, revision } => (before, Some(*revision)),
+            };
+            let Some((resource, rest)) = split_key(&kv.key) else {
+                continue;
+            };
+            let cache = self.by_key(resource);
+            match at {
+                None => cache.put(rest, &kv.value, kv.mod_revision),
+                Some(at) => cache.delete(rest, at),
+            }
+            if !touched.iter().any(|t| Arc::ptr_eq(t, &cache)) {
+                touched.push(cache);
+            }
+        }
+        self.revision.send_replace(revision);
+        for cache in touched {
+            cache.wake();
+        }
+    }
+}
+
+/// `/registry/<group>/<plural>/<rest>` as (`<group>/<plural>`, `<rest>`).
+fn split_key(key: &str) -> Option<(&str, &str)> {
+    let tail = key.strip_prefix(PREFIX)?;
+    let group = tail.find('/')?;
+    let plural = group + 1 + tail[group + 1..].find('/')?;
+    Some((&tail[..plural], &tail[plural + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_split_into_resource_and_rest() {
+        assert_eq!(
+            split_key("/registry/core/pods/ns/a"),
+            Some(("core/pods", "ns/a"))
+        );
+        assert_eq!(
+            split_key("/registry/apps/deployments/ns/a"),
+            Some(("apps/deployments", "ns/a"))
+        );
+        assert_eq!(
+            split_key("/registry/core/nodes/n"),
+            Some(("core/nodes", "n"))
+        );
+        assert_eq!(split_key("/other/core/nodes/n"), None);
+    }
+}

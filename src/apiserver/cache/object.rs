@@ -1,0 +1,249 @@
+//! A cached object: its encoded bytes, and the little that selectors need.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Bytes, BytesMut};
+use rkube_api::Object;
+use serde::Deserialize;
+
+/// An object as reads and watches see it: encoded once, shared by all of them.
+///
+/// The tree is only made for those who ask for it (authorization, admission)
+/// and is then kept as long as the object.
+pub struct CachedObject {
+    /// The namespace, empty for cluster-scoped objects.
+    pub namespace: Box<str>,
+    /// The name.
+    pub name: Box<str>,
+    /// The revision of the last write, the object's `resourceVersion`.
+    pub revision: u64,
+    /// `metadata.labels`.
+    pub labels: Pairs,
+    /// Values of the fields that selectors may name, beside name and namespace.
+    pub fields: Pairs,
+    /// JSON in the storage version, `resourceVersion` included.
+    pub json: Bytes,
+    tree: OnceLock<Arc<Object>>,
+}
+
+/// A few keys and values, kept small.
+pub type Pairs = Box<[(Box<str>, Box<str>)]>;
+
+/// What [`CachedObject`] reads of an object when it needs no more.
+#[derive(Deserialize, Default)]
+struct Skeleton {
+    #[serde(default)]
+    metadata: SkeletonMeta,
+}
+
+#[derive(Deserialize, Default)]
+struct SkeletonMeta {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// Gives the values of a kind's selectable fields.
+pub type FieldExtractor = Arc<dyn Fn(&Object) -> Vec<(Box<str>, Box<str>)> + Send + Sync>;
+
+impl CachedObject {
+    /// Reads a stored value. `None` when it is not JSON with metadata: the
+    /// store then holds something that this API server did not write.
+    pub fn new(
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        stored: &[u8],
+        extractor: Option<&FieldExtractor>,
+    ) -> Option<Self> {
+        let json = with_revision(stored, revision)?;
+        let (labels, fields) = match extractor {
+            Some(extract) => {
+                let tree: Object = serde_json::from_slice(stored).ok()?;
+                let labels = tree["metadata"]["labels"]
+                    .as_object()
+                    .map(|labels| {
+                        labels
+                            .iter()
+                            .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
+                            .collect()
+                    })
+                    .unwrap_or_default();
+                (labels, extract(&tree).into_boxed_slice())
+            }
+            None => {
+                let skeleton: Skeleton = serde_json::from_slice(stored).ok()?;
+                let labels = skeleton.metadata.labels.unwrap_or_default();
+                (
+                    labels
+                        .into_iter()
+                        .map(|(k, v)| (k.into(), v.into()))
+                        .collect(),
+                    Pairs::default(),
+                )
+            }
+        };
+        Some(Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            revision,
+            labels,
+            fields,
+            json,
+            tree: OnceLock::new(),
+        })
+    }
+
+    /// The same state seen at another revision: the last state of a deleted
+    /// object carries the revision of the deletion.
+    pub fn at(&self, revision: u64) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            revision,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            json: with_revision(&self.json, revision).unwrap_or_else(|| self.json.clone()),
+            tree: OnceLock::new(),
+        }
+    }
+
+    /// The object as a tree, parsed on first use and then shared.
+    pub fn tree(&self) -> Arc<Object> {
+        self.tree.get_or_init(|| Arc::new(self.parse())).clone()
+    }
+
+    /// The object as a tree of the caller's own; nothing is kept.
+    pub fn parse(&self) -> Object {
+        match self.tree.get() {
+            Some(tree) => (**tree).clone(),
+            None => serde_json::from_slice(&self.json)
+                .expect("a cached object was parsed when it came in"),
+        }
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels
+            .iter()
+            .find(|(k, _)| **k == *key)
+            .map(|(_, v)| &**v)
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, field: &str) -> Option<&str> {
+        match field {
+            "metadata.name" => Some(&self.name),
+            "metadata.namespace" => Some(&self.namespace),
+            _ => self
+                .fields
+                .iter()
+                .find(|(f, _)| **f == *field)
+                .map(|(_, v)| &**v),
+        }
+    }
+}
+
+/// `json` with `metadata.resourceVersion` set to `revision`, without building a
+/// tree: the bytes around it are copied as they are.
+pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
+    let at = metadata_start(json)?;
+    let rest = &json[at..];
+    // A version that was put there by this function stands first.
+    const KEY: &[u8] = b"\"resourceVersion\":\"";
+    let rest = match rest.strip_prefix(KEY) {
+        Some(tail) => {
+            let end = tail.iter().position(|b| *b == b'"')? + 1;
+            let tail = &tail[end..];
+            tail.strip_prefix(b",").unwrap_or(tail)
+        }
+        None => rest,
+    };
+    let number = revision.to_string();
+    let mut out = BytesMut::with_capacity(json.len() + KEY.len() + number.len() + 2);
+    out.extend_from_slice(&json[..at]);
+    out.extend_from_slice(KEY);
+    out.extend_from_slice(number.as_bytes());
+    out.extend_from_slice(b"\"");
+    if rest.first() != Some(&b'}') {
+        out.extend_from_slice(b",");
+    }
+    out.extend_from_slice(rest);
+    Some(out.freeze())
+}
+
+/// Where the members of the top-level `metadata` object begin. The input is
+/// compact JSON as `serde_json` writes it.
+fn metadata_start(json: &[u8]) -> Option<usize> {
+    const KEY: &[u8] = b"\"metadata\":{";
+    let mut depth = 0usize;
+    let mut i = 0;
+    while i < json.len() {
+        match json[i] {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.checked_sub(1)?,
+            b'"' => {
+                if depth == 1 && json[i..].starts_with(KEY) && json[i - 1] != b':' {
+                    return Some(i + KEY.len());
+                }
+                i += 1;
+                while json[i..].first()? != &b'"' {
+                    i += if json[i] == b'\\' { 2 } else { 1 };
+                    if i >= json.len() {
+                        return None;
+                    }
+                }
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn puts_the_revision_into_metadata() {
+        let object = json!({"apiVersion": "v1", "data": {"metadata": {"x": "{\"metadata\":{"}}, "kind": "ConfigMap", "metadata": {"name": "a"}});
+        let bytes = serde_json::to_vec(&object).unwrap();
+        let with = with_revision(&bytes, 42).unwrap();
+        let read: Object = serde_json::from_slice(&with).unwrap();
+        assert_eq!(read["metadata"]["resourceVersion"], "42");
+        assert_eq!(read["metadata"]["name"], "a");
+        assert_eq!(read["data"], object["data"]);
+        let again: Object = serde_json::from_slice(&with_revision(&with, 1234).unwrap()).unwrap();
+        assert_eq!(
+            again["metadata"],
+            json!({"name": "a", "resourceVersion": "1234"})
+        );
+    }
+
+    #[test]
+    fn an_empty_metadata_takes_a_revision() {
+        let with = with_revision(br#"{"kind":"X","metadata":{}}"#, 7).unwrap();
+        assert_eq!(
+            &with[..],
+            br#"{"kind":"X","metadata":{"resourceVersion":"7"}}"#
+        );
+    }
+
+    #[test]
+    fn what_has_no_metadata_is_refused() {
+        assert!(with_revision(br#"{"kind":"metadata"}"#, 7).is_none());
+        assert!(with_revision(br#"{"kind":"met"#, 7).is_none());
+        assert!(with_revision(b"\"\\", 7).is_none());
+    }
+
+    #[test]
+    fn a_value_named_metadata_is_not_taken_for_the_key() {
+        let with = with_revision(br#"{"kind":"metadata","metadata":{"name":"a"}}"#, 7).unwrap();
+        assert_eq!(
+            &with[..],
+            br#"{"kind":"metadata","metadata":{"resourceVersion":"7","name":"a"}}"#
+        );
+    }
+}

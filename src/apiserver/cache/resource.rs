@@ -1,0 +1,363 @@
+//! One resource's cache: its objects, and its recent events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::object::{CachedObject, FieldExtractor};
+use super::watcher::{Filter, Position, TooOld};
+
+/// Events kept for watches that start in the past, at least and at most.
+const RING_EVENTS: usize = 2048;
+/// Bytes of objects that old events may hold before they are forgotten earlier.
+const RING_BYTES: usize = 4 << 20;
+/// Events that are kept whatever they weigh.
+const RING_MIN: usize = 64;
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It was made.
+    Added,
+    /// It was overwritten.
+    Modified,
+    /// It is gone.
+    Deleted,
+}
+
+impl EventKind {
+    /// The `type` of a watch event.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One change of one object.
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// When.
+    pub revision: u64,
+    /// The new state; for a deletion the last state at the deletion's revision.
+    pub object: Arc<CachedObject>,
+    /// The state before, if there was one.
+    pub previous: Option<Arc<CachedObject>>,
+}
+
+impl Event {
+    fn weight(&self) -> usize {
+        self.object.json.len() + self.previous.as_ref().map_or(0, |p| p.json.len())
+    }
+
+    /// What a watcher with `filter` sees of this: an update that enters its
+    /// selection is an addition, one that leaves it a deletion.
+    pub fn seen_through(&self, filter: &Filter) -> Option<(EventKind, Arc<CachedObject>)> {
+        if filter.is_all() {
+            return Some((self.kind, self.object.clone()));
+        }
+        let now = self.kind != EventKind::Deleted && filter.matches(&self.object);
+        let before = self.previous.as_ref().is_some_and(|p| filter.matches(p));
+        match (before, now) {
+            (true, true) => Some((EventKind::Modified, self.object.clone())),
+            (false, true) => Some((EventKind::Added, self.object.clone())),
+            (true, false) if self.kind == EventKind::Deleted => {
+                Some((EventKind::Deleted, self.object.clone()))
+            }
+            (true, false) => {
+                let previous = self.previous.as_ref()?;
+                Some((EventKind::Deleted, Arc::new(previous.at(self.revision))))
+            }
+            (false, false) => None,
+        }
+    }
+}
+
+/// The objects of one resource and their recent history.
+pub struct ResourceCache {
+    state: RwLock<State>,
+    /// Sequence number of the next event; changing it wakes the watchers.
+    next: watch::Sender<u64>,
+}
+
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<CachedObject>>,
+    extractor: Option<FieldExtractor>,
+    ring: VecDeque<Arc<Event>>,
+    ring_bytes: usize,
+    /// Sequence number of `ring[0]`.
+    first: u64,
+    /// Every event after this revision is in the ring.
+    floor: u64,
+}
+
+impl ResourceCache {
+    /// An empty cache whose history begins at `revision`.
+    pub fn new(revision: u64) -> Self {
+        Self {
+            state: RwLock::new(State {
+                objects: BTreeMap::new(),
+                extractor: None,
+                ring: VecDeque::new(),
+                ring_bytes: 0,
+                first: 0,
+                floor: revision,
+            }),
+            next: watch::Sender::new(0),
+        }
+    }
+
+    /// Says how selectable fields are read, and reads those of what is cached.
+    pub fn set_extractor(&self, extractor: Option<FieldExtractor>) {
+        let mut state = self.state.write();
+        for object in state.objects.values_mut() {
+            if let Some(again) = CachedObject::new(
+                &object.namespace,
+                &object.name,
+                object.revision,
+                &object.json,
+                extractor.as_ref(),
+            ) {
+                *object = Arc::new(again);
+            }
+        }
+        state.extractor = extractor;
+    }
+
+    /// Replaces everything: the history before `revision` is unknown, so that
+    /// watchers that were before it must start over.
+    pub fn replace<'a>(
+        &self,
+        items: impl Iterator<Item = (&'a str, &'a [u8], u64)>,
+        revision: u64,
+    ) {
+        let mut state = self.state.write();
+        let extractor = state.extractor.clone();
+        state.objects = items
+            .filter_map(|(key, value, revision)| {
+                let (namespace, name) = split(key);
+                let object =
+                    CachedObject::new(namespace, name, revision, value, extractor.as_ref());
+                if object.is_none() {
+                    tracing::error!(key, "a stored value is not an object, it is left out");
+                }
+                Some((Arc::from(key), Arc::new(object?)))
+            })
+            .collect();
+        let end = state.first + state.ring.len() as u64;
+        state.ring.clear();
+        state.ring_bytes = 0;
+        // A gap in the numbers tells watchers that they missed something.
+        state.first = end + 1;
+        state.floor = revision;
+        drop(state);
+        self.wake();
+    }
+
+    /// Takes in a write.
+    pub fn put(&self, key: &str, value: &[u8], revision: u64) {
+        let (namespace, name) = split(key);
+        let extractor = self.state.read().extractor.clone();
+        let Some(object) = CachedObject::new(namespace, name, revision, value, extractor.as_ref())
+        else {
+            tracing::error!(key, "a stored value is not an object, it is left out");
+            return;
+        };
+        let object = Arc::new(object);
+        let mut state = self.state.write();
+        let previous = match state.objects.get_mut(key) {
+            Some(slot) => Some(std::mem::replace(slot, object.clone())),
+            None => {
+                state.objects.insert(Arc::from(key), object.clone());
+                None
+            }
+        };
+        let kind = if previous.is_some() {
+            EventKind::Modified
+        } else {
+            EventKind::Added
+        };
+        state.push(Event {
+            kind,
+            revision,
+            object,
+            previous,
+        });
+    }
+
+    /// Takes in a deletion.
+    pub fn delete(&self, key: &str, revision: u64) {
+        let mut state = self.state.write();
+        let Some(previous) = state.objects.remove(key) else {
+            return;
+        };
+        let object = Arc::new(previous.at(revision));
+        state.push(Event {
+            kind: EventKind::Deleted,
+            revision,
+            object,
+            previous: Some(previous),
+        });
+    }
+
+    /// Wakes the watchers if there is something new for them.
+    pub fn wake(&self) {
+        let end = self.state.read().end();
+        self.next
+            .send_if_modified(|next| std::mem::replace(next, end) != end);
+    }
+
+    /// The object under a namespace (empty when cluster-scoped) and a name.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
+        let state = self.state.read();
+        if namespace.is_empty() {
+            return state.objects.get(name).cloned();
+        }
+        state
+            .objects
+            .get(format!("{namespace}/{name}").as_str())
+            .cloned()
+    }
+
+    /// The revision of the newest change.
+    pub fn last_change(&self) -> u64 {
+        let state = self.state.read();
+        state.ring.back().map_or(state.floor, |e| e.revision)
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.state.read().objects.len()
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects that `filter` selects, in key order.
+    pub fn list(&self, filter: &Filter) -> Vec<Arc<CachedObject>> {
+        self.state.read().select(filter)
+    }
+
+    /// The objects that `filter` selects, and the revision of the newest change.
+    pub fn list_with_revision(&self, filter: &Filter) -> (Vec<Arc<CachedObject>>, u64) {
+        let state = self.state.read();
+        (
+            state.select(filter),
+            state.ring.back().map_or(state.floor, |e| e.revision),
+        )
+    }
+
+    /// A watcher's position after `revision`, or why there is none.
+    pub fn position_after(&self, revision: u64) -> Result<Position, TooOld> {
+        let state = self.state.read();
+        if revision < state.floor {
+            return Err(TooOld {
+                oldest: state.floor,
+            });
+        }
+        let skip = state
+            .ring
+            .partition_point(|event| event.revision <= revision);
+        Ok(Position::new(
+            state.first + skip as u64,
+            revision,
+            self.next.subscribe(),
+        ))
+    }
+
+    /// The present objects, and the position right after them. `revision` is
+    /// one that the whole cache has reached.
+    pub fn snapshot(&self, filter: &Filter, revision: u64) -> (Vec<Arc<CachedObject>>, Position) {
+        let state = self.state.read();
+        let seen = state
+            .ring
+            .back()
+            .map_or(state.floor, |e| e.revision)
+            .max(revision);
+        (
+            state.select(filter),
+            Position::new(state.end(), seen, self.next.subscribe()),
+        )
+    }
+
+    /// The events from sequence number `from` on, and the next number.
+    pub(super) fn events_from(&self, from: u64) -> Result<(Vec<Arc<Event>>, u64), TooOld> {
+        let state = self.state.read();
+        if from < state.first {
+            return Err(TooOld {
+                oldest: state.floor,
+            });
+        }
+        let skip = (from - state.first) as usize;
+        Ok((state.ring.iter().skip(skip).cloned().collect(), state.end()))
+    }
+}
+
+impl State {
+    fn end(&self) -> u64 {
+        self.first + self.ring.len() as u64
+    }
+
+    fn push(&mut self, event: Event) {
+        debug_assert!(
+            self.ring
+                .back()
+                .is_none_or(|last| last.revision <= event.revision)
+        );
+        self.ring_bytes += event.weight();
+        self.ring.push_back(Arc::new(event));
+        while self.ring.len() > RING_EVENTS
+            || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MIN)
+        {
+            if let Some(old) = self.ring.pop_front() {
+                self.ring_bytes -= old.weight();
+                self.first += 1;
+                self.floor = old.revision;
+            }
+        }
+    }
+
+    fn select(&self, filter: &Filter) -> Vec<Arc<CachedObject>> {
+        if let Some(key) = filter.single_key() {
+            return self
+                .objects
+                .get(key.as_str())
+                .filter(|o| filter.matches(o))
+                .cloned()
+                .into_iter()
+                .collect();
+        }
+        match filter.namespace() {
+            Some(namespace) => {
+                // '0' follows '/', so this is every key that begins with `namespace/`.
+                let range = Arc::<str>::from(format!("{namespace}/"))
+                    ..Arc::<str>::from(format!("{namespace}0"));
+                self.objects
+                    .range(range)
+                    .map(|(_, o)| o)
+                    .filter(|o| filter.matches(o))
+                    .cloned()
+                    .collect()
+            }
+            None if filter.is_all() => self.objects.values().cloned().collect(),
+            None => self
+                .objects
+                .values()
+                .filter(|o| filter.matches(o))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+/// A key's rest as namespace and name.
+fn split(key: &str) -> (&str, &str) {
+    key.split_once('/').unwrap_or(("", key))
+}

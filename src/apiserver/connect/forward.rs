@@ -1,0 +1,300 @@
+//! Passing one request on and its answer back.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt as _, Limited};
+use hyper_util::rt::TokioIo;
+use rkube_api::status::Status;
+use rkube_auth::impersonation;
+
+use super::Target;
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::server::Peer;
+use crate::service::{Call, Incoming};
+
+/// What kind of request is passed on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// An upgrade to a stream (exec, attach, port-forward).
+    Stream,
+    /// A container's log.
+    Log,
+    /// Anything, as a reverse proxy does.
+    Proxy,
+}
+
+/// Bytes of a peer's error page that are quoted in a `Status`.
+const ERROR_BYTES: usize = 4096;
+
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether the request asks to leave HTTP.
+pub fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+        && headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+/// Sends the request to `target` and gives its answer; when both sides agree on
+/// an upgrade, joins the two connections until either ends.
+pub async fn forward(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    mut incoming: Incoming,
+    target: Target,
+    style: Style,
+) -> Result<Response<Body>, Status> {
+    let upgrade = is_upgrade(&call.headers);
+    if style == Style::Stream && !upgrade {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
+    let uri: Uri = format!(
+        "{}://{}{}",
+        target.scheme, target.authority, target.path_and_query
+    )
+    .parse()
+    .map_err(|e| Status::bad_request(format!("the location is not valid: {e}")))?;
+    let mut request = Request::new(if upgrade || style == Style::Log {
+        body::empty()
+    } else {
+        incoming.body
+    });
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() =
+        passed_headers(call, incoming.extensions.get::<Peer>(), upgrade, style);
+
+    let peer = || format!("{}://{}", target.scheme, target.authority);
+    let mut response = server
+        .streams
+        .client(target.trust)
+        .request(request)
+        .await
+        .map_err(|error| {
+            tracing::debug!(%error, target = peer(), "a proxied request failed");
+            let reason = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
+            match style {
+                Style::Proxy => Status::service_unavailable(format!(
+                    "error trying to reach service: {reason} ({})",
+                    target.authority
+                )),
+                _ => Status::internal(format!(
+                    "error dialing backend: {reason} ({})",
+                    target.authority
+                )),
+            }
+        })?;
+
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade {
+        let Some(client) = incoming.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
+            return Err(Status::bad_request("this connection cannot be upgraded"));
+        };
+        let backend = hyper::upgrade::on(&mut response);
+        let headers = response.headers().clone();
+        let stop = server.shutdown.clone();
+        tokio::spawn(async move {
+            let joined = async {
+                let (client, backend) = tokio::try_join!(client, backend)?;
+                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                    tracing::debug!(%error, "a stream ended");
+                }
+                Ok::<_, hyper::Error>(())
+            };
+            tokio::select! {
+                result = joined => if let Err(error) = result {
+                    tracing::debug!(%error, "an upgrade failed");
+                },
+                () = stop.cancelled() => {}
+            }
+        });
+        let mut answer = Response::new(body::empty());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = headers;
+        return Ok(answer);
+    }
+
+    let failed = !response.status().is_success();
+    if style != Style::Proxy && failed {
+        return Err(peer_status(response).await);
+    }
+    let (mut parts, body) = response.into_parts();
+    for name in &HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    parts.version = Version::default();
+    if style == Style::Log {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts
+            .headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    } else {
+        rewrite_location(&mut parts.headers, call, &target);
+    }
+    Ok(Response::from_parts(parts, body::boxed(body)))
+}
+
+/// The headers that the peer gets: never the client's credentials.
+fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(call.headers.len() + 4);
+    let named: Vec<String> = call
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|token| token.trim().to_ascii_lowercase())
+        .collect();
+    for (name, value) in &call.headers {
+        let dropped = HOP_BY_HOP.contains(name)
+            || named.iter().any(|n| n == name.as_str())
+            || name == header::HOST
+            || name == header::AUTHORIZATION
+            || impersonation::is_impersonation_header(name.as_str());
+        if !dropped {
+            headers.append(name, value.clone());
+        }
+    }
+    // A bearer token may also hide among WebSocket subprotocols.
+    let token = "base64url.bearer.authorization.k8s.io.";
+    let protocols: Vec<&str> = call
+        .headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .collect();
+    if protocols.iter().any(|p| p.starts_with(token)) {
+        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+        let kept: Vec<&str> = protocols
+            .into_iter()
+            .filter(|p| !p.starts_with(token))
+            .collect();
+        if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
+        }
+    }
+    if upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        if let Some(value) = call.headers.get(header::UPGRADE) {
+            headers.insert(header::UPGRADE, value.clone());
+        }
+    }
+    if style == Style::Log {
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::ACCEPT_ENCODING);
+    }
+    if style == Style::Proxy {
+        let forwarded = [
+            (
+                "x-forwarded-uri",
+                Some(proxy_prefix(call) + &call.info.rest),
+            ),
+            (
+                "x-forwarded-host",
+                call.headers
+                    .get(header::HOST)
+                    .and_then(|v| v.to_str().ok())
+                    .map(str::to_owned),
+            ),
+            ("x-forwarded-proto", Some("https".to_owned())),
+            ("x-forwarded-for", peer.map(|p| p.address.ip().to_string())),
+        ];
+        for (name, value) in forwarded {
+            if let Some(value) = value.and_then(|v| HeaderValue::from_str(&v).ok()) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+    headers
+}
+
+/// The path up to and with `/proxy`.
+fn proxy_prefix(call: &Call) -> String {
+    let rest = crate::request::decode(&call.info.rest, false);
+    call.info
+        .path
+        .strip_suffix(&*rest)
+        .unwrap_or(&call.info.path)
+        .to_owned()
+}
+
+/// A redirect to the peer itself must lead through the proxy.
+fn rewrite_location(headers: &mut HeaderMap, call: &Call, target: &Target) {
+    let Some(place) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else {
+        return;
+    };
+    let path = match place.parse::<Uri>() {
+        Ok(uri) => match uri.authority() {
+            Some(authority) if authority.as_str() == target.authority => {
+                uri.path_and_query().map_or("/", |p| p.as_str()).to_owned()
+            }
+            Some(_) => return,
+            None => place.to_owned(),
+        },
+        Err(_) => return,
+    };
+    if !path.starts_with('/') || path.starts_with("//") {
+        return;
+    }
+    if let Ok(value) = HeaderValue::from_str(&(proxy_prefix(call) + &path)) {
+        headers.insert(header::LOCATION, value);
+    }
+}
+
+/// A peer's refusal as a `Status`: its own if it sent one, else its words.
+async fn peer_status(response: Response<hyper::body::Incoming>) -> Status {
+    let code = response.status().as_u16();
+    let bytes = match Limited::new(response.into_body(), ERROR_BYTES)
+        .collect()
+        .await
+    {
+        Ok(collected) => collected.to_bytes(),
+        Err(_) => bytes::Bytes::new(),
+    };
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes) {
+        if value["kind"] == "Status" && value["code"].is_u64() {
+            return Status::from_value(&value);
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    let text = text.trim();
+    let reason = match code {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        405 => "MethodNotAllowed",
+        409 => "Conflict",
+        429 => "TooManyRequests",
+        500 => "InternalError",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        _ => "",
+    };
+    let message = if text.is_empty() {
+        format!("the server answered {code}")
+    } else {
+        text.to_owned()
+    };
+    Status::new(code, reason, message)
+}

@@ -1,0 +1,344 @@
+//! Where nodes, pods and services are reached.
+
+use std::sync::Arc;
+
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{GroupKind, GroupResource, Object, meta};
+use serde_json::Value;
+
+use super::{Target, Trust};
+use crate::ApiServer;
+use crate::request::RequestInfo;
+
+/// A cached object of the core group, or 404.
+fn get(
+    server: &ApiServer,
+    resource: &str,
+    namespace: &str,
+    name: &str,
+) -> Result<Arc<Object>, Status> {
+    server
+        .cache
+        .existing("", resource)
+        .and_then(|cache| cache.get(namespace, name))
+        .map(|object| object.tree())
+        .ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
+}
+
+/// A pod, or 404.
+pub fn get_pod(server: &ApiServer, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+    get(server, "pods", namespace, name)
+}
+
+fn strings<'a>(value: &'a Value, list: &str, field: &str) -> Vec<&'a str> {
+    value[list]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item[field].as_str())
+        .collect()
+}
+
+/// The container that a request means: the one it names, or the pod's only one.
+pub fn container(pod: &Object, info: &RequestInfo) -> Result<String, Status> {
+    let spec = &pod["spec"];
+    let containers = strings(spec, "containers", "name");
+    let init = strings(spec, "initContainers", "name");
+    let ephemeral = strings(spec, "ephemeralContainers", "name");
+    let name = meta::name(pod);
+    match info.query.non_empty("container") {
+        Some(container)
+            if containers
+                .iter()
+                .chain(&init)
+                .chain(&ephemeral)
+                .any(|c| *c == container) =>
+        {
+            Ok(container.to_owned())
+        }
+        Some(container) => Err(Status::bad_request(format!(
+            "container {container} is not valid for pod {name}"
+        ))),
+        None if containers.len() == 1 => Ok(containers[0].to_owned()),
+        None if containers.is_empty() => Err(Status::bad_request(format!(
+            "a container name must be specified for pod {name}"
+        ))),
+        None => {
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                containers.join(" ")
+            );
+            if !init.is_empty() {
+                message += &format!(" or one of the init containers: [{}]", init.join(" "));
+            }
+            if !ephemeral.is_empty() {
+                message += &format!(
+                    " or one of the ephemeral containers: [{}]",
+                    ephemeral.join(" ")
+                );
+            }
+            Err(Status::bad_request(message))
+        }
+    }
+}
+
+/// The rules for a log request's parameters.
+pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    let mut number = |field: &str, least: i64| {
+        let Some(text) = info.query.non_empty(field) else {
+            return;
+        };
+        match text.parse::<i64>() {
+            Ok(value) if value >= least => {}
+            Ok(value) => {
+                let detail = if least == 0 {
+                    "must be greater than or equal to 0"
+                } else {
+                    "must be greater than 0"
+                };
+                errors.push(FieldError::invalid(field, value, detail));
+            }
+            Err(_) => errors.push(FieldError::invalid(field, text, "must be a number")),
+        }
+    };
+    number("tailLines", 0);
+    number("limitBytes", 1);
+    number("sinceSeconds", 1);
+    if info.query.non_empty("sinceSeconds").is_some() && info.query.non_empty("sinceTime").is_some()
+    {
+        errors.push(FieldError::forbidden(
+            "",
+            "at most one of `sinceTime` or `sinceSeconds` may be specified",
+        ));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        &GroupKind::new("", "PodLogOptions"),
+        &info.name,
+        errors,
+    ))
+}
+
+/// An endpoint of the agent on the pod's node.
+pub fn agent_of_pod(
+    server: &ApiServer,
+    pod: &Object,
+    path: &str,
+    query: &str,
+) -> Result<Target, Status> {
+    let Some(node) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) else {
+        return Err(Status::bad_request(format!(
+            "pod {} does not have a host assigned",
+            meta::name(pod)
+        )));
+    };
+    let node = get(server, "nodes", "", node)?;
+    let (address, port) = agent_address(&node)?;
+    let separator = if query.is_empty() { "" } else { "?" };
+    Ok(Target {
+        scheme: "https",
+        authority: format!("{address}:{port}"),
+        path_and_query: format!("{path}{separator}{query}"),
+        trust: Trust::Cluster,
+    })
+}
+
+fn agent_address(node: &Object) -> Result<(String, u64), Status> {
+    let addresses = node["status"]["addresses"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let address = ["InternalIP", "ExternalIP", "Hostname"]
+        .iter()
+        .find_map(|kind| addresses.iter().find(|a| a["type"] == *kind)?["address"].as_str())
+        .ok_or_else(|| {
+            Status::internal(format!(
+                "no preferred addresses found for node {}",
+                meta::name(node)
+            ))
+        })?;
+    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .filter(|p| *p != 0);
+    Ok((address.to_owned(), port.unwrap_or(10250)))
+}
+
+/// `[scheme:]name[:port]`.
+fn split_name(name: &str) -> Option<(&str, &str, &str)> {
+    let parts: Vec<&str> = name.split(':').collect();
+    match parts.as_slice() {
+        [name] => Some(("", name, "")),
+        [name, port] => Some(("", name, port)),
+        [scheme @ ("" | "http" | "https"), name, port] => Some((scheme, name, port)),
+        _ => None,
+    }
+}
+
+fn rest(info: &RequestInfo) -> String {
+    let query = info.query.encoded();
+    let path = if info.rest.is_empty() {
+        "/"
+    } else {
+        &info.rest
+    };
+    format!("{path}{}{query}", if query.is_empty() { "" } else { "?" })
+}
+
+/// A node's own endpoints, or another port of the node.
+pub fn node(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+    let invalid = || Status::bad_request(format!("invalid node request {:?}", info.name));
+    let (scheme, name, port) = split_name(&info.name).ok_or_else(invalid)?;
+    let node = get(server, "nodes", "", name)?;
+    let (address, agent_port) = agent_address(&node)?;
+    if port.is_empty() || port == agent_port.to_string() {
+        return Ok(Target {
+            scheme: "https",
+            authority: format!("{address}:{agent_port}"),
+            path_and_query: rest(info),
+            trust: Trust::Cluster,
+        });
+    }
+    let port: u16 = port.parse().map_err(|_| invalid())?;
+    Ok(Target {
+        scheme: if scheme == "https" { "https" } else { "http" },
+        authority: format!("{address}:{port}"),
+        path_and_query: rest(info),
+        trust: Trust::Anyone,
+    })
+}
+
+/// A port of a pod; its first declared one when none is named.
+pub fn pod(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+    let (scheme, name, port) = split_name(&info.name)
+        .ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
+    let pod = get_pod(server, &info.namespace, name)?;
+    let address = pod["status"]["podIP"]
+        .as_str()
+        .filter(|a| !a.is_empty())
+        .ok_or_else(|| Status::bad_request("address not allowed"))?;
+    let declared = || {
+        let containers = pod["spec"]["containers"].as_array()?;
+        containers.iter().find_map(|c| {
+            c["ports"]
+                .as_array()?
+                .iter()
+                .find_map(|p| p["containerPort"].as_u64())
+        })
+    };
+    let port = if port.is_empty() {
+        declared().map(|p| p.to_string())
+    } else {
+        Some(port.to_owned())
+    };
+    let authority = match port {
+        Some(port) => {
+            let port: u16 = port
+                .parse()
+                .map_err(|_| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
+            format!("{address}:{port}")
+        }
+        None => address.to_owned(),
+    };
+    Ok(Target {
+        scheme: if scheme == "https" { "https" } else { "http" },
+        authority,
+        path_and_query: rest(info),
+        trust: Trust::Anyone,
+    })
+}
+
+/// One of a service's ready endpoints, at random.
+pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+    let (scheme, name, port) = split_name(&info.name)
+        .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
+    let service = get(server, "services", &info.namespace, name)?;
+    let ports = service["spec"]["ports"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let chosen = match port {
+        "" if ports.len() == 1 => ports.first(),
+        "" => ports
+            .iter()
+            .find(|p| p["name"].as_str().unwrap_or_default().is_empty()),
+        port => match port.parse::<u64>() {
+            Ok(number) => ports.iter().find(|p| p["port"].as_u64() == Some(number)),
+            Err(_) => ports.iter().find(|p| p["name"].as_str() == Some(port)),
+        },
+    };
+    let Some(chosen) = chosen else {
+        return Err(Status::service_unavailable(format!(
+            "no service port {port:?} found for service {name:?}"
+        )));
+    };
+    let port_name = chosen["name"].as_str().unwrap_or_default();
+    let mut candidates = Vec::new();
+    if let Some(cache) = server.cache.existing("discovery.k8s.io", "endpointslices") {
+        let in_namespace =
+            crate::cache::Filter::new(Some(info.namespace.clone()), None, None, None);
+        for slice in cache.list(&in_namespace) {
+            if slice.label("kubernetes.io/service-name") != Some(name) {
+                continue;
+            }
+            let slice = slice.tree();
+            let port = slice["ports"]
+                .as_array()
+                .and_then(|ports| {
+                    ports
+                        .iter()
+                        .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
+                })
+                .and_then(|p| p["port"].as_u64());
+            let Some(port) = port else { continue };
+            for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
+                if endpoint["conditions"]["ready"].as_bool().unwrap_or(true) {
+                    if let Some(address) = endpoint["addresses"][0].as_str() {
+                        candidates.push(format!("{address}:{port}"));
+                    }
+                }
+            }
+        }
+    }
+    if candidates.is_empty() {
+        return Err(Status::service_unavailable(format!(
+            "no endpoints available for service {name:?}"
+        )));
+    }
+    let chosen = rand::random_range(0..candidates.len());
+    Ok(Target {
+        scheme: if scheme == "https" { "https" } else { "http" },
+        authority: candidates.swap_remove(chosen),
+        path_and_query: rest(info),
+        trust: Trust::Anyone,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_carry_scheme_and_port() {
+        assert_eq!(split_name("a"), Some(("", "a", "")));
+        assert_eq!(split_name("a:80"), Some(("", "a", "80")));
+        assert_eq!(split_name("https:a:443"), Some(("https", "a", "443")));
+        assert_eq!(split_name("https:a:"), Some(("https", "a", "")));
+        assert_eq!(split_name("ftp:a:1"), None);
+    }
+
+    #[test]
+    fn a_container_must_be_named_when_there_are_several() {
+        let info = RequestInfo::parse(&http::Method::GET, "/api/v1/namespaces/n/pods/p/log", "");
+        let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
+        assert_eq!(container(&one, &info).unwrap(), "a");
+        let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
+        assert_eq!(
+            container(&two, &info).unwrap_err().message,
+            "a container name must be specified for pod p, choose one of: [a b]"
+        );
+    }
+}

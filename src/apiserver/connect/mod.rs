@@ -1,0 +1,202 @@
+//! Requests that are passed on: to node agents (logs, exec, attach,
+//! port-forward, the node's own endpoints) and to pods and services.
+
+mod forward;
+mod location;
+mod transport;
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use rkube_api::GroupResource;
+use rkube_api::status::Status;
+use rkube_auth::admission::Operation;
+
+use crate::body::{self, Body};
+use crate::request::{RequestInfo, encode};
+use crate::service::{Call, Incoming};
+use crate::{ApiServer, admission};
+
+pub use transport::{Transports, Trust};
+
+/// Where a request goes.
+pub struct Target {
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Address and port.
+    pub authority: String,
+    /// Path and query, encoded.
+    pub path_and_query: String,
+    /// How an HTTPS peer proves who it is.
+    pub trust: Trust,
+}
+
+/// Whether the request is passed on rather than handled.
+pub fn is_connect(info: &RequestInfo) -> bool {
+    info.group.is_empty()
+        && info.version == "v1"
+        && matches!(
+            (info.resource.as_str(), info.subresource.as_str()),
+            ("pods", "log" | "exec" | "attach" | "portforward" | "proxy")
+                | ("services" | "nodes", "proxy")
+        )
+}
+
+/// Passes a request on.
+pub async fn handle(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let info = &call.info;
+    let resource = GroupResource::new("", info.resource.clone());
+    let supported = match info.subresource.as_str() {
+        "log" => call.method == Method::GET,
+        "exec" | "attach" | "portforward" => matches!(call.method, Method::GET | Method::POST),
+        _ => true,
+    };
+    if !supported {
+        return Err(Status::method_not_supported(&resource, info.verb));
+    }
+    server.cache.consistent().await;
+    match (info.resource.as_str(), info.subresource.as_str()) {
+        ("pods", "log") => logs(server, call, request).await,
+        ("pods", "exec" | "attach" | "portforward") => {
+            admit(server, call).await?;
+            let target = pod_stream(server, info)?;
+            forward::forward(server, call, request, target, forward::Style::Stream).await
+        }
+        (_, _) => {
+            admit(server, call).await?;
+            // A page without its last slash could not link to its neighbours.
+            if info.rest.is_empty()
+                && matches!(call.method, Method::GET | Method::HEAD)
+                && !forward::is_upgrade(&call.headers)
+            {
+                return Ok(redirect(call));
+            }
+            let target = match info.resource.as_str() {
+                "pods" => location::pod(server, info)?,
+                "services" => location::service(server, info)?,
+                _ => location::node(server, info)?,
+            };
+            forward::forward(server, call, request, target, forward::Style::Proxy).await
+        }
+    }
+}
+
+/// Admission of a connection.
+async fn admit(server: &Arc<ApiServer>, call: &Call) -> Result<(), Status> {
+    let info = &call.info;
+    let kind = match (info.resource.as_str(), info.subresource.as_str()) {
+        (_, "exec") => "PodExecOptions",
+        (_, "attach") => "PodAttachOptions",
+        (_, "portforward") => "PodPortForwardOptions",
+        ("pods", _) => "PodProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "NodeProxyOptions",
+    };
+    admission::connect(server, call, kind, Operation::Connect).await
+}
+
+fn redirect(call: &Call) -> Response<Body> {
+    let query = call.info.query.encoded();
+    let place = format!(
+        "{}/{}{query}",
+        call.info.path,
+        if query.is_empty() { "" } else { "?" }
+    );
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(value) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// The node agent's endpoint for an exec, attach or port-forward.
+fn pod_stream(server: &Arc<ApiServer>, info: &RequestInfo) -> Result<Target, Status> {
+    let pod = location::get_pod(server, &info.namespace, &info.name)?;
+    let mut query = Vec::new();
+    let path = match info.subresource.as_str() {
+        "portforward" => {
+            for port in info.query.all("ports").flat_map(|p| p.split(',')) {
+                query.push(format!("port={}", encode(port)));
+            }
+            format!("/portForward/{}/{}", info.namespace, info.name)
+        }
+        verb => {
+            let container = location::container(&pod, info)?;
+            let flags = [
+                ("stdin", "input"),
+                ("stdout", "output"),
+                ("stderr", "error"),
+                ("tty", "tty"),
+            ];
+            // Attach shows output unless told otherwise, as its options' defaults say.
+            for (asked, passed) in flags {
+                let default =
+                    matches!(asked, "stdout" | "stderr") && info.query.get(asked).is_none();
+                if info.query.is_true(asked) || default {
+                    query.push(format!("{passed}=1"));
+                }
+            }
+            if verb == "exec" {
+                query.extend(
+                    info.query
+                        .all("command")
+                        .map(|c| format!("command={}", encode(c))),
+                );
+            }
+            format!(
+                "/{verb}/{}/{}/{}",
+                info.namespace,
+                info.name,
+                encode(&container)
+            )
+        }
+    };
+    location::agent_of_pod(server, &pod, &path, &query.join("&"))
+}
+
+/// A container's log, as the node agent sends it.
+async fn logs(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let info = &call.info;
+    let pod = location::get_pod(server, &info.namespace, &info.name)?;
+    location::validate_log_options(info)?;
+    let container = location::container(&pod, info)?;
+    let passed = [
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "stream",
+    ];
+    let query: Vec<String> = passed
+        .iter()
+        .filter_map(|key| {
+            let value = info.query.non_empty(key)?;
+            let flag = matches!(*key, "follow" | "previous" | "timestamps");
+            match (flag, info.query.is_true(key)) {
+                (true, true) => Some(format!("{key}=true")),
+                (true, false) => None,
+                (false, _) => Some(format!("{key}={}", encode(value))),
+            }
+        })
+        .collect();
+    let path = format!(
+        "/containerLogs/{}/{}/{}",
+        info.namespace,
+        info.name,
+        encode(&container)
+    );
+    let target = location::agent_of_pod(server, &pod, &path, &query.join("&"))?;
+    forward::forward(server, call, request, target, forward::Style::Log).await
+}

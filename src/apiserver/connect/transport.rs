@@ -1,0 +1,149 @@
+//! The server as a client of node agents, pods and services.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::body::Body;
+use crate::{Error, Pki};
+
+/// How an HTTPS peer proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// By a certificate of the cluster's CA for its address.
+    Cluster,
+    /// Not at all: pods and services bring certificates of their own making,
+    /// and upstream's proxy does not verify them either.
+    Anyone,
+}
+
+/// An HTTP client.
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
+
+/// Clients of both kinds of peer.
+pub struct Transports {
+    cluster: HttpClient,
+    anyone: HttpClient,
+}
+
+impl Transports {
+    /// Clients that show the server's own certificate to node agents.
+    pub fn new(pki: &Pki) -> Result<Self, Error> {
+        let invalid =
+            |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pki.ca_cert) {
+            let certificate = certificate.map_err(|e| invalid("CA certificate", &e))?;
+            roots
+                .add(certificate)
+                .map_err(|e| invalid("CA certificate", &e))?;
+        }
+        let chain = CertificateDer::pem_slice_iter(&pki.kubelet_client_cert)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| invalid("kubelet client certificate", &e))?;
+        let key = PrivateKeyDer::from_pem_slice(&pki.kubelet_client_key)
+            .map_err(|e| invalid("kubelet client key", &e))?;
+        let versions = |provider: &Arc<CryptoProvider>| {
+            ClientConfig::builder_with_provider(provider.clone())
+                .with_safe_default_protocol_versions()
+                .map_err(|e| invalid("TLS versions", &e))
+        };
+        let cluster = versions(&provider)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| invalid("kubelet client certificate", &e))?;
+        let anyone = versions(&provider)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider.clone())))
+            .with_no_client_auth();
+        Ok(Self {
+            cluster: client(cluster),
+            anyone: client(anyone),
+        })
+    }
+
+    /// The client for peers that are trusted so.
+    pub fn client(&self, trust: Trust) -> &HttpClient {
+        match trust {
+            Trust::Cluster => &self.cluster,
+            Trust::Anyone => &self.anyone,
+        }
+    }
+}
+
+fn client(tls: ClientConfig) -> HttpClient {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(Duration::from_secs(10)));
+    // HTTP/1.1 alone: HTTP/2 cannot upgrade a connection to a stream.
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(4)
+        .build(connector)
+}
+
+/// Takes any certificate, but still checks that the peer holds its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,209 @@
+//! Custom resources: what a CustomResourceDefinition makes of the engine.
+
+mod custom;
+mod definition;
+mod path;
+mod validate;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use futures::future::BoxFuture;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_store::Expect;
+use tokio_util::sync::CancellationToken;
+
+use crate::ApiServer;
+use crate::cache::{Filter, Watcher};
+use crate::handlers::write::encode;
+use crate::resources::Resource;
+
+pub use custom::Custom;
+
+const GROUP: &str = "apiextensions.k8s.io";
+const PLURAL: &str = "customresourcedefinitions";
+
+/// Refuses definitions that ask for what is not supported; nothing for others.
+pub fn check(resource: &Resource, object: &Object) -> Result<(), Status> {
+    if resource.is(GROUP, PLURAL) {
+        definition::check_supported(object)
+    } else {
+        Ok(())
+    }
+}
+
+/// Serves what the established definitions in the cache say, no more and no less.
+pub fn sync(server: &ApiServer) {
+    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+        return;
+    };
+    let mut custom = Vec::new();
+    for object in cache.list(&Filter::default()) {
+        let definition = object.tree();
+        if definition::is_established(&definition) {
+            custom.extend(
+                definition::rows(&definition)
+                    .into_iter()
+                    .map(|(row, what)| Resource::custom(row, Arc::new(what), &server.cache)),
+            );
+        }
+    }
+    server.resources.set_custom(custom);
+}
+
+/// Follows definitions: accepts their names, establishes them, serves them, and
+/// empties them before they go.
+pub async fn follow(server: Weak<ApiServer>, stop: CancellationToken) {
+    loop {
+        let mut watcher = {
+            let Some(server) = server.upgrade() else {
+                return;
+            };
+            let cache = server.cache.resource(GROUP, PLURAL);
+            let (_, position) = cache.snapshot(&Filter::nothing(), 0);
+            reconcile(&server).await;
+            Watcher::new(cache, position)
+        };
+        loop {
+            let events = tokio::select! {
+                () = stop.cancelled() => return,
+                events = watcher.next() => events,
+            };
+            if events.is_err() {
+                break;
+            }
+            let Some(server) = server.upgrade() else {
+                return;
+            };
+            reconcile(&server).await;
+        }
+    }
+}
+
+async fn reconcile(server: &Arc<ApiServer>) {
+    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+        return;
+    };
+    let all: Vec<Arc<Object>> = cache
+        .list(&Filter::default())
+        .iter()
+        .map(|o| o.tree())
+        .collect();
+    let mut names: HashMap<(String, String), String> = HashMap::new();
+    for definition in &all {
+        definition::claim_names(definition, &mut names);
+    }
+    for definition in &all {
+        let status = definition::status(definition, &names);
+        if status != definition["status"] {
+            let mut new = (**definition).clone();
+            new["status"] = status;
+            store(server, definition, new).await;
+        } else if meta::deletion_timestamp(definition).is_some() {
+            finalize(server, definition).await;
+        }
+    }
+    sync(server);
+}
+
+async fn store(server: &ApiServer, old: &Object, mut new: Object) {
+    let Ok(revision) = meta::resource_version(old).parse() else {
+        return;
+    };
+    let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(old));
+    let Ok(bytes) = encode(&mut new) else { return };
+    // Changed meanwhile: the change is an event, which leads here again.
+    if let Err(error) = server
+        .store
+        .put(&key, bytes, Expect::Revision(revision))
+        .await
+    {
+        tracing::debug!(%error, "a definition's status was not written");
+    }
+}
+
+/// Deletes a definition's objects, then lets it go.
+fn finalize<'a>(server: &'a Arc<ApiServer>, definition: &'a Object) -> BoxFuture<'a, ()> {
+    Box::pin(empty(server, definition))
+}
+
+async fn empty(server: &Arc<ApiServer>, definition: &Object) {
+    if !meta::finalizers(definition).any(|f| f == definition::CLEANUP_FINALIZER) {
+        return;
+    }
+    let snapshot = server.resources.snapshot();
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let plural = definition["spec"]["names"]["plural"]
+        .as_str()
+        .unwrap_or_default();
+    let mut left = 0;
+    if let Some(resource) = snapshot.by_group(group, plural) {
+        let call = crate::service::Call::internal("system:apiserver");
+        let options = crate::handlers::delete::DeleteOptions {
+            object: serde_json::json!({}),
+            ..Default::default()
+        };
+        for object in resource.cache.list(&Filter::default()) {
+            let result = crate::handlers::delete::delete_object(
+                server,
+                &call,
+                resource,
+                &object.namespace,
+                &object.name,
+                &options,
+            )
+            .await;
+            match result {
+                Ok(deleted) if !deleted.gone => left += 1,
+                Err(status) if !status.is_not_found() => left += 1,
+                _ => {}
+            }
+        }
+    }
+    if left > 0 {
+        // Finalizers of the objects are taken off by others, each an event of
+        // the objects, not of the definition: look again in a while.
+        look_again(server, meta::name(definition).to_owned());
+        return;
+    }
+    let mut new = definition.clone();
+    let kept: Vec<String> = meta::finalizers(definition)
+        .filter(|f| *f != definition::CLEANUP_FINALIZER)
+        .map(str::to_owned)
+        .collect();
+    meta::set_finalizers(
+        &mut new,
+        &kept.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    if kept.is_empty() {
+        let Ok(revision) = meta::resource_version(definition).parse() else {
+            return;
+        };
+        let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(definition));
+        if let Err(error) = server.store.delete(&key, Expect::Revision(revision)).await {
+            tracing::debug!(%error, "a definition was not deleted");
+        }
+    } else {
+        store(server, definition, new).await;
+    }
+}
+
+/// Tries [`finalize`] once more, a second from now.
+fn look_again(server: &Arc<ApiServer>, name: String) {
+    let server = Arc::downgrade(server);
+    let again: BoxFuture<'static, ()> = Box::pin(async move {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let Some(server) = server.upgrade() else {
+            return;
+        };
+        let found = server
+            .cache
+            .existing(GROUP, PLURAL)
+            .and_then(|c| c.get("", &name));
+        if let Some(object) = found {
+            finalize(&server, &object.tree()).await;
+        }
+    });
+    tokio::spawn(again);
+}

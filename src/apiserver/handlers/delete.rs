@@ -1,0 +1,504 @@
+//! `delete` and `deletecollection`: preconditions, grace, finalizers,
+//! propagation.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{GroupKind, Object, meta};
+use rkube_auth::admission::Operation;
+use rkube_store::{Expect, StoreError};
+use rkube_strategy::GarbageCollection;
+use serde_json::{Value, json};
+
+use super::options::dry_run_values;
+use super::write::{encode, parse, revised};
+use super::{read, store_error};
+use crate::ApiServer;
+use crate::admission::{self, Admission};
+use crate::body::{self, Body};
+use crate::negotiate;
+use crate::resources::Resource;
+use crate::respond;
+use crate::service::{Call, Incoming};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// Races that a deletion tries to win before it gives up.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Resources whose deletion is answered with the object rather than a `Status`.
+const RETURN_OBJECT: [(&str, &str); 12] = [
+    ("", "pods"),
+    ("", "services"),
+    ("", "serviceaccounts"),
+    ("", "persistentvolumes"),
+    ("", "persistentvolumeclaims"),
+    ("", "podtemplates"),
+    ("", "resourcequotas"),
+    ("storage.k8s.io", "storageclasses"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "volumeattributesclasses"),
+];
+
+/// What a `DeleteOptions` asks for.
+#[derive(Clone, Default)]
+pub struct DeleteOptions {
+    /// Seconds; `None` leaves it to the kind.
+    pub grace: Option<i64>,
+    /// The uid that the object must have.
+    pub uid: Option<String>,
+    /// The revision that the object must be at.
+    pub revision: Option<String>,
+    /// `Orphan`, `Background` or `Foreground`.
+    pub propagation: Option<String>,
+    /// The old form of propagation.
+    pub orphan_dependents: Option<bool>,
+    /// Whether nothing is to be deleted.
+    pub dry_run: bool,
+    /// The options object, for admission.
+    pub object: Object,
+}
+
+impl DeleteOptions {
+    /// Reads the options from a request's body, or from its query if there is none.
+    async fn read(call: &Call, request: Incoming) -> Result<Self, Status> {
+        let bytes = body::read(request.body).await?;
+        let query = &call.info.query;
+        let mut object = if bytes.iter().all(u8::is_ascii_whitespace) {
+            let mut object = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
+            if let Some(grace) = query.non_empty("gracePeriodSeconds") {
+                object["gracePeriodSeconds"] = grace
+                    .parse::<i64>()
+                    .map_err(|_| {
+                        Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}"))
+                    })?
+                    .into();
+            }
+            if let Some(policy) = query.non_empty("propagationPolicy") {
+                object["propagationPolicy"] = policy.into();
+            }
+            if query.get("orphanDependents").is_some() {
+                object["orphanDependents"] = query.is_true("orphanDependents").into();
+            }
+            object
+        } else {
+            let encoding = negotiate::content_encoding(&call.headers)?;
+            super::parse(&bytes, encoding)?.0
+        };
+        if !matches!(meta::kind(&object), "" | "DeleteOptions") {
+            return Err(Status::bad_request(
+                "decoded object cannot be converted to DeleteOptions",
+            ));
+        }
+        // kubectl sends its dry run in either place.
+        let from_query: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
+        if !from_query.is_empty() && object.get("dryRun").is_none() {
+            object["dryRun"] = json!(from_query);
+        }
+        Self::from_object(object)
+    }
+
+    /// Reads a `DeleteOptions` object.
+    pub fn from_object(object: Object) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        let values = object["dryRun"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        let dry_run = dry_run_values(values, &mut errors);
+        let propagation = object["propagationPolicy"].as_str().map(str::to_owned);
+        let orphan_dependents = object["orphanDependents"].as_bool();
+        if propagation.is_some() && orphan_dependents.is_some() {
+            errors.push(FieldError::invalid(
+                "propagationPolicy",
+                object["propagationPolicy"].clone(),
+                "orphanDependents and deletionPropagation cannot be both set",
+            ));
+        }
+        if let Some(policy) = &propagation {
+            if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
+                errors.push(FieldError::not_supported(
+                    "propagationPolicy",
+                    policy.as_str(),
+                    &["Background", "Foreground", "Orphan"],
+                ));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(
+                &GroupKind::new("meta.k8s.io", "DeleteOptions"),
+                "",
+                errors,
+            ));
+        }
+        Ok(Self {
+            grace: object["gracePeriodSeconds"].as_i64(),
+            uid: object["preconditions"]["uid"].as_str().map(str::to_owned),
+            revision: object["preconditions"]["resourceVersion"]
+                .as_str()
+                .map(str::to_owned),
+            propagation,
+            orphan_dependents,
+            dry_run,
+            object,
+        })
+    }
+}
+
+/// What a deletion has led to.
+pub struct Deleted {
+    /// The object's last or present state, in the storage version.
+    pub object: Object,
+    /// Whether it is gone.
+    pub gone: bool,
+}
+
+/// Serves the deletion of one object.
+pub async fn delete(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    let options = DeleteOptions::read(call, request).await?;
+    let namespace = call.info.namespace_of(resource);
+    let deleted = delete_object(
+        server,
+        call,
+        resource,
+        &namespace,
+        &call.info.name,
+        &options,
+    )
+    .await?;
+    let code = if !deleted.gone && options.orphan_dependents == Some(false) {
+        StatusCode::ACCEPTED
+    } else {
+        StatusCode::OK
+    };
+    let returned = RETURN_OBJECT.iter().any(|(g, r)| resource.is(g, r));
+    if !deleted.gone || returned {
+        let object = resource.from_storage(deleted.object)?;
+        return Ok(server
+            .tree_response(call, resource, code, accepted, object)
+            .await);
+    }
+    let mut details = json!({"name": meta::name(&deleted.object), "kind": &*resource.plural, "uid": meta::uid(&deleted.object)});
+    if !resource.group.is_empty() {
+        details["group"] = resource.group.as_ref().into();
+    }
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+    Ok(respond::value(call, code, accepted.encoding, &status).await)
+}
+
+/// Serves the deletion of a selection.
+pub async fn delete_collection(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    let options = DeleteOptions::read(call, request).await?;
+    let filter = read::filter(&call.info, resource)?;
+    server.cache.consistent().await;
+    let (items, revision) = server.current(resource, &filter);
+    // Several at once share the store's commits.
+    let mut results = Vec::with_capacity(items.len());
+    for chunk in items.chunks(32) {
+        let deletions: Vec<BoxFuture<'_, Result<Deleted, Status>>> = chunk
+            .iter()
+            .map(|item| {
+                let deletion = delete_object(
+                    server,
+                    call,
+                    resource,
+                    &item.namespace,
+                    &item.name,
+                    &options,
+                );
+                Box::pin(deletion) as BoxFuture<'_, _>
+            })
+            .collect();
+        results.extend(futures::future::join_all(deletions).await);
+    }
+    for result in results {
+        match result {
+            Err(status) if !status.is_not_found() => return Err(status),
+            _ => {}
+        }
+    }
+    let meta = respond::ListMeta {
+        revision,
+        ..Default::default()
+    };
+    server
+        .list_response(call, resource, accepted, &items, meta)
+        .await
+}
+
+/// What is to be done to an object that is to be deleted.
+enum Step {
+    /// It goes now.
+    Remove,
+    /// It is changed so, and stays for its finalizers or its grace.
+    Mark(Object),
+    /// It is being deleted already; nothing is left to do.
+    Pending,
+}
+
+/// Deletes one object, or starts to.
+pub async fn delete_object(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Deleted, Status> {
+    server.cache.consistent().await;
+    let group_resource = resource.group_resource();
+    let mut current = resource
+        .cache
+        .get(namespace, name)
+        .map(|object| (object.parse(), object.revision));
+    let key = resource.key(namespace, name);
+    for _ in 0..MAX_ATTEMPTS {
+        let Some((object, revision)) = &current else {
+            return Err(Status::not_found(&group_resource, name));
+        };
+        check_preconditions(resource, object, options)?;
+        let admission = Admission {
+            server,
+            call,
+            resource,
+            operation: Operation::Delete,
+            dry_run: options.dry_run,
+            options: &options.object,
+        };
+        admission::delete(&admission, object).await?;
+        let result = match step(resource, object, options, Timestamp::now()) {
+            Step::Pending => {
+                return Ok(Deleted {
+                    object: object.clone(),
+                    gone: false,
+                });
+            }
+            Step::Mark(mut marked) => {
+                let bytes = encode(&mut marked)?;
+                if options.dry_run {
+                    return Ok(Deleted {
+                        object: marked,
+                        gone: false,
+                    });
+                }
+                match server
+                    .store
+                    .put(&key, bytes, Expect::Revision(*revision))
+                    .await
+                {
+                    Ok(kv) => {
+                        let object =
+                            serde_json::from_slice(&revised(&kv)?).map_err(Status::internal)?;
+                        return Ok(Deleted {
+                            object,
+                            gone: false,
+                        });
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Step::Remove => {
+                if options.dry_run {
+                    return Ok(Deleted {
+                        object: object.clone(),
+                        gone: true,
+                    });
+                }
+                match server.store.delete(&key, Expect::Revision(*revision)).await {
+                    Ok((_, at)) => {
+                        let mut object = object.clone();
+                        meta::set_resource_version(&mut object, &at.to_string());
+                        return Ok(Deleted { object, gone: true });
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        match result {
+            Err(StoreError::Conflict { found }) => {
+                current = match found {
+                    Some(kv) => Some((parse(&kv)?, kv.mod_revision)),
+                    None => None,
+                };
+            }
+            Err(error) => return Err(store_error(resource, name, error)),
+            Ok(never) => never,
+        }
+    }
+    Err(Status::modified(&group_resource, name))
+}
+
+fn check_preconditions(
+    resource: &Resource,
+    object: &Object,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let name = meta::name(object);
+    let conflict = |what: &str, asked: &str, found: &str| {
+        Status::conflict(
+            &resource.group_resource(),
+            name,
+            format!(
+                "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {found}"
+            ),
+        )
+    };
+    if let Some(uid) = &options.uid {
+        if uid != meta::uid(object) {
+            return Err(conflict("UID", uid, meta::uid(object)));
+        }
+    }
+    if let Some(revision) = &options.revision {
+        if revision != meta::resource_version(object) {
+            return Err(conflict(
+                "ResourceVersion",
+                revision,
+                meta::resource_version(object),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Decides what a deletion does to an object at this moment.
+fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Timestamp) -> Step {
+    if resource.is("", "namespaces") {
+        return namespace_step(object, now);
+    }
+    let strategy = resource.strategy();
+    let mut new = object.clone();
+    let deleting = meta::deletion_timestamp(object).is_some();
+    let held = meta::deletion_grace_period_seconds(object);
+    let grace = strategy.grace_period(object, options.grace);
+    let mut graceful = false;
+    match (deleting, grace) {
+        (true, _) if held.is_some_and(|h| h > 0) => {
+            // Only a shorter grace period may follow.
+            match (options.grace, held) {
+                (Some(asked), Some(held)) if asked.max(0) < held => {
+                    let asked = asked.max(0);
+                    let at = meta::deletion_timestamp(object)
+                        .and_then(meta::parse_time)
+                        .unwrap_or(now);
+                    let at =
+                        at - SignedDuration::from_secs(held) + SignedDuration::from_secs(asked);
+                    meta::set_deletion(&mut new, Some(&meta::rfc3339(at)), Some(asked));
+                    graceful = asked > 0;
+                    if asked > 0 {
+                        return Step::Mark(new);
+                    }
+                }
+                _ => return Step::Pending,
+            }
+        }
+        (true, _) => {}
+        (false, Some(grace)) => {
+            let at = now + SignedDuration::from_secs(grace.max(0));
+            meta::set_deletion(&mut new, Some(&meta::rfc3339(at)), Some(grace.max(0)));
+            bump_generation(&mut new);
+            graceful = grace > 0;
+        }
+        (false, None) => {}
+    }
+    let changed = propagate(resource, &mut new, object, options);
+    let finalizers = meta::finalizers(&new).next().is_some();
+    if finalizers {
+        if meta::deletion_timestamp(&new).is_none() {
+            meta::set_deletion(&mut new, Some(&meta::rfc3339(now)), Some(0));
+            bump_generation(&mut new);
+        }
+        return if new == *object {
+            Step::Pending
+        } else {
+            Step::Mark(new)
+        };
+    }
+    if graceful {
+        return Step::Mark(new);
+    }
+    let _ = changed;
+    Step::Remove
+}
+
+fn bump_generation(object: &mut Object) {
+    let generation = meta::generation(object);
+    if generation > 0 {
+        meta::set_generation(object, generation + 1);
+    }
+}
+
+/// Puts on or takes off the garbage collector's finalizers, as the request's
+/// propagation asks. Says whether anything changed.
+fn propagate(resource: &Resource, new: &mut Object, old: &Object, options: &DeleteOptions) -> bool {
+    let before: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
+    let has = |f: &str| before.iter().any(|b| b == f);
+    let (orphan, foreground) = match (options.orphan_dependents, options.propagation.as_deref()) {
+        (Some(orphan), _) => (orphan, false),
+        (None, Some("Orphan")) => (true, false),
+        (None, Some("Foreground")) => (false, true),
+        (None, Some(_)) => (false, false),
+        (None, None) => {
+            let orphan = has(ORPHAN)
+                || (!has(FOREGROUND)
+                    && resource.strategy().default_garbage_collection()
+                        == GarbageCollection::Orphan);
+            (orphan, has(FOREGROUND) && !orphan)
+        }
+    };
+    let mut after: Vec<&str> = before
+        .iter()
+        .map(String::as_str)
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .collect();
+    if orphan {
+        after.push(ORPHAN);
+    }
+    if foreground {
+        after.push(FOREGROUND);
+    }
+    let same = after.len() == before.len() && after.iter().all(|f| has(f));
+    if !same {
+        meta::set_finalizers(new, &after);
+    }
+    !same
+}
+
+/// A namespace is emptied by its controller before it goes.
+fn namespace_step(object: &Object, now: Timestamp) -> Step {
+    let mut new = object.clone();
+    if meta::deletion_timestamp(object).is_none() {
+        meta::set_deletion(&mut new, Some(&meta::rfc3339(now)), None);
+        if !new["status"].is_object() {
+            new["status"] = json!({});
+        }
+        new["status"]["phase"] = "Terminating".into();
+        return Step::Mark(new);
+    }
+    let held = object["spec"]["finalizers"]
+        .as_array()
+        .is_some_and(|f| !f.is_empty());
+    if held || meta::finalizers(object).next().is_some() {
+        Step::Pending
+    } else {
+        Step::Remove
+    }
+}

@@ -1,0 +1,94 @@
+//! The options of a write: dry run, field manager, field validation.
+
+use rkube_api::fields::Validation;
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{GroupKind, Object};
+use serde_json::json;
+
+use crate::service::Call;
+
+/// How a write is to be done.
+#[derive(Clone)]
+pub struct WriteOptions {
+    /// Everything but the storing.
+    pub dry_run: bool,
+    /// Whom changes are recorded under.
+    pub manager: String,
+    /// What happens to unknown and duplicate fields.
+    pub validation: Validation,
+    /// The options object, for admission.
+    pub object: Object,
+}
+
+impl WriteOptions {
+    /// Reads and checks the options in the query. `kind` is `CreateOptions`,
+    /// `UpdateOptions` or `PatchOptions`.
+    pub fn read(call: &Call, kind: &str) -> Result<Self, Status> {
+        let query = &call.info.query;
+        let mut errors = Vec::new();
+        let dry_run = dry_run_values(query.all("dryRun").filter(|v| !v.is_empty()), &mut errors);
+        if let Some(manager) = query.non_empty("fieldManager") {
+            if manager.chars().count() > 128 {
+                errors.push(FieldError::too_long("fieldManager", 128));
+            }
+            if let Some(i) = manager.chars().position(char::is_control) {
+                errors.push(FieldError::invalid(
+                    "fieldManager",
+                    manager,
+                    format!("invalid character at position {i}"),
+                ));
+            }
+        }
+        let validation = match query.non_empty("fieldValidation") {
+            None | Some("Warn") => Validation::Warn,
+            Some("Strict") => Validation::Strict,
+            Some("Ignore") => Validation::Ignore,
+            Some(other) => {
+                errors.push(FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                ));
+                Validation::Warn
+            }
+        };
+        if !errors.is_empty() {
+            return Err(Status::invalid(
+                &GroupKind::new("meta.k8s.io", kind),
+                "",
+                errors,
+            ));
+        }
+        let mut object = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        if dry_run {
+            object["dryRun"] = json!(["All"]);
+        }
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = query.non_empty(key) {
+                object[key] = value.into();
+            }
+        }
+        Ok(Self {
+            dry_run,
+            manager: call.field_manager(),
+            validation,
+            object,
+        })
+    }
+}
+
+/// Whether the values of `dryRun` ask for one; other values than `All` are errors.
+pub fn dry_run_values<'a>(
+    values: impl Iterator<Item = &'a str>,
+    errors: &mut Vec<FieldError>,
+) -> bool {
+    let mut dry_run = false;
+    for value in values {
+        if value == "All" {
+            dry_run = true;
+        } else {
+            errors.push(FieldError::not_supported("dryRun", value, &["All"]));
+        }
+    }
+    dry_run
+}

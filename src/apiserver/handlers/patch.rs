@@ -1,0 +1,196 @@
+//! `patch` in its four forms.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use rkube_api::fields;
+use rkube_api::status::Status;
+use rkube_api::{Object, apply, meta, patch as patches};
+
+use super::options::WriteOptions;
+use super::write::{Ownership, Part, Writer};
+use super::{namespace_of_request, parse, report};
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::negotiate::{self, Encoding};
+use crate::resources::Resource;
+use crate::service::{Call, Incoming};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+/// Serves a patch of an object or a part of it.
+pub async fn patch(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+    part: Part,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    let form = match negotiate::media_type(&call.headers) {
+        JSON => Form::Json,
+        MERGE => Form::Merge,
+        STRATEGIC if resource.as_custom().is_none() => Form::Strategic,
+        APPLY => Form::Apply,
+        _ if resource.as_custom().is_some() => {
+            return Err(Status::unsupported_media_type(&[JSON, MERGE, APPLY]));
+        }
+        _ => {
+            return Err(Status::unsupported_media_type(&[
+                JSON, MERGE, STRATEGIC, APPLY,
+            ]));
+        }
+    };
+    let mut options = WriteOptions::read(call, "PatchOptions")?;
+    let force = call.info.query.is_true("force");
+    if form == Form::Apply {
+        if call.info.query.non_empty("fieldManager").is_none() {
+            let error =
+                rkube_api::FieldError::required("fieldManager", "is required for apply patch");
+            return Err(Status::invalid(
+                &rkube_api::GroupKind::new("meta.k8s.io", "PatchOptions"),
+                "",
+                vec![error],
+            ));
+        }
+        options.object["force"] = force.into();
+    } else if call.info.query.get("force").is_some() {
+        let error =
+            rkube_api::FieldError::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Status::invalid(
+            &rkube_api::GroupKind::new("meta.k8s.io", "PatchOptions"),
+            "",
+            vec![error],
+        ));
+    }
+    let bytes = body::read(request.body).await?;
+    let encoding = if form == Form::Apply {
+        Encoding::Yaml
+    } else {
+        Encoding::Json
+    };
+    let (mut patch, duplicates) = parse(&bytes, encoding)?;
+    let ownership = if form == Form::Apply {
+        Ownership::Applied
+    } else {
+        Ownership::Update
+    };
+    if form == Form::Apply {
+        resource.check_kind(&mut patch)?;
+        let given = meta::name(&patch);
+        if !given.is_empty() && given != call.info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({})",
+                call.info.name
+            )));
+        }
+        meta::set_name(&mut patch, &call.info.name);
+        namespace_of_request(call, resource, &mut patch)?;
+        let unknown = fields::check(resource.schema(), &mut patch)?;
+        report(call, options.validation, duplicates, unknown)?;
+        meta::set_type(&mut patch, &resource.api_version(), &resource.kind);
+        if !meta::managed_fields(&patch).is_empty() {
+            return Err(Status::bad_request("metadata.managedFields must be nil"));
+        }
+    } else {
+        report(call, options.validation, duplicates, Vec::new())?;
+    }
+
+    let validation = options.validation;
+    let manager = options.manager.clone();
+    let sub = Some(call.info.subresource.clone()).filter(|s| !s.is_empty());
+    let api_version = resource.api_version();
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let live = match old {
+            Some(old) => Some(resource.from_storage(old.clone())?),
+            None => None,
+        };
+        let new = match (form, &live) {
+            (Form::Apply, live) => {
+                let now = meta::now_rfc3339();
+                let request = apply::Request {
+                    ty: resource.schema(),
+                    api_version: &api_version,
+                    manager: &manager,
+                    subresource: sub.as_deref(),
+                    now: &now,
+                    versions: None,
+                    reset_fields: reset_fields(resource, part),
+                };
+                let mut new = apply::apply(&request, live.as_ref(), &patch, force)?;
+                if let (Some(live), true) = (live, meta::resource_version(&patch).is_empty()) {
+                    meta::set_resource_version(&mut new, meta::resource_version(&live));
+                }
+                return resource.to_storage(new);
+            }
+            (_, None) => {
+                return Err(Status::not_found(
+                    &resource.group_resource(),
+                    &call.info.name,
+                ));
+            }
+            (Form::Json, Some(live)) => patches::json_patch(live, &patch)?,
+            (Form::Merge, Some(live)) => patches::merge_patch(live, &patch)?,
+            (Form::Strategic, Some(live)) => {
+                patches::strategic_merge(resource.schema(), live, &patch)?
+            }
+        };
+        let mut new = new;
+        resource.check_kind(&mut new)?;
+        let unknown = fields::check(resource.schema(), &mut new)?;
+        report(call, validation, Vec::new(), unknown)?;
+        resource.to_storage(new)
+    };
+    let namespace = call.info.namespace_of(resource);
+    let writer = Writer {
+        server,
+        call,
+        resource,
+        part,
+        options,
+        ownership,
+    };
+    let mut created_meanwhile = false;
+    let written = loop {
+        match writer.update(&namespace, &call.info.name, &make).await {
+            Err(status) if form == Form::Apply && part == Part::Main && status.is_not_found() => {
+                match writer.create(make(None)?).await {
+                    // Someone else made it just now: apply to that.
+                    Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
+                        created_meanwhile = true;
+                    }
+                    result => break result?,
+                }
+            }
+            result => break result?,
+        }
+    };
+    let code = if written.created {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    server
+        .object_response(call, resource, code, accepted, written.json)
+        .await
+}
+
+/// Fields that a write to `part` resets, which it can therefore not own.
+pub fn reset_fields(resource: &Resource, part: Part) -> &'static [&'static [&'static str]] {
+    match part {
+        Part::Main if resource.subresource("status").is_some() => &[&["status"]],
+        Part::Status => &[&["spec"]],
+        _ => &[],
+    }
+}

@@ -1,0 +1,473 @@
+//! `get` and `list`.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::{Response, StatusCode};
+use rkube_api::GroupKind;
+use rkube_api::selector::{FieldSelector, LabelSelector};
+use rkube_api::status::{FieldError, Status};
+use serde::{Deserialize, Serialize};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::cache::{CachedObject, Filter};
+use crate::negotiate;
+use crate::request::RequestInfo;
+use crate::resources::Resource;
+use crate::respond::{self, ListMeta};
+use crate::service::Call;
+
+/// Serves one object.
+pub async fn get(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    respond::validate_table_options(call, accepted)?;
+    let revision = parse_revision(call.info.query.get("resourceVersion"))?;
+    match revision {
+        None => server.cache.consistent().await,
+        Some(revision) => at_least(server, revision).await?,
+    };
+    let object = resource
+        .cache
+        .get(&call.info.namespace_of(resource), &call.info.name)
+        .ok_or_else(|| Status::not_found(&resource.group_resource(), &call.info.name))?;
+    server
+        .object_response(
+            call,
+            resource,
+            StatusCode::OK,
+            accepted,
+            object.json.clone(),
+        )
+        .await
+}
+
+/// What a list or watch selects.
+pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status> {
+    let labels = match info.query.non_empty("labelSelector") {
+        Some(text) => Some(LabelSelector::parse(text)?).filter(|s| !s.is_empty()),
+        None => None,
+    };
+    let fields = match info.query.non_empty("fieldSelector") {
+        Some(text) => {
+            let selector = FieldSelector::parse(text)?;
+            for requirement in selector.requirements() {
+                resource.check_field(&requirement.field)?;
+            }
+            Some(selector).filter(|s| !s.is_empty())
+        }
+        None => None,
+    };
+    let namespace = info.namespace_of(resource);
+    let named_in_path = !info.name.is_empty() && info.query.non_empty("fieldSelector").is_none();
+    Ok(Filter::new(
+        (!namespace.is_empty()).then_some(namespace),
+        named_in_path.then(|| info.name.clone()),
+        labels,
+        fields,
+    ))
+}
+
+/// A client's `resourceVersion`: `None` when unset.
+pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
+    match text {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!(
+                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            ))
+        }),
+    }
+}
+
+/// Waits a moment for a revision that may not have happened yet.
+pub async fn at_least(server: &ApiServer, revision: u64) -> Result<u64, Status> {
+    if server.cache.revision() >= revision {
+        return Ok(server.cache.revision());
+    }
+    let wait = std::time::Duration::from_secs(3);
+    match tokio::time::timeout(wait, server.cache.reached(revision)).await {
+        Ok(now) => Ok(now),
+        Err(_) => Err(too_large(revision, server.cache.revision())),
+    }
+}
+
+/// 504 for a revision that has not happened yet; clients know it by its cause.
+pub fn too_large(asked: u64, now: u64) -> Status {
+    let mut status = Status::new(
+        504,
+        "Timeout",
+        format!("Too large resource version: {asked}, current: {now}"),
+    );
+    let mut details = rkube_api::status::Details {
+        retry_after_seconds: 1,
+        ..Default::default()
+    };
+    details.causes.push(rkube_api::status::Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    });
+    status = status.with_details(details);
+    status
+}
+
+/// Where the next page of a list starts.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    /// Version of the token's form.
+    v: String,
+    /// The revision of the first page.
+    rv: i64,
+    /// The last key that was given out.
+    start: String,
+}
+
+fn encode_continue(revision: u64, start: &str) -> String {
+    let token = Continue {
+        v: "meta.k8s.io/v1".into(),
+        rv: revision as i64,
+        start: start.to_owned(),
+    };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+fn decode_continue(token: &str) -> Result<Continue, Status> {
+    let invalid = || {
+        Status::bad_request(
+            "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        )
+    };
+    let bytes = URL_SAFE_NO_PAD
+        .decode(token.trim_end_matches('='))
+        .map_err(|_| invalid())?;
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
+    if token.v != "meta.k8s.io/v1" || token.start.contains("..") {
+        return Err(invalid());
+    }
+    Ok(token)
+}
+
+fn key_of(object: &CachedObject) -> String {
+    if object.namespace.is_empty() {
+        object.name.to_string()
+    } else {
+        format!("{}/{}", object.namespace, object.name)
+    }
+}
+
+/// Serves a list, or a page of it.
+pub async fn list(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    respond::validate_table_options(call, accepted)?;
+    let query = &call.info.query;
+    let filter = filter(&call.info, resource)?;
+    let limit: usize = match query.non_empty("limit") {
+        Some(text) => text
+            .parse::<i64>()
+            .map_err(|_| {
+                Status::bad_request(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                ))
+            })?
+            .try_into()
+            .unwrap_or(0),
+        None => 0,
+    };
+    let revision = parse_revision(query.get("resourceVersion"))?;
+    let token = query.non_empty("continue");
+    let matching = query.non_empty("resourceVersionMatch");
+    validate_match(
+        query.non_empty("resourceVersion"),
+        matching,
+        token,
+        false,
+        query.get("sendInitialEvents"),
+    )?;
+
+    if let Some(token) = token {
+        let token = decode_continue(token)?;
+        return next_page(server, call, resource, accepted, &filter, limit, token).await;
+    }
+    let exact = match (revision, matching) {
+        (Some(revision), Some("Exact")) => Some(revision),
+        // Without a match rule, a limited list at a revision means that very
+        // revision, as it always has.
+        (Some(revision), None) if limit > 0 && revision > 0 => Some(revision),
+        _ => None,
+    };
+    if let Some(revision) = exact {
+        at_least(server, revision).await?;
+        let now = server.cache.revision();
+        if revision == now || resource.cache.last_change() <= revision {
+            return page(
+                server,
+                call,
+                resource,
+                accepted,
+                resource.cache.list(&filter),
+                limit,
+                revision,
+                &filter,
+            )
+            .await;
+        }
+        let items = past(server, resource, &filter, revision).await?;
+        return page(
+            server, call, resource, accepted, items, limit, revision, &filter,
+        )
+        .await;
+    }
+    match revision {
+        None => server.cache.consistent().await,
+        Some(revision) => at_least(server, revision).await?,
+    };
+    let (items, revision) = server.current(resource, &filter);
+    page(
+        server, call, resource, accepted, items, limit, revision, &filter,
+    )
+    .await
+}
+
+impl ApiServer {
+    /// The present objects and a revision that they show.
+    pub(crate) fn current(
+        &self,
+        resource: &Resource,
+        filter: &Filter,
+    ) -> (Vec<Arc<CachedObject>>, u64) {
+        // Read first: what the cache takes in meanwhile is newer than it says,
+        // which a watch from there repeats rather than misses.
+        let revision = self.cache.revision();
+        let (items, newest) = resource.cache.list_with_revision(filter);
+        (items, revision.max(newest))
+    }
+}
+
+/// The state of a resource at a past revision, from the store's history.
+async fn past(
+    server: &ApiServer,
+    resource: &Resource,
+    filter: &Filter,
+    revision: u64,
+) -> Result<Vec<Arc<CachedObject>>, Status> {
+    let options = rkube_store::ListOptions {
+        revision: Some(revision),
+        ..Default::default()
+    };
+    let page = server
+        .store
+        .list(&resource.prefix(), options)
+        .await
+        .map_err(|e| super::store_error(resource, "", e))?;
+    Ok(page
+        .items
+        .iter()
+        .filter_map(|kv| resource.read(kv))
+        .filter(|o| filter.matches(o))
+        .map(Arc::new)
+        .collect())
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "a page is all of these, and nothing else uses them together"
+)]
+async fn page(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Resource,
+    accepted: negotiate::Accepted,
+    mut items: Vec<Arc<CachedObject>>,
+    limit: usize,
+    revision: u64,
+    filter: &Filter,
+) -> Result<Response<Body>, Status> {
+    let mut meta = ListMeta {
+        revision,
+        ..ListMeta::default()
+    };
+    if limit > 0 && items.len() > limit {
+        let remaining = items.len() - limit;
+        items.truncate(limit);
+        meta.next = items
+            .last()
+            .map(|last| encode_continue(revision, &key_of(last)))
+            .unwrap_or_default();
+        if !filter.has_selectors() {
+            meta.remaining = Some(remaining as u64);
+        }
+    }
+    server
+        .list_response(call, resource, accepted, &items, meta)
+        .await
+}
+
+async fn next_page(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Resource,
+    accepted: negotiate::Accepted,
+    filter: &Filter,
+    limit: usize,
+    token: Continue,
+) -> Result<Response<Body>, Status> {
+    let (mut items, revision) = match u64::try_from(token.rv) {
+        // A token without a revision goes on with whatever is there now.
+        Err(_) => {
+            server.cache.consistent().await;
+            server.current(resource, filter)
+        }
+        Ok(revision) => {
+            if resource.cache.last_change() <= revision {
+                (resource.cache.list(filter), revision)
+            } else {
+                match past(server, resource, filter, revision).await {
+                    Ok(items) => (items, revision),
+                    Err(status) if status.code == 410 => {
+                        let status = Status::gone(
+                            "The provided continue parameter is too old to display a consistent list result. \
+                             You can start a new list without the continue parameter, or use the continue token \
+                             in this response to retrieve the remainder of the results. Continuing with the \
+                             provided token results in an inconsistent list - objects that were created, \
+                             modified, or deleted between the time the first chunk was returned and now may \
+                             show up in the list.",
+                        );
+                        let fresh = Continue {
+                            v: token.v,
+                            rv: -1,
+                            start: token.start,
+                        };
+                        let fresh =
+                            URL_SAFE_NO_PAD.encode(serde_json::to_vec(&fresh).unwrap_or_default());
+                        let mut value = status.to_value();
+                        value["metadata"] = serde_json::json!({"continue": fresh});
+                        return Ok(respond::value(
+                            call,
+                            StatusCode::GONE,
+                            negotiate::Encoding::Json,
+                            &value,
+                        )
+                        .await);
+                    }
+                    Err(status) => return Err(status),
+                }
+            }
+        }
+    };
+    items.retain(|item| key_of(item) > token.start);
+    page(
+        server, call, resource, accepted, items, limit, revision, filter,
+    )
+    .await
+}
+
+/// The rules for `resourceVersionMatch`, `continue` and `sendInitialEvents`.
+pub fn validate_match(
+    revision: Option<&str>,
+    matching: Option<&str>,
+    token: Option<&str>,
+    watch: bool,
+    send_initial_events: Option<&str>,
+) -> Result<(), Status> {
+    let mut errors = Vec::new();
+    let forbidden = |detail: &str| FieldError::forbidden("resourceVersionMatch", detail);
+    if watch {
+        if send_initial_events.is_some() && matching != Some("NotOlderThan") {
+            errors.push(forbidden(
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        if let Some(matching) = matching {
+            if send_initial_events.is_none() {
+                errors.push(forbidden(
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if matching != "NotOlderThan" {
+                errors.push(FieldError::not_supported(
+                    "resourceVersionMatch",
+                    matching,
+                    &["NotOlderThan"],
+                ));
+            }
+        }
+    } else {
+        if send_initial_events.is_some() {
+            errors.push(FieldError::forbidden(
+                "sendInitialEvents",
+                "sendInitialEvents is forbidden for list",
+            ));
+        }
+        if let Some(matching) = matching {
+            if token.is_some() {
+                errors.push(forbidden(
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+            if revision.is_none() {
+                errors.push(forbidden(
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            match matching {
+                "NotOlderThan" => {}
+                "Exact" if revision == Some("0") => {
+                    errors.push(forbidden(
+                        "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                    ));
+                }
+                "Exact" => {}
+                other => errors.push(FieldError::not_supported(
+                    "resourceVersionMatch",
+                    other,
+                    &["Exact", "NotOlderThan", ""],
+                )),
+            }
+        }
+    }
+    if token.is_some() && revision.is_some_and(|r| r != "0") && matching.is_none() {
+        return Err(Status::bad_request(
+            "specifying resource version is not allowed when using continue",
+        ));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(
+        &GroupKind::new("meta.k8s.io", "ListOptions"),
+        "",
+        errors,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn continue_tokens_round_trip() {
+        let token = decode_continue(&encode_continue(42, "ns/name")).unwrap();
+        assert_eq!((token.rv, &*token.start), (42, "ns/name"));
+        assert_eq!(decode_continue("xyz").err().unwrap().code, 400);
+    }
+
+    #[test]
+    fn match_rules() {
+        assert!(validate_match(None, None, None, false, None).is_ok());
+        assert!(validate_match(Some("5"), Some("Exact"), None, false, None).is_ok());
+        assert!(validate_match(Some("0"), Some("Exact"), None, false, None).is_err());
+        assert!(validate_match(None, Some("NotOlderThan"), None, false, None).is_err());
+        assert!(validate_match(None, Some("NotOlderThan"), None, true, Some("true")).is_ok());
+        assert!(validate_match(None, None, None, true, Some("true")).is_err());
+    }
+}

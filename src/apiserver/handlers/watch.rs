@@ -1,0 +1,412 @@
+//! `watch`: a resource's changes as a stream of events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::StreamExt as _;
+use http::{HeaderValue, Response, StatusCode, header};
+use rkube_api::status::Status;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
+
+use super::read::{at_least, filter, parse_revision, validate_match};
+use crate::ApiServer;
+use crate::body::{self, Body, BoxError};
+use crate::cache::{CachedObject, EventKind, Filter, TooOld, Watcher};
+use crate::negotiate::{self, Accepted, Encoding, View};
+use crate::resources::Resource;
+use crate::respond;
+use crate::service::{Call, Incoming};
+
+/// A watch ends after this many seconds when the client names no time, plus up
+/// to as many again, so that watches made together do not end together.
+const MIN_TIMEOUT_SECONDS: u64 = 1800;
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// Everything that a running watch needs, owned by its stream.
+struct Stream {
+    call: Arc<WatchCall>,
+    watcher: Watcher,
+    filter: Filter,
+    bookmarks: Option<tokio::sync::watch::Receiver<u64>>,
+    progress: Arc<crate::cache::Cache>,
+    deadline: Instant,
+    shutdown: tokio_util::sync::CancellationToken,
+    sent_columns: bool,
+    done: bool,
+}
+
+/// How events are encoded.
+struct WatchCall {
+    call: Call,
+    resource: Arc<Resource>,
+    accepted: Accepted,
+    /// Whether stored bytes can be sent as they are.
+    raw: bool,
+}
+
+/// Serves a watch.
+pub async fn watch(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Arc<Resource>,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, true)?;
+    respond::validate_table_options(call, accepted)?;
+    let query = &call.info.query;
+    let filter = filter(&call.info, resource)?;
+    let text = query.non_empty("resourceVersion");
+    let revision = parse_revision(text)?;
+    let matching = query.non_empty("resourceVersionMatch");
+    let initial = query
+        .get("sendInitialEvents")
+        .map(|_| query.is_true("sendInitialEvents"));
+    validate_match(text, matching, None, true, query.get("sendInitialEvents"))?;
+    let bookmarks = query.is_true("allowWatchBookmarks");
+    let seconds = match query.non_empty("timeoutSeconds") {
+        Some(text) => text.parse::<u64>().map_err(|_| {
+            Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            ))
+        })?,
+        None => 0,
+    };
+    let seconds = if seconds > 0 {
+        seconds
+    } else {
+        MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS)
+    };
+
+    // Where to start, and what to send before.
+    let mut first = Vec::new();
+    let send_state = initial.unwrap_or(revision.is_none_or(|r| r == 0));
+    let position = if send_state {
+        let at = match revision {
+            None => server.cache.consistent().await,
+            Some(revision) => at_least(server, revision).await?,
+        };
+        let (items, position) = resource.cache.snapshot(&filter, at);
+        first = items;
+        Ok(position)
+    } else {
+        match revision {
+            // From now on, nothing before.
+            None | Some(0) => {
+                let now = server.cache.consistent().await;
+                Ok(resource.cache.snapshot(&Filter::nothing(), now).1)
+            }
+            Some(revision) => resource.cache.position_after(revision),
+        }
+    };
+    let websocket = is_websocket(call);
+    let watch_call = Arc::new(WatchCall {
+        call: call.detached(),
+        resource: resource.clone(),
+        accepted,
+        raw: accepted
+            == Accepted {
+                encoding: Encoding::Json,
+                view: View::Whole,
+            }
+            && resource.serves_storage_version(),
+    });
+    let position = match position {
+        Ok(position) => position,
+        Err(too_old) => {
+            let asked = revision.unwrap_or_default();
+            let line = error_event(&too_old_status(asked, &too_old));
+            return Ok(stream_response(accepted, body::full(line)));
+        }
+    };
+
+    let mut stream = Stream {
+        call: watch_call,
+        watcher: Watcher::new(resource.cache.clone(), position),
+        filter,
+        bookmarks: bookmarks.then(|| server.bookmarks.subscribe()),
+        progress: server.cache.clone(),
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        shutdown: server.shutdown.clone(),
+        sent_columns: false,
+        done: false,
+    };
+    if let Some(receiver) = &mut stream.bookmarks {
+        receiver.mark_unchanged();
+    }
+    let mut head = BytesMut::new();
+    for object in &first {
+        stream.encode(EventKind::Added.as_str(), object, &mut head);
+    }
+    drop(first);
+    if initial == Some(true) && bookmarks {
+        stream.bookmark(true, &mut head);
+    }
+    let gauge = server.metrics.watch_started(&resource.plural);
+    let events = futures::stream::unfold(
+        (stream, Some(head), gauge),
+        |(mut stream, head, gauge)| async move {
+            if let Some(head) = head.filter(|h| !h.is_empty()) {
+                return Some((Ok::<Bytes, BoxError>(head.freeze()), (stream, None, gauge)));
+            }
+            let chunk = stream.next().await?;
+            Some((Ok(chunk), (stream, None, gauge)))
+        },
+    );
+    if websocket {
+        return over_websocket(call, request, events.boxed());
+    }
+    Ok(stream_response(accepted, body::stream(events)))
+}
+
+fn stream_response(accepted: Accepted, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let kind = match accepted.encoding {
+        Encoding::Json => "application/json",
+        Encoding::Yaml => "application/yaml;stream=watch",
+    };
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn too_old_status(asked: u64, too_old: &TooOld) -> Status {
+    Status::gone(format!(
+        "too old resource version: {asked} ({})",
+        too_old.oldest
+    ))
+}
+
+fn error_event(status: &Status) -> Bytes {
+    let mut line = json!({"type": "ERROR", "object": status.to_value()}).to_string();
+    line.push('\n');
+    line.into()
+}
+
+impl Stream {
+    /// The next bytes to send; `None` ends the watch.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.done {
+            return None;
+        }
+        loop {
+            let ticked = async {
+                match &mut self.bookmarks {
+                    Some(receiver) => {
+                        if receiver.changed().await.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            let mut out = BytesMut::new();
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                events = self.watcher.next() => match events {
+                    Ok(events) => {
+                        for event in &events {
+                            if let Some((kind, object)) = event.seen_through(&self.filter) {
+                                self.encode(kind.as_str(), &object, &mut out);
+                            }
+                        }
+                    }
+                    Err(too_old) => {
+                        // The client lists again and starts over.
+                        self.done = true;
+                        return Some(error_event(&too_old_status(self.watcher.revision(), &too_old)));
+                    }
+                },
+                () = ticked => {
+                    self.bookmark(false, &mut out);
+                }
+                () = tokio::time::sleep_until(self.deadline) => return None,
+            }
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+        }
+    }
+
+    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
+        if self.call.raw {
+            out.reserve(object.json.len() + 40);
+            out.put_slice(b"{\"type\":\"");
+            out.put_slice(kind.as_bytes());
+            out.put_slice(b"\",\"object\":");
+            out.put_slice(&object.json);
+            out.put_slice(b"}\n");
+            return;
+        }
+        let call = &self.call;
+        let object = match call.resource.from_storage(object.parse()) {
+            Ok(object) => object,
+            Err(status) => return out.put_slice(&error_event(&status)),
+        };
+        let shown = match call.accepted.view {
+            View::Whole => object,
+            View::Metadata(version) => respond::partial(&object, version),
+            View::Table(version) => {
+                let meta = json!({"resourceVersion": rkube_api::meta::resource_version(&object)});
+                let rows = vec![respond::row(&call.call, &call.resource, &object, version)];
+                let columns = !std::mem::replace(&mut self.sent_columns, true);
+                respond::table(&call.resource, version, meta, rows, columns)
+            }
+        };
+        self.put_value(kind, shown, out);
+    }
+
+    fn put_value(&self, kind: &str, object: Value, out: &mut BytesMut) {
+        let event = json!({"type": kind, "object": object});
+        match self.call.accepted.encoding {
+            Encoding::Json => {
+                out.put_slice(event.to_string().as_bytes());
+                out.put_slice(b"\n");
+            }
+            Encoding::Yaml => {
+                out.put_slice(b"---\n");
+                out.put_slice(serde_yaml::to_string(&event).unwrap_or_default().as_bytes());
+            }
+        }
+    }
+
+    /// Tells the client how far it has seen everything.
+    fn bookmark(&mut self, initial_end: bool, out: &mut BytesMut) {
+        // The resource may have been quiet while others moved on. Read the
+        // revision first: what happens after is then pending, not skipped.
+        let now = self.progress.revision();
+        self.watcher.advance(now);
+        let resource = &self.call.resource;
+        let mut meta = json!({"resourceVersion": self.watcher.revision().to_string()});
+        if initial_end {
+            meta["annotations"] = json!({INITIAL_EVENTS_END: "true"});
+        }
+        let object =
+            json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": meta});
+        let shown = match self.call.accepted.view {
+            View::Whole => object,
+            View::Metadata(version) => respond::partial(&object, version),
+            View::Table(version) => {
+                let row = json!({"cells": [], "object": respond::partial(&object, version)});
+                let meta = json!({"resourceVersion": self.watcher.revision().to_string()});
+                respond::table(resource, version, meta, vec![row], false)
+            }
+        };
+        self.put_value("BOOKMARK", shown, out);
+    }
+}
+
+fn is_websocket(call: &Call) -> bool {
+    call.headers
+        .get(header::UPGRADE)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
+}
+
+/// A watch over WebSocket: each event a text message.
+fn over_websocket(
+    call: &Call,
+    mut request: Incoming,
+    mut events: futures::stream::BoxStream<'static, Result<Bytes, BoxError>>,
+) -> Result<Response<Body>, Status> {
+    let key = call
+        .headers
+        .get("sec-websocket-key")
+        .ok_or_else(|| Status::bad_request("the request has no Sec-WebSocket-Key"))?;
+    let Some(upgrade) = request.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
+        return Err(Status::bad_request("this connection cannot be upgraded"));
+    };
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    digest.update(key.as_bytes());
+    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let accept = base64::engine::general_purpose::STANDARD.encode(digest.finish());
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let (mut reader, mut writer) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+        let send = async {
+            while let Some(Ok(chunk)) = events.next().await {
+                for line in chunk.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+                    writer.write_all(&text_frame(line)).await?;
+                }
+                writer.flush().await?;
+            }
+            // A normal close, code 1000.
+            writer.write_all(&[0x88, 2, 0x03, 0xe8]).await?;
+            writer.shutdown().await
+        };
+        let drain = async {
+            // Whatever the client sends (a close, pings) needs no answer but
+            // the end of the connection ends the watch.
+            let mut buffer = [0u8; 512];
+            while matches!(reader.read(&mut buffer).await, Ok(n) if n > 0 && buffer[0] & 0x0f != 8)
+            {
+            }
+        };
+        tokio::select! {
+            result = send => if let Err(error) = result {
+                tracing::debug!(%error, "a WebSocket watch ended");
+            },
+            () = drain => {}
+        }
+    });
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(
+        header::SEC_WEBSOCKET_ACCEPT,
+        HeaderValue::from_str(&accept).map_err(Status::internal)?,
+    );
+    let offered = call
+        .headers
+        .get(header::SEC_WEBSOCKET_PROTOCOL)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    if offered.split(',').any(|p| p.trim() == "binary.k8s.io") {
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static("binary.k8s.io"),
+        );
+    }
+    Ok(response)
+}
+
+/// An unmasked text frame.
+fn text_frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + 10);
+    frame.push(0x81);
+    match payload.len() {
+        n @ 0..=125 => frame.push(n as u8),
+        n @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend_from_slice(&(n as u16).to_be_bytes());
+        }
+        n => {
+            frame.push(127);
+            frame.extend_from_slice(&(n as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(payload);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_carry_their_length() {
+        assert_eq!(text_frame(b"ab"), [0x81, 2, b'a', b'b']);
+        assert_eq!(text_frame(&[0; 126])[..4], [0x81, 126, 0, 126]);
+        assert_eq!(
+            text_frame(&[0; 70000])[..10],
+            [0x81, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]
+        );
+    }
+}

@@ -1,0 +1,565 @@
+//! Storing new and changed objects: the one path that every create, update,
+//! patch and apply takes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{Object, apply, meta};
+use rkube_auth::admission::Operation;
+use rkube_store::{Expect, KeyValue, StoreError};
+use rkube_strategy::{Context, Subresource};
+use serde_json::Value;
+
+use super::options::WriteOptions;
+use super::store_error;
+use crate::ApiServer;
+use crate::admission::{self, Admission};
+use crate::cache::with_revision;
+use crate::crd;
+use crate::resources::Resource;
+use crate::service::Call;
+
+/// How often a write is tried again that lost a race it can win.
+const MAX_ATTEMPTS: usize = 8;
+
+/// Which part of an object a request may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status alone.
+    Status,
+    /// What another subresource stands for.
+    Sub(Subresource),
+}
+
+/// How ownership of fields is recorded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// The manager owns what this write changes.
+    Update,
+    /// Server-side apply has recorded it already.
+    Applied,
+}
+
+/// A write under way.
+pub struct Writer<'a> {
+    /// The server.
+    pub server: &'a Arc<ApiServer>,
+    /// The request.
+    pub call: &'a Call,
+    /// The resource.
+    pub resource: &'a Resource,
+    /// What may change.
+    pub part: Part,
+    /// How to write.
+    pub options: WriteOptions,
+    /// How ownership is recorded.
+    pub ownership: Ownership,
+}
+
+/// Makes the new state from the present one, both in the storage version.
+pub type Make<'a> = &'a (dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync);
+
+/// What a write has led to.
+pub struct Written {
+    /// The object in the storage version, with its revision.
+    pub json: Bytes,
+    /// Whether it was made by this write.
+    pub created: bool,
+}
+
+impl Writer<'_> {
+    fn context(&self, now: Timestamp) -> Context<'_> {
+        Context {
+            now,
+            user: &self.call.user.name,
+            uid: &self.call.user.uid,
+            groups: &self.call.user.groups,
+            extra: &self.call.user.extra,
+        }
+    }
+
+    fn subresource(&self) -> &str {
+        &self.call.info.subresource
+    }
+
+    fn invalid(&self, name: &str, errors: Vec<FieldError>) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(&self.resource.group_kind(), name, errors))
+    }
+
+    /// Records who owns which field.
+    fn own(&self, live: Option<&Object>, object: Object, now: Timestamp) -> Object {
+        if self.ownership == Ownership::Applied {
+            return object;
+        }
+        let sub = Some(self.subresource()).filter(|s| !s.is_empty());
+        let request = apply::Request {
+            ty: self.resource.schema(),
+            api_version: &self.resource.storage_api_version(),
+            manager: &self.options.manager,
+            subresource: sub,
+            now: &meta::rfc3339(now),
+            versions: None,
+            reset_fields: super::patch::reset_fields(self.resource, self.part),
+        };
+        apply::update(&request, live, object)
+    }
+
+    /// Stores a new object, given in the storage version.
+    pub async fn create(&self, mut object: Object) -> Result<Written, Status> {
+        let now = Timestamp::now();
+        let resource = self.resource;
+        let strategy = resource.strategy();
+        let ctx = self.context(now);
+        if !meta::resource_version(&object).is_empty() {
+            return Err(Status::new(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        for field in [
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+        ] {
+            meta::remove(&mut object, field);
+        }
+        strategy.default(&mut object);
+        strategy.prepare_create(&ctx, &mut object);
+        object = self.own(None, object, now);
+        meta::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
+        meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
+
+        let generate = meta::generate_name(&object).to_owned();
+        let generated = meta::name(&object).is_empty() && !generate.is_empty();
+        let admission = Admission {
+            server: self.server,
+            call: self.call,
+            resource,
+            operation: Operation::Create,
+            dry_run: self.options.dry_run,
+            options: &self.options.object,
+        };
+        // Addresses and ports are handed out one write at a time.
+        let _allocating = self.server.services.lock(resource, self.server).await;
+        let mut attempts = 0;
+        let template = object;
+        loop {
+            let mut object = template.clone();
+            if generated {
+                meta::set_name(&mut object, &generated_name(&generate));
+            }
+            admission.mutate(&mut object, None).await?;
+            strategy.default(&mut object);
+            self.server
+                .services
+                .allocate(self.server, resource, &mut object, None)?;
+            let name = meta::name(&object).to_owned();
+            let mut errors = rkube_strategy::validate_metadata(
+                &object,
+                resource.namespaced,
+                strategy.name_rule(),
+            );
+            errors.extend(strategy.validate_create(&object));
+            self.invalid(&name, errors)?;
+            crd::check(resource, &object)?;
+            self.call.warn(strategy.warnings(&object, None));
+            admission.validate(&mut object, None).await?;
+            admission::check_escalation(self.server, self.call, resource, &object, None)?;
+            admission.charge_quota(&mut object, None).await?;
+
+            let key = resource.key(meta::namespace(&object), &name);
+            let bytes = encode(&mut object)?;
+            if self.options.dry_run {
+                let (found, _) = self
+                    .server
+                    .store
+                    .get(&key)
+                    .await
+                    .map_err(|e| store_error(resource, &name, e))?;
+                if found.is_some() {
+                    return Err(Status::already_exists(&resource.group_resource(), &name));
+                }
+                return Ok(Written {
+                    json: bytes,
+                    created: true,
+                });
+            }
+            match self.server.store.put(&key, bytes, Expect::Absent).await {
+                Ok(kv) => {
+                    return Ok(Written {
+                        json: revised(&kv)?,
+                        created: true,
+                    });
+                }
+                Err(StoreError::Conflict { .. }) if generated && attempts < MAX_ATTEMPTS => {
+                    attempts += 1;
+                }
+                Err(StoreError::Conflict { .. }) if generated => {
+                    return Err(Status::generate_name_conflict(
+                        &resource.group_resource(),
+                        &name,
+                    ));
+                }
+                Err(StoreError::Conflict { .. }) => {
+                    return Err(Status::already_exists(&resource.group_resource(), &name));
+                }
+                Err(error) => return Err(store_error(resource, &name, error)),
+            }
+        }
+    }
+
+    /// Changes an object: `make` gives the new state from the present one, and
+    /// is asked again when another writer was faster. Where there is no object,
+    /// `make` may give a new one.
+    pub async fn update(
+        &self,
+        namespace: &str,
+        name: &str,
+        make: Make<'_>,
+    ) -> Result<Written, Status> {
+        let resource = self.resource;
+        self.server.cache.consistent().await;
+        let _allocating = self.server.services.lock(resource, self.server).await;
+        let mut current = resource
+            .cache
+            .get(namespace, name)
+            .map(|object| (object.parse(), object.revision));
+        for _ in 0..MAX_ATTEMPTS {
+            let Some((old, revision)) = &current else {
+                return Err(Status::not_found(&resource.group_resource(), name));
+            };
+            match self.attempt(namespace, name, old, *revision, make).await? {
+                Attempt::Done(written) => return Ok(written),
+                Attempt::Lost(found) => {
+                    current = match found {
+                        Some(kv) => Some((parse(&kv)?, kv.mod_revision)),
+                        None => None,
+                    };
+                }
+            }
+        }
+        Err(Status::modified(&resource.group_resource(), name))
+    }
+
+    async fn attempt(
+        &self,
+        namespace: &str,
+        name: &str,
+        old: &Object,
+        revision: u64,
+        make: Make<'_>,
+    ) -> Result<Attempt, Status> {
+        let resource = self.resource;
+        let strategy = resource.strategy();
+        let now = Timestamp::now();
+        let ctx = self.context(now);
+        let mut new = make(Some(old))?;
+        self.check_identity(&mut new, old, revision, namespace, name)?;
+        strategy.default(&mut new);
+        match self.part {
+            Part::Main => strategy.prepare_update(&ctx, &mut new, old),
+            Part::Status => strategy.prepare_status_update(&ctx, &mut new, old),
+            Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
+        }
+        keep_system_metadata(&mut new, old);
+        new = self.own(Some(old), new, now);
+        let admission = Admission {
+            server: self.server,
+            call: self.call,
+            resource,
+            operation: Operation::Update,
+            dry_run: self.options.dry_run,
+            options: &self.options.object,
+        };
+        admission.mutate(&mut new, Some(old)).await?;
+        strategy.default(&mut new);
+        if self.part == Part::Main {
+            self.server
+                .services
+                .allocate(self.server, resource, &mut new, Some(old))?;
+        }
+        let mut errors =
+            rkube_strategy::validate_metadata(&new, resource.namespaced, strategy.name_rule());
+        errors.extend(rkube_strategy::validate_metadata_update(&new, old));
+        errors.extend(match self.part {
+            Part::Main => strategy.validate_update(&new, old),
+            Part::Status => strategy.validate_status_update(&new, old),
+            Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
+        });
+        self.invalid(name, errors)?;
+        crd::check(resource, &new)?;
+        self.call.warn(strategy.warnings(&new, Some(old)));
+        admission.validate(&mut new, Some(old)).await?;
+        admission::check_escalation(self.server, self.call, resource, &new, Some(old))?;
+        admission.charge_quota(&mut new, Some(old)).await?;
+
+        let key = resource.key(namespace, name);
+        if unchanged(&mut new, old) {
+            // Nothing to store; but a stale reader must not believe that it won.
+            let json = serde_json::to_vec(old).map_err(Status::internal)?;
+            let (found, _) = self
+                .server
+                .store
+                .get(&key)
+                .await
+                .map_err(|e| store_error(resource, name, e))?;
+            return match found {
+                Some(kv) if kv.mod_revision == revision => Ok(Attempt::Done(Written {
+                    json: json.into(),
+                    created: false,
+                })),
+                found => Ok(Attempt::Lost(found)),
+            };
+        }
+        let gone = finished(resource, &new, old);
+        let bytes = encode(&mut new)?;
+        if self.options.dry_run {
+            let json = with_revision(&bytes, revision)
+                .ok_or_else(|| Status::internal("an object has no metadata"))?;
+            return Ok(Attempt::Done(Written {
+                json,
+                created: false,
+            }));
+        }
+        if gone {
+            // The last finalizer is off: the object goes, and the answer is its last state.
+            return match self
+                .server
+                .store
+                .delete(&key, Expect::Revision(revision))
+                .await
+            {
+                Ok((_, at)) => {
+                    let json = with_revision(&bytes, at)
+                        .ok_or_else(|| Status::internal("an object has no metadata"))?;
+                    Ok(Attempt::Done(Written {
+                        json,
+                        created: false,
+                    }))
+                }
+                Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
+                Err(error) => Err(store_error(resource, name, error)),
+            };
+        }
+        match self
+            .server
+            .store
+            .put(&key, bytes, Expect::Revision(revision))
+            .await
+        {
+            Ok(kv) => Ok(Attempt::Done(Written {
+                json: revised(&kv)?,
+                created: false,
+            })),
+            Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
+            Err(error) => Err(store_error(resource, name, error)),
+        }
+    }
+
+    /// Name, namespace, uid and resourceVersion must be those of the object
+    /// that the request names.
+    fn check_identity(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        revision: u64,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status> {
+        let resource = self.resource;
+        let given = meta::name(new);
+        if given.is_empty() {
+            meta::set_name(new, name);
+        } else if given != name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        if meta::namespace(new).is_empty() && !namespace.is_empty() {
+            meta::set_namespace(new, namespace);
+        } else if resource.namespaced && meta::namespace(new) != namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        let uid = meta::uid(new);
+        if !uid.is_empty() && uid != meta::uid(old) {
+            return Err(Status::conflict(
+                &resource.group_resource(),
+                name,
+                format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(old)
+                ),
+            ));
+        }
+        match meta::resource_version(new) {
+            "" | "0" if self.resource.strategy().allow_unconditional_update() => {}
+            "" | "0" => self.invalid(
+                name,
+                vec![FieldError::invalid(
+                    "metadata.resourceVersion",
+                    Value::from(0),
+                    "must be specified for an update",
+                )],
+            )?,
+            version => match version.parse::<u64>() {
+                Ok(version) if version == revision => {}
+                Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
+                Err(_) => self.invalid(
+                    name,
+                    vec![FieldError::invalid(
+                        "metadata.resourceVersion",
+                        version,
+                        format!("strconv.ParseUint: parsing {version:?}: invalid syntax"),
+                    )],
+                )?,
+            },
+        }
+        meta::set_resource_version(new, &revision.to_string());
+        Ok(())
+    }
+}
+
+enum Attempt {
+    Done(Written),
+    /// Another writer was faster; what is there now.
+    Lost(Option<Arc<KeyValue>>),
+}
+
+/// What clients cannot change in metadata stays as it is.
+fn keep_system_metadata(new: &mut Object, old: &Object) {
+    let kept = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    for field in kept {
+        match old["metadata"].get(field) {
+            Some(value) => {
+                meta::metadata_mut(new).insert(field.to_owned(), value.clone());
+            }
+            None => {
+                meta::remove(new, field);
+            }
+        }
+    }
+    meta::remove(new, "selfLink");
+}
+
+/// Whether a write changes nothing but the times in `managedFields`.
+fn unchanged(new: &mut Object, old: &Object) -> bool {
+    if new == old {
+        return true;
+    }
+    let timeless = |object: &Object| -> Vec<Value> {
+        meta::managed_fields(object)
+            .iter()
+            .map(|entry| {
+                let mut entry = entry.clone();
+                if let Some(map) = entry.as_object_mut() {
+                    map.remove("time");
+                }
+                entry
+            })
+            .collect()
+    };
+    if timeless(new) != timeless(old) {
+        return false;
+    }
+    match old["metadata"].get("managedFields") {
+        Some(fields) => {
+            let fields = fields.clone();
+            let before = meta::metadata_mut(new).insert("managedFields".into(), fields);
+            if *new == *old {
+                return true;
+            }
+            if let Some(before) = before {
+                meta::metadata_mut(new).insert("managedFields".into(), before);
+            }
+            false
+        }
+        None => false,
+    }
+}
+
+/// Whether an update takes the last finalizer off an object that is being deleted.
+fn finished(resource: &Resource, new: &Object, old: &Object) -> bool {
+    meta::deletion_timestamp(old).is_some()
+        && meta::finalizers(new).next().is_none()
+        && meta::deletion_grace_period_seconds(old).unwrap_or(0) == 0
+        && (!resource.is("", "namespaces")
+            || new["spec"]["finalizers"]
+                .as_array()
+                .is_none_or(Vec::is_empty))
+}
+
+/// An object as it is stored: compact JSON without its resourceVersion, which
+/// is the store's to say.
+pub fn encode(object: &mut Object) -> Result<Bytes, Status> {
+    meta::remove(object, "resourceVersion");
+    serde_json::to_vec(object)
+        .map(Into::into)
+        .map_err(Status::internal)
+}
+
+/// A stored entry as JSON with its revision.
+pub fn revised(kv: &KeyValue) -> Result<Bytes, Status> {
+    with_revision(&kv.value, kv.mod_revision)
+        .ok_or_else(|| Status::internal("a stored object has no metadata"))
+}
+
+/// A stored entry as a tree with its revision.
+pub fn parse(kv: &KeyValue) -> Result<Object, Status> {
+    let mut object: Object = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
+    meta::set_resource_version(&mut object, &kv.mod_revision.to_string());
+    Ok(object)
+}
+
+/// `generateName` and five random characters that spell no word.
+pub fn generated_name(base: &str) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const MAX_BASE: usize = 58;
+    let mut end = base.len().min(MAX_BASE);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base[..end].to_owned();
+    for _ in 0..5 {
+        name.push(ALPHABET[rand::random_range(0..ALPHABET.len())] as char);
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn generated_names_keep_their_base() {
+        let name = generated_name("web-");
+        assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+        assert_eq!(generated_name(&"x".repeat(80)).len(), 63);
+    }
+
+    #[test]
+    fn times_of_ownership_alone_are_no_change() {
+        let entry = |time: &str| json!([{"manager": "m", "time": time}]);
+        let old = json!({"metadata": {"name": "a", "managedFields": entry("1")}, "data": 1});
+        let mut new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 1});
+        assert!(unchanged(&mut new, &old));
+        let mut new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 2});
+        assert!(!unchanged(&mut new, &old));
+        assert_eq!(new["metadata"]["managedFields"], entry("2"));
+    }
+}

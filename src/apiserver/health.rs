@@ -1,0 +1,104 @@
+//! `/healthz`, `/livez`, `/readyz` and their single checks.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use rkube_api::status::Status;
+
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::service::Call;
+
+/// The checks, in the order that they are shown in, and whether each belongs
+/// to readiness alone.
+const CHECKS: [(&str, bool); 8] = [
+    ("ping", false),
+    ("log", false),
+    ("etcd", false),
+    ("etcd-readiness", true),
+    ("informer-sync", true),
+    ("poststarthook/start-apiextensions-controllers", false),
+    ("poststarthook/rbac/bootstrap-roles", false),
+    ("shutdown", true),
+];
+
+impl ApiServer {
+    /// Why a check fails, or `None`.
+    fn check(&self, name: &str) -> Option<String> {
+        match name {
+            "shutdown" | "etcd" | "etcd-readiness" if self.shutdown.is_cancelled() => {
+                Some("process is shutting down".into())
+            }
+            // The cache follows the store within a commit; far behind is broken.
+            "informer-sync" if self.cache.revision() + 10_000 < self.store.revision() => {
+                Some("the watch cache is behind the store".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Serves a health endpoint.
+pub fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
+    let path = call.info.path.trim_matches('/');
+    let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
+    let readiness = endpoint == "readyz";
+    let known: Vec<&str> = CHECKS
+        .iter()
+        .filter(|(_, ready_only)| readiness || !ready_only)
+        .map(|(name, _)| *name)
+        .collect();
+    if !check.is_empty() {
+        if !known.contains(&check) {
+            return Err(Status::page_not_found());
+        }
+        return Ok(match server.check(check) {
+            None => text(StatusCode::OK, "ok".into()),
+            Some(why) => text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {why}"),
+            ),
+        });
+    }
+    let excluded: Vec<&str> = call.info.query.all("exclude").collect();
+    let mut report = String::new();
+    let mut failed = false;
+    for name in known {
+        if excluded.contains(&name) {
+            report += &format!("[+]{name} excluded: ok\n");
+            continue;
+        }
+        match server.check(name) {
+            None => report += &format!("[+]{name} ok\n"),
+            Some(_) => {
+                failed = true;
+                // As upstream: why is in the log, not for everyone to read.
+                report += &format!("[-]{name} failed: reason withheld\n");
+            }
+        }
+    }
+    if failed {
+        report += &format!("{endpoint} check failed\n");
+        return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, report));
+    }
+    if call.info.query.get("verbose").is_some() {
+        report += &format!("{endpoint} check passed\n");
+        return Ok(text(StatusCode::OK, report));
+    }
+    Ok(text(StatusCode::OK, "ok".into()))
+}
+
+fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}

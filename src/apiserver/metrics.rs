@@ -1,0 +1,156 @@
+//! `/metrics` in Prometheus' text form, under upstream's names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Response, header};
+use parking_lot::Mutex;
+use rkube_api::status::Status;
+
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::request::RequestInfo;
+use crate::service::Call;
+
+/// Upper bounds of the latency buckets, in seconds.
+const BUCKETS: [f64; 9] = [0.005, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
+
+#[derive(Default)]
+struct Series {
+    /// By status code.
+    codes: BTreeMap<u16, u64>,
+    buckets: [u64; BUCKETS.len()],
+    sum: f64,
+}
+
+/// Counters of requests.
+#[derive(Default)]
+pub struct Metrics {
+    requests: Mutex<BTreeMap<(String, String, String, String, &'static str), Series>>,
+    watches: Mutex<BTreeMap<String, Arc<AtomicI64>>>,
+}
+
+/// Counts a running watch for as long as it lives.
+pub struct WatchGauge(Arc<AtomicI64>);
+
+impl Drop for WatchGauge {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Counts an answered request. A name that does not exist as a resource
+    /// makes no series of its own: clients could make any number of them.
+    pub fn observe(&self, info: &RequestInfo, code: u16, elapsed: Duration) {
+        let known = info.is_resource && code != 404 && code != 403 && code != 401;
+        let part = |text: &str| {
+            if known {
+                text.to_owned()
+            } else {
+                String::new()
+            }
+        };
+        let key = (
+            part(&info.group),
+            part(&info.version),
+            part(&info.resource),
+            part(&info.subresource),
+            info.verb,
+        );
+        let mut requests = self.requests.lock();
+        let series = requests.entry(key).or_default();
+        *series.codes.entry(code).or_default() += 1;
+        if !info.is_long_running() {
+            let seconds = elapsed.as_secs_f64();
+            series.sum += seconds;
+            for (bucket, limit) in series.buckets.iter_mut().zip(BUCKETS) {
+                *bucket += u64::from(seconds <= limit);
+            }
+        }
+    }
+
+    /// Counts a watch that starts.
+    pub fn watch_started(&self, resource: &str) -> WatchGauge {
+        let gauge = self
+            .watches
+            .lock()
+            .entry(resource.to_owned())
+            .or_default()
+            .clone();
+        gauge.fetch_add(1, Ordering::Relaxed);
+        WatchGauge(gauge)
+    }
+}
+
+/// Serves `/metrics`.
+pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, Status> {
+    let mut out = String::with_capacity(16 << 10);
+    let name = "apiserver_request_total";
+    out += &format!("# HELP {name} Requests by verb, resource and code.\n# TYPE {name} counter\n");
+    let requests = server.metrics.requests.lock();
+    for ((group, version, resource, subresource, verb), series) in requests.iter() {
+        let verb = verb.to_uppercase();
+        for (code, count) in &series.codes {
+            let _ = writeln!(
+                out,
+                "{name}{{code=\"{code}\",group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\"}} {count}"
+            );
+        }
+    }
+    let name = "apiserver_request_duration_seconds";
+    out += &format!(
+        "# HELP {name} Time to answer, long-running requests apart.\n# TYPE {name} histogram\n"
+    );
+    for ((group, version, resource, subresource, verb), series) in requests.iter() {
+        let labels = format!(
+            "group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{}\",version=\"{version}\"",
+            verb.to_uppercase()
+        );
+        let total: u64 = series.codes.values().sum();
+        for (bucket, limit) in series.buckets.iter().zip(BUCKETS) {
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{limit}\"}} {bucket}");
+        }
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", series.sum);
+        let _ = writeln!(out, "{name}_count{{{labels}}} {total}");
+    }
+    drop(requests);
+    let name = "apiserver_longrunning_requests";
+    out += &format!("# HELP {name} Running watches.\n# TYPE {name} gauge\n");
+    for (resource, count) in server.metrics.watches.lock().iter() {
+        let count = count.load(Ordering::Relaxed);
+        let _ = writeln!(
+            out,
+            "{name}{{resource=\"{resource}\",verb=\"WATCH\"}} {count}"
+        );
+    }
+    let name = "apiserver_resource_objects";
+    out += &format!("# HELP {name} Objects by resource.\n# TYPE {name} gauge\n");
+    for resource in server
+        .resources
+        .snapshot()
+        .all
+        .iter()
+        .filter(|r| r.is_stored() && r.serves_storage_version())
+    {
+        let (group, plural) = (&resource.group, &resource.plural);
+        let _ = writeln!(
+            out,
+            "{name}{{group=\"{group}\",resource=\"{plural}\"}} {}",
+            resource.cache.len()
+        );
+    }
+    let name = "process_uptime_seconds";
+    out += &format!("# HELP {name} Time since the server started.\n# TYPE {name} gauge\n");
+    let _ = writeln!(out, "{name} {}", server.started.elapsed().as_secs_f64());
+    let mut response = Response::new(body::full(out));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    Ok(response)
+}

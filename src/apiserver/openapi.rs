@@ -1,0 +1,245 @@
+//! `/openapi/v2` and `/openapi/v3`, made when first asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
+use rkube_api::openapi::{self, Custom};
+use rkube_api::registry::Resource as Row;
+use rkube_api::status::Status;
+
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::negotiate::Encoding;
+use crate::resources::Snapshot;
+use crate::respond;
+use crate::service::Call;
+
+/// Documents that have been made, until the served resources change.
+#[derive(Default)]
+pub struct Documents {
+    made: Mutex<Made>,
+}
+
+#[derive(Default)]
+struct Made {
+    generation: u64,
+    /// By path: the document and its hash. Compressed, as few are read twice.
+    documents: HashMap<String, (Bytes, String)>,
+}
+
+/// Bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Whether the client has this very version already.
+pub fn etag_matches(call: &Call, etag: &str) -> bool {
+    let given = call
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    given
+        .split(',')
+        .map(|t| t.trim().trim_start_matches("W/"))
+        .any(|t| t == etag || t == "*")
+}
+
+/// A cheap name for a group version's document that changes when it does.
+fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
+    let mut text = format!("{}\n{path}\n", server.config.version);
+    for resource in &snapshot.all {
+        if document_path(&resource.group, &resource.version) != path {
+            continue;
+        }
+        text += &resource.plural;
+        if let Some(custom) = resource.as_custom() {
+            text += &custom.fingerprint();
+        }
+        text.push('\n');
+    }
+    hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()).to_uppercase()
+}
+
+/// `api/v1` or `apis/apps/v1`.
+fn document_path(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        format!("api/{version}")
+    } else {
+        format!("apis/{group}/{version}")
+    }
+}
+
+/// Serves the OpenAPI documents.
+pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
+    let path = call.info.path.trim_matches('/').to_owned();
+    let snapshot = server.resources.snapshot();
+    if path == "openapi/v2" {
+        return v2(server, call, &snapshot).await;
+    }
+    if path == "openapi/v3" {
+        let rows: Vec<&Row> = snapshot.all.iter().map(|r| r.row()).collect();
+        let index = openapi::v3_index(&rows, &|path| {
+            version_hash(server, &snapshot, path.trim_matches('/'))
+        });
+        return Ok(respond::value(call, StatusCode::OK, Encoding::Json, &index).await);
+    }
+    let Some(document) = path.strip_prefix("openapi/v3/") else {
+        return Err(Status::page_not_found());
+    };
+    let parts: Vec<&str> = document.split('/').collect();
+    let (group, version) = match parts.as_slice() {
+        ["api", version] => ("", *version),
+        ["apis", group, version] => (*group, *version),
+        _ => return Err(Status::page_not_found()),
+    };
+    if !wants_json(call) {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let matching: Vec<_> = snapshot
+        .all
+        .iter()
+        .filter(|r| r.group == group && r.version == version)
+        .collect();
+    if matching.is_empty() {
+        return Err(Status::page_not_found());
+    }
+    let hash = version_hash(server, &snapshot, document);
+    if let Some(asked) = call.info.query.non_empty("hash") {
+        if asked != hash {
+            let mut response = Response::new(body::empty());
+            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let place = format!("/{path}?hash={hash}");
+            response.headers_mut().insert(
+                header::LOCATION,
+                HeaderValue::from_str(&place).map_err(Status::internal)?,
+            );
+            return Ok(response);
+        }
+    }
+    let bytes = server.openapi.get(document, snapshot.generation, || {
+        let rows: Vec<&Row> = matching.iter().map(|r| r.row()).collect();
+        let custom: Vec<Custom<'_>> = matching
+            .iter()
+            .filter_map(|r| {
+                Some(Custom {
+                    resource: r.row(),
+                    schema: r.as_custom()?.schema_value(),
+                })
+            })
+            .collect();
+        openapi::v3_document(group, version, &rows, &custom)
+    })?;
+    let immutable = call.info.query.non_empty("hash").is_some();
+    Ok(document_response(call, bytes, &format!("\"{hash}\""), immutable).await)
+}
+
+async fn v2(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    snapshot: &Snapshot,
+) -> Result<Response<Body>, Status> {
+    if !wants_json(call) {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let bytes = server.openapi.get("v2", snapshot.generation, || {
+        let rows: Vec<&Row> = snapshot.all.iter().map(|r| r.row()).collect();
+        let custom: Vec<Custom<'_>> = snapshot
+            .all
+            .iter()
+            .filter_map(|r| {
+                Some(Custom {
+                    resource: r.row(),
+                    schema: r.as_custom()?.schema_value(),
+                })
+            })
+            .collect();
+        openapi::v2_document(&rows, &custom)
+    })?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    Ok(document_response(
+        call,
+        bytes,
+        &format!("\"{}\"", hex(digest.as_ref()).to_uppercase()),
+        false,
+    )
+    .await)
+}
+
+/// Clients that take protobuf alone must hear that there is none; most of them
+/// name JSON as a fallback.
+fn wants_json(call: &Call) -> bool {
+    crate::negotiate::accept(&call.headers, false).is_ok()
+}
+
+async fn document_response(
+    call: &Call,
+    bytes: Bytes,
+    etag: &str,
+    immutable: bool,
+) -> Response<Body> {
+    let mut response = if etag_matches(call, etag) {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        respond::bytes(call, StatusCode::OK, Encoding::Json, bytes).await
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, value);
+    }
+    let caching = if immutable {
+        "public, immutable"
+    } else {
+        "no-cache, private"
+    };
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
+    headers.append(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+impl Documents {
+    fn get(
+        &self,
+        path: &str,
+        generation: u64,
+        make: impl FnOnce() -> serde_json::Value,
+    ) -> Result<Bytes, Status> {
+        use std::io::{Read as _, Write as _};
+        {
+            let made = self.made.lock();
+            if made.generation == generation {
+                if let Some((compressed, _)) = made.documents.get(path) {
+                    let mut bytes = Vec::new();
+                    flate2::read::DeflateDecoder::new(&compressed[..])
+                        .read_to_end(&mut bytes)
+                        .map_err(Status::internal)?;
+                    return Ok(bytes.into());
+                }
+            }
+        }
+        let bytes: Bytes = serde_json::to_vec(&make())
+            .map_err(Status::internal)?
+            .into();
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder
+            .write_all(&bytes)
+            .and_then(|()| encoder.finish())
+            .map_err(Status::internal)
+            .map(|compressed| {
+                let mut made = self.made.lock();
+                if made.generation != generation {
+                    made.documents.clear();
+                    made.generation = generation;
+                }
+                made.documents
+                    .insert(path.to_owned(), (compressed.into(), String::new()));
+            })?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,42 @@
+//! The watch cache as authorization and admission read it.
+
+use std::sync::Arc;
+
+use rkube_api::Object;
+use rkube_auth::ObjectReader;
+
+use crate::cache::{Cache, Filter};
+
+/// Reads objects from the watch cache.
+pub struct CacheReader(pub Arc<Cache>);
+
+impl ObjectReader for CacheReader {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        Some(
+            self.0
+                .existing(group, resource)?
+                .get(namespace, name)?
+                .tree(),
+        )
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        let Some(cache) = self.0.existing(group, resource) else {
+            return Vec::new();
+        };
+        let filter = Filter::new(namespace.map(str::to_owned), None, None, None);
+        cache
+            .list(&filter)
+            .iter()
+            .map(|object| object.tree())
+            .collect()
+    }
+
+    fn generation(&self, group: &str, resource: &str) -> Option<u64> {
+        Some(
+            self.0
+                .existing(group, resource)
+                .map_or(0, |cache| cache.last_change()),
+        )
+    }
+}

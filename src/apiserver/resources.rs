@@ -1,0 +1,371 @@
+//! What is served right now: the built-in resources and the custom ones.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rkube_api::registry::{self, Resource as Row};
+use rkube_api::schema::{Structural, Type, TypeRef};
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_store::KeyValue;
+use rkube_strategy::{Strategy, strategy_for, table};
+use serde_json::{Value, json};
+
+use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
+use crate::convert;
+use crate::crd::Custom;
+
+/// A resource in one served version, with all that handlers need of it.
+pub struct Resource {
+    row: Row,
+    /// The resource's cache, shared by all of its versions.
+    pub cache: Arc<ResourceCache>,
+    home: convert::Home,
+    shape: Shape,
+}
+
+enum Shape {
+    Builtin {
+        ty: TypeRef,
+        strategy: &'static dyn Strategy,
+    },
+    Custom(Arc<Custom>),
+    /// Answered rather than stored, without a type of its own.
+    Virtual,
+}
+
+impl Deref for Resource {
+    type Target = Row;
+
+    fn deref(&self) -> &Row {
+        &self.row
+    }
+}
+
+impl Resource {
+    fn builtin(row: &Row, cache: &Cache) -> Self {
+        let home = convert::Home::of(row);
+        let shape = match row.schema() {
+            Some(ty) => Shape::Builtin {
+                ty,
+                strategy: strategy_for(&row.group, &row.kind),
+            },
+            None => Shape::Virtual,
+        };
+        let row = row.clone();
+        Self {
+            cache: cache.resource(&home.group, &row.plural),
+            home,
+            shape,
+            row,
+        }
+    }
+
+    /// A custom resource in one version.
+    pub fn custom(row: Row, custom: Arc<Custom>, cache: &Cache) -> Self {
+        let home = convert::Home::of(&row);
+        Self {
+            cache: cache.resource(&home.group, &row.plural),
+            home,
+            shape: Shape::Custom(custom),
+            row,
+        }
+    }
+
+    /// The row of the table.
+    pub fn row(&self) -> &Row {
+        &self.row
+    }
+
+    /// Whether this is a certain resource.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.row.group == group && self.row.plural == plural
+    }
+
+    /// What the kind means.
+    pub fn strategy(&self) -> &dyn Strategy {
+        match &self.shape {
+            Shape::Builtin { strategy, .. } => *strategy,
+            Shape::Custom(custom) => &**custom,
+            Shape::Virtual => &rkube_strategy::Generic,
+        }
+    }
+
+    /// How objects are shaped.
+    pub fn schema(&self) -> Type<'_> {
+        static ANYTHING: std::sync::LazyLock<Structural> =
+            std::sync::LazyLock::new(Structural::anything);
+        match &self.shape {
+            Shape::Builtin { ty, .. } => Type::Builtin(*ty),
+            Shape::Custom(custom) => Type::Structural(custom.structural()),
+            Shape::Virtual => Type::Structural(&ANYTHING),
+        }
+    }
+
+    /// What the CustomResourceDefinition says, for custom resources.
+    pub fn as_custom(&self) -> Option<&Arc<Custom>> {
+        match &self.shape {
+            Shape::Custom(custom) => Some(custom),
+            _ => None,
+        }
+    }
+
+    /// Whether stored bytes are what this version serves.
+    pub fn serves_storage_version(&self) -> bool {
+        self.home.group == self.row.group && self.home.version == self.row.version
+    }
+
+    /// Where the store keeps the objects.
+    pub fn prefix(&self) -> String {
+        let group = if self.home.group.is_empty() {
+            "core"
+        } else {
+            &self.home.group
+        };
+        format!("/registry/{group}/{}/", self.row.plural)
+    }
+
+    /// Where the store keeps an object.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        let mut key = self.prefix();
+        if self.row.namespaced {
+            key.push_str(namespace);
+            key.push('/');
+        }
+        key.push_str(name);
+        key
+    }
+
+    /// A stored entry as the cache would hold it.
+    pub fn read(&self, kv: &KeyValue) -> Option<CachedObject> {
+        let rest = kv.key.strip_prefix(self.prefix().as_str())?;
+        let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        let extractor = self.extractor();
+        CachedObject::new(
+            namespace,
+            name,
+            kv.mod_revision,
+            &kv.value,
+            extractor.as_ref(),
+        )
+    }
+
+    /// An object of the storage version in this version.
+    pub fn from_storage(&self, mut object: Object) -> Result<Object, Status> {
+        if self.serves_storage_version() {
+            return Ok(object);
+        }
+        convert::from_storage(&mut object, &self.row)?;
+        Ok(object)
+    }
+
+    /// An object of this version in the storage version.
+    pub fn to_storage(&self, mut object: Object) -> Result<Object, Status> {
+        if self.serves_storage_version() {
+            return Ok(object);
+        }
+        convert::to_storage(&mut object, &self.row, &self.home)?;
+        Ok(object)
+    }
+
+    /// The storage version's `apiVersion`.
+    pub fn storage_api_version(&self) -> String {
+        rkube_api::gvk::api_version(&self.home.group, &self.home.version)
+    }
+
+    /// Refuses a field selector on what cannot be selected by.
+    pub fn check_field(&self, field: &str) -> Result<(), Status> {
+        if self.row.is_selectable(field) {
+            return Ok(());
+        }
+        Err(Status::bad_request(format!(
+            "field label not supported: {field}"
+        )))
+    }
+
+    /// Reads the values of selectable fields.
+    fn extractor(&self) -> Option<FieldExtractor> {
+        if self.row.selectable_fields.is_empty() {
+            return None;
+        }
+        let fields: Vec<Box<str>> = self
+            .row
+            .selectable_fields
+            .iter()
+            .map(|f| (**f).into())
+            .collect();
+        let read = move |strategy: &dyn Strategy, object: &Object| -> Vec<(Box<str>, Box<str>)> {
+            fields
+                .iter()
+                .filter_map(|field| {
+                    Some((field.clone(), strategy.field_value(object, field)?.into()))
+                })
+                .collect()
+        };
+        match &self.shape {
+            Shape::Builtin { strategy, .. } => {
+                let strategy = *strategy;
+                Some(Arc::new(move |object| read(strategy, object)))
+            }
+            Shape::Custom(custom) => {
+                let custom = custom.clone();
+                Some(Arc::new(move |object| read(&*custom, object)))
+            }
+            Shape::Virtual => None,
+        }
+    }
+
+    /// The columns of a table of these.
+    pub fn columns(&self) -> Vec<Value> {
+        match &self.shape {
+            Shape::Custom(custom) => custom.columns(),
+            _ => table::columns(&self.row.group, &self.row.kind)
+                .iter()
+                .map(|c| c.to_value())
+                .collect(),
+        }
+    }
+
+    /// An object's cells in a table.
+    pub fn cells(&self, object: &Object) -> Value {
+        let now = jiff::Timestamp::now();
+        match &self.shape {
+            Shape::Custom(custom) => Value::Array(custom.cells(object, now)),
+            _ => Value::Array(table::cells(&self.row.group, &self.row.kind, object, now)),
+        }
+    }
+
+    /// The conditions of an object's row.
+    pub fn row_conditions(&self, object: &Object) -> Vec<Value> {
+        match &self.shape {
+            Shape::Custom(_) => Vec::new(),
+            _ => table::row_conditions(&self.row.group, &self.row.kind, object),
+        }
+    }
+
+    /// Refuses an object that says it is something else.
+    pub fn check_kind(&self, object: &mut Object) -> Result<(), Status> {
+        let api_version = meta::api_version(object);
+        let kind = meta::kind(object);
+        if !kind.is_empty() && kind != self.row.kind
+            || !api_version.is_empty() && api_version != self.row.api_version()
+        {
+            let wrong_version = kind == self.row.kind || kind.is_empty();
+            return Err(Status::bad_request(if wrong_version {
+                format!(
+                    "the API version in the data ({api_version}) does not match the expected API version ({})",
+                    self.row.api_version()
+                )
+            } else {
+                format!(
+                    "{} in version {:?} cannot be handled as a {}: converting ({}) to ({}) is not possible",
+                    kind, self.row.version, self.row.kind, kind, self.row.kind
+                )
+            }));
+        }
+        meta::set_type(object, &self.row.api_version(), &self.row.kind);
+        Ok(())
+    }
+}
+
+/// Everything that is served, at one moment.
+#[derive(Default)]
+pub struct Snapshot {
+    /// In the order of discovery.
+    pub all: Vec<Arc<Resource>>,
+    by_path: HashMap<String, Arc<Resource>>,
+    /// Grows with every change; names the state in caches of documents.
+    pub generation: u64,
+}
+
+impl Snapshot {
+    /// A resource by group, version and plural name.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.by_path.get(path(group, version, plural).as_str())
+    }
+
+    /// The storage version's row of a resource, or any served one.
+    pub fn by_group(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
+        let mut found = None;
+        for resource in self.all.iter().filter(|r| r.is(group, plural)) {
+            if resource.serves_storage_version() {
+                return Some(resource);
+            }
+            found = Some(resource);
+        }
+        found
+    }
+}
+
+fn path(group: &str, version: &str, plural: &str) -> String {
+    format!("{group}/{version}/{plural}")
+}
+
+/// The present [`Snapshot`], changed as CustomResourceDefinitions come and go.
+pub struct Resources {
+    builtin: Vec<Arc<Resource>>,
+    now: RwLock<Arc<Snapshot>>,
+}
+
+impl Resources {
+    /// The built-in resources, over `cache`.
+    pub fn new(cache: &Cache) -> Self {
+        let builtin: Vec<Arc<Resource>> = registry::builtin()
+            .iter()
+            .map(|row| Arc::new(Resource::builtin(row, cache)))
+            .collect();
+        for resource in builtin.iter().filter(|r| r.serves_storage_version()) {
+            resource.cache.set_extractor(resource.extractor());
+        }
+        let resources = Self {
+            builtin,
+            now: RwLock::default(),
+        };
+        resources.set_custom(Vec::new());
+        resources
+    }
+
+    /// What is served now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.now.read().clone()
+    }
+
+    /// A resource by group, version and plural name.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.now.read().find(group, version, plural).cloned()
+    }
+
+    /// Replaces the custom resources.
+    pub fn set_custom(&self, custom: Vec<Resource>) {
+        let custom: Vec<Arc<Resource>> = custom.into_iter().map(Arc::new).collect();
+        for resource in custom.iter().filter(|r| r.serves_storage_version()) {
+            resource.cache.set_extractor(resource.extractor());
+        }
+        let all: Vec<Arc<Resource>> = self.builtin.iter().cloned().chain(custom).collect();
+        let by_path = all
+            .iter()
+            .map(|r| (path(&r.group, &r.version, &r.plural), r.clone()))
+            .collect();
+        let mut now = self.now.write();
+        let generation = now.generation + 1;
+        *now = Arc::new(Snapshot {
+            all,
+            by_path,
+            generation,
+        });
+    }
+}
+
+impl crate::request::RequestInfo {
+    /// The namespace that objects of `resource` are looked up in. A namespace's
+    /// own request names it twice.
+    pub fn namespace_of(&self, resource: &Row) -> String {
+        if resource.namespaced {
+            self.namespace.clone()
+        } else {
+            String::new()
+        }
+    }
+}

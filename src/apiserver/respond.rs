@@ -1,0 +1,290 @@
+//! Turning objects into responses: encodings, tables, metadata-only views.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use rkube_api::Object;
+use rkube_api::status::Status;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::cache::CachedObject;
+use crate::negotiate::{Accepted, Encoding, View};
+use crate::resources::Resource;
+use crate::service::Call;
+
+/// What goes into a list's metadata.
+#[derive(Default)]
+pub struct ListMeta {
+    /// The revision that the list shows.
+    pub revision: u64,
+    /// Where the next page starts, empty on the last.
+    pub next: String,
+    /// How many items follow, when known.
+    pub remaining: Option<u64>,
+}
+
+impl ListMeta {
+    fn to_value(&self) -> Value {
+        let mut meta = json!({"resourceVersion": self.revision.to_string()});
+        if !self.next.is_empty() {
+            meta["continue"] = self.next.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            meta["remainingItemCount"] = remaining.into();
+        }
+        meta
+    }
+}
+
+/// A failure as a response; always JSON unless YAML was asked for.
+pub fn status(call: &Call, status: &Status) -> Response<Body> {
+    let encoding = match crate::negotiate::accept(&call.headers, true) {
+        Ok(accepted) => accepted.encoding,
+        Err(_) => Encoding::Json,
+    };
+    let bytes = encode_value(call, &status.to_value(), encoding);
+    let mut response = Response::new(body::full(bytes));
+    *response.status_mut() =
+        StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(encoding.content_type()),
+    );
+    if let Some(details) = &status.details {
+        if details.retry_after_seconds > 0 {
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(details.retry_after_seconds),
+            );
+        }
+    }
+    if status.code == 401 {
+        headers.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer realm=\"kubernetes-master\""),
+        );
+    }
+    response
+}
+
+fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> Bytes {
+    match encoding {
+        Encoding::Json if wants_pretty(call) => serde_json::to_vec_pretty(value).map(Into::into),
+        Encoding::Json => serde_json::to_vec(value).map(|mut bytes| {
+            // As upstream's encoder, and friendlier to a terminal.
+            bytes.push(b'\n');
+            bytes.into()
+        }),
+        Encoding::Yaml => return serde_yaml::to_string(value).unwrap_or_default().into(),
+    }
+    .unwrap_or_default()
+}
+
+/// Browsers, curl and wget get indented JSON, as does who asks for it.
+fn wants_pretty(call: &Call) -> bool {
+    if call.info.query.get("pretty").is_some() {
+        return call.info.query.is_true("pretty");
+    }
+    let agent = call
+        .headers
+        .get(header::USER_AGENT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"]
+        .iter()
+        .any(|prefix| agent.starts_with(prefix))
+}
+
+/// Encoded bytes as a response.
+pub async fn bytes(
+    call: &Call,
+    code: StatusCode,
+    encoding: Encoding,
+    bytes: Bytes,
+) -> Response<Body> {
+    let mut response = Response::new(());
+    *response.status_mut() = code;
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(encoding.content_type()),
+    );
+    body::respond(response, bytes, call.gzip()).await
+}
+
+/// Any value as a response, without views.
+pub async fn value(
+    call: &Call,
+    code: StatusCode,
+    encoding: Encoding,
+    value: &Value,
+) -> Response<Body> {
+    bytes(call, code, encoding, encode_value(call, value, encoding)).await
+}
+
+impl ApiServer {
+    /// One stored object (JSON of the storage version with its revision) as a response.
+    pub(crate) async fn object_response(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        code: StatusCode,
+        accepted: Accepted,
+        json: Bytes,
+    ) -> Result<Response<Body>, Status> {
+        let raw = resource.serves_storage_version()
+            && accepted
+                == Accepted {
+                    encoding: Encoding::Json,
+                    view: View::Whole,
+                }
+            && !wants_pretty(call);
+        if raw {
+            return Ok(bytes(call, code, Encoding::Json, json).await);
+        }
+        let object: Object = serde_json::from_slice(&json).map_err(Status::internal)?;
+        let object = resource.from_storage(object)?;
+        Ok(self
+            .tree_response(call, resource, code, accepted, object)
+            .await)
+    }
+
+    /// One object in the requested version as a response.
+    pub(crate) async fn tree_response(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        code: StatusCode,
+        accepted: Accepted,
+        object: Object,
+    ) -> Response<Body> {
+        let shown = match accepted.view {
+            View::Whole => object,
+            View::Metadata(version) => partial(&object, version),
+            View::Table(version) => {
+                let meta = json!({"resourceVersion": rkube_api::meta::resource_version(&object)});
+                let rows = vec![row(call, resource, &object, version)];
+                table(resource, version, meta, rows, true)
+            }
+        };
+        value(call, code, accepted.encoding, &shown).await
+    }
+
+    /// A list as a response. Items that need no change are copied as they are.
+    pub(crate) async fn list_response(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        accepted: Accepted,
+        items: &[std::sync::Arc<CachedObject>],
+        meta: ListMeta,
+    ) -> Result<Response<Body>, Status> {
+        let plain = accepted
+            == Accepted {
+                encoding: Encoding::Json,
+                view: View::Whole,
+            }
+            && !wants_pretty(call);
+        if plain && resource.serves_storage_version() {
+            let size: usize = items.iter().map(|i| i.json.len() + 1).sum();
+            let mut out = BytesMut::with_capacity(size + 256);
+            let head = json!({"kind": resource.list_kind, "apiVersion": resource.api_version()})
+                .to_string();
+            out.put_slice(&head.as_bytes()[..head.len() - 1]);
+            out.put_slice(b",\"metadata\":");
+            out.put_slice(meta.to_value().to_string().as_bytes());
+            out.put_slice(b",\"items\":[");
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.put_u8(b',');
+                }
+                out.put_slice(&item.json);
+            }
+            out.put_slice(b"]}\n");
+            return Ok(bytes(call, StatusCode::OK, Encoding::Json, out.freeze()).await);
+        }
+        let mut objects = Vec::with_capacity(items.len());
+        for item in items {
+            objects.push(resource.from_storage(item.parse())?);
+        }
+        let list = match accepted.view {
+            View::Whole => json!({
+                "kind": resource.list_kind,
+                "apiVersion": resource.api_version(),
+                "metadata": meta.to_value(),
+                "items": objects,
+            }),
+            View::Metadata(version) => json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": meta.to_value(),
+                "items": objects.iter().map(|o| partial(o, version)).collect::<Vec<_>>(),
+            }),
+            View::Table(version) => {
+                let rows = objects
+                    .iter()
+                    .map(|o| row(call, resource, o, version))
+                    .collect();
+                table(resource, version, meta.to_value(), rows, true)
+            }
+        };
+        Ok(value(call, StatusCode::OK, accepted.encoding, &list).await)
+    }
+}
+
+/// `PartialObjectMetadata` of an object.
+pub fn partial(object: &Object, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
+    })
+}
+
+/// A `Table`; watches leave the columns out after the first event.
+pub fn table(
+    resource: &Resource,
+    version: &str,
+    meta: Value,
+    rows: Vec<Value>,
+    columns: bool,
+) -> Value {
+    let definitions = if columns {
+        Value::Array(resource.columns())
+    } else {
+        json!([])
+    };
+    json!({
+        "kind": "Table",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": meta,
+        "columnDefinitions": definitions,
+        "rows": rows,
+    })
+}
+
+/// An object's row in a table, with as much of the object as was asked for.
+pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> Value {
+    let mut row = json!({"cells": resource.cells(object)});
+    let conditions = resource.row_conditions(object);
+    if !conditions.is_empty() {
+        row["conditions"] = Value::Array(conditions);
+    }
+    match call.info.query.get("includeObject") {
+        Some("None") => {}
+        Some("Object") => row["object"] = object.clone(),
+        _ => row["object"] = partial(object, version),
+    }
+    row
+}
+
+/// Refuses what `includeObject` cannot be.
+pub fn validate_table_options(call: &Call, accepted: Accepted) -> Result<(), Status> {
+    match (accepted.view, call.info.query.non_empty("includeObject")) {
+        (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => Err(
+            Status::bad_request(format!("unrecognized includeObject value: {other:?}")),
+        ),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! Sockets and TLS: HTTP/1.1 and HTTP/2 on one port.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::body;
+use crate::{ApiServer, Error, Pki};
+
+/// A client must finish its TLS handshake within this time.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client must have sent a request's headers within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of headers that one request may have.
+const MAX_HEADER_BYTES: usize = 64 << 10;
+/// How long a shutdown waits for requests under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Who is at the other end of a connection; an extension of each request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client's address.
+    pub address: SocketAddr,
+    /// The client's certificate chain, verified against the cluster's CA.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+}
+
+/// The server's side of TLS: client certificates are optional, and if one is
+/// shown it must be of the cluster's CA.
+pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, Error> {
+    let invalid =
+        |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for pem in [Some(&pki.ca_cert), pki.front_proxy_ca_cert.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|e| invalid("CA certificate", &e))?;
+            roots
+                .add(certificate)
+                .map_err(|e| invalid("CA certificate", &e))?;
+        }
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| invalid("CA certificate", &e))?;
+    let chain = CertificateDer::pem_slice_iter(&pki.serving_cert)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| invalid("serving certificate", &e))?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&pki.serving_key).map_err(|e| invalid("serving key", &e))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| invalid("TLS versions", &e))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|e| invalid("serving certificate", &e))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Accepts connections until `shutdown`, then gives those under way a moment.
+pub async fn serve(
+    server: Arc<ApiServer>,
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    shutdown: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let connections = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let connection = connection(
+                    server.clone(),
+                    acceptor.clone(),
+                    stream,
+                    address,
+                    shutdown.clone(),
+                );
+                connections.spawn(connection);
+            }
+            Err(error) => {
+                // Out of descriptors or memory: let others finish first.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    connections.close();
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await;
+}
+
+async fn connection(
+    server: Arc<ApiServer>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!(%address, "TLS handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = Peer {
+        address,
+        certificates: certificates
+            .iter()
+            .map(|c| c.clone().into_owned())
+            .collect(),
+    };
+
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let server = server.clone();
+        let mut request = request.map(body::boxed);
+        request.extensions_mut().insert(peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(server.call(request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES.max(8192))
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        // A peer that is gone without a word is noticed after a while.
+        .keep_alive_interval(Duration::from_secs(60))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%address, %error, "connection ended");
+    }
+}

@@ -1,0 +1,521 @@
+//! Subresources that are not simply a part of their object.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use rkube_api::fields::{self, Validation};
+use rkube_api::schema::{Schema, Type};
+use rkube_api::selector::LabelSelector;
+use rkube_api::status::{Cause, Details, Status};
+use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
+use rkube_strategy::Context;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::body::{self, Body};
+use crate::cache::Filter;
+use crate::handlers::delete::{DeleteOptions, delete_object};
+use crate::handlers::options::WriteOptions;
+use crate::handlers::write::{Ownership, Part, Writer};
+use crate::handlers::{parse, report};
+use crate::negotiate::{self, Encoding};
+use crate::reader::CacheReader;
+use crate::resources::Resource;
+use crate::respond;
+use crate::service::{Call, Incoming};
+
+/// A request's body as an object of a built-in kind that is no resource.
+async fn body_as(
+    call: &Call,
+    request: Incoming,
+    definition: &str,
+    group: &str,
+    version: &str,
+    kind: &str,
+    validation: Validation,
+) -> Result<Object, Status> {
+    let encoding = negotiate::content_encoding(&call.headers)?;
+    let bytes = body::read(request.body).await?;
+    let (mut object, duplicates) = parse(&bytes, encoding)?;
+    let api_version = rkube_api::gvk::api_version(group, version);
+    if !matches!(meta::kind(&object), k if k.is_empty() || k == kind) {
+        return Err(Status::bad_request(format!(
+            "expected a {kind}, got a {}",
+            meta::kind(&object)
+        )));
+    }
+    if let Some(ty) = Schema::builtin().definition(definition) {
+        let unknown = fields::check(ty, &mut object)?;
+        report(call, validation, duplicates, unknown)?;
+    }
+    if meta::api_version(&object).is_empty() {
+        meta::set_type(&mut object, &api_version, kind);
+    }
+    Ok(object)
+}
+
+async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
+    let encoding = negotiate::accept(&call.headers, true)?.encoding;
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
+    Ok(respond::value(call, code, encoding, &status).await)
+}
+
+/// `pods/binding` and `bindings`: a scheduler's decision.
+pub async fn bind(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    _resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::read(call, "CreateOptions")?;
+    let binding = body_as(
+        call,
+        request,
+        "io.k8s.api.core.v1.Binding",
+        "",
+        "v1",
+        "Binding",
+        options.validation,
+    )
+    .await?;
+    let name = if call.info.subresource.is_empty() {
+        meta::name(&binding)
+    } else {
+        &call.info.name
+    };
+    let name = name.to_owned();
+    if !call.info.subresource.is_empty()
+        && !meta::name(&binding).is_empty()
+        && meta::name(&binding) != name
+    {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Binding object",
+        ));
+    }
+    let pods = server
+        .resources
+        .find("", "v1", "pods")
+        .ok_or_else(Status::page_not_found)?;
+    let user = &call.user;
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let mut pod = old
+            .cloned()
+            .ok_or_else(|| Status::not_found(&pods.group_resource(), &name))?;
+        let ctx = Context {
+            now: Timestamp::now(),
+            user: &user.name,
+            uid: &user.uid,
+            groups: &user.groups,
+            extra: &user.extra,
+        };
+        pods.strategy().bind(&ctx, &mut pod, &binding)?;
+        Ok(pod)
+    };
+    update_raw(
+        server,
+        &pods,
+        &call.info.namespace,
+        &name,
+        options.dry_run,
+        &make,
+    )
+    .await?;
+    success(call, StatusCode::CREATED).await
+}
+
+/// Changes an object as the server itself decides, past strategies and admission.
+pub async fn update_raw(
+    server: &Arc<ApiServer>,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    dry_run: bool,
+    make: &(dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync),
+) -> Result<Object, Status> {
+    use crate::handlers::{store_error, write};
+    server.cache.consistent().await;
+    let mut current = resource
+        .cache
+        .get(namespace, name)
+        .map(|object| (object.parse(), object.revision));
+    let key = resource.key(namespace, name);
+    for _ in 0..16 {
+        let Some((old, revision)) = &current else {
+            return Err(Status::not_found(&resource.group_resource(), name));
+        };
+        let mut new = make(Some(old))?;
+        let bytes = write::encode(&mut new)?;
+        if dry_run {
+            return Ok(new);
+        }
+        match server
+            .store
+            .put(&key, bytes, rkube_store::Expect::Revision(*revision))
+            .await
+        {
+            Ok(kv) => return write::parse(&kv),
+            Err(rkube_store::StoreError::Conflict { found }) => {
+                current = match found {
+                    Some(kv) => Some((write::parse(&kv)?, kv.mod_revision)),
+                    None => None,
+                };
+            }
+            Err(error) => return Err(store_error(resource, name, error)),
+        }
+    }
+    Err(Status::modified(&resource.group_resource(), name))
+}
+
+/// `scale`: the replica count of whatever has one.
+pub async fn scale(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, false)?;
+    let info = &call.info;
+    let namespace = info.namespace_of(resource);
+    let view = |object: &Object| -> Result<Object, Status> {
+        resource
+            .strategy()
+            .scale(object)
+            .ok_or_else(|| Status::internal(format!("{} has no scale", resource.group_resource())))
+    };
+    if info.verb == "get" {
+        server.cache.consistent().await;
+        let object = resource
+            .cache
+            .get(&namespace, &info.name)
+            .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
+        let scale = view(&resource.from_storage(object.parse())?)?;
+        return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
+    }
+    let kind = if info.verb == "update" {
+        "UpdateOptions"
+    } else {
+        "PatchOptions"
+    };
+    let options = WriteOptions::read(call, kind)?;
+    let ty: Type<'_> = Schema::builtin()
+        .definition("io.k8s.api.autoscaling.v1.Scale")
+        .map(Type::Builtin)
+        .ok_or_else(|| Status::internal("the kind Scale is unknown"))?;
+    let media = negotiate::media_type(&call.headers).to_owned();
+    let validation = options.validation;
+    let manager = options.manager.clone();
+    let force = info.query.is_true("force");
+    let (given, duplicates) = if info.verb == "update" {
+        let scale = body_as(
+            call,
+            request,
+            "io.k8s.api.autoscaling.v1.Scale",
+            "autoscaling",
+            "v1",
+            "Scale",
+            validation,
+        )
+        .await?;
+        if meta::name(&scale) != info.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(&scale),
+                info.name
+            )));
+        }
+        (scale, Vec::new())
+    } else {
+        let bytes = body::read(request.body).await?;
+        let encoding = if media == "application/apply-patch+yaml" {
+            Encoding::Yaml
+        } else {
+            Encoding::Json
+        };
+        parse(&bytes, encoding)?
+    };
+    report(call, validation, duplicates, Vec::new())?;
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
+        let mut object = resource.from_storage(old.clone())?;
+        let live = view(&object)?;
+        let mut scale = match (info.verb, media.as_str()) {
+            ("update", _) => given.clone(),
+            (_, "application/json-patch+json") => patches::json_patch(&live, &given)?,
+            (_, "application/merge-patch+json") => patches::merge_patch(&live, &given)?,
+            (_, "application/strategic-merge-patch+json") => {
+                patches::strategic_merge(ty, &live, &given)?
+            }
+            (_, "application/apply-patch+yaml") => {
+                let now = meta::now_rfc3339();
+                let request = apply::Request {
+                    ty,
+                    api_version: "autoscaling/v1",
+                    manager: &manager,
+                    subresource: Some("scale"),
+                    now: &now,
+                    versions: None,
+                    reset_fields: &[],
+                };
+                apply::apply(&request, Some(&live), &given, force)?
+            }
+            _ => {
+                return Err(Status::unsupported_media_type(&[
+                    "application/json-patch+json",
+                    "application/merge-patch+json",
+                    "application/strategic-merge-patch+json",
+                    "application/apply-patch+yaml",
+                ]));
+            }
+        };
+        let unknown = fields::check(ty, &mut scale)?;
+        report(call, validation, Vec::new(), unknown)?;
+        let revision = meta::resource_version(&scale).to_owned();
+        let uid = meta::uid(&scale).to_owned();
+        resource.strategy().set_scale(&mut object, &scale)?;
+        // The scale's own preconditions are the object's.
+        if !revision.is_empty() && info.verb == "update" {
+            meta::set_resource_version(&mut object, &revision);
+        }
+        if !uid.is_empty() {
+            meta::set_uid(&mut object, &uid);
+        }
+        resource.to_storage(object)
+    };
+    let writer = Writer {
+        server,
+        call,
+        resource,
+        part: Part::Main,
+        options,
+        ownership: Ownership::Update,
+    };
+    let written = writer.update(&namespace, &info.name, &make).await?;
+    let object: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;
+    let scale = view(&resource.from_storage(object)?)?;
+    Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await)
+}
+
+/// `serviceaccounts/token`: a new token for a service account.
+pub async fn token(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, false)?;
+    let options = WriteOptions::read(call, "CreateOptions")?;
+    let review = body_as(
+        call,
+        request,
+        "io.k8s.api.authentication.v1.TokenRequest",
+        "authentication.k8s.io",
+        "v1",
+        "TokenRequest",
+        options.validation,
+    )
+    .await?;
+    server.cache.consistent().await;
+    let reader = CacheReader(server.cache.clone());
+    let answer = server.signer.token_request(
+        &reader,
+        &call.info.namespace,
+        &call.info.name,
+        &review,
+        Timestamp::now(),
+    )?;
+    Ok(respond::value(call, StatusCode::CREATED, accepted.encoding, &answer).await)
+}
+
+/// `pods/eviction`: a deletion that disruption budgets may refuse.
+pub async fn evict(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::read(call, "CreateOptions")?;
+    let eviction = body_as(
+        call,
+        request,
+        "io.k8s.api.policy.v1.Eviction",
+        "policy",
+        "v1",
+        "Eviction",
+        options.validation,
+    )
+    .await?;
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    if !meta::name(&eviction).is_empty() && meta::name(&eviction) != name {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
+    }
+    let mut delete = eviction
+        .get("deleteOptions")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    if options.dry_run {
+        delete["dryRun"] = json!(["All"]);
+    }
+    let delete = DeleteOptions::from_object(delete)?;
+    server.cache.consistent().await;
+    let pod = resource
+        .cache
+        .get(namespace, name)
+        .ok_or_else(|| Status::not_found(&resource.group_resource(), name))?
+        .tree();
+    if guarded_by_budget(&pod) {
+        charge_budget(server, &pod, delete.dry_run).await?;
+    }
+    delete_object(server, call, resource, namespace, name, &delete).await?;
+    success(call, StatusCode::CREATED).await
+}
+
+/// Pods that are over, never ran, or are going already need no budget.
+fn guarded_by_budget(pod: &Object) -> bool {
+    !matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed" | "Pending")
+    ) && meta::deletion_timestamp(pod).is_none()
+}
+
+/// Takes one disruption off the pod's budget, or says why there is none.
+async fn charge_budget(server: &Arc<ApiServer>, pod: &Object, dry_run: bool) -> Result<(), Status> {
+    let Some(resource) = server
+        .resources
+        .find("policy", "v1", "poddisruptionbudgets")
+    else {
+        return Ok(());
+    };
+    let filter = Filter::new(Some(meta::namespace(pod).to_owned()), None, None, None);
+    let mut matching = Vec::new();
+    for budget in resource.cache.list(&filter) {
+        let budget = budget.tree();
+        let selector = LabelSelector::from_value(&budget["spec"]["selector"])?;
+        if selector.matches(meta::labels(pod)) {
+            matching.push(budget);
+        }
+    }
+    let budget = match matching.as_slice() {
+        [] => return Ok(()),
+        [budget] => budget.clone(),
+        _ => {
+            return Err(Status::new(
+                500,
+                "InternalError",
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+    };
+    let ready = pod["status"]["conditions"].as_array().is_some_and(|c| {
+        c.iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    });
+    let name = meta::name(&budget).to_owned();
+    let pod_name = meta::name(pod).to_owned();
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let mut budget = old.cloned().ok_or_else(|| {
+            Status::not_found(&GroupResource::new("policy", "poddisruptionbudgets"), &name)
+        })?;
+        let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+        if !ready {
+            let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+            let healthy = number("currentHealthy") >= number("desiredHealthy")
+                && number("desiredHealthy") > 0;
+            if always || healthy {
+                return Ok(budget);
+            }
+        }
+        if number("observedGeneration") < meta::generation(&budget) {
+            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+            let detail =
+                format!("The disruption budget {name} is still being processed by the server.");
+            return Err(refused(message, &detail, 10));
+        }
+        let allowed = number("disruptionsAllowed");
+        if allowed <= 0 {
+            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+            let detail = format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                number("desiredHealthy"),
+                number("currentHealthy")
+            );
+            return Err(refused(message, &detail, 0));
+        }
+        budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
+        let disrupted = meta::child_map(
+            meta::child_map(meta::map_mut(&mut budget), "status"),
+            "disruptedPods",
+        );
+        disrupted.insert(pod_name.clone(), Value::from(meta::now_rfc3339()));
+        Ok(budget)
+    };
+    update_raw(
+        server,
+        &resource,
+        meta::namespace(pod),
+        meta::name(&budget),
+        dry_run,
+        &make,
+    )
+    .await
+    .map(drop)
+}
+
+fn refused(message: &str, detail: &str, retry_after: u32) -> Status {
+    let cause = Cause {
+        reason: "DisruptionBudget".into(),
+        message: detail.to_owned(),
+        field: String::new(),
+    };
+    Status::new(429, "TooManyRequests", message).with_details(Details {
+        causes: vec![cause],
+        retry_after_seconds: retry_after,
+        ..Details::default()
+    })
+}
+
+/// The old list of the control plane's parts, made when asked for.
+pub async fn component_statuses(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+) -> Result<Response<Body>, Status> {
+    call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
+    let accepted = negotiate::accept(&call.headers, true)?;
+    let parts = ["scheduler", "controller-manager", "etcd-0"];
+    let component = |name: &str| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "ComponentStatus",
+            "metadata": {"name": name},
+            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}],
+        })
+    };
+    if call.info.verb == "get" {
+        if !parts.contains(&call.info.name.as_str()) {
+            return Err(Status::not_found(
+                &resource.group_resource(),
+                &call.info.name,
+            ));
+        }
+        let object = component(&call.info.name);
+        return Ok(server
+            .tree_response(call, resource, StatusCode::OK, accepted, object)
+            .await);
+    }
+    let objects: Vec<Object> = parts.iter().map(|p| component(p)).collect();
+    let list = match accepted.view {
+        negotiate::View::Table(version) => {
+            let rows = objects
+                .iter()
+                .map(|o| respond::row(call, resource, o, version))
+                .collect();
+            respond::table(resource, version, json!({}), rows, true)
+        }
+        _ => {
+            json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": objects})
+        }
+    };
+    Ok(respond::value(call, StatusCode::OK, accepted.encoding, &list).await)
+}

@@ -1,0 +1,5 @@
+//! The server as its clients see it, over an embedded store in a temporary folder.
+
+mod basics;
+mod support;
+mod watches;

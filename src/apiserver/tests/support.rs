@@ -1,0 +1,225 @@
+//! A server for tests, and short ways to talk to it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use rkube_auth::UserInfo;
+use rkube_store::{EmbeddedOptions, EmbeddedStore};
+use serde_json::Value;
+
+use crate::{ApiServer, Body, Config, Pki, body};
+
+/// A server and the folder that its store is in.
+pub struct TestServer {
+    pub server: Arc<ApiServer>,
+    pub pki: TestPki,
+    pub folder: tempfile::TempDir,
+}
+
+/// A CA and what it has signed.
+pub struct TestPki {
+    pub pki: Pki,
+    pub admin_cert: String,
+    pub admin_key: String,
+}
+
+pub fn make_pki() -> TestPki {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+        KeyPair, SanType,
+    };
+    let ca_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "test-ca");
+    let ca_cert = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::from_params(&params, &ca_key);
+    let sign = |cn: &str, org: &str, server: bool| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, cn);
+        if !org.is_empty() {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, org);
+        }
+        params.extended_key_usages = vec![if server {
+            ExtendedKeyUsagePurpose::ServerAuth
+        } else {
+            ExtendedKeyUsagePurpose::ClientAuth
+        }];
+        if server {
+            params.subject_alt_names = vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+        }
+        (
+            params.signed_by(&key, &issuer).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    };
+    let (serving_cert, serving_key) = sign("kube-apiserver", "", true);
+    let (kubelet_cert, kubelet_key) =
+        sign("kube-apiserver-kubelet-client", "system:masters", false);
+    let (admin_cert, admin_key) = sign("admin", "system:masters", false);
+    let sa = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    TestPki {
+        pki: Pki {
+            ca_cert: ca_cert.pem().into(),
+            serving_cert: serving_cert.into(),
+            serving_key: serving_key.into(),
+            kubelet_client_cert: kubelet_cert.into(),
+            kubelet_client_key: kubelet_key.into(),
+            front_proxy_ca_cert: None,
+            service_account_key: sa.serialize_pem().into(),
+            service_account_pub: sa.public_key_pem().into(),
+        },
+        admin_cert,
+        admin_key,
+    }
+}
+
+pub fn config(folder: &std::path::Path, pki: Pki) -> Config {
+    Config {
+        store: EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap(),
+        pki,
+        version: "v1.36.0+rkube0.0.0".into(),
+        dns_domain: "cluster.local".into(),
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        node_ports: (30000, 32767),
+        advertise_ip: "192.168.49.2".parse().unwrap(),
+        advertise_port: 8443,
+    }
+}
+
+pub async fn start() -> TestServer {
+    let folder = tempfile::tempdir().unwrap();
+    let pki = make_pki();
+    let server = ApiServer::new(config(folder.path(), pki.pki.clone()))
+        .await
+        .unwrap();
+    TestServer {
+        server,
+        pki,
+        folder,
+    }
+}
+
+impl TestServer {
+    pub async fn send(&self, request: Request<Body>) -> Response<Body> {
+        let mut request = request;
+        if request.extensions().get::<UserInfo>().is_none() {
+            request
+                .extensions_mut()
+                .insert(UserInfo::authenticated("admin", &["system:masters"]));
+        }
+        self.server.call(request).await
+    }
+
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        payload: impl Into<Bytes>,
+    ) -> (u16, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind)
+            .header("user-agent", "test/1")
+            .body(body::full(payload))
+            .unwrap();
+        let response = self.send(request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        (code, value)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.call(Method::GET, path, "", "").await
+    }
+
+    pub async fn get_as(&self, path: &str, accept: &str) -> (u16, Value) {
+        let request = Request::builder()
+            .uri(path)
+            .header("accept", accept)
+            .body(body::empty())
+            .unwrap();
+        let response = self.send(request).await;
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (
+            code,
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into()),
+        )
+    }
+
+    pub async fn post(&self, path: &str, value: Value) -> (u16, Value) {
+        self.call(Method::POST, path, "application/json", value.to_string())
+            .await
+    }
+
+    pub async fn put(&self, path: &str, value: Value) -> (u16, Value) {
+        self.call(Method::PUT, path, "application/json", value.to_string())
+            .await
+    }
+
+    pub async fn patch(&self, path: &str, form: &str, value: Value) -> (u16, Value) {
+        let kind = format!("application/{form}");
+        self.call(Method::PATCH, path, &kind, value.to_string())
+            .await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        self.call(Method::DELETE, path, "application/json", "")
+            .await
+    }
+
+    /// Starts a watch and gives its lines.
+    pub async fn watch(&self, path: &str) -> Lines {
+        let request = Request::builder().uri(path).body(body::empty()).unwrap();
+        let response = self.send(request).await;
+        assert_eq!(response.status(), 200);
+        Lines {
+            body: response.into_body(),
+            buffer: Vec::new(),
+        }
+    }
+}
+
+/// The events of a watch.
+pub struct Lines {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.buffer.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+
+    /// The next event as its type and its object's name.
+    pub async fn named(&mut self) -> (String, String) {
+        let event = self.next().await.expect("the watch has ended");
+        (
+            event["type"].as_str().unwrap().to_owned(),
+            event["object"]["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        )
+    }
+}

@@ -1,0 +1,173 @@
+//! Watches from every starting point.
+
+use serde_json::{Value, json};
+
+use super::support::start;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn labelled(name: &str, label: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"l": label}}})
+}
+
+fn pair(kind: &str, name: &str) -> (String, String) {
+    (kind.to_owned(), name.to_owned())
+}
+
+#[tokio::test]
+async fn a_watch_follows_from_a_revision() {
+    let t = start().await;
+    let (_, list) = t.get(MAPS).await;
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    t.post(MAPS, labelled("a", "x")).await;
+    let mut watch = t
+        .watch(&format!("{MAPS}?watch=true&resourceVersion={revision}"))
+        .await;
+    assert_eq!(watch.named().await, pair("ADDED", "a"));
+    t.patch(
+        &format!("{MAPS}/a"),
+        "merge-patch+json",
+        json!({"data": {"x": "y"}}),
+    )
+    .await;
+    assert_eq!(watch.named().await, pair("MODIFIED", "a"));
+    t.delete(&format!("{MAPS}/a")).await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["data"]["x"]),
+        (&json!("DELETED"), &json!("y"))
+    );
+    let (_, now) = t.get(MAPS).await;
+    assert_eq!(
+        event["object"]["metadata"]["resourceVersion"],
+        now["metadata"]["resourceVersion"]
+    );
+}
+
+#[tokio::test]
+async fn a_watch_from_nowhere_sends_the_state_first() {
+    let t = start().await;
+    t.post(MAPS, labelled("a", "x")).await;
+    for revision in ["", "&resourceVersion=0"] {
+        let mut watch = t.watch(&format!("{MAPS}?watch=1{revision}")).await;
+        assert_eq!(watch.named().await, pair("ADDED", "a"));
+    }
+}
+
+#[tokio::test]
+async fn selectors_turn_updates_into_comings_and_goings() {
+    let t = start().await;
+    let mut watch = t.watch(&format!("{MAPS}?watch=1&labelSelector=l=x")).await;
+    t.post(MAPS, labelled("a", "x")).await;
+    assert_eq!(watch.named().await, pair("ADDED", "a"));
+    t.patch(
+        &format!("{MAPS}/a"),
+        "merge-patch+json",
+        json!({"metadata": {"labels": {"l": "y"}}}),
+    )
+    .await;
+    let event = watch.next().await.unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["labels"]["l"]),
+        (&json!("DELETED"), &json!("x"))
+    );
+    t.post(MAPS, labelled("b", "y")).await;
+    t.patch(
+        &format!("{MAPS}/a"),
+        "merge-patch+json",
+        json!({"metadata": {"labels": {"l": "x"}}}),
+    )
+    .await;
+    assert_eq!(watch.named().await, pair("ADDED", "a"));
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let t = start().await;
+    t.post(MAPS, labelled("a", "x")).await;
+    let query =
+        "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = t.watch(&format!("{MAPS}?{query}")).await;
+    assert_eq!(watch.named().await, pair("ADDED", "a"));
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "BOOKMARK");
+    assert_eq!(
+        event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"],
+        "true"
+    );
+    let (_, list) = t.get(MAPS).await;
+    assert_eq!(
+        event["object"]["metadata"]["resourceVersion"],
+        list["metadata"]["resourceVersion"]
+    );
+    // The tick that is due each minute.
+    t.post(
+        "/api/v1/namespaces/kube-system/configmaps",
+        labelled("z", "x"),
+    )
+    .await;
+    t.get(MAPS).await;
+    t.server.bookmarks.send_replace(1);
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "BOOKMARK", "{event}");
+}
+
+#[tokio::test]
+async fn a_forgotten_revision_is_gone() {
+    let t = start().await;
+    t.post(MAPS, labelled("a", "x")).await;
+    let mut watch = t.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
+    let event = watch.next().await.unwrap();
+    // A fresh server's history begins at its start.
+    if event["type"] == "ERROR" {
+        assert_eq!(event["object"]["code"], 410);
+        assert_eq!(event["object"]["reason"], "Expired");
+        assert!(watch.next().await.is_none());
+    } else {
+        assert_eq!(event["type"], "ADDED");
+    }
+}
+
+#[tokio::test]
+async fn tables_can_be_watched() {
+    let t = start().await;
+    let request = http::Request::builder()
+        .uri(format!("{MAPS}?watch=1"))
+        .header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(crate::body::empty())
+        .unwrap();
+    t.post(MAPS, labelled("a", "x")).await;
+    use http_body_util::BodyExt as _;
+    let mut body = t.send(request).await.into_body();
+    let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let event: Value = serde_json::from_slice(&frame).unwrap();
+    assert_eq!(
+        (&event["type"], &event["object"]["kind"]),
+        (&json!("ADDED"), &json!("Table"))
+    );
+    assert_eq!(event["object"]["rows"][0]["cells"][0], "a");
+}
+
+#[tokio::test]
+async fn hundreds_of_watchers_see_every_event() {
+    let t = start().await;
+    let mut watches = Vec::new();
+    for _ in 0..200 {
+        watches.push(t.watch(&format!("{MAPS}?watch=1")).await);
+    }
+    for i in 0..5 {
+        t.post(MAPS, labelled(&format!("m{i}"), "x")).await;
+    }
+    for watch in &mut watches {
+        for i in 0..5 {
+            assert_eq!(watch.named().await, pair("ADDED", &format!("m{i}")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_time() {
+    let t = start().await;
+    let mut watch = t.watch(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
+    assert!(watch.next().await.is_none());
+}
