@@ -513,6 +513,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::config())]
+
         #[test]
         fn canonical_form_is_a_fixed_point(text in "[+-]?[0-9]{1,9}(\\.[0-9]{0,12})?(|n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|e-?[0-9])") {
             let q = Quantity::parse(&text).unwrap();

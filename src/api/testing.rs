@@ -4,6 +4,11 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
+/// Failures are reproduced from their printed input; no files are left behind.
+pub fn config() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+}
+
 /// Any JSON, small.
 pub fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

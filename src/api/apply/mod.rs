@@ -111,7 +111,7 @@ pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, for
     let mut managed = Managed::decode(meta::managed_fields(live))
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
     if managed.entries.is_empty() {
-        let nothing = fields::empty(request.ty);
+        let nothing = fields::zero(request.ty);
         let request = Request { manager: BEFORE_FIRST_APPLY, ..*request };
         track(&request, &nothing, live, &mut managed);
     }
@@ -181,7 +181,7 @@ pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> 
         let live = match live {
             Some(live) => live,
             None => {
-                nothing = fields::empty(request.ty);
+                nothing = fields::zero(request.ty);
                 &nothing
             }
         };
@@ -349,8 +349,8 @@ fn apply_managed(
         Some(last) if !last.set.is_empty() => prune(request, &merged, &managed, last)?,
         _ => merged.clone(),
     };
-    drop_new_nulls(&merged, &mut object);
     take_over(request, live, &object, &mut managed, Some(&own), force)?;
+    drop_new_nulls(&merged, &mut object);
 
     let changed = object != *live;
     let stripped = stripped();

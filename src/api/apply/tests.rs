@@ -93,7 +93,7 @@ fn apply_conflicts_and_force() {
     assert_eq!(left["spec"]["replicas"], 1);
     let gone = apply(&two, Some(&left), &deployment(json!({})), false).unwrap();
     assert_eq!(gone["spec"].get("replicas"), None);
-    assert!(fields_of(&gone, "two").is_none());
+    assert_eq!(fields_of(&gone, "two"), Some(&json!({"f:spec": {}})));
 }
 
 #[test]
@@ -258,6 +258,8 @@ fn custom_resources() {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::config())]
+
     #[test]
     fn applying_gives_what_was_applied(first in crate::testing::pod(), second in crate::testing::pod()) {
         let ty = ty("core.v1.Pod");

@@ -39,6 +39,32 @@ pub fn empty<'a>(ty: impl Into<Type<'a>>) -> Object {
     Value::Object(map)
 }
 
+/// An object of the type as Go's reflection sees a new one: with the zero of
+/// every field that is always encoded, so that a list that must be there counts
+/// as there. Custom resources have nothing.
+pub fn zero<'a>(ty: impl Into<Type<'a>>) -> Object {
+    let ty = ty.into();
+    let mut object = empty(ty);
+    add_zeros(ty, &mut object);
+    object
+}
+
+fn add_zeros(ty: Type<'_>, object: &mut Object) {
+    let Value::Object(map) = object else { return };
+    if matches!(ty, Type::Structural(_)) {
+        return;
+    }
+    for field in ty.fields() {
+        match map.get_mut(field.name) {
+            Some(inner) => add_zeros(field.ty, inner),
+            None if field.required => {
+                map.insert(field.name.to_owned(), zero_of(field.ty));
+            }
+            None => {}
+        }
+    }
+}
+
 fn add_embedded(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
     // No type embeds itself by value; the bound only guards against damage.
     if depth > 16 {
@@ -105,7 +131,7 @@ impl Checker {
                 for (key, value) in map.iter_mut() {
                     if value.is_null() {
                         if builtin {
-                            *value = zero(element);
+                            *value = zero_of(element);
                         }
                         continue;
                     }
@@ -122,7 +148,7 @@ impl Checker {
                 for (i, item) in items.iter_mut().enumerate() {
                     if item.is_null() {
                         if matches!(ty, Type::Builtin(_)) {
-                            *item = zero(element);
+                            *item = zero_of(element);
                         }
                         continue;
                     }
@@ -308,7 +334,7 @@ fn go_number(value: &Value) -> String {
 }
 
 /// What Go's decoder puts where a list or a map of values has null.
-fn zero(ty: Type<'_>) -> Value {
+fn zero_of(ty: Type<'_>) -> Value {
     match ty.kind() {
         Kind::String | Kind::Bytes => Value::from(""),
         Kind::Integer | Kind::Number => Value::from(0),

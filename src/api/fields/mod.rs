@@ -7,7 +7,7 @@ use crate::meta;
 use crate::status::Status;
 use crate::{Object, gvk};
 
-pub use check::{check, empty};
+pub use check::{check, empty, zero};
 pub use decode::{MAX_DEPTH, parse_json, parse_yaml};
 
 /// What to do about unknown and duplicate fields (`?fieldValidation=`).

@@ -124,6 +124,8 @@ fn prunes_custom_resources() {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::config())]
+
     #[test]
     fn parsers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[\\[\\]{}:,&*a\" \n0-9-]{0,80}") {
         let _ = parse_json(&bytes);

@@ -206,6 +206,8 @@ fn diff(a: &Value, b: &Value) -> Value {
 }
 
 proptest! {
+    #![proptest_config(crate::testing::config())]
+
     #[test]
     fn merge_patches_reach_their_goal(a in crate::testing::pod(), b in crate::testing::pod()) {
         prop_assert_eq!(merge_patch(&a, &diff(&a, &b)).unwrap(), b);

@@ -208,6 +208,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::config())]
+
         #[test]
         fn never_panics_and_prints_what_it_parsed(text in ".{0,40}") {
             if let Ok(selector) = FieldSelector::parse(&text) {

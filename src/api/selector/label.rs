@@ -703,6 +703,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::testing::config())]
+
         #[test]
         fn never_panics_and_prints_what_it_parsed(text in "[a-c!=<>(), intox0-9]{0,30}") {
             if let Ok(selector) = LabelSelector::parse(&text) {
