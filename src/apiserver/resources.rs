@@ -11,7 +11,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use rkube_store::KeyValue;
 use rkube_strategy::{Strategy, strategy_for, table};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
