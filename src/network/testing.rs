@@ -121,7 +121,10 @@ impl Lab {
     }
 
     pub(crate) fn pod_with(&self, name: &str, host_ports: Vec<HostPort>) -> Pod {
-        let netns = new_netns().unwrap();
+        self.attach(name, new_netns().unwrap(), host_ports)
+    }
+
+    pub(crate) fn attach(&self, name: &str, netns: OwnedFd, host_ports: Vec<HostPort>) -> Pod {
         let attach = AttachPod {
             sandbox_id: name.into(),
             netns: PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd())),

@@ -125,3 +125,27 @@ fn a_restarted_agent_keeps_the_living_and_buries_the_dead() {
         .unwrap();
     assert_ne!(next.ip, lost.ip, "an address does not come back at once");
 }
+
+#[test]
+fn attaching_is_quick() {
+    if !root() {
+        return;
+    }
+    let start = std::time::Instant::now();
+    let lab = Lab::new();
+    eprintln!("a lab with its node set up twice: {:?}", start.elapsed());
+    let namespaces: Vec<_> = (0..20)
+        .map(|_| crate::netlink::new_netns().unwrap())
+        .collect();
+    let start = std::time::Instant::now();
+    for (n, netns) in namespaces.into_iter().enumerate() {
+        lab.attach(&format!("pod-{n}"), netns, Vec::new());
+    }
+    eprintln!("attached: {:?} a pod", start.elapsed() / 20);
+    let start = std::time::Instant::now();
+    for n in 0..20 {
+        lab.network.detach_pod(&format!("pod-{n}")).unwrap();
+    }
+    eprintln!("detached: {:?} a pod", start.elapsed() / 20);
+    assert!(lab.network.pods().is_empty());
+}

@@ -1,23 +1,28 @@
 //! From services to rules.
 //!
 //! The table's shape follows kube-proxy's nftables mode. Verdict maps lead from
-//! address, protocol and port to a chain for each service port, which picks an
-//! endpoint's chain at random (or the one that the client used last), which
-//! translates the destination:
+//! address, protocol and port to a chain for each service port, which translates the
+//! destination to an endpoint picked at random (or the one that the client used last):
 //!
 //! ```text
 //! nat prerouting, output ─ services ─ @service-ips, @service-nodeports
-//!     ├─ service-…   (any endpoint)          ─ endpoint-… (affinity, dnat)
-//!     ├─ local-…     (endpoints on this node) ─ endpoint-…
-//!     └─ external-…  (mark for masquerading) ─ service-… or local-…
+//!     ├─ service-…   (any endpoint)           ─ dnat to one of @endpoints
+//!     ├─ local-…     (endpoints on this node) ─ dnat to one of @endpoints
+//!     └─ external-…  (mark for masquerading)  ─ service-… or local-…
 //! filter prerouting, output ─ firewall ─ @firewall-ips ─ firewall-…
 //! filter input, forward, output ─ no-endpoints ─ @no-endpoint-ips, @no-endpoint-nodeports
 //! filter forward, output (translated) ─ cluster-ips: refuse ports that no service has
-//! nat postrouting ─ masquerade what is marked
+//! nat postrouting ─ masquerade what is marked, and pods that reach themselves
 //! ```
+//!
+//! All services' endpoints are in one map, keyed by the chain's hash and a number, so
+//! that a change of endpoints is a change of elements: the kernel looks chains and sets
+//! up one by one when it loads rules, elements by hash. Services with session affinity
+//! have a chain and a set of clients for each endpoint (`endpoint-…`, `affinity-…`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use super::ProxyConfig;
 use super::endpoints::{Categories, categorize};
@@ -25,7 +30,7 @@ use super::state::{Endpoint, ServicePort, ServiceState};
 use crate::hash;
 use crate::nft::{
     ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Key, Meta, Name, NatKind, Reg,
-    Reject, Rule, Set, SetRef, Table, Verdict, ct_state, priority,
+    Reject, Rule, Set, SetRef, Table, Verdict, ct_state, ct_status, priority,
 };
 use crate::node::Protocol;
 
@@ -33,6 +38,8 @@ use crate::node::Protocol;
 pub const TABLE: &str = "rkube-proxy";
 /// The bit of the packet mark that asks for masquerading, kube-proxy's own choice.
 const MASQUERADE: u32 = 0x4000;
+/// Name of the map of endpoints.
+const ENDPOINTS: &str = "endpoints";
 
 /// All that follows from the services.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +88,10 @@ struct Maps {
     no_endpoint_node_ports: BTreeMap<Key, Verdict>,
     firewall_ips: BTreeMap<Key, Verdict>,
     cluster_ips: BTreeSet<Key>,
+    /// Chain's hash and number to address and port.
+    endpoints: BTreeMap<Key, Key>,
+    /// Pairs of a pod's address with itself.
+    hairpins: BTreeSet<Key>,
 }
 
 /// Turns services into rules. Nothing is read and nothing is written.
@@ -144,12 +155,18 @@ fn compile_port(
         any
     };
 
-    // Endpoints' chains, each once though it may be both kinds' choice.
-    let mut chains: BTreeMap<(Ipv4Addr, u16), Name> = BTreeMap::new();
     for endpoint in cluster.iter().chain(&local) {
-        chains
-            .entry((endpoint.ip, endpoint.port))
-            .or_insert_with(|| endpoint_chain(table, &id, service, endpoint));
+        maps.hairpins
+            .insert(Key::new(&[Data::ip(endpoint.ip), Data::ip(endpoint.ip)]));
+    }
+    // With affinity, endpoints' chains: each once though it may be both kinds' choice.
+    let mut chains: BTreeMap<(Ipv4Addr, u16), Name> = BTreeMap::new();
+    if let Some(timeout) = service.affinity {
+        for endpoint in cluster.iter().chain(&local) {
+            chains
+                .entry((endpoint.ip, endpoint.port))
+                .or_insert_with(|| endpoint_chain(table, &id, endpoint, timeout));
+        }
     }
     let cluster_chain = format!("service-{id}");
     let local_chain = format!("local-{id}");
@@ -168,11 +185,11 @@ fn compile_port(
                 .source(CmpOp::Ne, config.cluster_cidr.trunc());
             chain.push(mark(to_cluster_ip).comment("masquerade what comes from outside"));
         }
-        let endpoints: Vec<(&Endpoint, Name)> = endpoints
-            .iter()
-            .map(|e| (*e, chains[&(e.ip, e.port)].clone()))
-            .collect();
         if service.affinity.is_some() {
+            let endpoints: Vec<(&Endpoint, Name)> = endpoints
+                .iter()
+                .map(|e| (*e, chains[&(e.ip, e.port)].clone()))
+                .collect();
             for (endpoint, name) in &endpoints {
                 let set = SetRef::Named(affinity_set(&id, endpoint).into());
                 chain.push(
@@ -186,8 +203,10 @@ fn compile_port(
                         .goto(name),
                 );
             }
+            chain.push(pick_chain(&endpoints));
+        } else {
+            chain.push(pick_endpoint(name, endpoints, &mut maps.endpoints));
         }
-        chain.push(pick(&endpoints));
         table.chain(name.as_str(), chain);
     }
 
@@ -321,40 +340,69 @@ fn affinity_set(id: &str, endpoint: &Endpoint) -> String {
     format!("affinity-{id}__{}/{}", endpoint.ip, endpoint.port)
 }
 
-fn endpoint_chain(table: &mut Table, id: &str, service: &ServicePort, endpoint: &Endpoint) -> Name {
-    let (address, port) = (Reg::word(0), Reg::word(1));
-    let mut rules =
-        vec![mark(Rule::new().source(CmpOp::Eq, endpoint.ip)).comment("a pod reaching itself")];
-    let mut translate = Rule::new();
-    if let Some(timeout) = service.affinity {
-        let set = table.set(
-            affinity_set(id, endpoint),
-            Set::dynamic(&[Field::Ipv4], timeout),
-        );
-        translate = translate.expr(Expr::source_ip(address)).expr(Expr::Update {
-            set,
-            reg: address,
-            timeout: None,
-        });
-    }
-    rules.push(
-        translate
-            .expr(Expr::Immediate(address, Data::ip(endpoint.ip)))
-            .expr(Expr::Immediate(port, Data::port(endpoint.port)))
-            .expr(Expr::Nat {
-                kind: NatKind::Destination,
-                address,
-                port: Some(port),
-            }),
+fn endpoint_chain(table: &mut Table, id: &str, endpoint: &Endpoint, timeout: Duration) -> Name {
+    let reg = Reg::word(0);
+    let set = table.set(
+        affinity_set(id, endpoint),
+        Set::dynamic(&[Field::Ipv4], timeout),
     );
-    table.chain(
-        format!("endpoint-{id}__{}/{}", endpoint.ip, endpoint.port),
-        rules,
-    )
+    let remember = Rule::new().expr(Expr::source_ip(reg)).expr(Expr::Update {
+        set,
+        reg,
+        timeout: None,
+    });
+    let name = format!("endpoint-{id}__{}/{}", endpoint.ip, endpoint.port);
+    table.chain(name, vec![translate(remember, endpoint)])
 }
 
-/// Goes to one of the endpoints, each as likely as the others.
-fn pick(endpoints: &[(&Endpoint, Name)]) -> Rule {
+/// Appends translating the destination to a certain endpoint.
+fn translate(rule: Rule, endpoint: &Endpoint) -> Rule {
+    let (address, port) = (Reg::word(0), Reg::word(1));
+    rule.expr(Expr::Immediate(address, Data::ip(endpoint.ip)))
+        .expr(Expr::Immediate(port, Data::port(endpoint.port)))
+        .expr(Expr::Nat {
+            kind: NatKind::Destination,
+            address,
+            port: Some(port),
+        })
+}
+
+/// Translates the destination to one of the endpoints, each as likely as the others.
+fn pick_endpoint(chain: &str, endpoints: &[&Endpoint], map: &mut BTreeMap<Key, Key>) -> Rule {
+    if let [only] = endpoints {
+        return translate(Rule::new(), only);
+    }
+    let hash = hash::fnv64(chain.as_bytes());
+    let (high, low) = (Data::host((hash >> 32) as u32), Data::host(hash as u32));
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let key = Key::new(&[high, low, Data::host(number as u32)]);
+        map.insert(
+            key,
+            Key::new(&[Data::ip(endpoint.ip), Data::port(endpoint.port)]),
+        );
+    }
+    let reg = Reg::word;
+    Rule::new()
+        .expr(Expr::Immediate(reg(0), high))
+        .expr(Expr::Immediate(reg(1), low))
+        .expr(Expr::Random {
+            reg: reg(2),
+            modulus: endpoints.len() as u32,
+        })
+        .expr(Expr::LookupValue {
+            map: SetRef::Named(ENDPOINTS.into()),
+            reg: reg(0),
+            to: reg(0),
+        })
+        .expr(Expr::Nat {
+            kind: NatKind::Destination,
+            address: reg(0),
+            port: Some(reg(1)),
+        })
+}
+
+/// Goes to one of the endpoints' chains, each as likely as the others.
+fn pick_chain(endpoints: &[(&Endpoint, Name)]) -> Rule {
     if let [(_, only)] = endpoints {
         return Rule::new().goto(only);
     }
@@ -483,6 +531,18 @@ fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         Set::verdicts(&port, maps.no_endpoint_node_ports),
     );
     let firewall_ips = table.set("firewall-ips", Set::verdicts(&address, maps.firewall_ips));
+    let hairpins = table.set(
+        "hairpins",
+        Set::of(&[Field::Ipv4, Field::Ipv4], maps.hairpins),
+    );
+    table.set(
+        ENDPOINTS,
+        Set::map(
+            &[Field::Number; 3],
+            &[Field::Ipv4, Field::Port],
+            maps.endpoints,
+        ),
+    );
     let cluster_ips = table.set("cluster-ips", Set::of(&[Field::Ipv4], maps.cluster_ips));
 
     let services = table.chain(
@@ -558,6 +618,17 @@ fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         "nat-postrouting",
         Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
         vec![
+            Rule::new()
+                .ct_status(ct_status::DNAT)
+                .expr(Expr::source_ip(reg))
+                .expr(Expr::destination_ip(Reg::word(1)))
+                .expr(Expr::Lookup {
+                    set: SetRef::Named(hairpins),
+                    reg,
+                    invert: false,
+                })
+                .expr(Expr::Masquerade { fully_random: true })
+                .comment("a pod reaching itself"),
             Rule::new()
                 .expr(Expr::Meta(Meta::Mark, reg))
                 .expr(Expr::Bitwise {
