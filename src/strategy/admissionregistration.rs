@@ -134,9 +134,7 @@ fn validate(obj: &Object) -> Vec<FieldError> {
                     errors.invalid(
                         child(&config, "url"),
                         url,
-                        format!(
-                            "'https' is the only allowed URL scheme; desired format: https://host[/path]"
-                        ),
+                        "'https' is the only allowed URL scheme; desired format: https://host[/path]".to_string(),
                     );
                 }
             }

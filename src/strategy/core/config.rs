@@ -180,10 +180,8 @@ fn secret(obj: &Object) -> Vec<FieldError> {
                 errors.required("data[password]", "");
             }
         }
-        "kubernetes.io/ssh-auth" => {
-            if decoded("ssh-privatekey").is_empty() {
-                errors.required("data[ssh-privatekey]", "");
-            }
+        "kubernetes.io/ssh-auth" if decoded("ssh-privatekey").is_empty() => {
+            errors.required("data[ssh-privatekey]", "");
         }
         "kubernetes.io/tls" => {
             required(&mut errors, "tls.crt");

@@ -126,10 +126,8 @@ fn source(errors: &mut Errors, volume: &Value, path: &str) {
                 }
                 required(errors, source, "image", &field);
             }
-            "cephfs" => {
-                if list(source, "monitors").is_empty() {
-                    errors.required(child(&field, "monitors"), "");
-                }
+            "cephfs" if list(source, "monitors").is_empty() => {
+                errors.required(child(&field, "monitors"), "");
             }
             "fc" => {
                 let wwids = !list(source, "wwids").is_empty();

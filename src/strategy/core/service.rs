@@ -360,14 +360,12 @@ fn validate(obj: &Object) -> Vec<FieldError> {
                 );
             }
         }
-        "NodePort" => {
-            if is_headless(obj) {
-                errors.invalid(
-                    "spec.clusterIPs[0]",
-                    "None",
-                    "may not be set to 'None' for NodePort services",
-                );
-            }
+        "NodePort" if is_headless(obj) => {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may not be set to 'None' for NodePort services",
+            );
         }
         "ExternalName" => {
             if !list(spec, "clusterIPs").is_empty() {

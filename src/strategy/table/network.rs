@@ -1,0 +1,269 @@
+//! Rows of services and of what routes to them.
+
+use serde_json::Value;
+
+use super::{AGE, NAME, Printer, age, few, name, or, or_none, string};
+use crate::Object;
+use crate::selectors;
+use crate::tree::{at, has, int, list, text};
+
+/// Entries of a list that a cell shows before it counts.
+const SHOWN: usize = 3;
+
+pub(super) fn printer(kind: &str) -> Option<Printer> {
+    Some(match kind {
+        "Ingress" => (
+            const {
+                &[
+                    NAME,
+                    string("Class"),
+                    string("Hosts"),
+                    string("Address"),
+                    string("Ports"),
+                    AGE,
+                ]
+            },
+            ingress,
+        ),
+        "IngressClass" => (
+            const { &[NAME, string("Controller"), string("Parameters"), AGE] },
+            ingress_class,
+        ),
+        "NetworkPolicy" => (const { &[NAME, string("Pod-Selector"), AGE] }, |o, now| {
+            vec![
+                name(o),
+                selectors::format(at(o, "spec.podSelector")).into(),
+                age(o, now),
+            ]
+        }),
+        "ServiceCIDR" => (const { &[NAME, string("CIDRs"), AGE] }, |o, now| {
+            vec![
+                name(o),
+                texts(list(o, "spec.cidrs")).join(",").into(),
+                age(o, now),
+            ]
+        }),
+        "IPAddress" => (const { &[NAME, string("ParentRef")] }, ip_address),
+        "EndpointSlice" => (
+            const {
+                &[
+                    NAME,
+                    string("AddressType"),
+                    string("Ports"),
+                    string("Endpoints"),
+                    AGE,
+                ]
+            },
+            endpoint_slice,
+        ),
+        _ => return None,
+    })
+}
+
+fn texts(list: &[Value]) -> Vec<String> {
+    list.iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Where a load balancer answers.
+fn load_balancer(o: &Object) -> Vec<String> {
+    let mut all: Vec<String> = list(o, "status.loadBalancer.ingress")
+        .iter()
+        .map(|i| or(text(i, "ip"), text(i, "hostname")).to_owned())
+        .filter(|s| !s.is_empty())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+pub(super) fn service(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let external = texts(list(o, "spec.externalIPs"));
+    let outside = match text(o, "spec.type") {
+        "LoadBalancer" => {
+            let mut all = load_balancer(o);
+            all.extend(external);
+            or(&all.join(","), "<pending>").to_owned()
+        }
+        "ExternalName" => text(o, "spec.externalName").to_owned(),
+        "ClusterIP" | "NodePort" => or(&external.join(","), "<none>").to_owned(),
+        _ => "<unknown>".to_owned(),
+    };
+    let ports: Vec<String> = list(o, "spec.ports")
+        .iter()
+        .map(|p| {
+            let (port, protocol) = (int(p, "port").unwrap_or(0), text(p, "protocol"));
+            match int(p, "nodePort").unwrap_or(0) {
+                0 => format!("{port}/{protocol}"),
+                node => format!("{port}:{node}/{protocol}"),
+            }
+        })
+        .collect();
+    let inside = list(o, "spec.clusterIPs")
+        .first()
+        .and_then(Value::as_str)
+        .unwrap_or("<none>");
+    vec![
+        name(o),
+        text(o, "spec.type").into(),
+        inside.into(),
+        outside.into(),
+        or_none(&ports.join(",")),
+        age(o, now),
+        selectors::format_labels(o, "spec.selector").into(),
+    ]
+}
+
+pub(super) fn endpoints(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let mut all = Vec::new();
+    for subset in list(o, "subsets") {
+        let addresses = || list(subset, "addresses").iter().map(|a| text(a, "ip"));
+        let ports = list(subset, "ports");
+        if ports.is_empty() {
+            all.extend(addresses().map(str::to_owned));
+        }
+        for port in ports {
+            let number = int(port, "port").unwrap_or(0);
+            all.extend(addresses().map(|ip| {
+                if ip.contains(':') {
+                    format!("[{ip}]:{number}")
+                } else {
+                    format!("{ip}:{number}")
+                }
+            }));
+        }
+    }
+    vec![name(o), few(&all, SHOWN, "<none>").into(), age(o, now)]
+}
+
+fn endpoint_slice(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let ports: Vec<String> = list(o, "ports")
+        .iter()
+        .map(|p| match int(p, "port") {
+            Some(number) => number.to_string(),
+            None => or(text(p, "name"), "*").to_owned(),
+        })
+        .collect();
+    let addresses: Vec<String> = list(o, "endpoints")
+        .iter()
+        .flat_map(|e| texts(list(e, "addresses")))
+        .collect();
+    vec![
+        name(o),
+        text(o, "addressType").into(),
+        few(&ports, SHOWN, "<unset>").into(),
+        few(&addresses, SHOWN, "<unset>").into(),
+        age(o, now),
+    ]
+}
+
+fn ingress(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let hosts: Vec<String> = list(o, "spec.rules")
+        .iter()
+        .map(|r| text(r, "host"))
+        .filter(|h| !h.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let ports = if list(o, "spec.tls").is_empty() {
+        "80"
+    } else {
+        "80, 443"
+    };
+    let class = if has(o, "spec.ingressClassName") {
+        text(o, "spec.ingressClassName")
+    } else {
+        "<none>"
+    };
+    vec![
+        name(o),
+        class.into(),
+        few(&hosts, SHOWN, "*").into(),
+        load_balancer(o).join(",").into(),
+        ports.into(),
+        age(o, now),
+    ]
+}
+
+fn ingress_class(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let parameters = at(o, "spec.parameters");
+    let shown = if parameters.is_null() {
+        "<none>".to_owned()
+    } else {
+        let mut shown = text(parameters, "kind").to_owned();
+        let group = text(parameters, "apiGroup");
+        if !group.is_empty() {
+            shown = format!("{shown}.{group}");
+        }
+        format!("{shown}/{}", text(parameters, "name"))
+    };
+    vec![
+        name(o),
+        text(o, "spec.controller").into(),
+        shown.into(),
+        age(o, now),
+    ]
+}
+
+fn ip_address(o: &Object, _now: jiff::Timestamp) -> Vec<Value> {
+    let parent = at(o, "spec.parentRef");
+    let shown = if parent.is_null() {
+        "<none>".to_owned()
+    } else {
+        let mut parts = vec![match text(parent, "group") {
+            "" => text(parent, "resource").to_lowercase(),
+            group => format!("{}.{group}", text(parent, "resource")).to_lowercase(),
+        }];
+        let namespace = text(parent, "namespace");
+        if !namespace.is_empty() {
+            parts.push(namespace.to_owned());
+        }
+        parts.push(text(parent, "name").to_owned());
+        parts.join("/")
+    };
+    vec![name(o), shown.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn services() {
+        let mut s = json!({"metadata": {"name": "s"}, "spec": {"type": "LoadBalancer", "clusterIPs": ["10.0.0.1"],
+            "ports": [{"port": 80, "nodePort": 30000, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}], "selector": {"app": "a"}}});
+        let cells = service(&s, NOW);
+        assert_eq!(
+            cells[1..5],
+            [
+                json!("LoadBalancer"),
+                json!("10.0.0.1"),
+                json!("<pending>"),
+                json!("80:30000/TCP,53/UDP")
+            ]
+        );
+        assert_eq!(cells[6], "app=a");
+        s["status"] = json!({"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}]}});
+        assert_eq!(service(&s, NOW)[3], "1.2.3.4");
+        let e = json!({"spec": {"type": "ExternalName", "externalName": "x.y"}});
+        assert_eq!(
+            service(&e, NOW)[2..5],
+            [json!("<none>"), json!("x.y"), json!("<none>")]
+        );
+    }
+
+    #[test]
+    fn endpoint_lists() {
+        let e = json!({"metadata": {"name": "e"}, "subsets": [{"addresses": [{"ip": "1.1.1.1"}, {"ip": "1.1.1.2"}],
+            "ports": [{"port": 80}, {"port": 81}]}]});
+        assert_eq!(
+            endpoints(&e, NOW)[1],
+            "1.1.1.1:80,1.1.1.2:80,1.1.1.1:81 + 1 more..."
+        );
+        assert_eq!(endpoints(&json!({}), NOW)[1], "<none>");
+    }
+}

@@ -1,0 +1,453 @@
+//! Rows of what makes pods.
+
+use serde_json::Value;
+
+use super::{
+    AGE, NAME, Printer, age, boolean, containers, integer, is_true, name, or, or_unset, since,
+    string, wide,
+};
+use crate::Object;
+use crate::quantities;
+use crate::selectors;
+use crate::tree::{at, has, int, list, text};
+
+pub(super) fn printer(kind: &str) -> Option<Printer> {
+    Some(match kind {
+        "Deployment" => (
+            const {
+                &[
+                    NAME,
+                    string("Ready"),
+                    integer("Up-to-date"),
+                    integer("Available"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                    wide("Selector"),
+                ]
+            },
+            deployment,
+        ),
+        "ReplicaSet" => (
+            const {
+                &[
+                    NAME,
+                    integer("Desired"),
+                    integer("Current"),
+                    integer("Ready"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                    wide("Selector"),
+                ]
+            },
+            |o, now| {
+                let [names, images] = containers(at(o, "spec.template.spec"));
+                vec![
+                    name(o),
+                    number(o, "spec.replicas"),
+                    number(o, "status.replicas"),
+                    number(o, "status.readyReplicas"),
+                    age(o, now),
+                    names,
+                    images,
+                    selectors::format(at(o, "spec.selector")).into(),
+                ]
+            },
+        ),
+        "StatefulSet" => (
+            const {
+                &[
+                    NAME,
+                    string("Ready"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                ]
+            },
+            |o, now| {
+                let [names, images] = containers(at(o, "spec.template.spec"));
+                vec![name(o), ready(o), age(o, now), names, images]
+            },
+        ),
+        "DaemonSet" => (
+            const {
+                &[
+                    NAME,
+                    integer("Desired"),
+                    integer("Current"),
+                    integer("Ready"),
+                    integer("Up-to-date"),
+                    integer("Available"),
+                    string("Node Selector"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                    wide("Selector"),
+                ]
+            },
+            daemon_set,
+        ),
+        "ControllerRevision" => (
+            const { &[NAME, string("Controller"), integer("Revision"), AGE] },
+            controller_revision,
+        ),
+        "Job" => (
+            const {
+                &[
+                    NAME,
+                    string("Status"),
+                    string("Completions"),
+                    string("Duration"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                    wide("Selector"),
+                ]
+            },
+            job,
+        ),
+        "CronJob" => (
+            const {
+                &[
+                    NAME,
+                    string("Schedule"),
+                    string("Timezone"),
+                    boolean("Suspend"),
+                    integer("Active"),
+                    string("Last Schedule"),
+                    AGE,
+                    wide("Containers"),
+                    wide("Images"),
+                    wide("Selector"),
+                ]
+            },
+            cron_job,
+        ),
+        "HorizontalPodAutoscaler" => (
+            const {
+                &[
+                    NAME,
+                    string("Reference"),
+                    string("Targets"),
+                    string("MinPods"),
+                    string("MaxPods"),
+                    integer("Replicas"),
+                    AGE,
+                ]
+            },
+            autoscaler,
+        ),
+        "Scale" => (
+            const { &[NAME, integer("Desired"), integer("Available"), AGE] },
+            |o, now| {
+                vec![
+                    name(o),
+                    number(o, "spec.replicas"),
+                    number(o, "status.replicas"),
+                    age(o, now),
+                ]
+            },
+        ),
+        "PodDisruptionBudget" => (
+            const {
+                &[
+                    NAME,
+                    string("Min Available"),
+                    string("Max Unavailable"),
+                    integer("Allowed Disruptions"),
+                    AGE,
+                ]
+            },
+            |o, now| {
+                vec![
+                    name(o),
+                    or_not_applicable(at(o, "spec.minAvailable")),
+                    or_not_applicable(at(o, "spec.maxUnavailable")),
+                    number(o, "status.disruptionsAllowed"),
+                    age(o, now),
+                ]
+            },
+        ),
+        _ => return None,
+    })
+}
+
+fn number(o: &Object, path: &str) -> Value {
+    int(o, path).unwrap_or(0).into()
+}
+
+fn or_not_applicable(value: &Value) -> Value {
+    match value {
+        Value::Null => "N/A".into(),
+        Value::String(s) => s.as_str().into(),
+        other => other.to_string().into(),
+    }
+}
+
+fn ready(o: &Object) -> Value {
+    format!(
+        "{}/{}",
+        int(o, "status.readyReplicas").unwrap_or(0),
+        int(o, "spec.replicas").unwrap_or(0)
+    )
+    .into()
+}
+
+fn deployment(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![
+        name(o),
+        ready(o),
+        number(o, "status.updatedReplicas"),
+        number(o, "status.availableReplicas"),
+        age(o, now),
+        names,
+        images,
+        selectors::format(at(o, "spec.selector")).into(),
+    ]
+}
+
+fn daemon_set(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![
+        name(o),
+        number(o, "status.desiredNumberScheduled"),
+        number(o, "status.currentNumberScheduled"),
+        number(o, "status.numberReady"),
+        number(o, "status.updatedNumberScheduled"),
+        number(o, "status.numberAvailable"),
+        selectors::format_labels(o, "spec.template.spec.nodeSelector").into(),
+        age(o, now),
+        names,
+        images,
+        selectors::format(at(o, "spec.selector")).into(),
+    ]
+}
+
+fn controller_revision(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let owner = rkube_api::meta::controller_of(o).map(|owner| {
+        let kind = text(owner, "kind").to_lowercase();
+        let name = text(owner, "name");
+        match text(owner, "apiVersion").split_once('/') {
+            Some((group, _)) => format!("{kind}.{group}/{name}"),
+            None => format!("{kind}/{name}"),
+        }
+    });
+    vec![
+        name(o),
+        owner.unwrap_or_else(|| "<none>".to_owned()).into(),
+        number(o, "revision"),
+        age(o, now),
+    ]
+}
+
+fn job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let status = if is_true(o, "Complete") {
+        "Complete"
+    } else if is_true(o, "Failed") {
+        "Failed"
+    } else if has(o, "metadata.deletionTimestamp") {
+        "Terminating"
+    } else if is_true(o, "Suspended") {
+        "Suspended"
+    } else if is_true(o, "FailureTarget") {
+        "FailureTarget"
+    } else if is_true(o, "SuccessCriteriaMet") {
+        "SuccessCriteriaMet"
+    } else {
+        "Running"
+    };
+    let succeeded = int(o, "status.succeeded").unwrap_or(0);
+    let completions = match (int(o, "spec.completions"), int(o, "spec.parallelism")) {
+        (Some(all), _) => format!("{succeeded}/{all}"),
+        (None, Some(parallel)) if parallel > 1 => format!("{succeeded}/1 of {parallel}"),
+        _ => format!("{succeeded}/1"),
+    };
+    let parse = |path: &str| rkube_api::meta::parse_time(text(o, path));
+    let duration = match (parse("status.startTime"), parse("status.completionTime")) {
+        (None, _) => String::new(),
+        (Some(start), end) => {
+            rkube_api::duration::human(end.unwrap_or(now).as_second() - start.as_second())
+        }
+    };
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![
+        name(o),
+        status.into(),
+        completions.into(),
+        duration.into(),
+        age(o, now),
+        names,
+        images,
+        selectors::format(at(o, "spec.selector")).into(),
+    ]
+}
+
+fn cron_job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let last = match text(o, "status.lastScheduleTime") {
+        "" => "<none>".to_owned(),
+        time => since(time, now),
+    };
+    let suspend = match at(o, "spec.suspend") {
+        Value::Bool(true) => "True",
+        Value::Bool(false) => "False",
+        _ => "<unset>",
+    };
+    let [names, images] = containers(at(o, "spec.jobTemplate.spec.template.spec"));
+    vec![
+        name(o),
+        text(o, "spec.schedule").into(),
+        or(text(o, "spec.timeZone"), "<none>").into(),
+        suspend.into(),
+        list(o, "status.active").len().into(),
+        last.into(),
+        age(o, now),
+        names,
+        images,
+        selectors::format(at(o, "spec.jobTemplate.spec.selector")).into(),
+    ]
+}
+
+fn autoscaler(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+    let reference = format!(
+        "{}/{}",
+        text(o, "spec.scaleTargetRef.kind"),
+        text(o, "spec.scaleTargetRef.name")
+    );
+    vec![
+        name(o),
+        reference.into(),
+        metrics(o).into(),
+        or_unset(at(o, "spec.minReplicas")),
+        number(o, "spec.maxReplicas"),
+        number(o, "status.currentReplicas"),
+        age(o, now),
+    ]
+}
+
+/// `cpu: 12%/80%` a metric, two at most.
+fn metrics(o: &Object) -> String {
+    let specs = list(o, "spec.metrics");
+    if specs.is_empty() {
+        // The v1 form knows one metric.
+        if let Some(target) = int(o, "spec.targetCPUUtilizationPercentage") {
+            let current = int(o, "status.currentCPUUtilizationPercentage")
+                .map_or("<unknown>".to_owned(), |n| format!("{n}%"));
+            return format!("cpu: {current}/{target}%");
+        }
+        return "<none>".to_owned();
+    }
+    let current = list(o, "status.currentMetrics");
+    let mut shown = Vec::new();
+    for (i, spec) in specs.iter().enumerate() {
+        let now = current.get(i).unwrap_or(&Value::Null);
+        let (key, named) = match text(spec, "type") {
+            "Resource" => ("resource", true),
+            "ContainerResource" => ("containerResource", true),
+            "Pods" => ("pods", false),
+            "Object" => ("object", false),
+            "External" => ("external", false),
+            _ => {
+                shown.push("<unknown type>".to_owned());
+                continue;
+            }
+        };
+        let (metric, now) = (at(spec, key), at(at(now, key), "current"));
+        let amount = |value: &Value, field: &str| match value.get(field) {
+            Some(v) if !v.is_null() => quantities::of(Some(v)).to_string(),
+            _ => "<unknown>".to_owned(),
+        };
+        let target = at(metric, "target");
+        let text_of = if has(target, "averageValue") {
+            let pair = format!(
+                "{}/{}",
+                amount(now, "averageValue"),
+                amount(target, "averageValue")
+            );
+            match key {
+                "external" | "object" => format!("{pair} (avg)"),
+                _ => pair,
+            }
+        } else if named {
+            let percent = |v: &Value, none: &str| {
+                int(v, "averageUtilization").map_or(none.to_owned(), |n| format!("{n}%"))
+            };
+            format!(
+                "{}/{}",
+                percent(now, "<unknown>"),
+                percent(target, "<auto>")
+            )
+        } else {
+            format!("{}/{}", amount(now, "value"), amount(target, "value"))
+        };
+        shown.push(if named {
+            format!("{}: {text_of}", text(metric, "name"))
+        } else {
+            text_of
+        });
+    }
+    const MAX: usize = 2;
+    let more = shown.len().saturating_sub(MAX);
+    shown.truncate(MAX);
+    let mut all = shown.join(", ");
+    if more > 0 {
+        all.push_str(&format!(" + {more} more..."));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn now() -> jiff::Timestamp {
+        "2026-01-01T01:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn deployments() {
+        let d = json!({"metadata": {"name": "d", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "a"}},
+                "template": {"spec": {"containers": [{"name": "x", "image": "i:1"}, {"name": "y", "image": "j"}]}}},
+            "status": {"readyReplicas": 1, "updatedReplicas": 3, "availableReplicas": 1}});
+        assert_eq!(
+            deployment(&d, now()),
+            vec![
+                json!("d"),
+                json!("1/3"),
+                json!(3),
+                json!(1),
+                json!("60m"),
+                json!("x,y"),
+                json!("i:1,j"),
+                json!("app=a")
+            ]
+        );
+    }
+
+    #[test]
+    fn jobs() {
+        let mut j = json!({"metadata": {"name": "j"}, "spec": {"completions": 2}, "status": {"succeeded": 1, "startTime": "2026-01-01T00:59:30Z"}});
+        assert_eq!(
+            job(&j, now())[1..4],
+            [json!("Running"), json!("1/2"), json!("30s")]
+        );
+        j["status"] = json!({"succeeded": 2, "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:00:07Z",
+            "conditions": [{"type": "Complete", "status": "True"}]});
+        assert_eq!(
+            job(&j, now())[1..4],
+            [json!("Complete"), json!("2/2"), json!("7s")]
+        );
+        let p = json!({"spec": {"parallelism": 3}});
+        assert_eq!(job(&p, now())[2], "0/1 of 3");
+    }
+
+    #[test]
+    fn autoscalers() {
+        let h = json!({"spec": {"metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]},
+            "status": {"currentMetrics": [{"type": "Resource", "resource": {"current": {"averageUtilization": 12}}}]}});
+        assert_eq!(metrics(&h), "cpu: 12%/80%");
+    }
+}
