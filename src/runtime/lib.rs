@@ -15,9 +15,20 @@
 
 use std::ffi::OsString;
 
+mod beneath;
+mod cgroup;
+mod client;
+mod container;
 mod error;
+mod image;
+mod oci;
+mod pause;
 mod runtime;
+mod sandbox;
+mod seccomp;
 mod session;
+mod shim;
+mod snapshot;
 mod spec;
 mod status;
 
@@ -40,8 +51,9 @@ pub use status::{
 /// To be called before threads are started: these processes stay
 /// single-threaded, because they fork.
 pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
-    let _ = args;
     match role {
+        "shim" => Some(shim::main(args)),
+        "pause" => Some(pause::main(args)),
         _ => None,
     }
 }

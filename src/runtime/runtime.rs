@@ -1,15 +1,41 @@
 //! The agent's handle on the runtime.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::FromRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast;
 
-use crate::error::{ImageError, Result, RuntimeError};
+use crate::cgroup;
+use crate::client;
+use crate::container::{Container, ExitRecord, Meta, START_FAILED, signal_number, write_json};
+use crate::error::{Context, ImageError, Result, RuntimeError};
+use crate::image::store::{self, Image, Store};
+use crate::image::{archive, builtin, registry};
+use crate::oci;
+use crate::oci::PidNamespace;
+use crate::sandbox::{self, SandboxRecord};
 use crate::session::Session;
+use crate::shim::ShimConfig;
+use crate::shim::frame::{Exit, Request};
+use crate::snapshot;
 use crate::spec::*;
 use crate::status::*;
+
+/// Output that `exec_sync` keeps of each stream, in bytes.
+const MAX_OUTPUT: usize = 16 << 20;
+/// How long a killed container may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a finished command's children may hold its output open.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Images, sandboxes and containers of one node. Cheap to clone.
 #[derive(Clone)]
@@ -19,24 +45,184 @@ pub struct Runtime {
 
 struct Inner {
     config: RuntimeConfig,
+    store: Arc<Store>,
     events: broadcast::Sender<ContainerEvent>,
+    sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
+    containers: Mutex<BTreeMap<String, Arc<Container>>>,
 }
 
-fn later<T>() -> Result<T> {
-    Err(RuntimeError::Invalid("not there yet".into()))
+/// Runs blocking work on the runtime's thread pool.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => std::panic::resume_unwind(e.into_panic()),
+    }
 }
-fn later_image<T>() -> Result<T, ImageError> {
-    Err(ImageError::Malformed("not there yet".into()))
+
+/// 64 random hexadecimal digits, as the CRI's runtimes name things.
+fn new_id() -> String {
+    crate::image::digest::hex(&rand::random::<[u8; 32]>())
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Runtime {
     /// Opens the runtime: makes its directories, connects to the shims that run,
     /// and cleans up after containers that died with their shim.
     pub async fn open(config: RuntimeConfig) -> Result<Self> {
-        let (events, _) = broadcast::channel(1024);
-        Ok(Self {
-            inner: Arc::new(Inner { config, events }),
+        let (events, _) = broadcast::channel(4096);
+        let opened = blocking(move || -> Result<_> {
+            for dir in ["containers", "sandboxes"] {
+                let path = config.root.join(dir);
+                fs::create_dir_all(&path).context(|| format!("cannot make {}", path.display()))?;
+            }
+            for dir in ["shims", "sandboxes"] {
+                let path = config.run.join(dir);
+                fs::create_dir_all(&path).context(|| format!("cannot make {}", path.display()))?;
+            }
+            let store = Arc::new(Store::open(&config.images, &config.root)?);
+            Ok(Inner {
+                config,
+                store,
+                events,
+                sandboxes: Mutex::default(),
+                containers: Mutex::default(),
+            })
         })
+        .await?;
+        let runtime = Self { inner: Arc::new(opened) };
+        let again = runtime.clone();
+        let found = blocking(move || again.load()).await?;
+        for container in found {
+            runtime.adopt(container).await;
+        }
+        Ok(runtime)
+    }
+
+    /// Reads sandboxes and containers from disk; removes what is not whole.
+    fn load(&self) -> Result<Vec<Arc<Container>>> {
+        let list = |path: PathBuf| -> Result<Vec<PathBuf>> {
+            fs::read_dir(&path)
+                .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect())
+                .context(|| format!("cannot read {}", path.display()))
+        };
+        for dir in list(self.inner.config.root.join("sandboxes"))? {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let run = self.sandbox_run(&id);
+            match SandboxRecord::load(&dir, run) {
+                Some(record) => {
+                    self.watch_pause(&record);
+                    self.inner.sandboxes.lock().insert(id, record);
+                }
+                None => {
+                    tracing::warn!(sandbox = id, "removing what is left of a half-made sandbox");
+                    self.discard_sandbox(&id)?;
+                }
+            }
+        }
+        // Pins whose sandbox was never recorded.
+        for dir in list(self.inner.config.run.join("sandboxes"))? {
+            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !self.inner.sandboxes.lock().contains_key(&id) {
+                self.discard_sandbox(&id)?;
+            }
+        }
+        let mut found = Vec::new();
+        for dir in list(self.inner.config.root.join("containers"))? {
+            match Container::load(&dir, |id| self.socket(id)) {
+                Some(container) => {
+                    let container = Arc::new(container);
+                    let id = container.meta.id.clone();
+                    self.inner.containers.lock().insert(id, container.clone());
+                    found.push(container);
+                }
+                None => {
+                    tracing::warn!(dir = %dir.display(), "removing what is left of a half-made container");
+                    self.discard_container(&dir)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Connects to the shim of a container found on disk, or settles its end.
+    async fn adopt(&self, container: Arc<Container>) {
+        if container.status().state == ContainerState::Exited {
+            self.settle(&container);
+            return;
+        }
+        if !container.was_started() {
+            return;
+        }
+        let began = container.live.lock().started_at.unwrap_or_else(Timestamp::now);
+        if let Err(e) = self.connect(&container, began).await {
+            tracing::warn!(container = container.meta.id, "container found without its shim: {e}");
+            let record = container.unseen_end();
+            if container.set_exited(record) {
+                self.settle(&container);
+            }
+        }
+    }
+
+    /// Cleans up after a container's processes.
+    fn settle(&self, container: &Container) {
+        cgroup::kill(&container.meta.cgroup);
+        cgroup::remove(&container.meta.cgroup);
+        let _ = fs::remove_file(&container.socket);
+        if let Err(e) = unmount_container(&container.dir) {
+            tracing::warn!(container = container.meta.id, "{e}");
+        }
+    }
+
+    /// Connects to a container's shim.
+    async fn connect(&self, container: &Arc<Container>, began: Timestamp) -> Result<()> {
+        let runtime = self.clone();
+        let ended = container.clone();
+        let on_end = move |exit: Option<Exit>| {
+            let record = match exit {
+                Some(exit) => ended
+                    .read_exit()
+                    .unwrap_or(ExitRecord { exit, reason: String::new(), message: String::new() }),
+                None => {
+                    // The shim is gone; nobody else holds the container's processes.
+                    cgroup::kill(&ended.meta.cgroup);
+                    ended.unseen_end()
+                }
+            };
+            if ended.set_exited(record) {
+                runtime.announce(&ended, ContainerEventKind::Exited);
+                let runtime = runtime.clone();
+                tokio::task::spawn_blocking(move || runtime.settle(&ended));
+            }
+        };
+        let (handle, pid) =
+            client::watch_container(&container.meta.id, &container.socket, on_end).await?;
+        let pid = pid.ok_or_else(|| RuntimeError::Shim {
+            id: container.meta.id.clone(),
+            reason: "it did not tell the container's process".into(),
+        })?;
+        container.set_running(pid, began, handle);
+        Ok(())
+    }
+
+    fn announce(&self, container: &Container, kind: ContainerEventKind) {
+        // Nobody listening is no fault.
+        let _ = self.inner.events.send(ContainerEvent {
+            container_id: container.meta.id.clone(),
+            sandbox_id: container.meta.sandbox_id.clone(),
+            kind,
+        });
     }
 
     /// What it was opened with.
@@ -50,6 +236,36 @@ impl Runtime {
         self.inner.events.subscribe()
     }
 
+    fn sandbox_run(&self, id: &str) -> PathBuf {
+        self.inner.config.run.join("sandboxes").join(id)
+    }
+
+    fn sandbox_dir(&self, id: &str) -> PathBuf {
+        self.inner.config.root.join("sandboxes").join(id)
+    }
+
+    fn socket(&self, id: &str) -> PathBuf {
+        self.inner.config.run.join("shims").join(format!("{id}.sock"))
+    }
+
+    fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.inner
+            .containers
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| RuntimeError::ContainerNotFound(id.to_string()))
+    }
+
+    fn sandbox(&self, id: &str) -> Result<SandboxRecord> {
+        self.inner
+            .sandboxes
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| RuntimeError::SandboxNotFound(id.to_string()))
+    }
+
     // Images.
 
     /// Pulls `image` (a name, with a tag or digest; `docker.io/library` and
@@ -57,51 +273,89 @@ impl Runtime {
     /// registry, the longest match first, then anonymously.
     pub async fn pull_image(
         &self,
-        _image: &str,
-        _auth: &[RegistryAuth],
-        _progress: impl Fn(PullProgress) + Send + Sync + 'static,
+        image: &str,
+        auth: &[RegistryAuth],
+        progress: impl Fn(PullProgress) + Send + Sync + 'static,
     ) -> Result<ImageStatus, ImageError> {
-        later_image()
+        let id = registry::pull(&self.inner.store, &self.inner.config, image, auth, Arc::new(progress)).await?;
+        self.image_by_id(id.as_str())
+    }
+
+    fn image_by_id(&self, id: &str) -> Result<ImageStatus, ImageError> {
+        Ok(store::status(&self.inner.store.image(id)?))
     }
 
     /// The image that a name, `name@digest`, ID or ID prefix (12 digits or more) stands for.
-    pub fn image_status(&self, _image: &str) -> Option<ImageStatus> {
-        None
+    pub fn image_status(&self, image: &str) -> Option<ImageStatus> {
+        self.inner.store.image(image).ok().map(|image| store::status(&image))
     }
 
     /// All images of this node.
     pub fn list_images(&self) -> Vec<ImageStatus> {
-        Vec::new()
+        self.inner
+            .store
+            .list()
+            .iter()
+            .filter_map(|record| self.image_status(record.config.as_str()))
+            .collect()
     }
 
     /// Forgets the image with all its names, and deletes what no other image
     /// or node uses. An unknown image is no error; one in use by a container is.
-    pub async fn remove_image(&self, _image: &str) -> Result<(), ImageError> {
-        later_image()
+    pub async fn remove_image(&self, image: &str) -> Result<(), ImageError> {
+        let Some(record) = self.inner.store.find(image) else { return Ok(()) };
+        let id = record.config.to_string();
+        let layers: Vec<PathBuf> = record.layers.iter().map(|c| self.inner.store.layer_path(c)).collect();
+        let user = self.inner.containers.lock().values().find_map(|c| {
+            let volume = c.meta.image_mounts.iter().any(|(_, used)| *used == layers);
+            (c.meta.image_id == id || volume).then(|| c.meta.id.clone())
+        });
+        if let Some(container) = user {
+            return Err(ImageError::InUse { image: image.to_string(), container });
+        }
+        let store = self.inner.store.clone();
+        blocking(move || store.remove(&id).map(drop)).await
     }
 
     /// Forgets one name; the image with its last one.
-    pub async fn untag_image(&self, _name: &str) -> Result<(), ImageError> {
-        later_image()
+    pub async fn untag_image(&self, name: &str) -> Result<(), ImageError> {
+        let (store, name) = (self.inner.store.clone(), name.to_string());
+        blocking(move || store.untag(&name)).await
     }
 
     /// Gives the image another name.
-    pub async fn tag_image(&self, _image: &str, _name: &str) -> Result<(), ImageError> {
-        later_image()
+    pub async fn tag_image(&self, image: &str, name: &str) -> Result<(), ImageError> {
+        let (store, image, name) = (self.inner.store.clone(), image.to_string(), name.to_string());
+        blocking(move || store.tag(&image, &name)).await
     }
 
     /// Loads a docker-archive or OCI-layout tar, plain, gzip or zstd; returns
     /// the images' names (or IDs of those without a name).
-    pub async fn load_image(&self, _archive: &Path) -> Result<Vec<String>, ImageError> {
-        later_image()
+    pub async fn load_image(&self, archive: &Path) -> Result<Vec<String>, ImageError> {
+        let (store, path) = (self.inner.store.clone(), archive.to_path_buf());
+        blocking(move || archive::load(&store, &path)).await
     }
 
     /// The same from a stream, which is spooled to disk first.
     pub async fn load_image_from(
         &self,
-        _archive: impl tokio::io::AsyncRead + Send + Unpin,
+        mut archive: impl tokio::io::AsyncRead + Send + Unpin,
     ) -> Result<Vec<String>, ImageError> {
-        later_image()
+        let dir = self.inner.store.ingest_dir();
+        let spool = blocking(move || {
+            tempfile::NamedTempFile::new_in(&dir)
+                .image_context(|| format!("cannot make a file in {}", dir.display()))
+        })
+        .await?;
+        let handle = spool.reopen().image_context(|| "cannot spool the archive".into())?;
+        let mut file = tokio::fs::File::from_std(handle);
+        tokio::io::copy(&mut archive, &mut file)
+            .await
+            .image_context(|| "cannot receive the archive".into())?;
+        tokio::io::AsyncWriteExt::flush(&mut file)
+            .await
+            .image_context(|| "cannot spool the archive".into())?;
+        self.load_image(spool.path()).await
     }
 
     /// Makes an image whose root holds nothing but `binary` as `/rkube` (a hard
@@ -109,154 +363,667 @@ impl Runtime {
     /// (`8080/tcp`). Cheap when it is there already.
     pub async fn install_builtin_image(
         &self,
-        _name: &str,
-        _entrypoint: &[&str],
-        _ports: &[&str],
-        _binary: &Path,
+        name: &str,
+        entrypoint: &[&str],
+        ports: &[&str],
+        binary: &Path,
     ) -> Result<ImageStatus, ImageError> {
-        later_image()
+        let own = |list: &[&str]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
+        let (entrypoint, ports) = (own(entrypoint), own(ports));
+        let (store, name, binary) = (self.inner.store.clone(), name.to_string(), binary.to_path_buf());
+        let id = blocking(move || {
+            let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
+            let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+            builtin::install(&store, &name, &entrypoint, &ports, &binary)
+        })
+        .await?;
+        self.image_by_id(id.as_str())
     }
 
     /// The file system that images live on.
     pub fn image_fs_info(&self) -> Result<FsInfo> {
-        later()
+        snapshot::fs_info(self.inner.store.path())
+    }
+
+    /// The file system that containers' writable layers live on.
+    pub fn container_fs_info(&self) -> Result<FsInfo> {
+        snapshot::fs_info(&self.inner.config.root)
     }
 
     // Sandboxes.
 
     /// Makes a sandbox: its namespaces, host name, kernel parameters and
     /// `/dev/shm`. The network is the caller's to attach to `netns_path`.
-    pub async fn run_sandbox(&self, _spec: SandboxSpec) -> Result<Sandbox> {
-        later()
+    pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let id = spec.id.clone().unwrap_or_else(new_id);
+        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            return Err(RuntimeError::Invalid(format!("invalid sandbox ID {id:?}")));
+        }
+        if self.inner.sandboxes.lock().contains_key(&id) {
+            return Err(RuntimeError::Invalid(format!("sandbox {id} exists already")));
+        }
+        let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
+        let binary = self.inner.config.binary.clone();
+        let record = blocking(move || {
+            let record = SandboxRecord::create(id, spec, run, &binary)?;
+            if let Err(e) = record.save(&dir) {
+                let _ = record.tear_down();
+                return Err(e);
+            }
+            Ok(record)
+        })
+        .await?;
+        self.watch_pause(&record);
+        let status = record.status();
+        self.inner.sandboxes.lock().insert(record.id.clone(), record);
+        Ok(status)
+    }
+
+    /// Tells when a `pause` process ends without having been asked to.
+    fn watch_pause(&self, record: &SandboxRecord) {
+        let Some(pid) = record.pid.filter(|_| record.is_ready()) else { return };
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return;
+        }
+        // SAFETY: the kernel has just given us this descriptor.
+        let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
+        let Ok(handle) = tokio::runtime::Handle::try_current() else { return };
+        let (runtime, id) = (self.clone(), record.id.clone());
+        handle.spawn(async move {
+            let Ok(fd) = tokio::io::unix::AsyncFd::register(fd) else { return };
+            if fd.readable().await.is_err() {
+                return;
+            }
+            let alive = runtime.inner.sandboxes.lock().get(&id).is_some_and(|r| !r.stopped);
+            if alive {
+                let _ = runtime.inner.events.send(ContainerEvent {
+                    container_id: String::new(),
+                    sandbox_id: id,
+                    kind: ContainerEventKind::SandboxDied,
+                });
+            }
+        });
     }
 
     /// Kills all containers of the sandbox and gives up its namespaces. May be repeated.
-    pub async fn stop_sandbox(&self, _id: &str) -> Result<()> {
-        later()
+    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let record = {
+            let mut sandboxes = self.inner.sandboxes.lock();
+            let Some(record) = sandboxes.get_mut(id) else {
+                return Err(RuntimeError::SandboxNotFound(id.to_string()));
+            };
+            record.stopped = true;
+            record.clone()
+        };
+        let containers: Vec<Arc<Container>> = self.containers_of(id);
+        let stops = containers.iter().map(|c| self.kill_and_wait(c));
+        for result in futures::future::join_all(stops).await {
+            result?;
+        }
+        let dir = self.sandbox_dir(id);
+        blocking(move || {
+            record.save(&dir)?;
+            record.tear_down()
+        })
+        .await
+    }
+
+    fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        self.inner
+            .containers
+            .lock()
+            .values()
+            .filter(|c| c.meta.sandbox_id == sandbox)
+            .cloned()
+            .collect()
     }
 
     /// Stops and forgets the sandbox and all its containers. May be repeated;
     /// an unknown one is no error.
-    pub async fn remove_sandbox(&self, _id: &str) -> Result<()> {
-        later()
+    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        match self.stop_sandbox(id).await {
+            Err(RuntimeError::SandboxNotFound(_)) => return Ok(()),
+            other => other?,
+        }
+        for container in self.containers_of(id) {
+            self.remove_container(&container.meta.id).await?;
+        }
+        let (runtime, owned) = (self.clone(), id.to_string());
+        blocking(move || runtime.discard_sandbox(&owned)).await?;
+        self.inner.sandboxes.lock().remove(id);
+        Ok(())
+    }
+
+    fn discard_sandbox(&self, id: &str) -> Result<()> {
+        let run = self.sandbox_run(id);
+        for name in ["net", "ipc", "uts", "shm"] {
+            snapshot::unmount(&run.join(name))?;
+        }
+        remove_dir(&run)?;
+        remove_dir(&self.sandbox_dir(id))
     }
 
     /// The sandbox as it is.
-    pub fn sandbox_status(&self, _id: &str) -> Option<Sandbox> {
-        None
+    pub fn sandbox_status(&self, id: &str) -> Option<Sandbox> {
+        self.inner.sandboxes.lock().get(id).map(SandboxRecord::status)
     }
 
     /// All sandboxes.
     pub fn list_sandboxes(&self) -> Vec<Sandbox> {
-        Vec::new()
+        self.inner.sandboxes.lock().values().map(SandboxRecord::status).collect()
     }
 
     /// Connects to `port` on the loopback address inside the sandbox
     /// (`port-forward`); IPv4 first, then IPv6.
-    pub async fn connect_sandbox(&self, _id: &str, _port: u16) -> Result<tokio::net::TcpStream> {
-        later()
+    pub async fn connect_sandbox(&self, id: &str, port: u16) -> Result<tokio::net::TcpStream> {
+        let netns = self.sandbox(id)?.netns();
+        let stream = blocking(move || sandbox::connect(netns, port)).await?;
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::TcpStream::from_std(stream))
+            .context(|| format!("cannot connect to port {port} in the sandbox"))
     }
 
     // Containers.
 
     /// Makes a container in a sandbox: resolves the image, its user and command,
     /// and mounts its file system. Returns its ID.
-    pub async fn create_container(
+    pub async fn create_container(&self, sandbox_id: &str, spec: ContainerSpec) -> Result<String> {
+        let sandbox = self.sandbox(sandbox_id)?;
+        if !sandbox.is_ready() {
+            return Err(RuntimeError::Invalid(format!("sandbox {sandbox_id} is not running")));
+        }
+        let target = match &spec.pid {
+            PidMode::Sandbox => None,
+            PidMode::Container(id) => {
+                let pid = self.container(id)?.live.lock().pid;
+                Some(pid.ok_or_else(|| RuntimeError::State {
+                    id: id.clone(),
+                    state: "not running",
+                    wanted: "running",
+                })?)
+            }
+        };
+        let runtime = self.clone();
+        let container = blocking(move || {
+            let id = new_id();
+            let dir = runtime.inner.config.root.join("containers").join(&id);
+            let result = runtime.make_container(id, &dir, &sandbox, target, spec);
+            if result.is_err()
+                && let Err(e) = runtime.discard_container(&dir)
+            {
+                tracing::warn!("{e}");
+            }
+            result
+        })
+        .await?;
+        let id = container.meta.id.clone();
+        let container = Arc::new(container);
+        self.inner.containers.lock().insert(id.clone(), container.clone());
+        self.announce(&container, ContainerEventKind::Created);
+        Ok(id)
+    }
+
+    fn make_container(
         &self,
-        _sandbox_id: &str,
-        _spec: ContainerSpec,
-    ) -> Result<String> {
-        later()
+        id: String,
+        dir: &Path,
+        sandbox: &SandboxRecord,
+        target: Option<i32>,
+        spec: ContainerSpec,
+    ) -> Result<Container> {
+        let layers_of = |image: &Image| -> Vec<PathBuf> {
+            image.record.layers.iter().map(|chain| self.inner.store.layer_path(chain)).collect()
+        };
+        let image = self.inner.store.image(&spec.image)?;
+        let layers = layers_of(&image);
+        fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
+        snapshot::mount_root(dir, &layers)?;
+        let rootfs = snapshot::rootfs(dir);
+
+        let mut image_mounts = Vec::new();
+        let mut image_volumes = Vec::new();
+        for (index, volume) in spec.image_mounts.iter().enumerate() {
+            let image = self.inner.store.image(&volume.image)?;
+            let point = dir.join("images").join(index.to_string());
+            let layers = layers_of(&image);
+            snapshot::mount_image(&point, &layers)?;
+            let source = match crate::beneath::clean(Path::new(&volume.sub_path)) {
+                // Links within the image must not lead out of it.
+                Some(sub) => {
+                    let root = crate::beneath::open_dir(&point)
+                        .context(|| format!("cannot open {}", point.display()))?;
+                    let fd = crate::beneath::open_in_root(
+                        std::os::fd::AsFd::as_fd(&root),
+                        &sub,
+                        libc::O_PATH,
+                        0,
+                    )
+                    .context(|| format!("image {:?} has no {:?}", volume.image, volume.sub_path))?;
+                    fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
+                        .context(|| format!("image {:?} has no {:?}", volume.image, volume.sub_path))?
+                }
+                None => point.clone(),
+            };
+            image_volumes.push((source, volume.container_path.clone()));
+            image_mounts.push((point, layers));
+        }
+
+        let user = oci::user::resolve(&rootfs, &spec.security, &image.config.config.user)?;
+        let mut namespaces = sandbox.namespaces();
+        if let Some(pid) = target {
+            namespaces.pid = PidNamespace::Join(PathBuf::from(format!("/proc/{pid}/ns/pid")));
+        }
+        let parent = if sandbox.spec.cgroup_parent.is_empty() {
+            &self.inner.config.cgroup_parent
+        } else {
+            &sandbox.spec.cgroup_parent
+        };
+        let cgroup = format!("/{}/{id}", parent.trim_matches('/')).replace("//", "/");
+        let (config, plan) = oci::generate(&oci::Inputs {
+            spec: &spec,
+            image: &image.config.config,
+            user: &user,
+            rootfs: &rootfs,
+            hostname: &sandbox.hostname(),
+            shm: &sandbox.shm(),
+            namespaces: &namespaces,
+            cgroup: &cgroup,
+            image_volumes: &image_volumes,
+        })?;
+        let stop_signal = match spec.stop_signal.as_deref().filter(|s| !s.is_empty()) {
+            Some(text) => signal_number(text)?,
+            // An image's odd signal is no reason not to run it.
+            None => signal_number(&image.config.config.stop_signal).unwrap_or(libc::SIGTERM),
+        };
+        let socket = self.socket(&id);
+        let shim = ShimConfig {
+            id: id.clone(),
+            bundle: dir.to_path_buf(),
+            state: dir.join("state"),
+            socket: socket.clone(),
+            exit_file: dir.join("exit.json"),
+            cgroup: cgroup.clone(),
+            own_pid_namespace: matches!(namespaces.pid, PidNamespace::New),
+            tty: spec.tty,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            log_path: spec.log_path.clone(),
+            plan,
+        };
+        fs::create_dir_all(&shim.state).context(|| format!("cannot make {}", shim.state.display()))?;
+        write_json(&dir.join("config.json"), &config)?;
+        write_json(&dir.join("shim.json"), &shim)?;
+        let image_ref = image.record.digests.first().cloned().unwrap_or_else(|| image.record.config.to_string());
+        let container = Container::new(
+            Meta {
+                id,
+                sandbox_id: sandbox.id.clone(),
+                image_id: image.record.config.to_string(),
+                image_ref,
+                layers,
+                image_mounts,
+                created_at: Timestamp::now(),
+                user: user.user,
+                cgroup,
+                stop_signal,
+                spec,
+            },
+            dir.to_path_buf(),
+            socket,
+        );
+        // Written last: a directory without it is not a container.
+        container.save()?;
+        Ok(container)
+    }
+
+    fn discard_container(&self, dir: &Path) -> Result<()> {
+        unmount_container(dir)?;
+        remove_dir(dir)
     }
 
     /// Starts a created container. When its command cannot be run the container
     /// is `Exited` with code 128 and reason `StartError`, and that is the error.
-    pub async fn start_container(&self, _id: &str) -> Result<()> {
-        later()
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let _step = container.step.lock().await;
+        let state = container.live.lock().state;
+        if state != ContainerState::Created {
+            return Err(RuntimeError::State { id: id.to_string(), state: state.as_str(), wanted: "created" });
+        }
+        let binary = self.inner.config.binary.clone();
+        let subject = container.clone();
+        let started = blocking(move || {
+            // A node that was restarted has lost its mounts.
+            snapshot::mount_root(&subject.dir, &subject.meta.layers)?;
+            for (point, layers) in &subject.meta.image_mounts {
+                snapshot::mount_image(point, layers)?;
+            }
+            start_shim(&binary, &subject.shim_file())
+        })
+        .await;
+        let began = Timestamp::now();
+        let result = match started {
+            Ok(pid) => match self.connect(&container, began).await {
+                Ok(()) => container.save_started(pid, began),
+                // A quick container's shim may be gone already.
+                Err(e) => match container.read_exit() {
+                    Some(record) => {
+                        container.live.lock().started_at = Some(began);
+                        container.save_started(pid, began)?;
+                        if container.set_exited(record) {
+                            self.announce(&container, ContainerEventKind::Started);
+                            self.announce(&container, ContainerEventKind::Exited);
+                            let (runtime, subject) = (self.clone(), container.clone());
+                            tokio::task::spawn_blocking(move || runtime.settle(&subject));
+                        }
+                        return Ok(());
+                    }
+                    None => Err(e),
+                },
+            },
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) => {
+                self.announce(&container, ContainerEventKind::Started);
+                Ok(())
+            }
+            Err(e) => {
+                let record = ExitRecord {
+                    exit: Exit {
+                        code: START_FAILED,
+                        signal: None,
+                        oom: false,
+                        at: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0),
+                    },
+                    reason: "StartError".into(),
+                    message: e.to_string(),
+                };
+                container.save_exit(&record)?;
+                if container.set_exited(record) {
+                    self.announce(&container, ContainerEventKind::Exited);
+                }
+                let (runtime, subject) = (self.clone(), container.clone());
+                blocking(move || {
+                    runtime.settle(&subject);
+                    Ok::<(), RuntimeError>(())
+                })
+                .await?;
+                Err(e)
+            }
+        }
     }
 
     /// Sends the stop signal, waits `grace` at most, then kills. Returns when the
     /// container has exited; at once when it has already. May be called again
     /// with a shorter grace.
-    pub async fn stop_container(&self, _id: &str, _grace: Duration) -> Result<()> {
-        later()
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let container = self.container(id)?;
+        if container.live.lock().state != ContainerState::Running {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            let signal = container.meta.stop_signal;
+            self.signal(&container, signal).await?;
+            if tokio::time::timeout(grace, container.ended()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.kill_and_wait(&container).await
+    }
+
+    /// Sends a signal; one that has ended is no error.
+    async fn signal(&self, container: &Container, signal: i32) -> Result<()> {
+        let handle = container.live.lock().shim.clone();
+        let Some(handle) = handle else { return Ok(()) };
+        match handle.ask(Request::Kill { signal }).await {
+            Err(_) if container.live.lock().state != ContainerState::Running => Ok(()),
+            // The shim's end is about to be seen; the cgroup is killed then.
+            Err(RuntimeError::Shim { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
+        if container.live.lock().state != ContainerState::Running {
+            return Ok(());
+        }
+        self.signal(container, libc::SIGKILL).await?;
+        if tokio::time::timeout(KILL_PATIENCE, container.ended()).await.is_ok() {
+            return Ok(());
+        }
+        let subject = container.clone();
+        blocking(move || {
+            cgroup::kill(&subject.meta.cgroup);
+            Ok::<(), RuntimeError>(())
+        })
+        .await?;
+        if tokio::time::timeout(KILL_PATIENCE, container.ended()).await.is_ok() {
+            return Ok(());
+        }
+        Err(RuntimeError::Shim {
+            id: container.meta.id.clone(),
+            reason: "the container did not end after SIGKILL".into(),
+        })
     }
 
     /// Sends `signal` to the container's first process.
-    pub async fn kill_container(&self, _id: &str, _signal: i32) -> Result<()> {
-        later()
+    pub async fn kill_container(&self, id: &str, signal: i32) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?.ask(Request::Kill { signal }).await.map(drop)
+    }
+
+    fn running(&self, container: &Container) -> Result<client::Handle> {
+        let live = container.live.lock();
+        live.shim.clone().ok_or_else(|| RuntimeError::State {
+            id: container.meta.id.clone(),
+            state: live.state.as_str(),
+            wanted: "running",
+        })
     }
 
     /// Kills the container if it runs, and removes everything of it but its log.
     /// May be repeated; an unknown one is no error.
-    pub async fn remove_container(&self, _id: &str) -> Result<()> {
-        later()
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let _step = container.step.lock().await;
+        self.kill_and_wait(&container).await?;
+        let (runtime, subject) = (self.clone(), container.clone());
+        blocking(move || {
+            cgroup::kill(&subject.meta.cgroup);
+            cgroup::remove(&subject.meta.cgroup);
+            let _ = fs::remove_file(&subject.socket);
+            runtime.discard_container(&subject.dir)
+        })
+        .await?;
+        if self.inner.containers.lock().remove(id).is_some() {
+            self.announce(&container, ContainerEventKind::Removed);
+        }
+        Ok(())
     }
 
     /// The container as it is.
-    pub fn container_status(&self, _id: &str) -> Option<ContainerStatus> {
-        None
+    pub fn container_status(&self, id: &str) -> Option<ContainerStatus> {
+        self.container(id).ok().map(|c| c.status())
     }
 
     /// All containers.
     pub fn list_containers(&self) -> Vec<ContainerStatus> {
-        Vec::new()
+        let all: Vec<Arc<Container>> = self.inner.containers.lock().values().cloned().collect();
+        all.iter().map(|c| c.status()).collect()
     }
 
     /// Waits until the container has exited.
-    pub async fn wait_container(&self, _id: &str) -> Result<ContainerStatus> {
-        later()
+    pub async fn wait_container(&self, id: &str) -> Result<ContainerStatus> {
+        let container = self.container(id)?;
+        container.ended().await;
+        Ok(container.status())
     }
 
     /// Changes a container's limits in place; only the fields that are set.
-    pub async fn update_resources(&self, _id: &str, _resources: &Resources) -> Result<()> {
-        later()
+    pub async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        let resources = resources.clone();
+        blocking(move || cgroup::update(&container.meta.cgroup, &resources)).await
     }
 
     /// Runs a command in a running container. A command that cannot be run is
     /// an error here.
-    pub async fn exec(&self, _id: &str, _spec: ExecSpec) -> Result<Session> {
-        later()
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        if spec.command.is_empty() {
+            return Err(RuntimeError::Invalid("no command specified".into()));
+        }
+        let mut plan = container.shim_config()?.plan;
+        plan.args = spec.command;
+        let mut set = |name: &str, value: &str| {
+            let prefix = format!("{name}=");
+            plan.env.retain(|v| !v.starts_with(&prefix));
+            plan.env.push(format!("{prefix}{value}"));
+        };
+        if spec.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
+            set("TERM", "xterm");
+        }
+        for (name, value) in &spec.env {
+            set(name, value);
+        }
+        if let Some(dir) = spec.working_dir.filter(|dir| !dir.is_empty()) {
+            plan.cwd = dir;
+        }
+        let adjustment = container_oom_score(&container);
+        client::exec(id, &container.socket, plan, spec.tty, spec.stdin, adjustment).await
     }
 
     /// Runs a command to its end and collects its output (16 MiB each at most);
     /// kills it after `timeout` (none when zero) and returns `Timeout`.
-    pub async fn exec_sync(
-        &self,
-        _id: &str,
-        _command: &[String],
-        _timeout: Duration,
-    ) -> Result<ExecOutput> {
-        later()
+    pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
+        let spec = ExecSpec { command: command.to_vec(), ..ExecSpec::default() };
+        let mut session = self.exec(id, spec).await?;
+        let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
+        let mut streams = tokio::task::JoinSet::new();
+        for (stream, kept) in [session.stdout.take(), session.stderr.take()].into_iter().zip(&kept) {
+            let kept = kept.clone();
+            streams.spawn(async move {
+                let Some(mut stream) = stream else { return };
+                let mut buffer = vec![0; 16 * 1024];
+                // What is beyond the limit is read, so that the command goes on.
+                while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+                    let mut kept = kept.lock();
+                    let room = MAX_OUTPUT.saturating_sub(kept.len()).min(n);
+                    kept.extend_from_slice(&buffer[..room]);
+                }
+            });
+        }
+        let control = session.control.clone();
+        let exit_code = if timeout.is_zero() {
+            control.wait().await
+        } else {
+            match tokio::time::timeout(timeout, control.wait()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    control.kill(libc::SIGKILL)?;
+                    let _ = tokio::time::timeout(KILL_PATIENCE, control.wait()).await;
+                    return Err(RuntimeError::Timeout {
+                        command: command.join(" "),
+                        seconds: timeout.as_secs_f64(),
+                    });
+                }
+            }
+        }?;
+        // What the command has left behind may hold its output open.
+        let all = async { while streams.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
+        drop(streams);
+        let [stdout, stderr] = kept.map(|bytes| std::mem::take(&mut *bytes.lock()));
+        Ok(ExecOutput { stdout, stderr, exit_code })
     }
 
     /// Attaches to a running container's streams, from now on.
-    pub async fn attach(&self, _id: &str, _stdin: bool) -> Result<Session> {
-        later()
+    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
+        let container = self.container(id)?;
+        let handle = self.running(&container)?;
+        let (stdin, tty) = (stdin && (container.meta.spec.stdin || container.meta.spec.tty), container.meta.spec.tty);
+        client::attach(id, &container.socket, handle, stdin, tty).await
     }
 
     /// Opens the container's log file anew, after it was renamed.
-    pub async fn reopen_log(&self, _id: &str) -> Result<()> {
-        later()
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?.ask(Request::ReopenLog).await.map(drop)
     }
 
     /// The container's use of CPU and memory.
-    pub fn stats(&self, _id: &str) -> Result<Stats> {
-        later()
+    pub fn stats(&self, id: &str) -> Result<Stats> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        cgroup::stats(&container.meta.cgroup)
     }
 
     /// Use of CPU and memory by any cgroup of this node (`/`, `/kubepods/pod…`).
-    pub fn cgroup_stats(&self, _cgroup: &str) -> Result<Stats> {
-        later()
+    pub fn cgroup_stats(&self, cgroup: &str) -> Result<Stats> {
+        cgroup::stats(cgroup)
     }
 
     /// Bytes and inodes of the container's writable layer. Walks it: not for hot paths.
-    pub async fn writable_layer_usage(&self, _id: &str) -> Result<FsUsage> {
-        later()
+    pub async fn writable_layer_usage(&self, id: &str) -> Result<FsUsage> {
+        let upper = snapshot::upper(&self.container(id)?.dir);
+        blocking(move || Ok(snapshot::usage(&upper))).await
     }
 
     /// Where the container's merged root is mounted on the node.
-    pub fn container_rootfs(&self, _id: &str) -> Option<std::path::PathBuf> {
-        None
+    pub fn container_rootfs(&self, id: &str) -> Option<PathBuf> {
+        self.container(id).ok().map(|c| snapshot::rootfs(&c.dir))
     }
+}
+
+fn container_oom_score(container: &Container) -> Option<i32> {
+    container.meta.spec.oom_score_adj?;
+    // What was granted at the start is what its first process has.
+    let pid = container.live.lock().pid?;
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
+}
+
+/// Takes down a container's mounts.
+fn unmount_container(dir: &Path) -> Result<()> {
+    snapshot::unmount(&snapshot::rootfs(dir))?;
+    for entry in fs::read_dir(dir.join("images")).into_iter().flatten().flatten() {
+        snapshot::unmount(&entry.path())?;
+    }
+    Ok(())
+}
+
+/// Starts a shim and reads its word: the PID of the container's first process.
+fn start_shim(binary: &Path, config: &Path) -> Result<i32> {
+    let mut child = Command::new(binary)
+        .arg("shim")
+        .arg(config)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context(|| format!("cannot run {}", binary.display()))?;
+    // One line only: the container's processes hold the pipe a moment longer.
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout.take(64 * 1024))
+            .read_line(&mut line)
+            .context(|| "cannot read from the shim".into())?;
+    }
+    // The child forks and ends at once. A reaper may have been quicker.
+    let _ = child.wait();
+    let line = line.trim_end();
+    if let Some(pid) = line.strip_prefix("ok ").and_then(|pid| pid.parse().ok()) {
+        return Ok(pid);
+    }
+    Err(RuntimeError::Start(match line.strip_prefix("error ") {
+        Some(reason) => format!("unable to start container process: {reason}"),
+        None => "the shim ended without a word".into(),
+    }))
 }

@@ -18,8 +18,8 @@ pub struct RuntimeConfig {
     pub run: PathBuf,
     /// The rkube binary, run as `shim` and `pause`.
     pub binary: PathBuf,
-    /// Registries (`host[:port]`) spoken to over plain HTTP. Loopback hosts
-    /// always are when HTTPS fails to answer there.
+    /// Registries (`host[:port]`) spoken to over plain HTTP, as loopback hosts
+    /// always are.
     pub insecure_registries: Vec<String>,
     /// PEM bundles trusted for registries besides the node's own roots.
     pub extra_roots: Vec<Vec<u8>>,

@@ -1,0 +1,413 @@
+//! The agent's side of a shim's socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedWriteHalf, pipe};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::{Context, Result, RuntimeError};
+use crate::session::{Controller, Exit as SessionExit, Session, SessionControl};
+use crate::shim::frame::{self, Exit, HEADER, Kind, Request, Response};
+use crate::shim::plan::Plan;
+use crate::shim::sys;
+
+/// How much output may wait between a shim and a slow reader, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+type Waiting = (Request, oneshot::Sender<Response>);
+
+/// A connection over which a container is controlled.
+#[derive(Clone)]
+pub struct Handle {
+    id: String,
+    requests: mpsc::UnboundedSender<Waiting>,
+}
+
+impl Handle {
+    /// Asks the shim for something and waits for its answer.
+    pub async fn ask(&self, request: Request) -> Result<Response> {
+        let (sender, receiver) = oneshot::channel();
+        let lost = || RuntimeError::Shim { id: self.id.clone(), reason: "it is gone".into() };
+        self.requests.send((request, sender)).map_err(|_| lost())?;
+        let response = receiver.await.map_err(|_| lost())?;
+        match response.error {
+            None => Ok(response),
+            Some(reason) => Err(RuntimeError::Shim { id: self.id.clone(), reason }),
+        }
+    }
+
+    /// Asks and does not wait.
+    fn tell(&self, request: Request) {
+        let (sender, _) = oneshot::channel();
+        let _ = self.requests.send((request, sender));
+    }
+}
+
+/// Connects to a shim. `ended` is called once: with the container's exit, or
+/// with nothing when the shim is gone without a word.
+pub async fn watch_container(
+    id: &str,
+    socket: &Path,
+    ended: impl FnOnce(Option<Exit>) + Send + 'static,
+) -> Result<(Handle, Option<i32>)> {
+    let (mut reader, mut writer) = connect(id, socket)?.into_split();
+    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
+    writer.write_all(&frame::encode_json(Kind::Request, &Request::Watch)).await.map_err(failed)?;
+    let (kind, payload) = read_frame(&mut reader).await.map_err(failed)?;
+    if kind == Kind::Exit {
+        ended(serde_json::from_slice(&payload).ok());
+        return Err(failed(io::Error::other("the container has ended")));
+    }
+    let response: Response = serde_json::from_slice(&payload).map_err(|e| failed(e.into()))?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let exit = control(reader, writer, receiver).await;
+        ended(exit);
+    });
+    Ok((Handle { id: id.to_string(), requests: sender }, response.pid))
+}
+
+fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
+    sys::connect(socket)
+        .and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        })
+        .map_err(|e| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() })
+}
+
+/// Passes requests on and answers back, until the container ends.
+async fn control(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: OwnedWriteHalf,
+    mut requests: mpsc::UnboundedReceiver<Waiting>,
+) -> Option<Exit> {
+    // Answers come in the order of the questions.
+    let (pending_sender, mut pending) = mpsc::unbounded_channel::<oneshot::Sender<Response>>();
+    let write = async move {
+        while let Some((request, answer)) = requests.recv().await {
+            if pending_sender.send(answer).is_err()
+                || writer.write_all(&frame::encode_json(Kind::Request, &request)).await.is_err()
+            {
+                break;
+            }
+        }
+        // Without a handle left there is nothing to ask, but still an end to await.
+        std::future::pending::<()>().await;
+    };
+    let read = async move {
+        loop {
+            let Ok((kind, payload)) = read_frame(&mut reader).await else { return None };
+            match kind {
+                Kind::Exit => return serde_json::from_slice(&payload).ok(),
+                Kind::Response => {
+                    if let (Ok(answer), Ok(response)) = (pending.try_recv(), serde_json::from_slice(&payload)) {
+                        let _ = answer.send(response);
+                    }
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::select! {
+        exit = read => exit,
+        () = write => None,
+    }
+}
+
+async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, Vec<u8>)> {
+    let mut head = [0; HEADER];
+    reader.read_exact(&mut head).await?;
+    let (kind, length) = frame::header(head)?;
+    let mut payload = vec![0; length];
+    reader.read_exact(&mut payload).await?;
+    Ok((kind, payload))
+}
+
+/// Runs a command in a container.
+pub async fn exec(
+    id: &str,
+    socket: &Path,
+    plan: Plan,
+    tty: bool,
+    stdin: bool,
+    oom_score_adj: Option<i32>,
+) -> Result<Session> {
+    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
+    let stream = connect(id, socket)?;
+    let request = frame::encode_json(Kind::Request, &Request::Exec { plan: Box::new(plan), tty, oom_score_adj });
+    let mut session = Parts::default();
+    let mut theirs: Vec<OwnedFd> = Vec::new();
+    if !tty {
+        let input: OwnedFd = if stdin {
+            let (reader, writer) = sys::pipe().map_err(failed)?;
+            session.stdin = Some(Box::new(pipe::Sender::from_owned_fd(writer).map_err(failed)?));
+            reader
+        } else {
+            std::fs::File::open("/dev/null").map_err(failed)?.into()
+        };
+        theirs.push(input);
+        for slot in [&mut session.stdout, &mut session.stderr] {
+            let (reader, writer) = sys::pipe().map_err(failed)?;
+            *slot = Some(Box::new(pipe::Receiver::from_owned_fd(reader).map_err(failed)?));
+            theirs.push(writer);
+        }
+    }
+    let fds: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
+    let sent = loop {
+        stream.writable().await.map_err(failed)?;
+        match stream.try_io(tokio::io::Interest::WRITABLE, || sys::send(stream.as_raw_fd(), &request, &fds)) {
+            Ok(n) => break n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(failed(e)),
+        }
+    };
+    drop(theirs);
+    let mut stream = stream;
+    stream.write_all(&request[sent..]).await.map_err(failed)?;
+    let (response, terminal, rest) = receive_started(&stream).await.map_err(failed)?;
+    if let Some(reason) = response.error {
+        return Err(RuntimeError::Start(reason));
+    }
+    let mut size = None;
+    if tty {
+        let terminal = terminal.ok_or_else(|| failed(io::Error::other("no terminal was sent")))?;
+        sys::set_nonblocking(terminal.as_raw_fd()).map_err(failed)?;
+        size = Some(terminal.try_clone().map_err(failed)?);
+        let terminal = Terminal(Arc::new(AsyncFd::register(terminal).map_err(failed)?));
+        if stdin {
+            session.stdin = Some(Box::new(terminal.clone()));
+        }
+        session.stdout = Some(Box::new(terminal));
+    }
+    let (exit_sender, exit) = watch::channel::<SessionExit>(None);
+    let (requests, receiver) = mpsc::unbounded_channel();
+    let (reader, writer) = stream.into_split();
+    // A quick command's end may have come with the answer.
+    let reader = AsyncReadExt::chain(io::Cursor::new(rest), reader);
+    tokio::spawn(async move {
+        let outcome = match control(reader, writer, receiver).await {
+            Some(exit) => Ok(exit.code),
+            None => Err("the connection to the container's shim was lost".to_string()),
+        };
+        let _ = exit_sender.send(Some(outcome));
+    });
+    let handle = Handle { id: id.to_string(), requests };
+    Ok(Session {
+        stdin: session.stdin,
+        stdout: session.stdout,
+        stderr: session.stderr,
+        control: SessionControl { controller: Arc::new(ExecController { handle, terminal: size }), exit },
+    })
+}
+
+#[derive(Default)]
+struct Parts {
+    stdin: Option<crate::session::Input>,
+    stdout: Option<crate::session::Output>,
+    stderr: Option<crate::session::Output>,
+}
+
+/// Reads the answer to a command's start, with the terminal that may come along.
+async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<OwnedFd>, Vec<u8>)> {
+    let mut input = Vec::new();
+    let mut fds = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        stream.readable().await?;
+        let read = stream.try_io(tokio::io::Interest::READABLE, || {
+            sys::receive(stream.as_raw_fd(), &mut buffer, &mut fds)?
+                .ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        });
+        match read {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => input.extend_from_slice(&buffer[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(e) => return Err(e),
+        }
+        if let Some((kind, payload)) = frame::take(&mut input)? {
+            if kind != Kind::Response {
+                return Err(io::Error::other("the container has ended"));
+            }
+            return Ok((serde_json::from_slice(&payload)?, fds.pop(), input));
+        }
+    }
+}
+
+struct ExecController {
+    handle: Handle,
+    terminal: Option<OwnedFd>,
+}
+
+impl Controller for ExecController {
+    fn resize(&self, width: u16, height: u16) -> Result<()> {
+        match &self.terminal {
+            Some(terminal) => sys::resize(terminal.as_raw_fd(), width, height)
+                .context(|| "cannot resize the terminal".into()),
+            None => Ok(()),
+        }
+    }
+
+    fn kill(&self, signal: i32) -> Result<()> {
+        self.handle.tell(Request::Kill { signal });
+        Ok(())
+    }
+}
+
+/// Attaches to a container's streams.
+pub async fn attach(id: &str, socket: &Path, control_handle: Handle, stdin: bool, tty: bool) -> Result<Session> {
+    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
+    let (mut reader, mut writer) = connect(id, socket)?.into_split();
+    writer.write_all(&frame::encode_json(Kind::Request, &Request::Attach { stdin })).await.map_err(failed)?;
+    let (kind, payload) = read_frame(&mut reader).await.map_err(failed)?;
+    if kind != Kind::Response {
+        return Err(failed(io::Error::other("the container has ended")));
+    }
+    let response: Response = serde_json::from_slice(&payload).map_err(|e| failed(e.into()))?;
+    if let Some(reason) = response.error {
+        return Err(RuntimeError::Shim { id: id.to_string(), reason });
+    }
+    let (input, mut from_user) = tokio::io::duplex(BUFFER);
+    let (mut to_stdout, stdout) = tokio::io::duplex(BUFFER);
+    let (mut to_stderr, stderr) = tokio::io::duplex(BUFFER);
+    let (exit_sender, exit) = watch::channel::<SessionExit>(None);
+    let feed = async move {
+        if stdin {
+            let mut buffer = vec![0; 16 * 1024];
+            while let Ok(n @ 1..) = from_user.read(&mut buffer).await {
+                if writer.write_all(&frame::encode(Kind::Stdin, &buffer[..n])).await.is_err() {
+                    return;
+                }
+            }
+            let _ = writer.write_all(&frame::encode(Kind::StdinEnd, &[])).await;
+        }
+        // The connection must stay for the output.
+        std::future::pending::<()>().await;
+    };
+    let drain = async move {
+        loop {
+            match read_frame(&mut reader).await {
+                Ok((Kind::Exit, payload)) => {
+                    return serde_json::from_slice::<Exit>(&payload).map(|e| e.code).map_err(|e| e.to_string());
+                }
+                // A reader that has gone misses the rest; so it wants.
+                Ok((Kind::Stdout, payload)) => drop(to_stdout.write_all(&payload).await),
+                Ok((Kind::Stderr, payload)) => drop(to_stderr.write_all(&payload).await),
+                Ok(_) => {}
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+    };
+    tokio::spawn(async move {
+        let closed = exit_sender.clone();
+        tokio::select! {
+            outcome = drain => { let _ = exit_sender.send(Some(outcome)); }
+            () = feed => {}
+            () = closed.closed() => {}
+        }
+    });
+    let held = |inner| Held { inner, alive: exit.clone() };
+    Ok(Session {
+        stdin: stdin.then(|| Box::new(held(input)) as crate::session::Input),
+        stdout: Some(Box::new(held(stdout))),
+        stderr: (!tty).then(|| Box::new(held(stderr)) as crate::session::Output),
+        control: SessionControl { controller: Arc::new(AttachController(control_handle)), exit },
+    })
+}
+
+/// A stream of an attached session: the connection lasts as long as any is held.
+struct Held {
+    inner: tokio::io::DuplexStream,
+    #[allow(dead_code, reason = "held so that the session sees who is left")]
+    alive: watch::Receiver<SessionExit>,
+}
+
+impl AsyncRead for Held {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Held {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+struct AttachController(Handle);
+
+impl Controller for AttachController {
+    fn resize(&self, width: u16, height: u16) -> Result<()> {
+        self.0.tell(Request::Resize { width, height });
+        Ok(())
+    }
+
+    fn kill(&self, signal: i32) -> Result<()> {
+        self.0.tell(Request::Kill { signal });
+        Ok(())
+    }
+}
+
+/// A terminal's master; closed with its last clone, which hangs up.
+#[derive(Clone)]
+struct Terminal(Arc<AsyncFd<OwnedFd>>);
+
+impl AsyncRead for Terminal {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            let read = sys::read(self.0.as_raw_fd(), buf.initialize_unfilled());
+            match read {
+                Ok(Some(n)) => {
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(None) => guard.clear_ready(),
+                // The last process on the terminal has gone.
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Terminal {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            match sys::write(self.0.as_raw_fd(), bytes) {
+                Ok(Some(n)) => return Poll::Ready(Ok(n)),
+                Ok(None) => guard.clear_ready(),
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

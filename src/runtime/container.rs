@@ -1,0 +1,324 @@
+//! One container as the agent knows it: its record on disk and its life.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::client::Handle;
+use crate::error::{Context, Result, RuntimeError};
+use crate::image::store::write_atomic;
+use crate::shim::ShimConfig;
+use crate::shim::frame::Exit;
+use crate::spec::ContainerSpec;
+use crate::status::{ContainerState, ContainerStatus, ContainerUser};
+
+/// Exit code of a container whose command could not be run, as containerd's.
+pub const START_FAILED: i32 = 128;
+/// Exit code of a container whose end nobody saw: it was killed.
+pub const END_UNSEEN: i32 = 128 + libc::SIGKILL;
+
+/// What does not change in a container's life.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Meta {
+    /// Identity.
+    pub id: String,
+    /// Its sandbox.
+    pub sandbox_id: String,
+    /// What was asked.
+    pub spec: ContainerSpec,
+    /// The image's ID.
+    pub image_id: String,
+    /// The image's name with its digest, or its ID.
+    pub image_ref: String,
+    /// Layers of its root, bottom first.
+    pub layers: Vec<PathBuf>,
+    /// Image volumes: a mount point of ours, and the layers mounted there.
+    #[serde(default)]
+    pub image_mounts: Vec<(PathBuf, Vec<PathBuf>)>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Who runs in it.
+    pub user: ContainerUser,
+    /// Its cgroup.
+    pub cgroup: String,
+    /// The signal that asks it to stop.
+    pub stop_signal: i32,
+}
+
+/// The end of a container, on disk: the shim's words, or the agent's own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// How it ended.
+    #[serde(flatten)]
+    pub exit: Exit,
+    /// The agent's reason, where it knows better.
+    #[serde(default)]
+    pub reason: String,
+    /// What failed.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// The beginning of a container, on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Started {
+    pid: i32,
+    at: Timestamp,
+}
+
+/// What changes in a container's life.
+pub struct Live {
+    /// Where it is.
+    pub state: ContainerState,
+    /// Its first process.
+    pub pid: Option<i32>,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// How it ended.
+    pub exit: Option<ExitRecord>,
+    /// The way to its shim.
+    pub shim: Option<Handle>,
+}
+
+/// A container.
+pub struct Container {
+    /// What does not change.
+    pub meta: Meta,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its shim's socket.
+    pub socket: PathBuf,
+    /// What changes.
+    pub live: Mutex<Live>,
+    /// Its state, for those who wait.
+    pub changed: watch::Sender<ContainerState>,
+    /// Held over what takes several steps: start, remove.
+    pub step: tokio::sync::Mutex<()>,
+}
+
+impl Container {
+    /// A container that was just made, or read from disk.
+    pub fn new(meta: Meta, dir: PathBuf, socket: PathBuf) -> Self {
+        let (changed, _) = watch::channel(ContainerState::Created);
+        Self {
+            meta,
+            dir,
+            socket,
+            live: Mutex::new(Live {
+                state: ContainerState::Created,
+                pid: None,
+                started_at: None,
+                exit: None,
+                shim: None,
+            }),
+            changed,
+            step: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Reads what is on disk in `dir`; none for what was never whole.
+    pub fn load(dir: &Path, socket: impl FnOnce(&str) -> PathBuf) -> Option<Self> {
+        let meta: Meta = serde_json::from_slice(&fs::read(dir.join("container.json")).ok()?).ok()?;
+        let socket = socket(&meta.id);
+        let container = Self::new(meta, dir.to_path_buf(), socket);
+        {
+            let mut live = container.live.lock();
+            if let Some(started) = read_json::<Started>(&dir.join("started.json")) {
+                live.pid = Some(started.pid);
+                live.started_at = Some(started.at);
+            }
+            live.exit = container.read_exit();
+            if live.exit.is_some() {
+                live.state = ContainerState::Exited;
+                live.pid = None;
+                container.changed.send_replace(ContainerState::Exited);
+            }
+        }
+        Some(container)
+    }
+
+    /// Whether its shim was ever started.
+    pub fn was_started(&self) -> bool {
+        self.live.lock().started_at.is_some() || self.socket.exists()
+    }
+
+    /// Writes what does not change.
+    pub fn save(&self) -> Result<()> {
+        write_json(&self.dir.join("container.json"), &self.meta)
+    }
+
+    /// The end on disk.
+    pub fn read_exit(&self) -> Option<ExitRecord> {
+        read_json(&self.exit_file())
+    }
+
+    /// Where the shim writes the end.
+    pub fn exit_file(&self) -> PathBuf {
+        self.dir.join("exit.json")
+    }
+
+    /// Where the shim is told what to do.
+    pub fn shim_file(&self) -> PathBuf {
+        self.dir.join("shim.json")
+    }
+
+    /// What the shim was told.
+    pub fn shim_config(&self) -> Result<ShimConfig> {
+        read_json(&self.shim_file()).ok_or_else(|| {
+            RuntimeError::Invalid(format!("{} is missing or corrupt", self.shim_file().display()))
+        })
+    }
+
+    /// It runs.
+    pub fn set_running(&self, pid: i32, at: Timestamp, shim: Handle) {
+        let mut live = self.live.lock();
+        if live.exit.is_some() {
+            // It has ended before its start was known.
+            live.started_at.get_or_insert(at);
+            return;
+        }
+        live.state = ContainerState::Running;
+        live.pid = Some(pid);
+        live.started_at = Some(at);
+        live.shim = Some(shim);
+        drop(live);
+        self.changed.send_replace(ContainerState::Running);
+    }
+
+    /// Remembers on disk that it runs.
+    pub fn save_started(&self, pid: i32, at: Timestamp) -> Result<()> {
+        write_json(&self.dir.join("started.json"), &Started { pid, at })
+    }
+
+    /// It has ended; false when that was known.
+    pub fn set_exited(&self, record: ExitRecord) -> bool {
+        let mut live = self.live.lock();
+        if live.state == ContainerState::Exited {
+            return false;
+        }
+        live.state = ContainerState::Exited;
+        live.pid = None;
+        live.shim = None;
+        live.exit = Some(record);
+        drop(live);
+        self.changed.send_replace(ContainerState::Exited);
+        true
+    }
+
+    /// The end of one whose shim said nothing: from the disk, else made up and
+    /// written there.
+    pub fn unseen_end(&self) -> ExitRecord {
+        if let Some(record) = self.read_exit() {
+            return record;
+        }
+        let record = ExitRecord {
+            exit: Exit {
+                code: END_UNSEEN,
+                signal: Some(libc::SIGKILL),
+                oom: false,
+                at: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0),
+            },
+            reason: "Unknown".into(),
+            message: "The container's supervisor ended before the container did.".into(),
+        };
+        if let Err(e) = self.save_exit(&record) {
+            tracing::warn!(container = self.meta.id, "{e}");
+        }
+        record
+    }
+
+    /// Writes an end that the agent has seen.
+    pub fn save_exit(&self, record: &ExitRecord) -> Result<()> {
+        write_json(&self.exit_file(), record)
+    }
+
+    /// What the agent is told.
+    pub fn status(&self) -> ContainerStatus {
+        let live = self.live.lock();
+        let exit = live.exit.as_ref();
+        let reason = exit.map_or(String::new(), |e| {
+            if !e.reason.is_empty() {
+                e.reason.clone()
+            } else if e.exit.oom {
+                "OOMKilled".into()
+            } else if e.exit.code == 0 {
+                "Completed".into()
+            } else {
+                "Error".into()
+            }
+        });
+        ContainerStatus {
+            id: self.meta.id.clone(),
+            sandbox_id: self.meta.sandbox_id.clone(),
+            spec: self.meta.spec.clone(),
+            image_id: self.meta.image_id.clone(),
+            image_ref: self.meta.image_ref.clone(),
+            state: live.state,
+            pid: live.pid,
+            created_at: self.meta.created_at,
+            started_at: live.started_at,
+            finished_at: exit.and_then(|e| Timestamp::from_nanosecond(i128::from(e.exit.at)).ok()),
+            exit_code: exit.map(|e| e.exit.code),
+            signal: exit.and_then(|e| e.exit.signal),
+            reason,
+            message: exit.map_or(String::new(), |e| e.message.clone()),
+            user: self.meta.user.clone(),
+        }
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        let mut changed = self.changed.subscribe();
+        // The sender lives as long as this container does.
+        let _ = changed.wait_for(|state| *state == ContainerState::Exited).await;
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let bytes = serde_json::to_vec(value)
+        .map_err(|e| RuntimeError::Invalid(format!("cannot encode {}: {e}", path.display())))?;
+    write_atomic(path, &bytes).context(|| format!("cannot write {}", path.display()))
+}
+
+/// The number of a signal given by name or number (`SIGTERM`, `TERM`, `15`).
+pub fn signal_number(text: &str) -> Result<i32> {
+    let unknown = || RuntimeError::Invalid(format!("unknown signal {text:?}"));
+    if let Ok(number) = text.parse::<i32>() {
+        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // Real-time signals count from 34, as the C library leaves them to programs.
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        let offset = if rest.is_empty() { Some(0) } else { rest.strip_prefix('+').and_then(|n| n.parse().ok()) };
+        return offset.filter(|n: &i32| (0..=30).contains(n)).map(|n| 34 + n).ok_or_else(unknown);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        let offset = if rest.is_empty() { Some(0) } else { rest.strip_prefix('-').and_then(|n| n.parse().ok()) };
+        return offset.filter(|n: &i32| (0..=30).contains(n)).map(|n| 64 - n).ok_or_else(unknown);
+    }
+    format!("SIG{name}").parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| unknown())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX", 64)] {
+            assert_eq!(signal_number(text).unwrap(), number, "{text}");
+        }
+        for bad in ["", "0", "65", "SIGNOPE", "RTMIN+99"] {
+            assert!(signal_number(bad).is_err(), "{bad}");
+        }
+    }
+}

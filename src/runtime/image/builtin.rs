@@ -1,0 +1,106 @@
+//! Images that the binary itself is: a root with nothing but `/rkube` in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use super::archive::descriptor;
+use super::digest::Digest;
+use super::manifest::{Config, Manifest, Platform, RootFs, RunConfig, media};
+use super::reference::Reference;
+use super::store::{Record, Store};
+use crate::error::{Context, ImageError};
+
+/// Installs the image `name` that runs `binary` with `entrypoint`.
+///
+/// The layer has no tar that could be hashed; its identity stands for the
+/// binary's size and time instead, so that start-up need not read the file.
+pub fn install(
+    store: &Store,
+    name: &str,
+    entrypoint: &[&str],
+    ports: &[&str],
+    binary: &Path,
+) -> Result<Digest, ImageError> {
+    let reference = Reference::parse(name)?;
+    let tag = reference.tagged().ok_or_else(|| ImageError::InvalidReference {
+        reference: name.into(),
+        reason: "a built-in image needs a tag".into(),
+    })?;
+    let metadata =
+        fs::metadata(binary).image_context(|| format!("cannot read {}", binary.display()))?;
+    let identity = format!(
+        "rkube built-in layer {} {}.{:09}",
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    );
+    let diff = Digest::of(identity.as_bytes());
+    let hold = store.hold()?;
+    store.make_layer(&diff, |root| {
+        let target = root.join("rkube");
+        if fs::hard_link(binary, &target).is_err() {
+            fs::copy(binary, &target)
+                .image_context(|| format!("cannot copy {}", binary.display()))?;
+        }
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
+            .image_context(|| format!("cannot set the mode of {}", target.display()))?;
+        fs::set_permissions(root, fs::Permissions::from_mode(0o755))
+            .image_context(|| format!("cannot set the mode of {}", root.display()))?;
+        let tmp = root.join("tmp");
+        fs::create_dir(&tmp)
+            .and_then(|()| fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)))
+            .image_context(|| format!("cannot make {}", tmp.display()))
+    })?;
+    let host = Platform::host();
+    let config = Config {
+        architecture: host.architecture,
+        os: host.os,
+        variant: None,
+        created: None,
+        config: RunConfig {
+            entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
+            exposed_ports: ports
+                .iter()
+                .map(|port| (port.to_string(), serde_json::Value::Object(Default::default())))
+                .collect(),
+            env: vec!["PATH=/".into()],
+            labels: BTreeMap::from([("io.rkube.builtin".into(), "true".into())]),
+            ..RunConfig::default()
+        },
+        rootfs: RootFs { kind: "layers".into(), diff_ids: vec![diff.clone()] },
+    };
+    let encode = |e: serde_json::Error| ImageError::Malformed(format!("cannot encode an image: {e}"));
+    let config_bytes = serde_json::to_vec(&config).map_err(encode)?;
+    let config_digest = Digest::of(&config_bytes);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: media::OCI_MANIFEST.into(),
+        config: descriptor(media::OCI_CONFIG, config_digest.clone(), config_bytes.len() as u64),
+        layers: vec![descriptor(media::OCI_LAYER, diff, metadata.len())],
+    };
+    let manifest_bytes = serde_json::to_vec(&manifest).map_err(encode)?;
+    let manifest_digest = Digest::of(&manifest_bytes);
+    if store
+        .find(name)
+        .is_some_and(|r| r.config == config_digest && r.manifest == manifest_digest)
+    {
+        return Ok(config_digest);
+    }
+    store.write_blob(&config_digest, &config_bytes)?;
+    store.write_blob(&manifest_digest, &manifest_bytes)?;
+    store.add(
+        Record {
+            config: config_digest.clone(),
+            digests: BTreeSet::from([reference.with_digest(&manifest_digest)]),
+            manifest: manifest_digest,
+            tags: BTreeSet::from([tag]),
+            size: metadata.len(),
+            layers: config.chain_ids(),
+            added: jiff::Timestamp::now(),
+        },
+        hold,
+    )?;
+    Ok(config_digest)
+}

@@ -1,0 +1,349 @@
+//! Manifests, indexes and configurations, in OCI's and Docker's forms.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Digest, Hasher};
+use crate::error::ImageError;
+
+/// Media types asked of a registry, and written.
+pub mod media {
+    /// OCI image index.
+    pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    /// OCI image manifest.
+    pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    /// OCI image configuration.
+    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// OCI uncompressed layer.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// Docker manifest list.
+    pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    /// Docker image manifest.
+    pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+}
+
+/// A pointer to content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// What it is.
+    #[serde(default)]
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The platform, in an index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Free text by key.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An operating system and processor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// Go's name of the processor family.
+    #[serde(default)]
+    pub architecture: String,
+    /// Go's name of the operating system.
+    #[serde(default)]
+    pub os: String,
+    /// The processor's version within the family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// This machine's.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            other => other,
+        };
+        Self { architecture: architecture.into(), os: "linux".into(), variant: None }
+    }
+
+    /// Whether an image for `self` runs on `host`.
+    fn matches(&self, host: &Self) -> bool {
+        let variant_ok = match (self.architecture.as_str(), self.variant.as_deref()) {
+            (_, None | Some("")) => true,
+            ("amd64", Some(variant)) => variant == "v1",
+            ("arm64", Some(variant)) => variant == "v8",
+            (_, Some(_)) => true,
+        };
+        self.os == host.os && self.architecture == host.architecture && variant_ok
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match self.variant.as_deref() {
+            None | Some("") => Ok(()),
+            Some(variant) => write!(f, "/{variant}"),
+        }
+    }
+}
+
+/// A manifest or an index, as a registry or layout holds it.
+#[derive(Clone, Debug)]
+pub enum Document {
+    /// Several platforms.
+    Index(Index),
+    /// One image.
+    Manifest(Manifest),
+}
+
+/// Images by platform.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    #[serde(default)]
+    pub schema_version: u32,
+    /// The images.
+    #[serde(default)]
+    pub manifests: Vec<Descriptor>,
+}
+
+/// One image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    #[serde(default)]
+    pub schema_version: u32,
+    /// The media type of this document.
+    #[serde(default)]
+    pub media_type: String,
+    /// The configuration.
+    pub config: Descriptor,
+    /// The layers, bottom first.
+    pub layers: Vec<Descriptor>,
+}
+
+impl Document {
+    /// Reads a document; its own media type counts before the transport's.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
+        let value: serde_json::Value = serde_json::from_slice(bytes)
+            .map_err(|e| ImageError::Malformed(format!("the manifest is not JSON: {e}")))?;
+        let malformed = |e: serde_json::Error| ImageError::Malformed(format!("malformed manifest: {e}"));
+        if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
+            return Err(ImageError::Malformed(
+                "the image has a schema 1 manifest, which is no longer supported: push it anew".into(),
+            ));
+        }
+        if value.get("manifests").is_some() {
+            Ok(Self::Index(serde_json::from_value(value).map_err(malformed)?))
+        } else if value.get("config").is_some() {
+            Ok(Self::Manifest(serde_json::from_value(value).map_err(malformed)?))
+        } else {
+            Err(ImageError::Malformed("the document is neither a manifest nor an index".into()))
+        }
+    }
+}
+
+impl Index {
+    /// The entry for `host`, or an error that names what there is.
+    pub fn select(&self, host: &Platform, image: &str) -> Result<&Descriptor, ImageError> {
+        let images = || {
+            // Attestations are listed under an unknown platform.
+            self.manifests.iter().filter(|d| {
+                !d.annotations.contains_key("vnd.docker.reference.type")
+                    && d.platform.as_ref().is_none_or(|p| p.os != "unknown")
+            })
+        };
+        if let Some(found) = images().find(|d| d.platform.as_ref().is_some_and(|p| p.matches(host))) {
+            return Ok(found);
+        }
+        // A single entry without a platform is checked by its configuration.
+        let mut unnamed = images().filter(|d| d.platform.is_none());
+        if let (Some(only), None) = (unnamed.next(), unnamed.next()) {
+            return Ok(only);
+        }
+        let mut available: Vec<String> =
+            images().filter_map(|d| d.platform.as_ref().map(ToString::to_string)).collect();
+        available.dedup();
+        Err(ImageError::Platform {
+            image: image.to_string(),
+            wanted: host.to_string(),
+            available: if available.is_empty() { "no platform".into() } else { available.join(", ") },
+        })
+    }
+}
+
+/// What an image says about itself and how to run it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Config {
+    /// Processor family.
+    #[serde(default)]
+    pub architecture: String,
+    /// Operating system.
+    #[serde(default)]
+    pub os: String,
+    /// Processor version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// When it was made, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// How to run it.
+    #[serde(default)]
+    pub config: RunConfig,
+    /// Its layers' digests, uncompressed.
+    #[serde(default)]
+    pub rootfs: RootFs,
+}
+
+/// How to run an image.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RunConfig {
+    /// `user[:group]`, names or numbers.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    pub user: String,
+    /// Ports, as keys.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    /// `NAME=value`.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub env: Vec<String>,
+    /// Program and first arguments.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub entrypoint: Vec<String>,
+    /// Default arguments, or program when there is no entry point.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
+    pub cmd: Vec<String>,
+    /// Volumes, as keys.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    pub volumes: BTreeMap<String, serde_json::Value>,
+    /// Working directory.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    pub working_dir: String,
+    /// Labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to stop.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    pub stop_signal: String,
+}
+
+/// Docker writes `null` where others write nothing.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// An image's layers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RootFs {
+    /// Always `layers`.
+    #[serde(default, rename = "type")]
+    pub kind: String,
+    /// Digests of the uncompressed layers, bottom first.
+    #[serde(default)]
+    pub diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    /// Reads a configuration and checks that it is for `host`.
+    pub fn parse(bytes: &[u8], host: &Platform, image: &str) -> Result<Self, ImageError> {
+        let config: Self = serde_json::from_slice(bytes).map_err(|e| {
+            ImageError::Malformed(format!("malformed configuration of image {image:?}: {e}"))
+        })?;
+        let platform = Platform {
+            architecture: config.architecture.clone(),
+            os: config.os.clone(),
+            variant: config.variant.clone(),
+        };
+        if !platform.architecture.is_empty() && !platform.matches(host) {
+            return Err(ImageError::Platform {
+                image: image.to_string(),
+                wanted: host.to_string(),
+                available: platform.to_string(),
+            });
+        }
+        Ok(config)
+    }
+
+    /// The identities of the layer stacks, one a layer, as OCI defines chain IDs.
+    pub fn chain_ids(&self) -> Vec<Digest> {
+        let mut chain: Vec<Digest> = Vec::with_capacity(self.rootfs.diff_ids.len());
+        for diff in &self.rootfs.diff_ids {
+            let next = match chain.last() {
+                None => diff.clone(),
+                Some(parent) => {
+                    let mut hasher = Hasher::sha256();
+                    hasher.update(format!("{parent} {diff}").as_bytes());
+                    hasher.finish()
+                }
+            };
+            chain.push(next);
+        }
+        chain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(arch: &str, variant: Option<&str>) -> Descriptor {
+        Descriptor {
+            media_type: media::OCI_MANIFEST.into(),
+            digest: Digest::of(arch.as_bytes()),
+            size: 1,
+            platform: Some(Platform {
+                architecture: arch.into(),
+                os: "linux".into(),
+                variant: variant.map(Into::into),
+            }),
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn selects_the_host_platform() {
+        let host = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let index = Index {
+            schema_version: 2,
+            manifests: vec![descriptor("arm64", Some("v8")), descriptor("amd64", None)],
+        };
+        assert_eq!(index.select(&host, "x").unwrap().digest, Digest::of(b"amd64"));
+        let other = Index { schema_version: 2, manifests: vec![descriptor("arm64", Some("v8"))] };
+        let error = other.select(&host, "x").unwrap_err().to_string();
+        assert!(error.contains("linux/amd64") && error.contains("linux/arm64/v8"), "{error}");
+    }
+
+    #[test]
+    fn reads_dockers_nulls_and_refuses_other_platforms() {
+        let host = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let text = br#"{"architecture":"amd64","os":"linux","config":{"Cmd":null,"Env":["A=b"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let config = Config::parse(text, &host, "x").unwrap();
+        assert_eq!(config.config.env, ["A=b"]);
+        let arm = br#"{"architecture":"arm64","os":"linux"}"#;
+        assert!(matches!(Config::parse(arm, &host, "x"), Err(ImageError::Platform { .. })));
+    }
+
+    #[test]
+    fn chain_ids_follow_oci() {
+        let a = Digest::of(b"a");
+        let b = Digest::of(b"b");
+        let config = Config {
+            rootfs: RootFs { kind: "layers".into(), diff_ids: vec![a.clone(), b.clone()] },
+            ..Config::default()
+        };
+        let chain = config.chain_ids();
+        assert_eq!(chain[0], a);
+        assert_eq!(chain[1], Digest::of(format!("{a} {b}").as_bytes()));
+    }
+}

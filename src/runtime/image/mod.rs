@@ -1,0 +1,11 @@
+//! Images: names, content, unpacking, archives, registries.
+
+pub mod archive;
+pub mod builtin;
+mod compression;
+pub mod digest;
+pub mod manifest;
+pub mod reference;
+pub mod registry;
+pub mod store;
+mod unpack;

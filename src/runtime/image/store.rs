@@ -1,0 +1,485 @@
+//! Blobs and unpacked layers on disk, shared by several nodes' processes, and
+//! this node's index of images.
+//!
+//! Everything shared is immutable and appears by a rename; whoever makes a layer
+//! holds its lock. What other nodes still use is known by the list of references
+//! that each node keeps in the shared folder.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::compression::decompress;
+use super::digest::{Digest, Hasher, HashingReader};
+use super::manifest::Config;
+use super::reference::Reference;
+use super::unpack::unpack;
+use crate::error::{Context, ImageError};
+use crate::status::ImageStatus;
+
+/// One image in the index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// The configuration's digest: the image's ID.
+    pub config: Digest,
+    /// The manifest's digest.
+    pub manifest: Digest,
+    /// Names with a tag.
+    pub tags: BTreeSet<String>,
+    /// Names with a digest.
+    pub digests: BTreeSet<String>,
+    /// Bytes of configuration and layers as distributed.
+    pub size: u64,
+    /// Layer stack, bottom first, by chain ID.
+    pub layers: Vec<Digest>,
+    /// When it came to this node, for the order of collection.
+    pub added: jiff::Timestamp,
+}
+
+/// An image ready to run.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its place in the index.
+    pub record: Record,
+    /// Its configuration.
+    pub config: Config,
+}
+
+/// The image store of one node.
+pub struct Store {
+    shared: PathBuf,
+    index_path: PathBuf,
+    node: String,
+    index: Mutex<BTreeMap<Digest, Record>>,
+}
+
+/// An advisory lock on a file, released when dropped.
+pub struct FileLock(#[allow(dead_code, reason = "held for its lock")] File);
+
+impl FileLock {
+    fn take(path: &Path, operation: libc::c_int) -> io::Result<Self> {
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        loop {
+            // SAFETY: the descriptor is open.
+            if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
+                return Ok(Self(file));
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Writes a file so that it is there whole or not at all.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("tmp-{:016x}", rand::random::<u64>()));
+    let result = File::create_new(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+impl Store {
+    /// Opens the store: `shared` holds content, `root` this node's index.
+    pub fn open(shared: &Path, root: &Path) -> Result<Self, ImageError> {
+        for dir in ["blobs/sha256", "blobs/sha512", "layers/sha256", "layers/sha512", "ingest", "locks", "nodes"] {
+            let path = shared.join(dir);
+            fs::create_dir_all(&path).image_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let node_path = root.join("node-id");
+        let node = match fs::read_to_string(&node_path) {
+            Ok(id) if !id.trim().is_empty() => id.trim().to_string(),
+            _ => {
+                let id = uuid::Uuid::new_v4().to_string();
+                write_atomic(&node_path, id.as_bytes())
+                    .image_context(|| format!("cannot write {}", node_path.display()))?;
+                id
+            }
+        };
+        let index_path = root.join("images.json");
+        let mut index: BTreeMap<Digest, Record> = match fs::read(&index_path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                ImageError::Malformed(format!("the image index {} is corrupt: {e}", index_path.display()))
+            })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(e).image_context(|| format!("cannot read {}", index_path.display())),
+        };
+        let store = Self { shared: shared.to_path_buf(), index_path, node, index: Mutex::default() };
+        // The shared folder may have been emptied behind our back.
+        index.retain(|_, record| {
+            let whole = store.blob_path(&record.config).is_file()
+                && record.layers.iter().all(|chain| store.layer_dir(chain).is_dir());
+            if !whole {
+                tracing::warn!(image = %record.config, "forgetting an image whose content is gone");
+            }
+            whole
+        });
+        *store.index.lock() = index;
+        Ok(store)
+    }
+
+    /// The folder that content lives in.
+    pub fn path(&self) -> &Path {
+        &self.shared
+    }
+
+    /// Held (shared) from the first look at what is stored to the moment that the
+    /// index refers to it, so that no other node collects it meanwhile.
+    pub fn hold(&self) -> Result<FileLock, ImageError> {
+        FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_SH)
+            .image_context(|| "cannot lock the image store".into())
+    }
+
+    /// Held while one piece of content is made.
+    pub fn lock_content(&self, digest: &Digest) -> Result<FileLock, ImageError> {
+        FileLock::take(&self.shared.join("locks").join(digest.hex()), libc::LOCK_EX)
+            .image_context(|| format!("cannot lock {digest}"))
+    }
+
+    /// Held while one blob is downloaded.
+    pub fn lock_download(&self, digest: &Digest) -> Result<FileLock, ImageError> {
+        let name = format!("blob-{}", digest.hex());
+        FileLock::take(&self.shared.join("locks").join(name), libc::LOCK_EX)
+            .image_context(|| format!("cannot lock {digest}"))
+    }
+
+    /// Where partial and temporary content is written.
+    pub fn ingest_dir(&self) -> PathBuf {
+        self.shared.join("ingest")
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.shared.join("blobs").join(digest.algorithm()).join(digest.hex())
+    }
+
+    fn layer_dir(&self, chain: &Digest) -> PathBuf {
+        self.shared.join("layers").join(chain.algorithm()).join(chain.hex())
+    }
+
+    /// The file tree of a layer.
+    pub fn layer_path(&self, chain: &Digest) -> PathBuf {
+        self.layer_dir(chain).join("fs")
+    }
+
+    /// Whether the layer is unpacked.
+    pub fn has_layer(&self, chain: &Digest) -> bool {
+        self.layer_dir(chain).is_dir()
+    }
+
+    /// A small blob (manifest, configuration) if it is stored and whole.
+    pub fn read_blob(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.blob_path(digest)).ok()?;
+        let mut hasher = digest.hasher();
+        hasher.update(&bytes);
+        (hasher.finish() == *digest).then_some(bytes)
+    }
+
+    /// Stores a small blob under its own digest.
+    pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
+        verify(digest, bytes)?;
+        let path = self.blob_path(digest);
+        if path.is_file() && self.read_blob(digest).is_some() {
+            return Ok(());
+        }
+        write_atomic(&path, bytes).image_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Unpacks one layer, plain or compressed, on top of `below` (chain IDs,
+    /// bottom first), unless it is there. The tree appears only when its content
+    /// hashes to `diff`.
+    pub fn unpack_layer(
+        &self,
+        chain: &Digest,
+        diff: &Digest,
+        below: &[Digest],
+        reader: impl Read,
+    ) -> Result<(), ImageError> {
+        let failed = |e: io::Error| ImageError::Unpack {
+            layer: diff.to_string(),
+            reason: if e.kind() == io::ErrorKind::UnexpectedEof {
+                format!("the data ends early ({e})")
+            } else {
+                e.to_string()
+            },
+        };
+        self.make_layer(chain, |fs_dir| {
+            let plain = decompress(reader).map_err(failed)?;
+            let mut hashing = HashingReader::new(plain, diff.hasher());
+            let parents: Vec<PathBuf> = below.iter().rev().map(|c| self.layer_path(c)).collect();
+            unpack(&mut hashing, fs_dir, &parents).map_err(failed)?;
+            let actual = hashing.finish().map_err(failed)?;
+            if actual != *diff {
+                return Err(ImageError::DigestMismatch {
+                    expected: diff.to_string(),
+                    actual: actual.to_string(),
+                });
+            }
+            Ok(())
+        })
+    }
+
+    /// Makes a layer by `fill`, which gets an empty directory, unless it is there.
+    pub fn make_layer(
+        &self,
+        chain: &Digest,
+        fill: impl FnOnce(&Path) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
+        if self.has_layer(chain) {
+            return Ok(());
+        }
+        let _lock = self.lock_content(chain)?;
+        if self.has_layer(chain) {
+            return Ok(());
+        }
+        let temporary = self.ingest_dir().join(format!("layer-{}", chain.hex()));
+        // Left by a process that died here: the lock says that none works on it.
+        remove_tree(&temporary)?;
+        let fs_dir = temporary.join("fs");
+        fs::create_dir_all(&fs_dir).image_context(|| format!("cannot make {}", fs_dir.display()))?;
+        let result = fill(&fs_dir).and_then(|()| {
+            let target = self.layer_dir(chain);
+            fs::rename(&temporary, &target)
+                .image_context(|| format!("cannot move a layer to {}", target.display()))
+        });
+        if result.is_err() {
+            let _ = remove_tree(&temporary);
+        }
+        result
+    }
+
+    /// Adds an image to the index, or names to one that is there. `hold` is the
+    /// caller's lock, given up only after the index refers to the content.
+    pub fn add(&self, record: Record, _hold: FileLock) -> Result<(), ImageError> {
+        let mut index = self.index.lock();
+        // A name belongs to one image: the newest.
+        for other in index.values_mut() {
+            if other.config != record.config {
+                other.tags.retain(|tag| !record.tags.contains(tag));
+            }
+        }
+        let entry = index.entry(record.config.clone()).or_insert_with(|| Record {
+            tags: BTreeSet::new(),
+            digests: BTreeSet::new(),
+            ..record.clone()
+        });
+        entry.tags.extend(record.tags);
+        entry.digests.extend(record.digests);
+        self.save(&index)
+    }
+
+    /// Writes the index, then what other nodes must know of it.
+    fn save(&self, index: &BTreeMap<Digest, Record>) -> Result<(), ImageError> {
+        let bytes = serde_json::to_vec(index)
+            .map_err(|e| ImageError::Malformed(format!("cannot encode the image index: {e}")))?;
+        let references = self.shared.join("nodes").join(&self.node);
+        let used: Vec<&str> =
+            index.values().flat_map(|r| content(r).map(Digest::as_str)).collect();
+        write_atomic(&references, used.join("\n").as_bytes())
+            .image_context(|| format!("cannot write {}", references.display()))?;
+        write_atomic(&self.index_path, &bytes)
+            .image_context(|| format!("cannot write {}", self.index_path.display()))
+    }
+
+    /// Finds an image by name, `name@digest`, ID or the beginning of an ID.
+    pub fn find(&self, text: &str) -> Option<Record> {
+        let index = self.index.lock();
+        find_in(&index, text).and_then(|id| index.get(&id).cloned())
+    }
+
+    /// Finds an image and reads its configuration.
+    pub fn image(&self, text: &str) -> Result<Image, ImageError> {
+        let record = self.find(text).ok_or_else(|| ImageError::NotPresent(text.to_string()))?;
+        let bytes = self
+            .read_blob(&record.config)
+            .ok_or_else(|| ImageError::Malformed(format!("the configuration of image {text:?} is corrupt")))?;
+        let config = serde_json::from_slice(&bytes)
+            .map_err(|e| ImageError::Malformed(format!("malformed configuration of image {text:?}: {e}")))?;
+        Ok(Image { record, config })
+    }
+
+    /// All images.
+    pub fn list(&self) -> Vec<Record> {
+        self.index.lock().values().cloned().collect()
+    }
+
+    /// Gives an image another name.
+    pub fn tag(&self, image: &str, name: &str) -> Result<(), ImageError> {
+        let hold = self.hold()?;
+        let mut record = self.find(image).ok_or_else(|| ImageError::NotPresent(image.to_string()))?;
+        let reference = Reference::parse(name)?;
+        let tag = reference.tagged().ok_or_else(|| ImageError::InvalidReference {
+            reference: name.to_string(),
+            reason: "a new name needs a tag, not a digest".into(),
+        })?;
+        record.tags = BTreeSet::from([tag]);
+        record.digests = BTreeSet::new();
+        self.add(record, hold)
+    }
+
+    /// Forgets one name, and the image with its last one.
+    pub fn untag(&self, name: &str) -> Result<(), ImageError> {
+        let reference = Reference::parse(name)?;
+        let mut index = self.index.lock();
+        let Some(id) = find_in(&index, name) else { return Ok(()) };
+        if let Some(record) = index.get_mut(&id) {
+            if let Some(tag) = reference.tagged() {
+                record.tags.remove(&tag);
+            }
+            if let Some(digest) = reference.digest() {
+                record.digests.remove(&reference.with_digest(digest));
+            }
+            if record.tags.is_empty() && record.digests.is_empty() {
+                index.remove(&id);
+            }
+        }
+        self.save(&index)?;
+        drop(index);
+        self.collect()
+    }
+
+    /// Forgets an image; true when it was there.
+    pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
+        let mut index = self.index.lock();
+        let Some(id) = find_in(&index, image) else { return Ok(false) };
+        index.remove(&id);
+        self.save(&index)?;
+        drop(index);
+        self.collect()?;
+        Ok(true)
+    }
+
+    /// Deletes the content that no node refers to. Nobody adds any meanwhile.
+    fn collect(&self) -> Result<(), ImageError> {
+        let _lock = FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_EX)
+            .image_context(|| "cannot lock the image store".into())?;
+        let mut used: HashSet<String> = HashSet::new();
+        let nodes = self.shared.join("nodes");
+        for entry in fs::read_dir(&nodes).image_context(|| format!("cannot read {}", nodes.display()))? {
+            let path = entry.image_context(|| format!("cannot read {}", nodes.display()))?.path();
+            let text = fs::read_to_string(&path)
+                .image_context(|| format!("cannot read {}", path.display()))?;
+            used.extend(text.lines().map(str::to_string));
+        }
+        // Nobody pulls or loads now, so what is half-made was given up.
+        let ingest = self.ingest_dir();
+        for entry in fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))? {
+            let entry = entry.image_context(|| format!("cannot read {}", ingest.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("blob-") {
+                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(self.shared.join("locks").join(&name));
+            } else if name.starts_with("layer-") || name.starts_with("trash-") {
+                remove_tree(&entry.path())?;
+            }
+        }
+        for kind in ["blobs", "layers"] {
+            for algorithm in ["sha256", "sha512"] {
+                let dir = self.shared.join(kind).join(algorithm);
+                for entry in fs::read_dir(&dir).image_context(|| format!("cannot read {}", dir.display()))? {
+                    let entry = entry.image_context(|| format!("cannot read {}", dir.display()))?;
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    if used.contains(&format!("{algorithm}:{name}")) {
+                        continue;
+                    }
+                    if kind == "layers" {
+                        // Out of sight first: half a layer must never be found.
+                        let trash = self.ingest_dir().join(format!("trash-{name}"));
+                        remove_tree(&trash)?;
+                        fs::rename(entry.path(), &trash)
+                            .image_context(|| format!("cannot remove layer {name}"))?;
+                        remove_tree(&trash)?;
+                    } else {
+                        fs::remove_file(entry.path())
+                            .image_context(|| format!("cannot remove blob {name}"))?;
+                    }
+                    let _ = fs::remove_file(self.shared.join("locks").join(&name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The content that an image needs.
+fn content(record: &Record) -> impl Iterator<Item = &Digest> {
+    [&record.config, &record.manifest].into_iter().chain(&record.layers)
+}
+
+/// Checks small content against its digest.
+pub fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
+    let mut hasher: Hasher = digest.hasher();
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    if actual == *digest {
+        Ok(())
+    } else {
+        Err(ImageError::DigestMismatch { expected: digest.to_string(), actual: actual.to_string() })
+    }
+}
+
+/// Removes a tree; fine when there is none.
+pub(crate) fn remove_tree(path: &Path) -> Result<(), ImageError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).image_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+/// The ID that a text stands for. A name counts before the beginning of an ID.
+fn find_in(index: &BTreeMap<Digest, Record>, text: &str) -> Option<Digest> {
+    if let Some(digest) = Digest::parse(text) {
+        return index.contains_key(&digest).then_some(digest);
+    }
+    if let Ok(reference) = Reference::parse(text) {
+        let found = match reference.digest() {
+            Some(digest) => {
+                let name = reference.with_digest(digest);
+                index.values().find(|r| r.digests.contains(&name))
+            }
+            None => reference.tagged().and_then(|tag| index.values().find(|r| r.tags.contains(&tag))),
+        };
+        if let Some(record) = found {
+            return Some(record.config.clone());
+        }
+    }
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    if hex.len() < 12 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut found = index.keys().filter(|id| id.hex().starts_with(hex));
+    match (found.next(), found.next()) {
+        (Some(id), None) => Some(id.clone()),
+        _ => None,
+    }
+}
+
+/// What the agent is told of an image.
+pub fn status(image: &Image) -> ImageStatus {
+    let config = &image.config.config;
+    let name = config.user.split(':').next().unwrap_or("");
+    let uid = name.parse::<u32>().ok();
+    ImageStatus {
+        id: image.record.config.to_string(),
+        repo_tags: image.record.tags.iter().cloned().collect(),
+        repo_digests: image.record.digests.iter().cloned().collect(),
+        size: image.record.size,
+        user: config.user.clone(),
+        uid: if name.is_empty() { Some(0) } else { uid },
+        username: (!name.is_empty() && uid.is_none()).then(|| name.to_string()),
+        labels: config.labels.clone(),
+        exposed_ports: config.exposed_ports.keys().cloned().collect(),
+        volumes: config.volumes.keys().cloned().collect(),
+        created: image.config.created.as_deref().and_then(|text| text.parse().ok()),
+    }
+}

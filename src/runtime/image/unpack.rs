@@ -1,0 +1,411 @@
+//! One layer's tar stream, written as an overlayfs lower directory.
+//!
+//! The stream is hostile until its digest is known, and after: no entry may
+//! touch anything outside the layer's directory (see [`crate::beneath`]), and no
+//! entry may set the attributes by which overlayfs finds its way.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use tar::EntryType;
+
+use crate::beneath::{c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, remove_at, stat_at, stat_fd};
+
+/// Marks a removed name in a layer's tar.
+const WHITEOUT: &[u8] = b".wh.";
+/// Marks a directory whose lower content is hidden.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Bookkeeping of a file system long gone; ignored.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+
+/// Who owns an entry, and how it may be used.
+struct Metadata {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    mtime: libc::timespec,
+    xattrs: Vec<(CString, Vec<u8>)>,
+}
+
+/// Unpacks the uncompressed tar stream `reader` into the empty directory `target`.
+/// `parents` are the layers below, top first: directories that the tar leaves
+/// out, and hard links to what it does not hold, take after theirs.
+pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Result<()> {
+    let root = open_dir(target)?;
+    let mut archive = tar::Archive::new(reader);
+    archive.set_ignore_zeros(false);
+    // A directory's time is set last, because writing into it changes it.
+    let mut directories: Vec<(PathBuf, libc::timespec)> = Vec::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = PathBuf::from(OsString::from_vec(entry.path_bytes().into_owned()));
+        apply(&mut entry, &path, root.as_fd(), parents, &mut directories)
+            .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+    }
+    for (path, mtime) in directories.iter().rev() {
+        // A later entry may have replaced the directory.
+        if let Ok(dir) = open_in_root(root.as_fd(), path, libc::O_DIRECTORY | libc::O_NOFOLLOW, 0) {
+            set_times_fd(dir.as_fd(), *mtime)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    path: &Path,
+    root: BorrowedFd<'_>,
+    parents: &[PathBuf],
+    directories: &mut Vec<(PathBuf, libc::timespec)>,
+) -> io::Result<()> {
+    let kind = entry.header().entry_type();
+    if matches!(kind, EntryType::XGlobalHeader) {
+        return Ok(());
+    }
+    let metadata = metadata(entry)?;
+    let Some(path) = clean(path) else {
+        // The root directory itself.
+        if kind.is_dir() {
+            let dir = open_in_root(root, Path::new(""), libc::O_DIRECTORY, 0)?;
+            set_metadata_fd(dir.as_fd(), &metadata)?;
+            directories.push((PathBuf::new(), metadata.mtime));
+        }
+        return Ok(());
+    };
+    let parent_path = path.parent().unwrap_or(Path::new(""));
+    let name = path.file_name().unwrap_or_default();
+    let parent = make_dirs(root, parent_path, |dir, made| inherit(dir, made, parents))?;
+    let parent = parent.as_fd();
+
+    let bytes = name.as_bytes();
+    if bytes == OPAQUE {
+        return set_xattr(parent, c"trusted.overlay.opaque", b"y");
+    }
+    if bytes.starts_with(WHITEOUT_META) {
+        return Ok(());
+    }
+    if let Some(hidden) = bytes.strip_prefix(WHITEOUT) {
+        return whiteout(parent, OsStr::from_bytes(hidden));
+    }
+
+    let existing = stat_at(parent, name)?;
+    let keeps_directory = kind.is_dir()
+        && existing.is_some_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    if existing.is_some() && !keeps_directory {
+        remove_at(parent, name)?;
+    }
+    let text = c_path(name)?;
+    match kind {
+        EntryType::Directory => {
+            if !keeps_directory {
+                // SAFETY: the descriptor and string outlive the call.
+                check(unsafe { libc::mkdirat(parent.as_raw_fd(), text.as_ptr(), 0o700) })?;
+            }
+            let dir = open_at(parent, name, libc::O_DIRECTORY | libc::O_NOFOLLOW)?;
+            set_metadata_fd(dir.as_fd(), &metadata)?;
+            directories.push((path, metadata.mtime));
+        }
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            let mut file = create_file(parent, name)?;
+            io::copy(entry, &mut file)?;
+            file.flush()?;
+            set_metadata_fd(file.as_fd(), &metadata)?;
+            set_times_fd(file.as_fd(), metadata.mtime)?;
+        }
+        EntryType::Link => {
+            let target = entry.link_name_bytes().ok_or_else(|| bad("a hard link without a target"))?;
+            hard_link(root, OsStr::from_bytes(&target), parent, name, parents)?;
+        }
+        EntryType::Symlink => {
+            let target = entry.link_name_bytes().ok_or_else(|| bad("a symbolic link without a target"))?;
+            let target = c_path(OsStr::from_bytes(&target))?;
+            // SAFETY: the descriptor and strings outlive the call.
+            check(unsafe { libc::symlinkat(target.as_ptr(), parent.as_raw_fd(), text.as_ptr()) })?;
+            set_owner_at(parent, &text, &metadata)?;
+            set_xattrs_at(parent, name, &metadata)?;
+            set_times_at(parent, &text, metadata.mtime)?;
+        }
+        EntryType::Char | EntryType::Block | EntryType::Fifo => {
+            let format = match kind {
+                EntryType::Char => libc::S_IFCHR,
+                EntryType::Block => libc::S_IFBLK,
+                _ => libc::S_IFIFO,
+            };
+            let header = entry.header();
+            let device = if kind == EntryType::Fifo {
+                0
+            } else {
+                libc::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))
+            };
+            if kind == EntryType::Char && device == 0 {
+                return Err(bad("a device node that overlayfs takes for a whiteout"));
+            }
+            // SAFETY: the descriptor and string outlive the call.
+            check(unsafe { libc::mknodat(parent.as_raw_fd(), text.as_ptr(), format | metadata.mode, device) })?;
+            set_owner_at(parent, &text, &metadata)?;
+            // SAFETY: as above.
+            check(unsafe { libc::fchmodat(parent.as_raw_fd(), text.as_ptr(), metadata.mode, 0) })?;
+            set_xattrs_at(parent, name, &metadata)?;
+            set_times_at(parent, &text, metadata.mtime)?;
+        }
+        _ => return Err(bad("an entry of a type that layers do not have")),
+    }
+    Ok(())
+}
+
+fn bad(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
+}
+
+/// Collects what an entry says of itself.
+fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
+    let header = entry.header();
+    let uid = u32::try_from(header.uid()?).map_err(|_| bad("user number out of range"))?;
+    let gid = u32::try_from(header.gid()?).map_err(|_| bad("group number out of range"))?;
+    let mode = header.mode()? & 0o7777;
+    let mut mtime = timespec(i64::try_from(header.mtime()?).unwrap_or(0), 0);
+    let mut xattrs = Vec::new();
+    if let Some(extensions) = entry.pax_extensions()? {
+        for extension in extensions {
+            let extension = extension?;
+            let key = extension.key_bytes();
+            if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                if overlay_attribute(name) {
+                    continue;
+                }
+                let name = CString::new(name).map_err(|_| bad("an attribute name with a NUL byte"))?;
+                xattrs.push((name, extension.value_bytes().to_vec()));
+            } else if key == b"mtime"
+                && let Ok(text) = extension.value()
+                && let Some(time) = parse_time(text)
+            {
+                mtime = time;
+            }
+        }
+    }
+    Ok(Metadata { uid, gid, mode, mtime, xattrs })
+}
+
+/// Attributes by which overlayfs redirects look-ups: never an image's to set.
+fn overlay_attribute(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
+fn timespec(seconds: i64, nanoseconds: i64) -> libc::timespec {
+    libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds }
+}
+
+/// PAX's decimal seconds, possibly negative and with a fraction.
+fn parse_time(text: &str) -> Option<libc::timespec> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let seconds: i64 = whole.parse().ok()?;
+    let mut digits: String = fraction.chars().take(9).collect();
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    while digits.len() < 9 {
+        digits.push('0');
+    }
+    let nanoseconds: i64 = digits.parse().ok()?;
+    Some(if whole.starts_with('-') && nanoseconds > 0 {
+        timespec(seconds - 1, 1_000_000_000 - nanoseconds)
+    } else {
+        timespec(seconds, nanoseconds)
+    })
+}
+
+fn create_file(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<std::fs::File> {
+    let text = c_path(name)?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: the descriptor and string outlive the call.
+    let fd = check(unsafe { libc::openat(parent.as_raw_fd(), text.as_ptr(), flags, 0o600) })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
+}
+
+/// A directory that the tar implies takes mode and owner of the one it covers.
+fn inherit(dir: BorrowedFd<'_>, path: &Path, parents: &[PathBuf]) -> io::Result<()> {
+    let Some((_, below)) = find_below(path, parents)? else { return Ok(()) };
+    let stat = stat_fd(below.as_fd())?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        return Ok(());
+    }
+    // SAFETY: the descriptor is open.
+    check(unsafe { libc::fchown(dir.as_raw_fd(), stat.st_uid, stat.st_gid) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fchmod(dir.as_raw_fd(), stat.st_mode & 0o7777) })?;
+    Ok(())
+}
+
+/// The topmost layer that has `path`, and the file there.
+fn find_below<'a>(path: &Path, parents: &'a [PathBuf]) -> io::Result<Option<(&'a Path, OwnedFd)>> {
+    for layer in parents {
+        let root = open_dir(layer)?;
+        match open_in_root(root.as_fd(), path, libc::O_PATH | libc::O_NOFOLLOW, 0) {
+            Ok(found) => {
+                let stat = stat_fd(found.as_fd())?;
+                let hidden = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0;
+                return Ok((!hidden).then_some((layer.as_path(), found)));
+            }
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
+fn whiteout(parent: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
+    if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
+        return Err(bad("a whiteout of nothing"));
+    }
+    // What the same layer holds under that name stays: a whiteout hides lower layers only.
+    if stat_at(parent, hidden)?.is_some() {
+        return Ok(());
+    }
+    let text = c_path(hidden)?;
+    // SAFETY: the descriptor and string outlive the call.
+    check(unsafe { libc::mknodat(parent.as_raw_fd(), text.as_ptr(), libc::S_IFCHR, 0) })?;
+    Ok(())
+}
+
+fn hard_link(
+    root: BorrowedFd<'_>,
+    target: &OsStr,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    parents: &[PathBuf],
+) -> io::Result<()> {
+    let target = clean(Path::new(target)).ok_or_else(|| bad("a hard link to the root"))?;
+    let target_name = c_path(target.file_name().unwrap_or_default())?;
+    let text = c_path(name)?;
+    let target_parent = target.parent().unwrap_or(Path::new(""));
+    match open_in_root(root, target_parent, libc::O_DIRECTORY | libc::O_PATH, 0) {
+        Ok(dir) => {
+            // SAFETY: the descriptors and strings outlive the call. Without
+            // AT_SYMLINK_FOLLOW a link to a symbolic link links the link itself.
+            let linked = check(unsafe {
+                libc::linkat(dir.as_raw_fd(), target_name.as_ptr(), parent.as_raw_fd(), text.as_ptr(), 0)
+            });
+            match linked {
+                Ok(_) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    copy_up(&target, parent, name, parents)
+}
+
+/// A hard link to a file of a lower layer becomes a copy here, as writing to it
+/// through an overlay mount would make one.
+fn copy_up(target: &Path, parent: BorrowedFd<'_>, name: &OsStr, parents: &[PathBuf]) -> io::Result<()> {
+    let missing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("a hard link to {}, which does not exist", target.display()),
+        )
+    };
+    let (layer, _) = find_below(target, parents)?.ok_or_else(missing)?;
+    let layer = open_dir(layer)?;
+    let source = open_in_root(layer.as_fd(), target, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)?;
+    let stat = stat_fd(source.as_fd())?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(bad("a hard link to something of a lower layer that is not a file"));
+    }
+    let mut source = std::fs::File::from(source);
+    let mut copy = create_file(parent, name)?;
+    io::copy(&mut source, &mut copy)?;
+    let metadata = Metadata {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mode: stat.st_mode & 0o7777,
+        mtime: timespec(stat.st_mtime, stat.st_mtime_nsec),
+        xattrs: Vec::new(),
+    };
+    set_metadata_fd(copy.as_fd(), &metadata)?;
+    set_times_fd(copy.as_fd(), metadata.mtime)
+}
+
+/// Owner before mode, because a change of owner clears the set-user-ID bit;
+/// attributes last, because it clears file capabilities too.
+fn set_metadata_fd(file: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> {
+    // SAFETY: the descriptor is open.
+    check(unsafe { libc::fchown(file.as_raw_fd(), metadata.uid, metadata.gid) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fchmod(file.as_raw_fd(), metadata.mode) })?;
+    for (name, value) in &metadata.xattrs {
+        tolerate(set_xattr(file, name, value))?;
+    }
+    Ok(())
+}
+
+/// Not every file system keeps every attribute; the image still runs.
+fn tolerate(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTSUP | libc::EPERM)) => Ok(()),
+        other => other,
+    }
+}
+
+fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointers outlive the call and the length is the value's.
+    check(unsafe {
+        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    })?;
+    Ok(())
+}
+
+fn set_owner_at(parent: BorrowedFd<'_>, name: &CString, metadata: &Metadata) -> io::Result<()> {
+    // SAFETY: the descriptor and string outlive the call.
+    check(unsafe {
+        libc::fchownat(
+            parent.as_raw_fd(),
+            name.as_ptr(),
+            metadata.uid,
+            metadata.gid,
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    })?;
+    Ok(())
+}
+
+/// Attributes of what cannot be opened: through the parent's descriptor, whose
+/// name under /proc cannot be exchanged for another.
+fn set_xattrs_at(parent: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> io::Result<()> {
+    if metadata.xattrs.is_empty() {
+        return Ok(());
+    }
+    let path = c_path(Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name))?;
+    for (attribute, value) in &metadata.xattrs {
+        // SAFETY: the pointers outlive the call and the length is the value's.
+        let result = check(unsafe {
+            libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        });
+        tolerate(result.map(drop))?;
+    }
+    Ok(())
+}
+
+fn set_times_fd(file: BorrowedFd<'_>, mtime: libc::timespec) -> io::Result<()> {
+    // SAFETY: the descriptor is open and the array has two elements.
+    check(unsafe { libc::futimens(file.as_raw_fd(), [mtime, mtime].as_ptr()) })?;
+    Ok(())
+}
+
+fn set_times_at(parent: BorrowedFd<'_>, name: &CString, mtime: libc::timespec) -> io::Result<()> {
+    // SAFETY: the descriptor and string outlive the call and the array has two elements.
+    check(unsafe {
+        libc::utimensat(
+            parent.as_raw_fd(),
+            name.as_ptr(),
+            [mtime, mtime].as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    })?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! Capability names, the default set, and what this node can give.
+
+use crate::error::{Result, RuntimeError};
+use crate::spec::Security;
+
+/// All capabilities, by number.
+const NAMES: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
+    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
+    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
+    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
+    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+];
+
+/// What Docker and containerd give.
+const DEFAULT: [&str; 14] = [
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
+    "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+];
+
+/// Number of CAP_SYS_RESOURCE.
+pub const SYS_RESOURCE: u32 = 24;
+
+fn bit(name: &str) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    NAMES.iter().position(|known| *known == name).map(|n| 1 << n)
+}
+
+/// The names in a set, with `CAP_`.
+pub fn names(set: u64) -> Vec<String> {
+    (0..NAMES.len()).filter(|n| set & 1 << n != 0).map(|n| format!("CAP_{}", NAMES[n])).collect()
+}
+
+/// What this process could give at most.
+pub fn available() -> u64 {
+    set_of("CapBnd:") & set_of("CapPrm:")
+}
+
+fn set_of(key: &str) -> u64 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0)
+}
+
+/// The set of a container, before what the node lacks is taken away.
+pub fn wanted(security: &Security) -> Result<u64> {
+    let all: u64 = (1 << NAMES.len()) - 1;
+    if security.privileged {
+        return Ok(all);
+    }
+    let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
+    let bits = |names: &[String]| -> Result<u64> {
+        names.iter().filter(|n| !is_all(n)).try_fold(0, |set, name| {
+            bit(name)
+                .map(|b| set | b)
+                .ok_or_else(|| RuntimeError::Invalid(format!("unknown capability {name:?}")))
+        })
+    };
+    let add = bits(&security.add_capabilities)?;
+    let drop = bits(&security.drop_capabilities)?;
+    let default = DEFAULT.iter().filter_map(|name| bit(name)).fold(0, |set, b| set | b);
+    // As the CRI's runtimes do: ALL first, then the names, an addition winning
+    // only over "drop ALL".
+    let mut set = if security.add_capabilities.iter().any(is_all) { all } else { default };
+    if security.drop_capabilities.iter().any(is_all) {
+        set = 0;
+    }
+    Ok((set | add) & !drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(add: &[&str], drop: &[&str]) -> Vec<String> {
+        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let security = Security {
+            add_capabilities: strings(add),
+            drop_capabilities: strings(drop),
+            ..Security::default()
+        };
+        names(wanted(&security).unwrap())
+    }
+
+    #[test]
+    fn sets() {
+        assert_eq!(set(&[], &[]).len(), 14);
+        assert_eq!(set(&["NET_ADMIN"], &["ALL"]), ["CAP_NET_ADMIN"]);
+        assert_eq!(set(&["CAP_NET_ADMIN"], &["all"]), ["CAP_NET_ADMIN"]);
+        assert_eq!(set(&["ALL"], &[]).len(), 41);
+        assert_eq!(set(&["ALL"], &["CHOWN"]).len(), 40);
+        assert!(!set(&[], &["MKNOD"]).contains(&"CAP_MKNOD".to_string()));
+        let bad = Security { add_capabilities: vec!["NOPE".into()], ..Security::default() };
+        assert!(wanted(&bad).is_err());
+    }
+}

@@ -1,0 +1,331 @@
+//! Sandboxes: namespaces held by bind mounts of their files, so that they need
+//! no process, plus `/dev/shm`, plus `rkube pause` where containers share a PID
+//! namespace.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use jiff::Timestamp;
+use nix::mount::{MsFlags, mount};
+use serde::{Deserialize, Serialize};
+
+use crate::beneath::check;
+use crate::error::{Context, Result, RuntimeError};
+use crate::image::store::write_atomic;
+use crate::oci::{Namespaces, PidNamespace};
+use crate::snapshot::unmount;
+use crate::spec::SandboxSpec;
+use crate::status::{Sandbox, SandboxState};
+
+/// `/dev/shm` of a sandbox that names no size, as Docker's.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// Kernel parameters that belong to the network namespace.
+const NETWORK_SYSCTLS: &[&str] = &["net."];
+/// Kernel parameters that belong to the IPC namespace.
+const IPC_SYSCTLS: &[&str] = &["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+
+/// A sandbox on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxRecord {
+    /// Identity.
+    pub id: String,
+    /// What was asked.
+    pub spec: SandboxSpec,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The `pause` process.
+    pub pid: Option<i32>,
+    /// Whether it was stopped.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Where its namespaces are pinned.
+    #[serde(skip)]
+    pub run: PathBuf,
+}
+
+impl SandboxRecord {
+    /// Makes the namespaces.
+    pub fn create(id: String, spec: SandboxSpec, run: PathBuf, binary: &Path) -> Result<Self> {
+        let mut record =
+            Self { id, spec, created_at: Timestamp::now(), pid: None, stopped: false, run };
+        let result = record.build(binary);
+        if let Err(e) = result {
+            let _ = record.tear_down();
+            return Err(e);
+        }
+        Ok(record)
+    }
+
+    fn build(&mut self, binary: &Path) -> Result<()> {
+        check_sysctls(&self.spec)?;
+        fs::create_dir_all(&self.run).context(|| format!("cannot make {}", self.run.display()))?;
+        let spec = self.spec.clone();
+        let run = self.run.clone();
+        // A thread's namespaces can change without the process's; its end leaves
+        // them to the pins.
+        std::thread::Builder::new()
+            .name("sandbox".into())
+            .stack_size(128 * 1024)
+            .spawn(move || make_namespaces(&spec, &run))
+            .context(|| "cannot start a thread".into())?
+            .join()
+            .map_err(|_| RuntimeError::Invalid("making the sandbox's namespaces failed".into()))??;
+        if !self.spec.host.ipc {
+            let shm = self.run.join("shm");
+            fs::create_dir_all(&shm).context(|| format!("cannot make {}", shm.display()))?;
+            let options = format!("mode=1777,size={}", self.spec.shm_bytes.unwrap_or(SHM_BYTES));
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
+                .context(|| format!("cannot mount {}", shm.display()))?;
+        }
+        if self.spec.share_pid && !self.spec.host.pid {
+            self.pid = Some(start_pause(binary, &self.run)?);
+        }
+        let ready = self.run.join("ready");
+        fs::write(&ready, "").context(|| format!("cannot write {}", ready.display()))
+    }
+
+    /// Where its network namespace is pinned.
+    pub fn netns(&self) -> Option<PathBuf> {
+        (!self.spec.host.network).then(|| self.run.join("net"))
+    }
+
+    /// Whether containers can be made in it.
+    pub fn is_ready(&self) -> bool {
+        !self.stopped
+            && self.run.join("ready").exists()
+            && self.pid.is_none_or(|pid| process_is(pid, "pause"))
+    }
+
+    /// What the agent is told.
+    pub fn status(&self) -> Sandbox {
+        Sandbox {
+            id: self.id.clone(),
+            state: if self.is_ready() { SandboxState::Ready } else { SandboxState::NotReady },
+            netns_path: self.netns(),
+            pid: self.pid,
+            created_at: self.created_at,
+            spec: self.spec.clone(),
+        }
+    }
+
+    /// The host name that containers see.
+    pub fn hostname(&self) -> String {
+        if self.spec.host.network || self.spec.hostname.is_empty() {
+            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        } else {
+            self.spec.hostname.clone()
+        }
+    }
+
+    /// `/dev/shm` of its containers.
+    pub fn shm(&self) -> PathBuf {
+        if self.spec.host.ipc { PathBuf::from("/dev/shm") } else { self.run.join("shm") }
+    }
+
+    /// What its containers join.
+    pub fn namespaces(&self) -> Namespaces {
+        let own = |host: bool, name: &str| (!host).then(|| self.run.join(name));
+        Namespaces {
+            network: own(self.spec.host.network, "net"),
+            uts: own(self.spec.host.network, "uts"),
+            ipc: own(self.spec.host.ipc, "ipc"),
+            pid: match self.pid {
+                _ if self.spec.host.pid => PidNamespace::Host,
+                Some(pid) => PidNamespace::Join(PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+                None => PidNamespace::New,
+            },
+        }
+    }
+
+    /// Gives the namespaces up. May be repeated.
+    pub fn tear_down(&self) -> Result<()> {
+        if let Some(pid) = self.pid
+            && process_is(pid, "pause")
+        {
+            // SAFETY: no memory is involved.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        for name in ["net", "ipc", "uts", "shm"] {
+            unmount(&self.run.join(name))?;
+        }
+        match fs::remove_dir_all(&self.run) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).context(|| format!("cannot remove {}", self.run.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the record into `dir`.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
+        let bytes = serde_json::to_vec(self)
+            .map_err(|e| RuntimeError::Invalid(format!("cannot encode a sandbox: {e}")))?;
+        let path = dir.join("sandbox.json");
+        write_atomic(&path, &bytes).context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Reads the record in `dir`.
+    pub fn load(dir: &Path, run: PathBuf) -> Option<Self> {
+        let bytes = fs::read(dir.join("sandbox.json")).ok()?;
+        let mut record: Self = serde_json::from_slice(&bytes).ok()?;
+        record.run = run;
+        Some(record)
+    }
+}
+
+/// Whether `pid` is a process of that name: PIDs come back after a restart.
+fn process_is(pid: i32, name: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+}
+
+/// Kernel parameters of the node's are not a pod's to set.
+fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
+    for name in spec.sysctls.keys() {
+        let normal = name.replace('/', ".");
+        let among = |prefixes: &[&str]| prefixes.iter().any(|prefix| normal.starts_with(prefix));
+        let owner = if among(NETWORK_SYSCTLS) {
+            (spec.host.network, "network")
+        } else if among(IPC_SYSCTLS) {
+            (spec.host.ipc, "IPC namespace")
+        } else {
+            return Err(RuntimeError::Invalid(format!("sysctl {name:?} is not in a separate kernel namespace")));
+        };
+        if owner.0 {
+            return Err(RuntimeError::Invalid(format!(
+                "sysctl {name:?} is not allowed: the pod uses the node's {}",
+                owner.1
+            )));
+        }
+        if normal.contains("..") {
+            return Err(RuntimeError::Invalid(format!("invalid sysctl {name:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
+    let mut flags = 0;
+    let mut pins: Vec<&str> = Vec::new();
+    if !spec.host.network {
+        flags |= libc::CLONE_NEWNET | libc::CLONE_NEWUTS;
+        pins.extend(["net", "uts"]);
+    }
+    if !spec.host.ipc {
+        flags |= libc::CLONE_NEWIPC;
+        pins.push("ipc");
+    }
+    // SAFETY: these namespaces are each thread's own, and this thread ends soon.
+    check(unsafe { libc::unshare(flags) }).context(|| "cannot make the sandbox's namespaces".into())?;
+    if !spec.host.network {
+        if !spec.hostname.is_empty() {
+            nix::unistd::sethostname(&spec.hostname)
+                .context(|| format!("cannot set the host name {:?}", spec.hostname))?;
+        }
+        loopback_up().context(|| "cannot bring up the sandbox's loopback device".into())?;
+        // As containerd does for a network of the pod's own: low ports and ping
+        // need no privilege there.
+        set_sysctl("net.ipv4.ip_unprivileged_port_start", "0", spec);
+        set_sysctl("net.ipv4.ping_group_range", "0 2147483647", spec);
+    }
+    for (name, value) in &spec.sysctls {
+        let path = sysctl_path(name);
+        fs::write(&path, value).context(|| format!("cannot set sysctl {name}={value}"))?;
+    }
+    for pin in pins {
+        let target = run.join(pin);
+        File::create(&target).context(|| format!("cannot make {}", target.display()))?;
+        let source = format!("/proc/thread-self/ns/{pin}");
+        let none: Option<&str> = None;
+        mount(Some(source.as_str()), &target, none, MsFlags::MS_BIND, none)
+            .context(|| format!("cannot pin a namespace at {}", target.display()))?;
+    }
+    Ok(())
+}
+
+fn sysctl_path(name: &str) -> PathBuf {
+    // In the dotted form slashes stand for dots in a device's name.
+    if name.contains('/') && !name.contains('.') {
+        Path::new("/proc/sys").join(name)
+    } else {
+        let swapped: String = name
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            })
+            .collect();
+        Path::new("/proc/sys").join(swapped)
+    }
+}
+
+/// A default that the pod may override and the kernel may lack.
+fn set_sysctl(name: &str, value: &str, spec: &SandboxSpec) {
+    if !spec.sysctls.contains_key(name)
+        && let Err(e) = fs::write(sysctl_path(name), value)
+    {
+        tracing::debug!("cannot set {name}: {e}");
+    }
+}
+
+fn loopback_up() -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: ifreq is plain data, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the struct outlives the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })?;
+    Ok(())
+}
+
+/// Starts the shared PID namespace's first process and returns its PID.
+fn start_pause(binary: &Path, run: &Path) -> Result<i32> {
+    let output = Command::new(binary)
+        .arg("pause")
+        .arg(run)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .context(|| format!("cannot run {}", binary.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().map_err(|_| {
+        RuntimeError::Invalid(format!(
+            "cannot start the sandbox's pause process: {}",
+            text.trim().trim_start_matches("error ")
+        ))
+    })
+}
+
+/// Connects to a port on the loopback address of a sandbox's network.
+pub fn connect(netns: Option<PathBuf>, port: u16) -> Result<std::net::TcpStream> {
+    let dial = move || -> io::Result<std::net::TcpStream> {
+        if let Some(netns) = netns {
+            let file = File::open(netns)?;
+            // SAFETY: the descriptor is open; the thread ends after this.
+            check(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) })?;
+        }
+        std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).or_else(|first| {
+            std::net::TcpStream::connect((std::net::Ipv6Addr::LOCALHOST, port)).map_err(|_| first)
+        })
+    };
+    std::thread::Builder::new()
+        .name("sandbox-dial".into())
+        .stack_size(128 * 1024)
+        .spawn(dial)
+        .context(|| "cannot start a thread".into())?
+        .join()
+        .map_err(|_| RuntimeError::Invalid("connecting to the sandbox failed".into()))?
+        .context(|| format!("cannot connect to port {port} in the sandbox"))
+}

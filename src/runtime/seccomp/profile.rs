@@ -1,0 +1,320 @@
+//! What a profile says, from data or from JSON.
+
+use serde::Deserialize;
+
+use super::syscalls::number;
+
+/// What to do with a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Let it pass.
+    Allow,
+    /// Fail it with this error number.
+    Errno(u16),
+    /// Kill the thread.
+    KillThread,
+    /// Kill the process.
+    KillProcess,
+    /// Send SIGSYS.
+    Trap,
+    /// Tell the tracer, with this value.
+    Trace(u16),
+    /// Let it pass and log it.
+    Log,
+}
+
+impl Action {
+    /// The value that a filter returns.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Allow => libc::SECCOMP_RET_ALLOW,
+            Self::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
+            Self::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+            Self::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+            Self::Trap => libc::SECCOMP_RET_TRAP,
+            Self::Trace(value) => libc::SECCOMP_RET_TRACE | u32::from(value),
+            Self::Log => libc::SECCOMP_RET_LOG,
+        }
+    }
+
+    fn parse(name: &str, errno: Option<u32>) -> Result<Self, String> {
+        let value = errno.map_or(Ok(libc::EPERM as u16), u16::try_from);
+        let value = value.map_err(|_| format!("error number {} is out of range", errno.unwrap_or(0)))?;
+        Ok(match name {
+            "SCMP_ACT_ALLOW" => Self::Allow,
+            "SCMP_ACT_ERRNO" => Self::Errno(value),
+            "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Self::KillThread,
+            "SCMP_ACT_KILL_PROCESS" => Self::KillProcess,
+            "SCMP_ACT_TRAP" => Self::Trap,
+            "SCMP_ACT_TRACE" => Self::Trace(value),
+            "SCMP_ACT_LOG" => Self::Log,
+            "SCMP_ACT_NOTIFY" => return Err("action SCMP_ACT_NOTIFY is not supported".into()),
+            other => return Err(format!("unknown action {other:?}")),
+        })
+    }
+}
+
+/// How an argument is compared, as unsigned 64-bit numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `≠`
+    NotEqual,
+    /// `<`
+    Less,
+    /// `≤`
+    LessOrEqual,
+    /// `=`
+    Equal,
+    /// `≥`
+    GreaterOrEqual,
+    /// `>`
+    Greater,
+    /// The argument masked with this equals the value.
+    MaskedEqual(u64),
+}
+
+/// A condition on one argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Which argument, from 0.
+    pub index: u8,
+    /// The comparison.
+    pub operator: Operator,
+    /// What it is compared with.
+    pub value: u64,
+}
+
+/// One system call's rule: the action holds when all conditions do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The call's number on this machine.
+    pub number: u32,
+    /// The conditions.
+    pub arguments: Vec<Argument>,
+    /// The action.
+    pub action: Action,
+}
+
+/// A profile for this machine's native system calls. Those of other ABIs (32-bit
+/// programs) get the default action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// For calls that no rule matches.
+    pub default: Action,
+    /// The rules, the first match of a call counting.
+    pub rules: Vec<Rule>,
+}
+
+/// The flags of new namespaces in `clone(2)`'s first argument.
+const CLONE_NEW: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP) as u64;
+
+/// Calls that every container may make: the list that Docker and containerd
+/// share, as facts about the ABI.
+const ALWAYS: &str = "\
+accept accept4 access alarm bind brk cachestat capget capset chdir chmod chown clock_adjtime \
+clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup \
+dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait \
+epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 \
+fallocate fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl fdatasync fgetxattr \
+flistxattr flock fork fremovexattr fsetxattr fstat fstatfs fsync ftruncate futex futex_requeue \
+futex_wait futex_waitv futex_wake futimesat getcpu getcwd getdents getdents64 getegid geteuid \
+getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom \
+getresgid getresuid getrlimit get_robust_list getrusage getsid getsockname getsockopt \
+get_thread_area gettid gettimeofday getuid getxattr getxattrat inotify_add_watch inotify_init \
+inotify_init1 inotify_rm_watch io_cancel ioctl io_destroy io_getevents io_pgetevents ioprio_get \
+ioprio_set io_setup io_submit kill landlock_add_rule landlock_create_ruleset \
+landlock_restrict_self lchown lgetxattr link linkat listen listmount listxattr listxattrat \
+llistxattr lremovexattr lseek lsetxattr lstat madvise map_shadow_stack membarrier memfd_create \
+memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mprotect mq_getsetattr \
+mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal msgctl msgget msgrcv msgsnd \
+msync munlock munlockall munmap name_to_handle_at nanosleep newfstatat open openat openat2 pause \
+pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc pkey_free pkey_mprotect poll ppoll prctl \
+pread64 preadv preadv2 prlimit64 process_mrelease pselect6 pwrite64 pwritev pwritev2 read \
+readahead readlink readlinkat readv recvfrom recvmmsg recvmsg remap_file_pages removexattr \
+removexattrat rename renameat renameat2 restart_syscall riscv_hwprobe rmdir rseq rt_sigaction \
+rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait \
+rt_tgsigqueueinfo sched_getaffinity sched_getattr sched_getparam sched_get_priority_max \
+sched_get_priority_min sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr \
+sched_setparam sched_setscheduler sched_yield seccomp select semctl semget semop semtimedop \
+sendfile sendmmsg sendmsg sendto setfsgid setfsuid setgid setgroups setitimer setpgid setpriority \
+setregid setresgid setresuid setreuid setrlimit set_robust_list setsid setsockopt set_thread_area \
+set_tid_address setuid setxattr setxattrat shmat shmctl shmdt shmget shutdown sigaltstack signalfd \
+signalfd4 socketpair splice stat statfs statmount statx symlink symlinkat sync sync_file_range \
+syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime \
+timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncate umask uname \
+unlink unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev \
+arch_prctl modify_ldt process_vm_readv process_vm_writev ptrace riscv_flush_icache";
+
+/// Calls that a capability adds.
+const BY_CAPABILITY: &[(&str, &str)] = &[
+    ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
+    (
+        "CAP_SYS_ADMIN",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr \
+         lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree perf_event_open \
+         quotactl quotactl_fd setdomainname sethostname setns syslog umount2 unshare",
+    ),
+    ("CAP_SYS_BOOT", "reboot"),
+    ("CAP_SYS_CHROOT", "chroot"),
+    ("CAP_SYS_MODULE", "delete_module init_module finit_module"),
+    ("CAP_SYS_PACCT", "acct"),
+    ("CAP_SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
+    ("CAP_SYS_RAWIO", "iopl ioperm"),
+    ("CAP_SYS_TIME", "settimeofday clock_settime adjtimex"),
+    ("CAP_SYS_TTY_CONFIG", "vhangup"),
+    ("CAP_SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    ("CAP_SYSLOG", "syslog"),
+    ("CAP_BPF", "bpf"),
+    ("CAP_PERFMON", "perf_event_open"),
+];
+
+/// Execution domains that `personality(2)` may set: Linux, 32-bit, no
+/// randomisation, both, and the query.
+const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x20000, 0x20008, 0xffff_ffff];
+
+/// The 40th address family, by which a guest reaches its host.
+const AF_VSOCK: u64 = libc::AF_VSOCK as u64;
+
+impl Profile {
+    /// The default of Docker and containerd: an allow list with `EPERM` for the rest.
+    pub fn runtime_default(capabilities: &[String]) -> Self {
+        let mut rules = Vec::new();
+        let mut allow = |names: &str, arguments: &[Argument]| {
+            for number in names.split_ascii_whitespace().filter_map(number) {
+                rules.push(Rule { number, arguments: arguments.to_vec(), action: Action::Allow });
+            }
+        };
+        allow(ALWAYS, &[]);
+        let argument = |operator, value| Argument { index: 0, operator, value };
+        for domain in PERSONALITIES {
+            allow("personality", &[argument(Operator::Equal, domain)]);
+        }
+        allow("socket", &[argument(Operator::NotEqual, AF_VSOCK)]);
+        for (capability, names) in BY_CAPABILITY {
+            if capabilities.iter().any(|c| c == capability) {
+                allow(names, &[]);
+            }
+        }
+        if !capabilities.iter().any(|c| c == "CAP_SYS_ADMIN") {
+            // s390 swaps the first two arguments; rkube does not run there.
+            allow("clone", &[argument(Operator::MaskedEqual(CLONE_NEW), 0)]);
+            // C libraries fall back to clone on ENOSYS only.
+            rules.extend(number("clone3").map(|number| Rule {
+                number,
+                arguments: Vec::new(),
+                action: Action::Errno(libc::ENOSYS as u16),
+            }));
+        }
+        Self { default: Action::Errno(libc::EPERM as u16), rules }
+    }
+
+    /// Reads a profile in Docker's or OCI's JSON. Names of other architectures'
+    /// calls, and of calls unknown here, are passed over, as libseccomp does.
+    pub fn parse(text: &[u8], capabilities: &[String]) -> Result<Self, String> {
+        let json: Json = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        let default = Action::parse(&json.default_action, json.default_errno_ret)?;
+        let mut rules = Vec::new();
+        for call in &json.syscalls {
+            if !call.includes.matches_all(capabilities) || call.excludes.matches_any(capabilities) {
+                continue;
+            }
+            let action = Action::parse(&call.action, call.errno_ret)?;
+            let arguments = call.args.iter().flatten().map(JsonArgument::parse).collect::<Result<Vec<_>, _>>()?;
+            for name in call.names.iter().chain(&call.name) {
+                if let Some(number) = number(name) {
+                    rules.push(Rule { number, arguments: arguments.clone(), action });
+                }
+            }
+        }
+        Ok(Self { default, rules })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Json {
+    default_action: String,
+    default_errno_ret: Option<u32>,
+    #[serde(default)]
+    syscalls: Vec<JsonCall>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonCall {
+    #[serde(default)]
+    names: Vec<String>,
+    name: Option<String>,
+    action: String,
+    errno_ret: Option<u32>,
+    #[serde(default)]
+    args: Option<Vec<JsonArgument>>,
+    #[serde(default)]
+    includes: JsonFilter,
+    #[serde(default)]
+    excludes: JsonFilter,
+}
+
+/// Docker's conditions for a rule to be part of the profile.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonFilter {
+    #[serde(default)]
+    caps: Vec<String>,
+    #[serde(default)]
+    arches: Vec<String>,
+}
+
+impl JsonFilter {
+    fn has_arch(&self) -> bool {
+        let native = match std::env::consts::ARCH {
+            "x86_64" => ["amd64", "x86_64"],
+            "aarch64" => ["arm64", "aarch64"],
+            other => [other, other],
+        };
+        self.arches.iter().any(|a| native.contains(&a.as_str()))
+    }
+
+    fn matches_all(&self, capabilities: &[String]) -> bool {
+        (self.arches.is_empty() || self.has_arch()) && self.caps.iter().all(|c| capabilities.contains(c))
+    }
+
+    fn matches_any(&self, capabilities: &[String]) -> bool {
+        self.has_arch() || self.caps.iter().any(|c| capabilities.contains(c))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonArgument {
+    index: u8,
+    value: u64,
+    #[serde(default)]
+    value_two: u64,
+    op: String,
+}
+
+impl JsonArgument {
+    fn parse(&self) -> Result<Argument, String> {
+        if self.index > 5 {
+            return Err(format!("argument {} does not exist: there are six", self.index));
+        }
+        let (operator, value) = match self.op.as_str() {
+            "SCMP_CMP_NE" => (Operator::NotEqual, self.value),
+            "SCMP_CMP_LT" => (Operator::Less, self.value),
+            "SCMP_CMP_LE" => (Operator::LessOrEqual, self.value),
+            "SCMP_CMP_EQ" => (Operator::Equal, self.value),
+            "SCMP_CMP_GE" => (Operator::GreaterOrEqual, self.value),
+            "SCMP_CMP_GT" => (Operator::Greater, self.value),
+            "SCMP_CMP_MASKED_EQ" => (Operator::MaskedEqual(self.value), self.value_two),
+            other => return Err(format!("unknown operator {other:?}")),
+        };
+        Ok(Argument { index: self.index, operator, value })
+    }
+}

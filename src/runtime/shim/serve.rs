@@ -1,0 +1,587 @@
+//! The shim's loop: streams, clients, children.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use super::frame::{self, Exit, Kind, Request, Response};
+use super::launch::Stdio;
+use super::log::{Log, Stream, now};
+use super::plan::Plan;
+use super::{ShimConfig, Streams, accept_terminal, fork_launcher, outcome, sys, write_exit};
+use crate::cgroup;
+
+/// A client that does not read holds the container's output back from here on.
+const CLIENT_BUFFER: usize = 256 * 1024;
+/// Input that the container does not read is held back at its client from here on.
+const STDIN_BUFFER: usize = 64 * 1024;
+/// How long output may still come, and clients may still read, after the end.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one container.
+pub(super) struct Server {
+    listener: UnixListener,
+    signals: OwnedFd,
+    log: Option<Log>,
+    streams: Streams,
+    pid: i32,
+    clients: Vec<Client>,
+    /// Bytes on their way to the container.
+    stdin: VecDeque<u8>,
+    /// Close the container's input once `stdin` is empty.
+    stdin_ends: bool,
+    /// Children that ended before it was known whose they were.
+    ended: VecDeque<(i32, i32)>,
+    exit: Option<Exit>,
+}
+
+/// A connection of the agent's.
+struct Client {
+    socket: UnixStream,
+    input: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    output: VecDeque<u8>,
+    role: Role,
+    gone: bool,
+}
+
+enum Role {
+    /// Asks and is told.
+    Control,
+    /// Sees the container's streams.
+    Attached { stdin: bool },
+    /// Has a command starting: what its launcher said so far, and a terminal's listener.
+    Starting { report: File, said: String, console: Option<(UnixListener, std::path::PathBuf)> },
+    /// Has a command running.
+    Running { pid: i32 },
+    /// Its command has ended.
+    Done,
+}
+
+/// What a poll entry stands for.
+#[derive(Clone, Copy)]
+enum Source {
+    Listener,
+    Signals,
+    Stdout,
+    Stderr,
+    Stdin,
+    Client(usize),
+    Report(usize),
+}
+
+impl Server {
+    pub(super) fn new(
+        listener: UnixListener,
+        signals: OwnedFd,
+        log: Option<Log>,
+        streams: Streams,
+        pid: i32,
+    ) -> Self {
+        Self {
+            listener,
+            signals,
+            log,
+            streams,
+            pid,
+            clients: Vec::new(),
+            stdin: VecDeque::new(),
+            stdin_ends: false,
+            ended: VecDeque::new(),
+            exit: None,
+        }
+    }
+
+    /// Runs until the container has ended and everybody knows.
+    pub(super) fn run(mut self, config: &ShimConfig) -> i32 {
+        let mut buffer = vec![0; 32 * 1024];
+        let mut deadline: Option<Instant> = None;
+        let mut told = false;
+        // Children may have ended before the loop began.
+        self.reap(config);
+        loop {
+            if self.exit.is_some() && deadline.is_none() {
+                deadline = Some(Instant::now() + LINGER);
+            }
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            let drained = self.streams.stdout.is_none() && self.streams.stderr.is_none();
+            if let Some(exit) = self.exit.clone()
+                && !told
+                && (drained || left == Some(Duration::ZERO))
+            {
+                told = true;
+                deadline = Some(Instant::now() + LINGER);
+                self.end(config, &exit);
+                continue;
+            }
+            if told && (left == Some(Duration::ZERO) || self.flushed()) {
+                let _ = std::fs::remove_file(&config.socket);
+                return 0;
+            }
+            self.wait(config, &mut buffer, left);
+        }
+    }
+
+    /// Waits for whatever comes next and handles it.
+    fn wait(&mut self, config: &ShimConfig, buffer: &mut [u8], timeout: Option<Duration>) {
+        let mut sources = Vec::new();
+        let mut polls = Vec::new();
+        let mut add = |fd: RawFd, events: libc::c_short, source: Source| {
+            polls.push(libc::pollfd { fd, events, revents: 0 });
+            sources.push(source);
+        };
+        add(self.signals.as_raw_fd(), libc::POLLIN, Source::Signals);
+        add(self.listener.as_raw_fd(), libc::POLLIN, Source::Listener);
+        let held_back = self
+            .clients
+            .iter()
+            .any(|c| matches!(c.role, Role::Attached { .. }) && c.output.len() > CLIENT_BUFFER);
+        if !held_back {
+            if let Some(fd) = &self.streams.stdout {
+                add(fd.as_raw_fd(), libc::POLLIN, Source::Stdout);
+            }
+            if let Some(fd) = &self.streams.stderr {
+                add(fd.as_raw_fd(), libc::POLLIN, Source::Stderr);
+            }
+        }
+        if let Some(fd) = &self.streams.stdin
+            && !self.stdin.is_empty()
+        {
+            add(fd.as_raw_fd(), libc::POLLOUT, Source::Stdin);
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let full = matches!(client.role, Role::Attached { .. }) && self.stdin.len() > STDIN_BUFFER;
+            let mut events = if full { 0 } else { libc::POLLIN };
+            if !client.output.is_empty() {
+                events |= libc::POLLOUT;
+            }
+            add(client.socket.as_raw_fd(), events, Source::Client(index));
+            if let Role::Starting { report, .. } = &client.role {
+                add(report.as_raw_fd(), libc::POLLIN, Source::Report(index));
+            }
+        }
+        let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX).saturating_add(1));
+        // SAFETY: the pointer and length are the vector's.
+        let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, milliseconds) };
+        if ready <= 0 {
+            return;
+        }
+        for (poll, source) in polls.iter().zip(sources) {
+            if poll.revents == 0 {
+                continue;
+            }
+            match source {
+                Source::Signals => {
+                    while let Ok(Some(1..)) = sys::read(self.signals.as_raw_fd(), buffer) {}
+                    self.reap(config);
+                }
+                Source::Listener => self.accept(),
+                Source::Stdout => self.pump(Stream::Stdout, buffer),
+                Source::Stderr => self.pump(Stream::Stderr, buffer),
+                Source::Stdin => self.feed(),
+                Source::Client(index) => self.client(index, poll.revents, buffer, config),
+                Source::Report(index) => self.report(index, buffer),
+            }
+        }
+        self.clients.retain(|client| !client.gone);
+    }
+
+    /// Collects children that have ended.
+    fn reap(&mut self, config: &ShimConfig) {
+        loop {
+            let mut status = 0;
+            // SAFETY: the pointer is valid.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+            if pid <= 0 {
+                return;
+            }
+            if pid == self.pid {
+                let exit = exit_of(status);
+                if !config.own_pid_namespace {
+                    // Others may live on, and hold the streams open.
+                    cgroup::kill(&config.cgroup);
+                }
+                self.exit = Some(Exit { oom: cgroup::oom_kills(&config.cgroup) > 0, ..exit });
+            } else if !self.command_ended(pid, status) {
+                // Perhaps a command whose launcher has not told its PID yet.
+                self.ended.push_back((pid, status));
+                if self.ended.len() > 64 {
+                    self.ended.pop_front();
+                }
+            }
+        }
+    }
+
+    fn command_ended(&mut self, pid: i32, status: i32) -> bool {
+        for client in &mut self.clients {
+            if matches!(client.role, Role::Running { pid: running } if running == pid) {
+                client.role = Role::Done;
+                client.say(Kind::Exit, &exit_of(status));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.listener.accept() {
+            if socket.set_nonblocking(true).is_ok() {
+                self.clients.push(Client {
+                    socket,
+                    input: Vec::new(),
+                    fds: Vec::new(),
+                    output: VecDeque::new(),
+                    role: Role::Control,
+                    gone: false,
+                });
+            }
+        }
+    }
+
+    /// Moves the container's output to the log and to whoever is attached.
+    fn pump(&mut self, stream: Stream, buffer: &mut [u8]) {
+        let slot = match stream {
+            Stream::Stdout => &mut self.streams.stdout,
+            Stream::Stderr => &mut self.streams.stderr,
+        };
+        let Some(fd) = slot else { return };
+        match sys::read(fd.as_raw_fd(), buffer) {
+            Ok(None) => {}
+            // A terminal whose last user has gone says EIO.
+            Ok(Some(0)) | Err(_) => {
+                *slot = None;
+                if let Some(log) = &mut self.log {
+                    log.finish(stream, now);
+                }
+            }
+            Ok(Some(n)) => {
+                let bytes = &buffer[..n];
+                if let Some(log) = &mut self.log {
+                    log.write(stream, bytes, now);
+                }
+                let kind = match stream {
+                    Stream::Stdout => Kind::Stdout,
+                    Stream::Stderr => Kind::Stderr,
+                };
+                for client in &mut self.clients {
+                    if matches!(client.role, Role::Attached { .. }) {
+                        frame::put(&mut client.output, kind, bytes);
+                        client.flush();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves input on to the container.
+    fn feed(&mut self) {
+        let Some(fd) = &self.streams.stdin else {
+            self.stdin.clear();
+            return;
+        };
+        while !self.stdin.is_empty() {
+            let (front, _) = self.stdin.as_slices();
+            match sys::write(fd.as_raw_fd(), front) {
+                Ok(Some(n)) => {
+                    self.stdin.drain(..n);
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    self.stdin.clear();
+                    self.streams.stdin = None;
+                    return;
+                }
+            }
+        }
+        if self.stdin_ends {
+            self.streams.stdin = None;
+        }
+    }
+
+    fn client(&mut self, index: usize, events: libc::c_short, buffer: &mut [u8], config: &ShimConfig) {
+        if events & libc::POLLOUT != 0 {
+            self.clients[index].flush();
+        }
+        if events & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) == 0 {
+            return;
+        }
+        let client = &mut self.clients[index];
+        match sys::receive(client.socket.as_raw_fd(), buffer, &mut client.fds) {
+            Ok(None) => return,
+            Ok(Some(0)) | Err(_) => {
+                client.gone = true;
+                self.detached(index, config);
+                return;
+            }
+            Ok(Some(n)) => client.input.extend_from_slice(&buffer[..n]),
+        }
+        loop {
+            match frame::take(&mut self.clients[index].input) {
+                Ok(Some((kind, payload))) => self.message(index, kind, &payload, config),
+                Ok(None) => return,
+                Err(_) => {
+                    self.clients[index].gone = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// An attached client that goes takes the container's input along if it was
+    /// the only one meant to have it.
+    fn detached(&mut self, index: usize, config: &ShimConfig) {
+        if matches!(self.clients[index].role, Role::Attached { stdin: true }) && config.stdin_once {
+            self.end_stdin(config);
+        }
+    }
+
+    fn end_stdin(&mut self, config: &ShimConfig) {
+        if config.tty {
+            // The terminal stays; its end of input is a character of its own.
+            return;
+        }
+        self.stdin_ends = true;
+        self.feed();
+    }
+
+    fn message(&mut self, index: usize, kind: Kind, payload: &[u8], config: &ShimConfig) {
+        match kind {
+            Kind::Stdin => {
+                if matches!(self.clients[index].role, Role::Attached { stdin: true }) {
+                    self.stdin.extend(payload);
+                    self.feed();
+                }
+            }
+            Kind::StdinEnd => {
+                if matches!(self.clients[index].role, Role::Attached { stdin: true }) && config.stdin_once {
+                    self.end_stdin(config);
+                }
+            }
+            Kind::Request => match serde_json::from_slice::<Request>(payload) {
+                Ok(request) => self.request(index, request, config),
+                Err(e) => self.clients[index].fail(format!("malformed request: {e}")),
+            },
+            Kind::Response | Kind::Exit | Kind::Stdout | Kind::Stderr => self.clients[index].gone = true,
+        }
+    }
+
+    fn request(&mut self, index: usize, request: Request, config: &ShimConfig) {
+        let done = |result: io::Result<()>| Response { error: result.err().map(|e| e.to_string()), pid: None };
+        let response = match request {
+            Request::Watch => Response { error: None, pid: Some(self.pid) },
+            Request::Kill { signal } => {
+                let pid = match self.clients[index].role {
+                    Role::Running { pid } => Some(pid),
+                    Role::Starting { .. } | Role::Done => None,
+                    Role::Control | Role::Attached { .. } => {
+                        self.exit.is_none().then_some(self.pid)
+                    }
+                };
+                match pid {
+                    // SAFETY: no memory is involved; the child is not reaped yet.
+                    Some(pid) => done(crate::beneath::check(unsafe { libc::kill(pid, signal) }).map(drop)),
+                    None => Response { error: Some("the process has ended".into()), pid: None },
+                }
+            }
+            Request::Resize { width, height } => match &self.streams.stdout {
+                Some(fd) if config.tty => done(sys::resize(fd.as_raw_fd(), width, height)),
+                _ => Response::default(),
+            },
+            Request::ReopenLog => match &mut self.log {
+                Some(log) => done(log.reopen()),
+                None => Response::default(),
+            },
+            Request::Attach { stdin } => {
+                self.clients[index].role = Role::Attached { stdin };
+                Response::default()
+            }
+            Request::Exec { plan, tty, oom_score_adj } => {
+                match self.exec(index, &plan, tty, oom_score_adj, config) {
+                    Ok(()) => return,
+                    Err(reason) => Response { error: Some(reason), pid: None },
+                }
+            }
+        };
+        self.clients[index].say(Kind::Response, &response);
+    }
+
+    /// Begins a command; its launcher reports through a pipe of the loop's.
+    fn exec(
+        &mut self,
+        index: usize,
+        plan: &Plan,
+        tty: bool,
+        oom_score_adj: Option<i32>,
+        config: &ShimConfig,
+    ) -> Result<(), String> {
+        if self.exit.is_some() {
+            return Err("the container has ended".into());
+        }
+        let client = &mut self.clients[index];
+        let fds = std::mem::take(&mut client.fds);
+        let (stdio, console) = if tty {
+            let name = format!("exec-{}.sock", client.socket.as_raw_fd());
+            let path = config.bundle.join(name);
+            let _ = std::fs::remove_file(&path);
+            let listener = sys::listen(&path).map_err(|e| format!("cannot make a terminal: {e}"))?;
+            (Stdio::Console(path.clone()), Some((listener, path)))
+        } else {
+            let [stdin, stdout, stderr]: [OwnedFd; 3] =
+                fds.try_into().map_err(|_| "a command needs three streams".to_string())?;
+            (Stdio::Pipes(stdin, stdout, stderr), None)
+        };
+        let process = process_file(plan, tty, oom_score_adj).map_err(|e| e.to_string())?;
+        let report = fork_launcher(plan, stdio, config, Some(&process))?;
+        sys::set_nonblocking(report.as_raw_fd()).map_err(|e| e.to_string())?;
+        client.role = Role::Starting { report: report.into(), said: String::new(), console };
+        Ok(())
+    }
+
+    /// Reads on what a command's launcher says; its end is the answer.
+    fn report(&mut self, index: usize, buffer: &mut [u8]) {
+        let client = &mut self.clients[index];
+        let Role::Starting { report, said, console } = &mut client.role else { return };
+        match sys::read(report.as_raw_fd(), buffer) {
+            Ok(None) => return,
+            Ok(Some(n)) if n > 0 => {
+                said.push_str(&String::from_utf8_lossy(&buffer[..n]));
+                return;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let result = outcome(said).and_then(|pid| match console.take() {
+            Some((listener, path)) => {
+                let terminal = accept_terminal(&listener);
+                let _ = std::fs::remove_file(path);
+                terminal.map(|fd| (pid, Some(fd)))
+            }
+            None => Ok((pid, None)),
+        });
+        match result {
+            Err(reason) => {
+                if let Some((_, path)) = console {
+                    let _ = std::fs::remove_file(path);
+                }
+                client.role = Role::Done;
+                client.fail(reason);
+            }
+            Ok((pid, terminal)) => {
+                client.role = Role::Running { pid };
+                client.started(pid, terminal);
+                if let Some(at) = self.ended.iter().position(|(ended, _)| *ended == pid)
+                    && let Some((pid, status)) = self.ended.remove(at)
+                {
+                    self.command_ended(pid, status);
+                }
+            }
+        }
+    }
+
+    /// Leaves the end on disk, then tells everyone.
+    fn end(&mut self, config: &ShimConfig, exit: &Exit) {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if let Some(log) = &mut self.log {
+                log.finish(stream, now);
+            }
+        }
+        cgroup::kill(&config.cgroup);
+        write_exit(config, exit);
+        cgroup::remove(&config.cgroup);
+        for client in &mut self.clients {
+            match client.role {
+                Role::Control | Role::Attached { .. } => client.say(Kind::Exit, exit),
+                // The container's end was its command's too.
+                Role::Running { .. } | Role::Starting { .. } => {
+                    client.role = Role::Done;
+                    client.say(Kind::Exit, &Exit { code: 137, signal: Some(libc::SIGKILL), oom: false, at: exit.at });
+                }
+                Role::Done => {}
+            }
+        }
+    }
+
+    fn flushed(&self) -> bool {
+        self.clients.iter().all(|client| client.output.is_empty() || client.gone)
+    }
+}
+
+impl Client {
+    fn say(&mut self, kind: Kind, value: &impl serde::Serialize) {
+        self.output.extend(frame::encode_json(kind, value));
+        self.flush();
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.say(Kind::Response, &Response { error: Some(reason), pid: None });
+    }
+
+    /// The answer to a command's start, with its terminal.
+    fn started(&mut self, pid: i32, terminal: Option<OwnedFd>) {
+        let bytes = frame::encode_json(Kind::Response, &Response { error: None, pid: Some(pid) });
+        let Some(terminal) = terminal else {
+            self.output.extend(bytes);
+            self.flush();
+            return;
+        };
+        // A connection that runs a command has nothing else to send yet, so the
+        // descriptor goes with the answer's first byte.
+        match sys::send(self.socket.as_raw_fd(), &bytes, &[terminal.as_raw_fd()]) {
+            Ok(n) => self.output.extend(&bytes[n..]),
+            Err(_) => self.gone = true,
+        }
+    }
+
+    fn flush(&mut self) {
+        while !self.output.is_empty() {
+            let (front, _) = self.output.as_slices();
+            match sys::write(self.socket.as_raw_fd(), front) {
+                Ok(Some(n)) => {
+                    self.output.drain(..n);
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    self.output.clear();
+                    self.gone = true;
+                    return;
+                }
+            }
+        }
+        if self.output.capacity() > CLIENT_BUFFER {
+            self.output = VecDeque::new();
+        }
+    }
+}
+
+/// How a child ended, from its wait status.
+fn exit_of(status: i32) -> Exit {
+    let at = i64::try_from(now()).unwrap_or(0);
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        Exit { code: 128 + signal, signal: Some(signal), oom: false, at }
+    } else {
+        Exit { code: libc::WEXITSTATUS(status), signal: None, oom: false, at }
+    }
+}
+
+/// The OCI description of a command, in memory.
+fn process_file(plan: &Plan, tty: bool, oom_score_adj: Option<i32>) -> io::Result<File> {
+    let mut process = serde_json::json!({
+        "terminal": tty,
+        "user": {"uid": 0, "gid": 0},
+        "cwd": "/",
+        "args": plan.args,
+        "env": plan.env,
+    });
+    if let Some(adjustment) = oom_score_adj {
+        process["oomScoreAdj"] = adjustment.into();
+    }
+    // SAFETY: the name is a string constant.
+    let fd = crate::beneath::check(unsafe { libc::memfd_create(c"process".as_ptr(), libc::MFD_CLOEXEC) })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let mut file: File = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+    file.write_all(process.to_string().as_bytes())?;
+    Ok(file)
+}
