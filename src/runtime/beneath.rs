@@ -12,7 +12,11 @@ use std::path::{Component, Path, PathBuf};
 
 /// Turns a C return value into a result.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// A path for the kernel; no NUL inside.
@@ -28,7 +32,11 @@ pub(crate) fn open_in_root(
     flags: libc::c_int,
     mode: libc::mode_t,
 ) -> io::Result<OwnedFd> {
-    let text = if path.as_os_str().is_empty() { c_path(".")? } else { c_path(path)? };
+    let text = if path.as_os_str().is_empty() {
+        c_path(".")?
+    } else {
+        c_path(path)?
+    };
     // SAFETY: open_how is plain integers, for which zero is valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
@@ -63,7 +71,10 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let text = c_path(path)?;
     // SAFETY: the string outlives the call.
     let fd = check(unsafe {
-        libc::open(text.as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC)
+        libc::open(
+            text.as_ptr(),
+            libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
     })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -100,7 +111,9 @@ pub(crate) fn make_dirs(
     let mut current = open_in_root(root, Path::new(""), flags, 0)?;
     let mut walked = PathBuf::new();
     for part in path.components() {
-        let Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else {
+            continue;
+        };
         walked.push(name);
         current = match open_in_root(root, &walked, flags, 0) {
             Ok(dir) => dir,
@@ -120,10 +133,15 @@ pub(crate) fn make_dirs(
 }
 
 /// Opens one name in a directory.
-pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &OsStr, flags: libc::c_int) -> io::Result<OwnedFd> {
+pub(crate) fn open_at(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: libc::c_int,
+) -> io::Result<OwnedFd> {
     let text = c_path(name)?;
     // SAFETY: the descriptor and string outlive the call.
-    let fd = check(unsafe { libc::openat(dir.as_raw_fd(), text.as_ptr(), flags | libc::O_CLOEXEC, 0) })?;
+    let fd =
+        check(unsafe { libc::openat(dir.as_raw_fd(), text.as_ptr(), flags | libc::O_CLOEXEC, 0) })?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -135,7 +153,12 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<li
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: all pointers outlive the call.
     let result = unsafe {
-        libc::fstatat(dir.as_raw_fd(), text.as_ptr(), &raw mut stat, libc::AT_SYMLINK_NOFOLLOW)
+        libc::fstatat(
+            dir.as_raw_fd(),
+            text.as_ptr(),
+            &raw mut stat,
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
     };
     match check(result) {
         Ok(_) => Ok(Some(stat)),
@@ -155,14 +178,20 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
 
 /// Removes one name in a directory, with all below it.
 pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let Some(stat) = stat_at(dir, name)? else { return Ok(()) };
+    let Some(stat) = stat_at(dir, name)? else {
+        return Ok(());
+    };
     let text = c_path(name)?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
         // SAFETY: the descriptor and string outlive the call.
         check(unsafe { libc::unlinkat(dir.as_raw_fd(), text.as_ptr(), 0) })?;
         return Ok(());
     }
-    let child = open_at(dir, name, libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_RDONLY)?;
+    let child = open_at(
+        dir,
+        name,
+        libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_RDONLY,
+    )?;
     for entry in std::fs::read_dir(format!("/proc/self/fd/{}", child.as_raw_fd()))? {
         remove_at(child.as_fd(), &entry?.file_name())?;
     }
@@ -178,7 +207,12 @@ pub(crate) fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<O
     // O_NONBLOCK: a FIFO in the image must not hang us.
     let file = match open_in_root(root.as_fd(), path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
         Ok(file) => file,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+            ) =>
+        {
             return Ok(None);
         }
         Err(e) => return Err(e),
@@ -187,7 +221,9 @@ pub(crate) fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<O
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    std::fs::File::from(file).take(limit).read_to_end(&mut bytes)?;
+    std::fs::File::from(file)
+        .take(limit)
+        .read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
@@ -218,7 +254,11 @@ mod tests {
         link("loop", Path::new("loop"));
         let secret = outside.path().join("secret");
         for path in ["abs/secret", &format!("up{}", secret.display()), "loop"] {
-            assert_eq!(read_in_root(inside.path(), Path::new(path), 10).unwrap(), None, "{path}");
+            assert_eq!(
+                read_in_root(inside.path(), Path::new(path), 10).unwrap(),
+                None,
+                "{path}"
+            );
         }
         // A directory made through such a link appears inside.
         let root = open_dir(inside.path()).unwrap();

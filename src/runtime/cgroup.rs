@@ -46,7 +46,11 @@ pub fn v1_controllers() -> Vec<PathBuf> {
 /// The cgroup's directory in the hierarchy of `controller`.
 fn dir(controller: &str, cgroup: &str) -> PathBuf {
     let relative = cgroup.trim_start_matches('/');
-    if is_v2() { Path::new(ROOT).join(relative) } else { Path::new(ROOT).join(controller).join(relative) }
+    if is_v2() {
+        Path::new(ROOT).join(relative)
+    } else {
+        Path::new(ROOT).join(controller).join(relative)
+    }
 }
 
 /// The cgroup's directory in every hierarchy.
@@ -55,13 +59,19 @@ fn dirs(cgroup: &str) -> Vec<PathBuf> {
     if is_v2() {
         vec![Path::new(ROOT).join(relative)]
     } else {
-        v1_controllers().into_iter().map(|c| c.join(relative)).collect()
+        v1_controllers()
+            .into_iter()
+            .map(|c| c.join(relative))
+            .collect()
     }
 }
 
 /// Whether the kernel counts swap on this node.
 pub fn accounts_swap() -> bool {
-    is_v2() || Path::new(ROOT).join("memory/memory.memsw.limit_in_bytes").exists()
+    is_v2()
+        || Path::new(ROOT)
+            .join("memory/memory.memsw.limit_in_bytes")
+            .exists()
 }
 
 /// Whether `controller` is there (v1) or available (v2).
@@ -75,7 +85,10 @@ pub fn has_controller(controller: &str) -> bool {
 }
 
 fn number(path: &Path) -> io::Result<u64> {
-    fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)
+    fs::read_to_string(path)?
+        .trim()
+        .parse()
+        .map_err(io::Error::other)
 }
 
 /// One value of a file of `key value` lines; 0 when it is not there.
@@ -88,7 +101,11 @@ fn keyed(text: &str, key: &str) -> u64 {
 
 /// How many processes of the cgroup the kernel has killed for want of memory.
 pub fn oom_kills(cgroup: &str) -> u64 {
-    let file = if is_v2() { "memory.events" } else { "memory.oom_control" };
+    let file = if is_v2() {
+        "memory.events"
+    } else {
+        "memory.oom_control"
+    };
     fs::read_to_string(dir("memory", cgroup).join(file)).map_or(0, |text| keyed(&text, "oom_kill"))
 }
 
@@ -136,7 +153,10 @@ pub fn remove(cgroup: &str) -> bool {
 /// A container with a writable hierarchy may have made children.
 fn remove_below(dir: &Path) -> io::Result<()> {
     match fs::remove_dir(dir) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) || e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+        Err(e)
+            if e.raw_os_error() == Some(libc::EBUSY)
+                || e.kind() == io::ErrorKind::DirectoryNotEmpty =>
+        {
             for entry in fs::read_dir(dir)? {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
@@ -153,7 +173,10 @@ fn remove_below(dir: &Path) -> io::Result<()> {
 pub fn stats(cgroup: &str) -> Result<Stats> {
     let failed = || format!("cannot read statistics of cgroup {cgroup}");
     let memory = dir("memory", cgroup);
-    let mut stats = Stats { timestamp: Timestamp::now(), ..Stats::default() };
+    let mut stats = Stats {
+        timestamp: Timestamp::now(),
+        ..Stats::default()
+    };
     if is_v2() {
         let cpu = fs::read_to_string(memory.join("cpu.stat")).context(failed)?;
         stats.cpu_ns = keyed(&cpu, "usage_usec") * 1000;
@@ -164,7 +187,9 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         // The machine's own root has no such file.
         stats.memory_usage = number(&memory.join("memory.current"))
             .unwrap_or_else(|_| stats.memory_rss + keyed(&text, "file"));
-        stats.memory_working_set = stats.memory_usage.saturating_sub(keyed(&text, "inactive_file"));
+        stats.memory_working_set = stats
+            .memory_usage
+            .saturating_sub(keyed(&text, "inactive_file"));
         stats.memory_limit = number(&memory.join("memory.max")).ok();
     } else {
         stats.cpu_ns = number(&dir("cpuacct", cgroup).join("cpuacct.usage")).context(failed)?;
@@ -173,9 +198,12 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         stats.page_faults = keyed(&text, "total_pgfault");
         stats.major_page_faults = keyed(&text, "total_pgmajfault");
         stats.memory_usage = number(&memory.join("memory.usage_in_bytes")).context(failed)?;
-        stats.memory_working_set = stats.memory_usage.saturating_sub(keyed(&text, "total_inactive_file"));
-        stats.memory_limit =
-            number(&memory.join("memory.limit_in_bytes")).ok().filter(|limit| *limit < V1_UNLIMITED);
+        stats.memory_working_set = stats
+            .memory_usage
+            .saturating_sub(keyed(&text, "total_inactive_file"));
+        stats.memory_limit = number(&memory.join("memory.limit_in_bytes"))
+            .ok()
+            .filter(|limit| *limit < V1_UNLIMITED);
     }
     stats.pids = number(&dir("pids", cgroup).join("pids.current")).unwrap_or(0);
     Ok(stats)
@@ -191,9 +219,16 @@ pub fn weight(shares: u64) -> u64 {
 pub fn update(cgroup: &str, resources: &Resources) -> Result<()> {
     let write = |controller: &str, file: &str, value: String| -> Result<()> {
         let path = dir(controller, cgroup).join(file);
-        fs::write(&path, &value).context(|| format!("cannot set {file} of cgroup {cgroup} to {value}"))
+        fs::write(&path, &value)
+            .context(|| format!("cannot set {file} of cgroup {cgroup} to {value}"))
     };
-    let unlimited = |limit: i64| if limit <= 0 { "max".to_string() } else { limit.to_string() };
+    let unlimited = |limit: i64| {
+        if limit <= 0 {
+            "max".to_string()
+        } else {
+            limit.to_string()
+        }
+    };
     let limited = |limit: i64| if limit <= 0 { -1 } else { limit }.to_string();
     if is_v2() {
         if let Some(shares) = resources.cpu_shares {
@@ -201,13 +236,25 @@ pub fn update(cgroup: &str, resources: &Resources) -> Result<()> {
         }
         if resources.cpu_quota.is_some() || resources.cpu_period.is_some() {
             let quota = unlimited(resources.cpu_quota.unwrap_or(0));
-            write("cpu", "cpu.max", format!("{quota} {}", resources.cpu_period.unwrap_or(100_000)))?;
+            write(
+                "cpu",
+                "cpu.max",
+                format!("{quota} {}", resources.cpu_period.unwrap_or(100_000)),
+            )?;
         }
         if let Some(limit) = resources.memory_limit {
             write("memory", "memory.max", unlimited(limit))?;
         }
         if let (Some(total), Some(limit)) = (resources.memory_swap_limit, resources.memory_limit) {
-            write("memory", "memory.swap.max", if total <= 0 { "max".into() } else { (total - limit).max(0).to_string() })?;
+            write(
+                "memory",
+                "memory.swap.max",
+                if total <= 0 {
+                    "max".into()
+                } else {
+                    (total - limit).max(0).to_string()
+                },
+            )?;
         }
         if let Some(limit) = resources.pids_limit {
             write("pids", "pids.max", unlimited(limit))?;
@@ -260,8 +307,7 @@ fn set_v1_memory(cgroup: &str, limit: i64, swap: Option<i64>) -> Result<()> {
         writes.insert(if grows { 0 } else { 1 }, (total, text(swap)));
     }
     for (path, value) in writes {
-        fs::write(&path, &value)
-            .context(|| format!("cannot set {} to {value}", path.display()))?;
+        fs::write(&path, &value).context(|| format!("cannot set {} to {value}", path.display()))?;
     }
     Ok(())
 }

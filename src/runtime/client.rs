@@ -35,12 +35,18 @@ impl Handle {
     /// Asks the shim for something and waits for its answer.
     pub async fn ask(&self, request: Request) -> Result<Response> {
         let (sender, receiver) = oneshot::channel();
-        let lost = || RuntimeError::Shim { id: self.id.clone(), reason: "it is gone".into() };
+        let lost = || RuntimeError::Shim {
+            id: self.id.clone(),
+            reason: "it is gone".into(),
+        };
         self.requests.send((request, sender)).map_err(|_| lost())?;
         let response = receiver.await.map_err(|_| lost())?;
         match response.error {
             None => Ok(response),
-            Some(reason) => Err(RuntimeError::Shim { id: self.id.clone(), reason }),
+            Some(reason) => Err(RuntimeError::Shim {
+                id: self.id.clone(),
+                reason,
+            }),
         }
     }
 
@@ -59,8 +65,14 @@ pub async fn watch_container(
     ended: impl FnOnce(Option<Exit>) + Send + 'static,
 ) -> Result<(Handle, Option<i32>)> {
     let (mut reader, mut writer) = connect(id, socket)?.into_split();
-    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
-    writer.write_all(&frame::encode_json(Kind::Request, &Request::Watch)).await.map_err(failed)?;
+    let failed = |e: io::Error| RuntimeError::Shim {
+        id: id.to_string(),
+        reason: e.to_string(),
+    };
+    writer
+        .write_all(&frame::encode_json(Kind::Request, &Request::Watch))
+        .await
+        .map_err(failed)?;
     let (kind, payload) = read_frame(&mut reader).await.map_err(failed)?;
     if kind == Kind::Exit {
         ended(serde_json::from_slice(&payload).ok());
@@ -72,7 +84,13 @@ pub async fn watch_container(
         let exit = control(reader, writer, receiver).await;
         ended(exit);
     });
-    Ok((Handle { id: id.to_string(), requests: sender }, response.pid))
+    Ok((
+        Handle {
+            id: id.to_string(),
+            requests: sender,
+        },
+        response.pid,
+    ))
 }
 
 fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
@@ -81,7 +99,10 @@ fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
             stream.set_nonblocking(true)?;
             UnixStream::from_std(stream)
         })
-        .map_err(|e| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() })
+        .map_err(|e| RuntimeError::Shim {
+            id: id.to_string(),
+            reason: e.to_string(),
+        })
 }
 
 /// Passes requests on and answers back, until the container ends.
@@ -95,7 +116,10 @@ async fn control(
     let write = async move {
         while let Some((request, answer)) = requests.recv().await {
             if pending_sender.send(answer).is_err()
-                || writer.write_all(&frame::encode_json(Kind::Request, &request)).await.is_err()
+                || writer
+                    .write_all(&frame::encode_json(Kind::Request, &request))
+                    .await
+                    .is_err()
             {
                 break;
             }
@@ -105,11 +129,15 @@ async fn control(
     };
     let read = async move {
         loop {
-            let Ok((kind, payload)) = read_frame(&mut reader).await else { return None };
+            let Ok((kind, payload)) = read_frame(&mut reader).await else {
+                return None;
+            };
             match kind {
                 Kind::Exit => return serde_json::from_slice(&payload).ok(),
                 Kind::Response => {
-                    if let (Ok(answer), Ok(response)) = (pending.try_recv(), serde_json::from_slice(&payload)) {
+                    if let (Ok(answer), Ok(response)) =
+                        (pending.try_recv(), serde_json::from_slice(&payload))
+                    {
                         let _ = answer.send(response);
                     }
                 }
@@ -141,15 +169,27 @@ pub async fn exec(
     stdin: bool,
     oom_score_adj: Option<i32>,
 ) -> Result<Session> {
-    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
+    let failed = |e: io::Error| RuntimeError::Shim {
+        id: id.to_string(),
+        reason: e.to_string(),
+    };
     let stream = connect(id, socket)?;
-    let request = frame::encode_json(Kind::Request, &Request::Exec { plan: Box::new(plan), tty, oom_score_adj });
+    let request = frame::encode_json(
+        Kind::Request,
+        &Request::Exec {
+            plan: Box::new(plan),
+            tty,
+            oom_score_adj,
+        },
+    );
     let mut session = Parts::default();
     let mut theirs: Vec<OwnedFd> = Vec::new();
     if !tty {
         let input: OwnedFd = if stdin {
             let (reader, writer) = sys::pipe().map_err(failed)?;
-            session.stdin = Some(Box::new(pipe::Sender::from_owned_fd(writer).map_err(failed)?));
+            session.stdin = Some(Box::new(
+                pipe::Sender::from_owned_fd(writer).map_err(failed)?,
+            ));
             reader
         } else {
             std::fs::File::open("/dev/null").map_err(failed)?.into()
@@ -157,14 +197,18 @@ pub async fn exec(
         theirs.push(input);
         for slot in [&mut session.stdout, &mut session.stderr] {
             let (reader, writer) = sys::pipe().map_err(failed)?;
-            *slot = Some(Box::new(pipe::Receiver::from_owned_fd(reader).map_err(failed)?));
+            *slot = Some(Box::new(
+                pipe::Receiver::from_owned_fd(reader).map_err(failed)?,
+            ));
             theirs.push(writer);
         }
     }
     let fds: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
     let sent = loop {
         stream.writable().await.map_err(failed)?;
-        match stream.try_io(tokio::io::Interest::WRITABLE, || sys::send(stream.as_raw_fd(), &request, &fds)) {
+        match stream.try_io(tokio::io::Interest::WRITABLE, || {
+            sys::send(stream.as_raw_fd(), &request, &fds)
+        }) {
             Ok(n) => break n,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(failed(e)),
@@ -182,7 +226,9 @@ pub async fn exec(
         let terminal = terminal.ok_or_else(|| failed(io::Error::other("no terminal was sent")))?;
         sys::set_nonblocking(terminal.as_raw_fd()).map_err(failed)?;
         size = Some(terminal.try_clone().map_err(failed)?);
-        let terminal = Terminal(Arc::new(AsyncFd::register(terminal).map_err(failed)?));
+        // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
+        let terminal = unsafe { AsyncFd::register(terminal) }.map_err(|e| failed(e.into()))?;
+        let terminal = Terminal(Arc::new(terminal));
         if stdin {
             session.stdin = Some(Box::new(terminal.clone()));
         }
@@ -200,12 +246,21 @@ pub async fn exec(
         };
         let _ = exit_sender.send(Some(outcome));
     });
-    let handle = Handle { id: id.to_string(), requests };
+    let handle = Handle {
+        id: id.to_string(),
+        requests,
+    };
     Ok(Session {
         stdin: session.stdin,
         stdout: session.stdout,
         stderr: session.stderr,
-        control: SessionControl { controller: Arc::new(ExecController { handle, terminal: size }), exit },
+        control: SessionControl {
+            controller: Arc::new(ExecController {
+                handle,
+                terminal: size,
+            }),
+            exit,
+        },
     })
 }
 
@@ -263,17 +318,35 @@ impl Controller for ExecController {
 }
 
 /// Attaches to a container's streams.
-pub async fn attach(id: &str, socket: &Path, control_handle: Handle, stdin: bool, tty: bool) -> Result<Session> {
-    let failed = |e: io::Error| RuntimeError::Shim { id: id.to_string(), reason: e.to_string() };
+pub async fn attach(
+    id: &str,
+    socket: &Path,
+    control_handle: Handle,
+    stdin: bool,
+    tty: bool,
+) -> Result<Session> {
+    let failed = |e: io::Error| RuntimeError::Shim {
+        id: id.to_string(),
+        reason: e.to_string(),
+    };
     let (mut reader, mut writer) = connect(id, socket)?.into_split();
-    writer.write_all(&frame::encode_json(Kind::Request, &Request::Attach { stdin })).await.map_err(failed)?;
+    writer
+        .write_all(&frame::encode_json(
+            Kind::Request,
+            &Request::Attach { stdin },
+        ))
+        .await
+        .map_err(failed)?;
     let (kind, payload) = read_frame(&mut reader).await.map_err(failed)?;
     if kind != Kind::Response {
         return Err(failed(io::Error::other("the container has ended")));
     }
     let response: Response = serde_json::from_slice(&payload).map_err(|e| failed(e.into()))?;
     if let Some(reason) = response.error {
-        return Err(RuntimeError::Shim { id: id.to_string(), reason });
+        return Err(RuntimeError::Shim {
+            id: id.to_string(),
+            reason,
+        });
     }
     let (input, mut from_user) = tokio::io::duplex(BUFFER);
     let (mut to_stdout, stdout) = tokio::io::duplex(BUFFER);
@@ -283,7 +356,11 @@ pub async fn attach(id: &str, socket: &Path, control_handle: Handle, stdin: bool
         if stdin {
             let mut buffer = vec![0; 16 * 1024];
             while let Ok(n @ 1..) = from_user.read(&mut buffer).await {
-                if writer.write_all(&frame::encode(Kind::Stdin, &buffer[..n])).await.is_err() {
+                if writer
+                    .write_all(&frame::encode(Kind::Stdin, &buffer[..n]))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -296,7 +373,9 @@ pub async fn attach(id: &str, socket: &Path, control_handle: Handle, stdin: bool
         loop {
             match read_frame(&mut reader).await {
                 Ok((Kind::Exit, payload)) => {
-                    return serde_json::from_slice::<Exit>(&payload).map(|e| e.code).map_err(|e| e.to_string());
+                    return serde_json::from_slice::<Exit>(&payload)
+                        .map(|e| e.code)
+                        .map_err(|e| e.to_string());
                 }
                 // A reader that has gone misses the rest; so it wants.
                 Ok((Kind::Stdout, payload)) => drop(to_stdout.write_all(&payload).await),
@@ -314,12 +393,18 @@ pub async fn attach(id: &str, socket: &Path, control_handle: Handle, stdin: bool
             () = closed.closed() => {}
         }
     });
-    let held = |inner| Held { inner, alive: exit.clone() };
+    let held = |inner| Held {
+        inner,
+        alive: exit.clone(),
+    };
     Ok(Session {
         stdin: stdin.then(|| Box::new(held(input)) as crate::session::Input),
         stdout: Some(Box::new(held(stdout))),
         stderr: (!tty).then(|| Box::new(held(stderr)) as crate::session::Output),
-        control: SessionControl { controller: Arc::new(AttachController(control_handle)), exit },
+        control: SessionControl {
+            controller: Arc::new(AttachController(control_handle)),
+            exit,
+        },
     })
 }
 
@@ -341,7 +426,11 @@ impl AsyncRead for Held {
 }
 
 impl AsyncWrite for Held {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
@@ -373,7 +462,11 @@ impl Controller for AttachController {
 struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
 impl AsyncRead for Terminal {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
             let read = sys::read(self.0.as_raw_fd(), buf.initialize_unfilled());
@@ -392,7 +485,11 @@ impl AsyncRead for Terminal {
 }
 
 impl AsyncWrite for Terminal {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             match sys::write(self.0.as_raw_fd(), bytes) {

@@ -122,7 +122,8 @@ impl Container {
 
     /// Reads what is on disk in `dir`; none for what was never whole.
     pub fn load(dir: &Path, socket: impl FnOnce(&str) -> PathBuf) -> Option<Self> {
-        let meta: Meta = serde_json::from_slice(&fs::read(dir.join("container.json")).ok()?).ok()?;
+        let meta: Meta =
+            serde_json::from_slice(&fs::read(dir.join("container.json")).ok()?).ok()?;
         let socket = socket(&meta.id);
         let container = Self::new(meta, dir.to_path_buf(), socket);
         {
@@ -169,7 +170,10 @@ impl Container {
     /// What the shim was told.
     pub fn shim_config(&self) -> Result<ShimConfig> {
         read_json(&self.shim_file()).ok_or_else(|| {
-            RuntimeError::Invalid(format!("{} is missing or corrupt", self.shim_file().display()))
+            RuntimeError::Invalid(format!(
+                "{} is missing or corrupt",
+                self.shim_file().display()
+            ))
         })
     }
 
@@ -274,7 +278,9 @@ impl Container {
     pub async fn ended(&self) {
         let mut changed = self.changed.subscribe();
         // The sender lives as long as this container does.
-        let _ = changed.wait_for(|state| *state == ContainerState::Exited).await;
+        let _ = changed
+            .wait_for(|state| *state == ContainerState::Exited)
+            .await;
     }
 }
 
@@ -292,20 +298,41 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub fn signal_number(text: &str) -> Result<i32> {
     let unknown = || RuntimeError::Invalid(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (1..=64).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     // Real-time signals count from 34, as the C library leaves them to programs.
     if let Some(rest) = name.strip_prefix("RTMIN") {
-        let offset = if rest.is_empty() { Some(0) } else { rest.strip_prefix('+').and_then(|n| n.parse().ok()) };
-        return offset.filter(|n: &i32| (0..=30).contains(n)).map(|n| 34 + n).ok_or_else(unknown);
+        let offset = if rest.is_empty() {
+            Some(0)
+        } else {
+            rest.strip_prefix('+').and_then(|n| n.parse().ok())
+        };
+        return offset
+            .filter(|n: &i32| (0..=30).contains(n))
+            .map(|n| 34 + n)
+            .ok_or_else(unknown);
     }
     if let Some(rest) = name.strip_prefix("RTMAX") {
-        let offset = if rest.is_empty() { Some(0) } else { rest.strip_prefix('-').and_then(|n| n.parse().ok()) };
-        return offset.filter(|n: &i32| (0..=30).contains(n)).map(|n| 64 - n).ok_or_else(unknown);
+        let offset = if rest.is_empty() {
+            Some(0)
+        } else {
+            rest.strip_prefix('-').and_then(|n| n.parse().ok())
+        };
+        return offset
+            .filter(|n: &i32| (0..=30).contains(n))
+            .map(|n| 64 - n)
+            .ok_or_else(unknown);
     }
-    format!("SIG{name}").parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| unknown())
+    format!("SIG{name}")
+        .parse::<nix::sys::signal::Signal>()
+        .map(|s| s as i32)
+        .map_err(|_| unknown())
 }
 
 #[cfg(test)]
@@ -314,7 +341,13 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for (text, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX", 64)] {
+        for (text, number) in [
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+        ] {
             assert_eq!(signal_number(text).unwrap(), number, "{text}");
         }
         for bad in ["", "0", "65", "SIGNOPE", "RTMIN+99"] {

@@ -32,7 +32,11 @@ pub fn main(args: &[OsString]) -> i32 {
 }
 
 fn start(dir: &Path) -> io::Result<()> {
-    for (name, kind) in [("net", libc::CLONE_NEWNET), ("ipc", libc::CLONE_NEWIPC), ("uts", libc::CLONE_NEWUTS)] {
+    for (name, kind) in [
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+    ] {
         match File::open(dir.join(name)) {
             // SAFETY: the descriptor is open.
             Ok(file) => drop(check(unsafe { libc::setns(file.as_raw_fd(), kind) })?),
@@ -75,7 +79,13 @@ fn isolate(dir: &Path) -> io::Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("pause"), dir, Some("tmpfs"), flags, Some("size=4k,mode=555"))?;
+    mount(
+        Some("pause"),
+        dir,
+        Some("tmpfs"),
+        flags,
+        Some("size=4k,mode=555"),
+    )?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     std::env::set_current_dir(dir)?;
     // SAFETY: both strings are constants; the new root is stacked on the old one.

@@ -101,7 +101,9 @@ impl Runtime {
             })
         })
         .await?;
-        let runtime = Self { inner: Arc::new(opened) };
+        let runtime = Self {
+            inner: Arc::new(opened),
+        };
         let again = runtime.clone();
         let found = blocking(move || again.load()).await?;
         for container in found {
@@ -118,7 +120,11 @@ impl Runtime {
                 .context(|| format!("cannot read {}", path.display()))
         };
         for dir in list(self.inner.config.root.join("sandboxes"))? {
-            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let run = self.sandbox_run(&id);
             match SandboxRecord::load(&dir, run) {
                 Some(record) => {
@@ -133,7 +139,11 @@ impl Runtime {
         }
         // Pins whose sandbox was never recorded.
         for dir in list(self.inner.config.run.join("sandboxes"))? {
-            let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if !self.inner.sandboxes.lock().contains_key(&id) {
                 self.discard_sandbox(&id)?;
             }
@@ -165,9 +175,16 @@ impl Runtime {
         if !container.was_started() {
             return;
         }
-        let began = container.live.lock().started_at.unwrap_or_else(Timestamp::now);
+        let began = container
+            .live
+            .lock()
+            .started_at
+            .unwrap_or_else(Timestamp::now);
         if let Err(e) = self.connect(&container, began).await {
-            tracing::warn!(container = container.meta.id, "container found without its shim: {e}");
+            tracing::warn!(
+                container = container.meta.id,
+                "container found without its shim: {e}"
+            );
             let record = container.unseen_end();
             if container.set_exited(record) {
                 self.settle(&container);
@@ -191,9 +208,11 @@ impl Runtime {
         let ended = container.clone();
         let on_end = move |exit: Option<Exit>| {
             let record = match exit {
-                Some(exit) => ended
-                    .read_exit()
-                    .unwrap_or(ExitRecord { exit, reason: String::new(), message: String::new() }),
+                Some(exit) => ended.read_exit().unwrap_or(ExitRecord {
+                    exit,
+                    reason: String::new(),
+                    message: String::new(),
+                }),
                 None => {
                     // The shim is gone; nobody else holds the container's processes.
                     cgroup::kill(&ended.meta.cgroup);
@@ -245,7 +264,11 @@ impl Runtime {
     }
 
     fn socket(&self, id: &str) -> PathBuf {
-        self.inner.config.run.join("shims").join(format!("{id}.sock"))
+        self.inner
+            .config
+            .run
+            .join("shims")
+            .join(format!("{id}.sock"))
     }
 
     fn container(&self, id: &str) -> Result<Arc<Container>> {
@@ -277,7 +300,14 @@ impl Runtime {
         auth: &[RegistryAuth],
         progress: impl Fn(PullProgress) + Send + Sync + 'static,
     ) -> Result<ImageStatus, ImageError> {
-        let id = registry::pull(&self.inner.store, &self.inner.config, image, auth, Arc::new(progress)).await?;
+        let id = registry::pull(
+            &self.inner.store,
+            &self.inner.config,
+            image,
+            auth,
+            Arc::new(progress),
+        )
+        .await?;
         self.image_by_id(id.as_str())
     }
 
@@ -287,7 +317,11 @@ impl Runtime {
 
     /// The image that a name, `name@digest`, ID or ID prefix (12 digits or more) stands for.
     pub fn image_status(&self, image: &str) -> Option<ImageStatus> {
-        self.inner.store.image(image).ok().map(|image| store::status(&image))
+        self.inner
+            .store
+            .image(image)
+            .ok()
+            .map(|image| store::status(&image))
     }
 
     /// All images of this node.
@@ -303,15 +337,24 @@ impl Runtime {
     /// Forgets the image with all its names, and deletes what no other image
     /// or node uses. An unknown image is no error; one in use by a container is.
     pub async fn remove_image(&self, image: &str) -> Result<(), ImageError> {
-        let Some(record) = self.inner.store.find(image) else { return Ok(()) };
+        let Some(record) = self.inner.store.find(image) else {
+            return Ok(());
+        };
         let id = record.config.to_string();
-        let layers: Vec<PathBuf> = record.layers.iter().map(|c| self.inner.store.layer_path(c)).collect();
+        let layers: Vec<PathBuf> = record
+            .layers
+            .iter()
+            .map(|c| self.inner.store.layer_path(c))
+            .collect();
         let user = self.inner.containers.lock().values().find_map(|c| {
             let volume = c.meta.image_mounts.iter().any(|(_, used)| *used == layers);
             (c.meta.image_id == id || volume).then(|| c.meta.id.clone())
         });
         if let Some(container) = user {
-            return Err(ImageError::InUse { image: image.to_string(), container });
+            return Err(ImageError::InUse {
+                image: image.to_string(),
+                container,
+            });
         }
         let store = self.inner.store.clone();
         blocking(move || store.remove(&id).map(drop)).await
@@ -325,7 +368,11 @@ impl Runtime {
 
     /// Gives the image another name.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<(), ImageError> {
-        let (store, image, name) = (self.inner.store.clone(), image.to_string(), name.to_string());
+        let (store, image, name) = (
+            self.inner.store.clone(),
+            image.to_string(),
+            name.to_string(),
+        );
         blocking(move || store.tag(&image, &name)).await
     }
 
@@ -347,7 +394,9 @@ impl Runtime {
                 .image_context(|| format!("cannot make a file in {}", dir.display()))
         })
         .await?;
-        let handle = spool.reopen().image_context(|| "cannot spool the archive".into())?;
+        let handle = spool
+            .reopen()
+            .image_context(|| "cannot spool the archive".into())?;
         let mut file = tokio::fs::File::from_std(handle);
         tokio::io::copy(&mut archive, &mut file)
             .await
@@ -370,7 +419,11 @@ impl Runtime {
     ) -> Result<ImageStatus, ImageError> {
         let own = |list: &[&str]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
         let (entrypoint, ports) = (own(entrypoint), own(ports));
-        let (store, name, binary) = (self.inner.store.clone(), name.to_string(), binary.to_path_buf());
+        let (store, name, binary) = (
+            self.inner.store.clone(),
+            name.to_string(),
+            binary.to_path_buf(),
+        );
         let id = blocking(move || {
             let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
             let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
@@ -396,11 +449,17 @@ impl Runtime {
     /// `/dev/shm`. The network is the caller's to attach to `netns_path`.
     pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let id = spec.id.clone().unwrap_or_else(new_id);
-        if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        if id.is_empty()
+            || !id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
             return Err(RuntimeError::Invalid(format!("invalid sandbox ID {id:?}")));
         }
         if self.inner.sandboxes.lock().contains_key(&id) {
-            return Err(RuntimeError::Invalid(format!("sandbox {id} exists already")));
+            return Err(RuntimeError::Invalid(format!(
+                "sandbox {id} exists already"
+            )));
         }
         let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
         let binary = self.inner.config.binary.clone();
@@ -415,13 +474,18 @@ impl Runtime {
         .await?;
         self.watch_pause(&record);
         let status = record.status();
-        self.inner.sandboxes.lock().insert(record.id.clone(), record);
+        self.inner
+            .sandboxes
+            .lock()
+            .insert(record.id.clone(), record);
         Ok(status)
     }
 
     /// Tells when a `pause` process ends without having been asked to.
     fn watch_pause(&self, record: &SandboxRecord) {
-        let Some(pid) = record.pid.filter(|_| record.is_ready()) else { return };
+        let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
+            return;
+        };
         // SAFETY: no memory is involved.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
@@ -429,14 +493,24 @@ impl Runtime {
         }
         // SAFETY: the kernel has just given us this descriptor.
         let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
-        let Ok(handle) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(handle) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         let (runtime, id) = (self.clone(), record.id.clone());
         handle.spawn(async move {
-            let Ok(fd) = tokio::io::unix::AsyncFd::register(fd) else { return };
+            // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
+            let Ok(fd) = (unsafe { tokio::io::unix::AsyncFd::register(fd) }) else {
+                return;
+            };
             if fd.readable().await.is_err() {
                 return;
             }
-            let alive = runtime.inner.sandboxes.lock().get(&id).is_some_and(|r| !r.stopped);
+            let alive = runtime
+                .inner
+                .sandboxes
+                .lock()
+                .get(&id)
+                .is_some_and(|r| !r.stopped);
             if alive {
                 let _ = runtime.inner.events.send(ContainerEvent {
                     container_id: String::new(),
@@ -507,12 +581,21 @@ impl Runtime {
 
     /// The sandbox as it is.
     pub fn sandbox_status(&self, id: &str) -> Option<Sandbox> {
-        self.inner.sandboxes.lock().get(id).map(SandboxRecord::status)
+        self.inner
+            .sandboxes
+            .lock()
+            .get(id)
+            .map(SandboxRecord::status)
     }
 
     /// All sandboxes.
     pub fn list_sandboxes(&self) -> Vec<Sandbox> {
-        self.inner.sandboxes.lock().values().map(SandboxRecord::status).collect()
+        self.inner
+            .sandboxes
+            .lock()
+            .values()
+            .map(SandboxRecord::status)
+            .collect()
     }
 
     /// Connects to `port` on the loopback address inside the sandbox
@@ -533,7 +616,9 @@ impl Runtime {
     pub async fn create_container(&self, sandbox_id: &str, spec: ContainerSpec) -> Result<String> {
         let sandbox = self.sandbox(sandbox_id)?;
         if !sandbox.is_ready() {
-            return Err(RuntimeError::Invalid(format!("sandbox {sandbox_id} is not running")));
+            return Err(RuntimeError::Invalid(format!(
+                "sandbox {sandbox_id} is not running"
+            )));
         }
         let target = match &spec.pid {
             PidMode::Sandbox => None,
@@ -561,7 +646,10 @@ impl Runtime {
         .await?;
         let id = container.meta.id.clone();
         let container = Arc::new(container);
-        self.inner.containers.lock().insert(id.clone(), container.clone());
+        self.inner
+            .containers
+            .lock()
+            .insert(id.clone(), container.clone());
         self.announce(&container, ContainerEventKind::Created);
         Ok(id)
     }
@@ -575,7 +663,12 @@ impl Runtime {
         spec: ContainerSpec,
     ) -> Result<Container> {
         let layers_of = |image: &Image| -> Vec<PathBuf> {
-            image.record.layers.iter().map(|chain| self.inner.store.layer_path(chain)).collect()
+            image
+                .record
+                .layers
+                .iter()
+                .map(|chain| self.inner.store.layer_path(chain))
+                .collect()
         };
         let image = self.inner.store.image(&spec.image)?;
         let layers = layers_of(&image);
@@ -602,8 +695,11 @@ impl Runtime {
                         0,
                     )
                     .context(|| format!("image {:?} has no {:?}", volume.image, volume.sub_path))?;
-                    fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)))
-                        .context(|| format!("image {:?} has no {:?}", volume.image, volume.sub_path))?
+                    fs::read_link(format!(
+                        "/proc/self/fd/{}",
+                        std::os::fd::AsRawFd::as_raw_fd(&fd)
+                    ))
+                    .context(|| format!("image {:?} has no {:?}", volume.image, volume.sub_path))?
                 }
                 None => point.clone(),
             };
@@ -653,10 +749,16 @@ impl Runtime {
             log_path: spec.log_path.clone(),
             plan,
         };
-        fs::create_dir_all(&shim.state).context(|| format!("cannot make {}", shim.state.display()))?;
+        fs::create_dir_all(&shim.state)
+            .context(|| format!("cannot make {}", shim.state.display()))?;
         write_json(&dir.join("config.json"), &config)?;
         write_json(&dir.join("shim.json"), &shim)?;
-        let image_ref = image.record.digests.first().cloned().unwrap_or_else(|| image.record.config.to_string());
+        let image_ref = image
+            .record
+            .digests
+            .first()
+            .cloned()
+            .unwrap_or_else(|| image.record.config.to_string());
         let container = Container::new(
             Meta {
                 id,
@@ -691,7 +793,11 @@ impl Runtime {
         let _step = container.step.lock().await;
         let state = container.live.lock().state;
         if state != ContainerState::Created {
-            return Err(RuntimeError::State { id: id.to_string(), state: state.as_str(), wanted: "created" });
+            return Err(RuntimeError::State {
+                id: id.to_string(),
+                state: state.as_str(),
+                wanted: "created",
+            });
         }
         let binary = self.inner.config.binary.clone();
         let subject = container.clone();
@@ -792,7 +898,10 @@ impl Runtime {
             return Ok(());
         }
         self.signal(container, libc::SIGKILL).await?;
-        if tokio::time::timeout(KILL_PATIENCE, container.ended()).await.is_ok() {
+        if tokio::time::timeout(KILL_PATIENCE, container.ended())
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
         let subject = container.clone();
@@ -801,7 +910,10 @@ impl Runtime {
             Ok::<(), RuntimeError>(())
         })
         .await?;
-        if tokio::time::timeout(KILL_PATIENCE, container.ended()).await.is_ok() {
+        if tokio::time::timeout(KILL_PATIENCE, container.ended())
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
         Err(RuntimeError::Shim {
@@ -813,7 +925,10 @@ impl Runtime {
     /// Sends `signal` to the container's first process.
     pub async fn kill_container(&self, id: &str, signal: i32) -> Result<()> {
         let container = self.container(id)?;
-        self.running(&container)?.ask(Request::Kill { signal }).await.map(drop)
+        self.running(&container)?
+            .ask(Request::Kill { signal })
+            .await
+            .map(drop)
     }
 
     fn running(&self, container: &Container) -> Result<client::Handle> {
@@ -828,7 +943,9 @@ impl Runtime {
     /// Kills the container if it runs, and removes everything of it but its log.
     /// May be repeated; an unknown one is no error.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let _step = container.step.lock().await;
         self.kill_and_wait(&container).await?;
         let (runtime, subject) = (self.clone(), container.clone());
@@ -896,17 +1013,36 @@ impl Runtime {
             plan.cwd = dir;
         }
         let adjustment = container_oom_score(&container);
-        client::exec(id, &container.socket, plan, spec.tty, spec.stdin, adjustment).await
+        client::exec(
+            id,
+            &container.socket,
+            plan,
+            spec.tty,
+            spec.stdin,
+            adjustment,
+        )
+        .await
     }
 
     /// Runs a command to its end and collects its output (16 MiB each at most);
     /// kills it after `timeout` (none when zero) and returns `Timeout`.
-    pub async fn exec_sync(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput> {
-        let spec = ExecSpec { command: command.to_vec(), ..ExecSpec::default() };
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
+        let spec = ExecSpec {
+            command: command.to_vec(),
+            ..ExecSpec::default()
+        };
         let mut session = self.exec(id, spec).await?;
         let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
         let mut streams = tokio::task::JoinSet::new();
-        for (stream, kept) in [session.stdout.take(), session.stderr.take()].into_iter().zip(&kept) {
+        for (stream, kept) in [session.stdout.take(), session.stderr.take()]
+            .into_iter()
+            .zip(&kept)
+        {
             let kept = kept.clone();
             streams.spawn(async move {
                 let Some(mut stream) = stream else { return };
@@ -940,21 +1076,31 @@ impl Runtime {
         let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
         drop(streams);
         let [stdout, stderr] = kept.map(|bytes| std::mem::take(&mut *bytes.lock()));
-        Ok(ExecOutput { stdout, stderr, exit_code })
+        Ok(ExecOutput {
+            stdout,
+            stderr,
+            exit_code,
+        })
     }
 
     /// Attaches to a running container's streams, from now on.
     pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
         let container = self.container(id)?;
         let handle = self.running(&container)?;
-        let (stdin, tty) = (stdin && (container.meta.spec.stdin || container.meta.spec.tty), container.meta.spec.tty);
+        let (stdin, tty) = (
+            stdin && (container.meta.spec.stdin || container.meta.spec.tty),
+            container.meta.spec.tty,
+        );
         client::attach(id, &container.socket, handle, stdin, tty).await
     }
 
     /// Opens the container's log file anew, after it was renamed.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
-        self.running(&container)?.ask(Request::ReopenLog).await.map(drop)
+        self.running(&container)?
+            .ask(Request::ReopenLog)
+            .await
+            .map(drop)
     }
 
     /// The container's use of CPU and memory.
@@ -985,13 +1131,21 @@ fn container_oom_score(container: &Container) -> Option<i32> {
     container.meta.spec.oom_score_adj?;
     // What was granted at the start is what its first process has.
     let pid = container.live.lock().pid?;
-    fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Takes down a container's mounts.
 fn unmount_container(dir: &Path) -> Result<()> {
     snapshot::unmount(&snapshot::rootfs(dir))?;
-    for entry in fs::read_dir(dir.join("images")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(dir.join("images"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         snapshot::unmount(&entry.path())?;
     }
     Ok(())

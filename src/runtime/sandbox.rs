@@ -50,8 +50,14 @@ pub struct SandboxRecord {
 impl SandboxRecord {
     /// Makes the namespaces.
     pub fn create(id: String, spec: SandboxSpec, run: PathBuf, binary: &Path) -> Result<Self> {
-        let mut record =
-            Self { id, spec, created_at: Timestamp::now(), pid: None, stopped: false, run };
+        let mut record = Self {
+            id,
+            spec,
+            created_at: Timestamp::now(),
+            pid: None,
+            stopped: false,
+            run,
+        };
         let result = record.build(binary);
         if let Err(e) = result {
             let _ = record.tear_down();
@@ -73,14 +79,25 @@ impl SandboxRecord {
             .spawn(move || make_namespaces(&spec, &run))
             .context(|| "cannot start a thread".into())?
             .join()
-            .map_err(|_| RuntimeError::Invalid("making the sandbox's namespaces failed".into()))??;
+            .map_err(|_| {
+                RuntimeError::Invalid("making the sandbox's namespaces failed".into())
+            })??;
         if !self.spec.host.ipc {
             let shm = self.run.join("shm");
             fs::create_dir_all(&shm).context(|| format!("cannot make {}", shm.display()))?;
-            let options = format!("mode=1777,size={}", self.spec.shm_bytes.unwrap_or(SHM_BYTES));
+            let options = format!(
+                "mode=1777,size={}",
+                self.spec.shm_bytes.unwrap_or(SHM_BYTES)
+            );
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
-                .context(|| format!("cannot mount {}", shm.display()))?;
+            mount(
+                Some("shm"),
+                &shm,
+                Some("tmpfs"),
+                flags,
+                Some(options.as_str()),
+            )
+            .context(|| format!("cannot mount {}", shm.display()))?;
         }
         if self.spec.share_pid && !self.spec.host.pid {
             self.pid = Some(start_pause(binary, &self.run)?);
@@ -105,7 +122,11 @@ impl SandboxRecord {
     pub fn status(&self) -> Sandbox {
         Sandbox {
             id: self.id.clone(),
-            state: if self.is_ready() { SandboxState::Ready } else { SandboxState::NotReady },
+            state: if self.is_ready() {
+                SandboxState::Ready
+            } else {
+                SandboxState::NotReady
+            },
             netns_path: self.netns(),
             pid: self.pid,
             created_at: self.created_at,
@@ -116,7 +137,9 @@ impl SandboxRecord {
     /// The host name that containers see.
     pub fn hostname(&self) -> String {
         if self.spec.host.network || self.spec.hostname.is_empty() {
-            nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default()
         } else {
             self.spec.hostname.clone()
         }
@@ -124,7 +147,11 @@ impl SandboxRecord {
 
     /// `/dev/shm` of its containers.
     pub fn shm(&self) -> PathBuf {
-        if self.spec.host.ipc { PathBuf::from("/dev/shm") } else { self.run.join("shm") }
+        if self.spec.host.ipc {
+            PathBuf::from("/dev/shm")
+        } else {
+            self.run.join("shm")
+        }
     }
 
     /// What its containers join.
@@ -194,7 +221,9 @@ fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
         } else if among(IPC_SYSCTLS) {
             (spec.host.ipc, "IPC namespace")
         } else {
-            return Err(RuntimeError::Invalid(format!("sysctl {name:?} is not in a separate kernel namespace")));
+            return Err(RuntimeError::Invalid(format!(
+                "sysctl {name:?} is not in a separate kernel namespace"
+            )));
         };
         if owner.0 {
             return Err(RuntimeError::Invalid(format!(
@@ -221,7 +250,8 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
         pins.push("ipc");
     }
     // SAFETY: these namespaces are each thread's own, and this thread ends soon.
-    check(unsafe { libc::unshare(flags) }).context(|| "cannot make the sandbox's namespaces".into())?;
+    check(unsafe { libc::unshare(flags) })
+        .context(|| "cannot make the sandbox's namespaces".into())?;
     if !spec.host.network {
         if !spec.hostname.is_empty() {
             nix::unistd::sethostname(&spec.hostname)
@@ -276,7 +306,8 @@ fn set_sysctl(name: &str, value: &str, spec: &SandboxSpec) {
 
 fn loopback_up() -> io::Result<()> {
     // SAFETY: no memory is involved.
-    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let fd =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the kernel has just given us this descriptor.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: ifreq is plain data, for which zero is valid.

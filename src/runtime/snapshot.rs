@@ -42,7 +42,9 @@ pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
         && let Ok(metadata) = fs::metadata(top)
     {
         fs::set_permissions(&upper, fs::Permissions::from_mode(metadata.mode() & 0o7777))
-            .and_then(|()| std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid())))
+            .and_then(|()| {
+                std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid()))
+            })
             .context(|| format!("cannot set the owner of {}", upper.display()))?;
     }
     overlay(&target, layers, Some((&upper, &work)))
@@ -98,8 +100,19 @@ fn overlay(target: &Path, layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> 
         }
         text = options(&short).context(failed)?;
     }
-    let flags = if upper.is_some() { MsFlags::empty() } else { MsFlags::MS_RDONLY };
-    mount(Some("overlay"), target, Some("overlay"), flags, Some(text.as_c_str())).context(failed)?;
+    let flags = if upper.is_some() {
+        MsFlags::empty()
+    } else {
+        MsFlags::MS_RDONLY
+    };
+    mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        flags,
+        Some(text.as_c_str()),
+    )
+    .context(failed)?;
     drop(held);
     Ok(())
 }
@@ -118,7 +131,9 @@ fn escape(path: &[u8]) -> Vec<u8> {
 
 /// Whether something is mounted at `path`: its file system is not its parent's.
 pub fn is_mounted(path: &Path) -> bool {
-    let Some(parent) = path.parent() else { return true };
+    let Some(parent) = path.parent() else {
+        return true;
+    };
     match (fs::metadata(path), fs::metadata(parent)) {
         (Ok(own), Ok(parent)) if own.dev() != parent.dev() => true,
         // A bind of the same file system shows only in the mount table.
@@ -128,10 +143,14 @@ pub fn is_mounted(path: &Path) -> bool {
 }
 
 fn mounted_in_table(path: &Path) -> bool {
-    let Ok(path) = fs::canonicalize(path) else { return false };
+    let Ok(path) = fs::canonicalize(path) else {
+        return false;
+    };
     fs::read_to_string("/proc/self/mountinfo").is_ok_and(|table| {
         table.lines().any(|line| {
-            line.split(' ').nth(4).is_some_and(|target| unescape(target) == path.as_os_str().as_bytes())
+            line.split(' ')
+                .nth(4)
+                .is_some_and(|target| unescape(target) == path.as_os_str().as_bytes())
         })
     })
 }
@@ -172,9 +191,13 @@ pub fn unmount(path: &Path) -> Result<()> {
 /// vanishes meanwhile is passed over.
 pub fn usage(path: &Path) -> FsUsage {
     fn walk(path: &Path, device: u64, usage: &mut FsUsage) {
-        let Ok(entries) = fs::read_dir(path) else { return };
+        let Ok(entries) = fs::read_dir(path) else {
+            return;
+        };
         for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             if metadata.dev() != device {
                 continue;
             }

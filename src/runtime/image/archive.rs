@@ -87,13 +87,15 @@ impl Archive {
             }
         }
         file.rewind().image_context(context)?;
-        let compressed = matches!(head, [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [_, 0x2a, 0x4d, 0x18]);
+        let compressed = matches!(
+            head,
+            [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [_, 0x2a, 0x4d, 0x18]
+        );
         if compressed {
             let mut plain = tempfile::tempfile_in(spool)
                 .image_context(|| format!("cannot make a file in {}", spool.display()))?;
             let mut reader = decompress(file).image_context(context)?;
-            io::copy(&mut reader, &mut plain)
-                .map_err(|e| broken(path, &e))?;
+            io::copy(&mut reader, &mut plain).map_err(|e| broken(path, &e))?;
             plain.rewind().image_context(context)?;
             file = plain;
         }
@@ -101,18 +103,26 @@ impl Archive {
     }
 
     fn index(file: File, path: &Path) -> Result<Self, ImageError> {
-        let length = file.metadata().image_context(|| format!("cannot read {}", path.display()))?.len();
+        let length = file
+            .metadata()
+            .image_context(|| format!("cannot read {}", path.display()))?
+            .len();
         let mut archive = tar::Archive::new(file);
         let mut files = HashMap::new();
         let mut links = HashMap::new();
         let entries = archive.entries_with_seek().map_err(|e| broken(path, &e))?;
         for entry in entries {
             let entry = entry.map_err(|e| broken(path, &e))?;
-            let raw = PathBuf::from(std::ffi::OsString::from_vec(entry.path_bytes().into_owned()));
+            let raw = PathBuf::from(std::ffi::OsString::from_vec(
+                entry.path_bytes().into_owned(),
+            ));
             let Some(name) = clean(&raw) else { continue };
             let kind = entry.header().entry_type();
             if kind.is_file() || kind.is_contiguous() {
-                let span = Span { offset: entry.raw_file_position(), size: entry.size() };
+                let span = Span {
+                    offset: entry.raw_file_position(),
+                    size: entry.size(),
+                };
                 if span.offset.saturating_add(span.size) > length {
                     return Err(ImageError::Malformed(format!(
                         "{} is truncated: {} is not there in full",
@@ -126,16 +136,27 @@ impl Archive {
             {
                 let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_owned()));
                 // Old archives share layers by relative links.
-                let base = if kind.is_symlink() { name.parent().map(Path::to_path_buf) } else { None };
+                let base = if kind.is_symlink() {
+                    name.parent().map(Path::to_path_buf)
+                } else {
+                    None
+                };
                 if let Some(target) = clean(&base.unwrap_or_default().join(target)) {
                     links.insert(name, target);
                 }
             }
         }
         if files.is_empty() {
-            return Err(ImageError::Malformed(format!("{} is no tar archive, or an empty one", path.display())));
+            return Err(ImageError::Malformed(format!(
+                "{} is no tar archive, or an empty one",
+                path.display()
+            )));
         }
-        Ok(Self { file: archive.into_inner(), files, links })
+        Ok(Self {
+            file: archive.into_inner(),
+            files,
+            links,
+        })
     }
 
     fn find(&self, name: &str) -> Option<Span> {
@@ -157,8 +178,12 @@ impl Archive {
         let span = self
             .find(name)
             .ok_or_else(|| ImageError::Malformed(format!("the archive lacks {name}")))?;
-        let mut file = self.file.try_clone().image_context(|| "cannot read the archive".into())?;
-        file.seek(SeekFrom::Start(span.offset)).image_context(|| "cannot read the archive".into())?;
+        let mut file = self
+            .file
+            .try_clone()
+            .image_context(|| "cannot read the archive".into())?;
+        file.seek(SeekFrom::Start(span.offset))
+            .image_context(|| "cannot read the archive".into())?;
         Ok(file.take(span.size))
     }
 
@@ -188,7 +213,10 @@ impl Archive {
             return Ok(BTreeMap::new());
         }
         let images: Vec<DockerImage> = self.json("manifest.json")?;
-        Ok(images.into_iter().map(|i| (i.config, i.repo_tags.unwrap_or_default())).collect())
+        Ok(images
+            .into_iter()
+            .map(|i| (i.config, i.repo_tags.unwrap_or_default()))
+            .collect())
     }
 
     fn load_oci(
@@ -216,9 +244,12 @@ impl Archive {
         let config_bytes = self.blob(&manifest.config.digest)?;
         let config = Config::parse(&config_bytes, &host, name)?;
         let mut names: Vec<Reference> = Vec::new();
-        let annotated = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
-            .iter()
-            .find_map(|key| descriptor.annotations.get(*key));
+        let annotated = [
+            "io.containerd.image.name",
+            "org.opencontainers.image.ref.name",
+        ]
+        .iter()
+        .find_map(|key| descriptor.annotations.get(*key));
         if let Some(text) = annotated {
             // A bare tag names no repository.
             if text.contains(['/', ':'])
@@ -233,7 +264,11 @@ impl Archive {
             }
         }
         let hold = store.hold()?;
-        self.layers(store, &config, manifest.layers.iter().map(|l| blob_name(&l.digest)))?;
+        self.layers(
+            store,
+            &config,
+            manifest.layers.iter().map(|l| blob_name(&l.digest)),
+        )?;
         let record = Record {
             config: manifest.config.digest.clone(),
             manifest: manifest_digest.clone(),
@@ -246,7 +281,12 @@ impl Archive {
         finish(store, record, &bytes, &config_bytes, hold)
     }
 
-    fn load_docker(&self, store: &Store, image: &DockerImage, name: &str) -> Result<Vec<String>, ImageError> {
+    fn load_docker(
+        &self,
+        store: &Store,
+        image: &DockerImage,
+        name: &str,
+    ) -> Result<Vec<String>, ImageError> {
         let config_bytes = self.bytes(&image.config)?;
         let config = Config::parse(&config_bytes, &Platform::host(), name)?;
         let mut tags = BTreeSet::new();
@@ -260,7 +300,11 @@ impl Archive {
         let manifest = Manifest {
             schema_version: 2,
             media_type: media::OCI_MANIFEST.into(),
-            config: descriptor(media::OCI_CONFIG, config_digest.clone(), config_bytes.len() as u64),
+            config: descriptor(
+                media::OCI_CONFIG,
+                config_digest.clone(),
+                config_bytes.len() as u64,
+            ),
             layers: config
                 .rootfs
                 .diff_ids
@@ -329,7 +373,13 @@ fn finish(
 
 /// A descriptor of content written here.
 pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
-    Descriptor { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
+    Descriptor {
+        media_type: media_type.into(),
+        digest,
+        size,
+        platform: None,
+        annotations: BTreeMap::new(),
+    }
 }
 
 fn blob_name(digest: &Digest) -> String {
@@ -337,5 +387,8 @@ fn blob_name(digest: &Digest) -> String {
 }
 
 fn broken(path: &Path, error: &io::Error) -> ImageError {
-    ImageError::Malformed(format!("{} is truncated or no image archive: {error}", path.display()))
+    ImageError::Malformed(format!(
+        "{} is truncated or no image archive: {error}",
+        path.display()
+    ))
 }

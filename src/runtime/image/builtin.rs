@@ -24,10 +24,12 @@ pub fn install(
     binary: &Path,
 ) -> Result<Digest, ImageError> {
     let reference = Reference::parse(name)?;
-    let tag = reference.tagged().ok_or_else(|| ImageError::InvalidReference {
-        reference: name.into(),
-        reason: "a built-in image needs a tag".into(),
-    })?;
+    let tag = reference
+        .tagged()
+        .ok_or_else(|| ImageError::InvalidReference {
+            reference: name.into(),
+            reason: "a built-in image needs a tag".into(),
+        })?;
     let metadata =
         fs::metadata(binary).image_context(|| format!("cannot read {}", binary.display()))?;
     let identity = format!(
@@ -63,21 +65,34 @@ pub fn install(
             entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
             exposed_ports: ports
                 .iter()
-                .map(|port| (port.to_string(), serde_json::Value::Object(Default::default())))
+                .map(|port| {
+                    (
+                        port.to_string(),
+                        serde_json::Value::Object(Default::default()),
+                    )
+                })
                 .collect(),
             env: vec!["PATH=/".into()],
             labels: BTreeMap::from([("io.rkube.builtin".into(), "true".into())]),
             ..RunConfig::default()
         },
-        rootfs: RootFs { kind: "layers".into(), diff_ids: vec![diff.clone()] },
+        rootfs: RootFs {
+            kind: "layers".into(),
+            diff_ids: vec![diff.clone()],
+        },
     };
-    let encode = |e: serde_json::Error| ImageError::Malformed(format!("cannot encode an image: {e}"));
+    let encode =
+        |e: serde_json::Error| ImageError::Malformed(format!("cannot encode an image: {e}"));
     let config_bytes = serde_json::to_vec(&config).map_err(encode)?;
     let config_digest = Digest::of(&config_bytes);
     let manifest = Manifest {
         schema_version: 2,
         media_type: media::OCI_MANIFEST.into(),
-        config: descriptor(media::OCI_CONFIG, config_digest.clone(), config_bytes.len() as u64),
+        config: descriptor(
+            media::OCI_CONFIG,
+            config_digest.clone(),
+            config_bytes.len() as u64,
+        ),
         layers: vec![descriptor(media::OCI_LAYER, diff, metadata.len())],
     };
     let manifest_bytes = serde_json::to_vec(&manifest).map_err(encode)?;

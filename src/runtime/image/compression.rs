@@ -44,7 +44,11 @@ struct ZstdReader<R> {
 
 impl<R: BufRead> ZstdReader<R> {
     fn new(source: R) -> Self {
-        Self { source, decoder: FrameDecoder::new(), active: false }
+        Self {
+            source,
+            decoder: FrameDecoder::new(),
+            active: false,
+        }
     }
 
     /// Begins the next frame; false at the end of the stream.
@@ -62,8 +66,10 @@ impl<R: BufRead> ZstdReader<R> {
                     length,
                     ..
                 })) => {
-                    let skipped =
-                        io::copy(&mut (&mut self.source).take(u64::from(length)), &mut io::sink())?;
+                    let skipped = io::copy(
+                        &mut (&mut self.source).take(u64::from(length)),
+                        &mut io::sink(),
+                    )?;
                     if skipped != u64::from(length) {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }

@@ -43,12 +43,18 @@ impl Digest {
 
     /// The algorithm's name.
     pub fn algorithm(&self) -> &str {
-        self.0.split_once(':').map_or("", |(algorithm, _)| algorithm)
+        self.0
+            .split_once(':')
+            .map_or("", |(algorithm, _)| algorithm)
     }
 
     /// A hasher of this digest's algorithm.
     pub fn hasher(&self) -> Hasher {
-        if self.algorithm() == "sha512" { Hasher::sha512() } else { Hasher::sha256() }
+        if self.algorithm() == "sha512" {
+            Hasher::sha512()
+        } else {
+            Hasher::sha256()
+        }
     }
 }
 
@@ -81,12 +87,18 @@ pub struct Hasher {
 impl Hasher {
     /// SHA-256.
     pub fn sha256() -> Self {
-        Self { name: "sha256", context: Context::new(&SHA256) }
+        Self {
+            name: "sha256",
+            context: Context::new(&SHA256),
+        }
     }
 
     /// SHA-512.
     pub fn sha512() -> Self {
-        Self { name: "sha512", context: Context::new(&SHA512) }
+        Self {
+            name: "sha512",
+            context: Context::new(&SHA512),
+        }
     }
 
     /// Adds bytes.
@@ -96,7 +108,11 @@ impl Hasher {
 
     /// The digest of everything added.
     pub fn finish(self) -> Digest {
-        Digest(format!("{}:{}", self.name, hex(self.context.finish().as_ref())))
+        Digest(format!(
+            "{}:{}",
+            self.name,
+            hex(self.context.finish().as_ref())
+        ))
     }
 }
 

@@ -66,7 +66,11 @@ impl Platform {
             "powerpc64" => "ppc64le",
             other => other,
         };
-        Self { architecture: architecture.into(), os: "linux".into(), variant: None }
+        Self {
+            architecture: architecture.into(),
+            os: "linux".into(),
+            variant: None,
+        }
     }
 
     /// Whether an image for `self` runs on `host`.
@@ -133,18 +137,30 @@ impl Document {
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         let value: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|e| ImageError::Malformed(format!("the manifest is not JSON: {e}")))?;
-        let malformed = |e: serde_json::Error| ImageError::Malformed(format!("malformed manifest: {e}"));
-        if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
+        let malformed =
+            |e: serde_json::Error| ImageError::Malformed(format!("malformed manifest: {e}"));
+        if value
+            .get("schemaVersion")
+            .and_then(serde_json::Value::as_u64)
+            == Some(1)
+        {
             return Err(ImageError::Malformed(
-                "the image has a schema 1 manifest, which is no longer supported: push it anew".into(),
+                "the image has a schema 1 manifest, which is no longer supported: push it anew"
+                    .into(),
             ));
         }
         if value.get("manifests").is_some() {
-            Ok(Self::Index(serde_json::from_value(value).map_err(malformed)?))
+            Ok(Self::Index(
+                serde_json::from_value(value).map_err(malformed)?,
+            ))
         } else if value.get("config").is_some() {
-            Ok(Self::Manifest(serde_json::from_value(value).map_err(malformed)?))
+            Ok(Self::Manifest(
+                serde_json::from_value(value).map_err(malformed)?,
+            ))
         } else {
-            Err(ImageError::Malformed("the document is neither a manifest nor an index".into()))
+            Err(ImageError::Malformed(
+                "the document is neither a manifest nor an index".into(),
+            ))
         }
     }
 }
@@ -159,7 +175,8 @@ impl Index {
                     && d.platform.as_ref().is_none_or(|p| p.os != "unknown")
             })
         };
-        if let Some(found) = images().find(|d| d.platform.as_ref().is_some_and(|p| p.matches(host))) {
+        if let Some(found) = images().find(|d| d.platform.as_ref().is_some_and(|p| p.matches(host)))
+        {
             return Ok(found);
         }
         // A single entry without a platform is checked by its configuration.
@@ -167,13 +184,18 @@ impl Index {
         if let (Some(only), None) = (unnamed.next(), unnamed.next()) {
             return Ok(only);
         }
-        let mut available: Vec<String> =
-            images().filter_map(|d| d.platform.as_ref().map(ToString::to_string)).collect();
+        let mut available: Vec<String> = images()
+            .filter_map(|d| d.platform.as_ref().map(ToString::to_string))
+            .collect();
         available.dedup();
         Err(ImageError::Platform {
             image: image.to_string(),
             wanted: host.to_string(),
-            available: if available.is_empty() { "no platform".into() } else { available.join(", ") },
+            available: if available.is_empty() {
+                "no platform".into()
+            } else {
+                available.join(", ")
+            },
         })
     }
 }
@@ -206,10 +228,16 @@ pub struct Config {
 #[serde(rename_all = "PascalCase", default)]
 pub struct RunConfig {
     /// `user[:group]`, names or numbers.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub user: String,
     /// Ports, as keys.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// `NAME=value`.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
@@ -221,16 +249,28 @@ pub struct RunConfig {
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub cmd: Vec<String>,
     /// Volumes, as keys.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub volumes: BTreeMap<String, serde_json::Value>,
     /// Working directory.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub working_dir: String,
     /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub labels: BTreeMap<String, String>,
     /// The signal that asks it to stop.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "or_default")]
+    #[serde(
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "or_default"
+    )]
     pub stop_signal: String,
 }
 
@@ -313,25 +353,45 @@ mod tests {
 
     #[test]
     fn selects_the_host_platform() {
-        let host = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let host = Platform {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            variant: None,
+        };
         let index = Index {
             schema_version: 2,
             manifests: vec![descriptor("arm64", Some("v8")), descriptor("amd64", None)],
         };
-        assert_eq!(index.select(&host, "x").unwrap().digest, Digest::of(b"amd64"));
-        let other = Index { schema_version: 2, manifests: vec![descriptor("arm64", Some("v8"))] };
+        assert_eq!(
+            index.select(&host, "x").unwrap().digest,
+            Digest::of(b"amd64")
+        );
+        let other = Index {
+            schema_version: 2,
+            manifests: vec![descriptor("arm64", Some("v8"))],
+        };
         let error = other.select(&host, "x").unwrap_err().to_string();
-        assert!(error.contains("linux/amd64") && error.contains("linux/arm64/v8"), "{error}");
+        assert!(
+            error.contains("linux/amd64") && error.contains("linux/arm64/v8"),
+            "{error}"
+        );
     }
 
     #[test]
     fn reads_dockers_nulls_and_refuses_other_platforms() {
-        let host = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
+        let host = Platform {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            variant: None,
+        };
         let text = br#"{"architecture":"amd64","os":"linux","config":{"Cmd":null,"Env":["A=b"]},"rootfs":{"type":"layers","diff_ids":[]}}"#;
         let config = Config::parse(text, &host, "x").unwrap();
         assert_eq!(config.config.env, ["A=b"]);
         let arm = br#"{"architecture":"arm64","os":"linux"}"#;
-        assert!(matches!(Config::parse(arm, &host, "x"), Err(ImageError::Platform { .. })));
+        assert!(matches!(
+            Config::parse(arm, &host, "x"),
+            Err(ImageError::Platform { .. })
+        ));
     }
 
     #[test]
@@ -339,7 +399,10 @@ mod tests {
         let a = Digest::of(b"a");
         let b = Digest::of(b"b");
         let config = Config {
-            rootfs: RootFs { kind: "layers".into(), diff_ids: vec![a.clone(), b.clone()] },
+            rootfs: RootFs {
+                kind: "layers".into(),
+                diff_ids: vec![a.clone(), b.clone()],
+            },
             ..Config::default()
         };
         let chain = config.chain_ids();

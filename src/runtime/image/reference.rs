@@ -67,7 +67,11 @@ impl Reference {
             }
             _ => (DEFAULT_REGISTRY, name),
         };
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let registry = if registry == "index.docker.io" {
+            DEFAULT_REGISTRY
+        } else {
+            registry
+        };
         if !valid_registry(registry) {
             return Err(bad("invalid registry host"));
         }
@@ -90,7 +94,12 @@ impl Reference {
             (None, None) => Some(DEFAULT_TAG.to_string()),
             (None, Some(_)) => None,
         };
-        Ok(Self { registry: registry.to_string(), repository, tag, digest })
+        Ok(Self {
+            registry: registry.to_string(),
+            repository,
+            tag,
+            digest,
+        })
     }
 
     /// `host[:port]`, `docker.io` for Docker Hub.
@@ -119,7 +128,9 @@ impl Reference {
 
     /// `registry/repository:tag`, when there is a tag.
     pub fn tagged(&self) -> Option<String> {
-        self.tag.as_ref().map(|tag| format!("{}/{}:{tag}", self.registry, self.repository))
+        self.tag
+            .as_ref()
+            .map(|tag| format!("{}/{}:{tag}", self.registry, self.repository))
     }
 
     /// `registry/repository@digest` for a digest of the caller's.
@@ -154,7 +165,9 @@ fn valid_tag(tag: &str) -> bool {
 fn valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
     if !alnum(*first) || !alnum(*last) {
         return false;
     }
@@ -191,7 +204,9 @@ fn valid_registry(registry: &str) -> bool {
         host.split('.').all(|label| {
             let bytes = label.as_bytes();
             !bytes.is_empty()
-                && bytes.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+                && bytes
+                    .iter()
+                    .all(|b| b.is_ascii_alphanumeric() || *b == b'-')
                 && bytes[0] != b'-'
                 && bytes[bytes.len() - 1] != b'-'
         })
@@ -214,23 +229,54 @@ mod tests {
         assert_eq!(full("busybox"), "docker.io/library/busybox:latest");
         assert_eq!(full("rkube/kubia"), "docker.io/rkube/kubia:latest");
         assert_eq!(full("rkube/kubia:v2"), "docker.io/rkube/kubia:v2");
-        assert_eq!(full("index.docker.io/library/a"), "docker.io/library/a:latest");
+        assert_eq!(
+            full("index.docker.io/library/a"),
+            "docker.io/library/a:latest"
+        );
         assert_eq!(full("docker.io/a"), "docker.io/library/a:latest");
         assert_eq!(full("localhost/a"), "localhost/a:latest");
         assert_eq!(full("127.0.0.1:5000/a/b"), "127.0.0.1:5000/a/b:latest");
-        assert_eq!(full("registry.k8s.io/e2e-test-images/agnhost:2.56"), "registry.k8s.io/e2e-test-images/agnhost:2.56");
+        assert_eq!(
+            full("registry.k8s.io/e2e-test-images/agnhost:2.56"),
+            "registry.k8s.io/e2e-test-images/agnhost:2.56"
+        );
         assert_eq!(full("[::1]:5000/a:x"), "[::1]:5000/a:x");
         let digest = format!("sha256:{}", "a".repeat(64));
-        assert_eq!(full(&format!("a@{digest}")), format!("docker.io/library/a@{digest}"));
-        assert_eq!(full(&format!("a:t@{digest}")), format!("docker.io/library/a:t@{digest}"));
+        assert_eq!(
+            full(&format!("a@{digest}")),
+            format!("docker.io/library/a@{digest}")
+        );
+        assert_eq!(
+            full(&format!("a:t@{digest}")),
+            format!("docker.io/library/a:t@{digest}")
+        );
     }
 
     #[test]
     fn nonsense_is_refused() {
         let hex = "a".repeat(64);
         for bad in [
-            "", "A", "a/B", "a:", "a:-x", "a//b", "/a", "a/", "a@sha256:12", "a@", "-a", "a..b", "a___b",
-            "host:99999/a", "host:/a", "[::1/a", "a b", "a:t:u", &hex, "../a", "a/../b",
+            "",
+            "A",
+            "a/B",
+            "a:",
+            "a:-x",
+            "a//b",
+            "/a",
+            "a/",
+            "a@sha256:12",
+            "a@",
+            "-a",
+            "a..b",
+            "a___b",
+            "host:99999/a",
+            "host:/a",
+            "[::1/a",
+            "a b",
+            "a:t:u",
+            &hex,
+            "../a",
+            "a/../b",
         ] {
             assert!(Reference::parse(bad).is_err(), "{bad:?} was taken");
         }

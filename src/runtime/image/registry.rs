@@ -60,11 +60,15 @@ pub async fn pull(
     let hold = blocking(move || lock_store.hold()).await?;
     let host = Platform::host();
 
-    let top = hub.manifest(&reference.manifest_key(), reference.digest()).await?;
+    let top = hub
+        .manifest(&reference.manifest_key(), reference.digest())
+        .await?;
     let top_digest = top.0.clone();
     let (mut digest, mut bytes) = top;
     for _ in 0..4 {
-        let Document::Index(index) = Document::parse(&bytes)? else { break };
+        let Document::Index(index) = Document::parse(&bytes)? else {
+            break;
+        };
         let chosen = index.select(&host, image)?.digest.clone();
         (digest, bytes) = hub.manifest(chosen.as_str(), Some(&chosen)).await?;
     }
@@ -84,7 +88,9 @@ pub async fn pull(
             chain.len()
         )));
     }
-    let missing: Vec<usize> = (0..chain.len()).filter(|i| !store.has_layer(&chain[*i])).collect();
+    let missing: Vec<usize> = (0..chain.len())
+        .filter(|i| !store.has_layer(&chain[*i]))
+        .collect();
     progress(PullProgress::Resolved {
         digest: digest.to_string(),
         layers: manifest.layers.len(),
@@ -114,9 +120,12 @@ pub async fn pull(
             })
             .await?;
         }
-        progress(PullProgress::Unpacked { digest: manifest.layers[i].digest.to_string() });
+        progress(PullProgress::Unpacked {
+            digest: manifest.layers[i].digest.to_string(),
+        });
     }
 
+    drop(downloads);
     let record = Record {
         config: manifest.config.digest.clone(),
         manifest: digest,
@@ -170,9 +179,17 @@ struct Registry {
 }
 
 impl Registry {
-    fn new(config: &RuntimeConfig, reference: &Reference, auth: &[RegistryAuth]) -> Result<Self, ImageError> {
+    fn new(
+        config: &RuntimeConfig,
+        reference: &Reference,
+        auth: &[RegistryAuth],
+    ) -> Result<Self, ImageError> {
         let name = reference.registry();
-        let host = if name == "docker.io" { DOCKER_HUB } else { name };
+        let host = if name == "docker.io" {
+            DOCKER_HUB
+        } else {
+            name
+        };
         let plain = is_loopback(name) || config.insecure_registries.iter().any(|r| r == name);
         let scheme = if plain { "http" } else { "https" };
         let auth = select_auth(auth, name, reference.repository()).cloned();
@@ -192,7 +209,10 @@ impl Registry {
     }
 
     fn failed(&self, reason: impl std::fmt::Display) -> ImageError {
-        ImageError::Registry { registry: self.name.clone(), reason: reason.to_string() }
+        ImageError::Registry {
+            registry: self.name.clone(),
+            reason: reason.to_string(),
+        }
     }
 
     fn denied(&self, reason: impl std::fmt::Display) -> ImageError {
@@ -204,10 +224,19 @@ impl Registry {
     }
 
     /// A manifest or index by tag or digest, with its digest.
-    async fn manifest(&self, key: &str, expected: Option<&Digest>) -> Result<(Digest, Vec<u8>), ImageError> {
+    async fn manifest(
+        &self,
+        key: &str,
+        expected: Option<&Digest>,
+    ) -> Result<(Digest, Vec<u8>), ImageError> {
         let url = format!("{}/v2/{}/manifests/{key}", self.base, self.repository);
-        let accept =
-            [media::OCI_INDEX, media::DOCKER_LIST, media::OCI_MANIFEST, media::DOCKER_MANIFEST].join(", ");
+        let accept = [
+            media::OCI_INDEX,
+            media::DOCKER_LIST,
+            media::OCI_MANIFEST,
+            media::DOCKER_MANIFEST,
+        ]
+        .join(", ");
         let response = self.get(&url, Some(&accept), 0).await?;
         let bytes = self.body(response).await?;
         let digest = match expected {
@@ -222,7 +251,10 @@ impl Registry {
 
     /// A blob small enough for memory.
     async fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
-        let url = format!("{}/v2/{}/blobs/{}", self.base, self.repository, descriptor.digest);
+        let url = format!(
+            "{}/v2/{}/blobs/{}",
+            self.base, self.repository, descriptor.digest
+        );
         let response = self.get(&url, None, 0).await?;
         let bytes = self.body(response).await?;
         verify(&descriptor.digest, &bytes)?;
@@ -281,10 +313,19 @@ impl Registry {
         Err(last.unwrap_or_else(|| self.failed("the download failed")))
     }
 
-    async fn download_once(&self, layer: &Descriptor, path: &PathBuf, progress: &Progress) -> Result<(), ImageError> {
+    async fn download_once(
+        &self,
+        layer: &Descriptor,
+        path: &PathBuf,
+        progress: &Progress,
+    ) -> Result<(), ImageError> {
         let context = || format!("cannot write {}", path.display());
         let told = |done: u64| {
-            progress(PullProgress::Layer { digest: layer.digest.to_string(), done, total: layer.size });
+            progress(PullProgress::Layer {
+                digest: layer.digest.to_string(),
+                done,
+                total: layer.size,
+            });
         };
         // What an earlier try has left counts, once it is hashed.
         let earlier = path.clone();
@@ -312,17 +353,24 @@ impl Registry {
         })
         .await?;
         if done > layer.size {
-            file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))).image_context(context)?;
+            file.set_len(0)
+                .and_then(|()| file.seek(SeekFrom::Start(0)))
+                .image_context(context)?;
             (done, hasher) = (0, layer.digest.hasher());
         }
         let mut file = tokio::fs::File::from_std(file);
         if done < layer.size {
-            let url = format!("{}/v2/{}/blobs/{}", self.base, self.repository, layer.digest);
+            let url = format!(
+                "{}/v2/{}/blobs/{}",
+                self.base, self.repository, layer.digest
+            );
             let response = self.get(&url, None, done).await?;
             if done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
                 // The registry begins anew.
                 file.set_len(0).await.image_context(context)?;
-                tokio::io::AsyncSeekExt::seek(&mut file, SeekFrom::Start(0)).await.image_context(context)?;
+                tokio::io::AsyncSeekExt::seek(&mut file, SeekFrom::Start(0))
+                    .await
+                    .image_context(context)?;
                 (done, hasher) = (0, layer.digest.hasher());
             }
             let mut stream = response.bytes_stream();
@@ -356,7 +404,12 @@ impl Registry {
     }
 
     /// A GET that authenticates when asked to, and tries again what may pass.
-    async fn get(&self, url: &str, accept: Option<&str>, from: u64) -> Result<Response, ImageError> {
+    async fn get(
+        &self,
+        url: &str,
+        accept: Option<&str>,
+        from: u64,
+    ) -> Result<Response, ImageError> {
         let mut authenticated = false;
         let mut attempt = 0;
         loop {
@@ -380,15 +433,22 @@ impl Registry {
                     if status == StatusCode::UNAUTHORIZED && !authenticated {
                         // Once: what is refused with fresh credentials is refused.
                         authenticated = true;
-                        self.authenticate(response.headers(), header.as_deref()).await?;
+                        self.authenticate(response.headers(), header.as_deref())
+                            .await?;
                         continue;
                     }
                     let wait = retry_after(response.headers());
-                    let text = String::from_utf8_lossy(&self.body(response).await.unwrap_or_default()).into_owned();
+                    let text =
+                        String::from_utf8_lossy(&self.body(response).await.unwrap_or_default())
+                            .into_owned();
                     let reason = registry_error(&text).unwrap_or_else(|| status.to_string());
                     match status {
-                        StatusCode::NOT_FOUND => return Err(ImageError::NotFound(self.image.clone())),
-                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(self.denied(reason)),
+                        StatusCode::NOT_FOUND => {
+                            return Err(ImageError::NotFound(self.image.clone()));
+                        }
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                            return Err(self.denied(reason));
+                        }
                         StatusCode::TOO_MANY_REQUESTS => (wait, self.failed(reason)),
                         status if status.is_server_error() => (wait, self.failed(reason)),
                         _ => return Err(self.failed(reason)),
@@ -400,7 +460,12 @@ impl Registry {
             attempt += 1;
             let (wait, error) = outcome;
             // Nobody listens there: said soon. Anything else may pass.
-            let tries = if matches!(&error, ImageError::Registry { reason, .. } if reason.contains("refused")) { 2 } else { TRIES };
+            let tries = if matches!(&error, ImageError::Registry { reason, .. } if reason.contains("refused"))
+            {
+                2
+            } else {
+                TRIES
+            };
             if attempt >= tries {
                 return Err(error);
             }
@@ -409,7 +474,11 @@ impl Registry {
     }
 
     /// Answers the registry's challenge.
-    async fn authenticate(&self, headers: &HeaderMap, used: Option<&str>) -> Result<(), ImageError> {
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        used: Option<&str>,
+    ) -> Result<(), ImageError> {
         let challenges: Vec<Challenge> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
@@ -420,10 +489,21 @@ impl Registry {
             .auth
             .as_ref()
             .filter(|a| !a.username.is_empty() || !a.password.is_empty())
-            .map(|a| format!("Basic {}", STANDARD.encode(format!("{}:{}", a.username, a.password))));
-        let header = if let Some(bearer) = challenges.iter().find(|c| c.scheme.eq_ignore_ascii_case("bearer")) {
+            .map(|a| {
+                format!(
+                    "Basic {}",
+                    STANDARD.encode(format!("{}:{}", a.username, a.password))
+                )
+            });
+        let header = if let Some(bearer) = challenges
+            .iter()
+            .find(|c| c.scheme.eq_ignore_ascii_case("bearer"))
+        {
             format!("Bearer {}", self.token(bearer, basic.as_deref()).await?)
-        } else if challenges.iter().any(|c| c.scheme.eq_ignore_ascii_case("basic")) {
+        } else if challenges
+            .iter()
+            .any(|c| c.scheme.eq_ignore_ascii_case("basic"))
+        {
             basic.ok_or_else(|| self.denied("it requires a user name and password"))?
         } else {
             return Err(self.denied("it requires authentication of an unknown kind"));
@@ -436,7 +516,11 @@ impl Registry {
     }
 
     /// Asks the registry's token server.
-    async fn token(&self, challenge: &Challenge, basic: Option<&str>) -> Result<String, ImageError> {
+    async fn token(
+        &self,
+        challenge: &Challenge,
+        basic: Option<&str>,
+    ) -> Result<String, ImageError> {
         #[derive(Deserialize)]
         struct Answer {
             #[serde(default)]
@@ -455,8 +539,16 @@ impl Registry {
             .get("scope")
             .cloned()
             .unwrap_or_else(|| format!("repository:{}:pull", self.repository));
-        let service = challenge.parameters.get("service").cloned().unwrap_or_default();
-        let refresh = self.auth.as_ref().map(|a| a.identity_token.as_str()).filter(|t| !t.is_empty());
+        let service = challenge
+            .parameters
+            .get("service")
+            .cloned()
+            .unwrap_or_default();
+        let refresh = self
+            .auth
+            .as_ref()
+            .map(|a| a.identity_token.as_str())
+            .filter(|t| !t.is_empty());
         let request = match refresh {
             Some(refresh) => {
                 let form: Vec<String> = [
@@ -489,24 +581,40 @@ impl Registry {
                 request
             }
         };
-        let response = request.send().await.map_err(|e| self.failed(format!("its token server: {}", describe(&e))))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|e| self.failed(format!("its token server: {}", describe(&e))))?;
         let status = response.status();
         let bytes = self.body(response).await?;
         if !status.is_success() {
             let reason = registry_error(&String::from_utf8_lossy(&bytes))
                 .unwrap_or_else(|| format!("its token server answers {status}"));
-            return Err(if status.is_server_error() { self.failed(reason) } else { self.denied(reason) });
+            return Err(if status.is_server_error() {
+                self.failed(reason)
+            } else {
+                self.denied(reason)
+            });
         }
         let answer: Answer = serde_json::from_slice(&bytes)
             .map_err(|e| self.failed(format!("its token server's answer is malformed: {e}")))?;
-        let token = if answer.token.is_empty() { answer.access_token } else { answer.token };
-        if token.is_empty() { Err(self.failed("its token server gives no token")) } else { Ok(token) }
+        let token = if answer.token.is_empty() {
+            answer.access_token
+        } else {
+            answer.token
+        };
+        if token.is_empty() {
+            Err(self.failed("its token server gives no token"))
+        } else {
+            Ok(token)
+        }
     }
 }
 
 /// Builds the HTTP client with the node's trusted certificates.
 fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
-    let failed = |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
+    let failed =
+        |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
     let mut roots = rustls::RootCertStore::empty();
     // The first bundle that exists; a scratch node has none, and may still be given some.
     if let Some(bundle) = ROOTS.iter().find_map(|path| std::fs::read(path).ok()) {
@@ -539,24 +647,42 @@ fn is_loopback(registry: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or(""),
         None => registry.split(':').next().unwrap_or(""),
     };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The credentials whose registry, and path if any, fit best.
-fn select_auth<'a>(auth: &'a [RegistryAuth], registry: &str, repository: &str) -> Option<&'a RegistryAuth> {
+fn select_auth<'a>(
+    auth: &'a [RegistryAuth],
+    registry: &str,
+    repository: &str,
+) -> Option<&'a RegistryAuth> {
     let full = format!("{registry}/{repository}");
     auth.iter()
         .filter_map(|entry| {
-            let text = entry.registry.trim_start_matches("https://").trim_start_matches("http://");
+            let text = entry
+                .registry
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
             let text = text.trim_end_matches('/');
             // Docker's configuration names the Hub by an old API's address.
             let text = match text {
-                "index.docker.io/v1" | "index.docker.io/v2" | "index.docker.io" | "registry-1.docker.io" => "docker.io",
-                other => other.strip_suffix("/v1").or_else(|| other.strip_suffix("/v2")).unwrap_or(other),
+                "index.docker.io/v1"
+                | "index.docker.io/v2"
+                | "index.docker.io"
+                | "registry-1.docker.io" => "docker.io",
+                other => other
+                    .strip_suffix("/v1")
+                    .or_else(|| other.strip_suffix("/v2"))
+                    .unwrap_or(other),
             };
             let fits = text.is_empty()
                 || full == text
-                || full.strip_prefix(text).is_some_and(|rest| rest.starts_with('/'))
+                || full
+                    .strip_prefix(text)
+                    .is_some_and(|rest| rest.starts_with('/'))
                 || wildcard(text, registry);
             fits.then_some((text.len(), entry))
         })
@@ -575,12 +701,17 @@ fn wildcard(pattern: &str, registry: &str) -> bool {
     let patterns: Vec<&str> = pattern_host.split('.').collect();
     port == pattern_port
         && labels.len() == patterns.len()
-        && labels.iter().zip(&patterns).all(|(label, pattern)| match pattern.split_once('*') {
-            Some((head, tail)) => {
-                label.len() >= head.len() + tail.len() && label.starts_with(head) && label.ends_with(tail)
-            }
-            None => label == pattern,
-        })
+        && labels
+            .iter()
+            .zip(&patterns)
+            .all(|(label, pattern)| match pattern.split_once('*') {
+                Some((head, tail)) => {
+                    label.len() >= head.len() + tail.len()
+                        && label.starts_with(head)
+                        && label.ends_with(tail)
+                }
+                None => label == pattern,
+            })
 }
 
 /// A `WWW-Authenticate` header.
@@ -597,7 +728,9 @@ impl Challenge {
         let mut parameters = HashMap::new();
         loop {
             rest = rest.trim_start_matches([',', ' ']);
-            let Some((name, after)) = rest.split_once('=') else { break };
+            let Some((name, after)) = rest.split_once('=') else {
+                break;
+            };
             let (value, after) = if let Some(quoted) = after.strip_prefix('"') {
                 let mut value = String::new();
                 let mut characters = quoted.char_indices();
@@ -620,7 +753,10 @@ impl Challenge {
             parameters.insert(name.trim().to_ascii_lowercase(), value);
             rest = after;
         }
-        (!scheme.is_empty()).then(|| Self { scheme: scheme.to_string(), parameters })
+        (!scheme.is_empty()).then(|| Self {
+            scheme: scheme.to_string(),
+            parameters,
+        })
     }
 }
 
@@ -628,7 +764,12 @@ impl Challenge {
 fn registry_error(text: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
     let error = value.get("errors")?.get(0)?;
-    let part = |key: &str| error.get(key).and_then(serde_json::Value::as_str).unwrap_or("");
+    let part = |key: &str| {
+        error
+            .get(key)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("")
+    };
     match (part("code"), part("message")) {
         ("", "") => None,
         (code, "") => Some(code.to_string()),
@@ -637,7 +778,13 @@ fn registry_error(text: &str) -> Option<String> {
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds: u64 = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(Duration::from_secs(seconds.min(60)))
 }
 
@@ -691,7 +838,10 @@ mod tests {
         assert_eq!(challenge.parameters["realm"], "https://auth.example/token");
         assert_eq!(challenge.parameters["scope"], "repository:a/b:pull,push");
         let basic = Challenge::parse("Basic realm=x").unwrap();
-        assert_eq!((basic.scheme.as_str(), basic.parameters["realm"].as_str()), ("Basic", "x"));
+        assert_eq!(
+            (basic.scheme.as_str(), basic.parameters["realm"].as_str()),
+            ("Basic", "x")
+        );
     }
 
     proptest! {
@@ -703,7 +853,10 @@ mod tests {
 
     #[test]
     fn credentials_by_best_fit() {
-        let entry = |registry: &str| RegistryAuth { registry: registry.into(), ..RegistryAuth::default() };
+        let entry = |registry: &str| RegistryAuth {
+            registry: registry.into(),
+            ..RegistryAuth::default()
+        };
         let all = [
             entry("https://index.docker.io/v1/"),
             entry("ghcr.io"),
@@ -713,7 +866,10 @@ mod tests {
         let find = |registry: &str, repository: &str| {
             select_auth(&all, registry, repository).map(|a| a.registry.as_str())
         };
-        assert_eq!(find("docker.io", "library/a"), Some("https://index.docker.io/v1/"));
+        assert_eq!(
+            find("docker.io", "library/a"),
+            Some("https://index.docker.io/v1/")
+        );
         assert_eq!(find("ghcr.io", "team/a"), Some("ghcr.io/team"));
         assert_eq!(find("ghcr.io", "teammate/a"), Some("ghcr.io"));
         assert_eq!(find("a.example.com", "x"), Some("*.example.com"));
@@ -722,7 +878,12 @@ mod tests {
 
     #[test]
     fn loopback() {
-        for host in ["localhost:5000", "127.0.0.1", "127.0.0.1:5000", "[::1]:5000"] {
+        for host in [
+            "localhost:5000",
+            "127.0.0.1",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
         assert!(!is_loopback("localhost.example.com"));

@@ -63,7 +63,11 @@ pub struct FileLock(#[allow(dead_code, reason = "held for its lock")] File);
 
 impl FileLock {
     fn take(path: &Path, operation: libc::c_int) -> io::Result<Self> {
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
         loop {
             // SAFETY: the descriptor is open.
             if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
@@ -92,9 +96,18 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 impl Store {
     /// Opens the store: `shared` holds content, `root` this node's index.
     pub fn open(shared: &Path, root: &Path) -> Result<Self, ImageError> {
-        for dir in ["blobs/sha256", "blobs/sha512", "layers/sha256", "layers/sha512", "ingest", "locks", "nodes"] {
+        for dir in [
+            "blobs/sha256",
+            "blobs/sha512",
+            "layers/sha256",
+            "layers/sha512",
+            "ingest",
+            "locks",
+            "nodes",
+        ] {
             let path = shared.join(dir);
-            fs::create_dir_all(&path).image_context(|| format!("cannot make {}", path.display()))?;
+            fs::create_dir_all(&path)
+                .image_context(|| format!("cannot make {}", path.display()))?;
         }
         let node_path = root.join("node-id");
         let node = match fs::read_to_string(&node_path) {
@@ -109,16 +122,29 @@ impl Store {
         let index_path = root.join("images.json");
         let mut index: BTreeMap<Digest, Record> = match fs::read(&index_path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                ImageError::Malformed(format!("the image index {} is corrupt: {e}", index_path.display()))
+                ImageError::Malformed(format!(
+                    "the image index {} is corrupt: {e}",
+                    index_path.display()
+                ))
             })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(e).image_context(|| format!("cannot read {}", index_path.display())),
+            Err(e) => {
+                return Err(e).image_context(|| format!("cannot read {}", index_path.display()));
+            }
         };
-        let store = Self { shared: shared.to_path_buf(), index_path, node, index: Mutex::default() };
+        let store = Self {
+            shared: shared.to_path_buf(),
+            index_path,
+            node,
+            index: Mutex::default(),
+        };
         // The shared folder may have been emptied behind our back.
         index.retain(|_, record| {
             let whole = store.blob_path(&record.config).is_file()
-                && record.layers.iter().all(|chain| store.layer_dir(chain).is_dir());
+                && record
+                    .layers
+                    .iter()
+                    .all(|chain| store.layer_dir(chain).is_dir());
             if !whole {
                 tracing::warn!(image = %record.config, "forgetting an image whose content is gone");
             }
@@ -159,11 +185,17 @@ impl Store {
     }
 
     fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.shared.join("blobs").join(digest.algorithm()).join(digest.hex())
+        self.shared
+            .join("blobs")
+            .join(digest.algorithm())
+            .join(digest.hex())
     }
 
     fn layer_dir(&self, chain: &Digest) -> PathBuf {
-        self.shared.join("layers").join(chain.algorithm()).join(chain.hex())
+        self.shared
+            .join("layers")
+            .join(chain.algorithm())
+            .join(chain.hex())
     }
 
     /// The file tree of a layer.
@@ -245,7 +277,8 @@ impl Store {
         // Left by a process that died here: the lock says that none works on it.
         remove_tree(&temporary)?;
         let fs_dir = temporary.join("fs");
-        fs::create_dir_all(&fs_dir).image_context(|| format!("cannot make {}", fs_dir.display()))?;
+        fs::create_dir_all(&fs_dir)
+            .image_context(|| format!("cannot make {}", fs_dir.display()))?;
         let result = fill(&fs_dir).and_then(|()| {
             let target = self.layer_dir(chain);
             fs::rename(&temporary, &target)
@@ -267,11 +300,13 @@ impl Store {
                 other.tags.retain(|tag| !record.tags.contains(tag));
             }
         }
-        let entry = index.entry(record.config.clone()).or_insert_with(|| Record {
-            tags: BTreeSet::new(),
-            digests: BTreeSet::new(),
-            ..record.clone()
-        });
+        let entry = index
+            .entry(record.config.clone())
+            .or_insert_with(|| Record {
+                tags: BTreeSet::new(),
+                digests: BTreeSet::new(),
+                ..record.clone()
+            });
         entry.tags.extend(record.tags);
         entry.digests.extend(record.digests);
         self.save(&index)
@@ -282,8 +317,10 @@ impl Store {
         let bytes = serde_json::to_vec(index)
             .map_err(|e| ImageError::Malformed(format!("cannot encode the image index: {e}")))?;
         let references = self.shared.join("nodes").join(&self.node);
-        let used: Vec<&str> =
-            index.values().flat_map(|r| content(r).map(Digest::as_str)).collect();
+        let used: Vec<&str> = index
+            .values()
+            .flat_map(|r| content(r).map(Digest::as_str))
+            .collect();
         write_atomic(&references, used.join("\n").as_bytes())
             .image_context(|| format!("cannot write {}", references.display()))?;
         write_atomic(&self.index_path, &bytes)
@@ -298,12 +335,15 @@ impl Store {
 
     /// Finds an image and reads its configuration.
     pub fn image(&self, text: &str) -> Result<Image, ImageError> {
-        let record = self.find(text).ok_or_else(|| ImageError::NotPresent(text.to_string()))?;
-        let bytes = self
-            .read_blob(&record.config)
-            .ok_or_else(|| ImageError::Malformed(format!("the configuration of image {text:?} is corrupt")))?;
-        let config = serde_json::from_slice(&bytes)
-            .map_err(|e| ImageError::Malformed(format!("malformed configuration of image {text:?}: {e}")))?;
+        let record = self
+            .find(text)
+            .ok_or_else(|| ImageError::NotPresent(text.to_string()))?;
+        let bytes = self.read_blob(&record.config).ok_or_else(|| {
+            ImageError::Malformed(format!("the configuration of image {text:?} is corrupt"))
+        })?;
+        let config = serde_json::from_slice(&bytes).map_err(|e| {
+            ImageError::Malformed(format!("malformed configuration of image {text:?}: {e}"))
+        })?;
         Ok(Image { record, config })
     }
 
@@ -315,12 +355,16 @@ impl Store {
     /// Gives an image another name.
     pub fn tag(&self, image: &str, name: &str) -> Result<(), ImageError> {
         let hold = self.hold()?;
-        let mut record = self.find(image).ok_or_else(|| ImageError::NotPresent(image.to_string()))?;
+        let mut record = self
+            .find(image)
+            .ok_or_else(|| ImageError::NotPresent(image.to_string()))?;
         let reference = Reference::parse(name)?;
-        let tag = reference.tagged().ok_or_else(|| ImageError::InvalidReference {
-            reference: name.to_string(),
-            reason: "a new name needs a tag, not a digest".into(),
-        })?;
+        let tag = reference
+            .tagged()
+            .ok_or_else(|| ImageError::InvalidReference {
+                reference: name.to_string(),
+                reason: "a new name needs a tag, not a digest".into(),
+            })?;
         record.tags = BTreeSet::from([tag]);
         record.digests = BTreeSet::new();
         self.add(record, hold)
@@ -330,7 +374,9 @@ impl Store {
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
         let mut index = self.index.lock();
-        let Some(id) = find_in(&index, name) else { return Ok(()) };
+        let Some(id) = find_in(&index, name) else {
+            return Ok(());
+        };
         if let Some(record) = index.get_mut(&id) {
             if let Some(tag) = reference.tagged() {
                 record.tags.remove(&tag);
@@ -350,7 +396,9 @@ impl Store {
     /// Forgets an image; true when it was there.
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
         let mut index = self.index.lock();
-        let Some(id) = find_in(&index, image) else { return Ok(false) };
+        let Some(id) = find_in(&index, image) else {
+            return Ok(false);
+        };
         index.remove(&id);
         self.save(&index)?;
         drop(index);
@@ -364,15 +412,21 @@ impl Store {
             .image_context(|| "cannot lock the image store".into())?;
         let mut used: HashSet<String> = HashSet::new();
         let nodes = self.shared.join("nodes");
-        for entry in fs::read_dir(&nodes).image_context(|| format!("cannot read {}", nodes.display()))? {
-            let path = entry.image_context(|| format!("cannot read {}", nodes.display()))?.path();
+        for entry in
+            fs::read_dir(&nodes).image_context(|| format!("cannot read {}", nodes.display()))?
+        {
+            let path = entry
+                .image_context(|| format!("cannot read {}", nodes.display()))?
+                .path();
             let text = fs::read_to_string(&path)
                 .image_context(|| format!("cannot read {}", path.display()))?;
             used.extend(text.lines().map(str::to_string));
         }
         // Nobody pulls or loads now, so what is half-made was given up.
         let ingest = self.ingest_dir();
-        for entry in fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))? {
+        for entry in
+            fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))?
+        {
             let entry = entry.image_context(|| format!("cannot read {}", ingest.display()))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with("blob-") {
@@ -385,7 +439,9 @@ impl Store {
         for kind in ["blobs", "layers"] {
             for algorithm in ["sha256", "sha512"] {
                 let dir = self.shared.join(kind).join(algorithm);
-                for entry in fs::read_dir(&dir).image_context(|| format!("cannot read {}", dir.display()))? {
+                for entry in
+                    fs::read_dir(&dir).image_context(|| format!("cannot read {}", dir.display()))?
+                {
                     let entry = entry.image_context(|| format!("cannot read {}", dir.display()))?;
                     let name = entry.file_name().to_string_lossy().into_owned();
                     if used.contains(&format!("{algorithm}:{name}")) {
@@ -412,7 +468,9 @@ impl Store {
 
 /// The content that an image needs.
 fn content(record: &Record) -> impl Iterator<Item = &Digest> {
-    [&record.config, &record.manifest].into_iter().chain(&record.layers)
+    [&record.config, &record.manifest]
+        .into_iter()
+        .chain(&record.layers)
 }
 
 /// Checks small content against its digest.
@@ -423,7 +481,10 @@ pub fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
     if actual == *digest {
         Ok(())
     } else {
-        Err(ImageError::DigestMismatch { expected: digest.to_string(), actual: actual.to_string() })
+        Err(ImageError::DigestMismatch {
+            expected: digest.to_string(),
+            actual: actual.to_string(),
+        })
     }
 }
 
@@ -447,7 +508,9 @@ fn find_in(index: &BTreeMap<Digest, Record>, text: &str) -> Option<Digest> {
                 let name = reference.with_digest(digest);
                 index.values().find(|r| r.digests.contains(&name))
             }
-            None => reference.tagged().and_then(|tag| index.values().find(|r| r.tags.contains(&tag))),
+            None => reference
+                .tagged()
+                .and_then(|tag| index.values().find(|r| r.tags.contains(&tag))),
         };
         if let Some(record) = found {
             return Some(record.config.clone());
@@ -480,6 +543,10 @@ pub fn status(image: &Image) -> ImageStatus {
         labels: config.labels.clone(),
         exposed_ports: config.exposed_ports.keys().cloned().collect(),
         volumes: config.volumes.keys().cloned().collect(),
-        created: image.config.created.as_deref().and_then(|text| text.parse().ok()),
+        created: image
+            .config
+            .created
+            .as_deref()
+            .and_then(|text| text.parse().ok()),
     }
 }

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 
 use tar::EntryType;
 
-use crate::beneath::{c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, remove_at, stat_at, stat_fd};
+use crate::beneath::{
+    c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, remove_at, stat_at, stat_fd,
+};
 
 /// Marks a removed name in a layer's tar.
 const WHITEOUT: &[u8] = b".wh.";
@@ -92,8 +94,8 @@ fn apply<R: Read>(
     }
 
     let existing = stat_at(parent, name)?;
-    let keeps_directory = kind.is_dir()
-        && existing.is_some_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
+    let keeps_directory =
+        kind.is_dir() && existing.is_some_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFDIR);
     if existing.is_some() && !keeps_directory {
         remove_at(parent, name)?;
     }
@@ -116,11 +118,15 @@ fn apply<R: Read>(
             set_times_fd(file.as_fd(), metadata.mtime)?;
         }
         EntryType::Link => {
-            let target = entry.link_name_bytes().ok_or_else(|| bad("a hard link without a target"))?;
+            let target = entry
+                .link_name_bytes()
+                .ok_or_else(|| bad("a hard link without a target"))?;
             hard_link(root, OsStr::from_bytes(&target), parent, name, parents)?;
         }
         EntryType::Symlink => {
-            let target = entry.link_name_bytes().ok_or_else(|| bad("a symbolic link without a target"))?;
+            let target = entry
+                .link_name_bytes()
+                .ok_or_else(|| bad("a symbolic link without a target"))?;
             let target = c_path(OsStr::from_bytes(&target))?;
             // SAFETY: the descriptor and strings outlive the call.
             check(unsafe { libc::symlinkat(target.as_ptr(), parent.as_raw_fd(), text.as_ptr()) })?;
@@ -138,13 +144,23 @@ fn apply<R: Read>(
             let device = if kind == EntryType::Fifo {
                 0
             } else {
-                libc::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0))
+                libc::makedev(
+                    header.device_major()?.unwrap_or(0),
+                    header.device_minor()?.unwrap_or(0),
+                )
             };
             if kind == EntryType::Char && device == 0 {
                 return Err(bad("a device node that overlayfs takes for a whiteout"));
             }
             // SAFETY: the descriptor and string outlive the call.
-            check(unsafe { libc::mknodat(parent.as_raw_fd(), text.as_ptr(), format | metadata.mode, device) })?;
+            check(unsafe {
+                libc::mknodat(
+                    parent.as_raw_fd(),
+                    text.as_ptr(),
+                    format | metadata.mode,
+                    device,
+                )
+            })?;
             set_owner_at(parent, &text, &metadata)?;
             // SAFETY: as above.
             check(unsafe { libc::fchmodat(parent.as_raw_fd(), text.as_ptr(), metadata.mode, 0) })?;
@@ -176,7 +192,8 @@ fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
                 if overlay_attribute(name) {
                     continue;
                 }
-                let name = CString::new(name).map_err(|_| bad("an attribute name with a NUL byte"))?;
+                let name =
+                    CString::new(name).map_err(|_| bad("an attribute name with a NUL byte"))?;
                 xattrs.push((name, extension.value_bytes().to_vec()));
             } else if key == b"mtime"
                 && let Ok(text) = extension.value()
@@ -186,7 +203,13 @@ fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
             }
         }
     }
-    Ok(Metadata { uid, gid, mode, mtime, xattrs })
+    Ok(Metadata {
+        uid,
+        gid,
+        mode,
+        mtime,
+        xattrs,
+    })
 }
 
 /// Attributes by which overlayfs redirects look-ups: never an image's to set.
@@ -195,7 +218,10 @@ fn overlay_attribute(name: &[u8]) -> bool {
 }
 
 fn timespec(seconds: i64, nanoseconds: i64) -> libc::timespec {
-    libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds }
+    libc::timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    }
 }
 
 /// PAX's decimal seconds, possibly negative and with a fraction.
@@ -228,7 +254,9 @@ fn create_file(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<std::fs::File
 
 /// A directory that the tar implies takes mode and owner of the one it covers.
 fn inherit(dir: BorrowedFd<'_>, path: &Path, parents: &[PathBuf]) -> io::Result<()> {
-    let Some((_, below)) = find_below(path, parents)? else { return Ok(()) };
+    let Some((_, below)) = find_below(path, parents)? else {
+        return Ok(());
+    };
     let stat = stat_fd(below.as_fd())?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
         return Ok(());
@@ -250,7 +278,11 @@ fn find_below<'a>(path: &Path, parents: &'a [PathBuf]) -> io::Result<Option<(&'a
                 let hidden = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0;
                 return Ok((!hidden).then_some((layer.as_path(), found)));
             }
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+                ) => {}
             Err(e) => return Err(e),
         }
     }
@@ -287,7 +319,13 @@ fn hard_link(
             // SAFETY: the descriptors and strings outlive the call. Without
             // AT_SYMLINK_FOLLOW a link to a symbolic link links the link itself.
             let linked = check(unsafe {
-                libc::linkat(dir.as_raw_fd(), target_name.as_ptr(), parent.as_raw_fd(), text.as_ptr(), 0)
+                libc::linkat(
+                    dir.as_raw_fd(),
+                    target_name.as_ptr(),
+                    parent.as_raw_fd(),
+                    text.as_ptr(),
+                    0,
+                )
             });
             match linked {
                 Ok(_) => return Ok(()),
@@ -303,7 +341,12 @@ fn hard_link(
 
 /// A hard link to a file of a lower layer becomes a copy here, as writing to it
 /// through an overlay mount would make one.
-fn copy_up(target: &Path, parent: BorrowedFd<'_>, name: &OsStr, parents: &[PathBuf]) -> io::Result<()> {
+fn copy_up(
+    target: &Path,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    parents: &[PathBuf],
+) -> io::Result<()> {
     let missing = || {
         io::Error::new(
             io::ErrorKind::NotFound,
@@ -312,10 +355,17 @@ fn copy_up(target: &Path, parent: BorrowedFd<'_>, name: &OsStr, parents: &[PathB
     };
     let (layer, _) = find_below(target, parents)?.ok_or_else(missing)?;
     let layer = open_dir(layer)?;
-    let source = open_in_root(layer.as_fd(), target, libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0)?;
+    let source = open_in_root(
+        layer.as_fd(),
+        target,
+        libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK,
+        0,
+    )?;
     let stat = stat_fd(source.as_fd())?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-        return Err(bad("a hard link to something of a lower layer that is not a file"));
+        return Err(bad(
+            "a hard link to something of a lower layer that is not a file",
+        ));
     }
     let mut source = std::fs::File::from(source);
     let mut copy = create_file(parent, name)?;
@@ -355,7 +405,13 @@ fn tolerate(result: io::Result<()>) -> io::Result<()> {
 fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: the pointers outlive the call and the length is the value's.
     check(unsafe {
-        libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+        libc::fsetxattr(
+            file.as_raw_fd(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            0,
+        )
     })?;
     Ok(())
 }
@@ -384,7 +440,13 @@ fn set_xattrs_at(parent: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> i
     for (attribute, value) in &metadata.xattrs {
         // SAFETY: the pointers outlive the call and the length is the value's.
         let result = check(unsafe {
-            libc::lsetxattr(path.as_ptr(), attribute.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+            libc::lsetxattr(
+                path.as_ptr(),
+                attribute.as_ptr(),
+                value.as_ptr().cast(),
+                value.len(),
+                0,
+            )
         });
         tolerate(result.map(drop))?;
     }

@@ -5,18 +5,65 @@ use crate::spec::Security;
 
 /// All capabilities, by number.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// What Docker and containerd give.
 const DEFAULT: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
-    "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// Number of CAP_SYS_RESOURCE.
@@ -25,12 +72,18 @@ pub const SYS_RESOURCE: u32 = 24;
 fn bit(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    NAMES.iter().position(|known| *known == name).map(|n| 1 << n)
+    NAMES
+        .iter()
+        .position(|known| *known == name)
+        .map(|n| 1 << n)
 }
 
 /// The names in a set, with `CAP_`.
 pub fn names(set: u64) -> Vec<String> {
-    (0..NAMES.len()).filter(|n| set & 1 << n != 0).map(|n| format!("CAP_{}", NAMES[n])).collect()
+    (0..NAMES.len())
+        .filter(|n| set & 1 << n != 0)
+        .map(|n| format!("CAP_{}", NAMES[n]))
+        .collect()
 }
 
 /// What this process could give at most.
@@ -56,18 +109,28 @@ pub fn wanted(security: &Security) -> Result<u64> {
     }
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     let bits = |names: &[String]| -> Result<u64> {
-        names.iter().filter(|n| !is_all(n)).try_fold(0, |set, name| {
-            bit(name)
-                .map(|b| set | b)
-                .ok_or_else(|| RuntimeError::Invalid(format!("unknown capability {name:?}")))
-        })
+        names
+            .iter()
+            .filter(|n| !is_all(n))
+            .try_fold(0, |set, name| {
+                bit(name)
+                    .map(|b| set | b)
+                    .ok_or_else(|| RuntimeError::Invalid(format!("unknown capability {name:?}")))
+            })
     };
     let add = bits(&security.add_capabilities)?;
     let drop = bits(&security.drop_capabilities)?;
-    let default = DEFAULT.iter().filter_map(|name| bit(name)).fold(0, |set, b| set | b);
+    let default = DEFAULT
+        .iter()
+        .filter_map(|name| bit(name))
+        .fold(0, |set, b| set | b);
     // As the CRI's runtimes do: ALL first, then the names, an addition winning
     // only over "drop ALL".
-    let mut set = if security.add_capabilities.iter().any(is_all) { all } else { default };
+    let mut set = if security.add_capabilities.iter().any(is_all) {
+        all
+    } else {
+        default
+    };
     if security.drop_capabilities.iter().any(is_all) {
         set = 0;
     }
@@ -96,7 +159,10 @@ mod tests {
         assert_eq!(set(&["ALL"], &[]).len(), 41);
         assert_eq!(set(&["ALL"], &["CHOWN"]).len(), 40);
         assert!(!set(&[], &["MKNOD"]).contains(&"CAP_MKNOD".to_string()));
-        let bad = Security { add_capabilities: vec!["NOPE".into()], ..Security::default() };
+        let bad = Security {
+            add_capabilities: vec!["NOPE".into()],
+            ..Security::default()
+        };
         assert!(wanted(&bad).is_err());
     }
 }

@@ -11,7 +11,17 @@ use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Device;
 
 /// Directories and files of /dev that are each container's own.
-const OWN: &[&str] = &["pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts", ".udev"];
+const OWN: &[&str] = &[
+    "pts",
+    "shm",
+    "fd",
+    "mqueue",
+    "console",
+    "ptmx",
+    ".lxc",
+    ".lxd-mounts",
+    ".udev",
+];
 
 /// Nodes to make, and rules of the device cgroup.
 #[derive(Default)]
@@ -25,38 +35,67 @@ pub struct Devices {
 impl Devices {
     /// Nothing but the defaults, which the launcher adds.
     pub fn restricted() -> Self {
-        Self { nodes: Vec::new(), rules: vec![json!({"allow": false, "access": "rwm"})] }
+        Self {
+            nodes: Vec::new(),
+            rules: vec![json!({"allow": false, "access": "rwm"})],
+        }
     }
 
     /// Everything in the node's /dev.
     pub fn all() -> Result<Self> {
-        let mut devices = Self { nodes: Vec::new(), rules: vec![json!({"allow": true, "access": "rwm"})] };
+        let mut devices = Self {
+            nodes: Vec::new(),
+            rules: vec![json!({"allow": true, "access": "rwm"})],
+        };
         let dev = Path::new("/dev");
-        devices.walk(dev, dev, "rwm", &|name| OWN.contains(&name)).context(|| "cannot list /dev".into())?;
+        devices
+            .walk(dev, dev, "rwm", &|name| OWN.contains(&name))
+            .context(|| "cannot list /dev".into())?;
         devices.rules.truncate(1);
         Ok(devices)
     }
 
     /// Adds one device, or all in a directory.
     pub fn add(&mut self, device: &Device) -> Result<()> {
-        let permissions = if device.permissions.is_empty() { "rwm" } else { device.permissions.as_str() };
-        if permissions.bytes().any(|b| !matches!(b, b'r' | b'w' | b'm')) {
-            return Err(RuntimeError::Invalid(format!("device permissions {permissions:?} are not of r, w and m")));
+        let permissions = if device.permissions.is_empty() {
+            "rwm"
+        } else {
+            device.permissions.as_str()
+        };
+        if permissions
+            .bytes()
+            .any(|b| !matches!(b, b'r' | b'w' | b'm'))
+        {
+            return Err(RuntimeError::Invalid(format!(
+                "device permissions {permissions:?} are not of r, w and m"
+            )));
         }
         let source = fs::canonicalize(&device.host_path)
             .context(|| format!("cannot find device {}", device.host_path.display()))?;
-        let target =
-            if device.container_path.as_os_str().is_empty() { &device.host_path } else { &device.container_path };
+        let target = if device.container_path.as_os_str().is_empty() {
+            &device.host_path
+        } else {
+            &device.container_path
+        };
         let before = self.nodes.len();
         self.walk(&source, target, permissions, &|_| false)
             .context(|| format!("cannot read device {}", source.display()))?;
         if self.nodes.len() == before {
-            return Err(RuntimeError::Invalid(format!("{} is not a device", device.host_path.display())));
+            return Err(RuntimeError::Invalid(format!(
+                "{} is not a device",
+                device.host_path.display()
+            )));
         }
         Ok(())
     }
 
-    fn walk(&mut self, source: &Path, target: &Path, access: &str, skip: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    fn walk(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        access: &str,
+        skip: &dyn Fn(&str) -> bool,
+    ) -> io::Result<()> {
         let metadata = fs::symlink_metadata(source)?;
         let kind = metadata.file_type();
         if kind.is_dir() {

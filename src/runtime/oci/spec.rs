@@ -39,7 +39,13 @@ const MASKED: &[&str] = &[
 ];
 
 /// Read-only in containers.
-const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// Paths of the namespaces to join; none stands for the node's.
 #[derive(Clone, Debug, Default)]
@@ -94,7 +100,11 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
     let security = &spec.security;
     let plan = plan(inputs)?;
 
-    let mut devices = if security.privileged { Devices::all()? } else { Devices::restricted() };
+    let mut devices = if security.privileged {
+        Devices::all()?
+    } else {
+        Devices::restricted()
+    };
     for device in &spec.devices {
         devices.add(device)?;
     }
@@ -105,11 +115,17 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
         (Vec::new(), Vec::new())
     } else {
         let own = |paths: &Option<Vec<String>>, default: &[&str]| {
-            paths.clone().unwrap_or_else(|| default.iter().map(ToString::to_string).collect())
+            paths
+                .clone()
+                .unwrap_or_else(|| default.iter().map(ToString::to_string).collect())
         };
         let mut read_only = own(&security.readonly_paths, READ_ONLY);
         // A v1 hierarchy stays writable through a mount that is read-only.
-        read_only.extend(cgroup::v1_controllers().iter().map(|p| p.display().to_string()));
+        read_only.extend(
+            cgroup::v1_controllers()
+                .iter()
+                .map(|p| p.display().to_string()),
+        );
         (own(&security.masked_paths, MASKED), read_only)
     };
 
@@ -135,7 +151,11 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
     if !spec.sysctls.is_empty() {
         linux["sysctl"] = json!(spec.sysctls);
     }
-    if spec.mounts.iter().any(|m| m.propagation == MountPropagation::Bidirectional) {
+    if spec
+        .mounts
+        .iter()
+        .any(|m| m.propagation == MountPropagation::Bidirectional)
+    {
         linux["rootfsPropagation"] = json!("shared");
     }
     let config = json!({
@@ -152,14 +172,26 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
 fn plan(inputs: &Inputs<'_>) -> Result<Plan> {
     let (spec, image) = (inputs.spec, inputs.image);
     let args = match (&spec.command, &spec.args) {
-        (Some(command), args) if !command.is_empty() => {
-            command.iter().chain(args.iter().flatten()).cloned().collect()
+        (Some(command), args) if !command.is_empty() => command
+            .iter()
+            .chain(args.iter().flatten())
+            .cloned()
+            .collect(),
+        (_, Some(args)) if !args.is_empty() => {
+            image.entrypoint.iter().chain(args).cloned().collect()
         }
-        (_, Some(args)) if !args.is_empty() => image.entrypoint.iter().chain(args).cloned().collect(),
-        _ => image.entrypoint.iter().chain(&image.cmd).cloned().collect::<Vec<String>>(),
+        _ => image
+            .entrypoint
+            .iter()
+            .chain(&image.cmd)
+            .cloned()
+            .collect::<Vec<String>>(),
     };
     if args.is_empty() {
-        return Err(RuntimeError::Invalid(format!("no command specified for container {:?}", spec.name)));
+        return Err(RuntimeError::Invalid(format!(
+            "no command specified for container {:?}",
+            spec.name
+        )));
     }
     let wanted = capabilities::wanted(&spec.security)?;
     let granted = wanted & capabilities::available();
@@ -184,7 +216,11 @@ fn plan(inputs: &Inputs<'_>) -> Result<Plan> {
     Ok(Plan {
         args,
         env: environment(inputs),
-        cwd: if cwd.starts_with('/') { cwd } else { format!("/{cwd}") },
+        cwd: if cwd.starts_with('/') {
+            cwd
+        } else {
+            format!("/{cwd}")
+        },
         uid: inputs.user.user.uid,
         gid: inputs.user.user.gid,
         groups: inputs.user.user.groups.clone(),
@@ -217,7 +253,10 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
     for (name, value) in &inputs.spec.env {
         set(name, value);
     }
-    order.iter().map(|name| format!("{name}={}", values[name])).collect()
+    order
+        .iter()
+        .map(|name| format!("{name}={}", values[name]))
+        .collect()
 }
 
 fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
@@ -226,7 +265,11 @@ fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
     if !privileged {
         out.push(json!({"type": "cgroup"}));
     }
-    for (kind, path) in [("network", &paths.network), ("ipc", &paths.ipc), ("uts", &paths.uts)] {
+    for (kind, path) in [
+        ("network", &paths.network),
+        ("ipc", &paths.ipc),
+        ("uts", &paths.uts),
+    ] {
         if let Some(path) = path {
             out.push(json!({"type": kind, "path": path}));
         }
@@ -310,11 +353,15 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
 /// CRI's runtimes do.
 fn source(path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
-        return Err(RuntimeError::Invalid(format!("mount source {} is not absolute", path.display())));
+        return Err(RuntimeError::Invalid(format!(
+            "mount source {} is not absolute",
+            path.display()
+        )));
     }
     match fs::canonicalize(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            fs::create_dir_all(path).context(|| format!("cannot make mount source {}", path.display()))?;
+            fs::create_dir_all(path)
+                .context(|| format!("cannot make mount source {}", path.display()))?;
             fs::canonicalize(path)
         }
         other => other,
@@ -351,7 +398,10 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
     let mut memory = Map::new();
     if let Some(limit) = wanted.memory_limit.filter(|l| *l > 0) {
         memory.insert("limit".into(), json!(limit));
-        if let Some(swap) = wanted.memory_swap_limit.filter(|s| *s >= limit && cgroup::accounts_swap()) {
+        if let Some(swap) = wanted
+            .memory_swap_limit
+            .filter(|s| *s >= limit && cgroup::accounts_swap())
+        {
             memory.insert("swap".into(), json!(swap));
         }
     }
@@ -370,7 +420,9 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
                 .collect();
             out.insert("hugepageLimits".into(), Value::Array(limits));
         } else {
-            tracing::warn!("this node has no hugetlb controller: huge page limits are not enforced");
+            tracing::warn!(
+                "this node has no hugetlb controller: huge page limits are not enforced"
+            );
         }
     }
     if cgroup::is_v2() && !wanted.unified.is_empty() {
@@ -390,7 +442,11 @@ fn clamp_oom_score(wanted: i32) -> Result<i32> {
     let text = fs::read_to_string(path).context(|| format!("cannot read {path}"))?;
     let own: i32 = text.trim().parse().unwrap_or(0);
     if wanted < own {
-        tracing::debug!(wanted, granted = own, "oom_score_adj is clamped to what this node may grant");
+        tracing::debug!(
+            wanted,
+            granted = own,
+            "oom_score_adj is clamped to what this node may grant"
+        );
     }
     Ok(wanted.max(own))
 }

@@ -40,9 +40,14 @@ pub fn resolve(rootfs: &Path, security: &Security, image_user: &str) -> Result<R
     let read = |path: &str| -> Result<String> {
         let bytes = read_in_root(rootfs, Path::new(path), LIMIT)
             .context(|| format!("cannot read the image's /{path}"))?;
-        Ok(bytes.map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default())
+        Ok(bytes
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default())
     };
-    let databases = Databases { passwd: read("etc/passwd")?, group: read("etc/group")? };
+    let databases = Databases {
+        passwd: read("etc/passwd")?,
+        group: read("etc/group")?,
+    };
     let wanted = match (security.run_as_user, &security.run_as_user_name) {
         (Some(uid), _) => uid.to_string(),
         (None, Some(name)) => name.clone(),
@@ -59,7 +64,12 @@ impl Databases {
             let uid = fields.nth(1)?.parse().ok()?;
             let gid = fields.next()?.parse().ok()?;
             let home = fields.nth(1).unwrap_or("");
-            Some(PasswdEntry { name, uid, gid, home })
+            Some(PasswdEntry {
+                name,
+                uid,
+                gid,
+                home,
+            })
         })
     }
 
@@ -82,7 +92,9 @@ impl Databases {
         let entry = match user.parse::<u32>() {
             Ok(uid) => self.users().find(|e| e.uid == uid),
             Err(_) => Some(self.users().find(|e| e.name == user).ok_or_else(|| {
-                RuntimeError::User(format!("unable to find user {user}: no matching entries in passwd file"))
+                RuntimeError::User(format!(
+                    "unable to find user {user}: no matching entries in passwd file"
+                ))
             })?),
         };
         let uid = match &entry {
@@ -94,9 +106,15 @@ impl Databases {
             (Some(gid), _) => gid,
             (None, Some(group)) => match group.parse::<u32>() {
                 Ok(gid) => gid,
-                Err(_) => self.groups().find(|(name, ..)| *name == group).map(|(_, gid, _)| gid).ok_or_else(
-                    || RuntimeError::User(format!("unable to find group {group}: no matching entries in group file")),
-                )?,
+                Err(_) => self
+                    .groups()
+                    .find(|(name, ..)| *name == group)
+                    .map(|(_, gid, _)| gid)
+                    .ok_or_else(|| {
+                        RuntimeError::User(format!(
+                            "unable to find group {group}: no matching entries in group file"
+                        ))
+                    })?,
             },
             (None, None) => own_group,
         };
@@ -122,7 +140,14 @@ impl Databases {
             _ if uid == 0 => "/root".to_string(),
             _ => "/".to_string(),
         };
-        Ok(Resolved { user: ContainerUser { uid, gid, groups: unique }, home })
+        Ok(Resolved {
+            user: ContainerUser {
+                uid,
+                gid,
+                groups: unique,
+            },
+            home,
+        })
     }
 }
 
@@ -132,7 +157,8 @@ mod tests {
 
     fn databases() -> Databases {
         Databases {
-            passwd: "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33:web:/var/www:/bin/false\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/sh\nbroken\nweb:x:33:33:web:/var/www:/bin/false\n"
+                .into(),
             group: "root:x:0:\nadm:x:4:web,other\nweb:x:33:\n".into(),
         }
     }
@@ -146,9 +172,18 @@ mod tests {
     fn names_and_numbers() {
         let none = Security::default();
         assert_eq!(numbers("", &none), (0, 0, vec![0], "/root".into()));
-        assert_eq!(numbers("web", &none), (33, 33, vec![33, 4], "/var/www".into()));
-        assert_eq!(numbers("33", &none), (33, 33, vec![33, 4], "/var/www".into()));
-        assert_eq!(numbers("web:adm", &none), (33, 4, vec![4], "/var/www".into()));
+        assert_eq!(
+            numbers("web", &none),
+            (33, 33, vec![33, 4], "/var/www".into())
+        );
+        assert_eq!(
+            numbers("33", &none),
+            (33, 33, vec![33, 4], "/var/www".into())
+        );
+        assert_eq!(
+            numbers("web:adm", &none),
+            (33, 4, vec![4], "/var/www".into())
+        );
         assert_eq!(numbers("1000:7", &none), (1000, 7, vec![7], "/".into()));
         assert_eq!(numbers("1000", &none), (1000, 0, vec![0], "/".into()));
         assert!(databases().resolve("nobody-here", &none).is_err());
@@ -162,8 +197,14 @@ mod tests {
             supplemental_groups: vec![7, 4, 7],
             ..Security::default()
         };
-        assert_eq!(numbers("web", &security), (33, 2000, vec![2000, 4, 7], "/var/www".into()));
-        let strict = Security { strict_supplemental_groups: true, ..security };
+        assert_eq!(
+            numbers("web", &security),
+            (33, 2000, vec![2000, 4, 7], "/var/www".into())
+        );
+        let strict = Security {
+            strict_supplemental_groups: true,
+            ..security
+        };
         assert_eq!(numbers("web", &strict).2, vec![2000, 7, 4]);
     }
 }

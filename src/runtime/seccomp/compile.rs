@@ -52,7 +52,12 @@ impl From<Vec<u64>> for Program {
         Self(
             packed
                 .into_iter()
-                .map(|p| Instruction { code: (p >> 48) as u16, jt: (p >> 40) as u8, jf: (p >> 32) as u8, k: p as u32 })
+                .map(|p| Instruction {
+                    code: (p >> 48) as u16,
+                    jt: (p >> 40) as u8,
+                    jf: (p >> 32) as u8,
+                    k: p as u32,
+                })
                 .collect(),
         )
     }
@@ -63,7 +68,12 @@ impl From<Program> for Vec<u64> {
         program
             .0
             .into_iter()
-            .map(|i| u64::from(i.code) << 48 | u64::from(i.jt) << 40 | u64::from(i.jf) << 32 | u64::from(i.k))
+            .map(|i| {
+                u64::from(i.code) << 48
+                    | u64::from(i.jt) << 40
+                    | u64::from(i.jf) << 32
+                    | u64::from(i.k)
+            })
             .collect()
     }
 }
@@ -82,7 +92,12 @@ impl Program {
 }
 
 fn op(code: u16, k: u32) -> Instruction {
-    Instruction { code, jt: 0, jf: 0, k }
+    Instruction {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 fn branch(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
@@ -110,7 +125,10 @@ impl Profile {
         ];
         code.extend(search(&leaves, self.default));
         if code.len() > MAX_LENGTH {
-            return Err(format!("the seccomp profile is too long: {} instructions of {MAX_LENGTH}", code.len()));
+            return Err(format!(
+                "the seccomp profile is too long: {} instructions of {MAX_LENGTH}",
+                code.len()
+            ));
         }
         Ok(Program(code))
     }
@@ -134,7 +152,10 @@ fn search(leaves: &[(u32, Vec<Instruction>)], default: Action) -> Vec<Instructio
             ]
         }
         [(number, code)] => {
-            let mut out = vec![branch(JUMP_EQUAL, *number, 1, 0), op(RETURN, default.code())];
+            let mut out = vec![
+                branch(JUMP_EQUAL, *number, 1, 0),
+                op(RETURN, default.code()),
+            ];
             out.extend(code);
             out
         }
@@ -215,7 +236,9 @@ fn condition(argument: &Argument) -> Vec<Instruction> {
             branch(JUMP_EQUAL, value_low, 0, FAIL),
         ],
         Operator::Greater => ordered(high, low, value_high, value_low, JUMP_GREATER, true),
-        Operator::GreaterOrEqual => ordered(high, low, value_high, value_low, JUMP_GREATER_EQUAL, true),
+        Operator::GreaterOrEqual => {
+            ordered(high, low, value_high, value_low, JUMP_GREATER_EQUAL, true)
+        }
         Operator::LessOrEqual => ordered(high, low, value_high, value_low, JUMP_GREATER, false),
         Operator::Less => ordered(high, low, value_high, value_low, JUMP_GREATER_EQUAL, false),
     }
@@ -297,13 +320,21 @@ mod tests {
             .rules
             .iter()
             .find(|r| {
-                r.number == number && r.arguments.iter().all(|a| holds(a, arguments[usize::from(a.index)]))
+                r.number == number
+                    && r.arguments
+                        .iter()
+                        .all(|a| holds(a, arguments[usize::from(a.index)]))
             })
             .map_or(profile.default, |r| r.action)
     }
 
     fn any_u64() -> impl Strategy<Value = u64> {
-        prop_oneof![0u64..4, any::<u64>(), (0u64..4).prop_map(|v| v << 32 | 1), Just(u64::MAX)]
+        prop_oneof![
+            0u64..4,
+            any::<u64>(),
+            (0u64..4).prop_map(|v| v << 32 | 1),
+            Just(u64::MAX)
+        ]
     }
 
     fn any_argument() -> impl Strategy<Value = Argument> {
@@ -316,14 +347,31 @@ mod tests {
             Just(Operator::Greater),
             any_u64().prop_map(Operator::MaskedEqual),
         ];
-        (0u8..6, operator, any_u64()).prop_map(|(index, operator, value)| Argument { index, operator, value })
+        (0u8..6, operator, any_u64()).prop_map(|(index, operator, value)| Argument {
+            index,
+            operator,
+            value,
+        })
     }
 
     fn any_profile() -> impl Strategy<Value = Profile> {
-        let action = prop_oneof![Just(Action::Allow), (1u16..3).prop_map(Action::Errno), Just(Action::KillProcess)];
-        let rule = (0u32..12, prop::collection::vec(any_argument(), 0..3), action.clone())
-            .prop_map(|(number, arguments, action)| Rule { number, arguments, action });
-        (action, prop::collection::vec(rule, 0..30)).prop_map(|(default, rules)| Profile { default, rules })
+        let action = prop_oneof![
+            Just(Action::Allow),
+            (1u16..3).prop_map(Action::Errno),
+            Just(Action::KillProcess)
+        ];
+        let rule = (
+            0u32..12,
+            prop::collection::vec(any_argument(), 0..3),
+            action.clone(),
+        )
+            .prop_map(|(number, arguments, action)| Rule {
+                number,
+                arguments,
+                action,
+            });
+        (action, prop::collection::vec(rule, 0..30))
+            .prop_map(|(default, rules)| Profile { default, rules })
     }
 
     proptest! {
@@ -345,23 +393,58 @@ mod tests {
         let profile = Profile::runtime_default(&["CAP_CHOWN".into()]);
         let program = profile.compile().unwrap();
         let verdict = |name: &str, first: u64| {
-            run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0])
+            run(
+                &program,
+                NATIVE,
+                number(name).unwrap(),
+                [first, 0, 0, 0, 0, 0],
+            )
         };
         let denied = Action::Errno(libc::EPERM as u16).code();
-        for name in ["read", "write", "openat", "execve", "futex", "statx", "setresuid", "capset"] {
+        for name in [
+            "read",
+            "write",
+            "openat",
+            "execve",
+            "futex",
+            "statx",
+            "setresuid",
+            "capset",
+        ] {
             assert_eq!(verdict(name, 0), Action::Allow.code(), "{name}");
         }
-        for name in ["mount", "unshare", "setns", "bpf", "reboot", "init_module", "keyctl", "add_key", "kexec_load"] {
+        for name in [
+            "mount",
+            "unshare",
+            "setns",
+            "bpf",
+            "reboot",
+            "init_module",
+            "keyctl",
+            "add_key",
+            "kexec_load",
+        ] {
             assert_eq!(verdict(name, 0), denied, "{name}");
         }
         assert_eq!(verdict("clone", libc::SIGCHLD as u64), Action::Allow.code());
         assert_eq!(verdict("clone", libc::CLONE_NEWUSER as u64), denied);
-        assert_eq!(verdict("clone3", 0), Action::Errno(libc::ENOSYS as u16).code());
+        assert_eq!(
+            verdict("clone3", 0),
+            Action::Errno(libc::ENOSYS as u16).code()
+        );
         assert_eq!(verdict("socket", libc::AF_VSOCK as u64), denied);
         assert_eq!(verdict("personality", 8), Action::Allow.code());
-        assert_eq!(run(&program, 0x4000_0003, number("read").unwrap(), [0; 6]), denied);
-        let admin = Profile::runtime_default(&["CAP_SYS_ADMIN".into()]).compile().unwrap();
-        assert_eq!(run(&admin, NATIVE, number("mount").unwrap(), [0; 6]), Action::Allow.code());
+        assert_eq!(
+            run(&program, 0x4000_0003, number("read").unwrap(), [0; 6]),
+            denied
+        );
+        let admin = Profile::runtime_default(&["CAP_SYS_ADMIN".into()])
+            .compile()
+            .unwrap();
+        assert_eq!(
+            run(&admin, NATIVE, number("mount").unwrap(), [0; 6]),
+            Action::Allow.code()
+        );
     }
 
     #[test]
@@ -376,7 +459,12 @@ mod tests {
             ]}"#;
         let program = Profile::parse(text, &[]).unwrap().compile().unwrap();
         let verdict = |name: &str, first: u64| {
-            run(&program, NATIVE, number(name).unwrap(), [first, 0, 0, 0, 0, 0])
+            run(
+                &program,
+                NATIVE,
+                number(name).unwrap(),
+                [first, 0, 0, 0, 0, 0],
+            )
         };
         assert_eq!(verdict("mkdir", 0), Action::Errno(5).code());
         assert_eq!(verdict("chmod", 0), Action::Allow.code());

@@ -33,7 +33,10 @@ fn read(path: &Path, capabilities: &[String]) -> Result<Profile> {
     let text = std::fs::read(path)
         .context(|| format!("cannot load seccomp profile {}", path.display()))?;
     Profile::parse(&text, capabilities).map_err(|e| {
-        RuntimeError::Invalid(format!("cannot load seccomp profile {}: {e}", path.display()))
+        RuntimeError::Invalid(format!(
+            "cannot load seccomp profile {}: {e}",
+            path.display()
+        ))
     })
 }
 
@@ -45,7 +48,16 @@ pub fn install(program: &Program) -> io::Result<()> {
     };
     // SAFETY: the program outlives the call, which copies it.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const fprog)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const fprog,
+        )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

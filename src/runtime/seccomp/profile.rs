@@ -39,7 +39,8 @@ impl Action {
 
     fn parse(name: &str, errno: Option<u32>) -> Result<Self, String> {
         let value = errno.map_or(Ok(libc::EPERM as u16), u16::try_from);
-        let value = value.map_err(|_| format!("error number {} is out of range", errno.unwrap_or(0)))?;
+        let value =
+            value.map_err(|_| format!("error number {} is out of range", errno.unwrap_or(0)))?;
         Ok(match name {
             "SCMP_ACT_ALLOW" => Self::Allow,
             "SCMP_ACT_ERRNO" => Self::Errno(value),
@@ -164,11 +165,17 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_SYS_CHROOT", "chroot"),
     ("CAP_SYS_MODULE", "delete_module init_module finit_module"),
     ("CAP_SYS_PACCT", "acct"),
-    ("CAP_SYS_PTRACE", "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace"),
+    (
+        "CAP_SYS_PTRACE",
+        "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev ptrace",
+    ),
     ("CAP_SYS_RAWIO", "iopl ioperm"),
     ("CAP_SYS_TIME", "settimeofday clock_settime adjtimex"),
     ("CAP_SYS_TTY_CONFIG", "vhangup"),
-    ("CAP_SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    (
+        "CAP_SYS_NICE",
+        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+    ),
     ("CAP_SYSLOG", "syslog"),
     ("CAP_BPF", "bpf"),
     ("CAP_PERFMON", "perf_event_open"),
@@ -187,11 +194,19 @@ impl Profile {
         let mut rules = Vec::new();
         let mut allow = |names: &str, arguments: &[Argument]| {
             for number in names.split_ascii_whitespace().filter_map(number) {
-                rules.push(Rule { number, arguments: arguments.to_vec(), action: Action::Allow });
+                rules.push(Rule {
+                    number,
+                    arguments: arguments.to_vec(),
+                    action: Action::Allow,
+                });
             }
         };
         allow(ALWAYS, &[]);
-        let argument = |operator, value| Argument { index: 0, operator, value };
+        let argument = |operator, value| Argument {
+            index: 0,
+            operator,
+            value,
+        };
         for domain in PERSONALITIES {
             allow("personality", &[argument(Operator::Equal, domain)]);
         }
@@ -211,7 +226,10 @@ impl Profile {
                 action: Action::Errno(libc::ENOSYS as u16),
             }));
         }
-        Self { default: Action::Errno(libc::EPERM as u16), rules }
+        Self {
+            default: Action::Errno(libc::EPERM as u16),
+            rules,
+        }
     }
 
     /// Reads a profile in Docker's or OCI's JSON. Names of other architectures'
@@ -225,10 +243,19 @@ impl Profile {
                 continue;
             }
             let action = Action::parse(&call.action, call.errno_ret)?;
-            let arguments = call.args.iter().flatten().map(JsonArgument::parse).collect::<Result<Vec<_>, _>>()?;
+            let arguments = call
+                .args
+                .iter()
+                .flatten()
+                .map(JsonArgument::parse)
+                .collect::<Result<Vec<_>, _>>()?;
             for name in call.names.iter().chain(&call.name) {
                 if let Some(number) = number(name) {
-                    rules.push(Rule { number, arguments: arguments.clone(), action });
+                    rules.push(Rule {
+                        number,
+                        arguments: arguments.clone(),
+                        action,
+                    });
                 }
             }
         }
@@ -282,7 +309,8 @@ impl JsonFilter {
     }
 
     fn matches_all(&self, capabilities: &[String]) -> bool {
-        (self.arches.is_empty() || self.has_arch()) && self.caps.iter().all(|c| capabilities.contains(c))
+        (self.arches.is_empty() || self.has_arch())
+            && self.caps.iter().all(|c| capabilities.contains(c))
     }
 
     fn matches_any(&self, capabilities: &[String]) -> bool {
@@ -303,7 +331,10 @@ struct JsonArgument {
 impl JsonArgument {
     fn parse(&self) -> Result<Argument, String> {
         if self.index > 5 {
-            return Err(format!("argument {} does not exist: there are six", self.index));
+            return Err(format!(
+                "argument {} does not exist: there are six",
+                self.index
+            ));
         }
         let (operator, value) = match self.op.as_str() {
             "SCMP_CMP_NE" => (Operator::NotEqual, self.value),
@@ -315,6 +346,10 @@ impl JsonArgument {
             "SCMP_CMP_MASKED_EQ" => (Operator::MaskedEqual(self.value), self.value_two),
             other => return Err(format!("unknown operator {other:?}")),
         };
-        Ok(Argument { index: self.index, operator, value })
+        Ok(Argument {
+            index: self.index,
+            operator,
+            value,
+        })
     }
 }

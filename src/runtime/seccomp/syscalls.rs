@@ -3,9 +3,15 @@
 /// The number of a system call; none for one that this machine does not have.
 pub fn number(name: &str) -> Option<u32> {
     let find = |table: &[(&str, libc::c_long)]| {
-        table.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+        table
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, number)| *number)
     };
-    find(COMMON).or_else(|| find(NATIVE)).or_else(|| find(RECENT)).and_then(|n| u32::try_from(n).ok())
+    find(COMMON)
+        .or_else(|| find(NATIVE))
+        .or_else(|| find(RECENT))
+        .and_then(|n| u32::try_from(n).ok())
 }
 
 /// Calls that all supported machines have.

@@ -146,7 +146,9 @@ pub fn header(bytes: [u8; HEADER]) -> io::Result<(Kind, usize)> {
 
 /// Takes a whole frame off the front of a buffer, if there is one.
 pub fn take(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
-    let Some(head) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
+    let Some(head) = buffer.first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
     let (kind, length) = header(*head)?;
     if buffer.len() < HEADER + length {
         return Ok(None);

@@ -13,7 +13,9 @@ use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use libcontainer::workload::{
+    Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
+};
 
 use super::plan::Plan;
 
@@ -55,7 +57,13 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn run(&self, launch: Launch<'_>) -> Result<i32, String> {
-        let (builder, report) = builder(launch.id, launch.state, launch.plan, launch.stdio, launch.report)?;
+        let (builder, report) = builder(
+            launch.id,
+            launch.state,
+            launch.plan,
+            launch.stdio,
+            launch.report,
+        )?;
         let mut container = builder
             .as_init(launch.bundle)
             .with_systemd(false)
@@ -63,7 +71,10 @@ impl Launcher for Libcontainer {
             .as_sibling(true)
             .build()
             .map_err(|e| chain(&e))?;
-        let pid = container.pid().ok_or("the launcher returned no process")?.as_raw();
+        let pid = container
+            .pid()
+            .ok_or("the launcher returned no process")?
+            .as_raw();
         // Known before the process runs, so that its end cannot come first.
         announce(&report, pid)?;
         container.start().map_err(|e| chain(&e))?;
@@ -75,7 +86,13 @@ impl Launcher for Libcontainer {
         // was cut short would refuse every command.
         let dir = launch.state.join(launch.id);
         Container::load(dir).map_err(|e| chain(&e))?;
-        let (builder, report) = builder(launch.id, launch.state, launch.plan, launch.stdio, launch.report)?;
+        let (builder, report) = builder(
+            launch.id,
+            launch.state,
+            launch.plan,
+            launch.stdio,
+            launch.report,
+        )?;
         let pid = builder
             .as_tenant()
             .with_process(Some(process))
@@ -97,15 +114,19 @@ fn builder(
     report: OwnedFd,
 ) -> Result<(ContainerBuilder, File), String> {
     let report = File::from(report);
-    let executor = PlanExecutor { plan: plan.clone(), report: report.as_raw_fd() };
+    let executor = PlanExecutor {
+        plan: plan.clone(),
+        report: report.as_raw_fd(),
+    };
     let builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(state)
         .map_err(|e| chain(&e))?;
     let builder = match stdio {
-        Stdio::Pipes(stdin, stdout, stderr) => {
-            builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
-        }
+        Stdio::Pipes(stdin, stdout, stderr) => builder
+            .with_stdin(stdin)
+            .with_stdout(stdout)
+            .with_stderr(stderr),
         Stdio::Console(path) => builder.with_console_socket(Some(path)),
     };
     Ok((builder, report))
@@ -113,7 +134,9 @@ fn builder(
 
 fn announce(report: &File, pid: i32) -> Result<(), String> {
     let mut report = report;
-    report.write_all(format!("P{pid}\n").as_bytes()).map_err(|e| e.to_string())
+    report
+        .write_all(format!("P{pid}\n").as_bytes())
+        .map_err(|e| e.to_string())
 }
 
 /// An error with its causes, without repetitions.

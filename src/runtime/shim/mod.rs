@@ -114,7 +114,9 @@ fn run(path: &Path) -> i32 {
 /// One line to whoever started the shim; then standard output is no more.
 fn answer(line: &str) {
     let mut stdout = io::stdout();
-    let _ = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush());
+    let _ = stdout
+        .write_all(line.as_bytes())
+        .and_then(|()| stdout.flush());
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         for fd in 0..3 {
             // SAFETY: no memory is involved.
@@ -137,18 +139,23 @@ fn start(config: &ShimConfig) -> Result<(serve::Server, i32), String> {
     let signals = signals().map_err(say("cannot watch for children"))?;
     let _ = std::fs::remove_file(&config.socket);
     let listener = sys::listen(&config.socket).map_err(say("cannot listen for the agent"))?;
-    listener.set_nonblocking(true).map_err(say("cannot listen for the agent"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(say("cannot listen for the agent"))?;
     let log = match &config.log_path {
-        Some(path) => {
-            Some(Log::open(path).map_err(say(&format!("cannot open log file {}", path.display())))?)
-        }
+        Some(path) => Some(
+            Log::open(path).map_err(say(&format!("cannot open log file {}", path.display())))?,
+        ),
         None => None,
     };
     let console = config.bundle.join("console.sock");
     let result = launch_container(config, &console);
     let _ = std::fs::remove_file(&console);
     match result {
-        Ok((pid, streams)) => Ok((serve::Server::new(listener, signals, log, streams, pid), pid)),
+        Ok((pid, streams)) => Ok((
+            serve::Server::new(listener, signals, log, streams, pid),
+            pid,
+        )),
         Err(reason) => {
             cgroup::kill(&config.cgroup);
             cgroup::remove(&config.cgroup);
@@ -160,7 +167,11 @@ fn start(config: &ShimConfig) -> Result<(serve::Server, i32), String> {
 
 fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams), String> {
     let io_error = |e: io::Error| format!("cannot make the container's streams: {e}");
-    let mut ours = Streams { stdin: None, stdout: None, stderr: None };
+    let mut ours = Streams {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    };
     let mut listener = None;
     let stdio = if config.tty {
         let _ = std::fs::remove_file(console);
@@ -189,7 +200,10 @@ fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams
         ours.stdin = Some(terminal.try_clone().map_err(io_error)?);
         ours.stdout = Some(terminal);
     }
-    for fd in [&ours.stdin, &ours.stdout, &ours.stderr].into_iter().flatten() {
+    for fd in [&ours.stdin, &ours.stdout, &ours.stderr]
+        .into_iter()
+        .flatten()
+    {
         sys::set_nonblocking(fd.as_raw_fd()).map_err(io_error)?;
     }
     Ok((pid, ours))
@@ -222,15 +236,17 @@ fn fork_launcher(
             };
             let result = match process {
                 None => Libcontainer.run(launch),
-                Some(file) => {
-                    Libcontainer.exec(launch, Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())))
-                }
+                Some(file) => Libcontainer.exec(
+                    launch,
+                    Path::new(&format!("/proc/self/fd/{}", file.as_raw_fd())),
+                ),
             };
             let code = match result {
                 Ok(_) => 0,
                 Err(reason) => {
                     if let Some(errors) = &mut errors {
-                        let _ = errors.write_all(format!("E{}\n", reason.replace('\n', " ")).as_bytes());
+                        let _ = errors
+                            .write_all(format!("E{}\n", reason.replace('\n', " ")).as_bytes());
                     }
                     1
                 }
@@ -264,7 +280,8 @@ fn accept_terminal(listener: &std::os::unix::net::UnixListener) -> Result<OwnedF
     let mut fds = Vec::new();
     let mut buffer = [0; 256];
     sys::receive(socket.as_raw_fd(), &mut buffer, &mut fds).map_err(failed)?;
-    fds.pop().ok_or_else(|| "the launcher sent no terminal".into())
+    fds.pop()
+        .ok_or_else(|| "the launcher sent no terminal".into())
 }
 
 /// Children's ends as a readable descriptor; other signals that would end the
@@ -276,13 +293,25 @@ fn signals() -> io::Result<OwnedFd> {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, signal);
-            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+            check(libc::sigprocmask(
+                libc::SIG_BLOCK,
+                &raw const set,
+                std::ptr::null_mut(),
+            ))?;
         }
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
-        let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &raw const set,
+            std::ptr::null_mut(),
+        ))?;
+        let fd = check(libc::signalfd(
+            -1,
+            &raw const set,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }

@@ -80,7 +80,8 @@ impl Plan {
         {
             seccomp::install(program).map_err(step("cannot install the seccomp filter"))?;
         }
-        self.drop_privileges().map_err(step("cannot drop privileges"))?;
+        self.drop_privileges()
+            .map_err(step("cannot drop privileges"))?;
         if self.no_new_privileges {
             prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(step("cannot set no_new_privs"))?;
             if let Some(program) = &self.seccomp {
@@ -90,9 +91,14 @@ impl Plan {
         // A working directory outside the root would be a way out.
         match std::env::current_dir() {
             Ok(dir) if dir.is_absolute() => Ok(()),
-            Ok(dir) => Err(format!("working directory {} is outside of the container", dir.display())),
+            Ok(dir) => Err(format!(
+                "working directory {} is outside of the container",
+                dir.display()
+            )),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            Err(e) => Err(format!("current working directory is outside of container mount namespace root: {e}")),
+            Err(e) => Err(format!(
+                "current working directory is outside of container mount namespace root: {e}"
+            )),
         }
     }
 
@@ -115,7 +121,12 @@ impl Plan {
     }
 
     fn enter_directory(&self) -> Result<(), String> {
-        let failed = |e: io::Error| format!("chdir to cwd ({:?}) set in config.json failed: {e}", self.cwd);
+        let failed = |e: io::Error| {
+            format!(
+                "chdir to cwd ({:?}) set in config.json failed: {e}",
+                self.cwd
+            )
+        };
         match std::env::set_current_dir(&self.cwd) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 std::fs::create_dir_all(&self.cwd)
@@ -145,22 +156,35 @@ impl Plan {
         prctl(libc::PR_SET_KEEPCAPS, 0, 0)?;
         let half = |shift: u32| {
             let bits = (self.capabilities >> shift) as u32;
-            CapData { effective: bits, permitted: bits, inheritable: 0 }
+            CapData {
+                effective: bits,
+                permitted: bits,
+                inheritable: 0,
+            }
         };
-        let header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+        let header = CapHeader {
+            version: CAPABILITY_VERSION_3,
+            pid: 0,
+        };
         let data = [half(0), half(32)];
         // SAFETY: header and data have the kernel's layout and outlive the call.
         let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
-        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0)
+        prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+            0,
+        )
     }
 
     fn execute(&self) -> Result<std::convert::Infallible, String> {
         let strings = |list: &[String]| -> Result<Vec<CString>, String> {
             list.iter()
-                .map(|s| CString::new(s.as_bytes()).map_err(|_| format!("{s:?} contains a NUL byte")))
+                .map(|s| {
+                    CString::new(s.as_bytes()).map_err(|_| format!("{s:?} contains a NUL byte"))
+                })
                 .collect()
         };
         let args = strings(&self.args)?;
@@ -176,7 +200,9 @@ impl Plan {
 
     /// The program's path, looked up in the process's own PATH.
     fn find_program(&self) -> Result<PathBuf, String> {
-        let Some(name) = self.args.first() else { return Err("no command specified".into()) };
+        let Some(name) = self.args.first() else {
+            return Err("no command specified".into());
+        };
         if name.contains('/') {
             return match executable(Path::new(name)) {
                 Ok(()) => Ok(PathBuf::from(name)),
@@ -186,7 +212,12 @@ impl Plan {
                 Err(e) => Err(format!("exec: {name:?}: {}", lower(&e))),
             };
         }
-        let path = self.env.iter().rev().find_map(|v| v.strip_prefix("PATH=")).unwrap_or("");
+        let path = self
+            .env
+            .iter()
+            .rev()
+            .find_map(|v| v.strip_prefix("PATH="))
+            .unwrap_or("");
         for dir in path.split(':') {
             let dir = if dir.is_empty() { "." } else { dir };
             let candidate = Path::new(dir).join(name);
@@ -194,7 +225,9 @@ impl Plan {
                 return Ok(candidate);
             }
         }
-        Err(format!("exec: {name:?}: executable file not found in $PATH"))
+        Err(format!(
+            "exec: {name:?}: executable file not found in $PATH"
+        ))
     }
 }
 
@@ -202,7 +235,9 @@ impl Plan {
 fn lower(error: &io::Error) -> String {
     match error.raw_os_error() {
         // SAFETY: strerror returns a string that stays valid in a single-threaded process.
-        Some(code) => unsafe { CStr::from_ptr(libc::strerror(code)) }.to_string_lossy().to_lowercase(),
+        Some(code) => unsafe { CStr::from_ptr(libc::strerror(code)) }
+            .to_string_lossy()
+            .to_lowercase(),
         None => error.to_string(),
     }
 }
@@ -218,7 +253,11 @@ fn executable(path: &Path) -> io::Result<()> {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {

@@ -54,7 +54,11 @@ enum Role {
     /// Sees the container's streams.
     Attached { stdin: bool },
     /// Has a command starting: what its launcher said so far, and a terminal's listener.
-    Starting { report: File, said: String, console: Option<(UnixListener, std::path::PathBuf)> },
+    Starting {
+        report: File,
+        said: String,
+        console: Option<(UnixListener, std::path::PathBuf)>,
+    },
     /// Has a command running.
     Running { pid: i32 },
     /// Its command has ended.
@@ -130,7 +134,11 @@ impl Server {
         let mut sources = Vec::new();
         let mut polls = Vec::new();
         let mut add = |fd: RawFd, events: libc::c_short, source: Source| {
-            polls.push(libc::pollfd { fd, events, revents: 0 });
+            polls.push(libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            });
             sources.push(source);
         };
         add(self.signals.as_raw_fd(), libc::POLLIN, Source::Signals);
@@ -153,7 +161,8 @@ impl Server {
             add(fd.as_raw_fd(), libc::POLLOUT, Source::Stdin);
         }
         for (index, client) in self.clients.iter().enumerate() {
-            let full = matches!(client.role, Role::Attached { .. }) && self.stdin.len() > STDIN_BUFFER;
+            let full =
+                matches!(client.role, Role::Attached { .. }) && self.stdin.len() > STDIN_BUFFER;
             let mut events = if full { 0 } else { libc::POLLIN };
             if !client.output.is_empty() {
                 events |= libc::POLLOUT;
@@ -163,9 +172,19 @@ impl Server {
                 add(report.as_raw_fd(), libc::POLLIN, Source::Report(index));
             }
         }
-        let milliseconds = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX).saturating_add(1));
+        let milliseconds = timeout.map_or(-1, |t| {
+            i32::try_from(t.as_millis())
+                .unwrap_or(i32::MAX)
+                .saturating_add(1)
+        });
         // SAFETY: the pointer and length are the vector's.
-        let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, milliseconds) };
+        let ready = unsafe {
+            libc::poll(
+                polls.as_mut_ptr(),
+                polls.len() as libc::nfds_t,
+                milliseconds,
+            )
+        };
         if ready <= 0 {
             return;
         }
@@ -204,7 +223,10 @@ impl Server {
                     // Others may live on, and hold the streams open.
                     cgroup::kill(&config.cgroup);
                 }
-                self.exit = Some(Exit { oom: cgroup::oom_kills(&config.cgroup) > 0, ..exit });
+                self.exit = Some(Exit {
+                    oom: cgroup::oom_kills(&config.cgroup) > 0,
+                    ..exit
+                });
             } else if !self.command_ended(pid, status) {
                 // Perhaps a command whose launcher has not told its PID yet.
                 self.ended.push_back((pid, status));
@@ -301,7 +323,13 @@ impl Server {
         }
     }
 
-    fn client(&mut self, index: usize, events: libc::c_short, buffer: &mut [u8], config: &ShimConfig) {
+    fn client(
+        &mut self,
+        index: usize,
+        events: libc::c_short,
+        buffer: &mut [u8],
+        config: &ShimConfig,
+    ) {
         if events & libc::POLLOUT != 0 {
             self.clients[index].flush();
         }
@@ -356,7 +384,9 @@ impl Server {
                 }
             }
             Kind::StdinEnd => {
-                if matches!(self.clients[index].role, Role::Attached { stdin: true }) && config.stdin_once {
+                if matches!(self.clients[index].role, Role::Attached { stdin: true })
+                    && config.stdin_once
+                {
                     self.end_stdin(config);
                 }
             }
@@ -364,14 +394,22 @@ impl Server {
                 Ok(request) => self.request(index, request, config),
                 Err(e) => self.clients[index].fail(format!("malformed request: {e}")),
             },
-            Kind::Response | Kind::Exit | Kind::Stdout | Kind::Stderr => self.clients[index].gone = true,
+            Kind::Response | Kind::Exit | Kind::Stdout | Kind::Stderr => {
+                self.clients[index].gone = true
+            }
         }
     }
 
     fn request(&mut self, index: usize, request: Request, config: &ShimConfig) {
-        let done = |result: io::Result<()>| Response { error: result.err().map(|e| e.to_string()), pid: None };
+        let done = |result: io::Result<()>| Response {
+            error: result.err().map(|e| e.to_string()),
+            pid: None,
+        };
         let response = match request {
-            Request::Watch => Response { error: None, pid: Some(self.pid) },
+            Request::Watch => Response {
+                error: None,
+                pid: Some(self.pid),
+            },
             Request::Kill { signal } => {
                 let pid = match self.clients[index].role {
                     Role::Running { pid } => Some(pid),
@@ -382,8 +420,13 @@ impl Server {
                 };
                 match pid {
                     // SAFETY: no memory is involved; the child is not reaped yet.
-                    Some(pid) => done(crate::beneath::check(unsafe { libc::kill(pid, signal) }).map(drop)),
-                    None => Response { error: Some("the process has ended".into()), pid: None },
+                    Some(pid) => {
+                        done(crate::beneath::check(unsafe { libc::kill(pid, signal) }).map(drop))
+                    }
+                    None => Response {
+                        error: Some("the process has ended".into()),
+                        pid: None,
+                    },
                 }
             }
             Request::Resize { width, height } => match &self.streams.stdout {
@@ -398,12 +441,17 @@ impl Server {
                 self.clients[index].role = Role::Attached { stdin };
                 Response::default()
             }
-            Request::Exec { plan, tty, oom_score_adj } => {
-                match self.exec(index, &plan, tty, oom_score_adj, config) {
-                    Ok(()) => return,
-                    Err(reason) => Response { error: Some(reason), pid: None },
-                }
-            }
+            Request::Exec {
+                plan,
+                tty,
+                oom_score_adj,
+            } => match self.exec(index, &plan, tty, oom_score_adj, config) {
+                Ok(()) => return,
+                Err(reason) => Response {
+                    error: Some(reason),
+                    pid: None,
+                },
+            },
         };
         self.clients[index].say(Kind::Response, &response);
     }
@@ -426,24 +474,37 @@ impl Server {
             let name = format!("exec-{}.sock", client.socket.as_raw_fd());
             let path = config.bundle.join(name);
             let _ = std::fs::remove_file(&path);
-            let listener = sys::listen(&path).map_err(|e| format!("cannot make a terminal: {e}"))?;
+            let listener =
+                sys::listen(&path).map_err(|e| format!("cannot make a terminal: {e}"))?;
             (Stdio::Console(path.clone()), Some((listener, path)))
         } else {
-            let [stdin, stdout, stderr]: [OwnedFd; 3] =
-                fds.try_into().map_err(|_| "a command needs three streams".to_string())?;
+            let [stdin, stdout, stderr]: [OwnedFd; 3] = fds
+                .try_into()
+                .map_err(|_| "a command needs three streams".to_string())?;
             (Stdio::Pipes(stdin, stdout, stderr), None)
         };
         let process = process_file(plan, tty, oom_score_adj).map_err(|e| e.to_string())?;
         let report = fork_launcher(plan, stdio, config, Some(&process))?;
         sys::set_nonblocking(report.as_raw_fd()).map_err(|e| e.to_string())?;
-        client.role = Role::Starting { report: report.into(), said: String::new(), console };
+        client.role = Role::Starting {
+            report: report.into(),
+            said: String::new(),
+            console,
+        };
         Ok(())
     }
 
     /// Reads on what a command's launcher says; its end is the answer.
     fn report(&mut self, index: usize, buffer: &mut [u8]) {
         let client = &mut self.clients[index];
-        let Role::Starting { report, said, console } = &mut client.role else { return };
+        let Role::Starting {
+            report,
+            said,
+            console,
+        } = &mut client.role
+        else {
+            return;
+        };
         match sys::read(report.as_raw_fd(), buffer) {
             Ok(None) => return,
             Ok(Some(n)) if n > 0 => {
@@ -496,7 +557,15 @@ impl Server {
                 // The container's end was its command's too.
                 Role::Running { .. } | Role::Starting { .. } => {
                     client.role = Role::Done;
-                    client.say(Kind::Exit, &Exit { code: 137, signal: Some(libc::SIGKILL), oom: false, at: exit.at });
+                    client.say(
+                        Kind::Exit,
+                        &Exit {
+                            code: 137,
+                            signal: Some(libc::SIGKILL),
+                            oom: false,
+                            at: exit.at,
+                        },
+                    );
                 }
                 Role::Done => {}
             }
@@ -504,7 +573,9 @@ impl Server {
     }
 
     fn flushed(&self) -> bool {
-        self.clients.iter().all(|client| client.output.is_empty() || client.gone)
+        self.clients
+            .iter()
+            .all(|client| client.output.is_empty() || client.gone)
     }
 }
 
@@ -515,12 +586,24 @@ impl Client {
     }
 
     fn fail(&mut self, reason: String) {
-        self.say(Kind::Response, &Response { error: Some(reason), pid: None });
+        self.say(
+            Kind::Response,
+            &Response {
+                error: Some(reason),
+                pid: None,
+            },
+        );
     }
 
     /// The answer to a command's start, with its terminal.
     fn started(&mut self, pid: i32, terminal: Option<OwnedFd>) {
-        let bytes = frame::encode_json(Kind::Response, &Response { error: None, pid: Some(pid) });
+        let bytes = frame::encode_json(
+            Kind::Response,
+            &Response {
+                error: None,
+                pid: Some(pid),
+            },
+        );
         let Some(terminal) = terminal else {
             self.output.extend(bytes);
             self.flush();
@@ -560,9 +643,19 @@ fn exit_of(status: i32) -> Exit {
     let at = i64::try_from(now()).unwrap_or(0);
     if libc::WIFSIGNALED(status) {
         let signal = libc::WTERMSIG(status);
-        Exit { code: 128 + signal, signal: Some(signal), oom: false, at }
+        Exit {
+            code: 128 + signal,
+            signal: Some(signal),
+            oom: false,
+            at,
+        }
     } else {
-        Exit { code: libc::WEXITSTATUS(status), signal: None, oom: false, at }
+        Exit {
+            code: libc::WEXITSTATUS(status),
+            signal: None,
+            oom: false,
+            at,
+        }
     }
 }
 
@@ -579,7 +672,9 @@ fn process_file(plan: &Plan, tty: bool, oom_score_adj: Option<i32>) -> io::Resul
         process["oomScoreAdj"] = adjustment.into();
     }
     // SAFETY: the name is a string constant.
-    let fd = crate::beneath::check(unsafe { libc::memfd_create(c"process".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let fd = crate::beneath::check(unsafe {
+        libc::memfd_create(c"process".as_ptr(), libc::MFD_CLOEXEC)
+    })?;
     // SAFETY: the kernel has just given us this descriptor.
     let mut file: File = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
     file.write_all(process.to_string().as_bytes())?;

@@ -72,7 +72,11 @@ pub fn receive(fd: RawFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Resu
                 for control in message.cmsgs()? {
                     if let ControlMessageOwned::ScmRights(received) = control {
                         // SAFETY: the kernel has just given us these descriptors.
-                        fds.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                        fds.extend(
+                            received
+                                .into_iter()
+                                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+                        );
                     }
                 }
                 return Ok(Some(message.bytes));
@@ -99,7 +103,12 @@ pub fn send(fd: RawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
 
 /// Sets a terminal's size in characters.
 pub fn resize(fd: RawFd, width: u16, height: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: height,
+        ws_col: width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the struct outlives the call.
     check(unsafe { libc::ioctl(fd, libc::TIOCSWINSZ, &raw const size) })?;
     Ok(())

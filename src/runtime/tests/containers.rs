@@ -34,7 +34,13 @@ fn run(args: &[OsString]) -> i32 {
     }
     let chosen = cases::ALL.iter().filter(|(name, _)| {
         filters.is_empty()
-            || filters.iter().any(|f| if has("--exact") { name == f } else { name.contains(f) })
+            || filters.iter().any(|f| {
+                if has("--exact") {
+                    name == f
+                } else {
+                    name.contains(f)
+                }
+            })
     });
     if has("--list") {
         if !has("--ignored") {
@@ -52,7 +58,10 @@ fn run(args: &[OsString]) -> i32 {
     let mut failed = 0;
     for (name, case) in chosen {
         let result = std::panic::catch_unwind(case);
-        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        println!(
+            "test {name} ... {}",
+            if result.is_ok() { "ok" } else { "FAILED" }
+        );
         failed += i32::from(result.is_err());
     }
     i32::from(failed > 0)

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use rkube_runtime::{
-    ContainerEventKind, ContainerState, ExecSpec, Mount, Resources, Runtime, SandboxSpec, SeccompProfile,
-    Security,
+    ContainerEventKind, ContainerState, ExecSpec, Mount, Resources, Runtime, SandboxSpec,
+    SeccompProfile, Security,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -28,8 +28,14 @@ pub const ALL: &[Case] = &[
     ("mounts", mounts),
     ("memory_limit_kills", memory_limit_kills),
     ("stop_asks_then_kills", stop_asks_then_kills),
-    ("agent_restart_keeps_containers", agent_restart_keeps_containers),
-    ("dead_shim_is_cleaned_up_after", dead_shim_is_cleaned_up_after),
+    (
+        "agent_restart_keeps_containers",
+        agent_restart_keeps_containers,
+    ),
+    (
+        "dead_shim_is_cleaned_up_after",
+        dead_shim_is_cleaned_up_after,
+    ),
     ("shared_pid_namespace", shared_pid_namespace),
     ("builtin_image", builtin_image),
     ("host_namespaces", host_namespaces),
@@ -42,7 +48,11 @@ fn runs_to_its_end() {
         let mut events = b.runtime.events();
         let spec = b.script("echo out; echo err >&2; pwd; echo $FROM $HOME $0; hostname; exit 0");
         let (status, log) = b.run(&sandbox, spec).await;
-        assert_eq!((status.exit_code, status.reason.as_str()), (Some(0), "Completed"), "{status:?}");
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (Some(0), "Completed"),
+            "{status:?}"
+        );
         assert!(status.started_at <= status.finished_at);
         for line in ["out", "err", "/work/dir", "image /root sh", "pod-1"] {
             assert!(log.lines().any(|l| l == line), "{line:?} is not in {log:?}");
@@ -51,7 +61,14 @@ fn runs_to_its_end() {
         while let Ok(event) = events.try_recv() {
             kinds.push(event.kind);
         }
-        assert_eq!(kinds, [ContainerEventKind::Created, ContainerEventKind::Started, ContainerEventKind::Exited]);
+        assert_eq!(
+            kinds,
+            [
+                ContainerEventKind::Created,
+                ContainerEventKind::Started,
+                ContainerEventKind::Exited
+            ]
+        );
         b.runtime.remove_container(&status.id).await.unwrap();
         b.runtime.remove_container(&status.id).await.unwrap();
         assert!(b.runtime.container_status(&status.id).is_none());
@@ -62,7 +79,10 @@ fn exit_codes_and_signals() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
         let (status, _) = b.run(&sandbox, b.script("exit 42")).await;
-        assert_eq!((status.exit_code, status.reason.as_str()), (Some(42), "Error"));
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (Some(42), "Error")
+        );
         let id = b.start(&sandbox, b.script("sleep 1000")).await;
         assert!(is_running(&b.runtime.container_status(&id).unwrap()));
         b.runtime.kill_container(&id, libc::SIGKILL).await.unwrap();
@@ -84,28 +104,49 @@ fn commands_that_cannot_run() {
             let mut spec = b.script("");
             spec.command = Some(vec![command.into()]);
             let id = b.runtime.create_container(&sandbox, spec).await.unwrap();
-            let error = b.runtime.start_container(&id).await.unwrap_err().to_string();
+            let error = b
+                .runtime
+                .start_container(&id)
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(reason), "{command}: {error}");
             let status = b.runtime.container_status(&id).unwrap();
             assert_eq!(status.state, ContainerState::Exited);
-            assert_eq!((status.exit_code, status.reason.as_str()), (Some(128), "StartError"));
+            assert_eq!(
+                (status.exit_code, status.reason.as_str()),
+                (Some(128), "StartError")
+            );
             assert!(status.message.contains(reason));
         }
         let mut spec = b.script("");
         spec.image = "test/absent".into();
-        let error = b.runtime.create_container(&sandbox, spec).await.unwrap_err().to_string();
+        let error = b
+            .runtime
+            .create_container(&sandbox, spec)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("not present"), "{error}");
         let id = b.start(&sandbox, b.script("sleep 1000")).await;
-        let command = ExecSpec { command: vec!["nope".into()], ..ExecSpec::default() };
+        let command = ExecSpec {
+            command: vec!["nope".into()],
+            ..ExecSpec::default()
+        };
         let error = b.runtime.exec(&id, command).await.unwrap_err().to_string();
-        assert!(error.contains("executable file not found in $PATH"), "{error}");
+        assert!(
+            error.contains("executable file not found in $PATH"),
+            "{error}"
+        );
     });
 }
 
 fn sandbox_is_shared() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
-        let first = b.start(&sandbox, b.script("echo shared > /dev/shm/x; sleep 1000")).await;
+        let first = b
+            .start(&sandbox, b.script("echo shared > /dev/shm/x; sleep 1000"))
+            .await;
         let second = b.start(&sandbox, b.script("sleep 1000")).await;
         b.sh(&first, "echo done > /dev/shm/done").await;
         assert_eq!(b.out(&second, "cat /dev/shm/done").await, "done");
@@ -126,12 +167,20 @@ fn sandbox_is_shared() {
         assert!(b.runtime.run_sandbox(bad).await.is_err());
         let tuned = b
             .sandbox_with(SandboxSpec {
-                sysctls: [("net.ipv4.ip_local_port_range".to_string(), "2000 3000".to_string())].into(),
+                sysctls: [(
+                    "net.ipv4.ip_local_port_range".to_string(),
+                    "2000 3000".to_string(),
+                )]
+                .into(),
                 ..SandboxSpec::default()
             })
             .await;
         let id = b.start(&tuned, b.script("sleep 1000")).await;
-        assert_eq!(b.out(&id, "cat /proc/sys/net/ipv4/ip_local_port_range").await, "2000\t3000");
+        assert_eq!(
+            b.out(&id, "cat /proc/sys/net/ipv4/ip_local_port_range")
+                .await,
+            "2000\t3000"
+        );
     });
 }
 
@@ -144,7 +193,10 @@ fn exec_is_like_the_container() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
         for security in [
-            Security { seccomp: SeccompProfile::RuntimeDefault, ..Security::default() },
+            Security {
+                seccomp: SeccompProfile::RuntimeDefault,
+                ..Security::default()
+            },
             Security {
                 run_as_user: Some(1000),
                 run_as_group: Some(2000),
@@ -154,8 +206,14 @@ fn exec_is_like_the_container() {
                 drop_capabilities: vec!["CHOWN".into()],
                 ..Security::default()
             },
-            Security { run_as_user_name: Some("web".into()), ..Security::default() },
-            Security { privileged: true, ..Security::default() },
+            Security {
+                run_as_user_name: Some("web".into()),
+                ..Security::default()
+            },
+            Security {
+                privileged: true,
+                ..Security::default()
+            },
         ] {
             let mut spec = b.script(&format!("{CHARACTER}; sleep 1000"));
             spec.security = security.clone();
@@ -176,7 +234,11 @@ fn exec_is_like_the_container() {
             assert_eq!(own, String::from_utf8(exec.stdout).unwrap(), "{security:?}");
             assert!(own.contains("\n500\n"), "{own}");
             assert!(own.contains("EXTRA=pod"));
-            let seccomp = if security.seccomp == SeccompProfile::RuntimeDefault { "2" } else { "0" };
+            let seccomp = if security.seccomp == SeccompProfile::RuntimeDefault {
+                "2"
+            } else {
+                "0"
+            };
             assert!(own.contains(&format!("Seccomp:\t{seccomp}")), "{own}");
             b.runtime.remove_container(&id).await.unwrap();
         }
@@ -188,10 +250,17 @@ fn exec_streams_and_codes() {
         let sandbox = b.sandbox().await;
         let id = b.start(&sandbox, b.script("sleep 1000")).await;
         let output = b.sh(&id, "echo out; echo err >&2; exit 3").await;
-        assert_eq!((&output.stdout[..], &output.stderr[..], output.exit_code), (&b"out\n"[..], &b"err\n"[..], 3));
+        assert_eq!(
+            (&output.stdout[..], &output.stderr[..], output.exit_code),
+            (&b"out\n"[..], &b"err\n"[..], 3)
+        );
         assert_eq!(b.sh(&id, "kill -9 $$").await.exit_code, 137);
 
-        let spec = ExecSpec { command: vec!["cat".into()], stdin: true, ..ExecSpec::default() };
+        let spec = ExecSpec {
+            command: vec!["cat".into()],
+            stdin: true,
+            ..ExecSpec::default()
+        };
         let mut session = b.runtime.exec(&id, spec).await.unwrap();
         let mut stdin = session.stdin.take().unwrap();
         let mut stdout = session.stdout.take().unwrap();
@@ -208,7 +277,11 @@ fn exec_streams_and_codes() {
         assert_eq!(session.control.wait().await.unwrap(), 0);
 
         let command = ["sleep".to_string(), "1000".into()];
-        let error = b.runtime.exec_sync(&id, &command, Duration::from_millis(100)).await.unwrap_err();
+        let error = b
+            .runtime
+            .exec_sync(&id, &command, Duration::from_millis(100))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("timed out"), "{error}");
         // Many at once.
         let runs = (0..16).map(|i| {
@@ -226,13 +299,21 @@ fn exec_with_a_terminal() {
         let mut spec = b.script("sleep 1000");
         spec.security.run_as_user = Some(1000);
         let id = b.start(&sandbox, spec).await;
-        let spec = ExecSpec { command: vec!["sh".into()], tty: true, stdin: true, ..ExecSpec::default() };
+        let spec = ExecSpec {
+            command: vec!["sh".into()],
+            tty: true,
+            stdin: true,
+            ..ExecSpec::default()
+        };
         let mut session = b.runtime.exec(&id, spec).await.unwrap();
         assert!(session.stderr.is_none());
         session.control.resize(93, 41).unwrap();
         let mut stdin = session.stdin.take().unwrap();
         let mut stdout = session.stdout.take().unwrap();
-        stdin.write_all(b"stty size; echo again > $(readlink /proc/self/fd/0); exit 5\n").await.unwrap();
+        stdin
+            .write_all(b"stty size; echo again > $(readlink /proc/self/fd/0); exit 5\n")
+            .await
+            .unwrap();
         let mut text = Vec::new();
         stdout.read_to_end(&mut text).await.unwrap();
         let text = String::from_utf8_lossy(&text);
@@ -245,7 +326,8 @@ fn exec_with_a_terminal() {
 fn attach_feeds_and_shows() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
-        let mut spec = b.script("while read line; do echo got $line; echo err >&2; done; echo end; exit 7");
+        let mut spec =
+            b.script("while read line; do echo got $line; echo err >&2; done; echo end; exit 7");
         spec.stdin = true;
         spec.stdin_once = true;
         let log = spec.log_path.clone().unwrap();
@@ -255,9 +337,24 @@ fn attach_feeds_and_shows() {
         stdin.write_all(b"one\ntwo\n").await.unwrap();
         drop(stdin);
         let (mut out, mut err) = (String::new(), String::new());
-        session.stdout.take().unwrap().read_to_string(&mut out).await.unwrap();
-        session.stderr.take().unwrap().read_to_string(&mut err).await.unwrap();
-        assert_eq!((out.as_str(), err.as_str()), ("got one\ngot two\nend\n", "err\nerr\n"));
+        session
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .await
+            .unwrap();
+        session
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .await
+            .unwrap();
+        assert_eq!(
+            (out.as_str(), err.as_str()),
+            ("got one\ngot two\nend\n", "err\nerr\n")
+        );
         assert_eq!(session.control.wait().await.unwrap(), 7);
         assert_eq!(b.end(&id).await.exit_code, Some(7));
         assert!(text(&log).contains("got two"));
@@ -275,12 +372,31 @@ fn terminal_container() {
         let mut session = b.runtime.attach(&id, true).await.unwrap();
         session.control.resize(80, 25).unwrap();
         // The size goes another way than the input.
-        let size = b.runtime.exec_sync(&id, &["true".into()], Duration::ZERO).await.unwrap();
+        let size = b
+            .runtime
+            .exec_sync(&id, &["true".into()], Duration::ZERO)
+            .await
+            .unwrap();
         assert_eq!(size.exit_code, 0);
-        session.stdin.as_mut().unwrap().write_all(b"hello\n").await.unwrap();
+        session
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(b"hello\n")
+            .await
+            .unwrap();
         let mut out = String::new();
-        session.stdout.take().unwrap().read_to_string(&mut out).await.unwrap();
-        assert!(out.contains("got hello") && out.contains("25 80") && out.contains("terminal"), "{out:?}");
+        session
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .await
+            .unwrap();
+        assert!(
+            out.contains("got hello") && out.contains("25 80") && out.contains("terminal"),
+            "{out:?}"
+        );
         assert_eq!(b.end(&id).await.exit_code, Some(0));
         assert!(text(&log).contains("got hello"));
     });
@@ -293,11 +409,19 @@ fn users_and_groups() {
         spec.security.run_as_user_name = Some("web".into());
         let (status, log) = b.run(&sandbox, spec).await;
         assert!(log.starts_with("33\n33\n33 4\n/home/web\n"), "{log}");
-        assert!(log.contains("Permission denied") && log.contains("wrote") && log.ends_with("x\n"), "{log}");
+        assert!(
+            log.contains("Permission denied") && log.contains("wrote") && log.ends_with("x\n"),
+            "{log}"
+        );
         assert_eq!((status.user.uid, status.user.groups), (33, vec![33, 4]));
         let mut spec = b.script("true");
         spec.security.run_as_user_name = Some("nobody-here".into());
-        let error = b.runtime.create_container(&sandbox, spec).await.unwrap_err().to_string();
+        let error = b
+            .runtime
+            .create_container(&sandbox, spec)
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("unable to find user"), "{error}");
     });
 }
@@ -365,7 +489,14 @@ fn mounts() {
         assert_eq!(log, "contentcontentrw\nro\nmade\nsecretiro\n", "{status:?}");
         assert!(volume.join("new").exists() && b.dir.join("missing/dir/x").exists());
         // The container's own writes are its layer's.
-        assert!(b.runtime.writable_layer_usage(&status.id).await.unwrap().used_inodes > 0);
+        assert!(
+            b.runtime
+                .writable_layer_usage(&status.id)
+                .await
+                .unwrap()
+                .used_inodes
+                > 0
+        );
     });
 }
 
@@ -373,7 +504,12 @@ fn memory_limit_kills() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
         let mut spec = b.script("tail -c 200000000 /dev/zero; echo survived $?");
-        spec.command = Some(vec!["tail".into(), "-c".into(), "200000000".into(), "/dev/zero".into()]);
+        spec.command = Some(vec![
+            "tail".into(),
+            "-c".into(),
+            "200000000".into(),
+            "/dev/zero".into(),
+        ]);
         spec.resources = Resources {
             memory_limit: Some(16 << 20),
             cpu_shares: Some(512),
@@ -383,13 +519,20 @@ fn memory_limit_kills() {
             ..Resources::default()
         };
         let (status, _) = b.run(&sandbox, spec.clone()).await;
-        assert_eq!((status.exit_code, status.reason.as_str()), (Some(137), "OOMKilled"), "{status:?}");
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (Some(137), "OOMKilled"),
+            "{status:?}"
+        );
         spec.command = Some(vec!["sleep".into(), "1000".into()]);
         let id = b.start(&sandbox, spec).await;
         let stats = b.runtime.stats(&id).unwrap();
         assert_eq!(stats.memory_limit, Some(16 << 20));
         assert!(stats.pids >= 1 && stats.memory_usage > 0, "{stats:?}");
-        let more = Resources { memory_limit: Some(32 << 20), ..Resources::default() };
+        let more = Resources {
+            memory_limit: Some(32 << 20),
+            ..Resources::default()
+        };
         b.runtime.update_resources(&id, &more).await.unwrap();
         assert_eq!(b.runtime.stats(&id).unwrap().memory_limit, Some(32 << 20));
     });
@@ -399,7 +542,8 @@ fn stop_asks_then_kills() {
     with_bench(|b| async move {
         let sandbox = b.sandbox().await;
         let log_of = |spec: &rkube_runtime::ContainerSpec| spec.log_path.clone().unwrap();
-        let polite = b.script("trap 'echo asked; exit 0' USR1; echo ready; while true; do sleep 0.05; done");
+        let polite =
+            b.script("trap 'echo asked; exit 0' USR1; echo ready; while true; do sleep 0.05; done");
         let mut polite = polite;
         polite.stop_signal = Some("SIGUSR1".into());
         let log = log_of(&polite);
@@ -407,13 +551,25 @@ fn stop_asks_then_kills() {
         while !text(&log).contains("ready") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        b.runtime.stop_container(&id, Duration::from_secs(20)).await.unwrap();
+        b.runtime
+            .stop_container(&id, Duration::from_secs(20))
+            .await
+            .unwrap();
         assert_eq!(b.end(&id).await.exit_code, Some(0));
         assert!(text(&log).contains("asked"));
         let deaf = b.start(&sandbox, b.script("sleep 1000")).await;
-        b.runtime.stop_container(&deaf, Duration::from_millis(50)).await.unwrap();
-        assert_eq!(b.runtime.container_status(&deaf).unwrap().exit_code, Some(137));
-        b.runtime.stop_container(&deaf, Duration::from_millis(50)).await.unwrap();
+        b.runtime
+            .stop_container(&deaf, Duration::from_millis(50))
+            .await
+            .unwrap();
+        assert_eq!(
+            b.runtime.container_status(&deaf).unwrap().exit_code,
+            Some(137)
+        );
+        b.runtime
+            .stop_container(&deaf, Duration::from_millis(50))
+            .await
+            .unwrap();
     });
 }
 
@@ -423,17 +579,28 @@ fn agent_restart_keeps_containers() {
         let running = b.start(&sandbox, b.script("sleep 1000")).await;
         let (ended, _) = b.run(&sandbox, b.script("exit 4")).await;
         let pid = b.runtime.container_status(&running).unwrap().pid;
-        let again = Runtime::open(Bench::config(&b.dir, &b.cgroup)).await.unwrap();
+        let again = Runtime::open(Bench::config(&b.dir, &b.cgroup))
+            .await
+            .unwrap();
         let status = again.container_status(&running).unwrap();
         assert_eq!((status.state, status.pid), (ContainerState::Running, pid));
         let status = again.container_status(&ended.id).unwrap();
-        assert_eq!((status.state, status.exit_code), (ContainerState::Exited, Some(4)));
+        assert_eq!(
+            (status.state, status.exit_code),
+            (ContainerState::Exited, Some(4))
+        );
         assert_eq!(status.finished_at, ended.finished_at);
-        let output = again.exec_sync(&running, &["echo".into(), "hi".into()], Duration::ZERO).await.unwrap();
+        let output = again
+            .exec_sync(&running, &["echo".into(), "hi".into()], Duration::ZERO)
+            .await
+            .unwrap();
         assert_eq!(output.stdout, b"hi\n");
         let mut events = again.events();
         again.kill_container(&running, 9).await.unwrap();
-        assert_eq!(events.recv().await.unwrap().kind, ContainerEventKind::Exited);
+        assert_eq!(
+            events.recv().await.unwrap().kind,
+            ContainerEventKind::Exited
+        );
         // Both are told.
         assert_eq!(b.end(&running).await.exit_code, Some(137));
         assert_eq!(again.list_images().len(), 1);
@@ -447,11 +614,22 @@ fn dead_shim_is_cleaned_up_after() {
         let id = b.start(&sandbox, b.script("sleep 1000")).await;
         let pid = b.runtime.container_status(&id).unwrap().pid.unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let shim: i32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let shim: i32 = stat
+            .rsplit(") ")
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
         // SAFETY: no memory is involved.
         assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
         let status = b.end(&id).await;
-        assert_eq!((status.exit_code, status.reason.as_str()), (Some(137), "Unknown"));
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (Some(137), "Unknown")
+        );
         let gone = || !std::path::Path::new(&format!("/proc/{pid}/root/bin")).exists();
         for _ in 0..500 {
             if gone() {
@@ -466,30 +644,46 @@ fn dead_shim_is_cleaned_up_after() {
 
 fn shared_pid_namespace() {
     with_bench(|b| async move {
-        let spec = SandboxSpec { share_pid: true, hostname: "pod-2".into(), ..SandboxSpec::default() };
+        let spec = SandboxSpec {
+            share_pid: true,
+            hostname: "pod-2".into(),
+            ..SandboxSpec::default()
+        };
         let sandbox = b.sandbox_with(spec).await;
         let status = b.runtime.sandbox_status(&sandbox).unwrap();
         let first = b.start(&sandbox, b.script("sleep 1000")).await;
         let second = b.start(&sandbox, b.script("sleep 2000 & sleep 3000")).await;
         let seen = b.out(&first, "ps").await;
-        assert!(seen.contains("sleep 2000") && seen.contains("pause"), "{seen}");
+        assert!(
+            seen.contains("sleep 2000") && seen.contains("pause"),
+            "{seen}"
+        );
         assert!(b.out(&first, "ls /proc/1/root/ 2>/dev/null | wc -l").await == "0");
         // The first container's end does not end the second one's; all its own go.
-        b.runtime.stop_container(&second, Duration::ZERO).await.unwrap();
+        b.runtime
+            .stop_container(&second, Duration::ZERO)
+            .await
+            .unwrap();
         let seen = b.out(&first, "ps").await;
         assert!(!seen.contains("sleep 2000"), "{seen}");
         let mut events = b.runtime.events();
         // SAFETY: no memory is involved.
         unsafe { libc::kill(status.pid.unwrap(), libc::SIGKILL) };
         loop {
-            let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
+            let event = tokio::time::timeout(Duration::from_secs(10), events.recv())
+                .await
+                .unwrap()
+                .unwrap();
             if event.kind == ContainerEventKind::SandboxDied {
                 assert_eq!(event.sandbox_id, sandbox);
                 break;
             }
         }
         assert_eq!(b.end(&first).await.exit_code, Some(137));
-        assert_eq!(b.runtime.sandbox_status(&sandbox).unwrap().state, rkube_runtime::SandboxState::NotReady);
+        assert_eq!(
+            b.runtime.sandbox_status(&sandbox).unwrap().state,
+            rkube_runtime::SandboxState::NotReady
+        );
     });
 }
 
@@ -497,7 +691,10 @@ fn builtin_image() {
     with_bench(|b| async move {
         let binary = std::env::current_exe().unwrap();
         for _ in 0..2 {
-            b.runtime.install_builtin_image("rkube/kubia", &["/rkube", "--list"], &["8080/tcp"], &binary).await.unwrap();
+            b.runtime
+                .install_builtin_image("rkube/kubia", &["/rkube", "--list"], &["8080/tcp"], &binary)
+                .await
+                .unwrap();
         }
         let status = b.runtime.image_status("rkube/kubia").unwrap();
         assert_eq!(status.repo_tags, ["docker.io/rkube/kubia:latest"]);
@@ -509,7 +706,12 @@ fn builtin_image() {
         let (status, log) = b.run(&sandbox, spec).await;
         assert_eq!(status.exit_code, Some(0), "{status:?}");
         assert!(log.contains("builtin_image: test"), "{log}");
-        let error = b.runtime.remove_image("rkube/kubia").await.unwrap_err().to_string();
+        let error = b
+            .runtime
+            .remove_image("rkube/kubia")
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("in use"), "{error}");
         b.runtime.remove_container(&status.id).await.unwrap();
         b.runtime.remove_image("rkube/kubia").await.unwrap();
@@ -520,13 +722,25 @@ fn builtin_image() {
 
 fn host_namespaces() {
     with_bench(|b| async move {
-        let host = rkube_runtime::HostNamespaces { network: true, pid: true, ipc: true };
-        let sandbox = b.sandbox_with(SandboxSpec { host, ..SandboxSpec::default() }).await;
+        let host = rkube_runtime::HostNamespaces {
+            network: true,
+            pid: true,
+            ipc: true,
+        };
+        let sandbox = b
+            .sandbox_with(SandboxSpec {
+                host,
+                ..SandboxSpec::default()
+            })
+            .await;
         assert_eq!(b.runtime.sandbox_status(&sandbox).unwrap().netns_path, None);
         let id = b.start(&sandbox, b.script("sleep 1000 & sleep 1000")).await;
         for kind in ["net", "pid", "ipc", "uts"] {
             let own = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
-            assert_eq!(b.out(&id, &format!("readlink /proc/self/ns/{kind}")).await, own.to_str().unwrap());
+            assert_eq!(
+                b.out(&id, &format!("readlink /proc/self/ns/{kind}")).await,
+                own.to_str().unwrap()
+            );
         }
         b.runtime.stop_container(&id, Duration::ZERO).await.unwrap();
     });
@@ -552,6 +766,9 @@ fn log_is_reopened() {
         std::fs::rename(&log, &old).unwrap();
         b.runtime.reopen_log(&id).await.unwrap();
         echo("after\n").await;
-        assert_eq!((text(&old).as_str(), text(&log).as_str()), ("before\n", "after\n"));
+        assert_eq!(
+            (text(&old).as_str(), text(&log).as_str()),
+            ("before\n", "after\n")
+        );
     });
 }

@@ -28,12 +28,13 @@ pub fn unable() -> Option<String> {
 /// A layer's tar with busybox and a user.
 fn layer() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    let mut dir = |tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32| {
+    let dir = |tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32| {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(mode);
         header.set_size(0);
-        tar.append_data(&mut header, path, std::io::empty()).unwrap();
+        tar.append_data(&mut header, path, std::io::empty())
+            .unwrap();
     };
     for path in ["bin", "etc", "proc", "sys", "dev", "root", "home"] {
         dir(&mut tar, path, 0o755);
@@ -45,16 +46,35 @@ fn layer() -> Vec<u8> {
         header.set_size(content.len() as u64);
         tar.append_data(&mut header, path, content).unwrap();
     };
-    file(&mut tar, "bin/busybox", 0o755, &std::fs::read(BUSYBOX).unwrap());
-    file(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/home/web:/bin/sh\n");
-    file(&mut tar, "etc/group", 0o644, b"root:x:0:\nadm:x:4:web\nweb:x:33:\n");
+    file(
+        &mut tar,
+        "bin/busybox",
+        0o755,
+        &std::fs::read(BUSYBOX).unwrap(),
+    );
+    file(
+        &mut tar,
+        "etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/home/web:/bin/sh\n",
+    );
+    file(
+        &mut tar,
+        "etc/group",
+        0o644,
+        b"root:x:0:\nadm:x:4:web\nweb:x:33:\n",
+    );
     file(&mut tar, "etc/notes", 0o600, b"secret");
-    for applet in ["sh", "cat", "echo", "id", "sleep", "ls", "hostname", "mount", "grep", "head", "dd",
-        "mkdir", "touch", "ps", "kill", "stty", "tail", "true", "false", "chmod", "nc", "ip", "unshare", "readlink", "wc", "stat", "printf", "tr", "test", "env", "pwd", "mknod"] {
+    for applet in [
+        "sh", "cat", "echo", "id", "sleep", "ls", "hostname", "mount", "grep", "head", "dd",
+        "mkdir", "touch", "ps", "kill", "stty", "tail", "true", "false", "chmod", "nc", "ip",
+        "unshare", "readlink", "wc", "stat", "printf", "tr", "test", "env", "pwd", "mknod",
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
         header.set_size(0);
-        tar.append_link(&mut header, format!("bin/{applet}"), "busybox").unwrap();
+        tar.append_link(&mut header, format!("bin/{applet}"), "busybox")
+            .unwrap();
     }
     tar.into_inner().unwrap()
 }
@@ -75,7 +95,11 @@ pub fn docker_archive(architecture: &str) -> Vec<u8> {
     ])
     .to_string();
     let mut tar = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("layer.tar", &layer[..]), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())] {
+    for (name, bytes) in [
+        ("layer.tar", &layer[..]),
+        ("config.json", config.as_bytes()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(bytes.len() as u64);
@@ -85,7 +109,11 @@ pub fn docker_archive(architecture: &str) -> Vec<u8> {
 }
 
 pub fn host_architecture() -> &'static str {
-    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    }
 }
 
 /// One test's runtime.
@@ -109,7 +137,12 @@ impl Bench {
 
     /// Makes a sandbox for the test's containers.
     pub async fn sandbox(&self) -> String {
-        self.sandbox_with(SandboxSpec { hostname: "pod-1".into(), name: "pod-1".into(), ..SandboxSpec::default() }).await
+        self.sandbox_with(SandboxSpec {
+            hostname: "pod-1".into(),
+            name: "pod-1".into(),
+            ..SandboxSpec::default()
+        })
+        .await
     }
 
     pub async fn sandbox_with(&self, spec: SandboxSpec) -> String {
@@ -122,7 +155,10 @@ impl Bench {
             name: "c".into(),
             image: IMAGE.into(),
             command: Some(vec!["sh".into(), "-c".into(), script.into()]),
-            log_path: Some(self.dir.join(format!("logs/{:08x}.log", rand::random::<u32>()))),
+            log_path: Some(
+                self.dir
+                    .join(format!("logs/{:08x}.log", rand::random::<u32>())),
+            ),
             ..ContainerSpec::default()
         }
     }
@@ -143,16 +179,25 @@ impl Bench {
     }
 
     pub async fn end(&self, id: &str) -> ContainerStatus {
-        tokio::time::timeout(Duration::from_secs(30), self.runtime.wait_container(id)).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(30), self.runtime.wait_container(id))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     pub async fn sh(&self, id: &str, script: &str) -> ExecOutput {
         let command = ["sh".to_string(), "-c".into(), script.into()];
-        self.runtime.exec_sync(id, &command, Duration::from_secs(20)).await.unwrap()
+        self.runtime
+            .exec_sync(id, &command, Duration::from_secs(20))
+            .await
+            .unwrap()
     }
 
     pub async fn out(&self, id: &str, script: &str) -> String {
-        String::from_utf8(self.sh(id, script).await.stdout).unwrap().trim().to_string()
+        String::from_utf8(self.sh(id, script).await.stdout)
+            .unwrap()
+            .trim()
+            .to_string()
     }
 }
 
@@ -170,18 +215,29 @@ pub fn with_bench<F>(test: impl FnOnce(std::sync::Arc<Bench>) -> F)
 where
     F: Future<Output = ()>,
 {
-    let base = std::env::var_os("RKUBE_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-    let temporary = tempfile::Builder::new().prefix("rkube-runtime-").tempdir_in(base).unwrap();
+    let base =
+        std::env::var_os("RKUBE_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let temporary = tempfile::Builder::new()
+        .prefix("rkube-runtime-")
+        .tempdir_in(base)
+        .unwrap();
     let dir = temporary.path().to_path_buf();
     let cgroup = format!("/rkube-test-{:08x}", rand::random::<u32>());
-    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let result = tokio.block_on(async {
         let runtime = Runtime::open(Bench::config(&dir, &cgroup)).await.unwrap();
         let archive = dir.join("busybox.tar");
         std::fs::write(&archive, docker_archive(host_architecture())).unwrap();
         let names = runtime.load_image(&archive).await.unwrap();
         assert_eq!(names, ["docker.io/test/busybox:1"]);
-        let bench = std::sync::Arc::new(Bench { runtime: runtime.clone(), dir: dir.clone(), cgroup: cgroup.clone() });
+        let bench = std::sync::Arc::new(Bench {
+            runtime: runtime.clone(),
+            dir: dir.clone(),
+            cgroup: cgroup.clone(),
+        });
         let result =
             futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(bench))).await;
         for sandbox in runtime.list_sandboxes() {
@@ -228,7 +284,10 @@ fn assert_clean(dir: &Path, cgroup: &str) {
         if left.is_empty() {
             return;
         }
-        assert!(begun.elapsed() < Duration::from_secs(10), "processes left: {left:#?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "processes left: {left:#?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
