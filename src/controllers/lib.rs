@@ -6,6 +6,7 @@
 
 pub mod common;
 pub mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
 pub mod endpoints;
@@ -19,6 +20,7 @@ pub mod pod_gc;
 pub mod queue;
 pub mod replicaset;
 pub mod service_accounts;
+pub mod statefulset;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -126,5 +128,7 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(deployment::start(ctx)),
         Box::pin(replicaset::start::<ReplicaSet>(ctx)),
         Box::pin(replicaset::start::<ReplicationController>(ctx)),
+        Box::pin(daemonset::start(ctx)),
+        Box::pin(statefulset::start(ctx)),
     ]
 }

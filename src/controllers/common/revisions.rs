@@ -1,0 +1,197 @@
+//! Controller revisions: the history of a pod template, kept as objects.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use serde_json::{Value, json};
+
+use crate::common::selector::Labels;
+use crate::common::{hash, owners};
+use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::informers::{Key, Object};
+
+/// Label by which pods (and daemon sets' revisions) name their revision.
+pub const POD_LABEL: &str = "controller-revision-hash";
+/// Label by which stateful sets' revisions carry their hash.
+pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+
+/// What a revision stores: a patch that replaces the owner's template.
+fn data(template: &PodTemplateSpec) -> Value {
+    let mut template = serde_json::to_value(template).unwrap_or_default();
+    template["$patch"] = json!("replace");
+    json!({"spec": {"template": template}})
+}
+
+/// The template that a revision stores.
+pub fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
+    let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}
+
+/// Whether the revision is of this template.
+fn is_of(revision: &ControllerRevision, template: &PodTemplateSpec) -> bool {
+    revision
+        .data
+        .as_ref()
+        .is_some_and(|stored| stored.0 == data(template))
+        || self::template(revision)
+            .is_some_and(|stored| crate::common::semantic::equal(&stored, template))
+}
+
+/// How an owner's revisions are made.
+pub struct Style<'a> {
+    /// Labels of new revisions, besides the hash.
+    pub labels: Option<&'a Labels>,
+    /// The label that holds the hash.
+    pub hash_label: &'a str,
+    /// How often two templates had the same hash.
+    pub collisions: Option<i32>,
+}
+
+/// An owner's revisions, oldest first.
+pub fn of<O: Object>(ctx: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
+    let uid = owner.metadata().uid.as_deref().unwrap_or_default();
+    let mut all = ctx.informers.revisions.owned_by(uid);
+    all.sort_by_key(|revision| (revision.revision, revision.metadata.name.clone()));
+    all
+}
+
+/// The newest revision, which is of `template`: found, renumbered to be the
+/// newest, or made. The second value tells of a collision: another template has
+/// the same hash, so that the caller has to count it and try again.
+pub async fn current<O: Object>(
+    ctx: &Context,
+    owner: &O,
+    template: &PodTemplateSpec,
+    style: &Style<'_>,
+) -> Result<std::result::Result<Arc<ControllerRevision>, ()>> {
+    let store = &ctx.informers.revisions;
+    let all = of(ctx, owner);
+    let newest = all.last().map_or(0, |revision| revision.revision);
+    if let Some(found) = all.iter().rev().find(|revision| is_of(revision, template)) {
+        if found.revision == newest {
+            return Ok(Ok(found.clone()));
+        }
+        let mut renumbered = ControllerRevision::clone(found);
+        renumbered.revision = newest + 1;
+        return ctx.update(store, &renumbered).await.map(Ok);
+    }
+    let made = make(owner, template, style, newest + 1);
+    match ctx.create(store, &made).await {
+        Ok(revision) => Ok(Ok(revision)),
+        Err(error) if error.is_already_exists() => {
+            let key = Key::of(&made.metadata);
+            let present: ControllerRevision = ctx.get(&key.namespace, &key.name).await?;
+            let ours = owners::is_controlled_by(
+                &present.metadata,
+                owner.metadata().uid.as_deref().unwrap_or_default(),
+            );
+            if ours && is_of(&present, template) {
+                return Ok(Ok(store.observe(present)));
+            }
+            Ok(Err(()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn make<O: Object>(
+    owner: &O,
+    template: &PodTemplateSpec,
+    style: &Style<'_>,
+    number: i64,
+) -> ControllerRevision {
+    let meta = owner.metadata();
+    let hash = hash::of(template, style.collisions);
+    let mut labels = style.labels.cloned().unwrap_or_default();
+    labels.insert(style.hash_label.to_owned(), hash.clone());
+    let mut annotations = meta.annotations.clone();
+    if let Some(annotations) = annotations.as_mut() {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    // The name has to fit in a label's value too.
+    let mut name = meta.name.clone().unwrap_or_default();
+    name.truncate(223);
+    ControllerRevision {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}-{hash}")),
+            namespace: meta.namespace.clone(),
+            labels: Some(labels),
+            annotations,
+            owner_references: Some(vec![owners::control_by(owner)]),
+            ..Default::default()
+        },
+        data: Some(RawExtension(data(template))),
+        revision: number,
+    }
+}
+
+/// The revisions to delete: the oldest beyond `limit` that are not alive.
+pub fn surplus(
+    all: &[Arc<ControllerRevision>],
+    limit: i32,
+    alive: impl Fn(&ControllerRevision) -> bool,
+) -> Vec<Arc<ControllerRevision>> {
+    let dead: Vec<_> = all
+        .iter()
+        .filter(|revision| !alive(revision))
+        .cloned()
+        .collect();
+    let count = dead
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(0));
+    dead.into_iter().take(count).collect()
+}
+
+/// Deletes revisions.
+pub async fn delete(ctx: &Context, doomed: Vec<Arc<ControllerRevision>>) -> Result<()> {
+    for revision in doomed {
+        optional(
+            ctx.delete(
+                &ctx.informers.revisions,
+                &revision.metadata,
+                &Deletion::default(),
+            )
+            .await,
+        )?;
+    }
+    Ok(())
+}
+
+/// What to answer when a revision's hash collides: the caller has counted it.
+pub fn collision(name: &str) -> Error {
+    Error::other(format!("the hash of {name}'s template is taken by another"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::apps::v1::DaemonSet;
+
+    #[test]
+    fn a_template_survives_its_revision() {
+        let template = PodTemplateSpec {
+            metadata: Some(ObjectMeta {
+                labels: Some([("a".to_owned(), "b".to_owned())].into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let style = Style {
+            labels: None,
+            hash_label: POD_LABEL,
+            collisions: None,
+        };
+        let revision = make(&DaemonSet::default(), &template, &style, 1);
+        assert_eq!(self::template(&revision), Some(template.clone()));
+        assert!(is_of(&revision, &template));
+        assert!(!is_of(&revision, &PodTemplateSpec::default()));
+        let all = vec![Arc::new(revision.clone()), Arc::new(revision)];
+        assert_eq!(surplus(&all, 1, |_| false).len(), 1);
+        assert_eq!(surplus(&all, 1, |_| true).len(), 0);
+    }
+}

@@ -1,0 +1,157 @@
+//! What makes a stateful set's pod that pod: name, labels and volumes.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use crate::common::{owners, pod_control, revisions};
+
+/// Label with the pod's name, so that a service can select one pod.
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+/// Label with the pod's ordinal.
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
+/// The pod's ordinal in the set of this name; none if it is not one of its pods.
+pub fn ordinal(set: &str, pod: &Pod) -> Option<i32> {
+    let (parent, ordinal) = pod.metadata.name.as_deref()?.rsplit_once('-')?;
+    (parent == set).then(|| ordinal.parse().ok()).flatten()
+}
+
+/// The name of the revision that a pod was made of.
+pub fn revision_of(pod: &Pod) -> Option<&str> {
+    pod.metadata
+        .labels
+        .as_ref()?
+        .get(revisions::POD_LABEL)
+        .map(String::as_str)
+}
+
+fn templates(set: &StatefulSet) -> &[PersistentVolumeClaim] {
+    let spec = set.spec.as_ref();
+    spec.and_then(|spec| spec.volume_claim_templates.as_deref())
+        .unwrap_or_default()
+}
+
+fn claim_name(template: &PersistentVolumeClaim, set: &StatefulSet, ordinal: i32) -> String {
+    format!(
+        "{}-{}-{ordinal}",
+        template.metadata.name.as_deref().unwrap_or_default(),
+        set.metadata.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// The pod of this ordinal, made of a revision.
+pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> Pod {
+    let mut pod = pod_control::from_template(set, template);
+    let name = format!(
+        "{}-{ordinal}",
+        set.metadata.name.as_deref().unwrap_or_default()
+    );
+    pod.metadata.generate_name = None;
+    pod.metadata.name = Some(name.clone());
+    let labels = pod.metadata.labels.get_or_insert_default();
+    labels.insert(POD_NAME.into(), name.clone());
+    labels.insert(POD_INDEX.into(), ordinal.to_string());
+    labels.insert(revisions::POD_LABEL.into(), revision.to_owned());
+    let spec = pod.spec.get_or_insert_default();
+    spec.hostname = Some(name);
+    spec.subdomain = set.spec.as_ref().and_then(|spec| spec.service_name.clone());
+    let volumes = spec.volumes.get_or_insert_default();
+    let claimed: Vec<Volume> = templates(set)
+        .iter()
+        .map(|template| Volume {
+            name: template.metadata.name.clone().unwrap_or_default(),
+            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                claim_name: claim_name(template, set, ordinal),
+                read_only: None,
+            }),
+            ..Default::default()
+        })
+        .collect();
+    volumes.retain(|volume| !claimed.iter().any(|claimed| claimed.name == volume.name));
+    volumes.extend(claimed);
+    if volumes.is_empty() {
+        spec.volumes = None;
+    }
+    pod
+}
+
+/// The pod with the labels that it should have; none if it has them.
+pub fn repaired(pod: &Pod, ordinal: i32) -> Option<Pod> {
+    let mut repaired = pod.clone();
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let labels = repaired.metadata.labels.get_or_insert_default();
+    labels.insert(POD_NAME.into(), name);
+    labels.insert(POD_INDEX.into(), ordinal.to_string());
+    (repaired != *pod).then_some(repaired)
+}
+
+/// The claims that a pod's volumes need.
+pub fn claims(set: &StatefulSet, pod: &Pod) -> Vec<PersistentVolumeClaim> {
+    let name = set.metadata.name.as_deref().unwrap_or_default();
+    let Some(ordinal) = ordinal(name, pod) else {
+        return Vec::new();
+    };
+    let selector = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.selector.match_labels.clone());
+    templates(set)
+        .iter()
+        .map(|template| {
+            let mut claim = template.clone();
+            claim.metadata.name = Some(claim_name(template, set, ordinal));
+            claim.metadata.namespace.clone_from(&set.metadata.namespace);
+            let labels = claim.metadata.labels.get_or_insert_default();
+            labels.extend(selector.clone().unwrap_or_default());
+            claim.status = None;
+            if let Some(references) = retention(set, pod, false, &claim) {
+                claim.metadata.owner_references = Some(references);
+            }
+            claim
+        })
+        .collect()
+}
+
+/// The owners that a claim should have, so that it goes when the policy says:
+/// with the set, with a pod that is scaled away, or never. None if it has them.
+pub fn retention(
+    set: &StatefulSet,
+    pod: &Pod,
+    condemned: bool,
+    claim: &PersistentVolumeClaim,
+) -> Option<Vec<OwnerReference>> {
+    let policy = set
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.persistent_volume_claim_retention_policy.clone())
+        .unwrap_or_default();
+    let deletes = |when: Option<String>| when.as_deref() == Some("Delete");
+    let (by_set, by_pod) = (deletes(policy.when_deleted), deletes(policy.when_scaled));
+    let present = claim.metadata.owner_references.clone().unwrap_or_default();
+    let uid = |uid: &Option<String>| uid.clone().unwrap_or_default();
+    let (set_uid, pod_uid) = (uid(&set.metadata.uid), uid(&pod.metadata.uid));
+    let pod_name = pod.metadata.name.clone().unwrap_or_default();
+    let mut wanted: Vec<OwnerReference> = present
+        .iter()
+        .filter(|owner| owner.uid != set_uid && !(owner.kind == "Pod" && owner.name == pod_name))
+        .cloned()
+        .collect();
+    if condemned && by_pod && !pod_uid.is_empty() {
+        wanted.push(OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: pod_name,
+            uid: pod_uid,
+            ..Default::default()
+        });
+    } else if by_set && !(condemned && by_pod) {
+        wanted.push(OwnerReference {
+            block_owner_deletion: None,
+            ..owners::control_by(set)
+        });
+    }
+    (wanted != present).then_some(wanted)
+}

@@ -1,0 +1,336 @@
+//! Stateful sets: pods with names of their own, in order, each with its volumes.
+
+mod identity;
+mod plan;
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::Patch;
+use serde_json::json;
+
+use crate::common::{claim, owners, pods, revisions, selector};
+use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::events::Severity::{Normal, Warning};
+use crate::informers::Key;
+use crate::queue::Queue;
+
+use plan::Action;
+
+const NAME: &str = "statefulset-controller";
+/// Stateful sets worked on at a time.
+const CONCURRENCY: usize = 5;
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .stateful_sets
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let (queue, sets) = (queue.clone(), informers.stateful_sets.clone());
+        informers.pods.on_change(move |change| {
+            let pod = change.object();
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            for state in change.states() {
+                if let Some(name) = owners::controller_name::<StatefulSet>(&state.metadata) {
+                    queue.add(Key::new(namespace, name));
+                }
+            }
+            if owners::controller_of(&pod.metadata).is_none() && !change.is_deletion() {
+                let labels = selector::or_none(pod.metadata.labels.as_ref());
+                for set in sets.in_namespace(namespace) {
+                    let wanted = set.spec.as_ref().map(|spec| &spec.selector);
+                    if wanted.is_some_and(|wanted| selector::matches(wanted, labels)) {
+                        queue.add(Key::of(&set.metadata));
+                    }
+                }
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+    };
+    async move {
+        informers.stateful_sets.synced().await;
+        informers.pods.synced().await;
+        informers.claims.synced().await;
+        informers.revisions.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+fn revision_name(revision: &ControllerRevision) -> String {
+    revision.metadata.name.clone().unwrap_or_default()
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let Some(set) = self.ctx.informers.stateful_sets.by_key(&key) else {
+            return Ok(());
+        };
+        let Some(spec) = set.spec.clone() else {
+            return Ok(());
+        };
+        if selector::is_empty(&spec.selector) {
+            let text = "This stateful set is selecting all pods. A non-empty selector is required.";
+            self.ctx
+                .recorder
+                .event(NAME, &*set, Warning, "SelectingAll", text);
+            return Ok(());
+        }
+        let store = &self.ctx.informers.pods;
+        let member = |pod: &Pod| identity::ordinal(&key.name, pod).is_some();
+        let owned = claim::claim(
+            &self.ctx,
+            &*set,
+            &spec.selector,
+            store,
+            None,
+            |_| true,
+            member,
+        )
+        .await?;
+        let style = revisions::Style {
+            labels: spec.selector.match_labels.as_ref(),
+            hash_label: revisions::HASH_LABEL,
+            collisions: set
+                .status
+                .as_ref()
+                .and_then(|status| status.collision_count),
+        };
+        let Ok(update) = revisions::current(&self.ctx, &*set, &spec.template, &style).await? else {
+            let mut counted = StatefulSet::clone(&set);
+            let status = counted.status.get_or_insert_default();
+            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            self.ctx
+                .update_status(&self.ctx.informers.stateful_sets, &counted)
+                .await?;
+            return Err(revisions::collision(&key.name));
+        };
+        let all = revisions::of(&self.ctx, &*set);
+        let named = set
+            .status
+            .as_ref()
+            .and_then(|status| status.current_revision.clone());
+        let current = all
+            .iter()
+            .find(|revision| revision.metadata.name == named && named.is_some())
+            .unwrap_or(&update)
+            .clone();
+        let template = |revision: &ControllerRevision| {
+            revisions::template(revision).ok_or_else(|| {
+                Error::other(format!("{} holds no template", revision_name(revision)))
+            })
+        };
+        let now = self.ctx.now();
+        let templates = plan::Templates {
+            current: (revision_name(&current), template(&current)?),
+            update: (revision_name(&update), template(&update)?),
+        };
+        let plan = plan::plan(&set, &templates, &owned, now);
+        let mut outcome = Ok(());
+        for action in &plan.actions {
+            outcome = self.carry_out(&set, action).await;
+            if outcome.is_err() {
+                break;
+            }
+        }
+        // What was done just now is in the store.
+        let mut after = store.owned_by(set.metadata.uid.as_deref().unwrap_or_default());
+        after.retain(|pod| member(pod));
+        let status = plan::status(&set, &templates, &after, self.ctx.now());
+        let waits = status.ready_replicas != status.available_replicas;
+        self.report(&key, status).await?;
+        outcome?;
+        self.clean_up(&set, &all, &after, &[&current, &update])
+            .await?;
+        if waits
+            && let Some(wait) =
+                pods::next_availability(&after, spec.min_ready_seconds.unwrap_or(0), now)
+        {
+            self.queue.add_after(key, wait);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&self, set: &Arc<StatefulSet>, action: &Action) -> Result<()> {
+        match action {
+            Action::Create(batch) => {
+                let outcomes = join_all(batch.iter().map(|pod| self.create(set, pod))).await;
+                outcomes.into_iter().collect()
+            }
+            Action::Delete(batch) => {
+                let outcomes = join_all(batch.iter().map(|pod| self.delete(set, pod))).await;
+                outcomes.into_iter().collect()
+            }
+            Action::Recreate(pod) => {
+                let key = Key::of(&pod.metadata);
+                let (reason, state) = match pods::phase(pod) {
+                    "Failed" => ("RecreatingFailedPod", "failed"),
+                    _ => ("RecreatingTerminatedPod", "terminated"),
+                };
+                let owner = Key::of(&set.metadata);
+                let message = format!("StatefulSet {owner} is recreating {state} Pod {}", key.name);
+                self.ctx
+                    .recorder
+                    .event(NAME, &**set, Warning, reason, message);
+                self.delete(set, pod).await
+            }
+            Action::Repair(pod) => {
+                self.make_claims(set, pod).await?;
+                let patch =
+                    json!({"metadata": {"uid": pod.metadata.uid, "labels": pod.metadata.labels}});
+                let store = &self.ctx.informers.pods;
+                optional(
+                    self.ctx
+                        .patch(store, &pod.metadata, None, &Patch::Merge(patch))
+                        .await,
+                )
+                .map(drop)
+            }
+            Action::Claims(pod) => self.make_claims(set, pod).await,
+            Action::Retain(pod, condemned) => self.retain(set, pod, *condemned).await,
+        }
+    }
+
+    fn tell(&self, set: &StatefulSet, verb: &str, object: &str, outcome: &Result<()>) {
+        let name = set.metadata.name.as_deref().unwrap_or_default();
+        let (lower, recorder) = (verb.to_lowercase(), &self.ctx.recorder);
+        match outcome {
+            Ok(()) => {
+                let message = format!("{lower} {object} in StatefulSet {name} successful");
+                recorder.event(NAME, set, Normal, &format!("Successful{verb}"), message);
+            }
+            Err(error) => {
+                let message =
+                    format!("{lower} {object} in StatefulSet {name} failed error: {error}");
+                recorder.event(NAME, set, Warning, &format!("Failed{verb}"), message);
+            }
+        }
+    }
+
+    async fn create(&self, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        self.make_claims(set, pod).await?;
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let outcome = match self.ctx.create(&self.ctx.informers.pods, pod).await {
+            Ok(_) => Ok(()),
+            // The namesake's end, or our own earlier try, comes by the watch.
+            Err(error) if error.is_already_exists() => return Err(error),
+            Err(error) if error.is_namespace_terminating() => return Ok(()),
+            Err(error) => Err(error),
+        };
+        self.tell(set, "Create", &format!("Pod {name}"), &outcome);
+        outcome
+    }
+
+    async fn delete(&self, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let store = &self.ctx.informers.pods;
+        let outcome = self
+            .ctx
+            .delete(store, &pod.metadata, &Deletion::default())
+            .await;
+        let outcome = optional(outcome).map(drop);
+        self.tell(set, "Delete", &format!("Pod {name}"), &outcome);
+        outcome
+    }
+
+    async fn make_claims(&self, set: &StatefulSet, pod: &Pod) -> Result<()> {
+        let store = &self.ctx.informers.claims;
+        for wanted in identity::claims(set, pod) {
+            let key = Key::of(&wanted.metadata);
+            if let Some(present) = store.by_key(&key) {
+                if present.metadata.deletion_timestamp.is_some() {
+                    return Err(Error::other(format!("pvc {} is being deleted", key.name)));
+                }
+                continue;
+            }
+            let outcome = match self.ctx.create(store, &wanted).await {
+                Err(error) if error.is_already_exists() => Ok(()),
+                other => other.map(drop),
+            };
+            let object = format!(
+                "Claim {} Pod {}",
+                key.name,
+                pod.metadata.name.as_deref().unwrap_or_default()
+            );
+            self.tell(set, "Create", &object, &outcome);
+            outcome?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that claims go with their set or pod, as the policy says.
+    async fn retain(&self, set: &StatefulSet, pod: &Pod, condemned: bool) -> Result<()> {
+        let store = &self.ctx.informers.claims;
+        for wanted in identity::claims(set, pod) {
+            let Some(present) = store.by_key(&Key::of(&wanted.metadata)) else {
+                continue;
+            };
+            let Some(references) = identity::retention(set, pod, condemned, &present) else {
+                continue;
+            };
+            let mut changed = PersistentVolumeClaim::clone(&present);
+            changed.metadata.owner_references = Some(references);
+            optional(self.ctx.update(store, &changed).await)?;
+        }
+        Ok(())
+    }
+
+    async fn report(&self, key: &Key, status: StatefulSetStatus) -> Result<()> {
+        let store = &self.ctx.informers.stateful_sets;
+        let Some(set) = store.by_key(key) else {
+            return Ok(());
+        };
+        if set
+            .status
+            .as_ref()
+            .is_some_and(|old| plan::same(old, &status))
+        {
+            return Ok(());
+        }
+        let mut updated = StatefulSet::clone(&set);
+        updated.status = Some(status);
+        optional(self.ctx.update_status(store, &updated).await).map(drop)
+    }
+
+    async fn clean_up(
+        &self,
+        set: &StatefulSet,
+        all: &[Arc<ControllerRevision>],
+        owned: &[Arc<Pod>],
+        kept: &[&Arc<ControllerRevision>],
+    ) -> Result<()> {
+        let limit = set
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.revision_history_limit)
+            .unwrap_or(10);
+        let mut live: Vec<String> = owned
+            .iter()
+            .filter_map(|pod| identity::revision_of(pod).map(str::to_owned))
+            .collect();
+        live.extend(kept.iter().map(|revision| revision_name(revision)));
+        let doomed = revisions::surplus(all, limit, |revision| {
+            live.contains(&revision_name(revision))
+        });
+        revisions::delete(&self.ctx, doomed).await
+    }
+}
