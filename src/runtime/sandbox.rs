@@ -206,9 +206,16 @@ impl SandboxRecord {
     }
 }
 
-/// Whether `pid` is a process of that name: PIDs come back after a restart.
+/// Whether `pid` is a living process of that name: PIDs come back after a
+/// restart, and a dead process has a name until it is reaped.
 fn process_is(pid: i32, name: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    let Some((head, tail)) = stat.rsplit_once(") ") else {
+        return false;
+    };
+    head.split_once(" (").is_some_and(|(_, comm)| comm == name) && !tail.starts_with(['Z', 'X'])
 }
 
 /// Kernel parameters of the node's are not a pod's to set.

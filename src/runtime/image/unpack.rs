@@ -179,10 +179,14 @@ fn bad(reason: &str) -> io::Error {
 /// Collects what an entry says of itself.
 fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
     let header = entry.header();
-    let uid = u32::try_from(header.uid()?).map_err(|_| bad("user number out of range"))?;
-    let gid = u32::try_from(header.gid()?).map_err(|_| bad("group number out of range"))?;
-    let mode = header.mode()? & 0o7777;
-    let mut mtime = timespec(i64::try_from(header.mtime()?).unwrap_or(0), 0);
+    let raw = header.as_old();
+    let uid = number(&raw.uid, || header.uid())?;
+    let uid = u32::try_from(uid).map_err(|_| bad("user number out of range"))?;
+    let gid = number(&raw.gid, || header.gid())?;
+    let gid = u32::try_from(gid).map_err(|_| bad("group number out of range"))?;
+    let mode = number(&raw.mode, || header.mode().map(u64::from))? as u32 & 0o7777;
+    let mtime = number(&raw.mtime, || header.mtime())?;
+    let mut mtime = timespec(i64::try_from(mtime).unwrap_or(0), 0);
     let mut xattrs = Vec::new();
     if let Some(extensions) = entry.pax_extensions()? {
         for extension in extensions {
@@ -210,6 +214,15 @@ fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
         mtime,
         xattrs,
     })
+}
+
+/// A field of a header; one left blank is zero, as other readers have it.
+fn number(field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
+    if field.iter().all(|b| matches!(b, 0 | b' ')) {
+        Ok(0)
+    } else {
+        read()
+    }
 }
 
 /// Attributes by which overlayfs redirects look-ups: never an image's to set.
