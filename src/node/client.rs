@@ -1,0 +1,122 @@
+//! The node's identity, and its way to the API server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rkube_config::NodeConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tower::ServiceExt as _;
+
+/// The node's certificates.
+pub(crate) struct Pki {
+    /// The cluster's authority.
+    pub ca: Vec<CertificateDer<'static>>,
+    /// `system:node:NAME`, for both directions.
+    pub chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Pki {
+    /// Reads `ca.crt`, `agent.crt` and `agent.key`.
+    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
+        let certificates = |name: &str| {
+            let path = dir.join(name);
+            CertificateDer::pem_file_iter(&path)
+                .and_then(Iterator::collect)
+                .with_context(|| format!("reading {}", path.display()))
+        };
+        let path = dir.join("agent.key");
+        Ok(Self {
+            ca: certificates("ca.crt")?,
+            chain: certificates("agent.crt")?,
+            key: PrivateKeyDer::from_pem_file(&path)
+                .with_context(|| format!("reading {}", path.display()))?,
+        })
+    }
+
+    /// The private key of [`Pki::chain`].
+    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+
+    /// The cluster's authority as a set of roots.
+    pub(crate) fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in &self.ca {
+            roots
+                .add(certificate.clone())
+                .context("the cluster's authority is not a certificate")?;
+        }
+        Ok(Arc::new(roots))
+    }
+}
+
+/// A client of the API server with the node's identity.
+///
+/// All requests and watches share one HTTP/2 connection where the server offers
+/// it: a watch costs a stream and not a TLS session.
+pub(crate) fn connect(config: &NodeConfig, pki: &Pki) -> anyhow::Result<kube::Client> {
+    let tls = rustls::ClientConfig::builder()
+        .with_root_certificates(pki.roots()?)
+        .with_client_auth_cert(pki.chain.clone(), pki.key())
+        .context("the agent's certificate and key")?;
+    let mut http = hyper_util::client::legacy::connect::HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    http.set_connect_timeout(Some(Duration::from_secs(5)));
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_only()
+        .enable_all_versions()
+        .wrap_connector(http);
+    let hyper = HyperClient::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(15))
+        .http2_keep_alive_while_idle(true)
+        // Flow control by stream: one slow watch must not hold up the others.
+        .http2_initial_stream_window_size(256 << 10)
+        .http2_initial_connection_window_size(8 << 20)
+        .build(connector);
+    let authority = format!(
+        "{}:{}",
+        config.cluster.api_server_ip, config.cluster.api_server_port
+    );
+    let authority: http::uri::Authority = authority.parse()?;
+    let service = hyper.map_request(move |mut request: http::Request<kube::client::Body>| {
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(http::uri::Scheme::HTTPS);
+        parts.authority = Some(authority.clone());
+        if parts.path_and_query.is_none() {
+            parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        }
+        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+        request
+    });
+    Ok(kube::Client::new(service, "default"))
+}
+
+/// Whether an error means that the server cannot be reached, rather than that it said no.
+pub(crate) fn unreachable(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(_))
+}
+
+/// Whether the API answered with this code.
+pub(crate) fn answered(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+/// How long to wait before another try: quick while the server may just be coming
+/// up, slower later. `attempt` counts from 0.
+pub(crate) fn retry_delay(attempt: u32) -> Duration {
+    match attempt {
+        0..100 => Duration::from_millis(30),
+        100..120 => Duration::from_millis(500),
+        _ => Duration::from_secs(3),
+    }
+}

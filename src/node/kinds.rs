@@ -1,0 +1,172 @@
+//! Short names for the API types that the agent handles, and small readers of them.
+
+pub(crate) use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+pub(crate) use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, EphemeralContainer, Event, HostIP, Node,
+    ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition, PodIP, PodSpec,
+    PodStatus, Probe, ResourceRequirements, Secret, Service, ServiceAccount, Volume, VolumeMount,
+};
+pub(crate) use k8s_openapi::api::discovery::v1::EndpointSlice;
+pub(crate) use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+pub(crate) use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    MicroTime, ObjectMeta, OwnerReference, Time,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// What a pod's fields say, without the `Option`s.
+pub(crate) trait PodExt {
+    fn spec(&self) -> &PodSpec;
+    fn name(&self) -> &str;
+    fn namespace(&self) -> &str;
+    fn uid(&self) -> &str;
+    /// `name_namespace(uid)`, as upstream's messages name a pod.
+    fn full_name(&self) -> String;
+    fn init_containers(&self) -> &[Container];
+    fn restart_policy(&self) -> &str;
+    fn host_network(&self) -> bool;
+    fn deleting(&self) -> bool;
+    /// Seconds that containers get to stop.
+    fn grace_seconds(&self) -> i64;
+    /// Ephemeral containers, as ordinary ones.
+    fn ephemeral(&self) -> Vec<Container>;
+    /// Init, ephemeral or main container of that name.
+    fn container(&self, name: &str) -> Option<std::borrow::Cow<'_, Container>>;
+    fn api_phase(&self) -> &str;
+}
+
+fn empty_spec() -> &'static PodSpec {
+    static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+    &EMPTY
+}
+
+impl PodExt for Pod {
+    fn spec(&self) -> &PodSpec {
+        self.spec.as_ref().unwrap_or_else(|| empty_spec())
+    }
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+    fn namespace(&self) -> &str {
+        self.metadata.namespace.as_deref().unwrap_or_default()
+    }
+    fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+    fn full_name(&self) -> String {
+        format!("{}_{}({})", self.name(), self.namespace(), self.uid())
+    }
+    fn init_containers(&self) -> &[Container] {
+        self.spec().init_containers.as_deref().unwrap_or_default()
+    }
+    fn restart_policy(&self) -> &str {
+        self.spec().restart_policy.as_deref().unwrap_or("Always")
+    }
+    fn host_network(&self) -> bool {
+        self.spec().host_network.unwrap_or(false)
+    }
+    fn deleting(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+    fn grace_seconds(&self) -> i64 {
+        if self.deleting()
+            && let Some(seconds) = self.metadata.deletion_grace_period_seconds
+        {
+            return seconds;
+        }
+        self.spec().termination_grace_period_seconds.unwrap_or(30)
+    }
+    fn ephemeral(&self) -> Vec<Container> {
+        self.spec()
+            .ephemeral_containers
+            .iter()
+            .flatten()
+            .map(ephemeral_as_container)
+            .collect()
+    }
+    fn container(&self, name: &str) -> Option<std::borrow::Cow<'_, Container>> {
+        self.init_containers()
+            .iter()
+            .chain(&self.spec().containers)
+            .find(|c| c.name == name)
+            .map(std::borrow::Cow::Borrowed)
+            .or_else(|| {
+                self.ephemeral()
+                    .into_iter()
+                    .find(|c| c.name == name)
+                    .map(std::borrow::Cow::Owned)
+            })
+    }
+    fn api_phase(&self) -> &str {
+        self.status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .unwrap_or_default()
+    }
+}
+
+/// Whether an init container is a sidecar: it keeps running beside the others.
+pub(crate) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
+    Container {
+        name: e.name.clone(),
+        args: e.args.clone(),
+        command: e.command.clone(),
+        env: e.env.clone(),
+        env_from: e.env_from.clone(),
+        image: e.image.clone(),
+        image_pull_policy: e.image_pull_policy.clone(),
+        security_context: e.security_context.clone(),
+        resources: e.resources.clone(),
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        tty: e.tty,
+        termination_message_path: e.termination_message_path.clone(),
+        termination_message_policy: e.termination_message_policy.clone(),
+        volume_mounts: e.volume_mounts.clone(),
+        volume_devices: e.volume_devices.clone(),
+        working_dir: e.working_dir.clone(),
+        ..Default::default()
+    }
+}
+
+/// A quantity's value in whole units, rounded up; 0 for what is no quantity.
+pub(crate) fn quantity_value(q: &Quantity) -> i64 {
+    rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.value())
+}
+
+/// A quantity's value in thousandths, rounded up; 0 for what is no quantity.
+pub(crate) fn quantity_milli(q: &Quantity) -> i64 {
+    rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.milli_value())
+}
+
+/// The number of a port given by number or by the name of one of the container's ports.
+pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
+    match port {
+        IntOrString::Int(n) => u16::try_from(*n)
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or_else(|| format!("invalid port number: {n}")),
+        IntOrString::String(name) => container
+            .ports
+            .iter()
+            .flatten()
+            .find(|p| p.name.as_deref() == Some(name))
+            .and_then(|p| u16::try_from(p.container_port).ok())
+            .or_else(|| name.parse().ok().filter(|n| *n > 0))
+            .ok_or_else(|| format!("couldn't find port: {name:?} in the container's ports")),
+    }
+}
+
+/// Now, in whole seconds, as the API keeps times.
+pub(crate) fn now() -> Time {
+    Time(seconds(jiff::Timestamp::now()))
+}
+
+/// The same instant without its fraction of a second.
+pub(crate) fn seconds(t: jiff::Timestamp) -> jiff::Timestamp {
+    jiff::Timestamp::from_second(t.as_second()).unwrap_or(t)
+}

@@ -1,0 +1,146 @@
+//! Growing pauses between attempts: 10 s, doubled to 5 min, forgotten after 10 min of peace.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// First pause.
+pub(crate) const INITIAL: SignedDuration = SignedDuration::from_secs(10);
+/// Longest pause.
+pub(crate) const MAX: SignedDuration = SignedDuration::from_mins(5);
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    pause: SignedDuration,
+    updated: Timestamp,
+}
+
+/// Pauses by key. As upstream's flow control: an entry counts from the *event*
+/// (a container's end, a failed pull), not from when it was noted.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    entries: HashMap<String, Entry>,
+}
+
+impl Backoff {
+    /// The pause that still holds after `event`: its whole length and its end.
+    pub(crate) fn holds(
+        &self,
+        key: &str,
+        event: Timestamp,
+        now: Timestamp,
+    ) -> Option<(SignedDuration, Timestamp)> {
+        let entry = self.entries.get(key)?;
+        if expired(event, entry.updated) {
+            return None;
+        }
+        let until = event + entry.pause;
+        (now < until).then_some((entry.pause, until))
+    }
+
+    /// The pause that holds since the key's own last attempt: its end.
+    pub(crate) fn holds_since_update(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
+        let entry = self.entries.get(key)?;
+        let until = entry.updated + entry.pause;
+        (now < until).then_some(until)
+    }
+
+    /// Notes another attempt after `event`, which makes the next pause longer.
+    pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
+        let pause = match self.entries.get(key) {
+            Some(e) if !expired(event, e.updated) => (e.pause * 2).min(MAX),
+            _ => INITIAL,
+        };
+        self.entries.insert(
+            key.to_owned(),
+            Entry {
+                pause,
+                updated: now,
+            },
+        );
+    }
+
+    /// Forgets a key.
+    pub(crate) fn reset(&mut self, key: &str) {
+        self.entries.remove(key);
+    }
+
+    /// Forgets entries that count no more.
+    pub(crate) fn collect(&mut self, now: Timestamp) {
+        self.entries.retain(|_, e| !expired(now, e.updated));
+    }
+}
+
+fn expired(event: Timestamp, updated: Timestamp) -> bool {
+    event.duration_since(updated) > MAX * 2
+}
+
+/// A duration as Go prints it, in whole seconds: `10s`, `2m40s`, `5m0s`.
+pub(crate) fn go_duration(d: SignedDuration) -> String {
+    let s = d.as_secs();
+    match (s / 3600, s % 3600 / 60, s % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}
+
+/// A duration as Go prints it, with fractions below a minute: `1.234s`, `56ms`.
+pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
+    let ns = d.as_nanos();
+    let trim = |v: f64, digits: usize, unit: &str| {
+        let text = format!("{v:.digits$}");
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        format!("{text}{unit}")
+    };
+    match ns {
+        0..1_000_000 => trim(ns as f64 / 1e3, 3, "µs"),
+        1_000_000..1_000_000_000 => format!("{}ms", ns / 1_000_000),
+        1_000_000_000..60_000_000_000 => trim(ns as f64 / 1e9, 3, "s"),
+        _ => {
+            let minutes = ns / 60_000_000_000;
+            let rest = (ns % 60_000_000_000) as f64 / 1e9;
+            format!("{minutes}m{}", trim(rest, 3, "s"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: i64) -> Timestamp {
+        Timestamp::from_second(s).unwrap()
+    }
+
+    #[test]
+    fn doubles_up_to_five_minutes_and_forgets() {
+        let mut b = Backoff::default();
+        assert!(b.holds("k", at(0), at(0)).is_none());
+        let mut t = 0;
+        for want in [10, 20, 40, 80, 160, 300, 300] {
+            b.next("k", at(t), at(t));
+            let (pause, until) = b.holds("k", at(t), at(t)).unwrap();
+            assert_eq!((pause.as_secs(), until), (want, at(t + want)));
+            assert!(b.holds("k", at(t), at(t + want)).is_none());
+            t += want;
+        }
+        // A container that ran for more than ten minutes starts afresh.
+        assert!(b.holds("k", at(t + 601), at(t + 601)).is_none());
+        b.next("k", at(t + 601), at(t + 601));
+        assert_eq!(b.holds("k", at(t + 601), at(t + 601)).unwrap().0, INITIAL);
+    }
+
+    #[test]
+    fn prints_durations_as_go_does() {
+        let s = SignedDuration::from_secs;
+        assert_eq!(go_duration(s(10)), "10s");
+        assert_eq!(go_duration(s(160)), "2m40s");
+        assert_eq!(go_duration(s(300)), "5m0s");
+        let ms = std::time::Duration::from_millis;
+        assert_eq!(go_duration_fine(ms(56)), "56ms");
+        assert_eq!(go_duration_fine(ms(100)), "100ms");
+        assert_eq!(go_duration_fine(ms(1234)), "1.234s");
+        assert_eq!(go_duration_fine(ms(61_500)), "1m1.5s");
+    }
+}

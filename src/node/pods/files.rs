@@ -1,0 +1,279 @@
+//! Files that each pod gets: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+
+use std::net::IpAddr;
+
+use rkube_config::ClusterConfig;
+
+use crate::kinds::*;
+
+/// Longest name that the kernel takes.
+const HOSTNAME_MAX: usize = 64;
+
+/// The pod's host name and the domain that it belongs to, if any.
+pub(crate) struct Hostname {
+    /// What `hostname` prints.
+    pub name: String,
+    /// The short name.
+    pub short: String,
+    /// `<subdomain>.<namespace>.svc.<cluster domain>`, or empty.
+    pub domain: String,
+}
+
+/// The names of a pod. An error is one of the specification's.
+pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostname, String> {
+    let spec = pod.spec();
+    if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
+        return Ok(Hostname {
+            name: name.to_owned(),
+            short: name.to_owned(),
+            domain: String::new(),
+        });
+    }
+    if pod.host_network() {
+        return Ok(Hostname {
+            name: node.to_owned(),
+            short: node.to_owned(),
+            domain: String::new(),
+        });
+    }
+    let mut short = match spec.hostname.as_deref().filter(|h| !h.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => pod.name().to_owned(),
+    };
+    if short.len() > 63 {
+        short.truncate(63);
+        short.truncate(short.trim_end_matches(['-', '.']).len());
+    }
+    let domain = spec
+        .subdomain
+        .as_deref()
+        .filter(|s| !s.is_empty())
+        .map(|s| format!("{s}.{}.svc.{dns_domain}", pod.namespace()))
+        .unwrap_or_default();
+    let mut name = short.clone();
+    if spec.set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
+        name = format!("{short}.{domain}");
+        if name.len() > HOSTNAME_MAX {
+            return Err(format!(
+                "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long (64 characters is the max, {} characters requested)",
+                name.len()
+            ));
+        }
+    }
+    Ok(Hostname {
+        name,
+        short,
+        domain,
+    })
+}
+
+/// The pod's `/etc/hosts`. `node_hosts` is the node's own, for pods on its network.
+pub(crate) fn hosts(pod: &Pod, names: &Hostname, ips: &[IpAddr], node_hosts: &str) -> String {
+    let mut text = if pod.host_network() {
+        format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}")
+    } else {
+        let mut text = String::from(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+        );
+        for ip in ips {
+            if names.domain.is_empty() {
+                text.push_str(&format!("{ip}\t{}\n", names.short));
+            } else {
+                text.push_str(&format!(
+                    "{ip}\t{}.{}\t{}\n",
+                    names.short, names.domain, names.short
+                ));
+            }
+        }
+        text
+    };
+    let aliases = pod.spec().host_aliases.as_deref().unwrap_or_default();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+        for alias in aliases {
+            let names = alias.hostnames.as_deref().unwrap_or_default().join("\t");
+            text.push_str(&format!("{}\t{names}\n", alias.ip));
+        }
+    }
+    text
+}
+
+/// What a resolv.conf says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resolver {
+    pub servers: Vec<String>,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
+}
+
+impl Resolver {
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut r = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => r.servers.extend(words.next().map(str::to_owned)),
+                // The last line of each wins, as in libc.
+                Some("search" | "domain") => r.search = words.map(str::to_owned).collect(),
+                Some("options") => r.options = words.map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+        r
+    }
+
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        if !self.search.is_empty() {
+            text.push_str(&format!("search {}\n", self.search.join(" ")));
+        }
+        for server in &self.servers {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+        if !self.options.is_empty() {
+            text.push_str(&format!("options {}\n", self.options.join(" ")));
+        }
+        text
+    }
+}
+
+/// The pod's resolver, by its `dnsPolicy` and `dnsConfig`.
+pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
+    let spec = pod.spec();
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    let mut r = match policy {
+        "None" => Resolver::default(),
+        "ClusterFirstWithHostNet" => cluster_first(pod, cluster, node),
+        "ClusterFirst" if !pod.host_network() => cluster_first(pod, cluster, node),
+        _ => node.clone(),
+    };
+    if let Some(config) = &spec.dns_config {
+        let extend = |list: &mut Vec<String>, more: Option<&Vec<String>>| {
+            for item in more.into_iter().flatten() {
+                if !list.contains(item) {
+                    list.push(item.clone());
+                }
+            }
+        };
+        extend(&mut r.servers, config.nameservers.as_ref());
+        extend(&mut r.search, config.searches.as_ref());
+        for option in config.options.iter().flatten() {
+            let Some(name) = option.name.as_deref() else {
+                continue;
+            };
+            r.options
+                .retain(|o| o.split(':').next().unwrap_or_default() != name);
+            r.options.push(match option.value.as_deref() {
+                Some(value) if !value.is_empty() => format!("{name}:{value}"),
+                _ => name.to_owned(),
+            });
+        }
+    }
+    // libc's own limits, as upstream applies them.
+    r.servers.truncate(3);
+    r.search.truncate(32);
+    r
+}
+
+fn cluster_first(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
+    let domain = &cluster.dns_domain;
+    let mut search = vec![
+        format!("{}.svc.{domain}", pod.namespace()),
+        format!("svc.{domain}"),
+        domain.clone(),
+    ];
+    for s in &node.search {
+        if !search.contains(s) && s != "." {
+            search.push(s.clone());
+        }
+    }
+    Resolver {
+        servers: vec![cluster.dns_ip.to_string()],
+        search,
+        options: vec!["ndots:5".into()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{HostAlias, PodDNSConfig, PodDNSConfigOption};
+
+    fn cluster() -> ClusterConfig {
+        ClusterConfig {
+            name: "c".into(),
+            dns_domain: "cluster.local".into(),
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            dns_ip: "10.96.0.10".parse().unwrap(),
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            node_cidr: "10.77.0.0/24".parse().unwrap(),
+            api_server_ip: "10.77.0.2".parse().unwrap(),
+            api_server_port: 8443,
+            nodes: vec![],
+        }
+    }
+
+    fn pod() -> Pod {
+        Pod {
+            metadata: ObjectMeta {
+                name: Some("p".into()),
+                namespace: Some("ns".into()),
+                ..Default::default()
+            },
+            spec: Some(PodSpec::default()),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn cluster_dns_and_its_changes() {
+        let node = Resolver::parse("nameserver 1.1.1.1\nsearch lan\noptions edns0\n");
+        let mut p = pod();
+        assert_eq!(
+            resolver(&p, &cluster(), &node).render(),
+            "search ns.svc.cluster.local svc.cluster.local cluster.local lan\nnameserver 10.96.0.10\noptions ndots:5\n"
+        );
+        let spec = p.spec.as_mut().unwrap();
+        spec.dns_config = Some(PodDNSConfig {
+            nameservers: Some(vec!["9.9.9.9".into()]),
+            searches: Some(vec!["x".into()]),
+            options: Some(vec![PodDNSConfigOption {
+                name: Some("ndots".into()),
+                value: Some("2".into()),
+            }]),
+        });
+        let r = resolver(&p, &cluster(), &node);
+        assert_eq!(r.servers, ["10.96.0.10", "9.9.9.9"]);
+        assert_eq!(r.options, ["ndots:2"]);
+        p.spec.as_mut().unwrap().dns_policy = Some("None".into());
+        assert_eq!(resolver(&p, &cluster(), &node).servers, ["9.9.9.9"]);
+        p.spec.as_mut().unwrap().dns_policy = None;
+        p.spec.as_mut().unwrap().dns_config = None;
+        p.spec.as_mut().unwrap().host_network = Some(true);
+        assert_eq!(resolver(&p, &cluster(), &node), node);
+    }
+
+    #[test]
+    fn names_and_hosts() {
+        let mut p = pod();
+        let spec = p.spec.as_mut().unwrap();
+        spec.hostname = Some("h".into());
+        spec.subdomain = Some("sub".into());
+        spec.host_aliases = Some(vec![HostAlias {
+            ip: "1.2.3.4".into(),
+            hostnames: Some(vec!["a".into(), "b".into()]),
+        }]);
+        let names = hostname(&p, "node", "cluster.local").unwrap();
+        assert_eq!(names.name, "h");
+        let text = hosts(&p, &names, &["10.244.0.5".parse().unwrap()], "");
+        assert!(text.contains("10.244.0.5\th.sub.ns.svc.cluster.local\th\n"));
+        assert!(text.ends_with("1.2.3.4\ta\tb\n"));
+        p.spec.as_mut().unwrap().set_hostname_as_fqdn = Some(true);
+        assert_eq!(
+            hostname(&p, "node", "cluster.local").unwrap().name,
+            "h.sub.ns.svc.cluster.local"
+        );
+        p.spec.as_mut().unwrap().hostname = Some("x".repeat(60));
+        assert!(hostname(&p, "node", "cluster.local").is_err());
+    }
+}

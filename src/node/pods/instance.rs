@@ -1,0 +1,85 @@
+//! Containers of a pod as the worker sees them: each attempt of each name.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use rkube_runtime::{ContainerState as State, ContainerStatus as RuntimeStatus};
+
+/// Labels and annotations that the agent puts on containers and sandboxes, the kubelet's names.
+pub(crate) mod keys {
+    pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
+    pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+    pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
+    pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    pub(crate) const HASH: &str = "io.kubernetes.container.hash";
+    pub(crate) const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
+    pub(crate) const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+    pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+    pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// The image's name for the container's status.
+    pub(crate) const IMAGE_NAME: &str = "rkube.dev/image-name";
+}
+
+/// One attempt of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Instance {
+    pub id: String,
+    pub sandbox_id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub state: State,
+    pub image: String,
+    pub image_ref: String,
+    pub hash: Option<String>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub exit_code: i32,
+    pub reason: String,
+    /// The container's last words; read once it has exited.
+    pub message: String,
+    pub user: rkube_runtime::ContainerUser,
+}
+
+impl Instance {
+    pub(crate) fn new(status: &RuntimeStatus) -> Self {
+        let spec = &status.spec;
+        Self {
+            id: status.id.clone(),
+            sandbox_id: status.sandbox_id.clone(),
+            name: spec.name.clone(),
+            attempt: spec.attempt,
+            state: status.state,
+            image: spec
+                .annotations
+                .get(keys::IMAGE_NAME)
+                .unwrap_or(&spec.image)
+                .clone(),
+            image_ref: status.image_ref.clone(),
+            hash: spec.annotations.get(keys::HASH).cloned(),
+            created_at: status.created_at,
+            started_at: status.started_at,
+            finished_at: status.finished_at,
+            exit_code: status.exit_code.unwrap_or(0),
+            reason: status.reason.clone(),
+            message: status.message.clone(),
+            user: status.user.clone(),
+        }
+    }
+
+    pub(crate) fn running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    pub(crate) fn exited(&self) -> bool {
+        self.state == State::Exited
+    }
+}
+
+/// All attempts by name, oldest first.
+pub(crate) type Instances = BTreeMap<String, Vec<Instance>>;
+
+/// The latest attempt of a name.
+pub(crate) fn latest<'a>(instances: &'a Instances, name: &str) -> Option<&'a Instance> {
+    instances.get(name)?.last()
+}

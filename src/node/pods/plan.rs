@@ -1,0 +1,297 @@
+//! What a pod needs next: a pure function of what is wanted and what is there.
+
+use std::collections::HashSet;
+
+use super::instance::{Instance, Instances, latest};
+use crate::kinds::*;
+
+/// The latest sandbox of the pod.
+#[derive(Clone, Debug)]
+pub(crate) struct SandboxView {
+    pub id: String,
+    pub attempt: u32,
+    /// Its namespaces are there and its network is attached.
+    pub ready: bool,
+}
+
+/// What probes say of a running container.
+pub(crate) trait ProbeView {
+    /// No startup probe, or it succeeded once.
+    fn started(&self, container: &str) -> bool;
+    /// The failed probe's name when the container has to be restarted for it:
+    /// `liveness` or `startup`.
+    fn failed(&self, container: &str) -> Option<&'static str>;
+}
+
+pub(crate) struct Observed<'a> {
+    pub pod: &'a Pod,
+    pub sandbox: Option<&'a SandboxView>,
+    pub instances: &'a Instances,
+    pub probes: &'a dyn ProbeView,
+    /// Containers that are being started or stopped just now.
+    pub busy: &'a HashSet<String>,
+}
+
+/// A container to stop, with the words for its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kill {
+    pub id: String,
+    pub name: String,
+    pub message: String,
+    /// The probe that asked for it.
+    pub probe: Option<&'static str>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Nothing is left to run: stop what remains, the sandbox too.
+    pub finished: bool,
+    /// Make a sandbox, the so-manieth; whatever runs in an older one is stopped first.
+    pub create_sandbox: Option<u32>,
+    pub kill: Vec<Kill>,
+    /// Containers to start now, in this order.
+    pub start: Vec<String>,
+}
+
+/// What identifies a container's definition; another one means another container.
+pub(crate) fn hash(container: &Container) -> String {
+    // FNV-1a: stable over releases of rkube and of Rust.
+    let mut h: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in [
+        container.name.as_str(),
+        "\0",
+        container.image.as_deref().unwrap_or_default(),
+    ] {
+        for b in part.bytes() {
+            h = (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    format!("{:08x}", (h >> 32) ^ (h & 0xffff_ffff))
+}
+
+/// Whether a container that exited so is to be started again, back-off aside.
+pub(crate) fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
+    if let Some(policy) = container.restart_policy.as_deref() {
+        for rule in container.restart_policy_rules.iter().flatten() {
+            if rule.action != "Restart" {
+                continue;
+            }
+            if let Some(codes) = &rule.exit_codes {
+                let listed = codes.values.iter().flatten().any(|c| *c == exit_code);
+                let matched = match codes.operator.as_str() {
+                    "In" => listed,
+                    "NotIn" => !listed,
+                    _ => false,
+                };
+                if matched {
+                    return true;
+                }
+            }
+        }
+        return by_policy(policy, exit_code);
+    }
+    by_policy(pod.restart_policy(), exit_code)
+}
+
+fn by_policy(policy: &str, exit_code: i32) -> bool {
+    match policy {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => true,
+    }
+}
+
+/// Whether an init container is to be tried again after it exited so.
+fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
+    if container.restart_policy.is_some() {
+        return restarts(pod, container, exit_code);
+    }
+    exit_code != 0 && pod.restart_policy() != "Never"
+}
+
+/// Whether the pod's init containers are behind it in this sandbox.
+pub(crate) fn initialized(pod: &Pod, instances: &Instances, sandbox: Option<&str>) -> bool {
+    let any_main = pod.spec().containers.iter().any(|c| {
+        latest(instances, &c.name).is_some_and(|i| sandbox.is_none_or(|s| i.sandbox_id == s))
+    });
+    any_main || pod.init_containers().is_empty()
+}
+
+pub(crate) fn plan(o: &Observed<'_>) -> Plan {
+    let pod = o.pod;
+    let ready = o.sandbox.filter(|s| s.ready);
+    let Some(sandbox) = ready else {
+        return without_sandbox(o);
+    };
+    let mut plan = Plan::default();
+    for container in pod.ephemeral() {
+        // Each runs once in the pod's life.
+        if latest(o.instances, &container.name).is_none() && !o.busy.contains(&container.name) {
+            plan.start.push(container.name);
+        }
+    }
+    match init(o, &sandbox.id, &mut plan) {
+        Init::Done => {}
+        Init::Waits => return plan,
+        Init::Failed => {
+            plan.start.clear();
+            plan.finished = true;
+            return plan;
+        }
+    }
+    let mut keeps = 0;
+    for container in &pod.spec().containers {
+        let name = &container.name;
+        if o.busy.contains(name) {
+            keeps += 1;
+            continue;
+        }
+        match in_sandbox(o, name, &sandbox.id) {
+            None => {
+                // What ended in an earlier sandbox may have been its last attempt.
+                match latest(o.instances, name) {
+                    Some(old) if old.exited() && !restarts(pod, container, old.exit_code) => {}
+                    _ => {
+                        plan.start.push(name.clone());
+                        keeps += 1;
+                    }
+                }
+            }
+            Some(i) if i.running() => {
+                keeps += 1;
+                if let Some(kill) = unfit(o, container, i) {
+                    plan.kill.push(kill);
+                }
+            }
+            Some(i) if i.exited() && !restarts(pod, container, i.exit_code) => {}
+            Some(_) => {
+                plan.start.push(name.clone());
+                keeps += 1;
+            }
+        }
+    }
+    if keeps == 0 {
+        plan.start.clear();
+        plan.kill.clear();
+        plan.finished = true;
+    }
+    plan
+}
+
+fn in_sandbox<'a>(o: &Observed<'a>, name: &str, sandbox: &str) -> Option<&'a Instance> {
+    latest(o.instances, name).filter(|i| i.sandbox_id == sandbox)
+}
+
+/// A reason to stop a running container, if there is one.
+fn unfit(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<Kill> {
+    let name = &container.name;
+    let kill = |message, probe| {
+        Some(Kill {
+            id: i.id.clone(),
+            name: name.clone(),
+            message,
+            probe,
+        })
+    };
+    if i.hash.as_deref().is_some_and(|h| h != hash(container)) {
+        return kill(
+            format!("Container {name} definition changed, will be restarted"),
+            None,
+        );
+    }
+    let probe = o.probes.failed(name)?;
+    let again = container.restart_policy.is_some() || o.pod.restart_policy() != "Never";
+    let end = if again { ", will be restarted" } else { "" };
+    kill(
+        format!("Container {name} failed {probe} probe{end}"),
+        Some(probe),
+    )
+}
+
+fn without_sandbox(o: &Observed<'_>) -> Plan {
+    let pod = o.pod;
+    let mains = &pod.spec().containers;
+    let any = mains.iter().any(|c| latest(o.instances, &c.name).is_some());
+    let attempt = o.sandbox.map_or(0, |s| s.attempt + 1);
+    let over = match o.sandbox {
+        // A pod whose containers ran and may not run again is over with its sandbox.
+        Some(_) if any => mains.iter().all(|c| {
+            latest(o.instances, &c.name)
+                .is_some_and(|i| !restarts(pod, c, if i.exited() { i.exit_code } else { 137 }))
+        }),
+        _ => false,
+    };
+    // An init container that failed for good.
+    let failed_init = pod
+        .init_containers()
+        .iter()
+        .filter(|c| !is_sidecar(c))
+        .any(|c| {
+            latest(o.instances, &c.name).is_some_and(|i| {
+                i.exited() && i.exit_code != 0 && !init_restarts(pod, c, i.exit_code)
+            })
+        });
+    if over || failed_init {
+        return Plan {
+            finished: true,
+            ..Plan::default()
+        };
+    }
+    Plan {
+        create_sandbox: Some(attempt),
+        ..Plan::default()
+    }
+}
+
+enum Init {
+    Done,
+    Waits,
+    Failed,
+}
+
+/// Goes through the init containers in order; fills in what to start and stop.
+fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
+    let pod = o.pod;
+    let initialized = initialized(pod, o.instances, Some(sandbox));
+    for container in pod.init_containers() {
+        let name = &container.name;
+        let sidecar = is_sidecar(container);
+        if o.busy.contains(name) {
+            if initialized {
+                continue;
+            }
+            return Init::Waits;
+        }
+        match in_sandbox(o, name, sandbox) {
+            Some(i) if i.running() => {
+                if let Some(kill) = unfit(o, container, i).filter(|_| sidecar) {
+                    plan.kill.push(kill);
+                }
+                if !sidecar || !(initialized || o.probes.started(name)) {
+                    return Init::Waits;
+                }
+            }
+            Some(i) if i.exited() && !sidecar => {
+                if initialized || i.exit_code == 0 {
+                    continue;
+                }
+                if !init_restarts(pod, container, i.exit_code) {
+                    return Init::Failed;
+                }
+                plan.start.push(name.clone());
+                return Init::Waits;
+            }
+            None if initialized && !sidecar => {}
+            _ => {
+                plan.start.push(name.clone());
+                if !initialized {
+                    return Init::Waits;
+                }
+            }
+        }
+    }
+    Init::Done
+}
+
+#[cfg(test)]
+mod tests;

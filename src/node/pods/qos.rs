@@ -1,0 +1,266 @@
+//! Quality of service, and what it means for the kernel: shares, quota, OOM score, cgroups.
+
+use crate::kinds::*;
+
+/// A pod's class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Qos {
+    Guaranteed,
+    Burstable,
+    BestEffort,
+}
+
+impl Qos {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// CPU and memory in numbers: milli-CPUs and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Amounts {
+    pub cpu: Option<i64>,
+    pub memory: Option<i64>,
+}
+
+type Quantities = std::collections::BTreeMap<String, Quantity>;
+
+fn amounts(list: Option<&Quantities>) -> Amounts {
+    let find = |name: &str| list.and_then(|l| l.get(name));
+    Amounts {
+        cpu: find("cpu").map(quantity_milli),
+        memory: find("memory").map(quantity_value),
+    }
+}
+
+/// A container's requests; a limit stands in for a request that is not there.
+pub(crate) fn requests(r: Option<&ResourceRequirements>) -> Amounts {
+    let requests = amounts(r.and_then(|r| r.requests.as_ref()));
+    let limits = limits(r);
+    Amounts {
+        cpu: requests.cpu.or(limits.cpu),
+        memory: requests.memory.or(limits.memory),
+    }
+}
+
+/// A container's limits.
+pub(crate) fn limits(r: Option<&ResourceRequirements>) -> Amounts {
+    amounts(r.and_then(|r| r.limits.as_ref()))
+}
+
+fn positive(v: Option<i64>) -> Option<i64> {
+    v.filter(|v| *v > 0)
+}
+
+/// The pod's class, from its own resources or its containers'.
+pub(crate) fn class(pod: &Pod) -> Qos {
+    if let Some(class) = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+        match class {
+            "Guaranteed" => return Qos::Guaranteed,
+            "Burstable" => return Qos::Burstable,
+            "BestEffort" => return Qos::BestEffort,
+            _ => {}
+        }
+    }
+    let of = |r: Option<&ResourceRequirements>| {
+        let (requests, limits) = (requests(r), limits(r));
+        [
+            (positive(requests.cpu), positive(limits.cpu)),
+            (positive(requests.memory), positive(limits.memory)),
+        ]
+    };
+    let all: Vec<_> = match &pod.spec().resources {
+        Some(r) if r.requests.is_some() || r.limits.is_some() => of(Some(r)).to_vec(),
+        _ => pod
+            .init_containers()
+            .iter()
+            .chain(&pod.spec().containers)
+            .flat_map(|c| of(c.resources.as_ref()))
+            .collect(),
+    };
+    if all
+        .iter()
+        .all(|(request, limit)| request.is_none() && limit.is_none())
+    {
+        Qos::BestEffort
+    } else if all
+        .iter()
+        .all(|(request, limit)| limit.is_some() && request == limit)
+    {
+        Qos::Guaranteed
+    } else {
+        Qos::Burstable
+    }
+}
+
+/// Where the pod's containers are kept, as the kubelet's cgroupfs driver names it.
+pub(crate) fn cgroup_parent(pod: &Pod) -> String {
+    let uid = pod.uid();
+    match class(pod) {
+        Qos::Guaranteed => format!("/kubepods/pod{uid}"),
+        Qos::Burstable => format!("/kubepods/burstable/pod{uid}"),
+        Qos::BestEffort => format!("/kubepods/besteffort/pod{uid}"),
+    }
+}
+
+/// How ready the kernel is to kill a container's processes, −1000 to 1000.
+///
+/// Upstream's formula: guaranteed pods last, best-effort ones first, burstable
+/// ones by how little of the node's memory they asked for.
+pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i32 {
+    // Pods that the node cannot do without.
+    if pod.spec().priority.unwrap_or(0) >= 2_000_001_000 || is_static(pod) {
+        return -997;
+    }
+    match class(pod) {
+        Qos::Guaranteed => -997,
+        Qos::BestEffort => 1000,
+        Qos::Burstable => {
+            let of = |c: &Container| requests(c.resources.as_ref()).memory.unwrap_or(0);
+            let mut request = of(container);
+            if pod
+                .init_containers()
+                .iter()
+                .any(|c| c.name == container.name && is_sidecar(c))
+                && let Some(least) = pod.spec().containers.iter().map(of).min()
+            {
+                // A sidecar must not go before the containers it serves.
+                request = request.max(least);
+            }
+            let score = 1000 - 1000 * i128::from(request) / i128::from(node_memory.max(1));
+            match score {
+                s if s < 3 => 3,
+                1000.. => 999,
+                s => i32::try_from(s).unwrap_or(999),
+            }
+        }
+    }
+}
+
+/// Whether the pod comes from a file on the node.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    pod.metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get("kubernetes.io/config.source"))
+        .is_some_and(|s| s != "api")
+}
+
+/// CPU shares of a request in thousandths of a CPU.
+pub(crate) fn cpu_shares(millis: i64) -> u64 {
+    const MIN: i64 = 2;
+    const MAX: i64 = 262_144;
+    if millis == 0 {
+        return MIN as u64;
+    }
+    (millis.saturating_mul(1024) / 1000)
+        .clamp(MIN, MAX)
+        .unsigned_abs()
+}
+
+/// The period that quotas count in, in microseconds.
+pub(crate) const CPU_PERIOD: u64 = 100_000;
+
+/// CPU time a period, in microseconds, of a limit in thousandths of a CPU; none without limit.
+pub(crate) fn cpu_quota(millis: i64) -> Option<i64> {
+    if millis <= 0 {
+        return None;
+    }
+    Some((millis.saturating_mul(CPU_PERIOD as i64) / 1000).max(1000))
+}
+
+/// The container's limits and weights for the runtime.
+pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resources {
+    let r = container.resources.as_ref();
+    let (requests, limits) = (requests(r), limits(r));
+    let quota = limits.cpu.and_then(cpu_quota);
+    let hugepage_limits = r
+        .and_then(|r| r.limits.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, q)| {
+            let size = name.strip_prefix("hugepages-")?;
+            // The kernel writes 2MB where Kubernetes writes 2Mi.
+            let size = size
+                .replace("Ki", "KB")
+                .replace("Mi", "MB")
+                .replace("Gi", "GB");
+            Some((size, u64::try_from(quantity_value(q)).ok()?))
+        })
+        .collect();
+    rkube_runtime::Resources {
+        cpu_shares: Some(cpu_shares(requests.cpu.unwrap_or(0))),
+        cpu_quota: quota,
+        cpu_period: quota.map(|_| CPU_PERIOD),
+        memory_limit: limits.memory.filter(|m| *m > 0),
+        memory_swap_limit: limits.memory.filter(|m| *m > 0),
+        hugepage_limits,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> Pod {
+        let map = |l: &[(&str, &str)]| {
+            (!l.is_empty()).then(|| {
+                l.iter()
+                    .map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned())))
+                    .collect()
+            })
+        };
+        Pod {
+            spec: Some(PodSpec {
+                containers: vec![Container {
+                    name: "c".into(),
+                    resources: Some(ResourceRequirements {
+                        requests: map(requests),
+                        limits: map(limits),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn classes() {
+        let both = [("cpu", "1"), ("memory", "1Gi")];
+        assert_eq!(class(&pod(&[], &[])), Qos::BestEffort);
+        assert_eq!(class(&pod(&[], &both)), Qos::Guaranteed);
+        assert_eq!(class(&pod(&both, &both)), Qos::Guaranteed);
+        assert_eq!(class(&pod(&both, &[])), Qos::Burstable);
+        assert_eq!(class(&pod(&[], &both[..1])), Qos::Burstable);
+    }
+
+    #[test]
+    fn oom_scores() {
+        const NODE: i64 = 4 << 30;
+        let score = |p: &Pod| oom_score_adj(p, &p.spec().containers[0], NODE);
+        assert_eq!(score(&pod(&[], &[])), 1000);
+        assert_eq!(score(&pod(&[], &[("cpu", "1"), ("memory", "1Gi")])), -997);
+        assert_eq!(score(&pod(&[("memory", "1Gi")], &[])), 750);
+        assert_eq!(score(&pod(&[("cpu", "1")], &[])), 999);
+        assert_eq!(score(&pod(&[("memory", "4Gi")], &[])), 3);
+    }
+
+    #[test]
+    fn shares_and_quota() {
+        assert_eq!(
+            (cpu_shares(0), cpu_shares(1000), cpu_shares(1)),
+            (2, 1024, 2)
+        );
+        assert_eq!(cpu_quota(0), None);
+        assert_eq!(cpu_quota(500), Some(50_000));
+        assert_eq!(cpu_quota(1), Some(1000));
+    }
+}

@@ -1,0 +1,222 @@
+//! Starting one container: image, specification, creation, start, `postStart`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::container::{self, Making};
+use super::handlers::{self, Outcome};
+use super::instance::Instance;
+use super::status::Waiting;
+use super::{ObjectHold, backoff};
+use crate::agent::Agent;
+use crate::kinds::*;
+use crate::recorder::Severity::{Normal, Warning};
+use crate::volumes::Mounted;
+
+/// What is needed to start a container.
+pub(crate) struct Start {
+    pub agent: Arc<Agent>,
+    pub pod: Arc<Pod>,
+    pub container: Container,
+    pub attempt: u32,
+    pub sandbox: String,
+    pub ip: Option<IpAddr>,
+    pub volumes: Arc<Mounted>,
+    pub objects: Arc<tokio::sync::Mutex<ObjectHold>>,
+    /// Earlier attempts, of which the last is kept for `logs --previous`.
+    pub earlier: Vec<Instance>,
+    pub target: Option<String>,
+    pub cancel: CancellationToken,
+}
+
+/// Why a container did not start.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    pub waiting: Waiting,
+    /// When to try again; by the usual back-off after its end otherwise.
+    pub retry_at: Option<Timestamp>,
+}
+
+fn failed(reason: &str, message: impl Into<String>, retry: bool) -> NotStarted {
+    NotStarted {
+        waiting: Waiting {
+            reason: reason.into(),
+            message: message.into(),
+        },
+        retry_at: retry.then(|| Timestamp::now() + backoff::INITIAL),
+    }
+}
+
+impl Start {
+    fn tell(&self, severity: crate::recorder::Severity, reason: &'static str, message: String) {
+        self.agent
+            .recorder
+            .container(&self.pod, &self.container.name, severity, reason, message);
+    }
+
+    /// Does it all; the worker learns of the container's states from the runtime's events.
+    pub(crate) async fn run(self) -> Result<(), NotStarted> {
+        let runtime = &self.agent.runtime;
+        let image = tokio::select! {
+            image = self.agent.images.ensure(&self.agent, &self.pod, &self.container, &self.objects) => image,
+            () = self.cancel.cancelled() => {
+                return Err(failed("ContainerCreating", "", false));
+            }
+        };
+        let image = image.map_err(|e| {
+            self.tell(Warning, "Failed", format!("Error: {}", e.waiting.reason));
+            NotStarted {
+                waiting: e.waiting,
+                retry_at: e.retry_at,
+            }
+        })?;
+        let making = Making {
+            agent: &self.agent,
+            pod: &self.pod,
+            container: &self.container,
+            attempt: self.attempt,
+            image: &image,
+            pod_ip: self.ip,
+            volumes: &self.volumes,
+            target: self.target.clone(),
+        };
+        let spec = tokio::select! {
+            spec = async {
+                let mut objects = self.objects.lock().await;
+                container::specify(&making, &mut objects).await
+            } => spec,
+            () = self.cancel.cancelled() => {
+                return Err(failed("ContainerCreating", "", false));
+            }
+        };
+        let spec = spec.map_err(|message| {
+            self.tell(Warning, "Failed", format!("Error: {message}"));
+            failed("CreateContainerConfigError", message, true)
+        })?;
+        if self.cancel.is_cancelled() {
+            return Err(failed("ContainerCreating", "", false));
+        }
+        self.collect().await;
+        let id = match runtime.create_container(&self.sandbox, spec).await {
+            Ok(id) => id,
+            Err(e) => {
+                self.tell(Warning, "Failed", format!("Error: {e}"));
+                return Err(failed("CreateContainerError", e.to_string(), true));
+            }
+        };
+        self.tell(Normal, "Created", "Container created".into());
+        if let Err(e) = runtime.start_container(&id).await {
+            self.tell(Warning, "Failed", format!("Error: {e}"));
+            return Err(failed("RunContainerError", e.to_string(), false));
+        }
+        self.tell(Normal, "Started", "Container started".into());
+        self.post_start(&id).await
+    }
+
+    /// Forgets all attempts but the last.
+    async fn collect(&self) {
+        let keep = self.earlier.len().saturating_sub(1);
+        for old in self.earlier.iter().take(keep) {
+            if let Err(e) = self.agent.runtime.remove_container(&old.id).await {
+                tracing::debug!("removing container {}: {e}", old.id);
+            }
+            let log = container::log_path(&self.pod, &old.name, old.attempt);
+            let words = container::message_file(self.pod.uid(), &old.name, old.attempt);
+            for file in [log, words] {
+                // Gone already is as good.
+                let _ = tokio::fs::remove_file(file).await;
+            }
+        }
+    }
+
+    async fn post_start(&self, id: &str) -> Result<(), NotStarted> {
+        let hook = self
+            .container
+            .lifecycle
+            .as_ref()
+            .and_then(|l| l.post_start.as_ref());
+        let Some(hook) = hook else {
+            return Ok(());
+        };
+        let outcome = tokio::select! {
+            outcome = hook_runs(&self.agent, hook, &self.container, id, self.ip, HOOK_MAX) => outcome,
+            () = self.cancel.cancelled() => return Ok(()),
+        };
+        let (Outcome::Failure(message) | Outcome::Error(message)) = outcome else {
+            return Ok(());
+        };
+        self.tell(
+            Warning,
+            "FailedPostStartHook",
+            "PostStartHook failed".into(),
+        );
+        tracing::debug!(pod = %self.pod.full_name(), "postStart: {message}");
+        self.tell(
+            Normal,
+            "Killing",
+            format!(
+                "FailedPostStartHook: Stopping container {}",
+                self.container.name
+            ),
+        );
+        let grace = Duration::from_secs(u64::try_from(self.pod.grace_seconds()).unwrap_or(30));
+        if let Err(e) = self.agent.runtime.stop_container(id, grace).await {
+            tracing::warn!("stopping container {id}: {e}");
+        }
+        Err(failed("PostStartHookError", message, false))
+    }
+}
+
+/// A hook without limit of its own; the container's end ends it.
+const HOOK_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs a `postStart` or `preStop` hook.
+pub(crate) async fn hook_runs(
+    agent: &Agent,
+    hook: &k8s_openapi::api::core::v1::LifecycleHandler,
+    container: &Container,
+    id: &str,
+    ip: Option<IpAddr>,
+    limit: Duration,
+) -> Outcome {
+    let no_ip = || Outcome::Error("the pod has no address".into());
+    if let Some(exec) = &hook.exec {
+        let command = exec.command.clone().unwrap_or_default();
+        match handlers::exec(&agent.runtime, id, &command, limit).await {
+            Outcome::Failure(text) => Outcome::Failure(format!(
+                "command {:?} exited with a non-zero code: {text}",
+                command.join(" ")
+            )),
+            other => other,
+        }
+    } else if let Some(get) = &hook.http_get {
+        let Some(ip) = ip else { return no_ip() };
+        let agent = format!(
+            "kube-lifecycle/{}",
+            rkube_config::KUBERNETES_VERSION.trim_start_matches('v')
+        );
+        match handlers::http_get(get, container, ip, limit, &agent).await {
+            // Any answer will do.
+            Outcome::Failure(text) if text.starts_with("HTTP probe failed") => {
+                Outcome::Success(text)
+            }
+            other => other,
+        }
+    } else if let Some(socket) = &hook.tcp_socket {
+        let Some(ip) = ip else { return no_ip() };
+        handlers::tcp(socket, container, ip, limit).await
+    } else if let Some(sleep) = &hook.sleep {
+        let pause = Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0));
+        tokio::time::sleep(pause.min(limit)).await;
+        Outcome::Success(String::new())
+    } else {
+        Outcome::Error("invalid handler: no action".into())
+    }
+}
+
+/// The pause before a container is tried again that is not known to have ended.
+pub(crate) const RETRY: SignedDuration = backoff::INITIAL;

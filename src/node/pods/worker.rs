@@ -1,0 +1,940 @@
+//! The worker of one pod: watches, decides (see [`super::plan`]), acts, reports.
+//!
+//! Everything long runs in tasks of its own that write back to the worker's
+//! mailbox; the worker itself never waits for a container, an image or the API.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use rkube_runtime::SandboxState;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::backoff::{self, Backoff};
+use super::container::last_words;
+use super::instance::{Instance, Instances, latest};
+use super::kill::Killing;
+use super::plan::{self, Observed, SandboxView};
+use super::probes::{News, Probes, Target};
+use super::sandbox;
+use super::start::{NotStarted, RETRY, Start};
+use super::status::{self, Facts, Health, Waiting};
+use super::{Adopted, Letter, ObjectHold, Snapshot};
+use crate::agent::Agent;
+use crate::client;
+use crate::kinds::*;
+use crate::recorder::Severity::{Normal, Warning};
+use crate::volumes::{self, Volumes};
+
+/// A pod is looked at again at least this often, for what no event told.
+const LONGEST_REST: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the worker's own tasks tell it.
+pub(crate) enum Own {
+    Volumes(Option<Volumes>),
+    Sandbox(Result<sandbox::Made, String>),
+    Started(String, Result<(), NotStarted>),
+    Killed(String, String),
+    TornDown,
+    Cleaned,
+    Published(Box<Result<Pod, kube::Error>>),
+    Deleted(Result<(), kube::Error>),
+    Probe(News),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Containers may run.
+    Live,
+    /// They are being stopped.
+    Stopping,
+    /// The sandbox is being stopped.
+    TearingDown,
+    /// Nothing runs; volumes are being removed.
+    Cleaning,
+    /// Nothing is left but records for `kubectl logs`.
+    Over,
+}
+
+pub(crate) struct Worker {
+    agent: Arc<Agent>,
+    pod: Arc<Pod>,
+    letters: mpsc::UnboundedSender<Letter>,
+    inbox: mpsc::UnboundedReceiver<Letter>,
+    snapshot: watch::Sender<Snapshot>,
+
+    sandboxes: Vec<String>,
+    sandbox: Option<SandboxView>,
+    ip: Option<IpAddr>,
+    instances: Instances,
+    volumes: Option<Volumes>,
+    objects: Arc<tokio::sync::Mutex<ObjectHold>>,
+    probes: Probes,
+    backoff: Backoff,
+
+    stage: Stage,
+    verdict: Option<Waiting>,
+    gone: bool,
+    accepted_at: Time,
+    /// Told to tasks when the pod has to stop.
+    cancel: CancellationToken,
+    filling: bool,
+    making: bool,
+    starting: Option<String>,
+    /// Containers being started or stopped.
+    busy: HashSet<String>,
+    /// Grace in seconds of the stops under way, by container ID.
+    killing: HashMap<String, i64>,
+    waiting: HashMap<String, Waiting>,
+    retry_at: HashMap<String, Timestamp>,
+    /// Ends of containers whose back-off was told as an event.
+    told: HashSet<String>,
+    publishing: bool,
+    publish_at: Option<Timestamp>,
+    failures: u32,
+    deleting_api: bool,
+    removed_records: bool,
+}
+
+/// Key of the sandbox among the pod's retry times; no container can have that name.
+const SANDBOX: &str = "/sandbox";
+
+impl Worker {
+    pub(crate) fn new(
+        agent: Arc<Agent>,
+        pod: Arc<Pod>,
+        adopted: Adopted,
+        verdict: Option<Waiting>,
+        letters: mpsc::UnboundedSender<Letter>,
+        inbox: mpsc::UnboundedReceiver<Letter>,
+        snapshot: watch::Sender<Snapshot>,
+    ) -> Self {
+        let mut worker = Self {
+            accepted_at: now(),
+            agent,
+            letters,
+            inbox,
+            snapshot,
+            sandboxes: Vec::new(),
+            sandbox: None,
+            ip: None,
+            instances: Instances::new(),
+            volumes: None,
+            objects: Arc::default(),
+            probes: Probes::default(),
+            backoff: Backoff::default(),
+            stage: Stage::Live,
+            verdict,
+            gone: false,
+            cancel: CancellationToken::new(),
+            filling: false,
+            making: false,
+            starting: None,
+            busy: HashSet::new(),
+            killing: HashMap::new(),
+            waiting: HashMap::new(),
+            retry_at: HashMap::new(),
+            told: HashSet::new(),
+            publishing: false,
+            publish_at: None,
+            failures: 0,
+            deleting_api: false,
+            removed_records: false,
+            pod,
+        };
+        worker.adopt(adopted);
+        worker
+    }
+
+    fn adopt(&mut self, adopted: Adopted) {
+        let mut sandboxes = adopted.sandboxes;
+        sandboxes.sort_by_key(|s| s.spec.attempt);
+        self.sandboxes = sandboxes.iter().map(|s| s.id.clone()).collect();
+        if let Some(last) = sandboxes.last() {
+            let ip = sandbox::address(&self.agent, &self.pod, &last.id);
+            self.sandbox = Some(SandboxView {
+                id: last.id.clone(),
+                attempt: last.spec.attempt,
+                ready: last.state == SandboxState::Ready && ip.is_some(),
+            });
+            self.ip = ip;
+        }
+        for container in &adopted.containers {
+            self.note(container);
+        }
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.uid()
+    }
+
+    /// Takes in what the runtime says of a container.
+    fn note(&mut self, container: &rkube_runtime::ContainerStatus) {
+        let mut instance = Instance::new(container);
+        if instance.exited() {
+            instance.message = last_words(self.pod.uid(), container);
+        }
+        let attempts = self.instances.entry(instance.name.clone()).or_default();
+        match attempts.iter_mut().find(|i| i.id == instance.id) {
+            Some(known) => {
+                if known.exited() {
+                    // Its words were read when it ended.
+                    instance.message.clone_from(&known.message);
+                }
+                *known = instance;
+            }
+            None => {
+                attempts.push(instance);
+                attempts.sort_by_key(|i| (i.attempt, i.created_at));
+            }
+        }
+    }
+
+    /// Looks at a container anew; one that is gone is dropped.
+    fn refresh(&mut self, id: &str) {
+        if id.is_empty() {
+            self.refresh_sandbox();
+            return;
+        }
+        match self.agent.runtime.container_status(id) {
+            Some(status) if self.sandboxes.contains(&status.sandbox_id) => self.note(&status),
+            Some(_) => {}
+            None => {
+                for attempts in self.instances.values_mut() {
+                    // The latest attempt is the container's record in the status.
+                    let last = attempts.last().map(|i| i.id.clone());
+                    attempts.retain(|i| i.id != id || (last.as_deref() == Some(id) && i.exited()));
+                }
+            }
+        }
+    }
+
+    fn refresh_sandbox(&mut self) {
+        if let Some(view) = &mut self.sandbox {
+            let state = self.agent.runtime.sandbox_status(&view.id).map(|s| s.state);
+            view.ready = view.ready && state == Some(SandboxState::Ready);
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            let next = self.step();
+            self.report();
+            if self.finished() {
+                return;
+            }
+            let pause = next
+                .into_iter()
+                .chain(self.publish_at)
+                .min()
+                .map_or(LONGEST_REST, |t| t.duration_since(Timestamp::now()));
+            let pause = Duration::try_from(pause.max(SignedDuration::ZERO)).unwrap_or_default();
+            tokio::select! {
+                letter = self.inbox.recv() => {
+                    let Some(letter) = letter else { return };
+                    self.take(letter);
+                    // What came together is dealt with together.
+                    while let Ok(letter) = self.inbox.try_recv() {
+                        self.take(letter);
+                    }
+                }
+                () = tokio::time::sleep(pause + Duration::from_millis(1)) => {}
+            }
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.gone && self.stage == Stage::Over && !self.publishing
+    }
+
+    fn take(&mut self, letter: Letter) {
+        match letter {
+            Letter::Pod(pod) => self.update(pod),
+            Letter::Gone => self.gone = true,
+            Letter::Container(id) => self.refresh(&id),
+            Letter::Evict(verdict) => {
+                if self.verdict.is_none() && self.stage == Stage::Live {
+                    self.verdict = Some(verdict);
+                }
+            }
+            Letter::Own(own) => self.take_own(own),
+        }
+    }
+
+    /// The newest version of the pod wins; answers to patches and the watch race.
+    fn update(&mut self, pod: Arc<Pod>) {
+        let version = |p: &Pod| {
+            p.metadata
+                .resource_version
+                .as_deref()
+                .and_then(|v| v.parse::<u64>().ok())
+        };
+        if let (Some(old), Some(new)) = (version(&self.pod), version(&pod))
+            && new < old
+        {
+            return;
+        }
+        self.pod = pod;
+        if let Some(volumes) = &self.volumes {
+            volumes.update(&self.pod);
+        }
+    }
+
+    fn take_own(&mut self, own: Own) {
+        match own {
+            Own::Volumes(volumes) => {
+                self.filling = false;
+                self.volumes = volumes;
+                if let Some(volumes) = &self.volumes {
+                    volumes.update(&self.pod);
+                }
+            }
+            Own::Sandbox(made) => {
+                self.making = false;
+                match made {
+                    Ok(made) => {
+                        self.sandboxes.push(made.view.id.clone());
+                        self.sandbox = Some(made.view);
+                        self.ip = Some(made.ip);
+                    }
+                    Err(e) => {
+                        self.agent.recorder.pod(
+                            &self.pod,
+                            Warning,
+                            "FailedCreatePodSandBox",
+                            format!("Failed to create pod sandbox: {e}"),
+                        );
+                        self.retry_at
+                            .insert(SANDBOX.into(), Timestamp::now() + RETRY);
+                    }
+                }
+            }
+            Own::Started(name, result) => {
+                self.busy.remove(&name);
+                self.starting = None;
+                self.refresh_all(&name);
+                match result {
+                    Ok(()) => {
+                        self.waiting.remove(&name);
+                        self.retry_at.remove(&name);
+                    }
+                    Err(e) => {
+                        if let Some(at) = e.retry_at {
+                            self.retry_at.insert(name.clone(), at);
+                        }
+                        self.waiting.insert(name, e.waiting);
+                    }
+                }
+            }
+            Own::Killed(name, id) => {
+                self.busy.remove(&name);
+                self.killing.remove(&id);
+                self.refresh(&id);
+            }
+            Own::TornDown => {
+                self.stage = Stage::Cleaning;
+                let ids: Vec<String> = self.ids().collect();
+                for id in ids {
+                    self.refresh(&id);
+                }
+                if let Some(view) = &mut self.sandbox {
+                    view.ready = false;
+                }
+                self.clean();
+            }
+            Own::Cleaned => {
+                self.stage = Stage::Over;
+            }
+            Own::Published(result) => {
+                self.publishing = false;
+                match *result {
+                    Ok(pod) => {
+                        self.failures = 0;
+                        self.update(Arc::new(pod));
+                    }
+                    Err(e) if client::answered(&e, 404) => {
+                        // The watch tells that it is gone; nothing is left to report to.
+                        self.publish_at = Some(Timestamp::now() + SignedDuration::from_secs(5));
+                    }
+                    Err(e) => {
+                        if !client::unreachable(&e) {
+                            warn!(pod = %self.pod.full_name(), "status: {e}");
+                        }
+                        let pause = client::retry_delay(self.failures * 10);
+                        self.failures += 1;
+                        self.publish_at = Timestamp::now().checked_add(pause).ok();
+                    }
+                }
+            }
+            Own::Deleted(result) => match result {
+                Ok(()) => {}
+                Err(e) if client::answered(&e, 404) || client::answered(&e, 409) => {}
+                Err(e) => {
+                    debug!(pod = %self.pod.full_name(), "deleting: {e}");
+                    self.deleting_api = false;
+                    let pause = client::retry_delay(self.failures * 10);
+                    self.failures += 1;
+                    self.publish_at = Timestamp::now().checked_add(pause).ok();
+                }
+            },
+            Own::Probe(news) => {
+                let mut probes = std::mem::take(&mut self.probes);
+                probes.take(&news, || self.target(&news.container));
+                self.probes = probes;
+            }
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = String> {
+        self.instances.values().flatten().map(|i| i.id.clone())
+    }
+
+    /// Looks for all attempts of a name, those that no event has told of yet too.
+    fn refresh_all(&mut self, name: &str) {
+        let Some(sandbox) = self.sandbox.as_ref().map(|s| s.id.clone()) else {
+            return;
+        };
+        let known: Vec<String> = self
+            .instances
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(|i| i.id.clone())
+            .collect();
+        for id in &known {
+            self.refresh(id);
+        }
+        let all = self.agent.runtime.list_containers();
+        for status in all
+            .iter()
+            .filter(|s| s.sandbox_id == sandbox && s.spec.name == name)
+        {
+            self.note(status);
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = Own> + Send + 'static) {
+        let letters = self.letters.clone();
+        tokio::spawn(async move {
+            // The worker is gone when nobody listens any more.
+            let _ = letters.send(Letter::Own(work.await));
+        });
+    }
+
+    /// Does what is due; answers when to look again at the latest.
+    fn step(&mut self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        let deadline = self.check_deadline(now);
+        match self.stage {
+            Stage::Live => {
+                let over = matches!(self.pod.api_phase(), "Succeeded" | "Failed");
+                if self.pod.deleting() || self.gone || self.verdict.is_some() || over {
+                    self.begin_stop();
+                    self.step_stop();
+                    return None;
+                }
+                let next = self.step_live(now);
+                deadline.into_iter().chain(next).min()
+            }
+            Stage::Stopping => {
+                self.step_stop();
+                None
+            }
+            Stage::TearingDown | Stage::Cleaning => None,
+            Stage::Over => {
+                if (self.pod.deleting() || self.gone) && !self.removed_records {
+                    self.removed_records = true;
+                    self.stage = Stage::Cleaning;
+                    self.clean();
+                }
+                None
+            }
+        }
+    }
+
+    /// Fails a pod that runs longer than it may; answers when that will be.
+    fn check_deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let seconds = self.pod.spec().active_deadline_seconds?;
+        if self.stage != Stage::Live || self.verdict.is_some() {
+            return None;
+        }
+        let start = self
+            .pod
+            .status
+            .as_ref()
+            .and_then(|s| s.start_time.as_ref())
+            .unwrap_or(&self.accepted_at)
+            .0;
+        let end = start + SignedDuration::from_secs(seconds);
+        if now < end {
+            return Some(end);
+        }
+        self.verdict = Some(Waiting {
+            reason: "DeadlineExceeded".into(),
+            message: "Pod was active on the node longer than the specified deadline".into(),
+        });
+        self.agent.recorder.pod(
+            &self.pod,
+            Normal,
+            "DeadlineExceeded",
+            "Pod was active on the node longer than the specified deadline",
+        );
+        None
+    }
+
+    fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.fill();
+        self.watch_probes();
+        let plan = plan::plan(&Observed {
+            pod: &self.pod,
+            sandbox: self.sandbox.as_ref(),
+            instances: &self.instances,
+            probes: &self.probes,
+            busy: &self.busy,
+        });
+        if plan.finished {
+            if self.starting.is_none() && !self.making {
+                self.begin_stop();
+                self.step_stop();
+            }
+            return None;
+        }
+        for kill in plan.kill {
+            let grace = kill
+                .probe
+                .and_then(|p| self.probe_grace(&kill.name, p))
+                .unwrap_or_else(|| self.pod.grace_seconds());
+            self.kill(&kill.name, &kill.id, grace, Some(kill.message));
+        }
+        if let Some(attempt) = plan.create_sandbox {
+            return self.make_sandbox(attempt, now);
+        }
+        let mut next: Option<Timestamp> = None;
+        for name in plan.start {
+            if let Some(at) = self.held(&name, now) {
+                next = Some(next.map_or(at, |n| n.min(at)));
+                continue;
+            }
+            if self.starting.is_none() && self.volumes.is_some() {
+                self.start(&name, now);
+            }
+        }
+        next
+    }
+
+    fn probe_grace(&self, name: &str, probe: &str) -> Option<i64> {
+        let container = self.pod.container(name)?;
+        let probe = match probe {
+            "startup" => container.startup_probe.as_ref(),
+            _ => container.liveness_probe.as_ref(),
+        };
+        probe?.termination_grace_period_seconds
+    }
+
+    fn fill(&mut self) {
+        if self.volumes.is_some() || self.filling {
+            return;
+        }
+        self.filling = true;
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (objects, cancel) = (self.objects.clone(), self.cancel.clone());
+        self.spawn(async move {
+            Own::Volumes(sandbox::fill_volumes(&agent, &pod, &objects, &cancel).await)
+        });
+    }
+
+    fn make_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
+        if self.making || self.volumes.is_none() {
+            return None;
+        }
+        if let Some(at) = self.retry_at.get(SANDBOX).filter(|at| **at > now) {
+            return Some(*at);
+        }
+        self.retry_at.remove(SANDBOX);
+        self.making = true;
+        self.probes.clear();
+        let old = self.sandbox.as_ref().map(|s| s.id.clone());
+        if old.is_some() {
+            self.agent.recorder.pod(
+                &self.pod,
+                Normal,
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
+        }
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        self.spawn(async move {
+            if let Some(old) = old {
+                sandbox::stop(&agent, &old).await;
+            }
+            Own::Sandbox(
+                sandbox::make(&agent, &pod, attempt)
+                    .await
+                    .map_err(|e| format!("{e:#}")),
+            )
+        });
+        None
+    }
+
+    /// Until when a container may not be started, if so; says so in its status.
+    fn held(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        if let Some(at) = self.retry_at.get(name).filter(|at| **at > now) {
+            return Some(*at);
+        }
+        let instance = latest(&self.instances, name).filter(|i| i.exited())?;
+        let ended = instance.finished_at.unwrap_or(instance.created_at);
+        let (pause, until) = self.backoff.holds(name, ended, now)?;
+        let pod = self.pod.full_name();
+        if self.told.insert(instance.id.clone()) {
+            self.agent.recorder.container(
+                &self.pod,
+                name,
+                Warning,
+                "BackOff",
+                format!("Back-off restarting failed container {name} in pod {pod}"),
+            );
+        }
+        self.waiting.insert(
+            name.to_owned(),
+            Waiting {
+                reason: "CrashLoopBackOff".into(),
+                message: format!(
+                    "back-off {} restarting failed container={name} pod={pod}",
+                    backoff::go_duration(pause)
+                ),
+            },
+        );
+        Some(until)
+    }
+
+    fn start(&mut self, name: &str, now: Timestamp) {
+        let (Some(container), Some(sandbox), Some(volumes)) = (
+            self.pod.container(name).map(std::borrow::Cow::into_owned),
+            self.sandbox.as_ref(),
+            self.volumes.as_ref(),
+        ) else {
+            return;
+        };
+        let earlier = self.instances.get(name).cloned().unwrap_or_default();
+        if let Some(last) = earlier.last().filter(|i| i.exited()) {
+            let ended = last.finished_at.unwrap_or(last.created_at);
+            self.backoff.next(name, ended, now);
+        }
+        let attempt = earlier
+            .last()
+            .map_or_else(|| self.lost_attempts(name), |i| i.attempt + 1);
+        let target = self
+            .pod
+            .spec()
+            .ephemeral_containers
+            .iter()
+            .flatten()
+            .find(|e| e.name == name)
+            .and_then(|e| e.target_container_name.as_deref())
+            .and_then(|t| latest(&self.instances, t))
+            .map(|i| i.id.clone());
+        let start = Start {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            container,
+            attempt,
+            sandbox: sandbox.id.clone(),
+            ip: self.ip,
+            volumes: volumes.mounted(),
+            objects: self.objects.clone(),
+            earlier,
+            target,
+            cancel: self.cancel.clone(),
+        };
+        self.busy.insert(name.to_owned());
+        self.starting = Some(name.to_owned());
+        let name = name.to_owned();
+        self.spawn(async move { Own::Started(name, start.run().await) });
+    }
+
+    /// The attempt after those that only the API remembers.
+    fn lost_attempts(&self, name: &str) -> u32 {
+        let status = self.pod.status.as_ref();
+        status
+            .into_iter()
+            .flat_map(|s| {
+                s.container_statuses
+                    .iter()
+                    .chain(&s.init_container_statuses)
+                    .flatten()
+            })
+            .find(|s| s.name == name && s.container_id.is_some())
+            .and_then(|s| u32::try_from(s.restart_count + 1).ok())
+            .unwrap_or(0)
+    }
+
+    fn target(&self, name: &str) -> Option<Target> {
+        let instance = latest(&self.instances, name).filter(|i| i.running())?;
+        Some(Target {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            container: self.pod.container(name)?.into_owned(),
+            id: instance.id.clone(),
+            ip: self.ip?,
+            since: instance.started_at.unwrap_or(instance.created_at),
+            news: self.news(),
+        })
+    }
+
+    /// A sender of probes' news that lead to this worker's inbox.
+    fn news(&self) -> mpsc::UnboundedSender<News> {
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let letters = self.letters.clone();
+        tokio::spawn(async move {
+            while let Some(news) = receiver.recv().await {
+                if letters.send(Letter::Own(Own::Probe(news))).is_err() {
+                    return;
+                }
+            }
+        });
+        sender
+    }
+
+    /// Probes what runs, and nothing else.
+    fn watch_probes(&mut self) {
+        let names: Vec<String> = self
+            .pod
+            .init_containers()
+            .iter()
+            .filter(|c| is_sidecar(c))
+            .chain(&self.pod.spec().containers)
+            .map(|c| c.name.clone())
+            .collect();
+        for name in names {
+            let Some(instance) = latest(&self.instances, &name).filter(|i| i.running()) else {
+                self.probes.forget(&name);
+                continue;
+            };
+            // Its postStart hook has not ended yet.
+            if self.starting.as_deref() == Some(&name)
+                || self.probes.probed(&name) == Some(&instance.id)
+            {
+                continue;
+            }
+            let id = status::container_id(&instance.id);
+            let adopted = self
+                .pod
+                .status
+                .iter()
+                .flat_map(|s| {
+                    s.container_statuses
+                        .iter()
+                        .chain(&s.init_container_statuses)
+                        .flatten()
+                })
+                .find(|s| s.name == name && s.container_id.as_deref() == Some(&id))
+                .map(|s| Health {
+                    started: s.started.unwrap_or(false),
+                    ready: s.ready,
+                });
+            if let Some(target) = self.target(&name) {
+                self.probes.watch(target, adopted);
+            }
+        }
+    }
+
+    fn kill(&mut self, name: &str, id: &str, grace: i64, message: Option<String>) {
+        let again = self.killing.contains_key(id);
+        self.killing.insert(id.to_owned(), grace);
+        self.busy.insert(name.to_owned());
+        let killing = Killing {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            name: name.to_owned(),
+            id: id.to_owned(),
+            ip: self.ip,
+            grace,
+            message,
+            again,
+        };
+        let (name, id) = (name.to_owned(), id.to_owned());
+        self.spawn(async move {
+            killing.run().await;
+            Own::Killed(name, id)
+        });
+    }
+
+    fn begin_stop(&mut self) {
+        self.stage = Stage::Stopping;
+        self.cancel.cancel();
+        self.probes.stop_restarting();
+    }
+
+    /// Stops containers, sidecars last; then the sandbox.
+    fn step_stop(&mut self) {
+        let grace = self.pod.grace_seconds().max(1);
+        let sidecars: Vec<String> = self
+            .pod
+            .init_containers()
+            .iter()
+            .filter(|c| is_sidecar(c))
+            .map(|c| c.name.clone())
+            .rev()
+            .collect();
+        let running = |names: &dyn Fn(&str) -> bool| -> Vec<(String, String)> {
+            self.instances
+                .values()
+                .filter_map(|a| a.last())
+                .filter(|i| i.running() && names(&i.name))
+                .map(|i| (i.name.clone(), i.id.clone()))
+                .collect()
+        };
+        let mut due = running(&|n| !sidecars.iter().any(|s| s == n));
+        if due.is_empty() && self.starting.is_none() {
+            // One sidecar after the other, the last started first.
+            let next = sidecars
+                .iter()
+                .find_map(|s| running(&|n| n == s.as_str()).into_iter().next());
+            due.extend(next);
+        }
+        let nothing_runs = due.is_empty();
+        for (name, id) in due {
+            match self.killing.get(&id) {
+                Some(given) if *given <= grace => {}
+                _ => self.kill(&name, &id, grace, None),
+            }
+        }
+        if nothing_runs
+            && self.starting.is_none()
+            && !self.making
+            && !self.filling
+            && self.killing.is_empty()
+        {
+            self.tear_down();
+        }
+    }
+
+    fn tear_down(&mut self) {
+        self.stage = Stage::TearingDown;
+        self.probes.clear();
+        let (agent, sandboxes) = (self.agent.clone(), self.sandboxes.clone());
+        self.spawn(async move {
+            for id in sandboxes {
+                sandbox::stop(&agent, &id).await;
+            }
+            Own::TornDown
+        });
+    }
+
+    /// Removes volumes; and for a pod that is to go, everything.
+    fn clean(&mut self) {
+        let everything = self.pod.deleting() || self.gone;
+        self.removed_records = everything;
+        drop(self.volumes.take());
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let sandboxes = if everything {
+            std::mem::take(&mut self.sandboxes)
+        } else {
+            Vec::new()
+        };
+        self.spawn(async move {
+            volumes::unmount(pod.uid()).await;
+            if everything {
+                for id in sandboxes {
+                    if let Err(e) = agent.runtime.remove_sandbox(&id).await {
+                        warn!("removing sandbox {id}: {e}");
+                    }
+                }
+                volumes::tear_down(pod.uid()).await;
+                // Logs go with the pod.
+                let _ = tokio::fs::remove_dir_all(super::container::log_dir(&pod)).await;
+            }
+            Own::Cleaned
+        });
+    }
+
+    /// Tells the API, and whoever asks this node, how the pod is.
+    fn report(&mut self) {
+        let terminal = !matches!(self.stage, Stage::Live | Stage::Stopping)
+            && status::all_stopped(&self.pod, &self.instances);
+        let ready_sandbox = self
+            .sandbox
+            .as_ref()
+            .filter(|s| s.ready)
+            .map(|s| s.id.clone());
+        let status = status::generate(&Facts {
+            pod: &self.pod,
+            instances: &self.instances,
+            waiting: &self.waiting,
+            health: &|name| self.probes.health(name),
+            node_ip: self.agent.config.ip.into(),
+            pod_ip: self.ip,
+            sandbox: ready_sandbox.as_deref(),
+            terminal,
+            verdict: self
+                .verdict
+                .as_ref()
+                .filter(|_| self.stage != Stage::Stopping),
+            now: now(),
+        });
+        let status = PodStatus {
+            start_time: self
+                .pod
+                .status
+                .as_ref()
+                .and_then(|s| s.start_time.clone())
+                .or_else(|| Some(self.accepted_at.clone())),
+            ..status
+        };
+        let patch = status::patch(self.uid(), self.pod.status.as_ref(), &status);
+        let mut shown = Pod::clone(&self.pod);
+        shown.status = Some(status);
+        self.snapshot.send_replace(Snapshot {
+            pod: Arc::new(shown),
+            instances: Arc::new(self.instances.clone()),
+            sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
+        });
+        if self.publishing || self.gone {
+            return;
+        }
+        if self.publish_at.is_some_and(|at| at > Timestamp::now()) {
+            return;
+        }
+        self.publish_at = None;
+        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), self.pod.namespace());
+        let name = self.pod.name().to_owned();
+        match patch {
+            Some(patch) => {
+                self.publishing = true;
+                self.spawn(async move {
+                    let done = api
+                        .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch))
+                        .await;
+                    Own::Published(Box::new(done))
+                });
+            }
+            // Told all there is to tell: a pod that was to be deleted goes now.
+            None if self.stage == Stage::Over
+                && self.pod.deleting()
+                && self.removed_records
+                && !self.deleting_api =>
+            {
+                self.deleting_api = true;
+                let uid = self.uid().to_owned();
+                self.spawn(async move {
+                    let params = DeleteParams {
+                        grace_period_seconds: Some(0),
+                        preconditions: Some(Preconditions {
+                            uid: Some(uid),
+                            resource_version: None,
+                        }),
+                        ..Default::default()
+                    };
+                    Own::Deleted(api.delete(&name, &params).await.map(|_| ()))
+                });
+            }
+            None => {}
+        }
+    }
+}

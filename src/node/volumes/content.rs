@@ -1,0 +1,571 @@
+//! Volumes whose files come from the API: config maps, secrets, tokens, the pod itself.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, KeyToPath, ServiceAccountTokenProjection, VolumeProjection,
+};
+use kube::Api;
+use kube::api::PostParams;
+use tokio::sync::watch;
+
+use super::atomic::{self, File, Files, check_path};
+use super::{Objects, Problem, fs_group, local, problem, volume_dir};
+use crate::agent::Agent;
+use crate::kinds::*;
+use crate::objects::Known;
+use crate::pods::env::{Fields, resource_field};
+
+/// Permissions of files that say nothing else.
+const DEFAULT_MODE: i32 = 0o644;
+/// Part of a token's life after which it is replaced, in percent.
+const REFRESH_PERCENT: i64 = 80;
+/// And at the latest after this long.
+const REFRESH_MAX: SignedDuration = SignedDuration::from_hours(24);
+
+/// Something whose coming a problem waits for.
+#[derive(Clone)]
+pub(crate) enum Awaited {
+    ConfigMap(watch::Receiver<Known<ConfigMap>>),
+    Secret(watch::Receiver<Known<Secret>>),
+}
+
+impl std::fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap(..) => "ConfigMap",
+            Self::Secret(..) => "Secret",
+        })
+    }
+}
+
+impl Awaited {
+    pub(crate) async fn changed(&mut self) {
+        let alive = match self {
+            Self::ConfigMap(r) => r.changed().await,
+            Self::Secret(r) => r.changed().await,
+        };
+        if alive.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Whether the API is where the volume's files come from.
+pub(crate) fn is_content(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
+}
+
+struct Token {
+    volume: String,
+    path: String,
+    token: String,
+    refresh_at: Timestamp,
+}
+
+/// The volumes of one pod that come from the API.
+pub(crate) struct Contents {
+    agent: Arc<Agent>,
+    pod: Arc<Pod>,
+    objects: Objects,
+    volumes: Vec<Volume>,
+    tokens: Vec<Token>,
+    awaited: Vec<((u8, String), Awaited)>,
+}
+
+impl Contents {
+    pub(crate) fn new(agent: Arc<Agent>, pod: Arc<Pod>, objects: Objects) -> Self {
+        Self {
+            agent,
+            pod,
+            objects,
+            volumes: Vec::new(),
+            tokens: Vec::new(),
+            awaited: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.volumes.is_empty()
+    }
+
+    /// Writes a volume; answers where it is.
+    pub(crate) async fn write(&mut self, volume: &Volume) -> Result<PathBuf, Problem> {
+        let files = self.files(volume).await?;
+        let (plugin, memory) = if volume.config_map.is_some() {
+            ("configmap", false)
+        } else if volume.secret.is_some() {
+            ("secret", true)
+        } else if volume.downward_api.is_some() {
+            ("downward-api", true)
+        } else {
+            ("projected", true)
+        };
+        let dir = volume_dir(self.pod.uid(), plugin, &volume.name);
+        let group = fs_group(&self.pod);
+        let at = dir.clone();
+        tokio::task::spawn_blocking(move || {
+            if memory {
+                local::tmpfs(&at, None, 0o755)?;
+            }
+            atomic::write(&at, &files, group)?;
+            world(&at, group)
+        })
+        .await
+        .map_err(problem)?
+        .map_err(problem)?;
+        if !self.volumes.iter().any(|v| v.name == volume.name) {
+            self.volumes.push(volume.clone());
+        }
+        Ok(dir)
+    }
+
+    /// Keeps the volumes true until it is dropped.
+    pub(crate) async fn refresh(mut self, mut pod: watch::Receiver<Arc<Pod>>) {
+        loop {
+            let due = self.tokens.iter().map(|t| t.refresh_at).min();
+            let rest = due.map_or(Duration::from_secs(24 * 3600), |d| {
+                Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
+            });
+            {
+                let waits: Vec<_> = self
+                    .awaited
+                    .iter_mut()
+                    .map(|(_, a)| Box::pin(a.changed()))
+                    .collect();
+                let any = async {
+                    if waits.is_empty() {
+                        std::future::pending::<()>().await;
+                    }
+                    futures::future::select_all(waits).await;
+                };
+                tokio::select! {
+                    () = any => {}
+                    changed = pod.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(rest) => {}
+                }
+            }
+            self.pod = pod.borrow_and_update().clone();
+            let volumes = self.volumes.clone();
+            let mut failed = false;
+            for volume in &volumes {
+                if let Err(e) = self.write(volume).await {
+                    // What is there stays; a deleted config map keeps its last content.
+                    tracing::debug!(pod = %self.pod.full_name(), volume = %volume.name, "refreshing: {}", e.reason);
+                    failed = true;
+                }
+            }
+            if failed {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+            }
+        }
+    }
+
+    async fn files(&mut self, volume: &Volume) -> Result<Files, Problem> {
+        let mut files = Files::new();
+        if let Some(source) = &volume.config_map {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            let optional = source.optional == Some(true);
+            self.config_map(
+                &mut files,
+                &source.name,
+                source.items.as_deref(),
+                optional,
+                mode,
+            )
+            .await?;
+        } else if let Some(source) = &volume.secret {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            let optional = source.optional == Some(true);
+            self.secret(&mut files, name, source.items.as_deref(), optional, mode)
+                .await?;
+        } else if let Some(source) = &volume.downward_api {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            for item in source.items.iter().flatten() {
+                self.downward(&mut files, item, mode)?;
+            }
+        } else if let Some(source) = &volume.projected {
+            let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
+            for projection in source.sources.iter().flatten() {
+                self.projection(&mut files, &volume.name, projection, mode)
+                    .await?;
+            }
+        }
+        Ok(files)
+    }
+
+    async fn projection(
+        &mut self,
+        files: &mut Files,
+        volume: &str,
+        source: &VolumeProjection,
+        mode: i32,
+    ) -> Result<(), Problem> {
+        if let Some(s) = &source.config_map {
+            let optional = s.optional == Some(true);
+            self.config_map(files, &s.name, s.items.as_deref(), optional, mode)
+                .await
+        } else if let Some(s) = &source.secret {
+            let optional = s.optional == Some(true);
+            self.secret(files, &s.name, s.items.as_deref(), optional, mode)
+                .await
+        } else if let Some(s) = &source.downward_api {
+            for item in s.items.iter().flatten() {
+                self.downward(files, item, mode)?;
+            }
+            Ok(())
+        } else if let Some(s) = &source.service_account_token {
+            self.token(files, volume, s, mode).await
+        } else {
+            Err(problem(
+                "this node does not support this source of a projected volume",
+            ))
+        }
+    }
+
+    async fn config_map(
+        &mut self,
+        files: &mut Files,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: bool,
+        mode: i32,
+    ) -> Result<(), Problem> {
+        let key = (0, name.to_owned());
+        let watched = self.agent.objects.config_map(self.pod.namespace(), name);
+        let mut receiver = watched.changes();
+        receiver.mark_unchanged();
+        let awaited = Awaited::ConfigMap(receiver);
+        // Held by the pod too, for its containers' environments.
+        let map = self
+            .objects
+            .lock()
+            .await
+            .config_map(&self.agent, self.pod.namespace(), name)
+            .await;
+        self.note(key, awaited.clone());
+        let Some(map) = map else {
+            if optional {
+                return Ok(());
+            }
+            return Err(Problem {
+                awaited: Some(awaited),
+                ..problem(format!("configmap {name:?} not found"))
+            });
+        };
+        let text = map.data.iter().flatten().map(|(k, v)| (k, v.as_bytes()));
+        let binary = map
+            .binary_data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k, v.0.as_slice()));
+        let all: Vec<_> = text.chain(binary).collect();
+        select(files, &all, items, optional, mode, "config").map_err(|e| Problem {
+            awaited: Some(awaited),
+            ..problem(e)
+        })
+    }
+
+    async fn secret(
+        &mut self,
+        files: &mut Files,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: bool,
+        mode: i32,
+    ) -> Result<(), Problem> {
+        let key = (1, name.to_owned());
+        let watched = self.agent.objects.secret(self.pod.namespace(), name);
+        let mut receiver = watched.changes();
+        receiver.mark_unchanged();
+        let awaited = Awaited::Secret(receiver);
+        let secret = self
+            .objects
+            .lock()
+            .await
+            .secret(&self.agent, self.pod.namespace(), name)
+            .await;
+        self.note(key, awaited.clone());
+        let Some(secret) = secret else {
+            if optional {
+                return Ok(());
+            }
+            return Err(Problem {
+                awaited: Some(awaited),
+                ..problem(format!("secret {name:?} not found"))
+            });
+        };
+        let all: Vec<_> = secret
+            .data
+            .iter()
+            .flatten()
+            .map(|(k, v)| (k, v.0.as_slice()))
+            .collect();
+        select(files, &all, items, optional, mode, "secret").map_err(|e| Problem {
+            awaited: Some(awaited),
+            ..problem(e)
+        })
+    }
+
+    fn note(&mut self, key: (u8, String), mut awaited: Awaited) {
+        match &mut awaited {
+            Awaited::ConfigMap(r) => r.mark_unchanged(),
+            Awaited::Secret(r) => r.mark_unchanged(),
+        }
+        self.awaited.retain(|(k, _)| *k != key);
+        self.awaited.push((key, awaited));
+    }
+
+    fn downward(
+        &self,
+        files: &mut Files,
+        item: &DownwardAPIVolumeFile,
+        mode: i32,
+    ) -> Result<(), Problem> {
+        let text = if let Some(field) = &item.field_ref {
+            let fields = Fields {
+                pod: &self.pod,
+                node_name: &self.agent.config.name,
+                node_ip: self.agent.config.ip.into(),
+                pod_ip: pod_ip(&self.pod),
+            };
+            fields.get(&field.field_path).map_err(problem)?
+        } else if let Some(field) = &item.resource_field_ref {
+            let name = field.container_name.as_deref().unwrap_or_default();
+            let container = self
+                .pod
+                .container(name)
+                .ok_or_else(|| problem(format!("container {name} not found")))?;
+            resource_field(&self.agent, &container, field).map_err(problem)?
+        } else {
+            return Err(problem("a downward API item names no field"));
+        };
+        put(
+            files,
+            &item.path,
+            text.into_bytes(),
+            item.mode.unwrap_or(mode),
+            None,
+        )
+    }
+
+    async fn token(
+        &mut self,
+        files: &mut Files,
+        volume: &str,
+        source: &ServiceAccountTokenProjection,
+        mode: i32,
+    ) -> Result<(), Problem> {
+        let now = Timestamp::now();
+        let known = self
+            .tokens
+            .iter()
+            .find(|t| t.volume == volume && t.path == source.path && t.refresh_at > now);
+        let token = match known {
+            Some(token) => token.token.clone(),
+            None => {
+                let (token, refresh_at) = self.request_token(source).await?;
+                self.tokens
+                    .retain(|t| !(t.volume == volume && t.path == source.path));
+                self.tokens.push(Token {
+                    volume: volume.into(),
+                    path: source.path.clone(),
+                    token: token.clone(),
+                    refresh_at,
+                });
+                token
+            }
+        };
+        // A token for one user or group is nobody else's business.
+        let user = common_user(&self.pod);
+        let mode = if user.is_some() || fs_group(&self.pod).is_some() {
+            0o600
+        } else {
+            mode
+        };
+        put(files, &source.path, token.into_bytes(), mode, user)
+    }
+
+    async fn request_token(
+        &self,
+        source: &ServiceAccountTokenProjection,
+    ) -> Result<(String, Timestamp), Problem> {
+        let account = self
+            .pod
+            .spec()
+            .service_account_name
+            .clone()
+            .unwrap_or_else(|| "default".into());
+        let api: Api<ServiceAccount> =
+            Api::namespaced(self.agent.client.clone(), self.pod.namespace());
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: Some(
+                    source
+                        .audience
+                        .iter()
+                        .filter(|a| !a.is_empty())
+                        .cloned()
+                        .collect(),
+                ),
+                expiration_seconds: source.expiration_seconds,
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(self.pod.name().into()),
+                    uid: Some(self.pod.uid().into()),
+                }),
+            }),
+            ..Default::default()
+        };
+        let answer = api
+            .create_token_request(&account, &PostParams::default(), &request)
+            .await
+            .map_err(|e| problem(format!("failed to fetch token: {e}")))?;
+        let status = answer
+            .status
+            .ok_or_else(|| problem("failed to fetch token: the answer has none"))?;
+        let now = Timestamp::now();
+        let (Some(token), Some(expiry)) = (status.token, status.expiration_timestamp) else {
+            return Err(problem("failed to fetch token: the answer is incomplete"));
+        };
+        Ok((token, now + refresh_after(expiry.0.duration_since(now))))
+    }
+}
+
+/// How long a token of this life is used.
+fn refresh_after(life: SignedDuration) -> SignedDuration {
+    SignedDuration::from_secs((life.as_secs() * REFRESH_PERCENT / 100).max(10)).min(REFRESH_MAX)
+}
+
+fn pod_ip(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+}
+
+/// The user that all containers of a pod run as, when it is one.
+fn common_user(pod: &Pod) -> Option<u32> {
+    let default = pod
+        .spec()
+        .security_context
+        .as_ref()
+        .and_then(|c| c.run_as_user);
+    let mut users = pod
+        .init_containers()
+        .iter()
+        .chain(&pod.spec().containers)
+        .map(|c| {
+            c.security_context
+                .as_ref()
+                .and_then(|s| s.run_as_user)
+                .or(default)
+        });
+    let first = users.next()??;
+    users
+        .all(|u| u == Some(first))
+        .then(|| u32::try_from(first).ok())
+        .flatten()
+}
+
+/// Any user of a container may look into a volume of the API's.
+fn world(dir: &Path, group: Option<u32>) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = if group.is_some() { 0o3777 } else { 0o1777 };
+    if group.is_some() {
+        std::os::unix::fs::chown(dir, None, group)?;
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+}
+
+fn put(
+    files: &mut Files,
+    path: &str,
+    content: Vec<u8>,
+    mode: i32,
+    uid: Option<u32>,
+) -> Result<(), Problem> {
+    check_path(path).map_err(problem)?;
+    let mode = u32::try_from(mode).unwrap_or(0o644);
+    files.insert(path.to_owned(), File { content, mode, uid });
+    Ok(())
+}
+
+/// Picks the wanted keys of an object's data.
+fn select(
+    files: &mut Files,
+    all: &[(&String, &[u8])],
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: i32,
+    what: &str,
+) -> Result<(), String> {
+    let message = |p: Problem| p.reason;
+    let Some(items) = items.filter(|i| !i.is_empty()) else {
+        for (key, value) in all {
+            put(files, key, value.to_vec(), mode, None).map_err(message)?;
+        }
+        return Ok(());
+    };
+    for item in items {
+        match all.iter().find(|(k, _)| **k == item.key) {
+            Some((_, value)) => {
+                put(
+                    files,
+                    &item.path,
+                    value.to_vec(),
+                    item.mode.unwrap_or(mode),
+                    None,
+                )
+                .map_err(message)?;
+            }
+            None if optional => {}
+            None => return Err(format!("references non-existent {what} key: {}", item.key)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_selected_and_renamed() {
+        let (a, b) = ("a".to_owned(), "b".to_owned());
+        let all = [(&a, &b"1"[..]), (&b, &b"2"[..])];
+        let mut files = Files::new();
+        select(&mut files, &all, None, false, 0o644, "config").unwrap();
+        assert_eq!(files.len(), 2);
+        let item = |key: &str| KeyToPath {
+            key: key.into(),
+            path: "x/y".into(),
+            mode: Some(0o400),
+        };
+        let mut files = Files::new();
+        select(&mut files, &all, Some(&[item("b")]), false, 0o644, "config").unwrap();
+        assert_eq!(
+            (files["x/y"].content.as_slice(), files["x/y"].mode),
+            (&b"2"[..], 0o400)
+        );
+        assert_eq!(
+            select(&mut files, &all, Some(&[item("c")]), false, 0o644, "config").unwrap_err(),
+            "references non-existent config key: c"
+        );
+        assert!(select(&mut files, &all, Some(&[item("c")]), true, 0o644, "config").is_ok());
+    }
+
+    #[test]
+    fn tokens_are_replaced_in_time() {
+        let s = SignedDuration::from_secs;
+        assert_eq!(refresh_after(s(3607)), s(2885));
+        assert_eq!(refresh_after(s(10 * 86400)), REFRESH_MAX);
+    }
+}

@@ -1,0 +1,155 @@
+//! A part of a volume, mounted by itself without a way out of the volume.
+//!
+//! A container that shares the volume may put a symbolic link in the part's
+//! place at any moment. The part is therefore opened beneath the volume's root by
+//! the kernel, and what was opened is bound to a place that containers cannot
+//! reach; only that place is given to the runtime.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+
+use crate::pods::container::pod_dir;
+
+/// Opens `path` beneath `root` without leaving it, whatever links say.
+fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid `open_how`: no flags, no mode, no restrictions.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = u64::try_from(flags | libc::O_CLOEXEC).unwrap_or(0);
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    // SAFETY: the descriptor, the string and the structure live over the call, and
+    // the size is the structure's.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            root.as_raw_fd(),
+            path.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
+}
+
+/// Opens the part, making directories that are missing.
+fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
+    let sub = Path::new(sub);
+    let parts: Vec<&std::ffi::OsStr> = sub
+        .components()
+        .filter(|c| !matches!(c, Component::CurDir))
+        .map(|c| match c {
+            Component::Normal(part) => Ok(part),
+            _ => Err(io::Error::other(format!(
+                "invalid subPath {}",
+                sub.display()
+            ))),
+        })
+        .collect::<io::Result<_>>()?;
+    let root = OwnedFd::from(
+        std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(root)?,
+    );
+    if parts.is_empty() {
+        return Ok(root);
+    }
+    let mut at = PathBuf::new();
+    let mut parent = open_beneath(&root, Path::new("."), libc::O_PATH | libc::O_DIRECTORY)?;
+    for part in parts {
+        at.push(part);
+        parent = match open_beneath(&root, &at, libc::O_PATH) {
+            Ok(fd) => fd,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let name = CString::new(part.as_bytes())?;
+                // SAFETY: the descriptor and the string live over the call.
+                let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) };
+                if made < 0 {
+                    let e = io::Error::last_os_error();
+                    if e.kind() != io::ErrorKind::AlreadyExists {
+                        return Err(e);
+                    }
+                }
+                open_beneath(&root, &at, libc::O_PATH)?
+            }
+            Err(e) => return Err(e),
+        };
+    }
+    Ok(parent)
+}
+
+/// Binds the part `sub` of the volume at `root`; answers where.
+pub(crate) fn bind(
+    uid: &str,
+    volume: &str,
+    mount_path: &str,
+    root: &Path,
+    sub: &str,
+) -> io::Result<PathBuf> {
+    let part = open_part(root, sub)?;
+    // One place a use: two mounts may name different parts of one volume.
+    let mut use_name = format!("{mount_path}\0{sub}")
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+            (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+        });
+    use_name ^= use_name >> 32;
+    let place = pod_dir(uid)
+        .join("volume-subpaths")
+        .join(volume)
+        .join(format!("{use_name:016x}"));
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", part.as_raw_fd()));
+    let is_dir = std::fs::metadata(&opened)?.is_dir();
+    // A container's restart takes the part as it is now.
+    let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+    if is_dir {
+        let _ = std::fs::remove_file(&place);
+        std::fs::create_dir_all(&place)?;
+    } else {
+        let _ = std::fs::remove_dir(&place);
+        if let Some(parent) = place.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::File::create(&place)?;
+    }
+    mount(
+        Some(&opened),
+        &place,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
+    Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_do_not_lead_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("volume");
+        std::fs::create_dir_all(root.join("real")).unwrap();
+        std::fs::write(dir.path().join("secret"), "x").unwrap();
+        std::os::unix::fs::symlink("../secret", root.join("out")).unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("absolute")).unwrap();
+        std::os::unix::fs::symlink("real", root.join("inside")).unwrap();
+        assert!(open_part(&root, "out").is_err());
+        assert!(open_part(&root, "absolute/passwd").is_err());
+        assert!(open_part(&root, "../secret").is_err());
+        assert!(open_part(&root, "inside").is_ok());
+        assert!(open_part(&root, "new/deep").is_ok());
+        assert!(root.join("new/deep").is_dir());
+    }
+}
