@@ -108,3 +108,8 @@ pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut V
     }
     slot.as_array_mut().expect("made an array just above")
 }
+
+/// The field `name` of a part of an object.
+pub(crate) fn name_field(part: &Object) -> &str {
+    text(part, &["name"])
+}

@@ -1,18 +1,35 @@
 //! Admission: what must be true of a write, and what is filled in.
 //!
-//! The API server calls [`Plugins::mutate`] on the decoded and defaulted
-//! object, then its mutating webhooks, then validation, then
-//! [`Plugins::validate`], its validating webhooks, and last
-//! [`Plugins::charge_quota`], which is the only one that writes.
+//! The API server awaits [`Plugins::wait_until_ready`], calls
+//! [`Plugins::mutate`] on the decoded and defaulted object, then its mutating
+//! webhooks, then validation, then [`Plugins::validate`], its validating
+//! webhooks, and last [`Plugins::charge_quota`], the only one that writes.
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use rkube_api::Object;
+use rkube_api::gvk::GroupResource;
 use rkube_api::status::Status;
+use rkube_api::{Object, meta};
 
 use crate::authz::Authorizer;
 use crate::{ObjectReader, UserInfo};
+
+mod certificates;
+mod limit_ranger;
+mod namespace_lifecycle;
+mod network;
+mod node_restriction;
+mod pod_defaults;
+mod pod_security;
+mod priority;
+mod quota;
+mod resources;
+mod runtime_class;
+mod service_account;
+mod storage;
+#[cfg(test)]
+mod tests;
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +71,7 @@ pub struct Request<'a> {
     pub subresource: &'a str,
     /// The kind of `object`.
     pub kind: &'a str,
-    /// The namespace, empty for a cluster-scoped resource.
+    /// The namespace, empty for a cluster-scoped resource; a namespace's own name.
     pub namespace: &'a str,
     /// The object's name; empty for a create that leaves it to `generateName`.
     pub name: &'a str,
@@ -68,6 +85,47 @@ pub struct Request<'a> {
     pub dry_run: bool,
     /// The `CreateOptions`, `UpdateOptions` or `DeleteOptions`.
     pub options: Option<&'a Object>,
+}
+
+impl Request<'_> {
+    /// Whether the request is about this resource, or a subresource of it.
+    fn is(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource
+    }
+
+    /// Whether the request is about objects of this resource themselves.
+    fn is_whole(&self, group: &str, resource: &str) -> bool {
+        self.is(group, resource) && self.subresource.is_empty()
+    }
+
+    /// The new state.
+    fn new(&self) -> &Object {
+        self.object.as_deref().unwrap_or(&Object::Null)
+    }
+
+    /// The state before.
+    fn old(&self) -> &Object {
+        self.old.unwrap_or(&Object::Null)
+    }
+
+    fn resource(&self) -> GroupResource {
+        GroupResource::new(self.group, self.resource)
+    }
+
+    /// The 403 of a plugin that refuses the request.
+    fn forbidden(&self, why: impl std::fmt::Display) -> Status {
+        let given = [
+            self.name,
+            meta::name(self.new()),
+            meta::generate_name(self.new()),
+            "Unknown",
+        ];
+        let name = given
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or_default();
+        Status::forbidden(&self.resource(), name, why)
+    }
 }
 
 /// How the plugins are set up.
@@ -86,9 +144,11 @@ pub trait QuotaStore: Send + Sync {
 
 /// The built-in admission plugins that are on by default, in upstream's order.
 pub struct Plugins {
-    _reader: Arc<dyn ObjectReader>,
-    _authorizer: Arc<Authorizer>,
+    reader: Arc<dyn ObjectReader>,
+    authorizer: Arc<Authorizer>,
 }
+
+type Warnings = Vec<String>;
 
 impl Plugins {
     /// Plugins that read the cluster through `reader`.
@@ -97,29 +157,54 @@ impl Plugins {
         authorizer: Arc<Authorizer>,
         _config: PluginsConfig,
     ) -> Plugins {
-        Plugins {
-            _reader: reader,
-            _authorizer: authorizer,
-        }
+        Plugins { reader, authorizer }
+    }
+
+    /// Waits, for a bounded time, for what a request may be a moment ahead of:
+    /// a pod for its namespace's `default` service account. What is still not
+    /// there afterwards is refused by [`Self::mutate`].
+    pub async fn wait_until_ready(&self, request: &Request<'_>) {
+        service_account::wait_for_account(&*self.reader, request).await;
     }
 
     /// Fills in and may refuse; gives the warnings for the client.
-    pub fn mutate(&self, _request: &mut Request<'_>) -> Result<Vec<String>, Status> {
+    pub fn mutate(&self, request: &mut Request<'_>) -> Result<Warnings, Status> {
+        let reader = &*self.reader;
+        namespace_lifecycle::admit(reader, request)?;
+        limit_ranger::mutate(reader, request)?;
+        service_account::mutate(reader, request)?;
+        node_restriction::admit(reader, &self.authorizer, request)?;
+        pod_defaults::taint_new_node(request);
+        priority::mutate(reader, request)?;
+        pod_defaults::default_tolerations(request);
+        storage::default_class(reader, request);
+        storage::protect_in_use(request);
+        runtime_class::mutate(reader, request)?;
+        network::default_ingress_class(reader, request);
+        pod_defaults::copy_topology_labels(reader, request);
         Ok(Vec::new())
     }
 
     /// Refuses what must not be; gives the warnings for the client.
-    pub fn validate(&self, _request: &Request<'_>) -> Result<Vec<String>, Status> {
-        Ok(Vec::new())
+    pub fn validate(&self, request: &Request<'_>) -> Result<Warnings, Status> {
+        let reader = &*self.reader;
+        limit_ranger::validate(reader, request)?;
+        service_account::validate(reader, request)?;
+        let warnings = pod_security::validate(reader, request)?;
+        priority::validate(reader, request)?;
+        storage::validate_resize(reader, request)?;
+        runtime_class::validate(reader, request)?;
+        certificates::validate(&self.authorizer, request)?;
+        Ok(warnings)
     }
 
     /// ResourceQuota: checks the write against the namespace's quotas and
     /// charges their status. To be called last, when nothing else can refuse.
     pub async fn charge_quota(
         &self,
-        _request: &Request<'_>,
-        _store: &dyn QuotaStore,
+        request: &Request<'_>,
+        store: &dyn QuotaStore,
     ) -> Result<(), Status> {
-        Ok(())
+        quota::charge(&*self.reader, request, store).await
     }
 }

@@ -215,7 +215,7 @@ impl Authorizer {
 }
 
 /// Several reasons as one: alone as itself, more as `[a, b]`, the same only once.
-fn aggregate(errors: &[String]) -> String {
+pub(crate) fn aggregate(errors: &[String]) -> String {
     let mut distinct: Vec<&str> = Vec::new();
     for error in errors {
         if !distinct.contains(&error.as_str()) {

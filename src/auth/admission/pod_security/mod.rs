@@ -1,0 +1,227 @@
+//! PodSecurity: a namespace's labels say how privileged its pods may be.
+
+use rkube_api::gvk::GroupKind;
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{Object, meta};
+
+use super::{Operation, Request, Warnings};
+use crate::{ObjectReader, tree};
+
+mod checks;
+mod policy;
+
+use checks::evaluate;
+use policy::{Level, LevelVersion, Policy};
+
+/// How many pods a change of a namespace's level is checked against.
+const PODS_CHECKED: usize = 3000;
+
+/// A policy and what is wrong with the labels that it was read from.
+fn policy_of(namespace: &Object) -> (Policy, Vec<FieldError>) {
+    Policy::from_labels(meta::labels(namespace))
+}
+
+pub(super) fn validate(
+    reader: &dyn ObjectReader,
+    request: &Request<'_>,
+) -> Result<Warnings, Status> {
+    if !matches!(request.operation, Operation::Create | Operation::Update)
+        || request.object.is_none()
+    {
+        return Ok(Vec::new());
+    }
+    if request.is("", "namespaces") {
+        return validate_namespace(reader, request);
+    }
+    if request.is("", "pods") {
+        return validate_pod(reader, request);
+    }
+    let Some(template) = template_of(request) else {
+        return Ok(Vec::new());
+    };
+    let Some(namespace) = reader.get("", "namespaces", "", request.namespace) else {
+        return Ok(Vec::new());
+    };
+    Ok(warning(&policy_of(&namespace).0, template)
+        .into_iter()
+        .collect())
+}
+
+/// The pod template of a kind that makes pods.
+fn template_of<'a>(request: &'a Request<'_>) -> Option<&'a Object> {
+    if !request.subresource.is_empty() {
+        return None;
+    }
+    let path: &[&str] = match (request.group, request.resource) {
+        ("", "podtemplates") => &["template"],
+        ("", "replicationcontrollers")
+        | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs") => &["spec", "template"],
+        ("batch", "cronjobs") => &["spec", "jobTemplate", "spec", "template"],
+        _ => return None,
+    };
+    tree::at(request.new(), path).filter(|template| template.is_object())
+}
+
+fn violation(level: &LevelVersion, pod: &Object) -> Option<String> {
+    let violations = evaluate(level, pod);
+    let details: Vec<String> = violations
+        .iter()
+        .map(checks::Violation::to_string)
+        .collect();
+    (!details.is_empty()).then(|| details.join(", "))
+}
+
+fn warning(policy: &Policy, pod: &Object) -> Option<String> {
+    let detail = violation(&policy.warn, pod)?;
+    Some(format!(
+        "would violate PodSecurity \"{}\": {detail}",
+        policy.warn
+    ))
+}
+
+fn validate_pod(reader: &dyn ObjectReader, request: &Request<'_>) -> Result<Warnings, Status> {
+    const OTHER: [&str; 8] = [
+        "exec",
+        "attach",
+        "binding",
+        "eviction",
+        "log",
+        "portforward",
+        "proxy",
+        "status",
+    ];
+    if OTHER.contains(&request.subresource) {
+        return Ok(Vec::new());
+    }
+    let Some(namespace) = reader.get("", "namespaces", "", request.namespace) else {
+        return Err(Status::internal(format!(
+            "failed to lookup namespace {:?}",
+            request.namespace
+        )));
+    };
+    let (policy, _) = policy_of(&namespace);
+    let pod = request.new();
+    let unchanged = request.operation == Operation::Update && !is_significant(pod, request.old());
+    if policy.is_privileged() || unchanged {
+        return Ok(Vec::new());
+    }
+    if let Some(detail) = violation(&policy.enforce, pod) {
+        return Err(request.forbidden(format!(
+            "violates PodSecurity \"{}\": {detail}",
+            policy.enforce
+        )));
+    }
+    Ok(warning(&policy, pod).into_iter().collect())
+}
+
+/// Whether an update changes something that a policy could object to.
+fn is_significant(new: &Object, old: &Object) -> bool {
+    let images = |pod, field| -> Vec<String> {
+        let containers = tree::items(pod, &["spec", field]).iter();
+        containers
+            .map(|c| tree::text(c, &["image"]).to_owned())
+            .collect()
+    };
+    let ephemeral = |pod| -> Vec<(String, String)> {
+        let containers = tree::items(pod, &["spec", "ephemeralContainers"]).iter();
+        containers
+            .map(|c| {
+                (
+                    tree::name_field(c).to_owned(),
+                    tree::text(c, &["image"]).to_owned(),
+                )
+            })
+            .collect()
+    };
+    let known = ephemeral(old);
+    images(new, "containers") != images(old, "containers")
+        || images(new, "initContainers") != images(old, "initContainers")
+        || ephemeral(new)
+            .iter()
+            .any(|container| !known.contains(container))
+}
+
+fn validate_namespace(
+    reader: &dyn ObjectReader,
+    request: &Request<'_>,
+) -> Result<Warnings, Status> {
+    if !request.subresource.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (new, errors) = policy_of(request.new());
+    let invalid = |errors| {
+        Err(Status::invalid(
+            &GroupKind::new("", "Namespace"),
+            request.name,
+            errors,
+        ))
+    };
+    if request.operation == Operation::Create {
+        return if errors.is_empty() {
+            Ok(Vec::new())
+        } else {
+            invalid(errors)
+        };
+    }
+    let (old, old_errors) = policy_of(request.old());
+    if !errors.is_empty() && errors != old_errors {
+        return invalid(errors);
+    }
+    let stricter =
+        new.enforce.version != old.enforce.version || new.enforce.level > old.enforce.level;
+    if new.enforce == old.enforce || new.enforce.level == Level::Privileged || !stricter {
+        return Ok(Vec::new());
+    }
+    Ok(check_existing(
+        reader,
+        tree::name(request.new()),
+        &new.enforce,
+    ))
+}
+
+/// Warnings about the pods of a namespace that its new level would not admit.
+fn check_existing(reader: &dyn ObjectReader, namespace: &str, level: &LevelVersion) -> Warnings {
+    let pods = reader.list("", "pods", Some(namespace));
+    let mut warnings = Vec::new();
+    if pods.len() > PODS_CHECKED {
+        warnings.push(format!(
+            "new PodSecurity enforce level only checked against the first {PODS_CHECKED} of {} existing pods",
+            pods.len()
+        ));
+    }
+    let mut violating = std::collections::BTreeMap::<String, (String, usize)>::new();
+    for pod in pods.iter().take(PODS_CHECKED) {
+        let reasons: Vec<String> = evaluate(level, pod).into_iter().map(|v| v.reason).collect();
+        if reasons.is_empty() {
+            continue;
+        }
+        let name = tree::name(pod).to_owned();
+        violating
+            .entry(reasons.join(", "))
+            .and_modify(|(first, count)| {
+                if name < *first {
+                    first.clone_from(&name);
+                }
+                *count += 1;
+            })
+            .or_insert((name, 1));
+    }
+    if violating.is_empty() {
+        return warnings;
+    }
+    warnings.push(format!(
+        "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{level}\""
+    ));
+    let mut lines: Vec<String> = violating
+        .into_iter()
+        .map(|(reasons, (name, count))| match count {
+            1 => format!("{name}: {reasons}"),
+            2 => format!("{name} (and 1 other pod): {reasons}"),
+            _ => format!("{name} (and {} other pods): {reasons}", count - 1),
+        })
+        .collect();
+    lines.sort();
+    warnings.extend(lines);
+    warnings
+}
