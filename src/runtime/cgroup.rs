@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -148,6 +149,23 @@ pub fn remove(cgroup: &str) -> bool {
         }
     }
     gone
+}
+
+/// Kills the cgroup's processes and removes it, waiting for them to be gone for
+/// as long as `patience`. Blocks.
+pub fn destroy(cgroup: &str, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        kill(cgroup);
+        if remove(cgroup) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // The kernel tells of no such end on v1.
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// A container with a writable hierarchy may have made children.

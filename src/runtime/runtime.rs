@@ -194,8 +194,12 @@ impl Runtime {
 
     /// Cleans up after a container's processes.
     fn settle(&self, container: &Container) {
-        cgroup::kill(&container.meta.cgroup);
-        cgroup::remove(&container.meta.cgroup);
+        if !cgroup::destroy(&container.meta.cgroup, KILL_PATIENCE) {
+            tracing::warn!(
+                container = container.meta.id,
+                "its cgroup cannot be removed yet"
+            );
+        }
         let _ = fs::remove_file(&container.socket);
         if let Err(e) = unmount_container(&container.dir) {
             tracing::warn!(container = container.meta.id, "{e}");
@@ -729,6 +733,7 @@ impl Runtime {
             cgroup: &cgroup,
             image_volumes: &image_volumes,
         })?;
+        make_working_dir(&rootfs, &plan.cwd);
         let stop_signal = match spec.stop_signal.as_deref().filter(|s| !s.is_empty()) {
             Some(text) => signal_number(text)?,
             // An image's odd signal is no reason not to run it.
@@ -950,8 +955,12 @@ impl Runtime {
         self.kill_and_wait(&container).await?;
         let (runtime, subject) = (self.clone(), container.clone());
         blocking(move || {
-            cgroup::kill(&subject.meta.cgroup);
-            cgroup::remove(&subject.meta.cgroup);
+            if !cgroup::destroy(&subject.meta.cgroup, KILL_PATIENCE) {
+                return Err(RuntimeError::Invalid(format!(
+                    "processes of container {} do not end",
+                    subject.meta.id
+                )));
+            }
             let _ = fs::remove_file(&subject.socket);
             runtime.discard_container(&subject.dir)
         })
@@ -1136,6 +1145,18 @@ fn container_oom_score(container: &Container) -> Option<i32> {
         .trim()
         .parse()
         .ok()
+}
+
+/// Makes the working directory while the root can be written to. One that cannot
+/// be made is the process's to complain of: a volume may bring it yet.
+fn make_working_dir(rootfs: &Path, cwd: &str) {
+    let made = crate::beneath::open_dir(rootfs).and_then(|root| {
+        let path = crate::beneath::clean(Path::new(cwd)).unwrap_or_default();
+        crate::beneath::make_dirs(std::os::fd::AsFd::as_fd(&root), &path, |_, _| Ok(()))
+    });
+    if let Err(e) = made {
+        tracing::debug!(cwd, "cannot make the working directory: {e}");
+    }
 }
 
 /// Takes down a container's mounts.

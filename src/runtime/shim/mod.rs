@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,10 @@ use crate::image::store::write_atomic;
 use launch::{Launch, Launcher, Libcontainer, Stdio};
 use log::Log;
 use plan::Plan;
+
+/// How long a shim waits for the last processes of its container; the agent
+/// tries again.
+const CGROUP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a shim is told, in a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -157,8 +162,7 @@ fn start(config: &ShimConfig) -> Result<(serve::Server, i32), String> {
             pid,
         )),
         Err(reason) => {
-            cgroup::kill(&config.cgroup);
-            cgroup::remove(&config.cgroup);
+            cgroup::destroy(&config.cgroup, CGROUP_PATIENCE);
             let _ = std::fs::remove_file(&config.socket);
             Err(reason)
         }

@@ -11,7 +11,9 @@ use super::frame::{self, Exit, Kind, Request, Response};
 use super::launch::Stdio;
 use super::log::{Log, Stream, now};
 use super::plan::Plan;
-use super::{ShimConfig, Streams, accept_terminal, fork_launcher, outcome, sys, write_exit};
+use super::{
+    CGROUP_PATIENCE, ShimConfig, Streams, accept_terminal, fork_launcher, outcome, sys, write_exit,
+};
 use crate::cgroup;
 
 /// A client that does not read holds the container's output back from here on.
@@ -550,7 +552,7 @@ impl Server {
         }
         cgroup::kill(&config.cgroup);
         write_exit(config, exit);
-        cgroup::remove(&config.cgroup);
+        cgroup::destroy(&config.cgroup, CGROUP_PATIENCE);
         for client in &mut self.clients {
             match client.role {
                 Role::Control | Role::Attached { .. } => client.say(Kind::Exit, exit),
