@@ -62,17 +62,17 @@ impl Admission<'_> {
         }
     }
 
+    /// The namespace that a write is in; a namespace is in itself.
+    pub fn namespace(&self, object: Option<&Object>) -> String {
+        match object {
+            Some(object) if self.resource.is("", "namespaces") => meta::name(object).to_owned(),
+            Some(object) => meta::namespace(object).to_owned(),
+            None => self.call.info.namespace.clone(),
+        }
+    }
+
     fn name_of(&self, object: &Object) -> (String, String) {
-        let name = match self.operation {
-            Operation::Create => meta::name(object).to_owned(),
-            _ => meta::name(object).to_owned(),
-        };
-        let namespace = if self.resource.is("", "namespaces") {
-            name.clone()
-        } else {
-            meta::namespace(object).to_owned()
-        };
-        (name, namespace)
+        (meta::name(object).to_owned(), self.namespace(Some(object)))
     }
 
     /// Lets plugins and webhooks fill in the object.

@@ -13,7 +13,7 @@ use rkube_api::status::Status;
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::negotiate::Encoding;
-use crate::resources::Snapshot;
+use crate::resources::{Resource, Snapshot};
 use crate::respond;
 use crate::service::Call;
 
@@ -73,6 +73,15 @@ fn document_path(group: &str, version: &str) -> String {
     }
 }
 
+/// The rows whose schemas are built in.
+fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
+    resources
+        .iter()
+        .filter(|r| r.as_custom().is_none())
+        .map(|r| r.row())
+        .collect()
+}
+
 /// Serves the OpenAPI documents.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_matches('/').to_owned();
@@ -81,10 +90,14 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         return v2(server, call, &snapshot).await;
     }
     if path == "openapi/v3" {
-        let rows: Vec<&Row> = snapshot.all.iter().map(|r| r.row()).collect();
-        let index = openapi::v3_index(&rows, &|path| {
-            version_hash(server, &snapshot, path.trim_matches('/'))
-        });
+        let mut served: Vec<(&str, &str)> = Vec::new();
+        for resource in &snapshot.all {
+            let group_version = (&*resource.group, &*resource.version);
+            if !served.contains(&group_version) {
+                served.push(group_version);
+            }
+        }
+        let index = openapi::v3_index(served, &|path| version_hash(server, &snapshot, path));
         return Ok(respond::value(call, StatusCode::OK, Encoding::Json, &index).await);
     }
     let Some(document) = path.strip_prefix("openapi/v3/") else {
@@ -99,10 +112,11 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
     if !wants_json(call) {
         return Err(Status::not_acceptable(&["application/json"]));
     }
-    let matching: Vec<_> = snapshot
+    let matching: Vec<Arc<Resource>> = snapshot
         .all
         .iter()
         .filter(|r| r.group == group && r.version == version)
+        .cloned()
         .collect();
     if matching.is_empty() {
         return Err(Status::page_not_found());
@@ -121,7 +135,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         }
     }
     let bytes = server.openapi.get(document, snapshot.generation, || {
-        let rows: Vec<&Row> = matching.iter().map(|r| r.row()).collect();
+        let rows = builtin_rows(&matching);
         let custom: Vec<Custom<'_>> = matching
             .iter()
             .filter_map(|r| {
@@ -146,7 +160,7 @@ async fn v2(
         return Err(Status::not_acceptable(&["application/json"]));
     }
     let bytes = server.openapi.get("v2", snapshot.generation, || {
-        let rows: Vec<&Row> = snapshot.all.iter().map(|r| r.row()).collect();
+        let rows = builtin_rows(&snapshot.all);
         let custom: Vec<Custom<'_>> = snapshot
             .all
             .iter()

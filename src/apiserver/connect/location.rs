@@ -254,7 +254,23 @@ pub fn pod(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
 pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
-    let service = get(server, "services", &info.namespace, name)?;
+    Ok(Target {
+        scheme: if scheme == "https" { "https" } else { "http" },
+        authority: service_endpoint(server, &info.namespace, name, port)?,
+        path_and_query: rest(info),
+        trust: Trust::Anyone,
+    })
+}
+
+/// Address and port of one of a service's ready endpoints, at random. `port` is
+/// a number or a name of the service's, or empty for its only one.
+pub fn service_endpoint(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    port: &str,
+) -> Result<String, Status> {
+    let service = get(server, "services", namespace, name)?;
     let ports = service["spec"]["ports"]
         .as_array()
         .map(Vec::as_slice)
@@ -277,8 +293,7 @@ pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status>
     let port_name = chosen["name"].as_str().unwrap_or_default();
     let mut candidates = Vec::new();
     if let Some(cache) = server.cache.existing("discovery.k8s.io", "endpointslices") {
-        let in_namespace =
-            crate::cache::Filter::new(Some(info.namespace.clone()), None, None, None);
+        let in_namespace = crate::cache::Filter::new(Some(namespace.to_owned()), None, None, None);
         for slice in cache.list(&in_namespace) {
             if slice.label("kubernetes.io/service-name") != Some(name) {
                 continue;
@@ -308,12 +323,7 @@ pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status>
         )));
     }
     let chosen = rand::random_range(0..candidates.len());
-    Ok(Target {
-        scheme: if scheme == "https" { "https" } else { "http" },
-        authority: candidates.swap_remove(chosen),
-        path_and_query: rest(info),
-        trust: Trust::Anyone,
-    })
+    Ok(candidates.swap_remove(chosen))
 }
 
 #[cfg(test)]

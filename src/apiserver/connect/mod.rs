@@ -17,6 +17,7 @@ use crate::request::{RequestInfo, encode};
 use crate::service::{Call, Incoming};
 use crate::{ApiServer, admission};
 
+pub use location::service_endpoint;
 pub use transport::{Transports, Trust};
 
 /// Where a request goes.

@@ -100,7 +100,7 @@ impl Writer<'_> {
         }
         let sub = Some(self.subresource()).filter(|s| !s.is_empty());
         let request = apply::Request {
-            ty: self.resource.schema(),
+            ty: self.resource.storage_schema(),
             api_version: &self.resource.storage_api_version(),
             manager: &self.options.manager,
             subresource: sub,

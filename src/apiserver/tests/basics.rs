@@ -680,31 +680,9 @@ async fn https_takes_certificates() {
     let address = listener.local_addr().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let serving = tokio::spawn(t.server.clone().serve(listener, stop.clone()));
-    let tls = |identity: bool| {
-        use rustls_pki_types::pem::PemObject as _;
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(rustls_pki_types::CertificateDer::from_pem_slice(&t.pki.pki.ca_cert).unwrap())
-            .unwrap();
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        if identity {
-            let cert =
-                rustls_pki_types::CertificateDer::from_pem_slice(t.pki.admin_cert.as_bytes())
-                    .unwrap();
-            let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(t.pki.admin_key.as_bytes())
-                .unwrap();
-            builder.with_client_auth_cert(vec![cert], key).unwrap()
-        } else {
-            builder.with_no_client_auth()
-        }
-    };
     for (identity, code) in [(true, 200), (false, 401)] {
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls(identity))
+            .with_tls_config(client_tls(&t, identity))
             .https_only()
             .enable_all_versions()
             .build();
@@ -722,4 +700,27 @@ async fn https_takes_certificates() {
     }
     stop.cancel();
     serving.await.unwrap().unwrap();
+}
+
+/// TLS that trusts the test's CA and may show an administrator's certificate.
+pub fn client_tls(t: &super::support::TestServer, identity: bool) -> rustls::ClientConfig {
+    use rustls_pki_types::pem::PemObject as _;
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(rustls_pki_types::CertificateDer::from_pem_slice(&t.pki.pki.ca_cert).unwrap())
+        .unwrap();
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    if identity {
+        let cert =
+            rustls_pki_types::CertificateDer::from_pem_slice(t.pki.admin_cert.as_bytes()).unwrap();
+        let key =
+            rustls_pki_types::PrivateKeyDer::from_pem_slice(t.pki.admin_key.as_bytes()).unwrap();
+        builder.with_client_auth_cert(vec![cert], key).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    }
 }

@@ -1,5 +1,8 @@
 //! The server as its clients see it, over an embedded store in a temporary folder.
 
 mod basics;
+mod extensions;
+mod kubectl;
+mod streams;
 mod support;
 mod watches;

@@ -1,0 +1,142 @@
+//! HTTPS to webhooks, by address or by service.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::ApiServer;
+use crate::connect::service_endpoint;
+
+/// Bytes that a webhook may answer.
+const MAX_ANSWER: usize = 4 << 20;
+/// TLS set-ups that are kept; there are as many as CA bundles.
+const MAX_KEPT: usize = 64;
+
+/// TLS set-ups by CA bundle.
+#[derive(Default)]
+pub struct Clients {
+    tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
+}
+
+impl Clients {
+    /// Posts a review to where `config` (a `WebhookClientConfig`) says.
+    pub async fn post(
+        &self,
+        server: &ApiServer,
+        config: &Value,
+        review: &Value,
+    ) -> Result<Value, String> {
+        let (address, name, path) = place(server, config)?;
+        let tls = self.tls(server, config["caBundle"].as_str().unwrap_or_default())?;
+        let name_of_server = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
+        let stream = TcpStream::connect(&address)
+            .await
+            .map_err(|e| format!("dial tcp {address}: {e}"))?;
+        let stream = TlsConnector::from(tls)
+            .connect(name_of_server, stream)
+            .await
+            .map_err(|e| format!("tls: {e}"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| e.to_string())?;
+        // It ends with the sender, or with this call's time.
+        tokio::spawn(connection);
+        let request = Request::post(path)
+            .header(header::HOST, name)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::USER_AGENT, "kube-apiserver-admission")
+            .body(Full::new(Bytes::from(review.to_string())))
+            .map_err(|e| e.to_string())?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| e.to_string())?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|e| e.to_string())?
+            .to_bytes();
+        if !code.is_success() {
+            return Err(format!(
+                "an error on the server ({:?}) has prevented the request from succeeding",
+                String::from_utf8_lossy(&body[..body.len().min(256)])
+            ));
+        }
+        serde_json::from_slice(&body).map_err(|e| format!("the answer is no JSON: {e}"))
+    }
+
+    fn tls(&self, server: &ApiServer, bundle: &str) -> Result<Arc<ClientConfig>, String> {
+        if let Some(found) = self.tls.lock().get(bundle) {
+            return Ok(found.clone());
+        }
+        use base64::Engine as _;
+        let pem = if bundle.is_empty() {
+            server.config.pki.ca_cert.clone()
+        } else {
+            base64::engine::general_purpose::STANDARD
+                .decode(bundle)
+                .map_err(|e| format!("caBundle: {e}"))?
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
+            roots
+                .add(certificate)
+                .map_err(|e| format!("caBundle: {e}"))?;
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        let mut kept = self.tls.lock();
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(bundle.to_owned(), config.clone());
+        Ok(config)
+    }
+}
+
+/// Address to connect to, name that the certificate must bear, path.
+fn place(server: &ApiServer, config: &Value) -> Result<(String, String, String), String> {
+    if let Some(url) = config["url"].as_str().filter(|u| !u.is_empty()) {
+        let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
+        let host = uri
+            .host()
+            .ok_or_else(|| format!("url {url:?} names no host"))?;
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        let host = host.trim_matches(['[', ']']);
+        return Ok((
+            format!("{host}:{}", uri.port_u16().unwrap_or(443)),
+            host.to_owned(),
+            path.to_owned(),
+        ));
+    }
+    let service = &config["service"];
+    let text = |field: &str| service[field].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let port = service["port"].as_u64().unwrap_or(443).to_string();
+    let address = service_endpoint(server, namespace, name, &port).map_err(|e| e.message)?;
+    let path = match text("path") {
+        "" => "/".to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => format!("/{path}"),
+    };
+    Ok((address, format!("{name}.{namespace}.svc"), path))
+}

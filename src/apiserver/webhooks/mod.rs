@@ -1,0 +1,356 @@
+//! Admission webhooks: `MutatingWebhookConfiguration` and
+//! `ValidatingWebhookConfiguration`.
+
+mod client;
+mod rules;
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use futures::future::join_all;
+use rkube_api::patch::json_patch;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_auth::admission::Operation;
+use serde_json::{Value, json};
+
+use crate::admission::Admission;
+use crate::cache::Filter;
+
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// Calls webhooks, and keeps what is costly to make for the next call.
+#[derive(Default)]
+pub struct Webhooks {
+    clients: client::Clients,
+}
+
+/// One webhook that a write must pass.
+struct Hook {
+    name: String,
+    value: Value,
+    /// Whether a failure to ask lets the write pass.
+    ignore_failure: bool,
+}
+
+/// What a webhook has answered.
+struct Answer {
+    patch: Option<Value>,
+    warnings: Vec<String>,
+}
+
+impl Webhooks {
+    /// The webhooks of a kind of configuration that the write must pass, in
+    /// the order of their configurations' names.
+    fn matching(
+        &self,
+        admission: &Admission<'_>,
+        plural: &str,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Vec<Hook>, Status> {
+        let Some(cache) = admission.server.cache.existing(GROUP, plural) else {
+            return Ok(Vec::new());
+        };
+        // Whoever breaks admission must be able to repair it.
+        if cache.is_empty() || admission.resource.group == GROUP {
+            return Ok(Vec::new());
+        }
+        let mut hooks = Vec::new();
+        for configuration in cache.list(&Filter::default()) {
+            let configuration = configuration.tree();
+            for hook in configuration["webhooks"].as_array().into_iter().flatten() {
+                if rules::applies(admission, hook, object, old)? {
+                    hooks.push(Hook {
+                        name: hook["name"].as_str().unwrap_or_default().to_owned(),
+                        ignore_failure: hook["failurePolicy"] == "Ignore",
+                        value: hook.clone(),
+                    });
+                }
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Lets mutating webhooks change the object, one after the other; those
+    /// that ask for it see it once more when others changed it after them.
+    pub async fn mutate(
+        &self,
+        admission: &Admission<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let hooks = self.matching(
+            admission,
+            "mutatingwebhookconfigurations",
+            Some(object),
+            old,
+        )?;
+        let mut last_change = None;
+        for (i, hook) in hooks.iter().enumerate() {
+            if self.call_mutating(admission, hook, object, old).await? {
+                last_change = Some(i);
+            }
+        }
+        let Some(last_change) = last_change else {
+            return Ok(());
+        };
+        for hook in &hooks[..last_change] {
+            if hook.value["reinvocationPolicy"] == "IfNeeded" {
+                self.call_mutating(admission, hook, object, old).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn call_mutating(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Hook,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<bool, Status> {
+        let Some(answer) = self.ask(admission, hook, Some(object), old).await? else {
+            return Ok(false);
+        };
+        admission.call.warn(answer.warnings);
+        let Some(patch) = answer.patch else {
+            return Ok(false);
+        };
+        let resource = admission.resource;
+        let before = resource.from_storage(object.clone())?;
+        let mut after = json_patch(&before, &patch).map_err(|e| {
+            Status::internal(format!("admission webhook {:?}: {}", hook.name, e.message))
+        })?;
+        rkube_api::fields::check(resource.schema(), &mut after)?;
+        meta::set_type(&mut after, &resource.api_version(), &resource.kind);
+        if after == before {
+            return Ok(false);
+        }
+        *object = resource.to_storage(after)?;
+        Ok(true)
+    }
+
+    /// Lets validating webhooks refuse the write; all are asked at once.
+    pub async fn validate(
+        &self,
+        admission: &Admission<'_>,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let hooks = self.matching(admission, "validatingwebhookconfigurations", object, old)?;
+        let answers = join_all(
+            hooks
+                .iter()
+                .map(|hook| self.ask(admission, hook, object, old)),
+        )
+        .await;
+        for answer in answers {
+            if let Some(answer) = answer? {
+                admission.call.warn(answer.warnings);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks one webhook; `None` when it could not be asked and need not be.
+    async fn ask(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Hook,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Option<Answer>, Status> {
+        let harmless = matches!(
+            hook.value["sideEffects"].as_str(),
+            Some("None" | "NoneOnDryRun")
+        );
+        if admission.dry_run && !harmless {
+            return Err(Status::bad_request(format!(
+                "admission webhook {:?} does not support dry run",
+                hook.name
+            )));
+        }
+        let (uid, review) = review(admission, object, old)?;
+        let seconds = hook.value["timeoutSeconds"]
+            .as_u64()
+            .unwrap_or(10)
+            .clamp(1, 30);
+        let asked = self
+            .clients
+            .post(admission.server, &hook.value["clientConfig"], &review);
+        let result = match tokio::time::timeout(Duration::from_secs(seconds), asked).await {
+            Ok(result) => result,
+            Err(_) => Err("context deadline exceeded".to_owned()),
+        };
+        let result = result.and_then(|answer| read_answer(answer, &uid));
+        match result {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(response)) => Err(denied(&hook.name, &response)),
+            Err(reason) if hook.ignore_failure => {
+                tracing::warn!(
+                    webhook = hook.name,
+                    reason,
+                    "an admission webhook failed and is ignored"
+                );
+                Ok(None)
+            }
+            Err(reason) => Err(Status::internal(format!(
+                "failed calling webhook {:?}: failed to call webhook: {reason}",
+                hook.name
+            ))),
+        }
+    }
+}
+
+/// The `AdmissionReview` for a write, and its uid.
+fn review(
+    admission: &Admission<'_>,
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Result<(String, Value), Status> {
+    let resource = admission.resource;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let served = |object: Option<&Object>| -> Result<Value, Status> {
+        object.map_or(Ok(Value::Null), |o| resource.from_storage(o.clone()))
+    };
+    let named = object.or(old);
+    let namespace = admission.namespace(named);
+    let mut request = json!({
+        "uid": uid,
+        "kind": {"group": &*resource.group, "version": &*resource.version, "kind": &*resource.kind},
+        "resource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
+        "requestKind": {"group": &*resource.group, "version": &*resource.version, "kind": &*resource.kind},
+        "requestResource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
+        "operation": admission.operation.as_str(),
+        "userInfo": admission.call.user.to_value(),
+        "object": served(object)?,
+        "oldObject": served(old)?,
+        "dryRun": admission.dry_run,
+        "options": admission.options,
+    });
+    let name = named.map(meta::name).unwrap_or_default();
+    if !name.is_empty() {
+        request["name"] = name.into();
+    }
+    if !namespace.is_empty() {
+        request["namespace"] = namespace.into();
+    }
+    let subresource = admission.call.info.subresource.as_str();
+    if !subresource.is_empty() && admission.operation != Operation::Delete {
+        request["subResource"] = subresource.into();
+        request["requestSubResource"] = subresource.into();
+    }
+    Ok((
+        uid,
+        json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}),
+    ))
+}
+
+/// Reads an answer: what it allows, or the `response` that refuses.
+fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String> {
+    if answer["kind"] != "AdmissionReview" || answer["apiVersion"] != "admission.k8s.io/v1" {
+        return Err(format!(
+            "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {}, Kind={}",
+            answer["apiVersion"].as_str().unwrap_or_default(),
+            answer["kind"].as_str().unwrap_or_default()
+        ));
+    }
+    let response = &answer["response"];
+    if response["uid"] != uid {
+        return Err(format!(
+            "received invalid webhook response: expected response.uid={uid:?}, got {}",
+            response["uid"]
+        ));
+    }
+    let warnings = response["warnings"].as_array().into_iter().flatten();
+    let warnings = warnings
+        .filter_map(|w| w.as_str().map(str::to_owned))
+        .collect();
+    if response["allowed"] != true {
+        return Ok(Err(response.clone()));
+    }
+    let patch = match response["patch"].as_str().filter(|p| !p.is_empty()) {
+        None => None,
+        Some(_) if response["patchType"] != "JSONPatch" => {
+            return Err("received invalid webhook response: unsupported response.patchType".into());
+        }
+        Some(text) => {
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(text)
+                .map_err(|e| format!("received invalid webhook response: {e}"))?;
+            let patch: Value = serde_json::from_slice(&bytes)
+                .map_err(|e| format!("received invalid patch: {e}"))?;
+            patch
+                .as_array()
+                .is_some_and(|p| !p.is_empty())
+                .then_some(patch)
+        }
+    };
+    Ok(Ok(Answer { patch, warnings }))
+}
+
+fn denied(name: &str, response: &Value) -> Status {
+    let status = &response["status"];
+    let text = |field: &str| status[field].as_str().filter(|t| !t.is_empty());
+    let by = format!("admission webhook {name:?} denied the request");
+    let message = match (text("message"), text("reason")) {
+        (Some(message), _) => format!("{by}: {message}"),
+        (None, Some(reason)) => format!("{by}: {reason}"),
+        (None, None) => format!("{by} without explanation"),
+    };
+    let mut value = status.clone();
+    if !value.is_object() {
+        value = json!({});
+    }
+    let code = status["code"]
+        .as_u64()
+        .filter(|c| (400..600).contains(c))
+        .unwrap_or(400);
+    value["code"] = code.into();
+    value["message"] = message.into();
+    value["status"] = "Failure".into();
+    Status::from_value(&value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read() {
+        let review = |response: Value| json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+        let patch = base64::engine::general_purpose::STANDARD
+            .encode(r#"[{"op":"add","path":"/x","value":1}]"#);
+        let answer = read_answer(
+            review(
+                json!({"uid": "u", "allowed": true, "patch": patch, "patchType": "JSONPatch", "warnings": ["w"]}),
+            ),
+            "u",
+        );
+        let answer = answer.unwrap().unwrap_or_else(|_| panic!("refused"));
+        assert!(answer.patch.is_some());
+        assert_eq!(answer.warnings, ["w"]);
+        assert!(read_answer(review(json!({"uid": "v", "allowed": true})), "u").is_err());
+        assert!(read_answer(json!({}), "u").is_err());
+        assert!(
+            read_answer(review(json!({"uid": "u", "allowed": false})), "u")
+                .unwrap()
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn refusals_are_worded_as_upstreams() {
+        let status = denied("a.b.c", &json!({"status": {"message": "no", "code": 403}}));
+        assert_eq!(
+            (status.code, &*status.message),
+            (403, "admission webhook \"a.b.c\" denied the request: no")
+        );
+        assert_eq!(
+            denied("x", &json!({})).message,
+            "admission webhook \"x\" denied the request without explanation"
+        );
+        assert_eq!(denied("x", &json!({})).code, 400);
+    }
+}

@@ -1,0 +1,147 @@
+//! Which writes a webhook is asked about.
+
+use rkube_api::selector::LabelSelector;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_auth::admission::Operation;
+use serde_json::Value;
+
+use crate::admission::Admission;
+
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
+fn named(value: &Value, name: &str) -> bool {
+    texts(value).any(|t| t == "*" || t == name)
+}
+
+/// What a rule is held against.
+pub struct Target<'a> {
+    pub operation: &'a str,
+    pub group: &'a str,
+    pub version: &'a str,
+    pub resource: &'a str,
+    pub subresource: &'a str,
+    pub namespaced: bool,
+}
+
+/// Whether one rule of a webhook covers a write.
+pub fn covers(rule: &Value, target: &Target<'_>) -> bool {
+    let scope = match rule["scope"].as_str() {
+        Some("Namespaced") => target.namespaced,
+        Some("Cluster") => !target.namespaced,
+        _ => true,
+    };
+    scope
+        && named(&rule["operations"], target.operation)
+        && named(&rule["apiGroups"], target.group)
+        && named(&rule["apiVersions"], target.version)
+        && texts(&rule["resources"]).any(|pattern| {
+            let (resource, subresource) = pattern.split_once('/').unwrap_or((pattern, ""));
+            (resource == "*" || resource == target.resource)
+                && (subresource == "*" || subresource == target.subresource)
+        })
+}
+
+/// Whether a webhook is to be asked about a write.
+pub fn applies(
+    admission: &Admission<'_>,
+    hook: &Value,
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Result<bool, Status> {
+    let resource = admission.resource;
+    let delete = admission.operation == Operation::Delete;
+    let target = Target {
+        operation: admission.operation.as_str(),
+        group: &resource.group,
+        version: &resource.version,
+        resource: &resource.plural,
+        subresource: if delete {
+            ""
+        } else {
+            &admission.call.info.subresource
+        },
+        // A namespace counts as cluster-scoped here.
+        namespaced: resource.namespaced,
+    };
+    if !hook["rules"]
+        .as_array()
+        .is_some_and(|rules| rules.iter().any(|r| covers(r, &target)))
+    {
+        return Ok(false);
+    }
+    if hook["namespaceSelector"].is_object() {
+        let selector = LabelSelector::from_value(&hook["namespaceSelector"])?;
+        if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
+            return Ok(false);
+        }
+    }
+    if hook["objectSelector"].is_object() {
+        let selector = LabelSelector::from_value(&hook["objectSelector"])?;
+        let matches = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
+        if !selector.is_empty() && !matches(object) && !matches(old) {
+            return Ok(false);
+        }
+    }
+    if hook["matchConditions"]
+        .as_array()
+        .is_some_and(|c| !c.is_empty())
+    {
+        return Err(Status::internal(format!(
+            "webhook {} has matchConditions, which this API server does not support yet",
+            hook["name"]
+        )));
+    }
+    Ok(true)
+}
+
+fn namespace_matches(
+    admission: &Admission<'_>,
+    selector: &LabelSelector,
+    object: Option<&Object>,
+) -> bool {
+    if admission.resource.is("", "namespaces") {
+        return object.is_some_and(|o| selector.matches(meta::labels(o)));
+    }
+    let namespace = admission.namespace(object);
+    if namespace.is_empty() {
+        return true;
+    }
+    let found = admission
+        .server
+        .cache
+        .existing("", "namespaces")
+        .and_then(|c| c.get("", &namespace));
+    found.is_some_and(|n| selector.matches_with(|key| n.label(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn rules_cover_by_every_part() {
+        let rule = json!({"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods", "services/*"]});
+        let target = |operation, resource, subresource| Target {
+            operation,
+            group: "",
+            version: "v1",
+            resource,
+            subresource,
+            namespaced: true,
+        };
+        assert!(covers(&rule, &target("CREATE", "pods", "")));
+        assert!(!covers(&rule, &target("CREATE", "pods", "status")));
+        assert!(covers(&rule, &target("CREATE", "services", "status")));
+        assert!(!covers(&rule, &target("UPDATE", "pods", "")));
+        let cluster = json!({"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"], "scope": "Cluster"});
+        assert!(!covers(&cluster, &target("CREATE", "pods", "")));
+    }
+}
