@@ -73,7 +73,7 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             }
         }
         Command::Pull { image } => {
-            let status = runtime.pull_image(&image, &[], None).await.map_err(failure)?;
+            let status = runtime.pull_image(&image, &[], |_| {}).await.map_err(failure)?;
             println!("{}", status.id);
         }
         Command::Rmi { image } => runtime.remove_image(&image).await.map_err(failure)?,

@@ -29,7 +29,7 @@ use output::Output;
 
 /// A real multi-node Kubernetes on this machine, in about a second.
 #[derive(Parser)]
-#[command(name = "rkube", version = rkube_config::version(), propagate_version = true, max_term_width = 100)]
+#[command(name = "rkube", version = rkube_config::VERSION, propagate_version = true, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -18,9 +18,12 @@ pub use failure::Failure;
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
-/// What a node and the API server report as their version.
+/// What a node and the API server report as their version: Kubernetes' first.
+pub const VERSION: &str = concat!("v1.36.0+rkube", env!("CARGO_PKG_VERSION"));
+
+/// [`VERSION`], owned.
 pub fn version() -> String {
-    format!("{KUBERNETES_VERSION}+rkube{}", env!("CARGO_PKG_VERSION"))
+    VERSION.to_owned()
 }
 
 /// Ports inside a node.
