@@ -156,8 +156,19 @@ impl Pod {
 
 /// Connects from a namespace; answers what the server says.
 pub(crate) fn ask(from: &OwnedFd, to: SocketAddrV4) -> std::io::Result<String> {
+    ask_within(from, to, PATIENCE)
+}
+
+/// Connects where nobody shall answer; the error that comes of it.
+pub(crate) fn ask_in_vain(from: &OwnedFd, to: SocketAddrV4) -> std::io::ErrorKind {
+    ask_within(from, to, IMPATIENCE)
+        .expect_err("nobody shall answer")
+        .kind()
+}
+
+fn ask_within(from: &OwnedFd, to: SocketAddrV4, limit: Duration) -> std::io::Result<String> {
     in_netns(from.as_fd(), || {
-        let mut stream = TcpStream::connect_timeout(&to.into(), IMPATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&to.into(), limit)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -168,7 +179,7 @@ pub(crate) fn ask(from: &OwnedFd, to: SocketAddrV4) -> std::io::Result<String> {
 
 /// Sends a datagram from a namespace; answers what comes back.
 pub(crate) fn ask_udp(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<String> {
-    socket.set_read_timeout(Some(IMPATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     // Connected, so that an ICMP refusal becomes an error.
     socket.connect(SocketAddr::from(to))?;
     socket.send(b"?")?;
@@ -239,6 +250,30 @@ impl Drop for Serve {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
+        }
+    }
+}
+
+/// What `nft` says about the namespace's rules; none when it is not installed.
+pub(crate) fn listed(netns: &OwnedFd) -> Option<String> {
+    let output = in_netns(netns.as_fd(), || {
+        std::process::Command::new("nft")
+            .args(["list", "ruleset"])
+            .output()
+    })
+    .unwrap();
+    match output {
+        Ok(output) => {
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            Some(String::from_utf8(output.stdout).unwrap())
+        }
+        Err(_) => {
+            eprintln!("not compared with nft's own reading: nft is not installed");
+            None
         }
     }
 }

@@ -26,6 +26,10 @@ const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_STATE: u16 = 1;
+/// `BR_STATE_FORWARDING`.
+const STATE_FORWARDING: u8 = 3;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 /// `ifi_flags`.
@@ -107,6 +111,9 @@ pub struct Link {
     pub loopback: bool,
     /// Index of the bridge that it is a port of.
     pub master: Option<u32>,
+    /// Whether it is a bridge's port that passes frames. That follows some time (mostly
+    /// less than a millisecond) after both ends of a veth have come up.
+    pub forwarding: bool,
     /// For a veth, the other end's index in the other end's namespace.
     pub peer: Option<u32>,
 }
@@ -405,6 +412,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         up: flags & IFF_UP != 0,
         loopback: flags & IFF_LOOPBACK != 0,
         master: None,
+        forwarding: false,
         peer: None,
     };
     for (kind, value) in Attributes(payload.get(16..)?) {
@@ -415,9 +423,17 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             IFLA_MASTER => link.master = Some(ne32(value)),
             IFLA_LINK => link.peer = Some(ne32(value)),
             IFLA_LINKINFO => {
-                link.kind = Attributes(value)
-                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                    .map(|(_, v)| text(v));
+                for (kind, value) in Attributes(value) {
+                    match kind {
+                        IFLA_INFO_KIND => link.kind = Some(text(value)),
+                        IFLA_INFO_SLAVE_DATA => {
+                            link.forwarding = Attributes(value).any(|(kind, v)| {
+                                kind == IFLA_BRPORT_STATE && v == [STATE_FORWARDING]
+                            });
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

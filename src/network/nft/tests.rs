@@ -1,34 +1,11 @@
 //! Against the running kernel, and against what `nft` reads back when it is there.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::*;
-use crate::netlink::{in_netns, new_netns};
-use crate::testing::root;
-
-/// What `nft` says about the namespace's rules; none when it is not installed.
-fn listed(netns: &OwnedFd) -> Option<String> {
-    let output = in_netns(netns.as_fd(), || {
-        Command::new("nft").args(["list", "ruleset"]).output()
-    })
-    .unwrap();
-    match output {
-        Ok(output) => {
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-            Some(String::from_utf8(output.stdout).unwrap())
-        }
-        Err(_) => {
-            eprintln!("not compared with nft's own reading: nft is not installed");
-            None
-        }
-    }
-}
+use crate::netlink::new_netns;
+use crate::testing::{listed, root};
 
 fn everything() -> Table {
     let r = Reg::word;
@@ -344,4 +321,60 @@ fn a_refused_batch_changes_nothing_and_names_the_culprit() {
     assert!(nft.tables(Family::Ip).unwrap().is_empty());
     table.chain("nowhere", vec![]);
     nft.apply(None, &table).unwrap();
+}
+
+#[test]
+fn messages_are_encoded_byte_for_byte() {
+    // As `nft` 1.0.6 sends `add rule ip t c ip daddr 10.0.0.1 accept`, but for the
+    // registers' numbers: it names the first one 1 (of 16 bytes), not 8 (of 4).
+    let mut table = Table::new(Family::Ip, "t");
+    table.chain("c", vec![]);
+    let mut batch = super::encode::Batch::new(&table, 7);
+    let rule = Rule::new()
+        .destination(
+            CmpOp::Eq,
+            ipnet::Ipv4Net::from(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        )
+        .accept();
+    batch.new_rule("c", &rule);
+    let (writer, subjects) = batch.finish();
+    assert_eq!(subjects, ["begin", "add rule to chain c", "commit"]);
+    let attr = |kind: u16, value: &[u8]| {
+        let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let nest = |kind: u16, parts: &[Vec<u8>]| attr(kind | 0x8000, &parts.concat());
+    let be = |kind, value: u32| attr(kind, &value.to_be_bytes());
+    let expr = |name: &str, data: &[Vec<u8>]| {
+        nest(1, &[attr(1, format!("{name}\0").as_bytes()), nest(2, data)])
+    };
+    let exprs = [
+        expr("payload", &[be(1, 8), be(2, 1), be(3, 16), be(4, 4)]),
+        expr(
+            "cmp",
+            &[be(1, 8), be(2, 0), nest(3, &[attr(1, &[10, 0, 0, 1])])],
+        ),
+        expr("immediate", &[be(1, 0), nest(2, &[nest(2, &[be(1, 1)])])]),
+    ];
+    let body = [attr(1, b"t\0"), attr(2, b"c\0"), nest(4, &exprs)].concat();
+    let message = |kind: u16, flags: u16, seq: u32, generic: [u8; 4], body: &[u8]| {
+        let mut bytes = (body.len() as u32 + 20).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(seq.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(generic);
+        bytes.extend(body);
+        bytes
+    };
+    let expected = [
+        message(0x10, 1, 7, [0, 0, 0, 10], &[]),
+        message(0xa06, 0xc01, 8, [2, 0, 0, 0], &body),
+        message(0x11, 5, 9, [0, 0, 0, 10], &[]),
+    ]
+    .concat();
+    assert_eq!(writer.as_bytes(), expected);
 }

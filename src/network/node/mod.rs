@@ -14,6 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::Mutex;
@@ -30,6 +31,10 @@ const ROUTE_PROTOCOL: u8 = 82;
 const LINK_PREFIX: &str = "rkp";
 /// The pod's end of its link.
 const POD_LINK: &str = "eth0";
+
+/// How long and how often to look whether the bridge passes a new link's frames.
+const PORT_POLL: Duration = Duration::from_micros(200);
+const PORT_POLLS: u32 = 250;
 
 /// A transport protocol that services and ports know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -311,7 +316,19 @@ impl NodeNetwork {
                 ..Route::via(Ipv4Net::default(), pod.gateway)
             })?;
             Ok(())
-        })?
+        })??;
+        // Frames sent before the bridge has noticed are lost, and an address resolution
+        // is tried again only a second later.
+        for _ in 0..PORT_POLLS {
+            if netlink
+                .link(&pod.host_link)?
+                .is_none_or(|link| link.forwarding)
+            {
+                break;
+            }
+            std::thread::sleep(PORT_POLL);
+        }
+        Ok(())
     }
 
     /// Takes a pod's link, host ports and address away. Unknown sandboxes are fine.

@@ -538,7 +538,7 @@ fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
     table.set(
         ENDPOINTS,
         Set::map(
-            &[Field::Number; 3],
+            &[Field::Mark; 3],
             &[Field::Ipv4, Field::Port],
             maps.endpoints,
         ),
@@ -588,12 +588,7 @@ fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         before,
         &[&firewall],
     );
-    filter(
-        "firewall-output",
-        HookKind::Output,
-        before,
-        &[&no_endpoints, &firewall],
-    );
+    filter("firewall-output", HookKind::Output, before, &[&firewall]);
     filter(
         "filter-input",
         HookKind::Input,
@@ -610,7 +605,7 @@ fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         "filter-output",
         HookKind::Output,
         after,
-        &[&no_endpoints_here, &unserved],
+        &[&no_endpoints_here, &no_endpoints, &unserved],
     );
 
     let reg = Reg::word(0);
