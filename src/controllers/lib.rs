@@ -6,6 +6,7 @@
 
 pub mod common;
 pub mod context;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
@@ -13,6 +14,7 @@ pub mod endpoints;
 pub mod events;
 pub mod gc;
 pub mod informers;
+pub mod job;
 pub mod kinds;
 pub mod namespace;
 pub mod nodes;
@@ -130,5 +132,8 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(replicaset::start::<ReplicationController>(ctx)),
         Box::pin(daemonset::start(ctx)),
         Box::pin(statefulset::start(ctx)),
+        Box::pin(job::start(ctx)),
+        Box::pin(job::ttl::start(ctx)),
+        Box::pin(cronjob::start(ctx)),
     ]
 }

@@ -22,11 +22,21 @@ fn exit_code(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<(String, i32)> {
     let containers = status.container_statuses.iter().flatten();
     containers
         .chain(status.init_container_statuses.iter().flatten())
-        .filter(|container| wanted.container_name.as_ref().is_none_or(|name| *name == container.name))
+        .filter(|container| {
+            wanted
+                .container_name
+                .as_ref()
+                .is_none_or(|name| *name == container.name)
+        })
         .find_map(|container| {
             let code = container.state.as_ref()?.terminated.as_ref()?.exit_code;
             let listed = wanted.values.contains(&code);
-            let hit = code != 0 && if wanted.operator == "In" { listed } else { wanted.operator == "NotIn" && !listed };
+            let hit = code != 0
+                && if wanted.operator == "In" {
+                    listed
+                } else {
+                    wanted.operator == "NotIn" && !listed
+                };
             hit.then(|| (container.name.clone(), code))
         })
 }
@@ -49,10 +59,16 @@ pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
         pod.metadata.namespace.as_deref().unwrap_or_default(),
         pod.metadata.name.as_deref().unwrap_or_default()
     );
-    for (index, rule) in policy.into_iter().flat_map(|policy| &policy.rules).enumerate() {
+    for (index, rule) in policy
+        .into_iter()
+        .flat_map(|policy| &policy.rules)
+        .enumerate()
+    {
         let action = &rule.action;
         let message = if let Some((container, code)) = exit_code(rule, pod) {
-            format!("Container {container} for pod {name} failed with exit code {code} matching {action} rule at index {index}")
+            format!(
+                "Container {container} for pod {name} failed with exit code {code} matching {action} rule at index {index}"
+            )
         } else if let Some(condition) = condition(rule, pod) {
             format!("Pod {name} has condition {condition} matching {action} rule at index {index}")
         } else {
@@ -75,7 +91,9 @@ mod tests {
     use k8s_openapi::api::batch::v1::{
         PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
     };
-    use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, PodCondition};
+    use k8s_openapi::api::core::v1::{
+        ContainerState, ContainerStateTerminated, ContainerStatus, PodCondition,
+    };
 
     #[test]
     fn the_first_rule_that_matches_counts() {
@@ -117,8 +135,12 @@ mod tests {
         failed.status.as_mut().unwrap().container_statuses = exited(1);
         assert_eq!(judge(Some(&policy), &failed), Verdict::Count);
         failed.status.as_mut().unwrap().container_statuses = exited(42);
-        let message = "Container c for pod ns/a failed with exit code 42 matching FailJob rule at index 1";
-        assert_eq!(judge(Some(&policy), &failed), Verdict::FailJob(message.into()));
+        let message =
+            "Container c for pod ns/a failed with exit code 42 matching FailJob rule at index 1";
+        assert_eq!(
+            judge(Some(&policy), &failed),
+            Verdict::FailJob(message.into())
+        );
         failed.status.as_mut().unwrap().conditions = Some(vec![PodCondition {
             type_: "DisruptionTarget".into(),
             status: "True".into(),

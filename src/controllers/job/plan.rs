@@ -40,7 +40,9 @@ impl Backoff {
 fn wait(failures: u32, last: Option<Timestamp>, now: Timestamp) -> Duration {
     match last {
         Some(last) if failures > 0 => {
-            let seconds = FIRST_WAIT.saturating_mul(1 << (failures - 1).min(10)).min(LAST_WAIT);
+            let seconds = FIRST_WAIT
+                .saturating_mul(1 << (failures - 1).min(10))
+                .min(LAST_WAIT);
             pods::until(last, seconds, now)
         }
         _ => Duration::ZERO,
@@ -72,7 +74,11 @@ pub fn has(status: &JobStatus, kind: &str) -> bool {
 }
 
 fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == kind)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
 }
 
 /// Whether the job is over, one way or the other.
@@ -80,7 +86,13 @@ pub fn is_finished(status: &JobStatus) -> bool {
     has(status, "Complete") || has(status, "Failed")
 }
 
-fn condition(kind: &str, status: &str, reason: &str, message: &str, now: Timestamp) -> JobCondition {
+fn condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> JobCondition {
     JobCondition {
         type_: kind.into(),
         status: status.into(),
@@ -94,7 +106,10 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str, now: Timesta
 fn set(status: &mut JobStatus, new: JobCondition) {
     let conditions = status.conditions.get_or_insert_default();
     match conditions.iter_mut().find(|old| old.type_ == new.type_) {
-        Some(old) if old.status == new.status && old.reason == new.reason && old.message == new.message => {}
+        Some(old)
+            if old.status == new.status
+                && old.reason == new.reason
+                && old.message == new.message => {}
         Some(old) => *old = new,
         None => conditions.push(new),
     }
@@ -137,7 +152,9 @@ pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp
         },
     };
     if is_finished(&sync.plan.status) || job.metadata.deletion_timestamp.is_some() {
-        let ended = |pod: &&Arc<Pod>| job_pods::is_tracked(pod) && (pods::is_terminal(pod) || pods::is_deleting(pod));
+        let ended = |pod: &&Arc<Pod>| {
+            job_pods::is_tracked(pod) && (pods::is_terminal(pod) || pods::is_deleting(pod))
+        };
         sync.plan.release = owned.iter().filter(ended).cloned().collect();
         return sync.plan;
     }
@@ -156,7 +173,11 @@ impl Sync<'_> {
             self.plan.status.start_time = Some(Time(self.now));
         }
         let ended = self.count(owned, backoff);
-        let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
+        let active: Vec<Arc<Pod>> = owned
+            .iter()
+            .filter(|pod| pods::is_active(pod))
+            .cloned()
+            .collect();
         let terminating = owned.iter().filter(|pod| pods::is_terminating(pod)).count() as i32;
         let ready = active.iter().filter(|pod| pods::is_ready(pod)).count() as i32;
         let mut running = active.len() as i32;
@@ -186,11 +207,20 @@ impl Sync<'_> {
     /// whenever this process dies.
     fn count(&mut self, owned: &[Arc<Pod>], backoff: &mut Backoff) -> Ended {
         let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
-        let tracked: BTreeSet<String> = owned.iter().filter(|pod| job_pods::is_tracked(pod)).map(|pod| uid(pod)).collect();
-        let mut uncounted = self.plan.status.uncounted_terminated_pods.clone().unwrap_or_default();
+        let tracked: BTreeSet<String> = owned
+            .iter()
+            .filter(|pod| job_pods::is_tracked(pod))
+            .map(|pod| uid(pod))
+            .collect();
+        let mut uncounted = self
+            .plan
+            .status
+            .uncounted_terminated_pods
+            .clone()
+            .unwrap_or_default();
         let mut succeeded = uncounted.succeeded.take().unwrap_or_default();
         let mut failed = uncounted.failed.take().unwrap_or_default();
-        let mut settle = |list: &mut Vec<String>, number: &mut Option<i32>| {
+        let settle = |list: &mut Vec<String>, number: &mut Option<i32>| {
             let before = list.len();
             list.retain(|uid| tracked.contains(uid));
             *number = Some(number.unwrap_or(0) + (before - list.len()) as i32);
@@ -200,7 +230,8 @@ impl Sync<'_> {
         settle(&mut failed, &mut status.failed);
 
         let limit = self.spec.completions.unwrap_or(0);
-        let known = |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or_default(), limit);
+        let known =
+            |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or_default(), limit);
         let mut ended = Ended {
             succeeded_indexes: known(&status.completed_indexes),
             failed_indexes: known(&status.failed_indexes),
@@ -260,9 +291,12 @@ impl Sync<'_> {
         if self.indexed {
             ended.succeeded = ended.succeeded_indexes.len() as i32;
             status.succeeded = Some(ended.succeeded);
-            status.completed_indexes = Some(indexes::format(&ended.succeeded_indexes)).filter(|text| !text.is_empty());
+            status.completed_indexes =
+                Some(indexes::format(&ended.succeeded_indexes)).filter(|text| !text.is_empty());
             if self.spec.backoff_limit_per_index.is_some() {
-                ended.failed_indexes.retain(|index| !ended.succeeded_indexes.contains(index));
+                ended
+                    .failed_indexes
+                    .retain(|index| !ended.succeeded_indexes.contains(index));
                 status.failed_indexes = Some(indexes::format(&ended.failed_indexes));
             }
         } else {
@@ -290,8 +324,12 @@ impl Sync<'_> {
     }
 
     fn fail(&mut self, reason: &str, message: &str) {
-        if !has(&self.plan.status, "FailureTarget") && !has(&self.plan.status, "SuccessCriteriaMet") {
-            set(&mut self.plan.status, condition("FailureTarget", "True", reason, message, self.now));
+        if !has(&self.plan.status, "FailureTarget") && !has(&self.plan.status, "SuccessCriteriaMet")
+        {
+            set(
+                &mut self.plan.status,
+                condition("FailureTarget", "True", reason, message, self.now),
+            );
         }
     }
 
@@ -301,9 +339,15 @@ impl Sync<'_> {
         if let Some(message) = &ended.fail_job {
             self.fail("PodFailurePolicy", &message.clone());
         } else if ended.failed > limit || self.restarts_exceed(limit, active) {
-            self.fail("BackoffLimitExceeded", "Job has reached the specified backoff limit");
+            self.fail(
+                "BackoffLimitExceeded",
+                "Job has reached the specified backoff limit",
+            );
         } else if self.is_past_deadline() {
-            self.fail("DeadlineExceeded", "Job was active longer than specified deadline");
+            self.fail(
+                "DeadlineExceeded",
+                "Job was active longer than specified deadline",
+            );
         }
         if !self.indexed || has(&self.plan.status, "FailureTarget") {
             return;
@@ -311,7 +355,11 @@ impl Sync<'_> {
         let completions = self.spec.completions.unwrap_or(0);
         if self.spec.backoff_limit_per_index.is_some() {
             let failed = ended.failed_indexes.len() as i32;
-            if self.spec.max_failed_indexes.is_some_and(|most| failed > most) {
+            if self
+                .spec
+                .max_failed_indexes
+                .is_some_and(|most| failed > most)
+            {
                 let text = "Job has exceeded the specified maximal number of failed indexes";
                 self.fail("MaxFailedIndexesExceeded", text);
             } else if failed > 0 && failed + ended.succeeded >= completions {
@@ -320,7 +368,10 @@ impl Sync<'_> {
         }
         if let Some(policy) = &self.spec.success_policy {
             for (number, rule) in policy.rules.iter().enumerate() {
-                let wanted = rule.succeeded_indexes.as_deref().map(|text| indexes::parse(text, completions));
+                let wanted = rule
+                    .succeeded_indexes
+                    .as_deref()
+                    .map(|text| indexes::parse(text, completions));
                 let hits = match &wanted {
                     Some(wanted) => ended.succeeded_indexes.intersection(wanted).count(),
                     None => ended.succeeded_indexes.len(),
@@ -334,7 +385,13 @@ impl Sync<'_> {
                     let message = format!("Matched rules at index {number}");
                     set(
                         &mut self.plan.status,
-                        condition("SuccessCriteriaMet", "True", "SuccessPolicy", &message, self.now),
+                        condition(
+                            "SuccessCriteriaMet",
+                            "True",
+                            "SuccessPolicy",
+                            &message,
+                            self.now,
+                        ),
                     );
                     return;
                 }
@@ -345,12 +402,21 @@ impl Sync<'_> {
     /// With the policy OnFailure containers are restarted in place, and it is
     /// restarts that count.
     fn restarts_exceed(&self, limit: i32, active: &[Arc<Pod>]) -> bool {
-        let policy = self.spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
+        let policy = self
+            .spec
+            .template
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref());
         if policy != Some("OnFailure") {
             return false;
         }
         let restarts: i32 = active.iter().map(|pod| job_pods::restarts(pod)).sum();
-        if limit == 0 { restarts > 0 } else { restarts >= limit }
+        if limit == 0 {
+            restarts > 0
+        } else {
+            restarts >= limit
+        }
     }
 
     fn deadline(&self) -> Option<Timestamp> {
@@ -359,7 +425,8 @@ impl Sync<'_> {
     }
 
     fn is_past_deadline(&self) -> bool {
-        self.spec.suspend != Some(true) && self.deadline().is_some_and(|deadline| deadline <= self.now)
+        self.spec.suspend != Some(true)
+            && self.deadline().is_some_and(|deadline| deadline <= self.now)
     }
 
     fn mind_deadline(&mut self, suspended: bool) {
@@ -384,17 +451,27 @@ impl Sync<'_> {
         if suspended && was != Some(true) {
             set(
                 &mut self.plan.status,
-                condition("Suspended", "True", "JobSuspended", "Job suspended", self.now),
+                condition(
+                    "Suspended",
+                    "True",
+                    "JobSuspended",
+                    "Job suspended",
+                    self.now,
+                ),
             );
             self.plan.status.start_time = None;
-            self.plan.events.push((false, "Suspended".into(), "Job suspended".into()));
+            self.plan
+                .events
+                .push((false, "Suspended".into(), "Job suspended".into()));
         } else if !suspended && was == Some(true) {
             set(
                 &mut self.plan.status,
                 condition("Suspended", "False", "JobResumed", "Job resumed", self.now),
             );
             self.plan.status.start_time = Some(Time(self.now));
-            self.plan.events.push((false, "Resumed".into(), "Job resumed".into()));
+            self.plan
+                .events
+                .push((false, "Resumed".into(), "Job resumed".into()));
         }
     }
 
@@ -415,10 +492,14 @@ impl Sync<'_> {
         let wanted = match self.spec.completions {
             None if ended.succeeded > 0 => running,
             None => self.parallelism(),
-            Some(completions) => (completions - ended.succeeded).min(self.parallelism()).max(0),
+            Some(completions) => (completions - ended.succeeded)
+                .min(self.parallelism())
+                .max(0),
         };
         let mut doomed = self.misplaced(ended, active);
-        let surplus = usize::try_from(running - wanted).unwrap_or(0).saturating_sub(doomed.len());
+        let surplus = usize::try_from(running - wanted)
+            .unwrap_or(0)
+            .saturating_sub(doomed.len());
         if surplus > 0 {
             let mut rest: Vec<&Arc<Pod>> = active
                 .iter()
@@ -433,8 +514,14 @@ impl Sync<'_> {
             self.plan.discard = doomed;
             return left;
         }
-        let held = if job_pods::replaces_only_failed(self.job) { terminating } else { 0 };
-        let count = usize::try_from(wanted - running - held).unwrap_or(0).min(BURST);
+        let held = if job_pods::replaces_only_failed(self.job) {
+            terminating
+        } else {
+            0
+        };
+        let count = usize::try_from(wanted - running - held)
+            .unwrap_or(0)
+            .min(BURST);
         if count == 0 {
             return running;
         }
@@ -448,7 +535,9 @@ impl Sync<'_> {
         if self.indexed {
             self.make_indexed(ended, active, count);
         } else {
-            self.plan.create = (0..count).map(|_| job_pods::make(self.job, None, None)).collect();
+            self.plan.create = (0..count)
+                .map(|_| job_pods::make(self.job, None, None))
+                .collect();
         }
         running + self.plan.create.len() as i32
     }
@@ -479,7 +568,10 @@ impl Sync<'_> {
     }
 
     fn make_indexed(&mut self, ended: &Ended, active: &[Arc<Pod>], count: usize) {
-        let busy: BTreeSet<i32> = active.iter().filter_map(|pod| job_pods::index(pod)).collect();
+        let busy: BTreeSet<i32> = active
+            .iter()
+            .filter_map(|pod| job_pods::index(pod))
+            .collect();
         let open = (0..self.spec.completions.unwrap_or(0)).filter(|index| {
             !busy.contains(index)
                 && !ended.succeeded_indexes.contains(index)
@@ -491,10 +583,13 @@ impl Sync<'_> {
             if created.len() == count {
                 break;
             }
-            let failures = self
-                .spec
-                .backoff_limit_per_index
-                .map(|_| ended.index_failures.get(&index).copied().unwrap_or((0, None)));
+            let failures = self.spec.backoff_limit_per_index.map(|_| {
+                ended
+                    .index_failures
+                    .get(&index)
+                    .copied()
+                    .unwrap_or((0, None))
+            });
             if let Some((failed, last)) = failures {
                 let left = wait(u32::try_from(failed).unwrap_or(0), last, self.now);
                 if !left.is_zero() {
@@ -502,7 +597,11 @@ impl Sync<'_> {
                     continue;
                 }
             }
-            created.push(job_pods::make(self.job, Some(index), failures.map(|(failed, _)| failed)));
+            created.push(job_pods::make(
+                self.job,
+                Some(index),
+                failures.map(|(failed, _)| failed),
+            ));
         }
         self.plan.create = created;
         if let Some(soonest) = soonest {
@@ -520,7 +619,13 @@ impl Sync<'_> {
             let text = "Reached expected number of succeeded pods";
             set(
                 &mut self.plan.status,
-                condition("SuccessCriteriaMet", "True", "CompletionsReached", text, self.now),
+                condition(
+                    "SuccessCriteriaMet",
+                    "True",
+                    "CompletionsReached",
+                    text,
+                    self.now,
+                ),
             );
         }
     }
@@ -536,15 +641,29 @@ impl Sync<'_> {
         if !self.plan.release.is_empty() {
             return; // pods of indexed jobs are counted by index, but held until now
         }
-        for (interim, last) in [("FailureTarget", "Failed"), ("SuccessCriteriaMet", "Complete")] {
-            let Some(cause) = find(&self.plan.status, interim).filter(|cause| cause.status == "True").cloned() else {
+        for (interim, last) in [
+            ("FailureTarget", "Failed"),
+            ("SuccessCriteriaMet", "Complete"),
+        ] {
+            let Some(cause) = find(&self.plan.status, interim)
+                .filter(|cause| cause.status == "True")
+                .cloned()
+            else {
                 continue;
             };
-            let (reason, message) = (cause.reason.unwrap_or_default(), cause.message.unwrap_or_default());
-            set(&mut self.plan.status, condition(last, "True", &reason, &message, self.now));
+            let (reason, message) = (
+                cause.reason.unwrap_or_default(),
+                cause.message.unwrap_or_default(),
+            );
+            set(
+                &mut self.plan.status,
+                condition(last, "True", &reason, &message, self.now),
+            );
             if last == "Complete" {
                 self.plan.status.completion_time = Some(Time(self.now));
-                self.plan.events.push((false, "Completed".into(), "Job completed".into()));
+                self.plan
+                    .events
+                    .push((false, "Completed".into(), "Job completed".into()));
             } else {
                 self.plan.events.push((true, reason, message));
             }
@@ -555,10 +674,15 @@ impl Sync<'_> {
 
 /// Whether two statuses say the same, an absent number being zero.
 pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
-    let numbers = |s: &JobStatus| [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0));
+    let numbers = |s: &JobStatus| {
+        [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0))
+    };
     let uncounted = |s: &JobStatus| {
         let pods = s.uncounted_terminated_pods.clone().unwrap_or_default();
-        (pods.succeeded.unwrap_or_default(), pods.failed.unwrap_or_default())
+        (
+            pods.succeeded.unwrap_or_default(),
+            pods.failed.unwrap_or_default(),
+        )
     };
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     numbers(a) == numbers(b)
@@ -567,7 +691,8 @@ pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
         && text(&a.failed_indexes) == text(&b.failed_indexes)
         && a.start_time == b.start_time
         && a.completion_time == b.completion_time
-        && a.conditions.as_deref().unwrap_or_default() == b.conditions.as_deref().unwrap_or_default()
+        && a.conditions.as_deref().unwrap_or_default()
+            == b.conditions.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]

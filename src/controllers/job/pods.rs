@@ -15,12 +15,21 @@ const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 
 /// Whether each pod of the job has an index.
 pub fn is_indexed(job: &Job) -> bool {
-    job.spec.as_ref().and_then(|spec| spec.completion_mode.as_deref()) == Some("Indexed")
+    job.spec
+        .as_ref()
+        .and_then(|spec| spec.completion_mode.as_deref())
+        == Some("Indexed")
 }
 
 /// The pod's completion index.
 pub fn index(pod: &Pod) -> Option<i32> {
-    pod.metadata.annotations.as_ref()?.get(INDEX)?.parse().ok().filter(|index| *index >= 0)
+    pod.metadata
+        .annotations
+        .as_ref()?
+        .get(INDEX)?
+        .parse()
+        .ok()
+        .filter(|index| *index >= 0)
 }
 
 /// How often pods of this pod's index had failed when it was made.
@@ -34,30 +43,47 @@ pub fn index_failures(pod: &Pod) -> i32 {
 
 /// Whether the pod still has to be counted.
 pub fn is_tracked(pod: &Pod) -> bool {
-    pod.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == TRACKING)
+    pod.metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == TRACKING)
 }
 
 /// Whether only pods that failed for certain are replaced, not those that are
 /// about to go.
 pub fn replaces_only_failed(job: &Job) -> bool {
     job.spec.as_ref().is_some_and(|spec| {
-        spec.pod_failure_policy.is_some() || spec.pod_replacement_policy.as_deref() == Some("Failed")
+        spec.pod_failure_policy.is_some()
+            || spec.pod_replacement_policy.as_deref() == Some("Failed")
     })
 }
 
 /// Whether the pod counts as failed.
 pub fn has_failed(pod: &Pod, job: &Job) -> bool {
     let phase = pods::phase(pod);
-    phase == "Failed" || !replaces_only_failed(job) && pods::is_deleting(pod) && phase != "Succeeded"
+    phase == "Failed"
+        || !replaces_only_failed(job) && pods::is_deleting(pod) && phase != "Succeeded"
 }
 
 /// When the pod came to its end, as far as can be told.
 pub fn finished_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
     let ended = statuses
         .into_iter()
         .flatten()
-        .filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref())
+        .filter_map(|container| {
+            container
+                .state
+                .as_ref()?
+                .terminated
+                .as_ref()?
+                .finished_at
+                .as_ref()
+        })
         .map(|time| time.0)
         .max();
     let ready = pods::condition(pod, "Ready").filter(|ready| ready.status == "False");
@@ -85,7 +111,10 @@ pub fn restarts(pod: &Pod) -> i32 {
 
 fn add_index_variable(container: &mut Container) {
     let variables = container.env.get_or_insert_default();
-    if variables.iter().any(|variable| variable.name == "JOB_COMPLETION_INDEX") {
+    if variables
+        .iter()
+        .any(|variable| variable.name == "JOB_COMPLETION_INDEX")
+    {
         return;
     }
     variables.push(EnvVar {
@@ -103,9 +132,16 @@ fn add_index_variable(container: &mut Container) {
 
 /// A new pod of the job, for an index of which so many pods have failed.
 pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
-    let template = job.spec.as_ref().map(|spec| spec.template.clone()).unwrap_or_default();
+    let template = job
+        .spec
+        .as_ref()
+        .map(|spec| spec.template.clone())
+        .unwrap_or_default();
     let mut pod = pod_control::from_template(job, &template);
-    pod.metadata.finalizers.get_or_insert_default().push(TRACKING.into());
+    pod.metadata
+        .finalizers
+        .get_or_insert_default()
+        .push(TRACKING.into());
     let Some(index) = index else { return pod };
     let name = job.metadata.name.as_deref().unwrap_or_default();
     // The whole name is a host name and a label: 63 characters with the suffix.
@@ -123,6 +159,9 @@ pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(format!("{name}-{index}"));
     spec.containers.iter_mut().for_each(add_index_variable);
-    spec.init_containers.iter_mut().flatten().for_each(add_index_variable);
+    spec.init_containers
+        .iter_mut()
+        .flatten()
+        .for_each(add_index_variable);
     pod
 }

@@ -1,0 +1,256 @@
+//! Cron jobs: jobs made on a schedule.
+
+mod plan;
+pub mod schedule;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::Resource;
+use kube::api::PropagationPolicy;
+
+use crate::common::owners;
+use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::events::Severity::{Normal, Warning};
+use crate::informers::Key;
+use crate::queue::Queue;
+
+use plan::Decision;
+use schedule::Schedule;
+
+const NAME: &str = "cronjob-controller";
+/// Cron jobs worked on at a time.
+const CONCURRENCY: usize = 5;
+
+struct Controller {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .cron_jobs
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let queue = queue.clone();
+        informers.jobs.on_change(move |change| {
+            for job in change.states() {
+                if let Some(name) = owners::controller_name::<CronJob>(&job.metadata) {
+                    queue.add(Key::new(
+                        job.metadata.namespace.clone().unwrap_or_default(),
+                        name,
+                    ));
+                }
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        queue,
+    };
+    async move {
+        informers.cron_jobs.synced().await;
+        informers.jobs.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work(NAME, CONCURRENCY, |key| controller.sync(key))
+            .await;
+    }
+}
+
+/// The schedule's zone: its own field, else this process's, which is UTC in a node.
+fn zone(cron: &CronJob) -> std::result::Result<TimeZone, String> {
+    match cron.spec.time_zone.as_deref() {
+        Some(name) => {
+            TimeZone::get(name).map_err(|error| format!("invalid timeZone: {name:?}: {error}"))
+        }
+        None => Ok(TimeZone::UTC),
+    }
+}
+
+impl Controller {
+    fn tell(&self, cron: &CronJob, warning: bool, reason: &str, message: String) {
+        let severity = if warning { Warning } else { Normal };
+        self.ctx
+            .recorder
+            .event(NAME, cron, severity, reason, message);
+    }
+
+    async fn sync(&self, key: Key) -> Result<()> {
+        let store = &self.ctx.informers.cron_jobs;
+        let Some(observed) = store.by_key(&key) else {
+            return Ok(());
+        };
+        let jobs = self
+            .ctx
+            .informers
+            .jobs
+            .owned_by(observed.metadata.uid.as_deref().unwrap_or_default());
+        let mut cron = CronJob::clone(&observed);
+        for (warning, reason, message) in plan::account(&mut cron, &jobs) {
+            self.tell(&cron, warning, reason, message);
+        }
+        for job in plan::surplus(&cron, &jobs) {
+            self.delete(&cron, &job).await?;
+            plan::forget(&mut cron, &job);
+        }
+        let outcome = if cron.metadata.deletion_timestamp.is_some() {
+            Ok(())
+        } else {
+            self.run(&key, &mut cron, &jobs).await
+        };
+        if cron.status != observed.status {
+            optional(self.ctx.update_status(store, &cron).await)?;
+        }
+        outcome
+    }
+
+    async fn run(&self, key: &Key, cron: &mut CronJob, jobs: &[Arc<Job>]) -> Result<()> {
+        let spec = cron.spec.clone();
+        if spec.suspend == Some(true) {
+            return Ok(());
+        }
+        let zone = match zone(cron) {
+            Ok(zone) => zone,
+            Err(message) => {
+                self.tell(cron, true, "UnknownTimeZone", message);
+                return Ok(()); // only a change of the object helps
+            }
+        };
+        let schedule = match Schedule::parse(&spec.schedule) {
+            Ok(schedule) => schedule,
+            Err(error) => {
+                let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);
+                self.tell(cron, true, "UnparseableSchedule", message);
+                return Ok(());
+            }
+        };
+        let now = self.ctx.now();
+        let (decision, missed) = plan::decide(cron, &schedule, &zone, now);
+        if missed > plan::MANY {
+            let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+            self.tell(cron, true, "TooManyMissedTimes", text.into());
+        }
+        match decision {
+            Decision::Wait => {}
+            Decision::TooLate(time) => {
+                let message = format!("Missed scheduled time to start a job: {time}");
+                self.tell(cron, true, "MissSchedule", message);
+            }
+            Decision::Busy => {
+                let text = "Not starting job because prior execution is running and concurrency policy is Forbid";
+                self.tell(cron, false, "JobAlreadyActive", text.into());
+            }
+            Decision::Start { time, replace } => {
+                if replace {
+                    let active = cron
+                        .status
+                        .as_ref()
+                        .and_then(|status| status.active.clone())
+                        .unwrap_or_default();
+                    for job in jobs
+                        .iter()
+                        .filter(|job| active.iter().any(|known| known.uid == job.metadata.uid))
+                    {
+                        self.delete(cron, job).await?;
+                        plan::forget(cron, job);
+                    }
+                }
+                self.create(cron, time, &zone).await?;
+            }
+        }
+        if let Some(next) = schedule.next(now, &zone) {
+            let wait = std::time::Duration::try_from(next.duration_since(now)).unwrap_or_default();
+            // A little late rather than a little early.
+            self.queue
+                .add_after(key.clone(), wait + std::time::Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    async fn create(&self, cron: &mut CronJob, time: Timestamp, zone: &TimeZone) -> Result<()> {
+        let wanted = plan::job_for(cron, time, zone);
+        let store = &self.ctx.informers.jobs;
+        let job = match self.ctx.create(store, &wanted).await {
+            Ok(job) => {
+                let name = job.metadata.name.as_deref().unwrap_or_default();
+                self.tell(
+                    cron,
+                    false,
+                    "SuccessfulCreate",
+                    format!("Created job {name}"),
+                );
+                job
+            }
+            Err(error) if error.is_namespace_terminating() => return Ok(()),
+            Err(error) if error.is_already_exists() => {
+                let key = Key::of(&wanted.metadata);
+                let present: Job = self.ctx.get(&key.namespace, &key.name).await?;
+                if !owners::is_controlled_by(
+                    &present.metadata,
+                    cron.metadata.uid.as_deref().unwrap_or_default(),
+                ) {
+                    return Err(error);
+                }
+                store.observe(present)
+            }
+            Err(error) => {
+                self.tell(
+                    cron,
+                    true,
+                    "FailedCreate",
+                    format!("Error creating job: {error}"),
+                );
+                return Err(error);
+            }
+        };
+        let reference = job.object_ref(&());
+        let status = cron.status.get_or_insert_default();
+        if !crate::job::is_finished(&job.status.clone().unwrap_or_default()) {
+            let active = status.active.get_or_insert_default();
+            if !active.iter().any(|known| known.uid == reference.uid) {
+                active.push(reference);
+            }
+        }
+        status.last_schedule_time =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time));
+        Ok(())
+    }
+
+    async fn delete(&self, cron: &CronJob, job: &Job) -> Result<()> {
+        let how = Deletion {
+            propagation: Some(PropagationPolicy::Background),
+            ..Default::default()
+        };
+        let name = job.metadata.name.as_deref().unwrap_or_default();
+        match self
+            .ctx
+            .delete(&self.ctx.informers.jobs, &job.metadata, &how)
+            .await
+        {
+            Ok(()) => {
+                self.tell(
+                    cron,
+                    false,
+                    "SuccessfulDelete",
+                    format!("Deleted job {name}"),
+                );
+                Ok(())
+            }
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => {
+                self.tell(cron, true, "FailedDelete", format!("Deleted job: {error}"));
+                Err(Error::other(format!("cannot delete job {name}: {error}")))
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! What a cron job needs done now.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::schedule::Schedule;
+use crate::common::owners;
+use crate::job::{has_condition, is_finished};
+
+/// Annotation with the time that a job was made for.
+const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+/// Missed times from which on users are warned.
+pub const MANY: usize = 100;
+
+/// What to do about the schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing is due.
+    Wait,
+    /// This time was due, but too long ago.
+    TooLate(Timestamp),
+    /// A job is due, but the one before must end first.
+    Busy,
+    /// Make the job of this time, in place of those that run if so.
+    Start {
+        /// The time that the job is for.
+        time: Timestamp,
+        /// Whether jobs that run are deleted.
+        replace: bool,
+    },
+}
+
+/// The latest time that is due, and how many are. Times before `earliest` do
+/// not count.
+fn latest_due(
+    schedule: &Schedule,
+    zone: &TimeZone,
+    earliest: Timestamp,
+    now: Timestamp,
+) -> (Option<Timestamp>, usize) {
+    let Some(first) = schedule.next(earliest, zone).filter(|first| *first <= now) else {
+        return (None, 0);
+    };
+    let Some(second) = schedule.next(first, zone).filter(|second| *second <= now) else {
+        return (Some(first), 1);
+    };
+    // Long absences must not be walked through minute by minute: start near
+    // now, far enough back to meet at least one time of a regular schedule.
+    let gap = second.duration_since(first).as_secs().max(1);
+    let missed =
+        usize::try_from(now.duration_since(first).as_secs() / gap).unwrap_or(usize::MAX) + 1;
+    let mut back = gap.saturating_mul(2);
+    loop {
+        let start =
+            (now - SignedDuration::from_secs(back)).max(first - SignedDuration::from_secs(1));
+        let mut latest = None;
+        let mut at = start;
+        while let Some(next) = schedule.next(at, zone).filter(|next| *next <= now) {
+            latest = Some(next);
+            at = next;
+        }
+        if latest.is_some() {
+            return (latest, missed);
+        }
+        if start <= first {
+            return (Some(second), missed);
+        }
+        back = back.saturating_mul(4);
+    }
+}
+
+/// Decides about the schedule; the number tells how many times were missed.
+pub fn decide(
+    cron: &CronJob,
+    schedule: &Schedule,
+    zone: &TimeZone,
+    now: Timestamp,
+) -> (Decision, usize) {
+    let spec = &cron.spec;
+    let status = cron.status.clone().unwrap_or_default();
+    let since = status
+        .last_schedule_time
+        .as_ref()
+        .or(cron.metadata.creation_timestamp.as_ref());
+    let mut earliest = since.map_or(now, |time| time.0);
+    let deadline = spec
+        .starting_deadline_seconds
+        .map(SignedDuration::from_secs);
+    if let Some(deadline) = deadline {
+        earliest = earliest.max(now - deadline);
+    }
+    let (Some(time), missed) = latest_due(schedule, zone, earliest, now) else {
+        return (Decision::Wait, 0);
+    };
+    if deadline.is_some_and(|deadline| time + deadline < now) {
+        return (Decision::TooLate(time), missed);
+    }
+    let active = status.active.unwrap_or_default();
+    let name = job_name(cron, time);
+    let started = active.iter().any(|job| job.name.as_ref() == Some(&name));
+    if started || status.last_schedule_time == Some(Time(time)) {
+        return (Decision::Wait, missed);
+    }
+    let policy = spec.concurrency_policy.as_deref().unwrap_or("Allow");
+    if policy == "Forbid" && !active.is_empty() {
+        return (Decision::Busy, missed);
+    }
+    (
+        Decision::Start {
+            time,
+            replace: policy == "Replace",
+        },
+        missed,
+    )
+}
+
+fn job_name(cron: &CronJob, time: Timestamp) -> String {
+    // Minutes, so that a second job of one time has the same name and is refused.
+    let name = cron.metadata.name.as_deref().unwrap_or_default();
+    format!("{name}-{}", time.as_second() / 60)
+}
+
+/// The job for a scheduled time.
+pub fn job_for(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
+    let template = cron.spec.job_template.clone();
+    let given = template.metadata.unwrap_or_default();
+    let mut annotations = given.annotations.unwrap_or_default();
+    let local = time.to_zoned(zone.clone());
+    let stamp = if *zone == TimeZone::UTC {
+        local.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    } else {
+        local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
+    };
+    annotations.insert(SCHEDULED.into(), stamp);
+    Job {
+        metadata: ObjectMeta {
+            name: Some(job_name(cron, time)),
+            namespace: cron.metadata.namespace.clone(),
+            labels: given.labels,
+            annotations: Some(annotations),
+            owner_references: Some(vec![owners::control_by(cron)]),
+            ..Default::default()
+        },
+        spec: template.spec,
+        status: None,
+    }
+}
+
+/// Takes a job off the active ones.
+pub fn forget(cron: &mut CronJob, job: &Job) {
+    if let Some(active) = cron
+        .status
+        .as_mut()
+        .and_then(|status| status.active.as_mut())
+    {
+        active.retain(|known| known.uid != job.metadata.uid);
+    }
+    tidy(cron);
+}
+
+fn tidy(cron: &mut CronJob) {
+    if let Some(status) = cron.status.as_mut()
+        && status.active.as_ref().is_some_and(Vec::is_empty)
+    {
+        status.active = None;
+    }
+}
+
+/// Brings the status up to date with the jobs; gives what to tell.
+pub fn account(cron: &mut CronJob, jobs: &[Arc<Job>]) -> Vec<(bool, &'static str, String)> {
+    let mut news = Vec::new();
+    let mut status = cron.status.clone().unwrap_or_default();
+    let mut active: Vec<ObjectReference> = status.active.take().unwrap_or_default();
+    for job in jobs {
+        let name = job.metadata.name.as_deref().unwrap_or_default();
+        let position = active
+            .iter()
+            .position(|known| known.uid == job.metadata.uid);
+        let job_status = job.status.clone().unwrap_or_default();
+        match position {
+            Some(index) if is_finished(&job_status) => {
+                active.remove(index);
+                let end = if has_condition(&job_status, "Complete") {
+                    "Complete"
+                } else {
+                    "Failed"
+                };
+                let message = format!("Saw completed job: {name}, condition: {end}");
+                news.push((false, "SawCompletedJob", message));
+            }
+            None if !is_finished(&job_status) && job.metadata.deletion_timestamp.is_none() => {
+                news.push((
+                    true,
+                    "UnexpectedJob",
+                    format!("Saw a job that the controller did not create or forgot: {name}"),
+                ));
+            }
+            _ => {}
+        }
+        if has_condition(&job_status, "Complete")
+            && let Some(completed) = job_status.completion_time
+            && status
+                .last_successful_time
+                .as_ref()
+                .is_none_or(|last| *last < completed)
+        {
+            status.last_successful_time = Some(completed);
+        }
+    }
+    active.retain(|known| {
+        let present = jobs.iter().any(|job| job.metadata.uid == known.uid);
+        if !present {
+            let name = known.name.as_deref().unwrap_or_default();
+            news.push((
+                false,
+                "MissingJob",
+                format!("Active job went missing: {name}"),
+            ));
+        }
+        present
+    });
+    status.active = (!active.is_empty()).then_some(active);
+    if cron.status.is_some() || status != Default::default() {
+        cron.status = Some(status);
+    }
+    news
+}
+
+/// The finished jobs beyond the limits of the history, oldest first.
+pub fn surplus(cron: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
+    let spec = &cron.spec;
+    let beyond = |kind: &str, limit: Option<i32>| {
+        let mut ended: Vec<Arc<Job>> = jobs
+            .iter()
+            .filter(|job| {
+                job.status
+                    .as_ref()
+                    .is_some_and(|status| has_condition(status, kind))
+            })
+            .filter(|job| job.metadata.deletion_timestamp.is_none())
+            .cloned()
+            .collect();
+        let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else {
+            return Vec::new();
+        };
+        ended.sort_by_key(|job| {
+            let started = job
+                .status
+                .as_ref()
+                .and_then(|status| status.start_time.as_ref().map(|time| time.0));
+            (started, job.metadata.name.clone())
+        });
+        let count = ended.len().saturating_sub(limit);
+        ended.truncate(count);
+        ended
+    };
+    let mut surplus = beyond("Complete", spec.successful_jobs_history_limit.or(Some(3)));
+    surplus.extend(beyond("Failed", spec.failed_jobs_history_limit.or(Some(1))));
+    surplus
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::batch::v1::{CronJobSpec, CronJobStatus, JobCondition, JobStatus};
+
+    fn time(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn cron(schedule: &str, last: &str) -> CronJob {
+        CronJob {
+            metadata: ObjectMeta {
+                name: Some("tick".into()),
+                creation_timestamp: Some(Time(time(last))),
+                ..Default::default()
+            },
+            spec: CronJobSpec {
+                schedule: schedule.into(),
+                ..Default::default()
+            },
+            status: None,
+        }
+    }
+
+    fn decided(cron: &CronJob, now: &str) -> (Decision, usize) {
+        let schedule = Schedule::parse(&cron.spec.schedule).unwrap();
+        decide(cron, &schedule, &TimeZone::UTC, time(now))
+    }
+
+    fn starts(at: &str) -> Decision {
+        Decision::Start {
+            time: time(at),
+            replace: false,
+        }
+    }
+
+    #[test]
+    fn a_job_is_due_once() {
+        let mut cron = cron("*/10 * * * *", "2026-01-01T00:01:00Z");
+        assert_eq!(decided(&cron, "2026-01-01T00:09:59Z").0, Decision::Wait);
+        assert_eq!(
+            decided(&cron, "2026-01-01T00:10:01Z"),
+            (starts("2026-01-01T00:10:00Z"), 1)
+        );
+        cron.status = Some(CronJobStatus {
+            last_schedule_time: Some(Time(time("2026-01-01T00:10:00Z"))),
+            ..Default::default()
+        });
+        assert_eq!(decided(&cron, "2026-01-01T00:10:02Z").0, Decision::Wait);
+    }
+
+    #[test]
+    fn after_an_absence_only_the_latest_is_made_up_for() {
+        let cron = cron("* * * * *", "2026-01-01T00:00:00Z");
+        let (decision, missed) = decided(&cron, "2026-03-01T12:00:30Z");
+        assert_eq!(decision, starts("2026-03-01T12:00:00Z"));
+        assert!(missed > MANY);
+        let irregular = self::cron("0 9 1 1,2 *", "2025-01-01T00:00:00Z");
+        assert_eq!(
+            decided(&irregular, "2025-12-31T00:00:00Z").0,
+            starts("2025-02-01T09:00:00Z")
+        );
+    }
+
+    #[test]
+    fn a_deadline_forgets_old_times() {
+        let mut cron = cron("0 * * * *", "2026-01-01T00:30:00Z");
+        cron.spec.starting_deadline_seconds = Some(60);
+        assert_eq!(decided(&cron, "2026-01-01T01:30:00Z").0, Decision::Wait);
+        assert_eq!(
+            decided(&cron, "2026-01-01T01:00:30Z").0,
+            starts("2026-01-01T01:00:00Z")
+        );
+    }
+
+    #[test]
+    fn concurrency_policies() {
+        let mut cron = cron("* * * * *", "2026-01-01T00:00:00Z");
+        cron.status = Some(CronJobStatus {
+            active: Some(vec![ObjectReference::default()]),
+            ..Default::default()
+        });
+        cron.spec.concurrency_policy = Some("Forbid".into());
+        assert_eq!(decided(&cron, "2026-01-01T00:01:30Z").0, Decision::Busy);
+        cron.spec.concurrency_policy = Some("Replace".into());
+        let (decision, _) = decided(&cron, "2026-01-01T00:01:30Z");
+        assert!(matches!(decision, Decision::Start { replace: true, .. }));
+    }
+
+    #[test]
+    fn history_and_active_jobs() {
+        let mut cron = cron("* * * * *", "2026-01-01T00:00:00Z");
+        cron.spec.successful_jobs_history_limit = Some(1);
+        let job = |name: &str, started: &str, complete: bool| {
+            Arc::new(Job {
+                metadata: ObjectMeta {
+                    name: Some(name.into()),
+                    uid: Some(name.into()),
+                    ..Default::default()
+                },
+                status: Some(JobStatus {
+                    start_time: Some(Time(time(started))),
+                    completion_time: complete.then(|| Time(time(started))),
+                    conditions: complete.then(|| {
+                        vec![JobCondition {
+                            type_: "Complete".into(),
+                            status: "True".into(),
+                            ..Default::default()
+                        }]
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            })
+        };
+        let jobs = [
+            job("a", "2026-01-01T00:01:00Z", true),
+            job("b", "2026-01-01T00:02:00Z", true),
+            job("c", "2026-01-01T00:03:00Z", false),
+        ];
+        let names: Vec<_> = surplus(&cron, &jobs)
+            .iter()
+            .map(|job| job.metadata.name.clone().unwrap())
+            .collect();
+        assert_eq!(names, ["a"]);
+        let reference = |name: &str| ObjectReference {
+            uid: Some(name.into()),
+            name: Some(name.into()),
+            ..Default::default()
+        };
+        cron.status = Some(CronJobStatus {
+            active: Some(vec![reference("b"), reference("c"), reference("gone")]),
+            ..Default::default()
+        });
+        let news = account(&mut cron, &jobs);
+        let reasons: Vec<_> = news.iter().map(|(_, reason, _)| *reason).collect();
+        assert_eq!(reasons, ["SawCompletedJob", "MissingJob"]);
+        let status = cron.status.clone().unwrap();
+        assert_eq!(status.active.unwrap().len(), 1);
+        assert_eq!(
+            status.last_successful_time,
+            Some(Time(time("2026-01-01T00:02:00Z")))
+        );
+    }
+
+    #[test]
+    fn names_and_stamps() {
+        let job = job_for(
+            &cron("* * * * *", "2026-01-01T00:00:00Z"),
+            time("2026-01-01T00:01:00Z"),
+            &TimeZone::UTC,
+        );
+        assert_eq!(job.metadata.name.as_deref(), Some("tick-29453761"));
+        assert_eq!(
+            job.metadata.annotations.unwrap()[SCHEDULED],
+            "2026-01-01T00:01:00Z"
+        );
+    }
+}
