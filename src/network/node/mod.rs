@@ -257,6 +257,12 @@ impl NodeNetwork {
             ..
         } = &*self.inner;
         let netns = open_netns(&pod.netns)?;
+        if pod.bandwidth.is_some() {
+            tracing::warn!(
+                sandbox = pod.sandbox_id,
+                "bandwidth limits of pods are not enforced yet"
+            );
+        }
         let host_link = host_link(&pod.sandbox_id);
         // Written down first: after a crash from here on, `retain` cleans up.
         let (record, known) =
