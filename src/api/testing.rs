@@ -6,7 +6,10 @@ use serde_json::{Map, Value, json};
 
 /// Failures are reproduced from their printed input; no files are left behind.
 pub fn config() -> ProptestConfig {
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 /// Any JSON, small.
@@ -47,7 +50,11 @@ pub fn any_json() -> impl Strategy<Value = Value> {
 pub fn pod() -> impl Strategy<Value = Value> {
     let labels = proptest::collection::btree_map("[a-c]", "[x-z]", 0..3);
     let ports = proptest::collection::btree_map(1u16..5, "[a-b]", 0..3);
-    let container = (proptest::option::of("[x-z]"), ports, proptest::collection::vec("[a-c]", 0..3));
+    let container = (
+        proptest::option::of("[x-z]"),
+        ports,
+        proptest::collection::vec("[a-c]", 0..3),
+    );
     let containers = proptest::collection::btree_map("[c-e]", container, 0..3);
     let finalizers = proptest::collection::btree_set("[a-d]", 0..3);
     let selector = proptest::option::of(proptest::collection::btree_map("[a-b]", "[x-z]", 1..3));

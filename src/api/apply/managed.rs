@@ -45,7 +45,12 @@ impl Manager {
         Self {
             name: if name.is_empty() { "unknown" } else { name }.to_owned(),
             operation,
-            api_version: if operation == Operation::Apply { "" } else { api_version }.to_owned(),
+            api_version: if operation == Operation::Apply {
+                ""
+            } else {
+                api_version
+            }
+            .to_owned(),
             subresource: subresource.to_owned(),
         }
     }
@@ -109,18 +114,35 @@ impl Managed {
             let manager = Manager {
                 name: text("manager").to_owned(),
                 operation,
-                api_version: if operation == Operation::Apply { "" } else { api_version }.to_owned(),
+                api_version: if operation == Operation::Apply {
+                    ""
+                } else {
+                    api_version
+                }
+                .to_owned(),
                 subresource: text("subresource").to_owned(),
             };
-            let time = Some(text("time")).filter(|t| !t.is_empty()).map(str::to_owned);
-            managed.entries.insert(manager, Owned { set, api_version: api_version.to_owned(), time });
+            let time = Some(text("time"))
+                .filter(|t| !t.is_empty())
+                .map(str::to_owned);
+            managed.entries.insert(
+                manager,
+                Owned {
+                    set,
+                    api_version: api_version.to_owned(),
+                    time,
+                },
+            );
         }
         Ok(managed)
     }
 
     /// Those of an object; none if they can't be read.
     pub fn of(object: Option<&Object>) -> Self {
-        object.map(meta::managed_fields).and_then(|entries| Self::decode(entries).ok()).unwrap_or_default()
+        object
+            .map(meta::managed_fields)
+            .and_then(|entries| Self::decode(entries).ok())
+            .unwrap_or_default()
     }
 
     /// Writes them into an object.
@@ -131,7 +153,11 @@ impl Managed {
         }
         let mut entries: Vec<(&Manager, &Owned)> = self.entries.iter().collect();
         let seconds = |owned: &Owned| {
-            owned.time.as_deref().and_then(meta::parse_time).map_or(0, jiff::Timestamp::as_second)
+            owned
+                .time
+                .as_deref()
+                .and_then(meta::parse_time)
+                .map_or(0, jiff::Timestamp::as_second)
         };
         entries.sort_by(|(a, x), (b, y)| {
             a.operation
@@ -141,7 +167,10 @@ impl Managed {
                 .then_with(|| x.api_version.cmp(&y.api_version))
                 .then_with(|| a.subresource.cmp(&b.subresource))
         });
-        let entries: Vec<Value> = entries.into_iter().map(|(manager, owned)| encode(manager, owned)).collect();
+        let entries: Vec<Value> = entries
+            .into_iter()
+            .map(|(manager, owned)| encode(manager, owned))
+            .collect();
         meta::metadata_mut(object).insert("managedFields".into(), entries.into());
     }
 
@@ -166,7 +195,9 @@ impl Managed {
             if count <= MAX_UPDATE_MANAGERS {
                 break;
             }
-            let Some(owned) = self.entries.get(&manager).cloned() else { continue };
+            let Some(owned) = self.entries.get(&manager).cloned() else {
+                continue;
+            };
             let bucket = Manager::new(ANCIENT, Operation::Update, &owned.api_version, "");
             let Some(first) = first_of.get(&owned.api_version) else {
                 first_of.insert(owned.api_version.clone(), manager);

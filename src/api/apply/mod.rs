@@ -77,7 +77,12 @@ impl From<Status> for Failure {
 /// The objects are in the request's version. Fails with 409 and causes where
 /// others own fields that would change, unless `force`. The answer is not yet
 /// defaulted nor checked.
-pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, force: bool) -> Result<Object, Status> {
+pub fn apply(
+    request: &Request<'_>,
+    live: Option<&Object>,
+    applied: &Object,
+    force: bool,
+) -> Result<Object, Status> {
     if meta::api_version(applied) != request.api_version {
         return Err(Status::bad_request(format!(
             "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
@@ -85,7 +90,11 @@ pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, for
             request.api_version
         )));
     }
-    if applied.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(|m| !m.is_null()) {
+    if applied
+        .get("metadata")
+        .and_then(|m| m.get("managedFields"))
+        .is_some_and(|m| !m.is_null())
+    {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     typed::validate(Some(request.ty), applied, false, &mut Vec::new()).map_err(|e| {
@@ -112,7 +121,10 @@ pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, for
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
     if managed.entries.is_empty() {
         let nothing = fields::zero(request.ty);
-        let request = Request { manager: BEFORE_FIRST_APPLY, ..*request };
+        let request = Request {
+            manager: BEFORE_FIRST_APPLY,
+            ..*request
+        };
         track(&request, &nothing, live, &mut managed);
     }
 
@@ -121,8 +133,10 @@ pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, for
             match allowed_by_last_applied(request, live) {
                 None => Err(Failure::Conflicts(conflicts)),
                 Some(allowed) => {
-                    let left: Vec<Conflict> =
-                        conflicts.into_iter().filter(|(_, path)| !allowed.has_path(path)).collect();
+                    let left: Vec<Conflict> = conflicts
+                        .into_iter()
+                        .filter(|(_, path)| !allowed.has_path(path))
+                        .collect();
                     if left.is_empty() {
                         apply_managed(request, live, applied, managed, true)
                     } else {
@@ -138,9 +152,14 @@ pub fn apply(request: &Request<'_>, live: Option<&Object>, applied: &Object, for
         Err(Failure::Conflicts(conflicts)) => return Err(conflict_status(&conflicts)),
         Err(Failure::Status(status)) => return Err(status),
     };
-    if request.manager == "kubectl" && meta::annotation(&object, LAST_APPLIED).is_some_and(|a| !a.is_empty()) {
+    if request.manager == "kubectl"
+        && meta::annotation(&object, LAST_APPLIED).is_some_and(|a| !a.is_empty())
+    {
         let mut last = applied.clone();
-        if let Some(annotations) = last.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        if let Some(annotations) = last
+            .pointer_mut("/metadata/annotations")
+            .and_then(Value::as_object_mut)
+        {
             annotations.remove(LAST_APPLIED);
         }
         meta::set_annotation(&mut object, LAST_APPLIED, &format!("{last}\n"));
@@ -193,11 +212,15 @@ pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> 
 }
 
 /// An object in some version, with its type there.
-fn view<'a>(request: &Request<'a>, object: &'a Object, api_version: &str) -> Option<(Cow<'a, Object>, Type<'a>)> {
+fn view<'a>(
+    request: &Request<'a>,
+    object: &'a Object,
+    api_version: &str,
+) -> Option<(Cow<'a, Object>, Type<'a>)> {
     match request.versions {
-        Some(versions) if api_version != request.api_version => {
-            versions.convert(object, api_version).map(|(object, ty)| (Cow::Owned(object), ty))
-        }
+        Some(versions) if api_version != request.api_version => versions
+            .convert(object, api_version)
+            .map(|(object, ty)| (Cow::Owned(object), ty)),
         _ => Some((Cow::Borrowed(object), request.ty)),
     }
 }
@@ -226,19 +249,24 @@ fn stripped() -> FieldSet {
 
 fn reset_set(request: &Request<'_>) -> FieldSet {
     let mut set = FieldSet::default();
-    request.reset_fields.iter().for_each(|path| set.insert_fields(path));
+    request
+        .reset_fields
+        .iter()
+        .for_each(|path| set.insert_fields(path));
     set
 }
 
 /// Makes the sets fit the present schema; drops those of versions that are gone.
 fn reconcile(request: &Request<'_>, live: &Object, managed: &mut Managed) {
-    managed.entries.retain(|_, owned| match view(request, live, &owned.api_version) {
-        Some((_, ty)) => {
-            owned.set = typed::reconcile(Some(ty), &owned.set);
-            true
-        }
-        None => false,
-    });
+    managed
+        .entries
+        .retain(|_, owned| match view(request, live, &owned.api_version) {
+            Some((_, ty)) => {
+                owned.set = typed::reconcile(Some(ty), &owned.set);
+                true
+            }
+            None => false,
+        });
 }
 
 /// Takes changed places away from all managers but `own`; without `force` that
@@ -254,22 +282,30 @@ fn take_over(
     let whole = typed::compare(Some(request.ty), live, new);
     let reset = reset_set(request);
     let mut by_version: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
-    by_version.insert(request.api_version.to_owned(), Some(filtered(&whole, &reset)));
+    by_version.insert(
+        request.api_version.to_owned(),
+        Some(filtered(&whole, &reset)),
+    );
     let mut conflicts: Vec<Conflict> = Vec::new();
     for (manager, owned) in &managed.entries {
         if Some(manager) == own {
             continue;
         }
-        let comparison = by_version.entry(owned.api_version.clone()).or_insert_with(|| {
-            let (old, ty) = view(request, live, &owned.api_version)?;
-            let (new, _) = view(request, new, &owned.api_version)?;
-            Some(filtered(&typed::compare(Some(ty), &old, &new), &reset))
-        });
+        let comparison = by_version
+            .entry(owned.api_version.clone())
+            .or_insert_with(|| {
+                let (old, ty) = view(request, live, &owned.api_version)?;
+                let (new, _) = view(request, new, &owned.api_version)?;
+                Some(filtered(&typed::compare(Some(ty), &old, &new), &reset))
+            });
         if let Some(comparison) = comparison {
             let changed = comparison.modified.clone().union(&comparison.added);
-            owned.set.intersection(&changed).for_each(&mut Vec::new(), &mut |path| {
-                conflicts.push((manager.clone(), path.to_vec()));
-            });
+            owned
+                .set
+                .intersection(&changed)
+                .for_each(&mut Vec::new(), &mut |path| {
+                    conflicts.push((manager.clone(), path.to_vec()));
+                });
         }
     }
     if !force && !conflicts.is_empty() {
@@ -280,9 +316,14 @@ fn take_over(
             return true;
         }
         // Sets of versions that are gone go too.
-        let Some(Some(comparison)) = by_version.get(&owned.api_version) else { return false };
+        let Some(Some(comparison)) = by_version.get(&owned.api_version) else {
+            return false;
+        };
         let changed = comparison.modified.clone().union(&comparison.added);
-        owned.set = owned.set.difference(&owned.set.intersection(&changed)).difference(&comparison.removed);
+        owned.set = owned
+            .set
+            .difference(&owned.set.intersection(&changed))
+            .difference(&comparison.removed);
         !owned.set.is_empty()
     });
     Ok(whole)
@@ -337,13 +378,25 @@ fn apply_managed(
     force: bool,
 ) -> Result<(Object, Managed), Failure> {
     reconcile(request, live, &mut managed);
-    let own =
-        Manager::new(request.manager, Operation::Apply, request.api_version, request.subresource.unwrap_or_default());
-    let merged = typed::merge(Some(request.ty), Some(live), Some(applied)).unwrap_or_else(|| live.clone());
+    let own = Manager::new(
+        request.manager,
+        Operation::Apply,
+        request.api_version,
+        request.subresource.unwrap_or_default(),
+    );
+    let merged =
+        typed::merge(Some(request.ty), Some(live), Some(applied)).unwrap_or_else(|| live.clone());
     let last = managed.entries.get(&own).cloned();
     let set = typed::field_set(Some(request.ty), applied).recursive_difference(&reset_set(request));
     let time = last.as_ref().and_then(|l| l.time.clone());
-    managed.entries.insert(own.clone(), Owned { set, api_version: request.api_version.to_owned(), time });
+    managed.entries.insert(
+        own.clone(),
+        Owned {
+            set,
+            api_version: request.api_version.to_owned(),
+            time,
+        },
+    );
 
     let mut object = match &last {
         Some(last) if !last.set.is_empty() => prune(request, &merged, &managed, last)?,
@@ -367,8 +420,15 @@ fn apply_managed(
 
 /// Removes what the manager applied last time, does not apply now, and nobody
 /// else owns.
-fn prune(request: &Request<'_>, merged: &Object, managed: &Managed, last: &Owned) -> Result<Object, Status> {
-    let Some((at_last, ty)) = view(request, merged, &last.api_version) else { return Ok(merged.clone()) };
+fn prune(
+    request: &Request<'_>,
+    merged: &Object,
+    managed: &Managed,
+    last: &Owned,
+) -> Result<Object, Status> {
+    let Some((at_last, ty)) = view(request, merged, &last.api_version) else {
+        return Ok(merged.clone());
+    };
     let named = |set: &FieldSet, ty: Type<'_>| set.with_named_fields(Some(ty));
     let without = |ty: Type<'_>, object: &Object, places: &FieldSet| {
         typed::remove(Some(ty), object, places).unwrap_or(Value::Null)
@@ -382,9 +442,13 @@ fn prune(request: &Request<'_>, merged: &Object, managed: &Managed, last: &Owned
         *set = std::mem::take(set).union(&owned.set);
     }
     let mut version = last.api_version.clone();
-    let first = owned_at.remove(last.api_version.as_str()).map(|set| (last.api_version.as_str(), set));
+    let first = owned_at
+        .remove(last.api_version.as_str())
+        .map(|set| (last.api_version.as_str(), set));
     for (at, owned) in first.into_iter().chain(owned_at) {
-        let Some((merged_there, ty)) = view(request, merged, at) else { continue };
+        let Some((merged_there, ty)) = view(request, merged, at) else {
+            continue;
+        };
         let pruned_there = if at == version || request.versions.is_none() {
             pruned.clone()
         } else {
@@ -403,7 +467,10 @@ fn prune(request: &Request<'_>, merged: &Object, managed: &Managed, last: &Owned
     let pruned_at_last = if version == last.api_version || request.versions.is_none() {
         pruned
     } else {
-        match request.versions.and_then(|v| v.convert(&pruned, &last.api_version)) {
+        match request
+            .versions
+            .and_then(|v| v.convert(&pruned, &last.api_version))
+        {
             Some((object, _)) => object,
             None => return Ok(merged.clone()),
         }
@@ -420,7 +487,9 @@ fn prune(request: &Request<'_>, merged: &Object, managed: &Managed, last: &Owned
         Some(versions) => versions
             .convert(&object, request.api_version)
             .map(|(object, _)| object)
-            .ok_or_else(|| Status::internal(format!("failed to convert to {}", request.api_version))),
+            .ok_or_else(|| {
+                Status::internal(format!("failed to convert to {}", request.api_version))
+            }),
     }
 }
 
@@ -447,7 +516,11 @@ fn allowed_by_last_applied(request: &Request<'_>, live: &Object) -> Option<Field
     typed::validate(Some(request.ty), &last, false, &mut Vec::new()).ok()?;
     let comparison = typed::compare(Some(request.ty), &last, live);
     let set = typed::field_set(Some(request.ty), &last);
-    Some(set.difference(&comparison.modified).difference(&comparison.added).difference(&comparison.removed))
+    Some(
+        set.difference(&comparison.modified)
+            .difference(&comparison.added)
+            .difference(&comparison.removed),
+    )
 }
 
 fn conflict_status(conflicts: &[Conflict]) -> Status {
@@ -469,13 +542,25 @@ fn conflict_status(conflicts: &[Conflict]) -> Status {
     }
     let mut by_manager: BTreeMap<&Manager, Vec<String>> = BTreeMap::new();
     for (manager, path) in conflicts {
-        by_manager.entry(manager).or_default().push(format!("- {}", path::path_text(path)));
+        by_manager
+            .entry(manager)
+            .or_default()
+            .push(format!("- {}", path::path_text(path)));
     }
     let lines: Vec<String> = by_manager
         .into_iter()
-        .flat_map(|(manager, paths)| std::iter::once(format!("conflicts with {}:", manager.describe())).chain(paths))
+        .flat_map(|(manager, paths)| {
+            std::iter::once(format!("conflicts with {}:", manager.describe())).chain(paths)
+        })
         .collect();
-    Status::apply_conflict(causes, format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n")))
+    Status::apply_conflict(
+        causes,
+        format!(
+            "Apply failed with {} conflicts: {}",
+            conflicts.len(),
+            lines.join("\n")
+        ),
+    )
 }
 
 #[cfg(test)]

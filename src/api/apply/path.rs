@@ -40,12 +40,17 @@ impl PathElement {
     /// Reads a key of `fieldsV1`. `Ok(None)` is a sort of step that is not
     /// known and is passed over, as upstream does.
     pub fn deserialize(text: &str) -> Result<Option<Self>, String> {
-        let (sort, rest) = text.split_once(':').ok_or_else(|| format!("missing colon: {text}"))?;
+        let (sort, rest) = text
+            .split_once(':')
+            .ok_or_else(|| format!("missing colon: {text}"))?;
         let json = |rest: &str| serde_json::from_str::<Value>(rest).map_err(|e| e.to_string());
         match sort {
             "f" => Ok(Some(Self::field(rest))),
             "v" => Ok(Some(Self::Value(json(rest)?))),
-            "i" => rest.parse().map(|i| Some(Self::Index(i))).map_err(|_| format!("not an index: {text}")),
+            "i" => rest
+                .parse()
+                .map(|i| Some(Self::Index(i)))
+                .map_err(|_| format!("not an index: {text}")),
             "k" => match json(rest)? {
                 Value::Object(map) => Ok(Some(Self::Key(map.into_iter().collect()))),
                 _ => Err(format!("not a map of keys: {text}")),
@@ -79,17 +84,29 @@ fn compare_values(a: &Value, b: &Value) -> Ordering {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => match (a.as_i64(), b.as_i64()) {
             (Some(a), Some(b)) => a.cmp(&b),
-            _ => a.as_f64().unwrap_or(0.0).total_cmp(&b.as_f64().unwrap_or(0.0)),
+            _ => a
+                .as_f64()
+                .unwrap_or(0.0)
+                .total_cmp(&b.as_f64().unwrap_or(0.0)),
         },
         (Value::String(a), Value::String(b)) => a.cmp(b),
         (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
         (Value::Array(a), Value::Array(b)) => {
-            let first = a.iter().zip(b).map(|(a, b)| compare_values(a, b)).find(|o| o.is_ne());
+            let first = a
+                .iter()
+                .zip(b)
+                .map(|(a, b)| compare_values(a, b))
+                .find(|o| o.is_ne());
             first.unwrap_or_else(|| a.len().cmp(&b.len()))
         }
         (Value::Object(a), Value::Object(b)) => {
-            let mut pairs = a.iter().zip(b).map(|((ka, va), (kb, vb))| ka.cmp(kb).then_with(|| compare_values(va, vb)));
-            pairs.find(|o| o.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
+            let mut pairs = a
+                .iter()
+                .zip(b)
+                .map(|((ka, va), (kb, vb))| ka.cmp(kb).then_with(|| compare_values(va, vb)));
+            pairs
+                .find(|o| o.is_ne())
+                .unwrap_or_else(|| a.len().cmp(&b.len()))
         }
         _ => rank(a).cmp(&rank(b)),
     }
@@ -100,9 +117,13 @@ impl Ord for PathElement {
         match (self, other) {
             (Self::Field(a), Self::Field(b)) => a.cmp(b),
             (Self::Key(a), Self::Key(b)) => {
-                let mut pairs =
-                    a.iter().zip(b).map(|((ka, va), (kb, vb))| ka.cmp(kb).then_with(|| compare_values(va, vb)));
-                pairs.find(|o| o.is_ne()).unwrap_or_else(|| a.len().cmp(&b.len()))
+                let mut pairs = a
+                    .iter()
+                    .zip(b)
+                    .map(|((ka, va), (kb, vb))| ka.cmp(kb).then_with(|| compare_values(va, vb)));
+                pairs
+                    .find(|o| o.is_ne())
+                    .unwrap_or_else(|| a.len().cmp(&b.len()))
             }
             (Self::Value(a), Self::Value(b)) => compare_values(a, b),
             (Self::Index(a), Self::Index(b)) => a.cmp(b),

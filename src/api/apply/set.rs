@@ -61,18 +61,26 @@ impl FieldSet {
         match path.split_first() {
             None => false,
             Some((first, [])) => self.has(first),
-            Some((first, rest)) => self.nodes.get(first).is_some_and(|n| n.children.has_path(rest)),
+            Some((first, rest)) => self
+                .nodes
+                .get(first)
+                .is_some_and(|n| n.children.has_path(rest)),
         }
     }
 
     /// The paths that go on after a step.
     pub fn below(&self, element: &PathElement) -> Option<&FieldSet> {
-        self.nodes.get(element).map(|n| &n.children).filter(|c| !c.is_empty())
+        self.nodes
+            .get(element)
+            .map(|n| &n.children)
+            .filter(|c| !c.is_empty())
     }
 
     /// The steps at the top: each with whether it is in the set, and what is below.
     pub fn top(&self) -> impl Iterator<Item = (&PathElement, bool, &FieldSet)> {
-        self.nodes.iter().map(|(element, node)| (element, node.member, &node.children))
+        self.nodes
+            .iter()
+            .map(|(element, node)| (element, node.member, &node.children))
     }
 
     /// All paths of either set.
@@ -127,9 +135,10 @@ impl FieldSet {
         self.combine(other, |mine, theirs| match theirs {
             None => mine.clone(),
             Some(theirs) if theirs.member => Node::default(),
-            Some(theirs) => {
-                Node { member: mine.member, children: mine.children.recursive_difference(&theirs.children) }
-            }
+            Some(theirs) => Node {
+                member: mine.member,
+                children: mine.children.recursive_difference(&theirs.children),
+            },
         })
     }
 
@@ -138,7 +147,9 @@ impl FieldSet {
             let node = with(mine, other.nodes.get(element));
             (node.member || !node.children.is_empty()).then(|| (element.clone(), node))
         });
-        Self { nodes: nodes.collect() }
+        Self {
+            nodes: nodes.collect(),
+        }
     }
 
     /// The set in which every declared field that leads to a path is itself a path.
@@ -150,9 +161,17 @@ impl FieldSet {
                 _ => (ty.and_then(Type::element), false),
             };
             let children = node.children.with_named_fields(below);
-            (element.clone(), Node { member: node.member || declared, children })
+            (
+                element.clone(),
+                Node {
+                    member: node.member || declared,
+                    children,
+                },
+            )
         });
-        Self { nodes: nodes.collect() }
+        Self {
+            nodes: nodes.collect(),
+        }
     }
 
     /// Calls back for every path.
@@ -192,8 +211,13 @@ impl FieldSet {
     }
 
     fn decode(value: &Value) -> Result<Node, String> {
-        let Value::Object(map) = value else { return Err("expected a map of fields".into()) };
-        let mut node = Node { member: map.is_empty(), children: Self::default() };
+        let Value::Object(map) = value else {
+            return Err("expected a map of fields".into());
+        };
+        let mut node = Node {
+            member: map.is_empty(),
+            children: Self::default(),
+        };
         for (key, value) in map {
             if key == "." {
                 node.member = true;
@@ -228,16 +252,20 @@ mod tests {
     }
 
     fn set() -> impl Strategy<Value = FieldSet> {
-        proptest::collection::vec(proptest::collection::vec(element(), 1..4), 0..8).prop_map(|paths| {
-            let mut set = FieldSet::default();
-            paths.iter().for_each(|p| set.insert(p));
-            set
-        })
+        proptest::collection::vec(proptest::collection::vec(element(), 1..4), 0..8).prop_map(
+            |paths| {
+                let mut set = FieldSet::default();
+                paths.iter().for_each(|p| set.insert(p));
+                set
+            },
+        )
     }
 
     fn paths(set: &FieldSet) -> Vec<String> {
         let mut out = Vec::new();
-        set.for_each(&mut Vec::new(), &mut |p| out.push(super::super::path::path_text(p)));
+        set.for_each(&mut Vec::new(), &mut |p| {
+            out.push(super::super::path::path_text(p))
+        });
         out
     }
 
@@ -247,7 +275,10 @@ mod tests {
         set.insert_fields(&["spec", "replicas"]);
         set.insert_fields(&["metadata", "labels"]);
         set.insert_fields(&["metadata", "labels", "app"]);
-        let key = PathElement::Key(vec![("containerPort".into(), 80.into()), ("protocol".into(), "TCP".into())]);
+        let key = PathElement::Key(vec![
+            ("containerPort".into(), 80.into()),
+            ("protocol".into(), "TCP".into()),
+        ]);
         set.insert(&[PathElement::field("spec"), key.clone()]);
         set.insert(&[PathElement::field("spec"), key, PathElement::field("name")]);
         set.insert(&[PathElement::field("f"), PathElement::Value("x".into())]);
@@ -259,7 +290,12 @@ mod tests {
                 "f:spec": {"f:replicas": {}, r#"k:{"containerPort":80,"protocol":"TCP"}"#: {".": {}, "f:name": {}}},
             })
         );
-        assert_eq!(FieldSet::from_fields_v1(&json!({"z:1": {}, "f:a": {}})).unwrap().to_fields_v1(), json!({"f:a": {}}));
+        assert_eq!(
+            FieldSet::from_fields_v1(&json!({"z:1": {}, "f:a": {}}))
+                .unwrap()
+                .to_fields_v1(),
+            json!({"f:a": {}})
+        );
         assert!(FieldSet::from_fields_v1(&json!({"f:a": 3})).is_err());
         assert!(FieldSet::from_fields_v1(&json!({"k:[": {}})).is_err());
     }

@@ -5,7 +5,10 @@ use super::*;
 use crate::schema::{Schema, Structural};
 
 fn ty(name: &str) -> Type<'static> {
-    Schema::builtin().definition(&format!("io.k8s.api.{name}")).unwrap().into()
+    Schema::builtin()
+        .definition(&format!("io.k8s.api.{name}"))
+        .unwrap()
+        .into()
 }
 
 fn request<'a>(ty: Type<'a>, api_version: &'a str, manager: &'a str) -> Request<'a> {
@@ -25,7 +28,10 @@ fn deployment(spec: Value) -> Value {
 }
 
 fn fields_of<'a>(object: &'a Value, manager: &str) -> Option<&'a Value> {
-    meta::managed_fields(object).iter().find(|e| e["manager"] == manager).map(|e| &e["fieldsV1"])
+    meta::managed_fields(object)
+        .iter()
+        .find(|e| e["manager"] == manager)
+        .map(|e| &e["fieldsV1"])
 }
 
 /// As stored: checked and given an identity.
@@ -72,24 +78,66 @@ fn create_owns_what_upstream_records() {
 fn apply_conflicts_and_force() {
     let ty = ty("apps.v1.Deployment");
     let one = request(ty, "apps/v1", "one");
-    let live = stored(ty, apply(&one, None, &deployment(json!({"replicas": 1, "minReadySeconds": 2})), false).unwrap());
-    assert_eq!(fields_of(&live, "one"), Some(&json!({"f:spec": {"f:replicas": {}, "f:minReadySeconds": {}}})));
+    let live = stored(
+        ty,
+        apply(
+            &one,
+            None,
+            &deployment(json!({"replicas": 1, "minReadySeconds": 2})),
+            false,
+        )
+        .unwrap(),
+    );
+    assert_eq!(
+        fields_of(&live, "one"),
+        Some(&json!({"f:spec": {"f:replicas": {}, "f:minReadySeconds": {}}}))
+    );
 
     let two = request(ty, "apps/v1", "two");
-    let error = apply(&two, Some(&live), &deployment(json!({"replicas": 3})), false).unwrap_err();
-    assert_eq!(error.message, r#"Apply failed with 1 conflict: conflict with "one": .spec.replicas"#);
+    let error = apply(
+        &two,
+        Some(&live),
+        &deployment(json!({"replicas": 3})),
+        false,
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.message,
+        r#"Apply failed with 1 conflict: conflict with "one": .spec.replicas"#
+    );
     assert_eq!(error.code, 409);
     let cause = &error.details.unwrap().causes[0];
-    assert_eq!((cause.reason.as_ref(), cause.field.as_str()), ("FieldManagerConflict", ".spec.replicas"));
+    assert_eq!(
+        (cause.reason.as_ref(), cause.field.as_str()),
+        ("FieldManagerConflict", ".spec.replicas")
+    );
 
     let forced = apply(&two, Some(&live), &deployment(json!({"replicas": 3})), true).unwrap();
     assert_eq!(forced["spec"]["replicas"], 3);
-    assert_eq!(fields_of(&forced, "one"), Some(&json!({"f:spec": {"f:minReadySeconds": {}}})));
-    assert_eq!(fields_of(&forced, "two"), Some(&json!({"f:spec": {"f:replicas": {}}})));
+    assert_eq!(
+        fields_of(&forced, "one"),
+        Some(&json!({"f:spec": {"f:minReadySeconds": {}}}))
+    );
+    assert_eq!(
+        fields_of(&forced, "two"),
+        Some(&json!({"f:spec": {"f:replicas": {}}}))
+    );
 
     // The same value may be owned together, and one leaving does not remove it.
-    let shared = apply(&two, Some(&live), &deployment(json!({"replicas": 1})), false).unwrap();
-    let left = apply(&one, Some(&shared), &deployment(json!({"minReadySeconds": 2})), false).unwrap();
+    let shared = apply(
+        &two,
+        Some(&live),
+        &deployment(json!({"replicas": 1})),
+        false,
+    )
+    .unwrap();
+    let left = apply(
+        &one,
+        Some(&shared),
+        &deployment(json!({"minReadySeconds": 2})),
+        false,
+    )
+    .unwrap();
     assert_eq!(left["spec"]["replicas"], 1);
     let gone = apply(&two, Some(&left), &deployment(json!({})), false).unwrap();
     assert_eq!(gone["spec"].get("replicas"), None);
@@ -99,17 +147,34 @@ fn apply_conflicts_and_force() {
 #[test]
 fn updates_take_over_and_conflict() {
     let ty = ty("apps.v1.Deployment");
-    let live = stored(ty, apply(&request(ty, "apps/v1", "one"), None, &deployment(json!({"replicas": 1})), false).unwrap());
+    let live = stored(
+        ty,
+        apply(
+            &request(ty, "apps/v1", "one"),
+            None,
+            &deployment(json!({"replicas": 1})),
+            false,
+        )
+        .unwrap(),
+    );
     let mut changed = live.clone();
     changed["spec"]["replicas"] = json!(5);
     let scaled = update(
-        &Request { subresource: Some("scale"), ..request(ty, "apps/v1", "scaler") },
+        &Request {
+            subresource: Some("scale"),
+            ..request(ty, "apps/v1", "scaler")
+        },
         Some(&live),
         changed,
     );
     assert!(fields_of(&scaled, "one").is_none());
-    let error =
-        apply(&request(ty, "apps/v1", "one"), Some(&scaled), &deployment(json!({"replicas": 1})), false).unwrap_err();
+    let error = apply(
+        &request(ty, "apps/v1", "one"),
+        Some(&scaled),
+        &deployment(json!({"replicas": 1})),
+        false,
+    )
+    .unwrap_err();
     assert_eq!(
         error.message,
         r#"Apply failed with 1 conflict: conflict with "scaler" with subresource "scale" using apps/v1: .spec.replicas"#
@@ -119,11 +184,17 @@ fn updates_take_over_and_conflict() {
 #[test]
 fn list_maps_merge_by_keys_with_defaults() {
     let ty = ty("core.v1.Service");
-    let service = |ports: Value| {
-        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}})
-    };
-    let live =
-        stored(ty, apply(&request(ty, "v1", "a"), None, &service(json!([{"port": 80}, {"port": 81}])), false).unwrap());
+    let service = |ports: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
+    let live = stored(
+        ty,
+        apply(
+            &request(ty, "v1", "a"),
+            None,
+            &service(json!([{"port": 80}, {"port": 81}])),
+            false,
+        )
+        .unwrap(),
+    );
     let both = apply(
         &request(ty, "v1", "b"),
         Some(&live),
@@ -135,34 +206,75 @@ fn list_maps_merge_by_keys_with_defaults() {
         both["spec"]["ports"],
         json!([{"port": 80, "protocol": "UDP"}, {"port": 80, "protocol": "TCP", "name": "http"}, {"port": 81}])
     );
-    let fewer = apply(&request(ty, "v1", "a"), Some(&both), &service(json!([{"port": 80}])), false).unwrap();
+    let fewer = apply(
+        &request(ty, "v1", "a"),
+        Some(&both),
+        &service(json!([{"port": 80}])),
+        false,
+    )
+    .unwrap();
     assert_eq!(
         fewer["spec"]["ports"],
         json!([{"port": 80, "protocol": "UDP"}, {"port": 80, "protocol": "TCP", "name": "http"}])
     );
-    let error = apply(&request(ty, "v1", "a"), None, &service(json!([{"port": 80}, {"port": 80}])), false).unwrap_err();
-    assert!(error.message.contains(r#".spec.ports: duplicate entries for key [port=80,protocol="TCP"]"#), "{error}");
+    let error = apply(
+        &request(ty, "v1", "a"),
+        None,
+        &service(json!([{"port": 80}, {"port": 80}])),
+        false,
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .message
+            .contains(r#".spec.ports: duplicate entries for key [port=80,protocol="TCP"]"#),
+        "{error}"
+    );
 }
 
 #[test]
 fn sets_and_unknown_fields() {
     let ty = ty("core.v1.ConfigMap");
-    let map = |finalizers: Value| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "finalizers": finalizers}})
-    };
-    let live = stored(ty, apply(&request(ty, "v1", "a"), None, &map(json!(["x/a", "x/b"])), false).unwrap());
+    let map = |finalizers: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "finalizers": finalizers}});
+    let live = stored(
+        ty,
+        apply(
+            &request(ty, "v1", "a"),
+            None,
+            &map(json!(["x/a", "x/b"])),
+            false,
+        )
+        .unwrap(),
+    );
     assert_eq!(
         fields_of(&live, "a"),
         Some(&json!({"f:metadata": {"f:finalizers": {r#"v:"x/a""#: {}, r#"v:"x/b""#: {}}}}))
     );
-    let live = apply(&request(ty, "v1", "b"), Some(&live), &map(json!(["x/c"])), false).unwrap();
-    let live = apply(&request(ty, "v1", "a"), Some(&live), &map(json!(["x/a"])), false).unwrap();
+    let live = apply(
+        &request(ty, "v1", "b"),
+        Some(&live),
+        &map(json!(["x/c"])),
+        false,
+    )
+    .unwrap();
+    let live = apply(
+        &request(ty, "v1", "a"),
+        Some(&live),
+        &map(json!(["x/a"])),
+        false,
+    )
+    .unwrap();
     assert_eq!(live["metadata"]["finalizers"], json!(["x/a", "x/c"]));
 
     let mut unknown = map(json!([]));
     unknown["foo"] = json!(1);
     let error = apply(&request(ty, "v1", "a"), None, &unknown, false).unwrap_err();
-    assert!(error.message.ends_with("(/c; v1, Kind=ConfigMap): .foo: field not declared in schema"), "{error}");
+    assert!(
+        error
+            .message
+            .ends_with("(/c; v1, Kind=ConfigMap): .foo: field not declared in schema"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -181,7 +293,8 @@ fn first_apply_and_kubectl_upgrade() {
     live["metadata"]["annotations"] = json!({LAST_APPLIED: last.to_string()});
     let taken = apply(&request(ty, "v1", "kubectl"), Some(&live), &config, false).unwrap();
     assert_eq!(taken["data"]["a"], "2");
-    let recorded: Value = serde_json::from_str(meta::annotation(&taken, LAST_APPLIED).unwrap()).unwrap();
+    let recorded: Value =
+        serde_json::from_str(meta::annotation(&taken, LAST_APPLIED).unwrap()).unwrap();
     assert_eq!(recorded, config);
 }
 
@@ -194,15 +307,26 @@ fn many_managers_are_merged() {
         let mut new = live.clone();
         new["data"][format!("k{i}")] = json!("v");
         let now = format!("2024-01-01T00:00:{i:02}Z");
-        let request = Request { now: &now, ..request(ty, "v1", name) };
+        let request = Request {
+            now: &now,
+            ..request(ty, "v1", name)
+        };
         live = update(&request, if i == 0 { None } else { Some(&live) }, new);
         meta::set_uid(&mut live, "u");
     }
-    let managers: Vec<&str> =
-        meta::managed_fields(&live).iter().map(|e| e["manager"].as_str().unwrap()).collect();
+    let managers: Vec<&str> = meta::managed_fields(&live)
+        .iter()
+        .map(|e| e["manager"].as_str().unwrap())
+        .collect();
     assert_eq!(managers.len(), 10);
     assert_eq!(managers[0], "ancient-changes");
-    assert_eq!(fields_of(&live, "ancient-changes").unwrap()["f:data"].as_object().unwrap().len(), 6);
+    assert_eq!(
+        fields_of(&live, "ancient-changes").unwrap()["f:data"]
+            .as_object()
+            .unwrap()
+            .len(),
+        6
+    );
 }
 
 #[test]
@@ -225,19 +349,27 @@ fn resets_own_nothing() {
     let ty = ty("core.v1.Pod");
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "spec": {"nodeName": "n"}, "status": {"phase": "Running"}});
-    let request = Request { reset_fields: &[&["status"]], ..request(ty, "v1", "m") };
+    let request = Request {
+        reset_fields: &[&["status"]],
+        ..request(ty, "v1", "m")
+    };
     let pod = update(&request, None, pod);
-    assert_eq!(fields_of(&pod, "m"), Some(&json!({"f:spec": {"f:nodeName": {}}})));
+    assert_eq!(
+        fields_of(&pod, "m"),
+        Some(&json!({"f:spec": {"f:nodeName": {}}}))
+    );
 }
 
 #[test]
 fn custom_resources() {
-    let schema = Structural::root(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "n": {"type": "integer"},
         "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
             "items": {"type": "object", "properties": {"id": {"type": "string"}, "v": {"type": "string"}}}},
         "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}},
-        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}));
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}),
+    );
     let object = |spec: Value| json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "x"}, "spec": spec});
     let a = request((&schema).into(), "x/v1", "a");
     let live = apply(

@@ -42,15 +42,22 @@ fn deduced(value: &Value) -> Atom {
 fn atom(ty: Option<Type<'_>>, value: &Value) -> Atom {
     let Some(ty) = ty else { return deduced(value) };
     match ty.kind() {
-        Kind::Object | Kind::Map => Atom::Map { atomic: ty.is_atomic_map() },
-        Kind::Array => Atom::List { associative: ty.list_type() != ListType::Atomic },
+        Kind::Object | Kind::Map => Atom::Map {
+            atomic: ty.is_atomic_map(),
+        },
+        Kind::Array => Atom::List {
+            associative: ty.list_type() != ListType::Atomic,
+        },
         Kind::Any | Kind::SchemaOr => deduced(value),
         _ => Atom::Scalar,
     }
 }
 
 fn list_of(value: Option<&Value>) -> &[Value] {
-    value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    value
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// The step to an item of an associative list.
@@ -58,9 +65,13 @@ pub(super) fn item_element(ty: Type<'_>, item: &Value) -> Result<PathElement, St
     let keys = ty.list_map_keys();
     if keys.is_empty() {
         return match item {
-            Value::Object(_) => Err("associative list without keys has an element that's a map type".into()),
+            Value::Object(_) => {
+                Err("associative list without keys has an element that's a map type".into())
+            }
             Value::Array(_) => Err("not supported: associative list with lists as elements".into()),
-            Value::Null => Err("associative list without keys has an element that's an explicit null".into()),
+            Value::Null => {
+                Err("associative list without keys has an element that's an explicit null".into())
+            }
             scalar => Ok(PathElement::Value(scalar.clone())),
         };
     }
@@ -101,7 +112,11 @@ pub(super) fn validate(
 ) -> Result<(), String> {
     let fail = |path: &[PathElement], what: String| {
         let at = path_text(path);
-        Err(if at.is_empty() { what } else { format!("{at}: {what}") })
+        Err(if at.is_empty() {
+            what
+        } else {
+            format!("{at}: {what}")
+        })
     };
     if value.is_null() {
         return Ok(());
@@ -119,7 +134,9 @@ pub(super) fn validate(
                 return fail(path, format!("expected {expected}, got {value}"));
             }
             let wrong = match known.kind() {
-                Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime if !value.is_string() => "string",
+                Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime if !value.is_string() => {
+                    "string"
+                }
                 Kind::Integer | Kind::Number if !value.is_number() => "numeric (int or float)",
                 Kind::Boolean if !value.is_boolean() => "boolean",
                 _ => return Ok(()),
@@ -133,7 +150,11 @@ pub(super) fn validate(
             for (key, value) in map {
                 let (below, declared) = field_type(ty, key);
                 path.push(PathElement::field(key));
-                if known.kind() == Kind::Object && !declared && below.is_none() && !known.preserves_unknown() {
+                if known.kind() == Kind::Object
+                    && !declared
+                    && below.is_none()
+                    && !known.preserves_unknown()
+                {
                     return fail(path, "field not declared in schema".into());
                 }
                 validate(below, value, allow_duplicates, path)?;
@@ -172,7 +193,10 @@ pub(super) fn validate(
 
 fn go_value(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("&value.valueUnstructured{{Value:{}}}", crate::text::quote(text)),
+        Value::String(text) => format!(
+            "&value.valueUnstructured{{Value:{}}}",
+            crate::text::quote(text)
+        ),
         other => format!("&value.valueUnstructured{{Value:{other}}}"),
     }
 }
@@ -186,7 +210,9 @@ pub(super) fn field_set(ty: Option<Type<'_>>, value: &Value) -> FieldSet {
 
 fn collect(ty: Option<Type<'_>>, value: &Value, path: &mut Vec<PathElement>, set: &mut FieldSet) {
     match (atom(ty, value), value) {
-        (Atom::Scalar | Atom::Map { atomic: true } | Atom::List { associative: false }, _) => set.insert(path),
+        (Atom::Scalar | Atom::Map { atomic: true } | Atom::List { associative: false }, _) => {
+            set.insert(path)
+        }
         (Atom::Map { .. }, Value::Object(map)) => {
             for (key, value) in map {
                 let (below, declared) = field_type(ty, key);
@@ -217,7 +243,10 @@ fn collect(ty: Option<Type<'_>>, value: &Value, path: &mut Vec<PathElement>, set
 
 /// The steps to a list's items in order, and the items by step. Items that have
 /// no step are left out.
-fn index<'v>(ty: Type<'_>, items: &'v [Value]) -> (Vec<PathElement>, BTreeMap<PathElement, Vec<&'v Value>>) {
+fn index<'v>(
+    ty: Type<'_>,
+    items: &'v [Value],
+) -> (Vec<PathElement>, BTreeMap<PathElement, Vec<&'v Value>>) {
     let mut order = Vec::with_capacity(items.len());
     let mut by_step: BTreeMap<PathElement, Vec<&Value>> = BTreeMap::new();
     for item in items {
@@ -311,11 +340,20 @@ fn compare_shape(
             if atomic || is_empty(old) && is_empty(new) {
                 return leaf(path, out);
             }
-            let (old, new) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
+            let (old, new) = (
+                old.and_then(Value::as_object),
+                new.and_then(Value::as_object),
+            );
             let mut visit = |key: &String, out: &mut Comparison| {
                 let (below, _) = field_type(ty, key);
                 path.push(PathElement::field(key));
-                compare_at(below, old.and_then(|o| o.get(key)), new.and_then(|n| n.get(key)), path, out);
+                compare_at(
+                    below,
+                    old.and_then(|o| o.get(key)),
+                    new.and_then(|n| n.get(key)),
+                    path,
+                    out,
+                );
                 path.pop();
             };
             for key in old.into_iter().flat_map(Map::keys) {
@@ -342,7 +380,13 @@ fn compare_shape(
     }
 }
 
-fn compare_items(ty: Type<'_>, old: &[Value], new: &[Value], path: &mut Vec<PathElement>, out: &mut Comparison) {
+fn compare_items(
+    ty: Type<'_>,
+    old: &[Value],
+    new: &[Value],
+    path: &mut Vec<PathElement>,
+    out: &mut Comparison,
+) {
     let (_, old) = index(ty, old);
     let (_, new) = index(ty, new);
     let mut steps: Vec<&PathElement> = old.keys().chain(new.keys()).collect();
@@ -354,7 +398,13 @@ fn compare_items(ty: Type<'_>, old: &[Value], new: &[Value], path: &mut Vec<Path
         path.push(step.clone());
         match (before, after) {
             ([] | [_], [] | [_]) => {
-                compare_at(ty.element(), before.first().copied(), after.first().copied(), path, out);
+                compare_at(
+                    ty.element(),
+                    before.first().copied(),
+                    after.first().copied(),
+                    path,
+                    out,
+                );
             }
             // Items that share a step are compared as one.
             ([_, _, ..], [_, _, ..]) => {
@@ -380,7 +430,11 @@ fn compare_items(ty: Type<'_>, old: &[Value], new: &[Value], path: &mut Vec<Path
 }
 
 /// What a configuration makes of a live tree. `None` is nothing at all.
-pub(super) fn merge(ty: Option<Type<'_>>, live: Option<&Value>, config: Option<&Value>) -> Option<Value> {
+pub(super) fn merge(
+    ty: Option<Type<'_>>,
+    live: Option<&Value>,
+    config: Option<&Value>,
+) -> Option<Value> {
     let (shape, config) = match (live, config) {
         (live, None) => return live.cloned(),
         (None, Some(config)) => return Some(config.clone()),
@@ -397,7 +451,10 @@ pub(super) fn merge(ty: Option<Type<'_>>, live: Option<&Value>, config: Option<&
             if atomic || is_empty(live) && is_empty(config) {
                 return config.cloned();
             }
-            let (live, config) = (live.and_then(Value::as_object), config.and_then(Value::as_object));
+            let (live, config) = (
+                live.and_then(Value::as_object),
+                config.and_then(Value::as_object),
+            );
             let mut out = Map::new();
             for (key, value) in live.into_iter().flatten() {
                 let (below, _) = field_type(ty, key);
@@ -437,8 +494,13 @@ fn merge_items(ty: Type<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
         let config = config_items.get(step).and_then(|i| i.first().copied());
         merge(ty.element(), live_item(step), config)
     };
-    let live_values: Vec<&Value> = live.iter().filter(|item| item_element(ty, item).is_ok()).collect();
-    let mut shared = config_order.iter().filter(|step| live_items.contains_key(*step));
+    let live_values: Vec<&Value> = live
+        .iter()
+        .filter(|item| item_element(ty, item).is_ok())
+        .collect();
+    let mut shared = config_order
+        .iter()
+        .filter(|step| live_items.contains_key(*step));
     let mut next_shared = shared.next();
     let mut done: Vec<&PathElement> = Vec::new();
     let mut out = Vec::with_capacity(live.len().max(config.len()));
@@ -492,7 +554,9 @@ pub(super) fn remove(ty: Option<Type<'_>>, value: &Value, places: &FieldSet) -> 
             let left: Vec<Value> = items
                 .iter()
                 .filter_map(|item| {
-                    let Ok(step) = item_element(ty, item) else { return Some(item.clone()) };
+                    let Ok(step) = item_element(ty, item) else {
+                        return Some(item.clone());
+                    };
                     if places.has(&step) {
                         return None;
                     }
@@ -512,7 +576,9 @@ pub(super) fn remove(ty: Option<Type<'_>>, value: &Value, places: &FieldSet) -> 
                     continue;
                 }
                 let value = match places.below(&step) {
-                    Some(below) => remove(field_type(ty, key).0, value, below).unwrap_or(Value::Null),
+                    Some(below) => {
+                        remove(field_type(ty, key).0, value, below).unwrap_or(Value::Null)
+                    }
                     None => value.clone(),
                 };
                 left.insert(key.clone(), value);
@@ -535,7 +601,12 @@ pub(super) fn reconcile(ty: Option<Type<'_>>, set: &FieldSet) -> FieldSet {
     set.recursive_difference(&remove).union(&remove)
 }
 
-fn reconcile_at(ty: Option<Type<'_>>, set: &FieldSet, path: &mut Vec<PathElement>, out: &mut FieldSet) {
+fn reconcile_at(
+    ty: Option<Type<'_>>,
+    set: &FieldSet,
+    path: &mut Vec<PathElement>,
+    out: &mut FieldSet,
+) {
     let Some(known) = ty else { return };
     for (step, _, children) in set.top() {
         let below = match step {

@@ -113,6 +113,12 @@ fn facts_of(def: &str, field: &str) -> Facts {
         .iter()
         .find(|(d, f, _)| (*d, *f) == (def, field))
         .map(|(_, _, v)| *v);
+    let zero = facts::ZEROS
+        .iter()
+        .find(|(d, fields, _)| *d == def && fields.contains(&field));
+    if let Some((_, _, zero)) = zero {
+        facts.default = Some(zero);
+    }
     facts
 }
 
@@ -204,7 +210,12 @@ impl Writer {
             }
             Some("object") => match schema.get("additionalProperties") {
                 Some(value) => {
-                    let value = self.schema(value, &Facts::default(), path);
+                    // Lists inside maps have no list type.
+                    let inner = Facts {
+                        list: Some((list_type::UNSET, 0, Vec::new())),
+                        ..Facts::default()
+                    };
+                    let value = self.schema(value, &inner, path);
                     self.ty((tag::MAP, facts.flags, value, u16::from(facts.strategy)))
                 }
                 None => self.ty((tag::ANY, 0, NONE, 0)),
@@ -227,14 +238,43 @@ fn description(schema: &Value) -> &str {
         .unwrap_or_default()
 }
 
+fn field_flags(
+    def: &str,
+    field: &str,
+    required: &[&str],
+    schema: &Value,
+    property: &Value,
+) -> u8 {
+    let mut flags = 0;
+    let not_required = facts::NOT_REQUIRED.contains(&(def, field))
+        || field == "metadata" && is_kind(schema) && def != facts::METADATA_REQUIRED;
+    if required.contains(&field) && !not_required || facts::REQUIRED.contains(&(def, field)) {
+        flags |= flag::REQUIRED;
+    }
+    if is_embedded(def, field, schema, property) {
+        flags |= flag::EMBEDDED;
+    }
+    if facts::POINTERS.iter().any(|(d, fields)| *d == def && fields.contains(&field)) {
+        flags |= flag::POINTER;
+    }
+    flags
+}
+
+/// Whether a definition is of a kind rather than of a part.
+fn is_kind(schema: &Value) -> bool {
+    schema["properties"].get("apiVersion").is_some()
+        && schema["properties"].get("metadata").is_some()
+}
+
 /// Whether Go holds the struct in a field by value. A kind's own metadata, spec
 /// and status are always held so.
 fn is_embedded(def: &str, field: &str, schema: &Value, property: &Value) -> bool {
     let plain = reference(property).is_some_and(|r| special(r).is_none());
-    let kind = schema["properties"].get("apiVersion").is_some() && schema["properties"].get("metadata").is_some();
     plain
-        && (kind && matches!(field, "metadata" | "spec" | "status")
-            || facts::EMBEDDED.iter().any(|(d, fields)| *d == def && fields.contains(&field)))
+        && (is_kind(schema) && matches!(field, "metadata" | "spec" | "status")
+            || facts::EMBEDDED
+                .iter()
+                .any(|(d, fields)| *d == def && fields.contains(&field)))
 }
 
 /// Facts that name nothing are typing errors.
@@ -265,6 +305,15 @@ fn check_facts(definitions: &Map<String, Value>) {
         .iter()
         .for_each(|(d, f, _)| has(d, Some(f)));
     facts::DEFAULTS.iter().for_each(|(d, f, _)| has(d, Some(f)));
+    for (def, fields) in facts::POINTERS {
+        fields.iter().for_each(|f| has(def, Some(f)));
+    }
+    for (def, fields, _) in facts::ZEROS {
+        fields.iter().for_each(|f| has(def, Some(f)));
+    }
+    for (def, field) in facts::NOT_REQUIRED.iter().chain(facts::REQUIRED) {
+        has(def, Some(field));
+    }
     for (def, field) in facts::UNTYPED_LISTS
         .iter()
         .chain(facts::ATOMIC_FIELDS)
@@ -334,8 +383,7 @@ pub fn write(definitions: &Map<String, Value>) -> Vec<u8> {
             fields.push(FieldRecord {
                 name: field.clone(),
                 ty,
-                flags: if required.contains(&field.as_str()) { flag::REQUIRED } else { 0 }
-                    | if is_embedded(short, field, schema, property) { flag::EMBEDDED } else { 0 },
+                flags: field_flags(short, field, &required, schema, property),
                 default,
             });
         }

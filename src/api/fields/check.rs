@@ -25,7 +25,11 @@ const MAX_MESSAGES: usize = 100;
 /// empty lists and maps.
 pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<String>, Status> {
     let ty = ty.into();
-    let mut checker = Checker { path: Path::default(), fields: Vec::new(), messages: Vec::new() };
+    let mut checker = Checker {
+        path: Path::default(),
+        fields: Vec::new(),
+        messages: Vec::new(),
+    };
     match checker.value(ty, object, "") {
         Ok(()) => Ok(checker.messages),
         Err(error) => Err(cannot_be_handled(object, &error)),
@@ -115,7 +119,10 @@ impl Checker {
 
     fn unknown(&mut self) {
         if self.messages.len() < MAX_MESSAGES {
-            self.messages.push(format!("unknown field {}", crate::text::quote(&self.path.text)));
+            self.messages.push(format!(
+                "unknown field {}",
+                crate::text::quote(&self.path.text)
+            ));
         }
     }
 
@@ -125,8 +132,12 @@ impl Checker {
             Kind::Object => self.object(ty, value, owner),
             Kind::Map => {
                 let found = go_value(value);
-                let Value::Object(map) = value else { return Err(self.mismatch(&found, ty, owner)) };
-                let Some(element) = ty.element() else { return Ok(()) };
+                let Value::Object(map) = value else {
+                    return Err(self.mismatch(&found, ty, owner));
+                };
+                let Some(element) = ty.element() else {
+                    return Ok(());
+                };
                 let builtin = matches!(ty, Type::Builtin(_));
                 for (key, value) in map.iter_mut() {
                     if value.is_null() {
@@ -143,8 +154,12 @@ impl Checker {
             }
             Kind::Array => {
                 let found = go_value(value);
-                let Value::Array(items) = value else { return Err(self.mismatch(&found, ty, owner)) };
-                let Some(element) = ty.element() else { return Ok(()) };
+                let Value::Array(items) = value else {
+                    return Err(self.mismatch(&found, ty, owner));
+                };
+                let Some(element) = ty.element() else {
+                    return Ok(());
+                };
                 for (i, item) in items.iter_mut().enumerate() {
                     if item.is_null() {
                         if matches!(ty, Type::Builtin(_)) {
@@ -164,13 +179,17 @@ impl Checker {
 
     fn object(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
         let found = go_value(value);
-        let Value::Object(map) = value else { return Err(self.mismatch(&found, ty, owner)) };
+        let Value::Object(map) = value else {
+            return Err(self.mismatch(&found, ty, owner));
+        };
         let builtin = matches!(ty, Type::Builtin(_));
         let name = ty.go_name();
         let owner = name.rsplit('.').next().unwrap_or(owner);
         let keys: Vec<String> = map.keys().cloned().collect();
         for key in keys {
-            let Some(entry) = map.get_mut(&key) else { continue };
+            let Some(entry) = map.get_mut(&key) else {
+                continue;
+            };
             let at = self.path.field(&key);
             if let Some(field) = ty.field(&key) {
                 if entry.is_null() {
@@ -186,7 +205,9 @@ impl Checker {
                         // An empty time.
                         Value::Null => true,
                         Value::Array(items) => items.is_empty(),
-                        Value::Object(entries) => entries.is_empty() && field.ty.kind() == Kind::Map,
+                        Value::Object(entries) => {
+                            entries.is_empty() && field.ty.kind() == Kind::Map
+                        }
                         _ => false,
                     };
                     // An empty list of managers asks for a reset; see `apply::update`.
@@ -212,7 +233,9 @@ impl Checker {
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
     fn any(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
-        let Type::Builtin(builtin) = ty else { return Ok(()) };
+        let Type::Builtin(builtin) = ty else {
+            return Ok(());
+        };
         let name = builtin.definition_name().unwrap_or_default();
         if (name.ends_with(".FieldsV1") || name.ends_with(".RawExtension")) && !value.is_object() {
             let found = go_value(value);
@@ -237,7 +260,11 @@ impl Checker {
             }
             Kind::IntOrString => match value {
                 Value::String(_) => true,
-                Value::Number(n) if matches!(ty, Type::Structural(_)) || n.as_i64().is_some_and(is_int32) => true,
+                Value::Number(n)
+                    if matches!(ty, Type::Structural(_)) || n.as_i64().is_some_and(is_int32) =>
+                {
+                    true
+                }
                 other => {
                     return Err(format!(
                         "json: cannot unmarshal {} into Go value of type {}",
@@ -255,7 +282,11 @@ impl Checker {
             Kind::SchemaOr => return self.schema_or(ty, value, owner),
             _ => true,
         };
-        if ok { Ok(()) } else { Err(self.mismatch(&go_value(value), ty, owner)) }
+        if ok {
+            Ok(())
+        } else {
+            Err(self.mismatch(&go_value(value), ty, owner))
+        }
     }
 
     fn integer(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
@@ -281,7 +312,10 @@ impl Checker {
 
     fn time(&mut self, ty: Type<'_>, value: &mut Value) -> Result<(), String> {
         let Value::String(text) = value else {
-            return Err(format!("json: cannot unmarshal {} into Go value of type string", go_value(value)));
+            return Err(format!(
+                "json: cannot unmarshal {} into Go value of type string",
+                go_value(value)
+            ));
         };
         if text.is_empty() {
             *value = Value::Null;
@@ -299,17 +333,28 @@ impl Checker {
                 crate::text::quote(layout)
             ));
         };
-        *text = if ty.kind() == Kind::Time { meta::rfc3339(time) } else { meta::rfc3339_micro(time) };
+        *text = if ty.kind() == Kind::Time {
+            meta::rfc3339(time)
+        } else {
+            meta::rfc3339_micro(time)
+        };
         Ok(())
     }
 
     fn schema_or(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
-        const PACKAGE: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
-        let Some(schema) = Schema::builtin().definition(PACKAGE) else { return Ok(()) };
+        const PACKAGE: &str =
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let Some(schema) = Schema::builtin().definition(PACKAGE) else {
+            return Ok(());
+        };
         match value {
             Value::Object(_) => self.object(schema.into(), value, owner),
             Value::Array(items) => {
-                for (i, item) in items.iter_mut().enumerate().filter(|(_, item)| item.is_object()) {
+                for (i, item) in items
+                    .iter_mut()
+                    .enumerate()
+                    .filter(|(_, item)| item.is_object())
+                {
                     let at = self.path.index(i);
                     self.object(schema.into(), item, owner)?;
                     self.path.back(at);
@@ -358,7 +403,8 @@ fn check_base64(text: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(e) => {
             let at = match e {
-                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+                base64::DecodeError::InvalidByte(at, _)
+                | base64::DecodeError::InvalidLastSymbol(at, _) => at,
                 _ => text.len() / 4 * 4,
             };
             Err(format!("illegal base64 data at input byte {at}"))

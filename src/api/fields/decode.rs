@@ -29,7 +29,11 @@ impl State {
     fn new(bytes: &[u8]) -> RefCell<Self> {
         // Without aliases every node and every text costs at least its bytes.
         let budget = bytes.len().saturating_mul(10).saturating_add(10_000);
-        RefCell::new(Self { path: Path::default(), duplicates: Vec::new(), budget })
+        RefCell::new(Self {
+            path: Path::default(),
+            duplicates: Vec::new(),
+            budget,
+        })
     }
 }
 
@@ -37,10 +41,15 @@ impl State {
 pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     let state = State::new(bytes);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed { state: &state, depth: 0 }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|e| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}")))?;
+    let value = Seed {
+        state: &state,
+        depth: 0,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|value| deserializer.end().map(|()| value))
+    .map_err(|e| {
+        Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+    })?;
     Ok((value, state.into_inner().duplicates))
 }
 
@@ -48,9 +57,12 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
 /// booleans become texts, as upstream's conversion to JSON makes them.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     let state = State::new(bytes);
-    let value = Seed { state: &state, depth: 0 }
-        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
-        .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
+    let value = Seed {
+        state: &state,
+        depth: 0,
+    }
+    .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+    .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
     Ok((value, state.into_inner().duplicates))
 }
 
@@ -63,8 +75,10 @@ struct Seed<'s> {
 impl Seed<'_> {
     fn spend<E: serde::de::Error>(&self, cost: usize) -> Result<(), E> {
         let mut state = self.state.borrow_mut();
-        state.budget =
-            state.budget.checked_sub(cost + 1).ok_or_else(|| E::custom("document contains excessive aliasing"))?;
+        state.budget = state
+            .budget
+            .checked_sub(cost + 1)
+            .ok_or_else(|| E::custom("document contains excessive aliasing"))?;
         Ok(())
     }
 
@@ -72,7 +86,10 @@ impl Seed<'_> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom("exceeded max depth"));
         }
-        Ok(Self { state: self.state, depth: self.depth + 1 })
+        Ok(Self {
+            state: self.state,
+            depth: self.depth + 1,
+        })
     }
 }
 

@@ -31,7 +31,12 @@ impl Validation {
             "Strict" => Ok(Self::Strict),
             "Ignore" => Ok(Self::Ignore),
             other => Err(Status::bad_request(
-                crate::FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]).to_string(),
+                crate::FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["Ignore", "Strict", "Warn"],
+                )
+                .to_string(),
             )),
         }
     }
@@ -41,9 +46,10 @@ impl Validation {
     pub fn judge(self, object: &Object, messages: Vec<String>) -> Result<Vec<String>, Status> {
         match self {
             _ if messages.is_empty() => Ok(messages),
-            Self::Strict => {
-                Err(cannot_be_handled(object, &format!("strict decoding error: {}", messages.join(", "))))
-            }
+            Self::Strict => Err(cannot_be_handled(
+                object,
+                &format!("strict decoding error: {}", messages.join(", ")),
+            )),
             Self::Warn => Ok(messages),
             Self::Ignore => Ok(Vec::new()),
         }

@@ -5,15 +5,26 @@ use super::*;
 use crate::schema::{Schema, Structural, TypeRef};
 
 fn builtin(name: &str) -> TypeRef {
-    Schema::builtin().definition(&format!("io.k8s.api.{name}")).unwrap()
+    Schema::builtin()
+        .definition(&format!("io.k8s.api.{name}"))
+        .unwrap()
 }
 
 #[test]
 fn reports_duplicates() {
     let (object, messages) =
         parse_json(br#"{"a":1,"spec":{"containers":[{"image":"x","image":"y"}]},"a":2}"#).unwrap();
-    assert_eq!(object, json!({"a": 2, "spec": {"containers": [{"image": "y"}]}}));
-    assert_eq!(messages, [r#"duplicate field "spec.containers[0].image""#, r#"duplicate field "a""#]);
+    assert_eq!(
+        object,
+        json!({"a": 2, "spec": {"containers": [{"image": "y"}]}})
+    );
+    assert_eq!(
+        messages,
+        [
+            r#"duplicate field "spec.containers[0].image""#,
+            r#"duplicate field "a""#
+        ]
+    );
 }
 
 #[test]
@@ -47,7 +58,13 @@ fn drops_unknown_fields() {
         "spec": {"foo": 1, "containers": [{"name": "c", "bar": {"x": 1}, "resources": {"limits": {"cpu": "1000m"}}}]},
     });
     let messages = check(builtin("core.v1.Pod"), &mut pod).unwrap();
-    assert_eq!(messages, [r#"unknown field "spec.containers[0].bar""#, r#"unknown field "spec.foo""#]);
+    assert_eq!(
+        messages,
+        [
+            r#"unknown field "spec.containers[0].bar""#,
+            r#"unknown field "spec.foo""#
+        ]
+    );
     assert_eq!(
         pod,
         json!({
@@ -76,7 +93,10 @@ fn words_type_errors_as_go() {
         r#"Deployment in version "v1" cannot be handled as a Deployment: json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"#
     );
     assert_eq!(
-        error("core.v1.Pod", json!({"spec": {"containers": [{"env": [{"name": "a", "value": 1}]}]}})),
+        error(
+            "core.v1.Pod",
+            json!({"spec": {"containers": [{"env": [{"name": "a", "value": 1}]}]}})
+        ),
         "json: cannot unmarshal number into Go struct field EnvVar.spec.containers.env.value of type string"
     );
     assert_eq!(
@@ -87,7 +107,10 @@ fn words_type_errors_as_go() {
         error("core.v1.Secret", json!({"data": {"a": "!"}})),
         "illegal base64 data at input byte 0"
     );
-    assert_eq!(error("core.v1.Pod", json!([])), "json: cannot unmarshal array into Go value of type v1.Pod");
+    assert_eq!(
+        error("core.v1.Pod", json!([])),
+        "json: cannot unmarshal array into Go value of type v1.Pod"
+    );
 }
 
 #[test]
@@ -101,10 +124,12 @@ fn empty_objects_are_gos() {
 
 #[test]
 fn prunes_custom_resources() {
-    let schema = Structural::root(&json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "n": {"type": "integer"}, "maybe": {"type": "string", "nullable": true},
         "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-        "list": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}}}}}}));
+        "list": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}}}}}}),
+    );
     let mut object = json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "n", "zzz": 1},
         "spec": {"n": 1.0, "maybe": null, "open": {"x": {"y": null}}, "list": [{"a": "b", "c": 1}], "un": 1}, "status": {}});
     let messages = check(&schema, &mut object).unwrap();

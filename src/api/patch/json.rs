@@ -52,7 +52,11 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
     let text = |field: &str| operation.get(field).and_then(Value::as_str);
     let path = pointer(text("path")?)?;
     match text("op")? {
-        "add" => add(document, &path, operation.get("value").cloned().unwrap_or(Value::Null)),
+        "add" => add(
+            document,
+            &path,
+            operation.get("value").cloned().unwrap_or(Value::Null),
+        ),
         "remove" => remove(document, &path).map(drop),
         "replace" => {
             let value = operation.get("value").cloned().unwrap_or(Value::Null);
@@ -90,7 +94,12 @@ fn weight(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
         Value::Array(items) => 2 + items.iter().map(weight).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(k, v)| k.len() + 4 + weight(v)).sum::<usize>(),
+        Value::Object(map) => {
+            2 + map
+                .iter()
+                .map(|(k, v)| k.len() + 4 + weight(v))
+                .sum::<usize>()
+        }
         _ => 8,
     }
 }
@@ -99,9 +108,13 @@ fn weight(value: &Value) -> usize {
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
+        }
         (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
         }
         _ => a == b,
     }
@@ -113,14 +126,22 @@ fn pointer(text: &str) -> Option<Vec<String>> {
         return Some(Vec::new());
     }
     let steps = text.strip_prefix('/')?.split('/');
-    Some(steps.map(|step| step.replace("~1", "/").replace("~0", "~")).collect())
+    Some(
+        steps
+            .map(|step| step.replace("~1", "/").replace("~0", "~"))
+            .collect(),
+    )
 }
 
 /// The place of an index in a list of `length`; `end` allows the one after the last.
 fn place(step: &str, length: usize, end: bool) -> Option<usize> {
     let limit = if end { length + 1 } else { length };
     let index: i64 = step.parse().ok()?;
-    let index = if index < 0 { index.checked_add(i64::try_from(limit).ok()?)? } else { index };
+    let index = if index < 0 {
+        index.checked_add(i64::try_from(limit).ok()?)?
+    } else {
+        index
+    };
     usize::try_from(index).ok().filter(|i| *i < limit)
 }
 
@@ -145,7 +166,11 @@ fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {
             map.insert(last.clone(), value);
         }
         Value::Array(items) => {
-            let at = if last == "-" { items.len() } else { place(last, items.len(), true)? };
+            let at = if last == "-" {
+                items.len()
+            } else {
+                place(last, items.len(), true)?
+            };
             items.insert(at, value);
         }
         _ => return None,

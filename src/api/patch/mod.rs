@@ -14,8 +14,12 @@ pub use strategic::strategic_merge;
 /// 422 for a patch that is well-formed and does not fit the object. Upstream
 /// keeps the reason from the client.
 fn rejected() -> Status {
-    Status::new(422, "Invalid", "the server rejected our request due to an error in our request")
-        .with_details(Details::default())
+    Status::new(
+        422,
+        "Invalid",
+        "the server rejected our request due to an error in our request",
+    )
+    .with_details(Details::default())
 }
 
 /// RFC 7386. A patch that is no object is refused.
@@ -36,7 +40,9 @@ fn merge_into(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
-    let Value::Object(target) = target else { return };
+    let Value::Object(target) = target else {
+        return;
+    };
     for (key, value) in patch {
         if value.is_null() {
             target.remove(key);

@@ -20,7 +20,11 @@ const SET_ORDER: &str = "$setElementOrder/";
 ///
 /// Directives: `$patch: replace|delete|merge`, `$retainKeys`,
 /// `$deleteFromPrimitiveList/<list>`, `$setElementOrder/<list>`.
-pub fn strategic_merge<'a>(ty: impl Into<Type<'a>>, object: &Object, patch: &Object) -> Result<Object, Status> {
+pub fn strategic_merge<'a>(
+    ty: impl Into<Type<'a>>,
+    object: &Object,
+    patch: &Object,
+) -> Result<Object, Status> {
     let (Value::Object(original), Value::Object(patch)) = (object, patch) else {
         return Err(Status::bad_request("invalid JSON document"));
     };
@@ -37,7 +41,9 @@ fn failure(message: String) -> Status {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Status {
-    failure(format!("map: {item} does not contain declared merge key: {key}"))
+    failure(format!(
+        "map: {item} does not contain declared merge key: {key}"
+    ))
 }
 
 /// What the type says of a field.
@@ -72,12 +78,16 @@ fn merge_map(
             "merge" => {}
             other => {
                 let map = Value::Object(patch);
-                return Err(failure(format!("unknown patch type: {other} found in map: {map}")));
+                return Err(failure(format!(
+                    "unknown patch type: {other} found in map: {map}"
+                )));
             }
         },
         Some(other) => {
             let map = Value::Object(patch);
-            return Err(failure(format!("unknown patch type: {other} found in map: {map}")));
+            return Err(failure(format!(
+                "unknown patch type: {other} found in map: {map}"
+            )));
         }
     }
     retain_keys(&mut original, &mut patch)?;
@@ -85,7 +95,9 @@ fn merge_map(
 
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE_FROM) {
-            let Value::Array(gone) = value else { return Err(bad_format("primitive list")) };
+            let Value::Array(gone) = value else {
+                return Err(bad_format("primitive list"));
+            };
             if let Some(Value::Array(items)) = original.get_mut(list) {
                 items.retain(|item| !gone.contains(item));
             }
@@ -108,7 +120,9 @@ fn merge_map(
                 let rules = rules(ty, &key);
                 Some(Value::Array(merge_list(&rules, old, new)?))
             }
-            (Some(old), new) if std::mem::discriminant(&old) == std::mem::discriminant(&new) => Some(new),
+            (Some(old), new) if std::mem::discriminant(&old) == std::mem::discriminant(&new) => {
+                Some(new)
+            }
             (_, new) => clean(new),
         };
         if let Some(merged) = merged {
@@ -140,13 +154,23 @@ fn is_directive(key: &str) -> bool {
     key == PATCH || key == RETAIN_KEYS || key.starts_with(DELETE_FROM) || key.starts_with(SET_ORDER)
 }
 
-fn retain_keys(original: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), Status> {
-    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
-    let Value::Array(keys) = keys else { return Err(bad_format("retainKeys")) };
+fn retain_keys(
+    original: &mut Map<String, Value>,
+    patch: &mut Map<String, Value>,
+) -> Result<(), Status> {
+    let Some(keys) = patch.remove(RETAIN_KEYS) else {
+        return Ok(());
+    };
+    let Value::Array(keys) = keys else {
+        return Err(bad_format("retainKeys"));
+    };
     let named = |key: &str| keys.iter().any(|k| k.as_str() == Some(key));
-    let unnamed = patch
-        .iter()
-        .any(|(key, value)| !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(SET_ORDER) && !named(key));
+    let unnamed = patch.iter().any(|(key, value)| {
+        !value.is_null()
+            && !key.starts_with(DELETE_FROM)
+            && !key.starts_with(SET_ORDER)
+            && !named(key)
+    });
     if unnamed {
         return Err(bad_format("retainKeys"));
     }
@@ -160,7 +184,11 @@ fn set_element_order(
     original: &mut Map<String, Value>,
     patch: &mut Map<String, Value>,
 ) -> Result<(), Status> {
-    let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
+    let directives: Vec<String> = patch
+        .keys()
+        .filter(|k| k.starts_with(SET_ORDER))
+        .cloned()
+        .collect();
     for directive in directives {
         let key = &directive[SET_ORDER.len()..];
         let Some(Value::Array(order)) = patch.remove(&directive) else {
@@ -174,7 +202,11 @@ fn set_element_order(
         let before = list(original)?;
         let change = list(patch)?;
         let rules = rules(ty, key);
-        check_order(change.as_deref().unwrap_or_default(), &order, rules.merge_key)?;
+        check_order(
+            change.as_deref().unwrap_or_default(),
+            &order,
+            rules.merge_key,
+        )?;
         let merged = match (&before, change) {
             (Some(before), None) => before.clone(),
             (None, Some(change)) => match clean(Value::Array(change)) {
@@ -184,7 +216,12 @@ fn set_element_order(
             (Some(before), Some(change)) => merge_list(&rules, before.clone(), change)?,
             (None, None) => continue,
         };
-        let sorted = sort_items(merged, &order, before.as_deref().unwrap_or_default(), rules.merge_key)?;
+        let sorted = sort_items(
+            merged,
+            &order,
+            before.as_deref().unwrap_or_default(),
+            rules.merge_key,
+        )?;
         original.insert(key.to_owned(), Value::Array(sorted));
         patch.remove(key);
     }
@@ -195,10 +232,16 @@ fn set_element_order(
 fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(), Status> {
     let mut rest = order.iter();
     for item in change {
-        if item.get(PATCH).is_some_and(|p| p.as_str() == Some("delete")) {
+        if item
+            .get(PATCH)
+            .is_some_and(|p| p.as_str() == Some("delete"))
+        {
             continue;
         }
-        if item.is_object() && item.get(PATCH).is_some() && key.is_some_and(|k| item.get(k).is_none()) {
+        if item.is_object()
+            && item.get(PATCH).is_some()
+            && key.is_some_and(|k| item.get(k).is_none())
+        {
             // A `$patch: replace` marker.
             continue;
         }
@@ -225,7 +268,11 @@ fn same_item(a: &Value, b: &Value, key: Option<&str>) -> bool {
     }
 }
 
-fn merge_list(rules: &FieldRules<'_>, original: Vec<Value>, patch: Vec<Value>) -> Result<Vec<Value>, Status> {
+fn merge_list(
+    rules: &FieldRules<'_>,
+    original: Vec<Value>,
+    patch: Vec<Value>,
+) -> Result<Vec<Value>, Status> {
     if !rules.strategy.merge {
         return Ok(patch);
     }
@@ -234,7 +281,11 @@ fn merge_list(rules: &FieldRules<'_>, original: Vec<Value>, patch: Vec<Value>) -
     }
     let mut all = original.iter().chain(&patch);
     let maps = all.next().is_some_and(Value::is_object);
-    if original.iter().chain(&patch).any(|item| item.is_object() != maps) {
+    if original
+        .iter()
+        .chain(&patch)
+        .any(|item| item.is_object() != maps)
+    {
         return Err(failure("lists of mixed types can't be merged".into()));
     }
     if original.iter().chain(&patch).any(Value::is_array) {
@@ -257,12 +308,17 @@ fn merge_list(rules: &FieldRules<'_>, original: Vec<Value>, patch: Vec<Value>) -
     let (mut merged, patch) = special_items(original.clone(), patch, key)?;
     for item in &patch {
         let Value::Object(new) = item else { continue };
-        let Some(value) = new.get(key) else { return Err(no_merge_key(item, key)) };
+        let Some(value) = new.get(key) else {
+            return Err(no_merge_key(item, key));
+        };
         match merged.iter_mut().find(|m| m.get(key) == Some(value)) {
             Some(Value::Object(old)) => {
                 let old = std::mem::take(old);
                 let result = merge_map(element, old, new.clone())?;
-                if let Some(slot) = merged.iter_mut().find(|m| m.as_object().is_some_and(Map::is_empty)) {
+                if let Some(slot) = merged
+                    .iter_mut()
+                    .find(|m| m.as_object().is_some_and(Map::is_empty))
+                {
                     *slot = Value::Object(result);
                 }
             }
@@ -274,7 +330,11 @@ fn merge_list(rules: &FieldRules<'_>, original: Vec<Value>, patch: Vec<Value>) -
 
 /// Carries out the items that are directives: `$patch: delete` removes the items
 /// with its key, `$patch: replace` makes the patch's other items the list.
-fn special_items(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), Status> {
+fn special_items(
+    mut original: Vec<Value>,
+    patch: Vec<Value>,
+    key: &str,
+) -> Result<(Vec<Value>, Vec<Value>), Status> {
     let mut rest = Vec::with_capacity(patch.len());
     let mut replace = false;
     for item in patch {
@@ -282,19 +342,35 @@ fn special_items(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Resu
             None => rest.push(item),
             Some(Value::String(directive)) => match directive.as_str() {
                 "delete" => {
-                    let Some(value) = item.get(key) else { return Err(no_merge_key(&item, key)) };
+                    let Some(value) = item.get(key) else {
+                        return Err(no_merge_key(&item, key));
+                    };
                     original.retain(|o| o.get(key) != Some(value));
                 }
                 "replace" => replace = true,
-                "merge" => return Err(failure("merging lists cannot yet be specified in the patch".into())),
+                "merge" => {
+                    return Err(failure(
+                        "merging lists cannot yet be specified in the patch".into(),
+                    ));
+                }
                 other => {
-                    return Err(failure(format!("unknown patch type: {other} found in list of maps")));
+                    return Err(failure(format!(
+                        "unknown patch type: {other} found in list of maps"
+                    )));
                 }
             },
-            Some(other) => return Err(failure(format!("unknown patch type: {other} found in list of maps"))),
+            Some(other) => {
+                return Err(failure(format!(
+                    "unknown patch type: {other} found in list of maps"
+                )));
+            }
         }
     }
-    if replace { Ok((rest, Vec::new())) } else { Ok((original, rest)) }
+    if replace {
+        Ok((rest, Vec::new()))
+    } else {
+        Ok((original, rest))
+    }
 }
 
 /// Orders merged items: those of the patch as `order` has them, those only on
@@ -306,7 +382,11 @@ fn sort_items(
     key: Option<&str>,
 ) -> Result<Vec<Value>, Status> {
     if let Some(key) = key
-        && let Some(item) = merged.iter().chain(order).chain(server_order).find(|i| i.get(key).is_none())
+        && let Some(item) = merged
+            .iter()
+            .chain(order)
+            .chain(server_order)
+            .find(|i| i.get(key).is_none())
     {
         return Err(no_merge_key(item, key));
     }
@@ -315,8 +395,9 @@ fn sort_items(
         (Some(a), Some(b)) => a.cmp(&b),
         _ => Ordering::Equal,
     };
-    let (mut patched, mut server): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|item| position(order, item).is_some());
+    let (mut patched, mut server): (Vec<Value>, Vec<Value>) = merged
+        .into_iter()
+        .partition(|item| position(order, item).is_some());
     patched.sort_by(|a, b| by(order, a, b));
     // All of these come from the server's list, so that this too is a total order.
     server.sort_by_key(|item| position(server_order, item));
@@ -331,7 +412,11 @@ fn sort_items(
                     (position(server_order, left), position(server_order, right)),
                     (Some(l), Some(r)) if l < r
                 );
-                out.extend(if before { server.next() } else { patched.next() });
+                out.extend(if before {
+                    server.next()
+                } else {
+                    patched.next()
+                });
             }
             (Some(_), None) => out.extend(server.next()),
             (None, Some(_)) => out.extend(patched.next()),

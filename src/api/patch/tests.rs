@@ -5,7 +5,9 @@ use super::*;
 use crate::schema::{Schema, TypeRef};
 
 fn ty(name: &str) -> TypeRef {
-    Schema::builtin().definition(&format!("io.k8s.api.{name}")).unwrap()
+    Schema::builtin()
+        .definition(&format!("io.k8s.api.{name}"))
+        .unwrap()
 }
 
 fn pod(spec: Value) -> Value {
@@ -49,15 +51,19 @@ fn json_patch_operations() {
     ] {
         let error = patched(patch).unwrap_err();
         assert_eq!((error.code, error.reason.as_ref()), (422, "Invalid"));
-        assert_eq!(error.message, "the server rejected our request due to an error in our request");
+        assert_eq!(
+            error.message,
+            "the server rejected our request due to an error in our request"
+        );
     }
     assert_eq!(patched(json!({})).unwrap_err().code, 400);
     assert_eq!(patched(json!([1])).unwrap_err().code, 400);
     let many = vec![json!({"op": "test", "path": "", "value": 1}); MAX_OPERATIONS + 1];
     assert_eq!(patched(many.into()).unwrap_err().code, 413);
     // A patch that doubles a document thirty times.
-    let bomb: Vec<Value> =
-        (0..30).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/n{i}")})).collect();
+    let bomb: Vec<Value> = (0..30)
+        .map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/n{i}")}))
+        .collect();
     assert!(patched(bomb.into()).is_err());
 }
 
@@ -65,11 +71,27 @@ fn json_patch_operations() {
 fn merge_patch_follows_the_rfc() {
     for (object, patch, expected) in [
         (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-        (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+        (
+            json!({"a": "b", "b": "c"}),
+            json!({"a": null}),
+            json!({"b": "c"}),
+        ),
         (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
-        (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
-        (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
-        (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+        (
+            json!({"a": {"b": "c"}}),
+            json!({"a": {"b": "d", "c": null}}),
+            json!({"a": {"b": "d"}}),
+        ),
+        (
+            json!({"a": [{"b": "c"}]}),
+            json!({"a": [1]}),
+            json!({"a": [1]}),
+        ),
+        (
+            json!({}),
+            json!({"a": {"bb": {"ccc": null}}}),
+            json!({"a": {"bb": {}}}),
+        ),
     ] {
         assert_eq!(merge_patch(&object, &patch).unwrap(), expected);
     }
@@ -99,9 +121,16 @@ fn lists_of_maps_merge_by_key() {
         &pod(json!({"containers": [{"image": "x"}]})),
     )
     .unwrap_err();
-    assert_eq!(error.message, r#"map: {"image":"x"} does not contain declared merge key: name"#);
+    assert_eq!(
+        error.message,
+        r#"map: {"image":"x"} does not contain declared merge key: name"#
+    );
     // Without a strategy a list is replaced.
-    strategic(json!({"tolerations": [{"key": "a"}]}), json!({"tolerations": [{"key": "b"}]}), json!({"tolerations": [{"key": "b"}]}));
+    strategic(
+        json!({"tolerations": [{"key": "a"}]}),
+        json!({"tolerations": [{"key": "b"}]}),
+        json!({"tolerations": [{"key": "b"}]}),
+    );
 }
 
 #[test]
@@ -119,7 +148,9 @@ fn element_order() {
     let error = strategic_merge(
         ty("core.v1.Pod"),
         &pod(json!({})),
-        &pod(json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]})),
+        &pod(
+            json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]}),
+        ),
     )
     .unwrap_err();
     assert_eq!(error.code, 400);
@@ -148,9 +179,14 @@ fn retain_keys_and_maps() {
         deployment(json!({"type": "Recreate"}))
     );
     let bad = deployment(json!({"$retainKeys": ["type"], "rollingUpdate": {}}));
-    assert_eq!(strategic_merge(ty("apps.v1.Deployment"), &json!({}), &bad).map(|_| ()), Ok(()));
     assert_eq!(
-        strategic_merge(ty("apps.v1.Deployment"), &deployment(json!({})), &bad).unwrap_err().message,
+        strategic_merge(ty("apps.v1.Deployment"), &json!({}), &bad).map(|_| ()),
+        Ok(())
+    );
+    assert_eq!(
+        strategic_merge(ty("apps.v1.Deployment"), &deployment(json!({})), &bad)
+            .unwrap_err()
+            .message,
         "invalid patch format of retainKeys"
     );
     let budget = |selector: Value| json!({"spec": {"selector": selector}});
@@ -169,12 +205,25 @@ fn retain_keys_and_maps() {
 fn primitive_lists() {
     let object = |finalizers: Value| json!({"metadata": {"finalizers": finalizers}});
     let merged = |patch: Value| {
-        strategic_merge(ty("core.v1.Pod"), &object(json!(["a", "b"])), &json!({"metadata": patch})).unwrap()
+        strategic_merge(
+            ty("core.v1.Pod"),
+            &object(json!(["a", "b"])),
+            &json!({"metadata": patch}),
+        )
+        .unwrap()
     };
-    assert_eq!(merged(json!({"finalizers": ["b", "c"]})), object(json!(["a", "b", "c"])));
-    assert_eq!(merged(json!({"$deleteFromPrimitiveList/finalizers": ["a"]})), object(json!(["b"])));
     assert_eq!(
-        merged(json!({"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]})),
+        merged(json!({"finalizers": ["b", "c"]})),
+        object(json!(["a", "b", "c"]))
+    );
+    assert_eq!(
+        merged(json!({"$deleteFromPrimitiveList/finalizers": ["a"]})),
+        object(json!(["b"]))
+    );
+    assert_eq!(
+        merged(
+            json!({"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]})
+        ),
         object(json!(["c", "b"]))
     );
     assert_eq!(merged(json!({"finalizers": null})), json!({"metadata": {}}));

@@ -121,6 +121,34 @@ impl Resource {
         self.has_verb("watch")
     }
 
+    /// Whether deleting an object answers with the object even when it is gone
+    /// at once; other resources answer with a `Status`.
+    pub fn returns_deleted_object(&self) -> bool {
+        matches!(
+            (&*self.group, &*self.plural),
+            (
+                "",
+                "persistentvolumeclaims"
+                    | "persistentvolumes"
+                    | "pods"
+                    | "podtemplates"
+                    | "resourcequotas"
+                    | "serviceaccounts"
+                    | "services"
+            ) | (
+                "resource.k8s.io",
+                "deviceclasses" | "resourceclaims" | "resourceclaimtemplates" | "resourceslices"
+            ) | (
+                "storage.k8s.io",
+                "csidrivers"
+                    | "csinodes"
+                    | "storageclasses"
+                    | "volumeattachments"
+                    | "volumeattributesclasses"
+            )
+        )
+    }
+
     /// Where the store keeps the objects: `/registry/apps/deployments/`; all
     /// versions and groups that serve them share it.
     pub fn storage_prefix(&self) -> String {

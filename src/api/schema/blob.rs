@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use super::format::{DEF_SIZE, FIELD_SIZE, LIST_SIZE, MAX_KEYS, NONE, TYPE_SIZE, flag};
+use super::format::{DEF_SIZE, FIELD_SIZE, LIST_SIZE, MAX_KEYS, NONE, TYPE_SIZE, flag, list_type};
 
 static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
 
@@ -112,6 +112,7 @@ pub struct FieldRecord {
     pub ty: u16,
     pub required: bool,
     pub embedded: bool,
+    pub pointer: bool,
     pub default: Option<&'static str>,
 }
 
@@ -122,6 +123,7 @@ impl DefRecord {
             name: string(u16_at(at)).unwrap_or_default(),
             ty: u16_at(at + 2),
             required: BLOB[at + 4] & flag::REQUIRED != 0,
+            pointer: BLOB[at + 4] & flag::POINTER != 0,
             embedded: BLOB[at + 4] & flag::EMBEDDED != 0,
             default: string(u16_at(at + 6)),
         }
@@ -168,6 +170,11 @@ pub fn list(index: u16) -> ListRecord {
 }
 
 impl ListRecord {
+    /// Whether the field says no list type.
+    pub fn is_unset(&self) -> bool {
+        self.list_type == list_type::UNSET
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &'static str> + use<> {
         let keys = self.keys;
         (0..usize::from(self.count)).filter_map(move |i| string(keys[i]))

@@ -54,6 +54,8 @@ pub mod flag {
     pub const REQUIRED: u8 = 4;
     /// On a field: a struct that Go holds by value, so that it is always there.
     pub const EMBEDDED: u8 = 8;
+    /// On a field: a required scalar that Go holds by pointer.
+    pub const POINTER: u8 = 16;
 }
 
 pub mod strategy {

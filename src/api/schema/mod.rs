@@ -251,7 +251,10 @@ impl<'a> Type<'a> {
             _ => None,
         };
         def.into_iter().flat_map(|def| {
-            (0..def.count).map(move |i| def.field(i)).filter(|f| f.embedded).map(|f| f.name)
+            (0..def.count)
+                .map(move |i| def.field(i))
+                .filter(|f| f.embedded)
+                .map(|f| f.name)
         })
     }
 

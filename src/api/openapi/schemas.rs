@@ -1,0 +1,474 @@
+//! Definitions: built-in types from the schema blob, lists, custom resources.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use crate::gvk::GroupVersionKind;
+use crate::registry::{self, Resource};
+use crate::schema::blob::{self, DefRecord, Descriptions};
+use crate::schema::{Kind, PatchStrategy, Type, TypeRef};
+
+use super::{Custom, Dialect};
+
+pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+
+/// Collects the definitions that a document refers to.
+pub(super) struct Schemas<'a> {
+    dialect: Dialect,
+    group_versions: Vec<(&'a str, &'a str)>,
+    /// Built-in definitions still to be written.
+    wanted: BTreeSet<&'static str>,
+    done: BTreeMap<String, Value>,
+    descriptions: Vec<Descriptions>,
+}
+
+fn gvk_value(group: &str, version: &str, kind: &str) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+/// The definition name of a custom resource's kind: the group reversed.
+pub(super) fn custom_name(resource: &Resource, kind: &str) -> String {
+    let mut parts: Vec<&str> = resource.group.rsplit('.').collect();
+    parts.push(&resource.version);
+    parts.push(kind);
+    parts.join(".")
+}
+
+/// The definition name of a resource's objects.
+pub(super) fn definition_of(resource: &Resource) -> String {
+    if resource.definition.is_empty() {
+        custom_name(resource, &resource.kind)
+    } else {
+        resource.definition.to_string()
+    }
+}
+
+/// The definition name of a resource's lists.
+fn list_definition_of(resource: &Resource) -> String {
+    let own = definition_of(resource);
+    let package = own.rsplit_once('.').map_or("", |(package, _)| package);
+    format!("{package}.{}", resource.list_kind)
+}
+
+/// The definition of a built-in kind that a subresource takes, if it has one.
+pub(super) fn definition_of_kind(kind: &GroupVersionKind) -> Option<&'static str> {
+    if let Some(row) = registry::find_kind(&kind.group, &kind.version, &kind.kind) {
+        return Some(&row.definition);
+    }
+    Some(match (kind.group.as_str(), kind.kind.as_str()) {
+        ("autoscaling", "Scale") => "io.k8s.api.autoscaling.v1.Scale",
+        ("policy", "Eviction") => "io.k8s.api.policy.v1.Eviction",
+        ("authentication.k8s.io", "TokenRequest") => "io.k8s.api.authentication.v1.TokenRequest",
+        _ => return None,
+    })
+}
+
+impl<'a> Schemas<'a> {
+    pub fn new(dialect: Dialect, group_versions: &[(&'a str, &'a str)]) -> Self {
+        Self {
+            dialect,
+            group_versions: group_versions.to_vec(),
+            wanted: BTreeSet::new(),
+            done: BTreeMap::new(),
+            descriptions: Vec::new(),
+        }
+    }
+
+    /// A reference to a built-in definition, which will be in the document.
+    pub fn builtin(&mut self, name: &str) -> Value {
+        if let Some(index) = blob::find_def(name) {
+            let name = blob::def(index).name;
+            if !self.done.contains_key(name) {
+                self.wanted.insert(name);
+            }
+        }
+        self.dialect.reference(name)
+    }
+
+    /// A reference to a type of the meta group.
+    pub fn meta(&mut self, kind: &str) -> Value {
+        self.builtin(&format!("{META}{kind}"))
+    }
+
+    /// A reference to a resource's objects.
+    pub fn object(&mut self, resource: &Resource) -> Value {
+        if resource.definition.is_empty() {
+            self.dialect.reference(&definition_of(resource))
+        } else {
+            self.builtin(&resource.definition)
+        }
+    }
+
+    /// A reference to a resource's lists.
+    pub fn list(&mut self, resource: &Resource) -> Value {
+        let name = list_definition_of(resource);
+        if !self.done.contains_key(&name) {
+            let item = self.object(resource);
+            let list_meta = self.meta("ListMeta");
+            let list_meta = self.described(list_meta, "Standard list metadata.");
+            let plural = format!("List of {}.", resource.plural);
+            let list = json!({
+                "description": format!("{} is a list of {}.", resource.list_kind, resource.kind),
+                "type": "object",
+                "required": ["items"],
+                "properties": {
+                    "apiVersion": {"description": "The version of this representation.", "type": "string"},
+                    "items": {"description": plural, "type": "array", "items": item},
+                    "kind": {"description": "The kind of this representation.", "type": "string"},
+                    "metadata": list_meta,
+                },
+                "x-kubernetes-group-version-kind":
+                    [gvk_value(&resource.group, &resource.version, &resource.list_kind)],
+            });
+            self.done.insert(name.clone(), list);
+        }
+        self.dialect.reference(&name)
+    }
+
+    /// A reference that says something: version 3 allows no siblings of `$ref`.
+    fn described(&self, reference: Value, description: &str) -> Value {
+        match self.dialect {
+            Dialect::V2 => {
+                let mut reference = reference;
+                crate::meta::map_mut(&mut reference)
+                    .insert("description".into(), description.into());
+                reference
+            }
+            Dialect::V3 => json!({"allOf": [reference], "description": description, "default": {}}),
+        }
+    }
+
+    /// Adds a custom resource's definition.
+    pub fn add_custom(&mut self, custom: &Custom<'_>) {
+        let resource = custom.resource;
+        let mut schema = custom.schema.clone();
+        if self.dialect == Dialect::V2 {
+            simplify(&mut schema);
+        }
+        let root = crate::meta::map_mut(&mut schema);
+        let metadata = self.meta("ObjectMeta");
+        let open = root.get("x-kubernetes-preserve-unknown-fields").is_some()
+            && !root.contains_key("properties");
+        if !open {
+            let metadata = self.described(metadata, "Standard object metadata.");
+            let properties = crate::meta::child_map(root, "properties");
+            properties.insert(
+                "apiVersion".into(),
+                json!({"description": "The version of this representation.", "type": "string"}),
+            );
+            properties.insert(
+                "kind".into(),
+                json!({"description": "The kind of this representation.", "type": "string"}),
+            );
+            properties.insert("metadata".into(), metadata);
+        }
+        root.insert(
+            "x-kubernetes-group-version-kind".into(),
+            json!([gvk_value(
+                &resource.group,
+                &resource.version,
+                &resource.kind
+            )]),
+        );
+        self.done.insert(definition_of(resource), schema);
+    }
+
+    /// All definitions, with everything that they refer to.
+    pub fn finish(mut self) -> Value {
+        while let Some(name) = self.wanted.pop_first() {
+            let Some(index) = blob::find_def(name) else {
+                continue;
+            };
+            let schema = self.definition(&blob::def(index));
+            self.done.insert(name.to_owned(), schema);
+        }
+        Value::Object(self.done.into_iter().collect())
+    }
+
+    fn with_descriptions<T>(&mut self, def: &DefRecord, read: impl Fn(&Descriptions) -> T) -> T {
+        let at = match self.descriptions.iter().position(|d| d.covers(def)) {
+            Some(at) => at,
+            None => {
+                self.descriptions.push(Descriptions::of(def));
+                self.descriptions.len() - 1
+            }
+        };
+        read(&self.descriptions[at])
+    }
+
+    fn definition(&mut self, def: &DefRecord) -> Value {
+        let mut out = Map::new();
+        let description = self.with_descriptions(def, |d| d.definition(def).to_owned());
+        if !description.is_empty() {
+            out.insert("description".into(), description.into());
+        }
+        let ty = Type::Builtin(TypeRef::from_index(def.ty));
+        match ty.kind() {
+            Kind::Object => {
+                out.insert("type".into(), "object".into());
+                self.properties(def, &mut out);
+                if ty.is_atomic_map() {
+                    out.insert("x-kubernetes-map-type".into(), "atomic".into());
+                }
+            }
+            Kind::Quantity => match self.dialect {
+                Dialect::V2 => {
+                    out.insert("type".into(), "string".into());
+                }
+                Dialect::V3 => {
+                    out.insert(
+                        "oneOf".into(),
+                        json!([{"type": "string"}, {"type": "number"}]),
+                    );
+                }
+            },
+            Kind::IntOrString => {
+                out.insert("format".into(), "int-or-string".into());
+                match self.dialect {
+                    Dialect::V2 => out.insert("type".into(), "string".into()),
+                    Dialect::V3 => out.insert(
+                        "oneOf".into(),
+                        json!([{"type": "integer"}, {"type": "string"}]),
+                    ),
+                };
+            }
+            Kind::Time | Kind::MicroTime => {
+                out.insert("type".into(), "string".into());
+                out.insert("format".into(), "date-time".into());
+            }
+            // What can be anything says no type; the others are objects without known fields.
+            Kind::SchemaOr => {}
+            _ if def.name.ends_with(".JSON") => {}
+            _ => {
+                out.insert("type".into(), "object".into());
+            }
+        }
+        if let Some(gvks) = self.gvks(def.name) {
+            out.insert("x-kubernetes-group-version-kind".into(), gvks);
+        }
+        Value::Object(out)
+    }
+
+    fn properties(&mut self, def: &DefRecord, out: &mut Map<String, Value>) {
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for i in 0..def.count {
+            let field = def.field(i);
+            let description = self.with_descriptions(def, |d| d.field(def, i).to_owned());
+            let ty = TypeRef::from_index(field.ty);
+            let mut schema = match self.type_schema(ty) {
+                Value::Object(schema) => schema,
+                other => Map::from_iter([("default".to_owned(), other)]),
+            };
+            if self.dialect == Dialect::V3
+                && let Some(reference) = schema.remove("$ref")
+            {
+                schema.insert("allOf".into(), json!([{"$ref": reference}]));
+            }
+            if !description.is_empty() {
+                schema.insert("description".into(), description.into());
+            }
+            if self.dialect == Dialect::V3
+                && let Some(default) = default_of(&field, ty)
+            {
+                schema.insert("default".into(), default);
+            }
+            if field.required {
+                required.push(Value::from(field.name));
+            }
+            properties.insert(field.name.to_owned(), Value::Object(schema));
+        }
+        if !properties.is_empty() {
+            out.insert("properties".into(), Value::Object(properties));
+        }
+        if !required.is_empty() {
+            out.insert("required".into(), required.into());
+        }
+    }
+
+    /// The schema of a use of a type.
+    fn type_schema(&mut self, ty: TypeRef) -> Value {
+        let view = Type::Builtin(ty);
+        let mut out = Map::new();
+        let inner = |this: &mut Self| match view.element() {
+            Some(Type::Builtin(element)) => this.type_schema(element),
+            _ => json!({}),
+        };
+        match view.kind() {
+            Kind::Array => {
+                out.insert("type".into(), "array".into());
+                out.insert("items".into(), inner(self));
+                list_facts(ty, &mut out);
+            }
+            Kind::Map => {
+                out.insert("type".into(), "object".into());
+                out.insert("additionalProperties".into(), inner(self));
+            }
+            Kind::Boolean => {
+                out.insert("type".into(), "boolean".into());
+            }
+            kind @ (Kind::String | Kind::Bytes | Kind::Integer | Kind::Number) => {
+                let name = match kind {
+                    Kind::Integer => "integer",
+                    Kind::Number => "number",
+                    _ => "string",
+                };
+                out.insert("type".into(), name.into());
+                if let Some(format) = ty.format() {
+                    out.insert("format".into(), format.into());
+                }
+            }
+            _ => match ty.definition_name() {
+                Some(name) => {
+                    if let Value::Object(reference) = self.builtin(name) {
+                        out.extend(reference);
+                    }
+                }
+                None => {
+                    out.insert("type".into(), "object".into());
+                }
+            },
+        }
+        if matches!(view.kind(), Kind::Object | Kind::Map) {
+            if let Some(map_type) = ty.own_map_type() {
+                out.insert("x-kubernetes-map-type".into(), map_type.into());
+            }
+            patch_facts(view.patch_strategy(), None, &mut out);
+        }
+        Value::Object(out)
+    }
+
+    fn gvks(&self, name: &str) -> Option<Value> {
+        if let Some(meta) = name.strip_prefix(META) {
+            return match meta {
+                // These go with every group version.
+                "DeleteOptions" | "WatchEvent" => {
+                    let mut all = vec![gvk_value("", "v1", meta)];
+                    for (group, version) in &self.group_versions {
+                        if (*group, *version) != ("", "v1") {
+                            all.push(gvk_value(group, version, meta));
+                        }
+                    }
+                    Some(all.into())
+                }
+                "APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions" | "Status" => {
+                    Some(json!([gvk_value("", "v1", meta)]))
+                }
+                _ => None,
+            };
+        }
+        let own = registry::builtin()
+            .iter()
+            .find(|r| r.definition == name)
+            .map(Resource::gvk);
+        let own = own.or_else(|| {
+            let (group, version, kind) = match name {
+                "io.k8s.api.autoscaling.v1.Scale" => ("autoscaling", "v1", "Scale"),
+                "io.k8s.api.policy.v1.Eviction" => ("policy", "v1", "Eviction"),
+                "io.k8s.api.authentication.v1.TokenRequest" => {
+                    ("authentication.k8s.io", "v1", "TokenRequest")
+                }
+                _ => return None,
+            };
+            Some(GroupVersionKind::new(group, version, kind))
+        })?;
+        Some(json!([gvk_value(&own.group, &own.version, &own.kind)]))
+    }
+}
+
+/// The default that a field publishes: its own, the empty struct that is held by
+/// value, or the zero of a scalar that is always encoded.
+fn default_of(field: &blob::FieldRecord, ty: TypeRef) -> Option<Value> {
+    if let Some(default) = field.default {
+        return serde_json::from_str(default).ok();
+    }
+    if field.embedded {
+        return Some(json!({}));
+    }
+    if !field.required || field.pointer {
+        return None;
+    }
+    match Type::Builtin(ty).kind() {
+        Kind::String => Some("".into()),
+        Kind::Integer => Some(0.into()),
+        Kind::Boolean => Some(false.into()),
+        _ => None,
+    }
+}
+
+fn list_facts(ty: TypeRef, out: &mut Map<String, Value>) {
+    use crate::schema::ListType;
+    let view = Type::Builtin(ty);
+    let Some(list) = ty.list() else { return };
+    let name = match view.list_type() {
+        ListType::Set => "set",
+        ListType::Map => "map",
+        ListType::Atomic => "atomic",
+    };
+    if !list.is_unset() {
+        out.insert("x-kubernetes-list-type".into(), name.into());
+    }
+    let keys = view.list_map_keys();
+    if !keys.is_empty() {
+        out.insert("x-kubernetes-list-map-keys".into(), keys.into());
+    }
+    patch_facts(view.patch_strategy(), view.merge_key(), out);
+}
+
+fn patch_facts(strategy: PatchStrategy, merge_key: Option<&str>, out: &mut Map<String, Value>) {
+    let names: Vec<&str> = [
+        (strategy.merge, "merge"),
+        (strategy.replace, "replace"),
+        (strategy.retain_keys, "retainKeys"),
+    ]
+    .into_iter()
+    .filter_map(|(on, name)| on.then_some(name))
+    .collect();
+    if !names.is_empty() {
+        out.insert("x-kubernetes-patch-strategy".into(), names.join(",").into());
+    }
+    if let Some(key) = merge_key {
+        out.insert("x-kubernetes-patch-merge-key".into(), key.into());
+    }
+}
+
+/// A custom resource's schema in what version 2 can say: clients would refuse
+/// objects for what it says otherwise.
+fn simplify(schema: &mut Value) {
+    let Value::Object(map) = schema else { return };
+    for key in [
+        "default",
+        "oneOf",
+        "anyOf",
+        "allOf",
+        "not",
+        "x-kubernetes-validations",
+    ] {
+        map.remove(key);
+    }
+    let truth = |map: &Map<String, Value>, key: &str| {
+        map.get(key).and_then(Value::as_bool).unwrap_or(false)
+    };
+    if map.remove("nullable").is_some_and(|n| n == true) {
+        for key in ["type", "items", "properties", "required"] {
+            map.remove(key);
+        }
+    }
+    if truth(map, "x-kubernetes-preserve-unknown-fields") {
+        map.remove("items");
+        map.remove("properties");
+        map.remove("required");
+    }
+    if truth(map, "x-kubernetes-int-or-string") {
+        map.remove("type");
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(key) {
+            simplify(inner);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(simplify);
+    }
+}
