@@ -38,7 +38,7 @@ pub(super) fn validate(authorizer: &Authorizer, request: &Request<'_>) -> Result
     if !request.is(GROUP, "certificatesigningrequests") {
         return Ok(());
     }
-    let signer = tree::text(request.old(), &["spec", "signerName"]);
+    let signer = tree::text(request.old_object(), &["spec", "signerName"]);
     match (request.operation, request.subresource) {
         (Operation::Update, "approval") if !may(authorizer, request, "approve", signer) => {
             Err(request.forbidden(format!(
@@ -51,7 +51,8 @@ pub(super) fn validate(authorizer: &Authorizer, request: &Request<'_>) -> Result
                     .cloned()
                     .unwrap_or_default()
             };
-            let same = |field| status(request.old(), field) == status(request.new(), field);
+            let same =
+                |field| status(request.old_object(), field) == status(request.new_object(), field);
             if same("certificate") && same("conditions") || may(authorizer, request, "sign", signer)
             {
                 return Ok(());
@@ -71,8 +72,9 @@ fn attest(authorizer: &Authorizer, request: &Request<'_>) -> Result<(), Status> 
     {
         return Ok(());
     }
-    let signer = tree::text(request.new(), &["spec", "signerName"]);
-    if signer.is_empty() || request.operation == Operation::Update && request.old() == request.new()
+    let signer = tree::text(request.new_object(), &["spec", "signerName"]);
+    if signer.is_empty()
+        || request.operation == Operation::Update && request.old_object() == request.new_object()
     {
         return Ok(());
     }
@@ -86,10 +88,10 @@ fn attest(authorizer: &Authorizer, request: &Request<'_>) -> Result<(), Status> 
 
 /// No certificate of the client signer puts anyone above authorization.
 fn restrict_subject(request: &Request<'_>) -> Result<(), Status> {
-    if tree::text(request.new(), &["spec", "signerName"]) != CLIENT_SIGNER {
+    if tree::text(request.new_object(), &["spec", "signerName"]) != CLIENT_SIGNER {
         return Ok(());
     }
-    let groups = organizations(tree::text(request.new(), &["spec", "request"]))
+    let groups = organizations(tree::text(request.new_object(), &["spec", "request"]))
         .map_err(|why| request.forbidden(format!("failed to parse CSR: {why}")))?;
     if groups.iter().any(|group| group == names::MASTERS) {
         return Err(request.forbidden(format!(

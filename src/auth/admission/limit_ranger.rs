@@ -91,8 +91,8 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     }
     for range in reader.list("", "limitranges", Some(request.namespace)) {
         let errors = match request.resource {
-            "pods" => check_pod(&range, request.new()),
-            _ => check_claim(&range, request.new()),
+            "pods" => check_pod(&range, request.new_object()),
+            _ => check_claim(&range, request.new_object()),
         };
         if !errors.is_empty() {
             return Err(request.forbidden(crate::authz::aggregate(&errors)));

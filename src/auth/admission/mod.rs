@@ -99,12 +99,12 @@ impl Request<'_> {
     }
 
     /// The new state.
-    fn new(&self) -> &Object {
+    fn new_object(&self) -> &Object {
         self.object.as_deref().unwrap_or(&Object::Null)
     }
 
     /// The state before.
-    fn old(&self) -> &Object {
+    fn old_object(&self) -> &Object {
         self.old.unwrap_or(&Object::Null)
     }
 
@@ -116,8 +116,8 @@ impl Request<'_> {
     fn forbidden(&self, why: impl std::fmt::Display) -> Status {
         let given = [
             self.name,
-            meta::name(self.new()),
-            meta::generate_name(self.new()),
+            meta::name(self.new_object()),
+            meta::generate_name(self.new_object()),
             "Unknown",
         ];
         let name = given

@@ -98,7 +98,7 @@ impl Node<'_> {
     }
 
     fn mirror_pod(&self) -> Result<(), Status> {
-        let (node, pod) = (self.name, self.request.new());
+        let (node, pod) = (self.name, self.request.new_object());
         if meta::annotation(pod, MIRROR).is_none() {
             return self.no(format!(
                 "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
@@ -154,7 +154,11 @@ impl Node<'_> {
     }
 
     fn pod_status(&self) -> Result<(), Status> {
-        let (node, new, old) = (self.name, self.request.new(), self.request.old());
+        let (node, new, old) = (
+            self.name,
+            self.request.new_object(),
+            self.request.old_object(),
+        );
         if self.request.operation != Operation::Update {
             return self.no(format!(
                 "unexpected operation {:?}",
@@ -210,7 +214,7 @@ impl Node<'_> {
             ));
         }
         let name = match self.request.name {
-            "" => tree::name(self.request.new()),
+            "" => tree::name(self.request.new_object()),
             name => name,
         };
         if name.is_empty() {
@@ -249,7 +253,7 @@ impl Node<'_> {
             }
             claim
         };
-        if without_own(self.request.new()) != without_own(self.request.old()) {
+        if without_own(self.request.new_object()) != without_own(self.request.old_object()) {
             let node = self.name;
             return self.no(format!(
                 "node {node:?} is not allowed to update fields other than status.quantity and status.conditions"
@@ -259,7 +263,11 @@ impl Node<'_> {
     }
 
     fn node(&self) -> Result<(), Status> {
-        let (node, new, old) = (self.name, self.request.new(), self.request.old());
+        let (node, new, old) = (
+            self.name,
+            self.request.new_object(),
+            self.request.old_object(),
+        );
         let requested = match self.request.name {
             "" => tree::name(new),
             name => name,
@@ -316,7 +324,7 @@ impl Node<'_> {
         if self.request.operation != Operation::Create {
             return Ok(());
         }
-        let request = self.request.new();
+        let request = self.request.new_object();
         let bound = |field| tree::text(request, &["spec", "boundObjectRef", field]);
         if (bound("apiVersion"), bound("kind")) != ("v1", "Pod") || bound("name").is_empty() {
             return self.no("node requested token not bound to a pod");
@@ -409,7 +417,7 @@ impl Node<'_> {
 
     fn own_name(&self, otherwise: &str) -> Result<(), Status> {
         let name = match self.request.operation {
-            Operation::Create => tree::name(self.request.new()),
+            Operation::Create => tree::name(self.request.new_object()),
             _ => self.request.name,
         };
         if name == self.name {
@@ -421,8 +429,8 @@ impl Node<'_> {
 
     fn resource_slice(&self) -> Result<(), Status> {
         let (slice, verb) = match self.request.operation {
-            Operation::Create => (self.request.new(), "create"),
-            Operation::Delete => (self.request.old(), "delete"),
+            Operation::Create => (self.request.new_object(), "create"),
+            Operation::Delete => (self.request.old_object(), "delete"),
             _ => return Ok(()),
         };
         if tree::text(slice, &["spec", "nodeName"]) == self.name {
@@ -438,7 +446,7 @@ impl Node<'_> {
             "kubernetes.io/kubelet-serving",
             "kubernetes.io/kube-apiserver-client-kubelet",
         ];
-        let csr = self.request.new();
+        let csr = self.request.new_object();
         let signer = tree::text(csr, &["spec", "signerName"]);
         if self.request.operation != Operation::Create || !OF_NODES.contains(&signer) {
             return Ok(());
@@ -478,7 +486,7 @@ impl Node<'_> {
                 self.request.subresource
             ));
         }
-        let spec = |field| tree::text(self.request.new(), &["spec", field]);
+        let spec = |field| tree::text(self.request.new_object(), &["spec", field]);
         if spec("nodeName") != self.name {
             return self.no(format!(
                 "PodCertificateRequest.Spec.NodeName={:?}, which is not the requesting node {:?}",

@@ -31,7 +31,7 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
         }
         _ => return Ok(()),
     }
-    let name = tree::text(request.new(), &["spec", "priorityClassName"]);
+    let name = tree::text(request.new_object(), &["spec", "priorityClassName"]);
     let class = if name.is_empty() {
         default_class(reader)
     } else {
@@ -47,14 +47,14 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
         ),
         None => (String::new(), 0, "PreemptLowerPriority"),
     };
-    if let Some(given) = tree::int(request.new(), &["spec", "priority"])
+    if let Some(given) = tree::int(request.new_object(), &["spec", "priority"])
         && given != value
     {
         return Err(request.forbidden(format!(
             "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
         )));
     }
-    let given = tree::text(request.new(), &["spec", "preemptionPolicy"]);
+    let given = tree::text(request.new_object(), &["spec", "preemptionPolicy"]);
     if !policy.is_empty() && !given.is_empty() && given != policy {
         return Err(request.forbidden(format!(
             "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
@@ -75,7 +75,7 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
 
 /// Keeps a field that a client which does not know it left out of an update.
 fn keep(request: &mut Request<'_>, field: &str) {
-    let old = tree::at(request.old(), &["spec", field])
+    let old = tree::at(request.old_object(), &["spec", field])
         .filter(|v| !v.is_null())
         .cloned();
     if let (Some(value), Some(pod)) = (old, request.object.as_deref_mut())
@@ -90,13 +90,13 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     if !writes || !request.is_whole(GROUP, "priorityclasses") {
         return Ok(());
     }
-    if tree::flag(request.new(), &["globalDefault"]) != Some(true) {
+    if tree::flag(request.new_object(), &["globalDefault"]) != Some(true) {
         return Ok(());
     }
     match default_class(reader) {
         Some(class)
             if request.operation == Operation::Create
-                || tree::name(&class) != tree::name(request.new()) =>
+                || tree::name(&class) != tree::name(request.new_object()) =>
         {
             Err(request.forbidden(format!(
                 "PriorityClass {} is already marked as default. Only one default can exist",

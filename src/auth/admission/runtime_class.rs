@@ -17,7 +17,7 @@ fn class_of(
     request: &Request<'_>,
 ) -> Result<Option<Arc<Object>>, Status> {
     let Some(name) =
-        tree::at(request.new(), &["spec", "runtimeClassName"]).and_then(Object::as_str)
+        tree::at(request.new_object(), &["spec", "runtimeClassName"]).and_then(Object::as_str)
     else {
         return Ok(None);
     };
@@ -46,7 +46,7 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
         return Ok(());
     };
     if let Some(fixed) = tree::at(&class, &["overhead", "podFixed"]).filter(|f| f.is_object()) {
-        let given = overhead(request.new(), &["spec", "overhead"]);
+        let given = overhead(request.new_object(), &["spec", "overhead"]);
         if !given.is_empty() && given != overhead(&class, &["overhead", "podFixed"]) {
             return Err(request.forbidden(MISMATCH));
         }
@@ -59,7 +59,7 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
     }
     for (key, value) in tree::entries(&class, &["scheduling", "nodeSelector"]) {
         let value = value.as_str().unwrap_or_default();
-        if let Some(own) = tree::map_text(request.new(), &["spec", "nodeSelector"], key)
+        if let Some(own) = tree::map_text(request.new_object(), &["spec", "nodeSelector"], key)
             && own != value
         {
             return Err(request.forbidden(format!(
@@ -86,10 +86,10 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
         return Ok(());
     }
     let class = class_of(reader, request)?;
-    let given = overhead(request.new(), &["spec", "overhead"]);
+    let given = overhead(request.new_object(), &["spec", "overhead"]);
     match class.filter(|class| class.get("overhead").is_some_and(Object::is_object)) {
         Some(class) if given != overhead(&class, &["overhead", "podFixed"]) => Err(request.forbidden(MISMATCH)),
-        None if tree::at(request.new(), &["spec", "overhead"]).is_some_and(Object::is_object) => Err(request
+        None if tree::at(request.new_object(), &["spec", "overhead"]).is_some_and(Object::is_object) => Err(request
             .forbidden("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")),
         _ => Ok(()),
     }

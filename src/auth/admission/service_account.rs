@@ -39,11 +39,11 @@ pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Reques
     const PAUSE: Duration = Duration::from_millis(100);
     if request.operation != Operation::Create
         || !request.is_whole("", "pods")
-        || is_mirror(request.new())
+        || is_mirror(request.new_object())
     {
         return;
     }
-    if !matches!(account_name(request.new()), "" | DEFAULT) {
+    if !matches!(account_name(request.new_object()), "" | DEFAULT) {
         return;
     }
     for _ in 0..TRIES {
@@ -64,8 +64,8 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
     {
         return Ok(());
     }
-    if !is_mirror(request.new()) {
-        let name = match account_name(request.new()) {
+    if !is_mirror(request.new_object()) {
+        let name = match account_name(request.new_object()) {
             "" => DEFAULT.to_owned(),
             name => name.to_owned(),
         };
@@ -99,7 +99,7 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     if !request.is("", "pods") {
         return Ok(());
     }
-    let pod = request.new();
+    let pod = request.new_object();
     match (request.operation, request.subresource) {
         (Operation::Update, "ephemeralcontainers") => {
             let account = account_of(reader, request)?;
@@ -154,9 +154,9 @@ fn account_of(
     reader: &dyn ObjectReader,
     request: &Request<'_>,
 ) -> Result<std::sync::Arc<Object>, Status> {
-    let name = account_name(request.new());
+    let name = account_name(request.new_object());
     if name.is_empty() {
-        let pod = tree::name(request.new());
+        let pod = tree::name(request.new_object());
         return Err(request.forbidden(format!(
             "no service account specified for pod {}/{pod}",
             request.namespace

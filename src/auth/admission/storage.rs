@@ -90,7 +90,7 @@ pub(super) fn validate_resize(
     if request.operation != Operation::Update || !request.is_whole("", "persistentvolumeclaims") {
         return Ok(());
     }
-    let (new, old) = (request.new(), request.old());
+    let (new, old) = (request.new_object(), request.old_object());
     let size = |claim| ResourceList::at(claim, &["spec", "resources", "requests"]).get("storage");
     if size(new) <= size(old) {
         return Ok(());

@@ -73,6 +73,10 @@ pub(super) struct Source<'a> {
     subject: Option<&'a Subject>,
 }
 
+/// Takes a rule that applies, or why some could not be found; `false` when it
+/// has seen enough.
+type Visitor<'a> = dyn FnMut(Result<(&Source<'_>, &Rule), String>) -> bool + 'a;
+
 impl fmt::Display for Source<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let b = self.binding;
@@ -225,12 +229,7 @@ impl Rbac {
 
     /// Shows `visit` each rule that applies to `user` in `namespace`, or why
     /// some could not be found, until it returns `false`.
-    pub(super) fn visit_rules(
-        &self,
-        user: &UserInfo,
-        namespace: &str,
-        visit: &mut dyn FnMut(Result<(&Source<'_>, &Rule), String>) -> bool,
-    ) {
+    pub(super) fn visit_rules(&self, user: &UserInfo, namespace: &str, visit: &mut Visitor<'_>) {
         let cluster = self
             .cluster
             .lock()
@@ -245,12 +244,7 @@ impl Rbac {
         self.visit_scope(namespaced.get(namespace), user, visit);
     }
 
-    fn visit_scope(
-        &self,
-        scope: Option<&Scope>,
-        user: &UserInfo,
-        visit: &mut dyn FnMut(Result<(&Source<'_>, &Rule), String>) -> bool,
-    ) -> bool {
+    fn visit_scope(&self, scope: Option<&Scope>, user: &UserInfo, visit: &mut Visitor<'_>) -> bool {
         for binding in scope.into_iter().flat_map(|s| s.bindings_of(user)) {
             let rules = match self.rules_of(&binding.role_kind, &binding.role, &binding.namespace) {
                 Ok(rules) => rules,

@@ -204,7 +204,7 @@ fn setters(pod: bool, containers: &[&str]) -> String {
     who.join(" and ")
 }
 
-fn text<'a>(value: Option<&'a Object>) -> &'a str {
+fn text(value: Option<&Object>) -> &str {
     value.and_then(Object::as_str).unwrap_or("")
 }
 

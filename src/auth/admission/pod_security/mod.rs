@@ -60,7 +60,7 @@ fn template_of<'a>(request: &'a Request<'_>) -> Option<&'a Object> {
         ("batch", "cronjobs") => &["spec", "jobTemplate", "spec", "template"],
         _ => return None,
     };
-    tree::at(request.new(), path).filter(|template| template.is_object())
+    tree::at(request.new_object(), path).filter(|template| template.is_object())
 }
 
 fn violation(level: &LevelVersion, pod: &Object) -> Option<String> {
@@ -101,8 +101,9 @@ fn validate_pod(reader: &dyn ObjectReader, request: &Request<'_>) -> Result<Warn
         )));
     };
     let (policy, _) = policy_of(&namespace);
-    let pod = request.new();
-    let unchanged = request.operation == Operation::Update && !is_significant(pod, request.old());
+    let pod = request.new_object();
+    let unchanged =
+        request.operation == Operation::Update && !is_significant(pod, request.old_object());
     if policy.is_privileged() || unchanged {
         return Ok(Vec::new());
     }
@@ -149,7 +150,7 @@ fn validate_namespace(
     if !request.subresource.is_empty() {
         return Ok(Vec::new());
     }
-    let (new, errors) = policy_of(request.new());
+    let (new, errors) = policy_of(request.new_object());
     let invalid = |errors| {
         Err(Status::invalid(
             &GroupKind::new("", "Namespace"),
@@ -164,7 +165,7 @@ fn validate_namespace(
             invalid(errors)
         };
     }
-    let (old, old_errors) = policy_of(request.old());
+    let (old, old_errors) = policy_of(request.old_object());
     if !errors.is_empty() && errors != old_errors {
         return invalid(errors);
     }
@@ -175,7 +176,7 @@ fn validate_namespace(
     }
     Ok(check_existing(
         reader,
-        tree::name(request.new()),
+        tree::name(request.new_object()),
         &new.enforce,
     ))
 }

@@ -112,7 +112,7 @@ impl Evaluator<'_> {
     /// The quotas that the request is charged to, with the charge in their
     /// status; refuses what exceeds one.
     fn check(&self, request: &Request<'_>, quotas: &[Object]) -> Result<Vec<Object>, Status> {
-        let object = request.new();
+        let object = request.new_object();
         let mut matching = Vec::new();
         for quota in quotas.iter().filter(|quota| self.matches(quota, object)) {
             let name = tree::name(quota);

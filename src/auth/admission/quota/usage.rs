@@ -72,12 +72,12 @@ impl<'a> Evaluator<'a> {
         match (self.kind, request.operation, request.subresource) {
             (Kind::Pod, Operation::Create, "") | (Kind::Pod, Operation::Update, "resize") => true,
             (Kind::Pod, Operation::Update, "") => {
-                has_deadline(request.new()) != has_deadline(request.old())
+                has_deadline(request.new_object()) != has_deadline(request.old_object())
             }
             (Kind::Service, Operation::Create | Operation::Update, "") => true,
             (Kind::VolumeClaim, Operation::Create | Operation::Update, "") => true,
             (Kind::VolumeClaim, Operation::Update, "status") => {
-                let (new, old) = (request.new(), request.old());
+                let (new, old) = (request.new_object(), request.old_object());
                 let allocated = |claim| {
                     tree::text(claim, &["status", "allocatedResources", "storage"]).to_owned()
                 };
