@@ -188,6 +188,10 @@ impl Quantity {
 
     /// The sum; it keeps this quantity's format unless this is zero.
     #[must_use]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the operators are there too; methods chain without importing them"
+    )]
     pub fn add(self, other: Self) -> Self {
         let format = if self.is_zero() {
             other.format
@@ -202,6 +206,10 @@ impl Quantity {
 
     /// The difference; it keeps this quantity's format unless this is zero.
     #[must_use]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the operators are there too; methods chain without importing them"
+    )]
     pub fn sub(self, other: Self) -> Self {
         let format = if self.is_zero() {
             other.format
@@ -216,11 +224,39 @@ impl Quantity {
 
     /// The negative.
     #[must_use]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the operators are there too; methods chain without importing them"
+    )]
     pub fn neg(self) -> Self {
         Self {
             nanos: -self.nanos,
             ..self
         }
+    }
+}
+
+impl std::ops::Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self::add(self, other)
+    }
+}
+
+impl std::ops::Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self::sub(self, other)
+    }
+}
+
+impl std::ops::Neg for Quantity {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self::neg(self)
     }
 }
 

@@ -238,13 +238,7 @@ fn description(schema: &Value) -> &str {
         .unwrap_or_default()
 }
 
-fn field_flags(
-    def: &str,
-    field: &str,
-    required: &[&str],
-    schema: &Value,
-    property: &Value,
-) -> u8 {
+fn field_flags(def: &str, field: &str, required: &[&str], schema: &Value, property: &Value) -> u8 {
     let mut flags = 0;
     let not_required = facts::NOT_REQUIRED.contains(&(def, field))
         || field == "metadata" && is_kind(schema) && def != facts::METADATA_REQUIRED;
@@ -254,7 +248,10 @@ fn field_flags(
     if is_embedded(def, field, schema, property) {
         flags |= flag::EMBEDDED;
     }
-    if facts::POINTERS.iter().any(|(d, fields)| *d == def && fields.contains(&field)) {
+    if facts::POINTERS
+        .iter()
+        .any(|(d, fields)| *d == def && fields.contains(&field))
+    {
         flags |= flag::POINTER;
     }
     flags

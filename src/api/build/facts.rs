@@ -632,6 +632,7 @@ pub const POINTERS: &[(&str, &[&str])] = &[
 
 /// Optional scalars whose zero is always encoded and published as the default.
 pub const ZEROS: &[(&str, &[&str], &str)] = &[
+    ("apps.v1.StatefulSetOrdinals", &["start"], "0"),
     ("apps.v1.StatefulSetSpec", &["serviceName"], r#""""#),
     ("apps.v1.StatefulSetStatus", &["availableReplicas"], "0"),
     ("authentication.v1.TokenRequestStatus", &["token"], r#""""#),

@@ -30,7 +30,7 @@ pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<Str
         fields: Vec::new(),
         messages: Vec::new(),
     };
-    match checker.value(ty, object, "") {
+    match checker.value(ty, object, None) {
         Ok(()) => Ok(checker.messages),
         Err(error) => Err(cannot_be_handled(object, &error)),
     }
@@ -61,7 +61,7 @@ fn add_zeros(ty: Type<'_>, object: &mut Object) {
     for field in ty.fields() {
         match map.get_mut(field.name) {
             Some(inner) => add_zeros(field.ty, inner),
-            None if field.required => {
+            None if field.always_encoded => {
                 map.insert(field.name.to_owned(), zero_of(field.ty));
             }
             None => {}
@@ -106,8 +106,10 @@ fn go_value(value: &Value) -> String {
 
 impl Checker {
     /// `owner` is the Go struct that the field belongs to.
-    fn mismatch(&self, value: &str, ty: Type<'_>, owner: &str) -> String {
+    fn mismatch(&self, value: &str, ty: Type<'_>, owner: Option<Type<'_>>) -> String {
         let ty = ty.go_name();
+        let owner = owner.map(Type::go_name).unwrap_or_default();
+        let owner = owner.rsplit('.').next().unwrap_or_default();
         if self.fields.is_empty() {
             return format!("json: cannot unmarshal {value} into Go value of type {ty}");
         }
@@ -126,7 +128,12 @@ impl Checker {
         }
     }
 
-    fn value(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn value(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         match ty.kind() {
             Kind::Any => self.any(ty, value, owner),
             Kind::Object => self.object(ty, value, owner),
@@ -177,14 +184,18 @@ impl Checker {
         }
     }
 
-    fn object(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn object(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         let found = go_value(value);
         let Value::Object(map) = value else {
             return Err(self.mismatch(&found, ty, owner));
         };
         let builtin = matches!(ty, Type::Builtin(_));
-        let name = ty.go_name();
-        let owner = name.rsplit('.').next().unwrap_or(owner);
+        let owner = Some(ty);
         let keys: Vec<String> = map.keys().cloned().collect();
         for key in keys {
             let Some(entry) = map.get_mut(&key) else {
@@ -232,7 +243,12 @@ impl Checker {
     }
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
-    fn any(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn any(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         let Type::Builtin(builtin) = ty else {
             return Ok(());
         };
@@ -246,7 +262,12 @@ impl Checker {
         Ok(())
     }
 
-    fn scalar(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn scalar(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         let ok = match ty.kind() {
             Kind::String => value.is_string(),
             Kind::Boolean => value.is_boolean(),
@@ -289,7 +310,12 @@ impl Checker {
         }
     }
 
-    fn integer(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn integer(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         if let Value::Number(number) = value {
             // Custom resources may write whole numbers as floats.
             if matches!(ty, Type::Structural(_))
@@ -341,7 +367,12 @@ impl Checker {
         Ok(())
     }
 
-    fn schema_or(&mut self, ty: Type<'_>, value: &mut Value, owner: &str) -> Result<(), String> {
+    fn schema_or(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         const PACKAGE: &str =
             "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
         let Some(schema) = Schema::builtin().definition(PACKAGE) else {

@@ -261,7 +261,9 @@ impl<'a> Schemas<'a> {
                 Value::Object(schema) => schema,
                 other => Map::from_iter([("default".to_owned(), other)]),
             };
+            // A reference that something stands beside.
             if self.dialect == Dialect::V3
+                && !description.is_empty()
                 && let Some(reference) = schema.remove("$ref")
             {
                 schema.insert("allOf".into(), json!([{"$ref": reference}]));

@@ -192,7 +192,10 @@ fn definitions_are_upstreams() {
             };
             for key in facts {
                 // A list type on what is no list in JSON: bytes as base64.
-                if key == "x-kubernetes-list-type" && name.ends_with(".APIServiceSpec") && field == "caBundle" {
+                if key == "x-kubernetes-list-type"
+                    && name.ends_with(".APIServiceSpec")
+                    && field == "caBundle"
+                {
                     continue;
                 }
                 if my.get(key) != their.get(key) {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::Object;
+use crate::fields::MAX_DEPTH;
 use crate::status::Status;
 
 use super::rejected;
@@ -60,6 +61,7 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         "remove" => remove(document, &path).map(drop),
         "replace" => {
             let value = operation.get("value").cloned().unwrap_or(Value::Null);
+            check_depth(&path, &value)?;
             *find_mut(document, &path)? = value;
             Some(())
         }
@@ -70,12 +72,14 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
                 return None;
             }
             let value = remove(document, &from)?;
+            check_depth(&path, &value)?;
             add(document, &path, value)
         }
         "copy" => {
             let from = pointer(text("from")?)?;
             let value = find_mut(document, &from)?.clone();
             *budget = budget.checked_sub(weight(&value))?;
+            check_depth(&path, &value)?;
             add(document, &path, value)
         }
         "test" => {
@@ -87,6 +91,19 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         }
         _ => None,
     }
+}
+
+/// Copies into themselves could nest a document without bound; it stays as
+/// shallow as the parsers keep it.
+fn check_depth(path: &[String], value: &Value) -> Option<()> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+            Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    (path.len() + depth(value) <= MAX_DEPTH).then_some(())
 }
 
 /// Roughly the bytes of a value.

@@ -60,6 +60,9 @@ fn json_patch_operations() {
     assert_eq!(patched(json!([1])).unwrap_err().code, 400);
     let many = vec![json!({"op": "test", "path": "", "value": 1}); MAX_OPERATIONS + 1];
     assert_eq!(patched(many.into()).unwrap_err().code, 413);
+    // One that nests a document in itself.
+    let nest = vec![json!({"op": "copy", "from": "", "path": "/a"}); 200];
+    assert!(patched(nest.into()).is_err());
     // A patch that doubles a document thirty times.
     let bomb: Vec<Value> = (0..30)
         .map(|i| json!({"op": "copy", "from": "/a", "path": format!("/a/n{i}")}))

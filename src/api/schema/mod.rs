@@ -92,6 +92,8 @@ pub struct Field<'a> {
     pub ty: Type<'a>,
     /// Whether it must be there.
     pub required: bool,
+    /// Whether Go encodes it even when it has no value.
+    pub always_encoded: bool,
 }
 
 /// All built-in types.
@@ -400,6 +402,7 @@ fn builtin_field(record: blob::FieldRecord) -> Field<'static> {
         name: record.name,
         ty: Type::Builtin(TypeRef::from_index(record.ty)),
         required: record.required,
+        always_encoded: record.required && !record.pointer,
     }
 }
 

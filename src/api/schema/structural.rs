@@ -136,6 +136,7 @@ impl Structural {
                         name: "metadata",
                         ty: Type::Builtin(Schema::builtin().object_meta()),
                         required: false,
+                        always_encoded: false,
                     });
                 }
                 "apiVersion" | "kind" if !self.properties.contains_key(name) => {
@@ -144,6 +145,7 @@ impl Structural {
                         name,
                         ty: Type::Structural(text_type()),
                         required: false,
+                        always_encoded: false,
                     });
                 }
                 _ => {}
@@ -158,6 +160,7 @@ impl Structural {
             name,
             ty: Type::Structural(ty),
             required: self.required.iter().any(|r| r == name),
+            always_encoded: false,
         }
     }
 
