@@ -80,6 +80,20 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Opens a directory itself, where the kernel does not take a mere path.
+pub(crate) fn open_dir_readable(path: &Path) -> io::Result<OwnedFd> {
+    let text = c_path(path)?;
+    // SAFETY: the string outlives the call.
+    let fd = check(unsafe {
+        libc::open(
+            text.as_ptr(),
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    })?;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A relative path without `.` and with every `..` resolved by its text, never
 /// above the top; none for the top itself.
 pub(crate) fn clean(path: &Path) -> Option<PathBuf> {

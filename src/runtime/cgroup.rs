@@ -54,6 +54,11 @@ fn dir(controller: &str, cgroup: &str) -> PathBuf {
     }
 }
 
+/// The cgroup's directory in the unified hierarchy.
+pub fn v2_dir(cgroup: &str) -> PathBuf {
+    Path::new(ROOT).join(cgroup.trim_start_matches('/'))
+}
+
 /// The cgroup's directory in every hierarchy.
 fn dirs(cgroup: &str) -> Vec<PathBuf> {
     let relative = cgroup.trim_start_matches('/');

@@ -19,6 +19,7 @@ mod beneath;
 mod cgroup;
 mod client;
 mod container;
+mod device_filter;
 mod error;
 mod image;
 mod oci;

@@ -722,7 +722,11 @@ impl Runtime {
             &sandbox.spec.cgroup_parent
         };
         let cgroup = format!("/{}/{id}", parent.trim_matches('/')).replace("//", "/");
-        let (config, plan) = oci::generate(&oci::Inputs {
+        let oci::Generated {
+            config,
+            plan,
+            devices,
+        } = oci::generate(&oci::Inputs {
             spec: &spec,
             image: &image.config.config,
             user: &user,
@@ -752,6 +756,7 @@ impl Runtime {
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             log_path: spec.log_path.clone(),
+            devices,
             plan,
         };
         fs::create_dir_all(&shim.state)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Device;
 
@@ -28,8 +29,11 @@ const OWN: &[&str] = &[
 pub struct Devices {
     /// `linux.devices`.
     pub nodes: Vec<Value>,
-    /// `linux.resources.devices`.
+    /// `linux.resources.devices`, for v1.
     pub rules: Vec<Value>,
+    /// The devices that may be used besides the default ones, for v2; none for
+    /// all of the node's.
+    pub allowed: Option<Vec<DeviceRule>>,
 }
 
 impl Devices {
@@ -38,6 +42,7 @@ impl Devices {
         Self {
             nodes: Vec::new(),
             rules: vec![json!({"allow": false, "access": "rwm"})],
+            allowed: Some(Vec::new()),
         }
     }
 
@@ -46,6 +51,7 @@ impl Devices {
         let mut devices = Self {
             nodes: Vec::new(),
             rules: vec![json!({"allow": true, "access": "rwm"})],
+            allowed: None,
         };
         let dev = Path::new("/dev");
         devices
@@ -126,6 +132,14 @@ impl Devices {
             "path": path, "type": kind, "major": major, "minor": minor,
             "fileMode": metadata.mode() & 0o7777, "uid": metadata.uid(), "gid": metadata.gid(),
         }));
+        if let Some(allowed) = &mut self.allowed {
+            allowed.push(DeviceRule {
+                block: kind == "b",
+                major: Some(major),
+                minor: Some(minor),
+                access: access.to_string(),
+            });
+        }
         self.rules.push(json!({
             "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
         }));

@@ -10,6 +10,7 @@ use super::capabilities;
 use super::devices::Devices;
 use super::user::Resolved;
 use crate::cgroup;
+use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::image::manifest::RunConfig;
 use crate::seccomp;
@@ -94,8 +95,18 @@ pub struct Inputs<'a> {
     pub image_volumes: &'a [(PathBuf, PathBuf)],
 }
 
+/// A container, ready to be launched.
+pub struct Generated {
+    /// `config.json`.
+    pub config: Value,
+    /// What its process becomes.
+    pub plan: Plan,
+    /// The devices that may be used besides the default ones; none for all.
+    pub devices: Option<Vec<DeviceRule>>,
+}
+
 /// Generates the OCI configuration and the plan.
-pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
+pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
     let spec = inputs.spec;
     let security = &spec.security;
     let plan = plan(inputs)?;
@@ -165,7 +176,11 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<(Value, Plan)> {
         "process": process,
         "linux": linux,
     });
-    Ok((config, plan))
+    Ok(Generated {
+        config,
+        plan,
+        devices: devices.allowed,
+    })
 }
 
 /// The command, and what it may do.

@@ -18,6 +18,8 @@ use libcontainer::workload::{
 };
 
 use super::plan::Plan;
+use crate::cgroup;
+use crate::device_filter::{self, DeviceRule};
 
 /// A process's standard streams, or the socket that its terminal is sent to.
 pub enum Stdio {
@@ -35,6 +37,10 @@ pub struct Launch<'a> {
     pub bundle: &'a Path,
     /// Where the launcher keeps its own state.
     pub state: &'a Path,
+    /// The container's cgroup.
+    pub cgroup: &'a str,
+    /// The devices that it may use besides the default ones; none for all.
+    pub devices: Option<&'a [DeviceRule]>,
     /// What the process becomes.
     pub plan: &'a Plan,
     /// Its streams.
@@ -75,6 +81,13 @@ impl Launcher for Libcontainer {
             .pid()
             .ok_or("the launcher returned no process")?
             .as_raw();
+        // On v1 the library writes the rules itself; on v2 this build of it cannot.
+        if let Some(devices) = launch.devices
+            && cgroup::is_v2()
+        {
+            device_filter::attach(&cgroup::v2_dir(launch.cgroup), devices)
+                .map_err(|e| format!("cannot restrict the container's devices: {e}"))?;
+        }
         // Known before the process runs, so that its end cannot come first.
         announce(&report, pid)?;
         container.start().map_err(|e| chain(&e))?;

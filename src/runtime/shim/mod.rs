@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::beneath::check;
 use crate::cgroup;
+use crate::device_filter::DeviceRule;
 use crate::image::store::write_atomic;
 use launch::{Launch, Launcher, Libcontainer, Stdio};
 use log::Log;
@@ -57,6 +58,8 @@ pub struct ShimConfig {
     pub stdin_once: bool,
     /// The log file.
     pub log_path: Option<PathBuf>,
+    /// The devices that it may use besides the default ones; none for all.
+    pub devices: Option<Vec<DeviceRule>>,
     /// The container's process.
     pub plan: Plan,
 }
@@ -234,6 +237,8 @@ fn fork_launcher(
                 id: &config.id,
                 bundle: &config.bundle,
                 state: &config.state,
+                cgroup: &config.cgroup,
+                devices: config.devices.as_deref(),
                 plan,
                 stdio,
                 report: writer,

@@ -552,7 +552,6 @@ impl Server {
         }
         cgroup::kill(&config.cgroup);
         write_exit(config, exit);
-        cgroup::destroy(&config.cgroup, CGROUP_PATIENCE);
         for client in &mut self.clients {
             match client.role {
                 Role::Control | Role::Attached { .. } => client.say(Kind::Exit, exit),
@@ -572,6 +571,8 @@ impl Server {
                 Role::Done => {}
             }
         }
+        // Last, because it may take a moment.
+        cgroup::destroy(&config.cgroup, CGROUP_PATIENCE);
     }
 
     fn flushed(&self) -> bool {

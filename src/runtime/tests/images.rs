@@ -770,7 +770,7 @@ async fn pulls_through_trouble() {
         .await
         .unwrap();
     assert_eq!(status.id, digest(&parts.config));
-    assert_eq!(status.repo_tags, [name.clone()]);
+    assert_eq!(status.repo_tags, std::slice::from_ref(&name));
     assert!(tree(dir.path(), &layers[0]).join("f0").exists());
     let requests = registry.requests.lock().unwrap().clone();
     assert!(
@@ -779,7 +779,7 @@ async fn pulls_through_trouble() {
             .any(|r| r.contains(&broken) && r.contains("bytes=")),
         "not resumed: {requests:#?}"
     );
-    let steps = steps.lock().unwrap();
+    let steps = std::mem::take(&mut *steps.lock().unwrap());
     assert!(
         matches!(steps[0], PullProgress::Resolved { layers: 7, .. }),
         "{:?}",

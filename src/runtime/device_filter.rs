@@ -1,0 +1,312 @@
+//! Which devices a cgroup v2's processes may use: an eBPF program, made here
+//! instruction by instruction, since v2 has no files to write rules into.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::beneath::open_dir_readable;
+
+/// A device, or a range of them, that may be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Whether it is a block device; a character device otherwise.
+    pub block: bool,
+    /// Its major number; any when absent.
+    pub major: Option<u32>,
+    /// Its minor number; any when absent.
+    pub minor: Option<u32>,
+    /// Any of `r`, `w`, `m` (make a node).
+    pub access: String,
+}
+
+/// Kinds and kinds of access, as the kernel passes them.
+const BLOCK: i32 = 1;
+const CHARACTER: i32 = 2;
+const MAKE: i32 = 1;
+const READ: i32 = 2;
+const WRITE: i32 = 4;
+
+/// bpf(2)'s commands and constants that the C library's binding lacks.
+const PROG_LOAD: libc::c_long = 5;
+const PROG_ATTACH: libc::c_long = 8;
+const TYPE_CGROUP_DEVICE: u32 = 15;
+const ATTACH_CGROUP_DEVICE: u32 = 6;
+const ALLOW_MULTI: u32 = 2;
+
+/// What every container may use, as other runtimes have it: making any node, and
+/// null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals.
+fn defaults() -> Vec<DeviceRule> {
+    let rule = |block, major, minor, access: &str| DeviceRule {
+        block,
+        major,
+        minor,
+        access: access.into(),
+    };
+    let mut rules = vec![rule(true, None, None, "m"), rule(false, None, None, "m")];
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
+        rules.push(rule(false, Some(major), Some(minor), "rwm"));
+    }
+    rules.push(rule(false, Some(136), None, "rwm"));
+    rules
+}
+
+/// One eBPF instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    /// Destination in the low half, source in the high one.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+const LOAD_WORD: u8 = 0x61;
+const MOVE_REGISTER: u8 = 0xbf;
+const MOVE: u8 = 0xb7;
+const AND: u8 = 0x57;
+const SHIFT_RIGHT: u8 = 0x77;
+const JUMP_NOT_EQUAL: u8 = 0x55;
+const EXIT: u8 = 0x95;
+
+fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
+    Instruction {
+        code,
+        registers: to | from << 4,
+        offset,
+        immediate,
+    }
+}
+
+/// The program: 1 for what a rule allows, else 0.
+fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
+    // r2 kind, r3 access, r4 major, r5 minor; r1 is the context, then scratch.
+    let mut code = vec![
+        op(LOAD_WORD, 2, 1, 0, 0),
+        op(MOVE_REGISTER, 3, 2, 0, 0),
+        op(AND, 2, 0, 0, 0xffff),
+        op(SHIFT_RIGHT, 3, 0, 0, 16),
+        op(LOAD_WORD, 4, 1, 4, 0),
+        op(LOAD_WORD, 5, 1, 8, 0),
+    ];
+    for rule in rules {
+        let mut access = 0;
+        for letter in rule.access.bytes() {
+            access |= match letter {
+                b'r' => READ,
+                b'w' => WRITE,
+                b'm' => MAKE,
+                _ => 0,
+            };
+        }
+        let kind = if rule.block { BLOCK } else { CHARACTER };
+        let mut block = vec![op(JUMP_NOT_EQUAL, 2, 0, 0, kind)];
+        // What is wanted beyond the rule's access must be nothing.
+        block.push(op(MOVE_REGISTER, 1, 3, 0, 0));
+        block.push(op(AND, 1, 0, 0, !access));
+        block.push(op(JUMP_NOT_EQUAL, 1, 0, 0, 0));
+        if let Some(major) = rule.major {
+            block.push(op(JUMP_NOT_EQUAL, 4, 0, 0, major as i32));
+        }
+        if let Some(minor) = rule.minor {
+            block.push(op(JUMP_NOT_EQUAL, 5, 0, 0, minor as i32));
+        }
+        block.push(op(MOVE, 0, 0, 0, 1));
+        block.push(op(EXIT, 0, 0, 0, 0));
+        let length = block.len();
+        for (at, instruction) in block.iter_mut().enumerate() {
+            if instruction.code == JUMP_NOT_EQUAL {
+                instruction.offset = (length - at - 1) as i16;
+            }
+        }
+        code.extend(block);
+    }
+    code.push(op(MOVE, 0, 0, 0, 0));
+    code.push(op(EXIT, 0, 0, 0, 0));
+    code
+}
+
+/// Restricts the cgroup at `dir` to the default devices and `rules`.
+pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
+    let mut all = defaults();
+    all.extend(rules.iter().cloned());
+    let program = load(&compile(&all))?;
+    let cgroup = open_dir_readable(dir)?;
+    #[repr(C)]
+    struct Attach {
+        target: u32,
+        program: u32,
+        kind: u32,
+        flags: u32,
+    }
+    let attach = Attach {
+        target: number(cgroup.as_raw_fd()),
+        program: number(program.as_raw_fd()),
+        kind: ATTACH_CGROUP_DEVICE,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: the struct has the layout of bpf_attr's part for this command.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            &raw const attach,
+            size_of::<Attach>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+        kernel_version: u32,
+        flags: u32,
+    }
+    let load = Load {
+        kind: TYPE_CGROUP_DEVICE,
+        count: code.len() as u32,
+        instructions: code.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+    };
+    // SAFETY: the struct has the layout of bpf_attr's part for this command, and
+    // what it points to outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn number(fd: RawFd) -> u32 {
+    // Descriptors are never negative.
+    fd as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the kernel does with a program.
+    fn run(code: &[Instruction], kind: i32, access: i32, major: u32, minor: u32) -> bool {
+        let mut r = [0u64; 11];
+        let mut pc = 0usize;
+        loop {
+            let i = code[pc];
+            pc += 1;
+            let (to, from) = (usize::from(i.registers & 15), usize::from(i.registers >> 4));
+            match i.code {
+                LOAD_WORD => {
+                    r[to] = match i.offset {
+                        0 => (access as u64) << 16 | kind as u64,
+                        4 => u64::from(major),
+                        8 => u64::from(minor),
+                        other => panic!("offset {other}"),
+                    }
+                }
+                MOVE_REGISTER => r[to] = r[from],
+                MOVE => r[to] = i.immediate as i64 as u64,
+                AND => r[to] &= i.immediate as i64 as u64,
+                SHIFT_RIGHT => r[to] >>= i.immediate,
+                JUMP_NOT_EQUAL => {
+                    if r[to] != i.immediate as i64 as u64 {
+                        pc = pc.wrapping_add_signed(isize::from(i.offset));
+                    }
+                }
+                EXIT => return r[0] == 1,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn programs_mean_what_rules_say(
+            rules in prop::collection::vec(
+                (any::<bool>(), prop::option::of(0u32..3), prop::option::of(0u32..3), "[rwm]{0,3}"), 0..6),
+            block in any::<bool>(),
+            access in 1i32..8,
+            major in 0u32..4,
+            minor in 0u32..4,
+        ) {
+            let rules: Vec<DeviceRule> = rules
+                .into_iter()
+                .map(|(block, major, minor, access)| DeviceRule { block, major, minor, access })
+                .collect();
+            let expected = rules.iter().any(|r| {
+                let has = |letter, bit| access & bit == 0 || r.access.contains(letter);
+                r.block == block
+                    && r.major.is_none_or(|m| m == major)
+                    && r.minor.is_none_or(|m| m == minor)
+                    && has('r', READ) && has('w', WRITE) && has('m', MAKE)
+            });
+            let kind = if block { BLOCK } else { CHARACTER };
+            prop_assert_eq!(run(&compile(&rules), kind, access, major, minor), expected);
+        }
+    }
+
+    /// The kernel takes the program and obeys it, wherever a v2 hierarchy is mounted.
+    #[test]
+    fn the_kernel_obeys() {
+        // SAFETY: no memory is involved.
+        let root = unsafe { libc::geteuid() } == 0;
+        let mounted = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+            .iter()
+            .map(Path::new)
+            .find(|p| p.join("cgroup.controllers").exists());
+        let (true, Some(mounted)) = (root, mounted) else {
+            println!("skipped: not root, or no cgroup v2");
+            return;
+        };
+        let dir = mounted.join(format!("rkube-test-devices-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let result = attach(&dir, &[]);
+        let script = format!(
+            "echo $$ > {}/cgroup.procs && cat /dev/null && ! cat /dev/kmsg 2>/dev/null && mknod $0/n c 1 11 && ! head -c 1 $0/n 2>/dev/null",
+            dir.display()
+        );
+        let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+        let status = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(script)
+            .arg(scratch.path())
+            .status();
+        std::fs::remove_dir(&dir).unwrap();
+        if let Err(e) = result {
+            println!("skipped: the kernel does not load device programs: {e}");
+            return;
+        }
+        assert!(status.unwrap().success());
+    }
+}
