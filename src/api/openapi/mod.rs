@@ -3,6 +3,7 @@
 //! Version 3 has a document a group version, version 2 one for all. Both say
 //! the same in different dialects ([`Dialect`]).
 
+mod operation;
 mod paths;
 mod queries;
 mod schemas;
