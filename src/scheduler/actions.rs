@@ -1,0 +1,271 @@
+//! What the scheduler does to the cluster: bindings, conditions, preemption,
+//! events. Each is one task that reports back.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Binding, Event, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
+use kube::{Client, Error};
+use serde_json::{Value, json};
+
+use crate::model::PodInfo;
+use crate::plugins::volume_binding::Decision;
+
+/// The scheduler's way into the cluster.
+#[derive(Clone)]
+pub struct Actions {
+    client: Client,
+    /// The scheduler's name, as pods ask for it and events report it.
+    name: Arc<str>,
+}
+
+/// An RFC 3339 time as the API writes it.
+fn now() -> String {
+    rkube_api::meta::rfc3339(Timestamp::now())
+}
+
+/// Was the object not there (any more)?
+pub fn is_gone(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 404)
+}
+
+impl Actions {
+    /// Acts with a client under a name.
+    pub fn new(client: Client, name: &str) -> Self {
+        Actions {
+            client,
+            name: name.into(),
+        }
+    }
+
+    fn pods(&self, pod: &PodInfo) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &pod.namespace)
+    }
+
+    /// Binds a pod to a node.
+    pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), Error> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: Some(pod.name.clone()),
+                namespace: Some(pod.namespace.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(node.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        let _: Status = self
+            .pods(pod)
+            .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
+            .await?;
+        Ok(())
+    }
+
+    /// Starts what the pod's claims need.
+    pub async fn prepare_volumes(&self, decisions: &[Decision], node: &str) -> anyhow::Result<()> {
+        for decision in decisions {
+            match decision {
+                Decision::Bind { claim, uid, volume } => {
+                    let api: Api<PersistentVolume> = Api::all(self.client.clone());
+                    let patch = json!({
+                        "metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+                        "spec": {"claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                            "namespace": claim.0, "name": claim.1, "uid": uid}},
+                    });
+                    api.patch(volume, &PatchParams::default(), &Patch::Merge(&patch))
+                        .await
+                        .with_context(|| {
+                            format!("binding volume {volume} to claim {}/{}", claim.0, claim.1)
+                        })?;
+                }
+                Decision::Provision { claim } => {
+                    let api: Api<PersistentVolumeClaim> =
+                        Api::namespaced(self.client.clone(), &claim.0);
+                    let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
+                    api.patch(&claim.1, &PatchParams::default(), &Patch::Merge(&patch))
+                        .await
+                        .with_context(|| {
+                            format!("choosing a node for claim {}/{}", claim.0, claim.1)
+                        })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the chosen node back from claims whose volumes could not be made.
+    pub async fn release_volumes(&self, decisions: &[Decision]) {
+        for decision in decisions {
+            if let Decision::Provision { claim } = decision {
+                let api: Api<PersistentVolumeClaim> =
+                    Api::namespaced(self.client.clone(), &claim.0);
+                let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": null}}});
+                if let Err(error) = api
+                    .patch(&claim.1, &PatchParams::default(), &Patch::Merge(&patch))
+                    .await
+                {
+                    tracing::warn!(claim = %claim.1, %error, "could not take the chosen node back");
+                }
+            }
+        }
+    }
+
+    /// Says on the pod that it has no node, and which one it waits for:
+    /// `nominated` is `None` to leave that as it is, empty to clear it.
+    pub async fn report_unschedulable(
+        &self,
+        pod: &PodInfo,
+        reason: &str,
+        message: &str,
+        nominated: Option<&str>,
+    ) -> Result<(), Error> {
+        let same = pod
+            .condition
+            .as_ref()
+            .is_some_and(|(r, m)| r == reason && m == message);
+        let mut status = serde_json::Map::new();
+        if !same {
+            // The time of the transition stays when only the words change.
+            let first = pod.condition.is_none();
+            let mut condition = json!({
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": reason,
+                "message": message,
+                "lastProbeTime": null,
+            });
+            if first {
+                condition["lastTransitionTime"] = now().into();
+            }
+            status.insert("conditions".into(), json!([condition]));
+        }
+        if let Some(node) = nominated
+            && node != pod.nominated
+        {
+            let value = if node.is_empty() {
+                Value::Null
+            } else {
+                node.into()
+            };
+            status.insert("nominatedNodeName".into(), value);
+        }
+        if status.is_empty() {
+            return Ok(());
+        }
+        self.patch_status(pod, Value::Object(status)).await
+    }
+
+    /// Takes the hope for a node from a pod.
+    pub async fn clear_nomination(&self, pod: &PodInfo) -> Result<(), Error> {
+        self.patch_status(pod, json!({"nominatedNodeName": null}))
+            .await
+    }
+
+    async fn patch_status(&self, pod: &PodInfo, status: Value) -> Result<(), Error> {
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": status});
+        self.pods(pod)
+            .patch_status(
+                &pod.name,
+                &PatchParams::default(),
+                &Patch::Strategic(&patch),
+            )
+            .await
+            .map(|_| ())
+    }
+
+    /// Removes a victim, saying why.
+    pub async fn evict(&self, victim: &PodInfo, by: &PodInfo, node: &str) -> Result<(), Error> {
+        let condition = json!({"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": format!("{}: preempting to accommodate a higher priority pod", self.name),
+            "lastProbeTime": null,
+            "lastTransitionTime": now(),
+        }]});
+        match self.patch_status(victim, condition).await {
+            Err(error) if !is_gone(&error) => return Err(error),
+            _ => {}
+        }
+        let only_this = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(victim.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.pods(victim).delete(&victim.name, &only_this).await {
+            Ok(_) => {}
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.event(
+            victim,
+            "Normal",
+            "Preempted",
+            "Preempting",
+            &format!("Preempted by pod {} on node {node}", by.uid),
+        )
+        .await;
+        Ok(())
+    }
+
+    /// Reports an event about a pod. That it can not be reported is no reason
+    /// to stop.
+    pub async fn event(
+        &self,
+        pod: &PodInfo,
+        kind: &str,
+        reason: &str,
+        action: &str,
+        message: &str,
+    ) {
+        let at = Timestamp::now();
+        // Upstream cuts what the API would refuse.
+        let mut message = message.to_owned();
+        if message.len() > 1024 {
+            let end = (0..=1021)
+                .rev()
+                .find(|i| message.is_char_boundary(*i))
+                .unwrap_or(0);
+            message.truncate(end);
+            message.push_str("...");
+        }
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", pod.name, at.as_nanosecond())),
+                namespace: Some(pod.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            involved_object: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectReference::default()
+            },
+            event_time: Some(MicroTime(at)),
+            type_: Some(kind.to_owned()),
+            reason: Some(reason.to_owned()),
+            action: Some(action.to_owned()),
+            message: Some(message),
+            reporting_component: Some(self.name.to_string()),
+            reporting_instance: Some(format!("{}-{}", self.name, std::process::id())),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
+        if let Err(error) = api.create(&PostParams::default(), &event).await {
+            tracing::debug!(pod = %pod.name, %reason, %error, "could not report an event");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! DefaultPreemption: which less important pods must go, and where, so that a
+//! pod without a node gets one.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Prepared, Rejection};
+use crate::cluster::{Budget, Cluster, View};
+use crate::model::{NodeInfo, PodInfo};
+
+/// A node and the pods that must leave it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The node's name.
+    pub node: String,
+    /// The victims, most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them a disruption budget would rather keep.
+    pub violations: usize,
+}
+
+/// Why there was no preemption, in upstream's words; each is counted over the nodes.
+pub mod reasons {
+    /// Pods are not what is in the way.
+    pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+    /// No pods that are less important are in the way.
+    pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+}
+
+/// May the pod preempt others? The error says why not.
+pub fn eligible(pod: &PodInfo, cluster: &Cluster) -> Result<(), &'static str> {
+    if pod.never_preempts {
+        return Err("not eligible due to preemptionPolicy=Never.");
+    }
+    // Victims of an earlier try are still on their way out.
+    let waiting = cluster.nodes.get(&pod.nominated).is_some_and(|node| {
+        node.pods
+            .iter()
+            .any(|p| p.deleting && p.preempted && p.priority < pod.priority)
+    });
+    if waiting {
+        return Err("not eligible due to a terminating pod on the nominated node.");
+    }
+    Ok(())
+}
+
+/// The best node to make room on, or what spoke against each.
+pub fn find(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    rejections: &BTreeMap<String, Rejection>,
+) -> Result<Candidate, BTreeMap<String, &'static str>> {
+    let mut against = BTreeMap::new();
+    let mut candidates = Vec::new();
+    for (name, node) in &cluster.nodes {
+        if rejections.get(name).is_none_or(|r| r.unresolvable) {
+            against.insert(name.clone(), reasons::NOT_HELPFUL);
+            continue;
+        }
+        match victims(pod, cluster, node) {
+            Some(candidate) => candidates.push(candidate),
+            None => {
+                against.insert(name.clone(), reasons::NO_VICTIMS);
+            }
+        }
+    }
+    best(candidates).ok_or(against)
+}
+
+fn fits(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> bool {
+    Prepared::new(pod, View::with(cluster, node)).is_ok_and(|p| p.filter(node).is_ok())
+}
+
+/// The fewest and least important pods of the node whose going makes room.
+fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidate> {
+    let mut trial = node.clone();
+    let mut lesser: Vec<Arc<PodInfo>> = node
+        .pods
+        .iter()
+        .filter(|p| p.priority < pod.priority)
+        .cloned()
+        .collect();
+    if lesser.is_empty() {
+        return None;
+    }
+    for p in &lesser {
+        trial.remove(&p.uid);
+    }
+    if !fits(pod, cluster, &trial) {
+        return None;
+    }
+    // Who may stay after all? The more important are asked first, those that a
+    // budget guards before all others.
+    lesser.sort_by_key(|p| importance(p));
+    let (guarded, others) = split_by_budgets(lesser, cluster);
+    let mut gone = Vec::new();
+    let mut violations = 0;
+    for (group, is_guarded) in [(guarded, true), (others, false)] {
+        for p in group {
+            trial.add(Arc::clone(&p));
+            if !fits(pod, cluster, &trial) {
+                trial.remove(&p.uid);
+                violations += usize::from(is_guarded);
+                gone.push(p);
+            }
+        }
+    }
+    gone.sort_by_key(|p| importance(p));
+    Some(Candidate {
+        node: node.name.clone(),
+        victims: gone,
+        violations,
+    })
+}
+
+/// Sorts the important first: higher priority, then longer running.
+fn importance(pod: &PodInfo) -> (Reverse<i32>, Timestamp) {
+    (Reverse(pod.priority), pod.started.unwrap_or(Timestamp::MAX))
+}
+
+/// Pods whose going would violate a budget, and the others.
+fn split_by_budgets(
+    pods: Vec<Arc<PodInfo>>,
+    cluster: &Cluster,
+) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut left: Vec<(&Budget, i64)> = cluster.budgets.values().map(|b| (b, b.allowed)).collect();
+    pods.into_iter().partition(|pod| {
+        let mut violates = false;
+        for (budget, allowed) in &mut left {
+            let guards = budget.namespace == pod.namespace
+                && !pod.labels.is_empty()
+                && !budget.selector.is_everything()
+                && budget.selector.matches(&pod.labels)
+                && !budget.disrupted.contains(&pod.name);
+            if guards {
+                *allowed -= 1;
+                violates |= *allowed < 0;
+            }
+        }
+        violates
+    })
+}
+
+/// Fewest violated budgets; then the least important of the most important
+/// victims; then the least priority in all; then the fewest victims; then the
+/// most recently started.
+fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
+    candidates.into_iter().min_by_key(|c| {
+        let highest = c.victims.iter().map(|v| v.priority).max();
+        // Negative priorities must not make more victims look cheaper.
+        let sum: i64 = c
+            .victims
+            .iter()
+            .map(|v| i64::from(v.priority) + i64::from(i32::MAX) + 1)
+            .sum();
+        let started = c
+            .victims
+            .iter()
+            .filter(|v| Some(v.priority) == highest)
+            .map(|v| v.started.unwrap_or(Timestamp::MAX))
+            .min();
+        (
+            c.violations,
+            highest,
+            sum,
+            c.victims.len(),
+            Reverse(started),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::*;
+    use crate::plugins::{Plugin, node_resources_fit};
+    use crate::selector::{Labels, Selector};
+
+    fn placed(name: &str, cpu: &str, priority: i32, node: &str) -> Arc<PodInfo> {
+        let labels: Labels = [("app".to_owned(), name.to_owned())].into();
+        Arc::new(PodInfo {
+            priority,
+            node: node.into(),
+            labels,
+            ..asking(name, cpu)
+        })
+    }
+
+    fn important(cpu: &str) -> PodInfo {
+        PodInfo {
+            priority: 100,
+            ..asking("vip", cpu)
+        }
+    }
+
+    fn rejections(pod: &PodInfo, c: &Cluster) -> BTreeMap<String, Rejection> {
+        c.nodes
+            .values()
+            .filter_map(|n| {
+                node_resources_fit::filter(pod, n)
+                    .err()
+                    .map(|r| (n.name.clone(), r))
+            })
+            .collect()
+    }
+
+    fn names(c: &Candidate) -> Vec<&str> {
+        c.victims.iter().map(|v| v.name.as_str()).collect()
+    }
+
+    #[test]
+    fn no_more_than_needed_go() {
+        let mut c = Cluster::default();
+        c.set_node(node("a"));
+        for p in [
+            placed("x", "2", 1, "a"),
+            placed("y", "1", 5, "a"),
+            placed("z", "1", 2, "a"),
+        ] {
+            c.set_pod(p);
+        }
+        let vip = important("1");
+        let found = find(&vip, &c, &rejections(&vip, &c)).unwrap();
+        // The least important one alone makes room.
+        assert_eq!(names(&found), ["x"]);
+    }
+
+    #[test]
+    fn the_cheaper_node() {
+        let mut c = Cluster::default();
+        c.set_node(node("a"));
+        c.set_node(node("b"));
+        c.set_pod(placed("x", "4", 9, "a"));
+        c.set_pod(placed("y", "4", 3, "b"));
+        let vip = important("1");
+        assert_eq!(find(&vip, &c, &rejections(&vip, &c)).unwrap().node, "b");
+    }
+
+    #[test]
+    fn budgets_are_minded() {
+        let mut c = Cluster::default();
+        c.set_node(node("a"));
+        c.set_node(node("b"));
+        c.set_pod(placed("x", "4", 1, "a"));
+        c.set_pod(placed("y", "4", 3, "b"));
+        let labels: Labels = [("app".to_owned(), "x".to_owned())].into();
+        let guard = Budget {
+            namespace: "default".into(),
+            selector: Selector::from_labels(&labels),
+            ..Budget::default()
+        };
+        c.budgets.insert(("default".into(), "b".into()), guard);
+        let vip = important("1");
+        let found = find(&vip, &c, &rejections(&vip, &c)).unwrap();
+        assert_eq!((found.node.as_str(), found.violations), ("b", 0));
+    }
+
+    #[test]
+    fn equals_are_left_alone() {
+        let mut c = Cluster::default();
+        c.set_node(node("a"));
+        c.set_pod(placed("x", "4", 100, "a"));
+        let vip = important("1");
+        let against = find(&vip, &c, &rejections(&vip, &c)).unwrap_err();
+        assert_eq!(against["a"], reasons::NO_VICTIMS);
+        let hopeless = [(
+            "a".to_owned(),
+            Rejection::unresolvable(Plugin::NodeName, "x"),
+        )]
+        .into();
+        assert_eq!(
+            find(&vip, &c, &hopeless).unwrap_err()["a"],
+            reasons::NOT_HELPFUL
+        );
+    }
+
+    #[test]
+    fn eligibility() {
+        let mut c = Cluster::default();
+        c.set_node(node("a"));
+        let mut vip = important("1");
+        assert!(eligible(&vip, &c).is_ok());
+        vip.nominated = "a".into();
+        let leaving = PodInfo {
+            deleting: true,
+            preempted: true,
+            ..(*placed("x", "1", 1, "a")).clone()
+        };
+        c.set_pod(Arc::new(leaving));
+        assert!(eligible(&vip, &c).is_err());
+        vip.nominated.clear();
+        vip.never_preempts = true;
+        assert!(eligible(&vip, &c).is_err());
+    }
+}

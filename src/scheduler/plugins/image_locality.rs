@@ -1,0 +1,74 @@
+//! ImageLocality: a node that has the pod's images already starts it sooner.
+
+use super::MAX_SCORE;
+use crate::cluster::View;
+use crate::model::{NodeInfo, PodInfo};
+
+const MIB: i64 = 1024 * 1024;
+/// Less than this is not worth a point.
+const MIN: i64 = 23 * MIB;
+/// More than this, for each container, is worth no more.
+const MAX_PER_CONTAINER: i64 = 1000 * MIB;
+
+/// The name under which nodes list an image: with a tag.
+fn normalized(image: &str) -> String {
+    let after_slash = image.rfind('/').map_or(0, |i| i + 1);
+    if image[after_slash..].contains(':') || image.contains('@') {
+        image.to_owned()
+    } else {
+        format!("{image}:latest")
+    }
+}
+
+/// The nodes' scores.
+pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
+    let total = view.cluster.nodes.len().max(1) as i64;
+    let images: Vec<(String, i64)> = pod
+        .images
+        .iter()
+        .map(|image| {
+            let image = normalized(image);
+            let having = view
+                .nodes()
+                .filter(|n| n.images.contains_key(&image))
+                .count();
+            (image, having as i64)
+        })
+        .collect();
+    let max = MAX_PER_CONTAINER * pod.container_count.max(1) as i64;
+    nodes
+        .iter()
+        .map(|node| {
+            // An image that few nodes have counts for less: pods shall not heap up there.
+            let sum: i64 = images
+                .iter()
+                .filter_map(|(image, having)| {
+                    node.images.get(image).map(|size| size * having / total)
+                })
+                .sum();
+            MAX_SCORE * (sum.clamp(MIN, max) - MIN) / (max - MIN)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::model::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn images_at_hand() {
+        let mut c = Cluster::default();
+        let mut having = node("a");
+        having.images.insert("app:latest".into(), 2000 * MIB);
+        c.set_node(having);
+        c.set_node(node("b"));
+        let nodes: Vec<&NodeInfo> = c.nodes.values().collect();
+        let p = pod("p", json!({"containers": [{"name": "c", "image": "app"}]}));
+        assert_eq!(scores(&p, View::of(&c), &nodes), [100, 0]);
+        assert_eq!(normalized("host:5000/app"), "host:5000/app:latest");
+        assert_eq!(normalized("app@sha256:0"), "app@sha256:0");
+    }
+}

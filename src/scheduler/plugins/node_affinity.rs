@@ -1,0 +1,70 @@
+//! NodeAffinity: node selectors, and rules and wishes about node labels.
+
+use super::{Plugin, Rejection};
+use crate::model::{NodeInfo, PodInfo};
+
+/// Does the node fit the pod's selector and required affinity?
+pub fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
+    let selected = pod
+        .node_selector
+        .iter()
+        .all(|(key, value)| node.labels.get(key) == Some(value));
+    selected
+        && pod
+            .affinity
+            .node
+            .as_ref()
+            .is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
+}
+
+/// May the pod go to the node?
+pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    if matches(pod, node) {
+        return Ok(());
+    }
+    Err(Rejection::unresolvable(
+        Plugin::NodeAffinity,
+        "node(s) didn't match Pod's node affinity/selector",
+    ))
+}
+
+/// The weights of the wishes that the node meets.
+pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
+    pod.affinity
+        .preferred_nodes
+        .iter()
+        .filter(|w| w.term.matches(&node.name, &node.labels))
+        .map(|w| w.weight)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn rules_and_wishes() {
+        let ssd = node_with("a", json!({"disk": "ssd"}), json!({}));
+        let hdd = node_with("b", json!({"disk": "hdd"}), json!({}));
+        let chosen = pod("p", json!({"nodeSelector": {"disk": "ssd"}}));
+        assert!(filter(&chosen, &ssd).is_ok());
+        assert!(filter(&chosen, &hdd).unwrap_err().unresolvable);
+        let term =
+            json!({"matchExpressions": [{"key": "disk", "operator": "In", "values": ["hdd"]}]});
+        let ruled = pod(
+            "p",
+            json!({"affinity": {"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}),
+        );
+        assert!(filter(&ruled, &ssd).is_err());
+        assert!(filter(&ruled, &hdd).is_ok());
+        let wishing = pod(
+            "p",
+            json!({"affinity": {"nodeAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "preference": term}]}}}),
+        );
+        assert_eq!((score(&wishing, &ssd), score(&wishing, &hdd)), (0, 7));
+    }
+}

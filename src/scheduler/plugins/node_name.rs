@@ -1,0 +1,29 @@
+//! NodeName: a pod that names its node goes nowhere else.
+
+use super::{Plugin, Rejection};
+use crate::model::{NodeInfo, PodInfo};
+
+/// May the pod go to the node?
+pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    if pod.node.is_empty() || pod.node == node.name {
+        return Ok(());
+    }
+    Err(Rejection::unresolvable(
+        Plugin::NodeName,
+        "node(s) didn't match the requested node name",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn named() {
+        let p = pod("p", json!({"nodeName": "a"}));
+        assert!(filter(&p, &node("a")).is_ok());
+        assert!(filter(&p, &node("b")).is_err());
+    }
+}

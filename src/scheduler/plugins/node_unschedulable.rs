@@ -1,0 +1,42 @@
+//! NodeUnschedulable: no pods to cordoned nodes, unless they bear the taint
+//! that cordoning stands for.
+
+use super::taint_toleration::tolerates;
+use super::{Plugin, Rejection};
+use crate::model::{NodeInfo, PodInfo};
+
+const TAINT: &str = "node.kubernetes.io/unschedulable";
+
+/// May the pod go to the node?
+pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    let bears = || {
+        pod.tolerations
+            .iter()
+            .any(|t| tolerates(t, TAINT, "", "NoSchedule"))
+    };
+    if node.unschedulable && !bears() {
+        return Err(Rejection::unresolvable(
+            Plugin::NodeUnschedulable,
+            "node(s) were unschedulable",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn cordoned() {
+        let n = node_with("n", json!({}), json!({"unschedulable": true}));
+        assert!(filter(&pod("p", json!({})), &n).unwrap_err().unresolvable);
+        let bearing = pod(
+            "p",
+            json!({"tolerations": [{"key": TAINT, "operator": "Exists"}]}),
+        );
+        assert!(filter(&bearing, &n).is_ok());
+    }
+}

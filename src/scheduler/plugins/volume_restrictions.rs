@@ -1,0 +1,123 @@
+//! VolumeRestrictions: disks that can not be mounted twice, and claims that
+//! one pod alone may use.
+
+use super::{Plugin, Rejection};
+use crate::cluster::View;
+use crate::model::{NodeInfo, PodInfo};
+
+/// What was found out once for all nodes.
+pub struct Filter<'a> {
+    pod: &'a PodInfo,
+    /// Another pod uses a claim that only one may use; going would help.
+    exclusive: Vec<&'a str>,
+}
+
+impl<'a> Filter<'a> {
+    /// Looks at the cluster for a pod.
+    pub fn new(pod: &'a PodInfo, view: View<'a>) -> Result<Self, Rejection> {
+        let exclusive = pod
+            .claims
+            .iter()
+            .filter(|c| {
+                view.cluster
+                    .claims
+                    .get(&(pod.namespace.clone(), c.name.clone()))
+                    .is_some_and(|claim| claim.modes.iter().any(|m| m == "ReadWriteOncePod"))
+            })
+            .map(|c| c.name.as_str())
+            .collect::<Vec<_>>();
+        let used = |name: &str| {
+            view.nodes().flat_map(|n| &n.pods).any(|other| {
+                other.namespace == pod.namespace
+                    && other.uid != pod.uid
+                    && other.claims.iter().any(|c| c.name == name)
+            })
+        };
+        Ok(Filter {
+            pod,
+            exclusive: exclusive.into_iter().filter(|name| used(name)).collect(),
+        })
+    }
+
+    /// May the pod go to the node?
+    pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        let clash = node.pods.iter().flat_map(|p| &p.disks).any(|used| {
+            self.pod.disks.iter().any(|wanted| {
+                wanted.identity == used.identity && !(wanted.read_only && used.read_only)
+            })
+        });
+        if clash {
+            return Err(Rejection::new(
+                Plugin::VolumeRestrictions,
+                "node(s) had no available disk",
+            ));
+        }
+        if !self.exclusive.is_empty() {
+            return Err(Rejection::new(
+                Plugin::VolumeRestrictions,
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Claim, Cluster};
+    use crate::model::testing::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_pod_alone() {
+        let mut c = Cluster::default();
+        c.set_node(node("n"));
+        let claim = Claim {
+            modes: vec!["ReadWriteOncePod".into()],
+            ..Claim::default()
+        };
+        c.claims.insert(("default".into(), "data".into()), claim);
+        let with = |name: &str| {
+            pod(
+                name,
+                json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}),
+            )
+        };
+        let (a, b) = (with("a"), with("b"));
+        assert!(
+            Filter::new(&a, View::of(&c))
+                .unwrap()
+                .filter(&c.nodes["n"])
+                .is_ok()
+        );
+        c.assume(&a, "n");
+        assert!(
+            Filter::new(&b, View::of(&c))
+                .unwrap()
+                .filter(&c.nodes["n"])
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn disks() {
+        let mut c = Cluster::default();
+        c.set_node(node("n"));
+        let with = |name: &str, ro: bool| {
+            pod(
+                name,
+                json!({"volumes": [{"name": "v", "gcePersistentDisk": {"pdName": "d", "readOnly": ro}}]}),
+            )
+        };
+        c.assume(&with("a", true), "n");
+        let check = |p: &PodInfo| {
+            Filter::new(p, View::of(&c))
+                .unwrap()
+                .filter(&c.nodes["n"])
+                .is_ok()
+        };
+        assert!(check(&with("b", true)));
+        assert!(!check(&with("b", false)));
+    }
+}

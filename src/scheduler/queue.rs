@@ -1,0 +1,364 @@
+//! Pods that wait for a node: ready ones by priority, others until their
+//! back-off is over or something happens that may help them.
+//!
+//! The queue reads no clock; every call that needs the time is told it.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::PodInfo;
+use crate::plugins::{Event, Plugin, PluginSet};
+
+/// The first back-off.
+pub const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest back-off.
+pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// An unschedulable pod is tried again after this time even if nothing that
+/// matters seems to have happened.
+pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// A pod in the queue.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The pod.
+    pub pod: Arc<PodInfo>,
+    /// When it came first, for fairness among equals.
+    pub since: Instant,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Who said no the last time.
+    pub rejected_by: PluginSet,
+}
+
+impl Queued {
+    /// How long the pod rests after its last try.
+    fn backoff(&self) -> Duration {
+        let doublings = self.attempts.saturating_sub(1).min(8);
+        (INITIAL_BACKOFF * 2u32.pow(doublings)).min(MAX_BACKOFF)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+struct Ready {
+    priority: i32,
+    since: Reverse<Instant>,
+    sequence: Reverse<u64>,
+    uid: String,
+}
+
+impl Ord for Ready {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.priority, &self.since, &self.sequence).cmp(&(
+            other.priority,
+            &other.since,
+            &other.sequence,
+        ))
+    }
+}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    /// May be tried now. The number tells heap entries that are out of date.
+    Active(u64),
+    /// Rests until then; after an error nothing cuts the rest short.
+    Backoff { until: Instant, error: bool },
+    /// Waits for something to happen; may not be tried before `rested`.
+    Unschedulable { rested: Instant, since: Instant },
+    /// Held back by gates.
+    Gated,
+}
+
+/// The scheduling queue.
+#[derive(Default)]
+pub struct Queue {
+    pods: HashMap<String, (Queued, Place)>,
+    active: BinaryHeap<Ready>,
+    sequence: u64,
+}
+
+impl Queue {
+    /// How many pods wait, in whichever way.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Does no pod wait?
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// Adds a pod, or takes note of how it changed. A change of what the
+    /// scheduler looks at gives an unschedulable pod a new chance.
+    pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let uid = pod.uid.clone();
+        let Some((queued, place)) = self.pods.get_mut(&uid) else {
+            let queued = Queued {
+                pod,
+                since: now,
+                attempts: 0,
+                rejected_by: PluginSet::default(),
+            };
+            let gated = queued.pod.gated;
+            self.pods.insert(uid.clone(), (queued, Place::Gated));
+            if !gated {
+                self.activate(&uid);
+            }
+            return;
+        };
+        let changed = matters(&queued.pod, &pod);
+        queued.pod = pod;
+        match *place {
+            Place::Gated if !queued.pod.gated => self.activate(&uid),
+            Place::Unschedulable { rested, .. } if changed => self.wake(&uid, rested, now),
+            _ if queued.pod.gated => *place = Place::Gated,
+            _ => {}
+        }
+    }
+
+    /// Forgets a pod.
+    pub fn remove(&mut self, uid: &str) {
+        self.pods.remove(uid);
+    }
+
+    /// Is the pod waiting?
+    pub fn contains(&self, uid: &str) -> bool {
+        self.pods.contains_key(uid)
+    }
+
+    fn activate(&mut self, uid: &str) {
+        self.sequence += 1;
+        if let Some((queued, place)) = self.pods.get_mut(uid) {
+            *place = Place::Active(self.sequence);
+            self.active.push(Ready {
+                priority: queued.pod.priority,
+                since: Reverse(queued.since),
+                sequence: Reverse(self.sequence),
+                uid: uid.to_owned(),
+            });
+        }
+    }
+
+    fn wake(&mut self, uid: &str, rested: Instant, now: Instant) {
+        if rested <= now {
+            self.activate(uid);
+        } else if let Some((_, place)) = self.pods.get_mut(uid) {
+            *place = Place::Backoff {
+                until: rested,
+                error: false,
+            };
+        }
+    }
+
+    /// Takes the pod that comes next: the most important one that is ready, or
+    /// when none is, the resting one that comes first (errors rest fully).
+    pub fn pop(&mut self, now: Instant) -> Option<Queued> {
+        self.move_due(now);
+        while let Some(ready) = self.active.pop() {
+            let current = matches!(self.pods.get(&ready.uid), Some((_, Place::Active(n))) if *n == ready.sequence.0);
+            if current && let Some((mut queued, _)) = self.pods.remove(&ready.uid) {
+                queued.attempts += 1;
+                return Some(queued);
+            }
+        }
+        let next = self
+            .pods
+            .iter()
+            .filter_map(|(uid, (_, place))| match place {
+                Place::Backoff {
+                    until,
+                    error: false,
+                } => Some((*until, uid)),
+                _ => None,
+            })
+            .min()
+            .map(|(_, uid)| uid.clone())?;
+        let (mut queued, _) = self.pods.remove(&next)?;
+        queued.attempts += 1;
+        Some(queued)
+    }
+
+    /// No node for the pod: it waits until something helps.
+    pub fn unschedulable(&mut self, queued: Queued, now: Instant) {
+        let place = Place::Unschedulable {
+            rested: now + queued.backoff(),
+            since: now,
+        };
+        self.pods.insert(queued.pod.uid.clone(), (queued, place));
+    }
+
+    /// Something went wrong: the pod is tried again after its back-off.
+    pub fn failed(&mut self, queued: Queued, now: Instant) {
+        let place = Place::Backoff {
+            until: now + queued.backoff(),
+            error: true,
+        };
+        self.pods.insert(queued.pod.uid.clone(), (queued, place));
+    }
+
+    /// Something happened. Unschedulable pods that a plugin rejected which the
+    /// event may have changed the mind of are tried again.
+    pub fn happened(&mut self, event: Event, now: Instant) {
+        let moved: Vec<(String, Instant)> = self
+            .pods
+            .iter()
+            .filter_map(|(uid, (queued, place))| match place {
+                Place::Unschedulable { rested, .. }
+                    if queued.rejected_by.iter().any(|p| p.cares_for(event)) =>
+                {
+                    Some((uid.clone(), *rested))
+                }
+                _ => None,
+            })
+            .collect();
+        for (uid, rested) in moved {
+            self.wake(&uid, rested, now);
+        }
+    }
+
+    fn move_due(&mut self, now: Instant) {
+        let due: Vec<String> = self
+            .pods
+            .iter()
+            .filter(|(_, (_, place))| match place {
+                Place::Backoff { until, .. } => *until <= now,
+                Place::Unschedulable { since, .. } => *since + UNSCHEDULABLE_MAX <= now,
+                _ => false,
+            })
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in due {
+            self.activate(&uid);
+        }
+    }
+
+    /// When a pod becomes ready without anything happening; `None`: never.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.pods
+            .values()
+            .filter_map(|(_, place)| match place {
+                Place::Backoff { until, .. } => Some(*until),
+                Place::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_MAX),
+                _ => None,
+            })
+            .min()
+    }
+}
+
+/// Did anything change that a plugin looks at? Status alone does not count.
+fn matters(old: &PodInfo, new: &PodInfo) -> bool {
+    old.labels != new.labels
+        || old.requests != new.requests
+        || old.tolerations != new.tolerations
+        || old.node_selector != new.node_selector
+        || old.affinity != new.affinity
+        || old.priority != new.priority
+        || (old.gated && !new.gated)
+}
+
+/// All plugins, for a pod that failed without any of them to blame.
+pub fn anyone() -> PluginSet {
+    Plugin::ALL.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::*;
+
+    fn second(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn pod_with(name: &str, priority: i32) -> Arc<PodInfo> {
+        Arc::new(PodInfo {
+            priority,
+            ..asking(name, "1")
+        })
+    }
+
+    #[test]
+    fn important_ones_first_then_oldest() {
+        let now = Instant::now();
+        let mut q = Queue::default();
+        q.set(pod_with("low", 0), now);
+        q.set(pod_with("first", 5), now + second(1));
+        q.set(pod_with("second", 5), now + second(2));
+        let order: Vec<String> = std::iter::from_fn(|| q.pop(now + second(3)))
+            .map(|p| p.pod.name.clone())
+            .collect();
+        assert_eq!(order, ["first", "second", "low"]);
+    }
+
+    #[test]
+    fn gates_hold_back() {
+        let now = Instant::now();
+        let mut q = Queue::default();
+        let gated = PodInfo {
+            gated: true,
+            ..asking("p", "1")
+        };
+        q.set(Arc::new(gated), now);
+        assert!(q.pop(now).is_none());
+        q.set(pod_with("p", 0), now);
+        assert!(q.pop(now).is_some());
+    }
+
+    #[test]
+    fn only_what_may_help_wakes() {
+        let now = Instant::now();
+        let mut q = Queue::default();
+        q.set(pod_with("p", 0), now);
+        let mut p = q.pop(now).unwrap();
+        p.rejected_by = [Plugin::NodeResourcesFit].into_iter().collect();
+        q.unschedulable(p, now);
+        q.happened(Event::NodeTaints, now + second(2));
+        assert!(q.pop(now + second(2)).is_none());
+        q.happened(Event::PodRemoved, now + second(2));
+        assert!(q.pop(now + second(2)).is_some());
+    }
+
+    #[test]
+    fn unschedulable_ones_are_tried_after_a_while() {
+        let now = Instant::now();
+        let mut q = Queue::default();
+        q.set(pod_with("p", 0), now);
+        let p = q.pop(now).unwrap();
+        q.unschedulable(p, now);
+        assert_eq!(q.next_due(), Some(now + UNSCHEDULABLE_MAX));
+        assert!(q.pop(now + second(200)).is_none());
+        assert!(q.pop(now + UNSCHEDULABLE_MAX).is_some());
+    }
+
+    #[test]
+    fn errors_back_off_longer_each_time() {
+        let mut now = Instant::now();
+        let mut q = Queue::default();
+        q.set(pod_with("p", 0), now);
+        for expected in [1, 2, 4, 8, 10, 10] {
+            let p = q.pop(now).unwrap();
+            q.failed(p, now);
+            assert_eq!(q.next_due(), Some(now + second(expected)));
+            assert!(q.pop(now).is_none(), "an error's rest is not cut short");
+            now += second(expected);
+        }
+    }
+
+    #[test]
+    fn a_removed_pod_is_not_popped() {
+        let now = Instant::now();
+        let mut q = Queue::default();
+        q.set(pod_with("p", 0), now);
+        q.remove("p");
+        assert!(q.pop(now).is_none());
+        assert!(q.is_empty());
+        assert_eq!(q.len(), 0);
+    }
+}

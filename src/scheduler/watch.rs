@@ -1,0 +1,317 @@
+//! Watches: what the API says, turned into the scheduler's own small types as
+//! it comes in.
+
+use std::collections::HashSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, Resource, ResourceExt};
+use rkube_api::quantity::Quantity;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::cluster::{Budget, Claim, Class, Volume};
+use crate::model::{Key, NodeInfo, PodInfo};
+use crate::selector::{Labels, NodeTerm, Selector, node_terms};
+
+/// A change of one object.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// It is there, and like this.
+    Set(Key, T),
+    /// It is gone.
+    Gone(Key),
+}
+
+/// Something that the API said.
+#[derive(Debug)]
+pub enum Message {
+    /// About a pod that has not ended.
+    Pod(Change<Arc<PodInfo>>),
+    /// About a node.
+    Node(Change<Box<NodeInfo>>),
+    /// About a namespace's labels.
+    Namespace(Change<Labels>),
+    /// About a claim.
+    Claim(Change<Claim>),
+    /// About a volume.
+    Volume(Change<Volume>),
+    /// About a storage class.
+    Class(Change<Class>),
+    /// About a disruption budget.
+    Budget(Change<Budget>),
+    /// About a service's selector.
+    Service(Change<Selector>),
+    /// About the selector of a replicated object of that kind.
+    Owner(&'static str, Change<Selector>),
+    /// One more watch has listed all there is.
+    Synced,
+}
+
+/// How many watches [`start`] starts; each says [`Message::Synced`] once.
+pub const WATCHES: usize = 11;
+
+/// Starts all watches. They end with the receiver, or with `tasks`.
+pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSender<Message>) {
+    // Pods that have ended take no room and need none.
+    let living = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    watch(client, living, tasks, to, Message::Pod, |p: core::Pod| {
+        Some(Arc::new(PodInfo::new(p)))
+    });
+    all(client, tasks, to, Message::Node, |n: core::Node| {
+        Some(Box::new(NodeInfo::new(n)))
+    });
+    all(
+        client,
+        tasks,
+        to,
+        Message::Namespace,
+        |n: core::Namespace| Some(n.metadata.labels.unwrap_or_default()),
+    );
+    all(client, tasks, to, Message::Claim, |c| Some(claim(c)));
+    all(client, tasks, to, Message::Volume, |v| Some(volume(v)));
+    all(client, tasks, to, Message::Class, |c| Some(class(c)));
+    all(client, tasks, to, Message::Budget, |b| Some(budget(b)));
+    all(client, tasks, to, Message::Service, |s: core::Service| {
+        s.spec
+            .and_then(|spec| spec.selector)
+            .filter(|selector| !selector.is_empty())
+            .map(|selector| Selector::from_labels(&selector))
+    });
+    all(
+        client,
+        tasks,
+        to,
+        |c| Message::Owner("ReplicaSet", c),
+        |r: ReplicaSet| r.spec.map(|s| Selector::new(Some(&s.selector))),
+    );
+    all(
+        client,
+        tasks,
+        to,
+        |c| Message::Owner("StatefulSet", c),
+        |s: StatefulSet| s.spec.map(|s| Selector::new(Some(&s.selector))),
+    );
+    all(
+        client,
+        tasks,
+        to,
+        |c| Message::Owner("ReplicationController", c),
+        |r: core::ReplicationController| {
+            r.spec
+                .and_then(|s| s.selector)
+                .map(|s| Selector::from_labels(&s))
+        },
+    );
+}
+
+fn all<K, T>(
+    client: &Client,
+    tasks: &mut JoinSet<()>,
+    to: &mpsc::UnboundedSender<Message>,
+    wrap: fn(Change<T>) -> Message,
+    read: fn(K) -> Option<T>,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send + 'static,
+{
+    watch(client, watcher::Config::default(), tasks, to, wrap, read);
+}
+
+fn watch<K, T>(
+    client: &Client,
+    config: watcher::Config,
+    tasks: &mut JoinSet<()>,
+    to: &mpsc::UnboundedSender<Message>,
+    wrap: fn(Change<T>) -> Message,
+    read: fn(K) -> Option<T>,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send + 'static,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let to = to.clone();
+    tasks.spawn(async move {
+        let mut stream = watcher::watcher(api, config).default_backoff().boxed();
+        let mut known: HashSet<Key> = HashSet::new();
+        let mut listed: HashSet<Key> = HashSet::new();
+        let mut synced = false;
+        while let Some(event) = stream.next().await {
+            let mut messages = Vec::new();
+            match event {
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(object)) => {
+                    let key = key(&object);
+                    listed.insert(key.clone());
+                    known.insert(key.clone());
+                    messages.push(wrap(change(key, read(object))));
+                }
+                Ok(Event::InitDone) => {
+                    // What a new list lacks went while nobody was watching.
+                    let gone: Vec<Key> = known.difference(&listed).cloned().collect();
+                    for key in gone {
+                        known.remove(&key);
+                        messages.push(wrap(Change::Gone(key)));
+                    }
+                    listed = HashSet::new();
+                    if !std::mem::replace(&mut synced, true) {
+                        messages.push(Message::Synced);
+                    }
+                }
+                Ok(Event::Apply(object)) => {
+                    let key = key(&object);
+                    known.insert(key.clone());
+                    messages.push(wrap(change(key, read(object))));
+                }
+                Ok(Event::Delete(object)) => {
+                    let key = key(&object);
+                    known.remove(&key);
+                    messages.push(wrap(Change::Gone(key)));
+                }
+                Err(error) => {
+                    tracing::debug!(kind = %K::kind(&()), %error, "watch failed; it is started again");
+                }
+            }
+            for message in messages {
+                if to.send(message).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// An object that has nothing to say counts as not there.
+fn change<T>(key: Key, value: Option<T>) -> Change<T> {
+    match value {
+        Some(value) => Change::Set(key, value),
+        None => Change::Gone(key),
+    }
+}
+
+fn bytes(text: Option<&Text>) -> i64 {
+    text.and_then(|t| Quantity::parse(&t.0).ok())
+        .map_or(0, |q| q.value())
+}
+
+fn claim(claim: core::PersistentVolumeClaim) -> Claim {
+    let meta = claim.metadata;
+    let spec = claim.spec.unwrap_or_default();
+    let annotation = |key: &str| {
+        meta.annotations
+            .as_ref()
+            .and_then(|a| a.get(key))
+            .filter(|v| !v.is_empty())
+            .cloned()
+    };
+    Claim {
+        bound: annotation("pv.kubernetes.io/bind-completed").is_some(),
+        selected_node: annotation("volume.kubernetes.io/selected-node"),
+        class: annotation("volume.beta.kubernetes.io/storage-class").or(spec.storage_class_name),
+        volume: spec.volume_name.unwrap_or_default(),
+        lost: claim
+            .status
+            .and_then(|s| s.phase)
+            .is_some_and(|p| p == "Lost"),
+        deleting: meta.deletion_timestamp.is_some(),
+        modes: spec.access_modes.unwrap_or_default(),
+        size: bytes(
+            spec.resources
+                .as_ref()
+                .and_then(|r| r.requests.as_ref())
+                .and_then(|r| r.get("storage")),
+        ),
+        mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
+        selector: spec
+            .selector
+            .as_ref()
+            .map_or_else(Selector::default, |s| Selector::new(Some(s))),
+        owner: meta
+            .owner_references
+            .into_iter()
+            .flatten()
+            .find(|o| o.controller == Some(true))
+            .map(|o| o.uid),
+        uid: meta.uid.unwrap_or_default(),
+    }
+}
+
+fn volume(volume: core::PersistentVolume) -> Volume {
+    let meta = volume.metadata;
+    let spec = volume.spec.unwrap_or_default();
+    Volume {
+        labels: meta.labels.unwrap_or_default(),
+        deleting: meta.deletion_timestamp.is_some(),
+        node: spec
+            .node_affinity
+            .and_then(|a| a.required)
+            .as_ref()
+            .map(node_terms),
+        class: spec.storage_class_name.unwrap_or_default(),
+        size: bytes(spec.capacity.as_ref().and_then(|c| c.get("storage"))),
+        modes: spec.access_modes.unwrap_or_default(),
+        mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
+        claim_uid: spec.claim_ref.as_ref().and_then(|c| c.uid.clone()),
+        claim: spec
+            .claim_ref
+            .map(|c| (c.namespace.unwrap_or_default(), c.name.unwrap_or_default())),
+        phase: volume.status.and_then(|s| s.phase).unwrap_or_default(),
+    }
+}
+
+fn class(class: StorageClass) -> Class {
+    Class {
+        waits: class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"),
+        provisioner: class.provisioner,
+        topologies: class
+            .allowed_topologies
+            .into_iter()
+            .flatten()
+            .map(|term| {
+                // The same rules, in another type.
+                NodeTerm::new(&core::NodeSelectorTerm {
+                    match_expressions: Some(
+                        term.match_label_expressions
+                            .into_iter()
+                            .flatten()
+                            .map(|e| core::NodeSelectorRequirement {
+                                key: e.key,
+                                operator: "In".to_owned(),
+                                values: Some(e.values),
+                            })
+                            .collect(),
+                    ),
+                    match_fields: None,
+                })
+            })
+            .collect(),
+    }
+}
+
+fn budget(budget: PodDisruptionBudget) -> Budget {
+    let status = budget.status.unwrap_or_default();
+    Budget {
+        namespace: budget.metadata.namespace.unwrap_or_default(),
+        selector: Selector::new(budget.spec.as_ref().and_then(|s| s.selector.as_ref())),
+        allowed: status.disruptions_allowed.unwrap_or(0).into(),
+        disrupted: status
+            .disrupted_pods
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name)
+            .collect(),
+    }
+}
