@@ -4,6 +4,7 @@
 //! pure functions what is to be done, and does it through the API. One file or
 //! folder is one controller; [`run`] starts them all.
 
+pub mod cluster_roles;
 pub mod common;
 pub mod context;
 pub mod cronjob;
@@ -23,6 +24,7 @@ pub mod queue;
 pub mod replicaset;
 pub mod service_accounts;
 pub mod statefulset;
+pub mod volumes;
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -56,6 +58,8 @@ pub struct Config {
     pub api_server_ip: Ipv4Addr,
     /// The API server's port as it is published to nodes that join.
     pub api_server_port: u16,
+    /// Whether the storage class `standard` is made when there is no class.
+    pub default_storage_class: bool,
     /// Where volumes of the built-in provisioner live, on each node.
     pub volumes: PathBuf,
     /// How long a node may be silent before it counts as unreachable.
@@ -76,6 +80,7 @@ impl Config {
             node_cidr_mask: 24,
             api_server_ip: Ipv4Addr::LOCALHOST,
             api_server_port: 8443,
+            default_storage_class: true,
             volumes: PathBuf::from("/var/lib/rkube/volumes"),
             node_grace_period: Duration::from_secs(40),
             terminated_pods: 12_500,
@@ -135,5 +140,10 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(job::start(ctx)),
         Box::pin(job::ttl::start(ctx)),
         Box::pin(cronjob::start(ctx)),
+        Box::pin(cluster_roles::start(ctx)),
+        Box::pin(volumes::start(ctx)),
+        Box::pin(volumes::protection::claims(ctx)),
+        Box::pin(volumes::protection::volumes(ctx)),
+        Box::pin(volumes::ephemeral::start(ctx)),
     ]
 }

@@ -1,0 +1,143 @@
+//! Cluster roles that are put together from others, as `admin` and `view` are.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::json;
+
+use crate::common::selector;
+use crate::context::{Context, Error, Result, optional};
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "clusterrole-aggregation-controller";
+
+/// The rules of all roles that the aggregation rule selects, by name, each once.
+pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
+    let selectors = role
+        .aggregation_rule
+        .as_ref()?
+        .cluster_role_selectors
+        .clone()
+        .unwrap_or_default();
+    let mut rules: Vec<PolicyRule> = Vec::new();
+    // The store lists in the order of names.
+    for other in all
+        .iter()
+        .filter(|other| other.metadata.name != role.metadata.name)
+    {
+        let labels = selector::or_none(other.metadata.labels.as_ref());
+        if selectors
+            .iter()
+            .any(|wanted| selector::matches(wanted, labels))
+        {
+            for rule in other.rules.iter().flatten() {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
+        }
+    }
+    Some(rules)
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let store = ctx.informers.cluster_roles.clone();
+    {
+        let (queue, store) = (queue.clone(), store.clone());
+        ctx.informers.cluster_roles.on_change(move |change| {
+            // Any role may be a part of any aggregated one.
+            if change.object().aggregation_rule.is_some() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+            if store.is_synced() {
+                for role in store
+                    .list()
+                    .iter()
+                    .filter(|role| role.aggregation_rule.is_some())
+                {
+                    queue.add(Key::of(&role.metadata));
+                }
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        store.synced().await;
+        let ctx = &ctx;
+        queue.work(NAME, 5, |key| sync(ctx, key)).await;
+    }
+}
+
+async fn sync(ctx: &Context, key: Key) -> Result<()> {
+    let store = &ctx.informers.cluster_roles;
+    let Some(role) = store.by_key(&key) else {
+        return Ok(());
+    };
+    let Some(rules) = rules(&role, &store.list()) else {
+        return Ok(());
+    };
+    if role.rules.as_deref().unwrap_or_default() == rules {
+        return Ok(());
+    }
+    let applied = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": key.name},
+        "rules": rules,
+    });
+    let params = PatchParams::apply(NAME).force();
+    let answer = Api::<ClusterRole>::all(ctx.client.clone())
+        .patch(&key.name, &params, &Patch::Apply(applied))
+        .await
+        .map_err(Error::from);
+    if let Some(role) = optional(answer)? {
+        store.observe(role);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::rbac::v1::AggregationRule;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+
+    #[test]
+    fn rules_are_gathered_once() {
+        let part = |name: &str, resource: &str| {
+            Arc::new(ClusterRole {
+                metadata: ObjectMeta {
+                    name: Some(name.into()),
+                    labels: Some([("to".to_owned(), "view".to_owned())].into()),
+                    ..Default::default()
+                },
+                rules: Some(vec![PolicyRule {
+                    resources: Some(vec![resource.into()]),
+                    verbs: vec!["get".into()],
+                    ..Default::default()
+                }]),
+                aggregation_rule: None,
+            })
+        };
+        let whole = ClusterRole {
+            metadata: ObjectMeta {
+                name: Some("view".into()),
+                ..Default::default()
+            },
+            aggregation_rule: Some(AggregationRule {
+                cluster_role_selectors: Some(vec![LabelSelector {
+                    match_labels: Some([("to".to_owned(), "view".to_owned())].into()),
+                    match_expressions: None,
+                }]),
+            }),
+            rules: None,
+        };
+        let all = [part("a", "pods"), part("b", "pods"), part("c", "jobs")];
+        assert_eq!(rules(&whole, &all).unwrap().len(), 2);
+        assert_eq!(rules(&all[0], &all), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! Which volume suits a claim.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+
+use super::amount;
+use crate::common::{node_fit, selector};
+
+/// The class that a claim asks for; none when it leaves that open.
+pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let annotations = claim.metadata.annotations.as_ref();
+    annotations
+        .and_then(|annotations| annotations.get("volume.beta.kubernetes.io/storage-class"))
+        .or(claim.spec.as_ref()?.storage_class_name.as_ref())
+        .map(String::as_str)
+}
+
+fn volume_class(volume: &PersistentVolume) -> &str {
+    let spec = volume.spec.as_ref();
+    spec.and_then(|spec| spec.storage_class_name.as_deref())
+        .unwrap_or_default()
+}
+
+/// Whether the volume is meant for this claim and no other.
+pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let Some(reference) = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.claim_ref.as_ref())
+    else {
+        return false;
+    };
+    reference.name == claim.metadata.name
+        && reference.namespace == claim.metadata.namespace
+        && reference
+            .uid
+            .as_ref()
+            .is_none_or(|uid| uid.is_empty() || Some(uid) == claim.metadata.uid.as_ref())
+}
+
+/// Whether the volume has what the claim asks for.
+pub fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    let (Some(offer), Some(wish)) = (volume.spec.as_ref(), claim.spec.as_ref()) else {
+        return false;
+    };
+    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".into());
+    let wanted = amount(
+        wish.resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref()),
+        "storage",
+    );
+    let offered = amount(offer.capacity.as_ref(), "storage");
+    let modes = offer.access_modes.as_deref().unwrap_or_default();
+    volume_class(volume) == class_of(claim).unwrap_or_default()
+        && mode(&offer.volume_mode) == mode(&wish.volume_mode)
+        && wish
+            .access_modes
+            .iter()
+            .flatten()
+            .all(|mode| modes.contains(mode))
+        && offer
+            .volume_attributes_class_name
+            .as_deref()
+            .unwrap_or_default()
+            == wish
+                .volume_attributes_class_name
+                .as_deref()
+                .unwrap_or_default()
+        && wanted.is_none_or(|wanted| offered.is_some_and(|offered| offered >= wanted))
+        && wish.selector.as_ref().is_none_or(|wanted| {
+            selector::matches(wanted, selector::or_none(volume.metadata.labels.as_ref()))
+        })
+}
+
+fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
+    let affinity = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_affinity.as_ref());
+    affinity
+        .and_then(|affinity| affinity.required.as_ref())
+        .is_none_or(|required| {
+            required
+                .node_selector_terms
+                .iter()
+                .any(|term| node_fit::meets_term(term, node))
+        })
+}
+
+/// The volume for a claim: the one that is reserved for it, else the smallest
+/// free one that suits; reachable from `node`, if that is known.
+pub fn choose(
+    claim: &PersistentVolumeClaim,
+    volumes: &[Arc<PersistentVolume>],
+    node: Option<&Node>,
+) -> Option<Arc<PersistentVolume>> {
+    if let Some(reserved) = volumes
+        .iter()
+        .find(|volume| is_reserved_for(volume, claim) && suits(volume, claim))
+    {
+        return Some(reserved.clone());
+    }
+    volumes
+        .iter()
+        .filter(|volume| {
+            volume
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.claim_ref.is_none())
+        })
+        .filter(|volume| volume.metadata.deletion_timestamp.is_none())
+        .filter(|volume| suits(volume, claim) && node.is_none_or(|node| is_reachable(volume, node)))
+        .min_by_key(|volume| {
+            amount(
+                volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()),
+                "storage",
+            )
+        })
+        .cloned()
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Volumes and claims for tests.
+
+    use super::*;
+    use k8s_openapi::api::core::v1::{
+        PersistentVolumeClaimSpec, PersistentVolumeSpec, VolumeResourceRequirements,
+    };
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    fn storage(size: &str) -> std::collections::BTreeMap<String, Quantity> {
+        [("storage".to_owned(), Quantity(size.into()))].into()
+    }
+
+    /// A volume of this size and class.
+    pub fn volume(name: &str, size: &str, class: &str) -> Arc<PersistentVolume> {
+        Arc::new(PersistentVolume {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                uid: Some(name.into()),
+                ..Default::default()
+            },
+            spec: Some(PersistentVolumeSpec {
+                capacity: Some(storage(size)),
+                access_modes: Some(vec!["ReadWriteOnce".into()]),
+                storage_class_name: Some(class.into()),
+                ..Default::default()
+            }),
+            status: None,
+        })
+    }
+
+    /// A claim `ns/name` of this size and class.
+    pub fn claim(name: &str, size: &str, class: &str) -> PersistentVolumeClaim {
+        PersistentVolumeClaim {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                namespace: Some("ns".into()),
+                uid: Some(name.into()),
+                ..Default::default()
+            },
+            spec: Some(PersistentVolumeClaimSpec {
+                access_modes: Some(vec!["ReadWriteOnce".into()]),
+                storage_class_name: Some(class.into()),
+                resources: Some(VolumeResourceRequirements {
+                    requests: Some(storage(size)),
+                    limits: None,
+                }),
+                ..Default::default()
+            }),
+            status: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{claim, volume};
+    use super::*;
+    use k8s_openapi::api::core::v1::ObjectReference;
+
+    #[test]
+    fn the_smallest_that_suits() {
+        let volumes = [
+            volume("big", "10Gi", "slow"),
+            volume("fit", "1024Mi", "slow"),
+            volume("other", "1Gi", "fast"),
+            volume("small", "100Mi", "slow"),
+        ];
+        let chosen = |claim: &PersistentVolumeClaim| {
+            choose(claim, &volumes, None).and_then(|v| v.metadata.name.clone())
+        };
+        assert_eq!(chosen(&claim("c", "1Gi", "slow")).as_deref(), Some("fit"));
+        assert_eq!(chosen(&claim("c", "2Gi", "slow")).as_deref(), Some("big"));
+        assert_eq!(chosen(&claim("c", "2Gi", "fast")), None);
+    }
+
+    #[test]
+    fn a_reserved_volume_comes_first_and_is_nobody_elses() {
+        let mut reserved = PersistentVolume::clone(&volume("big", "10Gi", "slow"));
+        reserved.spec.as_mut().unwrap().claim_ref = Some(ObjectReference {
+            namespace: Some("ns".into()),
+            name: Some("mine".into()),
+            ..Default::default()
+        });
+        let volumes = [Arc::new(reserved), volume("fit", "1Gi", "slow")];
+        let chosen = |name: &str| {
+            choose(&claim(name, "1Gi", "slow"), &volumes, None)
+                .unwrap()
+                .metadata
+                .name
+                .clone()
+        };
+        assert_eq!(chosen("mine").as_deref(), Some("big"));
+        assert_eq!(chosen("yours").as_deref(), Some("fit"));
+    }
+}

@@ -1,0 +1,47 @@
+//! Volumes and claims: binding, provisioning, protection while in use, and
+//! the claims of ephemeral volumes.
+
+mod binder;
+pub mod ephemeral;
+mod matching;
+pub mod protection;
+mod provisioner;
+
+pub use binder::start;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use rkube_api::quantity::Quantity;
+
+/// Reads an amount out of a resource list, 0 when it is not there.
+pub fn amount(list: Option<&BTreeMap<String, Text>>, resource: &str) -> Option<Quantity> {
+    Quantity::parse(&list?.get(resource)?.0).ok()
+}
+
+/// The names of the claims that a pod's volumes use.
+pub fn claims_of(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
+    volumes
+        .into_iter()
+        .flatten()
+        .filter_map(|volume| {
+            if let Some(claim) = &volume.persistent_volume_claim {
+                return Some(claim.claim_name.clone());
+            }
+            volume.ephemeral.as_ref()?;
+            Some(format!("{}-{}", pod.metadata.name.as_deref()?, volume.name))
+        })
+        .collect()
+}
+
+/// An annotation of a claim.
+pub fn annotation<'a>(claim: &'a PersistentVolumeClaim, key: &str) -> Option<&'a str> {
+    claim
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
+}

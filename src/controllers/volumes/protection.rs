@@ -1,0 +1,134 @@
+//! Keeps claims that pods use, and volumes that claims are bound to, until
+//! nobody needs them: a finalizer holds them.
+
+use super::claims_of;
+use crate::common::pods;
+use crate::context::{Context, Result, optional};
+use crate::informers::{Key, Object, Store};
+use crate::queue::Queue;
+
+const CLAIM: &str = "kubernetes.io/pvc-protection";
+const VOLUME: &str = "kubernetes.io/pv-protection";
+
+async fn hold<K: Object>(
+    ctx: &Context,
+    store: &Store<K>,
+    key: &Key,
+    finalizer: &str,
+    used: bool,
+) -> Result<()> {
+    let Some(object) = store.by_key(key) else {
+        return Ok(());
+    };
+    let deleting = object.metadata().deletion_timestamp.is_some();
+    let held = object
+        .metadata()
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|present| present == finalizer);
+    let mut changed = K::clone(&object);
+    let finalizers = changed.meta_mut().finalizers.get_or_insert_default();
+    if deleting && held && !used {
+        finalizers.retain(|present| present != finalizer);
+    } else if !deleting && !held {
+        finalizers.push(finalizer.to_owned());
+    } else {
+        return Ok(());
+    }
+    let updated = optional(ctx.update(store, &changed).await)?;
+    if let Some(updated) = updated
+        && deleting
+        && updated
+            .metadata()
+            .finalizers
+            .as_ref()
+            .is_none_or(Vec::is_empty)
+    {
+        store.observe_deletion(updated.metadata(), true, ctx.now());
+    }
+    Ok(())
+}
+
+/// Prepares the protection of claims; what comes back runs it.
+pub fn claims(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers.claims.on_change(move |change| {
+            if !change.is_deletion() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+        });
+    }
+    {
+        let queue = queue.clone();
+        informers.pods.on_change(move |change| {
+            if change.is_deletion() {
+                let pod = change.object();
+                for claim in claims_of(pod) {
+                    queue.add(Key::new(
+                        pod.metadata.namespace.clone().unwrap_or_default(),
+                        claim,
+                    ));
+                }
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        informers.claims.synced().await;
+        informers.pods.synced().await;
+        let ctx = &ctx;
+        queue
+            .work(
+                "persistentvolumeclaim-protection-controller",
+                4,
+                |key| async move {
+                    let pods = ctx.informers.pods.in_namespace(&key.namespace);
+                    // A pod that has no node yet will not get one with a claim that goes.
+                    let used = pods.iter().any(|pod| {
+                        !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name)
+                    });
+                    hold(ctx, &ctx.informers.claims, &key, CLAIM, used).await
+                },
+            )
+            .await;
+    }
+}
+
+/// Prepares the protection of volumes; what comes back runs it.
+pub fn volumes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let store = ctx.informers.volumes.clone();
+    {
+        let queue = queue.clone();
+        store.on_change(move |change| {
+            if !change.is_deletion() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        store.synced().await;
+        let (ctx, store) = (&ctx, &store);
+        queue
+            .work(
+                "persistentvolume-protection-controller",
+                4,
+                |key| async move {
+                    let used = store.by_key(&key).is_some_and(|volume| {
+                        volume
+                            .status
+                            .as_ref()
+                            .and_then(|status| status.phase.as_deref())
+                            == Some("Bound")
+                    });
+                    hold(ctx, store, &key, VOLUME, used).await
+                },
+            )
+            .await;
+    }
+}

@@ -1,0 +1,89 @@
+//! The built-in provisioner: a volume is a directory on one node.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{
+    HostPathVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+
+/// The provisioner's name in storage classes.
+pub const NAME: &str = "rkube.io/hostpath";
+/// Annotation of a class that serves claims that ask for none.
+pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
+/// Annotation that tells who made a volume.
+pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// The class that every cluster begins with.
+pub fn default_class() -> StorageClass {
+    StorageClass {
+        metadata: ObjectMeta {
+            name: Some("standard".into()),
+            annotations: Some([(DEFAULT_CLASS.to_owned(), "true".to_owned())].into()),
+            ..Default::default()
+        },
+        provisioner: NAME.into(),
+        reclaim_policy: Some("Delete".into()),
+        volume_binding_mode: Some("WaitForFirstConsumer".into()),
+        ..Default::default()
+    }
+}
+
+/// The name of the volume that is made for a claim.
+pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
+    format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
+}
+
+/// The volume for a claim, on this node, below `root`.
+pub fn volume(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    node: &str,
+    root: &Path,
+) -> PersistentVolume {
+    let name = volume_name(claim);
+    let spec = claim.spec.clone().unwrap_or_default();
+    let mut reference = claim.object_ref(&());
+    reference.field_path = None;
+    PersistentVolume {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            annotations: Some([(PROVISIONED_BY.to_owned(), NAME.to_owned())].into()),
+            ..Default::default()
+        },
+        spec: Some(PersistentVolumeSpec {
+            access_modes: spec.access_modes,
+            capacity: spec.resources.and_then(|resources| resources.requests),
+            claim_ref: Some(reference),
+            host_path: Some(HostPathVolumeSource {
+                path: root.join(&name).display().to_string(),
+                type_: Some("DirectoryOrCreate".into()),
+            }),
+            mount_options: class.mount_options.clone(),
+            node_affinity: Some(VolumeNodeAffinity {
+                required: Some(NodeSelector {
+                    node_selector_terms: vec![NodeSelectorTerm {
+                        match_expressions: Some(vec![NodeSelectorRequirement {
+                            key: HOSTNAME.into(),
+                            operator: "In".into(),
+                            values: Some(vec![node.to_owned()]),
+                        }]),
+                        match_fields: None,
+                    }],
+                }),
+            }),
+            persistent_volume_reclaim_policy: class
+                .reclaim_policy
+                .clone()
+                .or_else(|| Some("Delete".into())),
+            storage_class_name: class.metadata.name.clone(),
+            volume_mode: spec.volume_mode.or_else(|| Some("Filesystem".into())),
+            ..Default::default()
+        }),
+        status: None,
+    }
+}
