@@ -25,6 +25,7 @@ mod inprocess;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod protobuf;
 mod reader;
 mod request;
 mod resources;

@@ -10,6 +10,8 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for requests alone.
+    Protobuf,
 }
 
 impl Encoding {
@@ -18,6 +20,7 @@ impl Encoding {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => crate::protobuf::MEDIA_TYPE,
         }
     }
 }
@@ -134,6 +137,7 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
+        crate::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(&OFFERED)),
     }
 }

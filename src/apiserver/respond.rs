@@ -71,6 +71,8 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
 
 fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> Bytes {
     match encoding {
+        // No response is ever negotiated to protobuf.
+        Encoding::Protobuf => return Bytes::new(),
         Encoding::Json if wants_pretty(call) => serde_json::to_vec_pretty(value).map(Into::into),
         Encoding::Json => serde_json::to_vec(value).map(|mut bytes| {
             // As upstream's encoder, and friendlier to a terminal.

@@ -203,6 +203,11 @@ impl ApiServer {
         call: &mut Call,
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
+        if !handlers::is_read(&call.method) {
+            // A client that has made a thing may rely on it at once: a role, a
+            // webhook, a service account.
+            self.cache.consistent().await;
+        }
         call.user = self.who(call, &request)?;
         if call.info.is_long_running() {
             self.authorize(call)?;

@@ -254,6 +254,7 @@ pub fn parse(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<String>), 
     match encoding {
         Encoding::Json => fields::parse_json(bytes),
         Encoding::Yaml => fields::parse_yaml(bytes),
+        Encoding::Protobuf => Ok((crate::protobuf::decode(bytes)?, Vec::new())),
     }
 }
 

@@ -165,7 +165,7 @@ pub async fn watch(
 fn stream_response(accepted: Accepted, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let kind = match accepted.encoding {
-        Encoding::Json => "application/json",
+        Encoding::Json | Encoding::Protobuf => "application/json",
         Encoding::Yaml => "application/yaml;stream=watch",
     };
     response
@@ -264,7 +264,7 @@ impl Stream {
     fn put_value(&self, kind: &str, object: Value, out: &mut BytesMut) {
         let event = json!({"type": kind, "object": object});
         match self.call.accepted.encoding {
-            Encoding::Json => {
+            Encoding::Json | Encoding::Protobuf => {
                 out.put_slice(event.to_string().as_bytes());
                 out.put_slice(b"\n");
             }

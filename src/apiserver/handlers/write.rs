@@ -162,11 +162,7 @@ impl Writer<'_> {
                 .services
                 .allocate(self.server, resource, &mut object, None)?;
             let name = meta::name(&object).to_owned();
-            let mut errors = rkube_strategy::validate_metadata(
-                &object,
-                resource.namespaced,
-                strategy.name_rule(),
-            );
+            let mut errors = metadata_errors(resource, &object);
             errors.extend(strategy.validate_create(&object));
             self.invalid(&name, errors)?;
             crd::check(resource, &object)?;
@@ -427,6 +423,20 @@ impl Writer<'_> {
         meta::set_resource_version(new, &revision.to_string());
         Ok(())
     }
+}
+
+/// The rules of metadata. That a finalizer be qualified or one of Kubernetes'
+/// own is a rule of its own kinds, not of definitions and custom resources.
+fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
+    let rule = resource.strategy().name_rule();
+    let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
+    if resource.as_custom().is_some() || resource.group == "apiextensions.k8s.io" {
+        errors.retain(|e| {
+            !(e.field.starts_with("metadata.finalizers[")
+                && e.detail.starts_with("name is neither a standard finalizer"))
+        });
+    }
+    errors
 }
 
 enum Attempt {

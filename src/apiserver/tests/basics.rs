@@ -272,12 +272,7 @@ async fn views_and_encodings() {
     let (code, _) = t.get_as(MAPS, "application/vnd.kubernetes.protobuf").await;
     assert_eq!(code, 406);
     let (code, _) = t
-        .call(
-            Method::POST,
-            MAPS,
-            "application/vnd.kubernetes.protobuf",
-            "k8s\0",
-        )
+        .call(Method::POST, MAPS, "application/cbor", "k8s\0")
         .await;
     assert_eq!(code, 415);
     let (code, made) = t

@@ -1,0 +1,79 @@
+//! The protobuf wire format: numbered fields of four shapes.
+
+/// A field's content.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Field<'a> {
+    /// A number of variable length.
+    Varint(u64),
+    /// Eight bytes.
+    Fixed64(u64),
+    /// Four bytes.
+    Fixed32(u32),
+    /// A text, bytes, a message, or packed numbers.
+    Bytes(&'a [u8]),
+}
+
+/// Reads a message's fields in order.
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+const TRUNCATED: &str = "it ends too early";
+
+impl<'a> Reader<'a> {
+    /// A reader of a message's bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// A number, or `None` at the end.
+    pub fn varint_if_any(&mut self) -> Result<Option<u64>, &'static str> {
+        if self.rest.is_empty() {
+            Ok(None)
+        } else {
+            self.varint().map(Some)
+        }
+    }
+
+    fn varint(&mut self) -> Result<u64, &'static str> {
+        let mut value = 0u64;
+        for i in 0..10 {
+            let (byte, rest) = self.rest.split_first().ok_or(TRUNCATED)?;
+            self.rest = rest;
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number is too long")
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], &'static str> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(TRUNCATED)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// The next field's number and content, or `None` at the end.
+    pub fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, &'static str> {
+        let Some(tag) = self.varint_if_any()? else {
+            return Ok(None);
+        };
+        let number = u32::try_from(tag >> 3).map_err(|_| "a field's number is too large")?;
+        let field = match tag & 7 {
+            0 => Field::Varint(self.varint()?),
+            1 => Field::Fixed64(u64::from_le_bytes(
+                self.take(8)?.try_into().map_err(|_| TRUNCATED)?,
+            )),
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| TRUNCATED)?;
+                Field::Bytes(self.take(length)?)
+            }
+            5 => Field::Fixed32(u32::from_le_bytes(
+                self.take(4)?.try_into().map_err(|_| TRUNCATED)?,
+            )),
+            _ => return Err("a field has an unknown wire type"),
+        };
+        Ok(Some((number, field)))
+    }
+}
