@@ -1,9 +1,12 @@
-//! The agent's handle on the runtime.
+//! The agent's handle on the runtime: opening it, and containers' lives.
+
+mod commands;
+mod images;
+mod sandboxes;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,31 +14,24 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast;
 
 use crate::cgroup;
 use crate::client;
 use crate::container::{Container, ExitRecord, Meta, START_FAILED, signal_number, write_json};
-use crate::error::{Context, ImageError, Result, RuntimeError};
-use crate::image::store::{self, Image, Store};
-use crate::image::{archive, builtin, registry};
+use crate::error::{Context, Result, RuntimeError};
+use crate::image::store::{Image, Store};
 use crate::oci;
 use crate::oci::PidNamespace;
-use crate::sandbox::{self, SandboxRecord};
-use crate::session::Session;
+use crate::sandbox::SandboxRecord;
 use crate::shim::ShimConfig;
 use crate::shim::frame::{Exit, Request};
 use crate::snapshot;
 use crate::spec::*;
 use crate::status::*;
 
-/// Output that `exec_sync` keeps of each stream, in bytes.
-const MAX_OUTPUT: usize = 16 << 20;
 /// How long a killed container may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a finished command's children may hold its output open.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Images, sandboxes and containers of one node. Cheap to clone.
 #[derive(Clone)]
@@ -292,328 +288,6 @@ impl Runtime {
             .cloned()
             .ok_or_else(|| RuntimeError::SandboxNotFound(id.to_string()))
     }
-
-    // Images.
-
-    /// Pulls `image` (a name, with a tag or digest; `docker.io/library` and
-    /// `latest` by default) for this machine's platform. `auth` is tried by
-    /// registry, the longest match first, then anonymously.
-    pub async fn pull_image(
-        &self,
-        image: &str,
-        auth: &[RegistryAuth],
-        progress: impl Fn(PullProgress) + Send + Sync + 'static,
-    ) -> Result<ImageStatus, ImageError> {
-        let id = registry::pull(
-            &self.inner.store,
-            &self.inner.config,
-            image,
-            auth,
-            Arc::new(progress),
-        )
-        .await?;
-        self.image_by_id(id.as_str())
-    }
-
-    fn image_by_id(&self, id: &str) -> Result<ImageStatus, ImageError> {
-        Ok(store::status(&self.inner.store.image(id)?))
-    }
-
-    /// The image that a name, `name@digest`, ID or ID prefix (12 digits or more) stands for.
-    pub fn image_status(&self, image: &str) -> Option<ImageStatus> {
-        self.inner
-            .store
-            .image(image)
-            .ok()
-            .map(|image| store::status(&image))
-    }
-
-    /// All images of this node.
-    pub fn list_images(&self) -> Vec<ImageStatus> {
-        self.inner
-            .store
-            .list()
-            .iter()
-            .filter_map(|record| self.image_status(record.config.as_str()))
-            .collect()
-    }
-
-    /// Forgets the image with all its names, and deletes what no other image
-    /// or node uses. An unknown image is no error; one in use by a container is.
-    pub async fn remove_image(&self, image: &str) -> Result<(), ImageError> {
-        let Some(record) = self.inner.store.find(image) else {
-            return Ok(());
-        };
-        let id = record.config.to_string();
-        let layers: Vec<PathBuf> = record
-            .layers
-            .iter()
-            .map(|c| self.inner.store.layer_path(c))
-            .collect();
-        let user = self.inner.containers.lock().values().find_map(|c| {
-            let volume = c.meta.image_mounts.iter().any(|(_, used)| *used == layers);
-            (c.meta.image_id == id || volume).then(|| c.meta.id.clone())
-        });
-        if let Some(container) = user {
-            return Err(ImageError::InUse {
-                image: image.to_string(),
-                container,
-            });
-        }
-        let store = self.inner.store.clone();
-        blocking(move || store.remove(&id).map(drop)).await
-    }
-
-    /// Forgets one name; the image with its last one.
-    pub async fn untag_image(&self, name: &str) -> Result<(), ImageError> {
-        let (store, name) = (self.inner.store.clone(), name.to_string());
-        blocking(move || store.untag(&name)).await
-    }
-
-    /// Gives the image another name.
-    pub async fn tag_image(&self, image: &str, name: &str) -> Result<(), ImageError> {
-        let (store, image, name) = (
-            self.inner.store.clone(),
-            image.to_string(),
-            name.to_string(),
-        );
-        blocking(move || store.tag(&image, &name)).await
-    }
-
-    /// Loads a docker-archive or OCI-layout tar, plain, gzip or zstd; returns
-    /// the images' names (or IDs of those without a name).
-    pub async fn load_image(&self, archive: &Path) -> Result<Vec<String>, ImageError> {
-        let (store, path) = (self.inner.store.clone(), archive.to_path_buf());
-        blocking(move || archive::load(&store, &path)).await
-    }
-
-    /// The same from a stream, which is spooled to disk first.
-    pub async fn load_image_from(
-        &self,
-        mut archive: impl tokio::io::AsyncRead + Send + Unpin,
-    ) -> Result<Vec<String>, ImageError> {
-        let dir = self.inner.store.ingest_dir();
-        let spool = blocking(move || {
-            tempfile::NamedTempFile::new_in(&dir)
-                .image_context(|| format!("cannot make a file in {}", dir.display()))
-        })
-        .await?;
-        let handle = spool
-            .reopen()
-            .image_context(|| "cannot spool the archive".into())?;
-        let mut file = tokio::fs::File::from_std(handle);
-        tokio::io::copy(&mut archive, &mut file)
-            .await
-            .image_context(|| "cannot receive the archive".into())?;
-        tokio::io::AsyncWriteExt::flush(&mut file)
-            .await
-            .image_context(|| "cannot spool the archive".into())?;
-        self.load_image(spool.path()).await
-    }
-
-    /// Makes an image whose root holds nothing but `binary` as `/rkube` (a hard
-    /// link where possible) and `/tmp`, run as `entrypoint`, listening on `ports`
-    /// (`8080/tcp`). Cheap when it is there already.
-    pub async fn install_builtin_image(
-        &self,
-        name: &str,
-        entrypoint: &[&str],
-        ports: &[&str],
-        binary: &Path,
-    ) -> Result<ImageStatus, ImageError> {
-        let own = |list: &[&str]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
-        let (entrypoint, ports) = (own(entrypoint), own(ports));
-        let (store, name, binary) = (
-            self.inner.store.clone(),
-            name.to_string(),
-            binary.to_path_buf(),
-        );
-        let id = blocking(move || {
-            let entrypoint: Vec<&str> = entrypoint.iter().map(String::as_str).collect();
-            let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
-            builtin::install(&store, &name, &entrypoint, &ports, &binary)
-        })
-        .await?;
-        self.image_by_id(id.as_str())
-    }
-
-    /// The file system that images live on.
-    pub fn image_fs_info(&self) -> Result<FsInfo> {
-        snapshot::fs_info(self.inner.store.path())
-    }
-
-    /// The file system that containers' writable layers live on.
-    pub fn container_fs_info(&self) -> Result<FsInfo> {
-        snapshot::fs_info(&self.inner.config.root)
-    }
-
-    // Sandboxes.
-
-    /// Makes a sandbox: its namespaces, host name, kernel parameters and
-    /// `/dev/shm`. The network is the caller's to attach to `netns_path`.
-    pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
-        let id = spec.id.clone().unwrap_or_else(new_id);
-        if id.is_empty()
-            || !id
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-        {
-            return Err(RuntimeError::Invalid(format!("invalid sandbox ID {id:?}")));
-        }
-        if self.inner.sandboxes.lock().contains_key(&id) {
-            return Err(RuntimeError::Invalid(format!(
-                "sandbox {id} exists already"
-            )));
-        }
-        let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
-        let binary = self.inner.config.binary.clone();
-        let record = blocking(move || {
-            let record = SandboxRecord::create(id, spec, run, &binary)?;
-            if let Err(e) = record.save(&dir) {
-                let _ = record.tear_down();
-                return Err(e);
-            }
-            Ok(record)
-        })
-        .await?;
-        self.watch_pause(&record);
-        let status = record.status();
-        self.inner
-            .sandboxes
-            .lock()
-            .insert(record.id.clone(), record);
-        Ok(status)
-    }
-
-    /// Tells when a `pause` process ends without having been asked to.
-    fn watch_pause(&self, record: &SandboxRecord) {
-        let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
-            return;
-        };
-        // SAFETY: no memory is involved.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
-            return;
-        }
-        // SAFETY: the kernel has just given us this descriptor.
-        let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
-        let Ok(handle) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let (runtime, id) = (self.clone(), record.id.clone());
-        handle.spawn(async move {
-            // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
-            let Ok(fd) = (unsafe { tokio::io::unix::AsyncFd::register(fd) }) else {
-                return;
-            };
-            if fd.readable().await.is_err() {
-                return;
-            }
-            let alive = runtime
-                .inner
-                .sandboxes
-                .lock()
-                .get(&id)
-                .is_some_and(|r| !r.stopped);
-            if alive {
-                let _ = runtime.inner.events.send(ContainerEvent {
-                    container_id: String::new(),
-                    sandbox_id: id,
-                    kind: ContainerEventKind::SandboxDied,
-                });
-            }
-        });
-    }
-
-    /// Kills all containers of the sandbox and gives up its namespaces. May be repeated.
-    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
-        let record = {
-            let mut sandboxes = self.inner.sandboxes.lock();
-            let Some(record) = sandboxes.get_mut(id) else {
-                return Err(RuntimeError::SandboxNotFound(id.to_string()));
-            };
-            record.stopped = true;
-            record.clone()
-        };
-        let containers: Vec<Arc<Container>> = self.containers_of(id);
-        let stops = containers.iter().map(|c| self.kill_and_wait(c));
-        for result in futures::future::join_all(stops).await {
-            result?;
-        }
-        let dir = self.sandbox_dir(id);
-        blocking(move || {
-            record.save(&dir)?;
-            record.tear_down()
-        })
-        .await
-    }
-
-    fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        self.inner
-            .containers
-            .lock()
-            .values()
-            .filter(|c| c.meta.sandbox_id == sandbox)
-            .cloned()
-            .collect()
-    }
-
-    /// Stops and forgets the sandbox and all its containers. May be repeated;
-    /// an unknown one is no error.
-    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
-        match self.stop_sandbox(id).await {
-            Err(RuntimeError::SandboxNotFound(_)) => return Ok(()),
-            other => other?,
-        }
-        for container in self.containers_of(id) {
-            self.remove_container(&container.meta.id).await?;
-        }
-        let (runtime, owned) = (self.clone(), id.to_string());
-        blocking(move || runtime.discard_sandbox(&owned)).await?;
-        self.inner.sandboxes.lock().remove(id);
-        Ok(())
-    }
-
-    fn discard_sandbox(&self, id: &str) -> Result<()> {
-        let run = self.sandbox_run(id);
-        for name in ["net", "ipc", "uts", "shm"] {
-            snapshot::unmount(&run.join(name))?;
-        }
-        remove_dir(&run)?;
-        remove_dir(&self.sandbox_dir(id))
-    }
-
-    /// The sandbox as it is.
-    pub fn sandbox_status(&self, id: &str) -> Option<Sandbox> {
-        self.inner
-            .sandboxes
-            .lock()
-            .get(id)
-            .map(SandboxRecord::status)
-    }
-
-    /// All sandboxes.
-    pub fn list_sandboxes(&self) -> Vec<Sandbox> {
-        self.inner
-            .sandboxes
-            .lock()
-            .values()
-            .map(SandboxRecord::status)
-            .collect()
-    }
-
-    /// Connects to `port` on the loopback address inside the sandbox
-    /// (`port-forward`); IPv4 first, then IPv6.
-    pub async fn connect_sandbox(&self, id: &str, port: u16) -> Result<tokio::net::TcpStream> {
-        let netns = self.sandbox(id)?.netns();
-        let stream = blocking(move || sandbox::connect(netns, port)).await?;
-        stream
-            .set_nonblocking(true)
-            .and_then(|()| tokio::net::TcpStream::from_std(stream))
-            .context(|| format!("cannot connect to port {port} in the sandbox"))
-    }
-
-    // Containers.
 
     /// Makes a container in a sandbox: resolves the image, its user and command,
     /// and mounts its file system. Returns its ID.
@@ -1002,121 +676,6 @@ impl Runtime {
         blocking(move || cgroup::update(&container.meta.cgroup, &resources)).await
     }
 
-    /// Runs a command in a running container. A command that cannot be run is
-    /// an error here.
-    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session> {
-        let container = self.container(id)?;
-        self.running(&container)?;
-        if spec.command.is_empty() {
-            return Err(RuntimeError::Invalid("no command specified".into()));
-        }
-        let mut plan = container.shim_config()?.plan;
-        plan.args = spec.command;
-        let mut set = |name: &str, value: &str| {
-            let prefix = format!("{name}=");
-            plan.env.retain(|v| !v.starts_with(&prefix));
-            plan.env.push(format!("{prefix}{value}"));
-        };
-        if spec.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
-            set("TERM", "xterm");
-        }
-        for (name, value) in &spec.env {
-            set(name, value);
-        }
-        if let Some(dir) = spec.working_dir.filter(|dir| !dir.is_empty()) {
-            plan.cwd = dir;
-        }
-        let adjustment = container_oom_score(&container);
-        client::exec(
-            id,
-            &container.socket,
-            plan,
-            spec.tty,
-            spec.stdin,
-            adjustment,
-        )
-        .await
-    }
-
-    /// Runs a command to its end and collects its output (16 MiB each at most);
-    /// kills it after `timeout` (none when zero) and returns `Timeout`.
-    pub async fn exec_sync(
-        &self,
-        id: &str,
-        command: &[String],
-        timeout: Duration,
-    ) -> Result<ExecOutput> {
-        let spec = ExecSpec {
-            command: command.to_vec(),
-            ..ExecSpec::default()
-        };
-        let mut session = self.exec(id, spec).await?;
-        let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
-        let mut streams = tokio::task::JoinSet::new();
-        for (stream, kept) in [session.stdout.take(), session.stderr.take()]
-            .into_iter()
-            .zip(&kept)
-        {
-            let kept = kept.clone();
-            streams.spawn(async move {
-                let Some(mut stream) = stream else { return };
-                let mut buffer = vec![0; 16 * 1024];
-                // What is beyond the limit is read, so that the command goes on.
-                while let Ok(n @ 1..) = stream.read(&mut buffer).await {
-                    let mut kept = kept.lock();
-                    let room = MAX_OUTPUT.saturating_sub(kept.len()).min(n);
-                    kept.extend_from_slice(&buffer[..room]);
-                }
-            });
-        }
-        let control = session.control.clone();
-        let exit_code = if timeout.is_zero() {
-            control.wait().await
-        } else {
-            match tokio::time::timeout(timeout, control.wait()).await {
-                Ok(result) => result,
-                Err(_) => {
-                    control.kill(libc::SIGKILL)?;
-                    let _ = tokio::time::timeout(KILL_PATIENCE, control.wait()).await;
-                    return Err(RuntimeError::Timeout {
-                        command: command.join(" "),
-                        seconds: timeout.as_secs_f64(),
-                    });
-                }
-            }
-        }?;
-        // What the command has left behind may hold its output open.
-        let all = async { while streams.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
-        drop(streams);
-        let [stdout, stderr] = kept.map(|bytes| std::mem::take(&mut *bytes.lock()));
-        Ok(ExecOutput {
-            stdout,
-            stderr,
-            exit_code,
-        })
-    }
-
-    /// Attaches to a running container's streams, from now on.
-    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
-        let container = self.container(id)?;
-        let handle = self.running(&container)?;
-        let (stdin, tty) = (
-            stdin && (container.meta.spec.stdin || container.meta.spec.tty),
-            container.meta.spec.tty,
-        );
-        client::attach(id, &container.socket, handle, stdin, tty).await
-    }
-
-    /// Opens the container's log file anew, after it was renamed.
-    pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        let container = self.container(id)?;
-        self.running(&container)?
-            .ask(Request::ReopenLog)
-            .await
-            .map(drop)
-    }
-
     /// The container's use of CPU and memory.
     pub fn stats(&self, id: &str) -> Result<Stats> {
         let container = self.container(id)?;
@@ -1139,17 +698,6 @@ impl Runtime {
     pub fn container_rootfs(&self, id: &str) -> Option<PathBuf> {
         self.container(id).ok().map(|c| snapshot::rootfs(&c.dir))
     }
-}
-
-fn container_oom_score(container: &Container) -> Option<i32> {
-    container.meta.spec.oom_score_adj?;
-    // What was granted at the start is what its first process has.
-    let pid = container.live.lock().pid?;
-    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
 }
 
 /// Makes the working directory while the root can be written to. One that cannot

@@ -1,0 +1,150 @@
+//! Commands in running containers, and their streams.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::AsyncReadExt;
+
+use super::{KILL_PATIENCE, Runtime};
+use crate::client;
+use crate::container::Container;
+use crate::error::{Result, RuntimeError};
+use crate::session::Session;
+use crate::shim::frame::Request;
+use crate::spec::ExecSpec;
+use crate::status::ExecOutput;
+
+/// Output that `exec_sync` keeps of each stream, in bytes.
+const MAX_OUTPUT: usize = 16 << 20;
+/// How long a finished command's children may hold its output open.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Runtime {
+    /// Runs a command in a running container. A command that cannot be run is
+    /// an error here.
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        if spec.command.is_empty() {
+            return Err(RuntimeError::Invalid("no command specified".into()));
+        }
+        let mut plan = container.shim_config()?.plan;
+        plan.args = spec.command;
+        let mut set = |name: &str, value: &str| {
+            let prefix = format!("{name}=");
+            plan.env.retain(|v| !v.starts_with(&prefix));
+            plan.env.push(format!("{prefix}{value}"));
+        };
+        if spec.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
+            set("TERM", "xterm");
+        }
+        for (name, value) in &spec.env {
+            set(name, value);
+        }
+        if let Some(dir) = spec.working_dir.filter(|dir| !dir.is_empty()) {
+            plan.cwd = dir;
+        }
+        let adjustment = container_oom_score(&container);
+        client::exec(
+            id,
+            &container.socket,
+            plan,
+            spec.tty,
+            spec.stdin,
+            adjustment,
+        )
+        .await
+    }
+
+    /// Runs a command to its end and collects its output (16 MiB each at most);
+    /// kills it after `timeout` (none when zero) and returns `Timeout`.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput> {
+        let spec = ExecSpec {
+            command: command.to_vec(),
+            ..ExecSpec::default()
+        };
+        let mut session = self.exec(id, spec).await?;
+        let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
+        let mut streams = tokio::task::JoinSet::new();
+        for (stream, kept) in [session.stdout.take(), session.stderr.take()]
+            .into_iter()
+            .zip(&kept)
+        {
+            let kept = kept.clone();
+            streams.spawn(async move {
+                let Some(mut stream) = stream else { return };
+                let mut buffer = vec![0; 16 * 1024];
+                // What is beyond the limit is read, so that the command goes on.
+                while let Ok(n @ 1..) = stream.read(&mut buffer).await {
+                    let mut kept = kept.lock();
+                    let room = MAX_OUTPUT.saturating_sub(kept.len()).min(n);
+                    kept.extend_from_slice(&buffer[..room]);
+                }
+            });
+        }
+        let control = session.control.clone();
+        let exit_code = if timeout.is_zero() {
+            control.wait().await
+        } else {
+            match tokio::time::timeout(timeout, control.wait()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    control.kill(libc::SIGKILL)?;
+                    let _ = tokio::time::timeout(KILL_PATIENCE, control.wait()).await;
+                    return Err(RuntimeError::Timeout {
+                        command: command.join(" "),
+                        seconds: timeout.as_secs_f64(),
+                    });
+                }
+            }
+        }?;
+        // What the command has left behind may hold its output open.
+        let all = async { while streams.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
+        drop(streams);
+        let [stdout, stderr] = kept.map(|bytes| std::mem::take(&mut *bytes.lock()));
+        Ok(ExecOutput {
+            stdout,
+            stderr,
+            exit_code,
+        })
+    }
+
+    /// Attaches to a running container's streams, from now on.
+    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
+        let container = self.container(id)?;
+        let handle = self.running(&container)?;
+        let (stdin, tty) = (
+            stdin && (container.meta.spec.stdin || container.meta.spec.tty),
+            container.meta.spec.tty,
+        );
+        client::attach(id, &container.socket, handle, stdin, tty).await
+    }
+
+    /// Opens the container's log file anew, after it was renamed.
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?
+            .ask(Request::ReopenLog)
+            .await
+            .map(drop)
+    }
+}
+
+fn container_oom_score(container: &Container) -> Option<i32> {
+    container.meta.spec.oom_score_adj?;
+    // What was granted at the start is what its first process has.
+    let pid = container.live.lock().pid?;
+    fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}

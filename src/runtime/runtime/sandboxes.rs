@@ -1,0 +1,178 @@
+//! Sandboxes, through the agent's handle.
+
+use std::os::fd::FromRawFd;
+use std::sync::Arc;
+
+use super::{Runtime, blocking, new_id, remove_dir};
+use crate::container::Container;
+use crate::error::{Context, Result, RuntimeError};
+use crate::sandbox::{self, SandboxRecord};
+use crate::snapshot;
+use crate::spec::SandboxSpec;
+use crate::status::{ContainerEvent, ContainerEventKind, Sandbox};
+
+impl Runtime {
+    /// Makes a sandbox: its namespaces, host name, kernel parameters and
+    /// `/dev/shm`. The network is the caller's to attach to `netns_path`.
+    pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let id = spec.id.clone().unwrap_or_else(new_id);
+        if id.is_empty()
+            || !id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
+            return Err(RuntimeError::Invalid(format!("invalid sandbox ID {id:?}")));
+        }
+        if self.inner.sandboxes.lock().contains_key(&id) {
+            return Err(RuntimeError::Invalid(format!(
+                "sandbox {id} exists already"
+            )));
+        }
+        let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
+        let binary = self.inner.config.binary.clone();
+        let record = blocking(move || {
+            let record = SandboxRecord::create(id, spec, run, &binary)?;
+            if let Err(e) = record.save(&dir) {
+                let _ = record.tear_down();
+                return Err(e);
+            }
+            Ok(record)
+        })
+        .await?;
+        self.watch_pause(&record);
+        let status = record.status();
+        self.inner
+            .sandboxes
+            .lock()
+            .insert(record.id.clone(), record);
+        Ok(status)
+    }
+
+    /// Tells when a `pause` process ends without having been asked to.
+    pub(super) fn watch_pause(&self, record: &SandboxRecord) {
+        let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
+            return;
+        };
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        if fd < 0 {
+            return;
+        }
+        // SAFETY: the kernel has just given us this descriptor.
+        let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
+        let Ok(handle) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (runtime, id) = (self.clone(), record.id.clone());
+        handle.spawn(async move {
+            // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
+            let Ok(fd) = (unsafe { tokio::io::unix::AsyncFd::register(fd) }) else {
+                return;
+            };
+            if fd.readable().await.is_err() {
+                return;
+            }
+            let alive = runtime
+                .inner
+                .sandboxes
+                .lock()
+                .get(&id)
+                .is_some_and(|r| !r.stopped);
+            if alive {
+                let _ = runtime.inner.events.send(ContainerEvent {
+                    container_id: String::new(),
+                    sandbox_id: id,
+                    kind: ContainerEventKind::SandboxDied,
+                });
+            }
+        });
+    }
+
+    /// Kills all containers of the sandbox and gives up its namespaces. May be repeated.
+    pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let record = {
+            let mut sandboxes = self.inner.sandboxes.lock();
+            let Some(record) = sandboxes.get_mut(id) else {
+                return Err(RuntimeError::SandboxNotFound(id.to_string()));
+            };
+            record.stopped = true;
+            record.clone()
+        };
+        let containers: Vec<Arc<Container>> = self.containers_of(id);
+        let stops = containers.iter().map(|c| self.kill_and_wait(c));
+        for result in futures::future::join_all(stops).await {
+            result?;
+        }
+        let dir = self.sandbox_dir(id);
+        blocking(move || {
+            record.save(&dir)?;
+            record.tear_down()
+        })
+        .await
+    }
+
+    pub(super) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        self.inner
+            .containers
+            .lock()
+            .values()
+            .filter(|c| c.meta.sandbox_id == sandbox)
+            .cloned()
+            .collect()
+    }
+
+    /// Stops and forgets the sandbox and all its containers. May be repeated;
+    /// an unknown one is no error.
+    pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        match self.stop_sandbox(id).await {
+            Err(RuntimeError::SandboxNotFound(_)) => return Ok(()),
+            other => other?,
+        }
+        for container in self.containers_of(id) {
+            self.remove_container(&container.meta.id).await?;
+        }
+        let (runtime, owned) = (self.clone(), id.to_string());
+        blocking(move || runtime.discard_sandbox(&owned)).await?;
+        self.inner.sandboxes.lock().remove(id);
+        Ok(())
+    }
+
+    pub(super) fn discard_sandbox(&self, id: &str) -> Result<()> {
+        let run = self.sandbox_run(id);
+        for name in ["net", "ipc", "uts", "shm"] {
+            snapshot::unmount(&run.join(name))?;
+        }
+        remove_dir(&run)?;
+        remove_dir(&self.sandbox_dir(id))
+    }
+
+    /// The sandbox as it is.
+    pub fn sandbox_status(&self, id: &str) -> Option<Sandbox> {
+        self.inner
+            .sandboxes
+            .lock()
+            .get(id)
+            .map(SandboxRecord::status)
+    }
+
+    /// All sandboxes.
+    pub fn list_sandboxes(&self) -> Vec<Sandbox> {
+        self.inner
+            .sandboxes
+            .lock()
+            .values()
+            .map(SandboxRecord::status)
+            .collect()
+    }
+
+    /// Connects to `port` on the loopback address inside the sandbox
+    /// (`port-forward`); IPv4 first, then IPv6.
+    pub async fn connect_sandbox(&self, id: &str, port: u16) -> Result<tokio::net::TcpStream> {
+        let netns = self.sandbox(id)?.netns();
+        let stream = blocking(move || sandbox::connect(netns, port)).await?;
+        stream
+            .set_nonblocking(true)
+            .and_then(|()| tokio::net::TcpStream::from_std(stream))
+            .context(|| format!("cannot connect to port {port} in the sandbox"))
+    }
+}
