@@ -352,6 +352,8 @@ pub(crate) async fn wait_for_nodes(client: &Client, names: &[String], deadline: 
             if let Ok(Some(node)) = changes.try_next().await
                 && let Some(name) = node.metadata.name.as_deref()
                 && is_ready(&node)
+                // The control plane gives them just after a node has registered.
+                && node.metadata.labels.iter().flatten().any(|(k, _)| k.starts_with("node-role.kubernetes.io/"))
             {
                 waiting.remove(name);
             }

@@ -98,10 +98,24 @@ impl Pki {
                 client: true,
             },
         )?;
+        self.issue(
+            "service-proxy",
+            &self.ca,
+            Subject {
+                common_name: "system:kube-proxy",
+                organization: Some("system:node-proxier"),
+                names: Vec::new(),
+                addresses: Vec::new(),
+                server: false,
+                client: true,
+            },
+        )?;
         let mut files = vec![
             ("ca.crt".to_owned(), "ca.crt"),
             (format!("{agent}.crt"), "agent.crt"),
             (format!("{agent}.key"), "agent.key"),
+            ("service-proxy.crt".to_owned(), "service-proxy.crt"),
+            ("service-proxy.key".to_owned(), "service-proxy.key"),
         ];
         if node.control_plane {
             self.issue("apiserver", &self.ca, api_server(profile, node))?;

@@ -18,7 +18,10 @@ use crate::services::ServiceEnv;
 /// The agent's shared parts. One a process, always behind an [`Arc`].
 pub(crate) struct Agent {
     pub config: NodeConfig,
+    /// With the node's identity.
     pub client: kube::Client,
+    /// With the service proxy's identity.
+    pub proxy_client: kube::Client,
     pub runtime: Runtime,
     pub network: NodeNetwork,
     pub machine: Machine,
@@ -40,6 +43,7 @@ impl Agent {
     pub(crate) fn new(
         config: NodeConfig,
         client: kube::Client,
+        proxy_client: kube::Client,
         runtime: Runtime,
         network: NodeNetwork,
     ) -> anyhow::Result<Arc<Self>> {
@@ -54,6 +58,7 @@ impl Agent {
             pressure: watch::Sender::new(Default::default()),
             config,
             client,
+            proxy_client,
             runtime,
             network,
             machine,

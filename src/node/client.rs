@@ -15,24 +15,24 @@ use tower::ServiceExt as _;
 pub(crate) struct Pki {
     /// The cluster's authority.
     pub ca: Vec<CertificateDer<'static>>,
-    /// `system:node:NAME`, for both directions.
+    /// The identity: the agent's is `system:node:NAME`, for both directions.
     pub chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Pki {
-    /// Reads `ca.crt`, `agent.crt` and `agent.key`.
-    pub(crate) fn read(dir: &Path) -> anyhow::Result<Self> {
+    /// Reads `ca.crt`, `<name>.crt` and `<name>.key`.
+    pub(crate) fn read(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let certificates = |name: &str| {
             let path = dir.join(name);
             CertificateDer::pem_file_iter(&path)
                 .and_then(Iterator::collect)
                 .with_context(|| format!("reading {}", path.display()))
         };
-        let path = dir.join("agent.key");
+        let path = dir.join(format!("{name}.key"));
         Ok(Self {
             ca: certificates("ca.crt")?,
-            chain: certificates("agent.crt")?,
+            chain: certificates(&format!("{name}.crt"))?,
             key: PrivateKeyDer::from_pem_file(&path)
                 .with_context(|| format!("reading {}", path.display()))?,
         })
@@ -55,7 +55,7 @@ impl Pki {
     }
 }
 
-/// A client of the API server with the node's identity.
+/// A client of the API server with the identity of `pki`.
 ///
 /// All requests and watches share one HTTP/2 connection where the server offers
 /// it: a watch costs a stream and not a TLS session.

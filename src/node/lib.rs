@@ -51,10 +51,14 @@ const MTU: u32 = 1500;
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // The whole process speaks TLS with ring; a second call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let pki = client::Pki::read(paths::PKI.as_ref())?;
+    let pki = client::Pki::read(paths::PKI.as_ref(), "agent")?;
     let client = client::connect(&config, &pki)?;
+    // Nodes may read only what concerns their own pods; the service proxy reads
+    // all services, endpoints and nodes, and has an identity for that.
+    let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
+    let proxy_client = client::connect(&config, &proxy)?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), open_network(&config))?;
-    let agent = Agent::new(config, client, runtime, network)?;
+    let agent = Agent::new(config, client, proxy_client, runtime, network)?;
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The endpoint first: a node that says Ready must answer `kubectl logs`.
@@ -88,9 +92,19 @@ async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
         paths::BINARY,
     );
     runtime.insecure_registries = config.insecure_registries.clone();
-    Runtime::open(runtime)
+    let runtime = Runtime::open(runtime)
         .await
-        .context("opening the container runtime")
+        .context("opening the container runtime")?;
+    runtime
+        .install_builtin_image(
+            "rkube/kubia",
+            &["/rkube", "demo", "kubia"],
+            &["8080/tcp"],
+            paths::BINARY.as_ref(),
+        )
+        .await
+        .context("installing the demo image")?;
+    Ok(runtime)
 }
 
 async fn open_network(config: &NodeConfig) -> anyhow::Result<NodeNetwork> {

@@ -182,23 +182,17 @@ async fn patch_status(agent: &Agent, api: &Api<Node>) -> anyhow::Result<Option<N
 fn node(agent: &Agent) -> Node {
     let config = &agent.config;
     let architecture = agent.machine.architecture;
-    let mut labels: BTreeMap<String, String> = [
+    // Roles are the control plane's to give: a node may not set them itself.
+    let labels: BTreeMap<String, String> = [
         ("kubernetes.io/hostname", config.name.as_str()),
         ("kubernetes.io/arch", architecture),
         ("kubernetes.io/os", "linux"),
         ("beta.kubernetes.io/arch", architecture),
         ("beta.kubernetes.io/os", "linux"),
-        ("node-role.kubernetes.io/worker", ""),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .collect();
-    if config.control_plane {
-        labels.insert(
-            "node-role.kubernetes.io/control-plane".into(),
-            String::new(),
-        );
-    }
     let annotations = [
         (
             "volumes.kubernetes.io/controller-managed-attach-detach",

@@ -175,7 +175,7 @@ fn spawn_watch<K>(
         + Send
         + 'static,
 {
-    let api: Api<K> = Api::all(agent.client.clone());
+    let api: Api<K> = Api::all(agent.proxy_client.clone());
     let sender = sender.clone();
     tokio::spawn(async move {
         let events = watching::forever(api, watcher::Config::default());

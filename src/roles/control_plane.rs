@@ -3,6 +3,8 @@
 //! Controllers and scheduler are clients like any other, only without sockets:
 //! they get as far as their own identities may.
 
+mod node_roles;
+
 use std::path::Path;
 
 use anyhow::Context;
@@ -40,6 +42,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut controllers = rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
     controllers.api_server_ip = cluster.api_server_ip;
     controllers.api_server_port = cluster.api_server_port;
+    let roles = node_roles::run(server.client("system:rkube-node-roles", &["system:masters"]), config.name.clone());
     let manager = server.client("system:kube-controller-manager", &["system:masters"]);
     let scheduler = server.client("system:kube-scheduler", &["system:masters"]);
 
@@ -47,6 +50,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     tokio::select! {
         result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
             result.context("the API server panicked")?.context("the API server failed"),
+        result = tokio::spawn(roles) => result.context("the node role controller panicked")?,
         result = tokio::spawn(rkube_controllers::run(manager, controllers)) =>
             result.context("a controller panicked")?.context("the controllers failed"),
         result = tokio::spawn(rkube_scheduler::run(scheduler, rkube_scheduler::Config::default())) =>

@@ -44,6 +44,9 @@ impl Default for ImagePuller {
     }
 }
 
+/// Label of the images that the binary carries.
+pub(crate) const BUILTIN: &str = "io.rkube.builtin";
+
 impl ImagePuller {
     /// Told whenever the node's images changed.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
@@ -69,11 +72,15 @@ impl ImagePuller {
                 .recorder
                 .container(pod, &container.name, severity, reason, message);
         };
-        let policy = container
+        let mut policy = container
             .image_pull_policy
             .as_deref()
             .unwrap_or_else(|| default_policy(image));
         let present = agent.runtime.image_status(image);
+        // An image of the binary itself is in no registry, and this is its newest.
+        if present.as_ref().is_some_and(|status| status.labels.contains_key(BUILTIN)) {
+            policy = "IfNotPresent";
+        }
         match (policy, present) {
             ("IfNotPresent" | "Never", Some(status)) => {
                 tell(

@@ -1,0 +1,47 @@
+//! Gives nodes the labels that `kubectl get nodes` shows as their roles.
+//!
+//! A node may not label itself so (NodeRestriction), and which node runs the
+//! control plane is rkube's to know: kubeadm's counterpart does this at install.
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::{Api, Client, ResourceExt};
+
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+const WORKER: &str = "node-role.kubernetes.io/worker";
+
+/// Labels every node that appears; `control_plane` names the control plane's.
+pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(client);
+    let changes = metadata_watcher(nodes.clone(), watcher::Config::default()).default_backoff().touched_objects();
+    futures::pin_mut!(changes);
+    while let Some(change) = changes.next().await {
+        let node = match change {
+            Ok(node) => node,
+            Err(e) => {
+                tracing::warn!("watching nodes for their roles: {e}");
+                continue;
+            }
+        };
+        let name = node.name_any();
+        let mut wanted = vec![WORKER];
+        if name == control_plane {
+            wanted.push(CONTROL_PLANE);
+        }
+        if wanted.iter().all(|label| node.labels().contains_key(*label)) {
+            continue;
+        }
+        let labels: serde_json::Map<String, serde_json::Value> =
+            wanted.iter().map(|label| ((*label).to_owned(), "".into())).collect();
+        let patch = serde_json::json!({ "metadata": { "labels": labels } });
+        match nodes.patch_metadata(&name, &PatchParams { field_manager: Some("rkube".into()), ..PatchParams::default() }, &Patch::Merge(patch)).await {
+            Ok(_) => {}
+            // Deleted meanwhile.
+            Err(kube::Error::Api(e)) if e.code == 404 => {}
+            Err(e) => tracing::warn!("labelling node {name} with its roles: {e}"),
+        }
+    }
+    anyhow::bail!("the watch of nodes ended")
+}
