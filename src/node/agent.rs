@@ -44,13 +44,14 @@ impl Agent {
         config: NodeConfig,
         client: kube::Client,
         proxy_client: kube::Client,
+        objects: Objects,
         runtime: Runtime,
         network: NodeNetwork,
     ) -> anyhow::Result<Arc<Self>> {
         let machine = Machine::read(&config)?;
         Ok(Arc::new(Self {
             recorder: Recorder::start(client.clone(), &config.name),
-            objects: Objects::new(client.clone()),
+            objects,
             pods: PodTable::default(),
             images: ImagePuller::default(),
             services: watch::Sender::new(None),

@@ -54,7 +54,7 @@ pub(crate) async fn images(agent: &Agent, bytes: u64) -> u64 {
         .into_iter()
         .filter(|i| !used.contains(&i.id))
         // The binary's own images cost nothing and cannot be pulled again.
-        .filter(|i| !i.repo_tags.iter().any(|t| t.contains("rkube/")))
+        .filter(|i| !i.labels.contains_key(crate::pods::BUILTIN_IMAGE))
         .collect();
     // Large ones first: the fewest are lost that way.
     unused.sort_by_key(|i| std::cmp::Reverse(i.size));

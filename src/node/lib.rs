@@ -37,6 +37,7 @@ mod volumes;
 mod watching;
 
 use agent::Agent;
+use objects::Objects;
 
 /// Name of the node's bridge for pods.
 const BRIDGE: &str = "rk0";
@@ -51,14 +52,18 @@ const MTU: u32 = 1500;
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // The whole process speaks TLS with ring; a second call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let pki = client::Pki::read(paths::PKI.as_ref(), "agent")?;
+    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
     let client = client::connect(&config, &pki)?;
     // Nodes may read only what concerns their own pods; the service proxy reads
     // all services, endpoints and nodes, and has an identity for that.
     let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy)?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), open_network(&config))?;
-    let agent = Agent::new(config, client, proxy_client, runtime, network)?;
+    let objects = Objects::new(client.clone(), {
+        let (config, pki) = (config.clone(), pki.clone());
+        Box::new(move || client::connect(&config, &pki))
+    });
+    let agent = Agent::new(config, client, proxy_client, objects, runtime, network)?;
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // The endpoint first: a node that says Ready must answer `kubectl logs`.

@@ -39,6 +39,8 @@ impl<K> Clone for Known<K> {
 pub(crate) struct Watched<K> {
     receiver: watch::Receiver<Known<K>>,
     task: tokio::task::AbortHandle,
+    /// Counts the watch on its connection.
+    _place: Arc<()>,
 }
 
 impl<K> Drop for Watched<K> {
@@ -69,34 +71,75 @@ impl<K> Watched<K> {
 
 type Table<K> = Mutex<HashMap<(String, String), Weak<Watched<K>>>>;
 
+/// Watches a connection carries. Servers bound the streams of one, and the agent's
+/// own requests share the first.
+const WATCHES_PER_CONNECTION: usize = 100;
+
+type Connect = Box<dyn Fn() -> anyhow::Result<kube::Client> + Send + Sync>;
+
+/// Connections with room for more watches, made as they are needed.
+struct Connections {
+    /// Each with a place that its watches hold a share of.
+    clients: Mutex<Vec<(kube::Client, Arc<()>)>>,
+    connect: Connect,
+}
+
+impl Connections {
+    fn place(&self) -> (kube::Client, Arc<()>) {
+        let mut clients = self.clients.lock();
+        let roomy = clients
+            .iter()
+            .find(|(_, place)| Arc::strong_count(place) <= WATCHES_PER_CONNECTION);
+        if let Some((client, place)) = roomy {
+            return (client.clone(), place.clone());
+        }
+        match (self.connect)() {
+            Ok(client) => {
+                let place = Arc::new(());
+                clients.push((client.clone(), place.clone()));
+                (client, place)
+            }
+            Err(e) => {
+                // A crowded connection is better than none.
+                tracing::warn!("another connection to the API server: {e:#}");
+                clients[0].clone()
+            }
+        }
+    }
+}
+
 /// All watched objects.
 pub(crate) struct Objects {
-    client: kube::Client,
+    connections: Connections,
     config_maps: Table<ConfigMap>,
     secrets: Table<Secret>,
 }
 
 impl Objects {
-    pub(crate) fn new(client: kube::Client) -> Self {
+    /// Watches over `client` first, and over what `connect` makes when it is full.
+    pub(crate) fn new(client: kube::Client, connect: Connect) -> Self {
         Self {
-            client,
+            connections: Connections {
+                clients: Mutex::new(vec![(client, Arc::new(()))]),
+                connect,
+            },
             config_maps: Mutex::default(),
             secrets: Mutex::default(),
         }
     }
 
     pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Arc<Watched<ConfigMap>> {
-        subscribe(&self.config_maps, &self.client, namespace, name)
+        subscribe(&self.config_maps, &self.connections, namespace, name)
     }
 
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Arc<Watched<Secret>> {
-        subscribe(&self.secrets, &self.client, namespace, name)
+        subscribe(&self.secrets, &self.connections, namespace, name)
     }
 }
 
 fn subscribe<K>(
     table: &Table<K>,
-    client: &kube::Client,
+    connections: &Connections,
     namespace: &str,
     name: &str,
 ) -> Arc<Watched<K>>
@@ -116,7 +159,8 @@ where
     }
     table.retain(|_, w| w.strong_count() > 0);
     let (sender, receiver) = watch::channel(Known::Unknown);
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let (client, place) = connections.place();
+    let api: Api<K> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let task = tokio::spawn(async move {
         let events = watching::forever(api, config);
@@ -144,6 +188,7 @@ where
     let watched = Arc::new(Watched {
         receiver,
         task: task.abort_handle(),
+        _place: place,
     });
     table.insert(key, Arc::downgrade(&watched));
     watched

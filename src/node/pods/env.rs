@@ -185,7 +185,7 @@ pub(crate) fn resource_field(
     };
     let storage_limit = storage(r.and_then(|r| r.limits.as_ref()));
     let storage_request = storage(r.and_then(|r| r.requests.as_ref())).or(storage_limit);
-    let divisor = field.divisor.as_ref().map_or(0, |d| quantity_milli(d));
+    let divisor = field.divisor.as_ref().map_or(0, quantity_milli);
     let cpu = |millis: i64| divide(millis, if divisor == 0 { 1000 } else { divisor });
     let bytes = |value: i64| {
         let divisor = field.divisor.as_ref().map_or(1, quantity_value).max(1);

@@ -78,7 +78,10 @@ impl ImagePuller {
             .unwrap_or_else(|| default_policy(image));
         let present = agent.runtime.image_status(image);
         // An image of the binary itself is in no registry, and this is its newest.
-        if present.as_ref().is_some_and(|status| status.labels.contains_key(BUILTIN)) {
+        if present
+            .as_ref()
+            .is_some_and(|status| status.labels.contains_key(BUILTIN))
+        {
             policy = "IfNotPresent";
         }
         match (policy, present) {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rkube_runtime::{ContainerStatus as RuntimeContainer, Sandbox};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 mod admission;
 mod backoff;
@@ -29,7 +29,7 @@ mod start;
 pub(crate) mod status;
 mod worker;
 
-pub(crate) use images::ImagePuller;
+pub(crate) use images::{BUILTIN as BUILTIN_IMAGE, ImagePuller};
 
 use crate::agent::Agent;
 use crate::kinds::*;
@@ -204,13 +204,6 @@ fn dispatch(agent: &Arc<Agent>, pod: Arc<Pod>, adopted: &mut HashMap<String, Ado
         return;
     }
     let adopted = adopted.remove(&uid).unwrap_or_default();
-    if matches!(pod.api_phase(), "Succeeded" | "Failed")
-        && !pod.deleting()
-        && adopted.sandboxes.is_empty()
-        && adopted.containers.is_empty()
-    {
-        debug!(pod = %pod.full_name(), "over already");
-    }
     let verdict = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
         let others: Vec<Arc<Pod>> = handles
             .values()

@@ -7,9 +7,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::Letter;
 use super::handlers::{self, Outcome};
 use super::plan::ProbeView;
 use super::status::Health;
+use super::worker::Own;
 use crate::agent::Agent;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
@@ -129,7 +131,8 @@ pub(crate) struct Target {
     pub ip: IpAddr,
     /// When the container started.
     pub since: jiff::Timestamp,
-    pub news: mpsc::UnboundedSender<News>,
+    /// The worker's mailbox.
+    pub letters: mpsc::UnboundedSender<Letter>,
 }
 
 impl Probes {
@@ -280,7 +283,8 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
                 purpose,
                 success: state,
             };
-            if target.news.send(news).is_err() {
+            let letter = Letter::Own(Own::Probe(news));
+            if target.letters.send(letter).is_err() {
                 return;
             }
         }

@@ -683,22 +683,8 @@ impl Worker {
             id: instance.id.clone(),
             ip: self.ip?,
             since: instance.started_at.unwrap_or(instance.created_at),
-            news: self.news(),
+            letters: self.letters.clone(),
         })
-    }
-
-    /// A sender of probes' news that lead to this worker's inbox.
-    fn news(&self) -> mpsc::UnboundedSender<News> {
-        let (sender, mut receiver) = mpsc::unbounded_channel();
-        let letters = self.letters.clone();
-        tokio::spawn(async move {
-            while let Some(news) = receiver.recv().await {
-                if letters.send(Letter::Own(Own::Probe(news))).is_err() {
-                    return;
-                }
-            }
-        });
-        sender
     }
 
     /// Probes what runs, and nothing else.

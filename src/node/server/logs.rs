@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::SinkExt;
-use futures::channel::mpsc::{Sender, channel};
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -15,6 +13,7 @@ use jiff::Timestamp;
 use rkube_runtime::ContainerState;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc::{Sender, channel};
 
 use super::query::Query;
 use super::{Answer, no_pod, text};
@@ -157,7 +156,11 @@ pub(crate) async fn serve(
         mid_line: false,
     };
     tokio::spawn(reader.run());
-    let mut response = Response::new(StreamBody::new(receiver).boxed_unsync());
+    let frames = futures::stream::unfold(receiver, |mut receiver| async move {
+        let frame = receiver.recv().await?;
+        Some((frame, receiver))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         header::HeaderValue::from_static("text/plain"),
@@ -321,17 +324,10 @@ impl Reader {
 
     /// Waits for more, for the container's end, or for the client to leave (false).
     async fn wait(&self, watch: &mut Watch) -> bool {
-        let mut sender = self.out.sender.clone();
         tokio::select! {
             () = watch.changed() => true,
             _ = self.agent.runtime.wait_container(&self.id) => true,
-            () = futures::future::poll_fn(|cx| match sender.poll_ready(cx) {
-                // Ready to send is no news; only the receiver's end is.
-                std::task::Poll::Ready(Err(_)) => std::task::Poll::Ready(()),
-                _ => std::task::Poll::Pending,
-            }) => false,
-            // The client's leaving is seen at the next write, or here.
-            () = tokio::time::sleep(Duration::from_secs(30)) => !sender.is_closed(),
+            () = self.out.sender.closed() => false,
         }
     }
 

@@ -258,11 +258,19 @@ pub(crate) async fn resource(agent: &Agent) -> Answer {
     answer(page.0)
 }
 
+/// A family's name, type, help and value.
+type Family = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&rkube_runtime::Stats) -> f64,
+);
+
 /// `/metrics/cadvisor`: the counters that dashboards look for first.
 pub(crate) async fn cadvisor(agent: &Agent) -> Answer {
     let containers = containers(agent);
     let mut page = Page(String::new());
-    let families: [(&str, &str, &str, fn(&rkube_runtime::Stats) -> f64); 5] = [
+    let families: [Family; 5] = [
         (
             "container_cpu_usage_seconds_total",
             "counter",

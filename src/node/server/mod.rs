@@ -179,7 +179,7 @@ async fn handle(agent: Arc<Agent>, identity: Identity, request: Request<Incoming
             };
             let id = match running(&agent, namespace, pod, uid, container) {
                 Ok(id) => id,
-                Err(answer) => return answer,
+                Err(e) => return text(StatusCode::NOT_FOUND, e),
             };
             remote::serve(agent, *kind == "attach", id, query, request).await
         }
@@ -191,7 +191,7 @@ async fn handle(agent: Arc<Agent>, identity: Identity, request: Request<Incoming
             };
             match running(&agent, namespace, pod, uid, container) {
                 Ok(id) => run(&agent, &id, &query).await,
-                Err(answer) => answer,
+                Err(e) => text(StatusCode::NOT_FOUND, e),
             }
         }
         ["portForward", namespace, pod, rest @ ..] => {
@@ -222,24 +222,22 @@ fn no_pod(namespace: &str, pod: &str) -> Answer {
     )
 }
 
-/// The ID of a running container.
+/// The ID of a running container, or why there is none.
 fn running(
     agent: &Agent,
     namespace: &str,
     pod: &str,
     uid: Option<&str>,
     container: &str,
-) -> Result<String, Answer> {
-    let Some(found) = agent.pods.find(namespace, pod, uid) else {
-        return Err(no_pod(namespace, pod));
-    };
-    match instance::latest(&found.instances, container).filter(|i| i.running()) {
-        Some(i) => Ok(i.id.clone()),
-        None => Err(text(
-            StatusCode::NOT_FOUND,
-            format!("container not found (\"{container}\")"),
-        )),
-    }
+) -> Result<String, String> {
+    let found = agent
+        .pods
+        .find(namespace, pod, uid)
+        .ok_or_else(|| format!("pod does not exist: {namespace}/{pod}"))?;
+    instance::latest(&found.instances, container)
+        .filter(|i| i.running())
+        .map(|i| i.id.clone())
+        .ok_or_else(|| format!("container not found (\"{container}\")"))
 }
 
 fn pods(agent: &Agent, only_running: bool) -> Answer {

@@ -188,10 +188,10 @@ async fn over_websocket(
                                 debug!("resize: {e}");
                             }
                         }
-                        Some((channel::CLOSE, bytes)) if version.close => {
-                            if bytes.first() == Some(&channel::STDIN) {
-                                input = None;
-                            }
+                        Some((channel::CLOSE, bytes))
+                            if version.close && bytes.first() == Some(&channel::STDIN) =>
+                        {
+                            input = None;
                         }
                         _ => {}
                     }
