@@ -4,6 +4,10 @@
 //! stand in `fields.txt`: a line a message, `number:name` a field, and
 //! `number:>message` for a message whose fields JSON shows in its parent. How a
 //! value is read off the wire follows from the schema's type of that name.
+//!
+//! Go writes every field that is not a pointer, also when it holds nothing.
+//! JSON leaves such a field out; a pointer to nothing much (`replicas: 0`) is
+//! kept, and `*` after a name marks these.
 
 mod wire;
 
@@ -136,12 +140,29 @@ fn message(
             message(inner, ty, bytes, map, depth + 1)?;
             continue;
         }
+        let (name, pointer) = name
+            .strip_suffix('*')
+            .map_or((name, false), |name| (name, true));
         let Some(declared) = ty.field(name) else {
             continue;
         };
+        if !pointer && is_zero(declared.ty, field) {
+            continue;
+        }
         put(declared.ty, field, map, name, depth)?;
     }
     Ok(())
+}
+
+/// Whether a scalar holds what a Go field holds that nobody has set.
+fn is_zero(ty: Type<'_>, field: Field<'_>) -> bool {
+    matches!(
+        ty.kind(),
+        Kind::String | Kind::Bytes | Kind::Integer | Kind::Boolean | Kind::Number
+    ) && matches!(
+        field,
+        Field::Varint(0) | Field::Fixed64(0) | Field::Fixed32(0) | Field::Bytes(&[])
+    )
 }
 
 /// Adds a field's occurrence to what was read of it before.

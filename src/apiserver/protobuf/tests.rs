@@ -106,6 +106,20 @@ fn secrets_times_and_negative_numbers() {
 }
 
 #[test]
+fn unset_fields_are_left_out_and_pointers_kept() {
+    let spec = [number(1, 0), number(5, 0)].concat();
+    let meta = [bytes(1, b"d"), bytes(2, b""), number(7, 0), bytes(8, b"")].concat();
+    let object = decode(&envelope(
+        "apps/v1",
+        "Deployment",
+        &[bytes(1, &meta), bytes(2, &spec)].concat(),
+    ))
+    .unwrap();
+    assert_eq!(object["metadata"], json!({"name": "d"}));
+    assert_eq!(object["spec"], json!({"replicas": 0}));
+}
+
+#[test]
 fn what_is_broken_is_refused() {
     assert!(decode(b"").is_err());
     assert!(decode(b"k8s\0\x0a\xff").is_err());
@@ -139,7 +153,7 @@ fn every_number_leads_to_a_declared_field() {
             continue;
         };
         for field in fields.split(' ').filter(|f| !f.is_empty()) {
-            let (_, name) = field.split_once(':').unwrap();
+            let (_, name) = field.trim_end_matches('*').split_once(':').unwrap();
             if let Some(inner) = name.strip_prefix('>') {
                 assert!(MESSAGES.contains_key(inner), "{message}: {inner}");
             } else {

@@ -153,16 +153,15 @@ async fn kubectl_creates_shows_changes_and_deletes() {
             .contains("service/kubernetes")
     );
     assert_eq!(k.run(&["auth", "can-i", "create", "pods"]).await, "yes\n");
-    assert!(
-        k.run(&["create", "token", "default", "--request-timeout=5s"])
-            .await
-            .contains('.')
-            || true
-    );
+    k.run(&["create", "serviceaccount", "me"]).await;
     assert_eq!(
-        k.run(&["delete", "deployment", "web"]).await,
-        "deployment.apps \"web\" deleted from default namespace\n"
-            .replace(" from default namespace", "")
+        k.run(&["create", "token", "me"]).await.matches('.').count(),
+        2
+    );
+    assert!(
+        k.run(&["delete", "deployment", "web"])
+            .await
+            .starts_with("deployment.apps \"web\" deleted")
     );
 }
 
@@ -190,17 +189,30 @@ async fn kubectl_applies_and_diffs() {
         k.run_with(&["apply", "-f", "-"], &changed).await,
         "configmap/m configured\n"
     );
-    let server_side = ["apply", "--server-side", "-f", "-"];
-    let error = k.fail(&server_side, map).await;
-    assert!(error.contains("conflict"), "{error}");
-    let forced = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    let one = ["apply", "--server-side", "--field-manager=one", "-f", "-"];
     assert_eq!(
-        k.run_with(&forced, map).await,
+        k.run_with(&one, &changed).await,
         "configmap/m serverside-applied\n"
     );
-    let typo = map.replace("data:", "dato:");
+    let other = map.replace("a: b", "a: d");
+    let two = ["apply", "--server-side", "--field-manager=two", "-f", "-"];
+    let error = k.fail(&two, &other).await;
+    assert!(error.contains("conflict with \"one\""), "{error}");
+    let forced = [
+        "apply",
+        "--server-side",
+        "--field-manager=two",
+        "--force-conflicts",
+        "-f",
+        "-",
+    ];
+    assert_eq!(
+        k.run_with(&forced, &other).await,
+        "configmap/m serverside-applied\n"
+    );
+    let typo = map.replace("\ndata:", "\ndato:");
     let error = k
-        .fail(&["apply", "-f", "-"], &typo.replace("name: m", "name: n"))
+        .fail(&["apply", "-f", "-"], &typo.replace("name: m", "name: typo"))
         .await;
     assert!(error.contains("unknown field \"dato\""), "{error}");
     let crd = r#"
