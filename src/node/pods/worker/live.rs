@@ -1,0 +1,258 @@
+//! A live pod: volumes, sandbox, containers and their probes.
+
+use jiff::Timestamp;
+
+use super::super::backoff;
+use super::super::instance::latest;
+use super::super::plan::{self, Observed};
+use super::super::probes::Target;
+use super::super::sandbox;
+use super::super::start::Start;
+use super::super::status::{self, Health, Waiting};
+use super::{Own, SANDBOX, Worker};
+use crate::kinds::*;
+use crate::recorder::Severity::{Normal, Warning};
+
+impl Worker {
+    pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.fill();
+        self.watch_probes();
+        let plan = plan::plan(&Observed {
+            pod: &self.pod,
+            sandbox: self.sandbox.as_ref(),
+            instances: &self.instances,
+            probes: &self.probes,
+            busy: &self.busy,
+        });
+        if plan.finished {
+            if self.starting.is_none() && !self.making {
+                self.begin_stop();
+                self.step_stop();
+            }
+            return None;
+        }
+        for kill in plan.kill {
+            let grace = kill
+                .probe
+                .and_then(|p| self.probe_grace(&kill.name, p))
+                .unwrap_or_else(|| self.pod.grace_seconds());
+            self.kill(&kill.name, &kill.id, grace, Some(kill.message));
+        }
+        if let Some(attempt) = plan.create_sandbox {
+            return self.make_sandbox(attempt, now);
+        }
+        let mut next: Option<Timestamp> = None;
+        for name in plan.start {
+            if let Some(at) = self.held(&name, now) {
+                next = Some(next.map_or(at, |n| n.min(at)));
+                continue;
+            }
+            if self.starting.is_none() && self.volumes.is_some() {
+                self.start(&name, now);
+            }
+        }
+        next
+    }
+
+    pub(super) fn probe_grace(&self, name: &str, probe: &str) -> Option<i64> {
+        let container = self.pod.container(name)?;
+        let probe = match probe {
+            "startup" => container.startup_probe.as_ref(),
+            _ => container.liveness_probe.as_ref(),
+        };
+        probe?.termination_grace_period_seconds
+    }
+
+    pub(super) fn fill(&mut self) {
+        if self.volumes.is_some() || self.filling {
+            return;
+        }
+        self.filling = true;
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (objects, cancel) = (self.objects.clone(), self.cancel.clone());
+        self.spawn(async move {
+            Own::Volumes(sandbox::fill_volumes(&agent, &pod, &objects, &cancel).await)
+        });
+    }
+
+    pub(super) fn make_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
+        if self.making || self.volumes.is_none() {
+            return None;
+        }
+        if let Some(at) = self.retry_at.get(SANDBOX).filter(|at| **at > now) {
+            return Some(*at);
+        }
+        self.retry_at.remove(SANDBOX);
+        self.making = true;
+        self.probes.clear();
+        let old = self.sandbox.as_ref().map(|s| s.id.clone());
+        if old.is_some() {
+            self.agent.recorder.pod(
+                &self.pod,
+                Normal,
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
+        }
+        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        self.spawn(async move {
+            if let Some(old) = old {
+                sandbox::stop(&agent, &old).await;
+            }
+            Own::Sandbox(
+                sandbox::make(&agent, &pod, attempt)
+                    .await
+                    .map_err(|e| format!("{e:#}")),
+            )
+        });
+        None
+    }
+
+    /// Until when a container may not be started, if so; says so in its status.
+    pub(super) fn held(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+        if let Some(at) = self.retry_at.get(name).filter(|at| **at > now) {
+            return Some(*at);
+        }
+        let instance = latest(&self.instances, name).filter(|i| i.exited())?;
+        let ended = instance.finished_at.unwrap_or(instance.created_at);
+        let (pause, until) = self.backoff.holds(name, ended, now)?;
+        let pod = self.pod.full_name();
+        if self.told.insert(instance.id.clone()) {
+            self.agent.recorder.container(
+                &self.pod,
+                name,
+                Warning,
+                "BackOff",
+                format!("Back-off restarting failed container {name} in pod {pod}"),
+            );
+        }
+        self.waiting.insert(
+            name.to_owned(),
+            Waiting {
+                reason: "CrashLoopBackOff".into(),
+                message: format!(
+                    "back-off {} restarting failed container={name} pod={pod}",
+                    backoff::go_duration(pause)
+                ),
+            },
+        );
+        Some(until)
+    }
+
+    pub(super) fn start(&mut self, name: &str, now: Timestamp) {
+        let (Some(container), Some(sandbox), Some(volumes)) = (
+            self.pod.container(name).map(std::borrow::Cow::into_owned),
+            self.sandbox.as_ref(),
+            self.volumes.as_ref(),
+        ) else {
+            return;
+        };
+        let earlier = self.instances.get(name).cloned().unwrap_or_default();
+        if let Some(last) = earlier.last().filter(|i| i.exited()) {
+            let ended = last.finished_at.unwrap_or(last.created_at);
+            self.backoff.next(name, ended, now);
+        }
+        let attempt = earlier
+            .last()
+            .map_or_else(|| self.lost_attempts(name), |i| i.attempt + 1);
+        let target = self
+            .pod
+            .spec()
+            .ephemeral_containers
+            .iter()
+            .flatten()
+            .find(|e| e.name == name)
+            .and_then(|e| e.target_container_name.as_deref())
+            .and_then(|t| latest(&self.instances, t))
+            .map(|i| i.id.clone());
+        let start = Start {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            container,
+            attempt,
+            sandbox: sandbox.id.clone(),
+            ip: self.ip,
+            volumes: volumes.mounted(),
+            objects: self.objects.clone(),
+            earlier,
+            target,
+            cancel: self.cancel.clone(),
+        };
+        self.busy.insert(name.to_owned());
+        self.starting = Some(name.to_owned());
+        let name = name.to_owned();
+        self.spawn(async move { Own::Started(name, start.run().await) });
+    }
+
+    /// The attempt after those that only the API remembers.
+    pub(super) fn lost_attempts(&self, name: &str) -> u32 {
+        let status = self.pod.status.as_ref();
+        status
+            .into_iter()
+            .flat_map(|s| {
+                s.container_statuses
+                    .iter()
+                    .chain(&s.init_container_statuses)
+                    .flatten()
+            })
+            .find(|s| s.name == name && s.container_id.is_some())
+            .and_then(|s| u32::try_from(s.restart_count + 1).ok())
+            .unwrap_or(0)
+    }
+
+    pub(super) fn target(&self, name: &str) -> Option<Target> {
+        let instance = latest(&self.instances, name).filter(|i| i.running())?;
+        Some(Target {
+            agent: self.agent.clone(),
+            pod: self.pod.clone(),
+            container: self.pod.container(name)?.into_owned(),
+            id: instance.id.clone(),
+            ip: self.ip?,
+            since: instance.started_at.unwrap_or(instance.created_at),
+            letters: self.letters.clone(),
+        })
+    }
+
+    /// Probes what runs, and nothing else.
+    pub(super) fn watch_probes(&mut self) {
+        let names: Vec<String> = self
+            .pod
+            .init_containers()
+            .iter()
+            .filter(|c| is_sidecar(c))
+            .chain(&self.pod.spec().containers)
+            .map(|c| c.name.clone())
+            .collect();
+        for name in names {
+            let Some(instance) = latest(&self.instances, &name).filter(|i| i.running()) else {
+                self.probes.forget(&name);
+                continue;
+            };
+            // Its postStart hook has not ended yet.
+            if self.starting.as_deref() == Some(&name)
+                || self.probes.probed(&name) == Some(&instance.id)
+            {
+                continue;
+            }
+            let id = status::container_id(&instance.id);
+            let adopted = self
+                .pod
+                .status
+                .iter()
+                .flat_map(|s| {
+                    s.container_statuses
+                        .iter()
+                        .chain(&s.init_container_statuses)
+                        .flatten()
+                })
+                .find(|s| s.name == name && s.container_id.as_deref() == Some(&id))
+                .map(|s| Health {
+                    started: s.started.unwrap_or(false),
+                    ready: s.ready,
+                });
+            if let Some(target) = self.target(&name) {
+                self.probes.watch(target, adopted);
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What the API, and whoever asks this node, learns of a pod.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+
+use super::super::Snapshot;
+use super::super::status::{self, Facts};
+use super::{Own, Stage, Worker};
+use crate::kinds::*;
+
+impl Worker {
+    /// Tells the API, and whoever asks this node, how the pod is.
+    pub(super) fn report(&mut self) {
+        let terminal = !matches!(self.stage, Stage::Live | Stage::Stopping)
+            && status::all_stopped(&self.pod, &self.instances);
+        let ready_sandbox = self
+            .sandbox
+            .as_ref()
+            .filter(|s| s.ready)
+            .map(|s| s.id.clone());
+        let status = status::generate(&Facts {
+            pod: &self.pod,
+            instances: &self.instances,
+            waiting: &self.waiting,
+            health: &|name| self.probes.health(name),
+            node_ip: self.agent.config.ip.into(),
+            pod_ip: self.ip,
+            sandbox: ready_sandbox.as_deref(),
+            terminal,
+            verdict: self
+                .verdict
+                .as_ref()
+                .filter(|_| self.stage != Stage::Stopping),
+            now: now(),
+        });
+        let status = PodStatus {
+            start_time: self
+                .pod
+                .status
+                .as_ref()
+                .and_then(|s| s.start_time.clone())
+                .or_else(|| Some(self.accepted_at.clone())),
+            ..status
+        };
+        let patch = status::patch(self.uid(), self.pod.status.as_ref(), &status);
+        let mut shown = Pod::clone(&self.pod);
+        shown.status = Some(status);
+        self.snapshot.send_replace(Snapshot {
+            pod: Arc::new(shown),
+            instances: Arc::new(self.instances.clone()),
+            sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
+        });
+        if self.publishing || self.gone {
+            return;
+        }
+        if self.publish_at.is_some_and(|at| at > Timestamp::now()) {
+            return;
+        }
+        self.publish_at = None;
+        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), self.pod.namespace());
+        let name = self.pod.name().to_owned();
+        match patch {
+            Some(patch) => {
+                self.publishing = true;
+                self.spawn(async move {
+                    let done = api
+                        .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch))
+                        .await;
+                    Own::Published(Box::new(done))
+                });
+            }
+            // Told all there is to tell: a pod that was to be deleted goes now.
+            None if self.stage == Stage::Over
+                && self.pod.deleting()
+                && self.removed_records
+                && !self.deleting_api =>
+            {
+                self.deleting_api = true;
+                let uid = self.uid().to_owned();
+                self.spawn(async move {
+                    let params = DeleteParams {
+                        grace_period_seconds: Some(0),
+                        preconditions: Some(Preconditions {
+                            uid: Some(uid),
+                            resource_version: None,
+                        }),
+                        ..Default::default()
+                    };
+                    Own::Deleted(api.delete(&name, &params).await.map(|_| ()))
+                });
+            }
+            None => {}
+        }
+    }
+}
