@@ -31,7 +31,7 @@ pub async fn upkeep(server: std::sync::Weak<ApiServer>, stop: tokio_util::sync::
         };
         ticks += 1;
         server.bookmarks.send_replace(ticks);
-        if ticks % SWEEP_EVERY == 0 {
+        if ticks.is_multiple_of(SWEEP_EVERY) {
             sweep(&server, Timestamp::now()).await;
         }
     }

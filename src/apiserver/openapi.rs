@@ -122,17 +122,17 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         return Err(Status::page_not_found());
     }
     let hash = version_hash(server, &snapshot, document);
-    if let Some(asked) = call.info.query.non_empty("hash") {
-        if asked != hash {
-            let mut response = Response::new(body::empty());
-            *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-            let place = format!("/{path}?hash={hash}");
-            response.headers_mut().insert(
-                header::LOCATION,
-                HeaderValue::from_str(&place).map_err(Status::internal)?,
-            );
-            return Ok(response);
-        }
+    if let Some(asked) = call.info.query.non_empty("hash")
+        && asked != hash
+    {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        let place = format!("/{path}?hash={hash}");
+        response.headers_mut().insert(
+            header::LOCATION,
+            HeaderValue::from_str(&place).map_err(Status::internal)?,
+        );
+        return Ok(response);
     }
     let bytes = server.openapi.get(document, snapshot.generation, || {
         let rows = builtin_rows(&matching);
@@ -226,14 +226,14 @@ impl Documents {
         use std::io::{Read as _, Write as _};
         {
             let made = self.made.lock();
-            if made.generation == generation {
-                if let Some((compressed, _)) = made.documents.get(path) {
-                    let mut bytes = Vec::new();
-                    flate2::read::DeflateDecoder::new(&compressed[..])
-                        .read_to_end(&mut bytes)
-                        .map_err(Status::internal)?;
-                    return Ok(bytes.into());
-                }
+            if made.generation == generation
+                && let Some((compressed, _)) = made.documents.get(path)
+            {
+                let mut bytes = Vec::new();
+                flate2::read::DeflateDecoder::new(&compressed[..])
+                    .read_to_end(&mut bytes)
+                    .map_err(Status::internal)?;
+                return Ok(bytes.into());
             }
         }
         let bytes: Bytes = serde_json::to_vec(&make())

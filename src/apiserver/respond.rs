@@ -52,13 +52,13 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
         header::CONTENT_TYPE,
         HeaderValue::from_static(encoding.content_type()),
     );
-    if let Some(details) = &status.details {
-        if details.retry_after_seconds > 0 {
-            headers.insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(details.retry_after_seconds),
-            );
-        }
+    if let Some(details) = &status.details
+        && details.retry_after_seconds > 0
+    {
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from(details.retry_after_seconds),
+        );
     }
     if status.code == 401 {
         headers.insert(

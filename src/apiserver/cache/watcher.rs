@@ -162,10 +162,10 @@ impl Watcher {
     /// Tells that nothing happened to the resource up to `revision`, unless
     /// events are pending.
     pub fn advance(&mut self, revision: u64) {
-        if let Ok((events, _)) = self.cache.events_from(self.position.next) {
-            if events.is_empty() {
-                self.position.revision = self.position.revision.max(revision);
-            }
+        if let Ok((events, _)) = self.cache.events_from(self.position.next)
+            && events.is_empty()
+        {
+            self.position.revision = self.position.revision.max(revision);
         }
     }
 }

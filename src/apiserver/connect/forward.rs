@@ -271,10 +271,11 @@ async fn peer_status(response: Response<hyper::body::Incoming>) -> Status {
         Ok(collected) => collected.to_bytes(),
         Err(_) => bytes::Bytes::new(),
     };
-    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes) {
-        if value["kind"] == "Status" && value["code"].is_u64() {
-            return Status::from_value(&value);
-        }
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
+        && value["kind"] == "Status"
+        && value["code"].is_u64()
+    {
+        return Status::from_value(&value);
     }
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim();

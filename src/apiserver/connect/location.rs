@@ -309,10 +309,10 @@ pub fn service_endpoint(
                 .and_then(|p| p["port"].as_u64());
             let Some(port) = port else { continue };
             for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-                if endpoint["conditions"]["ready"].as_bool().unwrap_or(true) {
-                    if let Some(address) = endpoint["addresses"][0].as_str() {
-                        candidates.push(format!("{address}:{port}"));
-                    }
+                if endpoint["conditions"]["ready"].as_bool().unwrap_or(true)
+                    && let Some(address) = endpoint["addresses"][0].as_str()
+                {
+                    candidates.push(format!("{address}:{port}"));
                 }
             }
         }

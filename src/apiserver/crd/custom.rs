@@ -170,10 +170,8 @@ fn apply_defaults(schema: &Structural, value: &mut Value) {
                     Some(Value::Null) => !property.nullable,
                     Some(_) => false,
                 };
-                if missing {
-                    if let Some(default) = &property.default {
-                        map.insert(name.clone(), default.clone());
-                    }
+                if missing && let Some(default) = &property.default {
+                    map.insert(name.clone(), default.clone());
                 }
                 if let Some(value) = map.get_mut(name) {
                     apply_defaults(property, value);

@@ -276,31 +276,27 @@ pub fn check_supported(definition: &Object) -> Result<(), Status> {
 }
 
 fn find_rules(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    match schema {
-        Value::Object(map) => {
-            for (key, value) in map {
-                let inner = format!("{path}.{key}");
-                if key == "x-kubernetes-validations"
-                    && value.as_array().is_some_and(|r| !r.is_empty())
-                {
-                    errors.push(FieldError::forbidden(
-                        inner,
-                        "validation rules in CEL are not supported by this API server yet",
-                    ));
-                } else if key == "properties" {
-                    for (name, property) in value.as_object().into_iter().flatten() {
-                        find_rules(property, &format!("{inner}[{name}]"), errors);
-                    }
-                } else if matches!(key.as_str(), "items" | "additionalProperties" | "not") {
-                    find_rules(value, &inner, errors);
-                } else if matches!(key.as_str(), "allOf" | "anyOf" | "oneOf") {
-                    for (i, part) in value.as_array().into_iter().flatten().enumerate() {
-                        find_rules(part, &format!("{inner}[{i}]"), errors);
-                    }
+    if let Value::Object(map) = schema {
+        for (key, value) in map {
+            let inner = format!("{path}.{key}");
+            if key == "x-kubernetes-validations" && value.as_array().is_some_and(|r| !r.is_empty())
+            {
+                errors.push(FieldError::forbidden(
+                    inner,
+                    "validation rules in CEL are not supported by this API server yet",
+                ));
+            } else if key == "properties" {
+                for (name, property) in value.as_object().into_iter().flatten() {
+                    find_rules(property, &format!("{inner}[{name}]"), errors);
+                }
+            } else if matches!(key.as_str(), "items" | "additionalProperties" | "not") {
+                find_rules(value, &inner, errors);
+            } else if matches!(key.as_str(), "allOf" | "anyOf" | "oneOf") {
+                for (i, part) in value.as_array().into_iter().flatten().enumerate() {
+                    find_rules(part, &format!("{inner}[{i}]"), errors);
                 }
             }
         }
-        _ => {}
     }
 }
 

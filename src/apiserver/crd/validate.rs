@@ -70,14 +70,14 @@ pub fn validate(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
             return;
         }
     }
-    if let Some(values) = schema["enum"].as_array() {
-        if !values.contains(value) {
-            let supported: Vec<String> = values
-                .iter()
-                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                .collect();
-            errors.push(FieldError::not_supported(path, value.clone(), &supported));
-        }
+    if let Some(values) = schema["enum"].as_array()
+        && !values.contains(value)
+    {
+        let supported: Vec<String> = values
+            .iter()
+            .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+            .collect();
+        errors.push(FieldError::not_supported(path, value.clone(), &supported));
     }
     match value {
         Value::String(text) => string(schema, text, path, errors),
@@ -136,11 +136,11 @@ fn combinations(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
     } else {
         format!("{path:?}")
     };
-    if let Some(parts) = schema["anyOf"].as_array() {
-        if !parts.iter().any(fits) {
-            let detail = format!("{place} must validate at least one schema (anyOf)");
-            errors.push(FieldError::invalid(path, value.clone(), detail));
-        }
+    if let Some(parts) = schema["anyOf"].as_array()
+        && !parts.iter().any(fits)
+    {
+        let detail = format!("{place} must validate at least one schema (anyOf)");
+        errors.push(FieldError::invalid(path, value.clone(), detail));
     }
     if let Some(parts) = schema["oneOf"].as_array() {
         match parts.iter().filter(|p| fits(p)).count() {
@@ -178,23 +178,23 @@ fn string(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldError>) 
         let detail = format!("{path} in body should be at least {min} chars long");
         errors.push(FieldError::invalid(path, text, detail));
     }
-    if let Some(pattern) = schema["pattern"].as_str() {
-        if !matches_pattern(pattern, text) {
-            errors.push(FieldError::invalid(
-                path,
-                text,
-                format!("{path} in body should match '{pattern}'"),
-            ));
-        }
+    if let Some(pattern) = schema["pattern"].as_str()
+        && !matches_pattern(pattern, text)
+    {
+        errors.push(FieldError::invalid(
+            path,
+            text,
+            format!("{path} in body should match '{pattern}'"),
+        ));
     }
-    if let Some(format) = schema["format"].as_str() {
-        if !fits_format(format, text) {
-            errors.push(FieldError::invalid(
-                path,
-                text,
-                format!("{path} in body must be of type {format}: {text:?}"),
-            ));
-        }
+    if let Some(format) = schema["format"].as_str()
+        && !fits_format(format, text)
+    {
+        errors.push(FieldError::invalid(
+            path,
+            text,
+            format!("{path} in body must be of type {format}: {text:?}"),
+        ));
     }
 }
 
@@ -240,11 +240,11 @@ fn numeric(schema: &Value, number: f64, value: &Value, path: &str, errors: &mut 
             errors.push(FieldError::invalid(path, value.clone(), detail));
         }
     }
-    if let Some(factor) = limit("multipleOf").filter(|f| *f != 0.0) {
-        if (number / factor).fract() != 0.0 {
-            let detail = format!("{path} in body should be a multiple of {factor}");
-            errors.push(FieldError::invalid(path, value.clone(), detail));
-        }
+    if let Some(factor) = limit("multipleOf").filter(|f| *f != 0.0)
+        && (number / factor).fract() != 0.0
+    {
+        let detail = format!("{path} in body should be a multiple of {factor}");
+        errors.push(FieldError::invalid(path, value.clone(), detail));
     }
     let range = match schema["format"].as_str() {
         Some("int32") => Some((f64::from(i32::MIN), f64::from(i32::MAX))),

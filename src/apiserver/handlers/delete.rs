@@ -122,14 +122,14 @@ impl DeleteOptions {
                 "orphanDependents and deletionPropagation cannot be both set",
             ));
         }
-        if let Some(policy) = &propagation {
-            if !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan") {
-                errors.push(FieldError::not_supported(
-                    "propagationPolicy",
-                    policy.as_str(),
-                    &["Background", "Foreground", "Orphan"],
-                ));
-            }
+        if let Some(policy) = &propagation
+            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
+        {
+            errors.push(FieldError::not_supported(
+                "propagationPolicy",
+                policy.as_str(),
+                &["Background", "Foreground", "Orphan"],
+            ));
         }
         if !errors.is_empty() {
             return Err(Status::invalid(
@@ -362,19 +362,19 @@ fn check_preconditions(
             ),
         )
     };
-    if let Some(uid) = &options.uid {
-        if uid != meta::uid(object) {
-            return Err(conflict("UID", uid, meta::uid(object)));
-        }
+    if let Some(uid) = &options.uid
+        && uid != meta::uid(object)
+    {
+        return Err(conflict("UID", uid, meta::uid(object)));
     }
-    if let Some(revision) = &options.revision {
-        if revision != meta::resource_version(object) {
-            return Err(conflict(
-                "ResourceVersion",
-                revision,
-                meta::resource_version(object),
-            ));
-        }
+    if let Some(revision) = &options.revision
+        && revision != meta::resource_version(object)
+    {
+        return Err(conflict(
+            "ResourceVersion",
+            revision,
+            meta::resource_version(object),
+        ));
     }
     Ok(())
 }

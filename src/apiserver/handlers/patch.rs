@@ -130,7 +130,7 @@ pub async fn patch(
                 };
                 let mut new = apply::apply(&request, live.as_ref(), &patch, force)?;
                 if let (Some(live), true) = (live, meta::resource_version(&patch).is_empty()) {
-                    meta::set_resource_version(&mut new, meta::resource_version(&live));
+                    meta::set_resource_version(&mut new, meta::resource_version(live));
                 }
                 return resource.to_storage(new);
             }
