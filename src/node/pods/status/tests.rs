@@ -1,3 +1,6 @@
+use rkube_runtime::ContainerState as State;
+
+use super::super::instance::Instance;
 use super::*;
 
 fn pod(policy: &str) -> Pod {

@@ -1,0 +1,206 @@
+//! A pod's conditions.
+
+use super::{Facts, find};
+use crate::kinds::*;
+
+/// The pod's conditions: the node's own first, then others' as they are.
+pub(super) fn conditions(
+    f: &Facts<'_>,
+    phase: &str,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+    initialized: bool,
+) -> Vec<PodCondition> {
+    let pod = f.pod;
+    let ready_to_start = f.sandbox.is_some();
+    let containers = containers_ready(pod, phase, init, main);
+    let ready = ready(pod, &containers);
+    let wanted = [
+        ("PodReadyToStartContainers", Verdict::yes(ready_to_start)),
+        ("Initialized", init_done(pod, phase, init, initialized)),
+        ("Ready", ready),
+        ("ContainersReady", containers),
+        ("PodScheduled", Verdict::yes(true)),
+    ];
+    let old = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    let mut all: Vec<PodCondition> = wanted
+        .into_iter()
+        .map(|(type_, v)| {
+            let status = if v.yes { "True" } else { "False" };
+            let since = old
+                .iter()
+                .find(|c| c.type_ == type_ && c.status == status)
+                .and_then(|c| c.last_transition_time.clone());
+            PodCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: v.reason,
+                message: v.message,
+                last_transition_time: Some(since.unwrap_or_else(|| f.now.clone())),
+                last_probe_time: None,
+                observed_generation: pod.metadata.generation,
+            }
+        })
+        .collect();
+    // Others' conditions (readiness gates, disruptions) are theirs.
+    all.extend(
+        old.iter()
+            .filter(|c| wanted_names().all(|w| w != c.type_))
+            .cloned(),
+    );
+    all
+}
+
+/// The conditions that the node owns.
+pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
+    [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+        "PodScheduled",
+    ]
+    .into_iter()
+}
+
+#[derive(Clone)]
+struct Verdict {
+    yes: bool,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+impl Verdict {
+    fn yes(yes: bool) -> Self {
+        Self {
+            yes,
+            reason: None,
+            message: None,
+        }
+    }
+    fn because(yes: bool, reason: &str, message: String) -> Self {
+        Self {
+            yes,
+            reason: Some(reason.into()),
+            message: (!message.is_empty()).then_some(message),
+        }
+    }
+}
+
+fn list(names: &[&str]) -> String {
+    format!("[{}]", names.join(" "))
+}
+
+fn init_done(pod: &Pod, phase: &str, init: &[ContainerStatus], initialized: bool) -> Verdict {
+    let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
+    for c in pod.init_containers() {
+        match find(init, &c.name) {
+            None => unknown.push(c.name.as_str()),
+            Some(s) if is_sidecar(c) => {
+                if s.started != Some(true) {
+                    incomplete.push(c.name.as_str());
+                }
+            }
+            Some(s) if !s.ready => incomplete.push(c.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    if phase == "Succeeded" {
+        return Verdict::because(true, "PodCompleted", String::new());
+    }
+    if initialized {
+        return Verdict::yes(true);
+    }
+    let message = describe(&[
+        ("containers with unknown status", &unknown),
+        ("containers with incomplete status", &incomplete),
+    ]);
+    if message.is_empty() {
+        Verdict::yes(true)
+    } else {
+        Verdict::because(false, "ContainersNotInitialized", message)
+    }
+}
+
+fn describe(parts: &[(&str, &Vec<&str>)]) -> String {
+    parts
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", list(names)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn containers_ready(
+    pod: &Pod,
+    phase: &str,
+    init: &[ContainerStatus],
+    main: &[ContainerStatus],
+) -> Verdict {
+    let (mut unknown, mut unready) = (Vec::new(), Vec::new());
+    let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
+    for (c, statuses) in sidecars
+        .map(|c| (c, init))
+        .chain(pod.spec().containers.iter().map(|c| (c, main)))
+    {
+        match find(statuses, &c.name) {
+            None => unknown.push(c.name.as_str()),
+            Some(s) if !s.ready => unready.push(c.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    if phase == "Succeeded" && unknown.is_empty() {
+        return Verdict::because(false, "PodCompleted", String::new());
+    }
+    if phase == "Failed" {
+        return Verdict::because(false, "PodFailed", String::new());
+    }
+    let message = describe(&[
+        ("containers with unknown status", &unknown),
+        ("containers with unready status", &unready),
+    ]);
+    if message.is_empty() {
+        Verdict::yes(true)
+    } else {
+        Verdict::because(false, "ContainersNotReady", message)
+    }
+}
+
+fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
+    if !containers.yes {
+        return containers.clone();
+    }
+    let old = pod
+        .status
+        .as_ref()
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    let problems: Vec<String> = pod
+        .spec()
+        .readiness_gates
+        .iter()
+        .flatten()
+        .filter_map(|g| {
+            let name = &g.condition_type;
+            match old.iter().find(|c| c.type_ == *name) {
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {name:?} does not exist."
+                )),
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
+                    c.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if problems.is_empty() {
+        Verdict::yes(true)
+    } else {
+        Verdict::because(false, "ReadinessGatesNotReady", problems.join(", "))
+    }
+}

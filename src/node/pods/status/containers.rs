@@ -1,0 +1,277 @@
+//! One container's status, from its attempts and from what holds it back.
+
+use k8s_openapi::api::core::v1::{ContainerUser, LinuxContainerUser, VolumeMountStatus};
+use rkube_runtime::ContainerState as State;
+
+use super::super::instance::Instance;
+use super::super::plan;
+use super::Facts;
+use crate::kinds::*;
+
+/// Which list of the pod a container is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Init,
+    Main,
+    Ephemeral,
+}
+
+fn terminated(i: &Instance) -> ContainerStateTerminated {
+    ContainerStateTerminated {
+        container_id: Some(container_id(&i.id)),
+        exit_code: i.exit_code,
+        reason: Some(if !i.reason.is_empty() {
+            i.reason.clone()
+        } else if i.exit_code == 0 {
+            "Completed".into()
+        } else {
+            "Error".into()
+        }),
+        message: (!i.message.is_empty()).then(|| i.message.clone()),
+        started_at: i
+            .started_at
+            .or(Some(i.created_at))
+            .map(|t| Time(seconds(t))),
+        finished_at: i.finished_at.map(|t| Time(seconds(t))),
+        signal: None,
+    }
+}
+
+/// An ID as the API writes it.
+pub(crate) fn container_id(id: &str) -> String {
+    format!("rkube://{id}")
+}
+
+fn state(i: &Instance, default: &str) -> ContainerState {
+    match i.state {
+        State::Running => ContainerState {
+            running: Some(ContainerStateRunning {
+                started_at: i.started_at.map(|t| Time(seconds(t))),
+            }),
+            ..Default::default()
+        },
+        State::Exited => ContainerState {
+            terminated: Some(terminated(i)),
+            ..Default::default()
+        },
+        State::Created => waiting(default, ""),
+    }
+}
+
+fn waiting(reason: &str, message: &str) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: (!reason.is_empty()).then(|| reason.to_owned()),
+            message: (!message.is_empty()).then(|| message.to_owned()),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The container's status.
+pub(super) fn container(
+    f: &Facts<'_>,
+    c: &Container,
+    kind: Kind,
+    default: &str,
+    old: Option<&ContainerStatus>,
+) -> ContainerStatus {
+    let attempts = f
+        .instances
+        .get(&c.name)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let current = attempts.last();
+    let previous = attempts.iter().rev().nth(1).filter(|i| i.exited());
+    let mut status = ContainerStatus {
+        name: c.name.clone(),
+        image: c.image.clone().unwrap_or_default(),
+        started: Some(false),
+        ..Default::default()
+    };
+    match current {
+        Some(i) => {
+            status.state = Some(state(i, default));
+            status.image = i.image.clone();
+            status.image_id = i.image_ref.clone();
+            status.container_id = Some(container_id(&i.id));
+            status.restart_count = i32::try_from(i.attempt).unwrap_or(i32::MAX);
+            status.last_state = previous.map(|p| ContainerState {
+                terminated: Some(terminated(p)),
+                ..Default::default()
+            });
+        }
+        None => lost(f, c, kind, default, old, &mut status),
+    }
+    if status.last_state.is_none() {
+        status.last_state = Some(ContainerState::default());
+    }
+    overlay_waiting(f, c, kind, current, &mut status);
+    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    let health = (f.health)(&c.name);
+    match kind {
+        Kind::Init if !is_sidecar(c) => {
+            status.ready = status
+                .state
+                .as_ref()
+                .and_then(|s| s.terminated.as_ref())
+                .is_some_and(|t| t.exit_code == 0);
+            status.started = Some(running);
+        }
+        Kind::Ephemeral => {
+            status.started = None;
+        }
+        _ => {
+            status.started = Some(running && health.started);
+            status.ready = running && health.started && health.ready;
+        }
+    }
+    if let Some(i) = current.filter(|_| kind != Kind::Ephemeral) {
+        details(c, i, running, &mut status);
+    } else if let Some(i) = current {
+        mounts_and_user(c, i, &mut status);
+    }
+    status
+}
+
+/// A container of which the node has no trace.
+fn lost(
+    f: &Facts<'_>,
+    c: &Container,
+    kind: Kind,
+    default: &str,
+    old: Option<&ContainerStatus>,
+    status: &mut ContainerStatus,
+) {
+    let known = old.and_then(|o| Some((o, o.state.as_ref()?)));
+    match known {
+        // It ended once and its remains were collected.
+        Some((o, s)) if s.terminated.is_some() => {
+            *status = ContainerStatus {
+                name: c.name.clone(),
+                ..o.clone()
+            };
+        }
+        // It ran, but nobody knows how it ended.
+        Some((o, s)) if s.running.is_some() => {
+            let gone = ContainerState {
+                terminated: Some(ContainerStateTerminated {
+                    exit_code: 137,
+                    reason: Some("ContainerStatusUnknown".into()),
+                    message: Some(
+                        "The container could not be located when the pod was terminated".into(),
+                    ),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            status.restart_count = o.restart_count;
+            if f.terminal || f.verdict.is_some() {
+                status.state = Some(gone);
+            } else {
+                status.state = Some(waiting(default, ""));
+                status.last_state = Some(gone);
+            }
+        }
+        _ => {
+            if let Some(o) = old {
+                status.restart_count = o.restart_count;
+                status.last_state = o.last_state.clone();
+            }
+            let initialized_init =
+                kind == Kind::Init && plan::initialized(f.pod, f.instances, None);
+            if initialized_init && !is_sidecar(c) && old.is_none_or(|o| o.container_id.is_none()) {
+                // Collected after a clean end: the pod could not have come this far otherwise.
+                status.state = Some(ContainerState {
+                    terminated: Some(ContainerStateTerminated {
+                        exit_code: 0,
+                        reason: Some("Completed".into()),
+                        message: Some(
+                            "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally".into(),
+                        ),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                });
+            } else if kind == Kind::Ephemeral {
+                status.state = Some(waiting("", ""));
+            } else {
+                status.state = Some(waiting(default, ""));
+            }
+        }
+    }
+}
+
+/// A container that will be started again waits, for the reason noted.
+fn overlay_waiting(
+    f: &Facts<'_>,
+    c: &Container,
+    kind: Kind,
+    current: Option<&Instance>,
+    status: &mut ContainerStatus,
+) {
+    let Some(reason) = f.waiting.get(&c.name) else {
+        return;
+    };
+    if current.is_some_and(Instance::running) || f.terminal || f.verdict.is_some() {
+        return;
+    }
+    if let Some(i) = current.filter(|i| i.exited()) {
+        let again = match kind {
+            Kind::Init if !is_sidecar(c) => i.exit_code != 0 && f.pod.restart_policy() != "Never",
+            Kind::Init => true,
+            Kind::Main => plan::restarts(f.pod, c, i.exit_code),
+            Kind::Ephemeral => false,
+        };
+        if !again {
+            return;
+        }
+        status.last_state = status.state.take();
+    }
+    status.state = Some(waiting(&reason.reason, &reason.message));
+}
+
+fn details(c: &Container, i: &Instance, running: bool, status: &mut ContainerStatus) {
+    if running {
+        status.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
+        status.resources = Some(ResourceRequirements {
+            limits: c.resources.as_ref().and_then(|r| r.limits.clone()),
+            requests: c.resources.as_ref().and_then(|r| r.requests.clone()),
+            claims: None,
+        });
+    }
+    mounts_and_user(c, i, status);
+}
+
+fn mounts_and_user(c: &Container, i: &Instance, status: &mut ContainerStatus) {
+    let mounts: Vec<_> = c
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|m| {
+            let read_only = m.read_only.unwrap_or(false);
+            VolumeMountStatus {
+                mount_path: m.mount_path.clone(),
+                name: m.name.clone(),
+                read_only: read_only.then_some(true),
+                recursive_read_only: read_only.then(|| match m.recursive_read_only.as_deref() {
+                    Some("Enabled" | "IfPossible") => "Enabled".to_owned(),
+                    _ => "Disabled".to_owned(),
+                }),
+                volume_status: None,
+            }
+        })
+        .collect();
+    status.volume_mounts = (!mounts.is_empty()).then_some(mounts);
+    let mut groups: Vec<i64> = i.user.groups.iter().map(|g| i64::from(*g)).collect();
+    if !groups.contains(&i64::from(i.user.gid)) {
+        groups.insert(0, i64::from(i.user.gid));
+    }
+    status.user = Some(ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: i64::from(i.user.uid),
+            gid: i64::from(i.user.gid),
+            supplemental_groups: Some(groups),
+        }),
+    });
+}

@@ -1,0 +1,73 @@
+//! Telling the API what changed of a status, and nothing else.
+
+use super::conditions::wanted_names;
+use crate::kinds::*;
+
+/// The strategic merge patch that turns one status into another; `None` when they are equal.
+pub(crate) fn patch(
+    uid: &str,
+    old: Option<&PodStatus>,
+    new: &PodStatus,
+) -> Option<serde_json::Value> {
+    use serde_json::{Map, Value, json};
+    let object = |s: Option<&PodStatus>| match s.map(serde_json::to_value) {
+        Some(Ok(Value::Object(m))) => m,
+        _ => Map::new(),
+    };
+    let (old, mut new) = (object(old), object(Some(new)));
+    let mut changes = Map::new();
+    for key in old.keys().filter(|k| !new.contains_key(*k)) {
+        changes.insert(key.clone(), Value::Null);
+    }
+    if let (Some(Value::Array(mine)), theirs) = (new.remove("conditions"), old.get("conditions")) {
+        let theirs = theirs.and_then(Value::as_array);
+        let changed: Vec<Value> = mine
+            .into_iter()
+            .filter(|c| wanted_names().any(|w| c["type"] == w))
+            .filter_map(|mut c| {
+                let before = theirs
+                    .into_iter()
+                    .flatten()
+                    .find(|o| o["type"] == c["type"]);
+                if before == Some(&c) {
+                    return None;
+                }
+                // A reason that no longer holds has to be taken away by name.
+                if let (Some(before), Value::Object(fields)) =
+                    (before.and_then(Value::as_object), &mut c)
+                {
+                    for key in before.keys() {
+                        fields.entry(key.clone()).or_insert(Value::Null);
+                    }
+                }
+                Some(c)
+            })
+            .collect();
+        if !changed.is_empty() {
+            changes.insert("conditions".into(), Value::Array(changed));
+        }
+    }
+    for (key, value) in new {
+        if old.get(&key) == Some(&value) {
+            continue;
+        }
+        if (key == "podIPs" || key == "hostIPs") && old.contains_key(&key) {
+            // Merged by address: what is gone has to be named.
+            let mut list = value.as_array().cloned().unwrap_or_default();
+            for gone in old[&key].as_array().into_iter().flatten() {
+                if !list.contains(gone) {
+                    list.push(json!({"$patch": "delete", "ip": gone["ip"]}));
+                }
+            }
+            let list = if key == "hostIPs" {
+                value
+            } else {
+                Value::Array(list)
+            };
+            changes.insert(key, list);
+            continue;
+        }
+        changes.insert(key, value);
+    }
+    (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
