@@ -132,7 +132,7 @@ impl Writer<'_> {
             meta::remove(&mut object, field);
         }
         strategy.default(&mut object);
-        strategy.prepare_create(&ctx, &mut object);
+        // What is filled in from here on is nobody's.
         object = self.own(None, object, now);
         meta::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
@@ -156,6 +156,7 @@ impl Writer<'_> {
             if generated {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
+            strategy.prepare_create(&ctx, &mut object);
             admission.mutate(&mut object, None).await?;
             strategy.default(&mut object);
             self.server

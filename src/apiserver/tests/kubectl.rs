@@ -155,6 +155,10 @@ async fn kubectl_creates_shows_changes_and_deletes() {
     assert_eq!(k.run(&["auth", "can-i", "create", "pods"]).await, "yes\n");
     k.run(&["create", "serviceaccount", "me"]).await;
     assert_eq!(
+        k.run(&["create", "job", "j", "--image=x"]).await,
+        "job.batch/j created\n"
+    );
+    assert_eq!(
         k.run(&["create", "token", "me"]).await.matches('.').count(),
         2
     );
