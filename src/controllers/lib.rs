@@ -4,6 +4,9 @@
 //! pure functions what is to be done, and does it through the API. One file or
 //! folder is one controller; [`run`] starts them all.
 
+pub mod autoscaler;
+pub mod bootstrap_tokens;
+pub mod certificates;
 pub mod cluster_roles;
 pub mod common;
 pub mod context;
@@ -11,6 +14,7 @@ pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod gc;
@@ -21,6 +25,7 @@ pub mod namespace;
 pub mod nodes;
 pub mod pod_gc;
 pub mod queue;
+pub mod quota;
 pub mod replicaset;
 pub mod service_accounts;
 pub mod statefulset;
@@ -141,6 +146,11 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(job::ttl::start(ctx)),
         Box::pin(cronjob::start(ctx)),
         Box::pin(cluster_roles::start(ctx)),
+        Box::pin(disruption::start(ctx, &collector)),
+        Box::pin(quota::start(ctx, &collector)),
+        Box::pin(certificates::start(ctx)),
+        Box::pin(bootstrap_tokens::start(ctx)),
+        Box::pin(autoscaler::start(ctx, &collector)),
         Box::pin(volumes::start(ctx)),
         Box::pin(volumes::protection::claims(ctx)),
         Box::pin(volumes::protection::volumes(ctx)),

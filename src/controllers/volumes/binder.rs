@@ -331,7 +331,10 @@ impl Binder {
             return self.set_pending(&claim).await;
         }
         if class.provisioner != provisioner::NAME {
-            let text = format!("Waiting for the provisioner '{}' to create a volume", class.provisioner);
+            let text = format!(
+                "Waiting for the provisioner '{}' to create a volume",
+                class.provisioner
+            );
             recorder.event(NAME, &claim, Normal, "ExternalProvisioning", text);
             return self.set_pending(&claim).await;
         }
@@ -489,10 +492,7 @@ impl Binder {
                 Some(reference) if reference.uid == claim.metadata.uid => {
                     return self.set_bound(claim, volume).await;
                 }
-                Some(_) => (
-                    "ClaimMisbound",
-                    "The volume belongs to another claim",
-                ),
+                Some(_) => ("ClaimMisbound", "The volume belongs to another claim"),
             },
             None => (
                 "ClaimLost",

@@ -1,0 +1,181 @@
+//! Certificate signing requests: those of nodes are approved, approved ones
+//! are signed, and old ones are cleared away.
+
+mod approve;
+mod clean;
+mod sign;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::informers::Key;
+use crate::queue::Queue;
+
+fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
+    conditions(request).any(|condition| condition.type_ == kind)
+}
+
+fn conditions(
+    request: &CertificateSigningRequest,
+) -> impl Iterator<Item = &CertificateSigningRequestCondition> {
+    request
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+}
+
+fn certificate(request: &CertificateSigningRequest) -> Option<&ByteString> {
+    let certificate = request.status.as_ref()?.certificate.as_ref()?;
+    (!certificate.0.is_empty()).then_some(certificate)
+}
+
+fn condition(
+    ctx: &Context,
+    kind: &str,
+    reason: &str,
+    message: &str,
+) -> CertificateSigningRequestCondition {
+    CertificateSigningRequestCondition {
+        type_: kind.into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_update_time: Some(Time(ctx.now())),
+        last_transition_time: Some(Time(ctx.now())),
+    }
+}
+
+/// Prepares the controllers; what comes back runs them.
+pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    {
+        let queue = queue.clone();
+        ctx.informers
+            .signing_requests
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    let ctx = ctx.clone();
+    async move {
+        ctx.informers.signing_requests.synced().await;
+        let again = queue.clone();
+        let (ctx, again) = (&ctx, &again);
+        queue
+            .work("certificatesigningrequest-controller", 4, |key| {
+                sync(ctx, again, key)
+            })
+            .await;
+    }
+}
+
+async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
+    let store = &ctx.informers.signing_requests;
+    let Some(request) = store.by_key(&key) else {
+        return Ok(());
+    };
+    let wait = clean::left(&request, ctx.now());
+    if wait.is_some_and(|wait| wait.is_zero()) {
+        return optional(
+            ctx.delete(store, &request.metadata, &Deletion::default())
+                .await,
+        )
+        .map(drop);
+    }
+    if let Some(wait) = wait {
+        queue.add_after(key.clone(), wait);
+    }
+    if certificate(&request).is_some() || has(&request, "Denied") || has(&request, "Failed") {
+        return Ok(());
+    }
+    if has(&request, "Approved") {
+        return sign(ctx, &request).await;
+    }
+    let Some(kind) = approve::recognize(&request) else {
+        return Ok(());
+    };
+    if !permitted(ctx, &request, kind).await? {
+        return Ok(()); // somebody with more rights may approve it
+    }
+    let mut approved = CertificateSigningRequest::clone(&request);
+    let message = format!(
+        "Auto approving {} certificate after SubjectAccessReview.",
+        kind.title()
+    );
+    let conditions = approved
+        .status
+        .get_or_insert_default()
+        .conditions
+        .get_or_insert_default();
+    conditions.push(condition(ctx, "Approved", "AutoApproved", &message));
+    let body = serde_json::to_vec(&approved)
+        .map_err(|error| Error::Api(kube::Error::SerdeError(error)))?;
+    let path = format!(
+        "/apis/certificates.k8s.io/v1/certificatesigningrequests/{}/approval",
+        key.name
+    );
+    let answer: Result<CertificateSigningRequest> = ctx.raw(http::Method::PUT, &path, body).await;
+    if let Some(approved) = optional(answer)? {
+        store.observe(approved);
+    }
+    Ok(())
+}
+
+/// Whether the requester may have requests of this kind approved by themselves.
+async fn permitted(
+    ctx: &Context,
+    request: &CertificateSigningRequest,
+    kind: approve::Kind,
+) -> Result<bool> {
+    let review = json!({
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": request.spec.username,
+            "uid": request.spec.uid,
+            "groups": request.spec.groups,
+            "extra": request.spec.extra,
+            "resourceAttributes": {
+                "group": "certificates.k8s.io",
+                "resource": "certificatesigningrequests",
+                "verb": "create",
+                "subresource": kind.permission(),
+                "version": "*",
+            },
+        },
+    });
+    let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let answer: serde_json::Value = ctx
+        .raw(http::Method::POST, path, review.to_string().into_bytes())
+        .await?;
+    Ok(answer["status"]["allowed"] == true)
+}
+
+async fn sign(ctx: &Context, request: &CertificateSigningRequest) -> Result<()> {
+    let Some(key) = &ctx.config.ca_key_pem else {
+        return Ok(());
+    };
+    let authority = sign::Authority {
+        certificate: &ctx.config.ca_cert_pem,
+        key,
+        lifetime: ctx.config.certificate_lifetime,
+    };
+    let mut signed = request.clone();
+    let status: &mut CertificateSigningRequestStatus = signed.status.get_or_insert_default();
+    match sign::sign(request, &authority, ctx.now()) {
+        None => return Ok(()), // another signer's
+        Some(Ok(certificate)) => status.certificate = Some(ByteString(certificate.into_bytes())),
+        Some(Err(reason)) => {
+            let failed = condition(ctx, "Failed", "SignerValidationFailure", &reason);
+            status.conditions.get_or_insert_default().push(failed);
+        }
+    }
+    optional(
+        ctx.update_status(&ctx.informers.signing_requests, &signed)
+            .await,
+    )
+    .map(drop)
+}

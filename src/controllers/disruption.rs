@@ -1,0 +1,417 @@
+//! Disruption budgets: how many of the pods that a budget covers may go now.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::common::{intstr, owners, pods, selector};
+use crate::context::{Context, Error, Result, optional};
+use crate::events::Severity::{Normal, Warning};
+use crate::gc::Collector;
+use crate::informers::Key;
+use crate::queue::Queue;
+
+const NAME: &str = "controllermanager";
+/// How long an evicted pod may take until its deletion shows.
+const DELETION_TIMEOUT: i64 = 120;
+
+/// Whether the budget covers the pod. No selector covers none, an empty one all.
+fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let wanted = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    wanted.is_some_and(|wanted| {
+        selector::matches(wanted, selector::or_none(pod.metadata.labels.as_ref()))
+    })
+}
+
+/// Whether the number of pods that there should be has to be asked of their controllers.
+fn needs_scale(budget: &PodDisruptionBudget) -> bool {
+    budget.spec.as_ref().is_some_and(|spec| {
+        spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)))
+    })
+}
+
+/// The status of a budget, and when a pod's deletion should have shown.
+/// `scale` is how many pods there should be, when that matters.
+pub fn status(
+    budget: &PodDisruptionBudget,
+    covered: &[Arc<Pod>],
+    scale: i32,
+    now: Timestamp,
+) -> (PodDisruptionBudgetStatus, Option<Duration>) {
+    let spec = budget.spec.clone().unwrap_or_default();
+    let old = budget.status.clone().unwrap_or_default();
+    let expected = if needs_scale(budget) {
+        scale
+    } else {
+        covered.len() as i32
+    };
+    let desired = match (&spec.max_unavailable, &spec.min_available) {
+        (Some(unavailable), _) => (expected - intstr::scaled(unavailable, expected, true)).max(0),
+        (None, Some(available)) => intstr::scaled(available, expected, true),
+        (None, None) => 0,
+    };
+    let mut disrupted = BTreeMap::new();
+    let mut recheck: Option<Duration> = None;
+    for pod in covered.iter().filter(|pod| !pods::is_deleting(pod)) {
+        let name = pod.metadata.name.clone().unwrap_or_default();
+        let Some(since) = old.disrupted_pods.as_ref().and_then(|all| all.get(&name)) else {
+            continue;
+        };
+        let left = pods::until(since.0, DELETION_TIMEOUT, now);
+        if !left.is_zero() {
+            disrupted.insert(name, since.clone());
+            recheck = Some(recheck.map_or(left, |other| other.min(left)));
+        }
+    }
+    let healthy = covered
+        .iter()
+        .filter(|pod| !pods::is_deleting(pod) && pods::is_ready(pod))
+        .filter(|pod| !disrupted.contains_key(pod.metadata.name.as_deref().unwrap_or_default()))
+        .count() as i32;
+    let allowed = if expected > 0 {
+        (healthy - desired).max(0)
+    } else {
+        0
+    };
+    let status = PodDisruptionBudgetStatus {
+        conditions: Some(conditions(
+            &old,
+            allowed > 0,
+            budget.metadata.generation,
+            now,
+        )),
+        current_healthy: Some(healthy),
+        desired_healthy: Some(desired),
+        disrupted_pods: (!disrupted.is_empty()).then_some(disrupted),
+        disruptions_allowed: Some(allowed),
+        expected_pods: Some(expected),
+        observed_generation: budget.metadata.generation,
+    };
+    (status, recheck)
+}
+
+fn conditions(
+    old: &PodDisruptionBudgetStatus,
+    allowed: bool,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let (status, reason) = if allowed {
+        ("True", "SufficientPods")
+    } else {
+        ("False", "InsufficientPods")
+    };
+    set(old, status, reason, "", generation, now)
+}
+
+fn set(
+    old: &PodDisruptionBudgetStatus,
+    status: &str,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    let mut all = old.conditions.clone().unwrap_or_default();
+    let present = all
+        .iter()
+        .position(|condition| condition.type_ == "DisruptionAllowed");
+    let since = present
+        .map(|index| &all[index])
+        .filter(|condition| condition.status == status)
+        .map_or(Time(now), |condition| {
+            condition.last_transition_time.clone()
+        });
+    let condition = Condition {
+        type_: "DisruptionAllowed".into(),
+        status: status.into(),
+        reason: reason.into(),
+        message: message.into(),
+        observed_generation: generation,
+        last_transition_time: since,
+    };
+    match present {
+        Some(index) => all[index] = condition,
+        None => all.push(condition),
+    }
+    all
+}
+
+struct Controller {
+    ctx: Context,
+    collector: Collector,
+    queue: Queue<Key>,
+}
+
+/// Prepares the controller; what comes back runs it.
+pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers
+            .budgets
+            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+    }
+    {
+        let (queue, budgets) = (queue.clone(), informers.budgets.clone());
+        informers.pods.on_change(move |change| {
+            let pod = change.object();
+            for budget in
+                budgets.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default())
+            {
+                if change.states().any(|pod| covers(&budget, pod)) {
+                    queue.add(Key::of(&budget.metadata));
+                }
+            }
+        });
+    }
+    let controller = Controller {
+        ctx: ctx.clone(),
+        collector: collector.clone(),
+        queue,
+    };
+    async move {
+        informers.budgets.synced().await;
+        informers.pods.synced().await;
+        informers.replica_sets.synced().await;
+        informers.deployments.synced().await;
+        informers.stateful_sets.synced().await;
+        informers.replication_controllers.synced().await;
+        let controller = &controller;
+        controller
+            .queue
+            .work("disruption-controller", 2, |key| controller.sync(key))
+            .await;
+    }
+}
+
+impl Controller {
+    async fn sync(&self, key: Key) -> Result<()> {
+        let store = &self.ctx.informers.budgets;
+        let Some(budget) = store.by_key(&key) else {
+            return Ok(());
+        };
+        let mut covered = self.ctx.informers.pods.in_namespace(&key.namespace);
+        covered.retain(|pod| covers(&budget, pod));
+        if covered.is_empty() {
+            self.ctx
+                .recorder
+                .event(NAME, &*budget, Normal, "NoPods", "No matching pods found");
+        }
+        let now = self.ctx.now();
+        let scale = if needs_scale(&budget) {
+            self.scale(&key.namespace, &covered).await
+        } else {
+            Ok(0)
+        };
+        let (status, recheck) = match &scale {
+            Ok(scale) => status(&budget, &covered, *scale, now),
+            Err(error) => {
+                // Rather no disruption than one too many.
+                let mut failed = budget.status.clone().unwrap_or_default();
+                let text = error.to_string();
+                self.ctx.recorder.event(
+                    NAME,
+                    &*budget,
+                    Warning,
+                    "CalculateExpectedPodCountFailed",
+                    format!("Failed to calculate the number of expected pods: {text}"),
+                );
+                failed.conditions = Some(set(
+                    &failed,
+                    "False",
+                    "SyncFailed",
+                    &text,
+                    budget.metadata.generation,
+                    now,
+                ));
+                failed.disruptions_allowed = Some(0);
+                failed.observed_generation = budget.metadata.generation;
+                (failed, None)
+            }
+        };
+        if budget.status.as_ref() != Some(&status) {
+            let mut changed = PodDisruptionBudget::clone(&budget);
+            changed.status = Some(status);
+            optional(self.ctx.update_status(store, &changed).await)?;
+        }
+        if let Some(after) = recheck {
+            self.queue.add_after(key, after);
+        }
+        scale.map(drop)
+    }
+
+    /// How many pods the controllers of these pods want.
+    async fn scale(&self, namespace: &str, covered: &[Arc<Pod>]) -> Result<i32> {
+        let mut seen = HashSet::new();
+        let mut total = 0;
+        for pod in covered {
+            let Some(owner) = owners::controller_of(&pod.metadata) else {
+                continue;
+            };
+            let (uid, replicas) = self.replicas(namespace, owner).await?;
+            if seen.insert(uid) {
+                total += replicas;
+            }
+        }
+        Ok(total)
+    }
+
+    async fn replicas(&self, namespace: &str, owner: &OwnerReference) -> Result<(String, i32)> {
+        let informers = &self.ctx.informers;
+        let is_it = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
+            meta.uid.as_ref() == Some(&owner.uid)
+        };
+        let group = owner
+            .api_version
+            .split_once('/')
+            .map_or("", |(group, _)| group);
+        let gone = || Error::other(format!("the {} {} is not there", owner.kind, owner.name));
+        match (group, owner.kind.as_str()) {
+            ("apps", "ReplicaSet") => {
+                let set = informers
+                    .replica_sets
+                    .get(namespace, &owner.name)
+                    .filter(|set| is_it(&set.metadata));
+                let set: Arc<ReplicaSet> = set.ok_or_else(gone)?;
+                let deployment = owners::controller_name::<Deployment>(&set.metadata)
+                    .and_then(|name| informers.deployments.get(namespace, name));
+                if let Some(deployment) = deployment {
+                    let replicas = deployment
+                        .spec
+                        .as_ref()
+                        .and_then(|spec| spec.replicas)
+                        .unwrap_or(1);
+                    return Ok((
+                        deployment.metadata.uid.clone().unwrap_or_default(),
+                        replicas,
+                    ));
+                }
+                let replicas = set
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1);
+                Ok((owner.uid.clone(), replicas))
+            }
+            ("apps", "StatefulSet") => {
+                let set = informers
+                    .stateful_sets
+                    .get(namespace, &owner.name)
+                    .filter(|set| is_it(&set.metadata));
+                let set: Arc<StatefulSet> = set.ok_or_else(gone)?;
+                let replicas = set
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1);
+                Ok((owner.uid.clone(), replicas))
+            }
+            ("", "ReplicationController") => {
+                let set = informers
+                    .replication_controllers
+                    .get(namespace, &owner.name);
+                let set: Arc<ReplicationController> =
+                    set.filter(|set| is_it(&set.metadata)).ok_or_else(gone)?;
+                let replicas = set
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1);
+                Ok((owner.uid.clone(), replicas))
+            }
+            _ => {
+                let served = self.collector.served();
+                let resource = served
+                    .iter()
+                    .find(|served| served.group == group && served.kind == owner.kind);
+                let resource = resource.ok_or_else(|| {
+                    Error::other(format!(
+                        "no kind {} is served in {}",
+                        owner.kind, owner.api_version
+                    ))
+                })?;
+                let path = format!("{}/{}/scale", resource.path(namespace), owner.name);
+                let scale: Option<Scale> =
+                    optional(self.ctx.raw(http::Method::GET, &path, Vec::new()).await)?;
+                let scale = scale.ok_or_else(|| {
+                    Error::other(format!(
+                        "{} does not implement the scale subresource",
+                        resource.plural
+                    ))
+                })?;
+                Ok((
+                    owner.uid.clone(),
+                    scale.spec.and_then(|spec| spec.replicas).unwrap_or(0),
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::common::pods::testing::{at, pod};
+    use k8s_openapi::api::policy::v1::PodDisruptionBudgetSpec;
+
+    fn budget(min: Option<IntOrString>, max: Option<IntOrString>) -> PodDisruptionBudget {
+        PodDisruptionBudget {
+            spec: Some(PodDisruptionBudgetSpec {
+                min_available: min,
+                max_unavailable: max,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_may_go() {
+        let pods: Vec<_> = (0..4)
+            .map(|i| Arc::new(pod(&format!("p{i}"), "n", "Running", (i > 0).then_some(1))))
+            .collect();
+        let allowed = |min, max| {
+            status(&budget(min, max), &pods, 4, at(9))
+                .0
+                .disruptions_allowed
+        };
+        assert_eq!(allowed(Some(IntOrString::Int(2)), None), Some(1));
+        assert_eq!(
+            allowed(Some(IntOrString::String("50%".into())), None),
+            Some(1)
+        );
+        assert_eq!(allowed(None, Some(IntOrString::Int(1))), Some(0));
+        assert_eq!(allowed(None, Some(IntOrString::Int(3))), Some(2));
+    }
+
+    #[test]
+    fn an_evicted_pod_counts_as_gone_for_a_while() {
+        let pods = [
+            Arc::new(pod("a", "n", "Running", Some(1))),
+            Arc::new(pod("b", "n", "Running", Some(1))),
+        ];
+        let mut budget = budget(Some(IntOrString::Int(1)), None);
+        budget.status = Some(PodDisruptionBudgetStatus {
+            disrupted_pods: Some([("a".to_owned(), Time(at(100)))].into()),
+            ..Default::default()
+        });
+        let (first, recheck) = status(&budget, &pods, 0, at(110));
+        assert_eq!(
+            (first.disruptions_allowed, recheck),
+            (Some(0), Some(Duration::from_secs(110)))
+        );
+        let (later, recheck) = status(&budget, &pods, 0, at(300));
+        assert_eq!((later.disruptions_allowed, recheck), (Some(1), None));
+        assert_eq!(later.disrupted_pods, None);
+    }
+}
