@@ -14,7 +14,13 @@ fn processes(cluster: &Cluster) -> BTreeMap<i32, String> {
     let group = format!("rkube/{}", cluster.profile);
     let run = format!("/run/rkube/{} ", cluster.profile);
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<i32>().ok())
+        else {
+            continue;
+        };
         let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -31,7 +37,10 @@ fn role(line: &str) -> &str {
 
 fn kill_role(cluster: &Cluster, wanted: &str) -> i32 {
     let all = processes(cluster);
-    let (pid, _) = all.iter().find(|(_, line)| role(line) == wanted).unwrap_or_else(|| panic!("no {wanted}: {all:#?}"));
+    let (pid, _) = all
+        .iter()
+        .find(|(_, line)| role(line) == wanted)
+        .unwrap_or_else(|| panic!("no {wanted}: {all:#?}"));
     kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("kill");
     *pid
 }
@@ -47,29 +56,59 @@ fn whatever_dies_comes_back_and_nothing_is_lost() {
     };
     let before = containers().ok();
 
-    for (round, wanted) in ["agent", "control-plane", "supervise", "standby"].iter().enumerate() {
+    for (round, wanted) in ["agent", "control-plane", "supervise", "standby"]
+        .iter()
+        .enumerate()
+    {
         let name = format!("written-{round}");
         cluster.kubectl(&["create", "configmap", &name]).ok();
         let dead = kill_role(&cluster, wanted);
         eventually(&format!("{wanted} to be back"), || {
             let all = processes(&cluster);
-            let supervised = all.values().filter(|l| ["supervise", "standby"].contains(&role(l))).count() == 2;
-            let back = ["agent", "control-plane"].iter().all(|r| all.values().any(|l| role(l) == *r));
+            let supervised = all
+                .values()
+                .filter(|l| ["supervise", "standby"].contains(&role(l)))
+                .count()
+                == 2;
+            let back = ["agent", "control-plane"]
+                .iter()
+                .all(|r| all.values().any(|l| role(l) == *r));
             (supervised && back && !all.contains_key(&dead)).then_some(())
         });
-        eventually("the API server", || (cluster.kubectl(&["get", "cm", &name]).code == 0).then_some(()));
-        cluster.wait_for(&["get", "nodes", "--no-headers"], |t| t.matches(" Ready ").count() == 2);
+        eventually("the API server", || {
+            (cluster.kubectl(&["get", "cm", &name]).code == 0).then_some(())
+        });
+        cluster.wait_for(&["get", "nodes", "--no-headers"], |t| {
+            t.matches(" Ready ").count() == 2
+        });
     }
-    assert_eq!(containers().ok(), before, "containers outlive what watches them");
+    assert_eq!(
+        containers().ok(),
+        before,
+        "containers outlive what watches them"
+    );
 
     // A container and its shim: the pod is whole again.
     kill_role(&cluster, "shim");
-    cluster.wait_for(&["get", "deployment", "kubia", "-o", "jsonpath={.status.readyReplicas}"], |t| t == "2");
+    cluster.wait_for(
+        &[
+            "get",
+            "deployment",
+            "kubia",
+            "-o",
+            "jsonpath={.status.readyReplicas}",
+        ],
+        |t| t == "2",
+    );
 
     // A whole node.
     kill_role(&cluster, "init");
-    cluster.wait_for(&["get", "nodes", "--no-headers"], |t| t.matches(" Ready ").count() == 2);
-    cluster.kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"]).ok();
+    cluster.wait_for(&["get", "nodes", "--no-headers"], |t| {
+        t.matches(" Ready ").count() == 2
+    });
+    cluster
+        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .ok();
 }
 
 #[test]

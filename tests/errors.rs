@@ -8,17 +8,68 @@ use support::{Cluster, binary};
 #[test]
 fn bad_flags_and_names_are_refused_before_anything_is_made() {
     let cluster = Cluster::plan("flags");
-    assert!(cluster.rkube(&["start", "--nonsense"]).failed(14).contains("--nonsense"));
-    assert!(cluster.rkube(&["start", "--nodes", "0"]).failed(14).contains("--nodes"));
-    assert!(cluster.rkube(&["start", "--nodes", "x"]).failed(14).contains("'x'"));
-    assert!(cluster.rkube(&["-p", "a/b", "start"]).failed(14).contains("a/b"));
-    assert!(cluster.rkube(&["start", "--driver", "vmware"]).failed(55).contains("vmware"));
-    assert!(cluster.rkube(&["start", "--driver", "docker"]).failed(56).contains("not built yet"));
-    assert!(cluster.rkube(&["start", "--memory", "1k"]).failed(14).contains("64m"));
-    assert!(cluster.rkube(&["start", "--subnet", "10.96.0.0/24"]).failed(14).contains("overlap"));
+    assert!(
+        cluster
+            .rkube(&["start", "--nonsense"])
+            .failed(14)
+            .contains("--nonsense")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--nodes", "0"])
+            .failed(14)
+            .contains("--nodes")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--nodes", "x"])
+            .failed(14)
+            .contains("'x'")
+    );
+    assert!(
+        cluster
+            .rkube(&["-p", "a/b", "start"])
+            .failed(14)
+            .contains("a/b")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--driver", "vmware"])
+            .failed(55)
+            .contains("vmware")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--driver", "docker"])
+            .failed(56)
+            .contains("not built yet")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--memory", "1k"])
+            .failed(14)
+            .contains("64m")
+    );
+    assert!(
+        cluster
+            .rkube(&["start", "--subnet", "10.96.0.0/24"])
+            .failed(14)
+            .contains("overlap")
+    );
     assert!(cluster.rkube(&["stop"]).failed(85).contains("rkube start"));
-    assert!(cluster.rkube(&["delete"]).failed(85).contains("profile list"));
-    assert!(!cluster.home().join("profiles").join(&cluster.profile).exists());
+    assert!(
+        cluster
+            .rkube(&["delete"])
+            .failed(85)
+            .contains("profile list")
+    );
+    assert!(
+        !cluster
+            .home()
+            .join("profiles")
+            .join(&cluster.profile)
+            .exists()
+    );
 }
 
 #[test]
@@ -28,7 +79,10 @@ fn a_damaged_profile_is_told_and_can_be_deleted() {
     std::fs::create_dir_all(&dir).expect("a folder");
     std::fs::write(dir.join("profile.yaml"), "nodes: [").expect("a file");
     let said = cluster.rkube(&["start"]).failed(18);
-    assert!(said.contains("profile.yaml is damaged") && said.contains("rkube delete"), "{said}");
+    assert!(
+        said.contains("profile.yaml is damaged") && said.contains("rkube delete"),
+        "{said}"
+    );
     assert!(cluster.rkube(&["profile", "list"]).ok().contains("Damaged"));
     if nix::unistd::geteuid().is_root() {
         cluster.rkube(&["delete"]).ok();
@@ -81,7 +135,10 @@ fn bad_images_and_manifests_change_nothing() {
     let whole = image.docker_archive();
     assert_ne!(load("truncated.tar", &whole[..whole.len() / 2]).code, 0);
     assert_ne!(load("nonsense.tar", b"this is no archive").code, 0);
-    let foreign = Image { architecture: "s390x", ..Image::busybox("test/foreign:1").expect("busybox") };
+    let foreign = Image {
+        architecture: "s390x",
+        ..Image::busybox("test/foreign:1").expect("busybox")
+    };
     let said = load("foreign.tar", &foreign.docker_archive());
     assert!(said.code != 0 && said.stderr.contains("s390x"), "{said:?}");
     assert_eq!(cluster.rkube(&["image", "load", "/nowhere.tar"]).code, 15);
@@ -90,7 +147,10 @@ fn bad_images_and_manifests_change_nothing() {
 
     let typo = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c, image: x, imagePullPolice: Never}]}\n";
     let said = cluster.kubectl_stdin(&["apply", "-f", "-"], typo);
-    assert!(said.code != 0 && said.stderr.contains("imagePullPolice"), "{said:?}");
+    assert!(
+        said.code != 0 && said.stderr.contains("imagePullPolice"),
+        "{said:?}"
+    );
     assert!(cluster.kubectl(&["get", "pods"]).ok().is_empty());
 }
 
@@ -102,5 +162,11 @@ fn a_taken_address_range_is_told() {
     let said = cluster.rkube(&["start", "--subnet", "127.0.0.0/24"]);
     assert_eq!(said.code, 71, "{said:?}");
     assert!(said.stderr.contains("--subnet"), "{said:?}");
-    assert!(!cluster.home().join("profiles").join(&cluster.profile).exists());
+    assert!(
+        !cluster
+            .home()
+            .join("profiles")
+            .join(&cluster.profile)
+            .exists()
+    );
 }

@@ -31,14 +31,24 @@ fn archives_of_every_kind_are_loaded() {
     ];
     if has("zstd") {
         let plain = cluster.path("plain.tar");
-        std::fs::write(&plain, Image::busybox("test/zstd:1").expect("busybox").oci_layout()).expect("a file");
-        let out = Command::new("zstd").args(["-qc"]).arg(&plain).output().expect("zstd runs");
+        std::fs::write(
+            &plain,
+            Image::busybox("test/zstd:1").expect("busybox").oci_layout(),
+        )
+        .expect("a file");
+        let out = Command::new("zstd")
+            .args(["-qc"])
+            .arg(&plain)
+            .output()
+            .expect("zstd runs");
         archives.push(("zstd", out.stdout));
     }
     for (name, content) in &archives {
         let path = cluster.path(&format!("{name}.tar"));
         std::fs::write(&path, content).expect("a file");
-        let said = cluster.rkube(&["image", "load", &path.display().to_string()]).ok();
+        let said = cluster
+            .rkube(&["image", "load", &path.display().to_string()])
+            .ok();
         assert!(said.contains(&format!("test/{name}:1")), "{said}");
     }
     for i in [1, 2] {
@@ -51,7 +61,14 @@ fn archives_of_every_kind_are_loaded() {
         cluster.apply(&pod(name, &format!("test/{name}:1"), ""));
     }
     for (name, _) in &archives {
-        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=120s"]).ok();
+        cluster
+            .kubectl(&[
+                "wait",
+                "--for=condition=Ready",
+                &format!("pod/{name}"),
+                "--timeout=120s",
+            ])
+            .ok();
     }
 }
 
@@ -66,34 +83,87 @@ fn images_are_pulled_with_and_without_credentials() {
     let cluster = Cluster::plan("pull");
     cluster.rkube(&["start"]).ok();
     // The registry listens on the host's address in the nodes' range.
-    let ip: std::net::Ipv4Addr = cluster.rkube(&["ip"]).ok().trim().parse().expect("an address");
+    let ip: std::net::Ipv4Addr = cluster
+        .rkube(&["ip"])
+        .ok()
+        .trim()
+        .parse()
+        .expect("an address");
     let [a, b, c, _] = ip.octets();
     let host = std::net::Ipv4Addr::new(a, b, c, 1);
     let port = 5000 + std::process::id() % 1000;
     let (open, closed) = (format!("{host}:{port}"), format!("{host}:{}", port + 1000));
-    let _registries = [registry(&cluster, &open, false), registry(&cluster, &closed, true)];
+    let _registries = [
+        registry(&cluster, &open, false),
+        registry(&cluster, &closed, true),
+    ];
     let archive = cluster.path("app.tar");
     std::fs::write(&archive, image.docker_archive()).expect("a file");
     for (address, credentials) in [(&open, None), (&closed, Some("user:secret"))] {
         let mut push = Command::new("skopeo");
-        push.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
+        push.args([
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+        ]);
         push.args(credentials.iter().flat_map(|c| ["--dest-creds", c]));
-        push.arg(format!("docker-archive:{}", archive.display())).arg(format!("docker://{address}/team/app:1"));
-        eventually("the registry", || push.status().is_ok_and(|s| s.success()).then_some(()));
+        push.arg(format!("docker-archive:{}", archive.display()))
+            .arg(format!("docker://{address}/team/app:1"));
+        eventually("the registry", || {
+            push.status().is_ok_and(|s| s.success()).then_some(())
+        });
     }
     cluster.rkube(&["stop"]).ok();
-    cluster.rkube(&["start", "--insecure-registry", &open, "--insecure-registry", &closed]).ok();
+    cluster
+        .rkube(&[
+            "start",
+            "--insecure-registry",
+            &open,
+            "--insecure-registry",
+            &closed,
+        ])
+        .ok();
 
     cluster.apply(&pod("open", &format!("{open}/team/app:1"), ""));
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/open", "--timeout=120s"]).ok();
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/open",
+            "--timeout=120s",
+        ])
+        .ok();
     let refused = pod("refused", &format!("{closed}/team/app:1"), "");
     cluster.apply(&refused);
-    cluster.wait_for(&["get", "pod", "refused"], |t| t.contains("ErrImagePull") || t.contains("ImagePullBackOff"));
+    cluster.wait_for(&["get", "pod", "refused"], |t| {
+        t.contains("ErrImagePull") || t.contains("ImagePullBackOff")
+    });
     cluster
-        .kubectl(&["create", "secret", "docker-registry", "pull", "--docker-server", &closed, "--docker-username=user", "--docker-password=secret"])
+        .kubectl(&[
+            "create",
+            "secret",
+            "docker-registry",
+            "pull",
+            "--docker-server",
+            &closed,
+            "--docker-username=user",
+            "--docker-password=secret",
+        ])
         .ok();
-    cluster.apply(&pod("allowed", &format!("{closed}/team/app:1"), "imagePullSecrets: [{name: pull}]"));
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/allowed", "--timeout=120s"]).ok();
+    cluster.apply(&pod(
+        "allowed",
+        &format!("{closed}/team/app:1"),
+        "imagePullSecrets: [{name: pull}]",
+    ));
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/allowed",
+            "--timeout=120s",
+        ])
+        .ok();
 }
 
 fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {
@@ -104,11 +174,17 @@ fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {
         root.display()
     );
     if password {
-        let made = Command::new("htpasswd").args(["-Bbn", "user", "secret"]).output().expect("htpasswd runs");
+        let made = Command::new("htpasswd")
+            .args(["-Bbn", "user", "secret"])
+            .output()
+            .expect("htpasswd runs");
         let file = root.join("htpasswd");
         let line = made.stdout;
         std::fs::write(&file, line).expect("a file");
-        config += &format!("auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n", file.display());
+        config += &format!(
+            "auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n",
+            file.display()
+        );
     }
     let path = root.join("config.yml");
     std::fs::write(&path, config).expect("a file");

@@ -9,9 +9,21 @@ fn nodes_have_shells_with_their_tools() {
     require_machine!();
     let cluster = Cluster::start("ssh", 2);
     let second = cluster.node(2);
-    assert_eq!(cluster.rkube(&["ssh", "-n", &second, "--", "hostname"]).ok().trim(), second);
+    assert_eq!(
+        cluster
+            .rkube(&["ssh", "-n", &second, "--", "hostname"])
+            .ok()
+            .trim(),
+        second
+    );
     assert_eq!(cluster.rkube(&["ssh", "--", "exit 7"]).code, 7);
-    let out = cluster.rkube(&["ssh", "--", "ps ax; ip -br addr; mount; rkube ctl ps; rkube ctl images"]).ok();
+    let out = cluster
+        .rkube(&[
+            "ssh",
+            "--",
+            "ps ax; ip -br addr; mount; rkube ctl ps; rkube ctl images",
+        ])
+        .ok();
     for expected in ["rkube agent", "eth0", "overlay on / ", "rkube/kubia"] {
         assert!(out.contains(expected), "{out}");
     }
@@ -20,19 +32,39 @@ fn nodes_have_shells_with_their_tools() {
     assert!(!root.contains("boot"), "{root}");
 
     let key = cluster.rkube(&["ssh-key"]).ok();
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(key.trim()).expect("key").permissions());
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(key.trim()).expect("key").permissions(),
+    );
     assert_eq!(mode & 0o777, 0o600);
     if has("ssh") {
         let target = format!("root@{}", cluster.rkube(&["ip"]).ok().trim());
         let known = cluster.path("known_hosts");
         let out = std::process::Command::new("ssh")
-            .args(["-i", key.trim(), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
-            .args(["-o", &format!("UserKnownHostsFile={}", known.display()), &target, "hostname; cat"])
+            .args([
+                "-i",
+                key.trim(),
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=no",
+            ])
+            .args([
+                "-o",
+                &format!("UserKnownHostsFile={}", known.display()),
+                &target,
+                "hostname; cat",
+            ])
             .stdin(std::process::Stdio::null())
             .output()
             .expect("ssh runs");
-        assert_eq!(String::from_utf8_lossy(&out.stdout).trim(), cluster.profile, "{out:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&out.stdout).trim(),
+            cluster.profile,
+            "{out:?}"
+        );
     }
-    let unknown = cluster.rkube(&["ssh", "-n", "nobody", "--", "true"]).failed(85);
+    let unknown = cluster
+        .rkube(&["ssh", "-n", "nobody", "--", "true"])
+        .failed(85);
     assert!(unknown.contains(&second), "{unknown}");
 }

@@ -12,30 +12,68 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
     let steps = done.stderr.clone();
     let said = done.ok();
     assert!(said.contains("is ready: 4 nodes"), "{said}");
-    for step in ["Checking the machine", "certificates", "Starting 4 native nodes", "nodes to be ready"] {
+    for step in [
+        "Checking the machine",
+        "certificates",
+        "Starting 4 native nodes",
+        "nodes to be ready",
+    ] {
         assert!(steps.contains(step), "{steps}");
     }
     assert!(!steps.contains('\x1b'), "colour off a terminal: {steps:?}");
 
-    assert_eq!(cluster.kubectl(&["config", "current-context"]).ok().trim(), cluster.profile);
-    let text = cluster.kubectl(&["get", "nodes", "-o", "wide", "--no-headers"]).ok();
-    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(
+        cluster.kubectl(&["config", "current-context"]).ok().trim(),
+        cluster.profile
+    );
+    let text = cluster
+        .kubectl(&["get", "nodes", "-o", "wide", "--no-headers"])
+        .ok();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
     assert_eq!(rows.len(), 4, "{text}");
     for (i, row) in rows.iter().enumerate() {
-        assert_eq!((row[0], row[1]), (cluster.node(i + 1).as_str(), "Ready"), "{text}");
+        assert_eq!(
+            (row[0], row[1]),
+            (cluster.node(i + 1).as_str(), "Ready"),
+            "{text}"
+        );
         assert!(row[2].contains("worker"), "{text}");
         assert_eq!(row[2].contains("control-plane"), i == 0, "{text}");
-        assert!(row[4].starts_with("v1.36.") && row[4].contains("+rkube"), "{text}");
+        assert!(
+            row[4].starts_with("v1.36.") && row[4].contains("+rkube"),
+            "{text}"
+        );
     }
     let addresses: std::collections::BTreeSet<&str> = rows.iter().map(|r| r[5]).collect();
     assert_eq!(addresses.len(), 4, "{text}");
 
-    assert!(cluster.kubectl(&["cluster-info"]).ok().contains("is running at"));
-    let described = cluster.kubectl(&["describe", "node", &cluster.node(1)]).ok();
-    for expected in ["Ready ", "PodCIDR:", "Kubelet Version:", "InternalIP:", "Allocatable:"] {
+    assert!(
+        cluster
+            .kubectl(&["cluster-info"])
+            .ok()
+            .contains("is running at")
+    );
+    let described = cluster
+        .kubectl(&["describe", "node", &cluster.node(1)])
+        .ok();
+    for expected in [
+        "Ready ",
+        "PodCIDR:",
+        "Kubelet Version:",
+        "InternalIP:",
+        "Allocatable:",
+    ] {
         assert!(described.contains(expected), "{described}");
     }
-    assert!(cluster.kubectl(&["get", "--raw", "/readyz?verbose"]).ok().contains("readyz check passed"));
+    assert!(
+        cluster
+            .kubectl(&["get", "--raw", "/readyz?verbose"])
+            .ok()
+            .contains("readyz check passed")
+    );
     let components = cluster.kubectl(&["get", "componentstatuses"]).ok();
     assert!(components.matches("Healthy").count() >= 3, "{components}");
     let version = cluster.kubectl(&["version"]).ok();
@@ -43,7 +81,8 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
 
     let status = cluster.rkube(&["status"]).ok();
     assert_eq!(status.matches("host: Running").count(), 4, "{status}");
-    let json: serde_json::Value = serde_json::from_str(&cluster.rkube(&["status", "-o", "json"]).ok()).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_str(&cluster.rkube(&["status", "-o", "json"]).ok()).expect("JSON");
     assert_eq!(json["Nodes"][0]["APIServer"], "Running");
     assert_eq!(cluster.rkube(&["ip"]).ok().trim(), rows[0][5]);
 
@@ -73,6 +112,11 @@ fn json_output_is_events_a_line() {
     for line in out.lines() {
         let event: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
         assert_eq!(event["specversion"], "1.0");
-        assert!(event["type"].as_str().is_some_and(|t| t.starts_with("io.k8s.sigs.minikube.")), "{line}");
+        assert!(
+            event["type"]
+                .as_str()
+                .is_some_and(|t| t.starts_with("io.k8s.sigs.minikube.")),
+            "{line}"
+        );
     }
 }

@@ -9,7 +9,11 @@ use support::{Cluster, Running, eventually, http_get};
 
 fn answers(address: &str, times: usize) -> BTreeSet<String> {
     (0..times)
-        .map(|_| eventually(&format!("an answer of {address}"), || http_get(address).filter(|b| b.starts_with("You've hit"))))
+        .map(|_| {
+            eventually(&format!("an answer of {address}"), || {
+                http_get(address).filter(|b| b.starts_with("You've hit"))
+            })
+        })
         .collect()
 }
 
@@ -17,30 +21,80 @@ fn answers(address: &str, times: usize) -> BTreeSet<String> {
 fn a_deployment_is_spread_exposed_and_balanced() {
     require_machine!();
     let cluster = Cluster::start("app", 4);
-    cluster.kubectl(&["create", "deployment", "kubia", "--image=rkube/kubia"]).ok();
-    cluster.kubectl(&["scale", "deployment", "kubia", "--replicas=3"]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"]).ok();
+    cluster
+        .kubectl(&["create", "deployment", "kubia", "--image=rkube/kubia"])
+        .ok();
+    cluster
+        .kubectl(&["scale", "deployment", "kubia", "--replicas=3"])
+        .ok();
+    cluster
+        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .ok();
 
-    let text = cluster.kubectl(&["get", "pods", "-l", "app=kubia", "-o", "wide", "--no-headers"]).ok();
-    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    let text = cluster
+        .kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=kubia",
+            "-o",
+            "wide",
+            "--no-headers",
+        ])
+        .ok();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
     assert_eq!(rows.len(), 3, "{text}");
     let nodes: BTreeSet<&str> = rows.iter().map(|r| r[6]).collect();
     assert_eq!(nodes.len(), 3, "pods share nodes: {text}");
     for row in &rows {
         assert_eq!(row[2], "Running", "{text}");
-        let range = cluster.kubectl(&["get", "node", row[6], "-o", "jsonpath={.spec.podCIDR}"]).ok();
+        let range = cluster
+            .kubectl(&["get", "node", row[6], "-o", "jsonpath={.spec.podCIDR}"])
+            .ok();
         let range: ipnet::Ipv4Net = range.parse().expect("a range");
-        assert!(range.contains(&row[5].parse::<std::net::Ipv4Addr>().expect("an address")), "{text}");
+        assert!(
+            range.contains(&row[5].parse::<std::net::Ipv4Addr>().expect("an address")),
+            "{text}"
+        );
     }
 
     cluster
-        .kubectl(&["expose", "deployment", "kubia", "--type=LoadBalancer", "--name", "kubia-http", "--port=8080"])
+        .kubectl(&[
+            "expose",
+            "deployment",
+            "kubia",
+            "--type=LoadBalancer",
+            "--name",
+            "kubia-http",
+            "--port=8080",
+        ])
         .ok();
-    assert!(cluster.kubectl(&["get", "service", "kubia-http"]).ok().contains("<pending>"));
+    assert!(
+        cluster
+            .kubectl(&["get", "service", "kubia-http"])
+            .ok()
+            .contains("<pending>")
+    );
 
-    let node_port = cluster.kubectl(&["get", "service", "kubia-http", "-o", "jsonpath={.spec.ports[0].nodePort}"]).ok();
+    let node_port = cluster
+        .kubectl(&[
+            "get",
+            "service",
+            "kubia-http",
+            "-o",
+            "jsonpath={.spec.ports[0].nodePort}",
+        ])
+        .ok();
     let addresses = cluster
-        .kubectl(&["get", "nodes", "-o", "jsonpath={range .items[*]}{.status.addresses[0].address}{\"\\n\"}{end}"])
+        .kubectl(&[
+            "get",
+            "nodes",
+            "-o",
+            "jsonpath={range .items[*]}{.status.addresses[0].address}{\"\\n\"}{end}",
+        ])
         .ok();
     for ip in addresses.lines() {
         answers(&format!("{ip}:{node_port}"), 1);
@@ -48,20 +102,47 @@ fn a_deployment_is_spread_exposed_and_balanced() {
     let url = cluster.rkube(&["service", "kubia-http", "--url"]).ok();
     assert!(url.trim().ends_with(&node_port), "{url}");
 
-    let tunnel = cluster.rkube_command(&["tunnel"]).stdout(Stdio::null()).spawn().expect("a tunnel");
+    let tunnel = cluster
+        .rkube_command(&["tunnel"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a tunnel");
     let tunnel = Running(tunnel);
-    let external = ["get", "service", "kubia-http", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"];
+    let external = [
+        "get",
+        "service",
+        "kubia-http",
+        "-o",
+        "jsonpath={.status.loadBalancer.ingress[0].ip}",
+    ];
     let ip = cluster.wait_for(&external, |ip| !ip.is_empty());
     let hit = answers(&format!("{ip}:8080"), 60);
     assert_eq!(hit.len(), 3, "{hit:?}");
-    let routes = || String::from_utf8(std::process::Command::new("ip").arg("route").output().expect("ip").stdout).expect("text");
+    let routes = || {
+        String::from_utf8(
+            std::process::Command::new("ip")
+                .arg("route")
+                .output()
+                .expect("ip")
+                .stdout,
+        )
+        .expect("text")
+    };
     assert!(routes().contains(&ip));
     assert_eq!(tunnel.interrupt(), 0);
     assert!(!routes().contains(&ip), "a route is left: {}", routes());
-    cluster.wait_for(&["get", "service", "kubia-http"], |t| t.contains("<pending>"));
+    cluster.wait_for(&["get", "service", "kubia-http"], |t| {
+        t.contains("<pending>")
+    });
 
     // The same address the next time.
-    let tunnel = Running(cluster.rkube_command(&["tunnel"]).stdout(Stdio::null()).spawn().expect("a tunnel"));
+    let tunnel = Running(
+        cluster
+            .rkube_command(&["tunnel"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a tunnel"),
+    );
     assert_eq!(cluster.wait_for(&external, |ip| !ip.is_empty()), ip);
     drop(tunnel);
 }
@@ -75,23 +156,97 @@ fn pods_find_services_by_name_and_each_other_by_address() {
     };
     let cluster = Cluster::start("dns", 2);
     std::fs::write(cluster.path("busybox.tar"), image.docker_archive()).expect("the archive");
-    cluster.rkube(&["image", "load", &cluster.path("busybox.tar").display().to_string()]).ok();
+    cluster
+        .rkube(&[
+            "image",
+            "load",
+            &cluster.path("busybox.tar").display().to_string(),
+        ])
+        .ok();
     cluster.deploy_kubia(2);
-    cluster.kubectl(&["expose", "deployment", "kubia", "--port=80", "--target-port=8080"]).ok();
+    cluster
+        .kubectl(&[
+            "expose",
+            "deployment",
+            "kubia",
+            "--port=80",
+            "--target-port=8080",
+        ])
+        .ok();
     cluster.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
          - {name: c, image: 'test/busybox:1', command: [sleep, '3600']}\n",
     );
-    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/client", "--timeout=120s"]).ok();
-    let resolved = cluster.kubectl(&["exec", "client", "--", "nslookup", "kubernetes.default.svc.cluster.local"]).ok();
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/client",
+            "--timeout=120s",
+        ])
+        .ok();
+    let resolved = cluster
+        .kubectl(&[
+            "exec",
+            "client",
+            "--",
+            "nslookup",
+            "kubernetes.default.svc.cluster.local",
+        ])
+        .ok();
     assert!(resolved.contains("10.96.0.1"), "{resolved}");
-    let answer = || cluster.kubectl(&["exec", "client", "--", "wget", "-qO-", "-T", "5", "http://kubia"]);
-    let hit: BTreeSet<String> =
-        (0..30).map(|_| eventually("an answer through the service", || Some(answer()).filter(|d| d.code == 0)).stdout).collect();
+    let answer = || {
+        cluster.kubectl(&[
+            "exec",
+            "client",
+            "--",
+            "wget",
+            "-qO-",
+            "-T",
+            "5",
+            "http://kubia",
+        ])
+    };
+    let hit: BTreeSet<String> = (0..30)
+        .map(|_| {
+            eventually("an answer through the service", || {
+                Some(answer()).filter(|d| d.code == 0)
+            })
+            .stdout
+        })
+        .collect();
     assert_eq!(hit.len(), 2, "{hit:?}");
-    for ip in cluster.kubectl(&["get", "pods", "-l", "app=kubia", "-o", "jsonpath={.items[*].status.podIP}"]).ok().split(' ') {
-        cluster.kubectl(&["exec", "client", "--", "wget", "-qO-", "-T", "5", &format!("http://{ip}:8080")]).ok();
+    for ip in cluster
+        .kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=kubia",
+            "-o",
+            "jsonpath={.items[*].status.podIP}",
+        ])
+        .ok()
+        .split(' ')
+    {
+        cluster
+            .kubectl(&[
+                "exec",
+                "client",
+                "--",
+                "wget",
+                "-qO-",
+                "-T",
+                "5",
+                &format!("http://{ip}:8080"),
+            ])
+            .ok();
     }
-    let missing = cluster.kubectl(&["exec", "client", "--", "nslookup", "nothing.default.svc.cluster.local"]);
+    let missing = cluster.kubectl(&[
+        "exec",
+        "client",
+        "--",
+        "nslookup",
+        "nothing.default.svc.cluster.local",
+    ]);
     assert_ne!(missing.code, 0, "{missing:?}");
 }

@@ -50,12 +50,20 @@ enum Command {
 
 pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if !Path::new(paths::NODE_CONFIG).exists() {
-        return Err(Failure::new(Source::Program, Kind::Unsupported, "'rkube ctl' works on a node only")
-            .advise("go to one first: rkube ssh"));
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Unsupported,
+            "'rkube ctl' works on a node only",
+        )
+        .advise("go to one first: rkube ssh"));
     }
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
-    let mut settings =
-        RuntimeConfig::new(paths::RUNTIME, paths::IMAGES, format!("{}/runtime", paths::RUN), paths::BINARY);
+    let mut settings = RuntimeConfig::new(
+        paths::RUNTIME,
+        paths::IMAGES,
+        format!("{}/runtime", paths::RUN),
+        paths::BINARY,
+    );
     settings.insecure_registries = config.insecure_registries;
     let runtime = Runtime::open(settings).await.map_err(failure)?;
     match args.command {
@@ -73,7 +81,10 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             }
         }
         Command::Pull { image } => {
-            let status = runtime.pull_image(&image, &[], |_| {}).await.map_err(failure)?;
+            let status = runtime
+                .pull_image(&image, &[], |_| {})
+                .await
+                .map_err(failure)?;
             println!("{}", status.id);
         }
         Command::Rmi { image } => runtime.remove_image(&image).await.map_err(failure)?,
@@ -87,7 +98,11 @@ fn failure(e: impl std::fmt::Display) -> Failure {
 
 /// Label of a container in its pod, as every Kubernetes runtime sets it.
 fn label<'a>(container: &'a ContainerStatus, key: &str) -> &'a str {
-    container.spec.labels.get(&format!("io.kubernetes.{key}")).map_or("", String::as_str)
+    container
+        .spec
+        .labels
+        .get(&format!("io.kubernetes.{key}"))
+        .map_or("", String::as_str)
 }
 
 fn short(id: &str) -> String {
@@ -115,7 +130,15 @@ fn ps(runtime: &Runtime, all: bool, output: &Output) {
         })
         .collect();
     output.result(&value, || {
-        let head = ["CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "POD", "NAMESPACE"];
+        let head = [
+            "CONTAINER",
+            "IMAGE",
+            "CREATED",
+            "STATE",
+            "NAME",
+            "POD",
+            "NAMESPACE",
+        ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(containers.iter().map(|c| {
             vec![
@@ -144,7 +167,11 @@ fn images(runtime: &Runtime, output: &Output) {
         })
         .collect();
     output.result(&value, || {
-        let mut rows = vec![["IMAGE", "TAG", "IMAGE ID", "SIZE"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["IMAGE", "TAG", "IMAGE ID", "SIZE"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         rows.extend(images.iter().flat_map(image_rows));
         table(&rows)
     });
@@ -153,33 +180,66 @@ fn images(runtime: &Runtime, output: &Output) {
 /// One row a name; an image without one shows as `<none>`.
 fn image_rows(image: &ImageStatus) -> Vec<Vec<String>> {
     let size = format!("{:.1} MB", image.size as f64 / 1e6);
-    let row = |name: &str, tag: &str| vec![name.to_owned(), tag.to_owned(), short(&image.id), size.clone()];
+    let row = |name: &str, tag: &str| {
+        vec![
+            name.to_owned(),
+            tag.to_owned(),
+            short(&image.id),
+            size.clone(),
+        ]
+    };
     if image.repo_tags.is_empty() {
         return vec![row("<none>", "<none>")];
     }
-    image.repo_tags.iter().map(|full| full.rsplit_once(':').map_or_else(|| row(full, ""), |(n, t)| row(n, t))).collect()
+    image
+        .repo_tags
+        .iter()
+        .map(|full| {
+            full.rsplit_once(':')
+                .map_or_else(|| row(full, ""), |(n, t)| row(n, t))
+        })
+        .collect()
 }
 
 fn logs(runtime: &Runtime, wanted: &str) -> Result<(), Failure> {
-    let found: Vec<ContainerStatus> =
-        runtime.list_containers().into_iter().filter(|c| c.id.starts_with(wanted)).collect();
+    let found: Vec<ContainerStatus> = runtime
+        .list_containers()
+        .into_iter()
+        .filter(|c| c.id.starts_with(wanted))
+        .collect();
     let not_found = |what: String| {
-        Failure::new(Source::Runtime, Kind::NotFound, what).advise("list containers with: rkube ctl ps -a")
+        Failure::new(Source::Runtime, Kind::NotFound, what)
+            .advise("list containers with: rkube ctl ps -a")
     };
     let container = match found.as_slice() {
         [one] => one,
         [] => return Err(not_found(format!("there is no container '{wanted}'"))),
-        _ => return Err(not_found(format!("more than one container begins with '{wanted}'"))),
+        _ => {
+            return Err(not_found(format!(
+                "more than one container begins with '{wanted}'"
+            )));
+        }
     };
     let Some(path) = &container.spec.log_path else {
         return Err(not_found(format!("the container '{wanted}' has no log")));
     };
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::new(Source::Runtime, Kind::Error, format!("cannot read {}: {e}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Failure::new(
+            Source::Runtime,
+            Kind::Error,
+            format!("cannot read {}: {e}", path.display()),
+        )
+    })?;
     for line in text.lines() {
         // The CRI's format: time, stream, tag, then what the program wrote.
-        let Some(message) = line.splitn(4, ' ').nth(3) else { continue };
-        let end = if line.split(' ').nth(2) == Some("P") { "" } else { "\n" };
+        let Some(message) = line.splitn(4, ' ').nth(3) else {
+            continue;
+        };
+        let end = if line.split(' ').nth(2) == Some("P") {
+            ""
+        } else {
+            "\n"
+        };
         print!("{message}{end}");
     }
     Ok(())

@@ -13,7 +13,11 @@ pub struct Args {
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
-    let names = if args.all { home.profile_names()? } else { vec![global.profile.clone()] };
+    let names = if args.all {
+        home.profile_names()?
+    } else {
+        vec![global.profile.clone()]
+    };
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     for name in names {
         rkube_cluster::delete(home, &name, Some(&kubeconfig), output).await?;

@@ -46,9 +46,16 @@ pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<
                 };
                 let problems = driver.preflight(&plan);
                 let fatal = problems.iter().any(|p| p.fatal);
-                let (messages, fixes) =
-                    problems.into_iter().map(|p| (p.failure.message, p.failure.advice.unwrap_or_default())).unzip();
-                Entry { name: name.into(), healthy: !fatal, problems: messages, fixes }
+                let (messages, fixes) = problems
+                    .into_iter()
+                    .map(|p| (p.failure.message, p.failure.advice.unwrap_or_default()))
+                    .unzip();
+                Entry {
+                    name: name.into(),
+                    healthy: !fatal,
+                    problems: messages,
+                    fixes,
+                }
             }
             Err(e) => Entry {
                 name: name.into(),
@@ -59,10 +66,19 @@ pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<
         });
     }
     output.result(&entries, || {
-        let mut rows = vec![["DRIVER", "HEALTHY", "PROBLEM", "FIX"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["DRIVER", "HEALTHY", "PROBLEM", "FIX"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for e in &entries {
             let healthy = if e.healthy { "yes" } else { "no" };
-            rows.push(vec![e.name.clone(), healthy.into(), e.problems.join("; "), e.fixes.join("; ")]);
+            rows.push(vec![
+                e.name.clone(),
+                healthy.into(),
+                e.problems.join("; "),
+                e.fixes.join("; "),
+            ]);
         }
         table(&rows)
     });

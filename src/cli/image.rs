@@ -48,7 +48,14 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::Ls { node } => {
             let node = profile.node(node.as_deref())?;
             let format = if output.json() { "json" } else { "text" };
-            let (code, text, error) = on_node(home, &profile, node, &format!("rkube ctl images -o {format}"), None).await?;
+            let (code, text, error) = on_node(
+                home,
+                &profile,
+                node,
+                &format!("rkube ctl images -o {format}"),
+                None,
+            )
+            .await?;
             if code != 0 {
                 return Err(Failure::new(Source::Runtime, Kind::Error, error));
             }
@@ -56,13 +63,19 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             Ok(())
         }
         Command::Rm { image } => {
-            output.step("remove", &format!("Removing {image} from {} nodes", profile.nodes.len()));
+            output.step(
+                "remove",
+                &format!("Removing {image} from {} nodes", profile.nodes.len()),
+            );
             everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
             output.say(&format!("{image} is removed."));
             Ok(())
         }
         Command::Pull { image } => {
-            output.step("pull", &format!("Pulling {image} on {} nodes", profile.nodes.len()));
+            output.step(
+                "pull",
+                &format!("Pulling {image} on {} nodes", profile.nodes.len()),
+            );
             everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
             output.say(&format!("{image} is on every node."));
             Ok(())
@@ -72,21 +85,52 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 
 /// An image name as one word of a shell's line.
 fn word(image: &str) -> Result<&str, Failure> {
-    if !image.is_empty() && image.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:@".contains(c)) {
+    if !image.is_empty()
+        && image
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_./:@".contains(c))
+    {
         return Ok(image);
     }
-    Err(Failure::new(Source::Program, Kind::Usage, format!("'{image}' is not an image name")))
+    Err(Failure::new(
+        Source::Program,
+        Kind::Usage,
+        format!("'{image}' is not an image name"),
+    ))
 }
 
-async fn load(home: &Home, profile: &Profile, archive: &PathBuf, output: &Output) -> Result<(), Failure> {
+async fn load(
+    home: &Home,
+    profile: &Profile,
+    archive: &PathBuf,
+    output: &Output,
+) -> Result<(), Failure> {
     let size = std::fs::metadata(archive)
-        .and_then(|m| if m.is_file() { Ok(m.len()) } else { Err(std::io::Error::other("not a file")) })
+        .and_then(|m| {
+            if m.is_file() {
+                Ok(m.len())
+            } else {
+                Err(std::io::Error::other("not a file"))
+            }
+        })
         .map_err(|e| {
-            let failure = Failure::new(Source::Program, Kind::NotFound, format!("cannot read {}: {e}", archive.display()));
-            failure.advise("give the path of a tar archive, as made by: docker save NAME -o app.tar")
+            let failure = Failure::new(
+                Source::Program,
+                Kind::NotFound,
+                format!("cannot read {}: {e}", archive.display()),
+            );
+            failure
+                .advise("give the path of a tar archive, as made by: docker save NAME -o app.tar")
         })?;
     let mib = size as f64 / f64::from(1 << 20);
-    output.step("load", &format!("Loading {} ({mib:.1} MiB) on {} nodes", archive.display(), profile.nodes.len()));
+    output.step(
+        "load",
+        &format!(
+            "Loading {} ({mib:.1} MiB) on {} nodes",
+            archive.display(),
+            profile.nodes.len()
+        ),
+    );
     // The first node unpacks; the others find the layers, where nodes share them.
     let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
     let mut loaded = Vec::new();
@@ -100,18 +144,33 @@ async fn load(home: &Home, profile: &Profile, archive: &PathBuf, output: &Output
     Ok(())
 }
 
-async fn load_on(home: &Home, profile: &Profile, node: &Node, archive: &PathBuf) -> Result<Vec<String>, Failure> {
-    let file = tokio::fs::File::open(archive)
-        .await
-        .map_err(|e| Failure::new(Source::Program, Kind::NotFound, format!("cannot read {}: {e}", archive.display())))?;
+async fn load_on(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    archive: &PathBuf,
+) -> Result<Vec<String>, Failure> {
+    let file = tokio::fs::File::open(archive).await.map_err(|e| {
+        Failure::new(
+            Source::Program,
+            Kind::NotFound,
+            format!("cannot read {}: {e}", archive.display()),
+        )
+    })?;
     let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(file)).await?;
     if code != 0 {
-        let kind = if i32::from(Failure::new(Source::Runtime, Kind::Unsupported, "").exit_code()) == code {
+        let kind = if i32::from(Failure::new(Source::Runtime, Kind::Unsupported, "").exit_code())
+            == code
+        {
             Kind::Unsupported
         } else {
             Kind::Error
         };
-        return Err(Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name)));
+        return Err(Failure::new(
+            Source::Runtime,
+            kind,
+            format!("{}: {error}", node.name),
+        ));
     }
     Ok(text.lines().map(str::to_owned).collect())
 }
@@ -122,7 +181,11 @@ async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(),
         if code == 0 {
             return Ok(());
         }
-        Err(Failure::new(Source::Runtime, Kind::Error, format!("{}: {error}", n.name)))
+        Err(Failure::new(
+            Source::Runtime,
+            Kind::Error,
+            format!("{}: {error}", n.name),
+        ))
     }))
     .await;
     results.into_iter().collect()
@@ -138,9 +201,19 @@ async fn on_node(
 ) -> Result<(i32, String, String), Failure> {
     let session = rkube_cluster::ssh(home, profile, node).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let code = session.exec(command, input, &mut stdout, &mut stderr).await.map_err(|e| {
-        Failure::new(Source::Guest, Kind::Error, format!("the connection to {} broke: {e}", node.name))
-    })?;
-    let error = String::from_utf8_lossy(&stderr).trim().trim_start_matches("error: ").to_owned();
+    let code = session
+        .exec(command, input, &mut stdout, &mut stderr)
+        .await
+        .map_err(|e| {
+            Failure::new(
+                Source::Guest,
+                Kind::Error,
+                format!("the connection to {} broke: {e}", node.name),
+            )
+        })?;
+    let error = String::from_utf8_lossy(&stderr)
+        .trim()
+        .trim_start_matches("error: ")
+        .to_owned();
     Ok((code, String::from_utf8_lossy(&stdout).into_owned(), error))
 }

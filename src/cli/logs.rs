@@ -31,7 +31,10 @@ pub fn run(home: &Home, global: &Global, args: Args) -> Result<(), Failure> {
         let folder = dir.join("nodes").join(node).join("log");
         logs.push((format!("{node} init"), folder.join("init.log")));
         for service in ["control-plane", "agent"] {
-            logs.push((format!("{node} {service}"), folder.join(format!("rkube/{service}.log"))));
+            logs.push((
+                format!("{node} {service}"),
+                folder.join(format!("rkube/{service}.log")),
+            ));
         }
     }
     for (title, path) in logs {
@@ -48,7 +51,11 @@ pub fn run(home: &Home, global: &Global, args: Args) -> Result<(), Failure> {
             // Not every node has every service.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
-                return Err(Failure::new(Source::Host, Kind::Error, format!("cannot read {}: {e}", path.display())));
+                return Err(Failure::new(
+                    Source::Host,
+                    Kind::Error,
+                    format!("cannot read {}: {e}", path.display()),
+                ));
             }
         }
     }

@@ -41,10 +41,23 @@ struct Cli {
 #[derive(clap::Args)]
 pub struct Global {
     /// The cluster to work on; several run side by side
-    #[arg(short, long, global = true, default_value = "rkube", env = "RKUBE_PROFILE", value_name = "NAME")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        default_value = "rkube",
+        env = "RKUBE_PROFILE",
+        value_name = "NAME"
+    )]
     pub profile: String,
     /// How to print: text for people, json for programs
-    #[arg(short, long, global = true, default_value = "text", value_name = "FORMAT")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
     pub output: output::Format,
 }
 
@@ -100,16 +113,25 @@ pub fn main() -> ExitCode {
     // Fails only when somebody was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let output = Output::new(cli.global.output);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
-            return output.fail(&Failure::new(Source::Host, Kind::Error, format!("cannot start the runtime: {e}")));
+            return output.fail(&Failure::new(
+                Source::Host,
+                Kind::Error,
+                format!("cannot start the runtime: {e}"),
+            ));
         }
     };
+    // These two take back on Ctrl-C what they have done.
+    let handles_interrupt = matches!(cli.command, Command::Tunnel | Command::Start(_));
     let result = runtime.block_on(async {
         tokio::select! {
             result = run(cli, &output) => Some(result),
-            () = interrupted() => None,
+            () = interrupted(), if !handles_interrupt => None,
         }
     });
     // A blocked helper thread must not hold up the exit.
@@ -118,6 +140,10 @@ pub fn main() -> ExitCode {
         Some(Ok(code)) => {
             output.finish();
             code
+        }
+        Some(Err(failure)) if failure.is_interruption() => {
+            output.interrupted();
+            ExitCode::from(EXIT_INTERRUPTED)
         }
         Some(Err(failure)) => output.fail(&failure),
         None => {
@@ -137,9 +163,21 @@ fn usage(e: &clap::Error) -> ExitCode {
     }
 }
 
+/// Resolves at Ctrl-C, SIGTERM or the terminal's end.
 async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
     }
 }
 

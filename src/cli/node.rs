@@ -101,16 +101,31 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 
 async fn list(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
-    let status = rkube_cluster::status(home, &profile, &Kubeconfig::at(default_kubeconfig()?)).await?;
+    let status =
+        rkube_cluster::status(home, &profile, &Kubeconfig::at(default_kubeconfig()?)).await?;
     output.result(&status.nodes, || {
-        let mut rows = vec![["NAME", "ADDRESS", "STATE", "READY", "ROLE"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["NAME", "ADDRESS", "STATE", "READY", "ROLE"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         for node in &status.nodes {
             rows.push(vec![
                 node.name.clone(),
                 node.ip.clone(),
                 node.host.to_owned(),
-                if node.kubelet == "Running" { "yes" } else { "no" }.to_owned(),
-                if node.worker { "worker" } else { "control-plane" }.to_owned(),
+                if node.kubelet == "Running" {
+                    "yes"
+                } else {
+                    "no"
+                }
+                .to_owned(),
+                if node.worker {
+                    "worker"
+                } else {
+                    "control-plane"
+                }
+                .to_owned(),
             ]);
         }
         table(&rows)

@@ -33,7 +33,11 @@ pub struct Output {
 
 impl Output {
     pub fn new(format: Format) -> Self {
-        Self { format, count: AtomicU32::new(0), running: Mutex::new(None) }
+        Self {
+            format,
+            count: AtomicU32::new(0),
+            running: Mutex::new(None),
+        }
     }
 
     pub fn json(&self) -> bool {
@@ -45,7 +49,10 @@ impl Output {
         self.finish();
         if self.json() {
             // Plain data; a value that cannot be JSON is a bug that tests show.
-            println!("{}", serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\"")));
+            println!(
+                "{}",
+                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
+            );
         } else {
             let text = text();
             print!("{text}");
@@ -59,7 +66,10 @@ impl Output {
     pub fn say(&self, message: &str) {
         self.finish();
         if self.json() {
-            self.event("io.k8s.sigs.minikube.info", &serde_json::json!({ "message": message }));
+            self.event(
+                "io.k8s.sigs.minikube.info",
+                &serde_json::json!({ "message": message }),
+            );
         } else {
             println!("{message}");
         }
@@ -67,7 +77,9 @@ impl Output {
 
     /// Ends the step that is under way, as done.
     pub fn finish(&self) {
-        let Some((bar, message, since)) = self.take() else { return };
+        let Some((bar, message, since)) = self.take() else {
+            return;
+        };
         let took = format_duration(since.elapsed());
         bar.finish_and_clear();
         eprintln!("  {} {message} {}", style("✓", "32"), style(&took, "2"));
@@ -156,7 +168,10 @@ impl Progress for Output {
 
     fn warn(&self, message: &str) {
         if self.json() {
-            self.event("io.k8s.sigs.minikube.warning", &serde_json::json!({ "message": message }));
+            self.event(
+                "io.k8s.sigs.minikube.warning",
+                &serde_json::json!({ "message": message }),
+            );
             return;
         }
         let print = || eprintln!("  {} {message}", style("!", "33"));
@@ -169,7 +184,8 @@ impl Progress for Output {
 
 /// Colours only where somebody sees them (<https://no-color.org>).
 fn style(text: &str, code: &str) -> String {
-    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {
         text.to_owned()
@@ -187,11 +203,21 @@ fn format_duration(took: Duration) -> String {
 /// A table with columns as wide as their widest cell.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let width = |i: usize| {
+        rows.iter()
+            .filter_map(|r| r.get(i))
+            .map(|c| c.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     rows.iter()
         .map(|row| {
-            let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+            let line: Vec<String> = row
+                .iter()
+                .zip(&widths)
+                .map(|(cell, width)| format!("{cell:<width$}"))
+                .collect();
             format!("{}\n", line.join("   ").trim_end())
         })
         .collect()
@@ -203,7 +229,10 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["NAME".into(), "IP".into()], vec!["rkube-m02".into(), "1.2.3.4".into()]];
+        let rows = [
+            vec!["NAME".into(), "IP".into()],
+            vec!["rkube-m02".into(), "1.2.3.4".into()],
+        ];
         assert_eq!(table(&rows), "NAME        IP\nrkube-m02   1.2.3.4\n");
     }
 }

@@ -29,23 +29,44 @@ struct Entry {
     address: String,
 }
 
-pub async fn run(home: &Home, _global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+pub async fn run(
+    home: &Home,
+    _global: &Global,
+    args: Args,
+    output: &Output,
+) -> Result<(), Failure> {
     let Command::List = args.command;
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     let mut entries = Vec::new();
     for name in home.profile_names()? {
         entries.push(match entry(home, &name, &kubeconfig).await {
             Ok(entry) => entry,
-            Err(e) => Entry { name, status: format!("Damaged: {}", e.message), driver: "-".into(), nodes: 0, address: "-".into() },
+            Err(e) => Entry {
+                name,
+                status: format!("Damaged: {}", e.message),
+                driver: "-".into(),
+                nodes: 0,
+                address: "-".into(),
+            },
         });
     }
     output.result(&entries, || {
         if entries.is_empty() {
             return "There are no profiles; make one with: rkube start".into();
         }
-        let mut rows = vec![["PROFILE", "DRIVER", "NODES", "ADDRESS", "STATUS"].map(str::to_owned).to_vec()];
+        let mut rows = vec![
+            ["PROFILE", "DRIVER", "NODES", "ADDRESS", "STATUS"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
         rows.extend(entries.iter().map(|e| {
-            vec![e.name.clone(), e.driver.clone(), e.nodes.to_string(), e.address.clone(), e.status.clone()]
+            vec![
+                e.name.clone(),
+                e.driver.clone(),
+                e.nodes.to_string(),
+                e.address.clone(),
+                e.status.clone(),
+            ]
         }));
         table(&rows)
     });

@@ -36,18 +36,33 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let client = rkube_cluster::client(home, &profile).await?;
     let failed = |e: kube::Error| match e {
         kube::Error::Api(status) if status.code == 404 => {
-            Failure::new(Source::Service, Kind::NotFound, status.message.clone())
-                .advise(format!("list the services of that namespace with: kubectl get services -n {}", args.namespace))
+            Failure::new(Source::Service, Kind::NotFound, status.message.clone()).advise(format!(
+                "list the services of that namespace with: kubectl get services -n {}",
+                args.namespace
+            ))
         }
-        e => Failure::new(Source::ControlPlane, Kind::Unavailable, format!("cannot read services: {e}"))
-            .advise(format!("see whether the cluster runs: rkube status -p {}", profile.name)),
+        e => Failure::new(
+            Source::ControlPlane,
+            Kind::Unavailable,
+            format!("cannot read services: {e}"),
+        )
+        .advise(format!(
+            "see whether the cluster runs: rkube status -p {}",
+            profile.name
+        )),
     };
     let services = match &args.name {
         Some(name) => {
             let api: Api<Service> = Api::namespaced(client, &args.namespace);
             vec![api.get(name).await.map_err(failed)?]
         }
-        None => Api::<Service>::all(client).list(&Default::default()).await.map_err(failed)?.items,
+        None => {
+            Api::<Service>::all(client)
+                .list(&Default::default())
+                .await
+                .map_err(failed)?
+                .items
+        }
     };
     let node = profile.control_plane().ip;
     let ways: Vec<Way> = services.iter().flat_map(|s| ways(s, node)).collect();
@@ -59,25 +74,46 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             Kind::Unavailable,
             format!("the service '{name}' has no node port and no load balancer address"),
         )
-        .advise(format!("reach it with: kubectl port-forward -n {} service/{name} PORT", args.namespace)));
+        .advise(format!(
+            "reach it with: kubectl port-forward -n {} service/{name} PORT",
+            args.namespace
+        )));
     }
     output.result(&ways, || {
         if args.url {
             return ways.iter().map(|w| format!("{}\n", w.url)).collect();
         }
-        let mut rows = vec![["NAMESPACE", "NAME", "PORT", "URL"].map(str::to_owned).to_vec()];
-        rows.extend(ways.iter().map(|w| vec![w.namespace.clone(), w.name.clone(), w.port.clone(), w.url.clone()]));
+        let mut rows = vec![
+            ["NAMESPACE", "NAME", "PORT", "URL"]
+                .map(str::to_owned)
+                .to_vec(),
+        ];
+        rows.extend(ways.iter().map(|w| {
+            vec![
+                w.namespace.clone(),
+                w.name.clone(),
+                w.port.clone(),
+                w.url.clone(),
+            ]
+        }));
         table(&rows)
     });
     Ok(())
 }
 
 fn ways(service: &Service, node: std::net::Ipv4Addr) -> Vec<Way> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let balancer = service
-        .status
-        .as_ref()
-        .and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref()?.first()?.ip.clone());
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let balancer = service.status.as_ref().and_then(|s| {
+        s.load_balancer
+            .as_ref()?
+            .ingress
+            .as_ref()?
+            .first()?
+            .ip
+            .clone()
+    });
     spec.ports
         .iter()
         .flatten()
@@ -87,7 +123,11 @@ fn ways(service: &Service, node: std::net::Ipv4Addr) -> Vec<Way> {
                 (None, Some(node_port)) => format!("{node}:{node_port}"),
                 (None, None) => return None,
             };
-            let scheme = if port.port == 443 || port.name.as_deref() == Some("https") { "https" } else { "http" };
+            let scheme = if port.port == 443 || port.name.as_deref() == Some("https") {
+                "https"
+            } else {
+                "http"
+            };
             Some(Way {
                 namespace: service.namespace().unwrap_or_default(),
                 name: service.name_any(),

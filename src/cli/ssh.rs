@@ -30,11 +30,22 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             session.interactive(Some(&command)).await
         } else {
-            session.exec(&command, Some(tokio::io::stdin()), tokio::io::stdout(), tokio::io::stderr()).await
+            session
+                .exec(
+                    &command,
+                    Some(tokio::io::stdin()),
+                    tokio::io::stdout(),
+                    tokio::io::stderr(),
+                )
+                .await
         }
     };
     let code = code.map_err(|e| {
-        Failure::new(Source::Guest, Kind::Error, format!("the connection to {} broke: {e}", node.name))
+        Failure::new(
+            Source::Guest,
+            Kind::Error,
+            format!("the connection to {} broke: {e}", node.name),
+        )
     })?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
@@ -73,6 +84,9 @@ mod tests {
     fn words_keep_their_borders() {
         let words = |w: &[&str]| w.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         assert_eq!(quote(&words(&["ps aux | head"])), "ps aux | head");
-        assert_eq!(quote(&words(&["echo", "a b", "it's"])), r"echo 'a b' 'it'\''s'");
+        assert_eq!(
+            quote(&words(&["echo", "a b", "it's"])),
+            r"echo 'a b' 'it'\''s'"
+        );
     }
 }

@@ -7,7 +7,7 @@ use rkube_cluster::{Home, Kubeconfig, StartOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
-use super::{Global, Output};
+use super::{Global, Output, interrupted};
 
 /// Flags of `rkube start`. All but --insecure-registry, --wait and the
 /// kubeconfig's count only when the cluster is new.
@@ -61,12 +61,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600,
         _ => return Err(wrong()),
     };
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+    number
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if args.dns_domain.is_empty()
-        || !args.dns_domain.split('.').all(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+        || !args
+            .dns_domain
+            .split('.')
+            .all(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
     {
         return Err(Failure::new(
             Source::Program,
@@ -90,9 +96,26 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         wait: args.wait.then_some(args.wait_timeout),
     };
     let started = std::time::Instant::now();
-    let profile = rkube_cluster::start(home, &options, output).await?;
+    let new = !home.profile_dir(&options.profile).exists();
+    let outcome = tokio::select! {
+        outcome = rkube_cluster::start(home, &options, output) => Some(outcome),
+        () = interrupted() => None,
+    };
+    let Some(outcome) = outcome else {
+        // A cluster that was there before stays, with what runs of it.
+        if new {
+            rkube_cluster::delete(home, &options.profile, options.kubeconfig.as_ref(), output)
+                .await?;
+        }
+        return Err(Failure::interruption());
+    };
+    let profile = outcome?;
     let count = profile.nodes.len();
-    let state = if args.wait { "is ready" } else { "has been started" };
+    let state = if args.wait {
+        "is ready"
+    } else {
+        "has been started"
+    };
     output.say(&format!(
         "The cluster '{}' {state}: {count} node{}, Kubernetes {}, in {:.1} s. kubectl's context is '{}'.",
         profile.name,

@@ -13,7 +13,11 @@ pub struct Args {
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
-    let names = if args.all { home.profile_names()? } else { vec![global.profile.clone()] };
+    let names = if args.all {
+        home.profile_names()?
+    } else {
+        vec![global.profile.clone()]
+    };
     for name in names {
         rkube_cluster::stop(home, &name, output).await?;
         output.say(&format!("The cluster '{name}' is stopped."));

@@ -3,7 +3,7 @@
 use rkube_cluster::{Home, Profile, Progress, TunnelChange};
 use rkube_config::Failure;
 
-use super::{Global, Output};
+use super::{Global, Output, interrupted};
 
 pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
@@ -12,31 +12,20 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
         profile.name,
         profile.load_balancer_range()
     ));
-    rkube_cluster::tunnel(home, &profile, interrupt(), |change| match change {
-        TunnelChange::Up { service, address, ports } => {
+    rkube_cluster::tunnel(home, &profile, interrupted(), |change| match change {
+        TunnelChange::Up {
+            service,
+            address,
+            ports,
+        } => {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-            output.say(&format!("{service}   {address}   ports {}", ports.join(", ")));
+            output.say(&format!(
+                "{service}   {address}   ports {}",
+                ports.join(", ")
+            ));
         }
         TunnelChange::Down { service } => output.say(&format!("{service}   withdrawn")),
         TunnelChange::Trouble(what) => output.warn(&what),
     })
     .await
-}
-
-/// Ctrl-C, SIGTERM or the terminal's end.
-async fn interrupt() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
-    }
 }

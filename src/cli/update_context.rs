@@ -9,6 +9,10 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
     let profile = Profile::load(home, &global.profile)?;
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     rkube_cluster::write_context(home, &profile, &kubeconfig)?;
-    output.say(&format!("The context '{}' in {} is up to date.", profile.name, kubeconfig.path().display()));
+    output.say(&format!(
+        "The context '{}' in {} is up to date.",
+        profile.name,
+        kubeconfig.path().display()
+    ));
     Ok(())
 }

@@ -11,7 +11,11 @@ pub async fn run(_home: &Home, _global: &Global, output: &Output) -> Result<(), 
         "kubernetesVersion": rkube_config::KUBERNETES_VERSION,
     });
     output.result(&value, || {
-        format!("rkube version: v{}\nKubernetes version: {}", env!("CARGO_PKG_VERSION"), rkube_config::KUBERNETES_VERSION)
+        format!(
+            "rkube version: v{}\nKubernetes version: {}",
+            env!("CARGO_PKG_VERSION"),
+            rkube_config::KUBERNETES_VERSION
+        )
     });
     Ok(())
 }

@@ -19,12 +19,21 @@ impl Home {
     /// Finds the folder; makes nothing.
     pub fn find() -> Result<Self, Failure> {
         let root = match std::env::var_os("RKUBE_HOME") {
-            Some(dir) if !dir.is_empty() => std::path::absolute(dir)
-                .map_err(|e| Failure::new(Source::Program, Kind::Config, format!("RKUBE_HOME is not a path: {e}")))?,
+            Some(dir) if !dir.is_empty() => std::path::absolute(dir).map_err(|e| {
+                Failure::new(
+                    Source::Program,
+                    Kind::Config,
+                    format!("RKUBE_HOME is not a path: {e}"),
+                )
+            })?,
             _ => dirs::home_dir()
                 .ok_or_else(|| {
-                    Failure::new(Source::Program, Kind::Config, "the home folder is not known")
-                        .advise("set HOME or RKUBE_HOME")
+                    Failure::new(
+                        Source::Program,
+                        Kind::Config,
+                        "the home folder is not known",
+                    )
+                    .advise("set HOME or RKUBE_HOME")
                 })?
                 .join(".rkube"),
         };
@@ -112,12 +121,20 @@ pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
         std::io::ErrorKind::NotFound => Kind::NotFound,
         _ => Kind::Error,
     };
-    Failure::new(Source::Host, kind, format!("cannot {action} {}: {e}", path.display()))
+    Failure::new(
+        Source::Host,
+        kind,
+        format!("cannot {action} {}: {e}", path.display()),
+    )
 }
 
 /// Makes a folder, and those above it, for the owner only.
 pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| io_failure("make", path, &e))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| io_failure("make", path, &e))
 }
 
 /// Writes a file so that a reader sees the old or the new content, never half.
@@ -135,7 +152,12 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let write = || {
-        let mut file = File::options().create(true).write(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(content)?;
         if durable {
             file.sync_data()?;

@@ -45,14 +45,23 @@ pub struct Kubeconfig {
 /// that exists, if one does), else `~/.kube/config`.
 pub fn default_path() -> Result<PathBuf, Failure> {
     if let Some(list) = std::env::var_os("KUBECONFIG") {
-        let paths: Vec<PathBuf> = std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
+        let paths: Vec<PathBuf> = std::env::split_paths(&list)
+            .filter(|p| !p.as_os_str().is_empty())
+            .collect();
         if let Some(path) = paths.iter().find(|p| p.exists()).or(paths.first()) {
             return Ok(path.clone());
         }
     }
-    dirs::home_dir().map(|home| home.join(".kube/config")).ok_or_else(|| {
-        Failure::new(Source::Program, Kind::Config, "the home folder is not known").advise("set HOME or KUBECONFIG")
-    })
+    dirs::home_dir()
+        .map(|home| home.join(".kube/config"))
+        .ok_or_else(|| {
+            Failure::new(
+                Source::Program,
+                Kind::Config,
+                "the home folder is not known",
+            )
+            .advise("set HOME or KUBECONFIG")
+        })
 }
 
 struct Lock(PathBuf);
@@ -83,10 +92,16 @@ impl Kubeconfig {
                 ("server", entry.server.clone()),
             ]);
             let user = map([
-                ("client-certificate-data", STANDARD.encode(&entry.certificate)),
+                (
+                    "client-certificate-data",
+                    STANDARD.encode(&entry.certificate),
+                ),
                 ("client-key-data", STANDARD.encode(&entry.key)),
             ]);
-            let context = map([("cluster", entry.name.clone()), ("user", entry.name.clone())]);
+            let context = map([
+                ("cluster", entry.name.clone()),
+                ("user", entry.name.clone()),
+            ]);
             set_named(config, "clusters", &entry.name, "cluster", cluster)?;
             set_named(config, "users", &entry.name, "user", user)?;
             // A namespace that the user has set for the context stays.
@@ -125,7 +140,9 @@ impl Kubeconfig {
 
     /// Whether the entry is there and points at `server`.
     pub(crate) fn has(&self, name: &str, server: &str) -> bool {
-        let Ok(config) = self.read() else { return false };
+        let Ok(config) = self.read() else {
+            return false;
+        };
         get_named(&config, "clusters", name)
             .and_then(|c| c.get("cluster")?.get("server")?.as_str())
             .is_some_and(|s| s == server)
@@ -150,7 +167,11 @@ impl Kubeconfig {
     }
 
     fn edit(&self, change: impl FnOnce(&mut Mapping) -> Result<(), String>) -> Result<(), Failure> {
-        if let Some(dir) = self.path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists()) {
+        if let Some(dir) = self
+            .path
+            .parent()
+            .filter(|d| !d.as_os_str().is_empty() && !d.exists())
+        {
             crate::files::make_private_dir(dir)?;
         }
         let _lock = self.lock()?;
@@ -163,11 +184,20 @@ impl Kubeconfig {
             }
         }
         change(&mut config).map_err(|why| {
-            Failure::new(Source::Program, Kind::Config, format!("{} is not a kubeconfig: {why}", path.display()))
-                .advise("repair or move that file; rkube has not touched it")
+            Failure::new(
+                Source::Program,
+                Kind::Config,
+                format!("{} is not a kubeconfig: {why}", path.display()),
+            )
+            .advise("repair or move that file; rkube has not touched it")
         })?;
-        let text = serde_yaml::to_string(&config)
-            .map_err(|e| Failure::new(Source::Program, Kind::Error, format!("cannot write {}: {e}", path.display())))?;
+        let text = serde_yaml::to_string(&config).map_err(|e| {
+            Failure::new(
+                Source::Program,
+                Kind::Error,
+                format!("cannot write {}: {e}", path.display()),
+            )
+        })?;
         // The owner may have opened it to others on purpose.
         let mode = std::fs::metadata(&path).map_or(0o600, |m| m.permissions().mode() & 0o777);
         write_durable(&path, text.as_bytes(), mode)
@@ -179,10 +209,18 @@ impl Kubeconfig {
         let path = PathBuf::from(path);
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
-            match File::options().create_new(true).write(true).mode(0o600).open(&path) {
+            match File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+            {
                 Ok(_) => return Ok(Lock(path)),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                    let age = std::fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+                    let age = std::fs::metadata(&path)
+                        .and_then(|m| m.modified())
+                        .ok()
+                        .and_then(|t| t.elapsed().ok());
                     if age.is_some_and(|age| age > LOCK_STALE) {
                         let _ = std::fs::remove_file(&path);
                     } else if Instant::now() > deadline {
@@ -203,23 +241,41 @@ impl Kubeconfig {
 }
 
 fn map<const N: usize>(fields: [(&str, String); N]) -> Mapping {
-    fields.into_iter().map(|(k, v)| (k.into(), v.into())).collect()
+    fields
+        .into_iter()
+        .map(|(k, v)| (k.into(), v.into()))
+        .collect()
 }
 
 fn get_named<'a>(config: &'a Mapping, list: &str, name: &str) -> Option<&'a Value> {
-    config.get(list)?.as_sequence()?.iter().find(|i| i.get("name").and_then(Value::as_str) == Some(name))
+    config
+        .get(list)?
+        .as_sequence()?
+        .iter()
+        .find(|i| i.get("name").and_then(Value::as_str) == Some(name))
 }
 
-fn set_named(config: &mut Mapping, list: &str, name: &str, field: &str, value: Mapping) -> Result<(), String> {
+fn set_named(
+    config: &mut Mapping,
+    list: &str,
+    name: &str,
+    field: &str,
+    value: Mapping,
+) -> Result<(), String> {
     let items = config.entry(list.into()).or_insert(Value::Null);
     if items.is_null() {
         *items = Value::Sequence(Vec::new());
     }
-    let Value::Sequence(items) = items else { return Err(format!("'{list}' is not a list")) };
+    let Value::Sequence(items) = items else {
+        return Err(format!("'{list}' is not a list"));
+    };
     let mut item = Mapping::new();
     item.insert(field.into(), Value::Mapping(value));
     item.insert("name".into(), name.into());
-    match items.iter_mut().find(|i| i.get("name").and_then(Value::as_str) == Some(name)) {
+    match items
+        .iter_mut()
+        .find(|i| i.get("name").and_then(Value::as_str) == Some(name))
+    {
         Some(old) => *old = Value::Mapping(item),
         None => items.push(Value::Mapping(item)),
     }
@@ -268,10 +324,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = Kubeconfig::at(dir.path().join("config"));
         file.put(&entry("a"), true).unwrap();
-        let text = std::fs::read_to_string(file.path()).unwrap().replace("cluster: a\n", "cluster: a\n    namespace: dev\n");
+        let text = std::fs::read_to_string(file.path())
+            .unwrap()
+            .replace("cluster: a\n", "cluster: a\n    namespace: dev\n");
         std::fs::write(file.path(), text).unwrap();
         file.put(&entry("a"), true).unwrap();
-        assert!(std::fs::read_to_string(file.path()).unwrap().contains("namespace: dev"));
+        assert!(
+            std::fs::read_to_string(file.path())
+                .unwrap()
+                .contains("namespace: dev")
+        );
     }
 
     #[test]
@@ -280,7 +342,13 @@ mod tests {
         let path = dir.path().join("config");
         for text in ["- a\n", "clusters: 7\n", "{\n"] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(Kubeconfig::at(&path).put(&entry("a"), true).unwrap_err().exit_code(), 18);
+            assert_eq!(
+                Kubeconfig::at(&path)
+                    .put(&entry("a"), true)
+                    .unwrap_err()
+                    .exit_code(),
+                18
+            );
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }
@@ -290,6 +358,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = Kubeconfig::at(dir.path().join("new/config"));
         file.put(&entry("a"), true).unwrap();
-        assert_eq!(std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

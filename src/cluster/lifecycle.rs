@@ -56,7 +56,11 @@ const MAX_NODES: u32 = 100;
 
 /// Starts a cluster, making it first if it is new. What a failed or interrupted
 /// first start made is removed again.
-pub async fn start(home: &Home, options: &StartOptions, progress: &dyn Progress) -> Result<Profile, Failure> {
+pub async fn start(
+    home: &Home,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<Profile, Failure> {
     check_name(&options.profile)?;
     let _lock = home.lock(&options.profile)?;
     let existing = Profile::try_load(home, &options.profile)?;
@@ -69,7 +73,9 @@ pub async fn start(home: &Home, options: &StartOptions, progress: &dyn Progress)
         None => plan(home, options)?,
     };
     if !options.insecure_registries.is_empty() {
-        profile.insecure_registries.clone_from(&options.insecure_registries);
+        profile
+            .insecure_registries
+            .clone_from(&options.insecure_registries);
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let started = start_profile(home, &profile, driver.as_ref(), options, progress).await;
@@ -95,7 +101,11 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
             profile.name
         ));
     }
-    if options.driver.as_ref().is_some_and(|d| *d != profile.driver) {
+    if options
+        .driver
+        .as_ref()
+        .is_some_and(|d| *d != profile.driver)
+    {
         progress.warn(&format!(
             "the profile '{}' uses the driver {}; delete it to change that",
             profile.name, profile.driver
@@ -119,7 +129,10 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         return Err(Failure::new(
             Source::Program,
             Kind::Conflict,
-            format!("a cluster '{}' of another RKUBE_HOME runs on this machine", options.profile),
+            format!(
+                "a cluster '{}' of another RKUBE_HOME runs on this machine",
+                options.profile
+            ),
         )
         .advise("choose another name with -p, or delete that cluster under its own RKUBE_HOME"));
     }
@@ -149,7 +162,10 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
     }
     let ranges = [node_cidr, options.pod_cidr, options.service_cidr];
     for (i, a) in ranges.iter().enumerate() {
-        if let Some(b) = ranges[i + 1..].iter().find(|b| a.contains(*b) || b.contains(a)) {
+        if let Some(b) = ranges[i + 1..]
+            .iter()
+            .find(|b| a.contains(*b) || b.contains(a))
+        {
             return Err(Failure::new(
                 Source::Program,
                 Kind::Usage,
@@ -181,12 +197,19 @@ async fn start_profile(
     let plan = profile.plan(home);
     let states = driver.states(&plan).await?;
     if states.iter().all(|s| *s != NodeState::Running) {
-        progress.step("preflight", &format!("Checking the machine for the {} driver", driver.name()));
+        progress.step(
+            "preflight",
+            &format!("Checking the machine for the {} driver", driver.name()),
+        );
         for problem in driver.preflight(&plan) {
             if problem.fatal {
                 return Err(problem.failure);
             }
-            let advice = problem.failure.advice.map(|a| format!(" ({a})")).unwrap_or_default();
+            let advice = problem
+                .failure
+                .advice
+                .map(|a| format!(" ({a})"))
+                .unwrap_or_default();
             progress.warn(&format!("{}{advice}", problem.failure.message));
         }
     }
@@ -194,9 +217,21 @@ async fn start_profile(
     profile.save(home)?;
     let pki = provision(home, profile)?;
 
-    let wanted: Vec<String> = profile.nodes.iter().filter(|n| !n.stopped).map(|n| n.name.clone()).collect();
+    let wanted: Vec<String> = profile
+        .nodes
+        .iter()
+        .filter(|n| !n.stopped)
+        .map(|n| n.name.clone())
+        .collect();
     let count = wanted.len();
-    progress.step("nodes", &format!("Starting {count} {} node{}", driver.name(), if count == 1 { "" } else { "s" }));
+    progress.step(
+        "nodes",
+        &format!(
+            "Starting {count} {} node{}",
+            driver.name(),
+            if count == 1 { "" } else { "s" }
+        ),
+    );
     driver.start(&plan, &wanted).await?;
 
     if let Some(kubeconfig) = &options.kubeconfig {
@@ -221,11 +256,13 @@ pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> 
     make_private_dir(&dir.join("ssh"))?;
     let key = access::ssh_key(home, profile);
     if !key.exists() {
-        rkube_ssh::keys::generate_files(&key, &format!("rkube-{}", profile.name)).map_err(|e| ssh_failure(&e))?;
+        rkube_ssh::keys::generate_files(&key, &format!("rkube-{}", profile.name))
+            .map_err(|e| ssh_failure(&e))?;
     }
     let mut public = key.into_os_string();
     public.push(".pub");
-    let public = std::fs::read_to_string(&public).map_err(|e| io_failure("read", Path::new(&public), &e))?;
+    let public =
+        std::fs::read_to_string(&public).map_err(|e| io_failure("read", Path::new(&public), &e))?;
     let dns = upstream_dns();
     for node in &profile.nodes {
         provision_node(home, profile, node, &pki, &public, &dns)?;
@@ -250,18 +287,30 @@ fn provision_node(
         rkube_ssh::keys::generate_files(&host_key, &node.name).map_err(|e| ssh_failure(&e))?;
     }
     write_private(&ssh.join("authorized_keys"), public_key.as_bytes())?;
-    write_private(&etc.join("node.yaml"), profile.node_config(node, dns).to_yaml().as_bytes())
+    write_private(
+        &etc.join("node.yaml"),
+        profile.node_config(node, dns).to_yaml().as_bytes(),
+    )
 }
 
 fn ssh_failure(e: &rkube_ssh::SshError) -> Failure {
-    Failure::new(Source::Program, Kind::Error, format!("cannot make an SSH key: {e}"))
+    Failure::new(
+        Source::Program,
+        Kind::Error,
+        format!("cannot make an SSH key: {e}"),
+    )
 }
 
 /// Puts this very program where the nodes run it from, unless it is there.
 fn install_binary(target: &Path) -> Result<(), Failure> {
-    let own = std::env::current_exe().map_err(|e| io_failure("find", Path::new("/proc/self/exe"), &e))?;
+    let own =
+        std::env::current_exe().map_err(|e| io_failure("find", Path::new("/proc/self/exe"), &e))?;
     let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| {
-        a.len() == b.len() && a.modified().ok().zip(b.modified().ok()).is_some_and(|(a, b)| a <= b)
+        a.len() == b.len()
+            && a.modified()
+                .ok()
+                .zip(b.modified().ok())
+                .is_some_and(|(a, b)| a <= b)
     };
     if let (Ok(source), Ok(there)) = (own.metadata(), target.metadata())
         && same(&source, &there)
@@ -340,13 +389,20 @@ pub(crate) fn is_ready(node: &ApiNode) -> bool {
 }
 
 /// Waits until every one of `names` is ready.
-pub(crate) async fn wait_for_nodes(client: &Client, names: &[String], deadline: Instant) -> Result<(), Failure> {
+pub(crate) async fn wait_for_nodes(
+    client: &Client,
+    names: &[String],
+    deadline: Instant,
+) -> Result<(), Failure> {
     use futures::{StreamExt, TryStreamExt};
     use kube::runtime::{WatchStreamExt, watcher};
     let api: Api<ApiNode> = Api::all(client.clone());
     let mut waiting: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let watch = async {
-        let mut changes = watcher(api, watcher::Config::default()).default_backoff().touched_objects().boxed();
+        let mut changes = watcher(api, watcher::Config::default())
+            .default_backoff()
+            .touched_objects()
+            .boxed();
         while !waiting.is_empty() {
             // Errors are retried by the back-off above; the deadline ends it.
             if let Ok(Some(node)) = changes.try_next().await
@@ -367,13 +423,19 @@ pub(crate) async fn wait_for_nodes(client: &Client, names: &[String], deadline: 
             Kind::Timeout,
             format!("not ready in time: {}", names.join(", ")),
         )
-        .advise("look at the node's log with: rkube logs -n NODE, and at: kubectl describe node NODE"));
+        .advise(
+            "look at the node's log with: rkube logs -n NODE, and at: kubectl describe node NODE",
+        ));
     }
     Ok(())
 }
 
 /// Writes the cluster's entry in `kubeconfig` and makes it the current one.
-pub fn write_context(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> Result<(), Failure> {
+pub fn write_context(
+    home: &Home,
+    profile: &Profile,
+    kubeconfig: &Kubeconfig,
+) -> Result<(), Failure> {
     let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
     kubeconfig.put(&access::entry(profile, &pki)?, true)
 }
@@ -392,7 +454,14 @@ pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<()
     let _lock = home.lock(name)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let nodes: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
-    progress.step("stop", &format!("Stopping {} node{}", nodes.len(), if nodes.len() == 1 { "" } else { "s" }));
+    progress.step(
+        "stop",
+        &format!(
+            "Stopping {} node{}",
+            nodes.len(),
+            if nodes.len() == 1 { "" } else { "s" }
+        ),
+    );
     driver.stop(&profile.plan(home), &nodes).await
 }
 
@@ -407,8 +476,12 @@ pub async fn delete(
     let dir = home.profile_dir(name);
     let run_dir = home.run_dir(name);
     if !dir.exists() && !run_dir.exists() {
-        return Err(Failure::new(Source::Guest, Kind::NotFound, format!("there is no profile '{name}'"))
-            .advise("list what there is with: rkube profile list"));
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::NotFound,
+            format!("there is no profile '{name}'"),
+        )
+        .advise("list what there is with: rkube profile list"));
     }
     let _lock = home.lock(name)?;
     progress.step("delete", &format!("Deleting the cluster '{name}'"));
@@ -476,19 +549,45 @@ mod tests {
         let home = Home::at(dir.path());
         plan(&home, &options()).unwrap();
         let bad = [
-            StartOptions { nodes: Some(0), ..options() },
-            StartOptions { nodes: Some(101), ..options() },
-            StartOptions { node_cidr: Some("10.96.0.0/24".parse().unwrap()), ..options() },
-            StartOptions { service_cidr: "10.0.0.0/30".parse().unwrap(), ..options() },
+            StartOptions {
+                nodes: Some(0),
+                ..options()
+            },
+            StartOptions {
+                nodes: Some(101),
+                ..options()
+            },
+            StartOptions {
+                node_cidr: Some("10.96.0.0/24".parse().unwrap()),
+                ..options()
+            },
+            StartOptions {
+                service_cidr: "10.0.0.0/30".parse().unwrap(),
+                ..options()
+            },
         ];
         for bad in bad {
             assert_eq!(plan(&home, &bad).unwrap_err().exit_code(), 14);
         }
-        assert_eq!(plan(&home, &StartOptions { driver: Some("x".into()), ..options() }).unwrap_err().exit_code(), 55);
+        assert_eq!(
+            plan(
+                &home,
+                &StartOptions {
+                    driver: Some("x".into()),
+                    ..options()
+                }
+            )
+            .unwrap_err()
+            .exit_code(),
+            55
+        );
     }
 
     #[test]
     fn resolvers_on_loopback_are_left_out() {
-        assert_eq!(resolvers("nameserver 127.0.0.53\nsearch x\nnameserver 9.9.9.9\n"), ["9.9.9.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            resolvers("nameserver 127.0.0.53\nsearch x\nnameserver 9.9.9.9\n"),
+            ["9.9.9.9".parse::<IpAddr>().unwrap()]
+        );
     }
 }

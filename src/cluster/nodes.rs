@@ -38,16 +38,25 @@ pub async fn add_node(
         profile.save(home)?;
         provision(home, &profile)?;
         if states.first() == Some(&rkube_drivers::NodeState::Running) {
-            driver.start(&profile.plan(home), std::slice::from_ref(&node.name)).await?;
+            driver
+                .start(&profile.plan(home), std::slice::from_ref(&node.name))
+                .await?;
             let client = access::client(home, &profile).await?;
-            wait_for_nodes(&client, std::slice::from_ref(&node.name), Instant::now() + READY_LIMIT).await?;
+            wait_for_nodes(
+                &client,
+                std::slice::from_ref(&node.name),
+                Instant::now() + READY_LIMIT,
+            )
+            .await?;
         }
         Ok(())
     }
     .await;
     if let Err(failure) = result {
         // Nothing half-made stays.
-        let _ = driver.remove(&profile.plan(home), std::slice::from_ref(&node.name)).await;
+        let _ = driver
+            .remove(&profile.plan(home), std::slice::from_ref(&node.name))
+            .await;
         profile.nodes.retain(|n| n.name != node.name);
         profile.save(home)?;
         return Err(failure);
@@ -60,7 +69,10 @@ fn control_plane_needed(node: &Node, action: &str) -> Result<(), Failure> {
         return Err(Failure::new(
             Source::Program,
             Kind::Conflict,
-            format!("{} runs the control plane, the cluster cannot do without it", node.name),
+            format!(
+                "{} runs the control plane, the cluster cannot do without it",
+                node.name
+            ),
         )
         .advise(format!("{action} the whole cluster: rkube {action}")));
     }
@@ -68,23 +80,38 @@ fn control_plane_needed(node: &Node, action: &str) -> Result<(), Failure> {
 }
 
 /// Drains a node, removes it and forgets it.
-pub async fn delete_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+pub async fn delete_node(
+    home: &Home,
+    profile: &str,
+    node: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let node = profile.node(Some(node))?.clone();
     control_plane_needed(&node, "delete")?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
-    let cluster_runs = driver.states(&plan).await?.first() == Some(&rkube_drivers::NodeState::Running);
-    let client = if cluster_runs { Some(access::client(home, &profile).await?) } else { None };
+    let cluster_runs =
+        driver.states(&plan).await?.first() == Some(&rkube_drivers::NodeState::Running);
+    let client = if cluster_runs {
+        Some(access::client(home, &profile).await?)
+    } else {
+        None
+    };
     if let Some(client) = &client {
-        progress.step("drain", &format!("Moving the pods of {} elsewhere", node.name));
+        progress.step(
+            "drain",
+            &format!("Moving the pods of {} elsewhere", node.name),
+        );
         if let Err(e) = drain(client, &node.name).await {
             progress.warn(&format!("not every pod left in order: {e}"));
         }
     }
     progress.step("remove", &format!("Removing the node {}", node.name));
-    driver.remove(&plan, std::slice::from_ref(&node.name)).await?;
+    driver
+        .remove(&plan, std::slice::from_ref(&node.name))
+        .await?;
     if let Some(client) = &client {
         let api: Api<ApiNode> = Api::all(client.clone());
         match api.delete(&node.name, &DeleteParams::default()).await {
@@ -121,15 +148,25 @@ async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
     let evictable = |pod: &Pod| !pod.owner_references().iter().any(|o| o.kind == "DaemonSet");
     let deadline = Instant::now() + DRAIN_LIMIT;
     loop {
-        let pods: Vec<Pod> = all.list(&here).await?.items.into_iter().filter(evictable).collect();
+        let pods: Vec<Pod> = all
+            .list(&here)
+            .await?
+            .items
+            .into_iter()
+            .filter(evictable)
+            .collect();
         if pods.is_empty() || Instant::now() >= deadline {
             return Ok(());
         }
-        let evictions = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none()).map(|pod| {
-            let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-            let name = pod.name_any();
-            async move { api.evict(&name, &EvictParams::default()).await }
-        });
+        let evictions = pods
+            .iter()
+            .filter(|p| p.metadata.deletion_timestamp.is_none())
+            .map(|pod| {
+                let api: Api<Pod> =
+                    Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+                let name = pod.name_any();
+                async move { api.evict(&name, &EvictParams::default()).await }
+            });
         // A refusal (429, a disruption budget) is asked again in the next round.
         join_all(evictions).await;
         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -137,27 +174,41 @@ async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
 }
 
 /// Stops a node; it stays stopped until `rkube node start`.
-pub async fn stop_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+pub async fn stop_node(
+    home: &Home,
+    profile: &str,
+    node: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let name = profile.node(Some(node))?.name.clone();
     control_plane_needed(profile.node(Some(node))?, "stop")?;
     progress.step("stop", &format!("Stopping the node {name}"));
     let driver = rkube_drivers::by_name(&profile.driver)?;
-    driver.stop(&profile.plan(home), std::slice::from_ref(&name)).await?;
+    driver
+        .stop(&profile.plan(home), std::slice::from_ref(&name))
+        .await?;
     set_stopped(&mut profile, &name, true);
     profile.save(home)
 }
 
 /// Starts a node and waits for it to be ready.
-pub async fn start_node(home: &Home, profile: &str, node: &str, progress: &dyn Progress) -> Result<(), Failure> {
+pub async fn start_node(
+    home: &Home,
+    profile: &str,
+    node: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let name = profile.node(Some(node))?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
     progress.step("start", &format!("Starting the node {name}"));
     provision(home, &profile)?;
-    driver.start(&profile.plan(home), std::slice::from_ref(&name)).await?;
+    driver
+        .start(&profile.plan(home), std::slice::from_ref(&name))
+        .await?;
     set_stopped(&mut profile, &name, false);
     profile.save(home)?;
     let client = access::client(home, &profile).await?;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::ToSpan;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
@@ -41,7 +41,13 @@ struct Subject<'a> {
 }
 
 fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
-    move |e| Failure::new(Source::Program, Kind::Error, format!("cannot make {what}: {e}"))
+    move |e| {
+        Failure::new(
+            Source::Program,
+            Kind::Error,
+            format!("cannot make {what}: {e}"),
+        )
+    }
 }
 
 impl Pki {
@@ -50,7 +56,11 @@ impl Pki {
         make_private_dir(dir)?;
         let ca = authority(dir, "ca", "rkube-ca")?;
         let front_proxy_ca = authority(dir, "front-proxy-ca", "rkube-front-proxy-ca")?;
-        let pki = Self { dir: dir.to_path_buf(), ca, front_proxy_ca };
+        let pki = Self {
+            dir: dir.to_path_buf(),
+            ca,
+            front_proxy_ca,
+        };
         if !dir.join("sa.key").exists() {
             let key = KeyPair::generate().map_err(failed("the service-account key"))?;
             write_private(&dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
@@ -178,25 +188,49 @@ impl Pki {
     }
 
     /// Issues a certificate once; a later call keeps what is there.
-    fn issue(&self, name: &str, issuer: &Issuer<'_, KeyPair>, subject: Subject<'_>) -> Result<(), Failure> {
-        let (certificate_path, key_path) = (self.dir.join(format!("{name}.crt")), self.dir.join(format!("{name}.key")));
+    fn issue(
+        &self,
+        name: &str,
+        issuer: &Issuer<'_, KeyPair>,
+        subject: Subject<'_>,
+    ) -> Result<(), Failure> {
+        let (certificate_path, key_path) = (
+            self.dir.join(format!("{name}.crt")),
+            self.dir.join(format!("{name}.key")),
+        );
         if certificate_path.exists() && key_path.exists() {
             return Ok(());
         }
         let fail = failed("a certificate");
         let mut params = CertificateParams::new(subject.names).map_err(&fail)?;
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, subject.common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.common_name);
         if let Some(organization) = subject.organization {
-            params.distinguished_name.push(DnType::OrganizationName, organization);
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organization);
         }
-        params.subject_alt_names.extend(subject.addresses.into_iter().map(|ip| SanType::IpAddress(IpAddr::V4(ip))));
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.subject_alt_names.extend(
+            subject
+                .addresses
+                .into_iter()
+                .map(|ip| SanType::IpAddress(IpAddr::V4(ip))),
+        );
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
         if subject.server {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         if subject.client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, LEAF_YEARS);
@@ -232,32 +266,52 @@ fn set_validity(params: &mut CertificateParams, years: i64) {
     // A day back: clocks of a VM's guest may lag.
     let from = jiff::Zoned::now().date().saturating_sub(1.day());
     let to = from.saturating_add(years.years());
-    let date = |d: jiff::civil::Date| rcgen::date_time_ymd(d.year().into(), d.month() as u8, d.day() as u8);
+    let date = |d: jiff::civil::Date| {
+        rcgen::date_time_ymd(d.year().into(), d.month() as u8, d.day() as u8)
+    };
     params.not_before = date(from);
     params.not_after = date(to);
 }
 
-fn authority(dir: &Path, name: &str, common_name: &str) -> Result<Issuer<'static, KeyPair>, Failure> {
-    let (certificate_path, key_path) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+fn authority(
+    dir: &Path,
+    name: &str,
+    common_name: &str,
+) -> Result<Issuer<'static, KeyPair>, Failure> {
+    let (certificate_path, key_path) = (
+        dir.join(format!("{name}.crt")),
+        dir.join(format!("{name}.key")),
+    );
     let fail = failed("the certificate authority");
     if !certificate_path.exists() || !key_path.exists() {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, common_name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+        ];
         set_validity(&mut params, CA_YEARS);
         let key = KeyPair::generate().map_err(&fail)?;
         let certificate = params.self_signed(&key).map_err(&fail)?;
         write_private(&key_path, key.serialize_pem().as_bytes())?;
         write_private(&certificate_path, certificate.pem().as_bytes())?;
     }
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| io_failure("read", path, &e));
+    let read =
+        |path: &Path| std::fs::read_to_string(path).map_err(|e| io_failure("read", path, &e));
     let damaged = |path: &Path, e: rcgen::Error| {
-        Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {e}", path.display()))
-            .advise("delete the cluster and start it again: rkube delete")
+        Failure::new(
+            Source::Program,
+            Kind::Config,
+            format!("{} is damaged: {e}", path.display()),
+        )
+        .advise("delete the cluster and start it again: rkube delete")
     };
     let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
-    Issuer::from_ca_cert_pem(&read(&certificate_path)?, key).map_err(|e| damaged(&certificate_path, e))
+    Issuer::from_ca_cert_pem(&read(&certificate_path)?, key)
+        .map_err(|e| damaged(&certificate_path, e))
 }

@@ -94,8 +94,14 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     if good {
         return Ok(());
     }
-    Err(Failure::new(Source::Program, Kind::Usage, format!("'{name}' cannot name a profile"))
-        .advise("use at most 40 lower-case letters, digits and '-', with a letter or digit at both ends"))
+    Err(Failure::new(
+        Source::Program,
+        Kind::Usage,
+        format!("'{name}' cannot name a profile"),
+    )
+    .advise(
+        "use at most 40 lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))
 }
 
 impl Profile {
@@ -105,7 +111,10 @@ impl Profile {
             format: FORMAT,
             name: what.name.to_owned(),
             driver: what.driver.to_owned(),
-            created: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+            created: jiff::Timestamp::now()
+                .round(jiff::Unit::Second)
+                .unwrap_or_default()
+                .to_string(),
             node_cidr: what.node_cidr,
             pod_cidr: what.pod_cidr,
             service_cidr: what.service_cidr,
@@ -120,12 +129,26 @@ impl Profile {
     }
 
     /// Adds a node with the first free name, address and pod range.
-    pub(crate) fn push_node(&mut self, cpu_millis: Option<u64>, memory_bytes: Option<u64>) -> Result<&Node, Failure> {
+    pub(crate) fn push_node(
+        &mut self,
+        cpu_millis: Option<u64>,
+        memory_bytes: Option<u64>,
+    ) -> Result<&Node, Failure> {
         let full = |what: &str, range: Ipv4Net| {
-            Failure::new(Source::LocalNetwork, Kind::Config, format!("{range} has no {what} left for another node"))
+            Failure::new(
+                Source::LocalNetwork,
+                Kind::Config,
+                format!("{range} has no {what} left for another node"),
+            )
         };
         let name = (1..)
-            .map(|i| if i == 1 { self.name.clone() } else { format!("{}-m{i:02}", self.name) })
+            .map(|i| {
+                if i == 1 {
+                    self.name.clone()
+                } else {
+                    format!("{}-m{i:02}", self.name)
+                }
+            })
             .find(|n| self.nodes.iter().all(|node| node.name != *n))
             .unwrap_or_else(|| self.name.clone());
         // The first address is the host's; the upper half is for load balancers.
@@ -137,7 +160,9 @@ impl Profile {
             .pod_cidr
             .subnets(24.max(self.pod_cidr.prefix_len()))
             .ok()
-            .and_then(|mut ranges| ranges.find(|r| self.nodes.iter().all(|node| node.pod_cidr != *r)))
+            .and_then(|mut ranges| {
+                ranges.find(|r| self.nodes.iter().all(|node| node.pod_cidr != *r))
+            })
             .ok_or_else(|| full("/24", self.pod_cidr))?;
         self.nodes.push(Node {
             control_plane: self.nodes.is_empty(),
@@ -162,7 +187,11 @@ impl Profile {
     }
 
     fn halves(&self) -> (Ipv4Net, Ipv4Net) {
-        let mut halves = self.node_cidr.subnets(self.node_cidr.prefix_len() + 1).into_iter().flatten();
+        let mut halves = self
+            .node_cidr
+            .subnets(self.node_cidr.prefix_len() + 1)
+            .into_iter()
+            .flatten();
         match (halves.next(), halves.next()) {
             (Some(low), Some(high)) => (low, high),
             _ => (self.node_cidr, self.node_cidr),
@@ -175,8 +204,12 @@ impl Profile {
         check_name(name)?;
         match Self::try_load(home, name)? {
             Some(profile) => Ok(profile),
-            None => Err(Failure::new(Source::Guest, Kind::NotFound, format!("there is no profile '{name}'"))
-                .advise(format!("make one with: rkube start -p {name}"))),
+            None => Err(Failure::new(
+                Source::Guest,
+                Kind::NotFound,
+                format!("there is no profile '{name}'"),
+            )
+            .advise(format!("make one with: rkube start -p {name}"))),
         }
     }
 
@@ -189,18 +222,32 @@ impl Profile {
             Err(e) => return Err(io_failure("read", &path, &e)),
         };
         let damaged = |why: String| {
-            Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {why}", path.display()))
-                .advise(format!("repair the file, or remove the cluster with: rkube delete -p {name}"))
+            Failure::new(
+                Source::Program,
+                Kind::Config,
+                format!("{} is damaged: {why}", path.display()),
+            )
+            .advise(format!(
+                "repair the file, or remove the cluster with: rkube delete -p {name}"
+            ))
         };
         let profile: Self = serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
         if profile.format != FORMAT {
-            return Err(damaged(format!("its format is {}, this rkube reads {FORMAT}", profile.format)));
+            return Err(damaged(format!(
+                "its format is {}, this rkube reads {FORMAT}",
+                profile.format
+            )));
         }
         if profile.name != name {
-            return Err(damaged(format!("it describes the profile '{}'", profile.name)));
+            return Err(damaged(format!(
+                "it describes the profile '{}'",
+                profile.name
+            )));
         }
         if !profile.nodes.first().is_some_and(|n| n.control_plane) {
-            return Err(damaged("its first node does not run the control plane".into()));
+            return Err(damaged(
+                "its first node does not run the control plane".into(),
+            ));
         }
         Ok(Some(profile))
     }
@@ -209,8 +256,13 @@ impl Profile {
     pub(crate) fn save(&self, home: &Home) -> Result<(), Failure> {
         let dir = home.profile_dir(&self.name);
         make_private_dir(&dir)?;
-        let text = serde_yaml::to_string(self)
-            .map_err(|e| Failure::new(Source::Program, Kind::Error, format!("cannot write the profile: {e}")))?;
+        let text = serde_yaml::to_string(self).map_err(|e| {
+            Failure::new(
+                Source::Program,
+                Kind::Error,
+                format!("cannot write the profile: {e}"),
+            )
+        })?;
         write_durable(&dir.join("profile.yaml"), text.as_bytes(), 0o600)
     }
 
@@ -221,17 +273,26 @@ impl Profile {
 
     /// A node by name; the control plane's when `name` is `None`.
     pub fn node(&self, name: Option<&str>) -> Result<&Node, Failure> {
-        let Some(name) = name else { return Ok(self.control_plane()) };
+        let Some(name) = name else {
+            return Ok(self.control_plane());
+        };
         self.nodes.iter().find(|n| n.name == name).ok_or_else(|| {
             let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
-            Failure::new(Source::Guest, Kind::NotFound, format!("the profile '{}' has no node '{name}'", self.name))
-                .advise(format!("its nodes are: {}", names.join(", ")))
+            Failure::new(
+                Source::Guest,
+                Kind::NotFound,
+                format!("the profile '{}' has no node '{name}'", self.name),
+            )
+            .advise(format!("its nodes are: {}", names.join(", ")))
         })
     }
 
     /// The first address of the services: `kubernetes.default`.
     pub(crate) fn kubernetes_ip(&self) -> Ipv4Addr {
-        self.service_cidr.hosts().next().unwrap_or(self.service_cidr.network())
+        self.service_cidr
+            .hosts()
+            .next()
+            .unwrap_or(self.service_cidr.network())
     }
 
     pub(crate) fn plan(&self, home: &Home) -> ClusterPlan {
@@ -262,12 +323,23 @@ impl Profile {
                 name: self.name.clone(),
                 dns_domain: self.dns_domain.clone(),
                 service_cidr: self.service_cidr,
-                dns_ip: self.service_cidr.hosts().nth(9).unwrap_or(self.service_cidr.network()),
+                dns_ip: self
+                    .service_cidr
+                    .hosts()
+                    .nth(9)
+                    .unwrap_or(self.service_cidr.network()),
                 pod_cidr: self.pod_cidr,
                 node_cidr: self.node_cidr,
                 api_server_ip: self.control_plane().ip,
                 api_server_port: ports::API_SERVER,
-                nodes: self.nodes.iter().map(|n| NodeAddress { name: n.name.clone(), ip: n.ip }).collect(),
+                nodes: self
+                    .nodes
+                    .iter()
+                    .map(|n| NodeAddress {
+                        name: n.name.clone(),
+                        ip: n.ip,
+                    })
+                    .collect(),
             },
             name: node.name.clone(),
             ip: node.ip,
@@ -325,7 +397,10 @@ mod tests {
         let mut p = profile(3);
         p.nodes.remove(1);
         let added = p.push_node(None, None).unwrap();
-        assert_eq!((added.name.as_str(), added.ip), ("rkube-m02", Ipv4Addr::new(192, 168, 58, 3)));
+        assert_eq!(
+            (added.name.as_str(), added.ip),
+            ("rkube-m02", Ipv4Addr::new(192, 168, 58, 3))
+        );
     }
 
     #[test]

@@ -77,7 +77,11 @@ impl ClusterStatus {
 }
 
 /// Asks the driver and the API server.
-pub async fn status(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> Result<ClusterStatus, Failure> {
+pub async fn status(
+    home: &Home,
+    profile: &Profile,
+    kubeconfig: &Kubeconfig,
+) -> Result<ClusterStatus, Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let states = driver.states(&profile.plan(home)).await?;
     let api_nodes = if states.first() == Some(&NodeState::Running) {
@@ -100,10 +104,20 @@ pub async fn status(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> 
                 NodeState::Missing => "Nonexistent",
             };
             let ready = state == NodeState::Running
-                && api_nodes.iter().flatten().any(|n| n.name_any() == node.name && is_ready(n));
+                && api_nodes
+                    .iter()
+                    .flatten()
+                    .any(|n| n.name_any() == node.name && is_ready(n));
             let (api_server, configured) = if node.control_plane {
                 let configured = kubeconfig.has(&profile.name, &access::server(profile));
-                (up(api_nodes.is_some()), if configured { "Configured" } else { "Misconfigured" })
+                (
+                    up(api_nodes.is_some()),
+                    if configured {
+                        "Configured"
+                    } else {
+                        "Misconfigured"
+                    },
+                )
             } else {
                 ("Irrelevant", "Irrelevant")
             };
@@ -118,7 +132,11 @@ pub async fn status(home: &Home, profile: &Profile, kubeconfig: &Kubeconfig) -> 
             }
         })
         .collect();
-    Ok(ClusterStatus { name: profile.name.clone(), driver: profile.driver.clone(), nodes })
+    Ok(ClusterStatus {
+        name: profile.name.clone(),
+        driver: profile.driver.clone(),
+        nodes,
+    })
 }
 
 #[cfg(test)]
@@ -136,9 +154,16 @@ mod tests {
             kubeconfig: "Configured",
             worker: false,
         };
-        let status = |node| ClusterStatus { name: "p".into(), driver: "native".into(), nodes: vec![node] };
+        let status = |node| ClusterStatus {
+            name: "p".into(),
+            driver: "native".into(),
+            nodes: vec![node],
+        };
         assert_eq!(status(node("Running", "Running", "Running")).exit_code(), 0);
         assert_eq!(status(node("Stopped", "Stopped", "Stopped")).exit_code(), 7);
-        assert_eq!(status(node("Running", "Stopped", "Irrelevant")).exit_code(), 4);
+        assert_eq!(
+            status(node("Running", "Stopped", "Irrelevant")).exit_code(),
+            4
+        );
     }
 }

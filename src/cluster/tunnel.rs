@@ -55,22 +55,29 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let run_dir = home.run_dir(&profile.name);
     let path = run_dir.join("tunnel.lock");
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| {
-        let failure = io_failure("open", &path, &e);
-        if e.kind() == std::io::ErrorKind::NotFound {
-            return Failure::new(
-                Source::Guest,
-                Kind::NotRunning,
-                format!("the cluster '{}' does not run", profile.name),
-            )
-            .advise(format!("start it with: rkube start -p {}", profile.name));
-        }
-        failure
-    })?;
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| {
+            let failure = io_failure("open", &path, &e);
+            if e.kind() == std::io::ErrorKind::NotFound {
+                return Failure::new(
+                    Source::Guest,
+                    Kind::NotRunning,
+                    format!("the cluster '{}' does not run", profile.name),
+                )
+                .advise(format!("start it with: rkube start -p {}", profile.name));
+            }
+            failure
+        })?;
     let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-        nix::errno::Errno::EWOULDBLOCK => {
-            Failure::new(Source::Program, Kind::Conflict, format!("a tunnel for '{}' runs already", profile.name))
-        }
+        nix::errno::Errno::EWOULDBLOCK => Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!("a tunnel for '{}' runs already", profile.name),
+        ),
         e => io_failure("lock", &path, &e.into()),
     })?;
     let mut tunnel = Tunnel {
@@ -83,7 +90,9 @@ pub async fn run(
 
     tokio::pin!(stop);
     let services: Api<Service> = Api::all(tunnel.client.clone());
-    let mut events = watcher(services, watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(services, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     let mut seen = BTreeSet::new();
     loop {
         let event = tokio::select! {
@@ -99,7 +108,12 @@ pub async fn run(
                 tunnel.apply(&service, &mut report).await;
             }
             Some(Ok(watcher::Event::InitDone)) => {
-                let gone: Vec<String> = tunnel.up.keys().filter(|k| !seen.contains(*k)).cloned().collect();
+                let gone: Vec<String> = tunnel
+                    .up
+                    .keys()
+                    .filter(|k| !seen.contains(*k))
+                    .cloned()
+                    .collect();
                 for service in gone {
                     tunnel.drop_route(&service, &mut report);
                 }
@@ -117,7 +131,11 @@ pub async fn run(
 }
 
 fn key(service: &Service) -> String {
-    format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any())
+    format!(
+        "{}/{}",
+        service.namespace().unwrap_or_default(),
+        service.name_any()
+    )
 }
 
 /// Whether rkube is to give the service an address: another class of load
@@ -157,11 +175,17 @@ impl Tunnel {
             let was_ours = self.up.contains_key(&key);
             self.drop_route(&key, report);
             if was_ours && let Err(e) = self.set_status(service, None).await {
-                report(Change::Trouble(format!("cannot take back the address of {key}: {e}")));
+                report(Change::Trouble(format!(
+                    "cannot take back the address of {key}: {e}"
+                )));
             }
             return;
         }
-        let wished = service.spec.as_ref().and_then(|s| s.load_balancer_ip.as_deref()).and_then(|ip| ip.parse().ok());
+        let wished = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.load_balancer_ip.as_deref())
+            .and_then(|ip| ip.parse().ok());
         let address = match self.book.address(&key, wished) {
             Ok(address) => address,
             Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
@@ -169,16 +193,30 @@ impl Tunnel {
         if self.up.get(&key) != Some(&address) {
             self.drop_route(&key, report);
             if let Err(e) = self.add_route(address) {
-                return report(Change::Trouble(format!("cannot route {address} to the cluster: {}", e.message)));
+                return report(Change::Trouble(format!(
+                    "cannot route {address} to the cluster: {}",
+                    e.message
+                )));
             }
             self.up.insert(key.clone(), address);
-            let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten()).map(|p| p.port as u16).collect();
-            report(Change::Up { service: key.clone(), address, ports });
+            let ports = service
+                .spec
+                .iter()
+                .flat_map(|s| s.ports.iter().flatten())
+                .map(|p| p.port as u16)
+                .collect();
+            report(Change::Up {
+                service: key.clone(),
+                address,
+                ports,
+            });
         }
         if published(service) != [address.to_string()]
             && let Err(e) = self.set_status(service, Some(address)).await
         {
-            report(Change::Trouble(format!("cannot publish the address of {key}: {e}")));
+            report(Change::Trouble(format!(
+                "cannot publish the address of {key}: {e}"
+            )));
         }
     }
 
@@ -189,29 +227,54 @@ impl Tunnel {
     }
 
     fn add_route(&self, address: Ipv4Addr) -> Result<(), Failure> {
-        Netlink::open().map_err(network_failure)?.replace_route(&self.route(address)?).map_err(network_failure)
+        Netlink::open()
+            .map_err(network_failure)?
+            .replace_route(&self.route(address)?)
+            .map_err(network_failure)
     }
 
     fn drop_route(&mut self, key: &str, report: &mut impl FnMut(Change)) {
-        let Some(address) = self.up.remove(key) else { return };
-        let gone = self
-            .route(address)
-            .and_then(|route| Netlink::open().and_then(|n| n.delete_route(&route)).map_err(network_failure));
+        let Some(address) = self.up.remove(key) else {
+            return;
+        };
+        let gone = self.route(address).and_then(|route| {
+            Netlink::open()
+                .and_then(|n| n.delete_route(&route))
+                .map_err(network_failure)
+        });
         match gone {
-            Ok(_) => report(Change::Down { service: key.to_owned() }),
-            Err(e) => report(Change::Trouble(format!("cannot remove the route to {address}: {}", e.message))),
+            Ok(_) => report(Change::Down {
+                service: key.to_owned(),
+            }),
+            Err(e) => report(Change::Trouble(format!(
+                "cannot remove the route to {address}: {}",
+                e.message
+            ))),
         }
     }
 
-    async fn set_status(&self, service: &Service, address: Option<Ipv4Addr>) -> Result<(), kube::Error> {
-        let api: Api<Service> = Api::namespaced(self.client.clone(), &service.namespace().unwrap_or_default());
+    async fn set_status(
+        &self,
+        service: &Service,
+        address: Option<Ipv4Addr>,
+    ) -> Result<(), kube::Error> {
+        let api: Api<Service> = Api::namespaced(
+            self.client.clone(),
+            &service.namespace().unwrap_or_default(),
+        );
         let load_balancer = match address {
             Some(ip) => serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": "VIP" }] }),
             None => serde_json::json!({ "ingress": null }),
         };
         let patch = serde_json::json!({ "status": { "loadBalancer": load_balancer } });
-        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        match api.patch_status(&service.name_any(), &params, &Patch::Merge(patch)).await {
+        let params = PatchParams {
+            field_manager: Some(MANAGER.into()),
+            ..PatchParams::default()
+        };
+        match api
+            .patch_status(&service.name_any(), &params, &Patch::Merge(patch))
+            .await
+        {
             Ok(_) => Ok(()),
             // Deleted meanwhile: its event follows.
             Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
@@ -223,7 +286,9 @@ impl Tunnel {
     async fn withdraw(&mut self, report: &mut impl FnMut(Change)) {
         for key in self.up.keys().cloned().collect::<Vec<_>>() {
             self.drop_route(&key, report);
-            let Some((namespace, name)) = key.split_once('/') else { continue };
+            let Some((namespace, name)) = key.split_once('/') else {
+                continue;
+            };
             let service = Service {
                 metadata: kube::core::ObjectMeta {
                     namespace: Some(namespace.into()),
@@ -233,7 +298,9 @@ impl Tunnel {
                 ..Service::default()
             };
             if let Err(e) = self.set_status(&service, None).await {
-                report(Change::Trouble(format!("cannot take back the address of {key}: {e}")));
+                report(Change::Trouble(format!(
+                    "cannot take back the address of {key}: {e}"
+                )));
             }
         }
     }
@@ -266,26 +333,38 @@ impl Book {
         let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
         let entries = match std::fs::read_to_string(&path) {
             Ok(text) => serde_yaml::from_str(&text).map_err(|e| {
-                Failure::new(Source::Program, Kind::Config, format!("{} is damaged: {e}", path.display()))
-                    .advise("remove that file; services may get other addresses then")
+                Failure::new(
+                    Source::Program,
+                    Kind::Config,
+                    format!("{} is damaged: {e}", path.display()),
+                )
+                .advise("remove that file; services may get other addresses then")
             })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(io_failure("read", &path, &e)),
         };
-        Ok(Self { path, range: profile.load_balancer_range(), entries })
+        Ok(Self {
+            path,
+            range: profile.load_balancer_range(),
+            entries,
+        })
     }
 
     /// The service's address: the one it had, the one it wishes for if that is
     /// free and in range, or the next free one.
     fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
-        let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| entries.values().all(|taken| taken != ip);
+        let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
+            entries.values().all(|taken| taken != ip)
+        };
         if let Some(address) = self.entries.get(key)
             && wished.is_none_or(|w| w == *address)
         {
             return Ok(*address);
         }
         let address = match wished {
-            Some(ip) if !self.range.contains(&ip) => return Err(format!("{ip} is not in {}", self.range)),
+            Some(ip) if !self.range.contains(&ip) => {
+                return Err(format!("{ip} is not in {}", self.range));
+            }
             Some(ip) if !free(&ip, &self.entries) => return Err(format!("{ip} is taken")),
             Some(ip) => ip,
             None => self
@@ -321,12 +400,19 @@ mod tests {
     fn addresses_are_kept_wished_for_and_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("book.yaml");
-        let mut book = Book { path, range: "192.168.58.128/25".parse().unwrap(), entries: BTreeMap::new() };
+        let mut book = Book {
+            path,
+            range: "192.168.58.128/25".parse().unwrap(),
+            entries: BTreeMap::new(),
+        };
         let first = book.address("a/x", None).unwrap();
         assert_eq!(first, Ipv4Addr::new(192, 168, 58, 129));
         assert_eq!(book.address("a/x", None).unwrap(), first);
         assert!(book.address("a/y", Some(first)).is_err());
-        assert!(book.address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1))).is_err());
+        assert!(
+            book.address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
+                .is_err()
+        );
         let wish = Ipv4Addr::new(192, 168, 58, 200);
         assert_eq!(book.address("a/y", Some(wish)).unwrap(), wish);
         book.forget("a/x").unwrap();

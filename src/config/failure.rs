@@ -73,10 +73,28 @@ pub struct Failure {
 /// Exit code of a command ended by Ctrl-C.
 pub const EXIT_INTERRUPTED: u8 = 2;
 
+/// The message of [`Failure::interruption`].
+const INTERRUPTED: &str = "interrupted";
+
 impl Failure {
     /// A failure without advice.
     pub fn new(source: Source, kind: Kind, message: impl Into<String>) -> Self {
-        Self { source, kind, message: message.into(), advice: None }
+        Self {
+            source,
+            kind,
+            message: message.into(),
+            advice: None,
+        }
+    }
+
+    /// Not a failure, but Ctrl-C: the process ends with [`EXIT_INTERRUPTED`].
+    pub fn interruption() -> Self {
+        Self::new(Source::Program, Kind::Error, INTERRUPTED)
+    }
+
+    /// Whether this is [`Failure::interruption`].
+    pub fn is_interruption(&self) -> bool {
+        self.source == Source::Program && self.kind == Kind::Error && self.message == INTERRUPTED
     }
 
     /// Adds what to do next.
@@ -110,7 +128,11 @@ impl Failure {
             }
             out
         };
-        format!("{}_{}", upper(format!("{:?}", self.source)), upper(format!("{:?}", self.kind)))
+        format!(
+            "{}_{}",
+            upper(format!("{:?}", self.source)),
+            upper(format!("{:?}", self.kind))
+        )
     }
 }
 
@@ -134,8 +156,17 @@ mod tests {
 
     #[test]
     fn codes_follow_minikubes_scheme() {
-        assert_eq!(Failure::new(Source::Program, Kind::Usage, "").exit_code(), 14);
-        assert_eq!(Failure::new(Source::ControlPlane, Kind::Timeout, "").exit_code(), 102);
-        assert_eq!(Failure::new(Source::LocalNetwork, Kind::NotRunning, "").name(), "LOCAL_NETWORK_NOT_RUNNING");
+        assert_eq!(
+            Failure::new(Source::Program, Kind::Usage, "").exit_code(),
+            14
+        );
+        assert_eq!(
+            Failure::new(Source::ControlPlane, Kind::Timeout, "").exit_code(),
+            102
+        );
+        assert_eq!(
+            Failure::new(Source::LocalNetwork, Kind::NotRunning, "").name(),
+            "LOCAL_NETWORK_NOT_RUNNING"
+        );
     }
 }

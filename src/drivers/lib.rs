@@ -47,7 +47,10 @@ pub struct NodePlan {
 impl ClusterPlan {
     /// The host's address in the nodes' range.
     pub fn gateway(&self) -> Ipv4Addr {
-        self.node_cidr.hosts().next().unwrap_or(self.node_cidr.network())
+        self.node_cidr
+            .hosts()
+            .next()
+            .unwrap_or(self.node_cidr.network())
     }
 
     /// A node's folder.
@@ -99,17 +102,32 @@ pub trait Driver: Send + Sync {
     fn free_range(&self, taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure>;
 
     /// Starts `nodes`, and whatever they need besides; a node that runs is left alone.
-    fn start<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>>;
+    fn start<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Stops `nodes` in order, keeping their state. When none is left running,
     /// nothing of the cluster but files remains.
-    fn stop<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>>;
+    fn stop<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Removes `nodes` with their state. Removing what is not there succeeds.
-    fn remove<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>>;
+    fn remove<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// The state of every node of the plan, in its order.
-    fn states<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>>;
+    fn states<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+    ) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>>;
 
     /// Removes everything of the cluster but the profile's folder, whatever
     /// state it is in and whoever died.
@@ -127,7 +145,11 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
             format!("the driver '{name}' is not built yet"),
         )
         .advise("use --driver native")),
-        _ => Err(Failure::new(Source::Driver, Kind::NotFound, format!("there is no driver '{name}'"))
-            .advise("the drivers are: native")),
+        _ => Err(Failure::new(
+            Source::Driver,
+            Kind::NotFound,
+            format!("there is no driver '{name}'"),
+        )
+        .advise("the drivers are: native")),
     }
 }

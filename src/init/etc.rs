@@ -24,15 +24,28 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 fn hosts(config: &NodeConfig) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     let _ = writeln!(text, "{} {}", config.ip, config.name);
-    for peer in config.cluster.nodes.iter().filter(|n| n.name != config.name) {
+    for peer in config
+        .cluster
+        .nodes
+        .iter()
+        .filter(|n| n.name != config.name)
+    {
         let _ = writeln!(text, "{} {}", peer.ip, peer.name);
     }
-    let _ = writeln!(text, "{} control-plane.rkube.internal", config.cluster.api_server_ip);
+    let _ = writeln!(
+        text,
+        "{} control-plane.rkube.internal",
+        config.cluster.api_server_ip
+    );
     text
 }
 
 fn resolv_conf(config: &NodeConfig) -> String {
-    config.upstream_dns.iter().map(|ip| format!("nameserver {ip}\n")).collect()
+    config
+        .upstream_dns
+        .iter()
+        .map(|ip| format!("nameserver {ip}\n"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,12 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// child subreaper) of a node whose file systems are mounted.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     let mut wanted = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGPWR] {
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGPWR,
+    ] {
         wanted.add(signal);
     }
     wanted.thread_block().context("cannot block signals")?;
@@ -75,7 +80,9 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
 fn wait_for_signal(signals: &SignalFd, timeout: Option<Duration>) -> anyhow::Result<bool> {
     let timeout = match timeout {
         // Rounded up, so that a wait never ends just before what it waits for.
-        Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+        Some(left) => {
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        }
         None => PollTimeout::NONE,
     };
     let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -119,14 +126,20 @@ fn stop(services: &mut [Service], signals: &SignalFd) -> anyhow::Result<()> {
         service.terminate();
     }
     while services.iter().any(|s| s.pid().is_some()) && Instant::now() < deadline {
-        wait_for_signal(signals, Some(deadline.saturating_duration_since(Instant::now())))?;
+        wait_for_signal(
+            signals,
+            Some(deadline.saturating_duration_since(Instant::now())),
+        )?;
         reap(services);
     }
     // A container's own PID 1 gets the signal too; without a handler it ignores
     // it and is killed with the namespace below.
     let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
     while !reap(services) && Instant::now() < deadline {
-        wait_for_signal(signals, Some(deadline.saturating_duration_since(Instant::now())))?;
+        wait_for_signal(
+            signals,
+            Some(deadline.saturating_duration_since(Instant::now())),
+        )?;
     }
     nix::unistd::sync();
     Ok(())

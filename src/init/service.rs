@@ -31,7 +31,13 @@ pub struct Service {
 
 impl Service {
     pub fn new(role: &'static str) -> Self {
-        Self { role, pid: None, started: Instant::now(), due: None, failures: 0 }
+        Self {
+            role,
+            pid: None,
+            started: Instant::now(),
+            due: None,
+            failures: 0,
+        }
     }
 
     pub fn pid(&self) -> Option<Pid> {
@@ -84,7 +90,10 @@ impl Service {
         command
             .arg(self.role)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", "/root")
             .env("LANG", "C.UTF-8")
             .current_dir("/")
@@ -115,7 +124,11 @@ impl Service {
         if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_LIMIT) {
             std::fs::rename(&path, format!("{path}.1"))?;
         }
-        OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)
     }
 }
 
@@ -123,7 +136,9 @@ impl Service {
 fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        n => FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_PAUSE),
+        n => FIRST_PAUSE
+            .saturating_mul(1 << (n - 1).min(16))
+            .min(LONGEST_PAUSE),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Controllers and scheduler are clients like any other, only without sockets:
 //! they get as far as their own identities may.
 
+mod defaults;
 mod node_roles;
 
 use std::path::Path;
@@ -39,10 +40,22 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         let path = pki_dir.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
-    let mut controllers = rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
+    let mut controllers =
+        rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
     controllers.api_server_ip = cluster.api_server_ip;
     controllers.api_server_port = cluster.api_server_port;
-    let roles = node_roles::run(server.client("system:rkube-node-roles", &["system:masters"]), config.name.clone());
+    let roles = node_roles::run(
+        server.client("system:rkube-node-roles", &["system:masters"]),
+        config.name.clone(),
+    );
+    let setup = server.client("system:rkube-defaults", &["system:masters"]);
+    let defaults = cluster.clone();
+    // In the background: readiness does not wait for it.
+    tokio::spawn(async move {
+        if let Err(e) = defaults::ensure(&setup, &defaults).await {
+            tracing::error!("making the objects that every cluster begins with: {e:#}");
+        }
+    });
     let manager = server.client("system:kube-controller-manager", &["system:masters"]);
     let scheduler = server.client("system:kube-scheduler", &["system:masters"]);
 

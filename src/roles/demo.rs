@@ -39,7 +39,9 @@ fn lookup(name: &str) -> anyhow::Result<()> {
                 }
                 return Ok(());
             }
-            Err(e) if attempt >= LOOKUP_TRIES => return Err(e).with_context(|| format!("cannot look up {name}")),
+            Err(e) if attempt >= LOOKUP_TRIES => {
+                return Err(e).with_context(|| format!("cannot look up {name}"));
+            }
             Err(_) => std::thread::sleep(LOOKUP_PAUSE),
         }
     }
@@ -53,12 +55,20 @@ fn kubia() -> anyhow::Result<()> {
     // SAFETY: the handler only calls _exit, which is async-signal-safe.
     unsafe {
         use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-        let action = SigAction::new(SigHandler::Handler(leave), SaFlags::empty(), SigSet::empty());
+        let action = SigAction::new(
+            SigHandler::Handler(leave),
+            SaFlags::empty(),
+            SigSet::empty(),
+        );
         sigaction(Signal::SIGTERM, &action)?;
         sigaction(Signal::SIGINT, &action)?;
     }
-    let name = nix::unistd::gethostname().context("no host name")?.to_string_lossy().into_owned();
-    let listener = TcpListener::bind(("0.0.0.0", PORT)).with_context(|| format!("cannot listen on port {PORT}"))?;
+    let name = nix::unistd::gethostname()
+        .context("no host name")?
+        .to_string_lossy()
+        .into_owned();
+    let listener = TcpListener::bind(("0.0.0.0", PORT))
+        .with_context(|| format!("cannot listen on port {PORT}"))?;
     println!("Kubia server starting...");
     for stream in listener.incoming() {
         let Ok(stream) = stream else { continue };
@@ -74,9 +84,14 @@ extern "C" fn leave(_: libc::c_int) {
 }
 
 fn answer(mut stream: TcpStream, name: &str) {
-    let peer = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+    let peer = stream
+        .peer_addr()
+        .map(|a| a.ip().to_string())
+        .unwrap_or_default();
     let _ = stream.set_read_timeout(Some(READ_LIMIT));
-    let Ok(reading) = stream.try_clone() else { return };
+    let Ok(reading) = stream.try_clone() else {
+        return;
+    };
     let mut lines = BufReader::new(reading).lines();
     while let Some(Ok(_)) = lines.by_ref().next() {
         // Headers end at the first empty line; one answer a connection.

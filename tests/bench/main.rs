@@ -45,7 +45,8 @@ struct Round(Vec<(&'static str, f64, &'static str)>);
 
 impl Round {
     fn time(&mut self, name: &'static str, since: Instant) {
-        self.0.push((name, since.elapsed().as_secs_f64() * 1000.0, "ms"));
+        self.0
+            .push((name, since.elapsed().as_secs_f64() * 1000.0, "ms"));
     }
 }
 
@@ -53,7 +54,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     // Fails only when somebody was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let mut rounds = Vec::new();
     for i in 0..args.rounds {
         eprintln!("round {} of {}", i + 1, args.rounds);
@@ -61,12 +64,29 @@ fn main() -> anyhow::Result<()> {
         let idle = (i == 0).then(|| Duration::from_secs(args.idle));
         rounds.push(runtime.block_on(round(&args, idle))?);
     }
-    println!("{:<34} {:>10} {:>10} {:>10}", format!("{} nodes", args.nodes), "min", "median", "max");
+    println!(
+        "{:<34} {:>10} {:>10} {:>10}",
+        format!("{} nodes", args.nodes),
+        "min",
+        "median",
+        "max"
+    );
     for (name, _, unit) in &rounds[0].0 {
-        let mut values: Vec<f64> = rounds.iter().filter_map(|r| r.0.iter().find(|v| v.0 == *name)).map(|v| v.1).collect();
+        let mut values: Vec<f64> = rounds
+            .iter()
+            .filter_map(|r| r.0.iter().find(|v| v.0 == *name))
+            .map(|v| v.1)
+            .collect();
         values.sort_by(f64::total_cmp);
-        let (min, median, max) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-        println!("{:<34} {min:>10.1} {median:>10.1} {max:>10.1}", format!("{name} ({unit})"));
+        let (min, median, max) = (
+            values[0],
+            values[values.len() / 2],
+            values[values.len() - 1],
+        );
+        println!(
+            "{:<34} {min:>10.1} {median:>10.1} {max:>10.1}",
+            format!("{name} ({unit})")
+        );
     }
     Ok(())
 }
@@ -105,8 +125,11 @@ impl Drop for Cluster<'_> {
 
 async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
     let dir = tempfile::tempdir()?;
-    let cluster =
-        Cluster { rkube: &args.rkube, home: dir.path().to_path_buf(), name: format!("bench{}", std::process::id() % 100_000) };
+    let cluster = Cluster {
+        rkube: &args.rkube,
+        home: dir.path().to_path_buf(),
+        name: format!("bench{}", std::process::id() % 100_000),
+    };
     let mut found = Round::default();
     let start = Instant::now();
     cluster.run(&["start", "--nodes", &args.nodes.to_string()])?;
@@ -114,7 +137,9 @@ async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
 
     let home = Home::at(&cluster.home);
     let profile = Profile::load(&home, &cluster.name).map_err(|e| anyhow::anyhow!("{e}"))?;
-    let client = rkube_cluster::client(&home, &profile).await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    let client = rkube_cluster::client(&home, &profile)
+        .await
+        .map_err(|e| anyhow::anyhow!("{e}"))?;
     let port = deploy(&client).await?;
     lookup(&client).await?;
     found.time("start to DNS answering from a pod", start);
@@ -128,8 +153,16 @@ async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
         let before = usage::cpu(&cluster.name);
         tokio::time::sleep(idle).await;
         let used = usage::cpu(&cluster.name).saturating_sub(before);
-        found.0.push(("CPU idle", used.as_secs_f64() / idle.as_secs_f64() * 100.0, "% of a core"));
-        found.0.push(("memory of all processes", usage::pss(&cluster.name) as f64 / f64::from(1 << 20), "MiB PSS"));
+        found.0.push((
+            "CPU idle",
+            used.as_secs_f64() / idle.as_secs_f64() * 100.0,
+            "% of a core",
+        ));
+        found.0.push((
+            "memory of all processes",
+            usage::pss(&cluster.name) as f64 / f64::from(1 << 20),
+            "MiB PSS",
+        ));
     }
 
     let since = Instant::now();
@@ -159,7 +192,9 @@ async fn deploy(client: &Client) -> anyhow::Result<i32> {
             },
         },
     }))?;
-    deployments.create(&PostParams::default(), &deployment).await?;
+    deployments
+        .create(&PostParams::default(), &deployment)
+        .await?;
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let service = serde_json::from_value(serde_json::json!({
         "metadata": { "name": "kubia" },
@@ -185,9 +220,13 @@ async fn lookup(client: &Client) -> anyhow::Result<()> {
         },
     }))?;
     pods.create(&PostParams::default(), &pod).await?;
-    let done = |pod: Option<&Pod>| pod.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Succeeded");
+    let done = |pod: Option<&Pod>| {
+        pod.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Succeeded")
+    };
     let wait = kube::runtime::wait::await_condition(pods, "lookup", done);
-    tokio::time::timeout(LIMIT, wait).await.context("no name was resolved in time")??;
+    tokio::time::timeout(LIMIT, wait)
+        .await
+        .context("no name was resolved in time")??;
     Ok(())
 }
 
@@ -206,7 +245,8 @@ fn answers(address: &str) -> bool {
     use std::io::{Read, Write};
     let get = || -> std::io::Result<String> {
         let address = address.parse().map_err(std::io::Error::other)?;
-        let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+        let mut stream =
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();

@@ -8,12 +8,17 @@ use std::time::Duration;
 fn processes(profile: &str) -> Vec<PathBuf> {
     let group = format!("/rkube/{profile}/");
     let run = format!("/run/rkube/{profile}\0");
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|e| e.path());
+    let entries = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path());
     entries
         .filter(|p| {
             let groups = std::fs::read_to_string(p.join("cgroup")).unwrap_or_default();
             let line = std::fs::read(p.join("cmdline")).unwrap_or_default();
-            groups.lines().any(|l| format!("{l}/").contains(&group)) || String::from_utf8_lossy(&line).contains(&run)
+            groups.lines().any(|l| format!("{l}/").contains(&group))
+                || String::from_utf8_lossy(&line).contains(&run)
         })
         .collect()
 }
@@ -34,7 +39,12 @@ pub fn cpu(profile: &str) -> Duration {
         // Nanoseconds on a CPU, exact where the clock ticks of `stat` are not.
         let tasks = std::fs::read_dir(path.join("task")).ok()?.flatten();
         let one = |task: PathBuf| -> Option<u64> {
-            std::fs::read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+            std::fs::read_to_string(task.join("schedstat"))
+                .ok()?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
         };
         Some(tasks.filter_map(|t| one(t.path())).sum())
     };

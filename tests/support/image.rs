@@ -24,7 +24,11 @@ impl<'a> Image<'a> {
             name,
             files: vec![
                 ("bin/busybox", program, 0o755),
-                ("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n".to_vec(), 0o644),
+                (
+                    "etc/passwd",
+                    b"root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n".to_vec(),
+                    0o644,
+                ),
                 ("etc/group", b"root:x:0:\nweb:x:1000:\n".to_vec(), 0o644),
             ],
             entrypoint: Vec::new(),
@@ -37,7 +41,11 @@ impl<'a> Image<'a> {
         let mut tar = tar::Builder::new(Vec::new());
         let mut folders = std::collections::BTreeSet::new();
         for (path, _, _) in &self.files {
-            for folder in Path::new(path).ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            for folder in Path::new(path)
+                .ancestors()
+                .skip(1)
+                .filter(|p| !p.as_os_str().is_empty())
+            {
                 folders.insert(folder.to_path_buf());
             }
         }
@@ -45,15 +53,21 @@ impl<'a> Image<'a> {
         for folder in folders {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(if folder == Path::new("tmp") { 0o1777 } else { 0o755 });
+            header.set_mode(if folder == Path::new("tmp") {
+                0o1777
+            } else {
+                0o755
+            });
             header.set_size(0);
-            tar.append_data(&mut header, folder, std::io::empty()).expect("a tar in memory");
+            tar.append_data(&mut header, folder, std::io::empty())
+                .expect("a tar in memory");
         }
         for (path, content, mode) in &self.files {
             let mut header = tar::Header::new_gnu();
             header.set_mode(*mode);
             header.set_size(content.len() as u64);
-            tar.append_data(&mut header, path, content.as_slice()).expect("a tar in memory");
+            tar.append_data(&mut header, path, content.as_slice())
+                .expect("a tar in memory");
         }
         if self.files.iter().any(|(path, ..)| *path == "bin/busybox") {
             for applet in APPLETS {
@@ -61,7 +75,8 @@ impl<'a> Image<'a> {
                 header.set_entry_type(tar::EntryType::Symlink);
                 header.set_size(0);
                 header.set_mode(0o777);
-                tar.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("a tar in memory");
+                tar.append_link(&mut header, format!("bin/{applet}"), "busybox")
+                    .expect("a tar in memory");
             }
         }
         tar.into_inner().expect("a tar in memory")
@@ -85,8 +100,14 @@ impl<'a> Image<'a> {
         let layer = self.layer();
         let config = self.config(&layer).to_string().into_bytes();
         let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
-        let manifest = json!([{ "Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"] }]).to_string();
-        archive(&[("layer.tar", &layer), (&config_name, &config), ("manifest.json", manifest.as_bytes())])
+        let manifest =
+            json!([{ "Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"] }])
+                .to_string();
+        archive(&[
+            ("layer.tar", &layer),
+            (&config_name, &config),
+            ("manifest.json", manifest.as_bytes()),
+        ])
     }
 
     /// As an OCI image layout, its layer compressed by gzip.
@@ -105,7 +126,12 @@ impl<'a> Image<'a> {
         let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
         entry["annotations"] = json!({ "org.opencontainers.image.ref.name": self.name, "io.containerd.image.name": self.name });
         let index = json!({ "schemaVersion": 2, "manifests": [entry] }).to_string();
-        let blob = |content: &[u8]| format!("blobs/sha256/{}", digest(content).trim_start_matches("sha256:"));
+        let blob = |content: &[u8]| {
+            format!(
+                "blobs/sha256/{}",
+                digest(content).trim_start_matches("sha256:")
+            )
+        };
         archive(&[
             ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
             ("index.json", index.as_bytes()),
@@ -118,8 +144,9 @@ impl<'a> Image<'a> {
 
 /// Applets that get a link of their own.
 const APPLETS: [&str; 28] = [
-    "sh", "cat", "echo", "ls", "sleep", "wget", "nslookup", "id", "ps", "true", "false", "env", "hostname", "tar", "touch",
-    "mkdir", "grep", "httpd", "nc", "date", "kill", "test", "head", "seq", "dd", "stat", "mount", "ping",
+    "sh", "cat", "echo", "ls", "sleep", "wget", "nslookup", "id", "ps", "true", "false", "env",
+    "hostname", "tar", "touch", "mkdir", "grep", "httpd", "nc", "date", "kill", "test", "head",
+    "seq", "dd", "stat", "mount", "ping",
 ];
 
 /// This machine's architecture in an image's words.
@@ -148,7 +175,8 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(content.len() as u64);
-        tar.append_data(&mut header, path, *content).expect("a tar in memory");
+        tar.append_data(&mut header, path, *content)
+            .expect("a tar in memory");
     }
     tar.into_inner().expect("a tar in memory")
 }

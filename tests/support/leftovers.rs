@@ -14,7 +14,11 @@ pub fn assert_none(profile: &str, home: &Path) {
         if found.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "left behind:\n{}", found.join("\n"));
+        assert!(
+            Instant::now() < deadline,
+            "left behind:\n{}",
+            found.join("\n")
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -25,7 +29,12 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let home_text = home.display().to_string();
     let mounts = read("/proc/self/mounts");
-    found.extend(mounts.lines().filter(|l| l.contains(&home_text)).map(|l| format!("mount: {l}")));
+    found.extend(
+        mounts
+            .lines()
+            .filter(|l| l.contains(&home_text))
+            .map(|l| format!("mount: {l}")),
+    );
     if home.exists() {
         found.push(format!("folder: {home_text}"));
     }
@@ -48,7 +57,12 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
     if let Ok(tables) = Command::new("nft").args(["list", "tables"]).output() {
         let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
         let ours = format!("rkube-{profile}");
-        found.extend(tables.lines().filter(|l| l.contains(&ours)).map(|l| format!("rules: {l}")));
+        found.extend(
+            tables
+                .lines()
+                .filter(|l| l.contains(&ours))
+                .map(|l| format!("rules: {l}")),
+        );
     }
     found
 }
@@ -56,7 +70,10 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
 /// Links of any cluster on the host.
 pub fn links() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names = text.lines().filter_map(|l| l.split_once(':')).map(|(name, _)| name.trim().to_owned());
+    let names = text
+        .lines()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(name, _)| name.trim().to_owned());
     names.filter(|n| n.starts_with("rk-")).collect()
 }
 

@@ -20,7 +20,8 @@ pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// The binary under test.
 pub fn binary() -> PathBuf {
-    std::env::var_os("RKUBE_TEST_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_rkube")), PathBuf::from)
+    std::env::var_os("RKUBE_TEST_BINARY")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_rkube")), PathBuf::from)
 }
 
 /// Why this machine cannot run whole-cluster tests, if so. Tests skip, saying it.
@@ -28,7 +29,12 @@ pub fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Some("not root");
     }
-    if Command::new(kubectl_binary()).args(["version", "--client"]).stdout(Stdio::null()).status().is_err() {
+    if Command::new(kubectl_binary())
+        .args(["version", "--client"])
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         return Some("no kubectl");
     }
     None
@@ -69,14 +75,22 @@ impl Done {
     /// Its standard output, having succeeded.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self.stdout
     }
 
     /// Its standard error, having failed with `code`.
     #[track_caller]
     pub fn failed(self, code: i32) -> String {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self.stderr
     }
 }
@@ -92,13 +106,18 @@ impl Cluster {
     pub fn plan(name: &str) -> Self {
         // The process id keeps test runs apart; names must stay short.
         let profile = format!("t{}-{name}", std::process::id() % 100_000);
-        Self { profile, dir: tempfile::tempdir().expect("a folder") }
+        Self {
+            profile,
+            dir: tempfile::tempdir().expect("a folder"),
+        }
     }
 
     /// A running cluster.
     pub fn start(name: &str, nodes: u32) -> Self {
         let cluster = Self::plan(name);
-        cluster.rkube(&["start", "--nodes", &nodes.to_string()]).ok();
+        cluster
+            .rkube(&["start", "--nodes", &nodes.to_string()])
+            .ok();
         cluster
     }
 
@@ -117,11 +136,18 @@ impl Cluster {
 
     /// A name of the cluster's nodes, counted from 1.
     pub fn node(&self, i: usize) -> String {
-        if i == 1 { self.profile.clone() } else { format!("{}-m{i:02}", self.profile) }
+        if i == 1 {
+            self.profile.clone()
+        } else {
+            format!("{}-m{i:02}", self.profile)
+        }
     }
 
     fn prepare(&self, command: &mut Command) {
-        command.env("RKUBE_HOME", self.home()).env("KUBECONFIG", self.kubeconfig()).env("RKUBE_PROFILE", &self.profile);
+        command
+            .env("RKUBE_HOME", self.home())
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("RKUBE_PROFILE", &self.profile);
         command.env_remove("RKUBE_NODES").stdin(Stdio::null());
     }
 
@@ -140,7 +166,10 @@ impl Cluster {
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(kubectl_binary());
         // Its discovery cache must not come from another test's cluster.
-        command.args(args).env("KUBECACHEDIR", self.path("cache")).env("HOME", self.dir.path());
+        command
+            .args(args)
+            .env("KUBECACHEDIR", self.path("cache"))
+            .env("HOME", self.dir.path());
         self.prepare(&mut command);
         command
     }
@@ -160,9 +189,18 @@ impl Cluster {
     pub fn kubectl_stdin(&self, args: &[&str], input: &str) -> Done {
         use std::io::Write;
         let mut command = self.kubectl_command(args);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl runs");
-        child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("kubectl reads");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl runs");
+        child
+            .stdin
+            .take()
+            .expect("stdin")
+            .write_all(input.as_bytes())
+            .expect("kubectl reads");
         Done::new(child.wait_with_output().expect("kubectl ends"))
     }
 
@@ -177,7 +215,10 @@ impl Cluster {
             }
             if Instant::now() > deadline {
                 let pods = self.kubectl(&["get", "pods,events", "-A", "-o", "wide"]);
-                panic!("kubectl {args:?} never printed it; last: {done:?}\n{}", pods.stdout);
+                panic!(
+                    "kubectl {args:?} never printed it; last: {done:?}\n{}",
+                    pods.stdout
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -186,15 +227,30 @@ impl Cluster {
     /// Makes a deployment of the demo image, ready, with `replicas`.
     pub fn deploy_kubia(&self, replicas: u32) {
         let replicas = format!("--replicas={replicas}");
-        self.kubectl(&["create", "deployment", "kubia", "--image=rkube/kubia", &replicas]).ok();
-        self.kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"]).ok();
+        self.kubectl(&[
+            "create",
+            "deployment",
+            "kubia",
+            "--image=rkube/kubia",
+            &replicas,
+        ])
+        .ok();
+        self.kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+            .ok();
     }
 
     /// Names of the pods with the label `app=…`.
     pub fn pods(&self, app: &str) -> Vec<String> {
         let selector = format!("app={app}");
         let text = self
-            .kubectl(&["get", "pods", "-l", &selector, "-o", "jsonpath={range .items[*]}{.metadata.name}{\"\\n\"}{end}"])
+            .kubectl(&[
+                "get",
+                "pods",
+                "-l",
+                &selector,
+                "-o",
+                "jsonpath={range .items[*]}{.metadata.name}{\"\\n\"}{end}",
+            ])
             .ok();
         text.lines().map(str::to_owned).collect()
     }
@@ -206,8 +262,15 @@ impl Drop for Cluster {
             let logs = self.rkube(&["logs", "--length", "40"]);
             eprintln!("{}", logs.stdout);
             if std::env::var_os("RKUBE_TEST_KEEP").is_some() {
-                eprintln!("kept: RKUBE_HOME={} -p {}", self.home().display(), self.profile);
-                std::mem::forget(std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a folder")));
+                eprintln!(
+                    "kept: RKUBE_HOME={} -p {}",
+                    self.home().display(),
+                    self.profile
+                );
+                std::mem::forget(std::mem::replace(
+                    &mut self.dir,
+                    tempfile::tempdir().expect("a folder"),
+                ));
                 return;
             }
         }
@@ -258,7 +321,11 @@ pub fn http_get(address: &str) -> Option<String> {
     let target: std::net::SocketAddr = address.parse().ok()?;
     let mut stream = std::net::TcpStream::connect_timeout(&target, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     Some(text.split_once("\r\n\r\n")?.1.to_owned())
@@ -266,7 +333,8 @@ pub fn http_get(address: &str) -> Option<String> {
 
 /// Whether a program is installed.
 pub fn has(program: &str) -> bool {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|d| d.join(program).exists())
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .any(|d| d.join(program).exists())
 }
 
 /// A file of the machine, or the reason to skip.

@@ -5,7 +5,7 @@ mod binder;
 pub mod ephemeral;
 mod matching;
 pub mod protection;
-mod provisioner;
+pub mod provisioner;
 
 pub use binder::start;
 

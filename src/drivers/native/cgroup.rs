@@ -36,23 +36,42 @@ impl Hierarchy {
 
 /// The hierarchies that this process can see.
 pub fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let text =
+        fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     Ok(parse_mountinfo(&text))
 }
 
 /// Controllers that a version 1 hierarchy may bind; other mount options are not.
 const V1_CONTROLLERS: [&str; 14] = [
-    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc", "net_cls", "net_prio",
-    "perf_event", "pids", "rdma",
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "misc",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+    "rdma",
 ];
 
 fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in text.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let mut right = right.split(' ');
-        let (Some(kind), Some(options)) = (right.next(), right.nth(1)) else { continue };
-        let Some(mount_point) = left.split(' ').nth(4) else { continue };
+        let (Some(kind), Some(options)) = (right.next(), right.nth(1)) else {
+            continue;
+        };
+        let Some(mount_point) = left.split(' ').nth(4) else {
+            continue;
+        };
         let unified = match kind {
             "cgroup2" => true,
             "cgroup" => false,
@@ -65,8 +84,15 @@ fn parse_mountinfo(text: &str) -> Vec<Hierarchy> {
             .map(str::to_owned)
             .collect();
         // The same hierarchy may be mounted twice; the first place is enough.
-        if found.iter().all(|h| h.unified != unified || h.controllers != controllers) {
-            found.push(Hierarchy { mount_point: PathBuf::from(mount_point), controllers, unified });
+        if found
+            .iter()
+            .all(|h| h.unified != unified || h.controllers != controllers)
+        {
+            found.push(Hierarchy {
+                mount_point: PathBuf::from(mount_point),
+                controllers,
+                unified,
+            });
         }
     }
     found
@@ -83,13 +109,19 @@ pub struct Limits {
 const CPU_PERIOD: u64 = 100_000;
 
 /// Makes a node's groups and sets their limits.
-pub fn create(hierarchies: &[Hierarchy], profile: &str, node: &str, limits: Limits) -> anyhow::Result<()> {
+pub fn create(
+    hierarchies: &[Hierarchy],
+    profile: &str,
+    node: &str,
+    limits: Limits,
+) -> anyhow::Result<()> {
     for hierarchy in hierarchies {
         let top = hierarchy.mount_point.join(TOP);
         let cluster = top.join(profile);
         let group = cluster.join(node);
         if hierarchy.unified {
-            fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+            fs::create_dir_all(&group)
+                .with_context(|| format!("cannot make {}", group.display()))?;
             for parent in [&hierarchy.mount_point, &top, &cluster] {
                 enable_controllers(parent);
             }
@@ -98,7 +130,9 @@ pub fn create(hierarchies: &[Hierarchy], profile: &str, node: &str, limits: Limi
                 match fs::create_dir(level) {
                     Ok(()) => {}
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                    Err(e) => return Err(e).with_context(|| format!("cannot make {}", level.display())),
+                    Err(e) => {
+                        return Err(e).with_context(|| format!("cannot make {}", level.display()));
+                    }
                 }
                 if hierarchy.has("cpuset") {
                     fill_cpuset(level)?;
@@ -126,9 +160,14 @@ fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
 /// that refuses (a threaded or busy one) is left out: limits by it fail later
 /// with their own message.
 fn enable_controllers(group: &Path) {
-    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else { return };
+    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else {
+        return;
+    };
     for controller in available.split_whitespace() {
-        let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        let _ = fs::write(
+            group.join("cgroup.subtree_control"),
+            format!("+{controller}"),
+        );
     }
 }
 
@@ -165,14 +204,24 @@ fn set_limits(hierarchy: &Hierarchy, group: &Path, limits: Limits) -> anyhow::Re
 /// Moves `pid` into the node's group of every hierarchy.
 pub fn join(hierarchies: &[Hierarchy], profile: &str, node: &str, pid: Pid) -> anyhow::Result<()> {
     for hierarchy in hierarchies {
-        let procs = hierarchy.mount_point.join(TOP).join(profile).join(node).join("cgroup.procs");
+        let procs = hierarchy
+            .mount_point
+            .join(TOP)
+            .join(profile)
+            .join(node)
+            .join("cgroup.procs");
         write(&procs, &pid.to_string())?;
     }
     Ok(())
 }
 
 /// Kills every process in the cluster's groups, or in one node's, until none is left.
-pub fn kill_all(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, limit: Duration) -> anyhow::Result<()> {
+pub fn kill_all(
+    hierarchies: &[Hierarchy],
+    profile: &str,
+    node: Option<&str>,
+    limit: Duration,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     loop {
         let mut left = 0;
@@ -196,7 +245,12 @@ pub fn kill_all(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, li
 }
 
 /// Removes the groups of the cluster, or of one node; they must be empty of processes.
-pub fn remove(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, limit: Duration) -> anyhow::Result<()> {
+pub fn remove(
+    hierarchies: &[Hierarchy],
+    profile: &str,
+    node: Option<&str>,
+    limit: Duration,
+) -> anyhow::Result<()> {
     let deadline = Instant::now() + limit;
     for hierarchy in hierarchies {
         let top = group_path(hierarchy, profile, node);
@@ -207,8 +261,11 @@ pub fn remove(hierarchies: &[Hierarchy], profile: &str, node: Option<&str>, limi
                 match fs::remove_dir(&group) {
                     Ok(()) => {}
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) if Instant::now() < deadline && e.raw_os_error() == Some(libc::EBUSY) => {}
-                    Err(e) => return Err(e).with_context(|| format!("cannot remove {}", group.display())),
+                    Err(e)
+                        if Instant::now() < deadline && e.raw_os_error() == Some(libc::EBUSY) => {}
+                    Err(e) => {
+                        return Err(e).with_context(|| format!("cannot remove {}", group.display()));
+                    }
                 }
             }
             if top.exists() {
@@ -234,7 +291,9 @@ fn groups(top: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![top.to_path_buf()];
     while let Some(group) = open.pop() {
-        let Ok(entries) = fs::read_dir(&group) else { continue };
+        let Ok(entries) = fs::read_dir(&group) else {
+            continue;
+        };
         found.push(group);
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
@@ -281,7 +340,13 @@ pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
         } else {
             let named = hierarchy.controllers.iter().any(|c| c.starts_with("name="));
             let none = if named { "none," } else { "" };
-            ("cgroup", Some(CString::new(format!("{none}{}", hierarchy.controllers.join(",")))?))
+            (
+                "cgroup",
+                Some(CString::new(format!(
+                    "{none}{}",
+                    hierarchy.controllers.join(",")
+                ))?),
+            )
         };
         mount(Some(kind), &place, Some(kind), flags, data.as_deref())
             .with_context(|| format!("cannot mount {kind} on {}", place.display()))?;

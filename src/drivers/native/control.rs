@@ -40,18 +40,32 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 }
 
 /// Asks the supervisor; `Ok(None)` when there is none.
-pub fn ask(run_dir: &Path, request: &Request, timeout: Duration) -> anyhow::Result<Option<Response>> {
+pub fn ask(
+    run_dir: &Path,
+    request: &Request,
+    timeout: Duration,
+) -> anyhow::Result<Option<Response>> {
     let path = socket_path(run_dir);
     let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             return Ok(None);
         }
-        Err(e) => return Err(e).with_context(|| format!("cannot reach the supervisor at {}", path.display())),
+        Err(e) => {
+            return Err(e)
+                .with_context(|| format!("cannot reach the supervisor at {}", path.display()));
+        }
     };
     stream.set_read_timeout(Some(timeout))?;
     send(&mut stream, request).context("cannot send to the supervisor")?;
-    receive(&stream).context("the supervisor does not answer").map(Some)
+    receive(&stream)
+        .context("the supervisor does not answer")
+        .map(Some)
 }
 
 /// Writes one message.

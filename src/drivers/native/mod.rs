@@ -44,7 +44,11 @@ pub struct Native;
 
 /// The roles of the binary that this driver adds; `None` when `role` is not one.
 pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
-    let path = |i: usize| args.get(i).map(PathBuf::from).with_context(|| format!("{role} needs more arguments"));
+    let path = |i: usize| {
+        args.get(i)
+            .map(PathBuf::from)
+            .with_context(|| format!("{role} needs more arguments"))
+    };
     let number = |i: usize| -> anyhow::Result<i32> {
         args.get(i)
             .and_then(|a| a.to_str())
@@ -57,8 +61,11 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
             "standby" => {
                 // SAFETY: the primary hands this descriptor down and names it here.
                 let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
-                nix::fcntl::fcntl(number(2)?, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
-                    .context("the descriptor of the host's network is not there")?;
+                nix::fcntl::fcntl(
+                    number(2)?,
+                    nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+                )
+                .context("the descriptor of the host's network is not there")?;
                 supervisor::standby(&path(0)?, Pid::from_raw(number(1)?), netns)
             }
             _ => sandbox::native_init(&path(0)?),
@@ -105,22 +112,38 @@ impl Driver for Native {
         rkube_network::host::find_free_range(&candidates, &[])
             .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?
             .ok_or_else(|| {
-                Failure::new(Source::LocalNetwork, Kind::Conflict, "no free address range among 192.168.58.0/24 … 192.168.238.0/24")
-                    .advise("choose one with --subnet")
+                Failure::new(
+                    Source::LocalNetwork,
+                    Kind::Conflict,
+                    "no free address range among 192.168.58.0/24 … 192.168.238.0/24",
+                )
+                .advise("choose one with --subnet")
             })
     }
 
-    fn start<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+    fn start<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || start(&plan, nodes).map_err(|e| failure(&e)))
     }
 
-    fn stop<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+    fn stop<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || stop(&plan, nodes, true).map_err(|e| failure(&e)))
     }
 
-    fn remove<'a>(&'a self, plan: &'a ClusterPlan, nodes: &'a [String]) -> BoxFuture<'a, Result<(), Failure>> {
+    fn remove<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
             stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
@@ -131,7 +154,10 @@ impl Driver for Native {
         })
     }
 
-    fn states<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>> {
+    fn states<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+    ) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>> {
         let plan = plan.clone();
         blocking(move || states(&plan).map_err(|e| failure(&e)))
     }
@@ -171,7 +197,10 @@ fn succeed(answer: Response) -> anyhow::Result<()> {
 
 fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
     let folder = plan.dir.join("logs");
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)?;
     let path = folder.join("supervisor.log");
     let log = File::options()
         .create(true)
@@ -181,27 +210,43 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open {}", path.display()))?;
     let start = log.metadata()?.len();
     let mut command = Command::new(&plan.binary);
-    command.arg("supervise").arg(&plan.run_dir).current_dir("/").stdin(Stdio::null());
+    command
+        .arg("supervise")
+        .arg(&plan.run_dir)
+        .current_dir("/")
+        .stdin(Stdio::null());
     command.stdout(log.try_clone()?).stderr(log);
     // SAFETY: setsid is async-signal-safe. Ctrl-C at the CLI must not reach it.
     unsafe {
         command.pre_exec(|| {
             nix::unistd::setsid()?;
             // SAFETY: plain syscall; closes nothing that exec would need.
-            libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
             Ok(())
         });
     }
-    let mut child = command.spawn().with_context(|| format!("cannot run {}", plan.binary.display()))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {}", plan.binary.display()))?;
     let deadline = Instant::now() + Duration::from_secs(10);
-    let socket = control::socket_path(&plan.run_dir);
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+    while ask(&plan.run_dir, &Request::Status, ANSWER_LIMIT)?.is_none() {
         if child.try_wait()?.is_some() {
             let log = std::fs::read(&path).unwrap_or_default();
-            let said = String::from_utf8_lossy(log.get(start as usize..).unwrap_or_default()).trim().to_owned();
+            let said = String::from_utf8_lossy(log.get(start as usize..).unwrap_or_default())
+                .trim()
+                .to_owned();
             anyhow::bail!("{said}");
         }
-        anyhow::ensure!(Instant::now() < deadline, "the supervisor does not come up; see {}", path.display());
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "the supervisor does not come up; see {}",
+            path.display()
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
@@ -214,7 +259,9 @@ fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<(
     };
     let none_left = answer.running.is_empty();
     succeed(answer)?;
-    if none_left && let Some(answer) = ask(&plan.run_dir, &Request::Shutdown { grace }, ANSWER_LIMIT)? {
+    if none_left
+        && let Some(answer) = ask(&plan.run_dir, &Request::Shutdown { grace }, ANSWER_LIMIT)?
+    {
         succeed(answer)?;
     }
     Ok(())
@@ -242,7 +289,11 @@ fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
 
 fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
     // In order when somebody is there to do it; a hung or damaged one is killed below.
-    let _ = ask(&plan.run_dir, &Request::Shutdown { grace: false }, KILL_LIMIT * 2);
+    let _ = ask(
+        &plan.run_dir,
+        &Request::Shutdown { grace: false },
+        KILL_LIMIT * 2,
+    );
     clear(plan)?;
     remove_tree(&plan.run_dir)?;
     if let Some(parent) = plan.run_dir.parent() {
@@ -270,7 +321,9 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
     for file in ["state.json", "control.sock"] {
         match std::fs::remove_file(plan.run_dir.join(file)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("cannot remove {file} from {}", plan.run_dir.display()));
+                return Err(e).with_context(|| {
+                    format!("cannot remove {file} from {}", plan.run_dir.display())
+                });
             }
             _ => {}
         }
@@ -280,7 +333,9 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
 
 /// Supervisors of the cluster by their command lines: they are in no group.
 fn supervisors(run_dir: &Path) -> Vec<Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     processes
         .flatten()
         .filter_map(|entry| {
@@ -289,7 +344,8 @@ fn supervisors(run_dir: &Path) -> Vec<Pid> {
             let mut args = line.split(|b| *b == 0).skip(1);
             let role = args.next()?;
             let dir = args.next()?;
-            let ours = matches!(role, b"supervise" | b"standby") && dir == run_dir.as_os_str().as_encoded_bytes();
+            let ours = matches!(role, b"supervise" | b"standby")
+                && dir == run_dir.as_os_str().as_encoded_bytes();
             ours.then(|| Pid::from_raw(pid))
         })
         .collect()

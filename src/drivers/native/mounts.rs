@@ -38,8 +38,14 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
         escape(&upper)?,
         escape(&work)?
     );
-    mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
-        .with_context(|| format!("cannot mount the node's root on {}", root.display()))?;
+    mount(
+        Some("overlay"),
+        &root,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .with_context(|| format!("cannot mount the node's root on {}", root.display()))?;
 
     special(&root, hierarchies)?;
     tool_box(&root)?;
@@ -72,8 +78,13 @@ fn rel(path: &str) -> &str {
 
 /// Overlay separates its options by commas and its layers by colons.
 fn escape(path: &Path) -> anyhow::Result<String> {
-    let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
-    Ok(text.replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:"))
+    let text = path
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
+    Ok(text
+        .replace('\\', "\\\\")
+        .replace(',', "\\,")
+        .replace(':', "\\:"))
 }
 
 /// What a root file system needs before anything is mounted into it.
@@ -98,11 +109,20 @@ fn skeleton(lower: &Path) -> anyhow::Result<()> {
         make_dir(&lower.join(name), mode)?;
     }
     for (name, text) in [
-        ("etc/passwd", "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+        ),
         ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-        ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+        (
+            "etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nhosts: files dns\n",
+        ),
         ("etc/os-release", OS_RELEASE),
-        ("etc/profile", "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPS1='\\u@\\h:\\w\\$ '\n"),
+        (
+            "etc/profile",
+            "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPS1='\\u@\\h:\\w\\$ '\n",
+        ),
     ] {
         let path = lower.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -110,10 +130,15 @@ fn skeleton(lower: &Path) -> anyhow::Result<()> {
     link("../proc/self/mounts", &lower.join("etc/mtab"))?;
     link("../run", &lower.join("var/run"))?;
     // Roots of trust for registries; the rest of the host's /etc stays hidden.
-    for bundle in ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"] {
+    for bundle in [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+    ] {
         if Path::new(bundle).is_file() {
             let copy = lower.join("etc/ssl/certs/ca-certificates.crt");
-            fs::copy(bundle, &copy).with_context(|| format!("cannot copy {bundle} to {}", copy.display()))?;
+            fs::copy(bundle, &copy)
+                .with_context(|| format!("cannot copy {bundle} to {}", copy.display()))?;
             break;
         }
     }
@@ -138,22 +163,56 @@ fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     if bpf.is_dir() {
         let _ = mount(Some("bpf"), &bpf, Some("bpf"), quiet, Some("mode=700"));
     }
-    mount_on("tmpfs", root, "dev", MsFlags::MS_NOSUID, Some("mode=755,size=64m"))?;
+    mount_on(
+        "tmpfs",
+        root,
+        "dev",
+        MsFlags::MS_NOSUID,
+        Some("mode=755,size=64m"),
+    )?;
     devices(&root.join("dev"))?;
     for (kind, place, options) in [
-        ("devpts", "dev/pts", Some("newinstance,ptmxmode=0666,mode=620,gid=5")),
+        (
+            "devpts",
+            "dev/pts",
+            Some("newinstance,ptmxmode=0666,mode=620,gid=5"),
+        ),
         ("tmpfs", "dev/shm", Some("mode=1777")),
         ("mqueue", "dev/mqueue", None),
     ] {
         make_dir(&root.join(place), 0o755)?;
-        mount_on(kind, root, place, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, options)?;
+        mount_on(
+            kind,
+            root,
+            place,
+            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+            options,
+        )?;
     }
-    mount_on("tmpfs", root, "run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
-    mount_on("tmpfs", root, "tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777"))?;
+    mount_on(
+        "tmpfs",
+        root,
+        "run",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )?;
+    mount_on(
+        "tmpfs",
+        root,
+        "tmp",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=1777"),
+    )?;
     Ok(())
 }
 
-fn mount_on(kind: &str, root: &Path, place: &str, flags: MsFlags, options: Option<&str>) -> anyhow::Result<()> {
+fn mount_on(
+    kind: &str,
+    root: &Path,
+    place: &str,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> anyhow::Result<()> {
     mount(Some(kind), &root.join(place), Some(kind), flags, options)
         .with_context(|| format!("cannot mount {kind} on /{place} of the node"))
 }
@@ -171,14 +230,24 @@ fn devices(dev: &Path) -> anyhow::Result<()> {
     ];
     for (name, major, minor) in nodes {
         let path = dev.join(name);
-        mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
-            .with_context(|| format!("cannot make /dev/{name} of the node"))?;
+        mknod(
+            &path,
+            SFlag::S_IFCHR,
+            Mode::from_bits_truncate(0o666),
+            makedev(major, minor),
+        )
+        .with_context(|| format!("cannot make /dev/{name} of the node"))?;
         // mknod obeys the umask.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }
     make_dir(&dev.join("net"), 0o755)?;
-    mknod(&dev.join("net/tun"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 200))
-        .context("cannot make /dev/net/tun of the node")?;
+    mknod(
+        &dev.join("net/tun"),
+        SFlag::S_IFCHR,
+        Mode::from_bits_truncate(0o666),
+        makedev(10, 200),
+    )
+    .context("cannot make /dev/net/tun of the node")?;
     for (target, name) in [
         ("/proc/self/fd", "fd"),
         ("/proc/self/fd/0", "stdin"),
@@ -198,12 +267,20 @@ fn tool_box(root: &Path) -> anyhow::Result<()> {
     // /usr/local is the node's own: the host's may hold anything.
     let local = root.join("usr/local");
     if local.is_dir() {
-        mount(Some("tmpfs"), &local, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))
-            .context("cannot mount /usr/local of the node")?;
+        mount(
+            Some("tmpfs"),
+            &local,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=755"),
+        )
+        .context("cannot mount /usr/local of the node")?;
         make_dir(&local.join("bin"), 0o755)?;
         make_dir(&local.join("sbin"), 0o755)?;
     } else {
-        anyhow::bail!("the host has no /usr/local to put the node's own programs in; make that folder");
+        anyhow::bail!(
+            "the host has no /usr/local to put the node's own programs in; make that folder"
+        );
     }
     for name in USR_LINKS {
         let host = Path::new("/").join(name);
@@ -222,10 +299,20 @@ fn tool_box(root: &Path) -> anyhow::Result<()> {
 /// Bind-mounts a folder; with its own mounts only where it is writable, since
 /// a read-only remount reaches just the top one.
 fn bind(source: &Path, target: &Path, read_only: bool) -> anyhow::Result<()> {
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))?;
+    mount(
+        Some(source),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))?;
     if read_only {
-        let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let flags = MsFlags::MS_BIND
+            | MsFlags::MS_REMOUNT
+            | MsFlags::MS_RDONLY
+            | MsFlags::MS_NOSUID
+            | MsFlags::MS_NODEV;
         mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
             .with_context(|| format!("cannot make {} read-only", target.display()))?;
     }

@@ -20,7 +20,10 @@ const KERNEL_MIN: (u32, u32) = (5, 11);
 
 /// Checks everything; an empty answer means that a cluster can be made.
 pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
-    let fatal = |failure| Problem { failure, fatal: true };
+    let fatal = |failure| Problem {
+        failure,
+        fatal: true,
+    };
     if !nix::unistd::geteuid().is_root() {
         // Nothing else can be looked at without it.
         return vec![fatal(
@@ -29,7 +32,10 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
                 Kind::Permission,
                 "the native driver needs root to make namespaces, links and mounts",
             )
-            .advise(format!("run it as root: sudo rkube {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "))),
+            .advise(format!(
+                "run it as root: sudo rkube {}",
+                std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+            )),
         )];
     }
     let mut problems = Vec::new();
@@ -40,7 +46,10 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     problems.extend(home(&plan.dir).map(fatal));
     problems.extend(disk(&plan.dir).map(fatal));
     problems.extend(range(plan).map(fatal));
-    problems.extend(inotify(plan.nodes.len() as u64).map(|failure| Problem { failure, fatal: false }));
+    problems.extend(inotify(plan.nodes.len() as u64).map(|failure| Problem {
+        failure,
+        fatal: false,
+    }));
     problems
 }
 
@@ -49,11 +58,18 @@ fn unsupported(message: impl Into<String>) -> Failure {
 }
 
 fn kernel() -> Option<Failure> {
-    let release = nix::sys::utsname::uname().ok()?.release().to_string_lossy().into_owned();
+    let release = nix::sys::utsname::uname()
+        .ok()?
+        .release()
+        .to_string_lossy()
+        .into_owned();
     let version = parse_release(&release)?;
     (version < KERNEL_MIN).then(|| {
-        unsupported(format!("the kernel is {release}, {}.{} is the oldest that works", KERNEL_MIN.0, KERNEL_MIN.1))
-            .advise("update the kernel, or use --driver qemu")
+        unsupported(format!(
+            "the kernel is {release}, {}.{} is the oldest that works",
+            KERNEL_MIN.0, KERNEL_MIN.1
+        ))
+        .advise("update the kernel, or use --driver qemu")
     })
 }
 
@@ -68,17 +84,26 @@ fn namespaces() -> Option<Failure> {
         .filter(|n| !Path::new("/proc/self/ns").join(n).exists())
         .collect();
     (!missing.is_empty()).then(|| {
-        unsupported(format!("the kernel lacks namespaces: {}", missing.join(", ")))
-            .advise("boot a kernel built with CONFIG_NAMESPACES and its options")
+        unsupported(format!(
+            "the kernel lacks namespaces: {}",
+            missing.join(", ")
+        ))
+        .advise("boot a kernel built with CONFIG_NAMESPACES and its options")
     })
 }
 
 fn file_systems() -> Option<Failure> {
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if known.lines().any(|l| l.split_whitespace().last() == Some("overlay")) {
+    if known
+        .lines()
+        .any(|l| l.split_whitespace().last() == Some("overlay"))
+    {
         return None;
     }
-    Some(unsupported("the kernel does not know the overlay file system").advise("load it: modprobe overlay"))
+    Some(
+        unsupported("the kernel does not know the overlay file system")
+            .advise("load it: modprobe overlay"),
+    )
 }
 
 fn cgroups() -> Option<Failure> {
@@ -86,16 +111,25 @@ fn cgroups() -> Option<Failure> {
         Ok(hierarchies) => hierarchies,
         Err(e) => return Some(Failure::new(Source::Host, Kind::Error, format!("{e:#}"))),
     };
-    let mut available: Vec<String> = hierarchies.iter().flat_map(|h| h.controllers.iter().cloned()).collect();
+    let mut available: Vec<String> = hierarchies
+        .iter()
+        .flat_map(|h| h.controllers.iter().cloned())
+        .collect();
     for unified in hierarchies.iter().filter(|h| h.unified) {
-        let text = fs::read_to_string(unified.mount_point.join("cgroup.controllers")).unwrap_or_default();
+        let text =
+            fs::read_to_string(unified.mount_point.join("cgroup.controllers")).unwrap_or_default();
         available.extend(text.split_whitespace().map(str::to_owned));
     }
-    let missing: Vec<&str> =
-        ["cpu", "memory", "pids"].into_iter().filter(|c| !available.iter().any(|a| a == c)).collect();
+    let missing: Vec<&str> = ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|c| !available.iter().any(|a| a == c))
+        .collect();
     (!missing.is_empty()).then(|| {
-        unsupported(format!("no control group controller for {}", missing.join(", ")))
-            .advise("mount cgroup2 on /sys/fs/cgroup with these controllers enabled")
+        unsupported(format!(
+            "no control group controller for {}",
+            missing.join(", ")
+        ))
+        .advise("mount cgroup2 on /sys/fs/cgroup with these controllers enabled")
     })
 }
 
@@ -104,8 +138,11 @@ fn home(dir: &Path) -> Option<Failure> {
     let existing = dir.ancestors().find(|d| d.exists())?;
     let kind = statfs(existing).ok()?.filesystem_type();
     (kind == OVERLAYFS_SUPER_MAGIC).then(|| {
-        unsupported(format!("{} is on an overlay file system, where nodes cannot keep their roots", existing.display()))
-            .advise("set RKUBE_HOME to a folder on a real file system (ext4, xfs, btrfs) or on a tmpfs")
+        unsupported(format!(
+            "{} is on an overlay file system, where nodes cannot keep their roots",
+            existing.display()
+        ))
+        .advise("set RKUBE_HOME to a folder on a real file system (ext4, xfs, btrfs) or on a tmpfs")
     })
 }
 
@@ -117,7 +154,12 @@ fn disk(dir: &Path) -> Option<Failure> {
         Failure::new(
             Source::Resource,
             Kind::Unsupported,
-            format!("{} has {} MiB free, a cluster needs {} MiB", existing.display(), free >> 20, DISK_MIN >> 20),
+            format!(
+                "{} has {} MiB free, a cluster needs {} MiB",
+                existing.display(),
+                free >> 20,
+                DISK_MIN >> 20
+            ),
         )
         .advise("free some space, or set RKUBE_HOME to a folder on another disk")
     })
@@ -135,12 +177,20 @@ fn range(plan: &ClusterPlan) -> Option<Failure> {
             )
             .advise("choose another one with --subnet, after: rkube delete"),
         ),
-        Err(e) => Some(Failure::new(Source::LocalNetwork, Kind::Error, e.to_string())),
+        Err(e) => Some(Failure::new(
+            Source::LocalNetwork,
+            Kind::Error,
+            e.to_string(),
+        )),
     }
 }
 
 fn inotify(nodes: u64) -> Option<Failure> {
-    let limit: u64 = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").ok()?.trim().parse().ok()?;
+    let limit: u64 = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     let needed = nodes * INOTIFY_PER_NODE;
     (limit < needed).then(|| {
         Failure::new(

@@ -47,7 +47,8 @@ impl Born {
 ///
 /// The caller must be single-threaded: the child is a copy of it.
 pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born> {
-    let (wait, gate) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let (wait, gate) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let log = File::options()
         .create(true)
         .append(true)
@@ -63,7 +64,9 @@ pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born
     ];
     let env: Vec<std::ffi::CString> = ["RKUBE_LOG", "RUST_BACKTRACE"]
         .iter()
-        .filter_map(|name| std::ffi::CString::new(format!("{name}={}", std::env::var(name).ok()?)).ok())
+        .filter_map(|name| {
+            std::ffi::CString::new(format!("{name}={}", std::env::var(name).ok()?)).ok()
+        })
         .collect();
 
     let flags = libc::CLONE_NEWNS
@@ -77,7 +80,11 @@ pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born
         let mut clone: libc::clone_args = std::mem::zeroed();
         clone.flags = flags as u64;
         clone.exit_signal = libc::SIGCHLD as u64;
-        libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<libc::clone_args>())
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const clone,
+            size_of::<libc::clone_args>(),
+        )
     };
     match pid {
         -1 => Err(std::io::Error::last_os_error()).context("cannot make the node's namespaces"),
@@ -85,7 +92,10 @@ pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born
             drop(gate);
             child(&wait, &log, &program, &args, &env)
         }
-        pid => Ok(Born { pid: Pid::from_raw(i32::try_from(pid)?), gate: File::from(gate) }),
+        pid => Ok(Born {
+            pid: Pid::from_raw(i32::try_from(pid)?),
+            gate: File::from(gate),
+        }),
     }
 }
 
@@ -105,12 +115,23 @@ fn child(
             return Err(nix::errno::Errno::ECANCELED);
         }
         nix::sys::signal::SigSet::empty().thread_set_mask()?;
-        let null = nix::fcntl::open("/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+        let null = nix::fcntl::open(
+            "/dev/null",
+            nix::fcntl::OFlag::O_RDWR,
+            nix::sys::stat::Mode::empty(),
+        )?;
         nix::unistd::dup2(null, 0)?;
         nix::unistd::dup2(log.as_raw_fd(), 1)?;
         nix::unistd::dup2(log.as_raw_fd(), 2)?;
         // Nothing of the supervisor's reaches the node. SAFETY: plain syscall.
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
         nix::unistd::execve(program, args, env)?;
         Ok(())
     };
@@ -126,7 +147,8 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
     File::open(spec)
         .and_then(|mut f| f.read_to_string(&mut text))
         .with_context(|| format!("cannot read {}", spec.display()))?;
-    let spec: SandboxSpec = serde_json::from_str(&text).context("the sandbox specification is damaged")?;
+    let spec: SandboxSpec =
+        serde_json::from_str(&text).context("the sandbox specification is damaged")?;
     let config = NodeConfig::read(spec.etc.join("node.yaml"))?;
 
     let hierarchies = cgroup::hierarchies()?;
@@ -137,7 +159,9 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
     cgroup::make_room(Path::new("/"))?;
     rkube_init::write_identity(Path::new("/"), &config)?;
 
-    let error = std::os::unix::process::CommandExt::exec(std::process::Command::new(paths::BINARY).arg("init"));
+    let error = std::os::unix::process::CommandExt::exec(
+        std::process::Command::new(paths::BINARY).arg("init"),
+    );
     Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
 }
 
@@ -149,13 +173,18 @@ pub fn pidfd(pid: Pid) -> std::io::Result<OwnedFd> {
         if fd < 0 {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(std::io::Error::other)?))
+        Ok(OwnedFd::from_raw_fd(
+            i32::try_from(fd).map_err(std::io::Error::other)?,
+        ))
     }
 }
 
 /// Whether the process behind a pidfd has ended.
 pub fn has_ended(pidfd: &OwnedFd) -> bool {
-    let mut fds = [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+    let mut fds = [nix::poll::PollFd::new(
+        pidfd.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
@@ -164,7 +193,12 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
 pub fn start_time(pid: Pid) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command, in parentheses, may hold anything; field 22 follows it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ pub struct ProcessId {
 impl ProcessId {
     /// The running process with that number; `None` when it is gone.
     pub fn of(pid: Pid) -> Option<Self> {
-        Some(Self { pid: pid.as_raw(), start: sandbox::start_time(pid)? })
+        Some(Self {
+            pid: pid.as_raw(),
+            start: sandbox::start_time(pid)?,
+        })
     }
 
     /// Whether it still runs (a zombie counts: its number is not free yet).
@@ -54,7 +57,8 @@ impl State {
     pub fn load(run_dir: &Path) -> anyhow::Result<Self> {
         let path = Self::path(run_dir);
         match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => serde_json::from_slice(&text)
+                .with_context(|| format!("{} is damaged", path.display())),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -70,7 +74,12 @@ impl State {
 pub fn write_atomically(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || {
-        let mut file = std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = std::fs::File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         std::fs::rename(&temporary, path)
     };
@@ -85,7 +94,10 @@ mod tests {
     fn state_survives_a_round_trip_and_absence() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(State::load(dir.path()).unwrap(), State::default());
-        let mut state = State { primary: ProcessId::of(Pid::this()), ..State::default() };
+        let mut state = State {
+            primary: ProcessId::of(Pid::this()),
+            ..State::default()
+        };
         state.nodes.insert("rkube".into(), None);
         state.save(dir.path()).unwrap();
         let back = State::load(dir.path()).unwrap();

@@ -112,20 +112,33 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
 
 /// Waits for any of `fds`, answering which are ready.
 fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> anyhow::Result<Vec<bool>> {
-    let mut polled: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut polled: Vec<PollFd> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     let timeout = match timeout {
-        Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+        Some(left) => {
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        }
         None => PollTimeout::NONE,
     };
     match poll(&mut polled, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => {}
         Err(e) => return Err(e).context("cannot wait"),
     }
-    Ok(polled.iter().map(|p| p.revents().is_some_and(|r| !r.is_empty())).collect())
+    Ok(polled
+        .iter()
+        .map(|p| p.revents().is_some_and(|r| !r.is_empty()))
+        .collect())
 }
 
 impl Supervisor {
-    fn new(run_dir: &Path, host_netns: OwnedFd, lock: Flock<File>, state: State) -> anyhow::Result<Self> {
+    fn new(
+        run_dir: &Path,
+        host_netns: OwnedFd,
+        lock: Flock<File>,
+        state: State,
+    ) -> anyhow::Result<Self> {
         // SAFETY: no handler is installed, the kernel reaps and ignores.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) }.context("cannot ignore SIGPIPE")?;
         let mut supervisor = Self {
@@ -151,11 +164,21 @@ impl Supervisor {
             let alive = process.filter(ProcessId::alive);
             match alive.and_then(|p| Some((p.pid(), sandbox::pidfd(p.pid()).ok()?))) {
                 Some((pid, pidfd)) => {
-                    let running = Running { pid, pidfd, since: Instant::now() };
+                    let running = Running {
+                        pid,
+                        pidfd,
+                        since: Instant::now(),
+                    };
                     self.running.insert(name.clone(), running);
                 }
                 None => {
-                    self.pending.insert(name.clone(), Pending { due: Instant::now(), failures: 0 });
+                    self.pending.insert(
+                        name.clone(),
+                        Pending {
+                            due: Instant::now(),
+                            failures: 0,
+                        },
+                    );
                 }
             }
         }
@@ -169,13 +192,18 @@ impl Supervisor {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        let listener = UnixListener::bind(&path)
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
         self.state.save(&self.run_dir)?;
         self.ensure_standby();
 
         loop {
             let now = Instant::now();
-            let timeout = self.pending.values().map(|p| p.due.saturating_duration_since(now)).min();
+            let timeout = self
+                .pending
+                .values()
+                .map(|p| p.due.saturating_duration_since(now))
+                .min();
             let (asked, standby_died) = {
                 let mut fds = vec![listener.as_fd()];
                 fds.extend(self.standby.as_ref().map(|(_, pidfd)| pidfd.as_fd()));
@@ -220,9 +248,14 @@ impl Supervisor {
     fn spawn_standby(&self) -> anyhow::Result<(Pid, OwnedFd)> {
         let plan = read_plan(&self.run_dir)?;
         // Handed down under a number of its own: the original closes on exec.
-        let netns = nix::unistd::dup(self.host_netns.as_raw_fd()).context("cannot duplicate a descriptor")?;
+        let netns = nix::unistd::dup(self.host_netns.as_raw_fd())
+            .context("cannot duplicate a descriptor")?;
         let mut command = Command::new(&plan.binary);
-        command.arg("standby").arg(&self.run_dir).arg(Pid::this().to_string()).arg(netns.to_string());
+        command
+            .arg("standby")
+            .arg(&self.run_dir)
+            .arg(Pid::this().to_string())
+            .arg(netns.to_string());
         let spawned = command.stdin(Stdio::null()).spawn();
         nix::unistd::close(netns)?;
         let pid = Pid::from_raw(spawned.context("cannot run the standby")?.id() as RawFd);
@@ -238,17 +271,33 @@ impl Supervisor {
             .map(|(name, _)| name.clone())
             .collect();
         for name in dead {
-            let Some(was) = self.running.remove(&name) else { continue };
+            let Some(was) = self.running.remove(&name) else {
+                continue;
+            };
             let failures = if was.since.elapsed() >= HEALTHY_AFTER {
                 0
             } else {
                 self.failures.get(&name).copied().unwrap_or(0)
             };
-            eprintln!("supervisor: node {name} (process {}) died, restarting it", was.pid);
-            self.pending.insert(name.clone(), Pending { due: Instant::now() + pause(failures), failures });
+            eprintln!(
+                "supervisor: node {name} (process {}) died, restarting it",
+                was.pid
+            );
+            self.pending.insert(
+                name.clone(),
+                Pending {
+                    due: Instant::now() + pause(failures),
+                    failures,
+                },
+            );
         }
         let now = Instant::now();
-        let due: Vec<String> = self.pending.iter().filter(|(_, p)| p.due <= now).map(|(n, _)| n.clone()).collect();
+        let due: Vec<String> = self
+            .pending
+            .iter()
+            .filter(|(_, p)| p.due <= now)
+            .map(|(n, _)| n.clone())
+            .collect();
         if due.is_empty() {
             return;
         }
@@ -262,7 +311,13 @@ impl Supervisor {
             for name in due {
                 if !self.running.contains_key(&name) {
                     let failures = self.failures.get(&name).copied().unwrap_or(0);
-                    self.pending.insert(name, Pending { due: now + pause(failures), failures });
+                    self.pending.insert(
+                        name,
+                        Pending {
+                            due: now + pause(failures),
+                            failures,
+                        },
+                    );
                 }
             }
         }
@@ -290,7 +345,11 @@ impl Supervisor {
         };
         let response = Response {
             error: result.err().map(|e| format!("{e:#}")),
-            running: self.running.iter().map(|(name, r)| (name.clone(), r.pid.as_raw())).collect(),
+            running: self
+                .running
+                .iter()
+                .map(|(name, r)| (name.clone(), r.pid.as_raw()))
+                .collect(),
         };
         // A shutdown that failed half-way leaves the supervisor in charge.
         end &= response.error.is_none();
@@ -304,21 +363,30 @@ impl Supervisor {
         let plan = read_plan(&self.run_dir)?;
         let mut wanted = Vec::new();
         for name in names {
-            let node = plan.node(name).with_context(|| format!("the cluster has no node {name}"))?;
+            let node = plan
+                .node(name)
+                .with_context(|| format!("the cluster has no node {name}"))?;
             if !self.running.contains_key(name) {
                 wanted.push(node);
             }
         }
         // All are cloned first: no other thread may exist then. What takes long,
         // the control groups, is done for all at once after that.
-        let born: Vec<(&NodePlan, Born)> =
-            wanted.into_iter().map(|node| Ok((node, self.give_birth(&plan, node)?))).collect::<anyhow::Result<_>>()?;
+        let born: Vec<(&NodePlan, Born)> = wanted
+            .into_iter()
+            .map(|node| Ok((node, self.give_birth(&plan, node)?)))
+            .collect::<anyhow::Result<_>>()?;
         let prepared: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
             let tasks: Vec<_> = born
                 .iter()
-                .map(|(node, born)| scope.spawn(|| prepare(&self.hierarchies, &plan, node, born.pid)))
+                .map(|(node, born)| {
+                    scope.spawn(|| prepare(&self.hierarchies, &plan, node, born.pid))
+                })
                 .collect();
-            tasks.into_iter().map(|t| t.join().unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+            tasks
+                .into_iter()
+                .map(|t| t.join().unwrap_or_else(|_| bail!("a thread panicked")))
+                .collect()
         });
         let mut failed = None;
         for ((node, born), prepared) in born.into_iter().zip(prepared) {
@@ -326,7 +394,9 @@ impl Supervisor {
             let started = prepared.and_then(|()| {
                 let pidfd = sandbox::pidfd(pid).context("the node's first process died")?;
                 // Before it goes on: a successor must know of every node that runs.
-                self.state.nodes.insert(node.name.clone(), ProcessId::of(pid));
+                self.state
+                    .nodes
+                    .insert(node.name.clone(), ProcessId::of(pid));
                 self.state.save(&self.run_dir)?;
                 born.release().context("the node's first process died")?;
                 Ok(pidfd)
@@ -334,7 +404,14 @@ impl Supervisor {
             match started {
                 Ok(pidfd) => {
                     self.pending.remove(&node.name);
-                    self.running.insert(node.name.clone(), Running { pid, pidfd, since: Instant::now() });
+                    self.running.insert(
+                        node.name.clone(),
+                        Running {
+                            pid,
+                            pidfd,
+                            since: Instant::now(),
+                        },
+                    );
                 }
                 Err(e) => {
                     let _ = kill(pid, Signal::SIGKILL);
@@ -353,14 +430,21 @@ impl Supervisor {
             images: plan.dir.join("images"),
             dir: dir.clone(),
         };
-        for folder in [dir.join("log"), self.run_dir.join("nodes"), spec.images.clone()] {
+        for folder in [
+            dir.join("log"),
+            self.run_dir.join("nodes"),
+            spec.images.clone(),
+        ] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let path = self.run_dir.join("nodes").join(format!("{}.json", node.name));
+        let path = self
+            .run_dir
+            .join("nodes")
+            .join(format!("{}.json", node.name));
         super::state::write_atomically(&path, &serde_json::to_vec(&spec)?)?;
         // Groups of a node that died may still hold its pods' groups.
         cgroup::remove(&self.hierarchies, &plan.name, Some(&node.name), KILL_LIMIT)?;
@@ -377,7 +461,11 @@ impl Supervisor {
         }
         // Recorded first, so that a successor does not start them again.
         self.save();
-        let signal = if grace { Signal::SIGTERM } else { Signal::SIGKILL };
+        let signal = if grace {
+            Signal::SIGTERM
+        } else {
+            Signal::SIGKILL
+        };
         for (_, running) in &leaving {
             let _ = kill(running.pid, signal);
         }
@@ -409,13 +497,20 @@ impl Supervisor {
     fn shutdown(&mut self, grace: bool) -> anyhow::Result<()> {
         let plan = read_plan(&self.run_dir)?;
         let mut names: Vec<String> = self.state.nodes.keys().cloned().collect();
-        names.extend(self.running.keys().filter(|n| !self.state.nodes.contains_key(*n)).cloned().collect::<Vec<_>>());
+        names.extend(
+            self.running
+                .keys()
+                .filter(|n| !self.state.nodes.contains_key(*n))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
         self.stop(&names, grace)?;
         cgroup::remove(&self.hierarchies, &plan.name, None, KILL_LIMIT)?;
         // Without its state file, the standby ends instead of taking over.
         for file in ["state.json", "control.sock"] {
             let path = self.run_dir.join(file);
-            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
         }
         if let Some((pid, pidfd)) = self.standby.take() {
             let _ = kill(pid, Signal::SIGKILL);
@@ -433,8 +528,16 @@ impl Supervisor {
 }
 
 /// Control groups and network of a node whose first process waits.
-fn prepare(hierarchies: &[Hierarchy], plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<()> {
-    let limits = Limits { cpu_millis: node.cpu_millis, memory_bytes: node.memory_bytes };
+fn prepare(
+    hierarchies: &[Hierarchy],
+    plan: &ClusterPlan,
+    node: &NodePlan,
+    pid: Pid,
+) -> anyhow::Result<()> {
+    let limits = Limits {
+        cpu_millis: node.cpu_millis,
+        memory_bytes: node.memory_bytes,
+    };
     cgroup::create(hierarchies, &plan.name, &node.name, limits)?;
     cgroup::join(hierarchies, &plan.name, &node.name, pid)?;
     network::connect(plan, node, pid)
@@ -453,7 +556,9 @@ fn reap() {
 fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        n => Duration::from_millis(500).saturating_mul(1 << (n - 1).min(10)).min(LONGEST_PAUSE),
+        n => Duration::from_millis(500)
+            .saturating_mul(1 << (n - 1).min(10))
+            .min(LONGEST_PAUSE),
     }
 }
 

@@ -25,7 +25,9 @@ fn main() {
         }
         // The node's services of this test: one that reports what it sees.
         Some("agent") => agent(),
-        Some(role) if native::helper_main(role, &args[1..]).is_some_and(|code| std::process::exit(code)) => {}
+        Some(role)
+            if native::helper_main(role, &args[1..])
+                .is_some_and(|code| std::process::exit(code)) => {}
         // What a test runner asks.
         Some("--list") if args.iter().any(|a| a == "--ignored") => {}
         Some("--list") => println!("native_driver: test"),
@@ -41,18 +43,27 @@ fn main() {
 /// Writes what it finds around itself, then sleeps.
 fn agent() {
     let run = |script: &str| {
-        let out = Command::new("/bin/sh").args(["-c", script]).output().expect("a shell in the node");
+        let out = Command::new("/bin/sh")
+            .args(["-c", script])
+            .output()
+            .expect("a shell in the node");
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
     let report = [
         ("host", run("cat /proc/sys/kernel/hostname")),
         ("root", run("ls /")),
         ("usr", run("touch /usr/x 2>&1; echo $?")),
-        ("processes", run("for p in /proc/[0-9]*; do cat $p/comm; done")),
+        (
+            "processes",
+            run("for p in /proc/[0-9]*; do cat $p/comm; done"),
+        ),
         ("cgroup", run("cat /proc/1/cgroup")),
         ("hosts", run("cat /etc/hosts")),
     ];
-    let text: String = report.iter().map(|(k, v)| format!("[{k}]\n{v}\n")).collect();
+    let text: String = report
+        .iter()
+        .map(|(k, v)| format!("[{k}]\n{v}\n"))
+        .collect();
     let count = std::fs::read_to_string("/var/lib/rkube/boots").unwrap_or_default();
     std::fs::write("/var/lib/rkube/boots", format!("{count}x")).expect("state is writable");
     std::fs::write("/var/lib/rkube/report", text).expect("state is writable");
@@ -102,10 +113,17 @@ async fn tests() {
     driver.destroy(&plan).await.expect("a clean start");
     let before = host();
 
-    let problems: Vec<_> = driver.preflight(&plan).into_iter().filter(|p| p.fatal).collect();
+    let problems: Vec<_> = driver
+        .preflight(&plan)
+        .into_iter()
+        .filter(|p| p.fatal)
+        .collect();
     assert!(problems.is_empty(), "{problems:?}");
     driver.start(&plan, &names).await.expect("start");
-    assert_eq!(driver.states(&plan).await.expect("states"), [NodeState::Running, NodeState::Running]);
+    assert_eq!(
+        driver.states(&plan).await.expect("states"),
+        [NodeState::Running, NodeState::Running]
+    );
     for (name, report) in names.iter().zip([report(&plan, 0), report(&plan, 1)]) {
         isolated(name, &report);
     }
@@ -130,11 +148,20 @@ async fn tests() {
         assert_eq!(pids("init"), inits, "nodes outlive their supervisors");
     }
     wait("an answer", || run_dir.join("control.sock").exists());
-    assert_eq!(driver.states(&plan).await.expect("states"), [NodeState::Running, NodeState::Running]);
+    assert_eq!(
+        driver.states(&plan).await.expect("states"),
+        [NodeState::Running, NodeState::Running]
+    );
 
     driver.stop(&plan, &names[1..]).await.expect("stop one");
-    assert_eq!(driver.states(&plan).await.expect("states"), [NodeState::Running, NodeState::Stopped]);
-    driver.stop(&plan, &names[..1]).await.expect("stop the last");
+    assert_eq!(
+        driver.states(&plan).await.expect("states"),
+        [NodeState::Running, NodeState::Stopped]
+    );
+    driver
+        .stop(&plan, &names[..1])
+        .await
+        .expect("stop the last");
     assert_eq!(host(), before, "a stopped cluster leaves nothing but files");
     driver.start(&plan, &names).await.expect("start again");
     wait("state to survive", || boots(&plan) == 5);
@@ -166,12 +193,22 @@ fn isolated(name: &str, report: &str) {
     for hidden in ["boot", "srv", "media"] {
         assert!(!root.contains(&hidden), "the host's /{hidden} can be seen");
     }
-    assert_eq!(section(report, "usr").lines().last(), Some("1"), "the host's /usr is writable");
+    assert_eq!(
+        section(report, "usr").lines().last(),
+        Some("1"),
+        "the host's /usr is writable"
+    );
     let processes = section(report, "processes");
-    assert!(!processes.contains("systemd") && processes.lines().count() < 12, "host processes: {processes}");
+    assert!(
+        !processes.contains("systemd") && processes.lines().count() < 12,
+        "host processes: {processes}"
+    );
     for line in section(report, "cgroup").lines() {
         let path = line.rsplit(':').next().expect("path");
-        assert!(path == "/" || path == "/init", "a node sees its place in the host's groups: {line}");
+        assert!(
+            path == "/" || path == "/init",
+            "a node sees its place in the host's groups: {line}"
+        );
     }
 }
 
@@ -187,7 +224,9 @@ fn reachable(plan: &ClusterPlan) {
 }
 
 fn boots(plan: &ClusterPlan) -> usize {
-    let count = |n: &NodePlan| std::fs::read(plan.node_dir(&n.name).join("state/boots")).map_or(0, |b| b.len());
+    let count = |n: &NodePlan| {
+        std::fs::read(plan.node_dir(&n.name).join("state/boots")).map_or(0, |b| b.len())
+    };
     plan.nodes.iter().map(count).sum()
 }
 
@@ -210,7 +249,8 @@ fn pids(role: &str) -> Vec<Pid> {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let mut words = line.split(|b| *b == 0);
-            (binaries.contains(&words.next()?) && words.next()? == role.as_bytes()).then(|| Pid::from_raw(pid))
+            (binaries.contains(&words.next()?) && words.next()? == role.as_bytes())
+                .then(|| Pid::from_raw(pid))
         })
         .collect();
     found.sort();
@@ -226,10 +266,17 @@ fn supervisors() -> Vec<Pid> {
 /// Everything on the host that a cluster could leave.
 fn host() -> String {
     let links = std::fs::read_to_string("/proc/net/dev").expect("links");
-    let links: Vec<&str> = links.lines().filter_map(|l| l.split_once(':')).map(|(name, _)| name.trim()).collect();
+    let links: Vec<&str> = links
+        .lines()
+        .filter_map(|l| l.split_once(':'))
+        .map(|(name, _)| name.trim())
+        .collect();
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
     let routes = std::fs::read_to_string("/proc/net/route").expect("routes");
-    let groups = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", "*rkube*"]).output().expect("find");
+    let groups = Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-path", "*rkube*"])
+        .output()
+        .expect("find");
     let forward = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("ip_forward");
     format!(
         "{links:?}\n{mounts}\n{routes}\n{}\n{forward}{:?}{:?}",

@@ -15,7 +15,9 @@ const WORKER: &str = "node-role.kubernetes.io/worker";
 /// Labels every node that appears; `control_plane` names the control plane's.
 pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(client);
-    let changes = metadata_watcher(nodes.clone(), watcher::Config::default()).default_backoff().touched_objects();
+    let changes = metadata_watcher(nodes.clone(), watcher::Config::default())
+        .default_backoff()
+        .touched_objects();
     futures::pin_mut!(changes);
     while let Some(change) = changes.next().await {
         let node = match change {
@@ -30,13 +32,28 @@ pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
         if name == control_plane {
             wanted.push(CONTROL_PLANE);
         }
-        if wanted.iter().all(|label| node.labels().contains_key(*label)) {
+        if wanted
+            .iter()
+            .all(|label| node.labels().contains_key(*label))
+        {
             continue;
         }
-        let labels: serde_json::Map<String, serde_json::Value> =
-            wanted.iter().map(|label| ((*label).to_owned(), "".into())).collect();
+        let labels: serde_json::Map<String, serde_json::Value> = wanted
+            .iter()
+            .map(|label| ((*label).to_owned(), "".into()))
+            .collect();
         let patch = serde_json::json!({ "metadata": { "labels": labels } });
-        match nodes.patch_metadata(&name, &PatchParams { field_manager: Some("rkube".into()), ..PatchParams::default() }, &Patch::Merge(patch)).await {
+        match nodes
+            .patch_metadata(
+                &name,
+                &PatchParams {
+                    field_manager: Some("rkube".into()),
+                    ..PatchParams::default()
+                },
+                &Patch::Merge(patch),
+            )
+            .await
+        {
             Ok(_) => {}
             // Deleted meanwhile.
             Err(kube::Error::Api(e)) if e.code == 404 => {}
