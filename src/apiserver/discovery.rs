@@ -68,8 +68,10 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             rkube_auth::token::openid_configuration(server.signer.issuer(), &jwks)
         }
         ["openid", "v1", "jwks"] => {
-            let keys = rkube_auth::token::jwks(&[server.config.pki.service_account_pub.clone()])
-                .map_err(Status::internal)?;
+            let keys = rkube_auth::token::jwks(std::slice::from_ref(
+                &server.config.pki.service_account_pub,
+            ))
+            .map_err(Status::internal)?;
             let mut response = respond::value(call, StatusCode::OK, Encoding::Json, &keys).await;
             response.headers_mut().insert(
                 header::CONTENT_TYPE,
@@ -410,7 +412,7 @@ mod tests {
     #[test]
     fn versions_rank_as_upstream() {
         let mut all = vec!["v1alpha1", "foo", "v2", "v1", "v1beta2", "v1beta1", "v10"];
-        all.sort_by(|a, b| version_priority(b).cmp(&version_priority(a)));
+        all.sort_by_key(|v| std::cmp::Reverse(version_priority(v)));
         assert_eq!(
             all,
             ["v10", "v2", "v1", "v1beta2", "v1beta1", "v1alpha1", "foo"]

@@ -26,10 +26,13 @@ struct Series {
     sum: f64,
 }
 
+/// Group, version, resource, subresource and verb of a series.
+type Labels = (String, String, String, String, &'static str);
+
 /// Counters of requests.
 #[derive(Default)]
 pub struct Metrics {
-    requests: Mutex<BTreeMap<(String, String, String, String, &'static str), Series>>,
+    requests: Mutex<BTreeMap<Labels, Series>>,
     watches: Mutex<BTreeMap<String, Arc<AtomicI64>>>,
 }
 

@@ -66,7 +66,7 @@ impl Query {
 
 /// Percent-decoding; in a query `+` is a space.
 pub fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(plus_is_space && text.contains('+')) {
+    if !(text.contains('%') || plus_is_space && text.contains('+')) {
         return Cow::Borrowed(text);
     }
     let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));

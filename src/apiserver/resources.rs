@@ -166,7 +166,7 @@ impl Resource {
     }
 
     /// An object of the storage version in this version.
-    pub fn from_storage(&self, mut object: Object) -> Result<Object, Status> {
+    pub fn served(&self, mut object: Object) -> Result<Object, Status> {
         if self.serves_storage_version() {
             return Ok(object);
         }
@@ -175,7 +175,7 @@ impl Resource {
     }
 
     /// An object of this version in the storage version.
-    pub fn to_storage(&self, mut object: Object) -> Result<Object, Status> {
+    pub fn stored(&self, mut object: Object) -> Result<Object, Status> {
         if self.serves_storage_version() {
             return Ok(object);
         }

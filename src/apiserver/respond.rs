@@ -146,7 +146,7 @@ impl ApiServer {
             return Ok(bytes(call, code, Encoding::Json, json).await);
         }
         let object: Object = serde_json::from_slice(&json).map_err(Status::internal)?;
-        let object = resource.from_storage(object)?;
+        let object = resource.served(object)?;
         Ok(self
             .tree_response(call, resource, code, accepted, object)
             .await)
@@ -208,7 +208,7 @@ impl ApiServer {
         }
         let mut objects = Vec::with_capacity(items.len());
         for item in items {
-            objects.push(resource.from_storage(item.parse())?);
+            objects.push(resource.served(item.parse())?);
         }
         let list = match accepted.view {
             View::Whole => json!({

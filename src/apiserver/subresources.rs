@@ -189,7 +189,7 @@ pub async fn scale(
             .cache
             .get(&namespace, &info.name)
             .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
-        let scale = view(&resource.from_storage(object.parse())?)?;
+        let scale = view(&resource.served(object.parse())?)?;
         return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
     }
     let kind = if info.verb == "update" {
@@ -237,7 +237,7 @@ pub async fn scale(
     report(call, validation, duplicates, Vec::new())?;
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
-        let mut object = resource.from_storage(old.clone())?;
+        let mut object = resource.served(old.clone())?;
         let live = view(&object)?;
         let mut scale = match (info.verb, media.as_str()) {
             ("update", _) => given.clone(),
@@ -280,7 +280,7 @@ pub async fn scale(
         if !uid.is_empty() {
             meta::set_uid(&mut object, &uid);
         }
-        resource.to_storage(object)
+        resource.stored(object)
     };
     let writer = Writer {
         server,
@@ -292,7 +292,7 @@ pub async fn scale(
     };
     let written = writer.update(&namespace, &info.name, &make).await?;
     let object: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;
-    let scale = view(&resource.from_storage(object)?)?;
+    let scale = view(&resource.served(object)?)?;
     Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await)
 }
 

@@ -186,7 +186,7 @@ pub async fn delete(
     };
     let returned = RETURN_OBJECT.iter().any(|(g, r)| resource.is(g, r));
     if !deleted.gone || returned {
-        let object = resource.from_storage(deleted.object)?;
+        let object = resource.served(deleted.object)?;
         return Ok(server
             .tree_response(call, resource, code, accepted, object)
             .await);

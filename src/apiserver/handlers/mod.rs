@@ -141,7 +141,7 @@ async fn create(
         options,
         ownership: Ownership::Update,
     };
-    let written = writer.create(resource.to_storage(object)?).await?;
+    let written = writer.create(resource.stored(object)?).await?;
     server
         .object_response(call, resource, StatusCode::CREATED, accepted, written.json)
         .await
@@ -170,7 +170,7 @@ async fn update(
             call.info.name
         )));
     }
-    let object = resource.to_storage(object)?;
+    let object = resource.stored(object)?;
     let namespace = call.info.namespace_of(resource);
     let may_create = part == Part::Main && resource.strategy().allow_create_on_update();
     let writer = Writer {

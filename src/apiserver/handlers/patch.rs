@@ -113,7 +113,7 @@ pub async fn patch(
     let api_version = resource.api_version();
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let live = match old {
-            Some(old) => Some(resource.from_storage(old.clone())?),
+            Some(old) => Some(resource.served(old.clone())?),
             None => None,
         };
         let new = match (form, &live) {
@@ -132,7 +132,7 @@ pub async fn patch(
                 if let (Some(live), true) = (live, meta::resource_version(&patch).is_empty()) {
                     meta::set_resource_version(&mut new, meta::resource_version(live));
                 }
-                return resource.to_storage(new);
+                return resource.stored(new);
             }
             (_, None) => {
                 return Err(Status::not_found(
@@ -150,7 +150,7 @@ pub async fn patch(
         resource.check_kind(&mut new)?;
         let unknown = fields::check(resource.schema(), &mut new)?;
         report(call, validation, Vec::new(), unknown)?;
-        resource.to_storage(new)
+        resource.stored(new)
     };
     let namespace = call.info.namespace_of(resource);
     let writer = Writer {

@@ -244,7 +244,7 @@ impl Stream {
             return;
         }
         let call = &self.call;
-        let object = match call.resource.from_storage(object.parse()) {
+        let object = match call.resource.served(object.parse()) {
             Ok(object) => object,
             Err(status) => return out.put_slice(&error_event(&status)),
         };

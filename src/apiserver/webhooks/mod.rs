@@ -118,7 +118,7 @@ impl Webhooks {
             return Ok(false);
         };
         let resource = admission.resource;
-        let before = resource.from_storage(object.clone())?;
+        let before = resource.served(object.clone())?;
         let mut after = json_patch(&before, &patch).map_err(|e| {
             Status::internal(format!("admission webhook {:?}: {}", hook.name, e.message))
         })?;
@@ -127,7 +127,7 @@ impl Webhooks {
         if after == before {
             return Ok(false);
         }
-        *object = resource.to_storage(after)?;
+        *object = resource.stored(after)?;
         Ok(true)
     }
 
@@ -212,7 +212,7 @@ fn review(
     let resource = admission.resource;
     let uid = uuid::Uuid::new_v4().to_string();
     let served = |object: Option<&Object>| -> Result<Value, Status> {
-        object.map_or(Ok(Value::Null), |o| resource.from_storage(o.clone()))
+        object.map_or(Ok(Value::Null), |o| resource.served(o.clone()))
     };
     let named = object.or(old);
     let namespace = admission.namespace(named);
