@@ -24,6 +24,7 @@ static HPA: Rules = Rules {
 
 fn default(obj: &mut Object) {
     let v1 = text(obj, "apiVersion") == "autoscaling/v1";
+    ensure(obj, "spec");
     let Some(spec) = at_mut(obj, "spec") else {
         return;
     };

@@ -95,7 +95,11 @@ fn prepare_custom_status_update(new: &mut Object, old: &Object) {
 /// The generation is the server's: old, or one more.
 pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
     match int(old, "metadata.generation") {
-        Some(generation) => put(new, "metadata.generation", generation + i64::from(changed)),
+        Some(generation) => put(
+            new,
+            "metadata.generation",
+            generation.saturating_add(i64::from(changed)),
+        ),
         None if changed => put(new, "metadata.generation", 1),
         None => {
             remove(new, "metadata.generation");

@@ -32,6 +32,8 @@ mod policy;
 mod quantities;
 mod rbac;
 mod resource;
+#[cfg(test)]
+mod robustness;
 mod scheduling;
 mod selectors;
 mod storage;

@@ -76,7 +76,7 @@ impl Strategy for Job {
         }
         if text(obj, "spec.completionMode") == "Indexed" {
             // Pods' host names are the job's name and an index.
-            let last = int(obj, "spec.completions").unwrap_or(1) - 1;
+            let last = int(obj, "spec.completions").unwrap_or(1).saturating_sub(1);
             let name = format!("{}-{}", text(obj, "metadata.name"), last.max(0));
             for message in crate::names::dns1123_label(&name) {
                 errors.invalid(

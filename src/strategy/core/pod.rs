@@ -242,7 +242,7 @@ impl Strategy for Pod {
         );
         remove(pod, "status.nominatedNodeName");
         if let Some(generation) = int(pod, "metadata.generation") {
-            put(pod, "metadata.generation", generation + 1);
+            put(pod, "metadata.generation", generation.saturating_add(1));
         }
         Ok(())
     }

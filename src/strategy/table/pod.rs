@@ -102,19 +102,19 @@ fn summarize(pod: &Object) -> Summary {
     };
     let total = list(pod, "spec.containers").len() + init.iter().filter(|c| is_sidecar(c)).count();
     let mut ready = 0;
-    let mut restarts = 0;
+    let mut restarts: i64 = 0;
     let mut last_restart = None;
-    let mut sidecar_restarts = 0;
+    let mut sidecar_restarts: i64 = 0;
     let mut last_sidecar_restart = None;
 
     let mut initializing = false;
     for (i, status) in list(pod, "status.initContainerStatuses").iter().enumerate() {
         let count = int(status, "restartCount").unwrap_or(0);
-        restarts += count;
+        restarts = restarts.saturating_add(count);
         later(&mut last_restart, status);
         let is_sidecar = sidecar(text(status, "name"));
         if is_sidecar {
-            sidecar_restarts += count;
+            sidecar_restarts = sidecar_restarts.saturating_add(count);
             later(&mut last_sidecar_restart, status);
         }
         let terminated = at(status, "state.terminated");
@@ -145,7 +145,7 @@ fn summarize(pod: &Object) -> Summary {
         last_restart = last_sidecar_restart;
         let mut running = false;
         for status in list(pod, "status.containerStatuses").iter().rev() {
-            restarts += int(status, "restartCount").unwrap_or(0);
+            restarts = restarts.saturating_add(int(status, "restartCount").unwrap_or(0));
             later(&mut last_restart, status);
             let terminated = at(status, "state.terminated");
             let waiting = text(status, "state.waiting.reason");
