@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior};
+use k8s_openapi::api::autoscaling::v2::{
+    HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior,
+};
 use k8s_openapi::api::core::v1::Pod;
 use rkube_api::quantity::Quantity;
 
@@ -73,11 +75,17 @@ pub fn group(
 }
 
 fn is_warm(pod: &Pod, sample: &Sample, now: Timestamp) -> bool {
-    let start = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    let start = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.start_time.as_ref());
     let (Some(ready), Some(start)) = (pods::condition(pod, "Ready"), start) else {
         return false;
     };
-    let changed = ready.last_transition_time.as_ref().map_or(start.0, |time| time.0);
+    let changed = ready
+        .last_transition_time
+        .as_ref()
+        .map_or(start.0, |time| time.0);
     let is_ready = ready.status == "True";
     if start.0 + SignedDuration::from_secs(CPU_WARM_UP) > now {
         is_ready && sample.at >= changed + SignedDuration::from_secs(sample.window)
@@ -120,14 +128,22 @@ fn ratio(
             (target > 0).then(|| (average as f64 / target as f64, average, None))
         }
         Target::Utilization(target) => {
-            let known = samples.iter().filter_map(|(pod, used)| Some((used, requests.get(pod)?)));
-            let (used, requested) = known.fold((0, 0), |(a, b), (used, requested)| (a + used, b + requested));
+            let known = samples
+                .iter()
+                .filter_map(|(pod, used)| Some((used, requests.get(pod)?)));
+            let (used, requested) = known.fold((0, 0), |(a, b), (used, requested)| {
+                (a + used, b + requested)
+            });
             if requested == 0 || target <= 0 {
                 return None;
             }
             let utilization = (used * 100 / requested) as i32;
             let average = used / samples.len() as i64;
-            Some((f64::from(utilization) / f64::from(target), average, Some(utilization)))
+            Some((
+                f64::from(utilization) / f64::from(target),
+                average,
+                Some(utilization),
+            ))
         }
     }
 }
@@ -142,7 +158,10 @@ pub fn propose(
     target: Target,
     tolerance: (f64, f64),
 ) -> Result<Proposal, String> {
-    let mut used: BTreeMap<String, i64> = samples.iter().map(|(pod, sample)| (pod.clone(), sample.milli)).collect();
+    let mut used: BTreeMap<String, i64> = samples
+        .iter()
+        .map(|(pod, sample)| (pod.clone(), sample.milli))
+        .collect();
     let (first, average, utilization) =
         ratio(&used, requests, target).ok_or("did not receive metrics for any ready pods")?;
     let stay = Proposal {
@@ -163,7 +182,9 @@ pub fn propose(
         let assumed = match target {
             _ if first > 1.0 => 0,
             Target::Average(target) => target,
-            Target::Utilization(target) => i64::from(target.max(100)) * requests.get(pod).copied().unwrap_or(0) / 100,
+            Target::Utilization(target) => {
+                i64::from(target.max(100)) * requests.get(pod).copied().unwrap_or(0) / 100
+            }
         };
         if (first - 1.0).abs() > f64::EPSILON {
             used.insert(pod.clone(), assumed);
@@ -212,7 +233,9 @@ impl History {
     fn changed(&self, seconds: i32, now: Timestamp) -> (i32, i32) {
         let since = now - SignedDuration::from_secs(seconds.into());
         let recent = self.changes.iter().filter(|(at, _)| *at > since);
-        recent.fold((0, 0), |(up, down), (_, change)| (up + (*change).max(0), down + (-*change).max(0)))
+        recent.fold((0, 0), |(up, down), (_, change)| {
+            (up + (*change).max(0), down + (-*change).max(0))
+        })
     }
 }
 
@@ -225,16 +248,24 @@ fn policy(kind: &str, value: i32) -> HPAScalingPolicy {
 }
 
 fn up_rules(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> HPAScalingRules {
-    let mut rules = behavior.and_then(|behavior| behavior.scale_up.clone()).unwrap_or_default();
+    let mut rules = behavior
+        .and_then(|behavior| behavior.scale_up.clone())
+        .unwrap_or_default();
     rules.stabilization_window_seconds.get_or_insert(0);
-    rules.policies.get_or_insert_with(|| vec![policy("Pods", 4), policy("Percent", 100)]);
+    rules
+        .policies
+        .get_or_insert_with(|| vec![policy("Pods", 4), policy("Percent", 100)]);
     rules
 }
 
 fn down_rules(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> HPAScalingRules {
-    let mut rules = behavior.and_then(|behavior| behavior.scale_down.clone()).unwrap_or_default();
+    let mut rules = behavior
+        .and_then(|behavior| behavior.scale_down.clone())
+        .unwrap_or_default();
     rules.stabilization_window_seconds.get_or_insert(300);
-    rules.policies.get_or_insert_with(|| vec![policy("Percent", 100)]);
+    rules
+        .policies
+        .get_or_insert_with(|| vec![policy("Percent", 100)]);
     rules
 }
 
@@ -275,8 +306,13 @@ pub fn damp(
     let (up, down) = (up_rules(behavior), down_rules(behavior));
     history.recommendations.push((now, recommended));
     let within = |rules: &HPAScalingRules| {
-        let since = now - SignedDuration::from_secs(rules.stabilization_window_seconds.unwrap_or(0).into());
-        history.recommendations.iter().filter(move |(at, _)| *at >= since).map(|(_, size)| *size)
+        let since =
+            now - SignedDuration::from_secs(rules.stabilization_window_seconds.unwrap_or(0).into());
+        history
+            .recommendations
+            .iter()
+            .filter(move |(at, _)| *at >= since)
+            .map(|(_, size)| *size)
     };
     // Up only to the least, down only to the most of what was asked for lately.
     let least = within(&up).min().unwrap_or(recommended);
@@ -284,14 +320,21 @@ pub fn damp(
     let mut size = current;
     size = size.max(least);
     size = size.min(most);
-    let limit = |rules: &HPAScalingRules, growing: bool| limit(rules, growing, current, history, now);
+    let limit =
+        |rules: &HPAScalingRules, growing: bool| limit(rules, growing, current, history, now);
     if size > current {
         let rate = limit(&up, true).max(current);
         if size > bounds.max.min(rate) {
             let why = if rate < bounds.max {
-                ("ScaleUpLimit", "the desired replica count is increasing faster than the maximum scale rate")
+                (
+                    "ScaleUpLimit",
+                    "the desired replica count is increasing faster than the maximum scale rate",
+                )
             } else {
-                ("TooManyReplicas", "the desired replica count is more than the maximum replica count")
+                (
+                    "TooManyReplicas",
+                    "the desired replica count is more than the maximum replica count",
+                )
             };
             return (bounds.max.min(rate), Some(why));
         }
@@ -299,9 +342,15 @@ pub fn damp(
         let rate = limit(&down, false).min(current);
         if size < bounds.min.max(rate) {
             let why = if rate > bounds.min {
-                ("ScaleDownLimit", "the desired replica count is decreasing faster than the maximum scale rate")
+                (
+                    "ScaleDownLimit",
+                    "the desired replica count is decreasing faster than the maximum scale rate",
+                )
             } else {
-                ("TooFewReplicas", "the desired replica count is less than the minimum replica count")
+                (
+                    "TooFewReplicas",
+                    "the desired replica count is less than the minimum replica count",
+                )
             };
             return (bounds.min.max(rate), Some(why));
         }
@@ -309,7 +358,13 @@ pub fn damp(
     (size.clamp(bounds.min, bounds.max), None)
 }
 
-fn limit(rules: &HPAScalingRules, growing: bool, current: i32, history: &History, now: Timestamp) -> i32 {
+fn limit(
+    rules: &HPAScalingRules,
+    growing: bool,
+    current: i32,
+    history: &History,
+    now: Timestamp,
+) -> i32 {
     let select = rules.select_policy.as_deref().unwrap_or("Max");
     if select == "Disabled" {
         return current;
@@ -341,7 +396,10 @@ mod tests {
             at: at(9000),
             window: 30,
         };
-        values.iter().map(|(name, milli)| ((*name).to_owned(), sample(*milli))).collect()
+        values
+            .iter()
+            .map(|(name, milli)| ((*name).to_owned(), sample(*milli)))
+            .collect()
     }
 
     fn running(names: &[&str]) -> Vec<Arc<Pod>> {
@@ -354,14 +412,26 @@ mod tests {
     }
 
     fn requests(names: &[&str]) -> BTreeMap<String, i64> {
-        names.iter().map(|name| ((*name).to_owned(), 1000)).collect()
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), 1000))
+            .collect()
     }
 
     fn proposed(names: &[&str], values: &[(&str, i64)], target: Target) -> i32 {
         let mut samples = sampled(values);
         let groups = group(&running(names), &mut samples, true, at(9010));
         let current = names.len() as i32;
-        propose(current, &groups, &samples, &requests(names), target, (TOLERANCE, TOLERANCE)).unwrap().replicas
+        propose(
+            current,
+            &groups,
+            &samples,
+            &requests(names),
+            target,
+            (TOLERANCE, TOLERANCE),
+        )
+        .unwrap()
+        .replicas
     }
 
     #[test]
@@ -369,8 +439,18 @@ mod tests {
         let half = Target::Utilization(50);
         assert_eq!(proposed(&["a", "b"], &[("a", 1000), ("b", 1000)], half), 4);
         assert_eq!(proposed(&["a", "b"], &[("a", 520), ("b", 500)], half), 2);
-        assert_eq!(proposed(&["a", "b", "c", "d"], &[("a", 100), ("b", 100), ("c", 100), ("d", 100)], half), 1);
-        assert_eq!(proposed(&["a", "b"], &[("a", 300), ("b", 300)], Target::Average(100)), 6);
+        assert_eq!(
+            proposed(
+                &["a", "b", "c", "d"],
+                &[("a", 100), ("b", 100), ("c", 100), ("d", 100)],
+                half
+            ),
+            1
+        );
+        assert_eq!(
+            proposed(&["a", "b"], &[("a", 300), ("b", 300)], Target::Average(100)),
+            6
+        );
     }
 
     #[test]
@@ -384,7 +464,8 @@ mod tests {
     fn young_pods_do_not_count() {
         let mut young = Pod::clone(&running(&["a"])[0]);
         young.status.as_mut().unwrap().start_time = Some(Time(at(8990)));
-        young.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(at(8995)));
+        young.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].last_transition_time =
+            Some(Time(at(8995)));
         let mut samples = sampled(&[("a", 1000)]);
         let groups = group(&[Arc::new(young)], &mut samples, true, at(9010));
         assert_eq!((groups.ready, groups.unready.len()), (0, 1));

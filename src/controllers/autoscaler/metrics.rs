@@ -14,12 +14,21 @@ use crate::context::{Context, Error, Result};
 use crate::discovery::Served;
 
 fn milli(value: &Value) -> Option<i64> {
-    Quantity::from_value(value).ok().map(|quantity| quantity.milli_value())
+    if value.is_null() {
+        return None;
+    }
+    Quantity::from_value(value)
+        .ok()
+        .map(|quantity| quantity.milli_value())
 }
 
 /// A label selector as a query writes it.
 pub fn query(selector: &LabelSelector) -> String {
-    let labels = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}"));
+    let labels = selector
+        .match_labels
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"));
     let expressions = selector.match_expressions.iter().flatten().map(|wanted| {
         let values = wanted.values.as_deref().unwrap_or_default().join(",");
         match wanted.operator.as_str() {
@@ -51,7 +60,8 @@ fn at(item: &Value) -> Option<Timestamp> {
 
 fn window(item: &Value) -> i64 {
     let text = item["window"].as_str().unwrap_or("60s");
-    text.parse::<jiff::SignedDuration>().map_or(60, |duration| duration.as_secs())
+    text.parse::<jiff::SignedDuration>()
+        .map_or(60, |duration| duration.as_secs())
 }
 
 /// Each pod's use of a resource, of one container if that is named.
@@ -69,11 +79,19 @@ pub async fn resource(
     let list: Value = ctx
         .raw(http::Method::GET, &path, Vec::new())
         .await
-        .map_err(|error| Error::other(format!("unable to fetch metrics from resource metrics API: {error}")))?;
+        .map_err(|error| {
+            Error::other(format!(
+                "unable to fetch metrics from resource metrics API: {error}"
+            ))
+        })?;
     Ok(read_resource(&list, resource, container))
 }
 
-fn read_resource(list: &Value, resource: &str, container: Option<&str>) -> BTreeMap<String, Sample> {
+fn read_resource(
+    list: &Value,
+    resource: &str,
+    container: Option<&str>,
+) -> BTreeMap<String, Sample> {
     let mut samples = BTreeMap::new();
     for item in list["items"].as_array().into_iter().flatten() {
         let containers = item["containers"].as_array();
@@ -85,7 +103,8 @@ fn read_resource(list: &Value, resource: &str, container: Option<&str>) -> BTree
             .map(|container| milli(&container["usage"][resource]))
             .collect();
         // A pod of which one container is not known is not known.
-        if let (Some(amounts), Some(at), Some(name)) = (amounts, at(item), item["metadata"]["name"].as_str())
+        if let (Some(amounts), Some(at), Some(name)) =
+            (amounts, at(item), item["metadata"]["name"].as_str())
             && !amounts.is_empty()
         {
             samples.insert(
@@ -102,13 +121,18 @@ fn read_resource(list: &Value, resource: &str, container: Option<&str>) -> BTree
 }
 
 /// What each pod requests of a resource, in thousandths.
-pub fn requests(all: &[Arc<Pod>], resource: &str, container: Option<&str>) -> Result<BTreeMap<String, i64>> {
+pub fn requests(
+    all: &[Arc<Pod>],
+    resource: &str,
+    container: Option<&str>,
+) -> Result<BTreeMap<String, i64>> {
     let mut requests = BTreeMap::new();
     for pod in all {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
         let sidecars = spec.init_containers.into_iter().flatten();
-        let sidecars = sidecars.filter(|candidate| candidate.restart_policy.as_deref() == Some("Always"));
+        let sidecars =
+            sidecars.filter(|candidate| candidate.restart_policy.as_deref() == Some("Always"));
         let mut sum = 0;
         for candidate in spec.containers.into_iter().chain(sidecars) {
             if container.is_some_and(|container| container != candidate.name) {
@@ -119,7 +143,10 @@ pub fn requests(all: &[Arc<Pod>], resource: &str, container: Option<&str>) -> Re
                 .and_then(|resources| resources.requests?.get(resource).cloned())
                 .and_then(|text| Quantity::parse(&text.0).ok());
             let request = request.ok_or_else(|| {
-                Error::other(format!("missing request for {resource} in container {} of Pod {name}", candidate.name))
+                Error::other(format!(
+                    "missing request for {resource} in container {} of Pod {name}",
+                    candidate.name
+                ))
             })?;
             sum += request.milli_value();
         }
@@ -128,7 +155,12 @@ pub fn requests(all: &[Arc<Pod>], resource: &str, container: Option<&str>) -> Re
     Ok(requests)
 }
 
-async fn custom(ctx: &Context, path: &str, selector: &str, metric: Option<&LabelSelector>) -> Result<Value> {
+async fn custom(
+    ctx: &Context,
+    path: &str,
+    selector: &str,
+    metric: Option<&LabelSelector>,
+) -> Result<Value> {
     let mut queries = Vec::new();
     if !selector.is_empty() {
         queries.push(format!("labelSelector={}", escape(selector)));
@@ -138,13 +170,18 @@ async fn custom(ctx: &Context, path: &str, selector: &str, metric: Option<&Label
     }
     let mut last = Error::other("no metrics are served");
     for version in ["v1beta2", "v1beta1"] {
-        let path = format!("/apis/custom.metrics.k8s.io/{version}/{path}?{}", queries.join("&"));
+        let path = format!(
+            "/apis/custom.metrics.k8s.io/{version}/{path}?{}",
+            queries.join("&")
+        );
         match ctx.raw(http::Method::GET, &path, Vec::new()).await {
             Ok(list) => return Ok(list),
             Err(error) => last = error,
         }
     }
-    Err(Error::other(format!("unable to fetch metrics from custom metrics API: {last}")))
+    Err(Error::other(format!(
+        "unable to fetch metrics from custom metrics API: {last}"
+    )))
 }
 
 /// Each pod's value of a custom metric.
@@ -155,7 +192,13 @@ pub async fn pods(
     metric: &str,
     of: Option<&LabelSelector>,
 ) -> Result<BTreeMap<String, Sample>> {
-    let list = custom(ctx, &format!("namespaces/{namespace}/pods/*/{metric}"), selector, of).await?;
+    let list = custom(
+        ctx,
+        &format!("namespaces/{namespace}/pods/*/{metric}"),
+        selector,
+        of,
+    )
+    .await?;
     let items = list["items"].as_array();
     let sample = |item: &Value| {
         let sample = Sample {
@@ -177,15 +220,29 @@ pub async fn object(
     metric: &str,
     of: Option<&LabelSelector>,
 ) -> Result<i64> {
-    let group = if resource.group.is_empty() { String::new() } else { format!(".{}", resource.group) };
-    let path = format!("namespaces/{namespace}/{}{group}/{name}/{metric}", resource.plural);
+    let group = if resource.group.is_empty() {
+        String::new()
+    } else {
+        format!(".{}", resource.group)
+    };
+    let path = format!(
+        "namespaces/{namespace}/{}{group}/{name}/{metric}",
+        resource.plural
+    );
     let list = custom(ctx, &path, "", of).await?;
-    let value = list["items"].as_array().and_then(|items| milli(&items.first()?["value"]));
+    let value = list["items"]
+        .as_array()
+        .and_then(|items| milli(&items.first()?["value"]));
     value.ok_or_else(|| Error::other(format!("the metric {metric} of {name} has no value")))
 }
 
 /// The sum of an external metric's values, in thousandths.
-pub async fn external(ctx: &Context, namespace: &str, metric: &str, of: Option<&LabelSelector>) -> Result<i64> {
+pub async fn external(
+    ctx: &Context,
+    namespace: &str,
+    metric: &str,
+    of: Option<&LabelSelector>,
+) -> Result<i64> {
     let selector = of.map(query).unwrap_or_default();
     let path = format!(
         "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}?labelSelector={}",
@@ -194,9 +251,17 @@ pub async fn external(ctx: &Context, namespace: &str, metric: &str, of: Option<&
     let list: Value = ctx
         .raw(http::Method::GET, &path, Vec::new())
         .await
-        .map_err(|error| Error::other(format!("unable to fetch metrics from external metrics API: {error}")))?;
+        .map_err(|error| {
+            Error::other(format!(
+                "unable to fetch metrics from external metrics API: {error}"
+            ))
+        })?;
     let items = list["items"].as_array().filter(|items| !items.is_empty());
-    let items = items.ok_or_else(|| Error::other(format!("no metrics returned from external metrics API for {metric}")))?;
+    let items = items.ok_or_else(|| {
+        Error::other(format!(
+            "no metrics returned from external metrics API for {metric}"
+        ))
+    })?;
     Ok(items.iter().filter_map(|item| milli(&item["value"])).sum())
 }
 

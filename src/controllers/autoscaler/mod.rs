@@ -10,9 +10,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{
-    ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler, HorizontalPodAutoscalerCondition,
-    HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus, MetricTarget, MetricValueStatus, ObjectMetricStatus,
-    PodsMetricStatus, ResourceMetricStatus,
+    ContainerResourceMetricStatus, ExternalMetricStatus, HorizontalPodAutoscaler,
+    HorizontalPodAutoscalerCondition, HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus,
+    MetricTarget, MetricValueStatus, ObjectMetricStatus, PodsMetricStatus, ResourceMetricStatus,
 };
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
@@ -46,7 +46,9 @@ pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> +
     {
         let queue = queue.clone();
         ctx.informers.autoscalers.on_change(move |change| {
-            let spec_changed = change.old().is_none_or(|old| old.spec != change.object().spec);
+            let spec_changed = change
+                .old()
+                .is_none_or(|old| old.spec != change.object().spec);
             if spec_changed {
                 queue.add(Key::of(&change.object().metadata));
             }
@@ -64,15 +66,26 @@ pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> +
         let controller = &controller;
         controller
             .queue
-            .work("horizontal-pod-autoscaler-controller", 5, |key| controller.sync(key))
+            .work("horizontal-pod-autoscaler-controller", 5, |key| {
+                controller.sync(key)
+            })
             .await;
     }
 }
 
-fn set(status: &mut HorizontalPodAutoscalerStatus, kind: &str, holds: bool, reason: &str, message: &str, now: Timestamp) {
+fn set(
+    status: &mut HorizontalPodAutoscalerStatus,
+    kind: &str,
+    holds: bool,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) {
     let conditions = status.conditions.get_or_insert_default();
     let word = if holds { "True" } else { "False" };
-    let present = conditions.iter_mut().find(|condition| condition.type_ == kind);
+    let present = conditions
+        .iter_mut()
+        .find(|condition| condition.type_ == kind);
     let since = match &present {
         Some(present) if present.status == word => present.last_transition_time.clone(),
         _ => Some(Time(now)),
@@ -95,12 +108,17 @@ fn amount(milli: i64) -> Text {
 }
 
 fn milli(text: Option<&Text>) -> Option<i64> {
-    Quantity::parse(&text?.0).ok().map(|quantity| quantity.milli_value())
+    Quantity::parse(&text?.0)
+        .ok()
+        .map(|quantity| quantity.milli_value())
 }
 
 /// The target of each pod that a metric has.
 fn per_pod(target: &MetricTarget) -> Option<Target> {
-    match (target.average_utilization, milli(target.average_value.as_ref())) {
+    match (
+        target.average_utilization,
+        milli(target.average_value.as_ref()),
+    ) {
         (Some(utilization), _) => Some(Target::Utilization(utilization)),
         (None, Some(average)) => Some(Target::Average(average)),
         (None, None) => None,
@@ -141,7 +159,11 @@ impl Controller {
         Ok(())
     }
 
-    fn target(&self, namespace: &str, scaler: &HorizontalPodAutoscaler) -> Result<(Arc<Served>, String)> {
+    fn target(
+        &self,
+        namespace: &str,
+        scaler: &HorizontalPodAutoscaler,
+    ) -> Result<(Arc<Served>, String)> {
         let wanted = &scaler.spec.scale_target_ref;
         let version = wanted.api_version.as_deref().unwrap_or_default();
         let group = version.split_once('/').map_or("", |(group, _)| group);
@@ -149,7 +171,12 @@ impl Controller {
         let resource = served
             .into_iter()
             .find(|served| served.kind == wanted.kind && served.group == group)
-            .ok_or_else(|| Error::other(format!("no matches for kind {:?} in group {group:?}", wanted.kind)))?;
+            .ok_or_else(|| {
+                Error::other(format!(
+                    "no matches for kind {:?} in group {group:?}",
+                    wanted.kind
+                ))
+            })?;
         let path = format!("{}/{}/scale", resource.path(namespace), wanted.name);
         Ok((resource, path))
     }
@@ -170,15 +197,22 @@ impl Controller {
         let (path, mut scale) = match found {
             Ok(found) => found,
             Err(error) => {
-                let text = format!("the HPA controller was unable to get the target's current scale: {error}");
+                let text = format!(
+                    "the HPA controller was unable to get the target's current scale: {error}"
+                );
                 set(status, "AbleToScale", false, "FailedGetScale", &text, now);
-                ctx.recorder.event(NAME, scaler, Warning, "FailedGetScale", error.to_string());
+                ctx.recorder
+                    .event(NAME, scaler, Warning, "FailedGetScale", error.to_string());
                 return Err(error);
             }
         };
         let text = "the HPA controller was able to get the target's current scale";
         set(status, "AbleToScale", true, "SucceededGetScale", text, now);
-        let current = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
+        let current = scale
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.replicas)
+            .unwrap_or(0);
         status.current_replicas = Some(current);
         let bounds = Bounds {
             min: scaler.spec.min_replicas.unwrap_or(1),
@@ -196,16 +230,38 @@ impl Controller {
             why = "Current number of replicas below Spec.MinReplicas".into();
             bounds.min
         } else {
-            let selector = scale.status.as_ref().and_then(|status| status.selector.clone()).unwrap_or_default();
-            let recommended = self.measure(key, scaler, status, current, &selector, &mut why).await?;
+            let selector = scale
+                .status
+                .as_ref()
+                .and_then(|status| status.selector.clone())
+                .unwrap_or_default();
+            let recommended = self
+                .measure(key, scaler, status, current, &selector, &mut why)
+                .await?;
             let mut histories = self.histories.lock();
             let history = histories.entry(key.clone()).or_default();
-            let (size, limited) = decide::damp(recommended, current, bounds, scaler.spec.behavior.as_ref(), history, now);
+            let (size, limited) = decide::damp(
+                recommended,
+                current,
+                bounds,
+                scaler.spec.behavior.as_ref(),
+                history,
+                now,
+            );
             match limited {
-                Some((reason, message)) => set(status, "ScalingLimited", true, reason, message, now),
+                Some((reason, message)) => {
+                    set(status, "ScalingLimited", true, reason, message, now)
+                }
                 None => {
                     let text = "the desired count is within the acceptable range";
-                    set(status, "ScalingLimited", false, "DesiredWithinRange", text, now);
+                    set(
+                        status,
+                        "ScalingLimited",
+                        false,
+                        "DesiredWithinRange",
+                        text,
+                        now,
+                    );
                 }
             }
             size
@@ -217,22 +273,38 @@ impl Controller {
             return Ok(());
         }
         scale.spec.get_or_insert_default().replicas = Some(desired);
-        let body = serde_json::to_vec(&scale).map_err(|error| Error::Api(kube::Error::SerdeError(error)))?;
+        let body = serde_json::to_vec(&scale)
+            .map_err(|error| Error::Api(kube::Error::SerdeError(error)))?;
         match ctx.raw::<Scale>(http::Method::PUT, &path, body).await {
             Ok(_) => {
-                let text = format!("the HPA controller was able to update the target scale to {desired}");
+                let text =
+                    format!("the HPA controller was able to update the target scale to {desired}");
                 set(status, "AbleToScale", true, "SucceededRescale", &text, now);
                 let message = format!("New size: {desired}; reason: {why}");
-                ctx.recorder.event(NAME, scaler, Normal, "SuccessfulRescale", message);
-                self.histories.lock().entry(key.clone()).or_default().note(desired - current, now);
+                ctx.recorder
+                    .event(NAME, scaler, Normal, "SuccessfulRescale", message);
+                self.histories
+                    .lock()
+                    .entry(key.clone())
+                    .or_default()
+                    .note(desired - current, now);
                 status.last_scale_time = Some(Time(now));
                 Ok(())
             }
             Err(error) => {
-                let text = format!("the HPA controller was unable to update the target scale: {error}");
-                set(status, "AbleToScale", false, "FailedUpdateScale", &text, now);
+                let text =
+                    format!("the HPA controller was unable to update the target scale: {error}");
+                set(
+                    status,
+                    "AbleToScale",
+                    false,
+                    "FailedUpdateScale",
+                    &text,
+                    now,
+                );
                 let message = format!("New size: {desired}; reason: {why}; error: {error}");
-                ctx.recorder.event(NAME, scaler, Warning, "FailedRescale", message);
+                ctx.recorder
+                    .event(NAME, scaler, Warning, "FailedRescale", message);
                 Err(error)
             }
         }
@@ -272,10 +344,23 @@ impl Controller {
         status.current_metrics = (!measured.is_empty()).then_some(measured);
         match (best, failure) {
             (Some((replicas, name)), None) => {
-                let text = format!("the HPA was able to successfully calculate a replica count from {name}");
-                set(status, "ScalingActive", true, "ValidMetricFound", &text, now);
+                let text = format!(
+                    "the HPA was able to successfully calculate a replica count from {name}"
+                );
+                set(
+                    status,
+                    "ScalingActive",
+                    true,
+                    "ValidMetricFound",
+                    &text,
+                    now,
+                );
                 let side = if replicas > current { "above" } else { "below" };
-                *why = if replicas < current { "All metrics below target".into() } else { format!("{name} {side} target") };
+                *why = if replicas < current {
+                    "All metrics below target".into()
+                } else {
+                    format!("{name} {side} target")
+                };
                 Ok(replicas)
             }
             (Some((replicas, name)), Some(_)) if replicas > current => {
@@ -306,13 +391,29 @@ impl Controller {
         };
         let namespace = key.namespace.as_str();
         if let Some(source) = &metric.resource {
-            let fail = |error: Error| Failure("FailedGetResourceMetric", format!("failed to get {} utilization: {error}", source.name));
+            let fail = |error: Error| {
+                Failure(
+                    "FailedGetResourceMetric",
+                    format!("failed to get {} utilization: {error}", source.name),
+                )
+            };
             let proposal = self
-                .of_resource(scaler, namespace, selector, current, &source.name, None, &source.target)
+                .of_resource(
+                    scaler,
+                    namespace,
+                    selector,
+                    current,
+                    &source.name,
+                    None,
+                    &source.target,
+                )
                 .await
                 .map_err(fail)?;
             let name = match proposal.utilization {
-                Some(_) => format!("{} resource utilization (percentage of request)", source.name),
+                Some(_) => format!(
+                    "{} resource utilization (percentage of request)",
+                    source.name
+                ),
                 None => format!("{} resource", source.name),
             };
             status.resource = Some(ResourceMetricStatus {
@@ -322,10 +423,23 @@ impl Controller {
             return Ok((proposal.replicas, name, status));
         }
         if let Some(source) = &metric.container_resource {
-            let fail = |error: Error| Failure("FailedGetContainerResourceMetric", format!("failed to get {} utilization: {error}", source.name));
+            let fail = |error: Error| {
+                Failure(
+                    "FailedGetContainerResourceMetric",
+                    format!("failed to get {} utilization: {error}", source.name),
+                )
+            };
             let container = Some(source.container.as_str());
             let proposal = self
-                .of_resource(scaler, namespace, selector, current, &source.name, container, &source.target)
+                .of_resource(
+                    scaler,
+                    namespace,
+                    selector,
+                    current,
+                    &source.name,
+                    container,
+                    &source.target,
+                )
                 .await
                 .map_err(fail)?;
             status.container_resource = Some(ContainerResourceMetricStatus {
@@ -337,17 +451,36 @@ impl Controller {
             return Ok((proposal.replicas, name, status));
         }
         if let Some(source) = &metric.pods {
-            let fail = |error: Error| Failure("FailedGetPodsMetric", format!("failed to get pods metric value: {error}"));
+            let fail = |error: Error| {
+                Failure(
+                    "FailedGetPodsMetric",
+                    format!("failed to get pods metric value: {error}"),
+                )
+            };
             let name = &source.metric.name;
-            let mut samples = metrics::pods(&self.ctx, namespace, selector, name, source.metric.selector.as_ref())
-                .await
-                .map_err(fail)?;
+            let mut samples = metrics::pods(
+                &self.ctx,
+                namespace,
+                selector,
+                name,
+                source.metric.selector.as_ref(),
+            )
+            .await
+            .map_err(fail)?;
             let pods = self.pods(namespace, selector).await.map_err(fail)?;
             let groups = decide::group(&pods, &mut samples, false, self.ctx.now());
-            let target = per_pod(&source.target).ok_or_else(|| fail(Error::other("the metric has no target")))?;
+            let target = per_pod(&source.target)
+                .ok_or_else(|| fail(Error::other("the metric has no target")))?;
             let tolerance = decide::tolerance(scaler.spec.behavior.as_ref());
-            let proposal = decide::propose(current, &groups, &samples, &Default::default(), target, tolerance)
-                .map_err(|text| fail(Error::Other(text)))?;
+            let proposal = decide::propose(
+                current,
+                &groups,
+                &samples,
+                &Default::default(),
+                target,
+                tolerance,
+            )
+            .map_err(|text| fail(Error::Other(text)))?;
             status.pods = Some(PodsMetricStatus {
                 metric: source.metric.clone(),
                 current: values(proposal),
@@ -355,16 +488,35 @@ impl Controller {
             return Ok((proposal.replicas, format!("pods metric {name}"), status));
         }
         if let Some(source) = &metric.object {
-            let fail = |error: Error| Failure("FailedGetObjectMetric", format!("failed to get object metric value: {error}"));
+            let fail = |error: Error| {
+                Failure(
+                    "FailedGetObjectMetric",
+                    format!("failed to get object metric value: {error}"),
+                )
+            };
             let of = &source.described_object;
-            let group = of.api_version.as_deref().and_then(|version| version.split_once('/')).map_or("", |(group, _)| group);
+            let group = of
+                .api_version
+                .as_deref()
+                .and_then(|version| version.split_once('/'))
+                .map_or("", |(group, _)| group);
             let served = self.collector.served();
-            let resource = served.iter().find(|served| served.kind == of.kind && served.group == group);
-            let resource = resource.ok_or_else(|| fail(Error::other(format!("no kind {} is served", of.kind))))?;
+            let resource = served
+                .iter()
+                .find(|served| served.kind == of.kind && served.group == group);
+            let resource = resource
+                .ok_or_else(|| fail(Error::other(format!("no kind {} is served", of.kind))))?;
             let name = &source.metric.name;
-            let value = metrics::object(&self.ctx, namespace, resource, &of.name, name, source.metric.selector.as_ref())
-                .await
-                .map_err(fail)?;
+            let value = metrics::object(
+                &self.ctx,
+                namespace,
+                resource,
+                &of.name,
+                name,
+                source.metric.selector.as_ref(),
+            )
+            .await
+            .map_err(fail)?;
             let (replicas, shown) = whole(scaler, &source.target, value, current).map_err(fail)?;
             status.object = Some(ObjectMetricStatus {
                 metric: source.metric.clone(),
@@ -374,11 +526,17 @@ impl Controller {
             return Ok((replicas, format!("{} metric {name}", of.kind), status));
         }
         if let Some(source) = &metric.external {
-            let fail = |error: Error| Failure("FailedGetExternalMetric", format!("failed to get external metric: {error}"));
+            let fail = |error: Error| {
+                Failure(
+                    "FailedGetExternalMetric",
+                    format!("failed to get external metric: {error}"),
+                )
+            };
             let name = &source.metric.name;
-            let value = metrics::external(&self.ctx, namespace, name, source.metric.selector.as_ref())
-                .await
-                .map_err(fail)?;
+            let value =
+                metrics::external(&self.ctx, namespace, name, source.metric.selector.as_ref())
+                    .await
+                    .map_err(fail)?;
             let (replicas, shown) = whole(scaler, &source.target, value, current).map_err(fail)?;
             status.external = Some(ExternalMetricStatus {
                 metric: source.metric.clone(),
@@ -386,7 +544,10 @@ impl Controller {
             });
             return Ok((replicas, format!("external metric {name}"), status));
         }
-        Err(Failure("InvalidMetricSourceType", format!("unknown metric source type {:?}", metric.type_)))
+        Err(Failure(
+            "InvalidMetricSourceType",
+            format!("unknown metric source type {:?}", metric.type_),
+        ))
     }
 
     async fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Arc<Pod>>> {
@@ -395,12 +556,15 @@ impl Controller {
         let mut pods = self.ctx.informers.pods.in_namespace(namespace);
         pods.retain(|pod| {
             let labels = crate::common::selector::or_none(pod.metadata.labels.as_ref());
-            selector.matches(|key| labels.get(key).map(String::as_str))
+            selector.matches_with(|key| labels.get(key).map(String::as_str))
         });
         Ok(pods)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of two kinds of metric source")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "they are the fields of two kinds of metric source"
+    )]
     async fn of_resource(
         &self,
         scaler: &HorizontalPodAutoscaler,
@@ -411,7 +575,8 @@ impl Controller {
         container: Option<&str>,
         target: &MetricTarget,
     ) -> Result<Proposal> {
-        let mut samples = metrics::resource(&self.ctx, namespace, selector, resource, container).await?;
+        let mut samples =
+            metrics::resource(&self.ctx, namespace, selector, resource, container).await?;
         let pods = self.pods(namespace, selector).await?;
         let groups = decide::group(&pods, &mut samples, resource == "cpu", self.ctx.now());
         let target = per_pod(target).ok_or_else(|| Error::other("the metric has no target"))?;
@@ -420,7 +585,8 @@ impl Controller {
             Target::Average(_) => Default::default(),
         };
         let tolerance = decide::tolerance(scaler.spec.behavior.as_ref());
-        decide::propose(current, &groups, &samples, &requests, target, tolerance).map_err(Error::Other)
+        decide::propose(current, &groups, &samples, &requests, target, tolerance)
+            .map_err(Error::Other)
     }
 }
 
@@ -433,22 +599,23 @@ fn whole(
 ) -> Result<(i32, MetricValueStatus)> {
     let (up, down) = decide::tolerance(scaler.spec.behavior.as_ref());
     let within = |ratio: f64| 1.0 - down <= ratio && ratio <= 1.0 + up;
-    let (ratio, replicas, shown) = if let Some(wanted) = milli(target.value.as_ref()).filter(|wanted| *wanted > 0) {
-        let ratio = value as f64 / wanted as f64;
-        let shown = MetricValueStatus {
-            value: Some(amount(value)),
-            ..Default::default()
+    let (ratio, replicas, shown) =
+        if let Some(wanted) = milli(target.value.as_ref()).filter(|wanted| *wanted > 0) {
+            let ratio = value as f64 / wanted as f64;
+            let shown = MetricValueStatus {
+                value: Some(amount(value)),
+                ..Default::default()
+            };
+            (ratio, (ratio * f64::from(current)).ceil() as i32, shown)
+        } else if let Some(each) = milli(target.average_value.as_ref()).filter(|each| *each > 0) {
+            let ratio = value as f64 / (each as f64 * f64::from(current.max(1)));
+            let shown = MetricValueStatus {
+                average_value: Some(amount(value / i64::from(current.max(1)))),
+                ..Default::default()
+            };
+            (ratio, (value as f64 / each as f64).ceil() as i32, shown)
+        } else {
+            return Err(Error::other("the metric has no target"));
         };
-        (ratio, (ratio * f64::from(current)).ceil() as i32, shown)
-    } else if let Some(each) = milli(target.average_value.as_ref()).filter(|each| *each > 0) {
-        let ratio = value as f64 / (each as f64 * f64::from(current.max(1)));
-        let shown = MetricValueStatus {
-            average_value: Some(amount(value / i64::from(current.max(1)))),
-            ..Default::default()
-        };
-        (ratio, (value as f64 / each as f64).ceil() as i32, shown)
-    } else {
-        return Err(Error::other("the metric has no target"));
-    };
     Ok((if within(ratio) { current } else { replicas }, shown))
 }
