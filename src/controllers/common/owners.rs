@@ -18,7 +18,7 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
 }
 
 /// The name of the controller, when it is of this kind and group.
-pub fn controller_name<'a, K: Object>(meta: &'a ObjectMeta) -> Option<&'a str> {
+pub fn controller_name<K: Object>(meta: &ObjectMeta) -> Option<&str> {
     let owner = controller_of(meta)?;
     let group = owner
         .api_version

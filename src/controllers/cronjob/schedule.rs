@@ -239,7 +239,7 @@ fn instant(at: DateTime, zone: &TimeZone, after: Timestamp) -> Option<Timestamp>
     if matches!(ambiguous.offset(), jiff::tz::AmbiguousOffset::Gap { .. }) {
         return None;
     }
-    let earlier = ambiguous.clone().earlier().ok()?;
+    let earlier = ambiguous.earlier().ok()?;
     if earlier > after {
         return Some(earlier);
     }

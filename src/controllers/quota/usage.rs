@@ -52,8 +52,8 @@ fn parse(list: Option<&BTreeMap<String, Text>>) -> Amounts {
 fn add(total: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
         let sum = match total.get(name) {
-            Some(present) => present.clone().add(amount.clone()),
-            None => amount.clone(),
+            Some(present) => present.add(*amount),
+            None => *amount,
         };
         total.insert(name.clone(), sum);
     }
@@ -62,7 +62,7 @@ fn add(total: &mut Amounts, more: &Amounts) {
 fn raise(total: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
         if total.get(name).is_none_or(|present| present < amount) {
-            total.insert(name.clone(), amount.clone());
+            total.insert(name.clone(), *amount);
         }
     }
 }
@@ -222,7 +222,7 @@ fn pod_usage(quota: &ResourceQuota, pods: &[Arc<Pod>]) -> Amounts {
                 if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage")
                     || name.starts_with("hugepages-")
                 {
-                    one.insert(name.clone(), amount.clone());
+                    one.insert(name.clone(), amount);
                 }
                 one.insert(format!("requests.{name}"), amount);
             }
@@ -274,8 +274,8 @@ fn claim_usage(claims: &[Arc<PersistentVolumeClaim>]) -> Amounts {
             spec.and_then(|spec| spec.resources.as_ref())
                 .and_then(|all| all.requests.as_ref()),
         );
-        let storage = requests.get("storage").cloned().unwrap_or_else(zero);
-        let mut one = Amounts::from([("requests.storage".to_owned(), storage.clone())]);
+        let storage = requests.get("storage").copied().unwrap_or_else(zero);
+        let mut one = Amounts::from([("requests.storage".to_owned(), storage)]);
         if let Some(class) = spec
             .and_then(|spec| spec.storage_class_name.as_ref())
             .filter(|class| !class.is_empty())
@@ -302,7 +302,7 @@ pub fn used(quota: &ResourceQuota, state: &State<'_>) -> Amounts {
         .flatten()
         .map(|(name, _)| {
             let amount = if let Some(amount) = known.get(name) {
-                amount.clone()
+                *amount
             } else if COUNTED.contains(&name.as_str()) {
                 number((state.count)("", name))
             } else if let Some(resource) = name
