@@ -2,19 +2,25 @@
 
 pub(crate) mod claims;
 mod config;
+mod container_env;
+mod container_probes;
+mod container_security;
 pub(crate) mod containers;
 mod endpoints;
 mod event;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod pod_affinity;
 pub(crate) mod pod_defaults;
+mod pod_update;
 pub(crate) mod pod_validation;
 mod pod_volumes;
 pub(crate) mod pod_warnings;
 mod quota;
 mod replication_controller;
 pub(crate) mod service;
+mod service_validation;
 
 use crate::Strategy;
 

@@ -1,0 +1,388 @@
+//! The rules of services.
+
+use std::collections::BTreeSet;
+
+use rkube_api::Object;
+use rkube_api::status::FieldError;
+use serde_json::{Value, json};
+
+use super::service::{is_headless, text_at};
+use crate::errors::{Errors, child, index};
+use crate::names;
+use crate::tree::{at, has, int, list, text};
+
+pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let spec = at(obj, "spec");
+    let kind = text(spec, "type");
+    let ports = list(spec, "ports");
+    if ports.is_empty() && !is_headless(obj) && kind != "ExternalName" {
+        errors.required("spec.ports", "");
+    }
+    match kind {
+        "LoadBalancer" => {
+            for (i, port) in ports.iter().enumerate() {
+                if int(port, "port") == Some(10250) {
+                    errors.invalid(
+                        format!("spec.ports[{i}].port"),
+                        10250,
+                        "may not expose port 10250 externally since it is used by kubelet",
+                    );
+                }
+            }
+            if is_headless(obj) {
+                errors.invalid(
+                    "spec.clusterIPs[0]",
+                    "None",
+                    "may not be set to 'None' for LoadBalancer services",
+                );
+            }
+        }
+        "NodePort" if is_headless(obj) => {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may not be set to 'None' for NodePort services",
+            );
+        }
+        "ExternalName" => {
+            if !list(spec, "clusterIPs").is_empty() {
+                errors.forbidden(
+                    "spec.clusterIPs",
+                    "may not be set for ExternalName services",
+                );
+            }
+            for key in ["ipFamilies", "ipFamilyPolicy"] {
+                if has(spec, key) {
+                    errors.forbidden(
+                        child("spec", key),
+                        "may not be set for ExternalName services",
+                    );
+                }
+            }
+            // A DNS name may end in a dot.
+            let name = text(spec, "externalName");
+            let trimmed = name.strip_suffix('.').unwrap_or(name);
+            if trimmed.is_empty() {
+                errors.required("spec.externalName", "");
+            } else {
+                errors.invalid_each(
+                    "spec.externalName",
+                    trimmed,
+                    names::dns1123_subdomain(trimmed),
+                );
+            }
+        }
+        _ => {}
+    }
+    validate_ports(&mut errors, obj);
+    crate::metadata::label_map(&mut errors, at(spec, "selector"), "spec.selector");
+    match text(spec, "sessionAffinity") {
+        "" => errors.required("spec.sessionAffinity", ""),
+        "ClientIP" => match int(spec, "sessionAffinityConfig.clientIP.timeoutSeconds") {
+            None => errors.required("spec.sessionAffinityConfig.clientIP.timeoutSeconds", ""),
+            Some(n) if !(1..=86400).contains(&n) => errors.invalid(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                n,
+                "must be greater than 0 and less than 86400",
+            ),
+            _ => {}
+        },
+        "None" => {
+            if has(spec, "sessionAffinityConfig") {
+                errors.forbidden(
+                    "spec.sessionAffinityConfig",
+                    "must not be set when session affinity is None",
+                );
+            }
+        }
+        other => errors.not_supported("spec.sessionAffinity", other, &["ClientIP", "None"]),
+    }
+    validate_cluster_ips(&mut errors, obj);
+    for (i, ip) in list(spec, "externalIPs").iter().enumerate() {
+        let ip = ip.as_str().unwrap_or_default();
+        let field = index("spec.externalIPs", i);
+        let problems = names::ip(ip);
+        if problems.is_empty() {
+            non_special_ip(&mut errors, ip, &field);
+        }
+        errors.invalid_each(&field, ip, problems);
+    }
+    match kind {
+        "" => errors.required("spec.type", ""),
+        "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName" => {}
+        other => errors.not_supported(
+            "spec.type",
+            other,
+            &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        ),
+    }
+    if kind == "ClusterIP" || kind == "ExternalName" {
+        for (i, port) in ports.iter().enumerate() {
+            if int(port, "nodePort").unwrap_or(0) != 0 {
+                errors.forbidden(
+                    format!("spec.ports[{i}].nodePort"),
+                    format!("may not be used when `type` is '{kind}'"),
+                );
+            }
+        }
+    }
+    for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+        let range = range.as_str().unwrap_or_default().trim();
+        if kind != "LoadBalancer" {
+            errors.forbidden(
+                "spec.LoadBalancerSourceRanges",
+                "may only be used when `type` is 'LoadBalancer'",
+            );
+            break;
+        }
+        errors.invalid_each(
+            &index("spec.LoadBalancerSourceRanges", i),
+            range,
+            names::cidr(range),
+        );
+    }
+    if has(spec, "allocateLoadBalancerNodePorts") && kind != "LoadBalancer" {
+        errors.forbidden(
+            "spec.allocateLoadBalancerNodePorts",
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    if has(spec, "loadBalancerClass") {
+        let class = text(spec, "loadBalancerClass");
+        if kind == "LoadBalancer" {
+            errors.invalid_each(
+                "spec.loadBalancerClass",
+                class,
+                names::qualified_name(class),
+            );
+        } else {
+            errors.forbidden(
+                "spec.loadBalancerClass",
+                "may only be used when `type` is 'LoadBalancer'",
+            );
+        }
+    }
+    let external = matches!(kind, "NodePort" | "LoadBalancer")
+        || kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
+    match text(spec, "externalTrafficPolicy") {
+        "" if external => errors.required("spec.externalTrafficPolicy", ""),
+        "" => {}
+        value if !external => errors.invalid(
+            "spec.externalTrafficPolicy",
+            value,
+            "may only be set for externally-accessible services",
+        ),
+        "Cluster" | "Local" => {}
+        other => errors.not_supported("spec.externalTrafficPolicy", other, &["Cluster", "Local"]),
+    }
+    match text(spec, "internalTrafficPolicy") {
+        "" if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") => {
+            errors.required("spec.internalTrafficPolicy", "");
+        }
+        "" | "Cluster" | "Local" => {}
+        other => errors.not_supported("spec.internalTrafficPolicy", other, &["Cluster", "Local"]),
+    }
+    match text(spec, "trafficDistribution") {
+        "" | "PreferClose" | "PreferSameZone" | "PreferSameNode" => {}
+        other => errors.not_supported(
+            "spec.trafficDistribution",
+            other,
+            &["PreferClose", "PreferSameNode", "PreferSameZone"],
+        ),
+    }
+    if let Some(port) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
+        if port < 0 {
+            errors.invalid(
+                "spec.healthCheckNodePort",
+                port,
+                crate::errors::NOT_NEGATIVE,
+            );
+        } else if kind != "LoadBalancer" || text(spec, "externalTrafficPolicy") != "Local" {
+            errors.invalid(
+                "spec.healthCheckNodePort",
+                port,
+                "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+            );
+        }
+    }
+    errors.0
+}
+
+/// Addresses that would capture a node's own traffic.
+pub(crate) fn non_special_ip(errors: &mut Errors, ip: &str, field: &str) {
+    use std::net::IpAddr;
+    let Ok(parsed) = ip.parse::<IpAddr>() else {
+        return;
+    };
+    if parsed.is_unspecified() {
+        errors.invalid(field, ip, format!("may not be unspecified ({ip})"));
+    }
+    if parsed.is_loopback() {
+        errors.invalid(
+            field,
+            ip,
+            "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        );
+    }
+    let link_local = match parsed {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if link_local {
+        errors.invalid(
+            field,
+            ip,
+            "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
+        );
+    }
+    let local_multicast = match parsed {
+        IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
+        IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
+    };
+    if local_multicast {
+        errors.invalid(
+            field,
+            ip,
+            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
+        );
+    }
+}
+
+fn validate_ports(errors: &mut Errors, obj: &Object) {
+    let ports = list(obj, "spec.ports");
+    let require_name = ports.len() > 1;
+    let mut seen_names = BTreeSet::new();
+    let mut seen_ports = BTreeSet::new();
+    let mut seen_node_ports = BTreeSet::new();
+    for (i, port) in ports.iter().enumerate() {
+        let field = index("spec.ports", i);
+        let name = text(port, "name");
+        if require_name && name.is_empty() {
+            errors.required(child(&field, "name"), "");
+        } else if !name.is_empty() {
+            errors.invalid_each(&child(&field, "name"), name, names::dns1123_label(name));
+            if !seen_names.insert(name) {
+                errors.duplicate(child(&field, "name"), name);
+            }
+        }
+        let number = int(port, "port").unwrap_or(0);
+        for message in names::port_number(number) {
+            errors.invalid(child(&field, "port"), number, message);
+        }
+        super::containers::protocol(errors, text(port, "protocol"), &child(&field, "protocol"));
+        super::containers::port(errors, at(port, "targetPort"), &child(&field, "targetPort"));
+        let app = text(port, "appProtocol");
+        if !app.is_empty() {
+            errors.invalid_each(
+                &child(&field, "appProtocol"),
+                app,
+                names::qualified_name(app),
+            );
+        }
+        if !seen_ports.insert((text(port, "protocol"), number)) {
+            errors.duplicate(
+                field.clone(),
+                json!({"port": number, "protocol": text(port, "protocol")}),
+            );
+        }
+        if let Some(node) = int(port, "nodePort").filter(|n| *n != 0)
+            && !seen_node_ports.insert((text(port, "protocol"), node))
+        {
+            errors.duplicate(child(&field, "nodePort"), node);
+        }
+    }
+}
+
+fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
+    if text(obj, "spec.type") == "ExternalName" {
+        return;
+    }
+    let ips = list(obj, "spec.clusterIPs");
+    let single = text(obj, "spec.clusterIP");
+    if !single.is_empty() && text_at(obj, "spec.clusterIPs", 0) != single {
+        if ips.is_empty() {
+            errors.required("spec.clusterIPs", "");
+        } else {
+            errors.invalid(
+                "spec.clusterIPs",
+                at(obj, "spec.clusterIPs").clone(),
+                "first value must match `clusterIP`",
+            );
+        }
+    }
+    if ips.len() > 1 && ips.iter().any(|ip| ip == "None") {
+        errors.invalid(
+            "spec.clusterIPs",
+            at(obj, "spec.clusterIPs").clone(),
+            "'None' must be the first and only value",
+        );
+    }
+    for (i, ip) in ips.iter().enumerate() {
+        let ip = ip.as_str().unwrap_or_default();
+        if ip != "None" && !ip.is_empty() {
+            errors.invalid_each(&index("spec.clusterIPs", i), ip, names::ip(ip));
+        }
+    }
+    if ips.len() > 2 {
+        errors.invalid(
+            "spec.clusterIPs",
+            at(obj, "spec.clusterIPs").clone(),
+            "may only hold up to 2 values",
+        );
+    }
+    let policy = text(obj, "spec.ipFamilyPolicy");
+    if !policy.is_empty() {
+        let known = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+        if !known.contains(&policy) {
+            errors.not_supported("spec.ipFamilyPolicy", policy, &known);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for (i, family) in list(obj, "spec.ipFamilies").iter().enumerate() {
+        let family = family.as_str().unwrap_or_default();
+        if !matches!(family, "IPv4" | "IPv6") {
+            errors.not_supported(index("spec.ipFamilies", i), family, &["IPv4", "IPv6"]);
+        }
+        if !seen.insert(family) {
+            errors.duplicate(index("spec.ipFamilies", i), family);
+        }
+    }
+}
+
+/// What a load balancer may say of itself, in services and ingresses.
+pub(crate) fn load_balancer_status(
+    errors: &mut Errors,
+    status: &Value,
+    path: &str,
+    may_have: bool,
+) {
+    let ingress = list(status, "ingress");
+    let path = child(path, "ingress");
+    if !ingress.is_empty() && !may_have {
+        errors.forbidden(
+            path,
+            "may only be used when `spec.type` is \"LoadBalancer\"",
+        );
+        return;
+    }
+    for (i, entry) in ingress.iter().enumerate() {
+        let field = index(&path, i);
+        let ip = text(entry, "ip");
+        if !ip.is_empty() {
+            errors.invalid_each(&child(&field, "ip"), ip, names::ip(ip));
+        }
+        match text(entry, "ipMode") {
+            "" | "VIP" | "Proxy" => {}
+            other => errors.not_supported(child(&field, "ipMode"), other, &["Proxy", "VIP"]),
+        }
+        let host = text(entry, "hostname");
+        if !host.is_empty() {
+            let field = child(&field, "hostname");
+            errors.invalid_each(&field, host, names::dns1123_subdomain(host));
+            if names::ip(host).is_empty() {
+                errors.invalid(field, host, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
