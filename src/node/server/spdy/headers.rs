@@ -166,6 +166,8 @@ impl Packer {
             packed.extend_from_slice(&(!length).to_le_bytes());
             packed.extend_from_slice(part);
         }
+        // An empty stored block ends a flush: some readers hand out nothing before it.
+        packed.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         packed
     }
 }
