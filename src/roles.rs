@@ -45,7 +45,9 @@ where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_env("RKUBE_LOG").unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(
+            EnvFilter::try_from_env("RKUBE_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();

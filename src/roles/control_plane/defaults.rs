@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use rkube_config::ClusterConfig;
-use rkube_controllers::volumes::provisioner::default_class;
 use serde_json::json;
 
 /// Makes what is not there yet.
@@ -33,8 +32,7 @@ pub async fn ensure(client: &Client, cluster: &ClusterConfig) -> anyhow::Result<
             ],
         },
     }))?;
-    create(&Api::namespaced(client.clone(), "kube-system"), &dns).await?;
-    create(&Api::all(client.clone()), &default_class()).await
+    create(&Api::namespaced(client.clone(), "kube-system"), &dns).await
 }
 
 async fn create<K>(api: &Api<K>, object: &K) -> anyhow::Result<()>

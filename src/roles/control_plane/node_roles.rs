@@ -6,7 +6,8 @@
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
@@ -14,8 +15,8 @@ const WORKER: &str = "node-role.kubernetes.io/worker";
 
 /// Labels every node that appears; `control_plane` names the control plane's.
 pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
-    let nodes: Api<Node> = Api::all(client);
-    let changes = metadata_watcher(nodes.clone(), watcher::Config::default())
+    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
+    let changes = watcher(nodes.clone(), watcher::Config::default())
         .default_backoff()
         .touched_objects();
     futures::pin_mut!(changes);
@@ -44,7 +45,7 @@ pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
             .collect();
         let patch = serde_json::json!({ "metadata": { "labels": labels } });
         match nodes
-            .patch_metadata(
+            .patch(
                 &name,
                 &PatchParams {
                     field_manager: Some("rkube".into()),
