@@ -40,8 +40,17 @@ pub(crate) fn always_restarted(errors: &mut Errors, template: &Value, path: &str
     }
 }
 
-/// A selector must be there, sound and not empty, and fit the template.
+/// A selector must be there, sound and not empty, and fit the template, which
+/// must be sound too.
 pub(crate) fn selector_and_template(errors: &mut Errors, obj: &Object, what: &str) {
+    selector_and_labels(errors, obj, what);
+    if has(obj, "spec.template") {
+        crate::core::pod_validation::template(errors, at(obj, "spec.template"), "spec.template");
+    }
+}
+
+/// A selector must be there, sound and not empty, and fit the template's labels.
+fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str) {
     let selector = at(obj, "spec.selector");
     let mut sound = false;
     if selector.is_null() {
@@ -71,7 +80,6 @@ pub(crate) fn selector_and_template(errors: &mut Errors, obj: &Object, what: &st
             "`selector` does not match template `labels`",
         );
     }
-    crate::core::pod_validation::template(errors, template, "spec.template");
 }
 
 /// Fields that must not be negative.

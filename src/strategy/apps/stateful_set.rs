@@ -1,21 +1,23 @@
 //! Stateful sets.
 
+use std::collections::BTreeSet;
+
 use rkube_api::Object;
 use rkube_api::status::{FieldError, Status};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    always_restarted, count_or_percent, not_negative, plain_number, scale_of,
-    selector_and_template, set_replicas, template_warnings,
+    always_restarted, count_or_percent, not_negative, plain_number, scale_of, selector_and_labels,
+    set_replicas, template_warnings,
 };
-use crate::core::{claims, pod_defaults};
+use crate::core::{claims, pod_defaults, pod_validation};
 use crate::errors::{Errors, index};
 use crate::generic;
 use crate::tree::{
-    at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, same,
-    text,
+    at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, remove,
+    same, text,
 };
-use crate::{Context, NameRule, Strategy, quantities, selectors};
+use crate::{Context, NameRule, Strategy, names, quantities, selectors};
 
 /// The strategy of kind `StatefulSet`.
 pub(crate) struct StatefulSet;
@@ -82,77 +84,11 @@ impl Strategy for StatefulSet {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        match text(obj, "spec.podManagementPolicy") {
-            "OrderedReady" | "Parallel" => {}
-            "" => errors.required("spec.podManagementPolicy", ""),
-            other => errors.invalid(
-                "spec.podManagementPolicy",
-                other,
-                "must be 'OrderedReady' or 'Parallel'",
-            ),
-        }
-        let strategy = at(obj, "spec.updateStrategy");
-        match text(strategy, "type") {
-            "" => errors.required("spec.updateStrategy", ""),
-            "OnDelete" => {
-                if has(strategy, "rollingUpdate") {
-                    errors.invalid(
-                        "spec.updateStrategy.rollingUpdate",
-                        at(strategy, "rollingUpdate").clone(),
-                        "only allowed for updateStrategy 'RollingUpdate'",
-                    );
-                }
-            }
-            "RollingUpdate" => {
-                let rolling = at(strategy, "rollingUpdate");
-                if !rolling.is_null() {
-                    not_negative(
-                        &mut errors,
-                        obj,
-                        "spec.updateStrategy.rollingUpdate",
-                        &["partition"],
-                    );
-                    let unavailable = at(rolling, "maxUnavailable");
-                    if !unavailable.is_null() {
-                        let field = "spec.updateStrategy.rollingUpdate.maxUnavailable";
-                        count_or_percent(&mut errors, unavailable, field);
-                        if plain_number(unavailable) == 0 {
-                            errors.invalid(field, unavailable.clone(), "cannot be 0");
-                        }
-                        super::at_most_all(&mut errors, unavailable, field);
-                    }
-                }
-            }
-            other => errors.invalid(
-                "spec.updateStrategy",
-                other,
-                "must be 'RollingUpdate' or 'OnDelete'",
-            ),
-        }
-        for key in ["whenDeleted", "whenScaled"] {
-            let path = format!("spec.persistentVolumeClaimRetentionPolicy.{key}");
-            let policy = text(obj, &path);
-            if !matches!(policy, "" | "Retain" | "Delete") {
-                errors.not_supported(path, policy, &["Delete", "Retain"]);
-            }
-        }
-        not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
-        not_negative(&mut errors, obj, "spec.ordinals", &["start"]);
-        for (i, claim) in list(obj, "spec.volumeClaimTemplates").iter().enumerate() {
-            let path = index("spec.volumeClaimTemplates", i);
-            claims::claim_spec(&mut errors, at(claim, "spec"), &format!("{path}.spec"));
-        }
-        selector_and_template(&mut errors, obj, "statefulset");
-        if has(obj, "spec.template") {
-            always_restarted(
-                &mut errors,
-                at(obj, "spec.template"),
-                "spec.template",
-                "StatefulSet",
-            );
-        }
-        errors.0
+        let rules = Rules {
+            new: true,
+            pod_spec: true,
+        };
+        validate(obj, &rules)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -175,7 +111,14 @@ impl Strategy for StatefulSet {
                 "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
             );
         }
-        errors.extend(self.validate_create(new));
+        // What cannot change is not held against an object that was stored with
+        // it, nor is a template that was unsound before.
+        let mut rules = Rules {
+            new: false,
+            pod_spec: true,
+        };
+        rules.pod_spec = validate(old, &rules).is_empty();
+        errors.extend(validate(new, &rules));
         errors.0
     }
 
@@ -242,6 +185,124 @@ impl Strategy for StatefulSet {
     }
 }
 
+/// Which rules apply besides those that always do.
+struct Rules {
+    /// The fields that cannot change afterwards.
+    new: bool,
+    /// The template's pod spec.
+    pod_spec: bool,
+}
+
+fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    match text(obj, "spec.podManagementPolicy") {
+        "OrderedReady" | "Parallel" => {}
+        "" => errors.required("spec.podManagementPolicy", ""),
+        other => errors.invalid(
+            "spec.podManagementPolicy",
+            other,
+            "must be 'OrderedReady' or 'Parallel'",
+        ),
+    }
+    let strategy = at(obj, "spec.updateStrategy");
+    match text(strategy, "type") {
+        "" => errors.required("spec.updateStrategy", ""),
+        "OnDelete" => {
+            if has(strategy, "rollingUpdate") {
+                errors.invalid(
+                    "spec.updateStrategy.rollingUpdate",
+                    at(strategy, "rollingUpdate").clone(),
+                    "only allowed for updateStrategy 'RollingUpdate'",
+                );
+            }
+        }
+        "RollingUpdate" => {
+            let rolling = at(strategy, "rollingUpdate");
+            if !rolling.is_null() {
+                not_negative(
+                    &mut errors,
+                    obj,
+                    "spec.updateStrategy.rollingUpdate",
+                    &["partition"],
+                );
+                let unavailable = at(rolling, "maxUnavailable");
+                if !unavailable.is_null() {
+                    let field = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+                    count_or_percent(&mut errors, unavailable, field);
+                    if plain_number(unavailable) == 0 {
+                        errors.invalid(field, unavailable.clone(), "cannot be 0");
+                    }
+                    super::at_most_all(&mut errors, unavailable, field);
+                }
+            }
+        }
+        other => errors.invalid(
+            "spec.updateStrategy",
+            other,
+            "must be 'RollingUpdate' or 'OnDelete'",
+        ),
+    }
+    for key in ["whenDeleted", "whenScaled"] {
+        let path = format!("spec.persistentVolumeClaimRetentionPolicy.{key}");
+        let policy = text(obj, &path);
+        if !matches!(policy, "" | "Retain" | "Delete") {
+            errors.not_supported(path, policy, &["Delete", "Retain"]);
+        }
+    }
+    not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
+    not_negative(&mut errors, obj, "spec.ordinals", &["start"]);
+    let service = text(obj, "spec.serviceName");
+    if rules.new {
+        for (i, claim) in list(obj, "spec.volumeClaimTemplates").iter().enumerate() {
+            let path = index("spec.volumeClaimTemplates", i);
+            claims::claim_spec(&mut errors, at(claim, "spec"), &format!("{path}.spec"));
+        }
+        if !service.is_empty() {
+            errors.invalid_each("spec.serviceName", service, names::dns1123_label(service));
+        }
+    }
+    selector_and_labels(&mut errors, obj, "statefulset");
+    if rules.pod_spec && has(obj, "spec.template") {
+        pod_validation::template(&mut errors, &as_its_pods(obj), "spec.template");
+    }
+    if has(obj, "spec.template") {
+        always_restarted(
+            &mut errors,
+            at(obj, "spec.template"),
+            "spec.template",
+            "StatefulSet",
+        );
+    }
+    errors.0
+}
+
+/// The template as the controller completes it: with a volume for each claim
+/// template, in place of a volume of that name. Host name and subdomain come
+/// from the pod's name and the service, whatever the template says.
+fn as_its_pods(obj: &Object) -> Object {
+    let mut template = at(obj, "spec.template").clone();
+    remove(&mut template, "spec.hostname");
+    remove(&mut template, "spec.subdomain");
+    let claims: BTreeSet<&str> = list(obj, "spec.volumeClaimTemplates")
+        .iter()
+        .map(|claim| text(claim, "metadata.name"))
+        .collect();
+    if !claims.is_empty() {
+        let mut volumes: Vec<Value> = claims
+            .iter()
+            .map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
+            .collect();
+        volumes.extend(
+            list(&template, "spec.volumes")
+                .iter()
+                .filter(|volume| !claims.contains(text(volume, "name")))
+                .cloned(),
+        );
+        put(&mut template, "spec.volumes", volumes);
+    }
+    template
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +326,35 @@ mod tests {
                 .detail
                 .starts_with("updates to statefulset spec")
         );
+    }
+
+    #[test]
+    fn claim_templates_are_volumes_of_the_template() {
+        let mut s = json!({"metadata": {"name": "s"}, "spec": {"serviceName": "s",
+            "selector": {"matchLabels": {"app": "a"}},
+            "template": {"metadata": {"labels": {"app": "a"}}, "spec": {
+                "hostname": "not checked",
+                "volumes": [{"name": "data", "nonsense": {}}, {"name": "tmp", "emptyDir": {}}],
+                "containers": [{"name": "c", "image": "i:1", "volumeMounts": [
+                    {"name": "data", "mountPath": "/data"}, {"name": "tmp", "mountPath": "/tmp"}]}]}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}});
+        StatefulSet.default(&mut s);
+        assert_eq!(StatefulSet.validate_create(&s), vec![]);
+        let mut other = s.clone();
+        other["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] = json!("other");
+        other["spec"]["template"]["spec"]["volumes"] = json!([{"name": "tmp", "emptyDir": {}}]);
+        let found = StatefulSet.validate_create(&other);
+        assert!(
+            found
+                .iter()
+                .any(|e| e.field == "spec.template.spec.containers[0].volumeMounts[0].name"),
+            "{found:?}"
+        );
+        // One that is stored so may still be changed.
+        let mut scaled = other.clone();
+        scaled["spec"]["replicas"] = json!(0);
+        assert_eq!(StatefulSet.validate_update(&scaled, &other), vec![]);
+        s["spec"]["serviceName"] = json!("Not.A.Label");
+        assert_eq!(StatefulSet.validate_create(&s)[0].field, "spec.serviceName");
     }
 }
