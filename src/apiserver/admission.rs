@@ -29,6 +29,21 @@ pub struct Admission<'a> {
     pub dry_run: bool,
     /// The options object.
     pub options: &'a Object,
+    /// The subresource's own object, where the object is not the resource's.
+    pub part: Option<Part<'a>>,
+}
+
+/// A subresource with an object of its own kind (`Binding`, `PodExecOptions`).
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    /// The kind's group.
+    pub group: &'a str,
+    /// The kind's version.
+    pub version: &'a str,
+    /// The kind.
+    pub kind: &'a str,
+    /// The kind's OpenAPI definition.
+    pub definition: &'a str,
 }
 
 impl Admission<'_> {
@@ -51,7 +66,7 @@ impl Admission<'_> {
             } else {
                 &info.subresource
             },
-            kind: &self.resource.kind,
+            kind: self.part.map_or(&self.resource.kind, |part| part.kind),
             namespace,
             name,
             user: &self.call.user,
@@ -62,9 +77,40 @@ impl Admission<'_> {
         }
     }
 
+    /// The group, version and kind of the object.
+    pub fn kind(&self) -> (&str, &str, &str) {
+        match &self.part {
+            Some(part) => (part.group, part.version, part.kind),
+            None => (
+                &self.resource.group,
+                &self.resource.version,
+                &self.resource.kind,
+            ),
+        }
+    }
+
+    /// The name of what the request is about.
+    pub fn name(&self, object: Option<&Object>) -> String {
+        match object {
+            Some(object) if self.part.is_none() || self.call.info.name.is_empty() => {
+                meta::name(object).to_owned()
+            }
+            _ => self.call.info.name.clone(),
+        }
+    }
+
+    /// The object in the version that the request is in.
+    pub fn served(&self, object: Object) -> Result<Object, Status> {
+        if self.part.is_some() {
+            return Ok(object);
+        }
+        self.resource.served(object)
+    }
+
     /// The namespace that a write is in; a namespace is in itself.
     pub fn namespace(&self, object: Option<&Object>) -> String {
         match object {
+            _ if self.part.is_some() => self.call.info.namespace.clone(),
             Some(object) if self.resource.is("", "namespaces") => meta::name(object).to_owned(),
             Some(object) => meta::namespace(object).to_owned(),
             None => self.call.info.namespace.clone(),
@@ -72,13 +118,14 @@ impl Admission<'_> {
     }
 
     fn name_of(&self, object: &Object) -> (String, String) {
-        (meta::name(object).to_owned(), self.namespace(Some(object)))
+        (self.name(Some(object)), self.namespace(Some(object)))
     }
 
     /// Lets plugins and webhooks fill in the object.
     pub async fn mutate(&self, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
         let (name, namespace) = self.name_of(object);
         let mut request = self.request(Some(&mut *object), old, &name, &namespace);
+        self.server.plugins.wait_until_ready(&request).await;
         let warnings = self.server.plugins.mutate(&mut request)?;
         self.call.warn(warnings);
         self.server.webhooks.mutate(self, object, old).await
@@ -150,6 +197,7 @@ pub async fn connect(
         options["command"] = json!(command);
     }
     let none = Value::Null;
+    let definition = format!("io.k8s.api.core.v1.{kind}");
     let admission = Admission {
         server,
         call,
@@ -157,13 +205,15 @@ pub async fn connect(
         operation,
         dry_run: false,
         options: &none,
+        part: Some(Part {
+            group: "",
+            version: "v1",
+            kind,
+            definition: &definition,
+        }),
     };
-    let mut request = admission.request(Some(&mut options), None, &info.name, &info.namespace);
-    request.kind = kind;
-    let mut warnings = server.plugins.mutate(&mut request)?;
-    warnings.extend(server.plugins.validate(&request)?);
-    call.warn(warnings);
-    Ok(())
+    admission.mutate(&mut options, None).await?;
+    admission.validate(&mut options, None).await
 }
 
 /// Nobody may gain rights by writing roles or bindings.

@@ -32,6 +32,20 @@ impl ObjectReader for CacheReader {
             .collect()
     }
 
+    fn pods_on_node(&self, node: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(cache) = self.0.existing("", "pods") else {
+            return Vec::new();
+        };
+        // The node is a selectable field: other pods are not even parsed.
+        let filter = Filter::new(Some(namespace.to_owned()), None, None, None);
+        cache
+            .list(&filter)
+            .iter()
+            .filter(|pod| pod.field("spec.nodeName") == Some(node))
+            .map(|pod| pod.tree())
+            .collect()
+    }
+
     fn generation(&self, group: &str, resource: &str) -> Option<u64> {
         Some(
             self.0

@@ -9,15 +9,17 @@ use rkube_api::schema::{Schema, Type};
 use rkube_api::selector::LabelSelector;
 use rkube_api::status::{Cause, Details, Status};
 use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
+use rkube_auth::admission::Operation;
 use rkube_strategy::Context;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
+use crate::admission::{Admission, Part};
 use crate::body::{self, Body};
 use crate::cache::Filter;
 use crate::handlers::delete::{DeleteOptions, delete_object};
 use crate::handlers::options::WriteOptions;
-use crate::handlers::write::{Ownership, Part, Writer};
+use crate::handlers::write::{Ownership, Part as WrittenPart, Writer};
 use crate::handlers::{parse, report};
 use crate::negotiate::{self, Encoding};
 use crate::reader::CacheReader;
@@ -55,6 +57,37 @@ async fn body_as(
     Ok(object)
 }
 
+/// Admission of what is posted to a subresource.
+async fn admit(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    part: Part<'_>,
+    options: &WriteOptions,
+    object: &mut Object,
+) -> Result<(), Status> {
+    let namespace = meta::namespace(object);
+    if !namespace.is_empty() && namespace != call.info.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let namespace = call.info.namespace.clone();
+    meta::set_namespace(object, &namespace);
+    let admission = Admission {
+        server,
+        call,
+        resource,
+        operation: Operation::Create,
+        dry_run: options.dry_run,
+        options: &options.object,
+        // `bindings` are a resource, but one whose objects are not stored.
+        part: Some(part),
+    };
+    admission.mutate(object, None).await?;
+    admission.validate(object, None).await
+}
+
 async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
     let encoding = negotiate::accept(&call.headers, true)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
@@ -65,11 +98,11 @@ async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status
 pub async fn bind(
     server: &Arc<ApiServer>,
     call: &Call,
-    _resource: &Resource,
+    resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let binding = body_as(
+    let mut binding = body_as(
         call,
         request,
         "io.k8s.api.core.v1.Binding",
@@ -97,11 +130,29 @@ pub async fn bind(
         .resources
         .find("", "v1", "pods")
         .ok_or_else(Status::page_not_found)?;
+    let part = Part {
+        group: "",
+        version: "v1",
+        kind: "Binding",
+        definition: "io.k8s.api.core.v1.Binding",
+    };
+    admit(server, call, resource, part, &options, &mut binding).await?;
     let user = &call.user;
+    let revision = meta::resource_version(&binding).to_owned();
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let mut pod = old
             .cloned()
             .ok_or_else(|| Status::not_found(&pods.group_resource(), &name))?;
+        if !revision.is_empty() && revision != meta::resource_version(&pod) {
+            return Err(Status::conflict(
+                &GroupResource::new("", "pods/binding"),
+                &name,
+                format!(
+                    "Precondition failed: ResourceVersion in precondition: {revision}, ResourceVersion in object meta: {}",
+                    meta::resource_version(&pod)
+                ),
+            ));
+        }
         let ctx = Context {
             now: Timestamp::now(),
             user: &user.name,
@@ -286,7 +337,7 @@ pub async fn scale(
         server,
         call,
         resource,
-        part: Part::Main,
+        part: WrittenPart::Main,
         options,
         ownership: Ownership::Update,
     };
@@ -300,11 +351,12 @@ pub async fn scale(
 pub async fn token(
     server: &Arc<ApiServer>,
     call: &Call,
+    resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, false)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let review = body_as(
+    let mut review = body_as(
         call,
         request,
         "io.k8s.api.authentication.v1.TokenRequest",
@@ -315,6 +367,13 @@ pub async fn token(
     )
     .await?;
     server.cache.consistent().await;
+    let part = Part {
+        group: "authentication.k8s.io",
+        version: "v1",
+        kind: "TokenRequest",
+        definition: "io.k8s.api.authentication.v1.TokenRequest",
+    };
+    admit(server, call, resource, part, &options, &mut review).await?;
     let reader = CacheReader(server.cache.clone());
     let answer = server.signer.token_request(
         &reader,
@@ -334,7 +393,7 @@ pub async fn evict(
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let eviction = body_as(
+    let mut eviction = body_as(
         call,
         request,
         "io.k8s.api.policy.v1.Eviction",
@@ -350,6 +409,13 @@ pub async fn evict(
             "name in URL does not match name in Eviction object",
         ));
     }
+    let part = Part {
+        group: "policy",
+        version: "v1",
+        kind: "Eviction",
+        definition: "io.k8s.api.policy.v1.Eviction",
+    };
+    admit(server, call, resource, part, &options, &mut eviction).await?;
     let mut delete = eviction
         .get("deleteOptions")
         .cloned()

@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use rkube_api::status::Status;
-use rkube_auth::impersonation;
+use rkube_auth::{authn, impersonation};
 
 use super::Target;
 use crate::ApiServer;
@@ -163,34 +163,15 @@ fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style)
         .flat_map(|v| v.split(','))
         .map(|token| token.trim().to_ascii_lowercase())
         .collect();
-    for (name, value) in &call.headers {
+    let mut given = call.headers.clone();
+    authn::remove_credentials(&mut given);
+    for (name, value) in &given {
         let dropped = HOP_BY_HOP.contains(name)
             || named.iter().any(|n| n == name.as_str())
             || name == header::HOST
-            || name == header::AUTHORIZATION
             || impersonation::is_impersonation_header(name.as_str());
         if !dropped {
             headers.append(name, value.clone());
-        }
-    }
-    // A bearer token may also hide among WebSocket subprotocols.
-    let token = "base64url.bearer.authorization.k8s.io.";
-    let protocols: Vec<&str> = call
-        .headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .collect();
-    if protocols.iter().any(|p| p.starts_with(token)) {
-        headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
-        let kept: Vec<&str> = protocols
-            .into_iter()
-            .filter(|p| !p.starts_with(token))
-            .collect();
-        if let Ok(value) = HeaderValue::from_str(&kept.join(", ")) {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
         }
     }
     if upgrade {

@@ -283,6 +283,7 @@ pub async fn delete_object(
             operation: Operation::Delete,
             dry_run: options.dry_run,
             options: &options.object,
+            part: None,
         };
         admission::delete(&admission, object).await?;
         let result = match step(resource, object, options, Timestamp::now()) {

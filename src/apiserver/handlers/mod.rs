@@ -107,7 +107,7 @@ pub async fn handle(
         "scale" => return subresources::scale(server, call, &resource, request).await,
         "binding" => return subresources::bind(server, call, &resource, request).await,
         "eviction" => return subresources::evict(server, call, &resource, request).await,
-        "token" => return subresources::token(server, call, request).await,
+        "token" => return subresources::token(server, call, &resource, request).await,
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {

@@ -146,6 +146,7 @@ impl Writer<'_> {
             operation: Operation::Create,
             dry_run: self.options.dry_run,
             options: &self.options.object,
+            part: None,
         };
         // Addresses and ports are handed out one write at a time.
         let _allocating = self.server.services.lock(resource, self.server).await;
@@ -275,6 +276,7 @@ impl Writer<'_> {
             operation: Operation::Update,
             dry_run: self.options.dry_run,
             options: &self.options.object,
+            part: None,
         };
         admission.mutate(&mut new, Some(old)).await?;
         strategy.default(&mut new);

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use futures::future::join_all;
+use rkube_api::gvk::api_version;
 use rkube_api::patch::json_patch;
+use rkube_api::schema::Schema;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use rkube_auth::admission::Operation;
@@ -118,16 +120,30 @@ impl Webhooks {
             return Ok(false);
         };
         let resource = admission.resource;
-        let before = resource.served(object.clone())?;
+        let before = admission.served(object.clone())?;
         let mut after = json_patch(&before, &patch).map_err(|e| {
             Status::internal(format!("admission webhook {:?}: {}", hook.name, e.message))
         })?;
-        rkube_api::fields::check(resource.schema(), &mut after)?;
-        meta::set_type(&mut after, &resource.api_version(), &resource.kind);
+        match &admission.part {
+            None => {
+                rkube_api::fields::check(resource.schema(), &mut after)?;
+            }
+            // Options of connections are read off the query and have no schema.
+            Some(part) => {
+                if let Some(ty) = Schema::builtin().definition(part.definition) {
+                    rkube_api::fields::check(ty, &mut after)?;
+                }
+            }
+        }
+        let (group, version, kind) = admission.kind();
+        meta::set_type(&mut after, &api_version(group, version), kind);
         if after == before {
             return Ok(false);
         }
-        *object = resource.stored(after)?;
+        *object = match admission.part {
+            None => resource.stored(after)?,
+            Some(_) => after,
+        };
         Ok(true)
     }
 
@@ -212,15 +228,16 @@ fn review(
     let resource = admission.resource;
     let uid = uuid::Uuid::new_v4().to_string();
     let served = |object: Option<&Object>| -> Result<Value, Status> {
-        object.map_or(Ok(Value::Null), |o| resource.served(o.clone()))
+        object.map_or(Ok(Value::Null), |o| admission.served(o.clone()))
     };
     let named = object.or(old);
     let namespace = admission.namespace(named);
+    let (group, version, kind) = admission.kind();
     let mut request = json!({
         "uid": uid,
-        "kind": {"group": &*resource.group, "version": &*resource.version, "kind": &*resource.kind},
+        "kind": {"group": group, "version": version, "kind": kind},
         "resource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
-        "requestKind": {"group": &*resource.group, "version": &*resource.version, "kind": &*resource.kind},
+        "requestKind": {"group": group, "version": version, "kind": kind},
         "requestResource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
         "operation": admission.operation.as_str(),
         "userInfo": admission.call.user.to_value(),
@@ -229,7 +246,7 @@ fn review(
         "dryRun": admission.dry_run,
         "options": admission.options,
     });
-    let name = named.map(meta::name).unwrap_or_default();
+    let name = admission.name(named);
     if !name.is_empty() {
         request["name"] = name.into();
     }
