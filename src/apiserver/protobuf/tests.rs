@@ -119,6 +119,68 @@ fn unset_fields_are_left_out_and_pointers_kept() {
     assert_eq!(object["spec"], json!({"replicas": 0}));
 }
 
+/// A built-in kind with all that it is made of, but for lists of it and what
+/// protobuf has no message for.
+fn reachable(ty: Type<'_>, seen: &mut std::collections::BTreeSet<String>) {
+    match ty.kind() {
+        Kind::Array | Kind::Map => {
+            if let Some(element) = ty.element() {
+                reachable(element, seen);
+            }
+        }
+        Kind::Object => {
+            let Type::Builtin(reference) = ty else { return };
+            let Some(name) = reference.definition_name() else {
+                return;
+            };
+            if seen.insert(name.to_owned()) {
+                for field in ty.fields() {
+                    reachable(field.ty, seen);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_a_stored_kind_has_a_number() {
+    let mut seen = std::collections::BTreeSet::new();
+    for row in registry::builtin() {
+        if let Some(ty) = Schema::builtin().definition(&row.definition) {
+            reachable(Type::Builtin(ty), &mut seen);
+        }
+    }
+    fn names(message: &str, out: &mut Vec<&'static str>) {
+        let fields = MESSAGES.get(message).copied().unwrap_or_default();
+        for field in fields.split(' ').filter(|f| !f.is_empty()) {
+            let (_, name) = field.trim_end_matches('*').split_once(':').unwrap();
+            match name.strip_prefix('>') {
+                Some(inner) => names(inner, out),
+                None => out.push(name),
+            }
+        }
+    }
+    let mut missing = Vec::new();
+    for definition in &seen {
+        let Some(ty) = Schema::builtin().definition(definition) else {
+            continue;
+        };
+        let mut known = vec!["apiVersion", "kind"];
+        names(
+            definition.strip_prefix("io.k8s.").unwrap_or(definition),
+            &mut known,
+        );
+        for field in Type::Builtin(ty).fields() {
+            if !known.contains(&&*field.name) {
+                missing.push(format!("{definition}: {}", field.name));
+            }
+        }
+    }
+    assert!(seen.len() > 300, "{}", seen.len());
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn what_is_broken_is_refused() {
     assert!(decode(b"").is_err());

@@ -200,10 +200,8 @@ async fn hook(
     Ok(Response::new(Full::from(answer.to_string())))
 }
 
-#[tokio::test]
-async fn webhooks_change_and_refuse() {
-    use base64::Engine as _;
-    let t = start().await;
+/// Serves [`hook`] with the API server's own certificate.
+async fn serve_hooks(t: &TestServer) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut tls = crate::server::tls_config(&t.pki.pki).unwrap();
@@ -222,6 +220,14 @@ async fn webhooks_change_and_refuse() {
             });
         }
     });
+    address
+}
+
+#[tokio::test]
+async fn webhooks_change_and_refuse() {
+    use base64::Engine as _;
+    let t = start().await;
+    let address = serve_hooks(&t).await;
     let configuration = |kind: &str, path: &str, policy: &str, port: u16| {
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": format!("h{}", path.trim_start_matches('/'))},
@@ -292,6 +298,103 @@ async fn webhooks_change_and_refuse() {
     t.get("/api/v1/namespaces").await;
     let (code, made) = t.post(maps, json!({"metadata": {"name": "other"}})).await;
     assert_eq!(code, 201, "{made}");
+}
+
+#[tokio::test]
+async fn webhooks_are_asked_about_connections_and_bindings() {
+    use base64::Engine as _;
+    let t = start().await;
+    let address = serve_hooks(&t).await;
+    let (code, made) = t
+        .post(
+            "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
+            json!({
+                "metadata": {"name": "h"},
+                "webhooks": [{
+                    "name": "hook.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "clientConfig": {
+                        "url": format!("https://{address}/validate"),
+                        "caBundle": base64::engine::general_purpose::STANDARD.encode(&t.pki.pki.ca_cert),
+                    },
+                    "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+                               "resources": ["pods/attach", "pods/binding", "serviceaccounts/token"]}],
+                }],
+            }),
+        )
+        .await;
+    assert_eq!(code, 201, "{made}");
+    t.get("/api/v1/namespaces").await;
+    let base = "/api/v1/namespaces/default";
+    for (path, body) in [
+        ("pods/bad/attach", json!({})),
+        (
+            "pods/bad/binding",
+            json!({"metadata": {"name": "bad"}, "target": {"kind": "Node", "name": "n"}}),
+        ),
+        ("serviceaccounts/bad/token", json!({"spec": {}})),
+    ] {
+        let (code, refused) = t.post(&format!("{base}/{path}"), body).await;
+        assert_eq!(
+            (code, refused["message"].as_str().unwrap_or_default()),
+            (
+                403,
+                "admission webhook \"hook.example.com\" denied the request: bad name"
+            ),
+            "{path}: {refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_namespaces_account_and_gets_its_nodes_place() {
+    let t = Arc::new(start().await);
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p", "labels": {"own": "kept"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let early = {
+        let t = t.clone();
+        tokio::spawn(async move { t.post(pods, pod).await })
+    };
+    tokio::task::yield_now().await;
+    t.post(
+        "/api/v1/namespaces/default/serviceaccounts",
+        json!({"metadata": {"name": "default"}}),
+    )
+    .await;
+    let (code, made) = early.await.unwrap();
+    assert_eq!(code, 201, "{made}");
+
+    let place = json!({"topology.kubernetes.io/zone": "z", "kubernetes.io/hostname": "n"});
+    let node = json!({"metadata": {"name": "n", "labels": place}});
+    assert_eq!(t.post("/api/v1/nodes", node).await.0, 201);
+    let binding = json!({
+        "metadata": {"name": "p", "annotations": {"said": "by the scheduler"}, "resourceVersion": "1"},
+        "target": {"kind": "Node", "name": "n"},
+    });
+    let bind = format!("{pods}/p/binding");
+    assert_eq!(t.post(&bind, binding.clone()).await.0, 409);
+    let mut binding = binding;
+    binding["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    binding["metadata"]["namespace"] = json!("other");
+    assert_eq!(t.post(&bind, binding.clone()).await.0, 400);
+    binding["metadata"]["namespace"] = json!("default");
+    let (code, bound) = t.post(&bind, binding).await;
+    assert_eq!(code, 201, "{bound}");
+    let (_, pod) = t.get(&format!("{pods}/p")).await;
+    assert_eq!(
+        pod["metadata"]["labels"],
+        json!({"own": "kept", "topology.kubernetes.io/zone": "z"})
+    );
+    assert_eq!(
+        pod["metadata"]["annotations"],
+        json!({"said": "by the scheduler"})
+    );
+
+    use rkube_auth::ObjectReader as _;
+    let reader = crate::reader::CacheReader(t.server.cache.clone());
+    assert_eq!(reader.pods_on_node("n", "default").len(), 1);
+    assert_eq!(reader.pods_on_node("m", "default").len(), 0);
+    assert_eq!(reader.pods_on_node("n", "kube-system").len(), 0);
 }
 
 #[tokio::test]
