@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, NodeState};
+use rkube_drivers::Driver;
 
 use crate::Progress;
 use crate::access;
@@ -70,7 +70,10 @@ pub async fn start(
             warn_of_ignored(&profile, options, progress);
             profile
         }
-        None => plan(home, options)?,
+        None => plan(home, options).inspect_err(|_| {
+            home.forget_lock(&options.profile);
+            home.tidy();
+        })?,
     };
     if !options.insecure_registries.is_empty() {
         profile
@@ -195,8 +198,7 @@ async fn start_profile(
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let plan = profile.plan(home);
-    let states = driver.states(&plan).await?;
-    if states.iter().all(|s| *s != NodeState::Running) {
+    if !driver.is_up(&plan) {
         progress.step(
             "preflight",
             &format!("Checking the machine for the {} driver", driver.name()),

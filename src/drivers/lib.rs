@@ -97,6 +97,9 @@ pub trait Driver: Send + Sync {
     /// What the host lacks for `plan`, before anything is made.
     fn preflight(&self, plan: &ClusterPlan) -> Vec<Problem>;
 
+    /// Whether any process of the cluster is there already; asks nobody.
+    fn is_up(&self, plan: &ClusterPlan) -> bool;
+
     /// An address range for the nodes of a new cluster that collides with
     /// nothing on this machine nor with `taken`.
     fn free_range(&self, taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure>;

@@ -104,6 +104,10 @@ impl Driver for Native {
         preflight::check(plan)
     }
 
+    fn is_up(&self, plan: &ClusterPlan) -> bool {
+        control::socket_path(&plan.run_dir).exists()
+    }
+
     fn free_range(&self, taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
         let candidates: Vec<Ipv4Net> = (0..=20)
             .filter_map(|i| Ipv4Net::new([192, 168, 58 + 9 * i, 0].into(), 24).ok())

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::compression::decompress;
@@ -55,7 +56,7 @@ pub struct Store {
     shared: PathBuf,
     index_path: PathBuf,
     node: String,
-    index: Mutex<BTreeMap<Digest, Record>>,
+    index: Mutex<Index>,
 }
 
 /// An advisory lock on a file, released when dropped.
@@ -91,6 +92,24 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     result
+}
+
+/// Tells versions of a file apart: it is replaced, never written in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(u64, i64, i64);
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self(metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+    }
+}
+
+/// The images of this node, as read at `stamp`.
+#[derive(Default)]
+struct Index {
+    stamp: Option<Stamp>,
+    records: BTreeMap<Digest, Record>,
 }
 
 impl Store {
@@ -150,8 +169,35 @@ impl Store {
             }
             whole
         });
-        *store.index.lock() = index;
+        *store.index.lock() = Index {
+            stamp: Stamp::of(&store.index_path),
+            records: index,
+        };
         Ok(store)
+    }
+
+    /// The index as it is on disk: another process of this node (`rkube ctl`
+    /// beside the agent) may have changed it.
+    fn index(&self) -> MutexGuard<'_, Index> {
+        let mut index = self.index.lock();
+        let stamp = Stamp::of(&self.index_path);
+        if index.stamp != stamp
+            && let Ok(bytes) = fs::read(&self.index_path)
+        {
+            match serde_json::from_slice(&bytes) {
+                Ok(records) => *index = Index { stamp, records },
+                // Written atomically: damage is the disk's, and what is known stays.
+                Err(e) => tracing::warn!("the image index is corrupt: {e}"),
+            }
+        }
+        index
+    }
+
+    /// Keeps this node's other processes from changing the index meanwhile.
+    fn lock_index(&self) -> Result<FileLock, ImageError> {
+        let path = self.index_path.with_extension("lock");
+        FileLock::take(&path, libc::LOCK_EX)
+            .image_context(|| format!("cannot lock {}", path.display()))
     }
 
     /// The folder that content lives in.
@@ -293,14 +339,16 @@ impl Store {
     /// Adds an image to the index, or names to one that is there. `hold` is the
     /// caller's lock, given up only after the index refers to the content.
     pub fn add(&self, record: Record, _hold: FileLock) -> Result<(), ImageError> {
-        let mut index = self.index.lock();
+        let _lock = self.lock_index()?;
+        let mut index = self.index();
         // A name belongs to one image: the newest.
-        for other in index.values_mut() {
+        for other in index.records.values_mut() {
             if other.config != record.config {
                 other.tags.retain(|tag| !record.tags.contains(tag));
             }
         }
         let entry = index
+            .records
             .entry(record.config.clone())
             .or_insert_with(|| Record {
                 tags: BTreeSet::new(),
@@ -309,28 +357,31 @@ impl Store {
             });
         entry.tags.extend(record.tags);
         entry.digests.extend(record.digests);
-        self.save(&index)
+        self.save(&mut index)
     }
 
     /// Writes the index, then what other nodes must know of it.
-    fn save(&self, index: &BTreeMap<Digest, Record>) -> Result<(), ImageError> {
-        let bytes = serde_json::to_vec(index)
+    fn save(&self, index: &mut Index) -> Result<(), ImageError> {
+        let bytes = serde_json::to_vec(&index.records)
             .map_err(|e| ImageError::Malformed(format!("cannot encode the image index: {e}")))?;
         let references = self.shared.join("nodes").join(&self.node);
         let used: Vec<&str> = index
+            .records
             .values()
             .flat_map(|r| content(r).map(Digest::as_str))
             .collect();
         write_atomic(&references, used.join("\n").as_bytes())
             .image_context(|| format!("cannot write {}", references.display()))?;
         write_atomic(&self.index_path, &bytes)
-            .image_context(|| format!("cannot write {}", self.index_path.display()))
+            .image_context(|| format!("cannot write {}", self.index_path.display()))?;
+        index.stamp = Stamp::of(&self.index_path);
+        Ok(())
     }
 
     /// Finds an image by name, `name@digest`, ID or the beginning of an ID.
     pub fn find(&self, text: &str) -> Option<Record> {
-        let index = self.index.lock();
-        find_in(&index, text).and_then(|id| index.get(&id).cloned())
+        let index = self.index();
+        find_in(&index.records, text).and_then(|id| index.records.get(&id).cloned())
     }
 
     /// Finds an image and reads its configuration.
@@ -349,7 +400,7 @@ impl Store {
 
     /// All images.
     pub fn list(&self) -> Vec<Record> {
-        self.index.lock().values().cloned().collect()
+        self.index().records.values().cloned().collect()
     }
 
     /// Gives an image another name.
@@ -373,11 +424,12 @@ impl Store {
     /// Forgets one name, and the image with its last one.
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
-        let mut index = self.index.lock();
-        let Some(id) = find_in(&index, name) else {
+        let _lock = self.lock_index()?;
+        let mut index = self.index();
+        let Some(id) = find_in(&index.records, name) else {
             return Ok(());
         };
-        if let Some(record) = index.get_mut(&id) {
+        if let Some(record) = index.records.get_mut(&id) {
             if let Some(tag) = reference.tagged() {
                 record.tags.remove(&tag);
             }
@@ -385,22 +437,23 @@ impl Store {
                 record.digests.remove(&reference.with_digest(digest));
             }
             if record.tags.is_empty() && record.digests.is_empty() {
-                index.remove(&id);
+                index.records.remove(&id);
             }
         }
-        self.save(&index)?;
+        self.save(&mut index)?;
         drop(index);
         self.collect()
     }
 
     /// Forgets an image; true when it was there.
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
-        let mut index = self.index.lock();
-        let Some(id) = find_in(&index, image) else {
+        let _lock = self.lock_index()?;
+        let mut index = self.index();
+        let Some(id) = find_in(&index.records, image) else {
             return Ok(false);
         };
-        index.remove(&id);
-        self.save(&index)?;
+        index.records.remove(&id);
+        self.save(&mut index)?;
         drop(index);
         self.collect()?;
         Ok(true)

@@ -42,6 +42,8 @@ pub struct Runtime {
 struct Inner {
     config: RuntimeConfig,
     store: Arc<Store>,
+    /// Another process has the runtime open and cleans up.
+    observer: bool,
     events: broadcast::Sender<ContainerEvent>,
     sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
@@ -77,6 +79,16 @@ impl Runtime {
     /// Opens the runtime: makes its directories, connects to the shims that run,
     /// and cleans up after containers that died with their shim.
     pub async fn open(config: RuntimeConfig) -> Result<Self> {
+        Self::open_as(config, false).await
+    }
+
+    /// Opens the runtime beside another process that has it open: sees its
+    /// containers and images and may change images, but cleans nothing up.
+    pub async fn observe(config: RuntimeConfig) -> Result<Self> {
+        Self::open_as(config, true).await
+    }
+
+    async fn open_as(config: RuntimeConfig, observer: bool) -> Result<Self> {
         let (events, _) = broadcast::channel(4096);
         let opened = blocking(move || -> Result<_> {
             for dir in ["containers", "sandboxes"] {
@@ -91,6 +103,7 @@ impl Runtime {
             Ok(Inner {
                 config,
                 store,
+                observer,
                 events,
                 sandboxes: Mutex::default(),
                 containers: Mutex::default(),
@@ -127,6 +140,7 @@ impl Runtime {
                     self.watch_pause(&record);
                     self.inner.sandboxes.lock().insert(id, record);
                 }
+                None if self.inner.observer => {}
                 None => {
                     tracing::warn!(sandbox = id, "removing what is left of a half-made sandbox");
                     self.discard_sandbox(&id)?;
@@ -140,7 +154,7 @@ impl Runtime {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            if !self.inner.sandboxes.lock().contains_key(&id) {
+            if !self.inner.observer && !self.inner.sandboxes.lock().contains_key(&id) {
                 self.discard_sandbox(&id)?;
             }
         }
@@ -153,6 +167,7 @@ impl Runtime {
                     self.inner.containers.lock().insert(id, container.clone());
                     found.push(container);
                 }
+                None if self.inner.observer => {}
                 None => {
                     tracing::warn!(dir = %dir.display(), "removing what is left of a half-made container");
                     self.discard_container(&dir)?;
@@ -165,7 +180,9 @@ impl Runtime {
     /// Connects to the shim of a container found on disk, or settles its end.
     async fn adopt(&self, container: Arc<Container>) {
         if container.status().state == ContainerState::Exited {
-            self.settle(&container);
+            if !self.inner.observer {
+                self.settle(&container);
+            }
             return;
         }
         if !container.was_started() {
@@ -177,6 +194,9 @@ impl Runtime {
             .started_at
             .unwrap_or_else(Timestamp::now);
         if let Err(e) = self.connect(&container, began).await {
+            if self.inner.observer {
+                return;
+            }
             tracing::warn!(
                 container = container.meta.id,
                 "container found without its shim: {e}"
@@ -207,6 +227,9 @@ impl Runtime {
         let runtime = self.clone();
         let ended = container.clone();
         let on_end = move |exit: Option<Exit>| {
+            if runtime.inner.observer {
+                return;
+            }
             let record = match exit {
                 Some(exit) => ended.read_exit().unwrap_or(ExitRecord {
                     exit,
