@@ -172,7 +172,7 @@ fn every_field_of_a_stored_kind_has_a_number() {
             &mut known,
         );
         for field in Type::Builtin(ty).fields() {
-            if !known.contains(&&*field.name) {
+            if !known.contains(&field.name) {
                 missing.push(format!("{definition}: {}", field.name));
             }
         }
