@@ -22,7 +22,7 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     let result = match role {
         "init" => init(),
         "control-plane" => serve(2, control_plane::run),
-        "agent" => serve(2, |config| rkube_node::run(config)),
+        "agent" => serve(2, rkube_node::run),
         "demo" => demo::run(args),
         _ => return None,
     };

@@ -264,7 +264,8 @@ pub fn remove(
                     Err(e)
                         if Instant::now() < deadline && e.raw_os_error() == Some(libc::EBUSY) => {}
                     Err(e) => {
-                        return Err(e).with_context(|| format!("cannot remove {}", group.display()));
+                        return Err(e)
+                            .with_context(|| format!("cannot remove {}", group.display()));
                     }
                 }
             }

@@ -101,7 +101,11 @@ struct Stamp(u64, i64, i64);
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Self(metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
+        Some(Self(
+            metadata.ino(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+        ))
     }
 }
 
