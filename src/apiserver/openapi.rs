@@ -13,6 +13,7 @@ use rkube_api::status::Status;
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::negotiate::Encoding;
+use crate::protobuf::openapi as protobuf;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
 use crate::service::Call;
@@ -156,8 +157,14 @@ async fn v2(
     call: &Call,
     snapshot: &Snapshot,
 ) -> Result<Response<Body>, Status> {
-    if !wants_json(call) {
-        return Err(Status::not_acceptable(&["application/json"]));
+    let accept = call.headers.get(header::ACCEPT);
+    let accept = accept.and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let as_protobuf = !wants_json(call) && protobuf::accepted(accept);
+    if !as_protobuf && !wants_json(call) {
+        return Err(Status::not_acceptable(&[
+            "application/json",
+            protobuf::MEDIA_TYPE,
+        ]));
     }
     let bytes = server.openapi.get("v2", snapshot.generation, || {
         let rows = builtin_rows(&snapshot.all);
@@ -173,14 +180,22 @@ async fn v2(
             .collect();
         openapi::v2_document(&rows, &custom)
     })?;
+    let bytes = if as_protobuf {
+        let document = serde_json::from_slice(&bytes).map_err(Status::internal)?;
+        protobuf::encode(&document).into()
+    } else {
+        bytes
+    };
     let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    Ok(document_response(
-        call,
-        bytes,
-        &format!("\"{}\"", hex(digest.as_ref()).to_uppercase()),
-        false,
-    )
-    .await)
+    let etag = format!("\"{}\"", hex(digest.as_ref()).to_uppercase());
+    let mut response = document_response(call, bytes, &etag, false).await;
+    if as_protobuf {
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(protobuf::MEDIA_TYPE),
+        );
+    }
+    Ok(response)
 }
 
 /// Clients that take protobuf alone must hear that there is none; most of them

@@ -9,6 +9,7 @@
 //! JSON leaves such a field out; a pointer to nothing much (`replicas: 0`) is
 //! kept, and `*` after a name marks these.
 
+pub mod openapi;
 mod wire;
 
 use std::collections::HashMap;

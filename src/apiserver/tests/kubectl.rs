@@ -170,6 +170,24 @@ async fn kubectl_creates_shows_changes_and_deletes() {
 }
 
 #[tokio::test]
+async fn kubectl_says_that_a_kind_is_unknown() {
+    let Some(k) = Kubectl::start().await else {
+        return;
+    };
+    for api_version in ["v1", "apps/v1", "nowhere.example.com/v1"] {
+        let object =
+            format!("apiVersion: {api_version}\nkind: Nope\nmetadata: {{name: unknown}}\n");
+        let told = k.fail(&["apply", "-f", "-"], &object).await;
+        assert!(
+            told.contains(&format!(
+                "no matches for kind \"Nope\" in version \"{api_version}\""
+            )),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn kubectl_applies_and_diffs() {
     let Some(k) = Kubectl::start().await else {
         return;
