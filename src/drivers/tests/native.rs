@@ -233,7 +233,19 @@ fn boots(plan: &ClusterPlan) -> usize {
 fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        if Instant::now() > deadline {
+            // The folder goes with the test: what its processes said is told now.
+            let logs = Command::new("sh")
+                .args([
+                    "-c",
+                    "tail -n 20 /tmp/.tmp*/logs/supervisor.log /tmp/.tmp*/nodes/*/log/*.log",
+                ])
+                .output();
+            let logs = logs
+                .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+                .unwrap_or_default();
+            panic!("waited in vain for {what}\n{logs}");
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
