@@ -127,13 +127,9 @@ pub fn create(
             }
         } else {
             for level in [&top, &cluster, &group] {
-                match fs::create_dir(level) {
-                    Ok(()) => {}
-                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                    Err(e) => {
-                        return Err(e).with_context(|| format!("cannot make {}", level.display()));
-                    }
-                }
+                fs::create_dir_all(level)
+                    .with_context(|| format!("cannot make {}", level.display()))?;
+                // Also one that was there: whoever made it may not be done yet.
                 if hierarchy.has("cpuset") {
                     fill_cpuset(level)?;
                 }
@@ -148,10 +144,13 @@ pub fn create(
 /// process; `clone_children` spares every group below the same work.
 fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
     let parent = group.parent().context("a control group has a parent")?;
+    let read = |path: PathBuf| {
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    };
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let value = fs::read_to_string(parent.join(file))
-            .with_context(|| format!("cannot read {}", parent.join(file).display()))?;
-        write(&group.join(file), value.trim())?;
+        if read(group.join(file))?.trim().is_empty() {
+            write(&group.join(file), read(parent.join(file))?.trim())?;
+        }
     }
     write(&group.join("cgroup.clone_children"), "1")
 }
