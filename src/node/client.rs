@@ -59,7 +59,20 @@ impl Pki {
 ///
 /// All requests and watches share one HTTP/2 connection where the server offers
 /// it: a watch costs a stream and not a TLS session.
-pub(crate) fn connect(config: &NodeConfig, pki: &Pki) -> anyhow::Result<kube::Client> {
+///
+/// `component` is the program that upstream's nodes run for this: requests are
+/// made in its name, and field managers are named after it.
+pub(crate) fn connect(
+    config: &NodeConfig,
+    pki: &Pki,
+    component: &str,
+) -> anyhow::Result<kube::Client> {
+    let agent = format!(
+        "{component}/{} (linux/{})",
+        rkube_config::VERSION,
+        std::env::consts::ARCH
+    );
+    let agent: http::HeaderValue = agent.parse()?;
     let tls = rustls::ClientConfig::builder()
         .with_root_certificates(pki.roots()?)
         .with_client_auth_cert(pki.chain.clone(), pki.key())
@@ -96,6 +109,9 @@ pub(crate) fn connect(config: &NodeConfig, pki: &Pki) -> anyhow::Result<kube::Cl
             parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
         }
         *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+        request
+            .headers_mut()
+            .insert(http::header::USER_AGENT, agent.clone());
         request
     });
     Ok(kube::Client::new(service, "default"))

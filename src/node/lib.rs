@@ -53,11 +53,11 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // The whole process speaks TLS with ring; a second call finds it installed.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
-    let client = client::connect(&config, &pki)?;
+    let client = client::connect(&config, &pki, "kubelet")?;
     // Nodes may read only what concerns their own pods; the service proxy reads
     // all services, endpoints and nodes, and has an identity for that.
     let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
-    let proxy_client = client::connect(&config, &proxy)?;
+    let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), open_network(&config))?;
     let objects = Objects::new(client.clone(), {
         let (config, pki) = (config.clone(), pki.clone());
