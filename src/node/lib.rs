@@ -61,7 +61,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let (runtime, network) = tokio::try_join!(open_runtime(&config), open_network(&config))?;
     let objects = Objects::new(client.clone(), {
         let (config, pki) = (config.clone(), pki.clone());
-        Box::new(move || client::connect(&config, &pki))
+        Box::new(move || client::connect(&config, &pki, "kubelet"))
     });
     let agent = Agent::new(config, client, proxy_client, objects, runtime, network)?;
 
