@@ -82,7 +82,7 @@ fn images_are_pulled_with_and_without_credentials() {
     };
     let cluster = Cluster::plan("pull");
     cluster.rkube(&["start"]).ok();
-    // The registry listens on the host's address in the nodes' range.
+    // One registry on the host's loopback, one at its address in the nodes' range.
     let ip: std::net::Ipv4Addr = cluster
         .rkube(&["ip"])
         .ok()
@@ -92,7 +92,10 @@ fn images_are_pulled_with_and_without_credentials() {
     let [a, b, c, _] = ip.octets();
     let host = std::net::Ipv4Addr::new(a, b, c, 1);
     let port = 5000 + std::process::id() % 1000;
-    let (open, closed) = (format!("{host}:{port}"), format!("{host}:{}", port + 1000));
+    let (open, closed) = (
+        format!("127.0.0.1:{port}"),
+        format!("{host}:{}", port + 1000),
+    );
     let _registries = [
         registry(&cluster, &open, false),
         registry(&cluster, &closed, true),

@@ -65,6 +65,7 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
         paths::BINARY,
     );
     settings.insecure_registries = config.insecure_registries;
+    settings.loopback_gateway = config.host_ip.map(Into::into);
     let runtime = Runtime::observe(settings).await.map_err(failure)?;
     match args.command {
         Command::Ps { all } => ps(&runtime, all, output),

@@ -42,6 +42,7 @@ pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<
                     binary: home.profile_dir(&global.profile).join("bin/rkube"),
                     // A new cluster's range is chosen free of conflicts.
                     node_cidr: Ipv4Net::default(),
+                    loopback_ports: Vec::new(),
                     nodes: Vec::new(),
                 };
                 let problems = driver.preflight(&plan);

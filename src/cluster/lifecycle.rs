@@ -76,6 +76,11 @@ pub async fn start(
         })?,
     };
     if !options.insecure_registries.is_empty() {
+        let running = rkube_drivers::by_name(&profile.driver)?.is_up(&profile.plan(home));
+        if running && profile.insecure_registries != options.insecure_registries {
+            progress
+                .warn("--insecure-registry takes effect at the next: rkube stop && rkube start");
+        }
         profile
             .insecure_registries
             .clone_from(&options.insecure_registries);
@@ -519,6 +524,7 @@ fn orphan_plan(home: &Home, name: &str) -> rkube_drivers::ClusterPlan {
         binary: dir.join("bin/rkube"),
         dir,
         node_cidr: Ipv4Net::default(),
+        loopback_ports: Vec::new(),
         nodes: Vec::new(),
     }
 }

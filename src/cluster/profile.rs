@@ -303,6 +303,11 @@ impl Profile {
             binary: binary(&dir),
             dir,
             node_cidr: self.node_cidr,
+            loopback_ports: self
+                .insecure_registries
+                .iter()
+                .filter_map(|registry| loopback_port(registry))
+                .collect(),
             nodes: self
                 .nodes
                 .iter()
@@ -350,9 +355,17 @@ impl Profile {
             memory_bytes: node.memory_bytes,
             upstream_dns: upstream_dns.to_vec(),
             insecure_registries: self.insecure_registries.clone(),
+            host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
         }
     }
+}
+
+/// The port of a registry on this machine's loopback, `127.0.0.1:5000`.
+fn loopback_port(registry: &str) -> Option<u16> {
+    let (host, port) = registry.rsplit_once(':').unwrap_or((registry, "80"));
+    let loopback = host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+    port.parse().ok().filter(|_| loopback)
 }
 
 /// The profile's own copy of the binary, so that replacing the installed one
@@ -401,6 +414,15 @@ mod tests {
             (added.name.as_str(), added.ip),
             ("rkube-m02", Ipv4Addr::new(192, 168, 58, 3))
         );
+    }
+
+    #[test]
+    fn only_loopback_registries_open_a_port() {
+        assert_eq!(loopback_port("127.0.0.1:5000"), Some(5000));
+        assert_eq!(loopback_port("localhost"), Some(80));
+        for other in ["registry.local:5000", "10.0.0.1:5000", "localhost:x", ""] {
+            assert_eq!(loopback_port(other), None, "{other}");
+        }
     }
 
     #[test]

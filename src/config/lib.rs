@@ -137,6 +137,9 @@ pub struct NodeConfig {
     /// Registries reached over plain HTTP (`host[:port]`).
     #[serde(default)]
     pub insecure_registries: Vec<String>,
+    /// The host as the node reaches it: where registries on the host's loopback are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<Ipv4Addr>,
     /// Pods that the node takes at most.
     pub max_pods: u32,
 }

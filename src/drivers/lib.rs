@@ -27,6 +27,8 @@ pub struct ClusterPlan {
     pub binary: PathBuf,
     /// The nodes' address range; its first address is the gateway.
     pub node_cidr: Ipv4Net,
+    /// TCP ports of the host's loopback that nodes reach at the gateway.
+    pub loopback_ports: Vec<u16>,
     /// Every node of the cluster.
     pub nodes: Vec<NodePlan>,
 }

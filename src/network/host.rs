@@ -16,7 +16,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::netlink::{LinkRef, Netlink, Netns, Route, Veth, in_netns};
 use crate::nft::{
-    ChainKind, CmpOp, Expr, Family, Hook, HookKind, Nftables, Rule, Table, ct_state, priority,
+    ChainKind, CmpOp, Data, Expr, Family, Hook, HookKind, NatKind, Nftables, Reg, Rule, Table,
+    ct_state, priority,
 };
 use crate::{NetworkError, Result, hash, sysctl};
 
@@ -36,6 +37,9 @@ pub struct HostNetworkConfig {
     pub node_cidr: Ipv4Net,
     /// Largest packet of the host's link, in bytes.
     pub mtu: u32,
+    /// Ports of the host's own loopback that nodes reach at `gateway`: a registry
+    /// that only listens on 127.0.0.1, for example. No other port is opened.
+    pub loopback_ports: Vec<u16>,
     /// Where what must be undone at delete is remembered (`ip_forward`): a folder
     /// shared by all profiles of the host.
     pub state_dir: PathBuf,
@@ -107,6 +111,10 @@ impl HostNetwork {
         host.add_address(&name, address)?;
         host.set_up(&name)?;
         sysctl::write_if_present(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+        if !config.loopback_ports.is_empty() {
+            // Else the kernel drops packets to 127.0.0.1 that come over a link.
+            sysctl::write_if_present(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
+        }
         Nftables::open()?.apply(None, &self.table())?;
         Forwarding::new(&config.state_dir).acquire(&config.profile)
     }
@@ -174,6 +182,32 @@ impl HostNetwork {
                     .comment("nodes to elsewhere"),
             ],
         );
+        if !self.config.loopback_ports.is_empty() {
+            let gateway = Ipv4Net::from(self.config.gateway);
+            let address = Reg::word(0);
+            table.base_chain(
+                "prerouting",
+                Hook::new(ChainKind::Nat, HookKind::Prerouting, priority::DNAT),
+                self.config
+                    .loopback_ports
+                    .iter()
+                    .map(|port| {
+                        Rule::new()
+                            .in_link(CmpOp::Eq, &link)
+                            .destination(CmpOp::Eq, gateway)
+                            .protocol(libc::IPPROTO_TCP as u8)
+                            .destination_port(*port)
+                            .expr(Expr::Immediate(address, Data::ip(Ipv4Addr::LOCALHOST)))
+                            .expr(Expr::Nat {
+                                kind: NatKind::Destination,
+                                address,
+                                port: None,
+                            })
+                            .comment("nodes to a port of the host's loopback")
+                    })
+                    .collect(),
+            );
+        }
         table.base_chain(
             "forward",
             Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
@@ -335,6 +369,7 @@ mod tests {
 
     fn config(profile: &str, state_dir: &Path) -> HostNetworkConfig {
         HostNetworkConfig {
+            loopback_ports: vec![5000],
             profile: profile.into(),
             bridge_name: "nodes".into(),
             gateway: Ipv4Addr::new(10, 66, 0, 1),

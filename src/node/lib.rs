@@ -97,6 +97,7 @@ async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
         paths::BINARY,
     );
     runtime.insecure_registries = config.insecure_registries.clone();
+    runtime.loopback_gateway = config.host_ip.map(Into::into);
     let runtime = Runtime::open(runtime)
         .await
         .context("opening the container runtime")?;

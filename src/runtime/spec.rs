@@ -21,6 +21,9 @@ pub struct RuntimeConfig {
     /// Registries (`host[:port]`) spoken to over plain HTTP, as loopback hosts
     /// always are.
     pub insecure_registries: Vec<String>,
+    /// Where declared insecure registries with a loopback name (`localhost`,
+    /// `127.0.0.1`) are reached: they listen on the host's loopback, not the node's.
+    pub loopback_gateway: Option<std::net::IpAddr>,
     /// PEM bundles trusted for registries besides the node's own roots.
     pub extra_roots: Vec<Vec<u8>>,
     /// Cgroup (relative to this node's root cgroup) of sandboxes and containers
@@ -42,6 +45,7 @@ impl RuntimeConfig {
             run: run.into(),
             binary: binary.into(),
             insecure_registries: Vec::new(),
+            loopback_gateway: None,
             extra_roots: Vec::new(),
             cgroup_parent: "/kubepods".into(),
         }

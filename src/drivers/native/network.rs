@@ -27,6 +27,7 @@ pub fn host(plan: &ClusterPlan) -> HostNetwork {
         gateway: plan.gateway(),
         node_cidr: plan.node_cidr,
         mtu: MTU,
+        loopback_ports: plan.loopback_ports.clone(),
         state_dir: SHARED_STATE.into(),
     })
 }

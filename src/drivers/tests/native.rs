@@ -85,6 +85,7 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         run_dir: run_dir.to_path_buf(),
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
+        loopback_ports: vec![5000],
         nodes: vec![node(2), node(3)],
     }
 }

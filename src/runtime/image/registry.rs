@@ -190,7 +190,15 @@ impl Registry {
         } else {
             name
         };
-        let plain = is_loopback(name) || config.insecure_registries.iter().any(|r| r == name);
+        let declared = config.insecure_registries.iter().any(|r| r == name);
+        let plain = declared || is_loopback(name);
+        let host = match config.loopback_gateway {
+            Some(gateway) if declared && is_loopback(name) => match name.rsplit_once(':') {
+                Some((_, port)) => format!("{gateway}:{port}"),
+                None => gateway.to_string(),
+            },
+            _ => host.to_owned(),
+        };
         let scheme = if plain { "http" } else { "https" };
         let auth = select_auth(auth, name, reference.repository()).cloned();
         let header = auth
