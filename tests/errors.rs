@@ -170,3 +170,23 @@ fn a_taken_address_range_is_told() {
             .exists()
     );
 }
+
+#[test]
+fn an_interrupted_first_start_leaves_nothing() {
+    require_machine!();
+    for after in [5, 40, 80, 120, 160, 240] {
+        let cluster = Cluster::plan("ctrlc");
+        let mut start = cluster.rkube_command(&["start", "--nodes", "3"]);
+        start
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let start = support::Running(start.spawn().expect("rkube runs"));
+        std::thread::sleep(std::time::Duration::from_millis(after));
+        match start.interrupt() {
+            // It came too early for the handler, or just in time.
+            -1 | 2 => support::leftovers::assert_none(&cluster.profile, &cluster.home()),
+            0 => {}
+            code => panic!("exit code {code} after {after} ms"),
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! `rkube driver`
 
-use ipnet::Ipv4Net;
 use rkube_cluster::Home;
 use rkube_config::Failure;
 use rkube_drivers::ClusterPlan;
@@ -40,8 +39,8 @@ pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<
                     dir: home.profile_dir(&global.profile),
                     run_dir: home.run_dir(&global.profile),
                     binary: home.profile_dir(&global.profile).join("bin/rkube"),
-                    // A new cluster's range is chosen free of conflicts.
-                    node_cidr: Ipv4Net::default(),
+                    // As for a new cluster; that none is free shows as a problem below.
+                    node_cidr: driver.free_range(&[]).unwrap_or_default(),
                     loopback_ports: Vec::new(),
                     nodes: Vec::new(),
                 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, StartOptions, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
@@ -93,23 +93,19 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         insecure_registries: args.insecure_registry,
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
-        wait: args.wait.then_some(args.wait_timeout),
     };
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
-    let outcome = tokio::select! {
-        outcome = rkube_cluster::start(home, &options, output) => Some(outcome),
-        () = interrupted() => None,
-    };
-    let Some(outcome) = outcome else {
+    let wait = args.wait.then_some(args.wait_timeout);
+    let Some(profile) = start(home, &options, wait, output).await? else {
         // A cluster that was there before stays, with what runs of it.
         if new {
-            rkube_cluster::delete(home, &options.profile, options.kubeconfig.as_ref(), output)
-                .await?;
+            let kubeconfig = options.kubeconfig.as_ref();
+            rkube_cluster::delete(home, &options.profile, kubeconfig, output).await?;
+            output.finish();
         }
         return Err(Failure::interruption());
     };
-    let profile = outcome?;
     let count = profile.nodes.len();
     let state = if args.wait {
         "is ready"
@@ -125,6 +121,36 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         if args.keep_context { "unchanged" } else { &profile.name },
     ));
     Ok(())
+}
+
+/// Starts and waits; `None` when Ctrl-C came first. What changes the machine is
+/// short and runs to its end; only the waiting is cut short.
+async fn start(
+    home: &Home,
+    options: &StartOptions,
+    wait: Option<Duration>,
+    output: &Output,
+) -> Result<Option<Profile>, Failure> {
+    let interrupt = std::pin::pin!(interrupted());
+    let mut interrupt = futures::FutureExt::fuse(interrupt);
+    let mut begun = std::pin::pin!(rkube_cluster::start(home, options, output));
+    let mut stop = false;
+    let profile = loop {
+        tokio::select! {
+            outcome = &mut begun => break outcome?,
+            () = &mut interrupt => stop = true,
+        }
+    };
+    if stop {
+        return Ok(None);
+    }
+    if let Some(limit) = wait {
+        tokio::select! {
+            outcome = rkube_cluster::wait_ready(home, &profile, limit, output) => outcome?,
+            () = &mut interrupt => return Ok(None),
+        }
+    }
+    Ok(Some(profile))
 }
 
 #[cfg(test)]

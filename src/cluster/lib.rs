@@ -17,7 +17,7 @@ mod tunnel;
 pub use access::{client, ssh, ssh_address, ssh_key};
 pub use files::Home;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
-pub use lifecycle::{StartOptions, delete, start, stop, write_context};
+pub use lifecycle::{StartOptions, delete, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};

@@ -47,15 +47,15 @@ pub struct StartOptions {
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
     pub set_context: bool,
-    /// How long to wait for every node to be ready; `None` does not wait.
-    pub wait: Option<Duration>,
 }
 
 /// The largest cluster that a profile may have.
 const MAX_NODES: u32 = 100;
 
-/// Starts a cluster, making it first if it is new. What a failed or interrupted
-/// first start made is removed again.
+/// Starts a cluster, making it first if it is new. What a failed first start made
+/// is removed again. Does not wait: see [`wait_ready`].
+///
+/// Not to be dropped half-way: the driver would go on with its step.
 pub async fn start(
     home: &Home,
     options: &StartOptions,
@@ -90,8 +90,7 @@ pub async fn start(
     match started {
         Ok(()) => Ok(profile),
         Err(failure) => {
-            // A cluster that had been made stays for another try and a look at its logs.
-            if new && failure.source != Source::ControlPlane && failure.source != Source::Guest {
+            if new {
                 undo(home, &profile, driver.as_ref()).await;
             }
             Err(failure)
@@ -224,12 +223,7 @@ async fn start_profile(
     profile.save(home)?;
     let pki = provision(home, profile)?;
 
-    let wanted: Vec<String> = profile
-        .nodes
-        .iter()
-        .filter(|n| !n.stopped)
-        .map(|n| n.name.clone())
-        .collect();
+    let wanted = running(profile);
     let count = wanted.len();
     progress.step(
         "nodes",
@@ -244,15 +238,32 @@ async fn start_profile(
     if let Some(kubeconfig) = &options.kubeconfig {
         kubeconfig.put(&access::entry(profile, &pki)?, options.set_context)?;
     }
-    if let Some(limit) = options.wait {
-        progress.step("control-plane", "Waiting for the API server");
-        let client = access::client(home, profile).await?;
-        let deadline = Instant::now() + limit;
-        wait_for_api(&client, deadline).await?;
-        progress.step("ready", "Waiting for the nodes to be ready");
-        wait_for_nodes(&client, &wanted, deadline).await?;
-    }
     Ok(())
+}
+
+/// Waits until the API server answers and every node that is meant to run is ready.
+pub async fn wait_ready(
+    home: &Home,
+    profile: &Profile,
+    limit: Duration,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    progress.step("control-plane", "Waiting for the API server");
+    let client = access::client(home, profile).await?;
+    let deadline = Instant::now() + limit;
+    wait_for_api(&client, deadline).await?;
+    progress.step("ready", "Waiting for the nodes to be ready");
+    wait_for_nodes(&client, &running(profile), deadline).await
+}
+
+/// Names of the nodes that are meant to run.
+fn running(profile: &Profile) -> Vec<String> {
+    profile
+        .nodes
+        .iter()
+        .filter(|n| !n.stopped)
+        .map(|n| n.name.clone())
+        .collect()
 }
 
 /// Writes everything that the nodes boot from; what is there stays.
@@ -547,7 +558,6 @@ mod tests {
             insecure_registries: Vec::new(),
             kubeconfig: None,
             set_context: false,
-            wait: None,
         }
     }
 
