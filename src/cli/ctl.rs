@@ -110,6 +110,13 @@ fn short(id: &str) -> String {
     id.trim_start_matches("sha256:").chars().take(13).collect()
 }
 
+/// A name of the container's image; what was asked for when it has none left.
+fn image_name(runtime: &Runtime, container: &ContainerStatus) -> String {
+    let image = runtime.image_status(&container.image_id);
+    let name = image.and_then(|i| i.repo_tags.first().cloned());
+    name.unwrap_or_else(|| container.spec.image.clone())
+}
+
 fn ps(runtime: &Runtime, all: bool, output: &Output) {
     let mut containers = runtime.list_containers();
     containers.retain(|c| all || c.state == rkube_runtime::ContainerState::Running);
@@ -119,7 +126,7 @@ fn ps(runtime: &Runtime, all: bool, output: &Output) {
         .map(|c| {
             serde_json::json!({
                 "id": c.id,
-                "image": c.spec.image,
+                "image": image_name(runtime, c),
                 "created": c.created_at.to_string(),
                 "state": c.state.as_str(),
                 "pid": c.pid,
@@ -144,7 +151,7 @@ fn ps(runtime: &Runtime, all: bool, output: &Output) {
         rows.extend(containers.iter().map(|c| {
             vec![
                 short(&c.id),
-                c.spec.image.clone(),
+                image_name(runtime, c),
                 c.created_at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
                 c.state.as_str().to_owned(),
                 label(c, "container.name").to_owned(),
