@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{Failure, NodeConfig, paths};
-use rkube_runtime::{ContainerStatus, ImageStatus, Runtime, RuntimeConfig};
+use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
 use super::output::table;
 use super::{Global, Output};
@@ -76,7 +76,7 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
                 Some(path) => runtime.load_image(&path).await,
                 None => runtime.load_image_from(tokio::io::stdin()).await,
             }
-            .map_err(failure)?;
+            .map_err(image_failure)?;
             for name in names {
                 println!("{name}");
             }
@@ -85,16 +85,32 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             let status = runtime
                 .pull_image(&image, &[], |_| {})
                 .await
-                .map_err(failure)?;
+                .map_err(image_failure)?;
             println!("{}", status.id);
         }
-        Command::Rmi { image } => runtime.remove_image(&image).await.map_err(failure)?,
+        Command::Rmi { image } => runtime.remove_image(&image).await.map_err(image_failure)?,
     }
     Ok(())
 }
 
 fn failure(e: impl std::fmt::Display) -> Failure {
     Failure::new(Source::Runtime, Kind::Error, e.to_string())
+}
+
+/// A failed operation on an image; each kind has an exit code of its own.
+fn image_failure(e: ImageError) -> Failure {
+    let kind = match &e {
+        ImageError::InvalidReference { .. } => Kind::Usage,
+        ImageError::NotPresent(_) | ImageError::NotFound(_) => Kind::NotFound,
+        ImageError::Denied { .. } => Kind::Permission,
+        ImageError::Platform { .. } => Kind::Unsupported,
+        ImageError::Malformed(_)
+        | ImageError::Unpack { .. }
+        | ImageError::DigestMismatch { .. } => Kind::Config,
+        ImageError::InUse { .. } => Kind::Conflict,
+        _ => Kind::Error,
+    };
+    Failure::new(Source::Runtime, kind, e.to_string())
 }
 
 /// Label of a container in its pod, as every Kubernetes runtime sets it.

@@ -57,7 +57,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             )
             .await?;
             if code != 0 {
-                return Err(Failure::new(Source::Runtime, Kind::Error, error));
+                return Err(remote_failure(node, code, &error));
             }
             print!("{text}");
             Ok(())
@@ -159,18 +159,7 @@ async fn load_on(
     })?;
     let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(file)).await?;
     if code != 0 {
-        let kind = if i32::from(Failure::new(Source::Runtime, Kind::Unsupported, "").exit_code())
-            == code
-        {
-            Kind::Unsupported
-        } else {
-            Kind::Error
-        };
-        return Err(Failure::new(
-            Source::Runtime,
-            kind,
-            format!("{}: {error}", node.name),
-        ));
+        return Err(remote_failure(node, code, &error));
     }
     Ok(text.lines().map(str::to_owned).collect())
 }
@@ -181,14 +170,21 @@ async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(),
         if code == 0 {
             return Ok(());
         }
-        Err(Failure::new(
-            Source::Runtime,
-            Kind::Error,
-            format!("{}: {error}", n.name),
-        ))
+        Err(remote_failure(n, code, &error))
     }))
     .await;
     results.into_iter().collect()
+}
+
+/// What `rkube ctl` on a node ended with, as this rkube's own failure.
+fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
+    let runtime = Source::Runtime as i32;
+    let kind = if (runtime..runtime + 10).contains(&code) {
+        Kind::of_exit_code(code)
+    } else {
+        Kind::Error
+    };
+    Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name))
 }
 
 /// Runs a command on a node: its exit code, output and error, trimmed.

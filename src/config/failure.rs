@@ -57,6 +57,24 @@ pub enum Kind {
     Unavailable = 9,
 }
 
+impl Kind {
+    /// The kind that an exit code's ones say, as another rkube ended with it.
+    pub fn of_exit_code(code: i32) -> Self {
+        match code.rem_euclid(10) {
+            1 => Self::Conflict,
+            2 => Self::Timeout,
+            3 => Self::NotRunning,
+            4 => Self::Usage,
+            5 => Self::NotFound,
+            6 => Self::Unsupported,
+            7 => Self::Permission,
+            8 => Self::Config,
+            9 => Self::Unavailable,
+            _ => Self::Error,
+        }
+    }
+}
+
 /// What failed, why, and what to do next.
 #[derive(Clone, Debug)]
 pub struct Failure {

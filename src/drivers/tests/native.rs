@@ -65,11 +65,20 @@ fn agent() {
         .map(|(k, v)| format!("[{k}]\n{v}\n"))
         .collect();
     let count = std::fs::read_to_string("/var/lib/rkube/boots").unwrap_or_default();
-    std::fs::write("/var/lib/rkube/boots", format!("{count}x")).expect("state is writable");
-    std::fs::write("/var/lib/rkube/report", text).expect("state is writable");
+    publish("boots", &format!("{count}x"));
+    publish("report", &text);
     loop {
         std::thread::sleep(Duration::from_secs(3600));
     }
+}
+
+/// Writes a file of the node's state at once: the test on the other side sees
+/// all of it or nothing.
+fn publish(name: &str, text: &str) {
+    let path = Path::new("/var/lib/rkube").join(name);
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("state is writable");
+    std::fs::rename(&new, &path).expect("state is writable");
 }
 
 fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
