@@ -329,7 +329,7 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
             let _ = kill(process.pid(), Signal::SIGKILL);
         }
     }
-    let hierarchies = cgroup::hierarchies()?;
+    let hierarchies = rkube_init::cgroup::hierarchies()?;
     cgroup::kill_all(&hierarchies, &plan.name, None, KILL_LIMIT)?;
     cgroup::remove(&hierarchies, &plan.name, None, KILL_LIMIT)?;
     network::host(plan).down()?;
