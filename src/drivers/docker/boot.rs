@@ -25,7 +25,6 @@ pub fn docker_init() -> anyhow::Result<()> {
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     rootfs::bind_flags(root, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
-    rootfs::skeleton(root)?;
     // The engine's show the host's devices and groups; a node has its own.
     for place in ["/dev", "/sys", "/proc"] {
         match umount2(place, MntFlags::MNT_DETACH) {
@@ -33,6 +32,7 @@ pub fn docker_init() -> anyhow::Result<()> {
             Err(e) => return Err(e).with_context(|| format!("cannot replace {place}")),
         }
     }
+    rootfs::skeleton(root)?;
     rootfs::special(root, &hierarchies)?;
     cgroup::share_cpuset(root)?;
 

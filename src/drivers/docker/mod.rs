@@ -11,6 +11,7 @@ mod image;
 mod network;
 mod node;
 mod preflight;
+mod rights;
 
 use std::collections::{BTreeMap, HashMap};
 

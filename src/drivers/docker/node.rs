@@ -20,7 +20,7 @@ use rkube_config::{Failure, paths, ports};
 use rkube_init::rootfs::USR_LINKS;
 
 use super::engine::{Engine, failure, is_missing};
-use super::{archive, boot, hex, labels, runs};
+use super::{archive, boot, hex, labels, rights, runs};
 use crate::{ClusterPlan, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
@@ -155,42 +155,39 @@ fn describe(
     let bytes = node
         .memory_bytes
         .and_then(|bytes| i64::try_from(bytes).ok());
+    let mut host = HostConfig {
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        network_mode: Some(network.to_owned()),
+        port_bindings: Some(bindings),
+        mounts: Some(mounts),
+        nano_cpus: node
+            .cpu_millis
+            .and_then(|millis| i64::try_from(millis * 1_000_000).ok()),
+        memory: bytes,
+        // As much as memory: no swap on top of it.
+        memory_swap: bytes,
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            maximum_retry_count: None,
+        }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "10m".to_owned()),
+                ("max-file".to_owned(), "1".to_owned()),
+            ])),
+        }),
+        ..HostConfig::default()
+    };
+    // A virtual machine's engine has rights of its own, which nobody takes.
+    rights::grant(&mut host, local.then(rights::bounded).flatten().as_deref());
     ContainerCreateBody {
         hostname: Some(node.name.clone()),
         image: Some(image.to_owned()),
         env: environment(),
         exposed_ports: Some(exposed),
         labels: Some(labels(plan, Some(&node.name))),
-        host_config: Some(HostConfig {
-            privileged: Some(true),
-            cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-            security_opt: Some(vec![
-                "seccomp=unconfined".into(),
-                "apparmor=unconfined".into(),
-                "label=disable".into(),
-            ]),
-            network_mode: Some(network.to_owned()),
-            port_bindings: Some(bindings),
-            mounts: Some(mounts),
-            nano_cpus: node
-                .cpu_millis
-                .and_then(|millis| i64::try_from(millis * 1_000_000).ok()),
-            memory: bytes,
-            // As much as memory: no swap on top of it.
-            memory_swap: bytes,
-            restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
-                maximum_retry_count: None,
-            }),
-            log_config: Some(HostConfigLogConfig {
-                typ: Some("json-file".into()),
-                config: Some(HashMap::from([
-                    ("max-size".to_owned(), "10m".to_owned()),
-                    ("max-file".to_owned(), "1".to_owned()),
-                ])),
-            }),
-            ..HostConfig::default()
-        }),
+        host_config: Some(host),
         networking_config: Some(NetworkingConfig {
             endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
         }),
