@@ -13,8 +13,12 @@ use super::engine::{Engine, failure, is_missing};
 use super::{PROFILE_LABEL, labels, ours};
 use crate::ClusterPlan;
 
-/// The cluster's network, made if it is not there; its ID.
-pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failure> {
+/// Whether the cluster's network is there.
+pub async fn exists(engine: &Engine, plan: &ClusterPlan) -> Result<bool, Failure> {
+    Ok(find(engine, plan).await?.is_some())
+}
+
+async fn find(engine: &Engine, plan: &ClusterPlan) -> Result<Option<String>, Failure> {
     let options = ListNetworksOptionsBuilder::default()
         .filters(&ours(plan))
         .build();
@@ -23,7 +27,12 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .list_networks(Some(options))
         .await
         .map_err(|e| failure("cannot list the engine's networks", &e))?;
-    if let Some(id) = found.into_iter().find_map(|n| n.id) {
+    Ok(found.into_iter().find_map(|n| n.id))
+}
+
+/// The cluster's network, made if it is not there; its ID.
+pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failure> {
+    if let Some(id) = find(engine, plan).await? {
         return Ok(id);
     }
     let request = NetworkCreateRequest {

@@ -31,6 +31,7 @@ pub async fn check(plan: &ClusterPlan) -> Vec<Problem> {
         Ok(conflict) => problems.extend(conflict.map(fatal)),
         Err(failure) => problems.push(fatal(failure)),
     }
+    problems.extend(range(&engine, plan).await.map(fatal));
     match names(&engine, plan).await {
         Ok(conflict) => problems.extend(conflict.map(fatal)),
         Err(failure) => problems.push(fatal(failure)),
@@ -122,6 +123,30 @@ fn disk(engine: &Engine) -> Option<Failure> {
 #[cfg(not(target_os = "linux"))]
 fn disk(_engine: &Engine) -> Option<Failure> {
     None
+}
+
+/// A collision of the nodes' range with a link or route of this machine that is
+/// not the cluster's own bridge.
+async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
+    if !engine.is_local() || network::exists(engine, plan).await.ok()? {
+        return None;
+    }
+    match rkube_network::host::range_conflict(plan.node_cidr, &[]) {
+        Ok(None) => None,
+        Ok(Some(what)) => Some(
+            Failure::new(
+                Source::LocalNetwork,
+                Kind::Conflict,
+                format!("the address range {} is taken: {what}", plan.node_cidr),
+            )
+            .advise("choose another one with --subnet, after: rkube delete"),
+        ),
+        Err(e) => Some(Failure::new(
+            Source::LocalNetwork,
+            Kind::Error,
+            e.to_string(),
+        )),
+    }
 }
 
 /// A container that has a node's name, or the cluster's under another RKUBE_HOME.
