@@ -40,6 +40,11 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// The body, and where in it the message lies.
+    pub fn into_parts(self) -> (Vec<u8>, std::ops::Range<usize>) {
+        (self.body, self.start..self.end)
+    }
+
     /// The message without what says its kind.
     pub fn raw(&self) -> &[u8] {
         &self.body[self.start..self.end]
