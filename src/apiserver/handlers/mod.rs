@@ -305,6 +305,9 @@ pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status
             "The resourceVersion for the provided list is too old. ({asked}, oldest {oldest})"
         )),
         StoreError::Future { asked, newest } => read::too_large(asked, newest),
+        StoreError::Unavailable(why) => {
+            Status::service_unavailable(format!("the store failed: {why}"))
+        }
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         error => Status::internal(error),
     }

@@ -29,7 +29,7 @@ pub async fn get(
     respond::validate_table_options(call, accepted)?;
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
     let object = resource
@@ -236,7 +236,7 @@ pub async fn list(
         .await;
     }
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
     let (items, revision) = server.current(resource, &filter);
@@ -332,7 +332,7 @@ async fn next_page(
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision goes on with whatever is there now.
         Err(_) => {
-            server.cache.consistent().await;
+            server.cache.try_consistent().await?;
             server.current(resource, filter)
         }
         Ok(revision) => {

@@ -86,7 +86,7 @@ pub async fn watch(
     let send_state = initial.unwrap_or(revision.is_none_or(|r| r == 0));
     let position = if send_state {
         let at = match revision {
-            None => server.cache.consistent().await,
+            None => server.cache.try_consistent().await?,
             Some(revision) => at_least(server, revision).await?,
         };
         let (items, position) = resource.cache.snapshot(&filter, at);
@@ -96,7 +96,7 @@ pub async fn watch(
         match revision {
             // From now on, nothing before.
             None | Some(0) => {
-                let now = server.cache.consistent().await;
+                let now = server.cache.try_consistent().await?;
                 Ok(resource.cache.snapshot(&Filter::nothing(), now).1)
             }
             Some(revision) => resource.cache.position_after(revision),
