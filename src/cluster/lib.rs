@@ -12,6 +12,7 @@ mod nodes;
 mod pki;
 mod profile;
 mod status;
+mod store;
 mod tunnel;
 
 pub use access::{client, ssh, ssh_address, ssh_key};
@@ -21,6 +22,7 @@ pub use lifecycle::{StartOptions, delete, start, stop, wait_ready, write_context
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};
+pub use store::StoreOptions;
 pub use tunnel::{Change as TunnelChange, run as tunnel};
 
 /// Tells the user what is going on.

@@ -18,6 +18,7 @@ use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_privat
 use crate::kubeconfig::Kubeconfig;
 use crate::pki::Pki;
 use crate::profile::{NewProfile, Node, Profile, check_name};
+use crate::store::StoreOptions;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
 /// when the profile is new.
@@ -43,6 +44,8 @@ pub struct StartOptions {
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// The etcd to keep objects in; the embedded store when `None`.
+    pub store: Option<StoreOptions>,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
@@ -108,6 +111,14 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
             profile.name
         ));
     }
+    if let Some(store) = &options.store
+        && profile.store != Some(store.config(&profile.name))
+    {
+        progress.warn(&format!(
+            "the profile '{}' keeps its objects elsewhere; delete it to change that",
+            profile.name
+        ));
+    }
     if options
         .driver
         .as_ref()
@@ -121,6 +132,9 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
 }
 
 fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+    if let Some(store) = &options.store {
+        store.check()?;
+    }
     let nodes = options.nodes.unwrap_or(1);
     if nodes == 0 || nodes > MAX_NODES {
         return Err(Failure::new(
@@ -191,6 +205,7 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         cpu_millis: options.cpu_millis,
         memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
+        store: options.store.as_ref().map(|s| s.config(&options.profile)),
     })
 }
 
@@ -221,6 +236,13 @@ async fn start_profile(
     }
     progress.step("certificates", "Preparing certificates and configuration");
     profile.save(home)?;
+    if let Some(store) = &options.store
+        && profile.store.is_some()
+    {
+        let pki = home.profile_dir(&profile.name).join("pki");
+        crate::files::make_private_dir(&pki)?;
+        store.keep_files(&pki)?;
+    }
     let pki = provision(home, profile)?;
 
     let wanted = running(profile);
@@ -518,6 +540,14 @@ pub async fn delete(
         None => orphan_plan(home, name),
     };
     driver.destroy(&plan).await?;
+    if let Some(store) = profile.as_ref().and_then(|p| p.store.as_ref())
+        && let Err(why) = crate::store::wipe(store, &dir.join("pki")).await
+    {
+        progress.warn(&format!(
+            "what the cluster kept in etcd below {} is still there: {why}",
+            store.root
+        ));
+    }
     if let Some(kubeconfig) = kubeconfig {
         kubeconfig.remove(name)?;
     }
@@ -556,6 +586,7 @@ mod tests {
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
+            store: None,
             kubeconfig: None,
             set_context: false,
         }

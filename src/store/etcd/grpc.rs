@@ -2,6 +2,7 @@
 //! calls and streams.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +70,15 @@ impl std::fmt::Display for Failure {
 pub struct Endpoint {
     pub host: String,
     pub port: u16,
+    /// Where to connect to when not to `host`.
+    pub address: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// Whether it is on the loopback of whoever named it.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
 }
 
 impl std::fmt::Display for Endpoint {
@@ -140,9 +150,11 @@ impl Channel {
     }
 
     async fn connect(&self, endpoint: &Endpoint) -> Result<SendRequest<Body>, String> {
-        let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
-            .await
-            .map_err(|e| e.to_string())?;
+        let tcp = match endpoint.address {
+            Some(address) => TcpStream::connect((address, endpoint.port)).await,
+            None => TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await,
+        };
+        let tcp = tcp.map_err(|e| e.to_string())?;
         // Small requests are not to wait for more.
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let mut builder = Builder::new(TokioExecutor::new());

@@ -12,7 +12,8 @@ mod tests;
 mod watch;
 mod wire;
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use wire::{Range, RangeResponse, TxnResponse};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
+const DELETE: &str = "/etcdserverpb.KV/DeleteRange";
 const COMPACT: &str = "/etcdserverpb.KV/Compact";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
@@ -63,6 +65,25 @@ pub struct EtcdOptions {
     pub cert: Option<PathBuf>,
     /// PEM file of the key of `cert`.
     pub key: Option<PathBuf>,
+    /// Where this machine's loopback is reached, for endpoints on it; unset
+    /// where it is the loopback itself.
+    pub loopback: Option<IpAddr>,
+}
+
+impl EtcdOptions {
+    /// With those of `etcd-ca.crt`, `etcd-client.crt` and `etcd-client.key`
+    /// that are in `folder`.
+    pub fn with_files(endpoints: Vec<String>, root: String, folder: &Path) -> Self {
+        let file = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
+        Self {
+            endpoints,
+            root,
+            ca: file("etcd-ca.crt"),
+            cert: file("etcd-client.crt"),
+            key: file("etcd-client.key"),
+            loopback: None,
+        }
+    }
 }
 
 /// A [`Store`] in etcd.
@@ -118,7 +139,11 @@ impl EtcdStore {
             ));
         }
         let tls = secure.then(|| tls(&options)).transpose()?;
-        let channel = Channel::new(endpoints.into_iter().map(|(e, _)| e).collect(), tls);
+        let endpoints = endpoints.into_iter().map(|(mut endpoint, _)| {
+            endpoint.address = options.loopback.filter(|_| endpoint.is_loopback());
+            endpoint
+        });
+        let channel = Channel::new(endpoints.collect(), tls);
         let shared = Arc::new(Shared {
             channel,
             root: options.root.trim_end_matches('/').to_owned(),
@@ -139,6 +164,27 @@ impl EtcdStore {
         tokio::spawn(compactor(Arc::downgrade(&shared), shared.closing.clone()));
         Ok(Arc::new(EtcdStore { shared }))
     }
+
+    /// Deletes everything below the root.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when etcd does not answer.
+    pub async fn wipe(&self) -> Result<(), StoreError> {
+        let key = self.shared.key("");
+        let end = prefix_end(key.as_bytes());
+        let request = wire::delete_range(key.as_bytes(), &end);
+        self.shared.channel.call(DELETE, &request).await?;
+        Ok(())
+    }
+}
+
+/// Host and port of an endpoint, `http[s]://host[:port]`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] when it is not such.
+pub fn host_and_port(url: &str) -> Result<(String, u16), StoreError> {
+    let (endpoint, _) = endpoint(url)?;
+    Ok((endpoint.host, endpoint.port))
 }
 
 impl Drop for EtcdStore {
@@ -173,6 +219,7 @@ fn endpoint(url: &str) -> Result<(Endpoint, bool), StoreError> {
     let endpoint = Endpoint {
         host: host.to_owned(),
         port: authority.port_u16().unwrap_or(2379),
+        address: None,
     };
     Ok((endpoint, secure))
 }

@@ -62,6 +62,7 @@ impl Etcd {
             ca: file("ca.crt"),
             cert: file("client.crt"),
             key: file("client.key"),
+            loopback: None,
         }
     }
 
@@ -220,6 +221,7 @@ async fn stores_that_share_an_etcd_see_each_other() {
         other.put("/a", value("2"), Expect::Absent).await,
         Err(StoreError::Conflict { found: Some(_) })
     ));
+    stranger.put("/y", value("1"), Expect::Any).await.unwrap();
     // What a stranger writes moves the revision on, and the watch tells.
     stranger.put("/x", value("1"), Expect::Any).await.unwrap();
     let current = other.current().await.unwrap();
@@ -260,6 +262,22 @@ async fn a_watch_survives_an_outage() {
     };
     let batch = next(&mut watch).await;
     assert_eq!(batch.changes.last().unwrap().revision(), after.mod_revision);
+}
+
+#[tokio::test]
+async fn a_root_is_wiped_alone() {
+    let Some(etcd) = Etcd::start(false) else {
+        return;
+    };
+    let (one, other) = (
+        open(etcd.options("/w")).await,
+        open(etcd.options("/wx")).await,
+    );
+    one.put("/a", value("1"), Expect::Any).await.unwrap();
+    other.put("/a", value("1"), Expect::Any).await.unwrap();
+    one.wipe().await.unwrap();
+    assert_eq!(one.get("/a").await.unwrap().0, None);
+    assert!(other.get("/a").await.unwrap().0.is_some());
 }
 
 #[tokio::test]

@@ -232,6 +232,11 @@ pub fn op_delete(key: &[u8]) -> Vec<u8> {
     Out::default().message(3, &delete).done()
 }
 
+/// A `DeleteRangeRequest`.
+pub fn delete_range(key: &[u8], end: &[u8]) -> Vec<u8> {
+    Out::default().bytes(1, key).bytes(2, end).done()
+}
+
 /// A `TxnResponse` of at most a range and a deletion.
 #[derive(Default)]
 pub struct TxnResponse {
