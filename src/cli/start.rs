@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use rkube_drivers::PortMapping;
@@ -48,6 +48,23 @@ pub struct Args {
     /// Only tell which driver would be used and why; change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Where objects are kept: embedded, or etcd=https://HOST:2379[,...]
+    #[arg(
+        long,
+        env = "RKUBE_STORE",
+        default_value = "embedded",
+        value_name = "STORE"
+    )]
+    store: String,
+    /// The authority that etcd's certificate is of, PEM
+    #[arg(long, value_name = "FILE")]
+    store_ca: Option<std::path::PathBuf>,
+    /// The client certificate for etcd, PEM
+    #[arg(long, value_name = "FILE")]
+    store_cert: Option<std::path::PathBuf>,
+    /// The key of --store-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    store_key: Option<std::path::PathBuf>,
     /// Leave the kubeconfig's current context as it is
     #[arg(long)]
     keep_context: bool,
@@ -100,6 +117,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         dns_domain: args.dns_domain,
         insecure_registries: args.insecure_registry,
         ports: args.ports,
+        store: StoreOptions::parse(&args.store, args.store_ca, args.store_cert, args.store_key)?,
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };
