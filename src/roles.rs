@@ -20,7 +20,8 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
         return Some(code);
     }
     let result = match role {
-        "init" => init(),
+        "init" => init(args),
+        "vm-init" => rkube_init::vm::boot(),
         "control-plane" => serve(2, control_plane::run),
         "agent" => serve(2, rkube_node::run),
         "demo" => demo::run(args),
@@ -35,8 +36,12 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     })
 }
 
-fn init() -> anyhow::Result<()> {
-    rkube_init::run(&NodeConfig::read(paths::NODE_CONFIG)?)
+fn init(args: &[OsString]) -> anyhow::Result<()> {
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    if args.first().is_some_and(|a| a == "machine") {
+        return rkube_init::vm::run(&config);
+    }
+    rkube_init::run(&config)
 }
 
 /// Runs a service of the node until it fails or SIGTERM asks it to end.

@@ -13,6 +13,7 @@ use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rkube_init::cgroup::enable_controllers;
 
 /// The folder of all clusters in each hierarchy.
 const TOP: &str = "rkube";
@@ -153,21 +154,6 @@ fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
         }
     }
     write(&group.join("cgroup.clone_children"), "1")
-}
-
-/// Hands every controller that `group` has down to its children. A controller
-/// that refuses (a threaded or busy one) is left out: limits by it fail later
-/// with their own message.
-fn enable_controllers(group: &Path) {
-    let Ok(available) = fs::read_to_string(group.join("cgroup.controllers")) else {
-        return;
-    };
-    for controller in available.split_whitespace() {
-        let _ = fs::write(
-            group.join("cgroup.subtree_control"),
-            format!("+{controller}"),
-        );
-    }
 }
 
 fn set_limits(hierarchy: &Hierarchy, group: &Path, limits: Limits) -> anyhow::Result<()> {
@@ -362,20 +348,6 @@ pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
-}
-
-/// On version 2 no group may hold processes and hand controllers down at once:
-/// moves the caller to a leaf of its own and enables everything for siblings.
-pub fn make_room(root: &Path) -> anyhow::Result<()> {
-    let base = root.join("sys/fs/cgroup");
-    if !base.join("cgroup.controllers").exists() {
-        return Ok(());
-    }
-    let leaf = base.join("init");
-    fs::create_dir_all(&leaf)?;
-    write(&leaf.join("cgroup.procs"), "0")?;
-    enable_controllers(&base);
     Ok(())
 }
 

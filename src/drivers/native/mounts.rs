@@ -31,7 +31,7 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
     for folder in [&root, &lower, &upper, &work] {
         make_dir(folder, 0o755)?;
     }
-    skeleton(&lower)?;
+    rkube_init::skeleton(&lower)?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         escape(&lower)?,
@@ -86,72 +86,6 @@ fn escape(path: &Path) -> anyhow::Result<String> {
         .replace(',', "\\,")
         .replace(':', "\\:"))
 }
-
-/// What a root file system needs before anything is mounted into it.
-fn skeleton(lower: &Path) -> anyhow::Result<()> {
-    for (name, mode) in [
-        ("dev", 0o755),
-        ("etc/rkube", 0o755),
-        ("etc/ssl/certs", 0o755),
-        ("home", 0o755),
-        ("mnt", 0o755),
-        ("opt", 0o755),
-        ("proc", 0o555),
-        ("root", 0o700),
-        ("run", 0o755),
-        ("sys", 0o555),
-        ("tmp", 0o1777),
-        ("usr", 0o755),
-        ("var/lib", 0o755),
-        ("var/log", 0o755),
-        ("var/tmp", 0o1777),
-    ] {
-        make_dir(&lower.join(name), mode)?;
-    }
-    for (name, text) in [
-        (
-            "etc/passwd",
-            "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-        ),
-        ("etc/group", "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
-        (
-            "etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files dns\n",
-        ),
-        ("etc/os-release", OS_RELEASE),
-        (
-            "etc/profile",
-            "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nPS1='\\u@\\h:\\w\\$ '\n",
-        ),
-    ] {
-        let path = lower.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    link("../proc/self/mounts", &lower.join("etc/mtab"))?;
-    link("../run", &lower.join("var/run"))?;
-    // Roots of trust for registries; the rest of the host's /etc stays hidden.
-    for bundle in [
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-    ] {
-        if Path::new(bundle).is_file() {
-            let copy = lower.join("etc/ssl/certs/ca-certificates.crt");
-            fs::copy(bundle, &copy)
-                .with_context(|| format!("cannot copy {bundle} to {}", copy.display()))?;
-            break;
-        }
-    }
-    Ok(())
-}
-
-const OS_RELEASE: &str = concat!(
-    "ID=rkube\nNAME=\"rkube node\"\nPRETTY_NAME=\"rkube ",
-    env!("CARGO_PKG_VERSION"),
-    "\"\nVERSION_ID=\"",
-    env!("CARGO_PKG_VERSION"),
-    "\"\n"
-);
 
 fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

@@ -156,7 +156,7 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
     unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     mounts::enter(&spec, &hierarchies)?;
-    cgroup::make_room(Path::new("/"))?;
+    rkube_init::cgroup::make_room(Path::new("/sys/fs/cgroup"))?;
     rkube_init::write_identity(Path::new("/"), &config)?;
 
     let error = std::os::unix::process::CommandExt::exec(
