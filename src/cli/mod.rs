@@ -197,9 +197,9 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
-        Command::Logs(args) => logs::run(&home, &global, args).map(done),
+        Command::Logs(args) => logs::run(&home, &global, args).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
-        Command::Driver(args) => driver::run(&home, &global, args, output).map(done),
+        Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),
         Command::UpdateContext => update_context::run(&home, &global, output).await.map(done),
         Command::Version => version::run(&home, &global, output).await.map(done),
         Command::Completion { shell } => {

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_drivers::PortMapping;
 
 use super::{Global, Output, interrupted};
 
@@ -16,7 +17,7 @@ pub struct Args {
     /// Number of nodes [default for a new cluster: 1]
     #[arg(short, long, env = "RKUBE_NODES", value_name = "N")]
     nodes: Option<u32>,
-    /// How nodes are made: native
+    /// How nodes are made: native, docker or qemu [default: the first that works here]
     #[arg(short, long, env = "RKUBE_DRIVER", value_name = "NAME")]
     driver: Option<String>,
     /// CPUs that each node may use, 1.5 for example [default: all]
@@ -40,6 +41,13 @@ pub struct Args {
     /// A registry to reach over plain HTTP, HOST[:PORT]; may be repeated
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
+    /// A port of the first node to publish on this machine, [IP:]HOST:NODE[/udp]; may be
+    /// repeated (drivers docker and qemu)
+    #[arg(long, value_name = "PORTS")]
+    ports: Vec<PortMapping>,
+    /// Only tell which driver would be used and why; change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Leave the kubeconfig's current context as it is
     #[arg(long)]
     keep_context: bool,
@@ -91,9 +99,13 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         service_cidr: args.service_cluster_ip_range,
         dns_domain: args.dns_domain,
         insecure_registries: args.insecure_registry,
+        ports: args.ports,
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };
+    if args.dry_run {
+        return dry_run(home, &options, output).await;
+    }
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
     let wait = args.wait.then_some(args.wait_timeout);
@@ -120,6 +132,76 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         started.elapsed().as_secs_f64(),
         if args.keep_context { "unchanged" } else { &profile.name },
     ));
+    Ok(())
+}
+
+/// What `rkube start` would do.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DryRun {
+    profile: String,
+    exists: bool,
+    driver: Option<String>,
+    reason: String,
+    drivers: Vec<super::driver::Entry>,
+}
+
+/// Tells which driver a start would use and why.
+async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result<(), Failure> {
+    let existing = match Profile::load(home, &options.profile) {
+        Ok(profile) => Some(profile),
+        Err(e) if e.kind == Kind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let candidates = rkube_cluster::candidates(home, &options.profile).await;
+    let works = |name: &str| candidates.iter().any(|c| c.name == name && c.works());
+    let (driver, reason) = if let Some(profile) = &existing {
+        let reason = "the profile was made with it".to_owned();
+        (Some(profile.driver.clone()), reason)
+    } else if let Some(name) = &options.driver {
+        rkube_drivers::by_name(name)?;
+        let state = if works(name) {
+            "works"
+        } else {
+            "does not work"
+        };
+        let reason = format!("--driver asks for it, and it {state} here");
+        (Some(name.clone()), reason)
+    } else {
+        match candidates.iter().find(|c| c.works()) {
+            Some(c) => (
+                Some(c.name.to_owned()),
+                format!(
+                    "the first that works here of {}",
+                    rkube_drivers::NAMES.join(", ")
+                ),
+            ),
+            None => (None, "no driver works here".to_owned()),
+        }
+    };
+    let nodes = match &existing {
+        Some(profile) => profile.nodes.len(),
+        None => options.nodes.unwrap_or(1) as usize,
+    };
+    let result = DryRun {
+        profile: options.profile.clone(),
+        exists: existing.is_some(),
+        driver,
+        reason,
+        drivers: super::driver::entries(candidates),
+    };
+    output.result(&result, || {
+        let action = if result.exists { "start" } else { "make" };
+        let plural = if nodes == 1 { "" } else { "s" };
+        let (name, reason) = (&result.profile, &result.reason);
+        let head = match &result.driver {
+            Some(driver) => format!(
+                "Would {action} the cluster '{name}' of {nodes} node{plural} with the driver {driver}: {reason}."
+            ),
+            None => format!("Could not {action} the cluster '{name}': {reason}."),
+        };
+        format!("{head}\n\n{}", super::driver::text(&result.drivers))
+    });
     Ok(())
 }
 

@@ -7,8 +7,8 @@
 
 pub mod cgroup;
 mod etc;
+pub mod rootfs;
 mod service;
-mod skeleton;
 pub mod vm;
 
 use std::fs::File;
@@ -27,7 +27,6 @@ use rkube_config::{NodeConfig, paths};
 use service::Service;
 
 pub use etc::write_identity;
-pub use skeleton::skeleton;
 
 /// How long processes may take to end after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);

@@ -20,6 +20,13 @@ const BUSYBOX: [&str; 4] = [
     "/usr/local/bin/busybox",
 ];
 
+/// Roots of trust of the host, for registries.
+const TRUST: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
+
 /// Makes the initramfs in `folder`, unless the one that is there is of the same
 /// kernel and binary, and gives its path.
 pub fn make(folder: &Path, kernel: &Kernel, binary: &Path) -> anyhow::Result<PathBuf> {
@@ -53,6 +60,7 @@ fn made_of(kernel: &Kernel, binary: &Path, tools: Option<&Path>) -> anyhow::Resu
         Some(&kernel.modules.join("modules.builtin")),
         Some(binary),
         tools,
+        trust(),
     ]
     .into_iter()
     .flatten()
@@ -107,6 +115,12 @@ fn write(
         archive.folder(place, 0o755)?;
         add(&mut archive, &format!("{place}/busybox"), busybox)?;
     }
+    if let Some(bundle) = trust() {
+        for name in ["etc", "etc/ssl", "etc/ssl/certs"] {
+            archive.folder(name, 0o755)?;
+        }
+        add(&mut archive, "etc/ssl/certs/ca-certificates.crt", bundle)?;
+    }
     add(&mut archive, "init", binary)?;
     archive.finish()?.flush()?;
     Ok(())
@@ -117,6 +131,10 @@ fn add(archive: &mut Archive<impl Write>, name: &str, path: &Path) -> anyhow::Re
     let size = file.metadata()?.len();
     archive.file(name, 0o755, size, file)?;
     Ok(())
+}
+
+fn trust() -> Option<&'static Path> {
+    TRUST.iter().map(Path::new).find(|p| p.is_file())
 }
 
 /// The host's busybox, if it needs no libraries.

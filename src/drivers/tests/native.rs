@@ -87,6 +87,8 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         ip: [192, 168, 247, i].into(),
         cpu_millis: Some(500),
         memory_bytes: Some(256 << 20),
+        control_plane: i == 2,
+        ssh_port: None,
     };
     ClusterPlan {
         name: "drivertest".into(),
@@ -95,6 +97,8 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
         loopback_ports: vec![5000],
+        api_port: None,
+        ports: Vec::new(),
         nodes: vec![node(2), node(3)],
     }
 }
@@ -125,6 +129,7 @@ async fn tests() {
 
     let problems: Vec<_> = driver
         .preflight(&plan)
+        .await
         .into_iter()
         .filter(|p| p.fatal)
         .collect();

@@ -63,7 +63,7 @@ pub fn boot() -> anyhow::Result<()> {
     mounts::tools(root)?;
     mounts::enter(root)?;
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
-    crate::cgroup::make_room(Path::new("/sys/fs/cgroup"))?;
+    crate::cgroup::make_room(Path::new("/"))?;
     crate::write_identity(Path::new("/"), &config)?;
     mounts::machine_id()?;
     network::set_up(&config, &facts)?;

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,6 +14,7 @@ use nix::unistd::{chdir, chroot};
 use rkube_config::paths;
 
 use super::{TOOL_BOX_TAG, TOOLS};
+use crate::rootfs::{self, make_dir};
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
@@ -35,7 +36,7 @@ pub fn early() -> anyhow::Result<()> {
 
 /// Everything of the node's root but its identity and tools.
 pub fn root(root: &Path) -> anyhow::Result<()> {
-    crate::skeleton(root)?;
+    rootfs::skeleton(root)?;
     on(root, "proc", "proc", QUIET, None)?;
     on(root, "sysfs", "sys", QUIET, None)?;
     on(root, "cgroup2", "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
@@ -146,8 +147,7 @@ pub fn tools(root: &Path) -> anyhow::Result<()> {
         make_dir(&local.join(name), 0o755)?;
     }
     let binary = root.join(rel(paths::BINARY));
-    fs::write(&binary, b"").with_context(|| format!("cannot make {}", binary.display()))?;
-    bind_read_only(Path::new("/init"), &binary)
+    rootfs::bind_file(Path::new("/init"), &binary)
 }
 
 /// Binds the initramfs' one program and links every name that it answers to.
@@ -156,9 +156,7 @@ fn bring_tools(bin: &Path) -> anyhow::Result<()> {
     if !busybox.exists() {
         return Ok(());
     }
-    let place = bin.join("busybox");
-    fs::write(&place, b"").with_context(|| format!("cannot make {}", place.display()))?;
-    bind_read_only(&busybox, &place)?;
+    rootfs::bind_file(&busybox, &bin.join("busybox"))?;
     let listed = std::process::Command::new(&busybox)
         .arg("--list")
         .output()
@@ -179,14 +177,7 @@ pub fn enter(root: &Path) -> anyhow::Result<()> {
     chroot(".").context("cannot change the root")?;
     chdir("/").context("cannot enter the new root")?;
     // Containers may ask for mounts that propagate; they need a shared parent.
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_SHARED | MsFlags::MS_REC,
-        None::<&str>,
-    )
-    .context("cannot share the root's mounts")
+    rootfs::bind_flags(Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC)
 }
 
 /// A fresh machine ID for a disk that has none; it stays as long as the disk.
@@ -226,24 +217,6 @@ fn on(
 ) -> anyhow::Result<()> {
     mount(Some(kind), &root.join(place), Some(kind), flags, options)
         .with_context(|| format!("cannot mount {kind} on /{place}"))
-}
-
-fn bind_read_only(source: &Path, target: &Path) -> anyhow::Result<()> {
-    let flags = MsFlags::MS_BIND;
-    mount(Some(source), target, None::<&str>, flags, None::<&str>)
-        .with_context(|| format!("cannot bind {} on {}", source.display(), target.display()))?;
-    let flags = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
-        .with_context(|| format!("cannot make {} read-only", target.display()))
-}
-
-fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("cannot make {}", path.display()))
 }
 
 fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
