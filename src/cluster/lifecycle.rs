@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, PortMapping};
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
@@ -47,6 +47,8 @@ pub struct StartOptions {
     pub insecure_registries: Vec<String>,
     /// Ports of the first node to publish on the host.
     pub ports: Vec<PortMapping>,
+    /// What nodes that are virtual machines are made of.
+    pub machine: MachineOptions,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
@@ -209,6 +211,7 @@ async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
         ports: &options.ports,
+        machine: &options.machine,
     })
 }
 
@@ -589,6 +592,7 @@ mod tests {
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
             ports: Vec::new(),
+            machine: MachineOptions::default(),
             kubeconfig: None,
             set_context: false,
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, ports};
-use rkube_drivers::{ClusterPlan, NodePlan, PortMapping};
+use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
@@ -45,6 +45,9 @@ pub struct Profile {
     /// More ports of the first node that the host publishes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// What its nodes are made of, where they are virtual machines.
+    #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
+    pub machine: MachineOptions,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -89,6 +92,7 @@ pub(crate) struct NewProfile<'a> {
     pub memory_bytes: Option<u64>,
     pub insecure_registries: &'a [String],
     pub ports: &'a [PortMapping],
+    pub machine: &'a MachineOptions,
 }
 
 /// Checks that `name` can name a profile: it becomes part of node names, of a
@@ -132,6 +136,7 @@ impl Profile {
             insecure_registries: what.insecure_registries.to_vec(),
             api_port: None,
             ports: what.ports.to_vec(),
+            machine: what.machine.clone(),
             nodes: Vec::new(),
         };
         for _ in 0..what.nodes {
@@ -323,6 +328,7 @@ impl Profile {
                 .collect(),
             api_port: self.api_port,
             ports: self.ports.clone(),
+            machine: self.machine.clone(),
             nodes: self
                 .nodes
                 .iter()
@@ -408,6 +414,7 @@ mod tests {
             memory_bytes: None,
             insecure_registries: &[],
             ports: &[],
+            machine: &MachineOptions::default(),
         })
         .unwrap()
     }

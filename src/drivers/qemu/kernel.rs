@@ -28,10 +28,9 @@ fn failure(kind: Kind, message: String) -> Failure {
 
 /// The kernel that the user named, else the best of the host's own.
 pub fn find(plan: &ClusterPlan) -> Result<Kernel, Failure> {
-    let named = plan.machine.as_ref();
-    let found = match named.and_then(|m| m.kernel.as_deref()) {
+    let found = match plan.machine.kernel.as_deref() {
         Some(image) => Kernel {
-            modules: match named.and_then(|m| m.modules.clone()) {
+            modules: match plan.machine.modules.clone() {
                 Some(dir) => dir,
                 None => modules_of(image).ok_or_else(|| {
                     failure(

@@ -6,11 +6,13 @@
 
 mod button;
 mod disk;
+mod logs;
 mod modules;
 mod mounts;
 mod network;
 
 pub(crate) use button::pressed;
+pub(crate) use logs::port as log_port;
 
 use std::path::Path;
 use std::time::Duration;
@@ -33,6 +35,10 @@ pub const MODULES_ORDER: &str = "order";
 pub const TOOL_BOX_TAG: &str = "usr";
 /// Programs for the node from the initramfs, where `/usr` is not shared.
 pub const TOOLS: &str = "/tools";
+
+/// How the ports begin that the services' logs are written to; the service's name
+/// follows.
+pub const LOG_PORT: &str = "rkube.log.";
 
 /// How long services and containers may take to end; emulated machines are slow.
 const STOP_GRACE: Duration = Duration::from_secs(20);
