@@ -16,7 +16,7 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_runtime::helper_main(role, args) {
         return Some(code);
     }
-    if let Some(code) = rkube_drivers::native::helper_main(role, args) {
+    if let Some(code) = rkube_drivers::helper_main(role, args) {
         return Some(code);
     }
     if let Some(code) = rkube_drivers::qemu::helper_main(role, args) {

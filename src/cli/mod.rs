@@ -193,7 +193,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Node(args) => node::run(&home, &global, args, output).await.map(done),
         Command::Ssh(args) => ssh::run(&home, &global, args).await,
         Command::SshKey => ssh::key(&home, &global).map(done),
-        Command::Ip(args) => ip::run(&home, &global, args).map(done),
+        Command::Ip(args) => ip::run(&home, &global, args, output).map(done),
         Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),

@@ -558,7 +558,10 @@ pub async fn delete(
 async fn destroy_by_name(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
     let plan = empty_plan(home, name);
     for driver in rkube_drivers::NAMES {
-        let driver = rkube_drivers::by_name(driver)?;
+        // One that this rkube lacks has made nothing.
+        let Ok(driver) = rkube_drivers::by_name(driver) else {
+            continue;
+        };
         if let Err(e) = driver.destroy(&plan).await {
             // One that does not work here has most likely made nothing either.
             if driver.preflight(&plan).await.iter().any(|p| p.fatal) {

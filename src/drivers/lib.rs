@@ -4,6 +4,7 @@
 //! brings each node to the point where `rkube init` runs in it with the node's
 //! configuration in place.
 
+pub mod docker;
 pub mod native;
 pub mod qemu;
 mod ranges;
@@ -358,6 +359,20 @@ pub trait Driver: Send + Sync {
 /// The drivers by name, in the order in which `rkube start` tries them.
 pub const NAMES: [&str; 3] = ["native", "docker", "qemu"];
 
+/// The roles of the binary that drivers add; `None` when `role` is not one.
+pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
+    if role == "docker-init" {
+        return Some(match docker::docker_init() {
+            Ok(()) => 0,
+            Err(e) => {
+                eprintln!("{role}: {e:#}");
+                1
+            }
+        });
+    }
+    native::helper_main(role, args)
+}
+
 /// Logs that lie as files in `folder`: name and path below it.
 pub(crate) fn read_logs(
     folder: &std::path::Path,
@@ -391,13 +406,8 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
     use rkube_config::failure::{Kind, Source};
     match name {
         "native" => Ok(Box::new(native::Native)),
+        "docker" => Ok(Box::new(docker::Docker)),
         "qemu" => Ok(Box::new(qemu::Qemu)),
-        "docker" => Err(Failure::new(
-            Source::Driver,
-            Kind::Unsupported,
-            format!("the driver '{name}' is not built yet"),
-        )
-        .advise("use --driver native")),
         _ => Err(Failure::new(
             Source::Driver,
             Kind::NotFound,

@@ -1,5 +1,7 @@
 //! Address ranges that nodes may have.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use ipnet::Ipv4Net;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
@@ -26,4 +28,11 @@ fn none_free() -> Failure {
         "no free address range among 192.168.58.0/24 … 192.168.238.0/24",
     )
     .advise("choose one with --subnet")
+}
+
+/// Whether `address` is one of this machine's own, so that the range around it
+/// is on a link here.
+pub(crate) fn is_ours(address: Ipv4Addr) -> bool {
+    let addresses = rkube_network::netlink::Netlink::open().and_then(|n| n.addresses());
+    addresses.is_ok_and(|all| all.iter().any(|a| a.net.addr() == IpAddr::V4(address)))
 }

@@ -155,6 +155,16 @@ pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// On version 1 every group below the node's gets the node's CPUs and memory
+/// nodes by itself, else it would take no process.
+pub fn share_cpuset(root: &Path) -> anyhow::Result<()> {
+    let file = root.join("sys/fs/cgroup/cpuset/cgroup.clone_children");
+    if file.exists() {
+        write(&file, "1")?;
+    }
+    Ok(())
+}
+
 /// On version 2 no group may hold processes and hand controllers down at once:
 /// moves the caller to a leaf of its own and enables everything for siblings.
 pub fn make_room(root: &Path) -> anyhow::Result<()> {

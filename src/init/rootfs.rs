@@ -56,7 +56,12 @@ pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     }
     link("../proc/self/mounts", &lower.join("etc/mtab"))?;
     link("../run", &lower.join("var/run"))?;
-    // Roots of trust for registries; the rest of the host's /etc stays hidden.
+    Ok(())
+}
+
+/// Copies the host's roots of trust for registries to the node's; the rest of
+/// the host's /etc stays hidden.
+pub fn roots_of_trust(lower: &Path) -> anyhow::Result<()> {
     for bundle in [
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",
@@ -222,6 +227,16 @@ pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
                 bind(&source, &root.join(name), true)?;
             }
             Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes the links into `/usr` that most distributions have, where nothing is.
+pub fn complete_links(root: &Path) -> anyhow::Result<()> {
+    for name in USR_LINKS {
+        if root.join("usr").join(name).is_dir() && fs::symlink_metadata(root.join(name)).is_err() {
+            link(Path::new("usr").join(name), &root.join(name))?;
         }
     }
     Ok(())

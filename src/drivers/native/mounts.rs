@@ -10,7 +10,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
 use rkube_config::paths;
 use rkube_init::cgroup::Hierarchy;
-use rkube_init::rootfs::{bind, bind_file, bind_flags, make_dir, skeleton, special, tool_box};
+use rkube_init::rootfs::{
+    bind, bind_file, bind_flags, make_dir, roots_of_trust, skeleton, special, tool_box,
+};
 
 use super::sandbox::SandboxSpec;
 
@@ -26,6 +28,7 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
         make_dir(folder, 0o755)?;
     }
     skeleton(&lower)?;
+    roots_of_trust(&lower)?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
         escape(&lower)?,
