@@ -1,12 +1,13 @@
 //! `rkube start`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::PortMapping;
+use rkube_drivers::{MachineOptions, PortMapping};
 
 use super::{Global, Output, interrupted};
 
@@ -45,6 +46,15 @@ pub struct Args {
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS")]
     ports: Vec<PortMapping>,
+    /// The kernel of nodes that are virtual machines (driver qemu) [default: the best in /boot]
+    #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The folder of that kernel's modules [default: looked for beside it]
+    #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// How big the disk of a node is that is a virtual machine [default: 20g]
+    #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
+    disk_size: Option<u64>,
     /// Only tell which driver would be used and why; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -92,6 +102,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
+/// Where a path leads whatever folder rkube is run in later.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| {
+        Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("{} is not a path: {e}", path.display()),
+        )
+    })
+}
+
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if args.dns_domain.is_empty()
         || !args
@@ -118,6 +139,11 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         insecure_registries: args.insecure_registry,
         ports: args.ports,
         store: StoreOptions::parse(&args.store, args.store_ca, args.store_cert, args.store_key)?,
+        machine: MachineOptions {
+            kernel: args.kernel.map(absolute).transpose()?,
+            modules: args.modules.map(absolute).transpose()?,
+            disk_bytes: args.disk_size,
+        },
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };

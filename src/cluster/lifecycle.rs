@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, PortMapping};
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
@@ -50,6 +50,8 @@ pub struct StartOptions {
     pub ports: Vec<PortMapping>,
     /// The etcd to keep objects in; the embedded store when `None`.
     pub store: Option<StoreOptions>,
+    /// What nodes that are virtual machines are made of.
+    pub machine: MachineOptions,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
@@ -224,6 +226,7 @@ async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         insecure_registries: &options.insecure_registries,
         ports: &options.ports,
         store: options.store.as_ref().map(|s| s.config(&options.profile)),
+        machine: &options.machine,
     })
 }
 
@@ -623,6 +626,7 @@ mod tests {
             insecure_registries: Vec::new(),
             ports: Vec::new(),
             store: None,
+            machine: MachineOptions::default(),
             kubeconfig: None,
             set_context: false,
         }

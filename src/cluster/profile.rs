@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, StoreConfig, ports};
-use rkube_drivers::{ClusterPlan, NodePlan, PortMapping};
+use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
@@ -48,6 +48,9 @@ pub struct Profile {
     /// The etcd that the cluster's objects are in, if not the embedded store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
+    /// What its nodes are made of, where they are virtual machines.
+    #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
+    pub machine: MachineOptions,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -93,6 +96,7 @@ pub(crate) struct NewProfile<'a> {
     pub insecure_registries: &'a [String],
     pub ports: &'a [PortMapping],
     pub store: Option<StoreConfig>,
+    pub machine: &'a MachineOptions,
 }
 
 /// Checks that `name` can name a profile: it becomes part of node names, of a
@@ -137,6 +141,7 @@ impl Profile {
             api_port: None,
             ports: what.ports.to_vec(),
             store: what.store.clone(),
+            machine: what.machine.clone(),
             nodes: Vec::new(),
         };
         for _ in 0..what.nodes {
@@ -329,6 +334,7 @@ impl Profile {
                 .collect(),
             api_port: self.api_port,
             ports: self.ports.clone(),
+            machine: self.machine.clone(),
             nodes: self
                 .nodes
                 .iter()
@@ -425,6 +431,7 @@ mod tests {
             insecure_registries: &[],
             ports: &[],
             store: None,
+            machine: &MachineOptions::default(),
         })
         .unwrap()
     }
