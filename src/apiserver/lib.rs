@@ -11,6 +11,7 @@
 //! through [`ApiServer::client`] without sockets or TLS.
 
 mod admission;
+mod aggregate;
 mod body;
 mod bootstrap;
 pub mod cache;
@@ -71,6 +72,10 @@ pub struct Pki {
     pub kubelet_client_key: Vec<u8>,
     /// The CA of front proxies that may assert users by header.
     pub front_proxy_ca_cert: Option<Vec<u8>>,
+    /// What the server shows to aggregated API servers.
+    pub front_proxy_client_cert: Option<Vec<u8>>,
+    /// The key of `front_proxy_client_cert`.
+    pub front_proxy_client_key: Option<Vec<u8>>,
     /// Signs service-account tokens (PKCS#8, ECDSA P-256).
     pub service_account_key: Vec<u8>,
     /// Verifies service-account tokens (SPKI).
@@ -93,6 +98,8 @@ impl Pki {
             kubelet_client_cert: read("apiserver-kubelet-client.crt")?,
             kubelet_client_key: read("apiserver-kubelet-client.key")?,
             front_proxy_ca_cert: Some(read("front-proxy-ca.crt")?),
+            front_proxy_client_cert: Some(read("front-proxy-client.crt")?),
+            front_proxy_client_key: Some(read("front-proxy-client.key")?),
             service_account_key: read("sa.key")?,
             service_account_pub: read("sa.pub")?,
         })
@@ -150,6 +157,7 @@ pub struct ApiServer {
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
     pub(crate) openapi: openapi::Documents,
+    pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) bookmarks: tokio::sync::watch::Sender<u64>,
     pub(crate) started: Instant,
     pub(crate) shutdown: CancellationToken,

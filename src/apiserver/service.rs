@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use parking_lot::Mutex;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
@@ -50,6 +50,8 @@ pub struct Call {
     pub info: RequestInfo,
     /// Who asks, after impersonation.
     pub user: UserInfo,
+    /// Path and query as they were sent.
+    pub uri: Uri,
     /// The request's headers.
     pub headers: HeaderMap,
     /// The request's method.
@@ -76,6 +78,7 @@ impl Call {
         Self {
             info: RequestInfo::default(),
             user: UserInfo::authenticated(user, &["system:masters"]),
+            uri: Uri::default(),
             headers: HeaderMap::new(),
             method: Method::GET,
             warnings: Mutex::default(),
@@ -88,6 +91,7 @@ impl Call {
         Self {
             info: self.info.clone(),
             user: self.user.clone(),
+            uri: self.uri.clone(),
             headers: self.headers.clone(),
             method: self.method.clone(),
             warnings: Mutex::default(),
@@ -142,6 +146,7 @@ impl ApiServer {
         let mut call = Call {
             info,
             user: UserInfo::default(),
+            uri: parts.uri,
             headers: parts.headers,
             method: parts.method,
             warnings: Mutex::default(),
@@ -281,6 +286,9 @@ impl ApiServer {
         call: &Call,
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
+        if let Some(remote) = self.aggregator.find(&call.info.path) {
+            return Ok(remote.forward(self, call, request).await);
+        }
         if call.info.is_resource {
             if connect::is_connect(&call.info) {
                 return connect::handle(self, call, request).await;

@@ -14,10 +14,10 @@ use rkube_api::{Object, meta};
 use rkube_store::Expect;
 use tokio_util::sync::CancellationToken;
 
-use crate::ApiServer;
 use crate::cache::{Filter, Watcher};
 use crate::handlers::write::encode;
 use crate::resources::Resource;
+use crate::{ApiServer, aggregate};
 
 pub use custom::Custom;
 
@@ -105,6 +105,7 @@ async fn reconcile(server: &Arc<ApiServer>) {
         }
     }
     sync(server);
+    aggregate::local::sync_custom(server, &all).await;
 }
 
 async fn store(server: &ApiServer, old: &Object, mut new: Object) {

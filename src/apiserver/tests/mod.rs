@@ -1,5 +1,6 @@
 //! The server as its clients see it, over an embedded store in a temporary folder.
 
+mod aggregation;
 mod basics;
 mod extensions;
 mod kubectl;
