@@ -38,6 +38,7 @@ mod services;
 mod subresources;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod webhooks;
 
 use std::net::Ipv4Addr;

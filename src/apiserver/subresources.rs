@@ -240,7 +240,8 @@ pub async fn scale(
             .cache
             .get(&namespace, &info.name)
             .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
-        let scale = view(&resource.served(object.parse())?)?;
+        let object = server.load(resource, object.parse()).await?;
+        let scale = view(&resource.served(object)?)?;
         return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
     }
     let kind = if info.verb == "update" {
@@ -340,6 +341,7 @@ pub async fn scale(
         part: WrittenPart::Main,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let written = writer.update(&namespace, &info.name, &make).await?;
     let object: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;

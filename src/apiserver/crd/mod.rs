@@ -2,6 +2,7 @@
 
 mod custom;
 mod definition;
+mod family;
 mod path;
 mod validate;
 
@@ -20,6 +21,7 @@ use crate::resources::Resource;
 use crate::{ApiServer, aggregate};
 
 pub use custom::Custom;
+pub use family::Family;
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -42,10 +44,10 @@ pub fn sync(server: &ApiServer) {
     for object in cache.list(&Filter::default()) {
         let definition = object.tree();
         if definition::is_established(&definition) {
+            let (rows, family) = definition::rows(&definition);
             custom.extend(
-                definition::rows(&definition)
-                    .into_iter()
-                    .map(|(row, what)| Resource::custom(row, Arc::new(what), &server.cache)),
+                rows.into_iter()
+                    .map(|(row, what)| Resource::custom(row, what, family.clone(), &server.cache)),
             );
         }
     }

@@ -44,8 +44,9 @@ struct WatchCall {
     call: Call,
     resource: Arc<Resource>,
     accepted: Accepted,
-    /// Whether stored bytes can be sent as they are.
+    /// Whether bytes are sent as they are, where they are of the right version.
     raw: bool,
+    server: Arc<ApiServer>,
 }
 
 /// Serves a watch.
@@ -111,8 +112,8 @@ pub async fn watch(
             == Accepted {
                 encoding: Encoding::Json,
                 view: View::Whole,
-            }
-            && resource.serves_storage_version(),
+            },
+        server: server.clone(),
     });
     let position = match position {
         Ok(position) => position,
@@ -138,9 +139,8 @@ pub async fn watch(
         receiver.mark_unchanged();
     }
     let mut head = BytesMut::new();
-    for object in &first {
-        stream.encode(EventKind::Added.as_str(), object, &mut head);
-    }
+    let first: Vec<_> = first.into_iter().map(|o| (EventKind::Added, o)).collect();
+    stream.encode_all(&first, &mut head).await;
     drop(first);
     if initial == Some(true) && bookmarks {
         stream.bookmark(true, &mut head);
@@ -210,11 +210,11 @@ impl Stream {
                 () = self.shutdown.cancelled() => return None,
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        for event in &events {
-                            if let Some((kind, object)) = event.seen_through(&self.filter) {
-                                self.encode(kind.as_str(), &object, &mut out);
-                            }
-                        }
+                        let seen: Vec<_> = events
+                            .iter()
+                            .filter_map(|event| event.seen_through(&self.filter))
+                            .collect();
+                        self.encode_all(&seen, &mut out).await;
                     }
                     Err(too_old) => {
                         // The client lists again and starts over.
@@ -233,21 +233,56 @@ impl Stream {
         }
     }
 
-    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
-        if self.call.raw {
-            out.reserve(object.json.len() + 40);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(kind.as_bytes());
-            out.put_slice(b"\",\"object\":");
-            out.put_slice(&object.json);
-            out.put_slice(b"}\n");
+    /// Encodes events, one after the other. What has to be converted is
+    /// converted at once.
+    async fn encode_all(&mut self, events: &[(EventKind, Arc<CachedObject>)], out: &mut BytesMut) {
+        let call = self.call.clone();
+        if call.resource.family().is_none() {
+            for (kind, object) in events {
+                self.encode(kind.as_str(), object, out);
+            }
             return;
         }
+        let as_served =
+            |object: &CachedObject| call.raw && call.resource.is_as_served(&object.json);
+        let other: Vec<Arc<CachedObject>> = events
+            .iter()
+            .filter(|(_, object)| !as_served(object))
+            .map(|(_, object)| object.clone())
+            .collect();
+        let mut converted = match other.is_empty() {
+            true => Vec::new(),
+            false => match call.server.serve_all(&call.resource, &other).await {
+                Ok(objects) => objects,
+                Err(status) => {
+                    // The client lists again, and is told why it cannot.
+                    self.done = true;
+                    return out.put_slice(&error_event(&status));
+                }
+            },
+        }
+        .into_iter();
+        for (kind, object) in events {
+            if as_served(object) {
+                put_raw(kind.as_str(), object, out);
+            } else if let Some(object) = converted.next() {
+                self.encode_tree(kind.as_str(), object, out);
+            }
+        }
+    }
+
+    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
+        if self.call.raw && self.call.resource.serves_storage_version() {
+            return put_raw(kind, object, out);
+        }
+        match self.call.resource.served(object.parse()) {
+            Ok(object) => self.encode_tree(kind, object, out),
+            Err(status) => out.put_slice(&error_event(&status)),
+        }
+    }
+
+    fn encode_tree(&mut self, kind: &str, object: Value, out: &mut BytesMut) {
         let call = &self.call;
-        let object = match call.resource.served(object.parse()) {
-            Ok(object) => object,
-            Err(status) => return out.put_slice(&error_event(&status)),
-        };
         let shown = match call.accepted.view {
             View::Whole => object,
             View::Metadata(version) => respond::partial(&object, version),
@@ -299,6 +334,16 @@ impl Stream {
         };
         self.put_value("BOOKMARK", shown, out);
     }
+}
+
+/// A stored object as it is.
+fn put_raw(kind: &str, object: &CachedObject, out: &mut BytesMut) {
+    out.reserve(object.json.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(&object.json);
+    out.put_slice(b"}\n");
 }
 
 fn is_websocket(call: &Call) -> bool {

@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod basics;
+mod conversion;
 mod extensions;
 mod kubectl;
 mod streams;

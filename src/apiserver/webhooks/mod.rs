@@ -16,6 +16,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
+use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
 
@@ -42,6 +43,16 @@ struct Answer {
 }
 
 impl Webhooks {
+    /// Posts a review to where `client` (a `WebhookClientConfig`) says.
+    pub async fn post(
+        &self,
+        server: &ApiServer,
+        client: &Value,
+        review: &Value,
+    ) -> Result<Value, String> {
+        self.clients.post(server, client, review).await
+    }
+
     /// The webhooks of a kind of configuration that the write must pass, in
     /// the order of their configurations' names.
     fn matching(
