@@ -21,8 +21,9 @@ use crate::handlers::write::encode;
 use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
-    ApiServer, Config, Error, aggregate, connect, crd, events, metrics, openapi, service, services,
-    webhooks,
+    ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
+    openapi,
+    services, webhooks,
 };
 
 /// Who writes what the server itself writes.
@@ -58,6 +59,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     let signer = TokenSigner::from_pem(&config.pki.service_account_key, &issuer)
         .map_err(|e| Error::Pki(e.to_string()))?;
     let streams = connect::Transports::new(&config.pki)?;
+    let audit = config.audit.as_ref().map(audit::Audit::open).transpose()?;
     let aggregator = aggregate::Aggregator::new(&config.pki)?;
     let shutdown = CancellationToken::new();
     let server = Arc::new(ApiServer {
@@ -68,13 +70,15 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         authorizer,
         plugins,
         signer,
-        limits: service::Limits::default(),
+        fairness: fairness::Fairness::default(),
+        audit,
         metrics: metrics::Metrics::default(),
         services: services::Allocators::default(),
         streams,
         webhooks: webhooks::Webhooks::default(),
         openapi: openapi::Documents::default(),
         aggregator,
+        components: inprocess::Components::default(),
         bookmarks: tokio::sync::watch::Sender::new(0),
         started: Instant::now(),
         shutdown: shutdown.clone(),
@@ -94,6 +98,11 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
 
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
+    fairness::read(&server);
+    tokio::spawn(fairness::follow(
+        Arc::downgrade(&server),
+        shutdown.clone(),
+    ));
     tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),

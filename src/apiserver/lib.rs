@@ -12,6 +12,7 @@
 
 mod admission;
 mod aggregate;
+pub mod audit;
 mod body;
 mod bootstrap;
 pub mod cache;
@@ -20,6 +21,7 @@ mod convert;
 mod crd;
 mod discovery;
 mod events;
+mod fairness;
 mod handlers;
 mod health;
 mod inprocess;
@@ -126,6 +128,8 @@ pub struct Config {
     pub advertise_ip: Ipv4Addr,
     /// The port that the service `kubernetes` leads to.
     pub advertise_port: u16,
+    /// What is written down of requests, and where; nothing when `None`.
+    pub audit: Option<audit::Config>,
 }
 
 /// Why the server did not start.
@@ -137,6 +141,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The audit policy cannot be used, or its log cannot be written.
+    #[error("the audit log cannot be kept: {0}")]
+    Audit(String),
     /// An object that every cluster has could not be written.
     #[error("a bootstrap object could not be written: {0}")]
     Bootstrap(String),
@@ -152,13 +159,15 @@ pub struct ApiServer {
     pub(crate) authorizer: Arc<Authorizer>,
     pub(crate) plugins: Plugins,
     pub(crate) signer: TokenSigner,
-    pub(crate) limits: service::Limits,
+    pub(crate) fairness: fairness::Fairness,
+    pub(crate) audit: Option<audit::Audit>,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) services: services::Allocators,
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
     pub(crate) openapi: openapi::Documents,
     pub(crate) aggregator: aggregate::Aggregator,
+    pub(crate) components: inprocess::Components,
     pub(crate) bookmarks: tokio::sync::watch::Sender<u64>,
     pub(crate) started: Instant,
     pub(crate) shutdown: CancellationToken,

@@ -23,8 +23,6 @@ pub struct Resource {
     /// The resource's cache, shared by all of its versions.
     pub cache: Arc<ResourceCache>,
     home: convert::Home,
-    /// The type in the storage version, where that is another one.
-    storage_type: Option<TypeRef>,
     shape: Shape,
 }
 
@@ -60,13 +58,9 @@ impl Resource {
             None => Shape::Virtual,
         };
         let row = row.clone();
-        let storage_type = registry::find(&home.group, &home.version, &row.plural)
-            .filter(|stored| stored.definition != row.definition)
-            .and_then(Row::schema);
         Self {
             cache: cache.resource(&home.group, &row.plural),
             home,
-            storage_type,
             shape,
             row,
         }
@@ -78,7 +72,6 @@ impl Resource {
         Self {
             cache: cache.resource(&home.group, &row.plural),
             home,
-            storage_type: None,
             shape: Shape::Custom { custom, family },
             row,
         }
@@ -112,12 +105,6 @@ impl Resource {
             Shape::Custom { custom, .. } => Type::Structural(custom.structural()),
             Shape::Virtual => Type::Structural(&ANYTHING),
         }
-    }
-
-    /// How objects are shaped in the storage version.
-    pub fn storage_schema(&self) -> Type<'_> {
-        self.storage_type
-            .map_or_else(|| self.schema(), Type::Builtin)
     }
 
     /// What the CustomResourceDefinition says, for custom resources.

@@ -33,6 +33,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         node_ports: ports::NODE_PORTS,
         advertise_ip: cluster.api_server_ip,
         advertise_port: cluster.api_server_port,
+        audit: None,
     })
     .await?;
 

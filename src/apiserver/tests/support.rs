@@ -103,6 +103,7 @@ pub fn config(folder: &std::path::Path, pki: Pki) -> Config {
         node_ports: (30000, 32767),
         advertise_ip: "192.168.49.2".parse().unwrap(),
         advertise_port: 8443,
+        audit: None,
     }
 }
 

@@ -40,6 +40,8 @@ struct Hook {
 struct Answer {
     patch: Option<Value>,
     warnings: Vec<String>,
+    /// What the webhook wants in the audit log.
+    notes: Vec<(String, String)>,
 }
 
 impl Webhooks {
@@ -212,7 +214,14 @@ impl Webhooks {
         };
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
-            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Ok(answer)) => {
+                for (key, value) in &answer.notes {
+                    admission
+                        .call
+                        .annotate(format!("{}/{key}", hook.name), value);
+                }
+                Ok(Some(answer))
+            }
             Ok(Err(response)) => Err(denied(&hook.name, &response)),
             Err(reason) if hook.ignore_failure => {
                 tracing::warn!(
@@ -315,7 +324,17 @@ fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String
                 .then_some(patch)
         }
     };
-    Ok(Ok(Answer { patch, warnings }))
+    let notes = response["auditAnnotations"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Ok(Ok(Answer {
+        patch,
+        warnings,
+        notes,
+    }))
 }
 
 fn denied(name: &str, response: &Value) -> Status {

@@ -160,6 +160,7 @@ impl Cluster {
             node_ports: (30000, 32767),
             advertise_ip: "192.168.49.2".parse().unwrap(),
             advertise_port: 8443,
+            audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
         let client = server.client("system:kube-controller-manager", &["system:masters"]);
