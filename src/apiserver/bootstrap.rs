@@ -22,8 +22,7 @@ use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
     ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
-    openapi,
-    services, webhooks,
+    openapi, services, webhooks,
 };
 
 /// Who writes what the server itself writes.
@@ -99,10 +98,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
     fairness::read(&server);
-    tokio::spawn(fairness::follow(
-        Arc::downgrade(&server),
-        shutdown.clone(),
-    ));
+    tokio::spawn(fairness::follow(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),

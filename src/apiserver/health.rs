@@ -21,7 +21,10 @@ const CHECKS: [(&str, bool); 15] = [
     ("poststarthook/crd-informer-synced", false),
     ("poststarthook/bootstrap-controller", false),
     ("poststarthook/rbac/bootstrap-roles", false),
-    ("poststarthook/scheduling/bootstrap-system-priority-classes", false),
+    (
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        false,
+    ),
     ("poststarthook/priority-and-fairness-config-producer", false),
     ("poststarthook/priority-and-fairness-config-consumer", false),
     ("poststarthook/apiservice-registration-controller", false),

@@ -64,7 +64,11 @@ impl InProcess {
     pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
         let alive = Arc::new(());
         let name = user.name.clone();
-        server.components.0.lock().insert(name, Arc::downgrade(&alive));
+        server
+            .components
+            .0
+            .lock()
+            .insert(name, Arc::downgrade(&alive));
         Self {
             server,
             user,

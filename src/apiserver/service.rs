@@ -19,15 +19,16 @@ use crate::body::{self, Body};
 use crate::fairness::Flow;
 use crate::request::RequestInfo;
 use crate::server::Peer;
-use crate::{ApiServer, audit, connect, discovery, fairness, handlers, health, metrics, openapi, respond};
+use crate::{
+    ApiServer, audit, connect, discovery, fairness, handlers, health, metrics, openapi, respond,
+};
 
 /// How long a request that is not long-running may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
-const PRIORITY_LEVEL_UID: HeaderName =
-    HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// What handlers know of a request beside its body.
 pub struct Call {
@@ -240,7 +241,9 @@ impl ApiServer {
         }
         let authenticated = self.authenticate(call, &request);
         if let Some(audit) = &self.audit {
-            *record = audit.begin(call, authenticated.as_ref().ok(), &mut request).await?;
+            *record = audit
+                .begin(call, authenticated.as_ref().ok(), &mut request)
+                .await?;
         }
         let user = authenticated?;
         let asked = attributes(&call.info, &user);
@@ -262,7 +265,10 @@ impl ApiServer {
                 None => None,
                 Some(flow) => {
                     let seats = fairness::width(self, &call.info, &flow.level);
-                    let entered = self.fairness.enter(flow, &call.user, &call.info, seats).await;
+                    let entered = self
+                        .fairness
+                        .enter(flow, &call.user, &call.info, seats)
+                        .await;
                     match entered {
                         Ok(permit) => Some(permit),
                         Err(why) => {

@@ -110,8 +110,7 @@ fn node_name(user: &str) -> Option<&str> {
 
 /// Whether a mode is about such a user at all.
 fn applies(mode: &str, wanted: &UserInfo, user: &UserInfo) -> bool {
-    let only_name =
-        wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
+    let only_name = wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
     let node = node_name(&wanted.name);
     let account = names::split_service_account(&wanted.name);
     match mode {
@@ -383,7 +382,9 @@ mod tests {
         }
         let refused = act("jane", "get", "pods").unwrap_err();
         assert!(
-            refused.message.contains("cannot impersonate-on:user-info:get resource \"pods\""),
+            refused
+                .message
+                .contains("cannot impersonate-on:user-info:get resource \"pods\""),
             "{}",
             refused.message
         );

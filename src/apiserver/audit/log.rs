@@ -99,9 +99,7 @@ impl Writer {
             None => String::new(),
         };
         let time = now.strftime("%Y-%m-%dT%H-%M-%S%.6f");
-        let backup = self
-            .path
-            .with_file_name(format!("{stem}-{time}{suffix}"));
+        let backup = self.path.with_file_name(format!("{stem}-{time}{suffix}"));
         std::fs::rename(&self.path, backup)?;
         self.file = open(&self.path)?;
         self.size = 0;

@@ -73,9 +73,8 @@ pub struct Record {
 impl Audit {
     /// Reads the policy and opens the log.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let failed = |path: &PathBuf, error: String| {
-            Error::Audit(format!("{}: {error}", path.display()))
-        };
+        let failed =
+            |path: &PathBuf, error: String| Error::Audit(format!("{}: {error}", path.display()));
         let text = std::fs::read_to_string(&config.policy)
             .map_err(|e| failed(&config.policy, e.to_string()))?;
         Ok(Self {

@@ -373,7 +373,10 @@ rules:
     #[test]
     fn what_is_wrong_is_named() {
         for (text, why) in [
-            ("kind: Policy\napiVersion: v1\nrules: [{level: None}]", "not a Policy"),
+            (
+                "kind: Policy\napiVersion: v1\nrules: [{level: None}]",
+                "not a Policy",
+            ),
             ("kind: Policy\napiVersion: audit.k8s.io/v1", "no rules"),
             (
                 "kind: Policy\napiVersion: audit.k8s.io/v1\nrules: [{level: Some}]",

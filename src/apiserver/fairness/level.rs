@@ -122,8 +122,11 @@ impl Level {
             length: number(&queuing["queueLengthLimit"]).unwrap_or(50).max(1) as usize,
         });
         *self.spec.write() = Spec {
-            shares: number(&part["nominalConcurrencyShares"])
-                .unwrap_or(if exempt { 0 } else { 30 }),
+            shares: number(&part["nominalConcurrencyShares"]).unwrap_or(if exempt {
+                0
+            } else {
+                30
+            }),
             lendable: percent("lendablePercent").unwrap_or(0.0),
             borrowing: percent("borrowingLimitPercent"),
             shape,
@@ -317,9 +320,12 @@ impl Level {
 
     /// Lets in those whose turn it is, as long as there are seats.
     fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Permit>>) {
-        while let Some((at, seats)) = queues.next(|sender| sender.is_closed(), || {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-        }) {
+        while let Some((at, seats)) = queues.next(
+            |sender| sender.is_closed(),
+            || {
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+            },
+        ) {
             if !self.take(seats, self.current()) {
                 return;
             }
@@ -354,8 +360,10 @@ mod tests {
 
     fn level(response: serde_json::Value) -> Arc<Level> {
         let level = Arc::new(Level::new("l", Arc::new(Notify::new())));
-        level.configure(&json!({"metadata": {"uid": "u"}, "spec": {"type": "Limited", "limited": {
-            "nominalConcurrencyShares": 1, "limitResponse": response}}}));
+        level.configure(
+            &json!({"metadata": {"uid": "u"}, "spec": {"type": "Limited", "limited": {
+            "nominalConcurrencyShares": 1, "limitResponse": response}}}),
+        );
         level.set_nominal(2, 1);
         level
     }

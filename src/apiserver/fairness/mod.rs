@@ -307,7 +307,9 @@ async fn sync(server: &Arc<ApiServer>) {
         let mut new = (*schema).clone();
         set_condition(&mut new, status, reason, &message);
         let key = format!("/registry/{GROUP}/{SCHEMAS}/{}", object.name);
-        let Ok(bytes) = encode(&mut new) else { continue };
+        let Ok(bytes) = encode(&mut new) else {
+            continue;
+        };
         let expect = Expect::Revision(object.revision);
         match server.store.put(&key, bytes, expect).await {
             // Lost to another writer: its event leads here again.
@@ -344,9 +346,11 @@ mod tests {
     use super::*;
 
     fn level(name: &str, shares: u32) -> Arc<Object> {
-        Arc::new(json!({"metadata": {"name": name, "uid": name}, "spec": {"type": "Limited", "limited": {
+        Arc::new(
+            json!({"metadata": {"name": name, "uid": name}, "spec": {"type": "Limited", "limited": {
             "nominalConcurrencyShares": shares, "lendablePercent": 50,
-            "limitResponse": {"type": "Queue", "queuing": {"queues": 8, "handSize": 2, "queueLengthLimit": 5}}}}}))
+            "limitResponse": {"type": "Queue", "queuing": {"queues": 8, "handSize": 2, "queueLengthLimit": 5}}}}}),
+        )
     }
 
     fn schema(name: &str, level: &str, precedence: u32, user: &str) -> Arc<Object> {

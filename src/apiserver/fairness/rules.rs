@@ -151,9 +151,7 @@ impl Subject {
                 .name
                 .strip_prefix("system:serviceaccount:")
                 .and_then(|rest| rest.split_once(':'))
-                .is_some_and(|(ns, account)| {
-                    ns == namespace && (name == ALL || name == account)
-                }),
+                .is_some_and(|(ns, account)| ns == namespace && (name == ALL || name == account)),
         }
     }
 }
@@ -205,12 +203,12 @@ mod tests {
     #[test]
     fn rules_match_as_upstreams() {
         let schema = Schema::read(&json!({"metadata": {"name": "s"}, "spec": {
-            "matchingPrecedence": 5, "priorityLevelConfiguration": {"name": "l"}, "distinguisherMethod": {"type": "ByNamespace"},
-            "rules": [{
-                "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"namespace": "kube-system", "name": "*"}}],
-                "resourceRules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "nodes/status"], "namespaces": ["a"], "clusterScope": true}],
-                "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["/healthz", "/openapi/*"]}],
-            }]}}));
+        "matchingPrecedence": 5, "priorityLevelConfiguration": {"name": "l"}, "distinguisherMethod": {"type": "ByNamespace"},
+        "rules": [{
+            "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"namespace": "kube-system", "name": "*"}}],
+            "resourceRules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "nodes/status"], "namespaces": ["a"], "clusterScope": true}],
+            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["/healthz", "/openapi/*"]}],
+        }]}}));
         let user = UserInfo::authenticated("system:serviceaccount:kube-system:x", &[]);
         let asks = |method: Method, path: &str| {
             schema.matches(&user, &RequestInfo::parse(&method, path, ""))
