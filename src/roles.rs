@@ -10,13 +10,14 @@ use tracing_subscriber::EnvFilter;
 
 mod control_plane;
 mod demo;
+mod memory;
 
 /// Runs `role` if it is one; `None` when the arguments are for the CLI.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_runtime::helper_main(role, args) {
         return Some(code);
     }
-    if let Some(code) = rkube_drivers::native::helper_main(role, args) {
+    if let Some(code) = rkube_drivers::helper_main(role, args) {
         return Some(code);
     }
     let result = match role {
@@ -64,6 +65,7 @@ where
         .context("cannot start the runtime")?;
     let future = work(config);
     runtime.block_on(async {
+        tokio::spawn(memory::give_back());
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         tokio::select! {
             result = tokio::spawn(future) => result.context("the service panicked")?,

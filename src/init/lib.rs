@@ -5,7 +5,9 @@
 //! It is single-threaded, allocates little and trusts nothing but the kernel:
 //! when PID 1 dies, the kernel kills the whole node.
 
+pub mod cgroup;
 mod etc;
+pub mod rootfs;
 mod service;
 
 use std::os::fd::AsFd;

@@ -205,16 +205,11 @@ async fn ask(
         "apiVersion": format!("apiextensions.k8s.io/{review}"),
         "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
     });
-    let asked = server.webhooks.post(server, client, &request);
-    let mut answer = match tokio::time::timeout(TIMEOUT, asked).await {
-        Ok(answer) => answer.map_err(|why| failed(format!("Post {:?}: {why}", url(client))))?,
-        Err(_) => {
-            return Err(failed(format!(
-                "Post {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-                url(client)
-            )));
-        }
-    };
+    let answer = server
+        .webhooks
+        .post(server, client, &request, TIMEOUT)
+        .await;
+    let mut answer = answer.map_err(failed)?;
     if review == "v1" {
         let (group_version, kind) = (meta::api_version(&answer), meta::kind(&answer));
         if (group_version, kind) != ("apiextensions.k8s.io/v1", "ConversionReview") {
@@ -273,22 +268,6 @@ async fn ask(
             Ok(object)
         })
         .collect()
-}
-
-/// Where a client configuration leads, for messages.
-fn url(client: &Value) -> String {
-    if let Some(url) = client["url"].as_str().filter(|u| !u.is_empty()) {
-        return format!("{url}?timeout=30s");
-    }
-    let service = &client["service"];
-    let text = |field: &str| service[field].as_str().unwrap_or_default();
-    format!(
-        "https://{}.{}.svc:{}/{}?timeout=30s",
-        text("name"),
-        text("namespace"),
-        service["port"].as_u64().unwrap_or(443),
-        text("path").trim_start_matches('/')
-    )
 }
 
 /// Holds a converted object to what may change, and gives it back the

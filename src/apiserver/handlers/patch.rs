@@ -82,6 +82,10 @@ pub async fn patch(
         Encoding::Json
     };
     let (mut patch, duplicates) = parse(&bytes, encoding)?;
+    let repeated = match form {
+        Form::Apply if !duplicates.is_empty() => fields::yaml_duplicate(&bytes),
+        _ => None,
+    };
     let ownership = if form == Form::Apply {
         Ownership::Applied
     } else {
@@ -98,8 +102,12 @@ pub async fn patch(
         }
         meta::set_name(&mut patch, &call.info.name);
         namespace_of_request(call, resource, &mut patch)?;
-        let unknown = fields::check(resource.schema(), &mut patch)?;
-        report(call, options.validation, duplicates, unknown)?;
+        // Fields that the schema does not declare are an error of applying
+        // itself, whatever the validation asked for.
+        let mut checked = patch.clone();
+        if fields::check(resource.schema(), &mut checked)?.is_empty() {
+            patch = checked;
+        }
         meta::set_type(&mut patch, &resource.api_version(), &resource.kind);
         if !meta::managed_fields(&patch).is_empty() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -133,6 +141,7 @@ pub async fn patch(
                 let tracking = tracking(meta::now_rfc3339())?;
                 let new =
                     tracking.request(|request| applied(request, live.as_ref(), &patch, force))?;
+                report_repeated(call, validation, repeated.as_deref())?;
                 return resource.stored(new);
             }
             (_, None) => {
@@ -141,7 +150,13 @@ pub async fn patch(
                     &call.info.name,
                 ));
             }
-            (Form::Json, Some(live)) => patches::json_patch(live, &patch)?,
+            (Form::Json, Some(live)) => {
+                // Paths may lead into structs that are there in every object,
+                // if only empty.
+                let mut live = live.clone();
+                fields::check(resource.schema(), &mut live)?;
+                patches::json_patch(&live, &patch)?
+            }
             (Form::Merge, Some(live)) => patches::merge_patch(live, &patch)?,
             (Form::Strategic, Some(live)) => {
                 patches::strategic_merge(resource.schema(), live, &patch)?
@@ -155,6 +170,7 @@ pub async fn patch(
     };
     let plan = (form == Form::Apply && views.as_ref().is_some_and(|v| v.must_be_planned()))
         .then(|| -> Result<Plan, Status> {
+            report_repeated(call, validation, repeated.as_deref())?;
             Ok(Plan {
                 tracking: tracking(meta::now_rfc3339())?,
                 patch: patch.clone(),
@@ -195,6 +211,24 @@ pub async fn patch(
     server
         .object_response(call, resource, code, accepted, written.json)
         .await
+}
+
+/// What becomes of a key that an applied document repeats.
+fn report_repeated(
+    call: &Call,
+    validation: fields::Validation,
+    repeated: Option<&str>,
+) -> Result<(), Status> {
+    match (repeated, validation) {
+        (None, _) | (_, fields::Validation::Ignore) => Ok(()),
+        (Some(repeated), fields::Validation::Warn) => {
+            call.warn([repeated.to_owned()]);
+            Ok(())
+        }
+        (Some(repeated), fields::Validation::Strict) => Err(Status::bad_request(format!(
+            "error strict decoding YAML: {repeated}"
+        ))),
+    }
 }
 
 fn applied(
