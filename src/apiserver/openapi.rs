@@ -65,6 +65,12 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()).to_uppercase()
 }
 
+/// Names the state that documents are made of.
+fn generation(server: &ApiServer, snapshot: &Snapshot) -> u64 {
+    // Both grow; neither comes near half of the bits.
+    snapshot.generation << 32 | server.aggregator.generation()
+}
+
 /// `api/v1` or `apis/apps/v1`.
 fn document_path(group: &str, version: &str) -> String {
     if group.is_empty() {
@@ -98,7 +104,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
                 served.push(group_version);
             }
         }
-        let index = openapi::v3_index(served, &|path| version_hash(server, &snapshot, path));
+        let mut index = openapi::v3_index(served, &|path| version_hash(server, &snapshot, path));
+        for entry in server.aggregator.table().values() {
+            for (path, value) in entry.remote.openapi_v3() {
+                index["paths"][path] = value;
+            }
+        }
         return Ok(respond::value(call, StatusCode::OK, Encoding::Json, &index).await);
     }
     let Some(document) = path.strip_prefix("openapi/v3/") else {
@@ -110,6 +121,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         ["apis", group, version] => (*group, *version),
         _ => return Err(Status::page_not_found()),
     };
+    if let Some(remote) = server.aggregator.find(&format!("/{document}")) {
+        return remote
+            .openapi_document(server, call)
+            .await
+            .map_err(Status::service_unavailable);
+    }
     if !wants_json(call) {
         return Err(Status::not_acceptable(&["application/json"]));
     }
@@ -135,20 +152,22 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         );
         return Ok(response);
     }
-    let (bytes, _) = server.openapi.get(document, snapshot.generation, || {
-        let rows = builtin_rows(&matching);
-        let custom: Vec<Custom<'_>> = matching
-            .iter()
-            .filter_map(|r| {
-                Some(Custom {
-                    resource: r.row(),
-                    schema: r.as_custom()?.schema_value(),
+    let (bytes, _) = server
+        .openapi
+        .get(document, generation(server, &snapshot), || {
+            let rows = builtin_rows(&matching);
+            let custom: Vec<Custom<'_>> = matching
+                .iter()
+                .filter_map(|r| {
+                    Some(Custom {
+                        resource: r.row(),
+                        schema: r.as_custom()?.schema_value(),
+                    })
                 })
-            })
-            .collect();
-        let document = openapi::v3_document(group, version, &rows, &custom);
-        serde_json::to_vec(&document).map_err(Status::internal)
-    })?;
+                .collect();
+            let document = openapi::v3_document(group, version, &rows, &custom);
+            serde_json::to_vec(&document).map_err(Status::internal)
+        })?;
     let immutable = call.info.query.non_empty("hash").is_some();
     Ok(document_response(call, bytes, &format!("\"{hash}\""), immutable).await)
 }
@@ -182,12 +201,19 @@ async fn v2(
                 })
             })
             .collect();
-        openapi::v2_document(&rows, &custom)
+        let mut document = openapi::v2_document(&rows, &custom);
+        for entry in server.aggregator.table().values() {
+            if let Some(part) = entry.remote.openapi_v2() {
+                crate::aggregate::merge_v2(&mut document, part);
+            }
+        }
+        document
     };
-    let known = server.openapi.etag(path, snapshot.generation);
+    let generation = generation(server, snapshot);
+    let known = server.openapi.etag(path, generation);
     let (bytes, etag) = match known {
         Some(etag) if etag_matches(call, &etag) => (Bytes::new(), etag),
-        _ => server.openapi.get(path, snapshot.generation, || {
+        _ => server.openapi.get(path, generation, || {
             if as_protobuf {
                 Ok(protobuf::encode(&document()))
             } else {

@@ -1,5 +1,7 @@
 //! Turning objects into responses: encodings, tables, metadata-only views.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::Object;
@@ -142,14 +144,14 @@ pub async fn value(
 impl ApiServer {
     /// One stored object (JSON of the storage version with its revision) as a response.
     pub(crate) async fn object_response(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         resource: &Resource,
         code: StatusCode,
         accepted: Accepted,
         json: Bytes,
     ) -> Result<Response<Body>, Status> {
-        let raw = resource.serves_storage_version()
+        let raw = resource.is_as_served(&json)
             && accepted
                 == Accepted {
                     encoding: Encoding::Json,
@@ -160,7 +162,7 @@ impl ApiServer {
             return Ok(bytes(call, code, Encoding::Json, json).await);
         }
         let object: Object = serde_json::from_slice(&json).map_err(Status::internal)?;
-        let object = resource.served(object)?;
+        let object = resource.served(self.load(resource, object).await?)?;
         Ok(self
             .tree_response(call, resource, code, accepted, object)
             .await)
@@ -189,7 +191,7 @@ impl ApiServer {
 
     /// A list as a response. Items that need no change are copied as they are.
     pub(crate) async fn list_response(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         resource: &Resource,
         accepted: Accepted,
@@ -202,7 +204,7 @@ impl ApiServer {
                 view: View::Whole,
             }
             && !wants_pretty(call);
-        if plain && resource.serves_storage_version() {
+        if plain && items.iter().all(|item| resource.is_as_served(&item.json)) {
             let size: usize = items.iter().map(|i| i.json.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
             let head = json!({"kind": resource.list_kind, "apiVersion": resource.api_version()})
@@ -238,10 +240,7 @@ impl ApiServer {
             )?;
             return Ok(bytes(call, StatusCode::OK, Encoding::Protobuf, list.into()).await);
         }
-        let mut objects = Vec::with_capacity(items.len());
-        for item in items {
-            objects.push(resource.served(item.parse())?);
-        }
+        let objects = self.serve_all(resource, items).await?;
         let list = match accepted.view {
             View::Whole => json!({
                 "kind": resource.list_kind,

@@ -11,7 +11,7 @@ use rkube_drivers::{MachineOptions, PortMapping};
 
 use super::{Global, Output, interrupted};
 
-/// Flags of `rkube start`. All but --insecure-registry, --wait and the
+/// Flags of `rkube start`. All but --insecure-registry, --extra-config, --wait and the
 /// kubeconfig's count only when the cluster is new.
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,6 +55,10 @@ pub struct Args {
     /// How big the disk of a node is that is a virtual machine [default: 20g]
     #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
     disk_size: Option<u64>,
+    /// A component's own setting, COMPONENT.KEY=VALUE; there is
+    /// apiserver.audit-policy-file=FILE, which switches the audit log on
+    #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
+    extra_config: Vec<Extra>,
     /// Only tell which driver would be used and why; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -84,6 +88,26 @@ pub struct Args {
     /// How long to wait for that, 90s or 6m for example
     #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
     wait_timeout: Duration,
+}
+
+/// A setting of `--extra-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Extra {
+    /// `apiserver.audit-policy-file`
+    AuditPolicy(PathBuf),
+}
+
+fn parse_extra(text: &str) -> Result<Extra, String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}' is not COMPONENT.KEY=VALUE"))?;
+    match key {
+        "apiserver.audit-policy-file" if !value.is_empty() => Ok(Extra::AuditPolicy(value.into())),
+        "apiserver.audit-policy-file" => Err(format!("{key} needs a file")),
+        _ => Err(format!(
+            "rkube has no setting {key}; there is apiserver.audit-policy-file"
+        )),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -144,6 +168,11 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             modules: args.modules.map(absolute).transpose()?,
             disk_bytes: args.disk_size,
         },
+        audit_policy: args
+            .extra_config
+            .into_iter()
+            .map(|Extra::AuditPolicy(file)| file)
+            .next_back(),
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };

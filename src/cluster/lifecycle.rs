@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
@@ -52,11 +52,16 @@ pub struct StartOptions {
     pub store: Option<StoreOptions>,
     /// What nodes that are virtual machines are made of.
     pub machine: MachineOptions,
+    /// The API server's audit policy, a file of this machine; kept for later starts.
+    pub audit_policy: Option<PathBuf>,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
     pub set_context: bool,
 }
+
+/// The audit policy, in the profile's folder and in a control plane's `etc`.
+const AUDIT_POLICY: &str = "audit-policy.yaml";
 
 /// The largest cluster that a profile may have.
 const MAX_NODES: u32 = 100;
@@ -95,6 +100,12 @@ pub async fn start(
         profile
             .insecure_registries
             .clone_from(&options.insecure_registries);
+    }
+    if let Some(policy) = &options.audit_policy {
+        let text = std::fs::read(policy).map_err(|e| io_failure("read", policy, &e))?;
+        let dir = home.profile_dir(&profile.name);
+        make_private_dir(&dir)?;
+        write_private(&dir.join(AUDIT_POLICY), &text)?;
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
@@ -353,6 +364,11 @@ fn provision_node(
         rkube_ssh::keys::generate_files(&host_key, &node.name).map_err(|e| ssh_failure(&e))?;
     }
     write_private(&ssh.join("authorized_keys"), public_key.as_bytes())?;
+    let policy = home.profile_dir(&profile.name).join(AUDIT_POLICY);
+    if node.control_plane && policy.exists() {
+        let text = std::fs::read(&policy).map_err(|e| io_failure("read", &policy, &e))?;
+        write_private(&etc.join(AUDIT_POLICY), &text)?;
+    }
     write_private(
         &etc.join("node.yaml"),
         profile.node_config(node, dns).to_yaml().as_bytes(),
@@ -627,6 +643,7 @@ mod tests {
             ports: Vec::new(),
             store: None,
             machine: MachineOptions::default(),
+            audit_policy: None,
             kubeconfig: None,
             set_context: false,
         }

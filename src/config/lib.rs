@@ -51,6 +51,10 @@ pub mod paths {
     /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
     pub const PKI: &str = "/etc/rkube/pki";
+    /// The API server's audit policy; without it nothing is written down.
+    pub const AUDIT_POLICY: &str = "/etc/rkube/audit-policy.yaml";
+    /// The API server's audit log, a JSON event a line.
+    pub const AUDIT_LOG: &str = "/var/log/rkube/audit/audit.log";
     /// `ssh_host_ed25519_key` (OpenSSH PEM) and `authorized_keys`.
     pub const SSH: &str = "/etc/rkube/ssh";
     /// The binary itself: every role is run from here.

@@ -51,6 +51,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         node_ports: ports::NODE_PORTS,
         advertise_ip: cluster.api_server_ip,
         advertise_port: cluster.api_server_port,
+        audit: Path::new(paths::AUDIT_POLICY)
+            .exists()
+            .then(|| rkube_apiserver::audit::Config::new(paths::AUDIT_POLICY, paths::AUDIT_LOG)),
     })
     .await?;
 

@@ -57,6 +57,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
 /// Parses one YAML document, like [`parse_json`]. Keys that are numbers or
 /// booleans become texts, as upstream's conversion to JSON makes them.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
+    check_nesting(bytes)?;
     let state = State::new(bytes);
     let value = Seed {
         state: &state,
@@ -67,9 +68,34 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     Ok((value, state.into_inner().duplicates))
 }
 
+/// Brackets that a YAML document may leave open at once.
+const MAX_OPEN: usize = 1000;
+
+/// Refuses what no document needs: the parser looks at every bracket that is
+/// open for each of its steps, so that a few hundred kilobytes of them would
+/// keep it busy for minutes. Brackets in texts count too; none has so many more
+/// that open than that close.
+fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
+    let mut open = 0usize;
+    for byte in bytes {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => continue,
+        }
+        if open > MAX_OPEN {
+            return Err(Status::bad_request(format!(
+                "error converting YAML to JSON: yaml: exceeded max depth of {MAX_OPEN}"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Where a YAML document first repeats a key, worded as upstream's strict
 /// decoder does; it counts lines from 1.
 pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
+    check_nesting(bytes).ok()?;
     let error = Strict
         .deserialize(serde_yaml::Deserializer::from_slice(bytes))
         .err()?;

@@ -230,6 +230,11 @@ impl ResourceCache {
             .cloned()
     }
 
+    /// A receiver that sees each change from now on.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.next.subscribe()
+    }
+
     /// The revision of the newest change.
     pub fn last_change(&self) -> u64 {
         let state = self.state.read();

@@ -18,8 +18,9 @@ use crate::request::{RequestInfo, encode};
 use crate::service::{Call, Incoming};
 use crate::{ApiServer, admission};
 
+pub use forward::{forwarded_headers, is_upgrade, join, returned};
 pub use location::service_endpoint;
-pub use transport::{Transports, Trust};
+pub use transport::{HttpClient, Transports, Trust, any_certificate, client_for};
 
 /// Where a request goes.
 pub struct Target {

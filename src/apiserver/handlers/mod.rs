@@ -140,6 +140,7 @@ async fn create(
         part: Part::Main,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let written = writer.create(resource.stored(object)?).await?;
     server
@@ -180,6 +181,7 @@ async fn update(
         part,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let result = writer
         .update(&namespace, &call.info.name, &|_| Ok(object.clone()))

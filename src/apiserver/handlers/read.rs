@@ -304,7 +304,7 @@ async fn past(
     reason = "a page is all of these, and nothing else uses them together"
 )]
 async fn page(
-    server: &ApiServer,
+    server: &Arc<ApiServer>,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
@@ -334,7 +334,7 @@ async fn page(
 }
 
 async fn next_page(
-    server: &ApiServer,
+    server: &Arc<ApiServer>,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,

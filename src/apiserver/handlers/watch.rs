@@ -44,8 +44,9 @@ struct WatchCall {
     call: Call,
     resource: Arc<Resource>,
     accepted: Accepted,
-    /// Whether what the cache holds encoded can be sent as it is.
+    /// Whether what the cache holds encoded is sent as it is, where it is of the right version.
     raw: bool,
+    server: Arc<ApiServer>,
 }
 
 /// Serves a watch.
@@ -107,7 +108,8 @@ pub async fn watch(
         call: call.detached(),
         resource: resource.clone(),
         accepted,
-        raw: accepted.view == View::Whole && resource.serves_storage_version(),
+        raw: accepted.view == View::Whole,
+        server: server.clone(),
     });
     let position = match position {
         Ok(position) => position,
@@ -133,9 +135,8 @@ pub async fn watch(
         receiver.mark_unchanged();
     }
     let mut head = BytesMut::new();
-    for object in &first {
-        stream.encode(EventKind::Added.as_str(), object, &mut head);
-    }
+    let first: Vec<_> = first.into_iter().map(|o| (EventKind::Added, o)).collect();
+    stream.encode_all(&first, &mut head).await;
     drop(first);
     if initial == Some(true) && bookmarks {
         stream.bookmark(true, &mut head);
@@ -224,11 +225,11 @@ impl Stream {
                 () = self.shutdown.cancelled() => return None,
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        for event in &events {
-                            if let Some((kind, object)) = event.seen_through(&self.filter) {
-                                self.encode(kind.as_str(), &object, &mut out);
-                            }
-                        }
+                        let seen: Vec<_> = events
+                            .iter()
+                            .filter_map(|event| event.seen_through(&self.filter))
+                            .collect();
+                        self.encode_all(&seen, &mut out).await;
                     }
                     Err(too_old) => {
                         // The client lists again and starts over.
@@ -248,29 +249,58 @@ impl Stream {
         }
     }
 
-    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
-        let encoding = self.call.accepted.encoding;
-        if self.call.raw && encoding == Encoding::Protobuf {
-            match object.protobuf() {
-                Ok(encoded) => rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
-                Err(status) => out.put_slice(&error_event(&status, encoding)),
+    /// Encodes events, one after the other. What has to be converted is
+    /// converted at once.
+    async fn encode_all(&mut self, events: &[(EventKind, Arc<CachedObject>)], out: &mut BytesMut) {
+        let call = self.call.clone();
+        if call.resource.family().is_none() {
+            for (kind, object) in events {
+                self.encode(kind.as_str(), object, out);
             }
             return;
         }
-        if self.call.raw {
-            out.reserve(object.json.len() + 40);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(kind.as_bytes());
-            out.put_slice(b"\",\"object\":");
-            out.put_slice(&object.json);
-            out.put_slice(b"}\n");
-            return;
+        let as_served =
+            |object: &CachedObject| call.raw && call.resource.is_as_served(&object.json);
+        let other: Vec<Arc<CachedObject>> = events
+            .iter()
+            .filter(|(_, object)| !as_served(object))
+            .map(|(_, object)| object.clone())
+            .collect();
+        let mut converted = match other.is_empty() {
+            true => Vec::new(),
+            false => match call.server.serve_all(&call.resource, &other).await {
+                Ok(objects) => objects,
+                Err(status) => {
+                    // The client lists again, and is told why it cannot.
+                    self.done = true;
+                    return out.put_slice(&error_event(&status, call.accepted.encoding));
+                }
+            },
         }
+        .into_iter();
+        for (kind, object) in events {
+            if as_served(object) {
+                put_raw(kind.as_str(), object, call.accepted.encoding, out);
+            } else if let Some(object) = converted.next() {
+                self.encode_tree(kind.as_str(), object, out);
+            }
+        }
+    }
+
+    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
+        if self.call.raw && self.call.resource.serves_storage_version() {
+            return put_raw(kind, object, self.call.accepted.encoding, out);
+        }
+        match self.call.resource.served(object.parse()) {
+            Ok(object) => self.encode_tree(kind, object, out),
+            Err(status) => {
+                out.put_slice(&error_event(&status, self.call.accepted.encoding));
+            }
+        }
+    }
+
+    fn encode_tree(&mut self, kind: &str, object: Value, out: &mut BytesMut) {
         let call = &self.call;
-        let object = match call.resource.served(object.parse()) {
-            Ok(object) => object,
-            Err(status) => return out.put_slice(&error_event(&status, encoding)),
-        };
         let shown = match call.accepted.view {
             View::Whole => object,
             View::Metadata(version) => respond::partial(&object, version),
@@ -281,7 +311,7 @@ impl Stream {
                 respond::table(&call.resource, version, meta, rows, columns)
             }
         };
-        put_event(kind, shown, encoding, out);
+        put_event(kind, shown, call.accepted.encoding, out);
     }
 
     /// Tells the client how far it has seen everything.
@@ -308,6 +338,23 @@ impl Stream {
         };
         put_event("BOOKMARK", shown, self.call.accepted.encoding, out);
     }
+}
+
+/// A stored object as it is.
+fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut BytesMut) {
+    if encoding == Encoding::Protobuf {
+        match object.protobuf() {
+            Ok(encoded) => rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
+            Err(status) => out.put_slice(&error_event(&status, encoding)),
+        }
+        return;
+    }
+    out.reserve(object.json.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(&object.json);
+    out.put_slice(b"}\n");
 }
 
 fn is_websocket(call: &Call) -> bool {

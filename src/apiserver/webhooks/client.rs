@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use crate::ApiServer;
 use crate::connect::service_endpoint;
 
-/// Bytes that a webhook may answer.
-const MAX_ANSWER: usize = 4 << 20;
+/// Bytes that a webhook may answer: a conversion answers with a whole list.
+const MAX_ANSWER: usize = 64 << 20;
 /// TLS set-ups that are kept; there are as many as CA bundles.
 const MAX_KEPT: usize = 64;
 

@@ -16,6 +16,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
+use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
 
@@ -39,9 +40,22 @@ struct Hook {
 struct Answer {
     patch: Option<Value>,
     warnings: Vec<String>,
+    /// What the webhook wants in the audit log.
+    notes: Vec<(String, String)>,
 }
 
 impl Webhooks {
+    /// Posts a review to where `client` (a `WebhookClientConfig`) says.
+    pub async fn post(
+        &self,
+        server: &ApiServer,
+        client: &Value,
+        review: &Value,
+        timeout: Duration,
+    ) -> Result<Value, String> {
+        self.clients.post(server, client, review, timeout).await
+    }
+
     /// The webhooks of a kind of configuration that the write must pass, in
     /// the order of their configurations' names.
     fn matching(
@@ -200,7 +214,14 @@ impl Webhooks {
             .await;
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
-            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Ok(answer)) => {
+                for (key, value) in &answer.notes {
+                    admission
+                        .call
+                        .annotate(format!("{}/{key}", hook.name), value);
+                }
+                Ok(Some(answer))
+            }
             Ok(Err(response)) => Err(denied(&hook.name, &response)),
             Err(reason) if hook.ignore_failure => {
                 tracing::warn!(
@@ -303,7 +324,17 @@ fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String
                 .then_some(patch)
         }
     };
-    Ok(Ok(Answer { patch, warnings }))
+    let notes = response["auditAnnotations"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Ok(Ok(Answer {
+        patch,
+        warnings,
+        notes,
+    }))
 }
 
 fn denied(name: &str, response: &Value) -> Status {
