@@ -362,19 +362,15 @@ impl Checker<'_> {
         }
     }
 
-    fn join(&mut self, id: u32, previous: Option<Type>, current: Type) -> Type {
+    fn join(&mut self, previous: Option<Type>, current: Type) -> Type {
         let Some(previous) = previous else {
             return current;
         };
         if self.mapping.is_assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        // Kubernetes wants literals' elements to be of one type.
-        self.error(
-            id,
-            format!("expected type '{previous}' but found '{current}'"),
-        );
-        Type::Error
+        // Where elements must be of one type, a validator says so.
+        Type::Dyn
     }
 
     fn unwrapped(&mut self, e: &Expr, optional: bool) -> Type {
@@ -402,7 +398,7 @@ impl Checker<'_> {
         for (e, optional) in elements.iter_mut().zip(optional) {
             self.check(e);
             let ty = self.unwrapped(e, *optional);
-            joined = Some(self.join(e.id, joined, ty));
+            joined = Some(self.join(joined, ty));
         }
         Type::list(joined.unwrap_or_else(|| self.fresh()))
     }
@@ -412,10 +408,10 @@ impl Checker<'_> {
         for entry in entries.iter_mut() {
             self.check(&mut entry.key);
             let ty = self.get(&entry.key);
-            keys = Some(self.join(entry.key.id, keys, ty));
+            keys = Some(self.join(keys, ty));
             self.check(&mut entry.value);
             let ty = self.unwrapped(&entry.value, entry.optional);
-            values = Some(self.join(entry.value.id, values, ty));
+            values = Some(self.join(values, ty));
         }
         let key = keys.unwrap_or_else(|| self.fresh());
         let value = values.unwrap_or_else(|| self.fresh());

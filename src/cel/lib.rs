@@ -25,6 +25,7 @@ mod number;
 mod parser;
 mod plan;
 mod program;
+mod runtime_cost;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -293,6 +293,10 @@ fn optional_map(
         &first,
         &format!("{function}() variable name must be a simple identifier"),
     )?;
+    // Chained, every copy holds two of the one before.
+    if make.parser.is_large() {
+        return error(first.id, format!("the expression is too large once {function}() is written out"));
+    }
     let again = make.copy(&target);
     let value = make.member("value", again, Vec::new());
     let mut mapped = make.bind(name, value, body);

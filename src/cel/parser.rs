@@ -71,6 +71,11 @@ impl Parser {
         self.offsets.len() as u32 - 1
     }
 
+    /// Whether macros have made so much of the text that no more should be made.
+    pub(crate) fn is_large(&self) -> bool {
+        self.offsets.len() > 2 * MAX_SIZE
+    }
+
     /// Gives an expression and all in it new ids at the same places.
     pub(crate) fn renew(&mut self, e: &mut Expr) {
         e.id = self.id(self.offsets[e.id as usize]);
@@ -174,19 +179,16 @@ impl Parser {
     }
 
     fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Parse<T>) -> Parse<T> {
-        self.count()?;
+        self.count("expression recursion limit exceeded: 250")?;
         let result = parse(self);
         self.depth -= 1;
         result
     }
 
-    fn count(&mut self) -> Parse<()> {
+    fn count(&mut self, message: &str) -> Parse<()> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            self.issues.report(
-                None,
-                format!("expression recursion limit exceeded: {MAX_DEPTH}"),
-            );
+            self.issues.report(None, message);
             return Err(Stop);
         }
         Ok(())
@@ -277,7 +279,7 @@ impl Parser {
                 break;
             }
             // A chain makes a tree as deep as it is long.
-            self.count()?;
+            self.count("max recursion depth exceeded")?;
             counted += 1;
             let offset = self.advance();
             let id = self.id(offset);
@@ -321,7 +323,7 @@ impl Parser {
         let mut counted = 0;
         loop {
             if matches!(self.peek(), Tok::Op("." | "[")) {
-                self.count()?;
+                self.count("max recursion depth exceeded")?;
                 counted += 1;
             }
             if let Some(dot) = self.eat(".") {
@@ -354,7 +356,7 @@ impl Parser {
         self.advance();
         if escaped {
             // Kubernetes does not turn this syntax on.
-            return Ok(self.problem(dot, "unsupported syntax: '`'".into()));
+            return Ok(self.problem(place, "unsupported syntax: '`'".into()));
         }
         if !optional && let Some(open) = self.eat("(") {
             let id = self.id(open);
@@ -379,10 +381,7 @@ impl Parser {
     fn no_identifier<T>(&mut self) -> Parse<T> {
         match self.peek() {
             Tok::True | Tok::False | Tok::Null => self.unexpected("IDENTIFIER"),
-            Tok::Eof => {
-                let text = self.tokens[self.at].text.clone();
-                self.syntax(&format!("no viable alternative at input '.{text}'"))
-            }
+            Tok::Eof => self.syntax("no viable alternative at input '.'"),
             _ => {
                 let text = self.tokens[self.at].text.clone();
                 self.syntax(&format!("no viable alternative at input '.{text}'"))
@@ -440,7 +439,7 @@ impl Parser {
                 if matches!(self.peek(), Tok::Ident(_)) {
                     self.named(".".into())
                 } else {
-                    self.unexpected("IDENTIFIER")
+                    self.no_identifier()
                 }
             }
             Tok::Op("(") => {
@@ -571,10 +570,7 @@ impl Parser {
                 if self.eat("]").is_some() {
                     break;
                 }
-                return match self.peek() {
-                    Tok::Eof => self.syntax("missing ']' at '<EOF>'"),
-                    _ => self.unexpected("{']', ','}"),
-                };
+                return self.unexpected("{']', ','}");
             }
         }
         Ok(Expr {
@@ -609,10 +605,7 @@ impl Parser {
                 if self.eat("}").is_some() {
                     break;
                 }
-                return match self.peek() {
-                    Tok::Eof => self.syntax("missing '}' at '<EOF>'"),
-                    _ => self.unexpected("{'}', ','}"),
-                };
+                return self.unexpected("{'}', ','}");
             }
         }
         Ok(Expr {
