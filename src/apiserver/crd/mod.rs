@@ -3,6 +3,9 @@
 mod custom;
 mod definition;
 mod path;
+mod rule_checks;
+mod rule_types;
+mod rules;
 mod validate;
 
 use std::collections::HashMap;

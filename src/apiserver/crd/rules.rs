@@ -325,7 +325,7 @@ impl Rules {
         unchanged: bool,
     ) -> Result<(), Exhausted> {
         let place = if path.is_empty() { "<nil>" } else { path };
-        let mut invalid = |errors: &mut Vec<FieldError>, detail: String| {
+        let invalid = |errors: &mut Vec<FieldError>, detail: String| {
             errors.push(FieldError::invalid(place, self.type_name.as_str(), detail));
         };
         for rule in &self.own {
