@@ -21,7 +21,7 @@ use crate::handlers::write::encode;
 use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
-    ApiServer, Config, Error, connect, crd, events, metrics, openapi, service, services, webhooks,
+    ApiServer, Config, Error, connect, crd, events, metrics, openapi, policies, service, services, webhooks,
 };
 
 /// Who writes what the server itself writes.
@@ -71,6 +71,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         services: services::Allocators::default(),
         streams,
         webhooks: webhooks::Webhooks::default(),
+        policies: policies::Policies::default(),
         openapi: openapi::Documents::default(),
         bookmarks: tokio::sync::watch::Sender::new(0),
         started: Instant::now(),
@@ -91,6 +92,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
 
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
+    tokio::spawn(policies::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),
         ("", "services"),

@@ -25,6 +25,7 @@ mod inprocess;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod policies;
 mod protobuf;
 mod reader;
 mod request;
@@ -149,6 +150,7 @@ pub struct ApiServer {
     pub(crate) services: services::Allocators,
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
+    pub(crate) policies: policies::Policies,
     pub(crate) openapi: openapi::Documents,
     pub(crate) bookmarks: tokio::sync::watch::Sender<u64>,
     pub(crate) started: Instant,
