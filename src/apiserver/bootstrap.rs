@@ -21,7 +21,8 @@ use crate::handlers::write::encode;
 use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
-    ApiServer, Config, Error, connect, crd, events, metrics, openapi, policies, service, services, webhooks,
+    ApiServer, Config, Error, connect, crd, events, metrics, openapi, policies, service, services,
+    webhooks,
 };
 
 /// Who writes what the server itself writes.

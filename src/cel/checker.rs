@@ -1,6 +1,8 @@
 //! Types of all nodes, and which functions calls mean.
 
-use crate::ast::{Ast, Comprehension, Expr, FieldInit, Kind, Literal, MapEntry, op, qualified_name};
+use crate::ast::{
+    Ast, Comprehension, Expr, FieldInit, Kind, Literal, MapEntry, op, qualified_name,
+};
 use crate::env::Env;
 use crate::functions::{self, Function};
 use crate::source::Issues;

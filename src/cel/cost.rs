@@ -161,7 +161,9 @@ impl Coster<'_> {
                 ONE
             }
             Kind::Select {
-                operand, test_only: true, ..
+                operand,
+                test_only: true,
+                ..
             } => self.cost(operand),
             Kind::Select { operand, field, .. } => {
                 let mut sum = self.cost(operand);
@@ -540,9 +542,16 @@ impl Coster<'_> {
                 }
             }
             (
-                "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string"
-                | "less_bytes" | "greater_bytes" | "less_equals_bytes" | "greater_equals_bytes"
-                | "equals" | "not_equals",
+                "less_string"
+                | "greater_string"
+                | "less_equals_string"
+                | "greater_equals_string"
+                | "less_bytes"
+                | "greater_bytes"
+                | "less_equals_bytes"
+                | "greater_equals_bytes"
+                | "equals"
+                | "not_equals",
                 _,
                 [a, b],
             ) => {
@@ -591,9 +600,7 @@ impl Coster<'_> {
                 let to = int_or(to.e, self.known(target).max);
                 allocating(1.0, Range::fixed(to.wrapping_sub(from)))
             }
-            ("lists_range", _, [n]) => {
-                allocating(1.0, Range::fixed(int_or(n.e, u64::MAX)))
-            }
+            ("lists_range", _, [n]) => allocating(1.0, Range::fixed(int_or(n.e, u64::MAX))),
             ("list_reverse", Some(target), []) => allocating(1.0, self.known(target)),
             ("list_flatten", Some(target), []) => allocating(1.0, self.known(target)),
             ("list_flatten_int", Some(target), [depth]) => {
@@ -650,13 +657,44 @@ impl Coster<'_> {
         match (function, target, args) {
             ("check", ..) => fixed(350_000),
             (
-                "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace"
-                | "name" | "allowed" | "reason" | "error" | "errored" | "masked" | "prefixLength"
-                | "family" | "isUnspecified" | "isLoopback" | "isLinkLocalMulticast"
-                | "isLinkLocalUnicast" | "isGlobalUnicast" | "format.named" | "sign" | "asInteger"
-                | "isInteger" | "asApproximateFloat" | "isGreaterThan" | "isLessThan"
-                | "compareTo" | "add" | "sub" | "major" | "minor" | "patch" | "getScheme"
-                | "getHostname" | "getHost" | "getPort" | "getEscapedPath" | "getQuery",
+                "serviceAccount"
+                | "path"
+                | "group"
+                | "resource"
+                | "subresource"
+                | "namespace"
+                | "name"
+                | "allowed"
+                | "reason"
+                | "error"
+                | "errored"
+                | "masked"
+                | "prefixLength"
+                | "family"
+                | "isUnspecified"
+                | "isLoopback"
+                | "isLinkLocalMulticast"
+                | "isLinkLocalUnicast"
+                | "isGlobalUnicast"
+                | "format.named"
+                | "sign"
+                | "asInteger"
+                | "isInteger"
+                | "asApproximateFloat"
+                | "isGreaterThan"
+                | "isLessThan"
+                | "compareTo"
+                | "add"
+                | "sub"
+                | "major"
+                | "minor"
+                | "patch"
+                | "getScheme"
+                | "getHostname"
+                | "getHost"
+                | "getPort"
+                | "getEscapedPath"
+                | "getQuery",
                 ..,
             ) => fixed(1),
             ("fieldSelector" | "labelSelector", _, [selector]) => {
@@ -667,11 +705,7 @@ impl Coster<'_> {
                         .add(length.share(0.5).share(50.0)),
                 )
             }
-            (
-                "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf",
-                Some(target),
-                _,
-            ) => {
+            ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf", Some(target), _) => {
                 let size = self.known(target);
                 let Some(element) = target.ty.params().first().copied() else {
                     return cost(size.share(0.1));

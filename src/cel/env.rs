@@ -81,9 +81,8 @@ impl Env {
             return Some(ty.clone());
         }
         let ty = functions::named_type(name).or_else(|| {
-            (self.types.contains_key(name)
-                || self.provider.as_ref().is_some_and(|p| p.knows(name)))
-            .then(|| Type::object(name))
+            (self.types.contains_key(name) || self.provider.as_ref().is_some_and(|p| p.knows(name)))
+                .then(|| Type::object(name))
         })?;
         Some(match ty {
             Type::Type(None) => Type::Type(Some(Type::Type(None).into())),
@@ -142,9 +141,11 @@ impl Compiled {
 
     /// Whether a variable is used.
     pub fn uses(&self, variable: &str) -> bool {
-        self.checked.references.iter().flatten().any(
-            |r| matches!(r, checker::Reference::Ident(name) if name == variable),
-        )
+        self.checked
+            .references
+            .iter()
+            .flatten()
+            .any(|r| matches!(r, checker::Reference::Ident(name) if name == variable))
     }
 
     /// The names of fields that are selected directly from a variable.

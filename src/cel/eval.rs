@@ -261,12 +261,7 @@ impl<'a, 'r> Ctx<'a, 'r> {
     }
 
     #[inline(never)]
-    fn conditional(
-        &mut self,
-        condition: &'a Node,
-        yes: &'a Node,
-        no: &'a Node,
-    ) -> Outcome<'a> {
+    fn conditional(&mut self, condition: &'a Node, yes: &'a Node, no: &'a Node) -> Outcome<'a> {
         let branch = match self.eval(condition)? {
             Value::Bool(true) => yes,
             Value::Bool(false) => no,
@@ -422,7 +417,11 @@ impl<'a, 'r> Ctx<'a, 'r> {
             }
         } else {
             // `@not_strictly_false` of an error is true.
-            self.charge(if matches!(fold.step, Node::Or(_)) { 3 } else { 2 })?;
+            self.charge(if matches!(fold.step, Node::Or(_)) {
+                3
+            } else {
+                2
+            })?;
         }
         let result = match (&fold.step, pending.take()) {
             (Node::And(terms), Some(error)) => self.make_up(&terms.1, error, false),

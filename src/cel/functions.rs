@@ -97,7 +97,12 @@ const TEMPLATES: &[(&str, &str, &str, &str)] = &[
     ("max", "list_$_max_$", "same", COMPARABLE),
     ("min", "list_$_min_$", "same", COMPARABLE),
     ("sort", "list_$_sort", "list", COMPARABLE),
-    ("@sortByAssociatedKeys", "list_$_sortByAssociatedKeys", "T", COMPARABLE),
+    (
+        "@sortByAssociatedKeys",
+        "list_$_sortByAssociatedKeys",
+        "T",
+        COMPARABLE,
+    ),
 ];
 const COMPARABLE: &str = "int uint double bool duration timestamp string bytes";
 

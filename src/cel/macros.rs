@@ -164,10 +164,7 @@ fn has(make: &mut Make<'_>, arg: Option<Expr>) -> Result<Expr, MacroError> {
             field,
             test_only: true,
         })),
-        other => error(
-            other.map_or(0, |e| e.id),
-            "invalid argument to has() macro",
-        ),
+        other => error(other.map_or(0, |e| e.id), "invalid argument to has() macro"),
     }
 }
 
@@ -183,7 +180,12 @@ fn fold(
         _ => "argument must be a simple name",
     };
     let mut args = args.into_iter();
-    let mut next = || args.next().ok_or(MacroError { at: 0, message: "missing argument".into() });
+    let mut next = || {
+        args.next().ok_or(MacroError {
+            at: 0,
+            message: "missing argument".into(),
+        })
+    };
     let first = next()?;
     let var = simple_name(&first, message)?.to_owned();
     let var2 = if one {
@@ -295,7 +297,10 @@ fn optional_map(
     )?;
     // Chained, every copy holds two of the one before.
     if make.parser.is_large() {
-        return error(first.id, format!("the expression is too large once {function}() is written out"));
+        return error(
+            first.id,
+            format!("the expression is too large once {function}() is written out"),
+        );
     }
     let again = make.copy(&target);
     let value = make.member("value", again, Vec::new());

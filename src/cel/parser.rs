@@ -15,8 +15,23 @@ const MAX_DEPTH: usize = 250;
 const MAX_SIZE: usize = 100_000;
 
 const RESERVED: [&str; 17] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop",
-    "package", "namespace", "return", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, \
@@ -168,7 +183,9 @@ impl Parser {
     fn expect(&mut self, operator: &'static str) -> Parse<u32> {
         match self.eat(operator) {
             Some(offset) => Ok(offset),
-            None if *self.peek() == Tok::Eof => self.syntax(&format!("missing '{operator}' at '<EOF>'")),
+            None if *self.peek() == Tok::Eof => {
+                self.syntax(&format!("missing '{operator}' at '<EOF>'"))
+            }
             None => self.unexpected(&format!("'{operator}'")),
         }
     }
@@ -636,7 +653,9 @@ impl Parser {
                     Some(hex) => u64::from_str_radix(hex, 16),
                     None => text.parse(),
                 };
-                parsed.map(Literal::Uint).map_err(|_| "invalid uint literal")
+                parsed
+                    .map(Literal::Uint)
+                    .map_err(|_| "invalid uint literal")
             }
             Tok::Float(text) => match format!("{sign}{text}").parse::<f64>() {
                 Ok(f) if f.is_finite() => Ok(Literal::Double(f)),

@@ -7,8 +7,8 @@ use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::checker::Checked;
 use crate::eval::Ctx;
 use crate::functions;
-use crate::library::{self, Run};
 use crate::library::regex::Regex;
+use crate::library::{self, Run};
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
 

@@ -72,8 +72,19 @@ pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => {
             return args.first().map_or(0, |v| traversal(v, ctx));
         }
-        "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey"
-        | "cidr" | "isIP" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => {
+        "url"
+        | "lowerAscii"
+        | "upperAscii"
+        | "substring"
+        | "trim"
+        | "jsonpatch.escapeKey"
+        | "cidr"
+        | "isIP"
+        | "isCIDR"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver" => {
             return share(first(), 0.1);
         }
         "ip" if call.overload != "cidr_ip" => return share(first(), 0.1),
@@ -107,9 +118,16 @@ pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 
         "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
         | "strings_quote" | "string_format" => share(first(), 0.1),
         "in_list" => second(),
-        "less_string" | "greater_string" | "less_equals_string" | "greater_equals_string"
-        | "less_bytes" | "greater_bytes" | "less_equals_bytes" | "greater_equals_bytes"
-        | "equals" | "not_equals" => share(first().min(second()), 0.1),
+        "less_string"
+        | "greater_string"
+        | "less_equals_string"
+        | "greater_equals_string"
+        | "less_bytes"
+        | "greater_bytes"
+        | "less_equals_bytes"
+        | "greater_equals_bytes"
+        | "equals"
+        | "not_equals" => share(first().min(second()), 0.1),
         "add_string" | "add_bytes" => share(first().saturating_add(second()), 0.1),
         "matches_string" => pattern_cost(first(), second()),
         "contains_string" => share(first(), 0.1).saturating_mul(share(second(), 0.1)),
@@ -180,7 +198,8 @@ fn traversal(value: &Value<'_>, ctx: &mut Ctx<'_, '_>) -> u64 {
                 Some(Ok(value)) => traversal(&value, ctx),
                 _ => 0,
             };
-            sum.saturating_add(traversal(&key, ctx)).saturating_add(value)
+            sum.saturating_add(traversal(&key, ctx))
+                .saturating_add(value)
         }),
         Value::Object(crate::value::Object::Json(map, _)) => {
             let mut sum = 0u64;

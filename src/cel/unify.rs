@@ -78,11 +78,7 @@ impl Mapping {
         match (t1, t2) {
             (Type::Null, other) | (other, Type::Null) => matches!(
                 other,
-                Type::Null
-                    | Type::Opaque(..)
-                    | Type::Struct(_)
-                    | Type::Duration
-                    | Type::Timestamp
+                Type::Null | Type::Opaque(..) | Type::Struct(_) | Type::Duration | Type::Timestamp
             ),
             (Type::Type(_), Type::Type(_)) => true,
             (Type::List(a), Type::List(b)) => self.fits(a, b),
@@ -170,7 +166,10 @@ fn is_less_specific(t1: &Type, t2: &Type) -> bool {
         (Type::Opaque(n1, p1), Type::Opaque(n2, p2)) => {
             n1 == n2
                 && p1.len() == p2.len()
-                && p1.iter().zip(p2.iter()).all(|(a, b)| is_less_specific(a, b))
+                && p1
+                    .iter()
+                    .zip(p2.iter())
+                    .all(|(a, b)| is_less_specific(a, b))
         }
         (Type::List(a), Type::List(b)) => is_less_specific(a, b),
         (Type::Map(a), Type::Map(b)) => {

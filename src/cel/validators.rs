@@ -20,9 +20,7 @@ pub(crate) fn children(e: &Expr) -> Vec<&Expr> {
     match &e.kind {
         Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => Vec::new(),
         Kind::Select { operand, .. } => vec![operand],
-        Kind::Call { target, args, .. } => {
-            target.iter().map(|t| &**t).chain(args.iter()).collect()
-        }
+        Kind::Call { target, args, .. } => target.iter().map(|t| &**t).chain(args.iter()).collect(),
         Kind::List { elements, .. } => elements.iter().collect(),
         Kind::Map(entries) => entries.iter().flat_map(|e| [&e.key, &e.value]).collect(),
         Kind::Struct { fields, .. } => fields.iter().map(|f| &f.value).collect(),

@@ -289,9 +289,10 @@ impl<'a> Value<'a> {
                 Some(i) => Self::Int(i),
                 None => Self::Int(n.as_f64().unwrap_or_default() as i64),
             },
-            (Type::Duration, Json::String(s)) => Self::Duration(time::loose_duration(s).map_err(
-                |e| EvalError::new(format!("Invalid duration {s}, caused by {e}")),
-            )?),
+            (Type::Duration, Json::String(s)) => Self::Duration(
+                time::loose_duration(s)
+                    .map_err(|e| EvalError::new(format!("Invalid duration {s}, caused by {e}")))?,
+            ),
             (Type::Timestamp, Json::String(s)) => {
                 let parsed = if decl.read == Read::Date {
                     time::parse_date(s)
@@ -299,7 +300,11 @@ impl<'a> Value<'a> {
                     time::parse_date_time(s)
                 };
                 Self::Timestamp(parsed.map_err(|e| {
-                    let what = if decl.read == Read::Date { "date" } else { "date-time" };
+                    let what = if decl.read == Read::Date {
+                        "date"
+                    } else {
+                        "date-time"
+                    };
                     EvalError::new(format!("Invalid {what} formatted string {s}, err: {e}"))
                 })?)
             }
@@ -462,9 +467,10 @@ fn compare_double(a: i128, b: f64) -> Option<Ordering> {
         return Some(Ordering::Greater);
     }
     let whole = b.trunc();
-    Some(a.cmp(&(whole as i128)).then_with(|| {
-        0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal)
-    }))
+    Some(
+        a.cmp(&(whole as i128))
+            .then_with(|| 0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal)),
+    )
 }
 
 impl<'a> List<'a> {
@@ -697,7 +703,8 @@ impl<'a> Object<'a> {
                     .fields
                     .get(name)
                     .or_else(|| decl.fields.get(&format!("__{name}__")))?;
-                map.get(&field.name).map(|json| Value::typed(json, &field.ty))
+                map.get(&field.name)
+                    .map(|json| Value::typed(json, &field.ty))
             }
             Self::Own(made) => made
                 .fields

@@ -318,8 +318,7 @@ mod tests {
     #[test]
     fn rules_that_do_not_compile_are_refused_by_their_place() {
         let mut definition = sample("things.example.com", "things");
-        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
-            json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}}});
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}}});
         let error = check_supported(&definition).unwrap_err();
         assert_eq!(error.code, 422);
         assert!(

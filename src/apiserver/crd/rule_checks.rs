@@ -43,11 +43,19 @@ pub fn check(definition: &Object, errors: &mut Vec<FieldError>) {
             total: 0,
             expensive: Vec::new(),
         };
-        check.schema(schema, &format!("{path}.openAPIV3Schema"), Some(1), true, None);
+        check.schema(
+            schema,
+            &format!("{path}.openAPIV3Schema"),
+            Some(1),
+            true,
+            None,
+        );
         errors.append(&mut check.schema_errors);
         errors.append(&mut check.rule_errors);
         if check.total > SCHEMA_LIMIT {
-            check.expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            check
+                .expensive
+                .sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
             errors.extend(check.expensive.into_iter().take(4).map(|(_, path)| {
                 FieldError::forbidden(
                     path,
@@ -107,7 +115,13 @@ impl Check {
             Some("map") => uncorrelatable,
             _ => uncorrelatable.or(Some(path)),
         };
-        self.schema(&schema["items"], &format!("{path}.items"), inner, false, here);
+        self.schema(
+            &schema["items"],
+            &format!("{path}.items"),
+            inner,
+            false,
+            here,
+        );
         self.rules(schema, path, times, root, uncorrelatable);
     }
 
@@ -275,7 +289,11 @@ impl Check {
                 if runnable.max_cost > RULE_LIMIT {
                     errors.push(FieldError::forbidden(
                         message_path.as_str(),
-                        over("estimated messageExpression cost", runnable.max_cost, RULE_LIMIT),
+                        over(
+                            "estimated messageExpression cost",
+                            runnable.max_cost,
+                            RULE_LIMIT,
+                        ),
                     ));
                 }
                 observe(runnable.max_cost, message_path);

@@ -18,8 +18,7 @@ pub fn decl_type(schema: &Value, resource: bool) -> Option<DeclType> {
         "array" => {
             let items = &schema["items"];
             let element = decl_type(items, items["x-kubernetes-embedded-resource"] == true)?;
-            let count =
-                max("maxItems").unwrap_or((MAX_REQUEST_SIZE - 2) / (element.min_size + 1));
+            let count = max("maxItems").unwrap_or((MAX_REQUEST_SIZE - 2) / (element.min_size + 1));
             let mut list = DeclType::list(Arc::new(element), count);
             list.read = match schema["x-kubernetes-list-type"].as_str() {
                 Some("set") => Read::Set,
@@ -51,10 +50,11 @@ fn object(schema: &Value, resource: bool) -> Option<DeclType> {
             additional,
             additional["x-kubernetes-embedded-resource"] == true,
         )?;
-        let count = schema["maxProperties"].as_i64().map_or(
-            (MAX_REQUEST_SIZE - 2) / (element.min_size + 6),
-            |n| n.max(0) as u64,
-        );
+        let count = schema["maxProperties"]
+            .as_i64()
+            .map_or((MAX_REQUEST_SIZE - 2) / (element.min_size + 6), |n| {
+                n.max(0) as u64
+            });
         return Some(DeclType::map(Arc::new(element), count));
     }
     let required: Vec<&str> = schema["required"]

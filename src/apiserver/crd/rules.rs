@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use rkube_cel::{
-    Compiled, DeclType, Env, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Type, Value as Cel,
+    Compiled, DeclType, Env, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Type,
+    Value as Cel,
 };
 use serde_json::Value;
 
@@ -407,11 +408,8 @@ impl Rules {
                 Some(Ok(message)) => match self.message(run, rule, message, &values) {
                     Ok(detail) => detail,
                     Err(problem) => {
-                        run.errors.push(FieldError::invalid(
-                            at,
-                            self.type_name.as_str(),
-                            problem,
-                        ));
+                        run.errors
+                            .push(FieldError::invalid(at, self.type_name.as_str(), problem));
                         return Err(Exhausted);
                     }
                 },
@@ -421,23 +419,22 @@ impl Rules {
                 "" => format!("failed rule: {shown}"),
                 message => message.trim().to_owned(),
             });
-            let bad = (!matches!(self.type_name.as_str(), "object" | "array"))
-                .then(|| value.clone());
-            run.errors
-                .push(match rule.value["reason"].as_str() {
-                    Some("FieldValueForbidden") => FieldError::forbidden(at, detail),
-                    Some("FieldValueRequired") => FieldError::required(at, detail),
-                    Some("FieldValueDuplicate") => {
-                        let mut error = FieldError::duplicate(at, Value::Null);
-                        error.value = bad;
-                        error
-                    }
-                    _ => {
-                        let mut error = FieldError::invalid(at, Value::Null, detail);
-                        error.value = bad;
-                        error
-                    }
-                });
+            let bad =
+                (!matches!(self.type_name.as_str(), "object" | "array")).then(|| value.clone());
+            run.errors.push(match rule.value["reason"].as_str() {
+                Some("FieldValueForbidden") => FieldError::forbidden(at, detail),
+                Some("FieldValueRequired") => FieldError::required(at, detail),
+                Some("FieldValueDuplicate") => {
+                    let mut error = FieldError::duplicate(at, Value::Null);
+                    error.value = bad;
+                    error
+                }
+                _ => {
+                    let mut error = FieldError::invalid(at, Value::Null, detail);
+                    error.value = bad;
+                    error
+                }
+            });
         }
         Ok(())
     }
@@ -494,7 +491,10 @@ fn shown(rule: &Value) -> &str {
 
 /// What tells an item of a list map apart.
 fn identity(item: &Value, keys: &[String]) -> String {
-    let parts: Vec<_> = keys.iter().map(|key| item[key.as_str()].to_string()).collect();
+    let parts: Vec<_> = keys
+        .iter()
+        .map(|key| item[key.as_str()].to_string())
+        .collect();
     parts.join("\u{0}")
 }
 

@@ -305,12 +305,15 @@ fn array(
             .flatten();
         for (i, item) in items.iter().enumerate() {
             // Items can be found again where keys tell them apart.
-            let was = keys.zip(old.and_then(Value::as_array)).and_then(|(keys, old)| {
-                let same = |key: &Value, was: &Value| {
-                    key.as_str().is_some_and(|key| was.get(key) == item.get(key))
-                };
-                old.iter().find(|was| keys.iter().all(|key| same(key, was)))
-            });
+            let was = keys
+                .zip(old.and_then(Value::as_array))
+                .and_then(|(keys, old)| {
+                    let same = |key: &Value, was: &Value| {
+                        key.as_str()
+                            .is_some_and(|key| was.get(key) == item.get(key))
+                    };
+                    old.iter().find(|was| keys.iter().all(|key| same(key, was)))
+                });
             validate(&schema["items"], item, was, &format!("{path}[{i}]"), errors);
         }
     }

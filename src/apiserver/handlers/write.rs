@@ -287,8 +287,7 @@ impl Writer<'_> {
                 .services
                 .allocate(self.server, resource, &mut new, Some(old))?;
         }
-        let mut errors =
-            rkube_strategy::validate_metadata(&new, resource.namespaced, strategy.name_rule());
+        let mut errors = metadata_errors(resource, &new);
         errors.extend(rkube_strategy::validate_metadata_update(&new, old));
         errors.extend(match self.part {
             Part::Main => strategy.validate_update(&new, old),

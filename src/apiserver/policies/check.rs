@@ -123,12 +123,13 @@ impl Check {
         for (i, variable) in list(spec, "variables") {
             let path = format!("spec.variables[{i}]");
             let name = variable["name"].as_str().unwrap_or_default();
-            let fits = name
-                .starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
             if name.is_empty() {
-                self.errors
-                    .push(FieldError::required(format!("{path}.name"), "name is not specified"));
+                self.errors.push(FieldError::required(
+                    format!("{path}.name"),
+                    "name is not specified",
+                ));
             } else if !fits {
                 self.errors.push(FieldError::invalid(
                     format!("{path}.name"),
@@ -153,7 +154,12 @@ impl Check {
         for (i, validation) in list(spec, "validations") {
             let path = format!("spec.validations[{i}]");
             let place = format!("{path}.expression");
-            self.expression(&environment, &validation["expression"], &[Type::Bool], place);
+            self.expression(
+                &environment,
+                &validation["expression"],
+                &[Type::Bool],
+                place,
+            );
             if validation["messageExpression"]
                 .as_str()
                 .is_some_and(|e| !e.is_empty())
@@ -176,7 +182,12 @@ impl Check {
                     "message must be specified if expression contains line breaks",
                 ));
             }
-            let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+            let reasons = [
+                "Forbidden",
+                "Invalid",
+                "RequestEntityTooLarge",
+                "Unauthorized",
+            ];
             if !given("reason").is_empty() && !reasons.contains(&given("reason")) {
                 self.errors.push(FieldError::not_supported(
                     format!("{path}.reason"),
@@ -191,8 +202,10 @@ impl Check {
             let place = format!("{path}.valueExpression");
             self.expression(&environment, &annotation["valueExpression"], &types, place);
             if annotation["key"].as_str().unwrap_or_default().is_empty() {
-                self.errors
-                    .push(FieldError::required(format!("{path}.key"), "key is not specified"));
+                self.errors.push(FieldError::required(
+                    format!("{path}.key"),
+                    "key is not specified",
+                ));
             }
         }
         self.mutations(&environment, spec);

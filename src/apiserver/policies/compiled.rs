@@ -16,9 +16,7 @@ impl Conditions {
         let conditions = conditions.as_array().into_iter().flatten();
         Self(
             conditions
-                .map(|condition| {
-                    compile(environment, &condition["expression"], &[Type::Bool])
-                })
+                .map(|condition| compile(environment, &condition["expression"], &[Type::Bool]))
                 .collect(),
         )
     }

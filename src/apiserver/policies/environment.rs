@@ -58,7 +58,10 @@ fn request_type() -> &'static Arc<DeclType> {
     static TYPE: OnceLock<Arc<DeclType>> = OnceLock::new();
     TYPE.get_or_init(|| {
         let names = |name: &str, last: &str| {
-            structure(name, &[("group", text()), ("version", text()), (last, text())])
+            structure(
+                name,
+                &[("group", text()), ("version", text()), (last, text())],
+            )
         };
         let kind = names("kubernetes.GroupVersionKind", "kind");
         let resource = names("kubernetes.GroupVersionResource", "resource");
@@ -178,7 +181,9 @@ impl Environment {
         params: Option<&Arc<DeclType>>,
     ) -> Self {
         let mut env = match object {
-            Some(decl) => Env::new().declared("object", decl).declared("oldObject", decl),
+            Some(decl) => Env::new()
+                .declared("object", decl)
+                .declared("oldObject", decl),
             None => Env::new()
                 .variable("object", Type::Dyn)
                 .variable("oldObject", Type::Dyn),
@@ -356,11 +361,13 @@ impl<'a> Scope<'a> {
     ) -> Result<Result<Cel<'a>, String>, OutOfBudget> {
         let authorizer = self.authorizer;
         self.slots = &expression.slots;
-        let run = expression.program.evaluate(self, authorizer, PER_CALL_LIMIT);
+        let run = expression
+            .program
+            .evaluate(self, authorizer, PER_CALL_LIMIT);
         *budget = budget.checked_sub(run.cost).ok_or(OutOfBudget)?;
-        Ok(run.outcome.map_err(|e| {
-            format!("expression '{}' resulted in error: {e}", expression.source)
-        }))
+        Ok(run
+            .outcome
+            .map_err(|e| format!("expression '{}' resulted in error: {e}", expression.source)))
     }
 
     fn named(&self, name: &str) -> Outcome<'a> {
@@ -376,7 +383,8 @@ impl<'a> Scope<'a> {
             "request" => Cel::typed(self.request, request_type())?,
             "authorizer" => Cel::Check(Check::start()),
             "authorizer.requestResource" => {
-                let text = |field: &str| self.request[field].as_str().unwrap_or_default().to_owned();
+                let text =
+                    |field: &str| self.request[field].as_str().unwrap_or_default().to_owned();
                 let resource = &self.request["requestResource"];
                 Cel::Check(Check::resource(Attributes {
                     group: resource["group"].as_str().unwrap_or_default().to_owned(),
@@ -419,7 +427,9 @@ impl<'a> Activation<'a> for Scope<'a> {
             Ok(expression) => {
                 let authorizer = self.authorizer;
                 let before = std::mem::replace(&mut self.slots, &expression.slots);
-                let run = expression.program.evaluate(self, authorizer, PER_CALL_LIMIT);
+                let run = expression
+                    .program
+                    .evaluate(self, authorizer, PER_CALL_LIMIT);
                 self.slots = before;
                 self.spent += run.cost;
                 run.outcome.map_err(|e| EvalError {

@@ -67,7 +67,11 @@ pub fn matches(
 }
 
 /// The resource with an apiVersion and kind.
-pub fn resource_of_kind(server: &ApiServer, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
+pub fn resource_of_kind(
+    server: &ApiServer,
+    api_version: &str,
+    kind: &str,
+) -> Option<Arc<Resource>> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let snapshot = server.resources.snapshot();
     snapshot
@@ -95,7 +99,9 @@ pub fn params(
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
     let Some(resource) = resource_of_kind(admission.server, &api_version, &kind) else {
-        return Err(format!("paramKind kind `{api_version}, Kind={kind}` not known"));
+        return Err(format!(
+            "paramKind kind `{api_version}, Kind={kind}` not known"
+        ));
     };
     if !reference.is_object() {
         return Ok(vec![None]);

@@ -220,12 +220,6 @@ impl Policies {
 }
 
 /// The resource and name that a refusal is about.
-fn about(
-    admission: &Admission<'_>,
-    object: Option<&Object>,
-) -> (rkube_api::GroupResource, String) {
-    (
-        admission.resource.group_resource(),
-        admission.name(object),
-    )
+fn about(admission: &Admission<'_>, object: Option<&Object>) -> (rkube_api::GroupResource, String) {
+    (admission.resource.group_resource(), admission.name(object))
 }

@@ -71,10 +71,12 @@ impl Policies {
             status.reason = Cow::Borrowed(reason);
         }
         if let Some(details) = &mut status.details {
-            details.causes.extend(refusals.into_iter().map(|(message, _)| Cause {
-                message,
-                ..Cause::default()
-            }));
+            details
+                .causes
+                .extend(refusals.into_iter().map(|(message, _)| Cause {
+                    message,
+                    ..Cause::default()
+                }));
         }
         Err(status)
     }
@@ -219,7 +221,10 @@ fn patched<'a>(
         message,
         reason: "Invalid",
     };
-    let expression = mutation.expression.as_ref().map_err(|e| problem(e.clone()))?;
+    let expression = mutation
+        .expression
+        .as_ref()
+        .map_err(|e| problem(e.clone()))?;
     let mut budget = RUNTIME_BUDGET;
     let value = scope
         .evaluate(expression, &mut budget)

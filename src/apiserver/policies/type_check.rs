@@ -108,8 +108,20 @@ fn kinds(server: &ApiServer, spec: &Value) -> Vec<Arc<Resource>> {
             }
         }
     }
-    found.sort_by_key(|r| (r.group.to_string(), r.version.to_string(), r.kind.to_string()));
-    found.dedup_by_key(|r| (r.group.to_string(), r.version.to_string(), r.kind.to_string()));
+    found.sort_by_key(|r| {
+        (
+            r.group.to_string(),
+            r.version.to_string(),
+            r.kind.to_string(),
+        )
+    });
+    found.dedup_by_key(|r| {
+        (
+            r.group.to_string(),
+            r.version.to_string(),
+            r.kind.to_string(),
+        )
+    });
     found.truncate(MAX_KINDS);
     found
 }
@@ -119,11 +131,11 @@ fn warnings(server: &ApiServer, policy: &Object) -> Vec<Value> {
     let params = spec["paramKind"].is_object().then(|| {
         let text = |key: &str| spec["paramKind"][key].as_str().unwrap_or_default();
         resource_of_kind(server, text("apiVersion"), text("kind"))
-            .map(|r| Arc::new(declared(r.schema())).named("params"))
+            .map(|r| Arc::new(declared(r.schema())).named("typeOfParams"))
     });
     let mut environments = Vec::new();
     for resource in kinds(server, spec) {
-        let object = Arc::new(declared(resource.schema())).named("object");
+        let object = Arc::new(declared(resource.schema())).named("typeOfObject");
         let mut environment = Environment::typed(
             Options {
                 params: params.is_some(),
@@ -161,7 +173,9 @@ fn warnings(server: &ApiServer, policy: &Object) -> Vec<Value> {
                 .iter()
                 .filter_map(|(kind, environment)| {
                     let problem = environment.compile(source, &[]).err()?;
-                    let problem = problem.strip_prefix("compilation failed: ").unwrap_or(&problem);
+                    let problem = problem
+                        .strip_prefix("compilation failed: ")
+                        .unwrap_or(&problem);
                     Some(format!("{kind}: {problem}\n"))
                 })
                 .collect();

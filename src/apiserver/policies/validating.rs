@@ -48,7 +48,12 @@ impl Policies {
         let mut subject = None;
         let mut denials = Vec::new();
         for hook in &hooks {
-            match matches(admission, &hook.policy["spec"]["matchConstraints"], object, old) {
+            match matches(
+                admission,
+                &hook.policy["spec"]["matchConstraints"],
+                object,
+                old,
+            ) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(problem) => {
@@ -226,7 +231,11 @@ fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<F
                     }
                 };
                 let text = |key: &str| {
-                    validation.value[key].as_str().unwrap_or_default().trim().to_owned()
+                    validation.value[key]
+                        .as_str()
+                        .unwrap_or_default()
+                        .trim()
+                        .to_owned()
                 };
                 let own = Some(text("message")).filter(|m| !m.is_empty());
                 failures.push(Failure {

@@ -3,6 +3,7 @@
 mod basics;
 mod extensions;
 mod kubectl;
+mod policies;
 mod streams;
 mod support;
 mod watches;

@@ -37,7 +37,9 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
             };
             let (namespace, name) = (text(namespace)?, text(name)?);
             if let Some(why) = rkube_api::names::dns1123_subdomain(name).first() {
-                return Err(EvalError::new(format!("Invalid service account name: {why}")));
+                return Err(EvalError::new(format!(
+                    "Invalid service account name: {why}"
+                )));
             }
             if let Some(why) = rkube_api::names::dns1123_label(namespace).first() {
                 return Err(EvalError::new(format!(

@@ -154,4 +154,3 @@ pub(crate) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, EvalError> {
 pub(crate) fn texts<'a>(items: impl IntoIterator<Item = String>) -> Outcome<'a> {
     Ok(Value::list(items.into_iter().map(Value::text).collect()))
 }
-

@@ -46,9 +46,7 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
         },
         "lastIndexOf" => |ctx, args, _| match args {
             [Value::List(list), item] => position(ctx, list, item, true),
-            [Value::String(s), Value::String(part)] => {
-                last_index_of(s, part, None).map(Value::Int)
-            }
+            [Value::String(s), Value::String(part)] => last_index_of(s, part, None).map(Value::Int),
             [Value::String(s), Value::String(part), Value::Int(from)] => {
                 last_index_of(s, part, Some(*from)).map(Value::Int)
             }
@@ -225,7 +223,9 @@ fn sorted<'a>(ctx: &mut Ctx<'a, '_>, list: &List<'a>, keys: &List<'a>) -> Outcom
         }
     }
     pairs.sort_by(|a, b| a.0.compare(&b.0).unwrap_or(Ordering::Equal));
-    Ok(Value::list(pairs.into_iter().map(|(_, item)| item).collect()))
+    Ok(Value::list(
+        pairs.into_iter().map(|(_, item)| item).collect(),
+    ))
 }
 
 fn contains<'a>(

@@ -92,10 +92,7 @@ fn again(problem: String) -> EvalError {
     ))
 }
 
-fn test<'a>(
-    args: &[Value<'a>],
-    test: impl Fn(&IpAddr) -> bool,
-) -> Result<Value<'a>, EvalError> {
+fn test<'a>(args: &[Value<'a>], test: impl Fn(&IpAddr) -> bool) -> Result<Value<'a>, EvalError> {
     match args {
         [Value::Ip(ip)] => Ok(Value::Bool(test(ip))),
         _ => no_overload(),
@@ -179,9 +176,13 @@ fn parse_cidr(raw: &str) -> Result<(IpAddr, u8), String> {
     if address.contains('%') {
         return Err(bad("IPv6 zones cannot be present in a prefix"));
     }
-    let ip: IpAddr = address
-        .parse()
-        .map_err(|_| bad(&format!("ParseAddr({}): {}", go_quote(address), why(address))))?;
+    let ip: IpAddr = address.parse().map_err(|_| {
+        bad(&format!(
+            "ParseAddr({}): {}",
+            go_quote(address),
+            why(address)
+        ))
+    })?;
     let plain = !bits.is_empty()
         && bits.bytes().all(|b| b.is_ascii_digit())
         && (bits == "0" || !bits.starts_with('0'));

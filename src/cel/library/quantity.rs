@@ -26,9 +26,7 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
             [Value::Quantity(q)] => Ok(Value::Int(i64::from(q.sign()))),
             _ => no_overload(),
         },
-        "isGreaterThan" => |_, args, _| {
-            compare(args).map(|o| Value::Bool(o == Ordering::Greater))
-        },
+        "isGreaterThan" => |_, args, _| compare(args).map(|o| Value::Bool(o == Ordering::Greater)),
         "isLessThan" => |_, args, _| compare(args).map(|o| Value::Bool(o == Ordering::Less)),
         "compareTo" => |_, args, _| compare(args).map(|o| Value::Int(o as i64)),
         "asApproximateFloat" => |_, args, _| match args {
@@ -65,10 +63,7 @@ fn integer(q: &Quantity) -> Option<i64> {
     (Quantity::new(value, Format::DecimalSi).cmp(q) == Ordering::Equal).then_some(value)
 }
 
-fn arithmetic<'a>(
-    args: &[Value<'a>],
-    compute: fn(Quantity, Quantity) -> Quantity,
-) -> Outcome<'a> {
+fn arithmetic<'a>(args: &[Value<'a>], compute: fn(Quantity, Quantity) -> Quantity) -> Outcome<'a> {
     let [Value::Quantity(a), other] = args else {
         return no_overload();
     };

@@ -15,12 +15,16 @@ pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
 pub(crate) fn implementation(name: &str) -> Option<Run> {
     Some(match name {
         "matches" => |_, args, regex| {
-            let [s, pattern] = args else { return no_overload() };
+            let [s, pattern] = args else {
+                return no_overload();
+            };
             let s = text(s)?;
             with(pattern, regex, |r| Value::Bool(r.is_match(s))).map_err(EvalError::new)
         },
         "find" => |_, args, regex| {
-            let [s, pattern] = args else { return no_overload() };
+            let [s, pattern] = args else {
+                return no_overload();
+            };
             let s = text(s)?;
             with(pattern, regex, |r| {
                 Value::text(r.find(s).map_or("", |m| m.as_str()))

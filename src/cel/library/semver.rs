@@ -165,7 +165,10 @@ fn part(text: &str) -> Result<Part, String> {
     if text.bytes().all(is_allowed) {
         return Ok(Part::Text(text.to_owned()));
     }
-    Err(format!("Invalid character(s) found in prerelease {}", go_quote(text)))
+    Err(format!(
+        "Invalid character(s) found in prerelease {}",
+        go_quote(text)
+    ))
 }
 
 pub(crate) fn implementation(name: &str) -> Option<Run> {

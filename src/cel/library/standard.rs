@@ -180,9 +180,11 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
         "getHours" => |_, args, _| span(args, 3_600_000_000_000, |t| i64::from(t.hour())),
         "getMinutes" => |_, args, _| span(args, 60_000_000_000, |t| i64::from(t.minute())),
         "getSeconds" => |_, args, _| span(args, 1_000_000_000, |t| i64::from(t.second())),
-        "getMilliseconds" => {
-            |_, args, _| span(args, 1_000_000, |t| i64::from(t.subsec_nanosecond()) / 1_000_000)
-        }
+        "getMilliseconds" => |_, args, _| {
+            span(args, 1_000_000, |t| {
+                i64::from(t.subsec_nanosecond()) / 1_000_000
+            })
+        },
         _ => return None,
     })
 }
@@ -302,7 +304,11 @@ fn zoned(t: &Timestamp, zone: Option<&Value<'_>>) -> Result<Zoned, EvalError> {
     let offset = name.find(':').and_then(|at| {
         let hours: i32 = name[..at].parse().ok()?;
         let minutes: i32 = name[at + 1..].parse().ok()?;
-        let minutes = if name.starts_with('-') { -minutes } else { minutes };
+        let minutes = if name.starts_with('-') {
+            -minutes
+        } else {
+            minutes
+        };
         let offset = jiff::tz::Offset::from_seconds(hours * 3600 + minutes * 60).ok()?;
         Some(TimeZone::fixed(offset))
     });

@@ -13,15 +13,21 @@ use crate::value::{EvalError, Outcome, Value};
 pub(crate) fn implementation(name: &str) -> Option<Run> {
     Some(match name {
         "contains" => |_, args, _| {
-            let [s, part] = args else { return no_overload() };
+            let [s, part] = args else {
+                return no_overload();
+            };
             Ok(Value::Bool(text(s)?.contains(text(part)?)))
         },
         "startsWith" => |_, args, _| {
-            let [s, part] = args else { return no_overload() };
+            let [s, part] = args else {
+                return no_overload();
+            };
             Ok(Value::Bool(text(s)?.starts_with(text(part)?)))
         },
         "endsWith" => |_, args, _| {
-            let [s, part] = args else { return no_overload() };
+            let [s, part] = args else {
+                return no_overload();
+            };
             Ok(Value::Bool(text(s)?.ends_with(text(part)?)))
         },
         "charAt" => |_, args, _| {
@@ -142,9 +148,7 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
                 .map_err(|e| EvalError::new(e.1))
         },
         "jsonpatch.escapeKey" => |_, args, _| match args {
-            [s] => Ok(Value::text(
-                text(s)?.replace('~', "~0").replace('/', "~1"),
-            )),
+            [s] => Ok(Value::text(text(s)?.replace('~', "~0").replace('/', "~1"))),
             _ => no_overload(),
         },
         _ => return None,
@@ -294,9 +298,9 @@ fn clause(text: &str) -> Result<(Clause, &str), String> {
     let (precision, rest) = match text.strip_prefix('.') {
         None => (6, text),
         Some(digits) => {
-            let end = digits
-                .find(|c: char| !c.is_ascii_digit())
-                .ok_or("error while parsing precision: could not find end of precision specifier")?;
+            let end = digits.find(|c: char| !c.is_ascii_digit()).ok_or(
+                "error while parsing precision: could not find end of precision specifier",
+            )?;
             let precision: usize = digits[..end].parse().map_err(|_| {
                 format!(
                     "error while parsing precision: error while converting precision to integer: \
@@ -506,10 +510,16 @@ fn element(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<String, String> {
         Value::Double(d) if !d.is_finite() => go_quote(&go_fixed(*d, 6)),
         Value::Double(d) => go_fixed(*d, 6),
         Value::Timestamp(_) => {
-            format!("timestamp({})", go_quote(&string(value).map_err(|e| e.message)?))
+            format!(
+                "timestamp({})",
+                go_quote(&string(value).map_err(|e| e.message)?)
+            )
         }
         Value::Duration(_) => {
-            format!("duration({})", go_quote(&string(value).map_err(|e| e.message)?))
+            format!(
+                "duration({})",
+                go_quote(&string(value).map_err(|e| e.message)?)
+            )
         }
         value => match plain(ctx, value)? {
             Some(text) => text,

@@ -188,9 +188,8 @@ fn check_escapes(text: &str) -> Result<(), String> {
 fn check_host(host: &str) -> Result<(), String> {
     check_escapes(host)?;
     for c in host.chars() {
-        let fine = c.is_ascii_alphanumeric()
-            || !c.is_ascii()
-            || "-_.~!$&'()*+,;=:[]<>\"%".contains(c);
+        let fine =
+            c.is_ascii_alphanumeric() || !c.is_ascii() || "-_.~!$&'()*+,;=:[]<>\"%".contains(c);
         if !fine {
             return Err(format!(
                 "invalid character {} in host name",
@@ -224,7 +223,9 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
             [s] => Url::parse(text(s)?)
                 .map(|url| Value::Url(Arc::new(url)))
                 .map_err(|e| {
-                    EvalError::new(format!("URL parse error during conversion from string: {e}"))
+                    EvalError::new(format!(
+                        "URL parse error during conversion from string: {e}"
+                    ))
                 }),
             _ => no_overload(),
         },

@@ -12,9 +12,15 @@ fn evaluates() {
         ("self.list.map(x, x > 1, x * 2)", "[4,6]"),
         ("self.list.filter(x, x > 1)", "[2,3]"),
         ("self.list.transformList(i, v, i + v)", "[1,3,5]"),
-        ("self.m.transformMap(k, v, v + k)", r#"{"k/1":"vk/1","k2":"wk2"}"#),
+        (
+            "self.m.transformMap(k, v, v + k)",
+            r#"{"k/1":"vk/1","k2":"wk2"}"#,
+        ),
         ("{'a': 'b'}.transformMapEntry(k, v, {v: k})", r#"{"b":"a"}"#),
-        ("self.list == [1, 2, 3] && self.f == 1.5 && dyn(1) == 1.0", "true"),
+        (
+            "self.list == [1, 2, 3] && self.f == 1.5 && dyn(1) == 1.0",
+            "true",
+        ),
         ("1/0 == 1 || true", "true"),
         ("1/0 == 1 && false", "false"),
         ("has(self.a.b.c) && !has(self.a.z)", "true"),
@@ -24,7 +30,10 @@ fn evaluates() {
         ("'b' in self.a && 2 in self.list", "true"),
         ("type(self.s) == string", "true"),
         ("string(duration('1h1.5s'))", "\"3601.5s\""),
-        ("timestamp('2024-01-02T03:04:05.678Z').getHours('America/New_York')", "22"),
+        (
+            "timestamp('2024-01-02T03:04:05.678Z').getHours('America/New_York')",
+            "22",
+        ),
         ("string(1e6) + string(1.5)", "\"1e+061.5\""),
         ("r'\\d' + '\\u00e9\\x41'", r#""\\déA""#),
     ] {
@@ -42,7 +51,10 @@ fn errors_are_worded_as_upstreams() {
         ("9223372036854775807 + 1", "integer overflow"),
         ("dyn('a') + 1", "no such overload"),
         ("optional.none().value()", "optional.none() dereference"),
-        ("lists.range(100000000)", "operation cancelled: actual cost limit exceeded"),
+        (
+            "lists.range(100000000)",
+            "operation cancelled: actual cost limit exceeded",
+        ),
     ] {
         assert_eq!(run(expression), format!("!{message}"), "{expression}");
     }

@@ -35,7 +35,15 @@ fn depth_is_bounded() {
             ));
         }
     }
-    for chain in ["+1", ".a", "[0]", " && true", " || false", " ? 1 : 1", " == 1"] {
+    for chain in [
+        "+1",
+        ".a",
+        "[0]",
+        " && true",
+        " || false",
+        " ? 1 : 1",
+        " == 1",
+    ] {
         for length in [200, 20_000] {
             survives(format!("1{}", chain.repeat(length)));
         }
@@ -45,12 +53,20 @@ fn depth_is_bounded() {
 
 #[test]
 fn doubling_ends_within_the_budget() {
-    let doubled = format!("optional.of([1]){}.value().size()", ".optMap(x, x + x)".repeat(12));
+    let doubled = format!(
+        "optional.of([1]){}.value().size()",
+        ".optMap(x, x + x)".repeat(12)
+    );
     survives(doubled);
-    let nested = format!("optional.of([1]){}.value()", ".optMap(x, [x, x])".repeat(12));
+    let nested = format!(
+        "optional.of([1]){}.value()",
+        ".optMap(x, [x, x])".repeat(12)
+    );
     survives(format!("{nested} == {nested}"));
     assert_eq!(
-        run("[1,2,3,4,5,6,7,8,9,10].all(a, lists.range(1000).all(b, lists.range(1000).all(c, true)))"),
+        run(
+            "[1,2,3,4,5,6,7,8,9,10].all(a, lists.range(1000).all(b, lists.range(1000).all(c, true)))"
+        ),
         "!operation cancelled: actual cost limit exceeded"
     );
 }
@@ -58,12 +74,62 @@ fn doubling_ends_within_the_budget() {
 /// Words that make expressions which get somewhere.
 fn word() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
-        "self", ".a", ".list", "(", ")", "[", "]", "{", "}", ",", ":", "?", "!", "-", "+", "*",
-        "==", "<", "&&", "||", " in ", "1", "2u", "1.5", "'x'", "\"y\"", "b'z'", "true", "null",
-        ".all(x, ", ".map(x, ", ".exists(i, v, ", "x", ".size()", "has(", "dyn(", ".?", "[?",
-        ".optMap(x, ", "optional.of(", ".format([", "'%s%d'", "string(", "duration('1s')",
-        "timestamp(", ".matches('", "\\", "\n", "//", "`", "\u{e9}", ".sort()", ".split('')",
-        ".join()", "Object{", "lists.range(9)",
+        "self",
+        ".a",
+        ".list",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "?",
+        "!",
+        "-",
+        "+",
+        "*",
+        "==",
+        "<",
+        "&&",
+        "||",
+        " in ",
+        "1",
+        "2u",
+        "1.5",
+        "'x'",
+        "\"y\"",
+        "b'z'",
+        "true",
+        "null",
+        ".all(x, ",
+        ".map(x, ",
+        ".exists(i, v, ",
+        "x",
+        ".size()",
+        "has(",
+        "dyn(",
+        ".?",
+        "[?",
+        ".optMap(x, ",
+        "optional.of(",
+        ".format([",
+        "'%s%d'",
+        "string(",
+        "duration('1s')",
+        "timestamp(",
+        ".matches('",
+        "\\",
+        "\n",
+        "//",
+        "`",
+        "\u{e9}",
+        ".sort()",
+        ".split('')",
+        ".join()",
+        "Object{",
+        "lists.range(9)",
     ])
     .prop_map(str::to_owned)
 }

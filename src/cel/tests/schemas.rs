@@ -22,7 +22,10 @@ fn field(name: &str, ty: DeclType) -> (String, DeclField) {
 fn names_are_escaped_and_back() {
     for (name, escaped) in [
         ("a", Some("a")),
-        ("a.b-c/d__e", Some("a__dot__b__dash__c__slash__d__underscores__e")),
+        (
+            "a.b-c/d__e",
+            Some("a__dot__b__dash__c__slash__d__underscores__e"),
+        ),
         ("namespace", Some("__namespace__")),
         ("1a", None),
         ("a b", None),
@@ -73,7 +76,10 @@ fn fields_have_their_declared_types() {
             Value::typed(&other, &decl).unwrap(),
         ];
         let run = program.run(&values, PER_CALL_LIMIT);
-        assert!(matches!(run.outcome, Ok(Value::Bool(b)) if b == value), "{rule}: {run:?}");
+        assert!(
+            matches!(run.outcome, Ok(Value::Bool(b)) if b == value),
+            "{rule}: {run:?}"
+        );
     }
     let problem = env.compile("self.nope").unwrap_err().to_string();
     assert_eq!(
