@@ -3,7 +3,7 @@
 
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
-use crate::library::{regex, strings};
+use crate::library::{format, regex};
 use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
@@ -52,7 +52,7 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
     });
     homogeneous(checked, &checked.ast.root, false, &mut issues);
     visit(&checked.ast.root, &mut |e| {
-        strings::check_format(checked, e, &mut issues);
+        format::check_format(checked, e, &mut issues);
     });
     if issues.is_empty() {
         Ok(())

@@ -2,6 +2,7 @@
 
 mod authz;
 mod convert;
+pub(crate) mod format;
 mod lists;
 pub(crate) mod named;
 mod net;
