@@ -58,7 +58,11 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
                 _ => return no_overload(),
             };
             // A short text may become a very long one.
-            ctx.work((s.len() as u64 + 1).saturating_mul(to.len() as u64 + 1) / 64)?;
+            let found = s.matches(from).count();
+            if found.saturating_mul(to.len()) > MAX_TEXT {
+                return Err(EvalError::over_limit());
+            }
+            ctx.work(s.len() as u64 / 16)?;
             Ok(Value::text(match usize::try_from(count) {
                 Ok(count) => s.replacen(from, to, count),
                 Err(_) => s.replace(from, to),
@@ -115,7 +119,10 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
                 }
                 match item? {
                     Value::String(s) => {
-                        ctx.work(1 + (s.len() + between.len()) as u64 / 16)?;
+                        ctx.work(1)?;
+                        if joined.len() + s.len() + between.len() > MAX_TEXT {
+                            return Err(EvalError::over_limit());
+                        }
                         joined.push_str(&s);
                     }
                     other => {
@@ -145,6 +152,10 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
         _ => return None,
     })
 }
+
+/// No text that is larger is made of smaller ones, in bytes; what is charged
+/// for a text's making does not always tell how large it gets.
+const MAX_TEXT: usize = 16 << 20;
 
 fn out_of_range<'a>(at: i64) -> Outcome<'a> {
     Err(EvalError::new(format!("index out of range: {at}")))
