@@ -26,7 +26,6 @@ mod metrics;
 mod negotiate;
 mod openapi;
 mod policies;
-mod protobuf;
 mod reader;
 mod request;
 mod resources;

@@ -435,7 +435,12 @@ impl Writer<'_> {
 fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
-    if resource.as_custom().is_some() || resource.group == "apiextensions.k8s.io" {
+    if resource.as_custom().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        )
+    {
         errors.retain(|e| {
             !(e.field.starts_with("metadata.finalizers[")
                 && e.detail.starts_with("name is neither a standard finalizer"))
