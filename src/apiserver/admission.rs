@@ -128,6 +128,7 @@ impl Admission<'_> {
         self.server.plugins.wait_until_ready(&request).await;
         let warnings = self.server.plugins.mutate(&mut request)?;
         self.call.warn(warnings);
+        self.server.policies.mutate(self, object, old)?;
         self.server.webhooks.mutate(self, object, old).await
     }
 
@@ -137,6 +138,7 @@ impl Admission<'_> {
         let request = self.request(Some(&mut *object), old, &name, &namespace);
         let warnings = self.server.plugins.validate(&request)?;
         self.call.warn(warnings);
+        self.server.policies.validate(self, Some(object), old)?;
         self.server.webhooks.validate(self, Some(object), old).await
     }
 
@@ -162,6 +164,10 @@ pub async fn delete(admission: &Admission<'_>, old: &Object) -> Result<(), Statu
     let mut warnings = admission.server.plugins.mutate(&mut request)?;
     warnings.extend(admission.server.plugins.validate(&request)?);
     admission.call.warn(warnings);
+    admission
+        .server
+        .policies
+        .validate(admission, None, Some(old))?;
     admission
         .server
         .webhooks

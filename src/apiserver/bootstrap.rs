@@ -22,7 +22,7 @@ use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
     ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
-    openapi, services, webhooks,
+    openapi, policies, services, webhooks,
 };
 
 /// Who writes what the server itself writes.
@@ -75,6 +75,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         services: services::Allocators::default(),
         streams,
         webhooks: webhooks::Webhooks::default(),
+        policies: policies::Policies::default(),
         openapi: openapi::Documents::default(),
         aggregator,
         components: inprocess::Components::default(),
@@ -100,6 +101,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     fairness::read(&server);
     tokio::spawn(fairness::follow(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
+    tokio::spawn(policies::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),
         ("", "services"),

@@ -28,6 +28,7 @@ mod inprocess;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod policies;
 mod reader;
 mod request;
 mod resources;
@@ -164,6 +165,7 @@ pub struct ApiServer {
     pub(crate) services: services::Allocators,
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
+    pub(crate) policies: policies::Policies,
     pub(crate) openapi: openapi::Documents,
     pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) components: inprocess::Components,

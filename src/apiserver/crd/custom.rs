@@ -1,12 +1,15 @@
 //! One version of a custom resource: the strategy that its definition makes.
 
+use std::sync::{Arc, OnceLock};
+
 use rkube_api::schema::{ListType, Structural};
-use rkube_api::status::{FieldError, Status};
+use rkube_api::status::{FieldError, FieldErrorKind, Status};
 use rkube_api::{Object, duration, meta};
 use rkube_strategy::{Context, Strategy};
 use serde_json::{Value, json};
 
 use super::path::Path;
+use super::rules::Rules;
 use super::validate;
 
 struct Column {
@@ -29,6 +32,8 @@ pub struct Custom {
     has_status: bool,
     scale: Option<Scale>,
     columns: Vec<Column>,
+    /// Validation rules, compiled when the first object is written.
+    rules: Option<Arc<OnceLock<Option<Rules>>>>,
 }
 
 impl Custom {
@@ -82,6 +87,7 @@ impl Custom {
             }),
         }
         Self {
+            rules: Rules::of(&schema),
             schema,
             has_defaults: any_default(&structural),
             structural,
@@ -154,7 +160,8 @@ impl Custom {
             .collect()
     }
 
-    fn validate(&self, object: &Object) -> Vec<FieldError> {
+    /// What was wrong in the former state and has not changed may stay.
+    fn validate(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if self.schema.is_object() {
             for (key, value) in object.as_object().into_iter().flatten() {
@@ -163,12 +170,36 @@ impl Custom {
                     continue;
                 }
                 if let Some(schema) = self.schema["properties"].get(key) {
-                    validate::validate(schema, value, key, &mut errors);
+                    let old = old.and_then(|old| old.get(key));
+                    validate::validate(schema, value, old, key, &mut errors);
                 }
             }
             validate::validate_root(&self.schema, object, &mut errors);
         }
         validate::validate_lists(&self.structural, object, "", &mut errors);
+        let Some(rules) = &self.rules else {
+            return errors;
+        };
+        let blocks = |e: &FieldError| {
+            matches!(
+                e.kind,
+                FieldErrorKind::Required
+                    | FieldErrorKind::TooLong
+                    | FieldErrorKind::TooMany
+                    | FieldErrorKind::NotFound
+                    | FieldErrorKind::TypeInvalid
+            )
+        };
+        if errors.iter().any(blocks) {
+            errors.push(FieldError::invalid(
+                "<nil>",
+                Value::Null,
+                "some validation rules were not checked because the object was invalid; correct \
+                 the existing errors to complete validation",
+            ));
+        } else if let Some(rules) = rules.get_or_init(|| Rules::build(&self.schema, true)) {
+            errors.extend(rules.validate(object, old));
+        }
         errors
     }
 }
@@ -281,15 +312,15 @@ impl Strategy for Custom {
     }
 
     fn validate_create(&self, object: &Object) -> Vec<FieldError> {
-        self.validate(object)
+        self.validate(object, None)
     }
 
-    fn validate_update(&self, new: &Object, _: &Object) -> Vec<FieldError> {
-        self.validate(new)
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.validate(new, Some(old))
     }
 
-    fn validate_status_update(&self, new: &Object, _: &Object) -> Vec<FieldError> {
-        self.validate(new)
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        self.validate(new, Some(old))
     }
 
     fn allow_unconditional_update(&self) -> bool {

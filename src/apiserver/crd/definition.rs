@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rkube_api::gvk::GroupVersionKind;
 use rkube_api::registry::{ALL_VERBS, PART_VERBS, Resource as Row, Subresource};
-use rkube_api::status::{FieldError, Status};
+use rkube_api::status::Status;
 use rkube_api::{GroupKind, Object, meta};
 use serde_json::{Value, json};
 
@@ -274,14 +274,7 @@ pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
 /// than serve something that behaves otherwise.
 pub fn check_supported(definition: &Object) -> Result<(), Status> {
     let mut errors = Vec::new();
-    let versions = definition["spec"]["versions"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    for (i, version) in versions.enumerate() {
-        let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
-        find_rules(&version["schema"]["openAPIV3Schema"], &path, &mut errors);
-    }
+    super::rule_checks::check(definition, &mut errors);
     if errors.is_empty() {
         return Ok(());
     }
@@ -290,31 +283,6 @@ pub fn check_supported(definition: &Object) -> Result<(), Status> {
         meta::name(definition),
         errors,
     ))
-}
-
-fn find_rules(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    if let Value::Object(map) = schema {
-        for (key, value) in map {
-            let inner = format!("{path}.{key}");
-            if key == "x-kubernetes-validations" && value.as_array().is_some_and(|r| !r.is_empty())
-            {
-                errors.push(FieldError::forbidden(
-                    inner,
-                    "validation rules in CEL are not supported by this API server yet",
-                ));
-            } else if key == "properties" {
-                for (name, property) in value.as_object().into_iter().flatten() {
-                    find_rules(property, &format!("{inner}[{name}]"), errors);
-                }
-            } else if matches!(key.as_str(), "items" | "additionalProperties" | "not") {
-                find_rules(value, &inner, errors);
-            } else if matches!(key.as_str(), "allOf" | "anyOf" | "oneOf") {
-                for (i, part) in value.as_array().into_iter().flatten().enumerate() {
-                    find_rules(part, &format!("{inner}[{i}]"), errors);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -365,16 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_refused_by_their_place() {
+    fn rules_that_do_not_compile_are_refused_by_their_place() {
         let mut definition = sample("things.example.com", "things");
-        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
-            json!({"properties": {"spec": {"x-kubernetes-validations": [{"rule": "true"}]}}});
+        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}}});
         let error = check_supported(&definition).unwrap_err();
         assert_eq!(error.code, 422);
         assert!(
             error
                 .message
-                .contains("properties[spec].x-kubernetes-validations"),
+                .contains("properties[spec].x-kubernetes-validations[0].rule"),
             "{}",
             error.message
         );

@@ -4,6 +4,9 @@ mod custom;
 mod definition;
 mod family;
 mod path;
+mod rule_checks;
+mod rule_types;
+mod rules;
 mod validate;
 
 use std::collections::HashMap;

@@ -47,8 +47,18 @@ fn required(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldErr
     }
 }
 
-/// Checks a value against a schema.
-pub fn validate(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
+/// Checks a value against a schema. A value that is what it was before is not
+/// refused, whatever the schema says of it by now.
+pub fn validate(
+    schema: &Value,
+    value: &Value,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    if old == Some(value) {
+        return;
+    }
     if value.is_null() && schema["nullable"] == true {
         return;
     }
@@ -88,7 +98,7 @@ pub fn validate(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
             path,
             errors,
         ),
-        Value::Array(items) => array(schema, items, path, errors),
+        Value::Array(items) => array(schema, items, old, path, errors),
         Value::Object(map) => {
             required(schema, value, path, errors);
             if let Some(max) = schema["maxProperties"]
@@ -105,12 +115,14 @@ pub fn validate(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
                 errors.push(FieldError::invalid(path, value.clone(), detail));
             }
             for (name, value) in map {
+                let old = old.and_then(|old| old.get(name));
                 if let Some(property) = schema["properties"].get(name) {
-                    validate(property, value, &join(path, name), errors);
+                    validate(property, value, old, &join(path, name), errors);
                 } else if schema["additionalProperties"].is_object() {
                     validate(
                         &schema["additionalProperties"],
                         value,
+                        old,
                         &join(path, name),
                         errors,
                     );
@@ -125,11 +137,11 @@ pub fn validate(schema: &Value, value: &Value, path: &str, errors: &mut Vec<Fiel
 fn combinations(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let fits = |part: &Value| {
         let mut inner = Vec::new();
-        validate(part, value, path, &mut inner);
+        validate(part, value, None, path, &mut inner);
         inner.is_empty()
     };
     for part in schema["allOf"].as_array().into_iter().flatten() {
-        validate(part, value, path, errors);
+        validate(part, value, None, path, errors);
     }
     let place = if path.is_empty() {
         "\"\"".to_owned()
@@ -256,7 +268,13 @@ fn numeric(schema: &Value, number: f64, value: &Value, path: &str, errors: &mut 
     }
 }
 
-fn array(schema: &Value, items: &[Value], path: &str, errors: &mut Vec<FieldError>) {
+fn array(
+    schema: &Value,
+    items: &[Value],
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
     if let Some(max) = schema["maxItems"]
         .as_u64()
         .filter(|m| items.len() as u64 > *m)
@@ -282,8 +300,21 @@ fn array(schema: &Value, items: &[Value], path: &str, errors: &mut Vec<FieldErro
         }
     }
     if schema["items"].is_object() {
+        let keys = (schema["x-kubernetes-list-type"] == "map")
+            .then(|| schema["x-kubernetes-list-map-keys"].as_array())
+            .flatten();
         for (i, item) in items.iter().enumerate() {
-            validate(&schema["items"], item, &format!("{path}[{i}]"), errors);
+            // Items can be found again where keys tell them apart.
+            let was = keys
+                .zip(old.and_then(Value::as_array))
+                .and_then(|(keys, old)| {
+                    let same = |key: &Value, was: &Value| {
+                        key.as_str()
+                            .is_some_and(|key| was.get(key) == item.get(key))
+                    };
+                    old.iter().find(|was| keys.iter().all(|key| same(key, was)))
+                });
+            validate(&schema["items"], item, was, &format!("{path}[{i}]"), errors);
         }
     }
 }
@@ -347,7 +378,7 @@ mod tests {
 
     fn messages(schema: Value, value: Value) -> Vec<String> {
         let mut errors = Vec::new();
-        validate(&schema, &value, "spec", &mut errors);
+        validate(&schema, &value, None, "spec", &mut errors);
         errors
             .iter()
             .map(|e| format!("{}: {}", e.field, e.detail))

@@ -18,6 +18,7 @@ use crate::ApiServer;
 use crate::admission::{self, Admission};
 use crate::cache::with_revision;
 use crate::crd;
+use crate::policies;
 use crate::resources::Resource;
 use crate::service::Call;
 use crate::versions::{Shape, Views};
@@ -203,6 +204,7 @@ impl Writer<'_> {
             errors.extend(strategy.validate_create(&object));
             self.invalid(&name, errors)?;
             crd::check(resource, &object)?;
+            policies::check(resource, &object)?;
             self.call.warn(strategy.warnings(&object, None));
             admission.validate(&mut object, None).await?;
             admission::check_escalation(self.server, self.call, resource, &object, None)?;
@@ -344,6 +346,7 @@ impl Writer<'_> {
         });
         self.invalid(name, errors)?;
         crd::check(resource, &new)?;
+        policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
         admission.validate(&mut new, Some(old)).await?;
         admission::check_escalation(self.server, self.call, resource, &new, Some(old))?;

@@ -159,23 +159,6 @@ async fn custom_resources_live_like_others() {
     panic!("the custom resource is still served");
 }
 
-#[tokio::test]
-async fn unsupported_definitions_are_refused_clearly() {
-    let t = start().await;
-    let mut crd = definition();
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] =
-        json!([{"rule": "self.replicas > 1"}]);
-    let (code, status) = t.post(CRDS, crd).await;
-    assert_eq!(code, 422, "{status}");
-    assert!(
-        status["message"]
-            .as_str()
-            .unwrap()
-            .contains("not supported"),
-        "{status}"
-    );
-}
-
 /// A webhook that labels what is allowed and refuses what is named `bad`.
 async fn hook(
     request: Request<hyper::body::Incoming>,

@@ -7,6 +7,7 @@ mod encodings;
 mod extensions;
 mod hostile;
 mod kubectl;
+mod policies;
 mod replay;
 mod streams;
 mod support;

@@ -2,7 +2,7 @@
 //! `ValidatingWebhookConfiguration`.
 
 mod client;
-mod rules;
+pub(crate) mod rules;
 
 use std::time::Duration;
 
@@ -240,7 +240,7 @@ impl Webhooks {
 }
 
 /// The `AdmissionReview` for a write, and its uid.
-fn review(
+pub(crate) fn review(
     admission: &Admission<'_>,
     object: Option<&Object>,
     old: Option<&Object>,

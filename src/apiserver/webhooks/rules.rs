@@ -89,19 +89,14 @@ pub fn applies(
             return Ok(false);
         }
     }
-    if hook["matchConditions"]
-        .as_array()
-        .is_some_and(|c| !c.is_empty())
-    {
-        return Err(Status::internal(format!(
-            "webhook {} has matchConditions, which this API server does not support yet",
-            hook["name"]
-        )));
-    }
-    Ok(true)
+    admission
+        .server
+        .policies
+        .conditions_hold(admission, hook, object, old)
 }
 
-fn namespace_matches(
+/// Whether a namespace selector covers a write: by its namespace's labels.
+pub fn namespace_matches(
     admission: &Admission<'_>,
     selector: &LabelSelector,
     object: Option<&Object>,

@@ -1,0 +1,165 @@
+//! Policies' expressions, compiled.
+
+use rkube_cel::{MATCH_CONDITIONS_BUDGET, Type, Value as Cel};
+use serde_json::Value;
+
+use super::environment::{Environment, Expression, Options, Scope};
+
+/// An expression, or why it does not compile.
+pub type Outcome = Result<Expression, String>;
+
+/// Match conditions, in their order.
+pub struct Conditions(Vec<Outcome>);
+
+impl Conditions {
+    fn new(environment: &Environment, conditions: &Value) -> Self {
+        let conditions = conditions.as_array().into_iter().flatten();
+        Self(
+            conditions
+                .map(|condition| compile(environment, &condition["expression"], &[Type::Bool]))
+                .collect(),
+        )
+    }
+
+    /// Those of a webhook.
+    pub fn of_webhook(conditions: &Value) -> Self {
+        let environment = Environment::new(Options {
+            authorizer: true,
+            ..Options::default()
+        });
+        Self::new(&environment, conditions)
+    }
+
+    /// Whether all hold. One that does not decides, whatever others fail at.
+    pub fn hold<'a>(&'a self, scope: &mut Scope<'a>) -> Result<bool, String> {
+        let mut budget = MATCH_CONDITIONS_BUDGET;
+        let mut problems = Vec::new();
+        for condition in &self.0 {
+            match condition {
+                Err(problem) => problems.push(format!("compilation error: {problem}")),
+                Ok(expression) => match scope.evaluate(expression, &mut budget) {
+                    Err(gone) => return Err(gone.to_string()),
+                    Ok(Err(problem)) => problems.push(problem),
+                    Ok(Ok(Cel::Bool(false))) => return Ok(false),
+                    Ok(Ok(_)) => {}
+                },
+            }
+        }
+        match problems.as_slice() {
+            [] => Ok(true),
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
+    }
+}
+
+/// One validation.
+pub struct Validation {
+    /// Must be true.
+    pub expression: Outcome,
+    /// Gives the message, if there is one.
+    pub message: Option<Outcome>,
+    /// As written.
+    pub value: Value,
+}
+
+/// One mutation.
+pub struct Mutation {
+    /// Whether it gives a JSON patch rather than a configuration to apply.
+    pub is_json_patch: bool,
+    /// What it gives.
+    pub expression: Outcome,
+}
+
+/// All of a policy.
+pub struct Compiled {
+    /// Variables, in their order.
+    pub variables: Vec<(String, Outcome)>,
+    /// When the policy is to be looked at.
+    pub conditions: Conditions,
+    /// What must hold.
+    pub validations: Vec<Validation>,
+    /// Keys, and what is written down under them.
+    pub annotations: Vec<(String, Outcome)>,
+    /// What is changed.
+    pub mutations: Vec<Mutation>,
+}
+
+fn compile(environment: &Environment, source: &Value, types: &[Type]) -> Outcome {
+    let source = source.as_str().unwrap_or_default();
+    Ok(environment.compile(source, types)?.0)
+}
+
+fn list<'v>(spec: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+    spec[key].as_array().into_iter().flatten()
+}
+
+impl Compiled {
+    /// Compiles a policy's spec.
+    pub fn new(spec: &Value) -> Self {
+        let params = spec["paramKind"].is_object();
+        let patches = spec["mutations"].is_array();
+        let mut environment = Environment::new(Options {
+            params,
+            authorizer: true,
+            patches,
+        });
+        // Messages may not ask the authorizer.
+        let mut plain = Environment::new(Options {
+            params,
+            authorizer: false,
+            patches,
+        });
+        let mut variables = Vec::new();
+        for variable in list(spec, "variables") {
+            let name = variable["name"].as_str().unwrap_or_default();
+            let source = variable["expression"].as_str().unwrap_or_default();
+            let (outcome, ty) = match environment.compile(source, &[]) {
+                Ok((expression, ty)) => (Ok(expression), ty),
+                Err(problem) => (Err(problem), Type::Dyn),
+            };
+            environment.define(name, ty.clone());
+            plain.define(name, ty);
+            variables.push((name.to_owned(), outcome));
+        }
+        Self {
+            variables,
+            conditions: Conditions::new(&environment, &spec["matchConditions"]),
+            validations: list(spec, "validations")
+                .map(|validation| Validation {
+                    expression: compile(&environment, &validation["expression"], &[Type::Bool]),
+                    message: validation["messageExpression"]
+                        .as_str()
+                        .filter(|e| !e.is_empty())
+                        .map(|_| {
+                            compile(&plain, &validation["messageExpression"], &[Type::String])
+                        }),
+                    value: validation.clone(),
+                })
+                .collect(),
+            annotations: list(spec, "auditAnnotations")
+                .map(|annotation| {
+                    let types = [Type::String, Type::Null];
+                    (
+                        annotation["key"].as_str().unwrap_or_default().to_owned(),
+                        compile(&environment, &annotation["valueExpression"], &types),
+                    )
+                })
+                .collect(),
+            mutations: list(spec, "mutations")
+                .map(|mutation| {
+                    let is_json_patch = mutation["patchType"] == "JSONPatch";
+                    let (key, ty) = if is_json_patch {
+                        ("jsonPatch", Type::list(Type::object("JSONPatch")))
+                    } else {
+                        ("applyConfiguration", Type::object("Object"))
+                    };
+                    Mutation {
+                        is_json_patch,
+                        expression: compile(&environment, &mutation[key]["expression"], &[ty]),
+                    }
+                })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Which writes a policy or binding is about, and with which parameters.
+
+use std::sync::Arc;
+
+use rkube_api::selector::LabelSelector;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_auth::admission::Operation;
+use serde_json::Value;
+
+use crate::ApiServer;
+use crate::admission::Admission;
+use crate::cache::Filter;
+use crate::resources::Resource;
+use crate::webhooks::rules::{Target, covers, namespace_matches};
+
+/// Whether `matchConstraints` or `matchResources` cover a write. A binding
+/// without rules covers what its policy does.
+pub fn matches(
+    admission: &Admission<'_>,
+    resources: &Value,
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Result<bool, Status> {
+    if !resources.is_object() {
+        return Ok(true);
+    }
+    let resource = admission.resource;
+    let target = Target {
+        operation: admission.operation.as_str(),
+        group: &resource.group,
+        version: &resource.version,
+        resource: &resource.plural,
+        subresource: if admission.operation == Operation::Delete {
+            ""
+        } else {
+            &admission.call.info.subresource
+        },
+        namespaced: resource.namespaced,
+    };
+    let name = admission.name(object.or(old));
+    let covered = |rule: &Value| {
+        let names = rule["resourceNames"].as_array().filter(|n| !n.is_empty());
+        names.is_none_or(|names| names.iter().any(|n| n == name.as_str())) && covers(rule, &target)
+    };
+    let rules = |key: &str| resources[key].as_array().filter(|r| !r.is_empty());
+    if rules("excludeResourceRules").is_some_and(|rules| rules.iter().any(covered)) {
+        return Ok(false);
+    }
+    if rules("resourceRules").is_some_and(|rules| !rules.iter().any(covered)) {
+        return Ok(false);
+    }
+    if resources["namespaceSelector"].is_object() {
+        let selector = LabelSelector::from_value(&resources["namespaceSelector"])?;
+        if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
+            return Ok(false);
+        }
+    }
+    if resources["objectSelector"].is_object() {
+        let selector = LabelSelector::from_value(&resources["objectSelector"])?;
+        let fits = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
+        if !selector.is_empty() && !fits(object) && !fits(old) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The resource with an apiVersion and kind.
+pub fn resource_of_kind(
+    server: &ApiServer,
+    api_version: &str,
+    kind: &str,
+) -> Option<Arc<Resource>> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let snapshot = server.resources.snapshot();
+    snapshot
+        .all
+        .iter()
+        .find(|r| r.group == group && r.version == version && r.kind == kind)
+        .cloned()
+}
+
+/// The parameters of a binding; `None` stands for being evaluated once without.
+///
+/// # Errors
+/// What is wrong with how they are named.
+pub fn params(
+    admission: &Admission<'_>,
+    policy: &Value,
+    binding: &Value,
+    namespace: &str,
+) -> Result<Vec<Option<Value>>, String> {
+    let kind = &policy["paramKind"];
+    let reference = &binding["paramRef"];
+    if !kind.is_object() {
+        return Ok(vec![None]);
+    }
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let (api_version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
+    let Some(resource) = resource_of_kind(admission.server, &api_version, &kind) else {
+        return Err(format!(
+            "paramKind kind `{api_version}, Kind={kind}` not known"
+        ));
+    };
+    if !reference.is_object() {
+        return Ok(vec![None]);
+    }
+    let own = text(reference, "namespace");
+    let within = match (resource.namespaced, own.is_empty()) {
+        (true, false) => Some(own),
+        (true, true) if namespace.is_empty() => {
+            return Err(
+                "cannot use namespaced paramRef in policy binding that matches cluster-scoped \
+                 resources"
+                    .into(),
+            );
+        }
+        (true, true) => Some(namespace.to_owned()),
+        (false, false) => {
+            return Err(
+                "paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into(),
+            );
+        }
+        (false, true) => None,
+    };
+    let name = text(reference, "name");
+    let selector = &reference["selector"];
+    let served = |object: Object| {
+        let mut object = resource.served(object).map_err(|e| e.message)?;
+        meta::set_type(&mut object, &api_version, &kind);
+        Ok::<_, String>(Some(object))
+    };
+    let found: Vec<Option<Value>> = match (name.is_empty(), selector.is_object()) {
+        (false, true) => {
+            return Err("paramRef.name and paramRef.selector are mutually exclusive".into());
+        }
+        (false, false) => resource
+            .cache
+            .get(within.as_deref().unwrap_or_default(), &name)
+            .map(|object| served(object.parse()))
+            .transpose()?
+            .into_iter()
+            .collect(),
+        (true, true) => {
+            let selector = LabelSelector::from_value(selector).map_err(|e| e.message)?;
+            let filter = Filter::new(within, None, None, None);
+            let mut found = Vec::new();
+            for object in resource.cache.list(&filter) {
+                let object = object.parse();
+                if selector.matches(meta::labels(&object)) {
+                    found.push(served(object)?);
+                }
+            }
+            found
+        }
+        (true, false) => return Err("one of name or selector must be provided".into()),
+    };
+    if found.is_empty() && reference["parameterNotFoundAction"] == "Deny" {
+        return Err(
+            "no params found for policy binding with `Deny` parameterNotFoundAction".into(),
+        );
+    }
+    Ok(found)
+}

@@ -1,0 +1,225 @@
+//! Admission policies and match conditions in CEL.
+//!
+//! Policies and bindings are read off the watch cache; their programs are
+//! compiled when a write first meets them and kept until they change. Without
+//! policies there is nothing to do and nothing is done.
+
+mod check;
+mod compiled;
+mod environment;
+mod matching;
+mod mutating;
+mod type_check;
+mod types;
+mod validating;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use serde_json::Value;
+
+use crate::admission::Admission;
+use crate::cache::Filter;
+use crate::webhooks::review;
+
+pub use check::check;
+use compiled::{Compiled, Conditions};
+use environment::{Asker, Scope};
+pub use type_check::follow;
+
+/// The group that policies and webhooks are in.
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// Compiled programs by what they are of.
+#[derive(Default)]
+pub struct Policies {
+    compiled: Mutex<HashMap<String, (String, Arc<Compiled>)>>,
+    conditions: Mutex<HashMap<String, Arc<Conditions>>>,
+}
+
+/// Programs that are kept; there are as many as policies.
+const MAX_KEPT: usize = 1024;
+
+/// A policy and the bindings that put it to use.
+struct Hook {
+    policy: Arc<Object>,
+    bindings: Vec<Arc<Object>>,
+    compiled: Arc<Compiled>,
+}
+
+impl Hook {
+    fn name(&self) -> &str {
+        meta::name(&self.policy)
+    }
+
+    /// Whether failures let the write pass.
+    fn ignores_failure(&self) -> bool {
+        self.policy["spec"]["failurePolicy"] == "Ignore"
+    }
+}
+
+/// What is the same for all policies that one write meets.
+struct Subject<'a> {
+    request: Value,
+    object: Option<Value>,
+    old: Option<Value>,
+    namespace: Option<Arc<Object>>,
+    namespace_name: String,
+    asker: Asker<'a>,
+}
+
+impl<'a> Subject<'a> {
+    fn new(
+        admission: &'a Admission<'a>,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Self, Status> {
+        let (_, mut review) = review(admission, object, old)?;
+        let mut request = review["request"].take();
+        let mut take = |field: &str| Some(request[field].take()).filter(|v| !v.is_null());
+        let (new, former) = (take("object"), take("oldObject"));
+        let named = object.or(old);
+        let namespace_name = admission.namespace(named);
+        let namespace = if namespace_name.is_empty() || admission.resource.is("", "namespaces") {
+            None
+        } else {
+            admission
+                .server
+                .cache
+                .existing("", "namespaces")
+                .and_then(|cache| cache.get("", &namespace_name))
+                .map(|object| object.tree())
+        };
+        Ok(Self {
+            request,
+            object: new,
+            old: former,
+            namespace,
+            namespace_name,
+            asker: Asker {
+                server: admission.server,
+                user: &admission.call.user,
+            },
+        })
+    }
+
+    fn scope<'s>(&'s self, compiled: &'s Compiled, params: Option<&'s Value>) -> Scope<'s> {
+        let mut scope = Scope::new(&self.request, &self.asker, &compiled.variables);
+        scope.object = self.object.as_ref();
+        scope.old = self.old.as_ref();
+        scope.namespace = self.namespace.as_deref();
+        scope.params = params;
+        scope
+    }
+}
+
+impl Policies {
+    /// The policies of a kind that have bindings, in the order of their names.
+    fn hooks(&self, admission: &Admission<'_>, policies: &str, bindings: &str) -> Vec<Hook> {
+        let cache = &admission.server.cache;
+        let Some(found) = cache.existing(GROUP, policies).filter(|c| !c.is_empty()) else {
+            return Vec::new();
+        };
+        // Whoever breaks admission must be able to repair it.
+        if admission.resource.group == GROUP {
+            return Vec::new();
+        }
+        let Some(bound) = cache.existing(GROUP, bindings).filter(|c| !c.is_empty()) else {
+            return Vec::new();
+        };
+        let bound: Vec<_> = bound
+            .list(&Filter::default())
+            .iter()
+            .map(|b| b.tree())
+            .collect();
+        let mut hooks = Vec::new();
+        for policy in found.list(&Filter::default()) {
+            let policy = policy.tree();
+            let name = meta::name(&policy);
+            let bindings: Vec<_> = bound
+                .iter()
+                .filter(|b| b["spec"]["policyName"] == name)
+                .cloned()
+                .collect();
+            if bindings.is_empty() {
+                continue;
+            }
+            let compiled = self.compiled(policies, &policy);
+            hooks.push(Hook {
+                policy,
+                bindings,
+                compiled,
+            });
+        }
+        hooks
+    }
+
+    fn compiled(&self, plural: &str, policy: &Object) -> Arc<Compiled> {
+        let key = format!("{plural}/{}", meta::name(policy));
+        let state = format!("{}/{}", meta::uid(policy), meta::generation(policy));
+        if let Some((of, compiled)) = self.compiled.lock().get(&key)
+            && *of == state
+        {
+            return compiled.clone();
+        }
+        let compiled = Arc::new(Compiled::new(&policy["spec"]));
+        let mut kept = self.compiled.lock();
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(key, (state, compiled.clone()));
+        compiled
+    }
+
+    /// Whether a webhook's match conditions hold; those that fail leave it to
+    /// the webhook's failure policy.
+    ///
+    /// # Errors
+    /// A condition failed, and failures are not ignored.
+    pub fn conditions_hold(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Value,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<bool, Status> {
+        let conditions = &hook["matchConditions"];
+        if !conditions.as_array().is_some_and(|c| !c.is_empty()) {
+            return Ok(true);
+        }
+        let key = conditions.to_string();
+        let found = self.conditions.lock().get(&key).cloned();
+        let compiled = match found {
+            Some(compiled) => compiled,
+            None => {
+                let compiled = Arc::new(Conditions::of_webhook(conditions));
+                let mut kept = self.conditions.lock();
+                if kept.len() >= MAX_KEPT {
+                    kept.clear();
+                }
+                kept.insert(key, compiled.clone());
+                compiled
+            }
+        };
+        let subject = Subject::new(admission, object, old)?;
+        let mut scope = Scope::new(&subject.request, &subject.asker, &[]);
+        scope.object = subject.object.as_ref();
+        scope.old = subject.old.as_ref();
+        match compiled.hold(&mut scope) {
+            Ok(hold) => Ok(hold),
+            Err(_) if hook["failurePolicy"] == "Ignore" => Ok(false),
+            Err(problem) => {
+                let (group_resource, name) = about(admission, object.or(old));
+                Err(Status::forbidden(&group_resource, &name, problem))
+            }
+        }
+    }
+}
+
+/// The resource and name that a refusal is about.
+fn about(admission: &Admission<'_>, object: Option<&Object>) -> (rkube_api::GroupResource, String) {
+    (admission.resource.group_resource(), admission.name(object))
+}

@@ -1,0 +1,191 @@
+//! `status.typeChecking`: what is wrong with a validating policy's expressions
+//! when the kinds that it is about are known.
+
+use std::sync::{Arc, Weak};
+
+use rkube_api::{Object, meta};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::GROUP;
+use super::environment::{Environment, Options};
+use super::matching::resource_of_kind;
+use super::types::declared;
+use crate::ApiServer;
+use crate::cache::{Filter, Watcher};
+use crate::handlers::write::encode;
+use crate::resources::Resource;
+use rkube_store::Expect;
+
+const PLURAL: &str = "validatingadmissionpolicies";
+/// More kinds than this are not looked at.
+const MAX_KINDS: usize = 10;
+
+/// Follows policies, and writes down what their types say of them.
+pub async fn follow(server: Weak<ApiServer>, stop: CancellationToken) {
+    loop {
+        let mut watcher = {
+            let Some(server) = server.upgrade() else {
+                return;
+            };
+            let cache = server.cache.resource(GROUP, PLURAL);
+            let (_, position) = cache.snapshot(&Filter::nothing(), 0);
+            check_all(&server).await;
+            Watcher::new(cache, position)
+        };
+        loop {
+            let events = tokio::select! {
+                () = stop.cancelled() => return,
+                events = watcher.next() => events,
+            };
+            if events.is_err() {
+                break;
+            }
+            let Some(server) = server.upgrade() else {
+                return;
+            };
+            check_all(&server).await;
+        }
+    }
+}
+
+async fn check_all(server: &Arc<ApiServer>) {
+    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+        return;
+    };
+    for object in cache.list(&Filter::default()) {
+        let policy = object.tree();
+        let generation = meta::generation(&policy);
+        if policy["status"]["observedGeneration"] == generation {
+            continue;
+        }
+        let warnings = warnings(server, &policy);
+        let mut new = (*policy).clone();
+        let mut checking = json!({});
+        if !warnings.is_empty() {
+            checking["expressionWarnings"] = warnings.into();
+        }
+        if !new["status"].is_object() {
+            new["status"] = json!({});
+        }
+        new["status"]["observedGeneration"] = generation.into();
+        new["status"]["typeChecking"] = checking;
+        let Ok(bytes) = encode(&mut new) else {
+            continue;
+        };
+        let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(&policy));
+        // Changed meanwhile: the change is an event, which leads here again.
+        if let Err(error) = server
+            .store
+            .put(&key, bytes, Expect::Revision(object.revision))
+            .await
+        {
+            tracing::debug!(%error, "a policy's status was not written");
+        }
+    }
+}
+
+/// Kinds that a policy names without wildcards.
+fn kinds(server: &ApiServer, spec: &Value) -> Vec<Arc<Resource>> {
+    let texts = |value: &Value| -> Vec<String> {
+        let list = value.as_array().into_iter().flatten();
+        list.filter_map(|t| t.as_str().map(str::to_owned)).collect()
+    };
+    let mut found: Vec<Arc<Resource>> = Vec::new();
+    let rules = spec["matchConstraints"]["resourceRules"].as_array();
+    for rule in rules.into_iter().flatten() {
+        for group in texts(&rule["apiGroups"]) {
+            for version in texts(&rule["apiVersions"]) {
+                for plural in texts(&rule["resources"]) {
+                    let wild = [&group, &version, &plural].iter().any(|t| t.contains('*'));
+                    if wild || plural.contains('/') {
+                        continue;
+                    }
+                    if let Some(resource) = server.resources.find(&group, &version, &plural) {
+                        found.push(resource);
+                    }
+                }
+            }
+        }
+    }
+    found.sort_by_key(|r| {
+        (
+            r.group.to_string(),
+            r.version.to_string(),
+            r.kind.to_string(),
+        )
+    });
+    found.dedup_by_key(|r| {
+        (
+            r.group.to_string(),
+            r.version.to_string(),
+            r.kind.to_string(),
+        )
+    });
+    found.truncate(MAX_KINDS);
+    found
+}
+
+fn warnings(server: &ApiServer, policy: &Object) -> Vec<Value> {
+    let spec = &policy["spec"];
+    let params = spec["paramKind"].is_object().then(|| {
+        let text = |key: &str| spec["paramKind"][key].as_str().unwrap_or_default();
+        resource_of_kind(server, text("apiVersion"), text("kind"))
+            .map(|r| Arc::new(declared(r.schema())).named("typeOfParams"))
+    });
+    let mut environments = Vec::new();
+    for resource in kinds(server, spec) {
+        let object = Arc::new(declared(resource.schema())).named("typeOfObject");
+        let mut environment = Environment::typed(
+            Options {
+                params: params.is_some(),
+                authorizer: true,
+                patches: false,
+            },
+            Some(&object),
+            params.as_ref().and_then(Option::as_ref),
+        );
+        let variables = spec["variables"].as_array();
+        for variable in variables.into_iter().flatten() {
+            let text = |key: &str| variable[key].as_str().unwrap_or_default();
+            let ty = match environment.compile(text("expression"), &[]) {
+                Ok((_, ty)) => ty,
+                Err(_) => rkube_cel::Type::Dyn,
+            };
+            environment.define(text("name"), ty);
+        }
+        let kind = format!(
+            "{}, Kind={}",
+            rkube_api::gvk::api_version(&resource.group, &resource.version),
+            resource.kind
+        );
+        environments.push((kind, environment));
+    }
+    let mut found = Vec::new();
+    let validations = spec["validations"].as_array();
+    for (i, validation) in validations.into_iter().flatten().enumerate() {
+        for key in ["expression", "messageExpression"] {
+            let source = validation[key].as_str().unwrap_or_default();
+            if source.is_empty() {
+                continue;
+            }
+            let problems: Vec<String> = environments
+                .iter()
+                .filter_map(|(kind, environment)| {
+                    let problem = environment.compile(source, &[]).err()?;
+                    let problem = problem
+                        .strip_prefix("compilation failed: ")
+                        .unwrap_or(&problem);
+                    Some(format!("{kind}: {problem}\n"))
+                })
+                .collect();
+            if !problems.is_empty() {
+                found.push(json!({
+                    "fieldRef": format!("spec.validations[{i}].{key}"),
+                    "warning": problems.join("\n"),
+                }));
+            }
+        }
+    }
+    found
+}

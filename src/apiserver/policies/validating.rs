@@ -1,0 +1,317 @@
+//! ValidatingAdmissionPolicy: policies that refuse writes.
+
+use std::borrow::Cow;
+
+use rkube_api::status::{Cause, Status};
+use rkube_api::{Object, meta};
+use rkube_cel::{MAX_MESSAGE, RUNTIME_BUDGET, Value as Cel};
+use serde_json::Value;
+
+use super::compiled::Validation;
+use super::matching::{matches, params};
+use super::{Hook, Policies, Subject, about};
+use crate::admission::Admission;
+
+/// A refusal: which policy and binding, why, and for which reason.
+struct Denial {
+    policy: String,
+    binding: Option<String>,
+    message: String,
+    reason: String,
+}
+
+/// What came of one validation that does not hold.
+struct Failure {
+    message: String,
+    reason: String,
+}
+
+impl Policies {
+    /// Lets validating policies refuse the write.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub fn validate(
+        &self,
+        admission: &Admission<'_>,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let hooks = self.hooks(
+            admission,
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+        );
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let mut subject = None;
+        let mut denials = Vec::new();
+        for hook in &hooks {
+            match matches(
+                admission,
+                &hook.policy["spec"]["matchConstraints"],
+                object,
+                old,
+            ) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(problem) => {
+                    misconfigured(hook, None, &problem.message, &mut denials);
+                    continue;
+                }
+            }
+            if subject.is_none() {
+                subject = Some(Subject::new(admission, object, old)?);
+            }
+            if let Some(subject) = &subject {
+                self.bindings(admission, hook, subject, (object, old), &mut denials);
+            }
+        }
+        let Some(first) = denials.into_iter().next() else {
+            return Ok(());
+        };
+        let message = match &first.binding {
+            Some(binding) => format!(
+                "ValidatingAdmissionPolicy '{}' with binding '{binding}' denied request: {}",
+                first.policy, first.message
+            ),
+            None => format!(
+                "ValidatingAdmissionPolicy '{}' denied request: {}",
+                first.policy, first.message
+            ),
+        };
+        let (resource, name) = about(admission, object.or(old));
+        let mut status = Status::forbidden(&resource, &name, &message);
+        let reason = if first.reason.is_empty() {
+            "Invalid".to_owned()
+        } else {
+            first.reason
+        };
+        status.code = match reason.as_str() {
+            "Forbidden" => 403,
+            "Unauthorized" => 401,
+            "RequestEntityTooLarge" => 413,
+            _ => 422,
+        };
+        status.reason = Cow::Owned(reason);
+        if let Some(details) = &mut status.details {
+            details.causes.push(Cause {
+                message,
+                ..Cause::default()
+            });
+        }
+        Err(status)
+    }
+
+    fn bindings(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Hook,
+        subject: &Subject<'_>,
+        (object, old): (Option<&Object>, Option<&Object>),
+        denials: &mut Vec<Denial>,
+    ) {
+        for binding in &hook.bindings {
+            let name = meta::name(binding);
+            let spec = &binding["spec"];
+            let params = match matches(admission, &spec["matchResources"], object, old) {
+                Ok(false) => continue,
+                Ok(true) => params(
+                    admission,
+                    &hook.policy["spec"],
+                    spec,
+                    &subject.namespace_name,
+                ),
+                Err(problem) => Err(problem.message),
+            };
+            let params = match params {
+                Ok(params) => params,
+                Err(problem) => {
+                    misconfigured(hook, Some(name), &problem, denials);
+                    continue;
+                }
+            };
+            let actions: Vec<&str> = spec["validationActions"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            for params in &params {
+                for failure in failures(hook, subject, params.as_ref()) {
+                    if actions.contains(&"Warn") {
+                        admission.call.warn([format!(
+                            "Validation failed for ValidatingAdmissionPolicy '{}' with binding \
+                             '{name}': {}",
+                            hook.name(),
+                            failure.message
+                        )]);
+                    }
+                    if actions.contains(&"Audit") {
+                        tracing::info!(
+                            policy = hook.name(),
+                            binding = name,
+                            message = failure.message,
+                            audit_id = admission.call.audit_id,
+                            "a request fails a validating admission policy"
+                        );
+                    }
+                    if actions.contains(&"Deny") {
+                        denials.push(Denial {
+                            policy: hook.name().to_owned(),
+                            binding: Some(name.to_owned()),
+                            message: failure.message,
+                            reason: failure.reason,
+                        });
+                    }
+                }
+                annotations(admission, hook, name, subject, params.as_ref(), denials);
+            }
+        }
+    }
+}
+
+fn misconfigured(hook: &Hook, binding: Option<&str>, problem: &str, denials: &mut Vec<Denial>) {
+    if hook.ignores_failure() {
+        return;
+    }
+    let what = if binding.is_some() {
+        "binding"
+    } else {
+        "policy"
+    };
+    denials.push(Denial {
+        policy: hook.name().to_owned(),
+        binding: binding.map(str::to_owned),
+        message: format!("failed to configure {what}: {problem}"),
+        reason: String::new(),
+    });
+}
+
+/// The validations that do not hold, or what kept them from being looked at.
+fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<Failure> {
+    let mut scope = subject.scope(&hook.compiled, params);
+    let failed = |message: String| Failure {
+        message,
+        reason: String::new(),
+    };
+    // What goes wrong refuses, unless that is to be ignored.
+    let problem = |message: String| match hook.ignores_failure() {
+        true => Vec::new(),
+        false => vec![failed(message)],
+    };
+    match hook.compiled.conditions.hold(&mut scope) {
+        Ok(true) => {}
+        Ok(false) => return Vec::new(),
+        Err(message) => return problem(message),
+    }
+    let mut budget = RUNTIME_BUDGET;
+    let mut outcomes = Vec::new();
+    for validation in &hook.compiled.validations {
+        outcomes.push(match &validation.expression {
+            Err(message) => Err(format!("compilation error: {message}")),
+            Ok(expression) => match scope.evaluate(expression, &mut budget) {
+                Err(gone) => return problem(gone.to_string()),
+                Ok(outcome) => outcome.map(|value| matches!(value, Cel::Bool(true))),
+            },
+        });
+    }
+    let mut failures = Vec::new();
+    for (validation, outcome) in hook.compiled.validations.iter().zip(outcomes) {
+        match outcome {
+            Ok(true) => {}
+            Err(message) => failures.extend(problem(message)),
+            Ok(false) => {
+                let given = match message(validation, &mut scope, &mut budget) {
+                    Ok(given) => given,
+                    Err(message) => {
+                        failures.extend(problem(message));
+                        continue;
+                    }
+                };
+                let text = |key: &str| {
+                    validation.value[key]
+                        .as_str()
+                        .unwrap_or_default()
+                        .trim()
+                        .to_owned()
+                };
+                let own = Some(text("message")).filter(|m| !m.is_empty());
+                failures.push(Failure {
+                    message: given
+                        .or(own)
+                        .unwrap_or_else(|| format!("failed expression: {}", text("expression"))),
+                    reason: Some(text("reason"))
+                        .filter(|r| !r.is_empty())
+                        .unwrap_or_else(|| "Invalid".to_owned()),
+                });
+            }
+        }
+    }
+    failures
+}
+
+/// What a validation's own expression says is wrong, if that can be shown.
+fn message<'a>(
+    validation: &'a Validation,
+    scope: &mut super::Scope<'a>,
+    budget: &mut u64,
+) -> Result<Option<String>, String> {
+    let Some(Ok(expression)) = &validation.message else {
+        return Ok(None);
+    };
+    match scope.evaluate(expression, budget) {
+        Err(gone) => Err(format!("failed messageExpression: {gone}")),
+        Ok(Ok(Cel::String(text))) => {
+            let text = text.trim();
+            let fine = !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n');
+            Ok(fine.then(|| text.to_owned()))
+        }
+        Ok(_) => Ok(None),
+    }
+}
+
+/// Notes for the audit log. One that cannot be made refuses the write.
+fn annotations(
+    admission: &Admission<'_>,
+    hook: &Hook,
+    binding: &str,
+    subject: &Subject<'_>,
+    params: Option<&Value>,
+    denials: &mut Vec<Denial>,
+) {
+    if hook.compiled.annotations.is_empty() {
+        return;
+    }
+    let mut scope = subject.scope(&hook.compiled, params);
+    if !matches!(hook.compiled.conditions.hold(&mut scope), Ok(true)) {
+        return;
+    }
+    let mut budget = RUNTIME_BUDGET;
+    for (key, expression) in &hook.compiled.annotations {
+        let outcome = match expression {
+            Err(problem) => Err(format!("compilation error: {problem}")),
+            Ok(expression) => match scope.evaluate(expression, &mut budget) {
+                Err(gone) => Err(gone.to_string()),
+                Ok(outcome) => outcome,
+            },
+        };
+        match outcome {
+            Ok(Cel::String(text)) if !text.trim().is_empty() => tracing::info!(
+                annotation = format!("{}/{key}", hook.name()),
+                value = text.trim(),
+                audit_id = admission.call.audit_id,
+                "a validating admission policy notes"
+            ),
+            Ok(_) => {}
+            Err(_) if hook.ignores_failure() => {}
+            Err(message) => denials.push(Denial {
+                policy: hook.name().to_owned(),
+                binding: Some(binding.to_owned()),
+                message,
+                reason: String::new(),
+            }),
+        }
+    }
+}

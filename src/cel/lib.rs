@@ -1,0 +1,48 @@
+//! The Common Expression Language as Kubernetes 1.36 uses it.
+//!
+//! An [`Env`] says which variables there are and of which types.
+//! [`Env::compile`] parses and checks an expression, with messages worded and
+//! placed as upstream's; [`Compiled::estimate`] bounds what an evaluation may
+//! cost, and [`Compiled::program`] makes a [`Program`], which can be run any
+//! number of times from any number of threads. Values of JSON documents are
+//! read in place, and every evaluation ends within the cost it is given.
+//!
+//! No input makes the parser, checker or evaluator panic or recurse without
+//! bound.
+
+mod ast;
+mod authz;
+mod checker;
+mod cost;
+mod decl;
+mod env;
+mod eval;
+mod functions;
+mod lexer;
+mod library;
+mod macros;
+mod number;
+mod parser;
+mod plan;
+mod program;
+mod runtime_cost;
+mod source;
+#[cfg(test)]
+mod tests;
+mod time;
+mod to_json;
+mod types;
+mod unify;
+mod validators;
+mod value;
+
+pub use authz::{Attributes, Authorizer, Check, Decision, NoAuthorizer};
+pub use cost::{Range, Sizes, Unknown};
+pub use decl::{DeclField, DeclType, MAX_REQUEST_SIZE, Read, escape, unescape};
+pub use env::{Compiled, Env, TypeProvider};
+pub use program::{
+    Activation, MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
+};
+pub use source::{Issue, Issues};
+pub use types::Type;
+pub use value::{EvalError, List, Made, Map, Object, Outcome, OwnMap, Str, Value};

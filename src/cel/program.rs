@@ -1,0 +1,90 @@
+//! Expressions ready to run.
+
+use std::sync::Arc;
+
+use crate::authz::{Authorizer, NoAuthorizer};
+use crate::eval::Ctx;
+use crate::plan::Node;
+use crate::value::{EvalError, Outcome, Value};
+
+/// What one evaluation may cost; about a tenth of a second.
+pub const PER_CALL_LIMIT: u64 = 1_000_000;
+/// What all evaluations of one policy binding or custom resource may cost.
+pub const RUNTIME_BUDGET: u64 = 10_000_000;
+/// What all match conditions of one webhook or binding may cost.
+pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
+/// The longest message that a message expression may give, in bytes.
+pub const MAX_MESSAGE: usize = 5 * 1024;
+
+/// Where variables' values come from.
+pub trait Activation<'a> {
+    /// A variable's value, by its place in the [`crate::Env`].
+    fn variable(&mut self, slot: usize) -> Outcome<'a>;
+
+    /// A field of a variable whose fields are only known when asked for;
+    /// `None` if it is none of those.
+    fn field(&mut self, slot: usize, name: &str) -> Option<Outcome<'a>> {
+        let _ = (slot, name);
+        None
+    }
+
+    /// Costs of what [`Activation::field`] evaluated since it was last asked.
+    fn spent(&mut self) -> u64 {
+        0
+    }
+}
+
+impl<'a> Activation<'a> for &[Value<'a>] {
+    fn variable(&mut self, slot: usize) -> Outcome<'a> {
+        self.get(slot)
+            .cloned()
+            .ok_or_else(|| EvalError::new("no such attribute(s)"))
+    }
+}
+
+/// A program; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Program {
+    root: Arc<Node>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Run<'a> {
+    /// The value, or why there is none.
+    pub outcome: Outcome<'a>,
+    /// What it cost.
+    pub cost: u64,
+}
+
+impl Program {
+    pub(crate) fn new(root: Node) -> Self {
+        Self {
+            root: Arc::new(root),
+        }
+    }
+
+    /// Evaluates with values for the environment's variables, in their order.
+    pub fn run<'a>(&'a self, variables: &[Value<'a>], limit: u64) -> Run<'a> {
+        let mut variables = variables;
+        self.evaluate(&mut variables, &NoAuthorizer, limit)
+    }
+
+    /// Evaluates with variables from anywhere.
+    pub fn evaluate<'a>(
+        &'a self,
+        activation: &mut dyn Activation<'a>,
+        authorizer: &dyn Authorizer,
+        limit: u64,
+    ) -> Run<'a> {
+        let mut ctx = Ctx::new(activation, authorizer, limit);
+        let outcome = ctx.eval(&self.root);
+        Run {
+            outcome: match outcome {
+                Ok(_) if ctx.cost > limit => Err(EvalError::over_limit()),
+                outcome => outcome,
+            },
+            cost: ctx.cost,
+        }
+    }
+}

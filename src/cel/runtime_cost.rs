@@ -1,0 +1,215 @@
+//! What calls cost when they are run. The figures are upstream's, so that the
+//! same expressions fit into the same budgets.
+
+use std::net::IpAddr;
+
+use crate::ast::op;
+use crate::eval::Ctx;
+use crate::plan::Call;
+use crate::value::{List, Value};
+
+fn size(value: &Value<'_>) -> u64 {
+    match value {
+        Value::Optional(Some(inner)) => size(inner),
+        value => value.size().unwrap_or(1),
+    }
+}
+
+/// A share of an amount, rounded up.
+fn share(amount: u64, factor: f64) -> u64 {
+    (amount as f64 * factor).ceil() as u64
+}
+
+fn arg(args: &[Value<'_>], at: usize) -> u64 {
+    args.get(at).map_or(1, size)
+}
+
+fn pattern_cost(text: u64, pattern: u64) -> u64 {
+    share(text + 1, 0.1).saturating_mul(share(pattern, 0.25))
+}
+
+/// What a call costs by its arguments.
+pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 {
+    let first = || arg(args, 0);
+    let second = || arg(args, 1);
+    match call.overload {
+        "list_slice" => match (args.get(1), args.get(2)) {
+            (Some(Value::Int(from)), Some(Value::Int(to))) => {
+                return 11u64.saturating_add(to.saturating_sub(*from).max(0) as u64);
+            }
+            _ => return 11,
+        },
+        "lists_range" => match args.first() {
+            Some(Value::Int(n)) => return 11u64.saturating_add((*n).max(0) as u64),
+            _ => return 11,
+        },
+        "list_reverse" => return 11 + first(),
+        "list_flatten" => return 11 + first(),
+        "list_flatten_int" => {
+            let depth = match args.get(1) {
+                Some(Value::Int(depth)) => (*depth).max(0) as f64,
+                _ => 1.0,
+            };
+            return 11u64.saturating_add((first() as f64 * depth) as u64);
+        }
+        "list_sets_contains_list" | "list_sets_intersects_list" => {
+            return 1u64.saturating_add(first().saturating_mul(second()));
+        }
+        "list_sets_equivalent_list" => {
+            return 1u64.saturating_add(first().saturating_mul(second()).saturating_mul(2));
+        }
+        "list_distinct" => return self_compare(&args[0]),
+        id if id.ends_with("_sort") => return self_compare(&args[0]),
+        id if id.ends_with("_sortByAssociatedKeys") => return self_compare(&args[1]),
+        _ => {}
+    }
+    match call.function {
+        "check" => return 350_000,
+        "fieldSelector" | "labelSelector" => {
+            let length = second();
+            return 10 + share(length, 0.1) + share(share(length, 0.5), 50.0);
+        }
+        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => {
+            return args.first().map_or(0, |v| traversal(v, ctx));
+        }
+        "url"
+        | "lowerAscii"
+        | "upperAscii"
+        | "substring"
+        | "trim"
+        | "jsonpatch.escapeKey"
+        | "cidr"
+        | "isIP"
+        | "isCIDR"
+        | "quantity"
+        | "isQuantity"
+        | "semver"
+        | "isSemver" => {
+            return share(first(), 0.1);
+        }
+        "ip" if call.overload != "cidr_ip" => return share(first(), 0.1),
+        "replace" | "split" | "ip.isCanonical" => return share(first(), 0.2),
+        // Known when it is done.
+        "join" => return 0,
+        "find" | "findAll" => return pattern_cost(first(), second()),
+        "containsIP" => {
+            let mut cost = share(first() * 2, 0.1);
+            if call.overload == "cidr_contains_ip_string" {
+                cost += share(second(), 0.1);
+            }
+            return cost;
+        }
+        "containsCIDR" => {
+            let mut cost = share(first() * 2, 0.1) + share(first(), 0.1) + 1;
+            if call.overload == "cidr_contains_cidr_string" {
+                cost += share(second(), 0.1);
+            }
+            return cost;
+        }
+        "validate" => {
+            if let Some(Value::Format(format)) = args.first() {
+                return pattern_cost(second(), format.pattern_size);
+            }
+        }
+        op::EQUALS if is_own(args.first()) => return 1,
+        _ => {}
+    }
+    match call.overload {
+        "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
+        | "strings_quote" | "string_format" => share(first(), 0.1),
+        "in_list" => second(),
+        "less_string"
+        | "greater_string"
+        | "less_equals_string"
+        | "greater_equals_string"
+        | "less_bytes"
+        | "greater_bytes"
+        | "less_equals_bytes"
+        | "greater_equals_bytes"
+        | "equals"
+        | "not_equals" => share(first().min(second()), 0.1),
+        "add_string" | "add_bytes" => share(first().saturating_add(second()), 0.1),
+        "matches_string" => pattern_cost(first(), second()),
+        "contains_string" => share(first(), 0.1).saturating_mul(share(second(), 0.1)),
+        _ => 1,
+    }
+}
+
+/// What it costs by its result, where arguments do not tell.
+pub(crate) fn of_result(call: &Call, result: &Value<'_>) -> u64 {
+    match call.function {
+        "join" => share(size(result), 0.2),
+        _ => 0,
+    }
+}
+
+/// Kubernetes' own types are compared at one unit.
+fn is_own(value: Option<&Value<'_>>) -> bool {
+    matches!(
+        value,
+        Some(
+            Value::Quantity(_)
+                | Value::Ip(IpAddr::V4(_) | IpAddr::V6(_))
+                | Value::Cidr(..)
+                | Value::Format(_)
+                | Value::Url(_)
+                | Value::Semver(_)
+                | Value::Check(_)
+        )
+    )
+}
+
+fn self_compare(value: &Value<'_>) -> u64 {
+    let Value::List(list) = value else {
+        return 11;
+    };
+    let n = list.len() as u64;
+    let factor = match first_of(list) {
+        Some(Value::String(_) | Value::Bytes(_)) => 2.1,
+        _ => 2.0,
+    };
+    11u64.saturating_add((n.saturating_mul(n) as f64 * factor) as u64)
+}
+
+fn first_of<'a>(list: &List<'a>) -> Option<Value<'a>> {
+    list.get(0)?.ok()
+}
+
+/// What it costs to look at all of a value once.
+fn traversal(value: &Value<'_>, ctx: &mut Ctx<'_, '_>) -> u64 {
+    if ctx.work(1).is_err() {
+        return u64::MAX;
+    }
+    match value {
+        Value::String(s) => (s.len() as f64 * 0.1) as u64,
+        Value::Bytes(b) => (b.len() as f64 * 0.1) as u64,
+        Value::List(list) => {
+            let mut sum = 0u64;
+            for item in list.iter().flatten() {
+                sum = sum.saturating_add(traversal(&item, ctx));
+                if ctx.work == 0 {
+                    return u64::MAX;
+                }
+            }
+            sum
+        }
+        Value::Map(map) => map.keys().into_iter().fold(0u64, |sum, key| {
+            let value = match map.get(&key) {
+                Some(Ok(value)) => traversal(&value, ctx),
+                _ => 0,
+            };
+            sum.saturating_add(traversal(&key, ctx))
+                .saturating_add(value)
+        }),
+        Value::Object(crate::value::Object::Json(map, _)) => {
+            let mut sum = 0u64;
+            for (key, json) in *map {
+                sum = sum
+                    .saturating_add((key.len() as f64 * 0.1) as u64)
+                    .saturating_add(traversal(&Value::json(json), ctx));
+            }
+            sum
+        }
+        _ => 1,
+    }
+}

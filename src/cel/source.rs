@@ -1,0 +1,133 @@
+//! Expressions as text: positions, and problems shown with the line they are in.
+
+use std::fmt;
+
+/// A problem found while compiling, at a place of the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 0.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// All that is wrong with an expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issues {
+    pub(crate) source: String,
+    pub(crate) list: Vec<Issue>,
+    pub(crate) total: usize,
+}
+
+/// More problems than this are counted, not listed.
+const MAX_LISTED: usize = 100;
+/// Longer lines are not repeated.
+const MAX_SNIPPET: usize = 16384;
+
+impl Issues {
+    pub(crate) fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            list: Vec::new(),
+            total: 0,
+        }
+    }
+
+    /// The problems, in the order of their places.
+    pub fn list(&self) -> &[Issue] {
+        &self.list
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.total == 0
+    }
+
+    /// Adds a problem at a character offset; nowhere for none.
+    pub(crate) fn report(&mut self, offset: Option<u32>, message: impl Into<String>) {
+        self.total += 1;
+        if self.list.len() >= MAX_LISTED {
+            return;
+        }
+        let (line, column) = match offset {
+            Some(offset) => self.place(offset),
+            None => (u32::MAX, u32::MAX),
+        };
+        self.list.push(Issue {
+            line,
+            column,
+            message: message.into(),
+        });
+    }
+
+    fn place(&self, offset: u32) -> (u32, u32) {
+        let (mut line, mut column) = (1, 0);
+        for c in self.source.chars().take(offset as usize) {
+            if c == '\n' {
+                line += 1;
+                column = 0;
+            } else {
+                column += 1;
+            }
+        }
+        (line, column)
+    }
+
+    pub(crate) fn sorted(mut self) -> Self {
+        self.list.sort_by_key(|i| (i.line, i.column));
+        self
+    }
+}
+
+impl fmt::Display for Issues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, issue) in self.list.iter().enumerate() {
+            if n > 0 {
+                writeln!(f)?;
+            }
+            if issue.line == u32::MAX {
+                // Upstream prints its "no location" as -1:0.
+                write!(f, "ERROR: <input>:-1:0: {}", issue.message)?;
+                continue;
+            }
+            write!(
+                f,
+                "ERROR: <input>:{}:{}: {}",
+                issue.line,
+                issue.column + 1,
+                issue.message
+            )?;
+            let Some(line) = self.source.split('\n').nth(issue.line as usize - 1) else {
+                continue;
+            };
+            if line.len() > MAX_SNIPPET {
+                continue;
+            }
+            let line = line.replace('\t', " ");
+            write!(f, "\n | {line}\n | ")?;
+            let mut chars = line.chars();
+            for _ in 0..issue.column {
+                match chars.next() {
+                    Some(c) if c.len_utf8() > 1 => write!(f, "\u{ff0e}")?,
+                    Some(_) => write!(f, ".")?,
+                    None => break,
+                }
+            }
+            match chars.next() {
+                Some(c) if c.len_utf8() > 1 => write!(f, "\u{ff3e}")?,
+                _ => write!(f, "^")?,
+            }
+        }
+        if self.total > self.list.len() {
+            write!(
+                f,
+                "\n{} more errors were truncated",
+                self.total - self.list.len()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Issues {}
