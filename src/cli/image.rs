@@ -108,7 +108,7 @@ enum Origin {
     /// A file, and its size.
     Archive(PathBuf, u64),
     /// The container engine.
-    Engine(Export),
+    Engine(Box<Export>),
 }
 
 impl Origin {
@@ -125,7 +125,9 @@ impl Origin {
             Err(_) => {}
         }
         word(source)?;
-        Export::find(source).await.map(Self::Engine)
+        Export::find(source)
+            .await
+            .map(|e| Self::Engine(Box::new(e)))
     }
 
     async fn open(&self) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
