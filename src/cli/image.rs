@@ -108,7 +108,7 @@ enum Origin {
     /// A file, and its size.
     Archive(PathBuf, u64),
     /// The container engine.
-    Engine(Export),
+    Engine(Box<Export>),
 }
 
 impl Origin {
@@ -125,7 +125,9 @@ impl Origin {
             Err(_) => {}
         }
         word(source)?;
-        Export::find(source).await.map(Self::Engine)
+        Export::find(source)
+            .await
+            .map(|e| Self::Engine(Box::new(e)))
     }
 
     async fn open(&self) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
@@ -187,12 +189,53 @@ async fn load_on(
     node: &Node,
     origin: &Origin,
 ) -> Result<Vec<String>, Failure> {
+    if let Origin::Engine(export) = origin
+        && has(home, profile, node, export).await
+    {
+        return Ok(vec![export.name().to_owned()]);
+    }
     let input = origin.open().await?;
     let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
     if code != 0 {
         return Err(remote_failure(node, code, &error));
     }
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Whether a node has that very image under that name, so that nothing needs to
+/// be sent. An answer that cannot be had is a no.
+async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bool {
+    let command = "rkube ctl images -o json";
+    let Ok((0, text, _)) = on_node(home, profile, node, command, None).await else {
+        return false;
+    };
+    let Ok(images) = serde_json::from_str::<Vec<serde_json::Value>>(&text) else {
+        return false;
+    };
+    let name = full_name(export.name());
+    images.iter().any(|image| {
+        let tags = image["repoTags"].as_array().into_iter().flatten();
+        image["id"] == export.id.as_str() && tags.into_iter().any(|t| *t == name.as_str())
+    })
+}
+
+/// An image's name with what is left out of it: `app` is `docker.io/library/app:latest`.
+fn full_name(name: &str) -> String {
+    let (first, rest) = name.split_once('/').unwrap_or(("", name));
+    let registry = first.contains(['.', ':']) || first == "localhost";
+    let mut full = match (registry, first) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("docker.io/library/{rest}"),
+        (false, _) => format!("docker.io/{name}"),
+    };
+    if !name
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains([':', '@']))
+    {
+        full.push_str(":latest");
+    }
+    full
 }
 
 async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(), Failure> {
@@ -243,4 +286,17 @@ async fn on_node(
         .trim_start_matches("error: ")
         .to_owned();
     Ok((code, String::from_utf8_lossy(&stdout).into_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_as_docker_does() {
+        assert_eq!(full_name("app"), "docker.io/library/app:latest");
+        assert_eq!(full_name("team/app:1"), "docker.io/team/app:1");
+        assert_eq!(full_name("localhost/app"), "localhost/app:latest");
+        assert_eq!(full_name("r.io:5000/a/b:2"), "r.io:5000/a/b:2");
+    }
 }

@@ -49,16 +49,14 @@ impl Output {
         self.finish();
         if self.json() {
             // Plain data; a value that cannot be JSON is a bug that tests show.
-            println!(
-                "{}",
-                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
-            );
+            let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""));
+            print_out(&format!("{text}\n"));
         } else {
-            let text = text();
-            print!("{text}");
+            let mut text = text();
             if !text.is_empty() && !text.ends_with('\n') {
-                println!();
+                text.push('\n');
             }
+            print_out(&text);
         }
     }
 
@@ -71,7 +69,7 @@ impl Output {
                 &serde_json::json!({ "message": message }),
             );
         } else {
-            println!("{message}");
+            print_out(&format!("{message}\n"));
         }
     }
 
@@ -128,17 +126,15 @@ impl Output {
 
     fn event(&self, kind: &str, data: &serde_json::Value) {
         let id = self.count.fetch_add(1, Ordering::Relaxed);
-        println!(
-            "{}",
-            serde_json::json!({
-                "specversion": "1.0",
-                "id": format!("{}-{id}", std::process::id()),
-                "source": "https://rkube.dev/",
-                "type": kind,
-                "datacontenttype": "application/json",
-                "data": data,
-            })
-        );
+        let event = serde_json::json!({
+            "specversion": "1.0",
+            "id": format!("{}-{id}", std::process::id()),
+            "source": "https://rkube.dev/",
+            "type": kind,
+            "datacontenttype": "application/json",
+            "data": data,
+        });
+        print_out(&format!("{event}\n"));
     }
 }
 
@@ -221,6 +217,14 @@ pub fn table(rows: &[Vec<String>]) -> String {
             format!("{}\n", line.join("   ").trim_end())
         })
         .collect()
+}
+
+/// Writes to standard output. That its reader has gone (`rkube status | head`)
+/// ends nothing: what is being done is more than what is told of it.
+fn print_out(text: &str) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 #[cfg(test)]

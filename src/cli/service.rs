@@ -115,7 +115,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     if forwards.is_empty() {
         return Ok(());
     }
-    output.say("These URLs work as long as this command runs; end it with Ctrl-C.");
+    output.warn("these URLs work as long as this command runs; end it with Ctrl-C");
     let carried = forwards
         .into_iter()
         .map(|f| f.run(home.clone(), profile.clone(), |what| output.warn(&what)));

@@ -87,7 +87,7 @@ pub async fn run(
             via: profile.control_plane().ip,
         })
     } else {
-        Way::Ssh(carry::Carrier::new(home, profile))
+        Way::Ssh(Box::new(carry::Carrier::new(home, profile)))
     };
     let mut tunnel = Tunnel {
         client: access::client(home, profile).await?,
@@ -165,7 +165,7 @@ enum Way {
     Route(routes::Routes),
     /// The host listens at an address of its loopback and carries connections
     /// over SSH.
-    Ssh(carry::Carrier),
+    Ssh(Box<carry::Carrier>),
 }
 
 impl Way {

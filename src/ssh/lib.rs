@@ -10,6 +10,7 @@ pub mod keys;
 mod pty;
 mod server;
 mod session;
+mod words;
 
 pub use server::{Server, SshConfig, serve};
 

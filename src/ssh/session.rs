@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use crate::pty::{self, PtyRequest};
+use crate::words;
 use crate::{SshConfig, signal_name, signal_number};
 
 /// The stream number of standard error, RFC 4254 section 5.2.
@@ -128,10 +129,21 @@ pub(crate) async fn run(channel: Channel<Msg>, context: Context) {
     let _ = context.handle.close(id).await;
 }
 
-fn command(context: &Context, env: Vec<(String, String)>, program: &Program) -> Command {
+fn command(
+    context: &Context,
+    env: Vec<(String, String)>,
+    program: &Program,
+) -> std::io::Result<Command> {
     let config = &context.config;
     let shell = config.shell();
     let mut command = match program {
+        Program::Shell if !shell.exists() => return Err(words::no_shell()),
+        Program::Command(text) if !shell.exists() => {
+            let words = words::split(text)?;
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]);
+            command
+        }
         Program::Shell => {
             let mut command = Command::new(shell);
             let name = shell.file_name().unwrap_or_default().to_string_lossy();
@@ -192,7 +204,7 @@ fn command(context: &Context, env: Vec<(String, String)>, program: &Program) -> 
         .envs(config.env.iter().cloned())
         .envs(env)
         .current_dir(home);
-    command
+    Ok(command)
 }
 
 /// Sends a signal to the program's whole process group.
@@ -282,7 +294,7 @@ async fn with_pipes(
     reader: ChannelReadHalf,
     writer: &ChannelWriteHalf<Msg>,
 ) -> std::io::Result<Option<ExitStatus>> {
-    let mut child: Child = command(context, env, program)
+    let mut child: Child = command(context, env, program)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -341,7 +353,7 @@ async fn with_pty(
     writer: &ChannelWriteHalf<Msg>,
 ) -> std::io::Result<Option<ExitStatus>> {
     let (master, slave) = request.open()?;
-    let mut command = command(context, env, program);
+    let mut command = command(context, env, program)?;
     if let Ok(name) = nix::unistd::ttyname(&slave) {
         command.env("SSH_TTY", name);
     }

@@ -23,6 +23,9 @@ use rkube_cluster::{Home, Profile};
 /// How long a phase may take.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// Where the app answers on every node.
+const NODE_PORT: u16 = 31080;
+
 /// Measures a cluster's life, phase by phase.
 #[derive(Parser)]
 struct Args {
@@ -181,8 +184,20 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
         driver: driver.to_owned(),
     };
     let mut found = Round::default();
+    // A port of this machine reaches the app whether nodes can be routed to or not.
+    let published = if driver == "native" {
+        None
+    } else {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        Some((port, format!("{port}:{NODE_PORT}")))
+    };
+    let nodes = args.nodes.to_string();
+    let mut command = vec!["start", "--nodes", &nodes];
+    command.extend(published.iter().flat_map(|(_, p)| ["--ports", p.as_str()]));
     let start = Instant::now();
-    cluster.run(&["start", "--nodes", &args.nodes.to_string()])?;
+    cluster.run(&command)?;
     found.time("start to all nodes Ready", start);
 
     let home = Home::at(&cluster.home);
@@ -190,20 +205,23 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
     let client = rkube_cluster::client(&home, &profile)
         .await
         .map_err(|e| anyhow::anyhow!("{e}"))?;
-    let port = deploy(&client).await?;
+    deploy(&client).await?;
     lookup(&client).await?;
     found.time("start to DNS answering from a pod", start);
-    let way = Way::to(&cluster, &home, &profile, port)?;
-    let address = way.address.clone();
+    let address = match &published {
+        Some((port, _)) => format!("127.0.0.1:{port}"),
+        None => format!("{}:{NODE_PORT}", profile.control_plane().ip),
+    };
     until("the app", || answers(&address)).await?;
     found.time("start to the app answering", start);
 
     if let Some(idle) = idle {
         // What the start left to do is not idling.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        let before = usage::cpu(&cluster.name);
+        let members = usage::Members::of(&cluster.name, &cluster.home);
+        let before = usage::cpu(&members);
         tokio::time::sleep(idle).await;
-        let used = usage::cpu(&cluster.name).saturating_sub(before);
+        let used = usage::cpu(&members).saturating_sub(before);
         found.0.push((
             "CPU idle",
             used.as_secs_f64() / idle.as_secs_f64() * 100.0,
@@ -211,7 +229,7 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
         ));
         found.0.push((
             "memory of all processes",
-            usage::pss(&cluster.name) as f64 / f64::from(1 << 20),
+            usage::pss(&members) as f64 / f64::from(1 << 20),
             "MiB PSS",
         ));
     }
@@ -230,7 +248,7 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
     Ok(found)
 }
 
-async fn deploy(client: &Client) -> anyhow::Result<i32> {
+async fn deploy(client: &Client) -> anyhow::Result<()> {
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
     let deployment = serde_json::from_value(serde_json::json!({
         "metadata": { "name": "kubia" },
@@ -249,11 +267,10 @@ async fn deploy(client: &Client) -> anyhow::Result<i32> {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let service = serde_json::from_value(serde_json::json!({
         "metadata": { "name": "kubia" },
-        "spec": { "type": "NodePort", "selector": { "app": "kubia" }, "ports": [{ "port": 8080 }] },
+        "spec": { "type": "NodePort", "selector": { "app": "kubia" }, "ports": [{ "port": 8080, "nodePort": NODE_PORT }] },
     }))?;
-    let service = services.create(&PostParams::default(), &service).await?;
-    let port = service.spec.and_then(|s| s.ports?.first()?.node_port);
-    port.context("the service got no node port")
+    services.create(&PostParams::default(), &service).await?;
+    Ok(())
 }
 
 /// A pod that looks a name up and ends.

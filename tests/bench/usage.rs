@@ -1,40 +1,70 @@
 //! What a cluster's processes use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-/// `/proc` folders of every process of the cluster: those in its control groups
-/// and its supervisors.
-fn processes(profile: &str) -> Vec<PathBuf> {
-    let group = format!("/rkube/{profile}/");
-    let run = format!("/run/rkube/{profile}\0");
+/// What tells a cluster's processes from others.
+pub struct Members {
+    /// Parts of control group paths.
+    groups: Vec<String>,
+    /// Parts of command lines.
+    lines: Vec<String>,
+}
+
+impl Members {
+    /// Of a native cluster, of containers and of virtual machines alike.
+    pub fn of(profile: &str, home: &Path) -> Self {
+        let label = format!("label=io.rkube.profile={profile}");
+        let containers = Command::new("docker")
+            .args(["ps", "-q", "--no-trunc", "--filter", &label])
+            .output()
+            .map(|out| String::from_utf8_lossy(&out.stdout).into_owned())
+            .unwrap_or_default();
+        let mut groups = vec![format!("/rkube/{profile}/")];
+        groups.extend(containers.lines().map(str::to_owned));
+        Self {
+            groups,
+            lines: vec![
+                format!("/run/rkube/{profile}\0"),
+                format!("{}/", home.display()),
+            ],
+        }
+    }
+
+    fn holds(&self, process: &Path) -> bool {
+        let groups = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        groups
+            .lines()
+            .any(|l| self.groups.iter().any(|g| format!("{l}/").contains(g)))
+            || self.lines.iter().any(|part| line.contains(part))
+    }
+}
+
+/// `/proc` folders of every process of the cluster.
+fn processes(members: &Members) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .map(|e| e.path());
-    entries
-        .filter(|p| {
-            let groups = std::fs::read_to_string(p.join("cgroup")).unwrap_or_default();
-            let line = std::fs::read(p.join("cmdline")).unwrap_or_default();
-            groups.lines().any(|l| format!("{l}/").contains(&group))
-                || String::from_utf8_lossy(&line).contains(&run)
-        })
-        .collect()
+    entries.filter(|p| members.holds(p)).collect()
 }
 
 /// Proportional set size of all processes, in bytes.
-pub fn pss(profile: &str) -> u64 {
+pub fn pss(members: &Members) -> u64 {
     let of = |path: &PathBuf| -> Option<u64> {
         let text = std::fs::read_to_string(path.join("smaps_rollup")).ok()?;
         let line = text.lines().find(|l| l.starts_with("Pss:"))?;
         Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
     };
-    processes(profile).iter().filter_map(of).sum()
+    processes(members).iter().filter_map(of).sum()
 }
 
 /// User and system time of all processes together.
-pub fn cpu(profile: &str) -> Duration {
+pub fn cpu(members: &Members) -> Duration {
     let of = |path: &PathBuf| -> Option<u64> {
         // Nanoseconds on a CPU, exact where the clock ticks of `stat` are not.
         let tasks = std::fs::read_dir(path.join("task")).ok()?.flatten();
@@ -48,5 +78,5 @@ pub fn cpu(profile: &str) -> Duration {
         };
         Some(tasks.filter_map(|t| one(t.path())).sum())
     };
-    Duration::from_nanos(processes(profile).iter().filter_map(of).sum())
+    Duration::from_nanos(processes(members).iter().filter_map(of).sum())
 }

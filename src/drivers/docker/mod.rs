@@ -60,6 +60,11 @@ impl Export {
         })
     }
 
+    /// The name that it was found by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The image as `docker save` writes it, from the beginning.
     pub fn open(
         &self,

@@ -1,0 +1,91 @@
+//! What a container engine's user does to a cluster whose nodes are containers.
+
+mod support;
+
+use support::engine::docker;
+use support::{Cluster, eventually, http_get};
+
+/// Skips where nodes are no containers.
+fn is_docker() -> bool {
+    let docker = support::driver() == "docker";
+    if !docker {
+        eprintln!("skipped: RKUBE_TEST_DRIVER is not docker");
+    }
+    docker
+}
+
+fn ready(cluster: &Cluster, nodes: usize) {
+    cluster.wait_for(&["get", "nodes", "--no-headers"], |t| {
+        t.matches(" Ready ").count() == nodes
+    });
+}
+
+#[test]
+fn containers_that_are_restarted_killed_or_removed_come_back() {
+    require_machine!();
+    if !is_docker() {
+        return;
+    }
+    let cluster = Cluster::start("engine", 2);
+    cluster.deploy_kubia(2);
+    cluster.kubectl(&["create", "configmap", "kept"]).ok();
+    let (first, second) = (cluster.node(1), cluster.node(2));
+
+    docker(&["restart", "-t", "5", &first]).expect("docker restart");
+    eventually("the API server", || {
+        (cluster.kubectl(&["get", "cm", "kept"]).code == 0).then_some(())
+    });
+    ready(&cluster, 2);
+
+    docker(&["rm", "-f", "-v", &second]).expect("docker rm");
+    assert!(cluster.rkube(&["status"]).stdout.contains("Nonexistent"));
+    cluster.rkube(&["start"]).ok();
+    ready(&cluster, 2);
+
+    // Everything that holds no state at once.
+    docker(&["rm", "-f", &first, &second]).expect("docker rm");
+    docker(&["network", "rm", &format!("rkube-{}", cluster.profile)]).expect("docker network rm");
+    cluster.rkube(&["start"]).ok();
+    ready(&cluster, 2);
+    cluster.kubectl(&["get", "cm", "kept"]).ok();
+    cluster
+        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .ok();
+    docker(&["rm", "-f", &first]).expect("docker rm");
+    cluster.rkube(&["delete"]).ok();
+}
+
+#[test]
+fn ports_are_published_and_a_taken_one_is_told() {
+    require_machine!();
+    if !is_docker() {
+        return;
+    }
+    let cluster = Cluster::plan("ports");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let ports = format!("{port}:30080");
+    let said = cluster.rkube(&["start", "--ports", &ports]).failed(71);
+    assert!(
+        said.contains(&port.to_string()) && said.contains("--ports"),
+        "{said}"
+    );
+    drop(listener);
+    cluster.rkube(&["start", "--ports", &ports]).ok();
+    cluster.deploy_kubia(1);
+    cluster.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: kubia}\nspec:\n  type: NodePort\n  \
+         selector: {app: kubia}\n  ports: [{port: 8080, nodePort: 30080}]\n",
+    );
+    let address = format!("127.0.0.1:{port}");
+    eventually("the app", || {
+        http_get(&address).filter(|b| b.starts_with("You've hit"))
+    });
+    let limits = docker(&[
+        "inspect",
+        "--format",
+        "{{.HostConfig.Privileged}} {{.HostConfig.RestartPolicy.Name}}",
+        &cluster.profile,
+    ]);
+    assert!(limits.expect("docker inspect").contains("unless-stopped"));
+}
