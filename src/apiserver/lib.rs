@@ -28,7 +28,6 @@ mod inprocess;
 mod metrics;
 mod negotiate;
 mod openapi;
-mod protobuf;
 mod reader;
 mod request;
 mod resources;

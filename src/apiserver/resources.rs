@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
 use crate::crd::{Custom, Family};
+use crate::negotiate::Offer;
 
 /// A resource in one served version, with all that handlers need of it.
 pub struct Resource {
@@ -121,6 +122,13 @@ impl Resource {
             Shape::Custom { family, .. } => Some(family),
             _ => None,
         }
+    }
+
+    /// What a client may have objects as.
+    pub fn offer(&self) -> Offer {
+        let typed = self.as_custom().is_none()
+            && rkube_api::protobuf::message(&self.api_version(), &self.kind).is_some();
+        if typed { Offer::Builtin } else { Offer::Custom }
     }
 
     /// Whether stored bytes are what this version serves.

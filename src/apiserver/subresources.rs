@@ -89,7 +89,7 @@ async fn admit(
 }
 
 async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
-    let encoding = negotiate::accept(&call.headers, true)?.encoding;
+    let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     Ok(respond::value(call, code, encoding, &status).await)
 }
@@ -225,7 +225,7 @@ pub async fn scale(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, false)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let info = &call.info;
     let namespace = info.namespace_of(resource);
     let view = |object: &Object| -> Result<Object, Status> {
@@ -356,7 +356,7 @@ pub async fn token(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, false)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let mut review = body_as(
         call,
@@ -550,7 +550,7 @@ pub async fn component_statuses(
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
     call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let parts = ["scheduler", "controller-manager", "etcd-0"];
     let store = ask_store(server).await;
     let component = |name: &str| {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::PortMapping;
+use rkube_drivers::{MachineOptions, PortMapping};
 
 use super::{Global, Output, interrupted};
 
@@ -46,6 +46,15 @@ pub struct Args {
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS")]
     ports: Vec<PortMapping>,
+    /// The kernel of nodes that are virtual machines (driver qemu) [default: the best in /boot]
+    #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The folder of that kernel's modules [default: looked for beside it]
+    #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// How big the disk of a node is that is a virtual machine [default: 20g]
+    #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
+    disk_size: Option<u64>,
     /// A component's own setting, COMPONENT.KEY=VALUE; there is
     /// apiserver.audit-policy-file=FILE, which switches the audit log on
     #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
@@ -53,6 +62,23 @@ pub struct Args {
     /// Only tell which driver would be used and why; change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Where objects are kept: embedded, or etcd=https://HOST:2379[,...]
+    #[arg(
+        long,
+        env = "RKUBE_STORE",
+        default_value = "embedded",
+        value_name = "STORE"
+    )]
+    store: String,
+    /// The authority that etcd's certificate is of, PEM
+    #[arg(long, value_name = "FILE")]
+    store_ca: Option<std::path::PathBuf>,
+    /// The client certificate for etcd, PEM
+    #[arg(long, value_name = "FILE")]
+    store_cert: Option<std::path::PathBuf>,
+    /// The key of --store-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    store_key: Option<std::path::PathBuf>,
     /// Leave the kubeconfig's current context as it is
     #[arg(long)]
     keep_context: bool,
@@ -100,6 +126,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
+/// Where a path leads whatever folder rkube is run in later.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| {
+        Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("{} is not a path: {e}", path.display()),
+        )
+    })
+}
+
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if args.dns_domain.is_empty()
         || !args
@@ -125,6 +162,12 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         dns_domain: args.dns_domain,
         insecure_registries: args.insecure_registry,
         ports: args.ports,
+        store: StoreOptions::parse(&args.store, args.store_ca, args.store_cert, args.store_key)?,
+        machine: MachineOptions {
+            kernel: args.kernel.map(absolute).transpose()?,
+            modules: args.modules.map(absolute).transpose()?,
+            disk_bytes: args.disk_size,
+        },
         audit_policy: args
             .extra_config
             .into_iter()

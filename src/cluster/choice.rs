@@ -111,6 +111,7 @@ pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
         loopback_ports: Vec::new(),
         api_port: None,
         ports: Vec::new(),
+        machine: rkube_drivers::MachineOptions::default(),
         nodes: Vec::new(),
     }
 }

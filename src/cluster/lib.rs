@@ -15,6 +15,7 @@ mod pki;
 mod profile;
 mod publish;
 mod status;
+mod store;
 mod tunnel;
 
 pub use access::{client, endpoints, logs, ssh, ssh_address, ssh_key};
@@ -26,6 +27,7 @@ pub use lifecycle::{StartOptions, delete, start, stop, wait_ready, write_context
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};
+pub use store::StoreOptions;
 pub use tunnel::{Change as TunnelChange, run as tunnel};
 
 /// Tells the user what is going on.

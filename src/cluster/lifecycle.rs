@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, PortMapping};
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
@@ -20,6 +20,7 @@ use crate::kubeconfig::Kubeconfig;
 use crate::pki::Pki;
 use crate::profile::{NewProfile, Node, Profile, check_name};
 use crate::publish;
+use crate::store::StoreOptions;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
 /// when the profile is new.
@@ -47,6 +48,10 @@ pub struct StartOptions {
     pub insecure_registries: Vec<String>,
     /// Ports of the first node to publish on the host.
     pub ports: Vec<PortMapping>,
+    /// The etcd to keep objects in; the embedded store when `None`.
+    pub store: Option<StoreOptions>,
+    /// What nodes that are virtual machines are made of.
+    pub machine: MachineOptions,
     /// The API server's audit policy, a file of this machine; kept for later starts.
     pub audit_policy: Option<PathBuf>,
     /// The kubeconfig to write; `None` leaves it alone.
@@ -125,6 +130,14 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
             profile.name
         ));
     }
+    if let Some(store) = &options.store
+        && profile.store != Some(store.config(&profile.name))
+    {
+        progress.warn(&format!(
+            "the profile '{}' keeps its objects elsewhere; delete it to change that",
+            profile.name
+        ));
+    }
     if options
         .driver
         .as_ref()
@@ -138,6 +151,9 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
 }
 
 async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+    if let Some(store) = &options.store {
+        store.check()?;
+    }
     let nodes = options.nodes.unwrap_or(1);
     if nodes == 0 || nodes > MAX_NODES {
         return Err(Failure::new(
@@ -220,6 +236,8 @@ async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
         ports: &options.ports,
+        store: options.store.as_ref().map(|s| s.config(&options.profile)),
+        machine: &options.machine,
     })
 }
 
@@ -254,6 +272,13 @@ async fn start_profile(
     let plan = profile.plan(home);
     progress.step("certificates", "Preparing certificates and configuration");
     profile.save(home)?;
+    if let Some(store) = &options.store
+        && profile.store.is_some()
+    {
+        let pki = home.profile_dir(&profile.name).join("pki");
+        crate::files::make_private_dir(&pki)?;
+        store.keep_files(&pki)?;
+    }
     let pki = provision(home, profile)?;
 
     let wanted = running(profile);
@@ -557,6 +582,14 @@ pub async fn delete(
         }
         None => destroy_by_name(home, name, progress).await?,
     }
+    if let Some(store) = profile.as_ref().and_then(|p| p.store.as_ref())
+        && let Err(why) = crate::store::wipe(store, &dir.join("pki")).await
+    {
+        progress.warn(&format!(
+            "what the cluster kept in etcd below {} is still there: {why}",
+            store.root
+        ));
+    }
     if let Some(kubeconfig) = kubeconfig {
         kubeconfig.remove(name)?;
     }
@@ -608,6 +641,8 @@ mod tests {
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
             ports: Vec::new(),
+            store: None,
+            machine: MachineOptions::default(),
             audit_policy: None,
             kubeconfig: None,
             set_context: false,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use rkube_config::failure::{Kind, Source};
-use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, ports};
-use rkube_drivers::{ClusterPlan, NodePlan, PortMapping};
+use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, StoreConfig, ports};
+use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
@@ -45,6 +45,12 @@ pub struct Profile {
     /// More ports of the first node that the host publishes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// The etcd that the cluster's objects are in, if not the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreConfig>,
+    /// What its nodes are made of, where they are virtual machines.
+    #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
+    pub machine: MachineOptions,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -89,6 +95,8 @@ pub(crate) struct NewProfile<'a> {
     pub memory_bytes: Option<u64>,
     pub insecure_registries: &'a [String],
     pub ports: &'a [PortMapping],
+    pub store: Option<StoreConfig>,
+    pub machine: &'a MachineOptions,
 }
 
 /// Checks that `name` can name a profile: it becomes part of node names, of a
@@ -132,6 +140,8 @@ impl Profile {
             insecure_registries: what.insecure_registries.to_vec(),
             api_port: None,
             ports: what.ports.to_vec(),
+            store: what.store.clone(),
+            machine: what.machine.clone(),
             nodes: Vec::new(),
         };
         for _ in 0..what.nodes {
@@ -320,9 +330,11 @@ impl Profile {
                 .insecure_registries
                 .iter()
                 .filter_map(|registry| loopback_port(registry))
+                .chain(self.store_loopback_ports())
                 .collect(),
             api_port: self.api_port,
             ports: self.ports.clone(),
+            machine: self.machine.clone(),
             nodes: self
                 .nodes
                 .iter()
@@ -374,7 +386,17 @@ impl Profile {
             insecure_registries: self.insecure_registries.clone(),
             host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
+            store: self.store.clone().filter(|_| node.control_plane),
         }
+    }
+
+    /// Ports of an etcd on this machine's loopback.
+    fn store_loopback_ports(&self) -> impl Iterator<Item = u16> {
+        let endpoints = self.store.iter().flat_map(|store| &store.endpoints);
+        endpoints.filter_map(|url| {
+            let (host, port) = rkube_store::etcd::host_and_port(url).ok()?;
+            loopback_port(&format!("{host}:{port}"))
+        })
     }
 }
 
@@ -408,6 +430,8 @@ mod tests {
             memory_bytes: None,
             insecure_registries: &[],
             ports: &[],
+            store: None,
+            machine: &MachineOptions::default(),
         })
         .unwrap()
     }

@@ -6,6 +6,7 @@
 
 pub mod docker;
 pub mod native;
+pub mod qemu;
 mod ranges;
 
 use std::collections::BTreeMap;
@@ -39,8 +40,33 @@ pub struct ClusterPlan {
     /// More ports of the control-plane node to publish on the host.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+    /// What virtual machines are made of.
+    #[serde(default)]
+    pub machine: MachineOptions,
     /// Every node of the cluster.
     pub nodes: Vec<NodePlan>,
+}
+
+/// What nodes that are virtual machines are made of; only the driver qemu asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MachineOptions {
+    /// The kernel's image; the best of the host's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// The folder of the kernel's modules; looked for beside it when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modules: Option<PathBuf>,
+    /// How big a node's disk is, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
+}
+
+impl MachineOptions {
+    /// Whether nothing was asked for.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a driver needs to know of a node.
@@ -381,12 +407,7 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
     match name {
         "native" => Ok(Box::new(native::Native)),
         "docker" => Ok(Box::new(docker::Docker)),
-        "qemu" => Err(Failure::new(
-            Source::Driver,
-            Kind::Unsupported,
-            format!("the driver '{name}' is not built yet"),
-        )
-        .advise("use --driver native")),
+        "qemu" => Ok(Box::new(qemu::Qemu)),
         _ => Err(Failure::new(
             Source::Driver,
             Kind::NotFound,
@@ -434,6 +455,7 @@ mod tests {
             loopback_ports: Vec::new(),
             api_port: Some(20001),
             ports: Vec::new(),
+            machine: MachineOptions::default(),
             nodes: vec![node("a", 2, true, Some(20002)), node("b", 3, false, None)],
         };
         let direct = Endpoints::direct(&plan);

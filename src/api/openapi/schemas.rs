@@ -311,6 +311,9 @@ impl<'a> Schemas<'a> {
         if let Some(gvks) = self.gvks(def.name) {
             out.insert("x-kubernetes-group-version-kind".into(), gvks);
         }
+        if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(d, ..)| *d == def.name) {
+            out.insert("x-kubernetes-unions".into(), union(discriminator, fields));
+        }
         Value::Object(out)
     }
 
@@ -325,9 +328,10 @@ impl<'a> Schemas<'a> {
                 Value::Object(schema) => schema,
                 other => Map::from_iter([("default".to_owned(), other)]),
             };
+            let default = default_of(&field, ty).filter(|_| self.dialect == Dialect::V3);
             // A reference that something stands beside.
             if self.dialect == Dialect::V3
-                && !description.is_empty()
+                && (!description.is_empty() || default.is_some())
                 && let Some(reference) = schema.remove("$ref")
             {
                 schema.insert("allOf".into(), json!([{"$ref": reference}]));
@@ -335,10 +339,12 @@ impl<'a> Schemas<'a> {
             if !description.is_empty() {
                 schema.insert("description".into(), description.into());
             }
-            if self.dialect == Dialect::V3
-                && let Some(default) = default_of(&field, ty)
-            {
+            if let Some(default) = default {
                 schema.insert("default".into(), default);
+            }
+            // Bytes are a text in JSON, but upstream's marker of a list is published.
+            if (def.name, field.name) == LISTED_BYTES {
+                schema.insert("x-kubernetes-list-type".into(), "atomic".into());
             }
             if field.required {
                 required.push(Value::from(field.name));
@@ -501,6 +507,61 @@ fn patch_facts(strategy: PatchStrategy, merge_key: Option<&str>, out: &mut Map<S
 
 fn truth(map: &Map<String, Value>, key: &str) -> bool {
     map.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// The one field of bytes that upstream marks as a list.
+const LISTED_BYTES: (&str, &str) = (
+    "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
+    "caBundle",
+);
+
+/// Definitions of which one field at most is set, which the discriminator (if
+/// there is one) names.
+const UNIONS: [(&str, &str, &[&str]); 6] = [
+    (
+        "io.k8s.api.core.v1.AppArmorProfile",
+        "type",
+        &["localhostProfile"],
+    ),
+    (
+        "io.k8s.api.core.v1.PodSchedulingGroup",
+        "",
+        &["podGroupName"],
+    ),
+    (
+        "io.k8s.api.core.v1.SeccompProfile",
+        "type",
+        &["localhostProfile"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.LimitResponse",
+        "type",
+        &["queuing"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec",
+        "type",
+        &["exempt", "limited"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.Subject",
+        "kind",
+        &["group", "serviceAccount", "user"],
+    ),
+];
+
+/// As `x-kubernetes-unions` has it: the discriminator's values are the fields'
+/// names as Go has them.
+fn union(discriminator: &str, fields: &[&str]) -> Value {
+    let by: Map<String, Value> = fields
+        .iter()
+        .map(|field| ((*field).to_owned(), super::operation::capital(field).into()))
+        .collect();
+    let mut union = json!({"fields-to-discriminateBy": by});
+    if !discriminator.is_empty() {
+        crate::meta::map_mut(&mut union).insert("discriminator".into(), discriminator.into());
+    }
+    json!([union])
 }
 
 /// A custom resource's schema in what version 2 can say: clients would refuse

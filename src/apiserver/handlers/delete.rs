@@ -167,7 +167,7 @@ pub async fn delete(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
     let namespace = call.info.namespace_of(resource);
     let deleted = delete_object(
@@ -206,7 +206,7 @@ pub async fn delete_collection(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
     server.cache.consistent().await;

@@ -127,7 +127,7 @@ async fn create(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
@@ -155,7 +155,7 @@ async fn update(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = WriteOptions::read(call, "UpdateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
@@ -256,7 +256,7 @@ pub fn parse(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<String>), 
     match encoding {
         Encoding::Json => fields::parse_json(bytes),
         Encoding::Yaml => fields::parse_yaml(bytes),
-        Encoding::Protobuf => Ok((crate::protobuf::decode(bytes)?, Vec::new())),
+        Encoding::Protobuf => Ok((rkube_api::protobuf::decode(bytes)?, Vec::new())),
     }
 }
 
@@ -307,6 +307,9 @@ pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status
             "The resourceVersion for the provided list is too old. ({asked}, oldest {oldest})"
         )),
         StoreError::Future { asked, newest } => read::too_large(asked, newest),
+        StoreError::Unavailable(why) => {
+            Status::service_unavailable(format!("the store failed: {why}"))
+        }
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         error => Status::internal(error),
     }

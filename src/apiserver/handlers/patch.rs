@@ -38,7 +38,7 @@ pub async fn patch(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let form = match negotiate::media_type(&call.headers) {
         JSON => Form::Json,
         MERGE => Form::Merge,

@@ -25,17 +25,25 @@ pub async fn get(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     respond::validate_table_options(call, accepted)?;
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
     let object = resource
         .cache
         .get(&call.info.namespace_of(resource), &call.info.name)
         .ok_or_else(|| Status::not_found(&resource.group_resource(), &call.info.name))?;
+    let protobuf = negotiate::Accepted {
+        encoding: negotiate::Encoding::Protobuf,
+        view: negotiate::View::Whole,
+    };
+    if accepted == protobuf && resource.serves_storage_version() {
+        let body = object.protobuf()?.body.clone();
+        return Ok(respond::bytes(call, StatusCode::OK, accepted.encoding, body).await);
+    }
     server
         .object_response(
             call,
@@ -167,7 +175,7 @@ pub async fn list(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
     let filter = filter(&call.info, resource)?;
@@ -228,7 +236,7 @@ pub async fn list(
         .await;
     }
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
     let (mut items, mut revision) = server.current(resource, &filter);
@@ -337,7 +345,7 @@ async fn next_page(
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision goes on with whatever is there now.
         Err(_) => {
-            server.cache.consistent().await;
+            server.cache.try_consistent().await?;
             server.current(resource, filter)
         }
         Ok(revision) => {
@@ -370,7 +378,7 @@ async fn next_page(
                         return Ok(respond::value(
                             call,
                             StatusCode::GONE,
-                            negotiate::Encoding::Json,
+                            accepted.encoding,
                             &value,
                         )
                         .await);

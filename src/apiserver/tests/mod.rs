@@ -3,6 +3,7 @@
 mod aggregation;
 mod basics;
 mod conversion;
+mod encodings;
 mod extensions;
 mod hostile;
 mod kubectl;

@@ -80,6 +80,11 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     })
 }
 
+/// Name of the host's link to a cluster's nodes.
+pub(crate) fn link_name(plan: &ClusterPlan) -> String {
+    network::host(plan).link_name()
+}
+
 fn failure(e: &anyhow::Error) -> Failure {
     Failure::new(Source::Driver, Kind::Error, format!("{e:#}"))
 }

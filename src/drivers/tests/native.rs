@@ -99,6 +99,7 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         loopback_ports: vec![5000],
         api_port: None,
         ports: Vec::new(),
+        machine: rkube_drivers::MachineOptions::default(),
         nodes: vec![node(2), node(3)],
     }
 }
