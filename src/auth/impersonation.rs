@@ -136,7 +136,7 @@ fn constrained(
     let on = format!("impersonate-on:{mode}:{}", request.verb);
     authorizer.require(&Attributes {
         verb: &on,
-        ..request.clone()
+        ..*request
     })?;
     let verb = format!("impersonate:{mode}");
     let check = |resource, subresource, namespace, name| {
