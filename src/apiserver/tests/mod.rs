@@ -4,6 +4,7 @@ mod basics;
 mod encodings;
 mod extensions;
 mod kubectl;
+mod runtime;
 mod streams;
 mod support;
 mod watches;
