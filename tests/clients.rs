@@ -50,8 +50,28 @@ fn the_python_client_works() {
             return;
         }
     };
+    let Some(image) = support::image::Image::busybox("test/busybox:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
     let cluster = Cluster::start("py", 1);
-    cluster.deploy_kubia(1);
+    let archive = cluster.path("busybox.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("the archive");
+    cluster
+        .rkube(&["image", "load", &archive.display().to_string()])
+        .ok();
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
+         - {name: c, image: 'test/busybox:1', command: [sleep, '3600']}\n",
+    );
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/client",
+            "--timeout=120s",
+        ])
+        .ok();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/client.py");
     let done = Command::new(python)
         .arg(script)

@@ -10,14 +10,16 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::Driver;
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
+use crate::choice::{self, empty_plan};
 use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
 use crate::kubeconfig::Kubeconfig;
 use crate::pki::Pki;
 use crate::profile::{NewProfile, Node, Profile, check_name};
+use crate::publish;
 use crate::store::StoreOptions;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
@@ -44,8 +46,12 @@ pub struct StartOptions {
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Ports of the first node to publish on the host.
+    pub ports: Vec<PortMapping>,
     /// The etcd to keep objects in; the embedded store when `None`.
     pub store: Option<StoreOptions>,
+    /// What nodes that are virtual machines are made of.
+    pub machine: MachineOptions,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
@@ -73,13 +79,15 @@ pub async fn start(
             warn_of_ignored(&profile, options, progress);
             profile
         }
-        None => plan(home, options).inspect_err(|_| {
+        None => plan(home, options).await.inspect_err(|_| {
             home.forget_lock(&options.profile);
             home.tidy();
         })?,
     };
     if !options.insecure_registries.is_empty() {
-        let running = rkube_drivers::by_name(&profile.driver)?.is_up(&profile.plan(home));
+        let running = rkube_drivers::by_name(&profile.driver)?
+            .is_up(&profile.plan(home))
+            .await;
         if running && profile.insecure_registries != options.insecure_registries {
             progress
                 .warn("--insecure-registry takes effect at the next: rkube stop && rkube start");
@@ -89,7 +97,7 @@ pub async fn start(
             .clone_from(&options.insecure_registries);
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
-    let started = start_profile(home, &profile, driver.as_ref(), options, progress).await;
+    let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
     match started {
         Ok(()) => Ok(profile),
         Err(failure) => {
@@ -131,7 +139,7 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
     }
 }
 
-fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
     if let Some(store) = &options.store {
         store.check()?;
     }
@@ -143,7 +151,10 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
             format!("--nodes is {nodes}, it can be 1 to {MAX_NODES}"),
         ));
     }
-    let driver_name = options.driver.as_deref().unwrap_or("native");
+    let driver_name = match options.driver.as_deref() {
+        Some(name) => name,
+        None => choice::first(home, &options.profile).await?,
+    };
     let driver = rkube_drivers::by_name(driver_name)?;
     let run_dir = home.run_dir(&options.profile);
     if run_dir.join("control.sock").exists() {
@@ -157,6 +168,14 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         )
         .advise("choose another name with -p, or delete that cluster under its own RKUBE_HOME"));
     }
+    if !options.ports.is_empty() && !driver.publishes() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("the driver {driver_name} publishes no ports (--ports)"),
+        )
+        .advise("reach the nodes at their own addresses: rkube ip"));
+    }
     let mut taken: Vec<Ipv4Net> = Vec::new();
     for name in home.profile_names()? {
         // A damaged profile keeps its addresses to itself, which is what delete is for.
@@ -166,7 +185,7 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
     }
     let node_cidr = match options.node_cidr {
         Some(range) => range.trunc(),
-        None => driver.free_range(&taken)?,
+        None => driver.free_range(&taken).await?,
     };
     for (flag, range, largest) in [
         ("--subnet", node_cidr, 28),
@@ -205,24 +224,25 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         cpu_millis: options.cpu_millis,
         memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
+        ports: &options.ports,
         store: options.store.as_ref().map(|s| s.config(&options.profile)),
+        machine: &options.machine,
     })
 }
 
 async fn start_profile(
     home: &Home,
-    profile: &Profile,
+    profile: &mut Profile,
     driver: &dyn Driver,
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let plan = profile.plan(home);
-    if !driver.is_up(&plan) {
+    if !driver.is_up(&profile.plan(home)).await {
         progress.step(
             "preflight",
             &format!("Checking the machine for the {} driver", driver.name()),
         );
-        for problem in driver.preflight(&plan) {
+        for problem in driver.preflight(&profile.plan(home)).await {
             if problem.fatal {
                 return Err(problem.failure);
             }
@@ -233,7 +253,12 @@ async fn start_profile(
                 .unwrap_or_default();
             progress.warn(&format!("{}{advice}", problem.failure.message));
         }
+        publish::check(&profile.ports)?;
+        if driver.publishes() {
+            publish::assign(home, profile)?;
+        }
     }
+    let plan = profile.plan(home);
     progress.step("certificates", "Preparing certificates and configuration");
     profile.save(home)?;
     if let Some(store) = &options.store
@@ -258,7 +283,7 @@ async fn start_profile(
     driver.start(&plan, &wanted).await?;
 
     if let Some(kubeconfig) = &options.kubeconfig {
-        kubeconfig.put(&access::entry(profile, &pki)?, options.set_context)?;
+        kubeconfig.put(&access::entry(home, profile, &pki)?, options.set_context)?;
     }
     Ok(())
 }
@@ -303,7 +328,8 @@ pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> 
     public.push(".pub");
     let public =
         std::fs::read_to_string(&public).map_err(|e| io_failure("read", Path::new(&public), &e))?;
-    let dns = upstream_dns();
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let dns = driver.resolvers().unwrap_or_else(upstream_dns);
     for node in &profile.nodes {
         provision_node(home, profile, node, &pki, &public, &dns)?;
     }
@@ -477,7 +503,7 @@ pub fn write_context(
     kubeconfig: &Kubeconfig,
 ) -> Result<(), Failure> {
     let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
-    kubeconfig.put(&access::entry(profile, &pki)?, true)
+    kubeconfig.put(&access::entry(home, profile, &pki)?, true)
 }
 
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
@@ -532,14 +558,14 @@ pub async fn delete(
             None
         }
     };
-    // A damaged profile says nothing of its driver: what the native one leaves
-    // is found by the profile's name alone.
-    let driver = rkube_drivers::by_name(profile.as_ref().map_or("native", |p| &p.driver))?;
-    let plan = match &profile {
-        Some(profile) => profile.plan(home),
-        None => orphan_plan(home, name),
-    };
-    driver.destroy(&plan).await?;
+    match &profile {
+        Some(profile) => {
+            rkube_drivers::by_name(&profile.driver)?
+                .destroy(&profile.plan(home))
+                .await?;
+        }
+        None => destroy_by_name(home, name, progress).await?,
+    }
     if let Some(store) = profile.as_ref().and_then(|p| p.store.as_ref())
         && let Err(why) = crate::store::wipe(store, &dir.join("pki")).await
     {
@@ -557,17 +583,29 @@ pub async fn delete(
     Ok(())
 }
 
-fn orphan_plan(home: &Home, name: &str) -> rkube_drivers::ClusterPlan {
-    let dir = home.profile_dir(name);
-    rkube_drivers::ClusterPlan {
-        name: name.to_owned(),
-        run_dir: home.run_dir(name),
-        binary: dir.join("bin/rkube"),
-        dir,
-        node_cidr: Ipv4Net::default(),
-        loopback_ports: Vec::new(),
-        nodes: Vec::new(),
+/// A damaged or lost profile says nothing of its driver: whatever any of them
+/// left is found by the profile's name alone.
+async fn destroy_by_name(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let plan = empty_plan(home, name);
+    for driver in rkube_drivers::NAMES {
+        // One that this rkube lacks has made nothing.
+        let Ok(driver) = rkube_drivers::by_name(driver) else {
+            continue;
+        };
+        if let Err(e) = driver.destroy(&plan).await {
+            // One that does not work here has most likely made nothing either.
+            if driver.preflight(&plan).await.iter().any(|p| p.fatal) {
+                progress.warn(&format!(
+                    "nodes of the {} driver, if there were any, are left: {}",
+                    driver.name(),
+                    e.message
+                ));
+            } else {
+                return Err(e);
+            }
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -578,7 +616,7 @@ mod tests {
         StartOptions {
             profile: "p".into(),
             nodes: Some(2),
-            driver: None,
+            driver: Some("native".into()),
             cpu_millis: None,
             memory_bytes: None,
             node_cidr: Some("192.168.99.0/24".parse().unwrap()),
@@ -586,17 +624,19 @@ mod tests {
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
+            ports: Vec::new(),
             store: None,
+            machine: MachineOptions::default(),
             kubeconfig: None,
             set_context: false,
         }
     }
 
-    #[test]
-    fn bad_plans_are_usage_errors() {
+    #[tokio::test]
+    async fn bad_plans_are_usage_errors() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
-        plan(&home, &options()).unwrap();
+        plan(&home, &options()).await.unwrap();
         let bad = [
             StartOptions {
                 nodes: Some(0),
@@ -616,7 +656,7 @@ mod tests {
             },
         ];
         for bad in bad {
-            assert_eq!(plan(&home, &bad).unwrap_err().exit_code(), 14);
+            assert_eq!(plan(&home, &bad).await.unwrap_err().exit_code(), 14);
         }
         assert_eq!(
             plan(
@@ -626,6 +666,7 @@ mod tests {
                     ..options()
                 }
             )
+            .await
             .unwrap_err()
             .exit_code(),
             55

@@ -1,4 +1,4 @@
-"""What the Python client does, against a running cluster with a pod `app=kubia`.
+"""What the Python client does, against a running cluster with a pod `client`.
 
 Every step asserts; the last line says that all have been done.
 """
@@ -61,10 +61,9 @@ assert forced.data.k == "two"
 core.delete_namespaced_config_map("applied", names)
 
 # Exec, with output on both streams and an exit code.
-pods = core.list_namespaced_pod(names, label_selector="app=kubia")
 session = stream(
     core.connect_get_namespaced_pod_exec,
-    pods.items[0].metadata.name,
+    "client",
     names,
     command=["/bin/sh", "-c", "echo out; echo err >&2; exit 3"],
     stdout=True,

@@ -421,6 +421,6 @@ fn custom_resources_are_in() {
     check_references(&v2, &v2);
     assert_eq!(
         v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"],
-        json!({"port": {"x-kubernetes-int-or-string": true}, "cron": {}})
+        json!({"port": {"x-kubernetes-int-or-string": true}, "cron": {"default": "x"}})
     );
 }

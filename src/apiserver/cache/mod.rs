@@ -5,6 +5,7 @@
 //! consistent read is to wait until that revision has reached the store's.
 
 mod object;
+mod pages;
 mod resource;
 mod watcher;
 

@@ -60,7 +60,8 @@ pub async fn forward(
     target: Target,
     style: Style,
 ) -> Result<Response<Body>, Status> {
-    let upgrade = is_upgrade(&call.headers);
+    // A log that is wanted over WebSocket is wrapped here, not by the agent.
+    let upgrade = style != Style::Log && is_upgrade(&call.headers);
     if style == Style::Stream && !upgrade {
         return Err(Status::bad_request("Upgrade request required"));
     }

@@ -81,6 +81,10 @@ pub async fn patch(
         Encoding::Json
     };
     let (mut patch, duplicates) = parse(&bytes, encoding)?;
+    let repeated = match form {
+        Form::Apply if !duplicates.is_empty() => fields::yaml_duplicate(&bytes),
+        _ => None,
+    };
     let ownership = if form == Form::Apply {
         Ownership::Applied
     } else {
@@ -97,8 +101,12 @@ pub async fn patch(
         }
         meta::set_name(&mut patch, &call.info.name);
         namespace_of_request(call, resource, &mut patch)?;
-        let unknown = fields::check(resource.schema(), &mut patch)?;
-        report(call, options.validation, duplicates, unknown)?;
+        // Fields that the schema does not declare are an error of applying
+        // itself, whatever the validation asked for.
+        let mut checked = patch.clone();
+        if fields::check(resource.schema(), &mut checked)?.is_empty() {
+            patch = checked;
+        }
         meta::set_type(&mut patch, &resource.api_version(), &resource.kind);
         if !meta::managed_fields(&patch).is_empty() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -129,6 +137,17 @@ pub async fn patch(
                     reset_fields: reset_fields(resource, part),
                 };
                 let mut new = apply::apply(&request, live.as_ref(), &patch, force)?;
+                if let Some(repeated) = &repeated {
+                    match validation {
+                        fields::Validation::Ignore => {}
+                        fields::Validation::Warn => call.warn([repeated.clone()]),
+                        fields::Validation::Strict => {
+                            return Err(Status::bad_request(format!(
+                                "error strict decoding YAML: {repeated}"
+                            )));
+                        }
+                    }
+                }
                 if let (Some(live), true) = (live, meta::resource_version(&patch).is_empty()) {
                     meta::set_resource_version(&mut new, meta::resource_version(live));
                 }
@@ -140,7 +159,13 @@ pub async fn patch(
                     &call.info.name,
                 ));
             }
-            (Form::Json, Some(live)) => patches::json_patch(live, &patch)?,
+            (Form::Json, Some(live)) => {
+                // Paths may lead into structs that are there in every object,
+                // if only empty.
+                let mut live = live.clone();
+                fields::check(resource.schema(), &mut live)?;
+                patches::json_patch(&live, &patch)?
+            }
             (Form::Merge, Some(live)) => patches::merge_patch(live, &patch)?,
             (Form::Strategic, Some(live)) => {
                 patches::strategic_merge(resource.schema(), live, &patch)?

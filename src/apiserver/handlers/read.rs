@@ -239,7 +239,12 @@ pub async fn list(
         None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
-    let (items, revision) = server.current(resource, &filter);
+    let (mut items, mut revision) = server.current(resource, &filter);
+    if limit > 0 && items.len() > limit {
+        let (all, now) = resource.cache.first_page(server.cache.revision());
+        items = filtered(&all, &filter);
+        revision = now;
+    }
     page(
         server, call, resource, accepted, items, limit, revision, &filter,
     )
@@ -259,6 +264,14 @@ impl ApiServer {
         let (items, newest) = resource.cache.list_with_revision(filter);
         (items, revision.max(newest))
     }
+}
+
+fn filtered(items: &[Arc<CachedObject>], filter: &Filter) -> Vec<Arc<CachedObject>> {
+    items
+        .iter()
+        .filter(|o| filter.matches(o))
+        .cloned()
+        .collect()
 }
 
 /// The state of a resource at a past revision, from the store's history.
@@ -336,7 +349,10 @@ async fn next_page(
             server.current(resource, filter)
         }
         Ok(revision) => {
-            if resource.cache.last_change() <= revision {
+            if let Some(all) = resource.cache.further_page(revision) {
+                let rest = all.partition_point(|item| key_of(item) <= token.start);
+                (filtered(&all[rest..], filter), revision)
+            } else if resource.cache.last_change() <= revision {
                 (resource.cache.list(filter), revision)
             } else {
                 match past(server, resource, filter, revision).await {

@@ -285,8 +285,7 @@ impl Writer<'_> {
                 .services
                 .allocate(self.server, resource, &mut new, Some(old))?;
         }
-        let mut errors =
-            rkube_strategy::validate_metadata(&new, resource.namespaced, strategy.name_rule());
+        let mut errors = metadata_errors(resource, &new);
         errors.extend(rkube_strategy::validate_metadata_update(&new, old));
         errors.extend(match self.part {
             Part::Main => strategy.validate_update(&new, old),
@@ -433,7 +432,12 @@ impl Writer<'_> {
 fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
-    if resource.as_custom().is_some() || resource.group == "apiextensions.k8s.io" {
+    if resource.as_custom().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        )
+    {
         errors.retain(|e| {
             !(e.field.starts_with("metadata.finalizers[")
                 && e.detail.starts_with("name is neither a standard finalizer"))

@@ -192,13 +192,12 @@ impl Webhooks {
             .as_u64()
             .unwrap_or(10)
             .clamp(1, 30);
-        let asked = self
+        let limit = Duration::from_secs(seconds);
+        let config = &hook.value["clientConfig"];
+        let result = self
             .clients
-            .post(admission.server, &hook.value["clientConfig"], &review);
-        let result = match tokio::time::timeout(Duration::from_secs(seconds), asked).await {
-            Ok(result) => result,
-            Err(_) => Err("context deadline exceeded".to_owned()),
-        };
+            .post(admission.server, config, &review, limit)
+            .await;
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
             Ok(Ok(answer)) => Ok(Some(answer)),
