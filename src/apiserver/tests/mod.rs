@@ -5,6 +5,7 @@ mod encodings;
 mod extensions;
 mod kubectl;
 mod runtime;
+mod shared;
 mod streams;
 mod support;
 mod watches;
