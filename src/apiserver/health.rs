@@ -1,6 +1,7 @@
 //! `/healthz`, `/livez`, `/readyz` and their single checks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::status::Status;
@@ -8,6 +9,9 @@ use rkube_api::status::Status;
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::service::Call;
+
+/// How long a check waits for the store.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The checks, in the order that they are shown in, and whether each belongs
 /// to readiness alone.
@@ -33,12 +37,22 @@ const CHECKS: [(&str, bool); 15] = [
 ];
 
 impl ApiServer {
+    /// Why the store does not answer, or `None`. An embedded one always does.
+    async fn store_failure(&self) -> Option<String> {
+        match tokio::time::timeout(STORE_PATIENCE, self.store.current()).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the store does not answer".into()),
+        }
+    }
+
     /// Why a check fails, or `None`.
-    fn check(&self, name: &str) -> Option<String> {
+    fn check(&self, name: &str, store: Option<&str>) -> Option<String> {
         match name {
             "shutdown" | "etcd" | "etcd-readiness" if self.shutdown.is_cancelled() => {
                 Some("process is shutting down".into())
             }
+            "etcd" | "etcd-readiness" => store.map(str::to_owned),
             // The cache follows the store within a commit; far behind is broken.
             "informer-sync" if self.cache.revision() + 10_000 < self.store.revision() => {
                 Some("the watch cache is behind the store".into())
@@ -56,7 +70,7 @@ impl ApiServer {
 }
 
 /// Serves a health endpoint.
-pub fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
+pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_matches('/');
     let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
     let readiness = endpoint == "readyz";
@@ -65,11 +79,12 @@ pub fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, St
         .filter(|(_, ready_only)| readiness || !ready_only)
         .map(|(name, _)| *name)
         .collect();
+    let store = server.store_failure().await;
     if !check.is_empty() {
         if !known.contains(&check) {
             return Err(Status::page_not_found());
         }
-        return Ok(match server.check(check) {
+        return Ok(match server.check(check, store.as_deref()) {
             None => text(StatusCode::OK, "ok".into()),
             Some(why) => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -85,9 +100,10 @@ pub fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, St
             report += &format!("[+]{name} excluded: ok\n");
             continue;
         }
-        match server.check(name) {
+        match server.check(name, store.as_deref()) {
             None => report += &format!("[+]{name} ok\n"),
-            Some(_) => {
+            Some(why) => {
+                tracing::warn!(check = name, why, "a health check failed");
                 failed = true;
                 // As upstream: why is in the log, not for everyone to read.
                 report += &format!("[-]{name} failed: reason withheld\n");

@@ -351,7 +351,7 @@ impl ApiServer {
         }
         let path = call.info.path.as_str();
         match path.trim_end_matches('/').split('/').nth(1) {
-            Some("healthz" | "livez" | "readyz") => return health::handle(self, call),
+            Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
             Some("metrics") => return metrics::handle(self, call),
             Some("openapi") => return openapi::handle(self, call).await,
             _ => {}

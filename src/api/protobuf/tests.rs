@@ -478,6 +478,18 @@ proptest! {
     }
 }
 
+/// Go's JSON says null of lists and times that nobody has set.
+fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
 /// Upstream's own files of every kind with every field set, where a checkout
 /// of Kubernetes is at hand: `RKUBE_KUBERNETES_SOURCE` names it.
 #[test]
@@ -494,7 +506,8 @@ fn bytes_are_upstreams() {
         if path.extension().is_none_or(|e| e != "json") {
             continue;
         }
-        let object: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut object: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        without_nulls(&mut object);
         let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
         if message(&text("apiVersion"), &text("kind")).is_none() {
             continue;
@@ -508,7 +521,7 @@ fn bytes_are_upstreams() {
         }
         match decode(&theirs) {
             Ok(back) if back == object => {}
-            Ok(_) => wrong.push(format!("{name}: other object")),
+            Ok(back) => wrong.push(format!("{name}: {back}, not {object}")),
             Err(status) => wrong.push(format!("{name}: {}", status.message)),
         }
         compared += 1;

@@ -466,5 +466,41 @@ mod tests {
         fn never_panics_on_anything(text in ".{0,60}") {
             let _ = LabelSelector::parse(&text);
         }
+
+        /// Selectors of every form against what each form means.
+        #[test]
+        fn matches_as_the_model_says(
+            labels in proptest::collection::btree_map("[a-c]", "[x-z1-3]", 0..4),
+            wanted in proptest::collection::vec(
+                ("[a-c]", 0..8usize, proptest::collection::btree_set("[x-z1-3]", 1..3)),
+                1..4,
+            ),
+        ) {
+            let mut texts = Vec::new();
+            let mut expected = true;
+            for (key, form, values) in &wanted {
+                let value = labels.get(key);
+                let first = values.iter().next().unwrap();
+                let list = values.iter().cloned().collect::<Vec<_>>().join(",");
+                let contains = value.is_some_and(|v| values.contains(v));
+                let number = |text: &String| text.parse::<i64>().ok();
+                let bound = number(first).unwrap_or(2);
+                let (text, holds) = match form {
+                    0 => (format!("{key} in ({list})"), contains),
+                    1 => (format!("{key} notin ({list})"), !contains),
+                    2 => (key.clone(), value.is_some()),
+                    3 => (format!("!{key}"), value.is_none()),
+                    4 => (format!("{key}={first}"), value == Some(first)),
+                    5 => (format!("{key}!={first}"), value != Some(first)),
+                    6 => (format!("{key}>{bound}"), value.and_then(number).is_some_and(|n| n > bound)),
+                    _ => (format!("{key}<{bound}"), value.and_then(number).is_some_and(|n| n < bound)),
+                };
+                texts.push(text);
+                expected &= holds;
+            }
+            let selector = LabelSelector::parse(&texts.join(",")).unwrap();
+            let found = selector.matches_with(|key| labels.get(key).map(String::as_str));
+            prop_assert_eq!(found, expected, "{} of {:?}", selector, labels);
+        }
     }
 }

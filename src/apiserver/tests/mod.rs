@@ -9,6 +9,8 @@ mod hostile;
 mod kubectl;
 mod policies;
 mod replay;
+mod runtime;
+mod shared;
 mod streams;
 mod support;
 mod watches;
