@@ -167,7 +167,7 @@ fn machines_make_a_cluster() {
     cluster.deploy_kubia(2);
     let pods = cluster.pods("kubia");
     let logs = cluster.kubectl(&["logs", &pods[0]]).ok();
-    assert!(logs.contains("kubia"), "{logs}");
+    assert!(logs.contains("Kubia server"), "{logs}");
     cluster
         .kubectl(&[
             "expose",
