@@ -30,7 +30,12 @@ struct Args {
     #[arg(long, default_value = "rkube")]
     rkube: PathBuf,
     /// The drivers to measure, side by side
-    #[arg(long = "driver", value_name = "NAME", default_value = "native", value_delimiter = ',')]
+    #[arg(
+        long = "driver",
+        value_name = "NAME",
+        default_value = "native",
+        value_delimiter = ','
+    )]
     drivers: Vec<String>,
     /// Number of nodes
     #[arg(long, default_value_t = 4)]

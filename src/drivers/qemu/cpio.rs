@@ -36,7 +36,9 @@ impl<W: Write> Archive<W> {
         self.head(name, REGULAR | mode, short, (0, 0))?;
         let written = io::copy(&mut content.take(size), &mut self.out)?;
         if written != size {
-            return Err(io::Error::other(format!("{name} became shorter while it was read")));
+            return Err(io::Error::other(format!(
+                "{name} became shorter while it was read"
+            )));
         }
         self.pad(size)
     }

@@ -25,8 +25,13 @@ pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(
-            ["/usr/sbin", "/sbin", "/usr/local/sbin", "/opt/homebrew/opt/e2fsprogs/sbin"]
-                .map(PathBuf::from),
+            [
+                "/usr/sbin",
+                "/sbin",
+                "/usr/local/sbin",
+                "/opt/homebrew/opt/e2fsprogs/sbin",
+            ]
+            .map(PathBuf::from),
         )
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
@@ -58,7 +63,10 @@ pub fn make(folder: &Path, size: u64) -> anyhow::Result<Disk> {
             .inspect_err(|_| {
                 let _ = fs::remove_file(&converted);
             })?;
-            fs::set_permissions(&converted, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            fs::set_permissions(
+                &converted,
+                std::os::unix::fs::PermissionsExt::from_mode(0o600),
+            )?;
             fs::rename(&converted, &qcow.path)?;
             Ok(qcow)
         }
@@ -117,7 +125,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = make(dir.path(), DEFAULT_SIZE).unwrap();
         let before = fs::metadata(&disk.path).unwrap();
-        assert!(before.blocks() * 512 < 64 << 20, "{} blocks", before.blocks());
+        assert!(
+            before.blocks() * 512 < 64 << 20,
+            "{} blocks",
+            before.blocks()
+        );
         assert_eq!(before.mode() & 0o777, 0o600);
         assert_eq!(make(dir.path(), DEFAULT_SIZE).unwrap(), disk);
         assert_eq!(before.ino(), fs::metadata(&disk.path).unwrap().ino());

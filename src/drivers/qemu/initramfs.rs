@@ -65,8 +65,7 @@ fn made_of(kernel: &Kernel, binary: &Path, tools: Option<&Path>) -> anyhow::Resu
     .into_iter()
     .flatten()
     {
-        let data =
-            fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let data = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
         text += &format!(
             "{} {} {}.{}\n",
             path.display(),
@@ -144,8 +143,7 @@ fn tools() -> Option<PathBuf> {
         let Ok(content) = fs::read(path) else {
             return false;
         };
-        object::File::parse(content.as_slice()).is_ok_and(|file| {
-            !file.sections().any(|s| s.name() == Ok(".interp"))
-        })
+        object::File::parse(content.as_slice())
+            .is_ok_and(|file| !file.sections().any(|s| s.name() == Ok(".interp")))
     })
 }

@@ -113,7 +113,9 @@ fn best(boot: &Path) -> Option<Kernel> {
                 .find_map(|p| name.strip_prefix(p))?;
             let image = entry.path();
             let modules = modules_of(&image)?;
-            let made_for_it = ["cloud", "virtual", "kvm"].iter().any(|w| release.contains(w));
+            let made_for_it = ["cloud", "virtual", "kvm"]
+                .iter()
+                .any(|w| release.contains(w));
             Some((made_for_it, numbers(release), Kernel { image, modules }))
         })
         .collect();
@@ -138,7 +140,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
         fs::create_dir(root.join("boot")).unwrap();
-        for release in ["6.1.0-9-cloud-amd64", "6.1.0-10-cloud-amd64", "6.12.0-amd64"] {
+        for release in [
+            "6.1.0-9-cloud-amd64",
+            "6.1.0-10-cloud-amd64",
+            "6.12.0-amd64",
+        ] {
             fs::write(root.join("boot").join(format!("vmlinuz-{release}")), "").unwrap();
             let modules = root.join("lib/modules").join(release);
             fs::create_dir_all(&modules).unwrap();

@@ -75,7 +75,10 @@ pub fn prepare(plan: &ClusterPlan, node: &NodePlan, parts: &Parts) -> anyhow::Re
     for dir in [&folder, &run, &logs] {
         private_dir(dir)?;
     }
-    let disk = disk::make(&folder, plan.machine.disk_bytes.unwrap_or(disk::DEFAULT_SIZE))?;
+    let disk = disk::make(
+        &folder,
+        plan.machine.disk_bytes.unwrap_or(disk::DEFAULT_SIZE),
+    )?;
     let facts = facts(node);
     write(&run.join("facts"), &serde_json::to_vec(&facts)?)?;
     write(&run.join("etc"), &identity(&plan.node_etc(&node.name))?)?;
@@ -184,7 +187,11 @@ fn arguments(
     let run = run_dir(&plan.run_dir, &node.name);
     let console = plan.node_dir(&node.name).join("log/console.log");
     let memory = node.memory_bytes.unwrap_or(DEFAULT_MEMORY) >> 20;
-    let cpus = node.cpu_millis.unwrap_or(DEFAULT_CPUS).div_ceil(1000).max(1);
+    let cpus = node
+        .cpu_millis
+        .unwrap_or(DEFAULT_CPUS)
+        .div_ceil(1000)
+        .max(1);
     let (machine, terminal) = match std::env::consts::ARCH {
         "aarch64" => ("virt,gic-version=max", "ttyAMA0"),
         _ => ("q35,usb=off,vmport=off", "ttyS0"),
@@ -192,7 +199,13 @@ fn arguments(
     let mut args: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
     add(&["-name", &format!("rkube/{}/{}", plan.name, node.name)]);
-    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
     add(&["-machine", machine, "-accel", parts.accelerator.accel()]);
     add(&["-cpu", parts.accelerator.cpu(), "-smp", &cpus.to_string()]);
     add(&["-m", &memory.to_string()]);
@@ -213,7 +226,10 @@ fn arguments(
         control(&plan.run_dir, &node.name),
         monitor(&plan.run_dir, &node.name),
     ] {
-        add(&["-qmp", &format!("unix:{},server=on,wait=off", escape(&socket))]);
+        add(&[
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", escape(&socket)),
+        ]);
     }
     // A full host disk pauses the machine until there is space again.
     add(&[
@@ -234,7 +250,10 @@ fn arguments(
             escape(&switch::socket(&plan.run_dir))
         ),
         "-device",
-        &format!("virtio-net-pci,netdev=nodes,romfile=,mac={}", mac(facts.node_mac)),
+        &format!(
+            "virtio-net-pci,netdev=nodes,romfile=,mac={}",
+            mac(facts.node_mac)
+        ),
     ]);
     add(&[
         "-netdev",
@@ -243,7 +262,10 @@ fn arguments(
             forwards(plan, node)
         ),
         "-device",
-        &format!("virtio-net-pci,netdev=outside,romfile=,mac={}", mac(facts.outside_mac)),
+        &format!(
+            "virtio-net-pci,netdev=outside,romfile=,mac={}",
+            mac(facts.outside_mac)
+        ),
     ]);
     for (name, file) in [(vm::IDENTITY, "etc"), (vm::FACTS, "facts")] {
         add(&[
@@ -440,7 +462,10 @@ mod tests {
         }
         let second = line(1, false).join(" ");
         assert!(second.contains("20003-192.0.2.15:22"), "{second}");
-        assert!(!second.contains("8443") && !second.contains("9p"), "{second}");
+        assert!(
+            !second.contains("8443") && !second.contains("9p"),
+            "{second}"
+        );
     }
 
     #[test]
@@ -459,7 +484,9 @@ mod tests {
         .unwrap();
         let packed = identity(etc).unwrap();
         let out = tempfile::tempdir().unwrap();
-        tar::Archive::new(packed.as_slice()).unpack(out.path()).unwrap();
+        tar::Archive::new(packed.as_slice())
+            .unpack(out.path())
+            .unwrap();
         let config = NodeConfig::read(out.path().join("node.yaml")).unwrap();
         assert_eq!((config.cpu_millis, config.host_ip), (None, Some(HOST)));
         assert_eq!(fs::read(out.path().join("pki/ca.crt")).unwrap(), b"CA");

@@ -93,7 +93,8 @@ fn explain(said: &str) -> Failure {
         new(Source::Resource, Kind::Error)
             .advise("free some space, or set RKUBE_HOME to a folder on another disk")
     } else if said.contains("Cannot allocate memory") || said.contains("set up guest memory") {
-        new(Source::Resource, Kind::Error).advise("start fewer nodes, or smaller ones with --memory")
+        new(Source::Resource, Kind::Error)
+            .advise("start fewer nodes, or smaller ones with --memory")
     } else if said.to_lowercase().contains("kvm") {
         new(Source::Provider, Kind::Unsupported)
             .advise("emulate the nodes instead: RKUBE_QEMU_ACCEL=tcg")
@@ -256,7 +257,10 @@ fn start(plan: &ClusterPlan, nodes: &[String]) -> Result<(), Failure> {
             .collect();
         tasks
             .into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+            .map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+            })
             .collect()
     });
     for (result, node) in results.into_iter().zip(nodes) {
@@ -343,7 +347,10 @@ fn stop(plan: &ClusterPlan, nodes: &[String], grace: bool) -> anyhow::Result<()>
             .collect();
         tasks
             .into_iter()
-            .map(|t| t.join().unwrap_or_else(|_| anyhow::bail!("a thread panicked")))
+            .map(|t| {
+                t.join()
+                    .unwrap_or_else(|_| anyhow::bail!("a thread panicked"))
+            })
             .collect()
     });
     for (result, node) in results.into_iter().zip(nodes) {
@@ -457,8 +464,14 @@ mod tests {
             "qemu-system-x86_64: -netdev user,…: Could not set up host forwarding rule 'tcp:…'",
         );
         assert_eq!(port.exit_code(), 71);
-        assert_eq!(explain("cannot write x: No space left on device").exit_code(), 20);
-        assert_eq!(explain("Could not access KVM kernel module").exit_code(), 66);
+        assert_eq!(
+            explain("cannot write x: No space left on device").exit_code(),
+            20
+        );
+        assert_eq!(
+            explain("Could not access KVM kernel module").exit_code(),
+            66
+        );
         assert!(explain("whatever").advice.is_none());
     }
 }

@@ -213,12 +213,19 @@ mod tests {
     #[test]
     fn what_the_kernel_has_built_in_is_not_missing() {
         let dir = tempfile::tempdir().unwrap();
-        let all: String = wanted().map(|(_, n)| format!("kernel/x/{n}.ko\n")).collect();
+        let all: String = wanted()
+            .map(|(_, n)| format!("kernel/x/{n}.ko\n"))
+            .collect();
         fs::write(dir.path().join("modules.builtin"), all).unwrap();
         let modules = Modules::open(dir.path()).unwrap();
         assert!(modules.missing().is_empty());
         assert!(modules.for_a_node().unwrap().is_empty());
         fs::write(dir.path().join("modules.builtin"), "").unwrap();
-        assert!(Modules::open(dir.path()).unwrap().missing().contains(&"veth"));
+        assert!(
+            Modules::open(dir.path())
+                .unwrap()
+                .missing()
+                .contains(&"veth")
+        );
     }
 }

@@ -17,7 +17,6 @@ pub struct Qmp {
     line: Vec<u8>,
 }
 
-
 /// What can be heard from a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
@@ -166,7 +165,10 @@ mod tests {
             seen
         });
         let mut qmp = Qmp::connect(&path).unwrap().unwrap();
-        assert_eq!(qmp.execute("query-status", None).unwrap()["status"], "running");
+        assert_eq!(
+            qmp.execute("query-status", None).unwrap()["status"],
+            "running"
+        );
         let heard = qmp.hear(None).unwrap();
         assert_eq!(
             heard,

@@ -140,7 +140,10 @@ fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> a
     loop {
         let ready = {
             let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-            fds.extend(host.as_ref().map(|h| PollFd::new(h.as_fd(), PollFlags::POLLIN)));
+            fds.extend(
+                host.as_ref()
+                    .map(|h| PollFd::new(h.as_fd(), PollFlags::POLLIN)),
+            );
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 other => other.context("cannot wait for frames")?,
@@ -150,9 +153,16 @@ fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> a
                 .collect::<Vec<_>>()
         };
         if ready[0] {
-            let (size, address) = socket.recv_from(&mut frame).context("cannot read a frame")?;
+            let (size, address) = socket
+                .recv_from(&mut frame)
+                .context("cannot read a frame")?;
             if let Some(from) = sender(&address) {
-                deliver(socket, host.as_mut(), table.route(from, &frame[..size]), &frame[..size]);
+                deliver(
+                    socket,
+                    host.as_mut(),
+                    table.route(from, &frame[..size]),
+                    &frame[..size],
+                );
             }
         }
         if ready.get(1) == Some(&true)
@@ -198,7 +208,9 @@ fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> a
 fn serve(_: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> anyhow::Result<()> {
     let mut frame = vec![0; FRAME];
     loop {
-        let (size, address) = socket.recv_from(&mut frame).context("cannot read a frame")?;
+        let (size, address) = socket
+            .recv_from(&mut frame)
+            .context("cannot read a frame")?;
         if let Some(from) = sender(&address) {
             for Port::Machine(path) in table.route(from, &frame[..size]) {
                 // A machine that does not run has no socket.

@@ -53,7 +53,9 @@ mod tests {
             bytes.extend(value.to_ne_bytes());
             bytes
         };
-        assert!(pressed(&[event(0, 0, 0), event(EV_KEY, KEY_POWER, 1)].concat()));
+        assert!(pressed(
+            &[event(0, 0, 0), event(EV_KEY, KEY_POWER, 1)].concat()
+        ));
         assert!(!pressed(&event(EV_KEY, KEY_POWER, 0)));
         assert!(!pressed(&event(EV_KEY, 30, 1)));
         assert!(!pressed(&event(EV_KEY, KEY_POWER, 1)[..20]));

@@ -15,7 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn mount(root: &Path) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !Path::new(DEVICE).exists() {
-        anyhow::ensure!(Instant::now() < deadline, "the machine has no disk {DEVICE}");
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "the machine has no disk {DEVICE}"
+        );
         // The driver finds its device in the background and no event tells of it
         // before there is anything that listens.
         std::thread::sleep(Duration::from_millis(10));

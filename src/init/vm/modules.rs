@@ -13,8 +13,8 @@ use super::MODULES_ORDER;
 /// told and passed over: what needs it says so by itself.
 pub fn load_all(dir: &Path) -> anyhow::Result<()> {
     let order = dir.join(MODULES_ORDER);
-    let text =
-        std::fs::read_to_string(&order).with_context(|| format!("cannot read {}", order.display()))?;
+    let text = std::fs::read_to_string(&order)
+        .with_context(|| format!("cannot read {}", order.display()))?;
     for name in text.lines() {
         let path = dir.join(name);
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;

@@ -53,12 +53,22 @@ pub fn root(root: &Path) -> anyhow::Result<()> {
     }
     on(root, "devtmpfs", "dev", MsFlags::MS_NOSUID, None)?;
     for (kind, place, options) in [
-        ("devpts", "dev/pts", Some("newinstance,ptmxmode=0666,mode=620,gid=5")),
+        (
+            "devpts",
+            "dev/pts",
+            Some("newinstance,ptmxmode=0666,mode=620,gid=5"),
+        ),
         ("tmpfs", "dev/shm", Some("mode=1777")),
         ("mqueue", "dev/mqueue", None),
     ] {
         make_dir(&root.join(place), 0o755)?;
-        on(root, kind, place, MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC, options)?;
+        on(
+            root,
+            kind,
+            place,
+            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+            options,
+        )?;
     }
     for (target, name) in [
         ("/proc/self/fd", "fd"),
@@ -114,7 +124,10 @@ pub fn identity(root: &Path, archive: &[u8]) -> anyhow::Result<()> {
 pub fn tools(root: &Path) -> anyhow::Result<()> {
     let usr = root.join("usr");
     let shared = [
-        ("9p", "trans=virtio,version=9p2000.L,cache=loose,msize=512000"),
+        (
+            "9p",
+            "trans=virtio,version=9p2000.L,cache=loose,msize=512000",
+        ),
         ("virtiofs", ""),
     ]
     .into_iter()

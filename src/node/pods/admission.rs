@@ -63,8 +63,12 @@ pub(crate) fn cpu_request(pod: &Pod) -> i64 {
     match &pod.spec().resources {
         Some(own) => {
             let overhead = pod.spec().overhead.as_ref();
-            let overhead = overhead.and_then(|o| o.get("cpu")).map_or(0, quantity_milli);
-            qos::requests(Some(own)).cpu.map_or(needs, |cpu| cpu + overhead)
+            let overhead = overhead
+                .and_then(|o| o.get("cpu"))
+                .map_or(0, quantity_milli);
+            qos::requests(Some(own))
+                .cpu
+                .map_or(needs, |cpu| cpu + overhead)
         }
         None => needs,
     }

@@ -323,7 +323,10 @@ mod tests {
         free.resources = None;
         one.spec.as_mut().unwrap().containers.push(free);
         let resources = pod_resources(&one);
-        assert_eq!((resources.cpu_shares, resources.cpu_quota), (Some(256), None));
+        assert_eq!(
+            (resources.cpu_shares, resources.cpu_quota),
+            (Some(256), None)
+        );
         assert_eq!(resources.memory_limit, None);
         assert_eq!(pod_resources(&pod(&[], &[])).cpu_shares, Some(2));
         let [burstable, best_effort] = tiers(&[one.into(), pod(&[], &[]).into()]);
