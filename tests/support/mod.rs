@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 /// debug build on two busy cores is slow.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
+/// [`LIMIT`], longer where nodes may be emulated.
+pub fn limit() -> Duration {
+    if driver() == "qemu" { LIMIT * 4 } else { LIMIT }
+}
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("RKUBE_TEST_BINARY")
@@ -53,8 +58,32 @@ pub fn missing() -> Option<&'static str> {
     {
         return Some("no kubectl");
     }
+    if driver() == "qemu"
+        && let Some(reason) = missing_for_machines()
+    {
+        return Some(reason);
+    }
     if driver() == "docker" && !engine::answers() {
         return Some("no container engine, or no docker command to look at it with");
+    }
+    None
+}
+
+/// Why this machine cannot run virtual machines, if so. `RKUBE_KERNEL` names
+/// their kernel where none is installed.
+pub fn missing_for_machines() -> Option<&'static str> {
+    if !has("qemu-system-x86_64") && !has("qemu-system-aarch64") {
+        return Some("no QEMU");
+    }
+    let kernels = || {
+        let found = std::fs::read_dir("/boot").ok()?.flatten();
+        let mut names = found.map(|e| e.file_name().to_string_lossy().into_owned());
+        names.find_map(|n| Some(n.strip_prefix("vmlinuz-")?.to_owned()))
+    };
+    let release = kernels();
+    let installed = release.is_some_and(|r| Path::new("/lib/modules").join(r).exists());
+    if std::env::var_os("RKUBE_KERNEL").is_none() && !installed {
+        return Some("no kernel for virtual machines in /boot or RKUBE_KERNEL");
     }
     None
 }
@@ -168,6 +197,14 @@ impl Cluster {
             .env("KUBECONFIG", self.kubeconfig())
             .env("RKUBE_PROFILE", &self.profile)
             .env("RKUBE_DRIVER", driver());
+        if driver() == "qemu" {
+            // Small machines: tests run some of them at once.
+            for (name, value) in [("RKUBE_MEMORY", "768m"), ("RKUBE_CPUS", "1")] {
+                if std::env::var_os(name).is_none() {
+                    command.env(name, value);
+                }
+            }
+        }
         command.env_remove("RKUBE_NODES").stdin(Stdio::null());
     }
 
@@ -227,7 +264,7 @@ impl Cluster {
     /// Waits until `kubectl` prints what `good` accepts, and gives that.
     #[track_caller]
     pub fn wait_for(&self, args: &[&str], good: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + limit();
         loop {
             let done = self.kubectl(args);
             if done.code == 0 && good(&done.stdout) {
@@ -255,7 +292,8 @@ impl Cluster {
             &replicas,
         ])
         .ok();
-        self.kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        let timeout = format!("--timeout={}s", limit().as_secs());
+        self.kubectl(&["rollout", "status", "deployment/kubia", &timeout])
             .ok();
     }
 
@@ -325,7 +363,7 @@ impl Drop for Running {
 /// Waits until `attempt` gives something.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     loop {
         if let Some(found) = attempt() {
             return found;

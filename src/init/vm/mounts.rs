@@ -37,6 +37,8 @@ pub fn early() -> anyhow::Result<()> {
 /// Everything of the node's root but its identity and tools.
 pub fn root(root: &Path) -> anyhow::Result<()> {
     rootfs::skeleton(root)?;
+    // From the initramfs, which has those of the host.
+    rootfs::roots_of_trust(root)?;
     on(root, "proc", "proc", QUIET, None)?;
     on(root, "sysfs", "sys", QUIET, None)?;
     on(root, "cgroup2", "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
