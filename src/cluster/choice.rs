@@ -111,7 +111,7 @@ pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
         loopback_ports: Vec::new(),
         api_port: None,
         ports: Vec::new(),
-        machine: rkube_drivers::MachineOptions::default(),
+        machine: rkube_drivers::MachineOptions::from_env(),
         nodes: Vec::new(),
     }
 }

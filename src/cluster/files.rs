@@ -57,7 +57,14 @@ impl Home {
 
     /// Sockets and pid files of one profile; lost at reboot.
     pub fn run_dir(&self, name: &str) -> PathBuf {
-        Path::new("/run/rkube").join(name)
+        if nix::unistd::geteuid().is_root() {
+            return Path::new("/run/rkube").join(name);
+        }
+        // Drivers that need no root need a place that none has to make.
+        match std::env::var_os("XDG_RUNTIME_DIR") {
+            Some(dir) if Path::new(&dir).is_absolute() => Path::new(&dir).join("rkube").join(name),
+            _ => self.root.join("run").join(name),
+        }
     }
 
     /// Names of all profiles on disk, sorted.
@@ -82,6 +89,7 @@ impl Home {
     pub fn tidy(&self) {
         // Not empty is the normal case, and then they stay.
         let _ = fs::remove_dir(self.profiles_dir());
+        let _ = fs::remove_dir(self.root.join("run"));
         let _ = fs::remove_dir(&self.root);
     }
 

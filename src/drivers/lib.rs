@@ -63,6 +63,21 @@ pub struct MachineOptions {
 }
 
 impl MachineOptions {
+    /// What the environment says (`RKUBE_KERNEL`, `RKUBE_MODULES`), for questions
+    /// that are asked before there is a cluster.
+    pub fn from_env() -> Self {
+        let path = |name| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
+        Self {
+            kernel: path("RKUBE_KERNEL"),
+            modules: path("RKUBE_MODULES"),
+            disk_bytes: None,
+        }
+    }
+
     /// Whether nothing was asked for.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

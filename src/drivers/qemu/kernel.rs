@@ -29,6 +29,12 @@ fn failure(kind: Kind, message: String) -> Failure {
 /// The kernel that the user named, else the best of the host's own.
 pub fn find(plan: &ClusterPlan) -> Result<Kernel, Failure> {
     let found = match plan.machine.kernel.as_deref() {
+        Some(image) if !image.is_file() => {
+            return Err(failure(
+                Kind::NotFound,
+                format!("there is no kernel {}", image.display()),
+            ));
+        }
         Some(image) => Kernel {
             modules: match plan.machine.modules.clone() {
                 Some(dir) => dir,

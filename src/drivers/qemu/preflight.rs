@@ -29,6 +29,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     problems.extend(qemu().err().map(fatal));
     problems.extend(kernel::find(plan).err().map(fatal));
     problems.extend(formatter().map(fatal));
+    problems.extend(sockets(plan).map(fatal));
     problems.extend(space(plan).map(fatal));
     problems.extend(accel::choose().1.map(note));
     problems.extend(converter().map(note));
@@ -93,6 +94,27 @@ fn formatter() -> Option<Failure> {
             "there is no mkfs.ext4, which formats the nodes' disks",
         )
         .advise("install e2fsprogs (macOS: brew install e2fsprogs)")
+    })
+}
+
+/// Sockets have short names: `sun_path` takes 104 bytes on some systems.
+fn sockets(plan: &ClusterPlan) -> Option<Failure> {
+    const LONGEST: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+    let longest = plan
+        .nodes
+        .iter()
+        .map(|n| machine::monitor(&plan.run_dir, &n.name).as_os_str().len())
+        .max()?;
+    (longest > LONGEST).then(|| {
+        Failure::new(
+            Source::Program,
+            Kind::Config,
+            format!(
+                "sockets below {} would have names of {longest} bytes, the system takes {LONGEST}",
+                plan.run_dir.display()
+            ),
+        )
+        .advise("choose a shorter profile name with -p, or a shorter XDG_RUNTIME_DIR or RKUBE_HOME")
     })
 }
 
