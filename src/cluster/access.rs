@@ -14,7 +14,7 @@ use crate::pki::Pki;
 use crate::profile::{Node, Profile};
 
 /// The API server's address as the host reaches it.
-pub(crate) fn server(profile: &Profile) -> String {
+pub fn server(profile: &Profile) -> String {
     format!(
         "https://{}:{}",
         profile.control_plane().ip,

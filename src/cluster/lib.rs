@@ -14,14 +14,14 @@ mod profile;
 mod status;
 mod tunnel;
 
-pub use access::{client, ssh, ssh_address, ssh_key};
+pub use access::{client, server, ssh, ssh_address, ssh_key};
 pub use files::Home;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{StartOptions, delete, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};
-pub use tunnel::{Change as TunnelChange, run as tunnel};
+pub use tunnel::{Change as TunnelChange, is_open as tunnel_is_open, run as tunnel};
 
 /// Tells the user what is going on.
 pub trait Progress: Send + Sync {
