@@ -1,5 +1,5 @@
 /** What can be done to an object, by its kind. */
-import { api, ApiError, core, merge, need, path, type Any, type Kind, type Obj } from './api.js';
+import { api, ApiError, core, find, merge, need, path, type Any, type Kind, type Obj } from './api.js';
 import { h, signal, type Child } from './dom.js';
 import { view } from './diff.js';
 import { plural } from './format.js';
@@ -279,13 +279,8 @@ function drain(kind: Kind, o: Obj): void {
     }
     tell(key, key, 'ending');
     for (let pause = 250; !stopped; pause = Math.min(pause * 1.5, 2000)) {
-      try {
-        const present = await api(target);
-        if (present.metadata.uid !== pod.metadata.uid) break;
-      } catch (error) {
-        if (error instanceof ApiError && error.status === 404) break;
-        throw error;
-      }
+      const present = await find(core('pods'), pod.metadata.namespace, pod.metadata.name);
+      if (present?.metadata.uid !== pod.metadata.uid) break;
       await wait(pause);
     }
     if (!stopped) tell(key, key, 'gone');

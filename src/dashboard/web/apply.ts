@@ -1,5 +1,5 @@
 /** Sending edited YAML: first as a dry run whose differences are shown. */
-import { api, ApiError, findKind, json, kindOf, path, type Any, type Kind, type Obj } from './api.js';
+import { api, ApiError, find, findKind, json, kindOf, path, type Any, type Kind, type Meta, type Obj } from './api.js';
 import { h } from './dom.js';
 import { view } from './diff.js';
 import { link, namespace, objectLink, route, go } from './route.js';
@@ -9,11 +9,12 @@ import { write } from './yaml.js';
 
 const FIELD_MANAGER = 'fieldManager=rkube-dashboard';
 
-/** An object as people edit it. */
+/** An object as people edit it: the names first, the field managers not at all. */
 export function editable(o: Obj): Obj {
-  const copy = structuredClone(o);
-  delete copy.metadata.managedFields;
-  return copy;
+  const { managedFields: _, name, generateName, namespace: ns, labels, annotations, ...rest } = structuredClone(o.metadata);
+  const metadata = { name, generateName, namespace: ns, labels, annotations, ...rest } as Meta;
+  const { apiVersion, kind, metadata: __, ...others } = structuredClone(o);
+  return { ...(apiVersion ? { apiVersion } : {}), ...(kind ? { kind } : {}), metadata, ...others };
 }
 
 /** The documents of a text; mistakes are marked in the editor. */
@@ -231,12 +232,8 @@ async function plan(o: Obj, all: Obj[]): Promise<Plan> {
     return { object: o, kind, target, method: 'POST', before: '', after: comparable(dry), warnings };
   }
   const target = path(kind, ns, o.metadata.name);
-  let before = '';
-  try {
-    before = comparable(await api(target));
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.status !== 404) throw error;
-  }
+  const present = await find(kind, ns, o.metadata.name);
+  const before = present ? comparable(present) : '';
   let after: string;
   try {
     after = comparable(await api(`${target}?dryRun=All&${FIELD_MANAGER}`, { method: 'PATCH', body: o, type: 'application/apply-patch+yaml', warn }));

@@ -158,7 +158,8 @@ const field = (label: string, value: Child): HTMLElement => h('div.field', null,
 
 function labelsOf(title: string, values: () => Record<string, string> | undefined, kind?: Kind): Child {
   return () => {
-    const all = Object.entries(values() ?? {});
+    // What kubectl remembers of its last apply says nothing that the object does not.
+    const all = Object.entries(values() ?? {}).filter(([k]) => k !== 'kubectl.kubernetes.io/last-applied-configuration');
     if (!all.length) return null;
     return h(
       'section',
@@ -324,6 +325,12 @@ function special(kind: Kind, o: () => Obj, first: Obj): Special {
       sections: null,
     };
   }
+  if (key === 'networking.k8s.io/ingresses') {
+    return {
+      fields: () => [field('Class', o().spec?.ingressClassName ?? '–'), field('Addresses', (o().status?.loadBalancer?.ingress ?? []).map((i: Any) => i.ip ?? i.hostname).join(', ') || '–'), field('Request path', h('a', { href: link('topology') }, 'Show in the topology'))],
+      sections: () => ingressRules(o()),
+    };
+  }
   if (key === '/configmaps' || key === '/secrets') return { fields: null, sections: () => data(o(), kind.name === 'secrets') };
   if (key === 'batch/cronjobs') {
     return {
@@ -345,6 +352,27 @@ function special(kind: Kind, o: () => Obj, first: Obj): Special {
     };
   }
   return none;
+}
+
+function ingressRules(o: Obj): Child {
+  const rules: Any[] = o.spec?.rules ?? [];
+  const backend = (b: Any): Child => (b?.service ? [ref('v1', 'Service', b.service.name, o.metadata.namespace), `:${b.service.port?.name ?? b.service.port?.number ?? ''}`] : (b?.resource?.name ?? '–'));
+  return h(
+    'section',
+    null,
+    h('h2', null, 'Rules'),
+    h(
+      'table.plain',
+      null,
+      h('thead', null, h('tr', null, ['Host', 'Path', 'Type', 'Backend'].map((t) => h('th', { scope: 'col' }, t)))),
+      h(
+        'tbody',
+        null,
+        o.spec?.defaultBackend ? h('tr', null, h('td', null, '*'), h('td', null, 'all others'), h('td'), h('td', null, backend(o.spec.defaultBackend))) : null,
+        rules.flatMap((r) => (r.http?.paths ?? []).map((p: Any) => h('tr', null, h('td', null, r.host ?? '*'), h('td', null, h('code', null, p.path ?? '/')), h('td', null, p.pathType ?? ''), h('td', null, backend(p.backend))))),
+      ),
+    ),
+  );
 }
 
 function rollout(kind: Kind, o: Obj): Child {

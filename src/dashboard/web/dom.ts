@@ -201,9 +201,11 @@ function dynamic(parent: Node, child: () => Child): void {
   parent.appendChild(anchor);
   let nodes: ChildNode[] = [];
   effect(() => {
-    const fragment = document.createDocumentFragment();
-    append(fragment, [child()]);
+    const next = child();
+    // First the old ones: a node may be among the new ones again.
     for (const node of nodes) node.remove();
+    const fragment = document.createDocumentFragment();
+    append(fragment, [next]);
     nodes = [...fragment.childNodes];
     anchor.parentNode?.insertBefore(fragment, anchor);
   });

@@ -158,7 +158,7 @@ export function grid(
     shown = table.columns
       .map((column, index) => ({ column, index }))
       .filter(({ column }) => column.priority === 0 || (wide && /^(ip|node|images?|containers|selector)$/i.test(column.name)));
-    const widths: string[] = shown.map(({ column }, i) => (i === 0 ? 'minmax(160px, 2.4fr)' : /^age$/i.test(column.name) ? '72px' : 'minmax(70px, 1fr)'));
+    const widths: string[] = shown.map(({ column }, i) => (i === 0 ? 'minmax(160px, 2.4fr)' : /^age$/i.test(column.name) ? '72px' : /^(status|reason)$/i.test(column.name) ? 'minmax(132px, 1.1fr)' : 'minmax(70px, 1fr)'));
     if (withNamespace()) widths.splice(1, 0, 'minmax(90px, 1fr)');
     if (selected) widths.unshift('32px');
     scroller.style.setProperty('--columns', widths.join(' '));

@@ -119,7 +119,9 @@ export function graph({ label, key, of, limit }: Graph): HTMLElement {
     const end = all[all.length - 1]?.time ?? 0;
     const peak = Math.max(...all.map((s) => s[of]), of === 'cpu' ? 0.01 : 1);
     const top = limit && peak > limit / 4 ? Math.max(limit, peak) : peak * 1.3;
-    const points = all.map((s) => `${(100 - (end - s.time) / ((KEPT * EVERY) / 200)).toFixed(2)} ${(30 - (s[of] / top) * 28).toFixed(2)}`);
+    // The picture fills from a minute on.
+    const span = Math.max(60_000, end - (all[0]?.time ?? end));
+    const points = all.map((s) => `${(100 - ((end - s.time) / span) * 100).toFixed(2)} ${(30 - (s[of] / top) * 28).toFixed(2)}`);
     line.setAttribute('d', `M${points.join('L')}`);
     area.setAttribute('d', `M${points[0]?.split(' ')[0]} 30L${points.join('L')}L100 30Z`);
   };

@@ -157,14 +157,13 @@ function picture(scope: { namespace: string }): HTMLElement {
       (ingresses?.list ?? []).map((i) => box(`i:${id(i)}`, 'Ingress', i.metadata.name, rules(i).map((r) => `${r.host}${r.path}`).join(', ') || 'no rules', 'good')),
       'No ingresses here',
     );
-    connect();
+    // The panel beside it takes room, so it comes before the lines.
     explain();
+    connect();
   };
 
   const connect = () => {
     const frame = stage.getBoundingClientRect();
-    canvas.setAttribute('width', String(stage.scrollWidth));
-    canvas.setAttribute('height', String(stage.scrollHeight));
     const lines: SVGElement[] = [];
     const lit = path();
     const edge = (from: Element | undefined, to: Element | undefined, kind: string, on: boolean) => {
