@@ -1,7 +1,7 @@
 //! Turns the page's sources into assets that are part of the binary.
 //!
-//! TypeScript loses its types and its white space (checking the types is
-//! `web/check`'s business), everything is compressed, and the page is told
+//! TypeScript loses its types and its white space (their check is
+//! a test's business, where `tsc` is), everything is compressed, and the page is told
 //! which modules to load at once.
 
 use std::fmt::Write as _;

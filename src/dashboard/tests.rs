@@ -401,3 +401,20 @@ async fn yaml_mistakes_have_a_place() {
     let bad = ask("a: 1\nb: [x\n").await;
     assert!(bad.body.contains("\"line\""), "{}", bad.body);
 }
+
+/// Types are for the author: `tsc` checks them where it is installed.
+#[test]
+fn the_types_are_right() {
+    let web = concat!(env!("CARGO_MANIFEST_DIR"), "/web");
+    let checked = std::process::Command::new("tsc")
+        .args(["-p", web])
+        .output();
+    match checked {
+        Ok(output) => assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        ),
+        Err(e) => eprintln!("skipped: no tsc: {e}"),
+    }
+}

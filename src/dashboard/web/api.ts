@@ -25,8 +25,7 @@ export interface Owner {
   controller?: boolean;
 }
 
-/* Objects of any kind: what a view needs of one it narrows itself. */
-/* eslint-disable-next-line */
+/** Objects of any kind: what a view needs of one it narrows itself. */
 export type Any = any;
 
 export interface Obj {

@@ -138,7 +138,6 @@ export function root<T>(fn: () => T): [T, Dispose] {
 }
 
 export type Child = Node | string | number | null | undefined | false | Child[] | (() => Child);
-// eslint-like strictness is tsc's: an attribute is text, a flag, or computed.
 type Value = string | number | boolean | null | undefined;
 export type Props = Record<string, Value | (() => Value) | ((event: never) => unknown)>;
 

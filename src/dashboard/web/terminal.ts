@@ -201,7 +201,9 @@ export function terminal(url: string, label: string): HTMLElement {
     resize.disconnect();
     const mine = socket;
     socket = null;
-    mine?.close();
+    // One that is not open yet is closed when it is: before, browsers complain.
+    if (mine?.readyState === WebSocket.CONNECTING) mine.onopen = () => mine.close();
+    else mine?.close();
   });
   return h(
     'div.fill.column',
