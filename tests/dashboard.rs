@@ -441,7 +441,7 @@ fn changes(tour: &Tour<'_>) {
         "object/core/configmaps/default/settings/yaml",
         &["Review and apply"],
     );
-    tour.edit("t.value = t.value.replace('a=1', 'a=42')");
+    tour.edit("t.value = t.value.replace(/^ +a=1$/m, '    a=42')");
     browser.click("Review and apply");
     browser.sees(&["Changes to settings", "a=42", "tried without storing"]);
     tour.picture("diff");

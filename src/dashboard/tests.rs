@@ -406,9 +406,7 @@ async fn yaml_mistakes_have_a_place() {
 #[test]
 fn the_types_are_right() {
     let web = concat!(env!("CARGO_MANIFEST_DIR"), "/web");
-    let checked = std::process::Command::new("tsc")
-        .args(["-p", web])
-        .output();
+    let checked = std::process::Command::new("tsc").args(["-p", web]).output();
     match checked {
         Ok(output) => assert!(
             output.status.success(),
