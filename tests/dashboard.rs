@@ -149,6 +149,22 @@ impl Tour<'_> {
         if std::env::var_os("RKUBE_TEST_SCREENSHOTS").is_none() {
             return;
         }
+        // Notes about earlier steps, and lists that are on their way, are not
+        // what a picture is of.
+        self.browser.run(
+            "document.querySelectorAll('.note button').forEach((b) => b.click())",
+            &[],
+        );
+        self.browser.until(
+            "lists that are live",
+            "return !document.querySelector('main .live.loading')",
+        );
+        if name == "overview" {
+            self.browser.until(
+                "graphs with some past",
+                "return [...document.querySelectorAll('.graph .line')].every((l) => (l.getAttribute('d') ?? '').split('L').length > 5)",
+            );
+        }
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/dashboard");
         std::fs::create_dir_all(&folder).expect("docs");
         self.browser.picture(&folder.join(format!("{name}.png")));
