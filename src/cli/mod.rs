@@ -1,6 +1,7 @@
 //! The command line: a file a command, and what they share.
 
 mod ctl;
+mod dashboard;
 mod delete;
 mod driver;
 mod image;
@@ -83,6 +84,8 @@ enum Command {
     Tunnel,
     /// Print the URLs of a service
     Service(service::Args),
+    /// Open the dashboard, a page in the browser
+    Dashboard(dashboard::Args),
     /// Load, list and remove container images on the nodes
     Image(image::Args),
     /// Print the logs of a cluster's own processes
@@ -126,8 +129,11 @@ pub fn main() -> ExitCode {
             ));
         }
     };
-    // These two take back on Ctrl-C what they have done.
-    let handles_interrupt = matches!(cli.command, Command::Tunnel | Command::Start(_));
+    // These take back on Ctrl-C what they have done.
+    let handles_interrupt = matches!(
+        cli.command,
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_)
+    );
     let result = runtime.block_on(async {
         tokio::select! {
             result = run(cli, &output) => Some(result),
@@ -196,6 +202,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Ip(args) => ip::run(&home, &global, args, output).map(done),
         Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
+        Command::Dashboard(args) => dashboard::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),

@@ -20,7 +20,7 @@ pub fn endpoints(home: &Home, profile: &Profile) -> Result<Endpoints, Failure> {
 }
 
 /// The API server's address as the host reaches it.
-pub(crate) fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
+pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
     Ok(format!("https://{}", endpoints(home, profile)?.api))
 }
 

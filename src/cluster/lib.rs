@@ -18,7 +18,7 @@ mod status;
 mod store;
 mod tunnel;
 
-pub use access::{client, endpoints, logs, ssh, ssh_address, ssh_key};
+pub use access::{client, endpoints, logs, server, ssh, ssh_address, ssh_key};
 pub use choice::{Candidate, candidates};
 pub use files::Home;
 pub use forward::Forward;
@@ -28,7 +28,7 @@ pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;
-pub use tunnel::{Change as TunnelChange, run as tunnel};
+pub use tunnel::{Change as TunnelChange, is_open as tunnel_is_open, run as tunnel};
 
 /// Tells the user what is going on.
 pub trait Progress: Send + Sync {

@@ -50,6 +50,15 @@ pub enum Change {
     Trouble(String),
 }
 
+/// Whether somebody serves a tunnel for the profile now.
+pub fn is_open(home: &Home, profile: &Profile) -> bool {
+    let path = home.run_dir(&profile.name).join("tunnel.lock");
+    let Ok(file) = std::fs::File::options().write(true).open(path) else {
+        return false;
+    };
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+}
+
 /// Serves until `stop` resolves, then takes every address and route back.
 pub async fn run(
     home: &Home,

@@ -8,6 +8,7 @@
 // Every test file is a program of its own and uses its part of this.
 #![allow(dead_code)]
 
+pub mod browser;
 pub mod engine;
 pub mod image;
 pub mod leftovers;

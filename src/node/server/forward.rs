@@ -275,7 +275,9 @@ async fn serve_channel(
         }
         let _ = write.shutdown().await;
     };
-    let download = async {
+    // The end of what the pod sends ends the WebSocket, as soon as this lets go
+    // of its sender: the protocol has no other word for it.
+    let download = async move {
         let mut buffer = vec![0; 32 << 10];
         while let Ok(n @ 1..) = read.read(&mut buffer).await {
             if out.send(version.encode(data, &buffer[..n])).await.is_err() {

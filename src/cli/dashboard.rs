@@ -1,0 +1,82 @@
+//! `rkube dashboard`
+
+use std::process::{Command, Stdio};
+
+use rkube_cluster::{Home, Profile, Progress};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use rkube_dashboard::{Dashboard, Options};
+
+use super::{Global, Output, interrupted};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Print the address instead of opening a browser
+    #[arg(long)]
+    url: bool,
+    /// The port on the loopback [default: a free one]
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "PORT"
+    )]
+    port: u16,
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let profile = Profile::load(home, &global.profile)?;
+    let binary = std::env::current_exe().map_err(|e| {
+        Failure::new(
+            Source::Host,
+            Kind::Error,
+            format!("cannot find this binary: {e}"),
+        )
+    })?;
+    let dashboard = Dashboard::bind(Options {
+        home: home.clone(),
+        profile: profile.name.clone(),
+        port: args.port,
+        binary,
+    })
+    .await?;
+    tokio::select! {
+        checked = dashboard.check() => checked?,
+        () = interrupted() => return Err(Failure::interruption()),
+    }
+    let link = dashboard.link();
+    if args.url {
+        output.result(&serde_json::json!({ "url": link }), || format!("{link}\n"));
+    } else {
+        if !open(&link) {
+            output.warn("there is no browser to open here; open the link below yourself");
+        }
+        output.say(&format!(
+            "The dashboard of '{}' is at {link}\nThe link works once; Ctrl-C ends the dashboard.",
+            profile.name
+        ));
+    }
+    dashboard.run(interrupted()).await;
+    Ok(())
+}
+
+/// Opens the user's browser; false where there is none.
+fn open(link: &str) -> bool {
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else {
+        let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        // Without a screen it would try text browsers, in this terminal.
+        if !set("DISPLAY") && !set("WAYLAND_DISPLAY") {
+            return false;
+        }
+        "xdg-open"
+    };
+    Command::new(program)
+        .arg(link)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .is_ok()
+}

@@ -1,0 +1,320 @@
+//! What concerns the machine: the page asks for a command of `rkube` and gets
+//! its JSON events as they come.
+//!
+//! The binary itself is run, so that the dashboard does just what the command
+//! line does. Arguments never pass a shell and never begin with a dash.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::answer::{self, Body};
+
+/// How many bytes an image archive may have.
+const ARCHIVE_LIMIT: u64 = 16 << 30;
+
+/// What the page may ask for.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// Start a cluster.
+    Start,
+    /// Stop it.
+    Stop,
+    /// Delete it.
+    Delete,
+    /// Add a node.
+    NodeAdd,
+    /// Delete a node.
+    NodeDelete { node: String },
+    /// Start a node.
+    NodeStart { node: String },
+    /// Stop a node.
+    NodeStop { node: String },
+    /// Pull an image on every node.
+    ImagePull { image: String },
+    /// Remove an image from every node.
+    ImageRemove { image: String },
+}
+
+impl Action {
+    /// The command's words.
+    pub fn words(&self) -> Result<Vec<&str>, Failure> {
+        let name = |text: &'_ str| -> Result<(), Failure> {
+            let good = text
+                .bytes()
+                .next()
+                .is_some_and(|b| b.is_ascii_alphanumeric())
+                && text.len() <= 512
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_./:@".contains(&b));
+            if good {
+                return Ok(());
+            }
+            Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                "that is no name of a node or an image",
+            ))
+        };
+        Ok(match self {
+            Self::Start => vec!["start"],
+            Self::Stop => vec!["stop"],
+            Self::Delete => vec!["delete"],
+            Self::NodeAdd => vec!["node", "add"],
+            Self::NodeDelete { node } => {
+                name(node)?;
+                vec!["node", "delete", node]
+            }
+            Self::NodeStart { node } => {
+                name(node)?;
+                vec!["node", "start", node]
+            }
+            Self::NodeStop { node } => {
+                name(node)?;
+                vec!["node", "stop", node]
+            }
+            Self::ImagePull { image } => {
+                name(image)?;
+                vec!["image", "pull", image]
+            }
+            Self::ImageRemove { image } => {
+                name(image)?;
+                vec!["image", "rm", image]
+            }
+        })
+    }
+}
+
+/// Runs this machine's `rkube`.
+pub struct Commands {
+    binary: PathBuf,
+    tunnel: Mutex<Option<(String, Child)>>,
+}
+
+impl Commands {
+    /// Commands of the given binary.
+    pub fn new(binary: PathBuf) -> Self {
+        Self {
+            binary,
+            tunnel: Mutex::new(None),
+        }
+    }
+
+    /// A command for a profile.
+    pub fn command(&self, profile: &str) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(["-p", profile]).stdin(Stdio::null());
+        command
+    }
+
+    /// Its JSON document; a failing status (a cluster that is stopped) still has one.
+    pub async fn document(&self, profile: &str, words: &[&str]) -> Response<Body> {
+        let mut command = self.command(profile);
+        match command.args(["-o", "json"]).args(words).output().await {
+            Ok(output)
+                if serde_json::from_slice::<serde::de::IgnoredAny>(&output.stdout).is_ok() =>
+            {
+                answer::typed(
+                    StatusCode::OK,
+                    "application/json",
+                    answer::full(output.stdout),
+                )
+            }
+            Ok(output) => answer::failure(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            ),
+            Err(e) => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        }
+    }
+
+    /// Its text.
+    pub async fn text(&self, profile: &str, words: &[&str]) -> Response<Body> {
+        match self.command(profile).args(words).output().await {
+            Ok(output) if output.status.success() => answer::typed(
+                StatusCode::OK,
+                "text/plain; charset=utf-8",
+                answer::full(output.stdout),
+            ),
+            Ok(output) => answer::failure(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            ),
+            Err(e) => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        }
+    }
+
+    /// Its events as they come, then `{"exit": CODE}`. It runs on when the page leaves.
+    pub fn stream(&self, profile: &str, words: &[&str]) -> Response<Body> {
+        let mut command = self.command(profile);
+        command.args(["-o", "json"]).args(words);
+        events(command, None)
+    }
+
+    /// Puts an archive on every node; `request`'s body is the archive.
+    pub async fn load(&self, profile: &str, request: Request<Incoming>) -> Response<Body> {
+        let archive = match save(request).await {
+            Ok(archive) => archive,
+            Err(e) => return answer::failure(StatusCode::BAD_REQUEST, e.to_string()),
+        };
+        let mut command = self.command(profile);
+        command
+            .args(["-o", "json", "image", "load"])
+            .arg(archive.path() as &Path);
+        events(command, Some(archive))
+    }
+
+    /// Opens a tunnel that ends with the dashboard.
+    pub fn open_tunnel(&self, profile: &str) -> Result<(), Failure> {
+        let mut tunnel = self.tunnel.lock();
+        if tunnel.is_some() {
+            return Ok(());
+        }
+        let child = self
+            .command(profile)
+            .arg("tunnel")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| {
+                Failure::new(
+                    Source::Host,
+                    Kind::Error,
+                    format!("cannot run rkube tunnel: {e}"),
+                )
+            })?;
+        *tunnel = Some((profile.to_owned(), child));
+        Ok(())
+    }
+
+    /// Ends this dashboard's tunnel as Ctrl-C would, and waits for it.
+    pub async fn close_tunnel(&self) {
+        let Some((_, mut child)) = self.tunnel.lock().take() else {
+            return;
+        };
+        if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
+            // It may have ended by itself.
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGINT,
+            );
+        }
+        let _ = child.wait().await;
+    }
+
+    /// Whether the tunnel of that profile is this dashboard's.
+    pub fn has_tunnel(&self, profile: &str) -> bool {
+        let mut tunnel = self.tunnel.lock();
+        if let Some((_, child)) = tunnel.as_mut()
+            && !matches!(child.try_wait(), Ok(None))
+        {
+            *tunnel = None;
+        }
+        tunnel.as_ref().is_some_and(|(of, _)| of == profile)
+    }
+}
+
+/// A command's standard output line by line; `kept` lives as long.
+fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Response<Body> {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(e) => return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    };
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
+    tokio::spawn(async move {
+        let kept = Arc::new(kept);
+        let stderr = child.stderr.take();
+        let errors = tokio::spawn(async move {
+            let mut text = String::new();
+            if let Some(stderr) = stderr {
+                let mut lines = BufReader::new(stderr).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    text.push_str(&line);
+                    text.push('\n');
+                }
+            }
+            text
+        });
+        if let Some(stdout) = child.stdout.take() {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                // The page may have left; the command goes on.
+                let _ = sender.send(format!("{line}\n").into());
+            }
+        }
+        let errors = errors.await.unwrap_or_default();
+        let code = match child.wait().await {
+            Ok(status) => status.code().unwrap_or(-1),
+            Err(_) => -1,
+        };
+        let end = serde_json::json!({ "exit": code, "stderr": errors });
+        let _ = sender.send(format!("{end}\n").into());
+        drop(kept);
+    });
+    let lines = futures::stream::unfold(receiver, |mut receiver| async move {
+        let line = receiver.recv().await?;
+        Some((line, receiver))
+    });
+    answer::typed(
+        StatusCode::OK,
+        "application/x-ndjson",
+        answer::streamed(lines.boxed()),
+    )
+}
+
+/// A body as a file that nobody else reads.
+async fn save(request: Request<Incoming>) -> Result<tempfile::NamedTempFile, answer::BoxError> {
+    let archive = tempfile::NamedTempFile::new()?;
+    let mut file = tokio::fs::File::from_std(archive.reopen()?);
+    let mut body = request.into_body();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            size += data.len() as u64;
+            if size > ARCHIVE_LIMIT {
+                return Err("the archive is too large".into());
+            }
+            file.write_all(&data).await?;
+        }
+    }
+    file.flush().await?;
+    Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_names() {
+        let pull = |image: &str| Action::ImagePull {
+            image: image.into(),
+        };
+        assert_eq!(
+            pull("docker.io/library/nginx:1.29").words().unwrap(),
+            ["image", "pull", "docker.io/library/nginx:1.29"]
+        );
+        for bad in ["", "--driver=x", "-h", "a b", "$(id)", "a;b", "a\nb"] {
+            assert!(pull(bad).words().is_err(), "{bad}");
+            assert!(Action::NodeDelete { node: bad.into() }.words().is_err());
+        }
+    }
+}

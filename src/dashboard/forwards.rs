@@ -1,0 +1,223 @@
+//! Port-forwards: a port of the loopback for a port of a pod.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::{SinkExt, StreamExt};
+use http::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use kube::client::Body as ClientBody;
+use parking_lot::Mutex;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tracing::debug;
+
+/// The protocol: a byte names the channel, 0 for data and 1 for errors.
+const PROTOCOL: &str = "v4.channel.k8s.io";
+const BUFFER: usize = 32 << 10;
+
+/// What the page asks for.
+#[derive(Deserialize)]
+pub struct Wish {
+    namespace: String,
+    pod: String,
+    port: u16,
+}
+
+/// A forward that is open.
+#[derive(Clone, Serialize)]
+pub struct Forward {
+    /// Names it here.
+    pub id: u32,
+    profile: String,
+    namespace: String,
+    pod: String,
+    port: u16,
+    local: u16,
+}
+
+/// All that are open.
+#[derive(Default)]
+pub struct Forwards {
+    next: AtomicU32,
+    open: Mutex<BTreeMap<u32, (Forward, JoinHandle<()>)>>,
+}
+
+impl Drop for Forwards {
+    fn drop(&mut self) {
+        for (_, task) in self.open.lock().values() {
+            task.abort();
+        }
+    }
+}
+
+impl Forwards {
+    /// Those of a profile.
+    pub fn list(&self, profile: &str) -> Vec<Forward> {
+        let open = self.open.lock();
+        let of = |(forward, _): &&(Forward, JoinHandle<()>)| forward.profile == profile;
+        open.values().filter(of).map(|(f, _)| f.clone()).collect()
+    }
+
+    /// Opens one; the one that is open already, if there is.
+    pub async fn add(&self, client: Client, profile: &str, wish: Wish) -> Result<Forward, Failure> {
+        let name = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 253
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+        };
+        if !name(&wish.namespace) || !name(&wish.pod) || wish.port == 0 {
+            return Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                "a forward needs a pod and a port",
+            ));
+        }
+        let known = self
+            .list(profile)
+            .into_iter()
+            .find(|f| f.namespace == wish.namespace && f.pod == wish.pod && f.port == wish.port);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let failed = |e: std::io::Error| {
+            Failure::new(
+                Source::Host,
+                Kind::Error,
+                format!("cannot open a local port: {e}"),
+            )
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
+        let forward = Forward {
+            id: self.next.fetch_add(1, Ordering::Relaxed),
+            profile: profile.to_owned(),
+            namespace: wish.namespace,
+            pod: wish.pod,
+            port: wish.port,
+            local: listener.local_addr().map_err(failed)?.port(),
+        };
+        let task = tokio::spawn(serve(listener, client, forward.clone()));
+        self.open.lock().insert(forward.id, (forward.clone(), task));
+        Ok(forward)
+    }
+
+    /// Closes one with its connections; whether it was there.
+    pub fn remove(&self, id: u32) -> bool {
+        match self.open.lock().remove(&id) {
+            Some((_, task)) => {
+                task.abort();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, client: Client, forward: Forward) {
+    let forward = Arc::new(forward);
+    // Aborting this task drops the set and with it every connection.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((connection, _)) => {
+                    let (client, forward) = (client.clone(), forward.clone());
+                    connections.spawn(async move {
+                        if let Err(e) = carry(connection, &client, &forward).await {
+                            debug!("a forwarded connection ended: {e}");
+                        }
+                    });
+                }
+                Err(e) => {
+                    debug!("accept: {e}");
+                    return;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn carry(
+    mut connection: TcpStream,
+    client: &Client,
+    forward: &Forward,
+) -> Result<(), crate::answer::BoxError> {
+    let Forward {
+        namespace,
+        pod,
+        port,
+        ..
+    } = forward;
+    let request = Request::get(format!(
+        "/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
+    ))
+    .header(header::CONNECTION, "Upgrade")
+    .header(header::UPGRADE, "websocket")
+    .header(header::SEC_WEBSOCKET_VERSION, "13")
+    .header(header::SEC_WEBSOCKET_KEY, generate_key())
+    .header(header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+    .body(ClientBody::empty())?;
+    let mut response = client.send(request).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("the API server answers {}", response.status()).into());
+    }
+    let upgraded = hyper::upgrade::on(&mut response).await?;
+    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+    let (mut sink, mut source) = socket.split();
+    let (mut read, mut write) = connection.split();
+    let up = async {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = read.read(&mut buffer[1..]).await?;
+            if n == 0 {
+                // The protocol knows no half-closed connection: the answer may
+                // still be on its way.
+                return std::future::pending::<Result<(), crate::answer::BoxError>>().await;
+            }
+            buffer[0] = 0;
+            let message = Message::binary(bytes::Bytes::copy_from_slice(&buffer[..=n]));
+            sink.send(message).await?;
+        }
+    };
+    let down = async {
+        // Each channel begins with its port, two bytes.
+        let mut begun = [false; 2];
+        while let Some(message) = source.next().await {
+            let Message::Binary(message) = message? else {
+                continue;
+            };
+            let Some((&channel, data)) = message.split_first() else {
+                continue;
+            };
+            let Some(begun) = begun.get_mut(usize::from(channel)) else {
+                continue;
+            };
+            if !std::mem::replace(begun, true) {
+                continue;
+            }
+            if channel == 1 {
+                return Err(String::from_utf8_lossy(data).into_owned().into());
+            }
+            write.write_all(data).await?;
+        }
+        write.shutdown().await?;
+        Ok(())
+    };
+    tokio::select! {
+        result = up => result,
+        result = down => result,
+    }
+}

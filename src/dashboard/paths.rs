@@ -1,0 +1,136 @@
+//! Which paths of an API server the page may ask for.
+
+/// First segments that are passed on.
+const ROOTS: [&str; 7] = [
+    "api", "apis", "openapi", "version", "healthz", "livez", "readyz",
+];
+
+/// A path as it may be passed on, or why not. It must not have two readings:
+/// one here, another at a server that decodes or normalizes it.
+pub fn check(path: &str) -> Result<(), &'static str> {
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err("a path begins with a slash");
+    };
+    if !ROOTS.contains(&rest.split('/').next().unwrap_or_default()) {
+        return Err("this path is not passed on");
+    }
+    if path
+        .bytes()
+        .any(|b| b.is_ascii_control() || !b.is_ascii() || b == b'\\')
+    {
+        return Err("the path has a character that belongs into no path");
+    }
+    for segment in rest.trim_end_matches('/').split('/') {
+        let decoded = decode(segment).ok_or("the path has a broken escape")?;
+        if decoded.is_empty() || decoded == b"." || decoded == b".." {
+            return Err("the path has a segment that leads elsewhere");
+        }
+        if decoded
+            .iter()
+            .any(|b| matches!(b, b'/' | b'\\' | b'%' | b'?' | b'#') || b.is_ascii_control())
+        {
+            return Err("the path has an escape that changes its meaning");
+        }
+    }
+    check_proxy(rest)
+}
+
+/// What a pod or a service answers must never come from this page's own origin;
+/// of a node's agent, the statistics are harmless.
+fn check_proxy(path: &str) -> Result<(), &'static str> {
+    let segments: Vec<&str> = path.split('/').collect();
+    let refused = Err("proxied pages are not served here; use a port-forward");
+    let segments = match segments.as_slice() {
+        ["api", "v1", rest @ ..] => rest,
+        _ => return Ok(()),
+    };
+    match segments {
+        ["nodes", _, "proxy", rest @ ..] => match rest {
+            ["stats", "summary"] => Ok(()),
+            _ => refused,
+        },
+        ["namespaces", _, "pods" | "services", _, "proxy", ..] => refused,
+        ["proxy", ..] => refused,
+        _ => Ok(()),
+    }
+}
+
+/// Undoes percent escapes.
+fn decode(segment: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(segment.len());
+    let mut bytes = segment.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let mut digit = || (bytes.next()? as char).to_digit(16);
+        let (high, low) = (digit()?, digit()?);
+        out.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ordinary_paths_pass() {
+        for good in [
+            "/api/v1/pods",
+            "/apis/apps/v1/namespaces/default/deployments/web",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:node",
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+            "/api/v1/nodes/n1/proxy/stats/summary",
+            "/api/v1/namespaces/proxy/pods/proxy/log",
+            "/version",
+            "/openapi/v3",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn tricks_do_not() {
+        for bad in [
+            "",
+            "api/v1",
+            "//api/v1",
+            "/etc/passwd",
+            "/api/../metrics",
+            "/api/%2e%2e/metrics",
+            "/api/.%2E/metrics",
+            "/api/v1/..%2fmetrics",
+            "/api/v1/%252e%252e/x",
+            "/api/v1//pods",
+            "/api/v1/./pods",
+            "/api/v1\\pods",
+            "/api/v1/%5c",
+            "/api/v1/pods%00",
+            "/api/v1/pods%",
+            "/api/v1/pods%zz",
+            "/api/v1/pods%3Fx",
+            "/api/v1/nodes/n1/proxy/",
+            "/api/v1/nodes/n1/proxy/run/x",
+            "/api/v1/namespaces/x/pods/y/proxy",
+            "/api/v1/namespaces/x/services/y/proxy/a/b",
+            "/rkube/session",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_has_one_reading(path in "/(api|apis)(/[a-z.%0-9\\\\/?]{0,12}){0,5}") {
+            if check(&path).is_ok() {
+                let decoded = decode(&path).unwrap();
+                let text = String::from_utf8_lossy(&decoded);
+                prop_assert!(!text.trim_end_matches('/').split('/').skip(1).any(|s| matches!(s, "" | "." | "..")));
+                prop_assert_eq!(text.matches('/').count(), path.matches('/').count());
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Requests passed on to an API server.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use kube::Client;
+use kube::client::Body as ClientBody;
+use tracing::debug;
+
+use crate::answer::{self, Body};
+use crate::paths;
+
+/// Bytes of a request's body, as upstream's API server limits them.
+const BODY_LIMIT: usize = 3 << 20;
+
+/// What of a request's headers goes on: nothing that says who asks.
+const PASSED: [HeaderName; 3] = [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH];
+
+/// What of them belongs to a WebSocket's handshake.
+const HANDSHAKE: [HeaderName; 5] = [
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::CONNECTION,
+    header::UPGRADE,
+];
+
+/// What of an answer's headers comes back.
+const RETURNED: [HeaderName; 5] = [
+    header::CONTENT_LENGTH,
+    header::ETAG,
+    header::RETRY_AFTER,
+    header::WARNING,
+    header::SEC_WEBSOCKET_PROTOCOL,
+];
+
+/// Whether the request asks for a WebSocket.
+pub fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::UPGRADE)
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Sends the request to `path` (with its query) of the API server and gives its answer.
+pub async fn pass(
+    client: &Client,
+    path: &str,
+    query: Option<&str>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    if let Err(why) = paths::check(path) {
+        return answer::failure(StatusCode::BAD_REQUEST, why);
+    }
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let Ok(target) = target.parse::<Uri>() else {
+        return answer::failure(StatusCode::BAD_REQUEST, "the path is malformed");
+    };
+    let upgrade = is_upgrade(request.headers());
+    let mut headers = HeaderMap::new();
+    let names = PASSED.iter().chain(HANDSHAKE.iter().filter(|_| upgrade));
+    for name in names {
+        for value in request.headers().get_all(name) {
+            headers.append(name, value.clone());
+        }
+    }
+    let method = request.method().clone();
+    let browser = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let body = match Limited::new(request.into_body(), BODY_LIMIT)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(e) => return answer::failure(StatusCode::PAYLOAD_TOO_LARGE, e.to_string()),
+    };
+    let mut onward = Request::new(ClientBody::from(body));
+    *onward.method_mut() = method;
+    *onward.uri_mut() = target;
+    *onward.headers_mut() = headers;
+    let mut response = match client.send(onward).await {
+        Ok(response) => response,
+        Err(e) => return unreachable_server(&e),
+    };
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(browser) = browser
+    {
+        let server = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            if let Err(e) = join(browser, server).await {
+                debug!("a stream ended: {e}");
+            }
+        });
+        let mut answer = returned(&response);
+        let headers = answer.headers_mut();
+        for name in HANDSHAKE.iter().chain([&header::SEC_WEBSOCKET_ACCEPT]) {
+            if let Some(value) = response.headers().get(name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        return answer;
+    }
+    let mut answer = returned(&response);
+    let kind = content_type(response.headers());
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    *answer.body_mut() = response
+        .into_body()
+        .map_err(|e| -> answer::BoxError { Box::new(e) })
+        .boxed_unsync();
+    answer
+}
+
+/// What a request without an answer ends with.
+pub fn unreachable_server(e: &kube::Error) -> Response<Body> {
+    answer::failure(
+        StatusCode::BAD_GATEWAY,
+        format!("the API server cannot be reached: {e}"),
+    )
+}
+
+/// Joins two upgraded connections until either ends.
+async fn join(
+    browser: hyper::upgrade::OnUpgrade,
+    server: hyper::upgrade::OnUpgrade,
+) -> Result<(), answer::BoxError> {
+    let (browser, server) = (browser.await?, server.await?);
+    let (mut browser, mut server) = (TokioIo::new(browser), TokioIo::new(server));
+    tokio::io::copy_bidirectional(&mut browser, &mut server).await?;
+    Ok(())
+}
+
+fn returned(response: &Response<ClientBody>) -> Response<Body> {
+    let mut answer = Response::new(answer::full(""));
+    *answer.status_mut() = response.status();
+    for name in &RETURNED {
+        for value in response.headers().get_all(name) {
+            answer.headers_mut().append(name, value.clone());
+        }
+    }
+    answer
+}
+
+/// Data keeps its type; anything that a browser might run becomes text.
+fn content_type(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(header::CONTENT_TYPE);
+    let harmless = given.and_then(|v| v.to_str().ok()).is_some_and(|v| {
+        let kind = v.split(';').next().unwrap_or_default().trim();
+        kind == "application/json" || kind == "application/yaml" || kind == "text/plain"
+    });
+    match given {
+        Some(value) if harmless => value.clone(),
+        _ => HeaderValue::from_static("text/plain; charset=utf-8"),
+    }
+}

@@ -1,0 +1,233 @@
+/** The cluster as the machine sees it: nodes, images, tunnel, logs. */
+import { api, json, lines, profile, text, type Any } from './api.js';
+import { h, signal, untracked, type Child } from './dom.js';
+import { bytes } from './format.js';
+import { reload } from './main.js';
+import { go } from './route.js';
+import { action, ask, attempt, badge, confirm, dialog, note, tabs } from './ui.js';
+
+/** Runs a command of rkube, showing its steps. */
+function run(title: string, body: unknown, then: () => void, target = '/rkube/run', method = 'POST'): void {
+  const steps = signal<{ text: string; kind: string }[]>([]);
+  const ended = signal<boolean | null>(null);
+  const add = (line: string, kind: string) => (steps.value = [...steps.peek(), { text: line, kind }]);
+  dialog(title, (close) => [
+    h('ol.steps', { 'aria-live': 'polite' }, () => steps.value.map((s) => h(`li.${s.kind}`, null, s.text))),
+    () => (ended.value === null ? h('progress', { 'aria-label': 'Under way' }) : null),
+    () => (ended.value === null ? null : h('div.buttons', null, h('button.primary', { onclick: close, autofocus: true }, 'Close'))),
+  ]);
+  const options = { method, body, ...(body instanceof Blob ? { type: 'application/x-tar' } : {}) };
+  lines(target, options, (event: Any) => {
+    const kind = String(event.type ?? '').split('.').pop() ?? '';
+    if ('exit' in event) {
+      ended.value = event.exit === 0;
+      if (event.exit !== 0 && !steps.peek().some((s) => s.kind === 'error')) add(event.stderr || `It ended with ${event.exit}`, 'error');
+    } else if (event.data?.message) {
+      add(`${event.data.message}${event.data.advice ? ` — ${event.data.advice}` : ''}`, kind);
+    }
+  })
+    .catch((error: Error) => {
+      add(error.message, 'error');
+      ended.value = false;
+    })
+    .finally(() => {
+      ended.value ??= false;
+      then();
+    });
+}
+
+export function clusterView(): HTMLElement {
+  const tab = signal('nodes');
+  return h(
+    'section.view',
+    { 'aria-label': 'Cluster' },
+    h('header.bar', null, h('h1', null, 'Cluster ', h('small', null, profile.peek())), h('div.spring')),
+    tabs(
+      [
+        { id: 'nodes', label: 'Nodes', build: () => untracked(nodesPane) },
+        { id: 'images', label: 'Images', build: () => untracked(imagesPane) },
+        { id: 'tunnel', label: 'Tunnel', build: () => untracked(tunnelPane) },
+        { id: 'logs', label: 'Logs', build: () => untracked(logsPane) },
+        { id: 'profiles', label: 'Profiles', build: () => untracked(profilesPane) },
+      ],
+      () => tab.value,
+      (id) => (tab.value = id),
+      'Cluster',
+    ),
+  );
+}
+
+const failed = (error: Error): Child => h('p.warning', null, error.message);
+
+/** Something that is asked for, and asked for again. */
+function loaded<T>(load: () => Promise<T>, show: (value: T, again: () => void) => Child): HTMLElement {
+  const state = signal<{ value?: T; error?: Error } | null>(null);
+  const again = () => {
+    load().then(
+      (value) => (state.value = { value }),
+      (error: Error) => (state.value = { error }),
+    );
+  };
+  again();
+  return h('div.scroll', null, () => {
+    const present = state.value;
+    if (!present) return h('p.quiet', null, 'Loading…');
+    return present.error ? failed(present.error) : show(present.value as T, again);
+  });
+}
+
+function nodesPane(): HTMLElement {
+  return loaded(
+    () => api('/rkube/status'),
+    (status: Any, again) => {
+      const up = (status.nodes ?? status.Nodes ?? []).some((n: Any) => n.Host === 'Running');
+      const nodes: Any[] = status.nodes ?? status.Nodes ?? [];
+      const after = () => {
+        again();
+        reload();
+      };
+      return [
+        h(
+          'div.bar.tools',
+          null,
+          h('span.dim', null, `Driver ${status.driver ?? status.Driver ?? ''}`),
+          h('div.spring'),
+          up
+            ? [
+                action('plus', 'Add a node', () => run('Adding a node', { action: 'node-add' }, after)),
+                action('stop', 'Stop', () => confirm(`Stop ${profile.peek()}`, 'Its pods stop; start brings the cluster back as it was.', 'Stop', true, async () => run('Stopping', { action: 'stop' }, after))),
+              ]
+            : action('play', 'Start', () => run('Starting', { action: 'start' }, after), 'primary'),
+          action('trash', 'Delete', () => confirm(`Delete ${profile.peek()}`, 'The cluster and everything in it is removed from this machine. This cannot be undone.', 'Delete the cluster', true, async () => run('Deleting', { action: 'delete' }, after)), 'quiet-danger'),
+        ),
+        h(
+          'table.plain',
+          null,
+          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t)))),
+          h(
+            'tbody',
+            null,
+            nodes.map((n) => {
+              const running = n.Host === 'Running';
+              return h(
+                'tr',
+                null,
+                h('td', null, h('b', null, n.Name)),
+                h('td', null, h('code', null, n.IP)),
+                h('td', null, n.Worker ? 'worker' : 'control plane'),
+                h('td', null, badge(n.Host)),
+                h('td', null, badge(n.Kubelet === 'Running' ? 'Ready' : 'NotReady')),
+                h(
+                  'td.end',
+                  null,
+                  n.Worker
+                    ? [
+                        running
+                          ? action('stop', 'Stop', () => run(`Stopping ${n.Name}`, { action: 'node-stop', node: n.Name }, after))
+                          : action('play', 'Start', () => run(`Starting ${n.Name}`, { action: 'node-start', node: n.Name }, after)),
+                        action('trash', 'Delete', () => confirm(`Delete ${n.Name}`, 'Its pods are moved elsewhere, then the node is removed.', 'Delete', true, async () => run(`Deleting ${n.Name}`, { action: 'node-delete', node: n.Name }, after)), 'quiet-danger'),
+                      ]
+                    : null,
+                ),
+              );
+            }),
+          ),
+        ),
+      ];
+    },
+  );
+}
+
+function imagesPane(): HTMLElement {
+  return loaded(
+    () => api('/rkube/images'),
+    (images: Any, again) => {
+      const all: Any[] = Array.isArray(images) ? images : (images?.images ?? []);
+      const file = h('input', {
+        type: 'file',
+        accept: '.tar,.tgz,.gz,.zst',
+        hidden: true,
+        onchange: (event: Event) => {
+          const chosen = (event.target as HTMLInputElement).files?.[0];
+          if (chosen) run(`Loading ${chosen.name}`, chosen, again, '/rkube/images', 'PUT');
+        },
+      });
+      const names = (i: Any): string[] => i.repoTags ?? i.names ?? i.Names ?? (i.name ? [i.name] : []);
+      return [
+        h(
+          'div.bar.tools',
+          null,
+          h('span.dim', null, 'Images of the control plane’s node'),
+          h('div.spring'),
+          file,
+          action('plus', 'Load an archive', () => file.click()),
+          action('down2', 'Pull', () => ask('Pull an image on every node', 'Image', '', 'Pull', async (image) => run(`Pulling ${image}`, { action: 'image-pull', image }, again))),
+        ),
+        all.length
+          ? h(
+              'table.plain',
+              null,
+              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t)))),
+              h(
+                'tbody',
+                null,
+                all.map((i) => {
+                  const name = names(i)[0] ?? i.id ?? '';
+                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size ?? i.Size ?? NaN))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
+                }),
+              ),
+            )
+          : h('p.quiet', null, 'There are no images yet.'),
+      ];
+    },
+  );
+}
+
+function tunnelPane(): HTMLElement {
+  return loaded(
+    () => api('/rkube/tunnel'),
+    (tunnel: Any, again) => {
+      const change = (method: string, done: string) => async () => {
+        await attempt(done, () => api('/rkube/tunnel', { method }));
+        setTimeout(again, 500);
+      };
+      return [
+        h('p', null, badge(tunnel.open ? 'Active' : 'Closed'), ' ', tunnel.open ? (tunnel.own ? 'opened by this dashboard' : 'opened by rkube tunnel on this machine') : 'Services of type LoadBalancer have no address.'),
+        h('p.dim', null, `Addresses are of ${tunnel.range}.`),
+        h('div.buttons.left', null, tunnel.open ? (tunnel.own ? h('button', { onclick: change('DELETE', 'Tunnel closed') }, 'Close') : null) : h('button.primary', { onclick: change('POST', 'Tunnel opened') }, 'Open a tunnel'), h('button', { onclick: again }, 'Look again')),
+      ];
+    },
+  );
+}
+
+function logsPane(): HTMLElement {
+  return loaded(
+    () => text('/rkube/logs'),
+    (log: string, again) => [h('div.bar.tools', null, h('span.dim', null, 'Of the cluster’s own processes'), h('div.spring'), h('button', { onclick: again }, 'Read again')), h('pre.text', { tabindex: 0 }, log)],
+  );
+}
+
+function profilesPane(): HTMLElement {
+  return loaded(
+    () => json('/rkube/profiles'),
+    (all: Any[]) =>
+      h(
+        'table.plain',
+        null,
+        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t)))),
+        h(
+          'tbody',
+          null,
+          all.map((p) =>
+            h('tr', null, h('td', null, h('b', null, p.Name)), h('td', null, badge(p.Status)), h('td', null, p.Driver), h('td', null, String(p.Nodes)), h('td', null, h('code', null, p.Address)), h('td.end', null, p.Name === profile.peek() ? h('span.dim', null, 'shown here') : h('button', {
+              onclick: () => {
+                go(`#/${encodeURIComponent(p.Name)}/overview`);
+                note(`This is ${p.Name}`);
+              },
+            }, 'Show'))),
+          ),
+        ),
+      ),
+  );
+}
+

@@ -1,0 +1,283 @@
+/** The page's frame: sidebar, namespace, palette, theme, and which view is shown. */
+import { core, discover, json, kinds, profile, type Kind, type Obj } from './api.js';
+import { createView } from './apply.js';
+import { clusterView } from './cluster.js';
+import { detailView } from './detail.js';
+import { append, effect, h, root, signal, untracked, onDispose, type Child } from './dom.js';
+import { icon } from './icons.js';
+import { listView } from './list.js';
+import { overviewView } from './overview.js';
+import { palette } from './palette.js';
+import { link, listLink, namespace, read, route, setNamespace, go } from './route.js';
+import { connected } from './streams.js';
+import { topologyView } from './topology.js';
+import { action, emptyState } from './ui.js';
+import { Objects } from './watch.js';
+
+const session = signal<{ profile: string; profiles: string[]; version: string } | null>(null);
+const trouble = signal('');
+const namespaces = signal<string[]>([]);
+const menuOpen = signal(false);
+/** Counts what makes everything be drawn anew: another profile, a cluster that started. */
+const epoch = signal(0);
+
+type Theme = 'dark' | 'light' | '';
+const theme = signal<Theme>((localStorage.getItem('theme') as Theme | null) ?? '');
+effect(() => {
+  if (theme.value) document.documentElement.dataset['theme'] = theme.value;
+  else delete document.documentElement.dataset['theme'];
+  localStorage.setItem('theme', theme.value);
+});
+const isDark = (): boolean => (theme.value ? theme.value === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches);
+const toggleTheme = (): void => {
+  theme.value = untracked(isDark) ? 'light' : 'dark';
+};
+
+const GROUPS: [string, string, (k: Kind) => boolean][] = [
+  ['Workloads', 'workload', (k) => k.group === 'apps' || k.group === 'batch' || k.group === 'autoscaling' || (k.group === '' && /^(pods|replicationcontrollers|podtemplates)$/.test(k.name))],
+  ['Network', 'network', (k) => k.group === 'networking.k8s.io' || k.group === 'discovery.k8s.io' || (k.group === '' && /^(services|endpoints)$/.test(k.name))],
+  ['Config', 'config', (k) => (k.group === '' && /^(configmaps|secrets|resourcequotas|limitranges)$/.test(k.name)) || k.group === 'policy' || k.group === 'scheduling.k8s.io'],
+  ['Storage', 'storage', (k) => k.group === 'storage.k8s.io' || (k.group === '' && /^persistentvolume/.test(k.name))],
+  ['Access', 'access', (k) => k.group === 'rbac.authorization.k8s.io' || k.group === 'certificates.k8s.io' || (k.group === '' && k.name === 'serviceaccounts')],
+  ['Cluster', 'cluster', (k) => k.group === '' || /^(apiregistration|admissionregistration|coordination|events|flowcontrol\.apiserver|node|resource|apiextensions|internal\.apiserver|storagemigration)\./.test(k.group)],
+];
+/** What stands first in its group. */
+const FIRST = ['pods', 'deployments', 'statefulsets', 'daemonsets', 'jobs', 'cronjobs', 'replicasets', 'services', 'ingresses', 'configmaps', 'secrets', 'nodes', 'namespaces', 'events'];
+
+function sidebar(): HTMLElement {
+  const wanted = signal('');
+  const entry = (href: string, name: string, label: string, current: () => boolean) =>
+    h('a', { href, 'aria-current': () => (current() ? 'page' : null) }, icon(name, 15), h('span', null, label));
+  const view = (name: string) => () => route.value.view === name;
+  const shown = (k: Kind) => () => (route.value.view === 'list' || route.value.view === 'object') && route.value.parts[0] === (k.group || 'core') && route.value.parts[1] === k.name;
+  const open = new Set<string>(JSON.parse(localStorage.getItem('open') ?? '["Workloads","Network","Config"]') as string[]);
+  const rank = (k: Kind) => {
+    const at = FIRST.indexOf(k.name);
+    return at < 0 ? 99 : at;
+  };
+  const groups = (): Child => {
+    const query = wanted.value.toLowerCase();
+    const left = new Set(kinds.value.filter((k) => k.verbs.includes('list') && !(k.group === 'events.k8s.io')));
+    const out: Child[] = [];
+    const section = (title: string, iconName: string, list: Kind[]) => {
+      const matching = list.filter((k) => !query || `${k.kind} ${k.name} ${k.short.join(' ')}`.toLowerCase().includes(query));
+      if (!matching.length) return;
+      matching.sort((a, b) => rank(a) - rank(b) || a.kind.localeCompare(b.kind));
+      out.push(
+        h(
+          'details',
+          {
+            open: Boolean(query) || open.has(title),
+            ontoggle: (event: Event) => {
+              if (query) return;
+              if ((event.target as HTMLDetailsElement).open) open.add(title);
+              else open.delete(title);
+              localStorage.setItem('open', JSON.stringify([...open]));
+            },
+          },
+          h('summary', null, icon(iconName, 15), h('span', null, title)),
+          matching.map((k) => h('a', { href: listLink(k), title: k.group || 'core', 'aria-current': () => (shown(k)() ? 'page' : null) }, h('span', null, k.kind))),
+        ),
+      );
+    };
+    const named = GROUPS.map(([title, iconName, test]) => {
+      const mine = [...left].filter(test);
+      mine.forEach((k) => left.delete(k));
+      return [title, iconName, mine] as const;
+    });
+    for (const [title, iconName, mine] of named) section(title, iconName, mine);
+    const custom = new Map<string, Kind[]>();
+    for (const k of left) custom.set(k.group, [...(custom.get(k.group) ?? []), k]);
+    for (const [group, list] of [...custom].sort(([a], [b]) => a.localeCompare(b))) section(group, 'custom', list);
+    return out;
+  };
+  return h(
+    'nav.sidebar',
+    { 'aria-label': 'Kinds', class: () => `sidebar${menuOpen.value ? ' open' : ''}`, onclick: (e: Event) => (e.target as HTMLElement).closest('a') && (menuOpen.value = false) },
+    h('div.brand', null, h('img', { src: '/icon.svg', alt: '', width: 22, height: 22 }), h('b', null, 'rkube'), () => {
+      const s = session.value;
+      if (!s) return null;
+      const all = s.profiles.includes(profile.value) ? s.profiles : [...s.profiles, profile.value];
+      return all.length > 1
+        ? h('select', { 'aria-label': 'Profile', onchange: (e: Event) => go(`#/${encodeURIComponent((e.target as HTMLSelectElement).value)}/overview`) }, all.map((p) => h('option', { value: p, selected: p === profile.value }, p)))
+        : h('span.dim', null, profile.value);
+    }),
+    h('div.views', null, () => {
+      void profile.value;
+      return [
+        entry(link('overview'), 'overview', 'Overview', view('overview')),
+        entry(link('topology'), 'topology', 'Topology', view('topology')),
+        entry(link('cluster'), 'cluster', 'Cluster', view('cluster')),
+        entry(link('create'), 'plus', 'Create', view('create')),
+      ];
+    }),
+    h('input.kindsearch', { type: 'search', placeholder: 'Find a kind', 'aria-label': 'Find a kind', oninput: (e: Event) => (wanted.value = (e.target as HTMLInputElement).value) }),
+    h('div.kinds', null, groups),
+    h('footer', null, h('span.dim', null, () => session.value?.version ?? '')),
+  );
+}
+
+function topbar(): HTMLElement {
+  return h(
+    'header.topbar',
+    null,
+    h('button.plain.menu', { 'aria-label': 'Menu', 'aria-expanded': () => String(menuOpen.value), onclick: () => (menuOpen.value = !menuOpen.peek()) }, icon('menu')),
+    h('label.namespace', null, h('span', null, 'Namespace'), () =>
+      h(
+        'select',
+        { 'aria-label': 'Namespace', onchange: (e: Event) => setNamespace((e.target as HTMLSelectElement).value) },
+        h('option', { value: '', selected: !namespace.value }, 'All'),
+        [...new Set([...namespaces.value, ...(namespace.value ? [namespace.value] : [])])].map((n) => h('option', { value: n, selected: n === namespace.value }, n)),
+      ),
+    ),
+    h('div.spring'),
+    h('button.palettebutton', { onclick: openPalette, 'aria-label': 'Commands, Ctrl K' }, icon('search', 14), h('span', null, 'Go to anything'), h('kbd', null, 'Ctrl K')),
+    h('button.plain', { 'aria-label': () => (isDark() ? 'Light theme' : 'Dark theme'), onclick: toggleTheme }, () => icon(isDark() ? 'sun' : 'moon')),
+  );
+}
+
+function openPalette(): void {
+  palette([{ label: 'Switch between dark and light', detail: 'theme', run: toggleTheme }]);
+}
+
+const VIEWS: Record<string, () => HTMLElement> = {
+  overview: overviewView,
+  topology: topologyView,
+  list: listView,
+  object: detailView,
+  cluster: clusterView,
+  create: createView,
+};
+
+/** Draws everything anew, for a cluster that has changed under the page. */
+export function reload(): void {
+  void open(profile.peek());
+}
+
+let opening = 0;
+
+async function open(name: string): Promise<void> {
+  const mine = ++opening;
+  trouble.value = '';
+  try {
+    await discover();
+    if (mine !== opening) return;
+  } catch (error) {
+    if (mine !== opening) return;
+    kinds.value = [];
+    trouble.value = (error as Error).message;
+  }
+  document.title = `${name} · rkube`;
+  epoch.value = epoch.peek() + 1;
+}
+
+function content(): HTMLElement {
+  const main = h('main', { id: 'main', tabindex: -1 });
+  effect(() => {
+    const name = computedView();
+    const round = epoch.value;
+    main.replaceChildren();
+    if (!round) return;
+    const [element, dispose] = root(() => {
+      if (trouble.value && name !== 'cluster') return unreachable();
+      return (VIEWS[name] ?? overviewView)();
+    });
+    main.append(element);
+    onDispose(dispose);
+  });
+  return main;
+}
+
+const viewName = signal('overview');
+effect(() => {
+  const { view, parts } = route.value;
+  // The list of another kind is another view; another tab of an object is not.
+  viewName.value = view === 'list' ? `list ${parts.join('/')}` : view;
+});
+const computedView = (): string => viewName.value.split(' ')[0] ?? 'overview';
+
+function unreachable(): HTMLElement {
+  return emptyState(
+    `${profile.peek()} does not answer`,
+    trouble.peek(),
+    h('div.buttons', null, action('restart', 'Try again', reload), h('a.button.primary', { href: link('cluster') }, 'Cluster')),
+  );
+}
+
+function keys(): void {
+  let leader = 0;
+  document.addEventListener('keydown', (event) => {
+    const target = event.target as HTMLElement;
+    const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName) && (target as HTMLInputElement).type !== 'checkbox';
+    if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'k' && !target.classList.contains('terminput')) {
+      event.preventDefault();
+      openPalette();
+      return;
+    }
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
+    if (event.key === '/') {
+      const search = document.querySelector<HTMLElement>('main [data-search]');
+      if (search) {
+        event.preventDefault();
+        search.focus();
+      }
+    } else if (event.key === 'g') {
+      leader = Date.now();
+    } else if (Date.now() - leader < 1000) {
+      const to = { o: 'overview', t: 'topology', c: 'cluster', n: 'create' }[event.key];
+      leader = 0;
+      if (to) go(link(to));
+      else if (event.key === 'p') go(listLink(core('pods')));
+      else if (event.key === 'd') go(link('list', ['apps', 'deployments']));
+    }
+  });
+}
+
+async function start(): Promise<void> {
+  // The token has done its work and must not stay in the address.
+  if (location.search) history.replaceState(null, '', location.pathname + location.hash);
+  const app = document.getElementById('app');
+  if (!app) return;
+  append(app, [
+    h('a.skip', { href: '#main', onclick: (e: Event) => (e.preventDefault(), document.getElementById('main')?.focus()) }, 'Skip to the content'),
+    sidebar(),
+    h('div.column', null, topbar(), () => (connected.value ? null : h('p.warning', { role: 'alert' }, 'The dashboard does not answer; does `rkube dashboard` still run? Trying again…')), content()),
+  ]);
+  keys();
+  try {
+    session.value = await json('/rkube/session');
+  } catch (error) {
+    document.body.replaceChildren(emptyState('The dashboard cannot be opened', (error as Error).message));
+    return;
+  }
+  read();
+  if (!profile.peek()) profile.value = session.peek()?.profile ?? '';
+  if (!location.hash) go(link('overview'), true);
+  window.addEventListener('hashchange', read);
+  effect(() => {
+    const name = profile.value;
+    untracked(() => void open(name));
+  });
+  effect(() => {
+    if (!epoch.value || !kinds.value.length) return;
+    const list = untracked(() => new Objects(core('namespaces'), {}, (o: Obj) => ({ metadata: o.metadata })));
+    effect(() => {
+      namespaces.value = list.list.map((n) => n.metadata.name);
+    });
+  });
+  // Kinds come and go with custom resource definitions.
+  effect(() => {
+    if (!epoch.value) return;
+    const crd = untracked(() => kinds.peek().find((k) => k.name === 'customresourcedefinitions'));
+    if (!crd) return;
+    const list = untracked(() => new Objects(crd, {}, (o: Obj) => ({ metadata: { name: o.metadata.name, uid: o.metadata.uid ?? '' }, ready: (o.status?.conditions ?? []).some((c: { type: string; status: string }) => c.type === 'Established' && c.status === 'True') })));
+    let known = '';
+    effect(() => {
+      const names = list.list.map((o) => `${o.metadata.name}:${o['ready']}`).join();
+      if (known && names !== known) setTimeout(() => void discover(), 300);
+      known = names || 'none';
+    });
+  });
+}
+
+void start();

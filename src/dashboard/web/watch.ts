@@ -1,0 +1,279 @@
+/** Lists that stay true by watching: as server-side tables, or as objects. */
+import { ApiError, api, path, type Any, type Kind, type Meta, type Obj } from './api.js';
+import { onDispose, perFrame, signal, type Signal } from './dom.js';
+import { stream } from './streams.js';
+
+export type Phase = 'loading' | 'live' | 'behind' | 'failed';
+
+export interface Scope {
+  namespace?: string | undefined;
+  labels?: string | undefined;
+  fields?: string | undefined;
+}
+
+const PAGE = 500;
+const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
+
+interface Event {
+  type: string;
+  object: Any;
+}
+
+/** What a list keeps of what the server sends. */
+interface Form {
+  accept: string;
+  page(body: Any): void;
+  event(event: Event): void;
+  clear(): void;
+}
+
+/** Lists in pages, then watches; lists again when the past is gone. */
+class Follower {
+  readonly phase: Signal<Phase> = signal<Phase>('loading');
+  readonly error: Signal<string> = signal('');
+  private close: (() => void) | null = null;
+  private stopped = false;
+  private delay = 250;
+  private since = '';
+  private timer = 0;
+
+  constructor(
+    private readonly kind: Kind,
+    private readonly scope: Scope,
+    private readonly form: Form,
+    private readonly changed: () => void,
+  ) {
+    void this.list();
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    this.close?.();
+  }
+
+  private query(extra: Record<string, string>): string {
+    const query = new URLSearchParams(extra);
+    if (this.scope.labels) query.set('labelSelector', this.scope.labels);
+    if (this.scope.fields) query.set('fieldSelector', this.scope.fields);
+    return `${path(this.kind, this.scope.namespace)}?${query}`;
+  }
+
+  private async list(): Promise<void> {
+    try {
+      let next = '';
+      let first = true;
+      do {
+        const extra: Record<string, string> = { limit: String(PAGE) };
+        if (next) extra['continue'] = next;
+        const body = await api(this.query(extra), { accept: this.form.accept });
+        if (this.stopped) return;
+        if (first) this.form.clear();
+        first = false;
+        this.form.page(body);
+        this.changed();
+        next = body.metadata?.continue ?? '';
+        this.since = body.metadata?.resourceVersion ?? '';
+      } while (next);
+      if (!this.kind.verbs.includes('watch')) {
+        this.phase.value = 'live';
+        return;
+      }
+      this.watch();
+    } catch (error) {
+      if (this.stopped) return;
+      // An expired page begins anew at once, everything else waits.
+      this.fail(error as Error);
+      this.again(() => void this.list());
+    }
+  }
+
+  private fail(error: Error): void {
+    this.error.value = error.message;
+    this.phase.value = this.phase.peek() === 'loading' ? 'failed' : this.phase.peek() === 'failed' ? 'failed' : 'behind';
+  }
+
+  private again(what: () => void): void {
+    clearTimeout(this.timer);
+    this.timer = window.setTimeout(what, this.delay * (0.75 + Math.random() / 2));
+    this.delay = Math.min(this.delay * 2, 15_000);
+  }
+
+  private watch(): void {
+    const decoder = new TextDecoder();
+    let rest = '';
+    let gone = false;
+    const target = this.query({ watch: '1', resourceVersion: this.since, allowWatchBookmarks: 'true' });
+    this.close = stream(target, this.form.accept, {
+      opened: () => {
+        this.phase.value = 'live';
+        this.error.value = '';
+        this.delay = 250;
+      },
+      data: (bytes) => {
+        rest += decoder.decode(bytes, { stream: true });
+        let start = 0;
+        for (let end = rest.indexOf('\n'); end >= 0; end = rest.indexOf('\n', start)) {
+          const line = rest.slice(start, end);
+          start = end + 1;
+          if (!line) continue;
+          const event = JSON.parse(line) as Event;
+          if (event.type === 'ERROR') {
+            gone = true;
+            continue;
+          }
+          const version =
+            event.object?.metadata?.resourceVersion ?? event.object?.rows?.[0]?.object?.metadata?.resourceVersion;
+          if (version) this.since = version;
+          if (event.type !== 'BOOKMARK') this.form.event(event);
+        }
+        if (start) rest = rest.slice(start);
+        this.changed();
+      },
+      ended: (error) => {
+        if (this.stopped) return;
+        if (gone || error?.status === 410) {
+          void this.list();
+          return;
+        }
+        if (error) this.fail(error);
+        // A watch ends now and then by itself, which is no news.
+        this.again(() => (error instanceof ApiError && error.status === 0 ? void this.list() : this.watch()));
+      },
+    });
+  }
+}
+
+export interface Column {
+  name: string;
+  type: string;
+  format: string;
+  priority: number;
+  description: string;
+}
+
+export interface Row {
+  key: string;
+  meta: Meta;
+  cells: Any[];
+  /** Grows with every change, so that drawn rows know whether they are true. */
+  version: number;
+}
+
+const keyOf = (meta: Meta): string => meta.uid ?? `${meta.namespace ?? ''}/${meta.name}`;
+
+/** What the page needs of metadata; field managers weigh more than all the rest. */
+function slim(meta: Meta): Meta {
+  const out: Meta = { name: meta.name };
+  if (meta.namespace) out.namespace = meta.namespace;
+  if (meta.uid) out.uid = meta.uid;
+  if (meta.creationTimestamp) out.creationTimestamp = meta.creationTimestamp;
+  if (meta.deletionTimestamp) out.deletionTimestamp = meta.deletionTimestamp;
+  if (meta.labels) out.labels = meta.labels;
+  if (meta.ownerReferences) out.ownerReferences = meta.ownerReferences;
+  return out;
+}
+
+/** A kind's rows as the server draws them. */
+export class Table {
+  readonly rows = new Map<string, Row>();
+  columns: Column[] = [];
+  /** Counts frames in which something changed. */
+  readonly tick: Signal<number> = signal(0);
+  /** Whether rows came or went since somebody last looked. */
+  structure = true;
+  /** Rows changed since somebody last looked. */
+  readonly touched = new Set<string>();
+  readonly follower: Follower;
+  private version = 0;
+
+  constructor(kind: Kind, scope: Scope) {
+    const tell = perFrame(() => (this.tick.value = this.tick.peek() + 1));
+    this.follower = new Follower(
+      kind,
+      scope,
+      {
+        accept: TABLE,
+        clear: () => {
+          this.rows.clear();
+          this.structure = true;
+        },
+        page: (body) => this.take(body),
+        event: ({ type, object }) => {
+          if (type === 'DELETED') {
+            for (const row of object.rows ?? []) {
+              if (this.rows.delete(keyOf(row.object.metadata))) this.structure = true;
+            }
+          } else {
+            this.take(object);
+          }
+        },
+      },
+      tell,
+    );
+    onDispose(() => this.follower.stop());
+  }
+
+  private take(body: Any): void {
+    if (body.columnDefinitions?.length) this.columns = body.columnDefinitions;
+    for (const row of body.rows ?? []) {
+      const key = keyOf(row.object.metadata);
+      const known = this.rows.get(key);
+      this.version++;
+      if (known) {
+        known.cells = row.cells;
+        known.meta = slim(row.object.metadata);
+        known.version = this.version;
+        this.touched.add(key);
+      } else {
+        this.rows.set(key, { key, meta: slim(row.object.metadata), cells: row.cells, version: this.version });
+        this.structure = true;
+      }
+    }
+  }
+}
+
+/** A kind's objects, or what `keep` keeps of each. */
+export class Objects<T extends Obj = Obj> {
+  readonly items = new Map<string, T>();
+  readonly tick: Signal<number> = signal(0);
+  readonly follower: Follower;
+  private sorted: T[] | null = null;
+
+  constructor(kind: Kind, scope: Scope, keep: (o: Obj) => T = (o) => o as T) {
+    const tell = perFrame(() => (this.tick.value = this.tick.peek() + 1));
+    const put = (o: Obj) => {
+      delete o.metadata.managedFields;
+      this.items.set(keyOf(o.metadata), keep(o));
+    };
+    this.follower = new Follower(
+      kind,
+      scope,
+      {
+        accept: 'application/json',
+        clear: () => this.items.clear(),
+        page: (body) => (body.items ?? []).forEach(put),
+        event: ({ type, object }) => {
+          if (type === 'DELETED') this.items.delete(keyOf(object.metadata));
+          else put(object);
+        },
+      },
+      () => {
+        this.sorted = null;
+        tell();
+      },
+    );
+    onDispose(() => this.follower.stop());
+  }
+
+  /** All of them by namespace and name; whoever reads it depends on the list. */
+  get list(): T[] {
+    void this.tick.value;
+    this.sorted ??= [...this.items.values()].sort(
+      (a, b) =>
+        (a.metadata.namespace ?? '').localeCompare(b.metadata.namespace ?? '') ||
+        a.metadata.name.localeCompare(b.metadata.name),
+    );
+    return this.sorted;
+  }
+}

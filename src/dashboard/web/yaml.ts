@@ -1,0 +1,102 @@
+/** Writes YAML, and colours it. Reading is the server's business. */
+
+const PLAIN = /^[A-Za-z_./][A-Za-z0-9_./ +()@-]*$/;
+/* Words that YAML 1.1 readers take for something else. */
+const WORDS = /^(y|n|yes|no|on|off|true|false|null|~|\.inf|\.nan)$/i;
+
+function scalar(value: unknown, indent: string): string {
+  if (value === null || value === undefined) return 'null';
+  if (typeof value !== 'string') return JSON.stringify(value);
+  if (value.includes('\n') && !/[\u0000-\u0008\u000b-\u001f\u007f\u0085\u2028\u2029\ufeff]/.test(value) && !/^\s/.test(value) && !/[ \t]\n/.test(value)) {
+    const tail = value.endsWith('\n\n') ? '+' : value.endsWith('\n') ? '' : '-';
+    const body = tail === '+' ? value.slice(0, -1) : value.replace(/\n$/, '');
+    return `|${tail}\n${body.split('\n').map((line) => (line ? indent + line : '')).join('\n')}`;
+  }
+  if (PLAIN.test(value) && !WORDS.test(value) && !value.endsWith(' ') && !/^[.]?\d/.test(value)) return value;
+  // JSON's strings are YAML's double-quoted ones.
+  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
+const empty = (value: unknown): boolean =>
+  Array.isArray(value) ? value.length === 0 : Object.keys(value as object).length === 0;
+
+function node(value: unknown, indent: string, out: string[]): void {
+  if (Array.isArray(value)) {
+    for (const item of value) {
+      if (item !== null && typeof item === 'object' && !empty(item)) {
+        const inner: string[] = [];
+        node(item, `${indent}  `, inner);
+        inner[0] = `${indent}- ${(inner[0] ?? '').slice(indent.length + 2)}`;
+        out.push(...inner);
+      } else {
+        out.push(`${indent}- ${leaf(item, `${indent}  `)}`);
+      }
+    }
+    return;
+  }
+  for (const [key, item] of Object.entries(value as object)) {
+    if (item === undefined) continue;
+    const name = scalar(key, '');
+    if (item !== null && typeof item === 'object' && !empty(item)) {
+      out.push(`${indent}${name}:`);
+      node(item, Array.isArray(item) ? indent : `${indent}  `, out);
+    } else {
+      out.push(`${indent}${name}: ${leaf(item, `${indent}  `)}`);
+    }
+  }
+}
+
+function leaf(value: unknown, indent: string): string {
+  if (value !== null && typeof value === 'object') return Array.isArray(value) ? '[]' : '{}';
+  return scalar(value, indent);
+}
+
+/** A document. */
+export function write(value: unknown): string {
+  if (value === null || typeof value !== 'object' || empty(value)) return `${leaf(value, '  ')}\n`;
+  const out: string[] = [];
+  node(value, '', out);
+  return `${out.join('\n')}\n`;
+}
+
+export interface Token {
+  kind: 'key' | 'string' | 'number' | 'word' | 'comment' | 'mark' | '';
+  text: string;
+}
+
+/** One line's tokens. */
+export function tokens(line: string): Token[] {
+  const out: Token[] = [];
+  const push = (kind: Token['kind'], text: string) => {
+    if (text) out.push({ kind, text });
+  };
+  const lead = /^(\s*(?:- +)*-?\s*)/.exec(line)?.[0] ?? '';
+  push('mark', lead);
+  let rest = line.slice(lead.length);
+  if (rest.startsWith('#') || rest === '---' || lead.trim() === '---') {
+    push('comment', rest);
+    return out;
+  }
+  const key = /^("(?:[^"\\]|\\.)*"|[^\s#:"'[\]{}|>&*!][^:#]*?)(\s*:)(?=\s|$)/.exec(rest);
+  if (key) {
+    push('key', key[1] ?? '');
+    push('mark', key[2] ?? '');
+    rest = rest.slice(key[0].length);
+  }
+  const comment = rest.search(/(^|\s)#/);
+  const quoted = /^\s*["']/.test(rest);
+  const value = comment >= 0 && !quoted ? rest.slice(0, comment) : rest;
+  const text = value.trim();
+  const kind: Token['kind'] = /^-?[0-9.]+$/.test(text)
+    ? 'number'
+    : /^(true|false|null|~|\{\}|\[\])$/.test(text)
+      ? 'word'
+      : /^[|>][+-]?$/.test(text)
+        ? 'mark'
+        : key || lead.trim() === '-' || quoted
+          ? 'string'
+          : '';
+  push(kind, value);
+  if (value.length < rest.length) push('comment', rest.slice(value.length));
+  return out;
+}

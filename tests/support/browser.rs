@@ -1,0 +1,256 @@
+//! A headless Chromium, driven by WebDriver (<https://www.w3.org/TR/webdriver2/>)
+//! over plain HTTP.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use super::{Running, eventually};
+
+/// Keys that have no character.
+pub const ENTER: char = '\u{e007}';
+pub const CONTROL: char = '\u{e009}';
+
+/// What a machine needs for this; tests skip, saying so, where it is missing.
+pub fn missing() -> Option<&'static str> {
+    if !super::has("chromedriver") || !super::has("chromium") {
+        return Some("no chromium or no chromedriver");
+    }
+    None
+}
+
+/// A browser window; closed at the end.
+pub struct Browser {
+    port: u16,
+    session: String,
+    _driver: Running,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    pub fn open(width: u32, height: u32) -> Self {
+        let mut driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver runs");
+        let mut lines = BufReader::new(driver.stdout.take().expect("stdout")).lines();
+        let driver = Running(driver);
+        let port = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let (_, port) = line.split_once("started successfully on port ")?;
+                port.trim_end_matches('.').parse().ok()
+            })
+            .expect("chromedriver names its port");
+        // It must not block on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let profile = tempfile::tempdir().expect("a folder");
+        let arguments = [
+            "--headless=new".into(),
+            "--no-sandbox".into(),
+            "--disable-gpu".into(),
+            "--disable-quic".into(),
+            "--no-first-run".into(),
+            "--disable-background-networking".into(),
+            "--disable-component-update".into(),
+            "--disable-sync".into(),
+            "--disable-dev-shm-usage".into(),
+            format!("--user-data-dir={}", profile.path().display()),
+            format!("--window-size={width},{height}"),
+        ];
+        let wanted = json!({ "capabilities": { "alwaysMatch": {
+            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:chromeOptions": { "args": arguments },
+        }}});
+        let made = send(port, "POST", "/session", Some(&wanted)).expect("a session");
+        let session = made["sessionId"].as_str().expect("its name").to_owned();
+        Self {
+            port,
+            session,
+            _driver: driver,
+            _profile: profile,
+        }
+    }
+
+    #[track_caller]
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let path = format!("/session/{}{path}", self.session);
+        match send(self.port, method, &path, body) {
+            Ok(value) => value,
+            Err(e) => panic!("{method} {path}: {e}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn go(&self, url: &str) {
+        self.call("POST", "/url", Some(&json!({ "url": url })));
+    }
+
+    /// Runs JavaScript in the page and gives what it returns.
+    #[track_caller]
+    pub fn run(&self, script: &str, arguments: &[Value]) -> Value {
+        let body = json!({ "script": script, "args": arguments });
+        self.call("POST", "/execute/sync", Some(&body))
+    }
+
+    /// The page's text.
+    #[track_caller]
+    pub fn text(&self) -> String {
+        let text = self.run("return document.body.innerText", &[]);
+        text.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the page's text has all of `parts`.
+    #[track_caller]
+    pub fn sees(&self, parts: &[&str]) {
+        let mut last = String::new();
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        loop {
+            let text = self.text();
+            let missing: Vec<_> = parts.iter().filter(|p| !text.contains(**p)).collect();
+            if missing.is_empty() {
+                return;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the page never showed {missing:?}; it shows:\n{last}"
+            );
+            last = text;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until `script` returns something true, and gives it.
+    #[track_caller]
+    pub fn until(&self, what: &str, script: &str) -> Value {
+        eventually(what, || {
+            let value = self.run(script, &[]);
+            let nothing = matches!(&value, Value::Null | Value::Bool(false))
+                || value.as_str().is_some_and(str::is_empty);
+            (!nothing).then_some(value)
+        })
+    }
+
+    /// Clicks on the last button or link of this text, once it is there.
+    #[track_caller]
+    pub fn click(&self, text: &str) {
+        const CLICK: &str = "
+            const all = [...document.querySelectorAll('dialog button, main button, main a, main .thing')];
+            const it = all.filter((e) => e.textContent.trim() === arguments[0] && !e.disabled).pop();
+            if (!it) return false;
+            it.click();
+            return true;";
+        eventually(&format!("a button {text}"), || {
+            (self.run(CLICK, &[json!(text)]) == json!(true)).then_some(())
+        });
+    }
+
+    /// Types as a keyboard does; a modifier stays down to the end.
+    #[track_caller]
+    pub fn keys(&self, text: &str) {
+        let mut actions = Vec::new();
+        for key in text.chars() {
+            actions.push(json!({ "type": "keyDown", "value": key }));
+            if key != CONTROL {
+                actions.push(json!({ "type": "keyUp", "value": key }));
+            }
+        }
+        if text.contains(CONTROL) {
+            actions.push(json!({ "type": "keyUp", "value": CONTROL }));
+        }
+        let body = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": actions }] });
+        self.call("POST", "/actions", Some(&body));
+    }
+
+    /// Pretends to be a phone of this width.
+    #[track_caller]
+    pub fn narrow(&self, width: u32) {
+        let body = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params":
+            { "width": width, "height": 740, "deviceScaleFactor": 1, "mobile": true } });
+        self.call("POST", "/goog/cdp/execute", Some(&body));
+    }
+
+    /// Writes a picture of the page.
+    #[track_caller]
+    pub fn picture(&self, file: &Path) {
+        let data = self.call("GET", "/screenshot", None);
+        let data = data.as_str().expect("base64");
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(data)
+            .expect("base64");
+        std::fs::write(file, bytes).expect("a picture can be written");
+    }
+
+    /// What the console has said since it was last asked: warnings and errors.
+    #[track_caller]
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.call("POST", "/se/log", Some(&json!({ "type": "browser" })));
+        log.as_array()
+            .into_iter()
+            .flatten()
+            .filter(|l| l["level"] == "SEVERE" || l["level"] == "WARNING")
+            .map(|l| l["message"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Chromium ends with its session; the driver is ended after it.
+        let _ = send(
+            self.port,
+            "DELETE",
+            &format!("/session/{}", self.session),
+            None,
+        );
+    }
+}
+
+/// A command of the driver; its `value`, or its error.
+fn send(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+    let text = match (method, body) {
+        (_, Some(body)) => body.to_string(),
+        ("POST", None) => "{}".into(),
+        _ => String::new(),
+    };
+    let exchange = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(super::LIMIT))?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        )?;
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line)?;
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap_or(0);
+            }
+        }
+        let mut answer = vec![0; length];
+        reader.read_exact(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    let answer = exchange().map_err(|e| e.to_string())?;
+    let answer: Value = serde_json::from_str(&answer).map_err(|e| format!("{e}: {answer}"))?;
+    match answer["value"].get("error") {
+        Some(error) => Err(format!("{error}: {}", answer["value"]["message"])),
+        None => Ok(answer["value"].clone()),
+    }
+}
