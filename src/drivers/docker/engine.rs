@@ -102,7 +102,12 @@ impl Engine {
     /// Whether the engine's containers run on this very machine's kernel, so
     /// that its files can be mounted and its bridges are links here.
     pub fn is_local(&self) -> bool {
-        if !cfg!(target_os = "linux") || !matches!(self.address, Address::Unix(_)) {
+        matches!(self.address, Address::Unix(_)) && self.is_this_machine()
+    }
+
+    /// Whether the engine runs on this very machine's kernel, however it is reached.
+    pub fn is_this_machine(&self) -> bool {
+        if !cfg!(target_os = "linux") {
             return false;
         }
         let Ok(uname) = nix::sys::utsname::uname() else {

@@ -50,7 +50,15 @@ pub async fn start(
             format!("the plan has no node '{name}'"),
         )
     })?;
-    let mut body = describe(plan, node, image, network, engine.is_local());
+    let capabilities = engine.is_this_machine().then(rights::bounded).flatten();
+    let mut body = describe(
+        plan,
+        node,
+        image,
+        network,
+        engine.is_local(),
+        capabilities.as_deref(),
+    );
     let digest = digest(&body)?;
     if let Some(labels) = &mut body.labels {
         labels.insert(SPEC_LABEL.to_owned(), digest.clone());
@@ -135,6 +143,7 @@ fn describe(
     image: &str,
     network: &str,
     local: bool,
+    capabilities: Option<&[&str]>,
 ) -> ContainerCreateBody {
     let mut mounts = vec![
         volume(plan, &node.name, "state", paths::STATE),
@@ -179,8 +188,7 @@ fn describe(
         }),
         ..HostConfig::default()
     };
-    // A virtual machine's engine has rights of its own, which nobody takes.
-    rights::grant(&mut host, local.then(rights::bounded).flatten().as_deref());
+    rights::grant(&mut host, capabilities);
     ContainerCreateBody {
         hostname: Some(node.name.clone()),
         image: Some(image.to_owned()),
@@ -396,12 +404,20 @@ mod tests {
     fn a_description_has_one_digest_and_changes_with_what_matters() {
         let plan = plan();
         let of = |image: &str, network: &str| {
-            digest(&describe(&plan, &plan.nodes[0], image, network, false)).unwrap()
+            digest(&describe(
+                &plan,
+                &plan.nodes[0],
+                image,
+                network,
+                false,
+                None,
+            ))
+            .unwrap()
         };
         assert_eq!(of("a", "n"), of("a", "n"));
         assert_ne!(of("a", "n"), of("b", "n"));
         assert_ne!(of("a", "n"), of("a", "m"));
-        let host = describe(&plan, &plan.nodes[0], "a", "n", false)
+        let host = describe(&plan, &plan.nodes[0], "a", "n", false, None)
             .host_config
             .unwrap();
         assert_eq!(host.nano_cpus, Some(1_500_000_000));
