@@ -117,6 +117,7 @@ fn plan(dir: &Path) -> ClusterPlan {
         loopback_ports: Vec::new(),
         api_port: None,
         ports: Vec::new(),
+        machine: rkube_drivers::MachineOptions::default(),
         nodes: vec![node(2), node(3)],
     }
 }
@@ -135,8 +136,7 @@ fn provision(plan: &ClusterPlan) {
         let text = format!(
             "cluster: {{name: {PROFILE}, dnsDomain: cluster.local, serviceCidr: 10.96.0.0/12, dnsIp: 10.96.0.10, \
              podCidr: 10.244.0.0/16, nodeCidr: 192.168.246.0/24, apiServerIp: 192.168.246.2, apiServerPort: 8443, \
-             machine: rkube_drivers::MachineOptions::default(),
-            nodes: []}}\nname: {}\nip: {}\npodCidr: 10.244.0.0/24\ncontrolPlane: false\nproviderId: x\nmaxPods: 1\n",
+             nodes: []}}\nname: {}\nip: {}\npodCidr: 10.244.0.0/24\ncontrolPlane: false\nproviderId: x\nmaxPods: 1\n",
             node.name, node.ip
         );
         std::fs::write(etc.join("node.yaml"), text).expect("node.yaml");
