@@ -170,7 +170,8 @@ impl Policy {
                     .collect();
                 let namespaces = texts(&rule["namespaces"]);
                 let paths = texts(&rule["nonResourceURLs"]);
-                if !paths.is_empty() && !(resources.is_empty() && namespaces.is_empty()) {
+                let of_resources = !(resources.is_empty() && namespaces.is_empty());
+                if of_resources && !paths.is_empty() {
                     return Err(format!(
                         "{at}.nonResourceURLs: rules cannot apply to both regular resources and non-resource URLs"
                     ));
