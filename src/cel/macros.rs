@@ -18,14 +18,21 @@ fn error<T>(at: u32, message: impl Into<String>) -> Result<T, MacroError> {
 
 /// Whether a call with this name and number of arguments is a macro.
 pub(crate) fn is_macro(function: &str, receiver: bool, args: usize) -> bool {
-    match (function, receiver, args) {
-        ("has", false, 1) => true,
-        ("all" | "exists" | "exists_one" | "existsOne", true, 2 | 3) => true,
-        ("map", true, 2 | 3) | ("filter", true, 2) => true,
-        ("transformList" | "transformMap" | "transformMapEntry", true, 3 | 4) => true,
-        ("optMap" | "optFlatMap" | "sortBy", true, 2) => true,
-        _ => false,
-    }
+    matches!(
+        (function, receiver, args),
+        ("has", false, 1)
+            | (
+                "all" | "exists" | "exists_one" | "existsOne" | "map",
+                true,
+                2 | 3
+            )
+            | ("filter" | "optMap" | "optFlatMap" | "sortBy", true, 2)
+            | (
+                "transformList" | "transformMap" | "transformMapEntry",
+                true,
+                3 | 4
+            )
+    )
 }
 
 /// Makes nodes placed where the macro's call is.

@@ -35,7 +35,8 @@ pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 
     match call.overload {
         "list_slice" => match (args.get(1), args.get(2)) {
             (Some(Value::Int(from)), Some(Value::Int(to))) => {
-                return 11u64.saturating_add(to.saturating_sub(*from).max(0) as u64);
+                let taken = to.saturating_sub(*from).max(0) as u64;
+                return 11 + taken.min(first());
             }
             _ => return 11,
         },

@@ -187,7 +187,7 @@ impl Policies {
         old: Option<&Object>,
     ) -> Result<bool, Status> {
         let conditions = &hook["matchConditions"];
-        if !conditions.as_array().is_some_and(|c| !c.is_empty()) {
+        if conditions.as_array().is_none_or(Vec::is_empty) {
             return Ok(true);
         }
         let key = conditions.to_string();

@@ -68,9 +68,9 @@ fn arithmetic<'a>(args: &[Value<'a>], compute: fn(Quantity, Quantity) -> Quantit
         return no_overload();
     };
     let other = match other {
-        Value::Quantity(b) => (**b).clone(),
+        Value::Quantity(b) => **b,
         Value::Int(i) => Quantity::new(*i, Format::DecimalExponent),
         _ => return no_overload(),
     };
-    Ok(Value::Quantity(Arc::new(compute((**a).clone(), other))))
+    Ok(Value::Quantity(Arc::new(compute(**a, other))))
 }
