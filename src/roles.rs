@@ -10,17 +10,22 @@ use tracing_subscriber::EnvFilter;
 
 mod control_plane;
 mod demo;
+mod memory;
 
 /// Runs `role` if it is one; `None` when the arguments are for the CLI.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_runtime::helper_main(role, args) {
         return Some(code);
     }
-    if let Some(code) = rkube_drivers::native::helper_main(role, args) {
+    if let Some(code) = rkube_drivers::helper_main(role, args) {
+        return Some(code);
+    }
+    if let Some(code) = rkube_drivers::qemu::helper_main(role, args) {
         return Some(code);
     }
     let result = match role {
-        "init" => init(),
+        "init" => init(args),
+        "vm-init" => rkube_init::vm::boot(),
         "control-plane" => serve(2, control_plane::run),
         "agent" => serve(2, rkube_node::run),
         "demo" => demo::run(args),
@@ -35,8 +40,12 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     })
 }
 
-fn init() -> anyhow::Result<()> {
-    rkube_init::run(&NodeConfig::read(paths::NODE_CONFIG)?)
+fn init(args: &[OsString]) -> anyhow::Result<()> {
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    if args.first().is_some_and(|a| a == "machine") {
+        return rkube_init::vm::run(&config);
+    }
+    rkube_init::run(&config)
 }
 
 /// Runs a service of the node until it fails or SIGTERM asks it to end.
@@ -64,6 +73,7 @@ where
         .context("cannot start the runtime")?;
     let future = work(config);
     runtime.block_on(async {
+        tokio::spawn(memory::give_back());
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         tokio::select! {
             result = tokio::spawn(future) => result.context("the service panicked")?,

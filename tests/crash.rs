@@ -11,7 +11,10 @@ use support::{Cluster, eventually};
 /// Processes of the cluster with their command lines, by process id.
 fn processes(cluster: &Cluster) -> BTreeMap<i32, String> {
     let mut found = BTreeMap::new();
-    let group = format!("rkube/{}", cluster.profile);
+    let groups = match support::driver().as_str() {
+        "docker" => support::engine::containers(&cluster.profile),
+        _ => vec![format!("rkube/{}/", cluster.profile)],
+    };
     let run = format!("/run/rkube/{} ", cluster.profile);
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry
@@ -21,10 +24,10 @@ fn processes(cluster: &Cluster) -> BTreeMap<i32, String> {
         else {
             continue;
         };
-        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let text = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if groups.contains(&format!("{group}/")) || line.contains(&run) {
+        if groups.iter().any(|g| text.contains(g)) || line.contains(&run) {
             found.insert(pid, line.trim().to_owned());
         }
     }
@@ -56,10 +59,14 @@ fn whatever_dies_comes_back_and_nothing_is_lost() {
     };
     let before = containers().ok();
 
-    for (round, wanted) in ["agent", "control-plane", "supervise", "standby"]
-        .iter()
-        .enumerate()
-    {
+    let mut roles = vec!["agent", "control-plane"];
+    let supervisors = if support::is_native("killing supervisors") {
+        roles.extend(["supervise", "standby"]);
+        2
+    } else {
+        0
+    };
+    for (round, wanted) in roles.iter().enumerate() {
         let name = format!("written-{round}");
         cluster.kubectl(&["create", "configmap", &name]).ok();
         let dead = kill_role(&cluster, wanted);
@@ -69,7 +76,7 @@ fn whatever_dies_comes_back_and_nothing_is_lost() {
                 .values()
                 .filter(|l| ["supervise", "standby"].contains(&role(l)))
                 .count()
-                == 2;
+                == supervisors;
             let back = ["agent", "control-plane"]
                 .iter()
                 .all(|r| all.values().any(|l| role(l) == *r));

@@ -40,9 +40,9 @@ fn bad_flags_and_names_are_refused_before_anything_is_made() {
     );
     assert!(
         cluster
-            .rkube(&["start", "--driver", "docker"])
-            .failed(56)
-            .contains("not built yet")
+            .rkube(&["start", "--ports", "80:x"])
+            .failed(14)
+            .contains("80:x")
     );
     assert!(
         cluster
@@ -109,7 +109,7 @@ fn without_root_the_fix_is_named() {
     let out = std::process::Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(&copy)
-        .args(["start", "-p", &cluster.profile])
+        .args(["start", "--driver", "native", "-p", &cluster.profile])
         .env("RKUBE_HOME", dir.path().join("home"))
         .env("HOME", dir.path())
         .output()
@@ -117,6 +117,54 @@ fn without_root_the_fix_is_named() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(37), "{said}");
     assert!(said.contains("sudo rkube start"), "{said}");
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_told_soon() {
+    let cluster = Cluster::plan("noengine");
+    let started = std::time::Instant::now();
+    let out = cluster
+        .rkube_command(&["start", "--driver", "docker"])
+        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        .output()
+        .expect("rkube runs");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(63), "{said}");
+    assert!(said.contains("DOCKER_HOST"), "{said}");
+    // Far more than it takes, far less than what hangs.
+    assert!(started.elapsed().as_secs() < 60);
+    assert!(
+        !cluster
+            .home()
+            .join("profiles")
+            .join(&cluster.profile)
+            .exists()
+    );
+
+    let listed = cluster
+        .rkube_command(&["driver", "list", "-o", "json"])
+        .env("DOCKER_HOST", "ssh://me@there")
+        .output()
+        .expect("rkube runs");
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let event: serde_json::Value = serde_json::from_str(text.trim()).expect("JSON");
+    let drivers = event.as_array().expect("a list");
+    let docker = drivers
+        .iter()
+        .find(|d| d["name"] == "docker")
+        .expect("docker");
+    assert_eq!(docker["healthy"], false, "{text}");
+}
+
+#[test]
+fn a_dry_run_says_which_driver_and_changes_nothing() {
+    let cluster = Cluster::plan("dryrun");
+    let said = cluster.rkube(&["start", "--dry-run", "--nodes", "3"]).ok();
+    assert!(
+        said.contains("3 nodes") && said.contains(&support::driver()),
+        "{said}"
+    );
+    assert!(!cluster.home().exists());
 }
 
 #[test]

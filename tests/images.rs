@@ -82,7 +82,7 @@ fn images_are_pulled_with_and_without_credentials() {
     };
     let cluster = Cluster::plan("pull");
     cluster.rkube(&["start"]).ok();
-    // One registry on the host's loopback, one at its address in the nodes' range.
+    // One registry on the host's loopback, which only the native driver reaches, one at its address in the nodes' range.
     let ip: std::net::Ipv4Addr = cluster
         .rkube(&["ip"])
         .ok()
@@ -92,8 +92,16 @@ fn images_are_pulled_with_and_without_credentials() {
     let [a, b, c, _] = ip.octets();
     let host = std::net::Ipv4Addr::new(a, b, c, 1);
     let port = 5000 + std::process::id() % 1000;
+    let native = support::is_native("a registry on the host's loopback");
     let (open, closed) = (
-        format!("127.0.0.1:{port}"),
+        format!(
+            "{}:{port}",
+            if native {
+                "127.0.0.1".into()
+            } else {
+                host.to_string()
+            }
+        ),
         format!("{host}:{}", port + 1000),
     );
     let _registries = [
@@ -166,6 +174,38 @@ fn images_are_pulled_with_and_without_credentials() {
             "pod/allowed",
             "--timeout=120s",
         ])
+        .ok();
+}
+
+#[test]
+fn images_of_the_engine_are_loaded_by_name() {
+    require_machine!();
+    let Some(image) = Image::busybox("test/engine:1").filter(|_| support::engine::answers()) else {
+        eprintln!("skipped: needs a container engine, the docker command and busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("engine", 2);
+    let name = format!("test/{}:1", cluster.profile);
+    let image = Image {
+        name: &name,
+        ..image
+    };
+    let archive = cluster.path("image.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("a file");
+    let path = archive.display().to_string();
+    support::engine::docker(&["load", "-i", &path]).expect("docker load");
+    std::fs::remove_file(&archive).expect("a file");
+    let loaded = cluster.rkube(&["image", "load", &name]);
+    // A second time there is nothing left to send.
+    let again = cluster.rkube(&["image", "load", &name]);
+    let missing = cluster.rkube(&["image", "load", "test/absent:1"]);
+    support::engine::docker(&["rmi", &name]).expect("docker rmi");
+    assert!(loaded.ok().contains(&name));
+    assert!(again.ok().contains(&name));
+    assert!(missing.failed(65).contains("docker images"));
+    cluster.apply(&pod("p", &name, ""));
+    cluster
+        .kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=120s"])
         .ok();
 }
 

@@ -15,7 +15,7 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
     for step in [
         "Checking the machine",
         "certificates",
-        "Starting 4 native nodes",
+        &format!("Starting 4 {} nodes", support::driver()),
         "nodes to be ready",
     ] {
         assert!(steps.contains(step), "{steps}");

@@ -21,7 +21,8 @@ use crate::handlers::write::encode;
 use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
-    ApiServer, Config, Error, connect, crd, events, metrics, openapi, service, services, webhooks,
+    ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
+    openapi, services, webhooks,
 };
 
 /// Who writes what the server itself writes.
@@ -57,6 +58,8 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     let signer = TokenSigner::from_pem(&config.pki.service_account_key, &issuer)
         .map_err(|e| Error::Pki(e.to_string()))?;
     let streams = connect::Transports::new(&config.pki)?;
+    let audit = config.audit.as_ref().map(audit::Audit::open).transpose()?;
+    let aggregator = aggregate::Aggregator::new(&config.pki)?;
     let shutdown = CancellationToken::new();
     let server = Arc::new(ApiServer {
         store: config.store.clone(),
@@ -66,12 +69,15 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         authorizer,
         plugins,
         signer,
-        limits: service::Limits::default(),
+        fairness: fairness::Fairness::default(),
+        audit,
         metrics: metrics::Metrics::default(),
         services: services::Allocators::default(),
         streams,
         webhooks: webhooks::Webhooks::default(),
         openapi: openapi::Documents::default(),
+        aggregator,
+        components: inprocess::Components::default(),
         bookmarks: tokio::sync::watch::Sender::new(0),
         started: Instant::now(),
         shutdown: shutdown.clone(),
@@ -91,11 +97,15 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
 
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
     tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
+    fairness::read(&server);
+    tokio::spawn(fairness::follow(Arc::downgrade(&server), shutdown.clone()));
+    tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),
         ("", "services"),
         ("", "endpoints"),
         ("discovery.k8s.io", "endpointslices"),
+        ("", "configmaps"),
     ] {
         tokio::spawn(guard(
             Arc::downgrade(&server),
@@ -117,12 +127,17 @@ async fn write_objects(server: &Arc<ApiServer>) -> Result<(), Error> {
     let own = services::kubernetes_service(server).into_iter().map(
         |(group, plural, wanted)| async move { ensure(server, group, plural, wanted, true).await },
     );
-    let (defaults, own) = futures::future::join(
+    let authentication = aggregate_authentication(server)
+        .into_iter()
+        .map(|wanted| async move { ensure(server, "", "configmaps", wanted, true).await });
+    let (defaults, own, authentication, ()) = futures::future::join4(
         futures::future::join_all(defaults),
         futures::future::join_all(own),
+        futures::future::join_all(authentication),
+        aggregate::local::write_builtin(server),
     )
     .await;
-    for result in defaults.into_iter().chain(own) {
+    for result in defaults.into_iter().chain(own).chain(authentication) {
         result.map_err(|e| Error::Bootstrap(e.message))?;
     }
     Ok(())
@@ -306,6 +321,34 @@ async fn guard(
     }
 }
 
+/// What aggregated API servers need to tell who asks them: the authority of
+/// users' certificates, and that of the front proxy with the headers it sets.
+fn aggregate_authentication(server: &ApiServer) -> Option<Object> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let pki = &server.config.pki;
+    let mut data = serde_json::json!({"client-ca-file": text(&pki.ca_cert)});
+    if let Some(front_proxy) = &pki.front_proxy_ca_cert {
+        data["requestheader-client-ca-file"] = text(front_proxy).into();
+        for (key, value) in [
+            ("requestheader-allowed-names", r#"["front-proxy-client"]"#),
+            (
+                "requestheader-extra-headers-prefix",
+                r#"["X-Remote-Extra-"]"#,
+            ),
+            ("requestheader-group-headers", r#"["X-Remote-Group"]"#),
+            ("requestheader-uid-headers", r#"["X-Remote-Uid"]"#),
+            ("requestheader-username-headers", r#"["X-Remote-User"]"#),
+        ] {
+            data[key] = value.into();
+        }
+    }
+    Some(serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": data,
+    }))
+}
+
 fn wanted(server: &ApiServer, plural: &str) -> Vec<(&'static str, Object)> {
     if plural == "namespaces" {
         return objects::SYSTEM_NAMESPACES
@@ -313,6 +356,12 @@ fn wanted(server: &ApiServer, plural: &str) -> Vec<(&'static str, Object)> {
             .map(|name| {
                 ("namespaces", serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
             })
+            .collect();
+    }
+    if plural == "configmaps" {
+        return aggregate_authentication(server)
+            .into_iter()
+            .map(|object| ("configmaps", object))
             .collect();
     }
     services::kubernetes_service(server)

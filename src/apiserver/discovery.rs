@@ -10,6 +10,7 @@ use rkube_api::status::Status;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
+use crate::aggregate::{self, Priority};
 use crate::body::{self, Body};
 use crate::handlers;
 use crate::negotiate::{self, Encoding};
@@ -44,19 +45,20 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             }],
         }),
         ["apis"] => {
-            let snapshot = server.resources.snapshot();
-            let groups: Vec<Value> = groups(&snapshot)
+            let served = Served::now(server);
+            let groups: Vec<Value> = served
+                .groups()
                 .iter()
-                .map(|g| group_value(&snapshot, g, false))
+                .map(|g| group_value(&served, g, false))
                 .collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
         }
         ["apis", group] => {
-            let snapshot = server.resources.snapshot();
-            if !groups(&snapshot).iter().any(|g| g == group) {
+            let served = Served::now(server);
+            if !served.groups().iter().any(|g| g == group) {
                 return Err(Status::page_not_found());
             }
-            group_value(&snapshot, group, true)
+            group_value(&served, group, true)
         }
         ["api", version] => resource_list(server, "", version)?,
         ["apis", group, version] => resource_list(server, group, version)?,
@@ -81,12 +83,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         }
         _ => return Err(Status::page_not_found()),
     };
-    let encoding = negotiate::accept(&call.headers, false)?.encoding;
+    let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
     Ok(respond::value(call, StatusCode::OK, encoding, &answer).await)
 }
 
 fn root_paths(server: &ApiServer) -> Vec<String> {
-    let snapshot = server.resources.snapshot();
+    let served = Served::now(server);
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -95,10 +97,11 @@ fn root_paths(server: &ApiServer) -> Vec<String> {
     ]
     .map(String::from)
     .into();
-    for group in groups(&snapshot) {
+    for group in served.groups() {
         paths.push(format!("/apis/{group}"));
         paths.extend(
-            versions(&snapshot, &group)
+            served
+                .versions(&group)
                 .iter()
                 .map(|v| format!("/apis/{group}/{v}")),
         );
@@ -145,31 +148,67 @@ fn version(server: &ApiServer) -> Value {
     })
 }
 
-/// The named groups that are served, in the order of discovery.
-pub fn groups(snapshot: &Snapshot) -> Vec<String> {
-    let mut groups: Vec<String> = Vec::new();
-    for resource in snapshot.all.iter().filter(|r| !r.group.is_empty()) {
-        if !groups.iter().any(|g| *g == resource.group) {
-            groups.push(resource.group.to_string());
-        }
-    }
-    groups
+/// Everything that is served at one moment, here and by other servers.
+struct Served {
+    snapshot: Arc<Snapshot>,
+    remotes: Arc<aggregate::Table>,
 }
 
-/// The versions of a group, preferred first.
-pub fn versions(snapshot: &Snapshot, group: &str) -> Vec<String> {
-    let mut versions: Vec<String> = Vec::new();
-    for resource in snapshot.all.iter().filter(|r| r.group == group) {
-        if !versions.iter().any(|v| *v == resource.version) {
-            versions.push(resource.version.to_string());
+impl Served {
+    fn now(server: &ApiServer) -> Self {
+        Self {
+            snapshot: server.resources.snapshot(),
+            remotes: server.aggregator.table(),
         }
     }
-    versions.sort_by(|a, b| {
-        version_priority(b)
-            .cmp(&version_priority(a))
-            .then_with(|| a.cmp(b))
-    });
-    versions
+
+    /// Group, version and place of every group version, each once.
+    fn all(&self) -> Vec<(&str, &str, Priority)> {
+        let mut all: Vec<(&str, &str, Priority)> = self
+            .remotes
+            .iter()
+            .map(|((group, version), entry)| (&**group, &**version, entry.priority))
+            .collect();
+        for resource in &self.snapshot.all {
+            let (group, version) = (&*resource.group, &*resource.version);
+            if !all.iter().any(|(g, v, _)| *g == group && *v == version) {
+                let priority = aggregate::local::priority(group, version);
+                all.push((group, version, priority));
+            }
+        }
+        all
+    }
+
+    /// The named groups that are served, in the order of discovery: a group's
+    /// place is the best one of its versions.
+    fn groups(&self) -> Vec<String> {
+        let mut groups: Vec<(&str, i64)> = Vec::new();
+        for (group, _, priority) in self.all() {
+            match groups.iter_mut().find(|(g, _)| *g == group) {
+                Some((_, best)) => *best = (*best).max(priority.group),
+                None if group.is_empty() => {}
+                None => groups.push((group, priority.group)),
+            }
+        }
+        groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        groups.into_iter().map(|(g, _)| g.to_owned()).collect()
+    }
+
+    /// The versions of a group, preferred first.
+    fn versions(&self, group: &str) -> Vec<String> {
+        let mut versions = self.all();
+        versions.retain(|(g, ..)| *g == group);
+        versions.sort_by(|(_, a, x), (_, b, y)| {
+            y.version
+                .cmp(&x.version)
+                .then_with(|| version_priority(b).cmp(&version_priority(a)))
+                .then_with(|| a.cmp(b))
+        });
+        versions
+            .into_iter()
+            .map(|(_, version, _)| version.to_owned())
+            .collect()
+    }
 }
 
 /// GA before beta before alpha, higher numbers first; other names come last.
@@ -194,8 +233,9 @@ pub fn version_priority(version: &str) -> (u8, u32, u32) {
     parse().unwrap_or((0, 0, 0))
 }
 
-fn group_value(snapshot: &Snapshot, group: &str, alone: bool) -> Value {
-    let versions: Vec<Value> = versions(snapshot, group)
+fn group_value(served: &Served, group: &str, alone: bool) -> Value {
+    let versions: Vec<Value> = served
+        .versions(group)
         .iter()
         .map(|v| json!({"groupVersion": format!("{group}/{v}"), "version": v}))
         .collect();
@@ -304,19 +344,24 @@ async fn aggregated(
     core: bool,
 ) -> Result<Response<Body>, Status> {
     let form = aggregated_version(call).unwrap_or("v2");
-    let snapshot = server.resources.snapshot();
+    let served = Served::now(server);
     let names = if core {
         vec![String::new()]
     } else {
-        groups(&snapshot)
+        served.groups()
     };
     let items: Vec<Value> = names
         .iter()
         .map(|group| {
-            let versions: Vec<Value> = versions(&snapshot, group)
+            let versions: Vec<Value> = served
+                .versions(group)
                 .iter()
                 .map(|version| {
-                    let mut resources: Vec<&Arc<Resource>> = snapshot
+                    if let Some(entry) = served.remotes.get(&(group.clone(), version.clone())) {
+                        return entry.remote.discovery();
+                    }
+                    let mut resources: Vec<&Arc<Resource>> = served
+                        .snapshot
                         .all
                         .iter()
                         .filter(|r| r.group == *group && r.version == *version)

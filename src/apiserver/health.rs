@@ -11,14 +11,24 @@ use crate::service::Call;
 
 /// The checks, in the order that they are shown in, and whether each belongs
 /// to readiness alone.
-const CHECKS: [(&str, bool); 8] = [
+const CHECKS: [(&str, bool); 15] = [
     ("ping", false),
     ("log", false),
     ("etcd", false),
     ("etcd-readiness", true),
     ("informer-sync", true),
     ("poststarthook/start-apiextensions-controllers", false),
+    ("poststarthook/crd-informer-synced", false),
+    ("poststarthook/bootstrap-controller", false),
     ("poststarthook/rbac/bootstrap-roles", false),
+    (
+        "poststarthook/scheduling/bootstrap-system-priority-classes",
+        false,
+    ),
+    ("poststarthook/priority-and-fairness-config-producer", false),
+    ("poststarthook/priority-and-fairness-config-consumer", false),
+    ("poststarthook/apiservice-registration-controller", false),
+    ("autoregister-completion", false),
     ("shutdown", true),
 ];
 
@@ -32,6 +42,13 @@ impl ApiServer {
             // The cache follows the store within a commit; far behind is broken.
             "informer-sync" if self.cache.revision() + 10_000 < self.store.revision() => {
                 Some("the watch cache is behind the store".into())
+            }
+            // What begins as soon as the objects that it works on are there,
+            // which they are before the first request is served.
+            "poststarthook/priority-and-fairness-config-consumer"
+                if self.fairness.levels().is_empty() =>
+            {
+                Some("no priority level is configured".into())
             }
             _ => None,
         }

@@ -1,12 +1,14 @@
 //! Clients inside the server's own process.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use parking_lot::Mutex;
 use rkube_auth::UserInfo;
 use tower::Service;
 
@@ -17,6 +19,23 @@ use crate::{ApiServer, Body, BoxError, body};
 pub struct InProcess {
     server: Arc<ApiServer>,
     user: UserInfo,
+    /// Gone when the last clone is: then the component has ended.
+    _alive: Arc<()>,
+}
+
+/// The components that have been given a client, by user. A component holds
+/// its client for as long as it runs.
+#[derive(Default)]
+pub struct Components(Mutex<BTreeMap<String, Weak<()>>>);
+
+impl Components {
+    /// Whether anyone still holds a client of this user.
+    pub fn is_alive(&self, user: &str) -> bool {
+        self.0
+            .lock()
+            .get(user)
+            .is_some_and(|alive| alive.strong_count() > 0)
+    }
 }
 
 impl<B> Service<Request<B>> for InProcess
@@ -43,7 +62,18 @@ where
 impl InProcess {
     /// The service for `user`.
     pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
-        Self { server, user }
+        let alive = Arc::new(());
+        let name = user.name.clone();
+        server
+            .components
+            .0
+            .lock()
+            .insert(name, Arc::downgrade(&alive));
+        Self {
+            server,
+            user,
+            _alive: alive,
+        }
     }
 }
 

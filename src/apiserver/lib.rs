@@ -11,6 +11,8 @@
 //! through [`ApiServer::client`] without sockets or TLS.
 
 mod admission;
+mod aggregate;
+pub mod audit;
 mod body;
 mod bootstrap;
 pub mod cache;
@@ -19,13 +21,13 @@ mod convert;
 mod crd;
 mod discovery;
 mod events;
+mod fairness;
 mod handlers;
 mod health;
 mod inprocess;
 mod metrics;
 mod negotiate;
 mod openapi;
-mod protobuf;
 mod reader;
 mod request;
 mod resources;
@@ -37,6 +39,7 @@ mod services;
 mod subresources;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod webhooks;
 
 use std::net::Ipv4Addr;
@@ -71,6 +74,10 @@ pub struct Pki {
     pub kubelet_client_key: Vec<u8>,
     /// The CA of front proxies that may assert users by header.
     pub front_proxy_ca_cert: Option<Vec<u8>>,
+    /// What the server shows to aggregated API servers.
+    pub front_proxy_client_cert: Option<Vec<u8>>,
+    /// The key of `front_proxy_client_cert`.
+    pub front_proxy_client_key: Option<Vec<u8>>,
     /// Signs service-account tokens (PKCS#8, ECDSA P-256).
     pub service_account_key: Vec<u8>,
     /// Verifies service-account tokens (SPKI).
@@ -93,6 +100,8 @@ impl Pki {
             kubelet_client_cert: read("apiserver-kubelet-client.crt")?,
             kubelet_client_key: read("apiserver-kubelet-client.key")?,
             front_proxy_ca_cert: Some(read("front-proxy-ca.crt")?),
+            front_proxy_client_cert: Some(read("front-proxy-client.crt")?),
+            front_proxy_client_key: Some(read("front-proxy-client.key")?),
             service_account_key: read("sa.key")?,
             service_account_pub: read("sa.pub")?,
         })
@@ -118,6 +127,8 @@ pub struct Config {
     pub advertise_ip: Ipv4Addr,
     /// The port that the service `kubernetes` leads to.
     pub advertise_port: u16,
+    /// What is written down of requests, and where; nothing when `None`.
+    pub audit: Option<audit::Config>,
 }
 
 /// Why the server did not start.
@@ -129,6 +140,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The audit policy cannot be used, or its log cannot be written.
+    #[error("the audit log cannot be kept: {0}")]
+    Audit(String),
     /// An object that every cluster has could not be written.
     #[error("a bootstrap object could not be written: {0}")]
     Bootstrap(String),
@@ -144,12 +158,15 @@ pub struct ApiServer {
     pub(crate) authorizer: Arc<Authorizer>,
     pub(crate) plugins: Plugins,
     pub(crate) signer: TokenSigner,
-    pub(crate) limits: service::Limits,
+    pub(crate) fairness: fairness::Fairness,
+    pub(crate) audit: Option<audit::Audit>,
     pub(crate) metrics: metrics::Metrics,
     pub(crate) services: services::Allocators,
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
     pub(crate) openapi: openapi::Documents,
+    pub(crate) aggregator: aggregate::Aggregator,
+    pub(crate) components: inprocess::Components,
     pub(crate) bookmarks: tokio::sync::watch::Sender<u64>,
     pub(crate) started: Instant,
     pub(crate) shutdown: CancellationToken,

@@ -147,6 +147,68 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
             resource.cache.len()
         );
     }
+    let levels = server.fairness.levels();
+    type Read = fn(&crate::fairness::Level) -> u64;
+    let gauges: [(&str, &str, &str, Read); 5] = [
+        (
+            "apiserver_flowcontrol_dispatched_requests_total",
+            "counter",
+            "Requests let in, by priority level.",
+            |l| l.dispatched(),
+        ),
+        (
+            "apiserver_flowcontrol_current_executing_seats",
+            "gauge",
+            "Seats taken.",
+            |l| u64::from(l.executing()),
+        ),
+        (
+            "apiserver_flowcontrol_current_inqueue_requests",
+            "gauge",
+            "Requests that wait.",
+            |l| u64::from(l.waiting()),
+        ),
+        (
+            "apiserver_flowcontrol_nominal_limit_seats",
+            "gauge",
+            "Seats of the level's own.",
+            |l| u64::from(l.nominal()),
+        ),
+        (
+            "apiserver_flowcontrol_current_limit_seats",
+            "gauge",
+            "Seats at present, with those borrowed and lent.",
+            |l| u64::from(l.current()),
+        ),
+    ];
+    for (name, kind, help, read) in gauges {
+        out += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for level in &levels {
+            let _ = writeln!(
+                out,
+                "{name}{{priority_level=\"{}\"}} {}",
+                level.name,
+                read(level)
+            );
+        }
+    }
+    let name = "apiserver_flowcontrol_rejected_requests_total";
+    out += &format!("# HELP {name} Requests turned away.\n# TYPE {name} counter\n");
+    for level in &levels {
+        for (reason, count) in level.refused() {
+            let _ = writeln!(
+                out,
+                "{name}{{priority_level=\"{}\",reason=\"{reason}\"}} {count}",
+                level.name
+            );
+        }
+    }
+    let name = "aggregator_unavailable_apiservice";
+    out += &format!("# HELP {name} Whether an APIService's server is away.\n# TYPE {name} gauge\n");
+    for entry in server.aggregator.table().values() {
+        let away = u8::from(!entry.remote.is_available());
+        let _ = writeln!(out, "{name}{{name=\"{}\"}} {away}", entry.remote.name);
+    }
     let name = "process_uptime_seconds";
     out += &format!("# HELP {name} Time since the server started.\n# TYPE {name} gauge\n");
     let _ = writeln!(out, "{name} {}", server.started.elapsed().as_secs_f64());

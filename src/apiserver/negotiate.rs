@@ -10,7 +10,7 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
-    /// `application/vnd.kubernetes.protobuf`, for requests alone.
+    /// `application/vnd.kubernetes.protobuf`
     Protobuf,
 }
 
@@ -20,7 +20,7 @@ impl Encoding {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
-            Self::Protobuf => crate::protobuf::MEDIA_TYPE,
+            Self::Protobuf => rkube_api::protobuf::MEDIA_TYPE,
         }
     }
 }
@@ -45,13 +45,89 @@ pub struct Accepted {
     pub view: View,
 }
 
-/// What is said when nothing fits: what would.
-const OFFERED: [&str; 2] = ["application/json", "application/yaml"];
+/// What there is to choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// JSON and YAML of something that is no API object.
+    Document,
+    /// An API object in each encoding, as it is.
+    Plain,
+    /// Objects of a built-in kind: each encoding, tables and metadata.
+    Builtin,
+    /// Custom resources, of which only the metadata have a protobuf form.
+    Custom,
+    /// [`Self::Builtin`] as a stream of events.
+    BuiltinWatch,
+    /// [`Self::Custom`] as a stream of events.
+    CustomWatch,
+}
+
+impl Offer {
+    /// The same as a stream of events.
+    pub fn watched(self) -> Self {
+        match self {
+            Self::Builtin => Self::BuiltinWatch,
+            Self::Custom => Self::CustomWatch,
+            other => other,
+        }
+    }
+
+    /// In the order in which a wildcard takes them.
+    fn encodings(self) -> &'static [Encoding] {
+        match self {
+            Self::Document => &[Encoding::Json, Encoding::Yaml],
+            Self::Plain | Self::Builtin | Self::Custom => {
+                &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf]
+            }
+            // There are no streams of YAML.
+            Self::BuiltinWatch | Self::CustomWatch => &[Encoding::Json, Encoding::Protobuf],
+        }
+    }
+
+    fn has_views(self) -> bool {
+        !matches!(self, Self::Document | Self::Plain)
+    }
+
+    /// Whether `view` can be had in `encoding`.
+    fn has(self, encoding: Encoding, view: View) -> bool {
+        match (encoding, view) {
+            (Encoding::Protobuf, View::Table(_)) => false,
+            (Encoding::Protobuf, View::Whole) => !matches!(self, Self::Custom | Self::CustomWatch),
+            _ => true,
+        }
+    }
+
+    /// What is said when nothing fits: what would.
+    fn refusal(self) -> Status {
+        Status::not_acceptable(match self {
+            Self::Document => &["application/json", "application/yaml"],
+            Self::BuiltinWatch | Self::CustomWatch => &[
+                "application/json;stream=watch",
+                "application/vnd.kubernetes.protobuf;stream=watch",
+            ],
+            _ => &OFFERED,
+        })
+    }
+}
+
+/// What bodies may be.
+const OFFERED: [&str; 3] = [
+    "application/json",
+    "application/yaml",
+    rkube_api::protobuf::MEDIA_TYPE,
+];
 
 struct Clause<'a> {
     media: &'a str,
     params: Vec<(&'a str, &'a str)>,
     quality: f32,
+}
+
+impl Clause<'_> {
+    fn param(&self, key: &str) -> Option<&str> {
+        let found = self.params.iter().find(|(k, _)| *k == key);
+        found.map(|(_, v)| *v)
+    }
 }
 
 fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
@@ -80,14 +156,19 @@ fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
             })
         })
         .collect();
-    // Stable: what the client names first wins among equals.
-    all.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    // Stable: what the client names first wins among equals, and what it names
+    // wins over what it leaves open.
+    let open = |media: &str| (media.starts_with('*'), media.ends_with('*'));
+    all.sort_by(|a, b| {
+        b.quality
+            .total_cmp(&a.quality)
+            .then_with(|| open(a.media).cmp(&open(b.media)))
+    });
     all
 }
 
-/// Picks the first thing that the client accepts and the server has. Views of
-/// objects are only offered when `views` says so.
-pub fn accept(headers: &HeaderMap, views: bool) -> Result<Accepted, Status> {
+/// Picks the first thing that the client accepts and the server has.
+pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Status> {
     let clauses = clauses(headers);
     if clauses.is_empty() {
         return Ok(Accepted {
@@ -96,40 +177,50 @@ pub fn accept(headers: &HeaderMap, views: bool) -> Result<Accepted, Status> {
         });
     }
     for clause in &clauses {
-        let encoding = match clause.media {
-            "application/json" | "*/*" | "application/*" => Encoding::Json,
-            "application/yaml" => Encoding::Yaml,
-            _ => continue,
+        let Some(view) = view(clause, offer) else {
+            continue;
         };
-        let param = |key: &str| {
-            clause
-                .params
-                .iter()
-                .find(|(k, _)| *k == key)
-                .map(|(_, v)| *v)
+        let fits = |encoding: &Encoding| {
+            let media = encoding.content_type();
+            let named = clause.media == media
+                || clause.media == "*/*"
+                || clause.media == "application/*"
+                || clause.media == "*";
+            // A stream of events is asked for where there is none.
+            let streams = clause
+                .param("stream")
+                .is_none_or(|s| s.is_empty() || s == "watch" && *encoding != Encoding::Yaml);
+            named && streams && offer.has(*encoding, view)
         };
-        let version = match param("v") {
-            Some("v1") => Some("v1"),
-            Some("v1beta1") => Some("v1beta1"),
-            _ => None,
-        };
-        let view = match (param("as"), param("g"), version) {
-            (None, ..) => Some(View::Whole),
-            (Some("Table"), Some("meta.k8s.io"), Some(version)) if views => {
-                Some(View::Table(version))
-            }
-            (
-                Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
-                Some("meta.k8s.io"),
-                Some(version),
-            ) if views => Some(View::Metadata(version)),
-            _ => None,
-        };
-        if let Some(view) = view {
-            return Ok(Accepted { encoding, view });
+        if let Some(encoding) = offer.encodings().iter().find(|e| fits(e)) {
+            return Ok(Accepted {
+                encoding: *encoding,
+                view,
+            });
         }
     }
-    Err(Status::not_acceptable(&OFFERED))
+    Err(offer.refusal())
+}
+
+/// What a clause wants to see; `None` where there is no such thing.
+fn view(clause: &Clause<'_>, offer: Offer) -> Option<View> {
+    let version = match clause.param("v") {
+        Some("v1") => Some("v1"),
+        Some("v1beta1") => Some("v1beta1"),
+        _ => None,
+    };
+    match (clause.param("as"), clause.param("g"), version) {
+        (None, None, _) if clause.param("v").is_none() => Some(View::Whole),
+        (Some("Table"), Some("meta.k8s.io"), Some(version)) if offer.has_views() => {
+            Some(View::Table(version))
+        }
+        (
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
+            Some("meta.k8s.io"),
+            Some(version),
+        ) if offer.has_views() => Some(View::Metadata(version)),
+        _ => None,
+    }
 }
 
 /// The encoding of a request's body.
@@ -137,7 +228,7 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
-        crate::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
+        rkube_api::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(&OFFERED)),
     }
 }
@@ -155,34 +246,40 @@ pub fn media_type(headers: &HeaderMap) -> &str {
 mod tests {
     use super::*;
 
-    fn ask(value: &str) -> Result<Accepted, u16> {
+    const JSON: Accepted = Accepted {
+        encoding: Encoding::Json,
+        view: View::Whole,
+    };
+    const PROTOBUF: Accepted = Accepted {
+        encoding: Encoding::Protobuf,
+        view: View::Whole,
+    };
+
+    fn ask_for(value: &str, offer: Offer) -> Result<Accepted, u16> {
         let mut headers = HeaderMap::new();
         if !value.is_empty() {
             headers.insert(header::ACCEPT, value.parse().unwrap());
         }
-        accept(&headers, true).map_err(|s| s.code)
+        accept(&headers, offer).map_err(|s| s.code)
+    }
+
+    fn ask(value: &str) -> Result<Accepted, u16> {
+        ask_for(value, Offer::Builtin)
     }
 
     #[test]
     fn picks_what_there_is() {
-        let json = Accepted {
-            encoding: Encoding::Json,
-            view: View::Whole,
-        };
-        assert_eq!(ask(""), Ok(json));
-        assert_eq!(ask("*/*"), Ok(json));
-        assert_eq!(
-            ask("application/vnd.kubernetes.protobuf,application/json"),
-            Ok(json)
-        );
+        assert_eq!(ask(""), Ok(JSON));
+        assert_eq!(ask("*/*"), Ok(JSON));
         assert_eq!(ask("application/cbor"), Err(406));
-        assert_eq!(ask("application/json;stream=watch"), Ok(json));
+        assert_eq!(ask("application/cbor,*/*;q=0.1"), Ok(JSON));
+        assert_eq!(ask("application/json;stream=watch"), Ok(JSON));
+        assert_eq!(ask("application/json;stream=other"), Err(406));
+        assert_eq!(ask("application/yaml").unwrap().encoding, Encoding::Yaml);
         assert_eq!(
-            ask("application/yaml"),
-            Ok(Accepted {
-                encoding: Encoding::Yaml,
-                view: View::Whole
-            })
+            ask_for("application/yaml", Offer::BuiltinWatch),
+            Err(406),
+            "there are no streams of YAML"
         );
         assert_eq!(
             ask("application/json;q=0.1, application/yaml")
@@ -193,12 +290,39 @@ mod tests {
     }
 
     #[test]
+    fn protobuf_is_for_what_has_a_protobuf_form() {
+        const GO: &str = "application/vnd.kubernetes.protobuf,application/json";
+        assert_eq!(ask(GO), Ok(PROTOBUF));
+        assert_eq!(ask_for(GO, Offer::Custom), Ok(JSON));
+        assert_eq!(ask_for(GO, Offer::Document), Ok(JSON));
+        assert_eq!(ask_for(GO, Offer::Plain), Ok(PROTOBUF));
+        let alone = "application/vnd.kubernetes.protobuf;stream=watch";
+        assert_eq!(ask_for(alone, Offer::BuiltinWatch), Ok(PROTOBUF));
+        assert_eq!(ask_for(alone, Offer::CustomWatch), Err(406));
+        assert_eq!(
+            ask("*/*, application/vnd.kubernetes.protobuf"),
+            Ok(PROTOBUF),
+            "what is named wins over what is left open"
+        );
+        assert_eq!(
+            ask("application/vnd.kubernetes.protobuf;q=0.5,application/json"),
+            Ok(JSON)
+        );
+    }
+
+    #[test]
     fn views_are_asked_for_by_parameters() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(ask(kubectl).unwrap().view, View::Table("v1"));
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        for offer in [Offer::Builtin, Offer::Custom] {
+            let accepted = ask_for(metadata, offer).unwrap();
+            assert_eq!(accepted.view, View::Metadata("v1"));
+            assert_eq!(accepted.encoding, Encoding::Protobuf);
+        }
         assert_eq!(
-            ask("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").unwrap().view,
-            View::Metadata("v1")
+            ask("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io"),
+            Err(406)
         );
         assert_eq!(
             ask("application/json;as=Table;v=v2;g=meta.k8s.io"),

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use rkube_api::openapi::{self, Custom};
+use rkube_api::protobuf::openapi as protobuf;
 use rkube_api::registry::Resource as Row;
 use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::negotiate::Encoding;
-use crate::protobuf::openapi as protobuf;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
 use crate::service::Call;
@@ -27,7 +27,7 @@ pub struct Documents {
 #[derive(Default)]
 struct Made {
     generation: u64,
-    /// By path: the document and its hash. Compressed, as few are read twice.
+    /// By path: the document and its ETag. Compressed, as few are read twice.
     documents: HashMap<String, (Bytes, String)>,
 }
 
@@ -65,6 +65,12 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
     hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()).to_uppercase()
 }
 
+/// Names the state that documents are made of.
+fn generation(server: &ApiServer, snapshot: &Snapshot) -> u64 {
+    // Both grow; neither comes near half of the bits.
+    snapshot.generation << 32 | server.aggregator.generation()
+}
+
 /// `api/v1` or `apis/apps/v1`.
 fn document_path(group: &str, version: &str) -> String {
     if group.is_empty() {
@@ -98,7 +104,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
                 served.push(group_version);
             }
         }
-        let index = openapi::v3_index(served, &|path| version_hash(server, &snapshot, path));
+        let mut index = openapi::v3_index(served, &|path| version_hash(server, &snapshot, path));
+        for entry in server.aggregator.table().values() {
+            for (path, value) in entry.remote.openapi_v3() {
+                index["paths"][path] = value;
+            }
+        }
         return Ok(respond::value(call, StatusCode::OK, Encoding::Json, &index).await);
     }
     let Some(document) = path.strip_prefix("openapi/v3/") else {
@@ -110,6 +121,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         ["apis", group, version] => (*group, *version),
         _ => return Err(Status::page_not_found()),
     };
+    if let Some(remote) = server.aggregator.find(&format!("/{document}")) {
+        return remote
+            .openapi_document(server, call)
+            .await
+            .map_err(Status::service_unavailable);
+    }
     if !wants_json(call) {
         return Err(Status::not_acceptable(&["application/json"]));
     }
@@ -135,19 +152,22 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         );
         return Ok(response);
     }
-    let bytes = server.openapi.get(document, snapshot.generation, || {
-        let rows = builtin_rows(&matching);
-        let custom: Vec<Custom<'_>> = matching
-            .iter()
-            .filter_map(|r| {
-                Some(Custom {
-                    resource: r.row(),
-                    schema: r.as_custom()?.schema_value(),
+    let (bytes, _) = server
+        .openapi
+        .get(document, generation(server, &snapshot), || {
+            let rows = builtin_rows(&matching);
+            let custom: Vec<Custom<'_>> = matching
+                .iter()
+                .filter_map(|r| {
+                    Some(Custom {
+                        resource: r.row(),
+                        schema: r.as_custom()?.schema_value(),
+                    })
                 })
-            })
-            .collect();
-        openapi::v3_document(group, version, &rows, &custom)
-    })?;
+                .collect();
+            let document = openapi::v3_document(group, version, &rows, &custom);
+            serde_json::to_vec(&document).map_err(Status::internal)
+        })?;
     let immutable = call.info.query.non_empty("hash").is_some();
     Ok(document_response(call, bytes, &format!("\"{hash}\""), immutable).await)
 }
@@ -159,14 +179,17 @@ async fn v2(
 ) -> Result<Response<Body>, Status> {
     let accept = call.headers.get(header::ACCEPT);
     let accept = accept.and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let as_protobuf = !wants_json(call) && protobuf::accepted(accept);
+    let as_protobuf = protobuf::accepted(accept) && !json_first(accept);
     if !as_protobuf && !wants_json(call) {
         return Err(Status::not_acceptable(&[
             "application/json",
             protobuf::MEDIA_TYPE,
         ]));
     }
-    let bytes = server.openapi.get("v2", snapshot.generation, || {
+    // Each form is kept for itself, with its ETag: who asks again with that
+    // costs nothing.
+    let path = if as_protobuf { "v2.pb" } else { "v2" };
+    let document = || {
         let rows = builtin_rows(&snapshot.all);
         let custom: Vec<Custom<'_>> = snapshot
             .all
@@ -178,16 +201,26 @@ async fn v2(
                 })
             })
             .collect();
-        openapi::v2_document(&rows, &custom)
-    })?;
-    let bytes = if as_protobuf {
-        let document = serde_json::from_slice(&bytes).map_err(Status::internal)?;
-        protobuf::encode(&document).into()
-    } else {
-        bytes
+        let mut document = openapi::v2_document(&rows, &custom);
+        for entry in server.aggregator.table().values() {
+            if let Some(part) = entry.remote.openapi_v2() {
+                crate::aggregate::merge_v2(&mut document, part);
+            }
+        }
+        document
     };
-    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    let etag = format!("\"{}\"", hex(digest.as_ref()).to_uppercase());
+    let generation = generation(server, snapshot);
+    let known = server.openapi.etag(path, generation);
+    let (bytes, etag) = match known {
+        Some(etag) if etag_matches(call, &etag) => (Bytes::new(), etag),
+        _ => server.openapi.get(path, generation, || {
+            if as_protobuf {
+                Ok(protobuf::encode(&document()))
+            } else {
+                serde_json::to_vec(&document()).map_err(Status::internal)
+            }
+        })?,
+    };
     let mut response = document_response(call, bytes, &etag, false).await;
     if as_protobuf {
         response.headers_mut().insert(
@@ -198,10 +231,19 @@ async fn v2(
     Ok(response)
 }
 
+/// Whether a client names JSON before protobuf.
+fn json_first(accept: &str) -> bool {
+    accept
+        .split(',')
+        .map(|range| range.split(';').next().unwrap_or_default().trim())
+        .find(|range| *range == "application/json" || protobuf::accepted(range))
+        == Some("application/json")
+}
+
 /// Clients that take protobuf alone must hear that there is none; most of them
 /// name JSON as a fallback.
 fn wants_json(call: &Call) -> bool {
-    crate::negotiate::accept(&call.headers, false).is_ok()
+    crate::negotiate::accept(&call.headers, crate::negotiate::Offer::Document).is_ok()
 }
 
 async fn document_response(
@@ -232,43 +274,49 @@ async fn document_response(
 }
 
 impl Documents {
+    /// The ETag of a document that has been made.
+    fn etag(&self, path: &str, generation: u64) -> Option<String> {
+        let made = self.made.lock();
+        let (_, etag) = made.documents.get(path)?;
+        (made.generation == generation).then(|| etag.clone())
+    }
+
+    /// A document and its ETag, made unless it has been.
     fn get(
         &self,
         path: &str,
         generation: u64,
-        make: impl FnOnce() -> serde_json::Value,
-    ) -> Result<Bytes, Status> {
+        make: impl FnOnce() -> Result<Vec<u8>, Status>,
+    ) -> Result<(Bytes, String), Status> {
         use std::io::{Read as _, Write as _};
-        {
+        let found = {
             let made = self.made.lock();
-            if made.generation == generation
-                && let Some((compressed, _)) = made.documents.get(path)
-            {
-                let mut bytes = Vec::new();
-                flate2::read::DeflateDecoder::new(&compressed[..])
-                    .read_to_end(&mut bytes)
-                    .map_err(Status::internal)?;
-                return Ok(bytes.into());
-            }
+            let document = made.documents.get(path).cloned();
+            document.filter(|_| made.generation == generation)
+        };
+        if let Some((compressed, etag)) = found {
+            let mut bytes = Vec::new();
+            flate2::read::DeflateDecoder::new(&compressed[..])
+                .read_to_end(&mut bytes)
+                .map_err(Status::internal)?;
+            return Ok((bytes.into(), etag));
         }
-        let bytes: Bytes = serde_json::to_vec(&make())
-            .map_err(Status::internal)?
-            .into();
+        let bytes: Bytes = make()?.into();
+        let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let etag = format!("\"{}\"", hex(digest.as_ref()).to_uppercase());
         let mut encoder =
             flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder
+        let compressed = encoder
             .write_all(&bytes)
             .and_then(|()| encoder.finish())
-            .map_err(Status::internal)
-            .map(|compressed| {
-                let mut made = self.made.lock();
-                if made.generation != generation {
-                    made.documents.clear();
-                    made.generation = generation;
-                }
-                made.documents
-                    .insert(path.to_owned(), (compressed.into(), String::new()));
-            })?;
-        Ok(bytes)
+            .map_err(Status::internal)?;
+        let mut made = self.made.lock();
+        if made.generation != generation {
+            made.documents.clear();
+            made.generation = generation;
+        }
+        made.documents
+            .insert(path.to_owned(), (compressed.into(), etag.clone()));
+        Ok((bytes, etag))
     }
 }

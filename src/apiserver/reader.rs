@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use rkube_api::Object;
 use rkube_auth::ObjectReader;
 
@@ -44,6 +45,14 @@ impl ObjectReader for CacheReader {
             .filter(|pod| pod.field("spec.nodeName") == Some(node))
             .map(|pod| pod.tree())
             .collect()
+    }
+
+    fn changed(&self, group: &str, resource: &str) -> Option<BoxFuture<'static, ()>> {
+        let mut news = self.0.resource(group, resource).news();
+        Some(Box::pin(async move {
+            // Without a sender the server is gone, and so is who waits.
+            let _ = news.changed().await;
+        }))
     }
 
     fn generation(&self, group: &str, resource: &str) -> Option<u64> {

@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
-use crate::crd::Custom;
+use crate::crd::{Custom, Family};
+use crate::negotiate::Offer;
 
 /// A resource in one served version, with all that handlers need of it.
 pub struct Resource {
@@ -23,8 +24,6 @@ pub struct Resource {
     /// The resource's cache, shared by all of its versions.
     pub cache: Arc<ResourceCache>,
     home: convert::Home,
-    /// The type in the storage version, where that is another one.
-    storage_type: Option<TypeRef>,
     shape: Shape,
 }
 
@@ -33,7 +32,10 @@ enum Shape {
         ty: TypeRef,
         strategy: &'static dyn Strategy,
     },
-    Custom(Arc<Custom>),
+    Custom {
+        custom: Arc<Custom>,
+        family: Arc<Family>,
+    },
     /// Answered rather than stored, without a type of its own.
     Virtual,
 }
@@ -57,26 +59,21 @@ impl Resource {
             None => Shape::Virtual,
         };
         let row = row.clone();
-        let storage_type = registry::find(&home.group, &home.version, &row.plural)
-            .filter(|stored| stored.definition != row.definition)
-            .and_then(Row::schema);
         Self {
             cache: cache.resource(&home.group, &row.plural),
             home,
-            storage_type,
             shape,
             row,
         }
     }
 
     /// A custom resource in one version.
-    pub fn custom(row: Row, custom: Arc<Custom>, cache: &Cache) -> Self {
+    pub fn custom(row: Row, custom: Arc<Custom>, family: Arc<Family>, cache: &Cache) -> Self {
         let home = convert::Home::of(&row);
         Self {
             cache: cache.resource(&home.group, &row.plural),
             home,
-            storage_type: None,
-            shape: Shape::Custom(custom),
+            shape: Shape::Custom { custom, family },
             row,
         }
     }
@@ -95,7 +92,7 @@ impl Resource {
     pub fn strategy(&self) -> &dyn Strategy {
         match &self.shape {
             Shape::Builtin { strategy, .. } => *strategy,
-            Shape::Custom(custom) => &**custom,
+            Shape::Custom { custom, .. } => &**custom,
             Shape::Virtual => &rkube_strategy::Generic,
         }
     }
@@ -106,23 +103,32 @@ impl Resource {
             std::sync::LazyLock::new(Structural::anything);
         match &self.shape {
             Shape::Builtin { ty, .. } => Type::Builtin(*ty),
-            Shape::Custom(custom) => Type::Structural(custom.structural()),
+            Shape::Custom { custom, .. } => Type::Structural(custom.structural()),
             Shape::Virtual => Type::Structural(&ANYTHING),
         }
-    }
-
-    /// How objects are shaped in the storage version.
-    pub fn storage_schema(&self) -> Type<'_> {
-        self.storage_type
-            .map_or_else(|| self.schema(), Type::Builtin)
     }
 
     /// What the CustomResourceDefinition says, for custom resources.
     pub fn as_custom(&self) -> Option<&Arc<Custom>> {
         match &self.shape {
-            Shape::Custom(custom) => Some(custom),
+            Shape::Custom { custom, .. } => Some(custom),
             _ => None,
         }
+    }
+
+    /// All versions of a custom resource.
+    pub fn family(&self) -> Option<&Arc<Family>> {
+        match &self.shape {
+            Shape::Custom { family, .. } => Some(family),
+            _ => None,
+        }
+    }
+
+    /// What a client may have objects as.
+    pub fn offer(&self) -> Offer {
+        let typed = self.as_custom().is_none()
+            && rkube_api::protobuf::message(&self.api_version(), &self.kind).is_some();
+        if typed { Offer::Builtin } else { Offer::Custom }
     }
 
     /// Whether stored bytes are what this version serves.
@@ -165,18 +171,28 @@ impl Resource {
         )
     }
 
-    /// An object of the storage version in this version.
+    /// The `apiVersion` of the form in which objects are worked on: the storage
+    /// version's for built-in kinds, the request's for custom resources.
+    pub fn working_api_version(&self) -> String {
+        if self.family().is_some() {
+            self.row.api_version()
+        } else {
+            self.storage_api_version()
+        }
+    }
+
+    /// An object in the form in which it is worked on, in this version.
     pub fn served(&self, mut object: Object) -> Result<Object, Status> {
-        if self.serves_storage_version() {
+        if self.serves_storage_version() || self.family().is_some() {
             return Ok(object);
         }
         convert::from_storage(&mut object, &self.row)?;
         Ok(object)
     }
 
-    /// An object of this version in the storage version.
+    /// An object of this version in the form in which it is worked on.
     pub fn stored(&self, mut object: Object) -> Result<Object, Status> {
-        if self.serves_storage_version() {
+        if self.serves_storage_version() || self.family().is_some() {
             return Ok(object);
         }
         convert::to_storage(&mut object, &self.row, &self.home)?;
@@ -200,15 +216,14 @@ impl Resource {
 
     /// Reads the values of selectable fields.
     fn extractor(&self) -> Option<FieldExtractor> {
-        if self.row.selectable_fields.is_empty() {
+        let selectable = match self.family() {
+            Some(family) => family.selectable(),
+            None => &self.row.selectable_fields,
+        };
+        if selectable.is_empty() {
             return None;
         }
-        let fields: Vec<Box<str>> = self
-            .row
-            .selectable_fields
-            .iter()
-            .map(|f| (**f).into())
-            .collect();
+        let fields: Vec<Box<str>> = selectable.iter().map(|f| (**f).into()).collect();
         let read = move |strategy: &dyn Strategy, object: &Object| -> Vec<(Box<str>, Box<str>)> {
             fields
                 .iter()
@@ -222,7 +237,7 @@ impl Resource {
                 let strategy = *strategy;
                 Some(Arc::new(move |object| read(strategy, object)))
             }
-            Shape::Custom(custom) => {
+            Shape::Custom { custom, .. } => {
                 let custom = custom.clone();
                 Some(Arc::new(move |object| read(&*custom, object)))
             }
@@ -233,7 +248,7 @@ impl Resource {
     /// The columns of a table of these.
     pub fn columns(&self) -> Vec<Value> {
         match &self.shape {
-            Shape::Custom(custom) => custom.columns(),
+            Shape::Custom { custom, .. } => custom.columns(),
             _ => table::columns(&self.row.group, &self.row.kind)
                 .iter()
                 .map(|c| c.to_value())
@@ -245,7 +260,7 @@ impl Resource {
     pub fn cells(&self, object: &Object) -> Value {
         let now = jiff::Timestamp::now();
         match &self.shape {
-            Shape::Custom(custom) => Value::Array(custom.cells(object, now)),
+            Shape::Custom { custom, .. } => Value::Array(custom.cells(object, now)),
             _ => Value::Array(table::cells(&self.row.group, &self.row.kind, object, now)),
         }
     }
@@ -253,7 +268,7 @@ impl Resource {
     /// The conditions of an object's row.
     pub fn row_conditions(&self, object: &Object) -> Vec<Value> {
         match &self.shape {
-            Shape::Custom(_) => Vec::new(),
+            Shape::Custom { .. } => Vec::new(),
             _ => table::row_conditions(&self.row.group, &self.row.kind, object),
         }
     }
@@ -353,7 +368,7 @@ impl Resources {
     /// Replaces the custom resources.
     pub fn set_custom(&self, custom: Vec<Resource>) {
         let custom: Vec<Arc<Resource>> = custom.into_iter().map(Arc::new).collect();
-        for resource in custom.iter().filter(|r| r.serves_storage_version()) {
+        for resource in &custom {
             resource.cache.set_extractor(resource.extractor());
         }
         let all: Vec<Arc<Resource>> = self.builtin.iter().cloned().chain(custom).collect();

@@ -1,5 +1,7 @@
 //! Turning objects into responses: encodings, tables, metadata-only views.
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::Object;
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
-use crate::negotiate::{Accepted, Encoding, View};
+use crate::negotiate::{Accepted, Encoding, Offer, View};
 use crate::resources::Resource;
 use crate::service::Call;
 
@@ -37,13 +39,13 @@ impl ListMeta {
     }
 }
 
-/// A failure as a response; always JSON unless YAML was asked for.
+/// A failure as a response; JSON where nothing that was asked for can be had.
 pub fn status(call: &Call, status: &Status) -> Response<Body> {
-    let encoding = match crate::negotiate::accept(&call.headers, true) {
+    let encoding = match crate::negotiate::accept(&call.headers, Offer::Plain) {
         Ok(accepted) => accepted.encoding,
         Err(_) => Encoding::Json,
     };
-    let bytes = encode_value(call, &status.to_value(), encoding);
+    let (bytes, encoding) = encode_value(call, &status.to_value(), encoding);
     let mut response = Response::new(body::full(bytes));
     *response.status_mut() =
         StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -69,19 +71,32 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
     response
 }
 
-fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> Bytes {
-    match encoding {
-        // No response is ever negotiated to protobuf.
-        Encoding::Protobuf => return Bytes::new(),
+/// Encodes a value. What has no protobuf form (the list of paths, say) is JSON
+/// for whoever asks.
+fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encoding) {
+    let encoding = match encoding {
+        Encoding::Protobuf => match rkube_api::protobuf::encode(value) {
+            Ok(encoded) => return (encoded.body.into(), Encoding::Protobuf),
+            Err(status) => {
+                tracing::debug!(reason = status.message, "answering in JSON");
+                Encoding::Json
+            }
+        },
+        encoding => encoding,
+    };
+    let bytes = match encoding {
         Encoding::Json if wants_pretty(call) => serde_json::to_vec_pretty(value).map(Into::into),
-        Encoding::Json => serde_json::to_vec(value).map(|mut bytes| {
+        Encoding::Json | Encoding::Protobuf => serde_json::to_vec(value).map(|mut bytes| {
             // As upstream's encoder, and friendlier to a terminal.
             bytes.push(b'\n');
             bytes.into()
         }),
-        Encoding::Yaml => return serde_yaml::to_string(value).unwrap_or_default().into(),
-    }
-    .unwrap_or_default()
+        Encoding::Yaml => {
+            let text = serde_yaml::to_string(value).unwrap_or_default();
+            return (text.into(), encoding);
+        }
+    };
+    (bytes.unwrap_or_default(), encoding)
 }
 
 /// Browsers, curl and wget get indented JSON, as does who asks for it.
@@ -122,20 +137,21 @@ pub async fn value(
     encoding: Encoding,
     value: &Value,
 ) -> Response<Body> {
-    bytes(call, code, encoding, encode_value(call, value, encoding)).await
+    let (body, encoding) = encode_value(call, value, encoding);
+    bytes(call, code, encoding, body).await
 }
 
 impl ApiServer {
     /// One stored object (JSON of the storage version with its revision) as a response.
     pub(crate) async fn object_response(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         resource: &Resource,
         code: StatusCode,
         accepted: Accepted,
         json: Bytes,
     ) -> Result<Response<Body>, Status> {
-        let raw = resource.serves_storage_version()
+        let raw = resource.is_as_served(&json)
             && accepted
                 == Accepted {
                     encoding: Encoding::Json,
@@ -146,7 +162,7 @@ impl ApiServer {
             return Ok(bytes(call, code, Encoding::Json, json).await);
         }
         let object: Object = serde_json::from_slice(&json).map_err(Status::internal)?;
-        let object = resource.served(object)?;
+        let object = resource.served(self.load(resource, object).await?)?;
         Ok(self
             .tree_response(call, resource, code, accepted, object)
             .await)
@@ -175,7 +191,7 @@ impl ApiServer {
 
     /// A list as a response. Items that need no change are copied as they are.
     pub(crate) async fn list_response(
-        &self,
+        self: &Arc<Self>,
         call: &Call,
         resource: &Resource,
         accepted: Accepted,
@@ -188,7 +204,7 @@ impl ApiServer {
                 view: View::Whole,
             }
             && !wants_pretty(call);
-        if plain && resource.serves_storage_version() {
+        if plain && items.iter().all(|item| resource.is_as_served(&item.json)) {
             let size: usize = items.iter().map(|i| i.json.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
             let head = json!({"kind": resource.list_kind, "apiVersion": resource.api_version()})
@@ -206,10 +222,25 @@ impl ApiServer {
             out.put_slice(b"]}\n");
             return Ok(bytes(call, StatusCode::OK, Encoding::Json, out.freeze()).await);
         }
-        let mut objects = Vec::with_capacity(items.len());
-        for item in items {
-            objects.push(resource.served(item.parse())?);
+        let protobuf = accepted
+            == Accepted {
+                encoding: Encoding::Protobuf,
+                view: View::Whole,
+            };
+        if protobuf && resource.serves_storage_version() {
+            let mut messages = Vec::with_capacity(items.len());
+            for item in items {
+                messages.push(item.protobuf()?.message());
+            }
+            let list = rkube_api::protobuf::encode_list(
+                &resource.api_version(),
+                &resource.list_kind,
+                &meta.to_value(),
+                messages.into_iter(),
+            )?;
+            return Ok(bytes(call, StatusCode::OK, Encoding::Protobuf, list.into()).await);
         }
+        let objects = self.serve_all(resource, items).await?;
         let list = match accepted.view {
             View::Whole => json!({
                 "kind": resource.list_kind,

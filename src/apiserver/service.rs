@@ -1,48 +1,34 @@
 //! The way of a request: limits, authentication, impersonation,
 //! authorization, then the handler; and the way of its answer back.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use parking_lot::Mutex;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
-use rkube_auth::authz::Attributes;
+use rkube_auth::authz::{self, Attributes, Decision};
 use rkube_auth::impersonation;
-use tokio::sync::Semaphore;
 
 use crate::body::{self, Body};
+use crate::fairness::Flow;
 use crate::request::RequestInfo;
 use crate::server::Peer;
-use crate::{ApiServer, connect, discovery, handlers, health, metrics, openapi, respond};
+use crate::{
+    ApiServer, audit, connect, discovery, fairness, handlers, health, metrics, openapi, respond,
+};
 
-/// Requests that only read, at once; upstream's default.
-const MAX_READS: usize = 400;
-/// Requests that write, at once; upstream's default.
-const MAX_WRITES: usize = 200;
 /// How long a request that is not long-running may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-
-/// How many requests are served at once.
-pub struct Limits {
-    reads: Semaphore,
-    writes: Semaphore,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            reads: Semaphore::new(MAX_READS),
-            writes: Semaphore::new(MAX_WRITES),
-        }
-    }
-}
+const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 /// What handlers know of a request beside its body.
 pub struct Call {
@@ -50,6 +36,8 @@ pub struct Call {
     pub info: RequestInfo,
     /// Who asks, after impersonation.
     pub user: UserInfo,
+    /// Path and query as they were sent.
+    pub uri: Uri,
     /// The request's headers.
     pub headers: HeaderMap,
     /// The request's method.
@@ -58,6 +46,10 @@ pub struct Call {
     pub warnings: Mutex<Vec<String>>,
     /// The request's id in logs.
     pub audit_id: String,
+    /// What goes into the audit log beside the request.
+    pub annotations: Mutex<BTreeMap<String, String>>,
+    /// The request's flow, once it is known.
+    pub flow: Option<Arc<Flow>>,
 }
 
 impl Call {
@@ -71,15 +63,26 @@ impl Call {
         }
     }
 
+    /// Adds a note for the audit log. The first one under a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.annotations
+            .lock()
+            .entry(key.into())
+            .or_insert_with(|| value.into());
+    }
+
     /// A request of the server's own.
     pub fn internal(user: &str) -> Self {
         Self {
             info: RequestInfo::default(),
             user: UserInfo::authenticated(user, &["system:masters"]),
+            uri: Uri::default(),
             headers: HeaderMap::new(),
             method: Method::GET,
             warnings: Mutex::default(),
             audit_id: String::new(),
+            annotations: Mutex::default(),
+            flow: None,
         }
     }
 
@@ -88,10 +91,13 @@ impl Call {
         Self {
             info: self.info.clone(),
             user: self.user.clone(),
+            uri: self.uri.clone(),
             headers: self.headers.clone(),
             method: self.method.clone(),
             warnings: Mutex::default(),
             audit_id: self.audit_id.clone(),
+            annotations: Mutex::default(),
+            flow: None,
         }
     }
 
@@ -142,31 +148,55 @@ impl ApiServer {
         let mut call = Call {
             info,
             user: UserInfo::default(),
+            uri: parts.uri,
             headers: parts.headers,
             method: parts.method,
             warnings: Mutex::default(),
             audit_id,
+            annotations: Mutex::default(),
+            flow: None,
         };
         let request = Incoming {
             extensions: parts.extensions,
             body,
         };
+        let mut record = None;
         // A bug in one handler must not take the connection's other requests along.
-        let result = match AssertUnwindSafe(self.guarded(&mut call, request))
+        let result = match AssertUnwindSafe(self.guarded(&mut call, request, &mut record))
             .catch_unwind()
             .await
         {
             Ok(result) => result,
             Err(_) => {
                 tracing::error!(path = call.info.path, "a handler panicked");
+                if let Some(record) = &mut record {
+                    record.panicked(&call);
+                }
                 Err(Status::internal("the request handler failed unexpectedly"))
             }
         };
-        let mut response = match result {
-            Ok(response) => response,
-            Err(status) => respond::status(&call, &status),
+        let mut response = match &result {
+            Ok(_) => None,
+            Err(status) => Some(respond::status(&call, status)),
         };
+        let refused = match result {
+            Ok(good) => {
+                response = Some(good);
+                None
+            }
+            Err(status) => Some(status),
+        };
+        let mut response = response.unwrap_or_else(|| Response::new(body::empty()));
+        if let Some(record) = record {
+            response = record.answered(&call, response, refused.as_ref()).await;
+        }
         let headers = response.headers_mut();
+        if let Some(flow) = &call.flow {
+            headers.insert(FLOW_SCHEMA_UID, flow.schema_uid.clone());
+            if let Some(uid) = flow.level.uid() {
+                headers.insert(PRIORITY_LEVEL_UID, uid);
+            }
+        }
         if let Ok(value) = HeaderValue::from_str(&call.audit_id) {
             headers.insert(AUDIT_ID, value);
         }
@@ -201,31 +231,62 @@ impl ApiServer {
     async fn guarded(
         self: &Arc<Self>,
         call: &mut Call,
-        request: Incoming,
+        mut request: Incoming,
+        record: &mut Option<audit::Record>,
     ) -> Result<Response<Body>, Status> {
         if !handlers::is_read(&call.method) {
             // A client that has made a thing may rely on it at once: a role, a
             // webhook, a service account.
             self.cache.consistent().await;
         }
-        call.user = self.who(call, &request)?;
-        if call.info.is_long_running() {
-            self.authorize(call)?;
-            return self.dispatch(call, request).await;
+        let authenticated = self.authenticate(call, &request);
+        if let Some(audit) = &self.audit {
+            *record = audit
+                .begin(call, authenticated.as_ref().ok(), &mut request)
+                .await?;
         }
-        let _slot = if request.extensions.get::<UserInfo>().is_some() {
-            // The control plane's own components are trusted to bound themselves.
+        let user = authenticated?;
+        let asked = attributes(&call.info, &user);
+        let acting = impersonation::act(&call.headers, &user, &self.authorizer, &asked)?;
+        if let (Some(record), Some(acting)) = (record.as_mut(), &acting) {
+            record.impersonates(acting);
+        }
+        call.user = match acting {
+            Some(acting) => acting.user,
+            None => user,
+        };
+        // The control plane's own components are trusted to bound themselves.
+        let own = request.extensions.get::<UserInfo>().is_some();
+        let _permit = if own || (call.info.is_long_running() && call.info.verb != "watch") {
             None
         } else {
-            let limit = match call.info.verb {
-                "get" | "list" | "head" => &self.limits.reads,
-                _ => &self.limits.writes,
-            };
-            Some(limit.try_acquire().map_err(|_| {
-                Status::too_many_requests("too many requests, please try again later", 1)
-            })?)
+            call.flow = self.fairness.classify(&call.user, &call.info);
+            match &call.flow {
+                None => None,
+                Some(flow) => {
+                    let seats = fairness::width(self, &call.info, &flow.level);
+                    let entered = self
+                        .fairness
+                        .enter(flow, &call.user, &call.info, seats)
+                        .await;
+                    match entered {
+                        Ok(permit) => Some(permit),
+                        Err(why) => {
+                            tracing::debug!(
+                                flow = flow.name(),
+                                why = why.as_str(),
+                                "a request was not let in"
+                            );
+                            return Ok(too_many_requests());
+                        }
+                    }
+                }
+            }
         };
         self.authorize(call)?;
+        if call.info.is_long_running() {
+            return self.dispatch(call, request).await;
+        }
         let limit = request_timeout(&call.info)?;
         match tokio::time::timeout(limit, self.dispatch(call, request)).await {
             Ok(result) => result,
@@ -235,45 +296,43 @@ impl ApiServer {
         }
     }
 
-    /// The user behind the request, after impersonation.
-    fn who(&self, call: &Call, request: &Incoming) -> Result<UserInfo, Status> {
-        let user = match request.extensions.get::<UserInfo>() {
-            Some(user) => user.clone(),
-            None => {
-                let peer = request.extensions.get::<Peer>();
-                let certificates = peer.map(|p| &*p.certificates).unwrap_or_default();
-                match self
-                    .authenticators
-                    .authenticate(&call.headers, certificates)?
-                {
-                    Some(user) => user,
-                    None => self
-                        .authenticators
-                        .anonymous(&call.info.path)
-                        .ok_or_else(Status::unauthorized)?,
-                }
-            }
-        };
-        Ok(impersonation::impersonate(&call.headers, &user, &self.authorizer)?.unwrap_or(user))
+    /// The user behind the request, before impersonation.
+    fn authenticate(&self, call: &Call, request: &Incoming) -> Result<UserInfo, Status> {
+        if let Some(user) = request.extensions.get::<UserInfo>() {
+            return Ok(user.clone());
+        }
+        let peer = request.extensions.get::<Peer>();
+        let certificates = peer.map(|p| &*p.certificates).unwrap_or_default();
+        match self
+            .authenticators
+            .authenticate(&call.headers, certificates)?
+        {
+            Some(user) => Ok(user),
+            None => self
+                .authenticators
+                .anonymous(&call.info.path)
+                .ok_or_else(Status::unauthorized),
+        }
     }
 
     fn authorize(&self, call: &Call) -> Result<(), Status> {
-        let info = &call.info;
-        let attributes = if info.is_resource {
-            Attributes {
-                api_version: &info.version,
-                subresource: &info.subresource,
-                namespace: &info.namespace,
-                name: &info.name,
-                path: &info.path,
-                field_selector: info.query.get("fieldSelector").unwrap_or_default(),
-                label_selector: info.query.get("labelSelector").unwrap_or_default(),
-                ..Attributes::resource(&call.user, info.verb, &info.group, &info.resource)
-            }
-        } else {
-            Attributes::path(&call.user, info.verb, &info.path)
+        let attributes = attributes(&call.info, &call.user);
+        if self.audit.is_none() {
+            return self.authorizer.require(&attributes);
+        }
+        let decision = self.authorizer.authorize(&attributes);
+        let (decided, reason) = match &decision {
+            Decision::Allow(reason) => ("allow", reason),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
         };
-        self.authorizer.require(&attributes)
+        call.annotate("authorization.k8s.io/decision", decided);
+        call.annotate("authorization.k8s.io/reason", reason);
+        match decision {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+                Err(authz::forbidden(&attributes, &reason))
+            }
+        }
     }
 
     async fn dispatch(
@@ -281,6 +340,9 @@ impl ApiServer {
         call: &Call,
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
+        if let Some(remote) = self.aggregator.find(&call.info.path) {
+            return Ok(remote.forward(self, call, request).await);
+        }
         if call.info.is_resource {
             if connect::is_connect(&call.info) {
                 return connect::handle(self, call, request).await;
@@ -304,6 +366,40 @@ pub struct Incoming {
     pub extensions: http::Extensions,
     /// The body, unread.
     pub body: Body,
+}
+
+/// What a request asks the authorizer.
+fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
+    if !info.is_resource {
+        return Attributes::path(user, info.verb, &info.path);
+    }
+    Attributes {
+        api_version: &info.version,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        field_selector: info.query.get("fieldSelector").unwrap_or_default(),
+        label_selector: info.query.get("labelSelector").unwrap_or_default(),
+        ..Attributes::resource(user, info.verb, &info.group, &info.resource)
+    }
+}
+
+/// A request that found no seat is told so as upstream tells it.
+fn too_many_requests() -> Response<Body> {
+    let mut response = Response::new(body::full("Too many requests, please try again later.\n"));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
 }
 
 /// The parameter `timeout`, up to the server's own limit.

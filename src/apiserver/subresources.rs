@@ -89,7 +89,7 @@ async fn admit(
 }
 
 async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
-    let encoding = negotiate::accept(&call.headers, true)?.encoding;
+    let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     Ok(respond::value(call, code, encoding, &status).await)
 }
@@ -225,7 +225,7 @@ pub async fn scale(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, false)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let info = &call.info;
     let namespace = info.namespace_of(resource);
     let view = |object: &Object| -> Result<Object, Status> {
@@ -240,7 +240,8 @@ pub async fn scale(
             .cache
             .get(&namespace, &info.name)
             .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
-        let scale = view(&resource.served(object.parse())?)?;
+        let object = server.load(resource, object.parse()).await?;
+        let scale = view(&resource.served(object)?)?;
         return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
     }
     let kind = if info.verb == "update" {
@@ -340,6 +341,7 @@ pub async fn scale(
         part: WrittenPart::Main,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let written = writer.update(&namespace, &info.name, &make).await?;
     let object: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;
@@ -354,7 +356,7 @@ pub async fn token(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, false)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let mut review = body_as(
         call,
@@ -548,14 +550,24 @@ pub async fn component_statuses(
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
     call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let parts = ["scheduler", "controller-manager", "etcd-0"];
+    let store = ask_store(server).await;
     let component = |name: &str| {
+        let trouble = match name {
+            "etcd-0" => store.clone().err(),
+            name => (!server.components.is_alive(&format!("system:kube-{name}")))
+                .then(|| "the component does not run".to_owned()),
+        };
+        let condition = match trouble {
+            None => json!({"type": "Healthy", "status": "True", "message": "ok"}),
+            Some(error) => json!({"type": "Healthy", "status": "False", "error": error}),
+        };
         json!({
             "apiVersion": "v1",
             "kind": "ComponentStatus",
             "metadata": {"name": name},
-            "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}],
+            "conditions": [condition],
         })
     };
     if call.info.verb == "get" {
@@ -584,4 +596,15 @@ pub async fn component_statuses(
         }
     };
     Ok(respond::value(call, StatusCode::OK, accepted.encoding, &list).await)
+}
+
+/// Has the store answer a read.
+async fn ask_store(server: &ApiServer) -> Result<(), String> {
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+    let asked = server.store.get("/registry/health");
+    match tokio::time::timeout(LIMIT, asked).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the store does not answer".to_owned()),
+    }
 }

@@ -54,6 +54,131 @@ pub fn impersonate(
     Ok(Some(completed(wanted)))
 }
 
+/// Who a request acts as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acting {
+    /// The user.
+    pub user: UserInfo,
+    /// The verb that allowed it, `impersonate:MODE`; empty for the unlimited
+    /// verb `impersonate`.
+    pub constraint: String,
+}
+
+/// The user that the request wants to act as, if `user` may become that user,
+/// either for this very request (the verbs `impersonate:MODE` and
+/// `impersonate-on:MODE:VERB`) or for any (`impersonate`). The narrower modes
+/// are tried first; when none allows it, the first one's refusal is given.
+pub fn act(
+    headers: &HeaderMap,
+    user: &UserInfo,
+    authorizer: &Authorizer,
+    request: &Attributes<'_>,
+) -> Result<Option<Acting>, Status> {
+    let Some(wanted) = wanted(headers)? else {
+        return Ok(None);
+    };
+    let mut refusal = None;
+    for mode in MODES {
+        if !applies(mode, &wanted, user) {
+            continue;
+        }
+        match constrained(mode, &wanted, user, authorizer, request) {
+            Ok(acting) => return Ok(Some(acting)),
+            Err(status) => refusal = refusal.or(Some(status)),
+        }
+    }
+    match impersonate(headers, user, authorizer) {
+        Ok(found) => Ok(found.map(|user| Acting {
+            user,
+            constraint: String::new(),
+        })),
+        Err(status) => Err(refusal.unwrap_or(status)),
+    }
+}
+
+const ASSOCIATED_NODE: &str = "associated-node";
+const ARBITRARY_NODE: &str = "arbitrary-node";
+const SERVICE_ACCOUNT: &str = "serviceaccount";
+const USER_INFO: &str = "user-info";
+const MODES: [&str; 4] = [ASSOCIATED_NODE, ARBITRARY_NODE, SERVICE_ACCOUNT, USER_INFO];
+/// What a token's claims say of the node that its pod runs on.
+const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+
+fn node_name(user: &str) -> Option<&str> {
+    user.strip_prefix("system:node:").filter(|n| !n.is_empty())
+}
+
+/// Whether a mode is about such a user at all.
+fn applies(mode: &str, wanted: &UserInfo, user: &UserInfo) -> bool {
+    let only_name = wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
+    let node = node_name(&wanted.name);
+    let account = names::split_service_account(&wanted.name);
+    match mode {
+        ASSOCIATED_NODE => {
+            let own = user.extra.get(NODE_NAME).map(Vec::as_slice);
+            only_name
+                && names::split_service_account(&user.name).is_some()
+                && node.is_some_and(|node| own == Some(&[node.to_owned()]))
+        }
+        ARBITRARY_NODE => only_name && node.is_some(),
+        SERVICE_ACCOUNT => only_name && account.is_some(),
+        _ => node.is_none() && account.is_none(),
+    }
+}
+
+fn constrained(
+    mode: &str,
+    wanted: &UserInfo,
+    user: &UserInfo,
+    authorizer: &Authorizer,
+    request: &Attributes<'_>,
+) -> Result<Acting, Status> {
+    let on = format!("impersonate-on:{mode}:{}", request.verb);
+    authorizer.require(&Attributes {
+        verb: &on,
+        ..request.clone()
+    })?;
+    let verb = format!("impersonate:{mode}");
+    let check = |resource, subresource, namespace, name| {
+        authorizer.require(&Attributes {
+            api_version: "v1",
+            subresource,
+            namespace,
+            name,
+            ..Attributes::resource(user, &verb, "authentication.k8s.io", resource)
+        })
+    };
+    let mut actual = wanted.clone();
+    match (
+        node_name(&wanted.name),
+        names::split_service_account(&wanted.name),
+    ) {
+        (Some(node), _) => {
+            // Of its own node's name, a node's agent need not be told.
+            let name = if mode == ASSOCIATED_NODE { "*" } else { node };
+            check("nodes", "", "", name)?;
+            actual.groups = vec!["system:nodes".to_owned()];
+        }
+        (None, Some((namespace, name))) => check("serviceaccounts", "", namespace, name)?,
+        (None, None) => check("users", "", "", &wanted.name)?,
+    }
+    if !wanted.uid.is_empty() {
+        check("uids", "", "", &wanted.uid)?;
+    }
+    for group in &wanted.groups {
+        check("groups", "", "", group)?;
+    }
+    for (key, values) in &wanted.extra {
+        for value in values {
+            check("userextras", key, "", value)?;
+        }
+    }
+    Ok(Acting {
+        user: completed(actual),
+        constraint: verb,
+    })
+}
+
 /// With the groups that go without saying.
 fn completed(mut user: UserInfo) -> UserInfo {
     if user.groups.is_empty()
@@ -221,5 +346,50 @@ mod tests {
             become_(&[(USER, "root")]),
             Err(r#"users "root" is forbidden: User "jane" cannot impersonate resource "users" in API group "" at the cluster scope"#.into())
         );
+    }
+
+    #[test]
+    fn rights_may_be_limited_to_what_is_asked() {
+        let cluster = Cluster::new();
+        cluster.put("rbac.authorization.k8s.io", "clusterroles", json!({"metadata": {"name": "r"}, "rules": [
+            {"verbs": ["impersonate:user-info"], "apiGroups": ["authentication.k8s.io"], "resources": ["users"], "resourceNames": ["jane"]},
+            {"verbs": ["impersonate-on:user-info:list"], "apiGroups": [""], "resources": ["pods"]},
+            {"verbs": ["impersonate:associated-node"], "apiGroups": ["authentication.k8s.io"], "resources": ["nodes"]},
+            {"verbs": ["impersonate-on:associated-node:list"], "apiGroups": [""], "resources": ["pods"]},
+        ]}));
+        cluster.put("rbac.authorization.k8s.io", "clusterrolebindings", json!({"metadata": {"name": "b"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r"},
+            "subjects": [{"kind": "ServiceAccount", "namespace": "ns", "name": "agent"}]}));
+        let authorizer = Authorizer::new(cluster);
+        let mut agent = UserInfo::authenticated("system:serviceaccount:ns:agent", &[]);
+        agent.extra.insert(NODE_NAME.into(), vec!["n1".into()]);
+        let act = |name: &str, verb: &str, resource: &str| {
+            let request = Attributes::resource(&agent, verb, "", resource);
+            act(&headers(&[(USER, name)]), &agent, &authorizer, &request)
+        };
+        let jane = act("jane", "list", "pods").unwrap().unwrap();
+        assert_eq!(jane.constraint, "impersonate:user-info");
+        assert_eq!(jane.user, UserInfo::authenticated("jane", &[]));
+        for (name, verb, resource) in [
+            ("jane", "get", "pods"),
+            ("jane", "list", "secrets"),
+            ("joe", "list", "pods"),
+            ("system:node:n2", "list", "pods"),
+            ("system:serviceaccount:ns:other", "list", "pods"),
+        ] {
+            let refused = act(name, verb, resource).unwrap_err();
+            assert_eq!(refused.code, 403, "{name} {verb} {resource}");
+        }
+        let refused = act("jane", "get", "pods").unwrap_err();
+        assert!(
+            refused
+                .message
+                .contains("cannot impersonate-on:user-info:get resource \"pods\""),
+            "{}",
+            refused.message
+        );
+        let node = act("system:node:n1", "list", "pods").unwrap().unwrap();
+        assert_eq!(node.constraint, "impersonate:associated-node");
+        assert_eq!(node.user.groups, ["system:nodes", "system:authenticated"]);
     }
 }

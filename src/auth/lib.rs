@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use rkube_api::Object;
 
 pub mod admission;
@@ -109,6 +110,12 @@ pub trait ObjectReader: Send + Sync {
         let mut pods = self.list("", "pods", Some(namespace));
         pods.retain(|pod| tree::text(pod, &["spec", "nodeName"]) == node);
         pods
+    }
+
+    /// Waits until any object of the resource has changed after this was
+    /// called; `None` where the reader cannot tell.
+    fn changed(&self, _group: &str, _resource: &str) -> Option<BoxFuture<'static, ()>> {
+        None
     }
 
     /// A number that differs whenever any object of the resource has changed

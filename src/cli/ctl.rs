@@ -88,7 +88,13 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
                 .map_err(image_failure)?;
             println!("{}", status.id);
         }
-        Command::Rmi { image } => runtime.remove_image(&image).await.map_err(image_failure)?,
+        Command::Rmi { image } => {
+            // To the runtime an image that is gone already is as good as removed.
+            if runtime.image_status(&image).is_none() {
+                return Err(image_failure(ImageError::NotPresent(image)));
+            }
+            runtime.remove_image(&image).await.map_err(image_failure)?;
+        }
     }
     Ok(())
 }

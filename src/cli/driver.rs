@@ -1,8 +1,7 @@
 //! `rkube driver`
 
-use rkube_cluster::Home;
+use rkube_cluster::{Candidate, Home};
 use rkube_config::Failure;
-use rkube_drivers::ClusterPlan;
 use serde::Serialize;
 
 use super::output::table;
@@ -20,67 +19,64 @@ enum Command {
     List,
 }
 
+/// A driver as it is printed.
 #[derive(Serialize)]
-struct Entry {
-    name: String,
+pub struct Entry {
+    name: &'static str,
     healthy: bool,
+    /// Whether `rkube start` takes it when none is asked for.
+    default: bool,
     problems: Vec<String>,
     fixes: Vec<String>,
 }
 
-pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
-    let Command::List = args.command;
-    let mut entries = Vec::new();
-    for name in ["native", "docker", "qemu"] {
-        entries.push(match rkube_drivers::by_name(name) {
-            Ok(driver) => {
-                let plan = ClusterPlan {
-                    name: global.profile.clone(),
-                    dir: home.profile_dir(&global.profile),
-                    run_dir: home.run_dir(&global.profile),
-                    binary: home.profile_dir(&global.profile).join("bin/rkube"),
-                    // As for a new cluster; that none is free shows as a problem below.
-                    node_cidr: driver.free_range(&[]).unwrap_or_default(),
-                    loopback_ports: Vec::new(),
-                    nodes: Vec::new(),
-                };
-                let problems = driver.preflight(&plan);
-                let fatal = problems.iter().any(|p| p.fatal);
-                let (messages, fixes) = problems
-                    .into_iter()
-                    .map(|p| (p.failure.message, p.failure.advice.unwrap_or_default()))
-                    .unzip();
-                Entry {
-                    name: name.into(),
-                    healthy: !fatal,
-                    problems: messages,
-                    fixes,
-                }
+/// Candidates as they are printed; the first that works is the default.
+pub fn entries(candidates: Vec<Candidate>) -> Vec<Entry> {
+    let chosen = candidates.iter().position(Candidate::works);
+    candidates
+        .into_iter()
+        .enumerate()
+        .map(|(i, candidate)| {
+            let healthy = candidate.works();
+            let (problems, fixes) = candidate
+                .problems
+                .into_iter()
+                .map(|p| (p.failure.message, p.failure.advice.unwrap_or_default()))
+                .unzip();
+            Entry {
+                name: candidate.name,
+                healthy,
+                default: chosen == Some(i),
+                problems,
+                fixes,
             }
-            Err(e) => Entry {
-                name: name.into(),
-                healthy: false,
-                problems: vec![e.message],
-                fixes: e.advice.into_iter().collect(),
-            },
-        });
-    }
-    output.result(&entries, || {
-        let mut rows = vec![
-            ["DRIVER", "HEALTHY", "PROBLEM", "FIX"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        for e in &entries {
-            let healthy = if e.healthy { "yes" } else { "no" };
-            rows.push(vec![
-                e.name.clone(),
-                healthy.into(),
-                e.problems.join("; "),
-                e.fixes.join("; "),
-            ]);
-        }
-        table(&rows)
-    });
+        })
+        .collect()
+}
+
+/// The drivers as a table.
+pub fn text(entries: &[Entry]) -> String {
+    let mut rows = vec![
+        ["DRIVER", "HEALTHY", "DEFAULT", "PROBLEM", "FIX"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+    rows.extend(entries.iter().map(|e| {
+        vec![
+            e.name.to_owned(),
+            yes(e.healthy),
+            yes(e.default),
+            e.problems.join("; "),
+            e.fixes.join("; "),
+        ]
+    }));
+    table(&rows)
+}
+
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let Command::List = args.command;
+    let entries = entries(rkube_cluster::candidates(home, &global.profile).await);
+    output.result(&entries, || text(&entries));
     Ok(())
 }

@@ -6,6 +6,9 @@ use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_drivers::docker::Export;
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
 
 use super::{Global, Output};
 
@@ -17,10 +20,11 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Put the images of a tar archive on every node
+    /// Put the images of a tar archive, or an image of the container engine, on every node
     Load {
-        /// A docker-archive or an OCI image layout, plain or compressed by gzip or zstd
-        archive: PathBuf,
+        /// A docker-archive or an OCI image layout, plain or compressed by gzip or zstd;
+        /// else the name of an image that Docker, Podman or Colima has
+        source: String,
     },
     /// List the images on a node
     #[command(alias = "list")]
@@ -44,7 +48,7 @@ enum Command {
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
     match args.command {
-        Command::Load { archive } => load(home, &profile, &archive, output).await,
+        Command::Load { source } => load(home, &profile, &source, output).await,
         Command::Ls { node } => {
             let node = profile.node(node.as_deref())?;
             let format = if output.json() { "json" } else { "text" };
@@ -99,43 +103,76 @@ fn word(image: &str) -> Result<&str, Failure> {
     ))
 }
 
+/// Where an image comes from.
+enum Origin {
+    /// A file, and its size.
+    Archive(PathBuf, u64),
+    /// The container engine.
+    Engine(Export),
+}
+
+impl Origin {
+    /// A file of that name, else an image of the engine.
+    async fn find(source: &str) -> Result<Self, Failure> {
+        let path = PathBuf::from(source);
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => return Ok(Self::Archive(path, meta.len())),
+            Ok(_) => return Err(unreadable(&path, "not a file")),
+            // What cannot be an image's name was meant to be a path.
+            Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
+                return Err(unreadable(&path, &e.to_string()));
+            }
+            Err(_) => {}
+        }
+        word(source)?;
+        Export::find(source).await.map(Self::Engine)
+    }
+
+    async fn open(&self) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
+        match self {
+            Self::Archive(path, _) => {
+                let file = tokio::fs::File::open(path)
+                    .await
+                    .map_err(|e| unreadable(path, &e.to_string()))?;
+                Ok(Box::new(file))
+            }
+            Self::Engine(export) => Ok(Box::new(StreamReader::new(export.open()))),
+        }
+    }
+}
+
+fn unreadable(path: &std::path::Path, why: &str) -> Failure {
+    Failure::new(
+        Source::Program,
+        Kind::NotFound,
+        format!("cannot read {}: {why}", path.display()),
+    )
+    .advise(
+        "give the path of a tar archive (docker save NAME -o app.tar), or the name of an image of the container engine",
+    )
+}
+
 async fn load(
     home: &Home,
     profile: &Profile,
-    archive: &PathBuf,
+    source: &str,
     output: &Output,
 ) -> Result<(), Failure> {
-    let size = std::fs::metadata(archive)
-        .and_then(|m| {
-            if m.is_file() {
-                Ok(m.len())
-            } else {
-                Err(std::io::Error::other("not a file"))
-            }
-        })
-        .map_err(|e| {
-            let failure = Failure::new(
-                Source::Program,
-                Kind::NotFound,
-                format!("cannot read {}: {e}", archive.display()),
-            );
-            failure
-                .advise("give the path of a tar archive, as made by: docker save NAME -o app.tar")
-        })?;
-    let mib = size as f64 / f64::from(1 << 20);
-    output.step(
-        "load",
-        &format!(
-            "Loading {} ({mib:.1} MiB) on {} nodes",
-            archive.display(),
-            profile.nodes.len()
-        ),
-    );
+    let origin = Origin::find(source).await?;
+    let what = match &origin {
+        Origin::Archive(path, size) => {
+            let mib = *size as f64 / f64::from(1 << 20);
+            format!("{} ({mib:.1} MiB)", path.display())
+        }
+        Origin::Engine(_) => format!("{source} of the container engine"),
+    };
+    let count = profile.nodes.len();
+    output.step("load", &format!("Loading {what} on {count} nodes"));
     // The first node unpacks; the others find the layers, where nodes share them.
     let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
     let mut loaded = Vec::new();
     for nodes in [first, rest] {
-        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, archive))).await;
+        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, &origin))).await;
         for names in results {
             loaded = names?;
         }
@@ -148,16 +185,10 @@ async fn load_on(
     home: &Home,
     profile: &Profile,
     node: &Node,
-    archive: &PathBuf,
+    origin: &Origin,
 ) -> Result<Vec<String>, Failure> {
-    let file = tokio::fs::File::open(archive).await.map_err(|e| {
-        Failure::new(
-            Source::Program,
-            Kind::NotFound,
-            format!("cannot read {}: {e}", archive.display()),
-        )
-    })?;
-    let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(file)).await?;
+    let input = origin.open().await?;
+    let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
     if code != 0 {
         return Err(remote_failure(node, code, &error));
     }
@@ -193,7 +224,7 @@ async fn on_node(
     profile: &Profile,
     node: &Node,
     command: &str,
-    input: Option<tokio::fs::File>,
+    input: Option<Box<dyn AsyncRead + Send + Unpin>>,
 ) -> Result<(i32, String, String), Failure> {
     let session = rkube_cluster::ssh(home, profile, node).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

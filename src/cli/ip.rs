@@ -1,9 +1,9 @@
 //! `rkube ip`
 
-use rkube_cluster::{Home, Profile};
+use rkube_cluster::{Home, Profile, Progress};
 use rkube_config::Failure;
 
-use super::Global;
+use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -12,8 +12,15 @@ pub struct Args {
     node: Option<String>,
 }
 
-pub fn run(home: &Home, global: &Global, args: Args) -> Result<(), Failure> {
+pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
-    println!("{}", profile.node(args.node.as_deref())?.ip);
+    let node = profile.node(args.node.as_deref())?;
+    println!("{}", node.ip);
+    if !rkube_cluster::endpoints(home, &profile)?.routable {
+        let ssh = rkube_cluster::ssh_address(home, &profile, node)?;
+        output.warn(&format!(
+            "this machine does not reach that address; its SSH server is at {ssh}, for the rest use: rkube service, rkube tunnel"
+        ));
+    }
     Ok(())
 }

@@ -1,8 +1,10 @@
 //! `rkube service`
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, ResourceExt};
-use rkube_cluster::{Home, Profile};
+use rkube_cluster::{Forward, Home, Profile, Progress};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use serde::Serialize;
@@ -29,6 +31,12 @@ struct Way {
     name: String,
     port: String,
     url: String,
+    #[serde(skip)]
+    scheme: &'static str,
+    /// Where connections have to be carried when there is no route; `None` for
+    /// what a tunnel carries already.
+    #[serde(skip)]
+    target: Option<SocketAddr>,
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
@@ -65,7 +73,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }
     };
     let node = profile.control_plane().ip;
-    let ways: Vec<Way> = services.iter().flat_map(|s| ways(s, node)).collect();
+    let mut ways: Vec<Way> = services.iter().flat_map(|s| ways(s, node)).collect();
     if let Some(name) = &args.name
         && ways.is_empty()
     {
@@ -79,6 +87,12 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             args.namespace
         )));
     }
+    let routable = rkube_cluster::endpoints(home, &profile)?.routable;
+    let forwards = if routable {
+        Vec::new()
+    } else {
+        forward(&mut ways)?
+    };
     output.result(&ways, || {
         if args.url {
             return ways.iter().map(|w| format!("{}\n", w.url)).collect();
@@ -98,10 +112,31 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }));
         table(&rows)
     });
+    if forwards.is_empty() {
+        return Ok(());
+    }
+    output.say("These URLs work as long as this command runs; end it with Ctrl-C.");
+    let carried = forwards
+        .into_iter()
+        .map(|f| f.run(home.clone(), profile.clone(), |what| output.warn(&what)));
+    futures::future::join_all(carried).await;
     Ok(())
 }
 
-fn ways(service: &Service, node: std::net::Ipv4Addr) -> Vec<Way> {
+/// Gives ways that this machine has no route for ports of its own, with what
+/// carries their connections.
+fn forward(ways: &mut [Way]) -> Result<Vec<Forward>, Failure> {
+    let mut forwards = Vec::new();
+    for way in ways {
+        let Some(target) = way.target else { continue };
+        let forward = Forward::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target)?;
+        way.url = format!("{}://{}", way.scheme, forward.address());
+        forwards.push(forward);
+    }
+    Ok(forwards)
+}
+
+fn ways(service: &Service, node: Ipv4Addr) -> Vec<Way> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
@@ -118,9 +153,12 @@ fn ways(service: &Service, node: std::net::Ipv4Addr) -> Vec<Way> {
         .iter()
         .flatten()
         .filter_map(|port| {
-            let address = match (&balancer, port.node_port) {
-                (Some(ip), _) => format!("{ip}:{}", port.port),
-                (None, Some(node_port)) => format!("{node}:{node_port}"),
+            let (address, target) = match (&balancer, port.node_port) {
+                (Some(ip), _) => (format!("{ip}:{}", port.port), None),
+                (None, Some(node_port)) => {
+                    let address = SocketAddr::from((node, u16::try_from(node_port).ok()?));
+                    (address.to_string(), Some(address))
+                }
                 (None, None) => return None,
             };
             let scheme = if port.port == 443 || port.name.as_deref() == Some("https") {
@@ -133,6 +171,8 @@ fn ways(service: &Service, node: std::net::Ipv4Addr) -> Vec<Way> {
                 name: service.name_any(),
                 port: port.name.clone().unwrap_or_else(|| port.port.to_string()),
                 url: format!("{scheme}://{address}"),
+                scheme,
+                target,
             })
         })
         .collect()

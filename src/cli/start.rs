@@ -1,22 +1,24 @@
 //! `rkube start`
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_drivers::{MachineOptions, PortMapping};
 
 use super::{Global, Output, interrupted};
 
-/// Flags of `rkube start`. All but --insecure-registry, --wait and the
+/// Flags of `rkube start`. All but --insecure-registry, --extra-config, --wait and the
 /// kubeconfig's count only when the cluster is new.
 #[derive(clap::Args)]
 pub struct Args {
     /// Number of nodes [default for a new cluster: 1]
     #[arg(short, long, env = "RKUBE_NODES", value_name = "N")]
     nodes: Option<u32>,
-    /// How nodes are made: native
+    /// How nodes are made: native, docker or qemu [default: the first that works here]
     #[arg(short, long, env = "RKUBE_DRIVER", value_name = "NAME")]
     driver: Option<String>,
     /// CPUs that each node may use, 1.5 for example [default: all]
@@ -40,6 +42,43 @@ pub struct Args {
     /// A registry to reach over plain HTTP, HOST[:PORT]; may be repeated
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
+    /// A port of the first node to publish on this machine, [IP:]HOST:NODE[/udp]; may be
+    /// repeated (drivers docker and qemu)
+    #[arg(long, value_name = "PORTS")]
+    ports: Vec<PortMapping>,
+    /// The kernel of nodes that are virtual machines (driver qemu) [default: the best in /boot]
+    #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The folder of that kernel's modules [default: looked for beside it]
+    #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// How big the disk of a node is that is a virtual machine [default: 20g]
+    #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
+    disk_size: Option<u64>,
+    /// A component's own setting, COMPONENT.KEY=VALUE; there is
+    /// apiserver.audit-policy-file=FILE, which switches the audit log on
+    #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
+    extra_config: Vec<Extra>,
+    /// Only tell which driver would be used and why; change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Where objects are kept: embedded, or etcd=https://HOST:2379[,...]
+    #[arg(
+        long,
+        env = "RKUBE_STORE",
+        default_value = "embedded",
+        value_name = "STORE"
+    )]
+    store: String,
+    /// The authority that etcd's certificate is of, PEM
+    #[arg(long, value_name = "FILE")]
+    store_ca: Option<std::path::PathBuf>,
+    /// The client certificate for etcd, PEM
+    #[arg(long, value_name = "FILE")]
+    store_cert: Option<std::path::PathBuf>,
+    /// The key of --store-cert, PEM
+    #[arg(long, value_name = "FILE")]
+    store_key: Option<std::path::PathBuf>,
     /// Leave the kubeconfig's current context as it is
     #[arg(long)]
     keep_context: bool,
@@ -49,6 +88,26 @@ pub struct Args {
     /// How long to wait for that, 90s or 6m for example
     #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
     wait_timeout: Duration,
+}
+
+/// A setting of `--extra-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Extra {
+    /// `apiserver.audit-policy-file`
+    AuditPolicy(PathBuf),
+}
+
+fn parse_extra(text: &str) -> Result<Extra, String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}' is not COMPONENT.KEY=VALUE"))?;
+    match key {
+        "apiserver.audit-policy-file" if !value.is_empty() => Ok(Extra::AuditPolicy(value.into())),
+        "apiserver.audit-policy-file" => Err(format!("{key} needs a file")),
+        _ => Err(format!(
+            "rkube has no setting {key}; there is apiserver.audit-policy-file"
+        )),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -65,6 +124,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         .checked_mul(seconds)
         .map(Duration::from_secs)
         .ok_or_else(wrong)
+}
+
+/// Where a path leads whatever folder rkube is run in later.
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| {
+        Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("{} is not a path: {e}", path.display()),
+        )
+    })
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
@@ -91,9 +161,24 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         service_cidr: args.service_cluster_ip_range,
         dns_domain: args.dns_domain,
         insecure_registries: args.insecure_registry,
+        ports: args.ports,
+        store: StoreOptions::parse(&args.store, args.store_ca, args.store_cert, args.store_key)?,
+        machine: MachineOptions {
+            kernel: args.kernel.map(absolute).transpose()?,
+            modules: args.modules.map(absolute).transpose()?,
+            disk_bytes: args.disk_size,
+        },
+        audit_policy: args
+            .extra_config
+            .into_iter()
+            .map(|Extra::AuditPolicy(file)| file)
+            .next_back(),
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };
+    if args.dry_run {
+        return dry_run(home, &options, output).await;
+    }
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
     let wait = args.wait.then_some(args.wait_timeout);
@@ -120,6 +205,76 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         started.elapsed().as_secs_f64(),
         if args.keep_context { "unchanged" } else { &profile.name },
     ));
+    Ok(())
+}
+
+/// What `rkube start` would do.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DryRun {
+    profile: String,
+    exists: bool,
+    driver: Option<String>,
+    reason: String,
+    drivers: Vec<super::driver::Entry>,
+}
+
+/// Tells which driver a start would use and why.
+async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result<(), Failure> {
+    let existing = match Profile::load(home, &options.profile) {
+        Ok(profile) => Some(profile),
+        Err(e) if e.kind == Kind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let candidates = rkube_cluster::candidates(home, &options.profile).await;
+    let works = |name: &str| candidates.iter().any(|c| c.name == name && c.works());
+    let (driver, reason) = if let Some(profile) = &existing {
+        let reason = "the profile was made with it".to_owned();
+        (Some(profile.driver.clone()), reason)
+    } else if let Some(name) = &options.driver {
+        rkube_drivers::by_name(name)?;
+        let state = if works(name) {
+            "works"
+        } else {
+            "does not work"
+        };
+        let reason = format!("--driver asks for it, and it {state} here");
+        (Some(name.clone()), reason)
+    } else {
+        match candidates.iter().find(|c| c.works()) {
+            Some(c) => (
+                Some(c.name.to_owned()),
+                format!(
+                    "the first that works here of {}",
+                    rkube_drivers::NAMES.join(", ")
+                ),
+            ),
+            None => (None, "no driver works here".to_owned()),
+        }
+    };
+    let nodes = match &existing {
+        Some(profile) => profile.nodes.len(),
+        None => options.nodes.unwrap_or(1) as usize,
+    };
+    let result = DryRun {
+        profile: options.profile.clone(),
+        exists: existing.is_some(),
+        driver,
+        reason,
+        drivers: super::driver::entries(candidates),
+    };
+    output.result(&result, || {
+        let action = if result.exists { "start" } else { "make" };
+        let plural = if nodes == 1 { "" } else { "s" };
+        let (name, reason) = (&result.profile, &result.reason);
+        let head = match &result.driver {
+            Some(driver) => format!(
+                "Would {action} the cluster '{name}' of {nodes} node{plural} with the driver {driver}: {reason}."
+            ),
+            None => format!("Could not {action} the cluster '{name}': {reason}."),
+        };
+        format!("{head}\n\n{}", super::driver::text(&result.drivers))
+    });
     Ok(())
 }
 

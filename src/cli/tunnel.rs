@@ -7,10 +7,14 @@ use super::{Global, Output, interrupted};
 
 pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
+    let range = if rkube_cluster::endpoints(home, &profile)?.routable {
+        profile.load_balancer_range().to_string()
+    } else {
+        "this machine's loopback".to_owned()
+    };
     output.say(&format!(
-        "Giving load balancers of '{}' addresses of {}; Ctrl-C takes them back.",
-        profile.name,
-        profile.load_balancer_range()
+        "Giving load balancers of '{}' addresses of {range}; Ctrl-C takes them back.",
+        profile.name
     ));
     rkube_cluster::tunnel(home, &profile, interrupted(), |change| match change {
         TunnelChange::Up {

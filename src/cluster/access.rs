@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{Failure, ports};
+use rkube_drivers::Endpoints;
 use rkube_ssh::client::Session;
 
 use crate::files::{Home, io_failure};
@@ -13,21 +14,22 @@ use crate::kubeconfig::Entry;
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
 
+/// How the host reaches the cluster.
+pub fn endpoints(home: &Home, profile: &Profile) -> Result<Endpoints, Failure> {
+    Ok(rkube_drivers::by_name(&profile.driver)?.endpoints(&profile.plan(home)))
+}
+
 /// The API server's address as the host reaches it.
-pub fn server(profile: &Profile) -> String {
-    format!(
-        "https://{}:{}",
-        profile.control_plane().ip,
-        ports::API_SERVER
-    )
+pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
+    Ok(format!("https://{}", endpoints(home, profile)?.api))
 }
 
 /// The profile's kubeconfig entry.
-pub(crate) fn entry(profile: &Profile, pki: &Pki) -> Result<Entry, Failure> {
+pub(crate) fn entry(home: &Home, profile: &Profile, pki: &Pki) -> Result<Entry, Failure> {
     let (certificate, key) = pki.admin()?;
     Ok(Entry {
         name: profile.name.clone(),
-        server: server(profile),
+        server: server(home, profile)?,
         ca: pki.ca_certificate()?,
         certificate,
         key,
@@ -37,7 +39,7 @@ pub(crate) fn entry(profile: &Profile, pki: &Pki) -> Result<Entry, Failure> {
 /// A client with the administrator's rights, whatever the user's kubeconfig says.
 pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Failure> {
     let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
-    let entry = entry(profile, &pki)?;
+    let entry = entry(home, profile, &pki)?;
     let failed = |e: String| {
         Failure::new(
             Source::ControlPlane,
@@ -66,14 +68,45 @@ pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Fail
     kube::Client::try_from(config).map_err(|e| failed(e.to_string()))
 }
 
+/// The logs of a cluster's own processes, with their titles: of one node, or of
+/// all and of what keeps them running.
+pub async fn logs(
+    home: &Home,
+    profile: &Profile,
+    node: Option<&str>,
+) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let plan = profile.plan(home);
+    let mut found = Vec::new();
+    let nodes: Vec<&Node> = match node {
+        Some(name) => vec![profile.node(Some(name))?],
+        None => {
+            let logs = driver.driver_logs(&plan).await?;
+            found.extend(logs.into_iter().map(|log| (log.name, log.content)));
+            profile.nodes.iter().collect()
+        }
+    };
+    for node in nodes {
+        for log in driver.logs(&plan, &node.name).await? {
+            found.push((format!("{} {}", node.name, log.name), log.content));
+        }
+    }
+    Ok(found)
+}
+
 /// The user's SSH key of a profile.
 pub fn ssh_key(home: &Home, profile: &Profile) -> PathBuf {
     home.profile_dir(&profile.name).join("ssh/id_ed25519")
 }
 
 /// Where a node's SSH server listens.
-pub fn ssh_address(node: &Node) -> SocketAddr {
-    SocketAddr::from((node.ip, ports::SSH))
+pub fn ssh_address(home: &Home, profile: &Profile, node: &Node) -> Result<SocketAddr, Failure> {
+    let endpoints = endpoints(home, profile)?;
+    Ok(endpoints
+        .ssh
+        .get(&node.name)
+        .copied()
+        .unwrap_or_else(|| SocketAddr::from((node.ip, ports::SSH))))
 }
 
 /// Opens an SSH connection to a node, pinned to the host key that it was given.
@@ -85,7 +118,7 @@ pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session,
         .join("etc/ssh/ssh_host_ed25519_key.pub");
     let host_key =
         std::fs::read_to_string(&host_key).map_err(|e| io_failure("read", &host_key, &e))?;
-    let address = ssh_address(node);
+    let address = ssh_address(home, profile, node)?;
     Session::connect(address, "root", &ssh_key(home, profile), &host_key)
         .await
         .map_err(|e| {

@@ -5,22 +5,29 @@
 //! kubeconfig entry and the order in which a driver is asked to do things.
 
 mod access;
+mod choice;
 mod files;
+mod forward;
 mod kubeconfig;
 mod lifecycle;
 mod nodes;
 mod pki;
 mod profile;
+mod publish;
 mod status;
+mod store;
 mod tunnel;
 
-pub use access::{client, server, ssh, ssh_address, ssh_key};
+pub use access::{client, endpoints, logs, server, ssh, ssh_address, ssh_key};
+pub use choice::{Candidate, candidates};
 pub use files::Home;
+pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{StartOptions, delete, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use profile::{Node, Profile};
 pub use status::{ClusterStatus, NodeStatus, status};
+pub use store::StoreOptions;
 pub use tunnel::{Change as TunnelChange, is_open as tunnel_is_open, run as tunnel};
 
 /// Tells the user what is going on.

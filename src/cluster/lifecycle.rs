@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
@@ -10,14 +10,17 @@ use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::Driver;
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
+use crate::choice::{self, empty_plan};
 use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
 use crate::kubeconfig::Kubeconfig;
 use crate::pki::Pki;
 use crate::profile::{NewProfile, Node, Profile, check_name};
+use crate::publish;
+use crate::store::StoreOptions;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
 /// when the profile is new.
@@ -43,11 +46,22 @@ pub struct StartOptions {
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Ports of the first node to publish on the host.
+    pub ports: Vec<PortMapping>,
+    /// The etcd to keep objects in; the embedded store when `None`.
+    pub store: Option<StoreOptions>,
+    /// What nodes that are virtual machines are made of.
+    pub machine: MachineOptions,
+    /// The API server's audit policy, a file of this machine; kept for later starts.
+    pub audit_policy: Option<PathBuf>,
     /// The kubeconfig to write; `None` leaves it alone.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether the context becomes the current one.
     pub set_context: bool,
 }
+
+/// The audit policy, in the profile's folder and in a control plane's `etc`.
+const AUDIT_POLICY: &str = "audit-policy.yaml";
 
 /// The largest cluster that a profile may have.
 const MAX_NODES: u32 = 100;
@@ -70,13 +84,15 @@ pub async fn start(
             warn_of_ignored(&profile, options, progress);
             profile
         }
-        None => plan(home, options).inspect_err(|_| {
+        None => plan(home, options).await.inspect_err(|_| {
             home.forget_lock(&options.profile);
             home.tidy();
         })?,
     };
     if !options.insecure_registries.is_empty() {
-        let running = rkube_drivers::by_name(&profile.driver)?.is_up(&profile.plan(home));
+        let running = rkube_drivers::by_name(&profile.driver)?
+            .is_up(&profile.plan(home))
+            .await;
         if running && profile.insecure_registries != options.insecure_registries {
             progress
                 .warn("--insecure-registry takes effect at the next: rkube stop && rkube start");
@@ -85,8 +101,14 @@ pub async fn start(
             .insecure_registries
             .clone_from(&options.insecure_registries);
     }
+    if let Some(policy) = &options.audit_policy {
+        let text = std::fs::read(policy).map_err(|e| io_failure("read", policy, &e))?;
+        let dir = home.profile_dir(&profile.name);
+        make_private_dir(&dir)?;
+        write_private(&dir.join(AUDIT_POLICY), &text)?;
+    }
     let driver = rkube_drivers::by_name(&profile.driver)?;
-    let started = start_profile(home, &profile, driver.as_ref(), options, progress).await;
+    let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
     match started {
         Ok(()) => Ok(profile),
         Err(failure) => {
@@ -108,6 +130,14 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
             profile.name
         ));
     }
+    if let Some(store) = &options.store
+        && profile.store != Some(store.config(&profile.name))
+    {
+        progress.warn(&format!(
+            "the profile '{}' keeps its objects elsewhere; delete it to change that",
+            profile.name
+        ));
+    }
     if options
         .driver
         .as_ref()
@@ -120,7 +150,10 @@ fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Pro
     }
 }
 
-fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+    if let Some(store) = &options.store {
+        store.check()?;
+    }
     let nodes = options.nodes.unwrap_or(1);
     if nodes == 0 || nodes > MAX_NODES {
         return Err(Failure::new(
@@ -129,7 +162,10 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
             format!("--nodes is {nodes}, it can be 1 to {MAX_NODES}"),
         ));
     }
-    let driver_name = options.driver.as_deref().unwrap_or("native");
+    let driver_name = match options.driver.as_deref() {
+        Some(name) => name,
+        None => choice::first(home, &options.profile).await?,
+    };
     let driver = rkube_drivers::by_name(driver_name)?;
     let run_dir = home.run_dir(&options.profile);
     if run_dir.join("control.sock").exists() {
@@ -143,6 +179,14 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         )
         .advise("choose another name with -p, or delete that cluster under its own RKUBE_HOME"));
     }
+    if !options.ports.is_empty() && !driver.publishes() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Usage,
+            format!("the driver {driver_name} publishes no ports (--ports)"),
+        )
+        .advise("reach the nodes at their own addresses: rkube ip"));
+    }
     let mut taken: Vec<Ipv4Net> = Vec::new();
     for name in home.profile_names()? {
         // A damaged profile keeps its addresses to itself, which is what delete is for.
@@ -152,7 +196,7 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
     }
     let node_cidr = match options.node_cidr {
         Some(range) => range.trunc(),
-        None => driver.free_range(&taken)?,
+        None => driver.free_range(&taken).await?,
     };
     for (flag, range, largest) in [
         ("--subnet", node_cidr, 28),
@@ -191,23 +235,25 @@ fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
         cpu_millis: options.cpu_millis,
         memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
+        ports: &options.ports,
+        store: options.store.as_ref().map(|s| s.config(&options.profile)),
+        machine: &options.machine,
     })
 }
 
 async fn start_profile(
     home: &Home,
-    profile: &Profile,
+    profile: &mut Profile,
     driver: &dyn Driver,
     options: &StartOptions,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let plan = profile.plan(home);
-    if !driver.is_up(&plan) {
+    if !driver.is_up(&profile.plan(home)).await {
         progress.step(
             "preflight",
             &format!("Checking the machine for the {} driver", driver.name()),
         );
-        for problem in driver.preflight(&plan) {
+        for problem in driver.preflight(&profile.plan(home)).await {
             if problem.fatal {
                 return Err(problem.failure);
             }
@@ -218,9 +264,21 @@ async fn start_profile(
                 .unwrap_or_default();
             progress.warn(&format!("{}{advice}", problem.failure.message));
         }
+        publish::check(&profile.ports)?;
+        if driver.publishes() {
+            publish::assign(home, profile)?;
+        }
     }
+    let plan = profile.plan(home);
     progress.step("certificates", "Preparing certificates and configuration");
     profile.save(home)?;
+    if let Some(store) = &options.store
+        && profile.store.is_some()
+    {
+        let pki = home.profile_dir(&profile.name).join("pki");
+        crate::files::make_private_dir(&pki)?;
+        store.keep_files(&pki)?;
+    }
     let pki = provision(home, profile)?;
 
     let wanted = running(profile);
@@ -236,7 +294,7 @@ async fn start_profile(
     driver.start(&plan, &wanted).await?;
 
     if let Some(kubeconfig) = &options.kubeconfig {
-        kubeconfig.put(&access::entry(profile, &pki)?, options.set_context)?;
+        kubeconfig.put(&access::entry(home, profile, &pki)?, options.set_context)?;
     }
     Ok(())
 }
@@ -281,7 +339,8 @@ pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> 
     public.push(".pub");
     let public =
         std::fs::read_to_string(&public).map_err(|e| io_failure("read", Path::new(&public), &e))?;
-    let dns = upstream_dns();
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let dns = driver.resolvers().unwrap_or_else(upstream_dns);
     for node in &profile.nodes {
         provision_node(home, profile, node, &pki, &public, &dns)?;
     }
@@ -305,6 +364,11 @@ fn provision_node(
         rkube_ssh::keys::generate_files(&host_key, &node.name).map_err(|e| ssh_failure(&e))?;
     }
     write_private(&ssh.join("authorized_keys"), public_key.as_bytes())?;
+    let policy = home.profile_dir(&profile.name).join(AUDIT_POLICY);
+    if node.control_plane && policy.exists() {
+        let text = std::fs::read(&policy).map_err(|e| io_failure("read", &policy, &e))?;
+        write_private(&etc.join(AUDIT_POLICY), &text)?;
+    }
     write_private(
         &etc.join("node.yaml"),
         profile.node_config(node, dns).to_yaml().as_bytes(),
@@ -455,7 +519,7 @@ pub fn write_context(
     kubeconfig: &Kubeconfig,
 ) -> Result<(), Failure> {
     let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
-    kubeconfig.put(&access::entry(profile, &pki)?, true)
+    kubeconfig.put(&access::entry(home, profile, &pki)?, true)
 }
 
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
@@ -510,14 +574,22 @@ pub async fn delete(
             None
         }
     };
-    // A damaged profile says nothing of its driver: what the native one leaves
-    // is found by the profile's name alone.
-    let driver = rkube_drivers::by_name(profile.as_ref().map_or("native", |p| &p.driver))?;
-    let plan = match &profile {
-        Some(profile) => profile.plan(home),
-        None => orphan_plan(home, name),
-    };
-    driver.destroy(&plan).await?;
+    match &profile {
+        Some(profile) => {
+            rkube_drivers::by_name(&profile.driver)?
+                .destroy(&profile.plan(home))
+                .await?;
+        }
+        None => destroy_by_name(home, name, progress).await?,
+    }
+    if let Some(store) = profile.as_ref().and_then(|p| p.store.as_ref())
+        && let Err(why) = crate::store::wipe(store, &dir.join("pki")).await
+    {
+        progress.warn(&format!(
+            "what the cluster kept in etcd below {} is still there: {why}",
+            store.root
+        ));
+    }
     if let Some(kubeconfig) = kubeconfig {
         kubeconfig.remove(name)?;
     }
@@ -527,17 +599,29 @@ pub async fn delete(
     Ok(())
 }
 
-fn orphan_plan(home: &Home, name: &str) -> rkube_drivers::ClusterPlan {
-    let dir = home.profile_dir(name);
-    rkube_drivers::ClusterPlan {
-        name: name.to_owned(),
-        run_dir: home.run_dir(name),
-        binary: dir.join("bin/rkube"),
-        dir,
-        node_cidr: Ipv4Net::default(),
-        loopback_ports: Vec::new(),
-        nodes: Vec::new(),
+/// A damaged or lost profile says nothing of its driver: whatever any of them
+/// left is found by the profile's name alone.
+async fn destroy_by_name(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
+    let plan = empty_plan(home, name);
+    for driver in rkube_drivers::NAMES {
+        // One that this rkube lacks has made nothing.
+        let Ok(driver) = rkube_drivers::by_name(driver) else {
+            continue;
+        };
+        if let Err(e) = driver.destroy(&plan).await {
+            // One that does not work here has most likely made nothing either.
+            if driver.preflight(&plan).await.iter().any(|p| p.fatal) {
+                progress.warn(&format!(
+                    "nodes of the {} driver, if there were any, are left: {}",
+                    driver.name(),
+                    e.message
+                ));
+            } else {
+                return Err(e);
+            }
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -548,7 +632,7 @@ mod tests {
         StartOptions {
             profile: "p".into(),
             nodes: Some(2),
-            driver: None,
+            driver: Some("native".into()),
             cpu_millis: None,
             memory_bytes: None,
             node_cidr: Some("192.168.99.0/24".parse().unwrap()),
@@ -556,16 +640,20 @@ mod tests {
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
+            ports: Vec::new(),
+            store: None,
+            machine: MachineOptions::default(),
+            audit_policy: None,
             kubeconfig: None,
             set_context: false,
         }
     }
 
-    #[test]
-    fn bad_plans_are_usage_errors() {
+    #[tokio::test]
+    async fn bad_plans_are_usage_errors() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
-        plan(&home, &options()).unwrap();
+        plan(&home, &options()).await.unwrap();
         let bad = [
             StartOptions {
                 nodes: Some(0),
@@ -585,7 +673,7 @@ mod tests {
             },
         ];
         for bad in bad {
-            assert_eq!(plan(&home, &bad).unwrap_err().exit_code(), 14);
+            assert_eq!(plan(&home, &bad).await.unwrap_err().exit_code(), 14);
         }
         assert_eq!(
             plan(
@@ -595,6 +683,7 @@ mod tests {
                     ..options()
                 }
             )
+            .await
             .unwrap_err()
             .exit_code(),
             55

@@ -13,6 +13,7 @@ use crate::files::Home;
 use crate::lifecycle::{provision, wait_for_nodes};
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
+use crate::publish;
 use crate::{Progress, access};
 
 /// How long a new node may take to be ready.
@@ -30,8 +31,12 @@ pub async fn add_node(
 ) -> Result<Node, Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
-    let node = profile.push_node(cpu_millis, memory_bytes)?.clone();
+    let name = profile.push_node(cpu_millis, memory_bytes)?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
+    if driver.publishes() {
+        publish::complete(home, &mut profile)?;
+    }
+    let node = profile.node(Some(&name))?.clone();
     let states = driver.states(&profile.plan(home)).await?;
     progress.step("add", &format!("Adding the node {}", node.name));
     let result = async {

@@ -169,6 +169,11 @@ impl Pki {
                 .map(|f| (f.to_owned(), f)),
             );
         }
+        if node.control_plane && profile.store.is_some() {
+            let etcd = ["etcd-ca.crt", "etcd-client.crt", "etcd-client.key"];
+            let given = etcd.into_iter().filter(|f| self.dir.join(f).exists());
+            files.extend(given.map(|f| (f.to_owned(), f)));
+        }
         for (source, name) in files {
             write_private(&target.join(name), self.read(&source)?.as_bytes())?;
         }

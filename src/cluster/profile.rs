@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use rkube_config::failure::{Kind, Source};
-use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, ports};
-use rkube_drivers::{ClusterPlan, NodePlan};
+use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, StoreConfig, ports};
+use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
@@ -39,6 +39,18 @@ pub struct Profile {
     /// Registries reached over plain HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub insecure_registries: Vec<String>,
+    /// The loopback's port of the API server, where the driver publishes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_port: Option<u16>,
+    /// More ports of the first node that the host publishes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+    /// The etcd that the cluster's objects are in, if not the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreConfig>,
+    /// What its nodes are made of, where they are virtual machines.
+    #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
+    pub machine: MachineOptions,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -62,6 +74,9 @@ pub struct Node {
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
+    /// The loopback's port of its SSH server, where the driver publishes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_port: Option<u16>,
     /// Stopped by `rkube node stop`; `rkube start` leaves it so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
@@ -79,6 +94,9 @@ pub(crate) struct NewProfile<'a> {
     pub cpu_millis: Option<u64>,
     pub memory_bytes: Option<u64>,
     pub insecure_registries: &'a [String],
+    pub ports: &'a [PortMapping],
+    pub store: Option<StoreConfig>,
+    pub machine: &'a MachineOptions,
 }
 
 /// Checks that `name` can name a profile: it becomes part of node names, of a
@@ -120,6 +138,10 @@ impl Profile {
             service_cidr: what.service_cidr,
             dns_domain: what.dns_domain.to_owned(),
             insecure_registries: what.insecure_registries.to_vec(),
+            api_port: None,
+            ports: what.ports.to_vec(),
+            store: what.store.clone(),
+            machine: what.machine.clone(),
             nodes: Vec::new(),
         };
         for _ in 0..what.nodes {
@@ -171,6 +193,7 @@ impl Profile {
             pod_cidr,
             cpu_millis,
             memory_bytes,
+            ssh_port: None,
             stopped: false,
         });
         Ok(&self.nodes[self.nodes.len() - 1])
@@ -307,7 +330,11 @@ impl Profile {
                 .insecure_registries
                 .iter()
                 .filter_map(|registry| loopback_port(registry))
+                .chain(self.store_loopback_ports())
                 .collect(),
+            api_port: self.api_port,
+            ports: self.ports.clone(),
+            machine: self.machine.clone(),
             nodes: self
                 .nodes
                 .iter()
@@ -316,6 +343,8 @@ impl Profile {
                     ip: n.ip,
                     cpu_millis: n.cpu_millis,
                     memory_bytes: n.memory_bytes,
+                    control_plane: n.control_plane,
+                    ssh_port: n.ssh_port,
                 })
                 .collect(),
         }
@@ -357,7 +386,17 @@ impl Profile {
             insecure_registries: self.insecure_registries.clone(),
             host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
+            store: self.store.clone().filter(|_| node.control_plane),
         }
+    }
+
+    /// Ports of an etcd on this machine's loopback.
+    fn store_loopback_ports(&self) -> impl Iterator<Item = u16> {
+        let endpoints = self.store.iter().flat_map(|store| &store.endpoints);
+        endpoints.filter_map(|url| {
+            let (host, port) = rkube_store::etcd::host_and_port(url).ok()?;
+            loopback_port(&format!("{host}:{port}"))
+        })
     }
 }
 
@@ -390,6 +429,9 @@ mod tests {
             cpu_millis: None,
             memory_bytes: None,
             insecure_registries: &[],
+            ports: &[],
+            store: None,
+            machine: &MachineOptions::default(),
         })
         .unwrap()
     }

@@ -92,6 +92,7 @@ pub async fn status(
     } else {
         None
     };
+    let server = access::server(home, profile)?;
     let up = |yes: bool| if yes { "Running" } else { "Stopped" };
     let nodes = profile
         .nodes
@@ -109,7 +110,7 @@ pub async fn status(
                     .flatten()
                     .any(|n| n.name_any() == node.name && is_ready(n));
             let (api_server, configured) = if node.control_plane {
-                let configured = kubeconfig.has(&profile.name, &access::server(profile));
+                let configured = kubeconfig.has(&profile.name, &server);
                 (
                     up(api_nodes.is_some()),
                     if configured {

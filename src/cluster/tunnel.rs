@@ -2,7 +2,12 @@
 //!
 //! Every such service gets an address of the upper half of the nodes' range and
 //! keeps it: which one is written down in the profile. The host routes the
-//! address to the control-plane node, whose service proxy does the rest.
+//! address to the control-plane node, whose service proxy does the rest. Where
+//! the host cannot route to nodes, services get addresses of its loopback, and
+//! connections are carried over SSH.
+
+mod carry;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -16,7 +21,6 @@ use kube::{Api, Client, ResourceExt};
 use nix::fcntl::{Flock, FlockArg};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_network::netlink::{Netlink, Route};
 
 use crate::access;
 use crate::files::{Home, io_failure, write_private};
@@ -62,25 +66,23 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut report: impl FnMut(Change),
 ) -> Result<(), Failure> {
-    let run_dir = home.run_dir(&profile.name);
-    let path = run_dir.join("tunnel.lock");
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let plan = profile.plan(home);
+    if !driver.is_up(&plan).await {
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::NotRunning,
+            format!("the cluster '{}' does not run", profile.name),
+        )
+        .advise(format!("start it with: rkube start -p {}", profile.name)));
+    }
+    let path = plan.dir.join("tunnel.lock");
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
-        .map_err(|e| {
-            let failure = io_failure("open", &path, &e);
-            if e.kind() == std::io::ErrorKind::NotFound {
-                return Failure::new(
-                    Source::Guest,
-                    Kind::NotRunning,
-                    format!("the cluster '{}' does not run", profile.name),
-                )
-                .advise(format!("start it with: rkube start -p {}", profile.name));
-            }
-            failure
-        })?;
+        .map_err(|e| io_failure("open", &path, &e))?;
     let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
         nix::errno::Errno::EWOULDBLOCK => Failure::new(
             Source::Program,
@@ -89,13 +91,20 @@ pub async fn run(
         ),
         e => io_failure("lock", &path, &e.into()),
     })?;
+    let way = if driver.endpoints(&plan).routable {
+        Way::Route(routes::Routes {
+            via: profile.control_plane().ip,
+        })
+    } else {
+        Way::Ssh(carry::Carrier::new(home, profile))
+    };
     let mut tunnel = Tunnel {
         client: access::client(home, profile).await?,
-        via: profile.control_plane().ip,
-        book: Book::load(home, profile)?,
+        book: Book::load(home, profile, way.range(profile))?,
+        way,
         up: BTreeMap::new(),
     };
-    tunnel.clear_leftovers(profile.load_balancer_range())?;
+    tunnel.way.begin(profile)?;
 
     tokio::pin!(stop);
     let services: Api<Service> = Api::all(tunnel.client.clone());
@@ -106,6 +115,10 @@ pub async fn run(
     loop {
         let event = tokio::select! {
             () = &mut stop => break,
+            what = tunnel.way.trouble() => {
+                report(Change::Trouble(what));
+                continue;
+            }
             event = events.next() => event,
         };
         match event {
@@ -124,13 +137,13 @@ pub async fn run(
                     .cloned()
                     .collect();
                 for service in gone {
-                    tunnel.drop_route(&service, &mut report);
+                    tunnel.take_down(&service, &mut report);
                 }
             }
             Some(Ok(watcher::Event::Apply(service))) => tunnel.apply(&service, &mut report).await,
             Some(Ok(watcher::Event::Delete(service))) => {
                 let key = key(&service);
-                tunnel.drop_route(&key, &mut report);
+                tunnel.take_down(&key, &mut report);
                 tunnel.book.forget(&key)?;
             }
         }
@@ -155,34 +168,80 @@ fn wants_address(service: &Service) -> bool {
     }) && service.metadata.deletion_timestamp.is_none()
 }
 
+/// How packets for a load balancer's address come to the cluster.
+enum Way {
+    /// The host routes them to a node.
+    Route(routes::Routes),
+    /// The host listens at an address of its loopback and carries connections
+    /// over SSH.
+    Ssh(carry::Carrier),
+}
+
+impl Way {
+    /// Where addresses come from.
+    fn range(&self, profile: &Profile) -> Ipv4Net {
+        match self {
+            Self::Route(_) => profile.load_balancer_range(),
+            Self::Ssh(carrier) => carrier.range(),
+        }
+    }
+
+    /// Removes what a tunnel that was killed left.
+    fn begin(&self, profile: &Profile) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.clear(profile.load_balancer_range()),
+            // Listeners died with their process.
+            Self::Ssh(_) => Ok(()),
+        }
+    }
+
+    fn up(&mut self, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.add(address),
+            Self::Ssh(carrier) => carrier.add(service, address),
+        }
+    }
+
+    fn down(&mut self, address: Ipv4Addr) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.remove(address),
+            Self::Ssh(carrier) => {
+                carrier.remove(address);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether nodes may take a shortcut to the service for packets to the address.
+    fn ip_mode(&self) -> &'static str {
+        match self {
+            Self::Route(_) => "VIP",
+            // An address of the loopback is another one on every machine.
+            Self::Ssh(_) => "Proxy",
+        }
+    }
+
+    async fn trouble(&mut self) -> String {
+        match self {
+            Self::Route(_) => std::future::pending().await,
+            Self::Ssh(carrier) => carrier.trouble().await,
+        }
+    }
+}
+
 struct Tunnel {
     client: Client,
-    via: Ipv4Addr,
+    way: Way,
     book: Book,
-    up: BTreeMap<String, Ipv4Addr>,
+    up: BTreeMap<String, (Ipv4Addr, Vec<u16>)>,
 }
 
 impl Tunnel {
-    /// Routes of a tunnel that was killed.
-    fn clear_leftovers(&self, range: Ipv4Net) -> Result<(), Failure> {
-        let netlink = Netlink::open().map_err(network_failure)?;
-        for route in netlink.routes().map_err(network_failure)? {
-            if let ipnet::IpNet::V4(net) = route.destination
-                && net.prefix_len() == 32
-                && range.contains(&net)
-                && route.gateway == Some(self.via.into())
-            {
-                netlink.delete_route(&route).map_err(network_failure)?;
-            }
-        }
-        Ok(())
-    }
-
     async fn apply(&mut self, service: &Service, report: &mut impl FnMut(Change)) {
         let key = key(service);
         if !wants_address(service) {
             let was_ours = self.up.contains_key(&key);
-            self.drop_route(&key, report);
+            self.take_down(&key, report);
             if was_ours && let Err(e) = self.set_status(service, None).await {
                 report(Change::Trouble(format!(
                     "cannot take back the address of {key}: {e}"
@@ -199,25 +258,27 @@ impl Tunnel {
             Ok(address) => address,
             Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
         };
-        if self.up.get(&key) != Some(&address) {
-            self.drop_route(&key, report);
-            if let Err(e) = self.add_route(address) {
+        let ports: Vec<u16> = service
+            .spec
+            .iter()
+            .flat_map(|s| s.ports.iter().flatten())
+            .filter_map(|p| u16::try_from(p.port).ok())
+            .collect();
+        let now = (address, ports);
+        if self.up.get(&key) != Some(&now) {
+            self.take_down(&key, report);
+            if let Err(e) = self.way.up(service, address) {
+                let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
                 return report(Change::Trouble(format!(
-                    "cannot route {address} to the cluster: {}",
+                    "cannot lead {address} to the cluster: {}{advice}",
                     e.message
                 )));
             }
-            self.up.insert(key.clone(), address);
-            let ports = service
-                .spec
-                .iter()
-                .flat_map(|s| s.ports.iter().flatten())
-                .map(|p| p.port as u16)
-                .collect();
+            self.up.insert(key.clone(), now.clone());
             report(Change::Up {
                 service: key.clone(),
                 address,
-                ports,
+                ports: now.1,
             });
         }
         if published(service) != [address.to_string()]
@@ -229,34 +290,16 @@ impl Tunnel {
         }
     }
 
-    fn route(&self, address: Ipv4Addr) -> Result<Route, Failure> {
-        let net = Ipv4Net::new(address, 32)
-            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?;
-        Ok(Route::via(net, std::net::IpAddr::V4(self.via)))
-    }
-
-    fn add_route(&self, address: Ipv4Addr) -> Result<(), Failure> {
-        Netlink::open()
-            .map_err(network_failure)?
-            .replace_route(&self.route(address)?)
-            .map_err(network_failure)
-    }
-
-    fn drop_route(&mut self, key: &str, report: &mut impl FnMut(Change)) {
-        let Some(address) = self.up.remove(key) else {
+    fn take_down(&mut self, key: &str, report: &mut impl FnMut(Change)) {
+        let Some((address, _)) = self.up.remove(key) else {
             return;
         };
-        let gone = self.route(address).and_then(|route| {
-            Netlink::open()
-                .and_then(|n| n.delete_route(&route))
-                .map_err(network_failure)
-        });
-        match gone {
-            Ok(_) => report(Change::Down {
+        match self.way.down(address) {
+            Ok(()) => report(Change::Down {
                 service: key.to_owned(),
             }),
             Err(e) => report(Change::Trouble(format!(
-                "cannot remove the route to {address}: {}",
+                "cannot take {address} back: {}",
                 e.message
             ))),
         }
@@ -272,7 +315,9 @@ impl Tunnel {
             &service.namespace().unwrap_or_default(),
         );
         let load_balancer = match address {
-            Some(ip) => serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": "VIP" }] }),
+            Some(ip) => {
+                serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": self.way.ip_mode() }] })
+            }
             None => serde_json::json!({ "ingress": null }),
         };
         let patch = serde_json::json!({ "status": { "loadBalancer": load_balancer } });
@@ -294,7 +339,7 @@ impl Tunnel {
     /// Takes everything back; what the API server does not take is reported.
     async fn withdraw(&mut self, report: &mut impl FnMut(Change)) {
         for key in self.up.keys().cloned().collect::<Vec<_>>() {
-            self.drop_route(&key, report);
+            self.take_down(&key, report);
             let Some((namespace, name)) = key.split_once('/') else {
                 continue;
             };
@@ -313,10 +358,6 @@ impl Tunnel {
             }
         }
     }
-}
-
-fn network_failure(e: impl std::fmt::Display) -> Failure {
-    Failure::new(Source::LocalNetwork, Kind::Error, e.to_string())
 }
 
 /// The addresses in the service's status.
@@ -338,9 +379,9 @@ struct Book {
 }
 
 impl Book {
-    fn load(home: &Home, profile: &Profile) -> Result<Self, Failure> {
+    fn load(home: &Home, profile: &Profile, range: Ipv4Net) -> Result<Self, Failure> {
         let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
-        let entries = match std::fs::read_to_string(&path) {
+        let mut entries: BTreeMap<String, Ipv4Addr> = match std::fs::read_to_string(&path) {
             Ok(text) => serde_yaml::from_str(&text).map_err(|e| {
                 Failure::new(
                     Source::Program,
@@ -352,9 +393,11 @@ impl Book {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(io_failure("read", &path, &e)),
         };
+        // The way in may be another one than last time.
+        entries.retain(|_, address| range.contains(&*address));
         Ok(Self {
             path,
-            range: profile.load_balancer_range(),
+            range,
             entries,
         })
     }

@@ -51,13 +51,19 @@ pub mod paths {
     /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
     pub const PKI: &str = "/etc/rkube/pki";
+    /// The API server's audit policy; without it nothing is written down.
+    pub const AUDIT_POLICY: &str = "/etc/rkube/audit-policy.yaml";
+    /// The API server's audit log, a JSON event a line.
+    pub const AUDIT_LOG: &str = "/var/log/rkube/audit/audit.log";
     /// `ssh_host_ed25519_key` (OpenSSH PEM) and `authorized_keys`.
     pub const SSH: &str = "/etc/rkube/ssh";
     /// The binary itself: every role is run from here.
     pub const BINARY: &str = "/usr/local/bin/rkube";
     /// State that survives a stop. Always a real file system, never an overlay.
     pub const STATE: &str = "/var/lib/rkube";
-    /// The embedded store's folder, on a control-plane node.
+    /// The embedded store's folder, on a control-plane node. A store outside
+    /// of the cluster is reached with `etcd-ca.crt`, `etcd-client.crt` and
+    /// `etcd-client.key` in [`PKI`], as far as there are such.
     pub const STORE: &str = "/var/lib/rkube/store";
     /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
     pub const PODS: &str = "/var/lib/rkube/pods";
@@ -142,6 +148,19 @@ pub struct NodeConfig {
     pub host_ip: Option<Ipv4Addr>,
     /// Pods that the node takes at most.
     pub max_pods: u32,
+    /// Where the cluster's objects are kept when not on this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreConfig>,
+}
+
+/// An etcd outside of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Its endpoints as this machine names them, `https://host:2379`.
+    pub endpoints: Vec<String>,
+    /// What the cluster's keys begin with.
+    pub root: String,
 }
 
 /// Why a configuration cannot be used.

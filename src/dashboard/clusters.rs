@@ -45,10 +45,11 @@ impl Clusters {
         {
             return Ok(client.clone());
         }
-        let client = match from_kubeconfig(name, &rkube_cluster::server(&profile)).await {
-            Some(client) => client,
-            None => rkube_cluster::client(&self.home, &profile).await?,
-        };
+        let client =
+            match from_kubeconfig(name, &rkube_cluster::server(&self.home, &profile)?).await {
+                Some(client) => client,
+                None => rkube_cluster::client(&self.home, &profile).await?,
+            };
         self.clients
             .lock()
             .insert(name.to_owned(), (mark, client.clone()));

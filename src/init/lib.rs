@@ -5,9 +5,14 @@
 //! It is single-threaded, allocates little and trusts nothing but the kernel:
 //! when PID 1 dies, the kernel kills the whole node.
 
+pub mod cgroup;
 mod etc;
+pub mod rootfs;
 mod service;
+pub mod vm;
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -29,6 +34,11 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Runs the node until SIGTERM or SIGPWR asks it to stop. Must be PID 1 (or a
 /// child subreaper) of a node whose file systems are mounted.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
+    run_until(config, None, STOP_GRACE)
+}
+
+/// As [`run`], and the power button, where there is one, asks it to stop too.
+fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> anyhow::Result<()> {
     let mut wanted = SigSet::empty();
     for signal in [
         Signal::SIGCHLD,
@@ -62,7 +72,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
             .filter_map(Service::due)
             .map(|due| due.saturating_duration_since(now))
             .min();
-        if wait_for_signal(&signals, timeout)? {
+        if wait_for_signal(&signals, button, timeout)? {
             break;
         }
         reap(&mut services);
@@ -73,11 +83,15 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
             }
         }
     }
-    stop(&mut services, &signals)
+    stop(&mut services, &signals, grace)
 }
 
 /// Waits until a signal or `timeout`; true when the node is asked to stop.
-fn wait_for_signal(signals: &SignalFd, timeout: Option<Duration>) -> anyhow::Result<bool> {
+fn wait_for_signal(
+    signals: &SignalFd,
+    button: Option<&File>,
+    timeout: Option<Duration>,
+) -> anyhow::Result<bool> {
     let timeout = match timeout {
         // Rounded up, so that a wait never ends just before what it waits for.
         Some(left) => {
@@ -85,7 +99,8 @@ fn wait_for_signal(signals: &SignalFd, timeout: Option<Duration>) -> anyhow::Res
         }
         None => PollTimeout::NONE,
     };
-    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    fds.extend(button.map(|b| PollFd::new(b.as_fd(), PollFlags::POLLIN)));
     match poll(&mut fds, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => {}
         Err(e) => return Err(e).context("cannot wait for signals"),
@@ -94,6 +109,13 @@ fn wait_for_signal(signals: &SignalFd, timeout: Option<Duration>) -> anyhow::Res
     while let Some(info) = signals.read_signal().context("cannot read signals")? {
         if info.ssi_signo != Signal::SIGCHLD as u32 {
             stop = true;
+        }
+    }
+    if let Some(mut button) = button {
+        let mut events = [0; 1024];
+        // Nothing to read is the normal case.
+        if let Ok(n) = button.read(&mut events) {
+            stop |= vm::pressed(&events[..n]);
         }
     }
     Ok(stop)
@@ -120,14 +142,15 @@ fn reap(services: &mut [Service]) -> bool {
 /// Ends the node: services first, so that no container is restarted or
 /// reported dead, then everything else. What is left when PID 1 returns is
 /// killed by the kernel.
-fn stop(services: &mut [Service], signals: &SignalFd) -> anyhow::Result<()> {
-    let deadline = Instant::now() + STOP_GRACE;
+fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + grace;
     for service in services.iter_mut().rev() {
         service.terminate();
     }
     while services.iter().any(|s| s.pid().is_some()) && Instant::now() < deadline {
         wait_for_signal(
             signals,
+            None,
             Some(deadline.saturating_duration_since(Instant::now())),
         )?;
         reap(services);
@@ -138,6 +161,7 @@ fn stop(services: &mut [Service], signals: &SignalFd) -> anyhow::Result<()> {
     while !reap(services) && Instant::now() < deadline {
         wait_for_signal(
             signals,
+            None,
             Some(deadline.saturating_duration_since(Instant::now())),
         )?;
     }

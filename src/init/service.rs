@@ -27,12 +27,14 @@ pub struct Service {
     started: Instant,
     due: Option<Instant>,
     failures: u32,
+    port: Option<File>,
 }
 
 impl Service {
     pub fn new(role: &'static str) -> Self {
         Self {
             role,
+            port: crate::vm::log_port(role),
             pid: None,
             started: Instant::now(),
             due: None,
@@ -120,6 +122,9 @@ impl Service {
     }
 
     fn log(&self) -> std::io::Result<File> {
+        if let Some(port) = &self.port {
+            return port.try_clone();
+        }
         let path = format!("{}/{}.log", paths::LOGS, self.role);
         if std::fs::metadata(&path).is_ok_and(|m| m.len() > LOG_LIMIT) {
             std::fs::rename(&path, format!("{path}.1"))?;

@@ -19,7 +19,7 @@ use crate::nft::{
     ChainKind, CmpOp, Data, Expr, Family, Hook, HookKind, NatKind, Nftables, Reg, Rule, Table,
     ct_state, priority,
 };
-use crate::{NetworkError, Result, hash, sysctl};
+use crate::{NetworkError, Result, firewall, hash, sysctl};
 
 /// Name of the cluster's end of the pair, a port of the nodes' bridge.
 const CLUSTER_END: &str = "host0";
@@ -116,6 +116,7 @@ impl HostNetwork {
             sysctl::write_if_present(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         }
         Nftables::open()?.apply(None, &self.table())?;
+        firewall::open(&name, &self.table_name())?;
         Forwarding::new(&config.state_dir).acquire(&config.profile)
     }
 
@@ -125,9 +126,11 @@ impl HostNetwork {
         let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
         let table =
             Nftables::open().and_then(|nft| nft.delete_table(Family::Ip, &self.table_name()));
+        let filter = firewall::close(&self.table_name());
         let forwarding = Forwarding::new(&self.config.state_dir).release(&self.config.profile);
         link?;
         table?;
+        filter?;
         forwarding
     }
 

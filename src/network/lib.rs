@@ -13,6 +13,7 @@
 //! milliseconds; from async code run them with `spawn_blocking`.
 
 pub mod dns;
+mod firewall;
 mod hash;
 pub mod host;
 pub mod netlink;

@@ -149,7 +149,8 @@ async fn ssh(agent: Arc<Agent>) -> anyhow::Result<()> {
     }
     let config = &agent.config;
     rkube_ssh::serve(rkube_ssh::SshConfig {
-        listen: (config.ip, ports::SSH).into(),
+        // A virtual machine is reached over another link than its peers use.
+        listen: (std::net::Ipv4Addr::UNSPECIFIED, ports::SSH).into(),
         host_key_path,
         authorized_keys_path: dir.join("authorized_keys"),
         shell: "/bin/bash".into(),

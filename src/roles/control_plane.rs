@@ -7,13 +7,31 @@ mod defaults;
 mod node_roles;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use rkube_apiserver::ApiServer;
 use rkube_config::{NodeConfig, paths, ports};
-use rkube_store::{EmbeddedOptions, EmbeddedStore};
+use rkube_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// The store that the profile names. A store outside of the cluster that is
+/// away at start is an error that says so; init tries again.
+async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(etcd) = &config.store else {
+        return Ok(EmbeddedStore::open(
+            Path::new(paths::STORE),
+            EmbeddedOptions::default(),
+        )?);
+    };
+    let mut options = EtcdOptions::with_files(etcd.endpoints.clone(), etcd.root.clone(), pki);
+    options.loopback = config.host_ip.map(Into::into);
+    let store = EtcdStore::open(options)
+        .await
+        .with_context(|| format!("the store at {} does not answer", etcd.endpoints.join(", ")))?;
+    Ok(store)
+}
 
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let pki_dir = Path::new(paths::PKI);
@@ -22,7 +40,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", ports::API_SERVER))
         .await
         .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
-    let store = EmbeddedStore::open(Path::new(paths::STORE), EmbeddedOptions::default())?;
+    let store = open_store(&config, pki_dir).await?;
     let cluster = &config.cluster;
     let server = ApiServer::new(rkube_apiserver::Config {
         store,
@@ -33,6 +51,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         node_ports: ports::NODE_PORTS,
         advertise_ip: cluster.api_server_ip,
         advertise_port: cluster.api_server_port,
+        audit: Path::new(paths::AUDIT_POLICY)
+            .exists()
+            .then(|| rkube_apiserver::audit::Config::new(paths::AUDIT_POLICY, paths::AUDIT_LOG)),
     })
     .await?;
 

@@ -140,6 +140,46 @@ pub fn kill(cgroup: &str) {
     }
 }
 
+/// Makes the cgroup in every hierarchy, with every controller that there is, and
+/// sets its limits. It holds other cgroups, no processes.
+pub fn configure(cgroup: &str, resources: &Resources) -> Result<()> {
+    let relative = cgroup.trim_matches('/');
+    for dir in dirs(cgroup) {
+        fs::create_dir_all(&dir).context(|| format!("cannot make cgroup {}", dir.display()))?;
+    }
+    if is_v2() {
+        let mut level = PathBuf::from(ROOT);
+        hand_down(&level);
+        for name in relative.split('/') {
+            level.push(name);
+            hand_down(&level);
+        }
+    }
+    update(cgroup, resources)
+}
+
+/// Hands every controller of a v2 cgroup down to those below it. One that refuses
+/// is left out: limits by it fail later with their own message.
+fn hand_down(dir: &Path) {
+    let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let given = read("cgroup.subtree_control");
+    for controller in read("cgroup.controllers").split_ascii_whitespace() {
+        if !given.split_ascii_whitespace().any(|g| g == controller) {
+            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+}
+
+/// Removes a cgroup that holds nothing any more; one that does stays.
+pub fn remove_empty(cgroup: &str) {
+    if cgroup.trim_matches('/').is_empty() {
+        return;
+    }
+    for dir in dirs(cgroup) {
+        let _ = fs::remove_dir(dir);
+    }
+}
+
 /// Removes the cgroup from every hierarchy; true when nothing is left of it.
 pub fn remove(cgroup: &str) -> bool {
     if cgroup.trim_matches('/').is_empty() {
@@ -232,8 +272,24 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
     Ok(stats)
 }
 
-/// The v2 weight that stands for v1 shares, as the CRI's users expect it.
+/// The v2 weight that stands for a container's v1 shares. The curve is the one
+/// that OCI runtimes agreed on: the ends of both scales meet, and so do the
+/// defaults, 1024 and 100. Containers are made with it by the library.
 pub fn weight(shares: u64) -> u64 {
+    match shares {
+        ..=2 => 1,
+        262_144.. => 10_000,
+        shares => {
+            let log = (shares as f64).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            (10f64.powf(exponent).ceil() as u64).clamp(1, 10_000)
+        }
+    }
+}
+
+/// The v2 weight of a pod's cgroup, or that of a class of pods, as the kubelet
+/// computes it: a straight line.
+pub fn pod_weight(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + (shares - 2) * 9999 / 262_142
 }
@@ -349,8 +405,12 @@ mod tests {
     #[test]
     fn weights_span_the_range() {
         assert_eq!(weight(2), 1);
-        assert_eq!(weight(1024), 39);
+        assert_eq!(weight(256), 35);
+        assert_eq!(weight(1024), 100);
         assert_eq!(weight(262_144), 10_000);
         assert_eq!(weight(0), 1);
+        assert_eq!(pod_weight(2), 1);
+        assert_eq!(pod_weight(1024), 39);
+        assert_eq!(pod_weight(262_144), 10_000);
     }
 }

@@ -139,6 +139,14 @@ fn command(context: &Context, env: Vec<(String, String)>, program: &Program) -> 
             command.arg0(format!("-{name}"));
             command
         }
+        // A node may have no shell at all; rkube's own commands need none.
+        Program::Command(text) if !shell.exists() => {
+            let text = String::from_utf8_lossy(text);
+            let mut words = text.split_whitespace();
+            let mut command = Command::new(words.next().unwrap_or_default());
+            command.args(words);
+            command
+        }
         Program::Command(text) => {
             use std::os::unix::ffi::OsStrExt;
             let mut command = Command::new(shell);

@@ -12,11 +12,13 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub mod embedded;
+pub mod etcd;
 
 #[cfg(test)]
 mod contract;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
+pub use etcd::{EtcdOptions, EtcdStore};
 
 /// A position in the store's history. A fresh store is at revision 1 and its
 /// first write is revision 2, as in etcd, so that 0 can mean "any" to clients.
@@ -160,6 +162,10 @@ pub enum StoreError {
     /// The files on disk are damaged beyond what a torn last write explains.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// The store is elsewhere and did not answer as it should; whether a write
+    /// took effect is not known.
+    #[error("{0}")]
+    Unavailable(String),
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -198,7 +204,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every change under `prefix` after revision `after`, then new ones as
     /// they become durable. A change is in the receiver's channel before its
-    /// writer is told of success. A receiver that falls too far behind gets
+    /// writer is told of success (a store that is elsewhere waits for that no
+    /// longer than a second). A receiver that falls too far behind gets
     /// [`StoreError::Compacted`] and the end of the stream.
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> Pending<'a, Watch>;
 
@@ -206,6 +213,14 @@ pub trait Store: Send + Sync + 'static {
     /// Compacting what is compacted already does nothing.
     fn compact<'a>(&'a self, revision: Revision) -> Pending<'a, ()>;
 
-    /// The newest durable revision.
+    /// The newest durable revision that is known here.
     fn revision(&self) -> Revision;
+
+    /// The newest durable revision, no older than this call, whoever wrote it;
+    /// the watches will tell that they are there. A store that nobody else
+    /// writes to knows it at once.
+    fn current(&self) -> Pending<'_, Revision> {
+        let revision = self.revision();
+        Box::pin(std::future::ready(Ok(revision)))
+    }
 }

@@ -3,7 +3,8 @@
 //! `cargo run --release -p rkube-bench -- --rkube PATH --nodes 4 --rounds 5`
 //!
 //! Times are wall-clock milliseconds; memory is the proportional set size (PSS)
-//! of every process of the cluster; CPU is their user and system time.
+//! of every process of the cluster; CPU is their user and system time. Several
+//! drivers (`--driver native,docker`) are printed side by side.
 
 mod usage;
 
@@ -28,6 +29,14 @@ struct Args {
     /// The rkube to measure
     #[arg(long, default_value = "rkube")]
     rkube: PathBuf,
+    /// The drivers to measure, side by side
+    #[arg(
+        long = "driver",
+        value_name = "NAME",
+        default_value = "native",
+        value_delimiter = ','
+    )]
+    drivers: Vec<String>,
     /// Number of nodes
     #[arg(long, default_value_t = 4)]
     nodes: u32,
@@ -57,13 +66,57 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut rounds = Vec::new();
-    for i in 0..args.rounds {
-        eprintln!("round {} of {}", i + 1, args.rounds);
-        // One look at an idle cluster is enough, and it takes a minute.
-        let idle = (i == 0).then(|| Duration::from_secs(args.idle));
-        rounds.push(runtime.block_on(round(&args, idle))?);
+    let mut found = Vec::new();
+    for driver in &args.drivers {
+        let mut rounds = Vec::new();
+        for i in 0..args.rounds {
+            eprintln!("{driver}: round {} of {}", i + 1, args.rounds);
+            // One look at an idle cluster is enough, and it takes a minute.
+            let idle = (i == 0).then(|| Duration::from_secs(args.idle));
+            rounds.push(runtime.block_on(round(&args, driver, idle))?);
+        }
+        found.push(rounds);
     }
+    match found.as_slice() {
+        [rounds] => spread(&args, rounds),
+        all => side_by_side(&args, all),
+    }
+    Ok(())
+}
+
+/// The values of one measurement, sorted.
+fn sorted(rounds: &[Round], name: &str) -> Vec<f64> {
+    let mut values: Vec<f64> = rounds
+        .iter()
+        .filter_map(|r| r.0.iter().find(|v| v.0 == name))
+        .map(|v| v.1)
+        .collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Medians of several drivers, a column each.
+fn side_by_side(args: &Args, all: &[Vec<Round>]) {
+    print!("{:<34}", format!("{} nodes, medians", args.nodes));
+    for driver in &args.drivers {
+        print!(" {driver:>10}");
+    }
+    println!();
+    for (name, _, unit) in &all[0][0].0 {
+        print!("{:<34}", format!("{name} ({unit})"));
+        for rounds in all {
+            let values = sorted(rounds, name);
+            match values.get(values.len() / 2) {
+                Some(median) => print!(" {median:>10.1}"),
+                None => print!(" {:>10}", "-"),
+            }
+        }
+        println!();
+    }
+}
+
+/// Minimum, median and maximum of one driver.
+fn spread(args: &Args, rounds: &[Round]) {
     println!(
         "{:<34} {:>10} {:>10} {:>10}",
         format!("{} nodes", args.nodes),
@@ -72,12 +125,7 @@ fn main() -> anyhow::Result<()> {
         "max"
     );
     for (name, _, unit) in &rounds[0].0 {
-        let mut values: Vec<f64> = rounds
-            .iter()
-            .filter_map(|r| r.0.iter().find(|v| v.0 == *name))
-            .map(|v| v.1)
-            .collect();
-        values.sort_by(f64::total_cmp);
+        let values = sorted(rounds, name);
         let (min, median, max) = (
             values[0],
             values[values.len() / 2],
@@ -88,13 +136,13 @@ fn main() -> anyhow::Result<()> {
             format!("{name} ({unit})")
         );
     }
-    Ok(())
 }
 
 struct Cluster<'a> {
     rkube: &'a std::path::Path,
     home: PathBuf,
     name: String,
+    driver: String,
 }
 
 impl Cluster<'_> {
@@ -103,6 +151,7 @@ impl Cluster<'_> {
             .args(args)
             .env("RKUBE_HOME", &self.home)
             .env("RKUBE_PROFILE", &self.name)
+            .env("RKUBE_DRIVER", &self.driver)
             .env("KUBECONFIG", self.home.join("kubeconfig"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -123,12 +172,13 @@ impl Drop for Cluster<'_> {
     }
 }
 
-async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
+async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Result<Round> {
     let dir = tempfile::tempdir()?;
     let cluster = Cluster {
         rkube: &args.rkube,
         home: dir.path().to_path_buf(),
         name: format!("bench{}", std::process::id() % 100_000),
+        driver: driver.to_owned(),
     };
     let mut found = Round::default();
     let start = Instant::now();
@@ -143,7 +193,8 @@ async fn round(args: &Args, idle: Option<Duration>) -> anyhow::Result<Round> {
     let port = deploy(&client).await?;
     lookup(&client).await?;
     found.time("start to DNS answering from a pod", start);
-    let address = format!("{}:{port}", profile.control_plane().ip);
+    let way = Way::to(&cluster, &home, &profile, port)?;
+    let address = way.address.clone();
     until("the app", || answers(&address)).await?;
     found.time("start to the app answering", start);
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// namespaces are taken down in the background.
 #[track_caller]
 pub fn assert_none(profile: &str, home: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let found = find(profile, home);
         if found.is_empty() {
@@ -63,6 +63,9 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
                 .filter(|l| l.contains(&ours))
                 .map(|l| format!("rules: {l}")),
         );
+    }
+    if super::driver() == "docker" {
+        found.extend(super::engine::holds(profile));
     }
     found
 }

@@ -1,6 +1,7 @@
 //! What whole-cluster tests share: a cluster of their own, stock kubectl, a
 //! look at what is left behind.
 //!
+//! `RKUBE_TEST_DRIVER` chooses the driver (native otherwise),
 //! `RKUBE_TEST_BINARY` names the rkube under test (the debug build otherwise),
 //! `RKUBE_TEST_KUBECTL` the kubectl (the one in `PATH` otherwise).
 
@@ -8,6 +9,7 @@
 #![allow(dead_code)]
 
 pub mod browser;
+pub mod engine;
 pub mod image;
 pub mod leftovers;
 
@@ -25,6 +27,20 @@ pub fn binary() -> PathBuf {
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_rkube")), PathBuf::from)
 }
 
+/// The driver under test.
+pub fn driver() -> String {
+    std::env::var("RKUBE_TEST_DRIVER").unwrap_or_else(|_| "native".into())
+}
+
+/// Whether clusters of the test are native ones; says why not all of a test is run.
+pub fn is_native(what: &str) -> bool {
+    let native = driver() == "native";
+    if !native {
+        eprintln!("skipped: {what} is the native driver's");
+    }
+    native
+}
+
 /// Why this machine cannot run whole-cluster tests, if so. Tests skip, saying it.
 pub fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
@@ -37,6 +53,9 @@ pub fn missing() -> Option<&'static str> {
         .is_err()
     {
         return Some("no kubectl");
+    }
+    if driver() == "docker" && !engine::answers() {
+        return Some("no container engine, or no docker command to look at it with");
     }
     None
 }
@@ -148,7 +167,8 @@ impl Cluster {
         command
             .env("RKUBE_HOME", self.home())
             .env("KUBECONFIG", self.kubeconfig())
-            .env("RKUBE_PROFILE", &self.profile);
+            .env("RKUBE_PROFILE", &self.profile)
+            .env("RKUBE_DRIVER", driver());
         command.env_remove("RKUBE_NODES").stdin(Stdio::null());
     }
 

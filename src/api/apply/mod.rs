@@ -109,6 +109,7 @@ pub fn apply(
         status
     })?;
 
+    let is_new = live.is_none();
     let created;
     let live = match live {
         Some(live) => live,
@@ -119,7 +120,8 @@ pub fn apply(
     };
     let mut managed = Managed::decode(meta::managed_fields(live))
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
-    if managed.entries.is_empty() {
+    // A new object holds nothing that anyone could have owned before.
+    if managed.entries.is_empty() && !is_new {
         let nothing = fields::zero(request.ty);
         let request = Request {
             manager: BEFORE_FIRST_APPLY,

@@ -2,6 +2,7 @@
 //! than a fixed multiple of what it sent.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -56,6 +57,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
 /// Parses one YAML document, like [`parse_json`]. Keys that are numbers or
 /// booleans become texts, as upstream's conversion to JSON makes them.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
+    check_nesting(bytes)?;
     let state = State::new(bytes);
     let value = Seed {
         state: &state,
@@ -64,6 +66,162 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     .deserialize(serde_yaml::Deserializer::from_slice(bytes))
     .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
     Ok((value, state.into_inner().duplicates))
+}
+
+/// Brackets that a YAML document may leave open at once.
+const MAX_OPEN: usize = 1000;
+
+/// Refuses what no document needs: the parser looks at every bracket that is
+/// open for each of its steps, so that a few hundred kilobytes of them would
+/// keep it busy for minutes. Brackets in texts count too; none has so many more
+/// that open than that close.
+fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
+    let mut open = 0usize;
+    for byte in bytes {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => continue,
+        }
+        if open > MAX_OPEN {
+            return Err(Status::bad_request(format!(
+                "error converting YAML to JSON: yaml: exceeded max depth of {MAX_OPEN}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where a YAML document first repeats a key, worded as upstream's strict
+/// decoder does; it counts lines from 1.
+pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
+    check_nesting(bytes).ok()?;
+    let error = Strict
+        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .err()?;
+    let line = error.location()?.line();
+    // The parser adds the place to what is said here.
+    let text = error.to_string();
+    let key = text.split_once(REPEATED)?.1.trim_start();
+    let key = &key[..key.rfind(REPEATED_END)?];
+    Some(format!(
+        "error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key} already set in map"
+    ))
+}
+
+const REPEATED: &str = "repeated key";
+const REPEATED_END: &str = " (repeated)";
+
+/// Reads a document for its keys only, and fails at the first repeated one.
+#[derive(Clone, Copy)]
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut seen = BTreeSet::new();
+        while let Some(key) = entries.next_key_seed(NewKey(&seen))? {
+            seen.insert(key);
+            entries.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+}
+
+/// A key that must not have been there. It fails while the parser is at the
+/// key, so that the error's place is the key's.
+struct NewKey<'s>(&'s BTreeSet<String>);
+
+impl NewKey<'_> {
+    fn check<E: serde::de::Error>(&self, key: String) -> Result<String, E> {
+        if self.0.contains(&key) {
+            let key = crate::text::quote(&key);
+            return Err(E::custom(format!("{REPEATED} {key}{REPEATED_END}")));
+        }
+        Ok(key)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NewKey<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for NewKey<'_> {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        KeySeed.expecting(f)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<String, E> {
+        self.check(key.to_owned())
+    }
+
+    fn visit_bool<E: serde::de::Error>(self, key: bool) -> Result<String, E> {
+        self.check(KeySeed.visit_bool(key)?)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, key: i64) -> Result<String, E> {
+        self.check(KeySeed.visit_i64(key)?)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, key: u64) -> Result<String, E> {
+        self.check(KeySeed.visit_u64(key)?)
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, key: f64) -> Result<String, E> {
+        self.check(KeySeed.visit_f64(key)?)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<String, E> {
+        self.check(KeySeed.visit_unit()?)
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use crate::status::Status;
 use crate::{Object, gvk};
 
 pub use check::{check, empty, zero};
-pub use decode::{MAX_DEPTH, parse_json, parse_yaml};
+pub use decode::{MAX_DEPTH, parse_json, parse_yaml, yaml_duplicate};
 
 /// What to do about unknown and duplicate fields (`?fieldValidation=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

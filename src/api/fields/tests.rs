@@ -11,6 +11,16 @@ fn builtin(name: &str) -> TypeRef {
 }
 
 #[test]
+fn repeated_keys_of_yaml_have_a_place() {
+    let text = b"a: 1\nspec:\n  foo: bar\n  x: [{y: 1}]\n  foo: baz\n";
+    assert_eq!(
+        yaml_duplicate(text).unwrap(),
+        "error converting YAML to JSON: yaml: unmarshal errors:\n  line 5: key \"foo\" already set in map"
+    );
+    assert_eq!(yaml_duplicate(b"a: 1\nb: [1.5, true, null, x]\n"), None);
+}
+
+#[test]
 fn reports_duplicates() {
     let (object, messages) =
         parse_json(br#"{"a":1,"spec":{"containers":[{"image":"x","image":"y"}]},"a":2}"#).unwrap();

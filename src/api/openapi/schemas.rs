@@ -139,30 +139,94 @@ impl<'a> Schemas<'a> {
         }
     }
 
+    /// What every object's `apiVersion`, `kind` and `metadata` say.
+    fn object_properties(&mut self) -> [(&'static str, Value); 3] {
+        let metadata = self.meta("ObjectMeta");
+        let (version, kind, meta) = match blob::find_def("io.k8s.api.core.v1.Pod") {
+            Some(index) => {
+                let pod = blob::def(index);
+                let text = |this: &mut Self, name: &str| {
+                    let at = (0..pod.count).find(|i| pod.field(*i).name == name);
+                    at.map_or_else(String::new, |i| {
+                        this.with_descriptions(&pod, |d| d.field(&pod, i).to_owned())
+                    })
+                };
+                (
+                    text(self, "apiVersion"),
+                    text(self, "kind"),
+                    text(self, "metadata"),
+                )
+            }
+            None => Default::default(),
+        };
+        [
+            (
+                "apiVersion",
+                json!({"description": version, "type": "string"}),
+            ),
+            ("kind", json!({"description": kind, "type": "string"})),
+            ("metadata", self.described(metadata, &meta)),
+        ]
+    }
+
+    /// Objects within an object (`x-kubernetes-embedded-resource`) have a kind
+    /// and metadata of their own.
+    fn embedded(&mut self, schema: &mut Value) {
+        let Value::Object(map) = schema else { return };
+        if let Some(Value::Object(properties)) = map.get_mut("properties") {
+            properties.values_mut().for_each(|p| self.embedded(p));
+        }
+        for key in ["items", "additionalProperties"] {
+            if let Some(inner) = map.get_mut(key) {
+                self.embedded(inner);
+            }
+        }
+        let embedded = truth(map, "x-kubernetes-embedded-resource");
+        // Clients refuse unknown fields where known ones are listed.
+        let open =
+            self.dialect == Dialect::V2 && truth(map, "x-kubernetes-preserve-unknown-fields");
+        if !embedded || open {
+            return;
+        }
+        let properties = crate::meta::child_map(map, "properties");
+        for (name, property) in self.object_properties() {
+            properties.insert(name.into(), property);
+        }
+        let required = map
+            .entry("required")
+            .or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(required) = required {
+            for name in ["kind", "apiVersion"] {
+                if !required.iter().any(|r| r == name) {
+                    required.push(name.into());
+                }
+            }
+        }
+    }
+
     /// Adds a custom resource's definition.
     pub fn add_custom(&mut self, custom: &Custom<'_>) {
         let resource = custom.resource;
+        let v2 = self.dialect == Dialect::V2;
         let mut schema = custom.schema.clone();
-        if self.dialect == Dialect::V2 {
-            simplify(&mut schema);
+        let root = crate::meta::map_mut(&mut schema);
+        let open = truth(root, "x-kubernetes-preserve-unknown-fields");
+        if v2 && open {
+            // Clients would refuse what is not listed, so nothing is.
+            schema = json!({"type": "object"});
+        } else {
+            if v2 {
+                simplify(&mut schema);
+            }
+            let own = self.object_properties();
+            let root = crate::meta::map_mut(&mut schema);
+            let properties = crate::meta::child_map(root, "properties");
+            for (name, property) in own {
+                properties.insert(name.into(), property);
+            }
+            self.embedded(&mut schema);
         }
         let root = crate::meta::map_mut(&mut schema);
-        let metadata = self.meta("ObjectMeta");
-        let open = root.get("x-kubernetes-preserve-unknown-fields").is_some()
-            && !root.contains_key("properties");
-        if !open {
-            let metadata = self.described(metadata, "Standard object metadata.");
-            let properties = crate::meta::child_map(root, "properties");
-            properties.insert(
-                "apiVersion".into(),
-                json!({"description": "The version of this representation.", "type": "string"}),
-            );
-            properties.insert(
-                "kind".into(),
-                json!({"description": "The kind of this representation.", "type": "string"}),
-            );
-            properties.insert("metadata".into(), metadata);
-        }
         root.insert(
             "x-kubernetes-group-version-kind".into(),
             json!([gvk_value(
@@ -247,6 +311,9 @@ impl<'a> Schemas<'a> {
         if let Some(gvks) = self.gvks(def.name) {
             out.insert("x-kubernetes-group-version-kind".into(), gvks);
         }
+        if let Some((_, discriminator, fields)) = UNIONS.iter().find(|(d, ..)| *d == def.name) {
+            out.insert("x-kubernetes-unions".into(), union(discriminator, fields));
+        }
         Value::Object(out)
     }
 
@@ -261,9 +328,10 @@ impl<'a> Schemas<'a> {
                 Value::Object(schema) => schema,
                 other => Map::from_iter([("default".to_owned(), other)]),
             };
+            let default = default_of(&field, ty).filter(|_| self.dialect == Dialect::V3);
             // A reference that something stands beside.
             if self.dialect == Dialect::V3
-                && !description.is_empty()
+                && (!description.is_empty() || default.is_some())
                 && let Some(reference) = schema.remove("$ref")
             {
                 schema.insert("allOf".into(), json!([{"$ref": reference}]));
@@ -271,10 +339,12 @@ impl<'a> Schemas<'a> {
             if !description.is_empty() {
                 schema.insert("description".into(), description.into());
             }
-            if self.dialect == Dialect::V3
-                && let Some(default) = default_of(&field, ty)
-            {
+            if let Some(default) = default {
                 schema.insert("default".into(), default);
+            }
+            // Bytes are a text in JSON, but upstream's marker of a list is published.
+            if (def.name, field.name) == LISTED_BYTES {
+                schema.insert("x-kubernetes-list-type".into(), "atomic".into());
             }
             if field.required {
                 required.push(Value::from(field.name));
@@ -435,34 +505,106 @@ fn patch_facts(strategy: PatchStrategy, merge_key: Option<&str>, out: &mut Map<S
     }
 }
 
+fn truth(map: &Map<String, Value>, key: &str) -> bool {
+    map.get(key).and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// The one field of bytes that upstream marks as a list.
+const LISTED_BYTES: (&str, &str) = (
+    "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
+    "caBundle",
+);
+
+/// Definitions of which one field at most is set, which the discriminator (if
+/// there is one) names.
+const UNIONS: [(&str, &str, &[&str]); 6] = [
+    (
+        "io.k8s.api.core.v1.AppArmorProfile",
+        "type",
+        &["localhostProfile"],
+    ),
+    (
+        "io.k8s.api.core.v1.PodSchedulingGroup",
+        "",
+        &["podGroupName"],
+    ),
+    (
+        "io.k8s.api.core.v1.SeccompProfile",
+        "type",
+        &["localhostProfile"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.LimitResponse",
+        "type",
+        &["queuing"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationSpec",
+        "type",
+        &["exempt", "limited"],
+    ),
+    (
+        "io.k8s.api.flowcontrol.v1.Subject",
+        "kind",
+        &["group", "serviceAccount", "user"],
+    ),
+];
+
+/// As `x-kubernetes-unions` has it: the discriminator's values are the fields'
+/// names as Go has them.
+fn union(discriminator: &str, fields: &[&str]) -> Value {
+    let by: Map<String, Value> = fields
+        .iter()
+        .map(|field| ((*field).to_owned(), super::operation::capital(field).into()))
+        .collect();
+    let mut union = json!({"fields-to-discriminateBy": by});
+    if !discriminator.is_empty() {
+        crate::meta::map_mut(&mut union).insert("discriminator".into(), discriminator.into());
+    }
+    json!([union])
+}
+
 /// A custom resource's schema in what version 2 can say: clients would refuse
 /// objects for what it says otherwise.
 fn simplify(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
-    for key in [
-        "default",
-        "oneOf",
-        "anyOf",
-        "allOf",
-        "not",
-        "x-kubernetes-validations",
-    ] {
+    for key in ["oneOf", "anyOf", "allOf", "not"] {
         map.remove(key);
     }
-    let truth = |map: &Map<String, Value>, key: &str| {
-        map.get(key).and_then(Value::as_bool).unwrap_or(false)
+    // Null cannot be said: what may be null is not required, and anything.
+    let nullable: Vec<String> = match map.get("properties") {
+        Some(Value::Object(properties)) => properties
+            .iter()
+            .filter(|(_, p)| p["nullable"] == true)
+            .map(|(name, _)| name.clone())
+            .collect(),
+        _ => Vec::new(),
     };
+    if map
+        .get("additionalProperties")
+        .is_some_and(|p| p["nullable"] == true)
+    {
+        map.remove("required");
+    } else if let Some(Value::Array(required)) = map.get_mut("required") {
+        required.retain(|r| !nullable.iter().any(|n| r == n));
+        if required.is_empty() {
+            map.remove("required");
+        }
+    }
     if map.remove("nullable").is_some_and(|n| n == true) {
-        for key in ["type", "items", "properties", "required"] {
+        for key in ["type", "items", "properties"] {
             map.remove(key);
         }
     }
     if truth(map, "x-kubernetes-preserve-unknown-fields") {
         map.remove("items");
         map.remove("properties");
-        map.remove("required");
+        if map.get("type").is_some_and(|t| t == "object") {
+            map.remove("type");
+        }
     }
-    if truth(map, "x-kubernetes-int-or-string") {
+    // A list of what cannot be said is not a list to clients.
+    if !map.contains_key("items") && map.get("type").is_some_and(|t| t == "array") {
         map.remove("type");
     }
     for key in ["items", "additionalProperties"] {

@@ -5,19 +5,27 @@
 //! consistent read is to wait until that revision has reached the store's.
 
 mod object;
+mod pages;
 mod resource;
 mod watcher;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
+use rkube_api::status::Status;
 use rkube_store::{Change, ListOptions, Store, StoreError};
 use tokio::sync::watch;
 
 pub use object::{CachedObject, FieldExtractor, with_revision};
 pub use resource::{Event, EventKind, ResourceCache};
 pub use watcher::{Filter, Position, TooOld, Watcher};
+
+/// How long a shared store's watch may take to tell how far it is, and how often
+/// it is asked.
+const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_TRIES: u32 = 5;
 
 /// Every key of the API server begins so.
 pub const PREFIX: &str = "/registry/";
@@ -74,9 +82,43 @@ impl Cache {
     }
 
     /// Waits until the cache shows everything that was durable when this was
-    /// called, and gives the revision that it shows then.
+    /// called, and gives the revision that it shows then. When the store cannot
+    /// say, what is there has to do: for decisions that a write will prove.
     pub async fn consistent(&self) -> u64 {
-        self.reached(self.store.revision()).await
+        match self.try_consistent().await {
+            Ok(revision) => revision,
+            Err(error) => {
+                tracing::warn!(%error, "going on with what the cache shows");
+                self.revision()
+            }
+        }
+    }
+
+    /// [`Self::consistent`] for reads, which fail rather than show the past.
+    ///
+    /// # Errors
+    /// 503 when the store cannot say what is newest.
+    pub async fn try_consistent(&self) -> Result<u64, Status> {
+        let mut patience = PROGRESS_TRIES;
+        loop {
+            let revision = self
+                .store
+                .current()
+                .await
+                .map_err(|e| Status::service_unavailable(format!("the store failed: {e}")))?;
+            if self.revision() >= revision {
+                return Ok(self.revision());
+            }
+            match tokio::time::timeout(PROGRESS, self.reached(revision)).await {
+                Ok(now) => return Ok(now),
+                Err(_) if patience > 0 => patience -= 1,
+                Err(_) => {
+                    return Err(Status::service_unavailable(format!(
+                        "the cache has not reached the store's revision {revision} in time"
+                    )));
+                }
+            }
+        }
     }
 
     /// Waits until the cache shows at least `revision`.
@@ -143,7 +185,7 @@ impl Cache {
                 Err(StoreError::Closed) => return,
                 Err(error) => {
                     tracing::error!(%error, "the cache cannot be filled");
-                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                     let (_, closed) = tokio::sync::mpsc::channel(1);
                     changes = closed;
                 }

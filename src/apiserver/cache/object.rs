@@ -1,10 +1,12 @@
 //! A cached object: its encoded bytes, and the little that selectors need.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use rkube_api::Object;
+use rkube_api::status::Status;
 use serde::Deserialize;
 
 /// An object as reads and watches see it: encoded once, shared by all of them.
@@ -25,6 +27,21 @@ pub struct CachedObject {
     /// JSON in the storage version, `resourceVersion` included.
     pub json: Bytes,
     tree: OnceLock<Arc<Object>>,
+    protobuf: OnceLock<Protobuf>,
+}
+
+/// An object's protobuf form: the body, and where its message lies in it.
+pub struct Protobuf {
+    /// The whole body, as a client takes it.
+    pub body: Bytes,
+    message: Range<usize>,
+}
+
+impl Protobuf {
+    /// The message alone, as lists have it.
+    pub fn message(&self) -> &[u8] {
+        &self.body[self.message.clone()]
+    }
 }
 
 /// A few keys and values, kept small.
@@ -91,6 +108,7 @@ impl CachedObject {
             fields,
             json,
             tree: OnceLock::new(),
+            protobuf: OnceLock::new(),
         })
     }
 
@@ -105,12 +123,34 @@ impl CachedObject {
             fields: self.fields.clone(),
             json: with_revision(&self.json, revision).unwrap_or_else(|| self.json.clone()),
             tree: OnceLock::new(),
+            protobuf: OnceLock::new(),
         }
     }
 
     /// The object as a tree, parsed on first use and then shared.
     pub fn tree(&self) -> Arc<Object> {
         self.tree.get_or_init(|| Arc::new(self.parse())).clone()
+    }
+
+    /// The object in protobuf form, made on first use and then shared by all
+    /// that read or watch it.
+    ///
+    /// # Errors
+    /// 500 when the object is not of its kind's types.
+    pub fn protobuf(&self) -> Result<&Protobuf, Status> {
+        if let Some(made) = self.protobuf.get() {
+            return Ok(made);
+        }
+        let encoded = match self.tree.get() {
+            Some(tree) => rkube_api::protobuf::encode(tree)?,
+            None => rkube_api::protobuf::encode(&self.parse())?,
+        };
+        let (body, message) = encoded.into_parts();
+        let made = Protobuf {
+            body: body.into(),
+            message,
+        };
+        Ok(self.protobuf.get_or_init(|| made))
     }
 
     /// The object as a tree of the caller's own; nothing is kept.

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::object::{CachedObject, FieldExtractor};
+use super::pages::{Objects, Pages};
 use super::watcher::{Filter, Position, TooOld};
 
 /// Events kept for watches that start in the past, at least and at most.
@@ -83,6 +85,8 @@ pub struct ResourceCache {
     state: RwLock<State>,
     /// Sequence number of the next event; changing it wakes the watchers.
     next: watch::Sender<u64>,
+    /// Where unfinished lists go on.
+    pages: Pages,
 }
 
 struct State {
@@ -109,6 +113,7 @@ impl ResourceCache {
                 floor: revision,
             }),
             next: watch::Sender::new(0),
+            pages: Pages::default(),
         }
     }
 
@@ -169,6 +174,7 @@ impl ResourceCache {
             return;
         };
         let object = Arc::new(object);
+        self.pages.age(Instant::now());
         let mut state = self.state.write();
         let previous = match state.objects.get_mut(key) {
             Some(slot) => Some(std::mem::replace(slot, object.clone())),
@@ -224,6 +230,11 @@ impl ResourceCache {
             .cloned()
     }
 
+    /// A receiver that sees each change from now on.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.next.subscribe()
+    }
+
     /// The revision of the newest change.
     pub fn last_change(&self) -> u64 {
         let state = self.state.read();
@@ -252,6 +263,25 @@ impl ResourceCache {
             state.select(filter),
             state.ring.back().map_or(state.floor, |e| e.revision),
         )
+    }
+
+    /// All objects and the revision of the newest change, or `at_least` if that
+    /// is newer; the state is kept for the list's further pages.
+    pub fn first_page(&self, at_least: u64) -> (Objects, u64) {
+        let (objects, revision) = {
+            let state = self.state.read();
+            let newest = state.ring.back().map_or(state.floor, |e| e.revision);
+            let objects: Objects = state.objects.values().cloned().collect();
+            (objects, newest.max(at_least))
+        };
+        self.pages.keep(revision, objects.clone(), Instant::now());
+        (objects, revision)
+    }
+
+    /// All objects as they were at `revision`, if a list began there a short
+    /// while ago.
+    pub fn further_page(&self, revision: u64) -> Option<Objects> {
+        self.pages.at(revision, Instant::now())
     }
 
     /// A watcher's position after `revision`, or why there is none.

@@ -60,7 +60,8 @@ pub async fn forward(
     target: Target,
     style: Style,
 ) -> Result<Response<Body>, Status> {
-    let upgrade = is_upgrade(&call.headers);
+    // A log that is wanted over WebSocket is wrapped here, not by the agent.
+    let upgrade = style != Style::Log && is_upgrade(&call.headers);
     if style == Style::Stream && !upgrade {
         return Err(Status::bad_request("Upgrade request required"));
     }
@@ -73,7 +74,7 @@ pub async fn forward(
     let mut request = Request::new(if upgrade || style == Style::Log {
         body::empty()
     } else {
-        incoming.body
+        std::mem::replace(&mut incoming.body, body::empty())
     });
     *request.method_mut() = call.method.clone();
     *request.uri_mut() = uri;
@@ -82,7 +83,7 @@ pub async fn forward(
         passed_headers(call, incoming.extensions.get::<Peer>(), upgrade, style);
 
     let peer = || format!("{}://{}", target.scheme, target.authority);
-    let mut response = server
+    let response = server
         .streams
         .client(target.trust)
         .request(request)
@@ -104,32 +105,7 @@ pub async fn forward(
         })?;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade {
-        let Some(client) = incoming.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
-            return Err(Status::bad_request("this connection cannot be upgraded"));
-        };
-        let backend = hyper::upgrade::on(&mut response);
-        let headers = response.headers().clone();
-        let stop = server.shutdown.clone();
-        tokio::spawn(async move {
-            let joined = async {
-                let (client, backend) = tokio::try_join!(client, backend)?;
-                let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-                if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
-                    tracing::debug!(%error, "a stream ended");
-                }
-                Ok::<_, hyper::Error>(())
-            };
-            tokio::select! {
-                result = joined => if let Err(error) = result {
-                    tracing::debug!(%error, "an upgrade failed");
-                },
-                () = stop.cancelled() => {}
-            }
-        });
-        let mut answer = Response::new(body::empty());
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = headers;
-        return Ok(answer);
+        return join(server, incoming, response);
     }
 
     let failed = !response.status().is_success();
@@ -150,6 +126,63 @@ pub async fn forward(
         rewrite_location(&mut parts.headers, call, &target);
     }
     Ok(Response::from_parts(parts, body::boxed(body)))
+}
+
+/// Joins the client's connection with the peer's, both of which leave HTTP, until
+/// either ends. The answer tells the client to go on.
+pub fn join(
+    server: &Arc<ApiServer>,
+    mut incoming: Incoming,
+    mut response: Response<hyper::body::Incoming>,
+) -> Result<Response<Body>, Status> {
+    let Some(client) = incoming.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
+        return Err(Status::bad_request("this connection cannot be upgraded"));
+    };
+    let backend = hyper::upgrade::on(&mut response);
+    let headers = response.headers().clone();
+    let stop = server.shutdown.clone();
+    tokio::spawn(async move {
+        let joined = async {
+            let (client, backend) = tokio::try_join!(client, backend)?;
+            let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
+            if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut backend).await {
+                tracing::debug!(%error, "a stream ended");
+            }
+            Ok::<_, hyper::Error>(())
+        };
+        tokio::select! {
+            result = joined => if let Err(error) = result {
+                tracing::debug!(%error, "an upgrade failed");
+            },
+            () = stop.cancelled() => {}
+        }
+    });
+    let mut answer = Response::new(body::empty());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *answer.headers_mut() = headers;
+    Ok(answer)
+}
+
+/// A peer's answer as it is, without what belongs to the connection alone.
+pub fn returned(response: Response<hyper::body::Incoming>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    for name in &HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    parts.version = Version::default();
+    Response::from_parts(parts, body::boxed(body))
+}
+
+/// The headers of a client's request that another server gets.
+pub fn forwarded_headers(call: &Call, incoming: &Incoming, upgrade: bool) -> HeaderMap {
+    let mut headers = passed_headers(
+        call,
+        incoming.extensions.get::<Peer>(),
+        upgrade,
+        Style::Proxy,
+    );
+    headers.remove("x-forwarded-uri");
+    headers
 }
 
 /// The headers that the peer gets: never the client's credentials.

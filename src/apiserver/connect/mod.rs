@@ -4,6 +4,7 @@
 mod forward;
 mod location;
 mod transport;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use crate::request::{RequestInfo, encode};
 use crate::service::{Call, Incoming};
 use crate::{ApiServer, admission};
 
+pub use forward::{forwarded_headers, is_upgrade, join, returned};
 pub use location::service_endpoint;
-pub use transport::{Transports, Trust};
+pub use transport::{HttpClient, Transports, Trust, any_certificate, client_for};
 
 /// Where a request goes.
 pub struct Target {
@@ -164,9 +166,10 @@ fn pod_stream(server: &Arc<ApiServer>, info: &RequestInfo) -> Result<Target, Sta
 async fn logs(
     server: &Arc<ApiServer>,
     call: &Call,
-    request: Incoming,
+    mut request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let info = &call.info;
+    let socket = websocket::Handshake::of(call, &mut request)?;
     let pod = location::get_pod(server, &info.namespace, &info.name)?;
     location::validate_log_options(info)?;
     let container = location::container(&pod, info)?;
@@ -199,5 +202,9 @@ async fn logs(
         encode(&container)
     );
     let target = location::agent_of_pod(server, &pod, &path, &query.join("&"))?;
-    forward::forward(server, call, request, target, forward::Style::Log).await
+    let answer = forward::forward(server, call, request, target, forward::Style::Log).await?;
+    Ok(match socket {
+        Some(socket) => socket.serve(answer, server.shutdown.clone()),
+        None => answer,
+    })
 }

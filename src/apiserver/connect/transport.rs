@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -82,21 +82,40 @@ impl Transports {
 }
 
 fn client(tls: ClientConfig) -> HttpClient {
+    client_for(tls, None, Duration::from_secs(30))
+}
+
+/// A client; with a name, the peer must be of that name whatever its address.
+pub fn client_for(
+    tls: ClientConfig,
+    name: Option<ServerName<'static>>,
+    idle: Duration,
+) -> HttpClient {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(Duration::from_secs(10)));
     // HTTP/1.1 alone: HTTP/2 cannot upgrade a connection to a stream.
-    let connector = HttpsConnectorBuilder::new()
+    let builder = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(tcp);
+        .https_or_http();
+    let connector = match name {
+        Some(name) => builder
+            .with_server_name_resolver(FixedServerNameResolver::new(name))
+            .enable_http1()
+            .wrap_connector(tcp),
+        None => builder.enable_http1().wrap_connector(tcp),
+    };
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_idle_timeout(idle)
         .pool_max_idle_per_host(4)
         .build(connector)
+}
+
+/// Takes any certificate.
+pub fn any_certificate(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(provider))
 }
 
 /// Takes any certificate, but still checks that the peer holds its key.

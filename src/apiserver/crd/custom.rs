@@ -1,6 +1,5 @@
 //! One version of a custom resource: the strategy that its definition makes.
 
-use rkube_api::registry::Resource as Row;
 use rkube_api::schema::{ListType, Structural};
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, duration, meta};
@@ -26,6 +25,7 @@ struct Scale {
 pub struct Custom {
     schema: Value,
     structural: Structural,
+    has_defaults: bool,
     has_status: bool,
     scale: Option<Scale>,
     columns: Vec<Column>,
@@ -33,7 +33,7 @@ pub struct Custom {
 
 impl Custom {
     /// Reads a version of a definition's spec.
-    pub fn new(_row: &Row, version: &Value) -> Self {
+    pub fn new(version: &Value) -> Self {
         let schema = version["schema"]["openAPIV3Schema"].clone();
         let structural = if schema.is_object() {
             Structural::root(&schema)
@@ -83,6 +83,7 @@ impl Custom {
         }
         Self {
             schema,
+            has_defaults: any_default(&structural),
             structural,
             has_status: version["subresources"]["status"].is_object(),
             scale,
@@ -93,6 +94,18 @@ impl Custom {
     /// How objects are shaped.
     pub fn structural(&self) -> &Structural {
         &self.structural
+    }
+
+    /// Whether the schema names any default.
+    pub fn has_defaults(&self) -> bool {
+        self.has_defaults
+    }
+
+    /// Fills in the defaults of missing fields.
+    pub fn apply_defaults(&self, object: &mut Object) {
+        if self.has_defaults {
+            apply_defaults(&self.structural, object);
+        }
     }
 
     /// The `openAPIV3Schema`.
@@ -160,6 +173,13 @@ impl Custom {
     }
 }
 
+fn any_default(schema: &Structural) -> bool {
+    schema.default.is_some()
+        || schema.properties.values().any(any_default)
+        || schema.items.as_deref().is_some_and(any_default)
+        || schema.additional.as_deref().is_some_and(any_default)
+}
+
 /// Fills in the defaults of missing fields, from the outside in.
 fn apply_defaults(schema: &Structural, value: &mut Value) {
     match value {
@@ -198,7 +218,7 @@ fn apply_defaults(schema: &Structural, value: &mut Value) {
 
 impl Strategy for Custom {
     fn default(&self, object: &mut Object) {
-        apply_defaults(&self.structural, object);
+        self.apply_defaults(object);
     }
 
     fn prepare_create(&self, _: &Context<'_>, object: &mut Object) {

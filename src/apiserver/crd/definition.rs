@@ -1,7 +1,8 @@
 //! CustomResourceDefinitions: names, conditions, and the rows that they make.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use rkube_api::gvk::GroupVersionKind;
 use rkube_api::registry::{ALL_VERBS, PART_VERBS, Resource as Row, Subresource};
@@ -10,6 +11,7 @@ use rkube_api::{GroupKind, Object, meta};
 use serde_json::{Value, json};
 
 use super::custom::Custom;
+use super::family::Family;
 
 /// Holds a definition until its objects are gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -162,8 +164,9 @@ fn set_condition(status: &mut Value, kind: &str, value: &str, reason: &str, mess
     }));
 }
 
-/// The served versions of a definition as rows of the table.
-pub fn rows(definition: &Object) -> Vec<(Row, Custom)> {
+/// The served versions of a definition as rows of the table, and all of its
+/// versions together.
+pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let text = |value: &Value| -> Cow<'static, str> {
@@ -185,7 +188,27 @@ pub fn rows(definition: &Object) -> Vec<(Row, Custom)> {
         .map(|v| text(&v["name"]))
         .unwrap_or_default();
     let group = text(&spec["group"]);
-    versions
+    let all: BTreeMap<String, Arc<Custom>> = versions
+        .iter()
+        .map(|v| (text(&v["name"]).into_owned(), Arc::new(Custom::new(v))))
+        .collect();
+    // One index serves all versions.
+    let mut selectable: Vec<Cow<'static, str>> = versions
+        .iter()
+        .flat_map(|v| v["selectableFields"].as_array().into_iter().flatten())
+        .filter_map(|f| {
+            Some(
+                f["jsonPath"]
+                    .as_str()?
+                    .trim_start_matches('.')
+                    .to_owned()
+                    .into(),
+            )
+        })
+        .collect();
+    selectable.sort();
+    selectable.dedup();
+    let rows = versions
         .iter()
         .filter(|v| v["served"] == true)
         .map(|version| {
@@ -240,23 +263,17 @@ pub fn rows(definition: &Object) -> Vec<(Row, Custom)> {
                     })
                     .collect(),
             };
-            let custom = Custom::new(&row, version);
+            let custom = all[&*name].clone();
             (row, custom)
         })
-        .collect()
+        .collect();
+    (rows, Arc::new(Family::new(spec, all, selectable)))
 }
 
 /// Refuses a definition that asks for what this server does not do, rather
 /// than serve something that behaves otherwise.
 pub fn check_supported(definition: &Object) -> Result<(), Status> {
     let mut errors = Vec::new();
-    if definition["spec"]["conversion"]["strategy"] == "Webhook" {
-        errors.push(FieldError::not_supported(
-            "spec.conversion.strategy",
-            "Webhook",
-            &["None"],
-        ));
-    }
     let versions = definition["spec"]["versions"]
         .as_array()
         .into_iter()
@@ -341,7 +358,7 @@ mod tests {
     fn rows_say_what_is_served() {
         let mut definition = sample("things.example.com", "things");
         definition["status"] = status(&definition, &HashMap::new());
-        let rows = rows(&definition);
+        let (rows, _) = rows(&definition);
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].0.subresources.len(), 1);
         assert_eq!(rows[0].0.kind, "Thing");

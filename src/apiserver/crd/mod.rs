@@ -2,6 +2,7 @@
 
 mod custom;
 mod definition;
+mod family;
 mod path;
 mod validate;
 
@@ -14,12 +15,13 @@ use rkube_api::{Object, meta};
 use rkube_store::Expect;
 use tokio_util::sync::CancellationToken;
 
-use crate::ApiServer;
 use crate::cache::{Filter, Watcher};
 use crate::handlers::write::encode;
 use crate::resources::Resource;
+use crate::{ApiServer, aggregate};
 
 pub use custom::Custom;
+pub use family::Family;
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
@@ -42,10 +44,10 @@ pub fn sync(server: &ApiServer) {
     for object in cache.list(&Filter::default()) {
         let definition = object.tree();
         if definition::is_established(&definition) {
+            let (rows, family) = definition::rows(&definition);
             custom.extend(
-                definition::rows(&definition)
-                    .into_iter()
-                    .map(|(row, what)| Resource::custom(row, Arc::new(what), &server.cache)),
+                rows.into_iter()
+                    .map(|(row, what)| Resource::custom(row, what, family.clone(), &server.cache)),
             );
         }
     }
@@ -105,6 +107,7 @@ async fn reconcile(server: &Arc<ApiServer>) {
         }
     }
     sync(server);
+    aggregate::local::sync_custom(server, &all).await;
 }
 
 async fn store(server: &ApiServer, old: &Object, mut new: Object) {

@@ -14,7 +14,7 @@ use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
 
 use super::options::dry_run_values;
-use super::write::{encode, parse, revised};
+use super::write::{parse, revised};
 use super::{read, store_error};
 use crate::ApiServer;
 use crate::admission::{self, Admission};
@@ -154,7 +154,7 @@ impl DeleteOptions {
 
 /// What a deletion has led to.
 pub struct Deleted {
-    /// The object's last or present state, in the storage version.
+    /// The object's last or present state, in the form that it is worked on in.
     pub object: Object,
     /// Whether it is gone.
     pub gone: bool,
@@ -167,7 +167,7 @@ pub async fn delete(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
     let namespace = call.info.namespace_of(resource);
     let deleted = delete_object(
@@ -206,7 +206,7 @@ pub async fn delete_collection(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
     server.cache.consistent().await;
@@ -266,10 +266,13 @@ pub async fn delete_object(
 ) -> Result<Deleted, Status> {
     server.cache.consistent().await;
     let group_resource = resource.group_resource();
-    let mut current = resource
-        .cache
-        .get(namespace, name)
-        .map(|object| (object.parse(), object.revision));
+    let mut current = match resource.cache.get(namespace, name) {
+        Some(object) => Some((
+            server.load(resource, object.parse()).await?,
+            object.revision,
+        )),
+        None => None,
+    };
     let key = resource.key(namespace, name);
     for _ in 0..MAX_ATTEMPTS {
         let Some((object, revision)) = &current else {
@@ -294,7 +297,7 @@ pub async fn delete_object(
                 });
             }
             Step::Mark(mut marked) => {
-                let bytes = encode(&mut marked)?;
+                let (bytes, shown) = server.to_store(resource, &mut marked).await?;
                 if options.dry_run {
                     return Ok(Deleted {
                         object: marked,
@@ -307,8 +310,8 @@ pub async fn delete_object(
                     .await
                 {
                     Ok(kv) => {
-                        let object =
-                            serde_json::from_slice(&revised(&kv)?).map_err(Status::internal)?;
+                        let object = revised(&kv, shown)?;
+                        let object = serde_json::from_slice(&object).map_err(Status::internal)?;
                         return Ok(Deleted {
                             object,
                             gone: false,
@@ -337,7 +340,7 @@ pub async fn delete_object(
         match result {
             Err(StoreError::Conflict { found }) => {
                 current = match found {
-                    Some(kv) => Some((parse(&kv)?, kv.mod_revision)),
+                    Some(kv) => Some((server.load(resource, parse(&kv)?).await?, kv.mod_revision)),
                     None => None,
                 };
             }

@@ -127,7 +127,7 @@ async fn create(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
@@ -140,6 +140,7 @@ async fn create(
         part: Part::Main,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let written = writer.create(resource.stored(object)?).await?;
     server
@@ -154,7 +155,7 @@ async fn update(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = WriteOptions::read(call, "UpdateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
@@ -180,6 +181,7 @@ async fn update(
         part,
         options,
         ownership: Ownership::Update,
+        plan: None,
     };
     let result = writer
         .update(&namespace, &call.info.name, &|_| Ok(object.clone()))
@@ -254,7 +256,7 @@ pub fn parse(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<String>), 
     match encoding {
         Encoding::Json => fields::parse_json(bytes),
         Encoding::Yaml => fields::parse_yaml(bytes),
-        Encoding::Protobuf => Ok((crate::protobuf::decode(bytes)?, Vec::new())),
+        Encoding::Protobuf => Ok((rkube_api::protobuf::decode(bytes)?, Vec::new())),
     }
 }
 
@@ -305,6 +307,9 @@ pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status
             "The resourceVersion for the provided list is too old. ({asked}, oldest {oldest})"
         )),
         StoreError::Future { asked, newest } => read::too_large(asked, newest),
+        StoreError::Unavailable(why) => {
+            Status::service_unavailable(format!("the store failed: {why}"))
+        }
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         error => Status::internal(error),
     }

@@ -15,6 +15,7 @@ use crate::body::{self, Body};
 use crate::negotiate::{self, Encoding};
 use crate::resources::Resource;
 use crate::service::{Call, Incoming};
+use crate::versions::{Shape, Views};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -37,7 +38,7 @@ pub async fn patch(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let form = match negotiate::media_type(&call.headers) {
         JSON => Form::Json,
         MERGE => Form::Merge,
@@ -81,6 +82,10 @@ pub async fn patch(
         Encoding::Json
     };
     let (mut patch, duplicates) = parse(&bytes, encoding)?;
+    let repeated = match form {
+        Form::Apply if !duplicates.is_empty() => fields::yaml_duplicate(&bytes),
+        _ => None,
+    };
     let ownership = if form == Form::Apply {
         Ownership::Applied
     } else {
@@ -97,8 +102,12 @@ pub async fn patch(
         }
         meta::set_name(&mut patch, &call.info.name);
         namespace_of_request(call, resource, &mut patch)?;
-        let unknown = fields::check(resource.schema(), &mut patch)?;
-        report(call, options.validation, duplicates, unknown)?;
+        // Fields that the schema does not declare are an error of applying
+        // itself, whatever the validation asked for.
+        let mut checked = patch.clone();
+        if fields::check(resource.schema(), &mut checked)?.is_empty() {
+            patch = checked;
+        }
         meta::set_type(&mut patch, &resource.api_version(), &resource.kind);
         if !meta::managed_fields(&patch).is_empty() {
             return Err(Status::bad_request("metadata.managedFields must be nil"));
@@ -110,7 +119,18 @@ pub async fn patch(
     let validation = options.validation;
     let manager = options.manager.clone();
     let sub = Some(call.info.subresource.clone()).filter(|s| !s.is_empty());
-    let api_version = resource.api_version();
+    let views = Views::of(server, resource);
+    let tracking = |now: String| -> Result<Tracking, Status> {
+        Ok(Tracking {
+            shape: Shape::of(resource)?,
+            views: Views::of(server, resource),
+            api_version: resource.api_version(),
+            manager: manager.clone(),
+            subresource: sub.clone(),
+            now,
+            reset_fields: reset_fields(resource, part),
+        })
+    };
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let live = match old {
             Some(old) => Some(resource.served(old.clone())?),
@@ -118,20 +138,10 @@ pub async fn patch(
         };
         let new = match (form, &live) {
             (Form::Apply, live) => {
-                let now = meta::now_rfc3339();
-                let request = apply::Request {
-                    ty: resource.schema(),
-                    api_version: &api_version,
-                    manager: &manager,
-                    subresource: sub.as_deref(),
-                    now: &now,
-                    versions: None,
-                    reset_fields: reset_fields(resource, part),
-                };
-                let mut new = apply::apply(&request, live.as_ref(), &patch, force)?;
-                if let (Some(live), true) = (live, meta::resource_version(&patch).is_empty()) {
-                    meta::set_resource_version(&mut new, meta::resource_version(live));
-                }
+                let tracking = tracking(meta::now_rfc3339())?;
+                let new =
+                    tracking.request(|request| applied(request, live.as_ref(), &patch, force))?;
+                report_repeated(call, validation, repeated.as_deref())?;
                 return resource.stored(new);
             }
             (_, None) => {
@@ -140,7 +150,13 @@ pub async fn patch(
                     &call.info.name,
                 ));
             }
-            (Form::Json, Some(live)) => patches::json_patch(live, &patch)?,
+            (Form::Json, Some(live)) => {
+                // Paths may lead into structs that are there in every object,
+                // if only empty.
+                let mut live = live.clone();
+                fields::check(resource.schema(), &mut live)?;
+                patches::json_patch(&live, &patch)?
+            }
             (Form::Merge, Some(live)) => patches::merge_patch(live, &patch)?,
             (Form::Strategic, Some(live)) => {
                 patches::strategic_merge(resource.schema(), live, &patch)?
@@ -152,6 +168,16 @@ pub async fn patch(
         report(call, validation, Vec::new(), unknown)?;
         resource.stored(new)
     };
+    let plan = (form == Form::Apply && views.as_ref().is_some_and(|v| v.must_be_planned()))
+        .then(|| -> Result<Plan, Status> {
+            report_repeated(call, validation, repeated.as_deref())?;
+            Ok(Plan {
+                tracking: tracking(meta::now_rfc3339())?,
+                patch: patch.clone(),
+                force,
+            })
+        })
+        .transpose()?;
     let namespace = call.info.namespace_of(resource);
     let writer = Writer {
         server,
@@ -160,6 +186,7 @@ pub async fn patch(
         part,
         options,
         ownership,
+        plan,
     };
     let mut created_meanwhile = false;
     let written = loop {
@@ -184,6 +211,109 @@ pub async fn patch(
     server
         .object_response(call, resource, code, accepted, written.json)
         .await
+}
+
+/// What becomes of a key that an applied document repeats.
+fn report_repeated(
+    call: &Call,
+    validation: fields::Validation,
+    repeated: Option<&str>,
+) -> Result<(), Status> {
+    match (repeated, validation) {
+        (None, _) | (_, fields::Validation::Ignore) => Ok(()),
+        (Some(repeated), fields::Validation::Warn) => {
+            call.warn([repeated.to_owned()]);
+            Ok(())
+        }
+        (Some(repeated), fields::Validation::Strict) => Err(Status::bad_request(format!(
+            "error strict decoding YAML: {repeated}"
+        ))),
+    }
+}
+
+fn applied(
+    request: &apply::Request<'_>,
+    live: Option<&Object>,
+    patch: &Object,
+    force: bool,
+) -> Result<Object, Status> {
+    let mut new = apply::apply(request, live, patch, force)?;
+    if let (Some(live), true) = (live, meta::resource_version(patch).is_empty()) {
+        meta::set_resource_version(&mut new, meta::resource_version(live));
+    }
+    Ok(new)
+}
+
+/// All that the tracking of ownership needs, so that it can be done elsewhere.
+#[derive(Clone)]
+pub struct Tracking {
+    /// How objects are shaped.
+    pub shape: Shape,
+    /// The kind's other versions.
+    pub views: Option<Views>,
+    /// The request's version.
+    pub api_version: String,
+    /// The field manager.
+    pub manager: String,
+    /// The subresource that is written.
+    pub subresource: Option<String>,
+    /// The time of the write.
+    pub now: String,
+    /// Fields that the write resets.
+    pub reset_fields: &'static [&'static [&'static str]],
+}
+
+impl Tracking {
+    fn request<T>(&self, work: impl FnOnce(&apply::Request<'_>) -> T) -> T {
+        work(&apply::Request {
+            ty: self.shape.ty(),
+            api_version: &self.api_version,
+            manager: &self.manager,
+            subresource: self.subresource.as_deref(),
+            now: &self.now,
+            versions: self.views.as_ref().map(|v| v as &dyn apply::Versions),
+            reset_fields: self.reset_fields,
+        })
+    }
+
+    /// Does `work`; on a thread that may wait where a webhook has to be asked
+    /// for what others own in other versions.
+    pub async fn run<T: Send + 'static>(
+        self,
+        live: Option<Object>,
+        work: impl FnOnce(&apply::Request<'_>, Option<&Object>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let waits = self
+            .views
+            .as_ref()
+            .is_some_and(|views| views.must_wait(live.as_ref(), &self.api_version));
+        if !waits {
+            return Ok(self.request(|request| work(request, live.as_ref())));
+        }
+        tokio::task::spawn_blocking(move || self.request(|request| work(request, live.as_ref())))
+            .await
+            .map_err(Status::internal)
+    }
+}
+
+/// An apply whose conversions may have to wait.
+pub struct Plan {
+    tracking: Tracking,
+    patch: Object,
+    force: bool,
+}
+
+impl Plan {
+    /// Applies to an object.
+    pub async fn run(&self, live: Object) -> Result<Object, Status> {
+        let (patch, force) = (self.patch.clone(), self.force);
+        self.tracking
+            .clone()
+            .run(Some(live), move |request, live| {
+                applied(request, live, &patch, force)
+            })
+            .await?
+    }
 }
 
 /// Fields that a write to `part` resets, which it can therefore not own.

@@ -25,17 +25,25 @@ pub async fn get(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     respond::validate_table_options(call, accepted)?;
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
     let object = resource
         .cache
         .get(&call.info.namespace_of(resource), &call.info.name)
         .ok_or_else(|| Status::not_found(&resource.group_resource(), &call.info.name))?;
+    let protobuf = negotiate::Accepted {
+        encoding: negotiate::Encoding::Protobuf,
+        view: negotiate::View::Whole,
+    };
+    if accepted == protobuf && resource.serves_storage_version() {
+        let body = object.protobuf()?.body.clone();
+        return Ok(respond::bytes(call, StatusCode::OK, accepted.encoding, body).await);
+    }
     server
         .object_response(
             call,
@@ -167,7 +175,7 @@ pub async fn list(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
     let filter = filter(&call.info, resource)?;
@@ -228,10 +236,15 @@ pub async fn list(
         .await;
     }
     match revision {
-        None => server.cache.consistent().await,
+        None => server.cache.try_consistent().await?,
         Some(revision) => at_least(server, revision).await?,
     };
-    let (items, revision) = server.current(resource, &filter);
+    let (mut items, mut revision) = server.current(resource, &filter);
+    if limit > 0 && items.len() > limit {
+        let (all, now) = resource.cache.first_page(server.cache.revision());
+        items = filtered(&all, &filter);
+        revision = now;
+    }
     page(
         server, call, resource, accepted, items, limit, revision, &filter,
     )
@@ -251,6 +264,14 @@ impl ApiServer {
         let (items, newest) = resource.cache.list_with_revision(filter);
         (items, revision.max(newest))
     }
+}
+
+fn filtered(items: &[Arc<CachedObject>], filter: &Filter) -> Vec<Arc<CachedObject>> {
+    items
+        .iter()
+        .filter(|o| filter.matches(o))
+        .cloned()
+        .collect()
 }
 
 /// The state of a resource at a past revision, from the store's history.
@@ -283,7 +304,7 @@ async fn past(
     reason = "a page is all of these, and nothing else uses them together"
 )]
 async fn page(
-    server: &ApiServer,
+    server: &Arc<ApiServer>,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
@@ -313,7 +334,7 @@ async fn page(
 }
 
 async fn next_page(
-    server: &ApiServer,
+    server: &Arc<ApiServer>,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
@@ -324,11 +345,14 @@ async fn next_page(
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision goes on with whatever is there now.
         Err(_) => {
-            server.cache.consistent().await;
+            server.cache.try_consistent().await?;
             server.current(resource, filter)
         }
         Ok(revision) => {
-            if resource.cache.last_change() <= revision {
+            if let Some(all) = resource.cache.further_page(revision) {
+                let rest = all.partition_point(|item| key_of(item) <= token.start);
+                (filtered(&all[rest..], filter), revision)
+            } else if resource.cache.last_change() <= revision {
                 (resource.cache.list(filter), revision)
             } else {
                 match past(server, resource, filter, revision).await {
@@ -354,7 +378,7 @@ async fn next_page(
                         return Ok(respond::value(
                             call,
                             StatusCode::GONE,
-                            negotiate::Encoding::Json,
+                            accepted.encoding,
                             &value,
                         )
                         .await);

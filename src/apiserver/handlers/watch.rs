@@ -44,8 +44,9 @@ struct WatchCall {
     call: Call,
     resource: Arc<Resource>,
     accepted: Accepted,
-    /// Whether stored bytes can be sent as they are.
+    /// Whether what the cache holds encoded is sent as it is, where it is of the right version.
     raw: bool,
+    server: Arc<ApiServer>,
 }
 
 /// Serves a watch.
@@ -55,7 +56,7 @@ pub async fn watch(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, true)?;
+    let accepted = negotiate::accept(&call.headers, resource.offer().watched())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
     let filter = filter(&call.info, resource)?;
@@ -86,7 +87,7 @@ pub async fn watch(
     let send_state = initial.unwrap_or(revision.is_none_or(|r| r == 0));
     let position = if send_state {
         let at = match revision {
-            None => server.cache.consistent().await,
+            None => server.cache.try_consistent().await?,
             Some(revision) => at_least(server, revision).await?,
         };
         let (items, position) = resource.cache.snapshot(&filter, at);
@@ -96,7 +97,7 @@ pub async fn watch(
         match revision {
             // From now on, nothing before.
             None | Some(0) => {
-                let now = server.cache.consistent().await;
+                let now = server.cache.try_consistent().await?;
                 Ok(resource.cache.snapshot(&Filter::nothing(), now).1)
             }
             Some(revision) => resource.cache.position_after(revision),
@@ -107,18 +108,14 @@ pub async fn watch(
         call: call.detached(),
         resource: resource.clone(),
         accepted,
-        raw: accepted
-            == Accepted {
-                encoding: Encoding::Json,
-                view: View::Whole,
-            }
-            && resource.serves_storage_version(),
+        raw: accepted.view == View::Whole,
+        server: server.clone(),
     });
     let position = match position {
         Ok(position) => position,
         Err(too_old) => {
             let asked = revision.unwrap_or_default();
-            let line = error_event(&too_old_status(asked, &too_old));
+            let line = error_event(&too_old_status(asked, &too_old), accepted.encoding);
             return Ok(stream_response(accepted, body::full(line)));
         }
     };
@@ -138,9 +135,8 @@ pub async fn watch(
         receiver.mark_unchanged();
     }
     let mut head = BytesMut::new();
-    for object in &first {
-        stream.encode(EventKind::Added.as_str(), object, &mut head);
-    }
+    let first: Vec<_> = first.into_iter().map(|o| (EventKind::Added, o)).collect();
+    stream.encode_all(&first, &mut head).await;
     drop(first);
     if initial == Some(true) && bookmarks {
         stream.bookmark(true, &mut head);
@@ -157,7 +153,7 @@ pub async fn watch(
         },
     );
     if websocket {
-        return over_websocket(call, request, events.boxed());
+        return over_websocket(call, request, events.boxed(), accepted.encoding);
     }
     Ok(stream_response(accepted, body::stream(events)))
 }
@@ -165,8 +161,8 @@ pub async fn watch(
 fn stream_response(accepted: Accepted, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let kind = match accepted.encoding {
-        Encoding::Json | Encoding::Protobuf => "application/json",
-        Encoding::Yaml => "application/yaml;stream=watch",
+        Encoding::Json | Encoding::Yaml => "application/json",
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
     };
     response
         .headers_mut()
@@ -181,10 +177,29 @@ fn too_old_status(asked: u64, too_old: &TooOld) -> Status {
     ))
 }
 
-fn error_event(status: &Status) -> Bytes {
-    let mut line = json!({"type": "ERROR", "object": status.to_value()}).to_string();
-    line.push('\n');
-    line.into()
+fn error_event(status: &Status, encoding: Encoding) -> Bytes {
+    let mut out = BytesMut::new();
+    put_event("ERROR", status.to_value(), encoding, &mut out);
+    out.freeze()
+}
+
+/// Appends an event in a client's encoding.
+fn put_event(kind: &str, object: Value, encoding: Encoding, out: &mut BytesMut) {
+    if encoding == Encoding::Protobuf {
+        match rkube_api::protobuf::encode(&object) {
+            Ok(encoded) => return rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
+            // A status always has a protobuf form.
+            Err(status) => {
+                if let Ok(encoded) = rkube_api::protobuf::encode(&status.to_value()) {
+                    rkube_api::protobuf::watch_frame("ERROR", &encoded.body, out);
+                }
+            }
+        }
+        return;
+    }
+    let event = json!({"type": kind, "object": object});
+    out.put_slice(event.to_string().as_bytes());
+    out.put_slice(b"\n");
 }
 
 impl Stream {
@@ -210,16 +225,17 @@ impl Stream {
                 () = self.shutdown.cancelled() => return None,
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        for event in &events {
-                            if let Some((kind, object)) = event.seen_through(&self.filter) {
-                                self.encode(kind.as_str(), &object, &mut out);
-                            }
-                        }
+                        let seen: Vec<_> = events
+                            .iter()
+                            .filter_map(|event| event.seen_through(&self.filter))
+                            .collect();
+                        self.encode_all(&seen, &mut out).await;
                     }
                     Err(too_old) => {
                         // The client lists again and starts over.
                         self.done = true;
-                        return Some(error_event(&too_old_status(self.watcher.revision(), &too_old)));
+                        let status = too_old_status(self.watcher.revision(), &too_old);
+                        return Some(error_event(&status, self.call.accepted.encoding));
                     }
                 },
                 () = ticked => {
@@ -233,21 +249,58 @@ impl Stream {
         }
     }
 
-    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
-        if self.call.raw {
-            out.reserve(object.json.len() + 40);
-            out.put_slice(b"{\"type\":\"");
-            out.put_slice(kind.as_bytes());
-            out.put_slice(b"\",\"object\":");
-            out.put_slice(&object.json);
-            out.put_slice(b"}\n");
+    /// Encodes events, one after the other. What has to be converted is
+    /// converted at once.
+    async fn encode_all(&mut self, events: &[(EventKind, Arc<CachedObject>)], out: &mut BytesMut) {
+        let call = self.call.clone();
+        if call.resource.family().is_none() {
+            for (kind, object) in events {
+                self.encode(kind.as_str(), object, out);
+            }
             return;
         }
+        let as_served =
+            |object: &CachedObject| call.raw && call.resource.is_as_served(&object.json);
+        let other: Vec<Arc<CachedObject>> = events
+            .iter()
+            .filter(|(_, object)| !as_served(object))
+            .map(|(_, object)| object.clone())
+            .collect();
+        let mut converted = match other.is_empty() {
+            true => Vec::new(),
+            false => match call.server.serve_all(&call.resource, &other).await {
+                Ok(objects) => objects,
+                Err(status) => {
+                    // The client lists again, and is told why it cannot.
+                    self.done = true;
+                    return out.put_slice(&error_event(&status, call.accepted.encoding));
+                }
+            },
+        }
+        .into_iter();
+        for (kind, object) in events {
+            if as_served(object) {
+                put_raw(kind.as_str(), object, call.accepted.encoding, out);
+            } else if let Some(object) = converted.next() {
+                self.encode_tree(kind.as_str(), object, out);
+            }
+        }
+    }
+
+    fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
+        if self.call.raw && self.call.resource.serves_storage_version() {
+            return put_raw(kind, object, self.call.accepted.encoding, out);
+        }
+        match self.call.resource.served(object.parse()) {
+            Ok(object) => self.encode_tree(kind, object, out),
+            Err(status) => {
+                out.put_slice(&error_event(&status, self.call.accepted.encoding));
+            }
+        }
+    }
+
+    fn encode_tree(&mut self, kind: &str, object: Value, out: &mut BytesMut) {
         let call = &self.call;
-        let object = match call.resource.served(object.parse()) {
-            Ok(object) => object,
-            Err(status) => return out.put_slice(&error_event(&status)),
-        };
         let shown = match call.accepted.view {
             View::Whole => object,
             View::Metadata(version) => respond::partial(&object, version),
@@ -258,21 +311,7 @@ impl Stream {
                 respond::table(&call.resource, version, meta, rows, columns)
             }
         };
-        self.put_value(kind, shown, out);
-    }
-
-    fn put_value(&self, kind: &str, object: Value, out: &mut BytesMut) {
-        let event = json!({"type": kind, "object": object});
-        match self.call.accepted.encoding {
-            Encoding::Json | Encoding::Protobuf => {
-                out.put_slice(event.to_string().as_bytes());
-                out.put_slice(b"\n");
-            }
-            Encoding::Yaml => {
-                out.put_slice(b"---\n");
-                out.put_slice(serde_yaml::to_string(&event).unwrap_or_default().as_bytes());
-            }
-        }
+        put_event(kind, shown, call.accepted.encoding, out);
     }
 
     /// Tells the client how far it has seen everything.
@@ -297,8 +336,25 @@ impl Stream {
                 respond::table(resource, version, meta, vec![row], false)
             }
         };
-        self.put_value("BOOKMARK", shown, out);
+        put_event("BOOKMARK", shown, self.call.accepted.encoding, out);
     }
+}
+
+/// A stored object as it is.
+fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut BytesMut) {
+    if encoding == Encoding::Protobuf {
+        match object.protobuf() {
+            Ok(encoded) => rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
+            Err(status) => out.put_slice(&error_event(&status, encoding)),
+        }
+        return;
+    }
+    out.reserve(object.json.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(&object.json);
+    out.put_slice(b"}\n");
 }
 
 fn is_websocket(call: &Call) -> bool {
@@ -308,11 +364,12 @@ fn is_websocket(call: &Call) -> bool {
         .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
 }
 
-/// A watch over WebSocket: each event a text message.
+/// A watch over WebSocket: each event a message, of text or of bytes.
 fn over_websocket(
     call: &Call,
     mut request: Incoming,
     mut events: futures::stream::BoxStream<'static, Result<Bytes, BoxError>>,
+    encoding: Encoding,
 ) -> Result<Response<Body>, Status> {
     let key = call
         .headers
@@ -330,8 +387,14 @@ fn over_websocket(
         let (mut reader, mut writer) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
         let send = async {
             while let Some(Ok(chunk)) = events.next().await {
-                for line in chunk.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                    writer.write_all(&text_frame(line)).await?;
+                if encoding == Encoding::Protobuf {
+                    for event in length_delimited(&chunk) {
+                        writer.write_all(&frame(0x82, event)).await?;
+                    }
+                } else {
+                    for line in chunk.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+                        writer.write_all(&frame(0x81, line)).await?;
+                    }
                 }
                 writer.flush().await?;
             }
@@ -377,10 +440,22 @@ fn over_websocket(
     Ok(response)
 }
 
-/// An unmasked text frame.
-fn text_frame(payload: &[u8]) -> Vec<u8> {
+/// The events of a chunk that stand behind their lengths.
+fn length_delimited(mut chunk: &[u8]) -> Vec<&[u8]> {
+    let mut events = Vec::new();
+    while let Some((length, rest)) = chunk.split_first_chunk::<4>() {
+        let length = (u32::from_be_bytes(*length) as usize).min(rest.len());
+        let (event, rest) = rest.split_at(length);
+        events.push(event);
+        chunk = rest;
+    }
+    events
+}
+
+/// An unmasked frame: 0x81 begins a text, 0x82 bytes.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(0x81);
+    frame.push(first);
     match payload.len() {
         n @ 0..=125 => frame.push(n as u8),
         n @ 126..=0xffff => {
@@ -402,11 +477,17 @@ mod tests {
 
     #[test]
     fn frames_carry_their_length() {
-        assert_eq!(text_frame(b"ab"), [0x81, 2, b'a', b'b']);
-        assert_eq!(text_frame(&[0; 126])[..4], [0x81, 126, 0, 126]);
+        assert_eq!(frame(0x81, b"ab"), [0x81, 2, b'a', b'b']);
+        assert_eq!(frame(0x82, &[0; 126])[..4], [0x82, 126, 0, 126]);
         assert_eq!(
-            text_frame(&[0; 70000])[..10],
+            frame(0x81, &[0; 70000])[..10],
             [0x81, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]
         );
+    }
+
+    #[test]
+    fn chunks_fall_into_events() {
+        let chunk = [0, 0, 0, 1, b'a', 0, 0, 0, 0, 0, 0, 0, 2, b'b', b'c'];
+        assert_eq!(length_delimited(&chunk), [&b"a"[..], b"", b"bc"]);
     }
 }

@@ -20,6 +20,7 @@ use crate::cache::with_revision;
 use crate::crd;
 use crate::resources::Resource;
 use crate::service::Call;
+use crate::versions::{Shape, Views};
 
 /// How often a write is tried again that lost a race it can win.
 const MAX_ATTEMPTS: usize = 8;
@@ -58,14 +59,18 @@ pub struct Writer<'a> {
     pub options: WriteOptions,
     /// How ownership is recorded.
     pub ownership: Ownership,
+    /// An apply that may have to wait for a conversion; it is used in place of
+    /// what is given to [`update`](Self::update).
+    pub plan: Option<super::patch::Plan>,
 }
 
-/// Makes the new state from the present one, both in the storage version.
+/// Makes the new state from the present one, both in the form that objects of
+/// the resource are worked on in.
 pub type Make<'a> = &'a (dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync);
 
 /// What a write has led to.
 pub struct Written {
-    /// The object in the storage version, with its revision.
+    /// The object with its revision, in the form that it is worked on in.
     pub json: Bytes,
     /// Whether it was made by this write.
     pub created: bool,
@@ -93,25 +98,55 @@ impl Writer<'_> {
         Err(Status::invalid(&self.resource.group_kind(), name, errors))
     }
 
-    /// Records who owns which field.
-    fn own(&self, live: Option<&Object>, object: Object, now: Timestamp) -> Object {
+    /// Records who owns which field, in the request's version.
+    async fn own(
+        &self,
+        live: Option<&Object>,
+        object: Object,
+        now: Timestamp,
+    ) -> Result<Object, Status> {
         if self.ownership == Ownership::Applied {
-            return object;
+            return Ok(object);
         }
-        let sub = Some(self.subresource()).filter(|s| !s.is_empty());
-        let request = apply::Request {
-            ty: self.resource.storage_schema(),
-            api_version: &self.resource.storage_api_version(),
-            manager: &self.options.manager,
-            subresource: sub,
-            now: &meta::rfc3339(now),
-            versions: None,
+        let tracking = super::patch::Tracking {
+            shape: Shape::of(self.resource)?,
+            views: Views::of(self.server, self.resource),
+            api_version: self.resource.api_version(),
+            manager: self.options.manager.clone(),
+            subresource: Some(self.subresource().to_owned()).filter(|s| !s.is_empty()),
+            now: meta::rfc3339(now),
             reset_fields: super::patch::reset_fields(self.resource, self.part),
         };
-        apply::update(&request, live, object)
+        if self.resource.working_api_version() == self.resource.api_version() {
+            return tracking
+                .run(live.cloned(), move |request, live| {
+                    apply::update(request, live, object)
+                })
+                .await;
+        }
+        let there = self.resource.served(object.clone())?;
+        let live = match live {
+            Some(live) => Some(self.resource.served(live.clone())?),
+            None => None,
+        };
+        let owned = tracking
+            .run(live, move |request, live| {
+                apply::update(request, live, there)
+            })
+            .await?;
+        let mut object = object;
+        match owned["metadata"].get("managedFields") {
+            Some(fields) => {
+                meta::metadata_mut(&mut object).insert("managedFields".into(), fields.clone());
+            }
+            None => {
+                meta::remove(&mut object, "managedFields");
+            }
+        }
+        Ok(object)
     }
 
-    /// Stores a new object, given in the storage version.
+    /// Stores a new object, given in the form that it is worked on in.
     pub async fn create(&self, mut object: Object) -> Result<Written, Status> {
         let now = Timestamp::now();
         let resource = self.resource;
@@ -133,7 +168,7 @@ impl Writer<'_> {
         }
         strategy.default(&mut object);
         // What is filled in from here on is nobody's.
-        object = self.own(None, object, now);
+        object = self.own(None, object, now).await?;
         meta::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
 
@@ -174,7 +209,7 @@ impl Writer<'_> {
             admission.charge_quota(&mut object, None).await?;
 
             let key = resource.key(meta::namespace(&object), &name);
-            let bytes = encode(&mut object)?;
+            let (bytes, shown) = self.server.to_store(resource, &mut object).await?;
             if self.options.dry_run {
                 let (found, _) = self
                     .server
@@ -186,14 +221,14 @@ impl Writer<'_> {
                     return Err(Status::already_exists(&resource.group_resource(), &name));
                 }
                 return Ok(Written {
-                    json: bytes,
+                    json: shown.unwrap_or(bytes),
                     created: true,
                 });
             }
             match self.server.store.put(&key, bytes, Expect::Absent).await {
                 Ok(kv) => {
                     return Ok(Written {
-                        json: revised(&kv)?,
+                        json: revised(&kv, shown)?,
                         created: true,
                     });
                 }
@@ -226,19 +261,19 @@ impl Writer<'_> {
         let resource = self.resource;
         self.server.cache.consistent().await;
         let _allocating = self.server.services.lock(resource, self.server).await;
-        let mut current = resource
-            .cache
-            .get(namespace, name)
-            .map(|object| (object.parse(), object.revision));
+        let mut current = match resource.cache.get(namespace, name) {
+            Some(object) => Some(self.found(object.parse(), object.revision).await?),
+            None => None,
+        };
         for _ in 0..MAX_ATTEMPTS {
-            let Some((old, revision)) = &current else {
+            let Some(found) = &current else {
                 return Err(Status::not_found(&resource.group_resource(), name));
             };
-            match self.attempt(namespace, name, old, *revision, make).await? {
+            match self.attempt(namespace, name, found, make).await? {
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Lost(found) => {
                     current = match found {
-                        Some(kv) => Some((parse(&kv)?, kv.mod_revision)),
+                        Some(kv) => Some(self.found(parse(&kv)?, kv.mod_revision).await?),
                         None => None,
                     };
                 }
@@ -247,19 +282,34 @@ impl Writer<'_> {
         Err(Status::modified(&resource.group_resource(), name))
     }
 
+    async fn found(&self, object: Object, revision: u64) -> Result<Found, Status> {
+        let outdated = self
+            .resource
+            .family()
+            .is_some_and(|family| meta::api_version(&object) != family.storage());
+        Ok(Found {
+            object: self.server.load(self.resource, object).await?,
+            revision,
+            outdated,
+        })
+    }
+
     async fn attempt(
         &self,
         namespace: &str,
         name: &str,
-        old: &Object,
-        revision: u64,
+        found: &Found,
         make: Make<'_>,
     ) -> Result<Attempt, Status> {
         let resource = self.resource;
+        let (old, revision) = (&found.object, found.revision);
         let strategy = resource.strategy();
         let now = Timestamp::now();
         let ctx = self.context(now);
-        let mut new = make(Some(old))?;
+        let mut new = match &self.plan {
+            Some(plan) => plan.run(old.clone()).await?,
+            None => make(Some(old))?,
+        };
         self.check_identity(&mut new, old, revision, namespace, name)?;
         strategy.default(&mut new);
         match self.part {
@@ -268,7 +318,7 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
         }
         keep_system_metadata(&mut new, old);
-        new = self.own(Some(old), new, now);
+        new = self.own(Some(old), new, now).await?;
         let admission = Admission {
             server: self.server,
             call: self.call,
@@ -285,8 +335,7 @@ impl Writer<'_> {
                 .services
                 .allocate(self.server, resource, &mut new, Some(old))?;
         }
-        let mut errors =
-            rkube_strategy::validate_metadata(&new, resource.namespaced, strategy.name_rule());
+        let mut errors = metadata_errors(resource, &new);
         errors.extend(rkube_strategy::validate_metadata_update(&new, old));
         errors.extend(match self.part {
             Part::Main => strategy.validate_update(&new, old),
@@ -301,7 +350,7 @@ impl Writer<'_> {
         admission.charge_quota(&mut new, Some(old)).await?;
 
         let key = resource.key(namespace, name);
-        if unchanged(&mut new, old) {
+        if !found.outdated && unchanged(&mut new, old) {
             // Nothing to store; but a stale reader must not believe that it won.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
@@ -319,9 +368,9 @@ impl Writer<'_> {
             };
         }
         let gone = finished(resource, &new, old);
-        let bytes = encode(&mut new)?;
+        let (bytes, shown) = self.server.to_store(resource, &mut new).await?;
         if self.options.dry_run {
-            let json = with_revision(&bytes, revision)
+            let json = with_revision(shown.as_ref().unwrap_or(&bytes), revision)
                 .ok_or_else(|| Status::internal("an object has no metadata"))?;
             return Ok(Attempt::Done(Written {
                 json,
@@ -337,7 +386,7 @@ impl Writer<'_> {
                 .await
             {
                 Ok((_, at)) => {
-                    let json = with_revision(&bytes, at)
+                    let json = with_revision(shown.as_ref().unwrap_or(&bytes), at)
                         .ok_or_else(|| Status::internal("an object has no metadata"))?;
                     Ok(Attempt::Done(Written {
                         json,
@@ -355,7 +404,7 @@ impl Writer<'_> {
             .await
         {
             Ok(kv) => Ok(Attempt::Done(Written {
-                json: revised(&kv)?,
+                json: revised(&kv, shown)?,
                 created: false,
             })),
             Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
@@ -433,13 +482,26 @@ impl Writer<'_> {
 fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
-    if resource.as_custom().is_some() || resource.group == "apiextensions.k8s.io" {
+    if resource.as_custom().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        )
+    {
         errors.retain(|e| {
             !(e.field.starts_with("metadata.finalizers[")
                 && e.detail.starts_with("name is neither a standard finalizer"))
         });
     }
     errors
+}
+
+/// What a write finds, in the form that it is worked on in.
+struct Found {
+    object: Object,
+    revision: u64,
+    /// Whether it is stored in another version than it would be now.
+    outdated: bool,
 }
 
 enum Attempt {
@@ -525,9 +587,10 @@ pub fn encode(object: &mut Object) -> Result<Bytes, Status> {
         .map_err(Status::internal)
 }
 
-/// A stored entry as JSON with its revision.
-pub fn revised(kv: &KeyValue) -> Result<Bytes, Status> {
-    with_revision(&kv.value, kv.mod_revision)
+/// A stored entry as JSON with its revision; or what is shown in its place,
+/// where it is stored in another version.
+pub fn revised(kv: &KeyValue, shown: Option<Bytes>) -> Result<Bytes, Status> {
+    with_revision(shown.as_deref().unwrap_or(&kv.value), kv.mod_revision)
         .ok_or_else(|| Status::internal("a stored object has no metadata"))
 }
 

@@ -269,7 +269,7 @@ async fn views_and_encodings() {
     assert!(list["items"][0].get("data").is_none());
     let (_, yaml) = t.get_as(&format!("{MAPS}/a"), "application/yaml").await;
     assert!(yaml.as_str().unwrap().contains("kind: ConfigMap"));
-    let (code, _) = t.get_as(MAPS, "application/vnd.kubernetes.protobuf").await;
+    let (code, _) = t.get_as(MAPS, "application/cbor").await;
     assert_eq!(code, 406);
     let (code, _) = t
         .call(Method::POST, MAPS, "application/cbor", "k8s\0")

@@ -23,6 +23,9 @@ pub struct TestPki {
     pub pki: Pki,
     pub admin_cert: String,
     pub admin_key: String,
+    /// Of a server called `ext.default.svc`.
+    pub extension_cert: String,
+    pub extension_key: String,
 }
 
 pub fn make_pki() -> TestPki {
@@ -53,7 +56,10 @@ pub fn make_pki() -> TestPki {
             ExtendedKeyUsagePurpose::ClientAuth
         }];
         if server {
-            params.subject_alt_names = vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+            params.subject_alt_names = vec![
+                SanType::IpAddress("127.0.0.1".parse().unwrap()),
+                SanType::DnsName("ext.default.svc".try_into().unwrap()),
+            ];
         }
         (
             params.signed_by(&key, &issuer).unwrap().pem(),
@@ -64,6 +70,8 @@ pub fn make_pki() -> TestPki {
     let (kubelet_cert, kubelet_key) =
         sign("kube-apiserver-kubelet-client", "system:masters", false);
     let (admin_cert, admin_key) = sign("admin", "system:masters", false);
+    let (proxy_cert, proxy_key) = sign("front-proxy-client", "", false);
+    let (extension_cert, extension_key) = sign("ext.default.svc", "", true);
     let sa = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     TestPki {
         pki: Pki {
@@ -73,11 +81,15 @@ pub fn make_pki() -> TestPki {
             kubelet_client_cert: kubelet_cert.into(),
             kubelet_client_key: kubelet_key.into(),
             front_proxy_ca_cert: None,
+            front_proxy_client_cert: Some(proxy_cert.into()),
+            front_proxy_client_key: Some(proxy_key.into()),
             service_account_key: sa.serialize_pem().into(),
             service_account_pub: sa.public_key_pem().into(),
         },
         admin_cert,
         admin_key,
+        extension_cert,
+        extension_key,
     }
 }
 
@@ -91,6 +103,7 @@ pub fn config(folder: &std::path::Path, pki: Pki) -> Config {
         node_ports: (30000, 32767),
         advertise_ip: "192.168.49.2".parse().unwrap(),
         advertise_port: 8443,
+        audit: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -18,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use crate::ApiServer;
 use crate::connect::service_endpoint;
 
-/// Bytes that a webhook may answer.
-const MAX_ANSWER: usize = 4 << 20;
+/// Bytes that a webhook may answer: a conversion answers with a whole list.
+const MAX_ANSWER: usize = 64 << 20;
 /// TLS set-ups that are kept; there are as many as CA bundles.
 const MAX_KEPT: usize = 64;
 
@@ -30,14 +31,40 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Posts a review to where `config` (a `WebhookClientConfig`) says.
+    /// Posts a review to where `config` (a `WebhookClientConfig`) says. The
+    /// webhook is told how long it is waited for; an error names where it is.
     pub async fn post(
         &self,
         server: &ApiServer,
         config: &Value,
         review: &Value,
+        limit: Duration,
     ) -> Result<Value, String> {
-        let (address, name, path) = place(server, config)?;
+        let mut place = place(server, config)?;
+        let sign = if place.path.contains('?') { '&' } else { '?' };
+        place.path = format!("{}{sign}timeout={}s", place.path, limit.as_secs());
+        let url = place.url();
+        let answer = self.send(server, config, review, place);
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(reason)) => Err(format!("Post {url:?}: {reason}")),
+            Err(_) => Err(format!("Post {url:?}: context deadline exceeded")),
+        }
+    }
+
+    async fn send(
+        &self,
+        server: &ApiServer,
+        config: &Value,
+        review: &Value,
+        place: Place,
+    ) -> Result<Value, String> {
+        let Place {
+            address,
+            name,
+            path,
+            ..
+        } = place;
         let tls = self.tls(server, config["caBundle"].as_str().unwrap_or_default())?;
         let name_of_server = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
         let stream = TcpStream::connect(&address)
@@ -113,8 +140,23 @@ impl Clients {
     }
 }
 
-/// Address to connect to, name that the certificate must bear, path.
-fn place(server: &ApiServer, config: &Value) -> Result<(String, String, String), String> {
+/// Where a webhook is.
+struct Place {
+    /// Host and port to connect to.
+    address: String,
+    /// The name that its certificate must bear.
+    name: String,
+    port: u16,
+    path: String,
+}
+
+impl Place {
+    fn url(&self) -> String {
+        format!("https://{}:{}{}", self.name, self.port, self.path)
+    }
+}
+
+fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
     if let Some(url) = config["url"].as_str().filter(|u| !u.is_empty()) {
         let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
         let host = uri
@@ -122,21 +164,32 @@ fn place(server: &ApiServer, config: &Value) -> Result<(String, String, String),
             .ok_or_else(|| format!("url {url:?} names no host"))?;
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         let host = host.trim_matches(['[', ']']);
-        return Ok((
-            format!("{host}:{}", uri.port_u16().unwrap_or(443)),
-            host.to_owned(),
-            path.to_owned(),
-        ));
+        let port = uri.port_u16().unwrap_or(443);
+        return Ok(Place {
+            address: format!("{host}:{port}"),
+            name: host.to_owned(),
+            port,
+            path: path.to_owned(),
+        });
     }
     let service = &config["service"];
     let text = |field: &str| service[field].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
-    let port = service["port"].as_u64().unwrap_or(443).to_string();
-    let address = service_endpoint(server, namespace, name, &port).map_err(|e| e.message)?;
+    let port = service["port"]
+        .as_u64()
+        .and_then(|p| u16::try_from(p).ok())
+        .unwrap_or(443);
+    let address =
+        service_endpoint(server, namespace, name, &port.to_string()).map_err(|e| e.message)?;
     let path = match text("path") {
         "" => "/".to_owned(),
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     };
-    Ok((address, format!("{name}.{namespace}.svc"), path))
+    Ok(Place {
+        address,
+        name: format!("{name}.{namespace}.svc"),
+        port,
+        path,
+    })
 }

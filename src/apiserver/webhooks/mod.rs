@@ -16,6 +16,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
+use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
 
@@ -39,9 +40,22 @@ struct Hook {
 struct Answer {
     patch: Option<Value>,
     warnings: Vec<String>,
+    /// What the webhook wants in the audit log.
+    notes: Vec<(String, String)>,
 }
 
 impl Webhooks {
+    /// Posts a review to where `client` (a `WebhookClientConfig`) says.
+    pub async fn post(
+        &self,
+        server: &ApiServer,
+        client: &Value,
+        review: &Value,
+        timeout: Duration,
+    ) -> Result<Value, String> {
+        self.clients.post(server, client, review, timeout).await
+    }
+
     /// The webhooks of a kind of configuration that the write must pass, in
     /// the order of their configurations' names.
     fn matching(
@@ -192,16 +206,22 @@ impl Webhooks {
             .as_u64()
             .unwrap_or(10)
             .clamp(1, 30);
-        let asked = self
+        let limit = Duration::from_secs(seconds);
+        let config = &hook.value["clientConfig"];
+        let result = self
             .clients
-            .post(admission.server, &hook.value["clientConfig"], &review);
-        let result = match tokio::time::timeout(Duration::from_secs(seconds), asked).await {
-            Ok(result) => result,
-            Err(_) => Err("context deadline exceeded".to_owned()),
-        };
+            .post(admission.server, config, &review, limit)
+            .await;
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
-            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Ok(answer)) => {
+                for (key, value) in &answer.notes {
+                    admission
+                        .call
+                        .annotate(format!("{}/{key}", hook.name), value);
+                }
+                Ok(Some(answer))
+            }
             Ok(Err(response)) => Err(denied(&hook.name, &response)),
             Err(reason) if hook.ignore_failure => {
                 tracing::warn!(
@@ -304,7 +324,17 @@ fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String
                 .then_some(patch)
         }
     };
-    Ok(Ok(Answer { patch, warnings }))
+    let notes = response["auditAnnotations"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    Ok(Ok(Answer {
+        patch,
+        warnings,
+        notes,
+    }))
 }
 
 fn denied(name: &str, response: &Value) -> Status {

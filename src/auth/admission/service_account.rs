@@ -35,8 +35,7 @@ fn account_name(pod: &Object) -> &str {
 /// A namespace's default account is made by a controller just after the
 /// namespace: a pod that comes in between waits for it.
 pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Request<'_>) {
-    const TRIES: usize = 20;
-    const PAUSE: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_secs(2);
     if request.operation != Operation::Create
         || !request.is_whole("", "pods")
         || is_mirror(request.new_object())
@@ -46,15 +45,24 @@ pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Reques
     if !matches!(account_name(request.new_object()), "" | DEFAULT) {
         return;
     }
-    for _ in 0..TRIES {
-        let there = |resource, namespace, name| reader.get("", resource, namespace, name).is_some();
-        if there("serviceaccounts", request.namespace, DEFAULT)
-            || !there("namespaces", "", request.namespace)
-        {
-            return;
+    let there = |resource, namespace, name| reader.get("", resource, namespace, name).is_some();
+    let wait = async {
+        loop {
+            // Asked for before looking, so that nothing falls in between.
+            let changed = reader.changed("", "serviceaccounts");
+            if there("serviceaccounts", request.namespace, DEFAULT)
+                || !there("namespaces", "", request.namespace)
+            {
+                return;
+            }
+            match changed {
+                Some(changed) => changed.await,
+                None => return,
+            }
         }
-        tokio::time::sleep(PAUSE).await;
-    }
+    };
+    // What is still not there is refused with its name.
+    let _ = tokio::time::timeout(LIMIT, wait).await;
 }
 
 pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Result<(), Status> {

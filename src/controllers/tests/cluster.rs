@@ -69,6 +69,8 @@ fn authority() -> Authority {
             kubelet_client_cert: kubelet_cert.into(),
             kubelet_client_key: kubelet_key.into(),
             front_proxy_ca_cert: None,
+            front_proxy_client_cert: None,
+            front_proxy_client_key: None,
             service_account_key: tokens.serialize_pem().into(),
             service_account_pub: tokens.public_key_pem().into(),
         },
@@ -158,6 +160,7 @@ impl Cluster {
             node_ports: (30000, 32767),
             advertise_ip: "192.168.49.2".parse().unwrap(),
             advertise_port: 8443,
+            audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
         let client = server.client("system:kube-controller-manager", &["system:masters"]);

@@ -32,7 +32,7 @@ use rkube_config::failure::{Kind, Source};
 
 use self::control::{Request, Response, ask};
 use self::state::State;
-use crate::{ClusterPlan, Driver, NodeState, Problem};
+use crate::{ClusterPlan, Driver, Log, NodeState, Problem};
 
 /// How long the supervisor may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -80,6 +80,11 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     })
 }
 
+/// Name of the host's link to a cluster's nodes.
+pub(crate) fn link_name(plan: &ClusterPlan) -> String {
+    network::host(plan).link_name()
+}
+
 fn failure(e: &anyhow::Error) -> Failure {
     Failure::new(Source::Driver, Kind::Error, format!("{e:#}"))
 }
@@ -100,29 +105,16 @@ impl Driver for Native {
         "native"
     }
 
-    fn preflight(&self, plan: &ClusterPlan) -> Vec<Problem> {
-        preflight::check(plan)
+    fn preflight<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Vec<Problem>> {
+        Box::pin(async move { preflight::check(plan) })
     }
 
-    fn is_up(&self, plan: &ClusterPlan) -> bool {
-        control::socket_path(&plan.run_dir).exists()
+    fn is_up<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, bool> {
+        Box::pin(async move { control::socket_path(&plan.run_dir).exists() })
     }
 
-    fn free_range(&self, taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
-        let candidates: Vec<Ipv4Net> = (0..=20)
-            .filter_map(|i| Ipv4Net::new([192, 168, 58 + 9 * i, 0].into(), 24).ok())
-            .filter(|c| !taken.contains(c))
-            .collect();
-        rkube_network::host::find_free_range(&candidates, &[])
-            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?
-            .ok_or_else(|| {
-                Failure::new(
-                    Source::LocalNetwork,
-                    Kind::Conflict,
-                    "no free address range among 192.168.58.0/24 … 192.168.238.0/24",
-                )
-                .advise("choose one with --subnet")
-            })
+    fn free_range<'a>(&'a self, taken: &'a [Ipv4Net]) -> BoxFuture<'a, Result<Ipv4Net, Failure>> {
+        Box::pin(async move { crate::ranges::free_on_host(taken) })
     }
 
     fn start<'a>(
@@ -164,6 +156,30 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>> {
         let plan = plan.clone();
         blocking(move || states(&plan).map_err(|e| failure(&e)))
+    }
+
+    fn logs<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        node: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
+        Box::pin(async move {
+            let files = [
+                ("init", "init.log"),
+                ("control-plane", "rkube/control-plane.log"),
+                ("agent", "rkube/agent.log"),
+            ];
+            crate::read_logs(&plan.node_dir(node).join("log"), &files)
+        })
+    }
+
+    fn driver_logs<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+    ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
+        Box::pin(async move {
+            crate::read_logs(&plan.dir.join("logs"), &[("supervisor", "supervisor.log")])
+        })
     }
 
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
@@ -318,7 +334,7 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
             let _ = kill(process.pid(), Signal::SIGKILL);
         }
     }
-    let hierarchies = cgroup::hierarchies()?;
+    let hierarchies = rkube_init::cgroup::hierarchies()?;
     cgroup::kill_all(&hierarchies, &plan.name, None, KILL_LIMIT)?;
     cgroup::remove(&hierarchies, &plan.name, None, KILL_LIMIT)?;
     network::host(plan).down()?;

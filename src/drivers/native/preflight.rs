@@ -7,7 +7,7 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
-use super::{cgroup, network};
+use super::network;
 use crate::{ClusterPlan, Problem};
 
 /// Least free disk space for the profile, in bytes.
@@ -107,7 +107,7 @@ fn file_systems() -> Option<Failure> {
 }
 
 fn cgroups() -> Option<Failure> {
-    let hierarchies = match cgroup::hierarchies() {
+    let hierarchies = match rkube_init::cgroup::hierarchies() {
         Ok(hierarchies) => hierarchies,
         Err(e) => return Some(Failure::new(Source::Host, Kind::Error, format!("{e:#}"))),
     };

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rkube_config::{NodeConfig, paths};
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup, mounts};
+use super::mounts;
 
 /// What the inside of a sandbox is told by the supervisor, as JSON on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -151,12 +151,12 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
         serde_json::from_str(&text).context("the sandbox specification is damaged")?;
     let config = NodeConfig::read(spec.etc.join("node.yaml"))?;
 
-    let hierarchies = cgroup::hierarchies()?;
+    let hierarchies = rkube_init::cgroup::hierarchies()?;
     // Not before the supervisor has put this process in its groups.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     mounts::enter(&spec, &hierarchies)?;
-    cgroup::make_room(Path::new("/"))?;
+    rkube_init::cgroup::make_room(Path::new("/"))?;
     rkube_init::write_identity(Path::new("/"), &config)?;
 
     let error = std::os::unix::process::CommandExt::exec(

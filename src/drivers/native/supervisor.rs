@@ -22,12 +22,13 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::cgroup::{self, Hierarchy, Limits};
+use super::cgroup::{self, Limits};
 use super::control::{self, Request, Response};
 use super::network;
 use super::sandbox::{self, Born, SandboxSpec};
 use super::state::{ProcessId, State};
 use crate::{ClusterPlan, NodePlan};
+use rkube_init::cgroup::Hierarchy;
 
 /// How long a node may take to stop in order before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -144,7 +145,7 @@ impl Supervisor {
         let mut supervisor = Self {
             run_dir: run_dir.to_path_buf(),
             host_netns,
-            hierarchies: cgroup::hierarchies()?,
+            hierarchies: rkube_init::cgroup::hierarchies()?,
             state,
             running: BTreeMap::new(),
             pending: BTreeMap::new(),

@@ -87,6 +87,8 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         ip: [192, 168, 247, i].into(),
         cpu_millis: Some(500),
         memory_bytes: Some(256 << 20),
+        control_plane: i == 2,
+        ssh_port: None,
     };
     ClusterPlan {
         name: "drivertest".into(),
@@ -95,6 +97,9 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
         loopback_ports: vec![5000],
+        api_port: None,
+        ports: Vec::new(),
+        machine: rkube_drivers::MachineOptions::default(),
         nodes: vec![node(2), node(3)],
     }
 }
@@ -125,6 +130,7 @@ async fn tests() {
 
     let problems: Vec<_> = driver
         .preflight(&plan)
+        .await
         .into_iter()
         .filter(|p| p.fatal)
         .collect();
@@ -260,7 +266,8 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// Processes of this binary that play `role`, on the whole machine.
+/// Processes of this test's cluster that play `role`: nodes are in its groups,
+/// supervisors name its folder. Other clusters of this machine are not touched.
 fn pids(role: &str) -> Vec<Pid> {
     let own = std::env::current_exe().expect("own path");
     let binaries = [own.as_os_str().as_encoded_bytes(), paths::BINARY.as_bytes()];
@@ -270,9 +277,12 @@ fn pids(role: &str) -> Vec<Pid> {
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let groups = std::fs::read_to_string(entry.path().join("cgroup")).ok()?;
             let mut words = line.split(|b| *b == 0);
-            (binaries.contains(&words.next()?) && words.next()? == role.as_bytes())
-                .then(|| Pid::from_raw(pid))
+            let plays = binaries.contains(&words.next()?) && words.next()? == role.as_bytes();
+            let ours = groups.contains("/rkube/drivertest/")
+                || words.next() == Some(b"/run/rkube/drivertest".as_slice());
+            (plays && ours).then(|| Pid::from_raw(pid))
         })
         .collect();
     found.sort();

@@ -88,6 +88,13 @@ impl Writer {
         self.buf[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// Adds flags to the message that begins at `start`.
+    pub(crate) fn add_flags(&mut self, start: usize, flags: u16) {
+        let place = start + 6..start + 8;
+        let old = u16::from_ne_bytes([self.buf[place.start], self.buf[place.start + 1]]);
+        self.buf[place].copy_from_slice(&(old | flags).to_ne_bytes());
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.buf.len()
     }

@@ -217,11 +217,13 @@ impl Socket {
         unreachable!("the loop above returns")
     }
 
-    /// Sends a batch and waits for the acknowledgement of its last message, or for the
-    /// first refusal, which comes with the refused message's place in the batch.
+    /// Sends a batch and waits for the acknowledgement of the last message before its
+    /// end, or for the first refusal, which comes with the refused message's place in
+    /// the batch.
     ///
     /// `write` gets the first sequence number and answers the messages, numbered from
-    /// there, and how many they are; only the last may ask for an acknowledgement.
+    /// there, and how many they are: a beginning, at least one, of which only the last
+    /// asks for an acknowledgement, and an end.
     pub(crate) fn batch(
         &self,
         write: impl FnOnce(u32) -> (Writer, u32),
@@ -230,6 +232,10 @@ impl Socket {
         let first = state.seq.wrapping_add(1);
         let (writer, count) = write(first);
         state.seq = state.seq.wrapping_add(count);
+        if count < 3 {
+            // Nothing to do, and nobody would answer.
+            return Ok(());
+        }
         self.grow_buffers(writer.len())
             .map_err(|errno| (errno.into(), 0))?;
         self.send(writer.as_bytes())
@@ -239,7 +245,7 @@ impl Socket {
             let received = self.receive(&mut state, |message| {
                 let place = message.seq.wrapping_sub(first);
                 if message.kind == NLMSG_ERROR && place < count {
-                    done |= place == count - 1;
+                    done |= place == count - 2;
                     return message.acknowledgement();
                 }
                 Ok(())

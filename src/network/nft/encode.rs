@@ -75,6 +75,7 @@ pub(super) struct Batch<'a> {
     table: &'a str,
     set_ids: u32,
     subjects: Vec<Subject>,
+    last: usize,
 }
 
 impl<'a> Batch<'a> {
@@ -88,27 +89,26 @@ impl<'a> Batch<'a> {
             table: &table.name,
             set_ids: 0,
             subjects: Vec::new(),
+            last: 0,
         };
         batch.mark(NFNL_MSG_BATCH_BEGIN, "begin");
         batch
     }
 
-    /// Ends it; answers the bytes and each message's subject.
+    /// Ends it; answers the bytes and each message's subject. The last message
+    /// before the end asks for an acknowledgement, which comes after the commit:
+    /// kernels before 6.10 acknowledge no end.
     pub(super) fn finish(mut self) -> (Writer, Vec<Subject>) {
+        self.w.add_flags(self.last, NLM_F_ACK);
         self.mark(NFNL_MSG_BATCH_END, "commit");
         (self.w, self.subjects)
     }
 
     fn mark(&mut self, kind: u16, subject: &str) {
         let seq = self.next(|| subject.to_owned());
-        // The end asks for the acknowledgement of the whole.
-        let flags = if kind == NFNL_MSG_BATCH_END {
-            NLM_F_REQUEST | NLM_F_ACK
-        } else {
-            NLM_F_REQUEST
-        };
-        self.w
-            .message(kind, flags, seq, |w| nfgen(w, 0, NFNL_SUBSYS_NFTABLES));
+        self.w.message(kind, NLM_F_REQUEST, seq, |w| {
+            nfgen(w, 0, NFNL_SUBSYS_NFTABLES);
+        });
     }
 
     fn next(&mut self, subject: impl FnOnce() -> Subject) -> u32 {
@@ -126,6 +126,7 @@ impl<'a> Batch<'a> {
     ) {
         let seq = self.next(subject);
         let family = self.family;
+        self.last = self.w.len();
         self.w
             .message(message_type(kind), NLM_F_REQUEST | flags, seq, |w| {
                 nfgen(w, family, 0);

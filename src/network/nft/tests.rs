@@ -372,8 +372,9 @@ fn messages_are_encoded_byte_for_byte() {
     };
     let expected = [
         message(0x10, 1, 7, [0, 0, 0, 10], &[]),
-        message(0xa06, 0xc01, 8, [2, 0, 0, 0], &body),
-        message(0x11, 5, 9, [0, 0, 0, 10], &[]),
+        // Create, append, request, and the acknowledgement of the whole.
+        message(0xa06, 0xc05, 8, [2, 0, 0, 0], &body),
+        message(0x11, 1, 9, [0, 0, 0, 10], &[]),
     ]
     .concat();
     assert_eq!(writer.as_bytes(), expected);

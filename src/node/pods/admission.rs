@@ -57,6 +57,23 @@ struct Needs {
     storage: i64,
 }
 
+/// The CPU that a pod asks for, in thousandths; its own request comes first.
+pub(crate) fn cpu_request(pod: &Pod) -> i64 {
+    let needs = needs(pod).cpu;
+    match &pod.spec().resources {
+        Some(own) => {
+            let overhead = pod.spec().overhead.as_ref();
+            let overhead = overhead
+                .and_then(|o| o.get("cpu"))
+                .map_or(0, quantity_milli);
+            qos::requests(Some(own))
+                .cpu
+                .map_or(needs, |cpu| cpu + overhead)
+        }
+        None => needs,
+    }
+}
+
 /// What a pod asks for: its containers together, or its hungriest init container.
 fn needs(pod: &Pod) -> Needs {
     let of = |c: &Container| {

@@ -125,6 +125,15 @@ impl PodTable {
             .collect()
     }
 
+    /// Pods whose containers may run.
+    pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        self.all()
+            .into_iter()
+            .map(|s| s.pod)
+            .filter(|p| !p.deleting() && !matches!(p.api_phase(), "Succeeded" | "Failed"))
+            .collect()
+    }
+
     /// The pod of that name; the UID decides when there are two.
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Snapshot> {
         let mut found: Vec<Snapshot> = self
@@ -278,6 +287,10 @@ async fn clean_up(agent: &Arc<Agent>, orphans: HashMap<String, Adopted>) {
             if let Err(e) = agent.runtime.remove_sandbox(&sandbox.id).await {
                 warn!("removing sandbox {}: {e}", sandbox.id);
             }
+            agent
+                .runtime
+                .remove_cgroup(&sandbox.spec.cgroup_parent)
+                .await;
         }
         crate::volumes::tear_down(&uid).await;
     }

@@ -199,8 +199,78 @@ pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resourc
         memory_limit: limits.memory.filter(|m| *m > 0),
         memory_swap_limit: limits.memory.filter(|m| *m > 0),
         hugepage_limits,
+        // Of a container whose memory is used up no part lives on (v2 only).
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
         ..Default::default()
     }
+}
+
+/// The weight and limits of the pod's own cgroup, in which its containers are. A
+/// limit is set only when every container has one.
+pub(crate) fn pod_resources(pod: &Pod) -> rkube_runtime::Resources {
+    let request = super::admission::cpu_request(pod);
+    let shares = Some(cpu_shares(request));
+    if class(pod) == Qos::BestEffort {
+        return rkube_runtime::Resources {
+            cpu_shares: Some(cpu_shares(0)),
+            ..Default::default()
+        };
+    }
+    let limit = |of: fn(&Amounts) -> Option<i64>| pod_limit(pod, of);
+    let quota = limit(|a| a.cpu).and_then(cpu_quota);
+    rkube_runtime::Resources {
+        cpu_shares: shares,
+        cpu_quota: quota,
+        cpu_period: quota.map(|_| CPU_PERIOD),
+        memory_limit: limit(|a| a.memory),
+        ..Default::default()
+    }
+}
+
+/// What the pod's containers may use together at any time, if each has a limit;
+/// the pod's own limit comes first.
+fn pod_limit(pod: &Pod, of: fn(&Amounts) -> Option<i64>) -> Option<i64> {
+    let spec = pod.spec();
+    let overhead = of(&amounts(spec.overhead.as_ref())).unwrap_or(0);
+    if let Some(own) = positive(of(&limits(spec.resources.as_ref()))) {
+        return Some(own + overhead);
+    }
+    let limit = |c: &Container| positive(of(&limits(c.resources.as_ref())));
+    let mut mains = 0;
+    for container in &spec.containers {
+        mains += limit(container)?;
+    }
+    let (mut sidecars, mut init) = (0, 0);
+    for container in pod.init_containers() {
+        let own = limit(container)?;
+        if is_sidecar(container) {
+            sidecars += own;
+            init = init.max(sidecars);
+        } else {
+            init = init.max(sidecars + own);
+        }
+    }
+    Some((mains + sidecars).max(init) + overhead)
+}
+
+/// The cgroup of burstable pods, and that of best-effort ones.
+const TIERS: [&str; 2] = ["/kubepods/burstable", "/kubepods/besteffort"];
+
+/// Those two with their weights: burstable pods weigh together what they ask for
+/// together, best-effort ones next to nothing.
+pub(crate) fn tiers(pods: &[std::sync::Arc<Pod>]) -> [(&'static str, rkube_runtime::Resources); 2] {
+    let burstable: i64 = pods
+        .iter()
+        .filter(|p| class(p) == Qos::Burstable)
+        .map(|p| super::admission::cpu_request(p))
+        .sum();
+    [(TIERS[0], burstable), (TIERS[1], 0)].map(|(tier, millis)| {
+        let resources = rkube_runtime::Resources {
+            cpu_shares: Some(cpu_shares(millis)),
+            ..Default::default()
+        };
+        (tier, resources)
+    })
 }
 
 #[cfg(test)]
@@ -240,6 +310,28 @@ mod tests {
         assert_eq!(class(&pod(&both, &both)), Qos::Guaranteed);
         assert_eq!(class(&pod(&both, &[])), Qos::Burstable);
         assert_eq!(class(&pod(&[], &both[..1])), Qos::Burstable);
+    }
+
+    #[test]
+    fn pods_are_limited_when_all_their_containers_are() {
+        let mut one = pod(&[("cpu", "250m")], &[("cpu", "500m"), ("memory", "64Mi")]);
+        let resources = pod_resources(&one);
+        assert_eq!(resources.cpu_shares, Some(256));
+        assert_eq!(resources.cpu_quota, Some(50_000));
+        assert_eq!(resources.memory_limit, Some(64 << 20));
+        let mut free = one.spec().containers[0].clone();
+        free.resources = None;
+        one.spec.as_mut().unwrap().containers.push(free);
+        let resources = pod_resources(&one);
+        assert_eq!(
+            (resources.cpu_shares, resources.cpu_quota),
+            (Some(256), None)
+        );
+        assert_eq!(resources.memory_limit, None);
+        assert_eq!(pod_resources(&pod(&[], &[])).cpu_shares, Some(2));
+        let [burstable, best_effort] = tiers(&[one.into(), pod(&[], &[]).into()]);
+        assert_eq!(burstable.1.cpu_shares, Some(256));
+        assert_eq!(best_effort.1.cpu_shares, Some(2));
     }
 
     #[test]

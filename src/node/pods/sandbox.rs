@@ -76,6 +76,11 @@ pub(crate) async fn make(agent: &Arc<Agent>, pod: &Pod, attempt: u32) -> anyhow:
     let dir = pod_dir(pod.uid());
     tokio::fs::create_dir_all(&dir).await?;
     tokio::fs::create_dir_all(log_dir(pod)).await?;
+    weigh(agent).await;
+    agent
+        .runtime
+        .configure_cgroup(&qos::cgroup_parent(pod), &qos::pod_resources(pod))
+        .await?;
     let spec = pod.spec();
     let labels = BTreeMap::from([
         (keys::POD_NAME.to_owned(), pod.name().to_owned()),
@@ -141,6 +146,15 @@ pub(crate) async fn make(agent: &Arc<Agent>, pod: &Pod, attempt: u32) -> anyhow:
         Err(e) => {
             discard(agent, &sandbox.id).await;
             Err(e)
+        }
+    }
+}
+
+/// Sets the weights of the classes of pods by what their pods ask for.
+pub(crate) async fn weigh(agent: &Agent) {
+    for (tier, resources) in qos::tiers(&agent.pods.active()) {
+        if let Err(e) = agent.runtime.configure_cgroup(tier, &resources).await {
+            tracing::warn!("weighing {tier}: {e}");
         }
     }
 }

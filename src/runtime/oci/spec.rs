@@ -410,6 +410,7 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
     if !cpu.is_empty() {
         out.insert("cpu".into(), Value::Object(cpu));
     }
+    let mut unified = wanted.unified.clone();
     let mut memory = Map::new();
     if let Some(limit) = wanted.memory_limit.filter(|l| *l > 0) {
         memory.insert("limit".into(), json!(limit));
@@ -417,7 +418,14 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
             .memory_swap_limit
             .filter(|s| *s >= limit && cgroup::accounts_swap())
         {
-            memory.insert("swap".into(), json!(swap));
+            if cgroup::is_v2() {
+                // The library writes no zero, which is what "none" is here.
+                unified
+                    .entry("memory.swap.max".into())
+                    .or_insert_with(|| (swap - limit).to_string());
+            } else {
+                memory.insert("swap".into(), json!(swap));
+            }
         }
     }
     if !memory.is_empty() {
@@ -440,8 +448,8 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
             );
         }
     }
-    if cgroup::is_v2() && !wanted.unified.is_empty() {
-        out.insert("unified".into(), json!(wanted.unified));
+    if cgroup::is_v2() && !unified.is_empty() {
+        out.insert("unified".into(), json!(unified));
     }
     out
 }

@@ -699,6 +699,29 @@ impl Runtime {
         blocking(move || cgroup::update(&container.meta.cgroup, &resources)).await
     }
 
+    /// Makes a cgroup of this node that containers are to be in
+    /// (`/kubepods/burstable/pod…`), and sets its weight and limits.
+    pub async fn configure_cgroup(&self, cgroup: &str, resources: &Resources) -> Result<()> {
+        let (cgroup, mut resources) = (cgroup.to_owned(), resources.clone());
+        if let Some(shares) = resources.cpu_shares.filter(|_| cgroup::is_v2()) {
+            resources.cpu_shares = None;
+            resources
+                .unified
+                .insert("cpu.weight".into(), cgroup::pod_weight(shares).to_string());
+        }
+        blocking(move || cgroup::configure(&cgroup, &resources)).await
+    }
+
+    /// Removes such a cgroup, unless containers are still in it.
+    pub async fn remove_cgroup(&self, cgroup: &str) {
+        let cgroup = cgroup.to_owned();
+        let _: Result<()> = blocking(move || {
+            cgroup::remove_empty(&cgroup);
+            Ok(())
+        })
+        .await;
+    }
+
     /// The container's use of CPU and memory.
     pub fn stats(&self, id: &str) -> Result<Stats> {
         let container = self.container(id)?;

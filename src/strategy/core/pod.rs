@@ -239,9 +239,6 @@ impl Strategy for Pod {
                    "lastTransitionTime": meta::rfc3339(ctx.now)}),
         );
         remove(pod, "status.nominatedNodeName");
-        if let Some(generation) = int(pod, "metadata.generation") {
-            put(pod, "metadata.generation", generation.saturating_add(1));
-        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use tracing::warn;
 
 use super::super::container::log_dir;
 use super::super::kill::Killing;
-use super::super::sandbox;
+use super::super::{qos, sandbox};
 use super::{Own, Stage, Worker};
 use crate::kinds::*;
 use crate::volumes;
@@ -112,6 +112,8 @@ impl Worker {
                         warn!("removing sandbox {id}: {e}");
                     }
                 }
+                agent.runtime.remove_cgroup(&qos::cgroup_parent(&pod)).await;
+                sandbox::weigh(&agent).await;
                 volumes::tear_down(pod.uid()).await;
                 // Logs go with the pod.
                 let _ = tokio::fs::remove_dir_all(log_dir(&pod)).await;

@@ -77,3 +77,45 @@ impl<'a> Reader<'a> {
         Ok(Some((number, field)))
     }
 }
+
+/// A number of variable length: the bytes, and how many of them count.
+pub fn varint(mut value: u64) -> ([u8; 10], usize) {
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    while value >= 0x80 {
+        bytes[length] = value as u8 | 0x80;
+        value >>= 7;
+        length += 1;
+    }
+    bytes[length] = value as u8;
+    (bytes, length + 1)
+}
+
+fn put(out: &mut Vec<u8>, value: u64) {
+    let (bytes, length) = varint(value);
+    out.extend_from_slice(&bytes[..length]);
+}
+
+/// Appends a field with a number in it.
+pub fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
+    put(out, u64::from(number) << 3);
+    put(out, value);
+}
+
+/// Appends a field of eight bytes.
+pub fn put_fixed64(out: &mut Vec<u8>, number: u32, bits: u64) {
+    put(out, u64::from(number) << 3 | 1);
+    out.extend_from_slice(&bits.to_le_bytes());
+}
+
+/// Appends what stands before `length` bytes of a field.
+pub fn put_head(out: &mut Vec<u8>, number: u32, length: usize) {
+    put(out, u64::from(number) << 3 | 2);
+    put(out, length as u64);
+}
+
+/// Appends a text, bytes or a message as a field.
+pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+    put_head(out, number, bytes.len());
+    out.extend_from_slice(bytes);
+}

@@ -1,0 +1,291 @@
+//! Passing requests on to a remote API server, as the front proxy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming as Received;
+use rkube_api::status::Status;
+use rkube_auth::UserInfo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::Value;
+
+use super::Remote;
+use crate::body::{self, Body};
+use crate::connect::{self, HttpClient, service_endpoint};
+use crate::service::{Call, Incoming};
+use crate::{ApiServer, Error, Pki};
+
+/// An idle connection to a remote server is closed after this time.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The front proxy's identity, if the cluster has one.
+pub struct Tls {
+    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+impl Tls {
+    /// Reads the front proxy's certificate and key.
+    pub fn new(pki: &Pki) -> Result<Self, Error> {
+        let invalid =
+            |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
+        let Some((certificate, key)) = pki
+            .front_proxy_client_cert
+            .as_ref()
+            .zip(pki.front_proxy_client_key.as_ref())
+        else {
+            return Ok(Self { identity: None });
+        };
+        let chain = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| invalid("front proxy certificate", &e))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| invalid("front proxy key", &e))?;
+        Ok(Self {
+            identity: Some((chain, key)),
+        })
+    }
+
+    /// A client for the server that an `APIService`'s spec describes. What is
+    /// wrong with it is told to those who ask for that server.
+    pub fn client(&self, spec: &Value, server: &ApiServer) -> Result<HttpClient, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?;
+        let trusting = if spec["insecureSkipTLSVerify"] == true {
+            versions
+                .dangerous()
+                .with_custom_certificate_verifier(connect::any_certificate(provider))
+        } else {
+            let pem = match spec["caBundle"].as_str().filter(|b| !b.is_empty()) {
+                Some(bundle) => base64::engine::general_purpose::STANDARD
+                    .decode(bundle)
+                    .map_err(|e| format!("caBundle: {e}"))?,
+                None => server.config.pki.ca_cert.clone(),
+            };
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
+                roots
+                    .add(certificate)
+                    .map_err(|e| format!("caBundle: {e}"))?;
+            }
+            versions.with_root_certificates(roots)
+        };
+        let tls = match &self.identity {
+            Some((chain, key)) => trusting
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(|e| e.to_string())?,
+            None => trusting.with_no_client_auth(),
+        };
+        let text = |field: &str| spec["service"][field].as_str().unwrap_or_default();
+        let name = format!("{}.{}.svc", text("name"), text("namespace"));
+        let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
+        Ok(connect::client_for(tls, Some(name), IDLE))
+    }
+}
+
+impl Remote {
+    /// Address and port of one of the server's endpoints.
+    pub(super) fn resolve(&self, server: &ApiServer) -> Result<String, Status> {
+        let service = &self.reference;
+        service_endpoint(
+            server,
+            &service.namespace,
+            &service.name,
+            &service.port.to_string(),
+        )
+    }
+
+    /// Sends a request of this server's own, on behalf of `user`.
+    pub(super) async fn ask(
+        &self,
+        authority: &str,
+        method: Method,
+        path_and_query: &str,
+        user: &UserInfo,
+        mut headers: HeaderMap,
+    ) -> Result<Response<Received>, String> {
+        let client = self.client.as_ref().map_err(Clone::clone)?;
+        assert_user(&mut headers, user);
+        let mut request = Request::new(body::empty());
+        *request.method_mut() = method;
+        *request.uri_mut() = uri(authority, path_and_query)?;
+        *request.headers_mut() = headers;
+        client
+            .request(request)
+            .await
+            .map_err(|error| reason(&error, authority))
+    }
+
+    /// Passes a client's request on, and the answer back: streams and upgrades too.
+    pub async fn forward(
+        &self,
+        server: &Arc<ApiServer>,
+        call: &Call,
+        mut incoming: Incoming,
+    ) -> Response<Body> {
+        if !self.is_available() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
+        }
+        let client = match &self.client {
+            Ok(client) => client,
+            Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
+        };
+        let Ok(authority) = self.resolve(server) else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
+        };
+        let path = call.uri.path_and_query().map_or("/", |p| p.as_str());
+        let uri = match uri(&authority, path) {
+            Ok(uri) => uri,
+            Err(why) => return text(StatusCode::BAD_REQUEST, &why),
+        };
+        let upgrade = connect::is_upgrade(&call.headers);
+        let mut headers = connect::forwarded_headers(call, &incoming, upgrade);
+        assert_user(&mut headers, &call.user);
+        if let Ok(value) = HeaderValue::from_str(&call.audit_id) {
+            headers.insert("audit-id", value);
+        }
+        let mut request = Request::new(if upgrade {
+            body::empty()
+        } else {
+            std::mem::replace(&mut incoming.body, body::empty())
+        });
+        *request.method_mut() = call.method.clone();
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = headers;
+        let response = match client.request(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                let why = reason(&error, &authority);
+                // It may have gone: look before the next one asks.
+                self.wake.notify_one();
+                return text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!("error trying to reach service: {why}"),
+                );
+            }
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade {
+            return match connect::join(server, incoming, response) {
+                Ok(response) => response,
+                Err(status) => crate::respond::status(call, &status),
+            };
+        }
+        connect::returned(response)
+    }
+}
+
+fn uri(authority: &str, path_and_query: &str) -> Result<Uri, String> {
+    format!("https://{authority}{path_and_query}")
+        .parse()
+        .map_err(|e| format!("the location is not valid: {e}"))
+}
+
+/// An answer as Go's `http.Error` gives it.
+fn text(code: StatusCode, message: &str) -> Response<Body> {
+    let mut response = Response::new(body::full(format!("{message}\n")));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// Why a request could not be sent, as far down as the cause is known.
+fn reason(error: &hyper_util::client::legacy::Error, authority: &str) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let text = match cause.downcast_ref::<std::io::Error>() {
+        Some(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            "connect: connection refused".to_owned()
+        }
+        _ => cause.to_string(),
+    };
+    if error.is_connect() {
+        format!("dial tcp {authority}: {text}")
+    } else {
+        text
+    }
+}
+
+/// Replaces whatever the headers say of a user by `user`.
+fn assert_user(headers: &mut HeaderMap, user: &UserInfo) {
+    let stale: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-remote-"))
+        .cloned()
+        .collect();
+    for name in stale {
+        headers.remove(name);
+    }
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) {
+            headers.append(name, value);
+        }
+    };
+    add("x-remote-user", &user.name);
+    if !user.uid.is_empty() {
+        add("x-remote-uid", &user.uid);
+    }
+    for group in &user.groups {
+        add("x-remote-group", group);
+    }
+    for (key, values) in &user.extra {
+        let name = format!("x-remote-extra-{}", escape_key(key));
+        for value in values {
+            add(&name, value);
+        }
+    }
+}
+
+/// Percent-encodes what a header's name cannot hold.
+fn escape_key(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for b in key.bytes() {
+        let legal = b.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&b);
+        if legal {
+            out.push(b as char);
+        } else {
+            out.push_str(&format!("%{b:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_real_user_is_asserted() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-remote-user", HeaderValue::from_static("root"));
+        headers.insert("x-remote-extra-a", HeaderValue::from_static("b"));
+        let mut user = UserInfo::authenticated("jane", &["devs"]);
+        user.extra
+            .insert("example.com/scope".into(), vec!["x".into()]);
+        assert_user(&mut headers, &user);
+        assert_eq!(headers["x-remote-user"], "jane");
+        assert!(!headers.contains_key("x-remote-extra-a"));
+        assert_eq!(headers["x-remote-extra-example.com%2fscope"], "x");
+        let groups: Vec<_> = headers.get_all("x-remote-group").iter().collect();
+        assert_eq!(groups, ["devs", "system:authenticated"]);
+    }
+}

@@ -1,0 +1,102 @@
+//! What long lists go on from: the state that a list's first page was cut from.
+//!
+//! A page's token promises the rest of the list as it was, for some minutes
+//! (upstream: until the store is compacted, five to ten minutes later). The
+//! objects are in memory anyway, so the promise costs a pointer each, and
+//! a page costs no reading of history.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::object::CachedObject;
+
+/// How long a list can go on; upstream compacts every five minutes.
+const AGE: Duration = Duration::from_secs(300);
+/// How many states of one resource are kept, whatever their age.
+const STATES: usize = 16;
+
+/// A resource's objects at some revision, in key order.
+pub type Objects = Arc<[Arc<CachedObject>]>;
+
+/// The states of one resource that unfinished lists go on from.
+#[derive(Default)]
+pub struct Pages(Mutex<VecDeque<State>>);
+
+struct State {
+    revision: u64,
+    made: Instant,
+    objects: Objects,
+}
+
+impl Pages {
+    /// Keeps the state at `revision`; an equal one is kept once.
+    pub fn keep(&self, revision: u64, objects: Objects, now: Instant) {
+        let mut states = self.0.lock();
+        forget_old(&mut states, now);
+        if states.iter().any(|s| s.revision == revision) {
+            return;
+        }
+        if states.len() == STATES {
+            states.pop_front();
+        }
+        states.push_back(State {
+            revision,
+            made: now,
+            objects,
+        });
+    }
+
+    /// The state at `revision`, if it is still kept.
+    pub fn at(&self, revision: u64, now: Instant) -> Option<Objects> {
+        let mut states = self.0.lock();
+        forget_old(&mut states, now);
+        let found = states.iter().find(|s| s.revision == revision)?;
+        Some(found.objects.clone())
+    }
+
+    /// Lets go of states that are too old.
+    pub fn age(&self, now: Instant) {
+        forget_old(&mut self.0.lock(), now);
+    }
+}
+
+fn forget_old(states: &mut VecDeque<State>, now: Instant) {
+    while states
+        .front()
+        .is_some_and(|s| now.saturating_duration_since(s.made) > AGE)
+    {
+        states.pop_front();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_kept_by_revision_for_a_while() {
+        let pages = Pages::default();
+        let start = Instant::now();
+        let objects: Objects = Arc::new([]);
+        pages.keep(7, objects.clone(), start);
+        pages.keep(7, objects.clone(), start + AGE);
+        assert!(pages.at(7, start + AGE).is_some());
+        assert!(pages.at(8, start + AGE).is_none());
+        let late = start + AGE + Duration::from_secs(1);
+        assert!(pages.at(7, late).is_none(), "asking does not prolong it");
+    }
+
+    #[test]
+    fn the_oldest_gives_way() {
+        let pages = Pages::default();
+        let now = Instant::now();
+        for revision in 0..=STATES as u64 {
+            pages.keep(revision, Arc::new([]), now);
+        }
+        assert!(pages.at(0, now).is_none());
+        assert!(pages.at(1, now).is_some());
+    }
+}

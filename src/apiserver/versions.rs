@@ -1,0 +1,252 @@
+//! Objects on their way between the store and a request's version.
+//!
+//! Built-in kinds are worked on in their storage version, which is one for all
+//! objects of a kind. Custom resources are worked on in the request's version,
+//! because defaults, schemas and ownership are of that version, and because
+//! each object is stored in the version that was the storage version when it
+//! was written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rkube_api::schema::{Type, TypeRef};
+use rkube_api::status::Status;
+use rkube_api::{Object, apply, meta};
+use tokio::runtime::Handle;
+
+use crate::ApiServer;
+use crate::cache::CachedObject;
+use crate::crd::{Custom, Family};
+use crate::resources::Resource;
+
+/// What the `apiVersion` of encoded JSON is, if it stands first, as it does in
+/// what this server writes.
+fn api_version(json: &[u8]) -> Option<&[u8]> {
+    let rest = json.strip_prefix(b"{\"apiVersion\":\"")?;
+    let end = rest.iter().position(|b| *b == b'"')?;
+    Some(&rest[..end])
+}
+
+impl Resource {
+    /// Whether stored JSON is what this version serves, byte for byte.
+    pub fn is_as_served(&self, json: &[u8]) -> bool {
+        match self.as_custom() {
+            None => self.serves_storage_version(),
+            Some(custom) => {
+                !custom.has_defaults()
+                    && api_version(json).is_some_and(|v| v == self.api_version().as_bytes())
+            }
+        }
+    }
+}
+
+impl ApiServer {
+    /// A stored object in the version that the resource is worked on in.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        resource: &Resource,
+        object: Object,
+    ) -> Result<Object, Status> {
+        let Some(family) = resource.family() else {
+            return Ok(object);
+        };
+        let mut objects = family
+            .read(self, vec![object], &resource.api_version())
+            .await?;
+        objects
+            .pop()
+            .ok_or_else(|| Status::internal("a conversion gave nothing"))
+    }
+
+    /// Stored objects in the version that the resource serves.
+    pub(crate) async fn serve_all(
+        self: &Arc<Self>,
+        resource: &Resource,
+        items: &[Arc<CachedObject>],
+    ) -> Result<Vec<Object>, Status> {
+        let objects: Vec<Object> = items.iter().map(|item| item.parse()).collect();
+        match resource.family() {
+            Some(family) => family.read(self, objects, &resource.api_version()).await,
+            None => objects.into_iter().map(|o| resource.served(o)).collect(),
+        }
+    }
+
+    /// An object as it is to be stored, and as the request's version shows it;
+    /// both without a revision.
+    pub(crate) async fn to_store(
+        self: &Arc<Self>,
+        resource: &Resource,
+        object: &mut Object,
+    ) -> Result<(Bytes, Option<Bytes>), Status> {
+        let shown = crate::handlers::write::encode(object)?;
+        let Some(family) = resource.family() else {
+            return Ok((shown, None));
+        };
+        let storage = family.storage();
+        if meta::api_version(object) == storage {
+            return Ok((shown, None));
+        }
+        let mut stored = family.convert(self, vec![object.clone()], &storage).await?;
+        let mut stored = stored
+            .pop()
+            .ok_or_else(|| Status::internal("a conversion gave nothing"))?;
+        Ok((crate::handlers::write::encode(&mut stored)?, Some(shown)))
+    }
+}
+
+/// How objects of a resource are shaped, for as long as it is needed.
+#[derive(Clone)]
+pub enum Shape {
+    /// A built-in kind.
+    Builtin(TypeRef),
+    /// A version of a custom resource.
+    Custom(Arc<Custom>),
+}
+
+impl Shape {
+    /// The shape of a resource.
+    pub fn of(resource: &Resource) -> Result<Self, Status> {
+        match (resource.as_custom(), resource.schema()) {
+            (Some(custom), _) => Ok(Self::Custom(custom.clone())),
+            (None, Type::Builtin(ty)) => Ok(Self::Builtin(ty)),
+            (None, _) => Err(Status::internal(format!(
+                "{} has no schema",
+                resource.group_resource()
+            ))),
+        }
+    }
+
+    /// The type.
+    pub fn ty(&self) -> Type<'_> {
+        match self {
+            Self::Builtin(ty) => Type::Builtin(*ty),
+            Self::Custom(custom) => Type::Structural(custom.structural()),
+        }
+    }
+}
+
+/// Conversion between a kind's versions for server-side apply, where field sets
+/// were recorded in other versions than the request's.
+#[derive(Clone)]
+pub enum Views {
+    /// A built-in kind.
+    Builtin {
+        /// The version that objects are given in.
+        from: Arc<Resource>,
+        /// Every version of the kind.
+        all: Vec<Arc<Resource>>,
+    },
+    /// A custom resource.
+    Custom {
+        /// The server, to ask webhooks through.
+        server: Arc<ApiServer>,
+        /// Its versions.
+        family: Arc<Family>,
+        /// Where to run conversions, when a webhook has to be asked. Such views
+        /// may be used on threads alone that are allowed to block.
+        runtime: Option<Handle>,
+    },
+}
+
+impl Views {
+    /// The versions of a resource; none when there is only one.
+    pub fn of(server: &Arc<ApiServer>, resource: &Resource) -> Option<Self> {
+        if let Some(family) = resource.family() {
+            return (family.versions().count() > 1).then(|| Self::Custom {
+                server: server.clone(),
+                family: family.clone(),
+                runtime: family.has_webhook().then(Handle::current),
+            });
+        }
+        let snapshot = server.resources.snapshot();
+        let all: Vec<Arc<Resource>> = snapshot
+            .all
+            .iter()
+            .filter(|r| r.is_stored() && r.prefix() == resource.prefix())
+            .cloned()
+            .collect();
+        if all.len() < 2 {
+            return None;
+        }
+        let from = all
+            .iter()
+            .find(|r| r.api_version() == resource.api_version())?
+            .clone();
+        Some(Self::Builtin { from, all })
+    }
+
+    /// Whether converting may ever have to wait for a webhook.
+    pub fn must_be_planned(&self) -> bool {
+        matches!(
+            self,
+            Self::Custom {
+                runtime: Some(_),
+                ..
+            }
+        )
+    }
+
+    /// Whether converting may have to wait for a webhook here: only where a field
+    /// set is of another version.
+    pub fn must_wait(&self, live: Option<&Object>, version: &str) -> bool {
+        self.must_be_planned()
+            && live.is_some_and(|live| {
+                meta::managed_fields(live)
+                    .iter()
+                    .any(|entry| entry["apiVersion"] != version)
+            })
+    }
+}
+
+impl apply::Versions for Views {
+    fn convert<'s>(&'s self, object: &Object, api_version: &str) -> Option<(Object, Type<'s>)> {
+        match self {
+            Self::Builtin { from, all } => {
+                let target = all.iter().find(|r| r.api_version() == api_version)?;
+                // What one conversion gives may be given to the next.
+                let given = meta::api_version(object);
+                let source = all
+                    .iter()
+                    .find(|r| r.api_version() == given)
+                    .unwrap_or(from);
+                let stored = source.stored(object.clone()).ok()?;
+                Some((target.served(stored).ok()?, target.schema()))
+            }
+            Self::Custom {
+                server,
+                family,
+                runtime,
+            } => {
+                let custom: &'s Custom = family.version(api_version)?;
+                let ty = Type::Structural(custom.structural());
+                match runtime {
+                    Some(runtime) if meta::api_version(object) != api_version => {
+                        let asked = family.convert(server, vec![object.clone()], api_version);
+                        match runtime.block_on(asked) {
+                            Ok(mut objects) => Some((objects.pop()?, ty)),
+                            Err(error) => {
+                                tracing::warn!(%error, "field ownership of another version is lost");
+                                None
+                            }
+                        }
+                    }
+                    _ => Some((family.rename(object, api_version), ty)),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_off_the_front() {
+        assert_eq!(
+            api_version(br#"{"apiVersion":"a/v1","kind":"X"}"#),
+            Some(&b"a/v1"[..])
+        );
+        assert_eq!(api_version(br#"{"kind":"X","apiVersion":"a/v1"}"#), None);
+    }
+}

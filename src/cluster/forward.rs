@@ -1,0 +1,96 @@
+//! Carrying connections into a cluster whose addresses the host cannot route to.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use tokio::net::TcpListener;
+
+use crate::access;
+use crate::files::Home;
+use crate::profile::Profile;
+
+/// Pause before a broken connection to the node is made again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A port of this machine whose connections end at an address inside the cluster.
+pub struct Forward {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    target: SocketAddr,
+}
+
+impl Forward {
+    /// Listens at `local` (any free port when it is 0) for `target`, an address
+    /// as the control-plane node reaches it.
+    pub fn bind(local: SocketAddr, target: SocketAddr) -> Result<Self, Failure> {
+        let listen = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
+            let listener = std::net::TcpListener::bind(local)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = listen().map_err(|e| {
+            let kind = match e.kind() {
+                std::io::ErrorKind::PermissionDenied => Kind::Permission,
+                std::io::ErrorKind::AddrInUse => Kind::Conflict,
+                _ => Kind::Error,
+            };
+            let failure = Failure::new(
+                Source::LocalNetwork,
+                kind,
+                format!("cannot listen at {local}: {e}"),
+            );
+            match kind {
+                Kind::Permission => failure.advise("ports below 1024 need root"),
+                Kind::Conflict => failure.advise("end the program that listens there"),
+                _ => failure,
+            }
+        })?;
+        Ok(Self {
+            listener,
+            address,
+            target,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Carries connections until it is dropped; a connection to the node that
+    /// broke is made again, and told once.
+    pub async fn run(self, home: Home, profile: Profile, mut trouble: impl FnMut(String)) {
+        let mut told = false;
+        loop {
+            match self.carry(&home, &profile, &mut told).await {
+                Ok(()) => return,
+                Err(e) if !told => {
+                    trouble(format!("{} for {}: {e}", self.address, self.target));
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn carry(&self, home: &Home, profile: &Profile, told: &mut bool) -> Result<(), String> {
+        let session = access::ssh(home, profile, profile.control_plane())
+            .await
+            .map_err(|e| e.message)?;
+        *told = false;
+        // A copy, since the session keeps what it is given.
+        let listener = self
+            .listener
+            .try_clone()
+            .and_then(TcpListener::from_std)
+            .map_err(|e| e.to_string())?;
+        session
+            .forward(listener, &self.target.ip().to_string(), self.target.port())
+            .await
+            .map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,63 @@
+//! Load balancers' addresses by routes of the host.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use rkube_network::netlink::{Netlink, Route};
+
+/// Routes to single addresses over one node.
+pub(super) struct Routes {
+    /// The node.
+    pub via: Ipv4Addr,
+}
+
+fn network_failure(e: impl std::fmt::Display) -> Failure {
+    let text = e.to_string();
+    let failure = Failure::new(Source::LocalNetwork, Kind::Error, text.clone());
+    if text.contains("EPERM") || text.contains("not permitted") {
+        return failure.advise("routes need root: sudo rkube tunnel");
+    }
+    failure
+}
+
+impl Routes {
+    /// Removes routes of a tunnel that was killed.
+    pub fn clear(&self, range: Ipv4Net) -> Result<(), Failure> {
+        let netlink = Netlink::open().map_err(network_failure)?;
+        for route in netlink.routes().map_err(network_failure)? {
+            if let ipnet::IpNet::V4(net) = route.destination
+                && net.prefix_len() == 32
+                && range.contains(&net)
+                && route.gateway == Some(self.via.into())
+            {
+                netlink.delete_route(&route).map_err(network_failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leads `address` to the node.
+    pub fn add(&self, address: Ipv4Addr) -> Result<(), Failure> {
+        Netlink::open()
+            .map_err(network_failure)?
+            .replace_route(&self.route(address)?)
+            .map_err(network_failure)
+    }
+
+    /// Takes that back; a route that is gone already is fine.
+    pub fn remove(&self, address: Ipv4Addr) -> Result<(), Failure> {
+        Netlink::open()
+            .map_err(network_failure)?
+            .delete_route(&self.route(address)?)
+            .map(|_| ())
+            .map_err(network_failure)
+    }
+
+    fn route(&self, address: Ipv4Addr) -> Result<Route, Failure> {
+        let net = Ipv4Net::new(address, 32)
+            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?;
+        Ok(Route::via(net, IpAddr::V4(self.via)))
+    }
+}

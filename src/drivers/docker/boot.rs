@@ -1,0 +1,66 @@
+//! `rkube docker-init`: what the first process of a node's container does
+//! before it becomes `rkube init`.
+
+/// Where the driver binds the folders of the host that become the tool box.
+pub const TOOL_BOX: &str = "/.host";
+
+/// Completes the container's file systems and becomes `rkube init`.
+#[cfg(target_os = "linux")]
+pub fn docker_init() -> anyhow::Result<()> {
+    use std::path::Path;
+
+    use anyhow::Context;
+    use nix::mount::{MntFlags, MsFlags, umount2};
+    use nix::sched::{CloneFlags, unshare};
+    use rkube_config::{NodeConfig, paths};
+    use rkube_init::{cgroup, rootfs};
+
+    let root = Path::new("/");
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    let hierarchies = cgroup::hierarchies()?;
+    // Engines that cannot be asked for a namespace of one's own leave the host's.
+    let groups = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc")?;
+    if groups.lines().any(|l| !l.ends_with(":/")) {
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    rootfs::bind_flags(root, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
+    // The engine's show the host's devices and groups; a node has its own.
+    for place in ["/dev", "/sys", "/proc"] {
+        match umount2(place, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Err(e) => return Err(e).with_context(|| format!("cannot replace {place}")),
+        }
+    }
+    rootfs::skeleton(root)?;
+    rootfs::special(root, &hierarchies)?;
+    cgroup::share_cpuset(root)?;
+
+    let host = Path::new(TOOL_BOX);
+    if host.join("usr").is_dir() {
+        rootfs::tool_box(host, root)?;
+        rootfs::complete_links(root)?;
+    }
+    if let Some(folder) = Path::new(paths::BINARY).parent() {
+        rootfs::make_dir(folder, 0o755)?;
+    }
+    rootfs::bind_file(Path::new("/rkube"), Path::new(paths::BINARY))?;
+    let etc = Path::new(paths::NODE_CONFIG).parent().unwrap_or(root);
+    rootfs::bind(etc, etc, true)?;
+    rootfs::make_dir(Path::new(paths::STATE), 0o700)?;
+    // Containers may ask for mounts that propagate; they need a shared parent.
+    rootfs::bind_flags(root, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
+    cgroup::make_room(root)?;
+    rkube_init::write_identity(root, &config)?;
+
+    let error = std::os::unix::process::CommandExt::exec(
+        std::process::Command::new(paths::BINARY).arg("init"),
+    );
+    Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
+}
+
+/// Nodes are Linux only, whatever the CLI runs on.
+#[cfg(not(target_os = "linux"))]
+pub fn docker_init() -> anyhow::Result<()> {
+    anyhow::bail!("a node runs on Linux only")
+}

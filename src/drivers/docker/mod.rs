@@ -1,0 +1,354 @@
+//! Nodes as containers of a Docker-compatible engine.
+//!
+//! A node is a privileged container of an image that holds nothing but the
+//! binary; `rkube docker-init` makes the rest inside. The engine keeps nodes
+//! running: rkube leaves no process of its own on the host.
+
+mod archive;
+mod boot;
+mod engine;
+mod image;
+mod network;
+mod node;
+mod preflight;
+mod rights;
+
+use std::collections::{BTreeMap, HashMap};
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as Summary};
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptions,
+};
+use futures::future::{BoxFuture, try_join_all};
+use ipnet::Ipv4Net;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use self::engine::{Engine, failure, is_missing};
+use crate::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
+
+pub use boot::docker_init;
+
+/// Label of everything that belongs to a cluster: the profile's name.
+const PROFILE_LABEL: &str = "io.rkube.profile";
+/// Label beside it: the profile's folder, since each RKUBE_HOME has names of its own.
+const HOME_LABEL: &str = "io.rkube.home";
+/// Label of a node's container and volumes: the node's name.
+const NODE_LABEL: &str = "io.rkube.node";
+
+/// The docker driver.
+pub struct Docker;
+
+/// An image of the engine, as an archive to be read.
+pub struct Export {
+    /// The image's ID.
+    pub id: String,
+    engine: Engine,
+    name: String,
+}
+
+impl Export {
+    /// Finds an image of the engine by name.
+    pub async fn find(name: &str) -> Result<Self, Failure> {
+        let engine = Engine::connect().await?;
+        let id = image::id_of(&engine, name).await?;
+        Ok(Self {
+            id,
+            engine,
+            name: name.to_owned(),
+        })
+    }
+
+    /// The image as `docker save` writes it, from the beginning.
+    pub fn open(
+        &self,
+    ) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin + 'static {
+        image::export(&self.engine, &self.name)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Runs blocking work without holding up the caller's runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(anyhow::Error::from)
+        .flatten()
+        .map_err(|e| Failure::new(Source::Driver, Kind::Error, format!("{e:#}")))
+}
+
+/// Labels that make something part of the cluster.
+fn labels(plan: &ClusterPlan, node: Option<&str>) -> HashMap<String, String> {
+    let mut labels = HashMap::from([
+        (PROFILE_LABEL.to_owned(), plan.name.clone()),
+        (HOME_LABEL.to_owned(), plan.dir.display().to_string()),
+    ]);
+    labels.extend(node.map(|n| (NODE_LABEL.to_owned(), n.to_owned())));
+    labels
+}
+
+/// A filter of the engine's lists for what belongs to the cluster.
+fn ours(plan: &ClusterPlan) -> HashMap<&'static str, Vec<String>> {
+    HashMap::from([(
+        "label",
+        vec![
+            format!("{PROFILE_LABEL}={}", plan.name),
+            format!("{HOME_LABEL}={}", plan.dir.display()),
+        ],
+    )])
+}
+
+/// Containers that a filter finds, running or not.
+async fn containers(
+    engine: &Engine,
+    filters: &HashMap<&'static str, Vec<String>>,
+) -> Result<Vec<ContainerSummary>, Failure> {
+    let options = ListContainersOptionsBuilder::default()
+        .all(true)
+        .filters(filters)
+        .build();
+    engine
+        .docker
+        .list_containers(Some(options))
+        .await
+        .map_err(|e| failure("cannot list the engine's containers", &e))
+}
+
+fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
+    Some(container.labels.as_ref()?.get(name)?.as_str())
+}
+
+/// The cluster's containers by node.
+async fn by_node(
+    engine: &Engine,
+    plan: &ClusterPlan,
+) -> Result<BTreeMap<String, ContainerSummary>, Failure> {
+    Ok(containers(engine, &ours(plan))
+        .await?
+        .into_iter()
+        .filter_map(|c| Some((label(&c, NODE_LABEL)?.to_owned(), c)))
+        .collect())
+}
+
+fn runs(container: &ContainerSummary) -> bool {
+    matches!(
+        container.state,
+        Some(Summary::RUNNING | Summary::RESTARTING | Summary::PAUSED)
+    )
+}
+
+impl Driver for Docker {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn preflight<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Vec<Problem>> {
+        Box::pin(preflight::check(plan))
+    }
+
+    fn is_up<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, bool> {
+        Box::pin(async move {
+            // An engine that does not answer runs nothing.
+            let Ok(engine) = Engine::connect().await else {
+                return false;
+            };
+            by_node(&engine, plan)
+                .await
+                .is_ok_and(|nodes| nodes.values().any(runs))
+        })
+    }
+
+    fn free_range<'a>(&'a self, taken: &'a [Ipv4Net]) -> BoxFuture<'a, Result<Ipv4Net, Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let mut taken = taken.to_vec();
+            taken.extend(
+                network::ranges(&engine)
+                    .await?
+                    .into_iter()
+                    .map(|(net, _)| net),
+            );
+            crate::ranges::free_on_host(&taken)
+        })
+    }
+
+    fn publishes(&self) -> bool {
+        true
+    }
+
+    fn endpoints(&self, plan: &ClusterPlan) -> Endpoints {
+        Endpoints::published(plan, crate::ranges::is_ours(plan.gateway()))
+    }
+
+    fn start<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let image = image::ensure(&engine, &plan.binary).await?;
+            let network = network::ensure(&engine, plan).await?;
+            let there = by_node(&engine, plan).await?;
+            let starts = nodes.iter().map(|name| {
+                let existing = there.get(name);
+                node::start(&engine, plan, name, &image, &network, existing)
+            });
+            try_join_all(starts).await?;
+            image::prune(&engine, Some(&image)).await
+        })
+    }
+
+    fn stop<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let there = by_node(&engine, plan).await?;
+            let running = nodes
+                .iter()
+                .filter_map(|name| there.get(name))
+                .filter(|c| runs(c));
+            try_join_all(running.map(|c| node::stop(&engine, c))).await?;
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            for name in nodes {
+                let mut filters = ours(plan);
+                if let Some(labels) = filters.get_mut("label") {
+                    labels.push(format!("{NODE_LABEL}={name}"));
+                }
+                remove_containers(&engine, &filters).await?;
+                remove_volumes(&engine, &filters).await?;
+                remove_folder(&plan.node_dir(name))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn states<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+    ) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let there = by_node(&engine, plan).await?;
+            let state = |name: &str| match there.get(name) {
+                None => NodeState::Missing,
+                Some(c) if c.state == Some(Summary::RUNNING) => NodeState::Running,
+                Some(_) => NodeState::Stopped,
+            };
+            Ok(plan.nodes.iter().map(|n| state(&n.name)).collect())
+        })
+    }
+
+    fn logs<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        node: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            match by_node(&engine, plan).await?.remove(node) {
+                Some(container) => node::logs(&engine, &container).await,
+                None => Ok(Vec::new()),
+            }
+        })
+    }
+
+    fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let filters = ours(plan);
+            remove_containers(&engine, &filters).await?;
+            remove_volumes(&engine, &filters).await?;
+            network::remove(&engine, &filters).await?;
+            // The image goes with the last cluster that uses it.
+            let any = HashMap::from([("label", vec![PROFILE_LABEL.to_owned()])]);
+            if containers(&engine, &any).await?.is_empty() {
+                image::prune(&engine, None).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn remove_containers(
+    engine: &Engine,
+    filters: &HashMap<&'static str, Vec<String>>,
+) -> Result<(), Failure> {
+    let found = containers(engine, filters).await?;
+    let removals = found.iter().filter_map(|c| c.id.as_deref()).map(|id| {
+        let options = RemoveContainerOptionsBuilder::default()
+            .force(true)
+            .v(true)
+            .build();
+        async move {
+            match engine.docker.remove_container(id, Some(options)).await {
+                Ok(()) => Ok(()),
+                Err(e) if is_missing(&e) => Ok(()),
+                Err(e) => Err(failure("cannot remove a node's container", &e)),
+            }
+        }
+    });
+    try_join_all(removals).await?;
+    Ok(())
+}
+
+async fn remove_volumes(
+    engine: &Engine,
+    filters: &HashMap<&'static str, Vec<String>>,
+) -> Result<(), Failure> {
+    let options = ListVolumesOptionsBuilder::default()
+        .filters(filters)
+        .build();
+    let found = engine
+        .docker
+        .list_volumes(Some(options))
+        .await
+        .map_err(|e| failure("cannot list the engine's volumes", &e))?;
+    for volume in found.volumes.unwrap_or_default() {
+        match engine
+            .docker
+            .remove_volume(&volume.name, None::<RemoveVolumeOptions>)
+            .await
+        {
+            Ok(()) => {}
+            Err(e) if is_missing(&e) => {}
+            Err(e) => {
+                return Err(failure(
+                    format!("cannot remove the volume {}", volume.name),
+                    &e,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_folder(path: &std::path::Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(
+            Source::Host,
+            Kind::Error,
+            format!("cannot remove {}: {e}", path.display()),
+        )),
+        _ => Ok(()),
+    }
+}

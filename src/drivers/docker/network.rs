@@ -1,0 +1,137 @@
+//! The network of a cluster's nodes: a bridge of the engine's with the
+//! profile's address range.
+
+use std::collections::HashMap;
+
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::query_parameters::{ListNetworksOptions, ListNetworksOptionsBuilder};
+use ipnet::Ipv4Net;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use super::engine::{Engine, failure, is_missing};
+use super::{PROFILE_LABEL, labels, ours};
+use crate::ClusterPlan;
+
+/// Whether the cluster's network is there.
+pub async fn exists(engine: &Engine, plan: &ClusterPlan) -> Result<bool, Failure> {
+    Ok(find(engine, plan).await?.is_some())
+}
+
+async fn find(engine: &Engine, plan: &ClusterPlan) -> Result<Option<String>, Failure> {
+    let options = ListNetworksOptionsBuilder::default()
+        .filters(&ours(plan))
+        .build();
+    let found = engine
+        .docker
+        .list_networks(Some(options))
+        .await
+        .map_err(|e| failure("cannot list the engine's networks", &e))?;
+    Ok(found.into_iter().find_map(|n| n.id))
+}
+
+/// The cluster's network, made if it is not there; its ID.
+pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failure> {
+    if let Some(id) = find(engine, plan).await? {
+        return Ok(id);
+    }
+    let request = NetworkCreateRequest {
+        name: format!("rkube-{}", plan.name),
+        driver: Some("bridge".into()),
+        ipam: Some(Ipam {
+            driver: Some("default".into()),
+            config: Some(vec![IpamConfig {
+                subnet: Some(plan.node_cidr.to_string()),
+                gateway: Some(plan.gateway().to_string()),
+                ..IpamConfig::default()
+            }]),
+            ..Ipam::default()
+        }),
+        labels: Some(labels(plan, None)),
+        ..NetworkCreateRequest::default()
+    };
+    engine
+        .docker
+        .create_network(request)
+        .await
+        .map(|answer| answer.id)
+        .map_err(|e| failure("cannot make the nodes' network", &e))
+}
+
+/// Removes the networks that a filter finds.
+pub async fn remove(
+    engine: &Engine,
+    filters: &HashMap<&'static str, Vec<String>>,
+) -> Result<(), Failure> {
+    let options = ListNetworksOptionsBuilder::default()
+        .filters(filters)
+        .build();
+    let found = engine
+        .docker
+        .list_networks(Some(options))
+        .await
+        .map_err(|e| failure("cannot list the engine's networks", &e))?;
+    for id in found.into_iter().filter_map(|n| n.id) {
+        match engine.docker.remove_network(&id).await {
+            Ok(()) => {}
+            Err(e) if is_missing(&e) => {}
+            Err(e) => {
+                return Err(failure("cannot remove the nodes' network", &e).advise(
+                    "take other containers off it first: docker network inspect, docker network disconnect",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Address ranges of the engine's networks, with the profile that each belongs
+/// to, or its name.
+pub async fn ranges(engine: &Engine) -> Result<Vec<(Ipv4Net, Owner)>, Failure> {
+    let networks = engine
+        .docker
+        .list_networks(None::<ListNetworksOptions>)
+        .await
+        .map_err(|e| failure("cannot list the engine's networks", &e))?;
+    let mut found = Vec::new();
+    for network in networks {
+        let owner = Owner {
+            profile: network.labels.and_then(|mut l| l.remove(PROFILE_LABEL)),
+            network: network.name.unwrap_or_default(),
+        };
+        for config in network.ipam.and_then(|i| i.config).unwrap_or_default() {
+            if let Some(Ok(net)) = config.subnet.map(|s| s.parse::<Ipv4Net>()) {
+                found.push((net, owner.clone()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Who uses a range.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The profile, if it is a cluster's.
+    pub profile: Option<String>,
+    /// The network's name.
+    pub network: String,
+}
+
+/// The collision of `plan`'s range with another network of the engine, if any.
+pub async fn conflict(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Failure>, Failure> {
+    let hit = ranges(engine).await?.into_iter().find(|(net, owner)| {
+        owner.profile.as_deref() != Some(&plan.name)
+            && (net.contains(&plan.node_cidr) || plan.node_cidr.contains(net))
+    });
+    Ok(hit.map(|(net, owner)| {
+        Failure::new(
+            Source::LocalNetwork,
+            Kind::Conflict,
+            format!(
+                "the address range {} is taken by the engine's network {} ({net})",
+                plan.node_cidr, owner.network
+            ),
+        )
+        .advise("choose another one with --subnet, after: rkube delete")
+    }))
+}

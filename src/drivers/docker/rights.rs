@@ -1,0 +1,116 @@
+//! What a node's container may do: everything that the machine lets its root do.
+
+use bollard::models::HostConfig;
+
+/// Capabilities by number (`linux/capability.h`).
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// Capabilities that engines of 2020 refuse by name; whoever has SYS_ADMIN may do
+/// what they allow.
+const IN_SYS_ADMIN: [&str; 3] = ["PERFMON", "BPF", "CHECKPOINT_RESTORE"];
+
+/// Capabilities that this machine has not taken from everybody; `None` where
+/// it took none, or where that cannot be told.
+pub fn bounded() -> Option<Vec<&'static str>> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok()?;
+    parse(&status, last.trim().parse().ok()?)
+}
+
+fn parse(status: &str, last: usize) -> Option<Vec<&'static str>> {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:"))?;
+    let set = u64::from_str_radix(line.trim(), 16).ok()?;
+    let known = NAMES.iter().enumerate().take(last + 1);
+    let left: Vec<&str> = known
+        .clone()
+        .filter(|(i, _)| set & (1 << i) != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    (left.len() < known.count()).then_some(left)
+}
+
+/// Lets the container do what `capabilities` say, or everything. An engine
+/// refuses a privileged container where the machine has taken a capability from
+/// everybody: then each that is left is named.
+pub fn grant(host: &mut HostConfig, capabilities: Option<&[&str]>) {
+    host.security_opt = Some(
+        ["seccomp=unconfined", "apparmor=unconfined", "label=disable"]
+            .map(str::to_owned)
+            .to_vec(),
+    );
+    match capabilities {
+        None => host.privileged = Some(true),
+        Some(left) => {
+            let drop_others = vec!["ALL".to_owned()];
+            host.cap_drop = Some(drop_others);
+            let known = left.iter().filter(|c| !IN_SYS_ADMIN.contains(c));
+            host.cap_add = Some(known.map(|c| (*c).to_owned()).collect());
+            host.device_cgroup_rules = Some(vec!["a *:* rwm".to_owned()]);
+            host.masked_paths = Some(Vec::new());
+            host.readonly_paths = Some(Vec::new());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_left_is_named() {
+        assert_eq!(parse("CapBnd:\t000001ffffffffff\n", 40), None);
+        // A kernel that knows one more than this list.
+        assert_eq!(parse("CapBnd:\t000003ffffffffff\n", 41), None);
+        let left = parse("Name: x\nCapBnd:\t000001fffeffffff\n", 40).unwrap();
+        assert_eq!(left.len(), 40);
+        assert!(!left.contains(&"SYS_RESOURCE"));
+        let mut host = HostConfig::default();
+        grant(&mut host, Some(&left));
+        assert_eq!(host.privileged, None);
+        assert_eq!(host.cap_add.as_ref().unwrap().len(), 37);
+        grant(&mut host, None);
+        assert_eq!(host.privileged, Some(true));
+    }
+}

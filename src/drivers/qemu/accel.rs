@@ -1,0 +1,105 @@
+//! What runs the guest's instructions: the processor itself, or an emulation.
+
+use std::fs::File;
+use std::path::Path;
+
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+/// Overrides the choice: `kvm`, `hvf` or `tcg`.
+const OVERRIDE: &str = "RKUBE_QEMU_ACCEL";
+
+/// A way to run a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Linux' own.
+    Kvm,
+    /// That of macOS.
+    Hvf,
+    /// Emulation of every instruction.
+    Emulation,
+}
+
+impl Accelerator {
+    /// QEMU's `-accel`.
+    pub fn accel(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Emulation => "tcg,thread=multi",
+        }
+    }
+
+    /// QEMU's `-cpu`. Five levels of page tables are twice the work to emulate
+    /// that four are not, and nobody has so much memory to give.
+    pub fn cpu(self) -> &'static str {
+        match self {
+            Self::Kvm | Self::Hvf => "host",
+            Self::Emulation if cfg!(target_arch = "x86_64") => "max,la57=off",
+            Self::Emulation => "max",
+        }
+    }
+}
+
+/// The best that this machine can do, and what keeps it from more.
+pub fn choose() -> (Accelerator, Option<Failure>) {
+    match std::env::var(OVERRIDE).as_deref() {
+        Ok("kvm") => return (Accelerator::Kvm, None),
+        Ok("hvf") => return (Accelerator::Hvf, None),
+        Ok("tcg") => return (Accelerator::Emulation, None),
+        _ => {}
+    }
+    if cfg!(target_os = "macos") {
+        return (Accelerator::Hvf, None);
+    }
+    let lacks = |why: String, advice: &str| {
+        let failure = Failure::new(
+            Source::Host,
+            Kind::Unsupported,
+            format!("{why}: the nodes are emulated, about ten times slower"),
+        );
+        (Accelerator::Emulation, Some(failure.advise(advice)))
+    };
+    if cfg!(target_arch = "x86_64") && !virtualizes(&read("/proc/cpuinfo")) {
+        return lacks(
+            "this processor has no virtualization (vmx or svm)".into(),
+            "turn it on in the firmware, or in the hypervisor that this machine runs on",
+        );
+    }
+    match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => (Accelerator::Kvm, None),
+        Err(e) if Path::new("/dev/kvm").exists() => lacks(
+            format!("cannot use /dev/kvm: {e}"),
+            "join the group that may: sudo usermod -aG kvm $USER, then log in again",
+        ),
+        Err(_) => lacks(
+            "there is no /dev/kvm".into(),
+            "load KVM's module: sudo modprobe kvm_intel, or kvm_amd",
+        ),
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Whether the processor's flags name AMD's or Intel's virtualization. Some
+/// clouds have a /dev/kvm without, which runs no ordinary kernel.
+fn virtualizes(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .find(|l| l.starts_with("flags"))
+        .is_some_and(|l| l.split_whitespace().any(|f| f == "vmx" || f == "svm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtualization_is_a_flag_of_its_own() {
+        assert!(virtualizes("model name : x\nflags\t\t: fpu vmx sse\n"));
+        assert!(!virtualizes("flags : fpu svm_lock\nvmx flags : vnmi\n"));
+        assert!(!virtualizes(""));
+    }
+}

@@ -1,0 +1,494 @@
+//! A node as a virtual machine: its files, its QEMU.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+use ipnet::Ipv4Net;
+use rkube_config::{NodeConfig, ports};
+use rkube_init::vm::{self, MachineFacts};
+use serde::{Deserialize, Serialize};
+
+use super::accel::Accelerator;
+use super::disk::{self, Disk};
+use super::kernel::Kernel;
+use super::{initramfs, modules, switch};
+use crate::{ClusterPlan, NodePlan};
+
+/// A node's memory unless the user says otherwise, in bytes.
+pub const DEFAULT_MEMORY: u64 = 2 << 30;
+/// A node's CPUs unless the user says otherwise, in thousandths.
+const DEFAULT_CPUS: u64 = 2000;
+/// The network between a machine and its QEMU, which stands for the world. It is
+/// reserved for examples, so that no real network is hidden by it.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+/// The host as machines see it.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// QEMU's name server, which asks those of the host.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+/// Every machine as its own QEMU sees it.
+const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 15);
+
+/// Everything that starting a node's QEMU takes, on disk for its supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Where what it says goes.
+    pub log: PathBuf,
+}
+
+/// Where a node's sockets are.
+pub fn run_dir(cluster: &Path, node: &str) -> PathBuf {
+    cluster.join("vm").join(node)
+}
+
+/// The control socket of commands, beside the supervisor's own.
+pub fn control(cluster: &Path, node: &str) -> PathBuf {
+    run_dir(cluster, node).join("qmp")
+}
+
+/// The control socket of the supervisor.
+pub fn monitor(cluster: &Path, node: &str) -> PathBuf {
+    run_dir(cluster, node).join("monitor")
+}
+
+/// QEMU's name in the `PATH`.
+pub fn qemu_name() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "qemu-system-aarch64",
+        _ => "qemu-system-x86_64",
+    }
+}
+
+/// Makes what the machine boots from and writes down how to start it.
+pub fn prepare(plan: &ClusterPlan, node: &NodePlan, parts: &Parts) -> anyhow::Result<()> {
+    let folder = plan.node_dir(&node.name).join("vm");
+    let run = run_dir(&plan.run_dir, &node.name);
+    let logs = plan.node_dir(&node.name).join("log");
+    for dir in [&folder, &run, &logs] {
+        private_dir(dir)?;
+    }
+    let disk = disk::make(
+        &folder,
+        plan.machine.disk_bytes.unwrap_or(disk::DEFAULT_SIZE),
+    )?;
+    let facts = facts(node);
+    write(&run.join("facts"), &serde_json::to_vec(&facts)?)?;
+    write(&run.join("etc"), &identity(&plan.node_etc(&node.name))?)?;
+    let args = arguments(plan, node, parts, &disk, &facts);
+    let launch = Launch {
+        program: parts.qemu.clone(),
+        args,
+        log: logs.join("qemu.log"),
+    };
+    write(&run.join("launch.json"), &serde_json::to_vec(&launch)?)
+}
+
+/// What the machines of a cluster share.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// QEMU.
+    pub qemu: PathBuf,
+    /// How it runs the guest.
+    pub accelerator: Accelerator,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// Whether the kernel can read the host's `/usr`.
+    pub shares: bool,
+}
+
+impl Parts {
+    /// Makes the initramfs and puts the rest together.
+    pub fn make(
+        plan: &ClusterPlan,
+        qemu: PathBuf,
+        accelerator: Accelerator,
+        kernel: Kernel,
+    ) -> anyhow::Result<Self> {
+        let folder = plan.dir.join("vm");
+        private_dir(&folder)?;
+        let initramfs = initramfs::make(&folder, &kernel, &plan.binary)?;
+        let modules = modules::Modules::open(&kernel.modules)?;
+        Ok(Self {
+            qemu,
+            accelerator,
+            initramfs,
+            shares: modules.has("9p") && modules.has("9pnet_virtio"),
+            kernel,
+        })
+    }
+}
+
+/// Runs the machine's QEMU; what it says is appended to its log.
+pub fn spawn(launch: &Launch) -> anyhow::Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&launch.log)
+        .with_context(|| format!("cannot open {}", launch.log.display()))?;
+    let mut command = Command::new(&launch.program);
+    command
+        .args(&launch.args)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // SAFETY: both calls are async-signal-safe. The console's log and the
+    // sockets are for their owner only.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+    command
+        .spawn()
+        .with_context(|| format!("cannot run {}", launch.program.display()))
+}
+
+fn facts(node: &NodePlan) -> MachineFacts {
+    let [a, b, c, d] = node.ip.octets();
+    MachineFacts {
+        // Locally administered, made of the address: peers' tables outlive a restart.
+        node_mac: [0x02, 0x4b, a, b, c, d],
+        outside_mac: [0x02, 0x4c, a, b, c, d],
+        outside_ip: Ipv4Net::new_assert(GUEST, 24),
+        outside_gateway: HOST,
+    }
+}
+
+fn mac(address: [u8; 6]) -> String {
+    address.map(|b| format!("{b:02x}")).join(":")
+}
+
+/// QEMU separates options by commas.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn arguments(
+    plan: &ClusterPlan,
+    node: &NodePlan,
+    parts: &Parts,
+    disk: &Disk,
+    facts: &MachineFacts,
+) -> Vec<String> {
+    let run = run_dir(&plan.run_dir, &node.name);
+    let console = plan.node_dir(&node.name).join("log/console.log");
+    let memory = node.memory_bytes.unwrap_or(DEFAULT_MEMORY) >> 20;
+    let cpus = node
+        .cpu_millis
+        .unwrap_or(DEFAULT_CPUS)
+        .div_ceil(1000)
+        .max(1);
+    let (machine, terminal) = match std::env::consts::ARCH {
+        "aarch64" => ("virt,gic-version=max", "ttyAMA0"),
+        _ => ("q35,usb=off,vmport=off", "ttyS0"),
+    };
+    let mut args: Vec<String> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
+    add(&["-name", &format!("rkube/{}/{}", plan.name, node.name)]);
+    add(&[
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    add(&["-machine", machine, "-accel", parts.accelerator.accel()]);
+    add(&["-cpu", parts.accelerator.cpu(), "-smp", &cpus.to_string()]);
+    add(&["-m", &memory.to_string()]);
+    add(&["-kernel", &parts.kernel.image.display().to_string()]);
+    add(&["-initrd", &parts.initramfs.display().to_string()]);
+    // A panic ends QEMU, whose supervisor starts it again.
+    add(&[
+        "-append",
+        &format!("console={terminal} panic=-1 rdinit=/init -- vm-init"),
+    ]);
+    add(&[
+        "-chardev",
+        &format!("file,id=console,append=on,path={}", escape(&console)),
+        "-serial",
+        "chardev:console",
+    ]);
+    for socket in [
+        control(&plan.run_dir, &node.name),
+        monitor(&plan.run_dir, &node.name),
+    ] {
+        add(&[
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", escape(&socket)),
+        ]);
+    }
+    // A full host disk pauses the machine until there is space again.
+    add(&[
+        "-drive",
+        &format!(
+            "if=none,id=state,file={},format={},discard=unmap,detect-zeroes=unmap,werror=enospc",
+            escape(&disk.path),
+            disk.format
+        ),
+        "-device",
+        "virtio-blk-pci,drive=state,serial=state",
+    ]);
+    add(&[
+        "-netdev",
+        &format!(
+            "dgram,id=nodes,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+            escape(&switch::port(&plan.run_dir, &node.name)),
+            escape(&switch::socket(&plan.run_dir))
+        ),
+        "-device",
+        &format!(
+            "virtio-net-pci,netdev=nodes,romfile=,mac={}",
+            mac(facts.node_mac)
+        ),
+    ]);
+    add(&[
+        "-netdev",
+        &format!(
+            "user,id=outside,ipv6=off,net={OUTSIDE}/24,host={HOST},dns={NAME_SERVER},dhcpstart={GUEST}{}",
+            forwards(plan, node)
+        ),
+        "-device",
+        &format!(
+            "virtio-net-pci,netdev=outside,romfile=,mac={}",
+            mac(facts.outside_mac)
+        ),
+    ]);
+    for (name, file) in [(vm::IDENTITY, "etc"), (vm::FACTS, "facts")] {
+        add(&[
+            "-fw_cfg",
+            &format!("name={name},file={}", escape(&run.join(file))),
+        ]);
+    }
+    add(&["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+    for (role, file) in super::log_ports(&plan.node_dir(&node.name).join("log")) {
+        add(&[
+            "-chardev",
+            &format!("file,id={role},append=on,path={}", escape(&file)),
+            "-device",
+            &format!("virtserialport,chardev={role},name={}{role}", vm::LOG_PORT),
+        ]);
+    }
+    if parts.shares {
+        add(&[
+            "-fsdev",
+            "local,id=usr,path=/usr,security_model=none,readonly=on,multidevs=remap",
+            "-device",
+            &format!("virtio-9p-pci,fsdev=usr,mount_tag={}", vm::TOOL_BOX_TAG),
+        ]);
+    }
+    args
+}
+
+/// Ports of the host that lead into the machine.
+fn forwards(plan: &ClusterPlan, node: &NodePlan) -> String {
+    let mut text = String::new();
+    let mut forward = |protocol: &str, ip: Ipv4Addr, host: u16, guest: u16| {
+        text += &format!(",hostfwd={protocol}:{ip}:{host}-{GUEST}:{guest}");
+    };
+    let local = Ipv4Addr::LOCALHOST;
+    if let Some(port) = node.ssh_port {
+        forward("tcp", local, port, ports::SSH);
+    }
+    if plan.control_plane().is_some_and(|n| n.name == node.name) {
+        if let Some(port) = plan.api_port {
+            forward("tcp", local, port, ports::API_SERVER);
+        }
+        for port in &plan.ports {
+            forward(
+                port.protocol.as_str(),
+                port.host_ip,
+                port.host_port,
+                port.node_port,
+            );
+        }
+    }
+    text
+}
+
+/// The node's `/etc/rkube` as a tar archive. CPUs and memory are the machine's
+/// own, not a part of the host's, and the host is reached through QEMU.
+fn identity(etc: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = etc.join("node.yaml");
+    let mut config = NodeConfig::read(&file)?;
+    config.cpu_millis = None;
+    config.memory_bytes = None;
+    config.host_ip = Some(HOST);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.mode(tar::HeaderMode::Deterministic);
+    let failed = || format!("cannot pack {}", etc.display());
+    add_folder(&mut archive, etc, Path::new("")).with_context(failed)?;
+    let yaml = config.to_yaml();
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o600);
+    header.set_size(yaml.len() as u64);
+    archive
+        .append_data(&mut header, "node.yaml", yaml.as_bytes())
+        .with_context(failed)?;
+    archive.into_inner().with_context(failed)
+}
+
+fn add_folder(
+    archive: &mut tar::Builder<Vec<u8>>,
+    folder: &Path,
+    name: &Path,
+) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let inside = name.join(entry.file_name());
+        if inside == Path::new("node.yaml") {
+            continue;
+        }
+        let is_folder = entry.file_type()?.is_dir();
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(if is_folder { 0o700 } else { 0o600 });
+        header.set_entry_type(if is_folder {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        });
+        if is_folder {
+            header.set_size(0);
+            archive.append_data(&mut header, &inside, std::io::empty())?;
+            add_folder(archive, &entry.path(), &inside)?;
+        } else {
+            let content = fs::read(entry.path())?;
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, &inside, content.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder, and those above it, for the owner only.
+pub fn private_dir(path: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Writes a private file so that a reader sees the old or the new content.
+pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(content)?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MachineOptions, PortMapping};
+
+    fn plan() -> ClusterPlan {
+        let node = |name: &str, last, control_plane, port| NodePlan {
+            name: name.into(),
+            ip: Ipv4Addr::new(192, 168, 58, last),
+            cpu_millis: Some(1500),
+            memory_bytes: Some(768 << 20),
+            control_plane,
+            ssh_port: Some(port),
+        };
+        ClusterPlan {
+            name: "p".into(),
+            dir: "/home/a,b".into(),
+            run_dir: "/run/p".into(),
+            binary: "/b".into(),
+            node_cidr: "192.168.58.0/24".parse().unwrap(),
+            loopback_ports: Vec::new(),
+            api_port: Some(20001),
+            ports: vec!["0.0.0.0:53:30053/udp".parse::<PortMapping>().unwrap()],
+            machine: MachineOptions::default(),
+            nodes: vec![node("p", 2, true, 20002), node("p-m02", 3, false, 20003)],
+        }
+    }
+
+    fn line(node: usize, shares: bool) -> Vec<String> {
+        let plan = plan();
+        let parts = Parts {
+            qemu: "qemu".into(),
+            accelerator: Accelerator::Emulation,
+            kernel: Kernel {
+                image: "/boot/k".into(),
+                modules: "/m".into(),
+            },
+            initramfs: "/i".into(),
+            shares,
+        };
+        let disk = Disk {
+            path: "/home/a,b/disk".into(),
+            format: "raw",
+        };
+        let node = &plan.nodes[node];
+        arguments(&plan, node, &parts, &disk, &facts(node))
+    }
+
+    #[test]
+    fn the_first_machine_has_the_published_ports() {
+        let first = line(0, true).join(" ");
+        for expected in [
+            "-smp 2 -m 768",
+            "hostfwd=tcp:127.0.0.1:20001-192.0.2.15:8443",
+            "hostfwd=tcp:127.0.0.1:20002-192.0.2.15:22",
+            "hostfwd=udp:0.0.0.0:53-192.0.2.15:30053",
+            "mac=02:4b:c0:a8:3a:02",
+            "file=/home/a,,b/disk,format=raw",
+            "mount_tag=usr",
+        ] {
+            assert!(first.contains(expected), "{first}");
+        }
+        let second = line(1, false).join(" ");
+        assert!(second.contains("20003-192.0.2.15:22"), "{second}");
+        assert!(
+            !second.contains("8443") && !second.contains("9p"),
+            "{second}"
+        );
+    }
+
+    #[test]
+    fn the_identity_is_private_and_of_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path();
+        fs::create_dir(etc.join("pki")).unwrap();
+        fs::write(etc.join("pki/ca.crt"), "CA").unwrap();
+        fs::write(
+            etc.join("node.yaml"),
+            "cluster: {name: p, dnsDomain: cluster.local, serviceCidr: 10.96.0.0/12, dnsIp: 10.96.0.10, \
+             podCidr: 10.244.0.0/16, nodeCidr: 192.168.58.0/24, apiServerIp: 192.168.58.2, \
+             apiServerPort: 8443}\nname: p\nip: 192.168.58.2\npodCidr: 10.244.0.0/24\n\
+             controlPlane: true\nproviderId: rkube://qemu/p/p\ncpuMillis: 1500\nmaxPods: 110\n",
+        )
+        .unwrap();
+        let packed = identity(etc).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        tar::Archive::new(packed.as_slice())
+            .unpack(out.path())
+            .unwrap();
+        let config = NodeConfig::read(out.path().join("node.yaml")).unwrap();
+        assert_eq!((config.cpu_millis, config.host_ip), (None, Some(HOST)));
+        assert_eq!(fs::read(out.path().join("pki/ca.crt")).unwrap(), b"CA");
+    }
+}

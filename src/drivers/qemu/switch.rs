@@ -1,0 +1,245 @@
+//! The nodes' network: a learning switch whose ports are Unix sockets.
+//!
+//! Every machine's link is a datagram socket in the cluster's run directory, so
+//! only the owner can attach to it and no rights are needed. Every supervisor
+//! offers to be the switch; a file lock decides, and the next one takes over when
+//! it dies. Where rkube runs as root on Linux the host has a port as well, a TAP
+//! link with the gateway's address, and reaches nodes like any other machine.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::machine;
+use crate::ClusterPlan;
+
+/// The largest frame: QEMU may send what offloading has joined.
+const FRAME: usize = 70_000;
+/// How long a port whose queue is full is waited for. Then the frame is lost, as
+/// on any network; the others do not wait longer.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// Destination and source address of a frame.
+const HEAD: usize = 12;
+
+/// Where the switch listens.
+pub fn socket(cluster: &Path) -> PathBuf {
+    cluster.join("vm").join("switch")
+}
+
+/// A machine's port.
+pub fn port(cluster: &Path, node: &str) -> PathBuf {
+    machine::run_dir(cluster, node).join("link")
+}
+
+type Mac = [u8; 6];
+
+/// Who is where.
+#[derive(Debug)]
+struct Table<P> {
+    ports: Vec<P>,
+    seen: HashMap<Mac, usize>,
+}
+
+impl<P: PartialEq> Table<P> {
+    fn new(ports: Vec<P>) -> Self {
+        Self {
+            ports,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Takes note of the sender and gives the ports that the frame goes to.
+    fn route(&mut self, from: P, frame: &[u8]) -> Vec<&P> {
+        let Some((to, source)) = frame.get(..HEAD).map(|h| h.split_at(6)) else {
+            return Vec::new();
+        };
+        let from = match self.ports.iter().position(|p| *p == from) {
+            Some(index) => index,
+            None => {
+                self.ports.push(from);
+                self.ports.len() - 1
+            }
+        };
+        if source[0] & 1 == 0
+            && let Ok(mac) = Mac::try_from(source)
+        {
+            self.seen.insert(mac, from);
+        }
+        let known = Mac::try_from(to)
+            .ok()
+            .filter(|mac| mac[0] & 1 == 0)
+            .and_then(|mac| self.seen.get(&mac).copied());
+        match known {
+            Some(index) if index == from => Vec::new(),
+            Some(index) => vec![&self.ports[index]],
+            None => self
+                .ports
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| *index != from)
+                .map(|(_, port)| port)
+                .collect(),
+        }
+    }
+}
+
+/// Where a frame came from or goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Port {
+    Machine(PathBuf),
+    #[cfg(target_os = "linux")]
+    Host,
+}
+
+/// Is the switch until the process ends. The caller holds the switch's lock.
+pub fn run(plan: &ClusterPlan) -> anyhow::Result<()> {
+    let path = socket(&plan.run_dir);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    let socket = UnixDatagram::bind(&path)
+        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    let ports = plan
+        .nodes
+        .iter()
+        .map(|n| Port::Machine(port(&plan.run_dir, &n.name)))
+        .collect();
+    serve(plan, &socket, Table::new(ports))
+}
+
+fn sender(address: &SocketAddr) -> Option<Port> {
+    address.as_pathname().map(|p| Port::Machine(p.to_owned()))
+}
+
+#[cfg(target_os = "linux")]
+fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> anyhow::Result<()> {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let mut host = match super::tap::open(plan) {
+        Ok(tap) => tap,
+        Err(e) => {
+            eprintln!("switch: the host has no link to the nodes: {e:#}");
+            None
+        }
+    };
+    if host.is_some() {
+        table.ports.push(Port::Host);
+    }
+    let mut frame = vec![0; FRAME];
+    loop {
+        let ready = {
+            let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            fds.extend(
+                host.as_ref()
+                    .map(|h| PollFd::new(h.as_fd(), PollFlags::POLLIN)),
+            );
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                other => other.context("cannot wait for frames")?,
+            };
+            fds.iter()
+                .map(|f| f.revents().is_some_and(|r| !r.is_empty()))
+                .collect::<Vec<_>>()
+        };
+        if ready[0] {
+            let (size, address) = socket
+                .recv_from(&mut frame)
+                .context("cannot read a frame")?;
+            if let Some(from) = sender(&address) {
+                deliver(
+                    socket,
+                    host.as_mut(),
+                    table.route(from, &frame[..size]),
+                    &frame[..size],
+                );
+            }
+        }
+        if ready.get(1) == Some(&true)
+            && let Some(tap) = &mut host
+        {
+            match tap.read(&mut frame) {
+                Ok(size) => {
+                    let to = table.route(Port::Host, &frame[..size]);
+                    deliver(socket, host.as_mut(), to, &frame[..size]);
+                }
+                Err(e) => {
+                    eprintln!("switch: the host's link is lost: {e}");
+                    host = None;
+                }
+            }
+        }
+    }
+
+    fn deliver(
+        socket: &UnixDatagram,
+        mut host: Option<&mut std::fs::File>,
+        to: Vec<&Port>,
+        frame: &[u8],
+    ) {
+        for port in to {
+            match port {
+                // A machine that does not run has no socket.
+                Port::Machine(path) => {
+                    let _ = socket.send_to(frame, path);
+                }
+                Port::Host => {
+                    if let Some(tap) = &mut host {
+                        // What the host does not take is lost, as on any network.
+                        let _ = tap.write(frame);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn serve(_: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> anyhow::Result<()> {
+    let mut frame = vec![0; FRAME];
+    loop {
+        let (size, address) = socket
+            .recv_from(&mut frame)
+            .context("cannot read a frame")?;
+        if let Some(from) = sender(&address) {
+            for Port::Machine(path) in table.route(from, &frame[..size]) {
+                // A machine that does not run has no socket.
+                let _ = socket.send_to(&frame[..size], path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(to: Mac, from: Mac) -> Vec<u8> {
+        [to, from].concat()
+    }
+
+    #[test]
+    fn frames_go_where_the_address_was_seen_and_else_everywhere() {
+        let (a, b) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let everyone = [0xff; 6];
+        let mut table = Table::new(vec!["a", "b", "c"]);
+        assert_eq!(table.route("a", &frame(everyone, a)), [&"b", &"c"]);
+        assert_eq!(table.route("b", &frame(a, b)), [&"a"]);
+        assert_eq!(table.route("a", &frame(b, a)), [&"b"]);
+        // A machine that nobody told of, and one that moved.
+        assert_eq!(table.route("d", &frame(a, b)), [&"a"]);
+        assert_eq!(table.route("a", &frame(b, a)), [&"d"]);
+        assert!(table.route("a", &frame(a, a)).is_empty());
+        assert!(table.route("a", &[0; 5]).is_empty());
+    }
+}

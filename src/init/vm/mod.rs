@@ -1,0 +1,106 @@
+//! The first process of a node that is a virtual machine.
+//!
+//! The kernel runs it from an initramfs as `rkube vm-init`: it loads modules,
+//! mounts the state disk as the node's root, places the node's identity there,
+//! sets up its network and becomes `rkube init machine`.
+
+mod button;
+mod disk;
+mod logs;
+mod modules;
+mod mounts;
+mod network;
+
+pub(crate) use button::pressed;
+pub(crate) use logs::port as log_port;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rkube_config::{NodeConfig, paths};
+
+/// The node's `/etc/rkube` as a tar archive, given by the hypervisor.
+pub const IDENTITY: &str = "opt/rkube/etc";
+/// What the hypervisor says of the machine itself, [`MachineFacts`].
+pub const FACTS: &str = "opt/rkube/machine";
+/// Where the driver puts modules and their order into the initramfs.
+pub const MODULES: &str = "/lib/modules/rkube";
+/// The file in [`MODULES`] that names them in the order of loading.
+pub const MODULES_ORDER: &str = "order";
+/// Mount tag of the host's `/usr`, where the driver shares it.
+pub const TOOL_BOX_TAG: &str = "usr";
+/// Programs for the node from the initramfs, where `/usr` is not shared.
+pub const TOOLS: &str = "/tools";
+
+/// How the ports begin that the services' logs are written to; the service's name
+/// follows.
+pub const LOG_PORT: &str = "rkube.log.";
+
+/// How long services and containers may take to end; emulated machines are slow.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+
+/// What the driver tells a machine about its links.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MachineFacts {
+    /// The link to the other nodes, by its hardware address.
+    pub node_mac: [u8; 6],
+    /// The link to the world, by its hardware address.
+    pub outside_mac: [u8; 6],
+    /// This machine's address on the link to the world.
+    pub outside_ip: ipnet::Ipv4Net,
+    /// The host's address on the link to the world.
+    pub outside_gateway: std::net::Ipv4Addr,
+}
+
+/// `rkube vm-init`: never returns but with an error, which ends the machine.
+pub fn boot() -> anyhow::Result<()> {
+    mounts::early()?;
+    modules::load_all(Path::new(MODULES))?;
+    let root = Path::new("/new");
+    disk::mount(root)?;
+    mounts::root(root)?;
+    mounts::identity(root, &firmware(IDENTITY)?)?;
+    let facts: MachineFacts = serde_json::from_slice(&firmware(FACTS)?)
+        .context("what the hypervisor says of this machine is damaged")?;
+    mounts::tools(root)?;
+    mounts::enter(root)?;
+    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    crate::cgroup::make_room(Path::new("/"))?;
+    crate::write_identity(Path::new("/"), &config)?;
+    mounts::machine_id()?;
+    network::set_up(&config, &facts)?;
+
+    let error = std::os::unix::process::CommandExt::exec(
+        std::process::Command::new(paths::BINARY)
+            .args(["init", "machine"])
+            .env_clear(),
+    );
+    Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
+}
+
+/// `rkube init machine`: runs the node until the power button is pressed, then
+/// powers the machine off.
+pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
+    let button = button::open();
+    if button.is_none() {
+        eprintln!("init: this machine has no power button; it can only be switched off hard");
+    }
+    crate::run_until(config, button.as_ref(), STOP_GRACE)?;
+    // Whatever ignored SIGTERM; without it the disk stays busy.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    nix::unistd::sync();
+    mounts::leave();
+    nix::unistd::sync();
+    reboot(RebootMode::RB_POWER_OFF).context("cannot power off")?;
+    Ok(())
+}
+
+/// A file that the hypervisor gave the machine.
+fn firmware(name: &str) -> anyhow::Result<Vec<u8>> {
+    let path = format!("/sys/firmware/qemu_fw_cfg/by_name/{name}/raw");
+    std::fs::read(&path).with_context(|| format!("cannot read {path}"))
+}

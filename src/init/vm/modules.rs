@@ -1,0 +1,28 @@
+//! Loading the modules that the driver put into the initramfs.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+
+use super::MODULES_ORDER;
+
+/// Loads what the order file names, line by line. A module that does not load is
+/// told and passed over: what needs it says so by itself.
+pub fn load_all(dir: &Path) -> anyhow::Result<()> {
+    let order = dir.join(MODULES_ORDER);
+    let text = std::fs::read_to_string(&order)
+        .with_context(|| format!("cannot read {}", order.display()))?;
+    for name in text.lines() {
+        let path = dir.join(name);
+        let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match finit_module(&file, c"", ModuleInitFlags::empty()) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(e) => eprintln!("init: cannot load the module {name}: {e}"),
+        }
+    }
+    // They are in the kernel now; the initramfs is memory.
+    std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
+}

@@ -1,0 +1,242 @@
+//! The file systems of a node that is a virtual machine.
+//!
+//! Its root is the state disk itself: containers keep their layers there, which
+//! an overlay could not hold, and `pivot_root` refuses to leave an initramfs.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::Context;
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{chdir, chroot};
+use rkube_config::paths;
+
+use super::{TOOL_BOX_TAG, TOOLS};
+use crate::rootfs::{self, make_dir};
+
+const QUIET: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
+
+/// What loading modules and finding devices needs, in the initramfs.
+pub fn early() -> anyhow::Result<()> {
+    for (kind, place, flags) in [
+        ("proc", "/proc", QUIET),
+        ("sysfs", "/sys", QUIET),
+        ("devtmpfs", "/dev", MsFlags::MS_NOSUID),
+    ] {
+        fs::create_dir_all(place)?;
+        mount(Some(kind), place, Some(kind), flags, None::<&str>)
+            .with_context(|| format!("cannot mount {kind} on {place}"))?;
+    }
+    Ok(())
+}
+
+/// Everything of the node's root but its identity and tools.
+pub fn root(root: &Path) -> anyhow::Result<()> {
+    rootfs::skeleton(root)?;
+    on(root, "proc", "proc", QUIET, None)?;
+    on(root, "sysfs", "sys", QUIET, None)?;
+    on(root, "cgroup2", "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
+    // Only for programs that look for them; a kernel without does as well.
+    for (kind, place, options) in [
+        ("bpf", "sys/fs/bpf", Some("mode=700")),
+        ("securityfs", "sys/kernel/security", None),
+    ] {
+        if root.join(place).is_dir() {
+            let _ = on(root, kind, place, QUIET, options);
+        }
+    }
+    on(root, "devtmpfs", "dev", MsFlags::MS_NOSUID, None)?;
+    for (kind, place, options) in [
+        (
+            "devpts",
+            "dev/pts",
+            Some("newinstance,ptmxmode=0666,mode=620,gid=5"),
+        ),
+        ("tmpfs", "dev/shm", Some("mode=1777")),
+        ("mqueue", "dev/mqueue", None),
+    ] {
+        make_dir(&root.join(place), 0o755)?;
+        on(
+            root,
+            kind,
+            place,
+            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
+            options,
+        )?;
+    }
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("/proc/kcore", "core"),
+    ] {
+        link(target, &root.join("dev").join(name))?;
+    }
+    // Of devpts' own instance, not the one of the initial mount.
+    let ptmx = root.join("dev/ptmx");
+    let _ = fs::remove_file(&ptmx);
+    link("pts/ptmx", &ptmx)?;
+    for (place, options) in [("run", "mode=755"), ("tmp", "mode=1777")] {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        on(root, "tmpfs", place, flags, Some(options))?;
+    }
+    for (place, mode) in [(paths::STATE, 0o700), (paths::IMAGES, 0o700)] {
+        make_dir(&root.join(rel(place)), mode)?;
+    }
+    Ok(())
+}
+
+/// Unpacks the node's `/etc/rkube`, a tar archive, into memory of its own.
+pub fn identity(root: &Path, archive: &[u8]) -> anyhow::Result<()> {
+    let place = root.join("etc/rkube");
+    make_dir(&place, 0o755)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(
+        Some("tmpfs"),
+        &place,
+        Some("tmpfs"),
+        flags,
+        Some("mode=700,size=4m"),
+    )
+    .context("cannot mount /etc/rkube")?;
+    tar::Archive::new(archive)
+        .unpack(&place)
+        .context("cannot unpack the node's identity")?;
+    mount(
+        None::<&str>,
+        &place,
+        None::<&str>,
+        flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+        None::<&str>,
+    )
+    .context("cannot make /etc/rkube read-only")
+}
+
+/// Programs for people and scripts: the host's `/usr` where the kernel can read
+/// it, else what the initramfs brings; and rkube itself.
+pub fn tools(root: &Path) -> anyhow::Result<()> {
+    let usr = root.join("usr");
+    let shared = [
+        (
+            "9p",
+            "trans=virtio,version=9p2000.L,cache=loose,msize=512000",
+        ),
+        ("virtiofs", ""),
+    ]
+    .into_iter()
+    .any(|(kind, options)| {
+        let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some(TOOL_BOX_TAG), &usr, Some(kind), flags, Some(options)).is_ok()
+    });
+    let local = usr.join("local");
+    if shared {
+        // The node's own: the host's may hold anything.
+        mount(
+            Some("tmpfs"),
+            &local,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            Some("mode=755"),
+        )
+        .context("cannot mount /usr/local; the host's /usr has no such folder")?;
+        for name in ["bin", "sbin", "lib", "lib64", "lib32"] {
+            if usr.join(name).is_dir() {
+                link(Path::new("usr").join(name), &root.join(name))?;
+            }
+        }
+    } else {
+        for name in ["bin", "sbin"] {
+            make_dir(&usr.join(name), 0o755)?;
+            link(Path::new("usr").join(name), &root.join(name))?;
+        }
+        bring_tools(&usr.join("bin"))?;
+    }
+    for name in ["bin", "sbin"] {
+        make_dir(&local.join(name), 0o755)?;
+    }
+    let binary = root.join(rel(paths::BINARY));
+    rootfs::bind_file(Path::new("/init"), &binary)
+}
+
+/// Binds the initramfs' one program and links every name that it answers to.
+fn bring_tools(bin: &Path) -> anyhow::Result<()> {
+    let busybox = Path::new(TOOLS).join("busybox");
+    if !busybox.exists() {
+        return Ok(());
+    }
+    rootfs::bind_file(&busybox, &bin.join("busybox"))?;
+    let listed = std::process::Command::new(&busybox)
+        .arg("--list")
+        .output()
+        .context("cannot run busybox")?;
+    for name in String::from_utf8_lossy(&listed.stdout).lines() {
+        if !name.is_empty() && name != "busybox" {
+            link("busybox", &bin.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes `root` the root of everything.
+pub fn enter(root: &Path) -> anyhow::Result<()> {
+    chdir(root).with_context(|| format!("cannot enter {}", root.display()))?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
+        .context("cannot move the node's root into place")?;
+    chroot(".").context("cannot change the root")?;
+    chdir("/").context("cannot enter the new root")?;
+    // Containers may ask for mounts that propagate; they need a shared parent.
+    rootfs::bind_flags(Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC)
+}
+
+/// A fresh machine ID for a disk that has none; it stays as long as the disk.
+pub fn machine_id() -> anyhow::Result<()> {
+    let path = Path::new("/etc/machine-id");
+    if path.exists() {
+        return Ok(());
+    }
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .context("cannot read a random number")?
+        .replace('-', "");
+    let mut file = fs::File::create(path).context("cannot make /etc/machine-id")?;
+    file.write_all(uuid.as_bytes())
+        .context("cannot write /etc/machine-id")
+}
+
+/// Makes the disk quiet before the power goes; the journal covers what fails.
+pub fn leave() {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    if let Err(e) = mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        && e != nix::errno::Errno::EBUSY
+    {
+        eprintln!("init: cannot make the disk read-only: {e}");
+    }
+}
+
+fn rel(path: &str) -> &str {
+    path.trim_start_matches('/')
+}
+
+fn on(
+    root: &Path,
+    kind: &str,
+    place: &str,
+    flags: MsFlags,
+    options: Option<&str>,
+) -> anyhow::Result<()> {
+    mount(Some(kind), &root.join(place), Some(kind), flags, options)
+        .with_context(|| format!("cannot mount {kind} on /{place}"))
+}
+
+fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
+    match symlink(target.as_ref(), path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(e).with_context(|| format!("cannot link {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

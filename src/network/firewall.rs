@@ -1,0 +1,166 @@
+//! Getting past a packet filter that forwards nothing of its own accord.
+//!
+//! Docker (when it turns forwarding on), ufw and others set the policy of the
+//! `FORWARD` chain of iptables to drop. What another table accepts is dropped
+//! there all the same, so the cluster's link gets two rules in that very chain.
+//! They are set through the `iptables` program, which is there wherever somebody
+//! has set such a policy, and which knows whether the kernel's old or new tables
+//! are in use.
+
+use std::process::{Command, Stdio};
+
+use crate::nft::{Family, Nftables};
+use crate::{NetworkError, Result};
+
+/// How long to wait for another program that changes the tables, in seconds.
+const WAIT: &str = "5";
+
+/// Accepts what the link's cluster sends through this host and what comes back,
+/// if the `FORWARD` chain would drop it. `owner` marks the rules.
+pub fn open(link: &str, owner: &str) -> Result<()> {
+    let Some(rules) = forward_chain()? else {
+        return Ok(());
+    };
+    if !drops(&rules) {
+        return Ok(());
+    }
+    for rule in wanted(link, owner) {
+        if !rules.lines().any(|there| is(there, &rule)) {
+            let mut arguments = vec!["-I", "FORWARD"];
+            arguments.extend(rule.iter().map(String::as_str));
+            iptables(&arguments)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes the rules of `owner`; none is fine.
+pub fn close(owner: &str) -> Result<()> {
+    let Some(rules) = forward_chain()? else {
+        return Ok(());
+    };
+    for rule in rules.lines().filter(|rule| belongs(rule, owner)) {
+        let mut arguments: Vec<&str> = rule.split_whitespace().collect();
+        if let Some(first) = arguments.first_mut() {
+            *first = "-D";
+        }
+        iptables(&arguments)?;
+    }
+    Ok(())
+}
+
+/// The rules, newest kind first in the chain.
+fn wanted(link: &str, owner: &str) -> [Vec<String>; 2] {
+    let rule = |text: &str| {
+        format!("{text} -m comment --comment {owner} -j ACCEPT")
+            .split(' ')
+            .map(str::to_owned)
+            .collect()
+    };
+    [
+        rule(&format!(
+            "-o {link} -m conntrack --ctstate RELATED,ESTABLISHED"
+        )),
+        rule(&format!("-i {link}")),
+    ]
+}
+
+/// Whether a line of `iptables -S` is that rule.
+fn is(line: &str, rule: &[String]) -> bool {
+    let mut words = line.split_whitespace();
+    words.next() == Some("-A")
+        && words.next() == Some("FORWARD")
+        && words.eq(rule.iter().map(String::as_str))
+}
+
+fn belongs(line: &str, owner: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words.first() == Some(&"-A") && words.windows(2).any(|pair| pair == ["--comment", owner])
+}
+
+fn drops(rules: &str) -> bool {
+    rules.lines().any(|line| line == "-P FORWARD DROP")
+}
+
+/// What `iptables -S FORWARD` says; `None` where nobody uses iptables.
+fn forward_chain() -> Result<Option<String>> {
+    // Asking the kernel first: looking with the program would make the tables.
+    let old = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
+    let used = old.lines().any(|table| table == "filter")
+        || Nftables::open()?
+            .tables(Family::Ip)?
+            .iter()
+            .any(|table| table == "filter");
+    if !used {
+        return Ok(None);
+    }
+    let output = Command::new("iptables")
+        .args(["-w", WAIT, "-S", "FORWARD"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+        }
+        // A table of that name that is none of iptables', or no such program.
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
+fn iptables(arguments: &[&str]) -> Result<()> {
+    let failed = |why: String| {
+        NetworkError::Invalid(format!("iptables {} failed: {why}", arguments.join(" ")))
+    };
+    let output = Command::new("iptables")
+        .args(["-w", WAIT])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(failed(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_found_again_and_others_left() {
+        let [back, out] = wanted("rk-0a", "rkube-p");
+        let listed = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n\
+             -A FORWARD -i rk-0a -m comment --comment rkube-p -j ACCEPT\n\
+             -A FORWARD -i rk-0b -m comment --comment rkube-p2 -j ACCEPT\n";
+        assert!(drops(listed) && !drops("-P FORWARD ACCEPT\n"));
+        assert!(listed.lines().any(|l| is(l, &out)));
+        assert!(!listed.lines().any(|l| is(l, &back)));
+        assert_eq!(listed.lines().filter(|l| belongs(l, "rkube-p")).count(), 1);
+    }
+
+    #[test]
+    fn a_dropping_policy_is_got_past_and_left_as_it_was() {
+        let there = Command::new("iptables").arg("--version").output().is_ok();
+        if !crate::testing::root() || !there {
+            eprintln!("skipped: needs root and iptables");
+            return;
+        }
+        let netns = crate::netlink::new_netns().unwrap();
+        crate::netlink::in_netns(std::os::fd::AsFd::as_fd(&netns), || {
+            open("rk-0a", "rkube-p").unwrap();
+            close("rkube-p").unwrap();
+            iptables(&["-P", "FORWARD", "DROP"]).unwrap();
+            let before = forward_chain().unwrap();
+            open("rk-0a", "rkube-p").unwrap();
+            open("rk-0a", "rkube-p").unwrap();
+            let during = forward_chain().unwrap().unwrap();
+            assert_eq!(during.matches("rk-0a").count(), 2, "{during}");
+            close("rkube-p").unwrap();
+            assert_eq!(forward_chain().unwrap(), before);
+        })
+        .unwrap();
+    }
+}

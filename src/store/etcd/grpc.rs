@@ -1,0 +1,347 @@
+//! gRPC over HTTP/2, as much of it as etcd's API takes: one connection, single
+//! calls and streams.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::wire;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// How long one attempt at a connection may take.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long a call may take, connecting included.
+const CALL: Duration = Duration::from_secs(10);
+/// How long a call waits for a connection when there is none.
+const RECONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing came back for so long is given up.
+const PING_EVERY: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Why a call failed.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// etcd answered so.
+    Status {
+        /// gRPC's code.
+        code: u32,
+        /// What etcd says.
+        message: String,
+    },
+    /// Nothing was sent: there is no connection.
+    Unreachable(String),
+    /// Nothing was sent: the connection had just been closed.
+    NotSent(String),
+    /// Whether the call took effect is not known.
+    Interrupted(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status { code, message } => write!(f, "etcd answered: {message} (code {code})"),
+            Self::Unreachable(why) | Self::NotSent(why) => {
+                write!(f, "etcd cannot be reached: {why}")
+            }
+            Self::Interrupted(why) => write!(f, "the connection to etcd broke: {why}"),
+        }
+    }
+}
+
+/// A server of the cluster.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+    /// Where to connect to when not to `host`.
+    pub address: Option<IpAddr>,
+}
+
+impl Endpoint {
+    /// Whether it is on the loopback of whoever named it.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A connection that is made again when it breaks.
+pub struct Channel {
+    endpoints: Vec<Endpoint>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    sender: Option<(SendRequest<Body>, String)>,
+    /// The endpoint to try first.
+    next: usize,
+}
+
+impl Channel {
+    pub fn new(endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
+        Self {
+            endpoints,
+            tls,
+            open: Mutex::default(),
+        }
+    }
+
+    /// The connection, made if there is none; tried again for `patience`.
+    async fn sender(&self, patience: Duration) -> Result<(SendRequest<Body>, String), Failure> {
+        // Who comes meanwhile waits here and finds the connection made.
+        let mut open = self.open.lock().await;
+        if let Some((sender, authority)) = &open.sender
+            && !sender.is_closed()
+        {
+            return Ok((sender.clone(), authority.clone()));
+        }
+        open.sender = None;
+        let until = Instant::now() + patience;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let mut reasons = Vec::new();
+            for _ in 0..self.endpoints.len() {
+                let endpoint = &self.endpoints[open.next % self.endpoints.len()];
+                match timeout(CONNECT, self.connect(endpoint)).await {
+                    Ok(Ok(sender)) => {
+                        let made = (sender, endpoint.to_string());
+                        open.sender = Some(made.clone());
+                        return Ok(made);
+                    }
+                    Ok(Err(why)) => reasons.push(format!("{endpoint}: {why}")),
+                    Err(_) => reasons.push(format!("{endpoint}: no answer in {CONNECT:?}")),
+                }
+                open.next += 1;
+            }
+            if Instant::now() + pause >= until {
+                return Err(Failure::Unreachable(reasons.join("; ")));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<SendRequest<Body>, String> {
+        let tcp = match endpoint.address {
+            Some(address) => TcpStream::connect((address, endpoint.port)).await,
+            None => TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await,
+        };
+        let tcp = tcp.map_err(|e| e.to_string())?;
+        // Small requests are not to wait for more.
+        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let Some(tls) = &self.tls else {
+            let (sender, connection) = builder
+                .handshake(TokioIo::new(tcp))
+                .await
+                .map_err(|e| chain(&e))?;
+            tokio::spawn(connection);
+            return Ok(sender);
+        };
+        let name = ServerName::try_from(endpoint.host.clone())
+            .map_err(|_| format!("{:?} is not a host's name", endpoint.host))?;
+        let stream = TlsConnector::from(tls.clone())
+            .connect(name, tcp)
+            .await
+            .map_err(|e| format!("TLS: {e}"))?;
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| chain(&e))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        body: Body,
+        patience: Duration,
+    ) -> Result<http::Response<Incoming>, Failure> {
+        let (mut sender, authority) = self.sender(patience).await?;
+        sender
+            .ready()
+            .await
+            .map_err(|e| Failure::NotSent(chain(&e)))?;
+        let uri = Uri::builder()
+            .scheme(if self.tls.is_some() { "https" } else { "http" })
+            .authority(authority)
+            .path_and_query(method)
+            .build()
+            .map_err(|e| Failure::Unreachable(e.to_string()))?;
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        sender.send_request(request).await.map_err(|e| {
+            if e.is_canceled() {
+                Failure::NotSent(chain(&e))
+            } else {
+                Failure::Interrupted(chain(&e))
+            }
+        })
+    }
+
+    /// A call with one answer. One that never left is tried again.
+    pub async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
+        let calls = async {
+            loop {
+                match self.call_once(method, message).await {
+                    Err(Failure::NotSent(why)) => {
+                        tracing::debug!(why, "calling etcd again");
+                        self.open.lock().await.sender = None;
+                    }
+                    result => return result,
+                }
+            }
+        };
+        timeout(CALL, calls)
+            .await
+            .unwrap_or_else(|_| Err(no_answer(method)))
+    }
+
+    async fn call_once(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
+        let body = Full::new(wire::frame(message)).boxed_unsync();
+        let response = self.send(method, body, RECONNECT).await?;
+        check(response.status().as_u16(), response.headers())?;
+        let mut answers = Answers {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        };
+        let message = answers.next().await?;
+        // A status may also come after a message.
+        while answers.next().await?.is_some() {}
+        message.ok_or_else(|| Failure::Interrupted("an answer without a message".into()))
+    }
+
+    /// A call in both directions; what is put into the sender goes out.
+    pub async fn stream(
+        &self,
+        method: &str,
+        first: &[u8],
+        patience: Duration,
+    ) -> Result<(mpsc::Sender<Bytes>, Answers), Failure> {
+        let (sender, receiver) = mpsc::channel::<Bytes>(8);
+        let first = futures::stream::once(std::future::ready(wire::frame(first)));
+        let rest = futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|message| (message, receiver))
+        });
+        let frames = first
+            .chain(rest)
+            .map(|message| Ok::<_, Infallible>(Frame::data(message)));
+        let body = StreamBody::new(frames).boxed_unsync();
+        let response = timeout(CALL, self.send(method, body, patience))
+            .await
+            .unwrap_or_else(|_| Err(no_answer(method)))?;
+        check(response.status().as_u16(), response.headers())?;
+        let answers = Answers {
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+        };
+        Ok((sender, answers))
+    }
+}
+
+fn no_answer(method: &str) -> Failure {
+    Failure::Interrupted(format!("no answer to {method} in {CALL:?}"))
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Fails when headers or trailers carry a status other than 0.
+fn check(http: u16, headers: &HeaderMap) -> Result<(), Failure> {
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    };
+    match text("grpc-status").parse() {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(Failure::Status {
+            code,
+            message: text("grpc-message").to_owned(),
+        }),
+        Err(_) if http == 200 => Ok(()),
+        Err(_) => Err(Failure::Interrupted(format!(
+            "HTTP {http} from what should be etcd"
+        ))),
+    }
+}
+
+/// The messages that come back.
+pub struct Answers {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Answers {
+    /// The next message; `None` when the call ended well.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            if let Some(message) = wire::unframe(&mut self.buffer) {
+                return Ok(Some(message));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(Failure::Interrupted(chain(&e))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.buffer.extend_from_slice(&data),
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            check(200, &trailers)?;
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
