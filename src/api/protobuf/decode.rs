@@ -219,7 +219,7 @@ fn value(shape: Shape, field: Field<'_>, depth: usize) -> Result<Value, Status> 
         (Shape::Int32, Field::Varint(number)) => (number as i32).into(),
         (Shape::Int64, Field::Varint(number)) => (number as i64).into(),
         (Shape::Flag, Field::Varint(number)) => (number != 0).into(),
-        (Shape::Double, Field::Fixed64(bits)) => f64::from_bits(bits).into(),
+        (Shape::Double, Field::Fixed64(bits)) => double(f64::from_bits(bits)),
         (Shape::Quantity, Field::Bytes(bytes)) => quantity(bytes)?.into(),
         (Shape::IntOrString, Field::Bytes(bytes)) => int_or_string(bytes)?,
         (Shape::Time, Field::Bytes(bytes)) => time(bytes, meta::rfc3339)?,
@@ -237,6 +237,17 @@ fn value(shape: Shape, field: Field<'_>, depth: usize) -> Result<Value, Status> 
         }
         _ => return Err(invalid("a field has another wire type than its own")),
     })
+}
+
+/// A number as Go's JSON has it: whole ones without a fraction.
+fn double(number: f64) -> Value {
+    // Whole numbers up to here are exact in both forms.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= EXACT {
+        (number as i64).into()
+    } else {
+        number.into()
+    }
 }
 
 /// The text in field 1.
