@@ -65,7 +65,7 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Start a cluster, making it first if there is none
-    Start(start::Args),
+    Start(Box<start::Args>),
     /// Stop a cluster; `start` brings it back as it was
     Stop(stop::Args),
     /// Delete a cluster and everything it left on this machine
@@ -192,7 +192,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let global = cli.global;
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Start(args) => start::run(&home, &global, args, output).await.map(done),
+        Command::Start(args) => start::run(&home, &global, *args, output).await.map(done),
         Command::Stop(args) => stop::run(&home, &global, args, output).await.map(done),
         Command::Delete(args) => delete::run(&home, &global, args, output).await.map(done),
         Command::Status(args) => status::run(&home, &global, args, output).await,
