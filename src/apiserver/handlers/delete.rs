@@ -352,7 +352,7 @@ pub async fn delete_object(
     Err(Status::modified(&group_resource, name))
 }
 
-fn check_preconditions(
+pub fn check_preconditions(
     resource: &Resource,
     object: &Object,
     options: &DeleteOptions,
