@@ -23,6 +23,8 @@ pub struct Admission<'a> {
     pub call: &'a Call,
     /// What is written.
     pub resource: &'a Resource,
+    /// The resource that the request names, where it is looked at in another version.
+    pub requested: Option<&'a Resource>,
     /// What is done.
     pub operation: Operation,
     /// Whether nothing will be stored.
@@ -74,6 +76,34 @@ impl Admission<'_> {
             old,
             dry_run: self.dry_run,
             options: Some(self.options),
+        }
+    }
+
+    /// The same write in another version of its resource.
+    pub fn through<'b>(&'b self, resource: &'b Resource) -> Admission<'b> {
+        Admission {
+            server: self.server,
+            call: self.call,
+            resource,
+            requested: Some(self.requested.unwrap_or(self.resource)),
+            operation: self.operation,
+            dry_run: self.dry_run,
+            options: self.options,
+            part: self.part,
+        }
+    }
+
+    /// What the request names.
+    pub fn requested(&self) -> &Resource {
+        self.requested.unwrap_or(self.resource)
+    }
+
+    /// The group, version and kind of the object in the request's version.
+    pub fn requested_kind(&self) -> (&str, &str, &str) {
+        let resource = self.requested();
+        match &self.part {
+            Some(_) => self.kind(),
+            None => (&resource.group, &resource.version, &resource.kind),
         }
     }
 
@@ -207,6 +237,7 @@ pub async fn connect(
     let admission = Admission {
         server,
         call,
+        requested: None,
         resource: &resource,
         operation,
         dry_run: false,

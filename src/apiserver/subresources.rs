@@ -74,6 +74,7 @@ pub async fn admit(
     let admission = Admission {
         server,
         call,
+        requested: None,
         resource,
         operation: Operation::Create,
         dry_run: options.dry_run,

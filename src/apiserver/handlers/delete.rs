@@ -283,6 +283,7 @@ pub async fn delete_object(
         let admission = Admission {
             server,
             call,
+            requested: None,
             resource,
             operation: Operation::Delete,
             dry_run: options.dry_run,

@@ -178,6 +178,7 @@ impl Writer<'_> {
         let admission = Admission {
             server: self.server,
             call: self.call,
+            requested: None,
             resource,
             operation: Operation::Create,
             dry_run: self.options.dry_run,
@@ -324,6 +325,7 @@ impl Writer<'_> {
         let admission = Admission {
             server: self.server,
             call: self.call,
+            requested: None,
             resource,
             operation: Operation::Update,
             dry_run: self.options.dry_run,

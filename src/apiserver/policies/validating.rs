@@ -1,16 +1,25 @@
 //! ValidatingAdmissionPolicy: policies that refuse writes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use rkube_api::status::{Cause, Status};
 use rkube_api::{Object, meta};
 use rkube_cel::{MAX_MESSAGE, RUNTIME_BUDGET, Value as Cel};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::compiled::Validation;
 use super::matching::{matches, params};
 use super::{Hook, Policies, Subject, about};
 use crate::admission::Admission;
+
+/// Where the audit log tells what a policy with the action Audit found.
+const FAILURE_NOTE: &str = "validation.policy.admission.k8s.io/validation_failure";
+/// Bytes that are kept of a policy's note for the audit log.
+const MAX_NOTE: usize = 10 << 10;
+
+/// Notes for the audit log by key; what several bindings note is joined.
+type Notes = BTreeMap<String, Vec<String>>;
 
 /// A refusal: which policy and binding, why, and for which reason.
 struct Denial {
@@ -22,6 +31,8 @@ struct Denial {
 
 /// What came of one validation that does not hold.
 struct Failure {
+    /// Which of the policy's validations, from 0.
+    index: usize,
     message: String,
     reason: String,
 }
@@ -47,6 +58,7 @@ impl Policies {
         }
         let mut subject = None;
         let mut denials = Vec::new();
+        let mut notes = Notes::new();
         for hook in &hooks {
             match matches(
                 admission,
@@ -65,8 +77,12 @@ impl Policies {
                 subject = Some(Subject::new(admission, object, old)?);
             }
             if let Some(subject) = &subject {
-                self.bindings(admission, hook, subject, (object, old), &mut denials);
+                let found = (&mut notes, &mut denials);
+                self.bindings(admission, hook, subject, (object, old), found);
             }
+        }
+        for (key, values) in notes {
+            admission.call.annotate(key, values.join(", "));
         }
         let Some(first) = denials.into_iter().next() else {
             return Ok(());
@@ -110,7 +126,7 @@ impl Policies {
         hook: &Hook,
         subject: &Subject<'_>,
         (object, old): (Option<&Object>, Option<&Object>),
-        denials: &mut Vec<Denial>,
+        (notes, denials): (&mut Notes, &mut Vec<Denial>),
     ) {
         for binding in &hook.bindings {
             let name = meta::name(binding);
@@ -149,13 +165,14 @@ impl Policies {
                         )]);
                     }
                     if actions.contains(&"Audit") {
-                        tracing::info!(
-                            policy = hook.name(),
-                            binding = name,
-                            message = failure.message,
-                            audit_id = admission.call.audit_id,
-                            "a request fails a validating admission policy"
-                        );
+                        let noted = json!([{
+                            "message": failure.message,
+                            "policy": hook.name(),
+                            "binding": name,
+                            "expressionIndex": failure.index,
+                            "validationActions": actions,
+                        }]);
+                        admission.call.annotate(FAILURE_NOTE, noted.to_string());
                     }
                     if actions.contains(&"Deny") {
                         denials.push(Denial {
@@ -166,7 +183,7 @@ impl Policies {
                         });
                     }
                 }
-                annotations(admission, hook, name, subject, params.as_ref(), denials);
+                annotations(hook, name, subject, params.as_ref(), (notes, denials));
             }
         }
     }
@@ -192,41 +209,43 @@ fn misconfigured(hook: &Hook, binding: Option<&str>, problem: &str, denials: &mu
 /// The validations that do not hold, or what kept them from being looked at.
 fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<Failure> {
     let mut scope = subject.scope(&hook.compiled, params);
-    let failed = |message: String| Failure {
+    let failed = |index: usize, message: String| Failure {
+        index,
         message,
         reason: String::new(),
     };
     // What goes wrong refuses, unless that is to be ignored.
-    let problem = |message: String| match hook.ignores_failure() {
+    let problem = |index: usize, message: String| match hook.ignores_failure() {
         true => Vec::new(),
-        false => vec![failed(message)],
+        false => vec![failed(index, message)],
     };
     match hook.compiled.conditions.hold(&mut scope) {
         Ok(true) => {}
         Ok(false) => return Vec::new(),
-        Err(message) => return problem(message),
+        Err(message) => return problem(0, message),
     }
     let mut budget = RUNTIME_BUDGET;
     let mut outcomes = Vec::new();
-    for validation in &hook.compiled.validations {
+    for (index, validation) in hook.compiled.validations.iter().enumerate() {
         outcomes.push(match &validation.expression {
             Err(message) => Err(format!("compilation error: {message}")),
             Ok(expression) => match scope.evaluate(expression, &mut budget) {
-                Err(gone) => return problem(gone.to_string()),
+                Err(gone) => return problem(index, gone.to_string()),
                 Ok(outcome) => outcome.map(|value| matches!(value, Cel::Bool(true))),
             },
         });
     }
     let mut failures = Vec::new();
-    for (validation, outcome) in hook.compiled.validations.iter().zip(outcomes) {
+    let outcomes = hook.compiled.validations.iter().zip(outcomes);
+    for (index, (validation, outcome)) in outcomes.enumerate() {
         match outcome {
             Ok(true) => {}
-            Err(message) => failures.extend(problem(message)),
+            Err(message) => failures.extend(problem(index, message)),
             Ok(false) => {
                 let given = match message(validation, &mut scope, &mut budget) {
                     Ok(given) => given,
                     Err(message) => {
-                        failures.extend(problem(message));
+                        failures.extend(problem(index, message));
                         continue;
                     }
                 };
@@ -239,6 +258,7 @@ fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<F
                 };
                 let own = Some(text("message")).filter(|m| !m.is_empty());
                 failures.push(Failure {
+                    index,
                     message: given
                         .or(own)
                         .unwrap_or_else(|| format!("failed expression: {}", text("expression"))),
@@ -274,12 +294,11 @@ fn message<'a>(
 
 /// Notes for the audit log. One that cannot be made refuses the write.
 fn annotations(
-    admission: &Admission<'_>,
     hook: &Hook,
     binding: &str,
     subject: &Subject<'_>,
     params: Option<&Value>,
-    denials: &mut Vec<Denial>,
+    (notes, denials): (&mut Notes, &mut Vec<Denial>),
 ) {
     if hook.compiled.annotations.is_empty() {
         return;
@@ -298,12 +317,14 @@ fn annotations(
             },
         };
         match outcome {
-            Ok(Cel::String(text)) if !text.trim().is_empty() => tracing::info!(
-                annotation = format!("{}/{key}", hook.name()),
-                value = text.trim(),
-                audit_id = admission.call.audit_id,
-                "a validating admission policy notes"
-            ),
+            Ok(Cel::String(text)) if !text.trim().is_empty() => {
+                let mut text = text.trim().to_owned();
+                text.truncate(text.floor_char_boundary(MAX_NOTE));
+                let values = notes.entry(format!("{}/{key}", hook.name())).or_default();
+                if !values.contains(&text) {
+                    values.push(text);
+                }
+            }
             Ok(_) => {}
             Err(_) if hook.ignores_failure() => {}
             Err(message) => denials.push(Denial {

@@ -37,12 +37,41 @@ fn convert(object: &Value, to: &str) -> Value {
     object
 }
 
+/// An admission webhook that knows v1 alone: it moves every host to port 1, or to
+/// port 2 what is no custom resource, and says in which versions it was asked.
+fn admit(review: &Value) -> Value {
+    use base64::Engine as _;
+    let request = &review["request"];
+    let object = &request["object"];
+    let patch = match object["hostPort"].as_str() {
+        Some(both) => {
+            let (host, _) = both.split_once(':').unwrap();
+            json!([{"op": "replace", "path": "/hostPort", "value": format!("{host}:1")}])
+        }
+        None => json!([{"op": "replace", "path": "/spec/maxReplicas", "value": 2}]),
+    };
+    let versions = [
+        &object["apiVersion"],
+        &request["kind"]["version"],
+        &request["resource"]["version"],
+        &request["requestKind"]["version"],
+        &request["requestResource"]["version"],
+    ];
+    let patch = base64::engine::general_purpose::STANDARD.encode(patch.to_string());
+    json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": {
+        "uid": request["uid"], "allowed": true, "patchType": "JSONPatch", "patch": patch,
+        "warnings": [json!(versions).to_string()]}})
+}
+
 async fn hook(
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
     let path = request.uri().path().to_owned();
     let bytes = request.into_body().collect().await.unwrap().to_bytes();
     let review: Value = serde_json::from_slice(&bytes).unwrap();
+    if path == "/admit" {
+        return Ok(Response::new(Full::from(admit(&review).to_string())));
+    }
     let to = review["request"]["desiredAPIVersion"].as_str().unwrap();
     let mut converted: Vec<Value> = review["request"]["objects"]
         .as_array()
@@ -317,6 +346,58 @@ async fn selectors_are_of_the_request_version() {
     assert_eq!(t.delete(&path).await.0, 200);
     assert_eq!(watch.named().await, ("DELETED".into(), "b".into()));
     assert_eq!(names(list("v1", "").await), ["a"]);
+}
+
+#[tokio::test]
+async fn admission_webhooks_see_the_version_that_they_know() {
+    use base64::Engine as _;
+    let t = start().await;
+    let port = serve(&t).await;
+    defined(&t, conversion(&t, port, "/convert")).await;
+    let configurations = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+    let configuration = |name: &str, group: &str, resource: &str, policy: &str| {
+        json!({"metadata": {"name": name}, "webhooks": [{
+            "name": format!("{name}.example.com"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "matchPolicy": policy,
+            "clientConfig": {"url": format!("https://127.0.0.1:{port}/admit"),
+                "caBundle": base64::engine::general_purpose::STANDARD.encode(&t.pki.pki.ca_cert)},
+            "rules": [{"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}]}]})
+    };
+    let hosts_hook = configuration("hosts", "example.com", "hosts", "Equivalent");
+    assert_eq!(t.post(configurations, hosts_hook).await.0, 201);
+    let scalers_hook = configuration(
+        "scalers",
+        "autoscaling",
+        "horizontalpodautoscalers",
+        "Equivalent",
+    );
+    assert_eq!(t.post(configurations, scalers_hook).await.0, 201);
+    let host = |name: &str| json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": name}, "host": "h", "port": "9"});
+    let request = Request::post(hosts("v2"))
+        .header("content-type", "application/json")
+        .body(crate::body::full(host("a").to_string()))
+        .unwrap();
+    let answer = t.send(request).await;
+    let warning = answer.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.contains(r#"[\"example.com/v1\",\"v1\",\"v1\",\"v2\",\"v2\"]"#),
+        "{warning}"
+    );
+    let (_, a) = t.get(&format!("{}/a", hosts("v2"))).await;
+    assert_eq!((&a["host"], &a["port"]), (&json!("h"), &json!("1")), "{a}");
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = json!({"metadata": {"name": "s"}, "spec": {"maxReplicas": 5,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    let (code, s) = t.post(scalers, scaler).await;
+    assert_eq!((code, &s["spec"]["maxReplicas"]), (201, &json!(2)), "{s}");
+
+    // Exact means what it says.
+    let exact = configuration("hosts", "example.com", "hosts", "Exact");
+    let path = format!("{configurations}/hosts");
+    let (code, said) = t.patch(&path, "merge-patch+json", exact).await;
+    assert_eq!(code, 200, "{said}");
+    let (code, b) = t.post(&hosts("v2"), host("b")).await;
+    assert_eq!((code, &b["port"]), (201, &json!("9")), "{b}");
 }
 
 #[tokio::test]

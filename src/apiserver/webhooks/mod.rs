@@ -4,6 +4,7 @@
 mod client;
 pub(crate) mod rules;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -19,6 +20,9 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
+use crate::resources::Resource;
+
+use rules::{Coverage, Target};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -34,6 +38,45 @@ struct Hook {
     value: Value,
     /// Whether a failure to ask lets the write pass.
     ignore_failure: bool,
+    /// The version that it wants to see the write in, if not the request's.
+    version: Option<Arc<Resource>>,
+}
+
+/// An object in a version of its resource.
+async fn seen_in(
+    admission: &Admission<'_>,
+    version: &Resource,
+    object: &Object,
+) -> Result<Object, Status> {
+    match (version.family(), admission.part) {
+        (Some(family), None) => {
+            let objects = vec![object.clone()];
+            let mut seen = family
+                .convert(admission.server, objects, &version.api_version())
+                .await?;
+            seen.pop()
+                .ok_or_else(|| Status::internal("a conversion gave nothing"))
+        }
+        // Built-in kinds are worked on in one version, and shown in any.
+        _ => Ok(object.clone()),
+    }
+}
+
+/// The states of a write in a version of its resource.
+async fn both_seen_in(
+    admission: &Admission<'_>,
+    version: &Resource,
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Result<(Option<Object>, Option<Object>), Status> {
+    let mut seen = [None, None];
+    for (seen, state) in seen.iter_mut().zip([object, old]) {
+        if let Some(state) = state {
+            *seen = Some(seen_in(admission, version, state).await?);
+        }
+    }
+    let [object, old] = seen;
+    Ok((object, old))
 }
 
 /// What a webhook has answered.
@@ -58,7 +101,7 @@ impl Webhooks {
 
     /// The webhooks of a kind of configuration that the write must pass, in
     /// the order of their configurations' names.
-    fn matching(
+    async fn matching(
         &self,
         admission: &Admission<'_>,
         plural: &str,
@@ -76,11 +119,26 @@ impl Webhooks {
         for configuration in cache.list(&Filter::default()) {
             let configuration = configuration.tree();
             for hook in configuration["webhooks"].as_array().into_iter().flatten() {
-                if rules::applies(admission, hook, object, old)? {
+                let none = Vec::new();
+                let all = hook["rules"].as_array().unwrap_or(&none);
+                let exact = hook["matchPolicy"] == "Exact";
+                let covered = |target: &Target<'_>| all.iter().any(|r| rules::covers(r, target));
+                let (version, applies) = match rules::coverage(admission, exact, covered) {
+                    Coverage::None => continue,
+                    Coverage::Exact => (None, rules::applies(admission, hook, object, old)?),
+                    Coverage::Equivalent(version) => {
+                        let (object, old) = both_seen_in(admission, &version, object, old).await?;
+                        let seen = admission.through(&version);
+                        let applies = rules::applies(&seen, hook, object.as_ref(), old.as_ref())?;
+                        (Some(version), applies)
+                    }
+                };
+                if applies {
                     hooks.push(Hook {
                         name: hook["name"].as_str().unwrap_or_default().to_owned(),
                         ignore_failure: hook["failurePolicy"] == "Ignore",
                         value: hook.clone(),
+                        version,
                     });
                 }
             }
@@ -96,12 +154,14 @@ impl Webhooks {
         object: &mut Object,
         old: Option<&Object>,
     ) -> Result<(), Status> {
-        let hooks = self.matching(
-            admission,
-            "mutatingwebhookconfigurations",
-            Some(object),
-            old,
-        )?;
+        let hooks = self
+            .matching(
+                admission,
+                "mutatingwebhookconfigurations",
+                Some(object),
+                old,
+            )
+            .await?;
         let mut last_change = None;
         for (i, hook) in hooks.iter().enumerate() {
             if self.call_mutating(admission, hook, object, old).await? {
@@ -119,7 +179,44 @@ impl Webhooks {
         Ok(())
     }
 
+    async fn ask_in_version(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Hook,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Option<Answer>, Status> {
+        let Some(version) = &hook.version else {
+            return self.ask(admission, hook, object, old).await;
+        };
+        let (object, old) = both_seen_in(admission, version, object, old).await?;
+        let seen = admission.through(version);
+        self.ask(&seen, hook, object.as_ref(), old.as_ref()).await
+    }
+
+    /// Lets one webhook change the object, in the version that it wants; whether it did.
     async fn call_mutating(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Hook,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<bool, Status> {
+        let Some(version) = &hook.version else {
+            return self.change(admission, hook, object, old).await;
+        };
+        let (seen, seen_old) = both_seen_in(admission, version, Some(object), old).await?;
+        let mut seen = seen.unwrap_or_default();
+        let through = admission.through(version);
+        let changed = self.change(&through, hook, &mut seen, seen_old.as_ref());
+        if !changed.await? {
+            return Ok(false);
+        }
+        *object = seen_in(admission, admission.resource, &seen).await?;
+        Ok(true)
+    }
+
+    async fn change(
         &self,
         admission: &Admission<'_>,
         hook: &Hook,
@@ -168,11 +265,13 @@ impl Webhooks {
         object: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<(), Status> {
-        let hooks = self.matching(admission, "validatingwebhookconfigurations", object, old)?;
+        let hooks = self
+            .matching(admission, "validatingwebhookconfigurations", object, old)
+            .await?;
         let answers = join_all(
             hooks
                 .iter()
-                .map(|hook| self.ask(admission, hook, object, old)),
+                .map(|hook| self.ask_in_version(admission, hook, object, old)),
         )
         .await;
         for answer in answers {
@@ -246,6 +345,7 @@ pub(crate) fn review(
     old: Option<&Object>,
 ) -> Result<(String, Value), Status> {
     let resource = admission.resource;
+    let requested = admission.requested();
     let uid = uuid::Uuid::new_v4().to_string();
     let served = |object: Option<&Object>| -> Result<Value, Status> {
         object.map_or(Ok(Value::Null), |o| admission.served(o.clone()))
@@ -253,12 +353,13 @@ pub(crate) fn review(
     let named = object.or(old);
     let namespace = admission.namespace(named);
     let (group, version, kind) = admission.kind();
+    let asked = admission.requested_kind();
     let mut request = json!({
         "uid": uid,
         "kind": {"group": group, "version": version, "kind": kind},
         "resource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
-        "requestKind": {"group": group, "version": version, "kind": kind},
-        "requestResource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
+        "requestKind": {"group": asked.0, "version": asked.1, "kind": asked.2},
+        "requestResource": {"group": &*requested.group, "version": &*requested.version, "resource": &*requested.plural},
         "operation": admission.operation.as_str(),
         "userInfo": admission.call.user.to_value(),
         "object": served(object)?,

@@ -1,5 +1,7 @@
 //! Which writes a webhook is asked about.
 
+use std::sync::Arc;
+
 use rkube_api::selector::LabelSelector;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
@@ -7,6 +9,7 @@ use rkube_auth::admission::Operation;
 use serde_json::Value;
 
 use crate::admission::Admission;
+use crate::resources::Resource;
 
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
     value
@@ -48,34 +51,65 @@ pub fn covers(rule: &Value, target: &Target<'_>) -> bool {
         })
 }
 
-/// Whether a webhook is to be asked about a write.
+/// How rules cover a write.
+pub enum Coverage {
+    /// Not at all.
+    None,
+    /// In the version that it is in.
+    Exact,
+    /// In another version of its resource, for `matchPolicy: Equivalent`.
+    Equivalent(Arc<Resource>),
+}
+
+impl<'a> Target<'a> {
+    fn new(admission: &'a Admission<'_>, resource: &'a Resource) -> Self {
+        Self {
+            operation: admission.operation.as_str(),
+            group: &resource.group,
+            version: &resource.version,
+            resource: &resource.plural,
+            subresource: match admission.operation {
+                Operation::Delete => "",
+                _ => &admission.call.info.subresource,
+            },
+            // A namespace counts as cluster-scoped here.
+            namespaced: resource.namespaced,
+        }
+    }
+}
+
+/// How rules cover a write: as it is if they can, otherwise, unless `exact`, in the
+/// first other version that they name.
+pub fn coverage(
+    admission: &Admission<'_>,
+    exact: bool,
+    covered: impl Fn(&Target<'_>) -> bool,
+) -> Coverage {
+    let resource = admission.resource;
+    if covered(&Target::new(admission, resource)) {
+        return Coverage::Exact;
+    }
+    if exact {
+        return Coverage::None;
+    }
+    let snapshot = admission.server.resources.snapshot();
+    let other = snapshot.all.iter().find(|other| {
+        other.is_stored()
+            && other.prefix() == resource.prefix()
+            && other.api_version() != resource.api_version()
+            && covered(&Target::new(admission, other))
+    });
+    other.map_or(Coverage::None, |other| Coverage::Equivalent(other.clone()))
+}
+
+/// Whether a webhook's selectors and conditions let it be asked about a write that
+/// its rules cover.
 pub fn applies(
     admission: &Admission<'_>,
     hook: &Value,
     object: Option<&Object>,
     old: Option<&Object>,
 ) -> Result<bool, Status> {
-    let resource = admission.resource;
-    let delete = admission.operation == Operation::Delete;
-    let target = Target {
-        operation: admission.operation.as_str(),
-        group: &resource.group,
-        version: &resource.version,
-        resource: &resource.plural,
-        subresource: if delete {
-            ""
-        } else {
-            &admission.call.info.subresource
-        },
-        // A namespace counts as cluster-scoped here.
-        namespaced: resource.namespaced,
-    };
-    if !hook["rules"]
-        .as_array()
-        .is_some_and(|rules| rules.iter().any(|r| covers(r, &target)))
-    {
-        return Ok(false);
-    }
     if hook["namespaceSelector"].is_object() {
         let selector = LabelSelector::from_value(&hook["namespaceSelector"])?;
         if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
