@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 
@@ -169,6 +169,8 @@ informers! {
     volumes: PersistentVolume = Store::new(), None, None;
     /// Storage classes.
     storage_classes: StorageClass = Store::new(), None, None;
+    /// Classes of volumes' changeable attributes.
+    attribute_classes: VolumeAttributesClass = Store::new(), None, None;
 }
 
 impl Default for Informers {

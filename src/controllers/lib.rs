@@ -154,6 +154,7 @@ fn controllers(ctx: &Context) -> Vec<Controller> {
         Box::pin(volumes::start(ctx)),
         Box::pin(volumes::protection::claims(ctx)),
         Box::pin(volumes::protection::volumes(ctx)),
+        Box::pin(volumes::protection::classes(ctx)),
         Box::pin(volumes::ephemeral::start(ctx)),
     ]
 }

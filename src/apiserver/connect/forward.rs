@@ -1,5 +1,6 @@
 //! Passing one request on and its answer back.
 
+use std::io::Read as _;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -28,6 +29,9 @@ pub enum Style {
 
 /// Bytes of a peer's error page that are quoted in a `Status`.
 const ERROR_BYTES: usize = 4096;
+
+/// Bytes of a page that is held to rewrite its links.
+const PAGE_BYTES: usize = 8 << 20;
 
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
@@ -124,6 +128,9 @@ pub async fn forward(
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     } else {
         rewrite_location(&mut parts.headers, call, &target);
+        if style == Style::Proxy && is_page(&parts.headers) && call.method != http::Method::HEAD {
+            return rewrite_page(parts, body, call, &target).await;
+        }
     }
     Ok(Response::from_parts(parts, body::boxed(body)))
 }
@@ -252,27 +259,102 @@ fn proxy_prefix(call: &Call) -> String {
         .to_owned()
 }
 
+/// Where a link of the peer leads through the proxy; `None` when it is relative,
+/// leads elsewhere, or through the proxy already.
+fn through_proxy(link: &str, prefix: &str, call: &Call, target: &Target) -> Option<String> {
+    let host = call.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+    let after_scheme = link
+        .strip_prefix("http:")
+        .or_else(|| link.strip_prefix("https:"))
+        .unwrap_or(link);
+    let path = match after_scheme.strip_prefix("//") {
+        Some(rest) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(end);
+            if authority != target.authority && Some(authority) != host {
+                return None;
+            }
+            if path.starts_with('/') {
+                path.to_owned()
+            } else {
+                format!("/{path}")
+            }
+        }
+        None if after_scheme.len() == link.len() => link.to_owned(),
+        None => return None,
+    };
+    (path.starts_with('/') && !path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
+}
+
 /// A redirect to the peer itself must lead through the proxy.
 fn rewrite_location(headers: &mut HeaderMap, call: &Call, target: &Target) {
     let Some(place) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else {
         return;
     };
-    let path = match place.parse::<Uri>() {
-        Ok(uri) => match uri.authority() {
-            Some(authority) if authority.as_str() == target.authority => {
-                uri.path_and_query().map_or("/", |p| p.as_str()).to_owned()
-            }
-            Some(_) => return,
-            None => place.to_owned(),
-        },
-        Err(_) => return,
-    };
-    if !path.starts_with('/') || path.starts_with("//") {
-        return;
-    }
-    if let Ok(value) = HeaderValue::from_str(&(proxy_prefix(call) + &path)) {
+    let moved = through_proxy(place, &proxy_prefix(call), call, target);
+    if let Some(Ok(value)) = moved.map(|place| HeaderValue::from_str(&place)) {
         headers.insert(header::LOCATION, value);
     }
+}
+
+/// Whether an answer is a page whose links have to be rewritten: in an encoding that
+/// can be undone, or none.
+fn is_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let kind = text(header::CONTENT_TYPE).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/html")
+        && matches!(text(header::CONTENT_ENCODING), None | Some("" | "gzip"))
+}
+
+/// A page with its links leading through the proxy. One that is too big to be held
+/// is passed on as it is.
+async fn rewrite_page(
+    mut parts: http::response::Parts,
+    mut body: hyper::body::Incoming,
+    call: &Call,
+    target: &Target,
+) -> Result<Response<Body>, Status> {
+    let mut held = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| {
+            Status::service_unavailable(format!("the page of {} broke off: {e}", target.authority))
+        })?;
+        if let Some(data) = frame.data_ref() {
+            held.extend_from_slice(data);
+        }
+        if held.len() > PAGE_BYTES {
+            let rest = http_body_util::BodyDataStream::new(body);
+            let head = futures::stream::once(async { Ok(bytes::Bytes::from(held)) });
+            let rest = futures::StreamExt::map(rest, |chunk| chunk.map_err(Into::into));
+            let whole = futures::StreamExt::chain(head, rest);
+            return Ok(Response::from_parts(parts, body::stream(whole)));
+        }
+    }
+    // In an attribute, quoted or not, the prefix must not end it.
+    let prefix: String = proxy_prefix(call)
+        .bytes()
+        .map(|b| match b {
+            b'&' => "&amp;".to_owned(),
+            b'"' | b'\'' | b'<' | b'>' | b'`' | b'=' => format!("%{b:02X}"),
+            0x21..=0x7e => char::from(b).to_string(),
+            other => format!("%{other:02X}"),
+        })
+        .collect();
+    let gzipped = parts.headers.contains_key(header::CONTENT_ENCODING);
+    if gzipped {
+        let mut page = Vec::new();
+        let packed = std::mem::take(&mut held);
+        let mut reader = flate2::read::MultiGzDecoder::new(&*packed).take(PAGE_BYTES as u64);
+        if reader.read_to_end(&mut page).is_err() || page.len() == PAGE_BYTES {
+            return Ok(Response::from_parts(parts, body::full(packed)));
+        }
+        held = page;
+        parts.headers.remove(header::CONTENT_ENCODING);
+    }
+    let page = super::html::rewrite(&held, |link| through_proxy(link, &prefix, call, target));
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(parts, body::full(page)))
 }
 
 /// A peer's refusal as a `Status`: its own if it sent one, else its words.

@@ -2,6 +2,7 @@
 //! port-forward, the node's own endpoints) and to pods and services.
 
 mod forward;
+mod html;
 mod location;
 mod transport;
 mod websocket;

@@ -43,6 +43,9 @@ impl<K: Versioned> Sink<K> for Store<K> {
 /// so that watches do not end together. Inside one process nothing drops idle
 /// connections, so that the figure only bounds how long a stuck watch lives.
 const WATCH_SECONDS: u32 = 1800;
+/// How long a watch may be silent: the server sends a bookmark each minute, so that
+/// silence means that the watch is dead.
+const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(30);
 
@@ -154,7 +157,11 @@ async fn watch<K: Versioned>(
     };
     let mut events = std::pin::pin!(events);
     loop {
-        match events.next().await {
+        let Ok(event) = tokio::time::timeout(LONGEST_SILENCE, events.next()).await else {
+            tracing::warn!(path = %source.path, "watch has gone silent");
+            return Ok(End::Relist);
+        };
+        match event {
             Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                 set(&mut at, &object);
                 store.apply(object);

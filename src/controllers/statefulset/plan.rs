@@ -194,14 +194,20 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     if !create.is_empty() {
         plan.actions.push(Action::Create(create));
     }
-    // The highest goes first, and in order only when all below it are well.
+    // The highest goes first, and in order only when all below it are well: of pods
+    // that are not, the lowest alone may go. Those that stay are all well here.
+    let first_unwell = condemned.iter().rev().find(|(_, pod)| !is_available(pod));
     let mut delete = Vec::new();
-    for (_, pod) in &condemned {
+    for (ordinal, pod) in &condemned {
         if pods::is_deleting(pod) {
             if in_order {
                 return plan;
             }
             continue;
+        }
+        if in_order && !is_available(pod) && first_unwell.is_none_or(|(first, _)| first != ordinal)
+        {
+            return plan;
         }
         delete.push((*pod).clone());
         if in_order {
@@ -403,6 +409,14 @@ mod tests {
         let set1 = set(1, "OrderedReady", 0);
         let all: Vec<_> = (0..3).map(|i| member(&set1, i, "web-2", true)).collect();
         assert_eq!(go(&set1, &all), ["-web-2"]);
+        // Of pods that are not well, the lowest alone may go.
+        let set0 = set(0, "OrderedReady", 0);
+        let mut all: Vec<_> = (0..3).map(|i| member(&set0, i, "web-2", false)).collect();
+        assert!(go(&set0, &all).is_empty());
+        all[1] = member(&set0, 1, "web-2", true);
+        all[2] = member(&set0, 2, "web-2", true);
+        assert_eq!(go(&set0, &all), ["-web-2"]);
+        assert_eq!(go(&set0, &all[..1]), ["-web-0"]);
     }
 
     #[test]

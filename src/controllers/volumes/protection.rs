@@ -1,5 +1,7 @@
-//! Keeps claims that pods use, and volumes that claims are bound to, until
-//! nobody needs them: a finalizer holds them.
+//! Keeps claims that pods use, volumes that claims are bound to, and attribute
+//! classes that either names, until nobody needs them: a finalizer holds them.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use super::claims_of;
 use crate::common::pods;
@@ -9,6 +11,7 @@ use crate::queue::Queue;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 
 async fn hold<K: Object>(
     ctx: &Context,
@@ -127,6 +130,85 @@ pub fn volumes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
                             == Some("Bound")
                     });
                     hold(ctx, store, &key, VOLUME, used).await
+                },
+            )
+            .await;
+    }
+}
+
+/// The attribute classes that a claim has, had until now, or is to have.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &String> {
+    let status = claim.status.as_ref();
+    let wanted = claim.spec.as_ref();
+    let target = status.and_then(|s| s.modify_volume_status.as_ref());
+    [
+        wanted.and_then(|spec| spec.volume_attributes_class_name.as_ref()),
+        status.and_then(|status| status.current_volume_attributes_class_name.as_ref()),
+        target.and_then(|target| target.target_volume_attributes_class_name.as_ref()),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn class_of_volume(volume: &PersistentVolume) -> Option<&String> {
+    let spec = volume.spec.as_ref()?;
+    spec.volume_attributes_class_name.as_ref()
+}
+
+/// Prepares the protection of attribute classes; what comes back runs it.
+pub fn classes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Queue<Key> = Queue::new();
+    let informers = ctx.informers.clone();
+    {
+        let queue = queue.clone();
+        informers.attribute_classes.on_change(move |change| {
+            if !change.is_deletion() {
+                queue.add(Key::of(&change.object().metadata));
+            }
+        });
+    }
+    {
+        // Who lets go of a class may be the last.
+        let queue = queue.clone();
+        informers.claims.on_change(move |change| {
+            let before = change
+                .old()
+                .into_iter()
+                .flat_map(|old| classes_of_claim(old));
+            for class in before.chain(classes_of_claim(change.object())) {
+                queue.add(Key::new(String::new(), class.clone()));
+            }
+        });
+    }
+    {
+        let queue = queue.clone();
+        informers.volumes.on_change(move |change| {
+            let before = change.old().and_then(|old| class_of_volume(old));
+            for class in before.into_iter().chain(class_of_volume(change.object())) {
+                queue.add(Key::new(String::new(), class.clone()));
+            }
+        });
+    }
+    let ctx = ctx.clone();
+    async move {
+        informers.attribute_classes.synced().await;
+        informers.claims.synced().await;
+        informers.volumes.synced().await;
+        let ctx = &ctx;
+        queue
+            .work(
+                "volumeattributesclass-protection-controller",
+                1,
+                |key| async move {
+                    let claims = ctx.informers.claims.list();
+                    let volumes = ctx.informers.volumes.list();
+                    let used = claims
+                        .iter()
+                        .any(|claim| classes_of_claim(claim).any(|class| *class == key.name))
+                        || volumes
+                            .iter()
+                            .any(|volume| class_of_volume(volume) == Some(&key.name));
+                    hold(ctx, &ctx.informers.attribute_classes, &key, CLASS, used).await
                 },
             )
             .await;
