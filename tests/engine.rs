@@ -49,7 +49,7 @@ fn containers_that_are_restarted_killed_or_removed_come_back() {
     ready(&cluster, 2);
     cluster.kubectl(&["get", "cm", "kept"]).ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     docker(&["rm", "-f", &first]).expect("docker rm");
     cluster.rkube(&["delete"]).ok();

@@ -66,7 +66,7 @@ fn archives_of_every_kind_are_loaded() {
                 "wait",
                 "--for=condition=Ready",
                 &format!("pod/{name}"),
-                "--timeout=120s",
+                &support::timeout(),
             ])
             .ok();
     }
@@ -142,7 +142,7 @@ fn images_are_pulled_with_and_without_credentials() {
             "wait",
             "--for=condition=Ready",
             "pod/open",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
     let refused = pod("refused", &format!("{closed}/team/app:1"), "");
@@ -172,7 +172,7 @@ fn images_are_pulled_with_and_without_credentials() {
             "wait",
             "--for=condition=Ready",
             "pod/allowed",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
 }
@@ -205,7 +205,12 @@ fn images_of_the_engine_are_loaded_by_name() {
     assert!(missing.failed(65).contains("docker images"));
     cluster.apply(&pod("p", &name, ""));
     cluster
-        .kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=120s"])
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/p",
+            &support::timeout(),
+        ])
         .ok();
 }
 

@@ -55,7 +55,7 @@ fn kubectl_works() {
             "--for=condition=Ready",
             "pod/box",
             "pod/echo",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
 
@@ -311,7 +311,7 @@ fn rollouts(cluster: &Cluster) {
         .kubectl(&["set", "env", "deployment/kubia", "ROUND=2"])
         .ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     let history = cluster
         .kubectl(&["rollout", "history", "deployment/kubia"])
@@ -321,7 +321,7 @@ fn rollouts(cluster: &Cluster) {
         .kubectl(&["rollout", "undo", "deployment/kubia"])
         .ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     let env = cluster
         .kubectl(&[

@@ -129,6 +129,15 @@ fn cgroups(cluster: &Cluster) {
     });
 }
 
+/// Whether a node's connection to a port of the host's loopback gets there.
+fn reaches(cluster: &Cluster, listener: &std::net::TcpListener) -> bool {
+    let port = listener.local_addr().expect("an address").port();
+    let command = format!("echo | nc -w 5 192.0.2.2 {port}");
+    cluster.rkube(&["ssh", "--", &command]);
+    listener.set_nonblocking(true).expect("a socket");
+    listener.accept().is_ok()
+}
+
 /// Kills the QEMU of a node behind rkube's back.
 fn kill_machine(cluster: &Cluster, node: &str) {
     let name = format!("rkube/{}/{node}", cluster.profile);
@@ -151,7 +160,12 @@ fn machines_make_a_cluster() {
     require_machine!();
     let cluster = Cluster::plan("qemu");
     let started = std::time::Instant::now();
-    let said = cluster.rkube(&["start", "--nodes", "2"]).ok();
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (open, closed) = (listen(), listen());
+    let registry = open.local_addr().expect("an address").to_string();
+    let said = cluster
+        .rkube(&["start", "--nodes", "2", "--insecure-registry", &registry])
+        .ok();
     eprintln!("two machines are ready after {:?}", started.elapsed());
     assert!(said.contains("is ready: 2 nodes"), "{said}");
     let second = cluster.node(2);
@@ -162,6 +176,10 @@ fn machines_make_a_cluster() {
             .trim(),
         second
     );
+
+    // Of the host's loopback machines reach what they were told to.
+    assert!(reaches(&cluster, &open));
+    assert!(!reaches(&cluster, &closed));
 
     // Pods on both nodes answer across the nodes' network.
     cluster.deploy_kubia(2);

@@ -8,6 +8,7 @@
 mod accel;
 mod cpio;
 mod disk;
+mod gate;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -362,6 +363,8 @@ fn stop(plan: &ClusterPlan, nodes: &[String], grace: bool) -> anyhow::Result<()>
         .any(|n| supervisor::holder(&plan.run_dir, &n.name).is_some());
     if !left {
         remove_tree(&plan.run_dir.join("vm"))?;
+        #[cfg(target_os = "linux")]
+        tap::forget(plan)?;
     }
     Ok(())
 }
@@ -432,6 +435,8 @@ fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+    #[cfg(target_os = "linux")]
+    tap::forget(plan)?;
     remove_tree(&plan.run_dir)?;
     if let Some(parent) = plan.run_dir.parent() {
         // Shared by all profiles; goes with the last one.
