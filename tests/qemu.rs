@@ -132,7 +132,7 @@ fn cgroups(cluster: &Cluster) {
 /// Whether a node's connection to a port of the host's loopback gets there.
 fn reaches(cluster: &Cluster, listener: &std::net::TcpListener) -> bool {
     let port = listener.local_addr().expect("an address").port();
-    let command = format!("echo | nc -w 5 192.0.2.2 {port}");
+    let command = format!("timeout 5 nc 192.0.2.2 {port} </dev/null");
     cluster.rkube(&["ssh", "--", &command]);
     listener.set_nonblocking(true).expect("a socket");
     listener.accept().is_ok()
