@@ -21,6 +21,7 @@ mod convert;
 mod crd;
 mod discovery;
 mod events;
+mod eviction;
 mod fairness;
 mod handlers;
 mod health;

@@ -161,14 +161,19 @@ impl Resource {
     pub fn read(&self, kv: &KeyValue) -> Option<CachedObject> {
         let rest = kv.key.strip_prefix(self.prefix().as_str())?;
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
+        self.read_as(namespace, name, kv.mod_revision, &kv.value)
+    }
+
+    /// Reads encoded JSON of this resource.
+    pub fn read_as(
+        &self,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+        json: &[u8],
+    ) -> Option<CachedObject> {
         let extractor = self.extractor();
-        CachedObject::new(
-            namespace,
-            name,
-            kv.mod_revision,
-            &kv.value,
-            extractor.as_ref(),
-        )
+        CachedObject::new(namespace, name, revision, json, extractor.as_ref())
     }
 
     /// The `apiVersion` of the form in which objects are worked on: the storage

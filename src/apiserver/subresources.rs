@@ -6,18 +6,15 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use rkube_api::fields::{self, Validation};
 use rkube_api::schema::{Schema, Type};
-use rkube_api::selector::LabelSelector;
-use rkube_api::status::{Cause, Details, Status};
+use rkube_api::status::Status;
 use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
 use rkube_auth::admission::Operation;
 use rkube_strategy::Context;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::ApiServer;
 use crate::admission::{Admission, Part};
 use crate::body::{self, Body};
-use crate::cache::Filter;
-use crate::handlers::delete::{DeleteOptions, delete_object};
 use crate::handlers::options::WriteOptions;
 use crate::handlers::write::{Ownership, Part as WrittenPart, Writer};
 use crate::handlers::{parse, report};
@@ -28,7 +25,7 @@ use crate::respond;
 use crate::service::{Call, Incoming};
 
 /// A request's body as an object of a built-in kind that is no resource.
-async fn body_as(
+pub async fn body_as(
     call: &Call,
     request: Incoming,
     definition: &str,
@@ -58,7 +55,7 @@ async fn body_as(
 }
 
 /// Admission of what is posted to a subresource.
-async fn admit(
+pub async fn admit(
     server: &Arc<ApiServer>,
     call: &Call,
     resource: &Resource,
@@ -88,7 +85,7 @@ async fn admit(
     admission.validate(object, None).await
 }
 
-async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
+pub async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
     let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     Ok(respond::value(call, code, encoding, &status).await)
@@ -385,162 +382,6 @@ pub async fn token(
         Timestamp::now(),
     )?;
     Ok(respond::value(call, StatusCode::CREATED, accepted.encoding, &answer).await)
-}
-
-/// `pods/eviction`: a deletion that disruption budgets may refuse.
-pub async fn evict(
-    server: &Arc<ApiServer>,
-    call: &Call,
-    resource: &Resource,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let options = WriteOptions::read(call, "CreateOptions")?;
-    let mut eviction = body_as(
-        call,
-        request,
-        "io.k8s.api.policy.v1.Eviction",
-        "policy",
-        "v1",
-        "Eviction",
-        options.validation,
-    )
-    .await?;
-    let (namespace, name) = (&call.info.namespace, &call.info.name);
-    if !meta::name(&eviction).is_empty() && meta::name(&eviction) != name {
-        return Err(Status::bad_request(
-            "name in URL does not match name in Eviction object",
-        ));
-    }
-    let part = Part {
-        group: "policy",
-        version: "v1",
-        kind: "Eviction",
-        definition: "io.k8s.api.policy.v1.Eviction",
-    };
-    admit(server, call, resource, part, &options, &mut eviction).await?;
-    let mut delete = eviction
-        .get("deleteOptions")
-        .cloned()
-        .unwrap_or_else(|| json!({}));
-    if options.dry_run {
-        delete["dryRun"] = json!(["All"]);
-    }
-    let delete = DeleteOptions::from_object(delete)?;
-    server.cache.consistent().await;
-    let pod = resource
-        .cache
-        .get(namespace, name)
-        .ok_or_else(|| Status::not_found(&resource.group_resource(), name))?
-        .tree();
-    if guarded_by_budget(&pod) {
-        charge_budget(server, &pod, delete.dry_run).await?;
-    }
-    delete_object(server, call, resource, namespace, name, &delete).await?;
-    success(call, StatusCode::CREATED).await
-}
-
-/// Pods that are over, never ran, or are going already need no budget.
-fn guarded_by_budget(pod: &Object) -> bool {
-    !matches!(
-        pod["status"]["phase"].as_str(),
-        Some("Succeeded" | "Failed" | "Pending")
-    ) && meta::deletion_timestamp(pod).is_none()
-}
-
-/// Takes one disruption off the pod's budget, or says why there is none.
-async fn charge_budget(server: &Arc<ApiServer>, pod: &Object, dry_run: bool) -> Result<(), Status> {
-    let Some(resource) = server
-        .resources
-        .find("policy", "v1", "poddisruptionbudgets")
-    else {
-        return Ok(());
-    };
-    let filter = Filter::new(Some(meta::namespace(pod).to_owned()), None, None, None);
-    let mut matching = Vec::new();
-    for budget in resource.cache.list(&filter) {
-        let budget = budget.tree();
-        let selector = LabelSelector::from_value(&budget["spec"]["selector"])?;
-        if selector.matches(meta::labels(pod)) {
-            matching.push(budget);
-        }
-    }
-    let budget = match matching.as_slice() {
-        [] => return Ok(()),
-        [budget] => budget.clone(),
-        _ => {
-            return Err(Status::new(
-                500,
-                "InternalError",
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-            ));
-        }
-    };
-    let ready = pod["status"]["conditions"].as_array().is_some_and(|c| {
-        c.iter()
-            .any(|c| c["type"] == "Ready" && c["status"] == "True")
-    });
-    let name = meta::name(&budget).to_owned();
-    let pod_name = meta::name(pod).to_owned();
-    let make = |old: Option<&Object>| -> Result<Object, Status> {
-        let mut budget = old.cloned().ok_or_else(|| {
-            Status::not_found(&GroupResource::new("policy", "poddisruptionbudgets"), &name)
-        })?;
-        let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
-        if !ready {
-            let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
-            let healthy = number("currentHealthy") >= number("desiredHealthy")
-                && number("desiredHealthy") > 0;
-            if always || healthy {
-                return Ok(budget);
-            }
-        }
-        if number("observedGeneration") < meta::generation(&budget) {
-            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-            let detail =
-                format!("The disruption budget {name} is still being processed by the server.");
-            return Err(refused(message, &detail, 10));
-        }
-        let allowed = number("disruptionsAllowed");
-        if allowed <= 0 {
-            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-            let detail = format!(
-                "The disruption budget {name} needs {} healthy pods and has {} currently",
-                number("desiredHealthy"),
-                number("currentHealthy")
-            );
-            return Err(refused(message, &detail, 0));
-        }
-        budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
-        let disrupted = meta::child_map(
-            meta::child_map(meta::map_mut(&mut budget), "status"),
-            "disruptedPods",
-        );
-        disrupted.insert(pod_name.clone(), Value::from(meta::now_rfc3339()));
-        Ok(budget)
-    };
-    update_raw(
-        server,
-        &resource,
-        meta::namespace(pod),
-        meta::name(&budget),
-        dry_run,
-        &make,
-    )
-    .await
-    .map(drop)
-}
-
-fn refused(message: &str, detail: &str, retry_after: u32) -> Status {
-    let cause = Cause {
-        reason: "DisruptionBudget".into(),
-        message: detail.to_owned(),
-        field: String::new(),
-    };
-    Status::new(429, "TooManyRequests", message).with_details(Details {
-        causes: vec![cause],
-        retry_after_seconds: retry_after,
-        ..Details::default()
-    })
 }
 
 /// The old list of the control plane's parts, made when asked for.

@@ -15,7 +15,7 @@ use rkube_api::{Object, apply, meta};
 use tokio::runtime::Handle;
 
 use crate::ApiServer;
-use crate::cache::CachedObject;
+use crate::cache::{CachedObject, Event, EventKind, Filter};
 use crate::crd::{Custom, Family};
 use crate::resources::Resource;
 
@@ -36,6 +36,23 @@ impl Resource {
                 !custom.has_defaults()
                     && api_version(json).is_some_and(|v| v == self.api_version().as_bytes())
             }
+        }
+    }
+}
+
+impl Resource {
+    /// Whether the filter has to look at objects as a webhook shows them: it names
+    /// fields and labels of the request's version, objects are stored in another.
+    pub fn selects_converted(&self, filter: &Filter) -> bool {
+        filter.has_selectors() && self.family().is_some_and(|family| family.has_webhook())
+    }
+
+    /// The part of a filter that can be asked of stored objects.
+    pub fn stored_filter(&self, filter: &Filter) -> Filter {
+        if self.selects_converted(filter) {
+            filter.by_name()
+        } else {
+            filter.clone()
         }
     }
 }
@@ -69,6 +86,90 @@ impl ApiServer {
             Some(family) => family.read(self, objects, &resource.api_version()).await,
             None => objects.into_iter().map(|o| resource.served(o)).collect(),
         }
+    }
+
+    /// Stored objects as the resource's version shows them, which is what
+    /// selectors in that version are held against; the same number, in the same order.
+    async fn as_served(
+        self: &Arc<Self>,
+        resource: &Resource,
+        items: &[Arc<CachedObject>],
+    ) -> Result<Vec<Arc<CachedObject>>, Status> {
+        let version = resource.api_version();
+        let is_other = |item: &&Arc<CachedObject>| {
+            api_version(&item.json).is_none_or(|v| v != version.as_bytes())
+        };
+        let other: Vec<_> = items.iter().filter(is_other).cloned().collect();
+        let mut converted = self.serve_all(resource, &other).await?.into_iter();
+        items
+            .iter()
+            .map(|item| {
+                if !is_other(&item) {
+                    return Ok(item.clone());
+                }
+                let mut object = converted
+                    .next()
+                    .ok_or_else(|| Status::internal("a conversion gave too little"))?;
+                let json = crate::handlers::write::encode(&mut object)?;
+                let seen = resource.read_as(&item.namespace, &item.name, item.revision, &json);
+                seen.map(Arc::new)
+                    .ok_or_else(|| Status::internal("a conversion gave no object"))
+            })
+            .collect()
+    }
+
+    /// What of `items`, which are of the right names, `filter` selects. Without a
+    /// webhook this is [`Filter::matches`] for each.
+    pub(crate) async fn select(
+        self: &Arc<Self>,
+        resource: &Resource,
+        items: Vec<Arc<CachedObject>>,
+        filter: &Filter,
+    ) -> Result<Vec<Arc<CachedObject>>, Status> {
+        if !resource.selects_converted(filter) {
+            return Ok(items);
+        }
+        let mut served = self.as_served(resource, &items).await?;
+        served.retain(|item| filter.matches(item));
+        Ok(served)
+    }
+
+    /// What a watcher with `filter` sees of events.
+    pub(crate) async fn seen(
+        self: &Arc<Self>,
+        resource: &Resource,
+        events: &[Arc<Event>],
+        filter: &Filter,
+    ) -> Result<Vec<(EventKind, Arc<CachedObject>)>, Status> {
+        if !resource.selects_converted(filter) {
+            return Ok(events
+                .iter()
+                .filter_map(|e| e.seen_through(filter))
+                .collect());
+        }
+        let by_name = filter.by_name();
+        let near: Vec<_> = events
+            .iter()
+            .filter(|event| by_name.matches(&event.object))
+            .collect();
+        let states: Vec<_> = near
+            .iter()
+            .flat_map(|event| std::iter::once(&event.object).chain(&event.previous))
+            .cloned()
+            .collect();
+        let mut states = self.as_served(resource, &states).await?.into_iter();
+        let mut seen = Vec::new();
+        for event in near {
+            let Some(object) = states.next() else { break };
+            let event = Event {
+                kind: event.kind,
+                revision: event.revision,
+                object,
+                previous: event.previous.as_ref().and_then(|_| states.next()),
+            };
+            seen.extend(event.seen_through(filter));
+        }
+        Ok(seen)
     }
 
     /// An object as it is to be stored, and as the request's version shows it;

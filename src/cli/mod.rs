@@ -135,9 +135,18 @@ pub fn main() -> ExitCode {
         Command::Tunnel | Command::Start(_) | Command::Dashboard(_)
     );
     let result = runtime.block_on(async {
+        // Not even made where the command looks itself: a signal would be taken
+        // here before the command asks for it.
+        let otherwise = async {
+            if handles_interrupt {
+                std::future::pending().await
+            } else {
+                interrupted().await;
+            }
+        };
         tokio::select! {
             result = run(cli, &output) => Some(result),
-            () = interrupted(), if !handles_interrupt => None,
+            () = otherwise => None,
         }
     });
     // A blocked helper thread must not hold up the exit.
@@ -169,21 +178,28 @@ fn usage(e: &clap::Error) -> ExitCode {
     }
 }
 
-/// Resolves at Ctrl-C, SIGTERM or the terminal's end.
-async fn interrupted() {
+/// Resolves at Ctrl-C, SIGTERM or the terminal's end. Signals are caught from the
+/// call on, not only from the first poll on: nothing begun after it can be cut short.
+fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let wait = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let signals = kinds.map(signal);
+    async move {
+        let waits = signals.into_iter().flatten().map(|mut signal| {
+            Box::pin(async move {
                 signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
+            })
+        });
+        let waits: Vec<_> = waits.collect();
+        if waits.is_empty() {
+            std::future::pending().await
+        } else {
+            futures::future::select_all(waits).await;
         }
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
     }
 }
 

@@ -76,6 +76,11 @@ pub async fn start(
     progress: &dyn Progress,
 ) -> Result<Profile, Failure> {
     check_name(&options.profile)?;
+    // Before anything is made that would have to be taken back.
+    let audit_policy = match &options.audit_policy {
+        Some(file) => Some(std::fs::read(file).map_err(|e| io_failure("read", file, &e))?),
+        None => None,
+    };
     let _lock = home.lock(&options.profile)?;
     let existing = Profile::try_load(home, &options.profile)?;
     let new = existing.is_none();
@@ -101,11 +106,10 @@ pub async fn start(
             .insecure_registries
             .clone_from(&options.insecure_registries);
     }
-    if let Some(policy) = &options.audit_policy {
-        let text = std::fs::read(policy).map_err(|e| io_failure("read", policy, &e))?;
+    if let Some(text) = &audit_policy {
         let dir = home.profile_dir(&profile.name);
         make_private_dir(&dir)?;
-        write_private(&dir.join(AUDIT_POLICY), &text)?;
+        write_private(&dir.join(AUDIT_POLICY), text)?;
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;

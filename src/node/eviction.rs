@@ -17,10 +17,14 @@ use crate::recorder::Severity::Warning;
 const INTERVAL: Duration = Duration::from_secs(20);
 /// How long a condition stays after its cause went, the kubelet's default.
 const TRANSITION: Duration = Duration::from_secs(300);
-/// Hard thresholds of the kubelet: memory in bytes, file system and inodes in percent.
+/// The kubelet's hard threshold, in bytes.
 const MEMORY_AVAILABLE: u64 = 100 << 20;
-const DISK_AVAILABLE_PERCENT: u64 = 10;
-const INODES_FREE_PERCENT: u64 = 5;
+/// Bytes that the disk must have left. The kubelet's 10 % are of a disk that is the
+/// node's; here it is the person's own, which may well be nine tenths full and is no
+/// reason to drop their images and pods.
+pub(crate) const DISK_AVAILABLE: u64 = 1 << 30;
+/// Part of its inodes that the disk must have left, in percent.
+pub(crate) const INODES_FREE_PERCENT: u64 = 1;
 
 /// What the node runs short of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
             *p = held;
             changed
         });
-        if now.disk && crate::gc::images(&agent, u64::MAX / 2).await > 0 {
+        if now.disk && crate::gc::images(&agent, DISK_AVAILABLE).await > 0 {
             continue;
         }
         if now.memory || now.disk {
@@ -72,7 +76,7 @@ pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
 fn observe(agent: &Agent) -> Pressure {
     let memory = available_memory(agent).is_some_and(|a| a < MEMORY_AVAILABLE);
     let disk = machine::filesystem(paths::STATE.as_ref()).is_some_and(|f| {
-        (f.total > 0 && f.available * 100 / f.total < DISK_AVAILABLE_PERCENT)
+        (f.total > 0 && f.available < DISK_AVAILABLE)
             || (f.inodes > 0 && f.inodes_free * 100 / f.inodes < INODES_FREE_PERCENT)
     });
     Pressure {

@@ -1,4 +1,4 @@
-//! Removing what nobody needs: unused images when the disk fills up, sandboxes of no use.
+//! Removing what nobody needs: unused images when the disk is full, sandboxes of no use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,35 +9,14 @@ use tracing::{debug, info, warn};
 use crate::agent::Agent;
 use crate::recorder::{Severity, node_reference};
 
-/// How often images are looked at, the kubelet's interval.
+/// How often sandboxes are looked at.
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Disk use in percent above which unused images go, and down to which.
-const HIGH: u64 = 85;
-const LOW: u64 = 80;
 
 pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(INTERVAL).await;
         sandboxes(&agent).await;
-        match agent.runtime.image_fs_info() {
-            Ok(fs) if fs.capacity_bytes > 0 => {
-                if let Some(bytes) = to_free(fs.capacity_bytes, fs.available_bytes) {
-                    images(&agent, bytes).await;
-                }
-            }
-            Ok(_) => {}
-            Err(e) => warn!("disk use of images: {e}"),
-        }
     }
-}
-
-/// Bytes to free, when the disk is too full.
-fn to_free(capacity: u64, available: u64) -> Option<u64> {
-    let used = capacity.saturating_sub(available);
-    if used * 100 / capacity < HIGH {
-        return None;
-    }
-    Some(used.saturating_sub(capacity / 100 * LOW))
 }
 
 /// Removes unused images until `bytes` are freed; answers how many were.
@@ -108,16 +87,5 @@ async fn sandboxes(agent: &Agent) {
         {
             warn!("removing sandbox {}: {e}", sandbox.id);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frees_down_to_the_low_mark() {
-        assert_eq!(to_free(1000, 200), None);
-        assert_eq!(to_free(1000, 100), Some(100));
     }
 }

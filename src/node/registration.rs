@@ -243,8 +243,10 @@ pub(crate) fn allocatable(agent: &Agent) -> Allocatable {
                 .saturating_sub(huge)
                 .saturating_sub(EVICTION_RESERVE),
         ),
-        // The kubelet's default threshold for nodefs is 10 % available.
-        storage: signed(m.storage_bytes / 10 * 9),
+        storage: signed(
+            m.storage_bytes
+                .saturating_sub(crate::eviction::DISK_AVAILABLE),
+        ),
         pods: i64::from(agent.config.max_pods),
         hugepages: m
             .hugepages

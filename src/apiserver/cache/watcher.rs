@@ -42,6 +42,16 @@ impl Filter {
         }
     }
 
+    /// The same without labels and fields.
+    pub fn by_name(&self) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            labels: None,
+            fields: None,
+        }
+    }
+
     /// Whether everything is selected.
     pub fn is_all(&self) -> bool {
         self.namespace.is_none()

@@ -210,7 +210,8 @@ pub async fn delete_collection(
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
     server.cache.consistent().await;
-    let (items, revision) = server.current(resource, &filter);
+    let (items, revision) = server.current(resource, &resource.stored_filter(&filter));
+    let items = server.select(resource, items, &filter).await?;
     // Several at once share the store's commits.
     let mut results = Vec::with_capacity(items.len());
     for chunk in items.chunks(32) {
@@ -351,7 +352,7 @@ pub async fn delete_object(
     Err(Status::modified(&group_resource, name))
 }
 
-fn check_preconditions(
+pub fn check_preconditions(
     resource: &Resource,
     object: &Object,
     options: &DeleteOptions,

@@ -106,7 +106,7 @@ pub async fn handle(
         "finalize" => Part::Sub(Subresource::Finalize),
         "scale" => return subresources::scale(server, call, &resource, request).await,
         "binding" => return subresources::bind(server, call, &resource, request).await,
-        "eviction" => return subresources::evict(server, call, &resource, request).await,
+        "eviction" => return crate::eviction::evict(server, call, &resource, request).await,
         "token" => return subresources::token(server, call, &resource, request).await,
         _ => return Err(Status::page_not_found()),
     };

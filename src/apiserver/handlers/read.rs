@@ -178,7 +178,8 @@ pub async fn list(
     let accepted = negotiate::accept(&call.headers, resource.offer())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
-    let filter = filter(&call.info, resource)?;
+    let wanted = filter(&call.info, resource)?;
+    let filter = resource.stored_filter(&wanted);
     let limit: usize = match query.non_empty("limit") {
         Some(text) => text
             .parse::<i64>()
@@ -204,7 +205,7 @@ pub async fn list(
 
     if let Some(token) = token {
         let token = decode_continue(token)?;
-        return next_page(server, call, resource, accepted, &filter, limit, token).await;
+        return next_page(server, call, resource, accepted, &wanted, limit, token).await;
     }
     let exact = match (revision, matching) {
         (Some(revision), Some("Exact")) => Some(revision),
@@ -225,13 +226,13 @@ pub async fn list(
                 resource.cache.list(&filter),
                 limit,
                 revision,
-                &filter,
+                &wanted,
             )
             .await;
         }
         let items = past(server, resource, &filter, revision).await?;
         return page(
-            server, call, resource, accepted, items, limit, revision, &filter,
+            server, call, resource, accepted, items, limit, revision, &wanted,
         )
         .await;
     }
@@ -246,7 +247,7 @@ pub async fn list(
         revision = now;
     }
     page(
-        server, call, resource, accepted, items, limit, revision, &filter,
+        server, call, resource, accepted, items, limit, revision, &wanted,
     )
     .await
 }
@@ -308,7 +309,7 @@ async fn page(
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
-    mut items: Vec<Arc<CachedObject>>,
+    items: Vec<Arc<CachedObject>>,
     limit: usize,
     revision: u64,
     filter: &Filter,
@@ -317,6 +318,7 @@ async fn page(
         revision,
         ..ListMeta::default()
     };
+    let mut items = server.select(resource, items, filter).await?;
     if limit > 0 && items.len() > limit {
         let remaining = items.len() - limit;
         items.truncate(limit);
@@ -338,10 +340,11 @@ async fn next_page(
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
-    filter: &Filter,
+    wanted: &Filter,
     limit: usize,
     token: Continue,
 ) -> Result<Response<Body>, Status> {
+    let filter = &resource.stored_filter(wanted);
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision goes on with whatever is there now.
         Err(_) => {
@@ -390,7 +393,7 @@ async fn next_page(
     };
     items.retain(|item| key_of(item) > token.start);
     page(
-        server, call, resource, accepted, items, limit, revision, filter,
+        server, call, resource, accepted, items, limit, revision, wanted,
     )
     .await
 }

@@ -90,8 +90,10 @@ pub async fn watch(
             None => server.cache.try_consistent().await?,
             Some(revision) => at_least(server, revision).await?,
         };
-        let (items, position) = resource.cache.snapshot(&filter, at);
-        first = items;
+        let (items, position) = resource
+            .cache
+            .snapshot(&resource.stored_filter(&filter), at);
+        first = server.select(resource, items, &filter).await?;
         Ok(position)
     } else {
         match revision {
@@ -225,11 +227,15 @@ impl Stream {
                 () = self.shutdown.cancelled() => return None,
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        let seen: Vec<_> = events
-                            .iter()
-                            .filter_map(|event| event.seen_through(&self.filter))
-                            .collect();
-                        self.encode_all(&seen, &mut out).await;
+                        let call = self.call.clone();
+                        match call.server.seen(&call.resource, &events, &self.filter).await {
+                            Ok(seen) => self.encode_all(&seen, &mut out).await,
+                            Err(status) => {
+                                // As for a conversion in `encode_all`.
+                                self.done = true;
+                                return Some(error_event(&status, call.accepted.encoding));
+                            }
+                        }
                     }
                     Err(too_old) => {
                         // The client lists again and starts over.

@@ -255,6 +255,71 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
 }
 
 #[tokio::test]
+async fn selectors_are_of_the_request_version() {
+    let t = start().await;
+    let port = serve(&t).await;
+    let mut both = versions("v1");
+    both[0]["selectableFields"] = json!([{"jsonPath": ".hostPort"}]);
+    both[1]["selectableFields"] = json!([{"jsonPath": ".host"}, {"jsonPath": ".port"}]);
+    let definition = json!({"metadata": {"name": "hosts.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "hosts", "kind": "Host"},
+        "versions": both, "conversion": conversion(&t, port, "/convert")}});
+    assert_eq!(t.post(CRDS, definition).await.0, 201);
+    until(&t, |t| async move { t.get(&hosts("v2")).await.0 == 200 }).await;
+    let query = "fieldSelector=host%3Dh1,port%3D80";
+    let mut watch = t.watch(&format!("{}?watch=1&{query}", hosts("v2"))).await;
+    for (name, both) in [("a", "h1:80"), ("b", "h1:81"), ("c", "h2:80")] {
+        let object = json!({"apiVersion": "example.com/v1", "kind": "Host", "metadata": {"name": name}, "hostPort": both});
+        assert_eq!(t.post(&hosts("v1"), object).await.0, 201);
+    }
+    let names = |list: Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().clone();
+        let name = |i: Value| i["metadata"]["name"].as_str().unwrap().to_owned();
+        items.into_iter().map(name).collect()
+    };
+    let list = |version: &'static str, query: &'static str| {
+        let path = format!("{}?{query}", hosts(version));
+        let t = &t;
+        async move { t.get(&path).await.1 }
+    };
+    assert_eq!(names(list("v2", query).await), ["a"]);
+    assert_eq!(
+        names(list("v2", "fieldSelector=host%3Dh1").await),
+        ["a", "b"]
+    );
+    let page = list("v2", "fieldSelector=host%3Dh1&limit=1").await;
+    assert_eq!(names(page.clone()), ["a"]);
+    let next = page["metadata"]["continue"].as_str().unwrap();
+    let path = format!(
+        "{}?limit=1&fieldSelector=host%3Dh1&continue={next}",
+        hosts("v2")
+    );
+    assert_eq!(names(t.get(&path).await.1), ["b"]);
+    assert_eq!(
+        names(list("v1", "fieldSelector=hostPort%3Dh2:80").await),
+        ["c"]
+    );
+    assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
+    // It leaves the selection, and another enters it.
+    let moved = [("a", "82"), ("b", "80")];
+    for (name, port) in moved {
+        let path = format!("{}/{name}", hosts("v2"));
+        let (code, said) = t
+            .patch(&path, "merge-patch+json", json!({"port": port}))
+            .await;
+        assert_eq!(code, 200, "{said}");
+    }
+    let event = watch.next().await.unwrap();
+    assert_eq!(event["type"], "DELETED");
+    assert_eq!(event["object"]["port"], "80", "{event}");
+    assert_eq!(watch.named().await, ("ADDED".into(), "b".into()));
+    let path = format!("{}?fieldSelector=port%3D80", hosts("v2"));
+    assert_eq!(t.delete(&path).await.0, 200);
+    assert_eq!(watch.named().await, ("DELETED".into(), "b".into()));
+    assert_eq!(names(list("v1", "").await), ["a"]);
+}
+
+#[tokio::test]
 async fn a_webhook_that_fails_is_named() {
     let t = start().await;
     let port = serve(&t).await;

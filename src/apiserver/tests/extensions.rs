@@ -412,7 +412,13 @@ async fn budgets_hold_evictions_back() {
     assert_eq!(code, 201, "{done}");
     let (_, budget) = t.get(&format!("{budgets}/b")).await;
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);
-    assert!(t.get(&format!("{pods}/p")).await.1["metadata"]["deletionTimestamp"].is_string());
+    let (_, pod) = t.get(&format!("{pods}/p")).await;
+    assert!(pod["metadata"]["deletionTimestamp"].is_string());
+    // Controllers tell such an end from a failure of the pod's own.
+    let conditions = pod["status"]["conditions"].as_array().unwrap();
+    let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget");
+    assert_eq!(disrupted.unwrap()["reason"], "EvictionByEvictionAPI");
+    assert!(conditions.iter().any(|c| c["type"] == "Ready"));
 }
 
 #[tokio::test]

@@ -3,6 +3,14 @@
 use super::{Facts, find};
 use crate::kinds::*;
 
+/// Why a pod has failed that had to go for others.
+pub(crate) const EVICTED: &str = "Evicted";
+/// What controllers judge such an end by.
+pub(crate) const DISRUPTED: &str = "DisruptionTarget";
+
+/// The reason of a disruption that is this node's doing.
+pub(crate) const BY_NODE: &str = "TerminationByKubelet";
+
 /// The pod's conditions: the node's own first, then others' as they are.
 pub(super) fn conditions(
     f: &Facts<'_>,
@@ -52,6 +60,19 @@ pub(super) fn conditions(
             .filter(|c| wanted_names().all(|w| w != c.type_))
             .cloned(),
     );
+    if let Some(evicted) = f.verdict.filter(|v| v.reason == EVICTED)
+        && !all.iter().any(|c| c.type_ == DISRUPTED)
+    {
+        all.push(PodCondition {
+            type_: DISRUPTED.into(),
+            status: "True".into(),
+            reason: Some(BY_NODE.into()),
+            message: Some(evicted.message.clone()),
+            last_transition_time: Some(f.now.clone()),
+            last_probe_time: None,
+            observed_generation: pod.metadata.generation,
+        });
+    }
     all
 }
 

@@ -1,6 +1,6 @@
 //! Telling the API what changed of a status, and nothing else.
 
-use super::conditions::wanted_names;
+use super::conditions::{BY_NODE, DISRUPTED, wanted_names};
 use crate::kinds::*;
 
 /// The strategic merge patch that turns one status into another; `None` when they are equal.
@@ -23,7 +23,10 @@ pub(crate) fn patch(
         let theirs = theirs.and_then(Value::as_array);
         let changed: Vec<Value> = mine
             .into_iter()
-            .filter(|c| wanted_names().any(|w| c["type"] == w))
+            .filter(|c| {
+                let own_disruption = c["type"] == DISRUPTED && c["reason"] == BY_NODE;
+                own_disruption || wanted_names().any(|w| c["type"] == w)
+            })
             .filter_map(|mut c| {
                 let before = theirs
                     .into_iter()

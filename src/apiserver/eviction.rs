@@ -1,0 +1,244 @@
+//! `pods/eviction`: deletions that disruption budgets have a say in.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::{Response, StatusCode};
+use rkube_api::selector::LabelSelector;
+use rkube_api::status::{Cause, Details, Status};
+use rkube_api::{GroupResource, Object, meta};
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::admission::Part;
+use crate::body::Body;
+use crate::cache::Filter;
+use crate::handlers::delete::{DeleteOptions, check_preconditions, delete_object};
+use crate::handlers::options::WriteOptions;
+use crate::resources::Resource;
+use crate::service::{Call, Incoming};
+use crate::subresources::{admit, body_as, success, update_raw};
+
+/// `pods/eviction`: a deletion that disruption budgets may refuse.
+pub async fn evict(
+    server: &Arc<ApiServer>,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let options = WriteOptions::read(call, "CreateOptions")?;
+    let mut eviction = body_as(
+        call,
+        request,
+        "io.k8s.api.policy.v1.Eviction",
+        "policy",
+        "v1",
+        "Eviction",
+        options.validation,
+    )
+    .await?;
+    let (namespace, name) = (&call.info.namespace, &call.info.name);
+    if !meta::name(&eviction).is_empty() && meta::name(&eviction) != name {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
+    }
+    let part = Part {
+        group: "policy",
+        version: "v1",
+        kind: "Eviction",
+        definition: "io.k8s.api.policy.v1.Eviction",
+    };
+    admit(server, call, resource, part, &options, &mut eviction).await?;
+    let mut delete = eviction
+        .get("deleteOptions")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
+    if options.dry_run {
+        delete["dryRun"] = json!(["All"]);
+    }
+    let mut delete = DeleteOptions::from_object(delete)?;
+    server.cache.consistent().await;
+    let pod = resource
+        .cache
+        .get(namespace, name)
+        .ok_or_else(|| Status::not_found(&resource.group_resource(), name))?
+        .tree();
+    let given = delete.revision.clone().filter(|r| !r.is_empty());
+    let mut spared = None;
+    if guarded_by_budget(&pod) {
+        spared = charge_budget(server, &pod, delete.dry_run).await?;
+        if spared.is_some() && given.is_none() {
+            // It went free because it was not ready: it must not have become so.
+            delete.revision = Some(meta::resource_version(&pod).to_owned());
+        }
+    }
+    if !delete.dry_run {
+        let marked = mark(server, resource, namespace, name, &delete).await;
+        let marked = marked.map_err(|status| match &spared {
+            Some(budget) if status.code == 409 && given.is_none() => try_again(budget),
+            _ => status,
+        })?;
+        if delete.revision.is_some() {
+            delete.revision = Some(meta::resource_version(&marked).to_owned());
+        }
+    }
+    delete_object(server, call, resource, namespace, name, &delete).await?;
+    success(call, StatusCode::CREATED).await
+}
+
+/// Says on the pod that it is disrupted, which controllers judge its end by.
+async fn mark(
+    server: &Arc<ApiServer>,
+    resource: &Resource,
+    namespace: &str,
+    name: &str,
+    delete: &DeleteOptions,
+) -> Result<Object, Status> {
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), name))?;
+        check_preconditions(resource, old, delete)?;
+        let mut pod = old.clone();
+        let status = meta::child_map(meta::map_mut(&mut pod), "status");
+        let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+        let Some(conditions) = conditions.as_array_mut() else {
+            return Err(Status::internal("the pod's conditions are no list"));
+        };
+        let mut condition = json!({
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting",
+            "lastTransitionTime": meta::now_rfc3339(),
+        });
+        match conditions
+            .iter_mut()
+            .find(|c| c["type"] == condition["type"])
+        {
+            Some(before) => {
+                if before["status"] == condition["status"] {
+                    condition["lastTransitionTime"] = before["lastTransitionTime"].take();
+                }
+                *before = condition;
+            }
+            None => conditions.push(condition),
+        }
+        Ok(pod)
+    };
+    update_raw(server, resource, namespace, name, false, &make).await
+}
+
+/// 429 for a pod that has changed while its budget was looked at.
+fn try_again(budget: &str) -> Status {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+    let detail = format!("The disruption budget {budget} is still being processed by the server.");
+    refused(message, &detail, 10)
+}
+
+/// Pods that are over, never ran, or are going already need no budget.
+fn guarded_by_budget(pod: &Object) -> bool {
+    !matches!(
+        pod["status"]["phase"].as_str(),
+        Some("Succeeded" | "Failed" | "Pending")
+    ) && meta::deletion_timestamp(pod).is_none()
+}
+
+/// Takes one disruption off the pod's budget, or says why there is none. Names the
+/// budget where it lets the pod go for not being ready.
+async fn charge_budget(
+    server: &Arc<ApiServer>,
+    pod: &Object,
+    dry_run: bool,
+) -> Result<Option<String>, Status> {
+    let Some(resource) = server
+        .resources
+        .find("policy", "v1", "poddisruptionbudgets")
+    else {
+        return Ok(None);
+    };
+    let filter = Filter::new(Some(meta::namespace(pod).to_owned()), None, None, None);
+    let mut matching = Vec::new();
+    for budget in resource.cache.list(&filter) {
+        let budget = budget.tree();
+        let selector = LabelSelector::from_value(&budget["spec"]["selector"])?;
+        if selector.matches(meta::labels(pod)) {
+            matching.push(budget);
+        }
+    }
+    let budget = match matching.as_slice() {
+        [] => return Ok(None),
+        [budget] => budget.clone(),
+        _ => {
+            return Err(Status::new(
+                500,
+                "InternalError",
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+    };
+    let ready = pod["status"]["conditions"].as_array().is_some_and(|c| {
+        c.iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    });
+    let name = meta::name(&budget).to_owned();
+    let pod_name = meta::name(pod).to_owned();
+    let spared = std::sync::atomic::AtomicBool::new(false);
+    let make = |old: Option<&Object>| -> Result<Object, Status> {
+        let mut budget = old.cloned().ok_or_else(|| {
+            Status::not_found(&GroupResource::new("policy", "poddisruptionbudgets"), &name)
+        })?;
+        let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
+        if !ready {
+            let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+            let healthy = number("currentHealthy") >= number("desiredHealthy")
+                && number("desiredHealthy") > 0;
+            if always || healthy {
+                spared.store(true, Relaxed);
+                return Ok(budget);
+            }
+        }
+        if number("observedGeneration") < meta::generation(&budget) {
+            return Err(try_again(&name));
+        }
+        let allowed = number("disruptionsAllowed");
+        if allowed <= 0 {
+            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
+            let detail = format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                number("desiredHealthy"),
+                number("currentHealthy")
+            );
+            return Err(refused(message, &detail, 0));
+        }
+        budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
+        let disrupted = meta::child_map(
+            meta::child_map(meta::map_mut(&mut budget), "status"),
+            "disruptedPods",
+        );
+        disrupted.insert(pod_name.clone(), Value::from(meta::now_rfc3339()));
+        Ok(budget)
+    };
+    update_raw(
+        server,
+        &resource,
+        meta::namespace(pod),
+        meta::name(&budget),
+        dry_run,
+        &make,
+    )
+    .await?;
+    Ok(spared.load(Relaxed).then(|| meta::name(&budget).to_owned()))
+}
+
+fn refused(message: &str, detail: &str, retry_after: u32) -> Status {
+    let cause = Cause {
+        reason: "DisruptionBudget".into(),
+        message: detail.to_owned(),
+        field: String::new(),
+    };
+    Status::new(429, "TooManyRequests", message).with_details(Details {
+        causes: vec![cause],
+        retry_after_seconds: retry_after,
+        ..Details::default()
+    })
+}
