@@ -70,14 +70,8 @@ fn kubectl_works() {
 
 fn logs(cluster: &Cluster) {
     cluster.wait_for(&["logs", "box"], |t| t.contains("line 3"));
-    assert_eq!(
-        cluster
-            .kubectl(&["logs", "box", "--tail=1"])
-            .ok()
-            .lines()
-            .count(),
-        1
-    );
+    // One that is written meanwhile comes on top, as upstream.
+    cluster.wait_for(&["logs", "box", "--tail=1"], |t| t.lines().count() == 1);
     assert!(
         cluster
             .kubectl(&["logs", "box", "--timestamps", "--tail=1"])

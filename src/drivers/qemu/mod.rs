@@ -318,8 +318,10 @@ fn wait_for(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        let there = qmp::is_alive(&control(&plan.run_dir, node))
-            && supervisor::holder(&plan.run_dir, node).is_some();
+        // QEMU listens before it has looked at all that it was given, and answers
+        // when it has.
+        let there = supervisor::holder(&plan.run_dir, node).is_some()
+            && matches!(Qmp::connect(&control(&plan.run_dir, node)), Ok(Some(_)));
         if there {
             return Ok(());
         }
