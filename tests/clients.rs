@@ -69,7 +69,7 @@ fn the_python_client_works() {
             "wait",
             "--for=condition=Ready",
             "pod/client",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/client.py");

@@ -114,7 +114,7 @@ fn whatever_dies_comes_back_and_nothing_is_lost() {
         t.matches(" Ready ").count() == 2
     });
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
 }
 

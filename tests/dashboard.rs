@@ -206,7 +206,7 @@ fn every_view_in_a_browser() {
     for app in ["kubia", "api"] {
         let target = format!("deployment/{app}");
         cluster
-            .kubectl(&["rollout", "status", &target, "--timeout=120s"])
+            .kubectl(&["rollout", "status", &target, &support::timeout()])
             .ok();
     }
     cluster.wait_for(&["get", "crd", "widgets.test.example", "-o", "yaml"], |t| {

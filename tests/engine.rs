@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::process::Command;
 use support::engine::docker;
-use support::{Cluster, eventually, http_get};
+
+use support::{Cluster, Running, eventually, http_get};
 
 /// Skips where nodes are no containers.
 fn is_docker() -> bool {
@@ -49,10 +51,113 @@ fn containers_that_are_restarted_killed_or_removed_come_back() {
     ready(&cluster, 2);
     cluster.kubectl(&["get", "cm", "kept"]).ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     docker(&["rm", "-f", &first]).expect("docker rm");
     cluster.rkube(&["delete"]).ok();
+}
+
+/// A container engine of a test's own.
+struct Engine {
+    folder: tempfile::TempDir,
+    daemon: Option<Running>,
+}
+
+impl Engine {
+    /// One that has not been started.
+    fn plan() -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            daemon: None,
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.path("docker.sock"))
+    }
+
+    fn start(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("a file");
+        let daemon = Command::new("dockerd")
+            .args(["--data-root", &self.path("data")])
+            .args(["--exec-root", &self.path("run")])
+            .args(["--pidfile", &self.path("pid"), "--host", &self.host()])
+            // The other engine of this machine has the usual bridge.
+            .args(["--bridge", "none"])
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log)
+            .spawn()
+            .expect("dockerd runs");
+        self.daemon = Some(Running(daemon));
+        eventually("the engine", || support::engine::answers().then_some(()));
+    }
+
+    fn stop(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.interrupt();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+        // Namespaces that it had pinned.
+        let folder = self.path("");
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for line in mounts.lines().rev().filter(|l| l.contains(&folder)) {
+            if let Some(place) = line.split(' ').nth(1) {
+                let _ = Command::new("umount").args(["-l", place]).status();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cluster_comes_back_with_its_engine() {
+    require_machine!();
+    if !is_docker() || !support::has("dockerd") {
+        eprintln!("skipped: needs dockerd");
+        return;
+    }
+    let mut engine = Engine::plan();
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("DOCKER_HOST", engine.host()) };
+    engine.start();
+    let cluster = Cluster::start("back", 2);
+    cluster.kubectl(&["create", "configmap", "kept"]).ok();
+
+    engine.stop();
+    // What needs the engine says that it is not there; nothing is lost by it.
+    for command in ["status", "start", "delete"] {
+        let said = cluster.rkube(&[command]);
+        assert_eq!(said.code, 63, "{command}: {said:?}");
+        assert!(
+            said.stderr.contains("no container engine answers"),
+            "{said:?}"
+        );
+    }
+    let listed = cluster.rkube(&["profile", "list"]).ok();
+    assert!(
+        listed.contains("docker") && listed.contains("Unknown"),
+        "{listed}"
+    );
+
+    engine.start();
+    eventually("the API server", || {
+        (cluster.kubectl(&["get", "cm", "kept"]).code == 0).then_some(())
+    });
+    ready(&cluster, 2);
+    cluster.rkube(&["delete"]).ok();
+    assert!(support::engine::holds(&cluster.profile).is_empty());
 }
 
 #[test]

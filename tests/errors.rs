@@ -157,6 +157,75 @@ fn an_engine_that_is_not_there_is_told_soon() {
 }
 
 #[test]
+fn an_engine_that_is_too_old_is_told() {
+    let cluster = Cluster::plan("oldengine");
+    let socket = cluster.path("old.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || old_engine(&stream));
+        }
+    });
+    let host = format!("unix://{}", socket.display());
+    for more in [None, Some("--dry-run")] {
+        let out = cluster
+            .rkube_command(&["start", "--driver", "docker"])
+            .args(more)
+            .env("DOCKER_HOST", &host)
+            .output()
+            .expect("rkube runs");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(66), "{said}");
+        assert!(
+            said.contains("1.40") && said.contains("update it"),
+            "{said}"
+        );
+    }
+}
+
+/// Answers as an engine of 2019 does.
+fn old_engine(mut stream: &std::os::unix::net::UnixStream) {
+    use std::io::{BufRead, BufReader, Write};
+    let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+    while let Some(Ok(request)) = lines.next() {
+        while lines.next().is_some_and(|l| l.is_ok_and(|l| !l.is_empty())) {}
+        let body = if request.contains("/version") {
+            r#"{"Version":"19.03.15","ApiVersion":"1.40","MinAPIVersion":"1.12"}"#
+        } else {
+            r#"{"ServerVersion":"19.03.15","OSType":"linux"}"#
+        };
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+    }
+}
+
+#[test]
+fn what_virtual_machines_lack_is_told() {
+    let cluster = Cluster::plan("nokernel");
+    let start = |kernel: &str, path: &str| {
+        let mut command = cluster.rkube_command(&["start", "--driver", "qemu", "--kernel", kernel]);
+        let out = command.env("PATH", path).output().expect("rkube runs");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_ne!(out.status.code(), Some(0), "{said}");
+        said
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let without = start("/nowhere/vmlinuz", "/nowhere");
+    assert!(without.contains("there is no qemu-system"), "{without}");
+    if support::has("qemu-system-x86_64") || support::has("qemu-system-aarch64") {
+        let said = start("/nowhere/vmlinuz", &path);
+        assert!(
+            said.contains("/nowhere/vmlinuz") && said.contains("--kernel"),
+            "{said}"
+        );
+    }
+    assert!(!cluster.home().exists());
+}
+
+#[test]
 fn a_dry_run_says_which_driver_and_changes_nothing() {
     let cluster = Cluster::plan("dryrun");
     let said = cluster.rkube(&["start", "--dry-run", "--nodes", "3"]).ok();

@@ -66,7 +66,7 @@ fn archives_of_every_kind_are_loaded() {
                 "wait",
                 "--for=condition=Ready",
                 &format!("pod/{name}"),
-                "--timeout=120s",
+                &support::timeout(),
             ])
             .ok();
     }
@@ -142,7 +142,7 @@ fn images_are_pulled_with_and_without_credentials() {
             "wait",
             "--for=condition=Ready",
             "pod/open",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
     let refused = pod("refused", &format!("{closed}/team/app:1"), "");
@@ -172,7 +172,7 @@ fn images_are_pulled_with_and_without_credentials() {
             "wait",
             "--for=condition=Ready",
             "pod/allowed",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
 }
@@ -199,14 +199,37 @@ fn images_of_the_engine_are_loaded_by_name() {
     // A second time there is nothing left to send.
     let again = cluster.rkube(&["image", "load", &name]);
     let missing = cluster.rkube(&["image", "load", "test/absent:1"]);
-    support::engine::docker(&["rmi", &name]).expect("docker rmi");
+
+    // Of an image on top of it only what is new.
+    let higher_name = format!("test/{}:2", cluster.profile);
+    let higher = Image {
+        name: &higher_name,
+        files: vec![("etc/higher", b"yes".to_vec(), 0o644)],
+        entrypoint: Vec::new(),
+        architecture: image.architecture,
+    };
+    std::fs::write(&archive, higher.docker_archive_on(&image)).expect("a file");
+    support::engine::docker(&["load", "-i", &path]).expect("docker load");
+    let more = cluster.rkube(&["image", "load", &higher_name]);
+    support::engine::docker(&["rmi", &name, &higher_name]).expect("docker rmi");
     assert!(loaded.ok().contains(&name));
-    assert!(again.ok().contains(&name));
+    assert!(again.ok().contains("0 of its 1 layers"));
     assert!(missing.failed(65).contains("docker images"));
+    let more = more.ok();
+    assert!(more.contains("1 of its 2 layers"), "{more}");
     cluster.apply(&pod("p", &name, ""));
+    cluster.apply(&pod("higher", &higher_name, ""));
     cluster
-        .kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=120s"])
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/p",
+            "pod/higher",
+            &support::timeout(),
+        ])
         .ok();
+    let read = ["exec", "higher", "--", "cat", "/etc/higher"];
+    assert_eq!(cluster.kubectl(&read).ok(), "yes");
 }
 
 fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {

@@ -55,7 +55,7 @@ fn kubectl_works() {
             "--for=condition=Ready",
             "pod/box",
             "pod/echo",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
 
@@ -70,14 +70,8 @@ fn kubectl_works() {
 
 fn logs(cluster: &Cluster) {
     cluster.wait_for(&["logs", "box"], |t| t.contains("line 3"));
-    assert_eq!(
-        cluster
-            .kubectl(&["logs", "box", "--tail=1"])
-            .ok()
-            .lines()
-            .count(),
-        1
-    );
+    // One that is written meanwhile comes on top, as upstream.
+    cluster.wait_for(&["logs", "box", "--tail=1"], |t| t.lines().count() == 1);
     assert!(
         cluster
             .kubectl(&["logs", "box", "--timestamps", "--tail=1"])
@@ -311,7 +305,7 @@ fn rollouts(cluster: &Cluster) {
         .kubectl(&["set", "env", "deployment/kubia", "ROUND=2"])
         .ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     let history = cluster
         .kubectl(&["rollout", "history", "deployment/kubia"])
@@ -321,7 +315,7 @@ fn rollouts(cluster: &Cluster) {
         .kubectl(&["rollout", "undo", "deployment/kubia"])
         .ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     let env = cluster
         .kubectl(&[

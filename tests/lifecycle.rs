@@ -70,7 +70,7 @@ fn a_cluster_comes_back_as_it_was() {
         http_get(&address).filter(|b| b.starts_with("You've hit kubia-"))
     });
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
 }
 
@@ -100,7 +100,7 @@ fn nodes_come_and_go() {
     cluster.rkube(&["node", "delete", &third]).ok();
     assert!(!cluster.kubectl(&["get", "nodes"]).ok().contains(&third));
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
     assert!(on(&third).is_empty());
 

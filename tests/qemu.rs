@@ -129,6 +129,27 @@ fn cgroups(cluster: &Cluster) {
     });
 }
 
+/// Whether a node's connection to a port of the host's loopback gets there.
+fn reaches(cluster: &Cluster, listener: &std::net::TcpListener) -> bool {
+    let port = listener.local_addr().expect("an address").port();
+    let command = format!("timeout 5 nc 192.0.2.2 {port} </dev/null");
+    cluster.rkube(&["ssh", "--", &command]);
+    listener.set_nonblocking(true).expect("a socket");
+    listener.accept().is_ok()
+}
+
+/// The modules of the kernel that the tests boot.
+fn modules_folder() -> std::path::PathBuf {
+    let kernel = std::env::var_os("RKUBE_KERNEL").map(std::path::PathBuf::from);
+    let root = match &kernel {
+        // An unpacked package: `boot` lies beside `lib`.
+        Some(image) => image.ancestors().nth(2).expect("a root"),
+        None => std::path::Path::new("/"),
+    };
+    let entries = std::fs::read_dir(root.join("lib/modules")).expect("modules");
+    entries.flatten().next().expect("a kernel's modules").path()
+}
+
 /// Kills the QEMU of a node behind rkube's back.
 fn kill_machine(cluster: &Cluster, node: &str) {
     let name = format!("rkube/{}/{node}", cluster.profile);
@@ -150,8 +171,29 @@ fn machines_make_a_cluster() {
     unsafe { std::env::set_var("RKUBE_TEST_DRIVER", "qemu") };
     require_machine!();
     let cluster = Cluster::plan("qemu");
+
+    // What QEMU does not take is told at once, in its words.
+    let kernel = cluster.path("vmlinuz-broken");
+    std::fs::write(&kernel, "no kernel").expect("a file");
+    let modules = modules_folder();
+    let broken = cluster.rkube(&[
+        "start",
+        "--kernel",
+        &kernel.display().to_string(),
+        "--modules",
+        &modules.display().to_string(),
+    ]);
+    assert_ne!(broken.code, 0, "{broken:?}");
+    assert!(broken.stderr.contains("cannot start node"), "{broken:?}");
+    cluster.rkube(&["delete"]);
+
     let started = std::time::Instant::now();
-    let said = cluster.rkube(&["start", "--nodes", "2"]).ok();
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (open, closed) = (listen(), listen());
+    let registry = open.local_addr().expect("an address").to_string();
+    let said = cluster
+        .rkube(&["start", "--nodes", "2", "--insecure-registry", &registry])
+        .ok();
     eprintln!("two machines are ready after {:?}", started.elapsed());
     assert!(said.contains("is ready: 2 nodes"), "{said}");
     let second = cluster.node(2);
@@ -162,6 +204,10 @@ fn machines_make_a_cluster() {
             .trim(),
         second
     );
+
+    // Of the host's loopback machines reach what they were told to.
+    assert!(reaches(&cluster, &open));
+    assert!(!reaches(&cluster, &closed));
 
     // Pods on both nodes answer across the nodes' network.
     cluster.deploy_kubia(2);

@@ -5,17 +5,18 @@ mod support;
 use support::Cluster;
 
 #[test]
-fn four_nodes_are_ready_and_tell_who_they_are() {
+fn all_nodes_are_ready_and_tell_who_they_are() {
     require_machine!();
     let cluster = Cluster::plan("start");
-    let done = cluster.rkube(&["start", "--nodes", "4"]);
+    let count = support::nodes(4);
+    let done = cluster.rkube(&["start", "--nodes", &count.to_string()]);
     let steps = done.stderr.clone();
     let said = done.ok();
-    assert!(said.contains("is ready: 4 nodes"), "{said}");
+    assert!(said.contains(&format!("is ready: {count} nodes")), "{said}");
     for step in [
         "Checking the machine",
         "certificates",
-        &format!("Starting 4 {} nodes", support::driver()),
+        &format!("Starting {count} {} nodes", support::driver()),
         "nodes to be ready",
     ] {
         assert!(steps.contains(step), "{steps}");
@@ -33,7 +34,7 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
         .lines()
         .map(|l| l.split_whitespace().collect())
         .collect();
-    assert_eq!(rows.len(), 4, "{text}");
+    assert_eq!(rows.len(), count, "{text}");
     for (i, row) in rows.iter().enumerate() {
         assert_eq!(
             (row[0], row[1]),
@@ -48,7 +49,7 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
         );
     }
     let addresses: std::collections::BTreeSet<&str> = rows.iter().map(|r| r[5]).collect();
-    assert_eq!(addresses.len(), 4, "{text}");
+    assert_eq!(addresses.len(), count, "{text}");
 
     assert!(
         cluster
@@ -80,7 +81,7 @@ fn four_nodes_are_ready_and_tell_who_they_are() {
     assert!(version.contains("Server Version: v1.36."), "{version}");
 
     let status = cluster.rkube(&["status"]).ok();
-    assert_eq!(status.matches("host: Running").count(), 4, "{status}");
+    assert_eq!(status.matches("host: Running").count(), count, "{status}");
     let json: serde_json::Value =
         serde_json::from_str(&cluster.rkube(&["status", "-o", "json"]).ok()).expect("JSON");
     assert_eq!(json["Nodes"][0]["APIServer"], "Running");

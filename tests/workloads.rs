@@ -20,15 +20,22 @@ fn answers(address: &str, times: usize) -> BTreeSet<String> {
 #[test]
 fn a_deployment_is_spread_exposed_and_balanced() {
     require_machine!();
+    let count = support::nodes(4);
+    let replicas = count.min(3);
     let cluster = Cluster::start("app", 4);
     cluster
         .kubectl(&["create", "deployment", "kubia", "--image=rkube/kubia"])
         .ok();
     cluster
-        .kubectl(&["scale", "deployment", "kubia", "--replicas=3"])
+        .kubectl(&[
+            "scale",
+            "deployment",
+            "kubia",
+            &format!("--replicas={replicas}"),
+        ])
         .ok();
     cluster
-        .kubectl(&["rollout", "status", "deployment/kubia", "--timeout=120s"])
+        .kubectl(&["rollout", "status", "deployment/kubia", &support::timeout()])
         .ok();
 
     let text = cluster
@@ -46,9 +53,9 @@ fn a_deployment_is_spread_exposed_and_balanced() {
         .lines()
         .map(|l| l.split_whitespace().collect())
         .collect();
-    assert_eq!(rows.len(), 3, "{text}");
+    assert_eq!(rows.len(), replicas, "{text}");
     let nodes: BTreeSet<&str> = rows.iter().map(|r| r[6]).collect();
-    assert_eq!(nodes.len(), 3, "pods share nodes: {text}");
+    assert_eq!(nodes.len(), replicas, "pods share nodes: {text}");
     for row in &rows {
         assert_eq!(row[2], "Running", "{text}");
         let range = cluster
@@ -117,7 +124,7 @@ fn a_deployment_is_spread_exposed_and_balanced() {
     ];
     let ip = cluster.wait_for(&external, |ip| !ip.is_empty());
     let hit = answers(&format!("{ip}:8080"), 60);
-    assert_eq!(hit.len(), 3, "{hit:?}");
+    assert_eq!(hit.len(), replicas, "{hit:?}");
     let routes = || {
         String::from_utf8(
             std::process::Command::new("ip")
@@ -182,7 +189,7 @@ fn pods_find_services_by_name_and_each_other_by_address() {
             "wait",
             "--for=condition=Ready",
             "pod/client",
-            "--timeout=120s",
+            &support::timeout(),
         ])
         .ok();
     let resolved = cluster

@@ -36,6 +36,12 @@ enum Command {
         /// The archive; standard input when not given
         archive: Option<PathBuf>,
     },
+    /// Print those of the layers that are unpacked here
+    #[command(hide = true)]
+    Layers {
+        /// Chain IDs
+        layers: Vec<String>,
+    },
     /// Pull an image from its registry
     Pull {
         /// The image
@@ -79,6 +85,11 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             .map_err(image_failure)?;
             for name in names {
                 println!("{name}");
+            }
+        }
+        Command::Layers { layers } => {
+            for layer in runtime.present_layers(&layers) {
+                println!("{layer}");
             }
         }
         Command::Pull { image } => {

@@ -2,6 +2,7 @@
 
 use rkube_cluster::{Candidate, Home};
 use rkube_config::Failure;
+use rkube_drivers::MachineOptions;
 use serde::Serialize;
 
 use super::output::table;
@@ -54,29 +55,35 @@ pub fn entries(candidates: Vec<Candidate>) -> Vec<Entry> {
         .collect()
 }
 
-/// The drivers as a table.
+/// The drivers as a table, and below it what they lack, with the fixes.
 pub fn text(entries: &[Entry]) -> String {
-    let mut rows = vec![
-        ["DRIVER", "HEALTHY", "DEFAULT", "PROBLEM", "FIX"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut rows = vec![["DRIVER", "HEALTHY", "DEFAULT"].map(str::to_owned).to_vec()];
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-    rows.extend(entries.iter().map(|e| {
-        vec![
-            e.name.to_owned(),
-            yes(e.healthy),
-            yes(e.default),
-            e.problems.join("; "),
-            e.fixes.join("; "),
-        ]
-    }));
-    table(&rows)
+    rows.extend(
+        entries
+            .iter()
+            .map(|e| vec![e.name.to_owned(), yes(e.healthy), yes(e.default)]),
+    );
+    let mut text = table(&rows);
+    for entry in entries {
+        for (i, (problem, fix)) in entry.problems.iter().zip(&entry.fixes).enumerate() {
+            if i == 0 {
+                text += &format!("\n{}:\n", entry.name);
+            }
+            text += &format!("  - {problem}\n");
+            if !fix.is_empty() {
+                text += &format!("    {fix}\n");
+            }
+        }
+    }
+    text
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let Command::List = args.command;
-    let entries = entries(rkube_cluster::candidates(home, &global.profile).await);
+    let entries = entries(
+        rkube_cluster::candidates(home, &global.profile, &MachineOptions::from_env()).await,
+    );
     output.result(&entries, || text(&entries));
     Ok(())
 }

@@ -7,6 +7,7 @@ use rkube_cluster::{Home, Node, Profile, Progress};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use rkube_drivers::docker::Export;
+use rkube_runtime::OMITTED_LAYERS;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
@@ -103,6 +104,16 @@ fn word(image: &str) -> Result<&str, Failure> {
     ))
 }
 
+/// What a node reads.
+type Input = Box<dyn AsyncRead + Send + Unpin>;
+
+/// How many layers of an image were sent to a node.
+#[derive(Clone, Copy)]
+struct Sent {
+    sent: usize,
+    of: usize,
+}
+
 /// Where an image comes from.
 enum Origin {
     /// A file, and its size.
@@ -130,15 +141,24 @@ impl Origin {
             .map(|e| Self::Engine(Box::new(e)))
     }
 
-    async fn open(&self) -> Result<Box<dyn AsyncRead + Send + Unpin>, Failure> {
+    /// The archive, without the layers that are `present` on the node where that
+    /// can be done; and how many it holds of how many.
+    async fn open(&self, present: &[String]) -> Result<(Input, Option<Sent>), Failure> {
         match self {
             Self::Archive(path, _) => {
                 let file = tokio::fs::File::open(path)
                     .await
                     .map_err(|e| unreadable(path, &e.to_string()))?;
-                Ok(Box::new(file))
+                Ok((Box::new(file), None))
             }
-            Self::Engine(export) => Ok(Box::new(StreamReader::new(export.open()))),
+            Self::Engine(export) => {
+                let (archive, sent) = export.open(present, OMITTED_LAYERS).await?;
+                let of = export.layers().len();
+                Ok((
+                    Box::new(StreamReader::new(archive)),
+                    Some(Sent { sent, of }),
+                ))
+            }
         }
     }
 }
@@ -173,33 +193,66 @@ async fn load(
     // The first node unpacks; the others find the layers, where nodes share them.
     let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
     let mut loaded = Vec::new();
+    let mut most: Option<Sent> = None;
     for nodes in [first, rest] {
         let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, &origin))).await;
-        for names in results {
-            loaded = names?;
+        for result in results {
+            let sent;
+            (loaded, sent) = result?;
+            most = most.into_iter().chain(sent).max_by_key(|s| s.sent);
         }
     }
-    output.say(&format!("Loaded on every node: {}", loaded.join(", ")));
+    let loaded = loaded.join(", ");
+    match most {
+        Some(Sent { sent, of }) if sent < of => output.say(&format!(
+            "Loaded on every node: {loaded} (at most {sent} of its {of} layers sent to a node)"
+        )),
+        _ => output.say(&format!("Loaded on every node: {loaded}")),
+    }
     Ok(())
 }
 
+/// Loads an image on a node: its names, and how much of it was sent.
 async fn load_on(
     home: &Home,
     profile: &Profile,
     node: &Node,
     origin: &Origin,
-) -> Result<Vec<String>, Failure> {
-    if let Origin::Engine(export) = origin
-        && has(home, profile, node, export).await
-    {
-        return Ok(vec![export.name().to_owned()]);
+) -> Result<(Vec<String>, Option<Sent>), Failure> {
+    let mut present = Vec::new();
+    if let Origin::Engine(export) = origin {
+        let of = export.layers().len();
+        if has(home, profile, node, export).await {
+            return Ok((vec![export.name().to_owned()], Some(Sent { sent: 0, of })));
+        }
+        present = layers(home, profile, node, export).await;
     }
-    let input = origin.open().await?;
-    let (code, text, error) = on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
-    if code != 0 {
-        return Err(remote_failure(node, code, &error));
+    loop {
+        let (input, sent) = origin.open(&present).await?;
+        let (code, text, error) =
+            on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
+        if code == 0 {
+            return Ok((text.lines().map(str::to_owned).collect(), sent));
+        }
+        if present.is_empty() {
+            return Err(remote_failure(node, code, &error));
+        }
+        // A layer may have been removed meanwhile.
+        present.clear();
     }
-    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// The layers of an image that a node has. An answer that cannot be had is none.
+async fn layers(home: &Home, profile: &Profile, node: &Node, export: &Export) -> Vec<String> {
+    let wanted = export.layers();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let command = format!("rkube ctl layers {}", wanted.join(" "));
+    match on_node(home, profile, node, &command, None).await {
+        Ok((0, text, _)) => text.lines().map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Whether a node has that very image under that name, so that nothing needs to
@@ -267,7 +320,7 @@ async fn on_node(
     profile: &Profile,
     node: &Node,
     command: &str,
-    input: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    input: Option<Input>,
 ) -> Result<(i32, String, String), Failure> {
     let session = rkube_cluster::ssh(home, profile, node).await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());

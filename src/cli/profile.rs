@@ -75,16 +75,21 @@ pub async fn run(
 
 async fn entry(home: &Home, name: &str, kubeconfig: &Kubeconfig) -> Result<Entry, Failure> {
     let profile = Profile::load(home, name)?;
-    let status = rkube_cluster::status(home, &profile, kubeconfig).await?;
-    let running = status.nodes.iter().filter(|n| n.host == "Running").count();
-    let text = match running {
-        0 => "Stopped",
-        n if n == status.nodes.len() && status.exit_code() == 0 => "Running",
-        _ => "Degraded",
+    let text = match rkube_cluster::status(home, &profile, kubeconfig).await {
+        Ok(status) => {
+            let running = status.nodes.iter().filter(|n| n.host == "Running").count();
+            match running {
+                0 => "Stopped".to_owned(),
+                n if n == status.nodes.len() && status.exit_code() == 0 => "Running".to_owned(),
+                _ => "Degraded".to_owned(),
+            }
+        }
+        // The container engine does not run, for example.
+        Err(e) => format!("Unknown: {}", e.message),
     };
     Ok(Entry {
         name: name.to_owned(),
-        status: text.into(),
+        status: text,
         driver: profile.driver.clone(),
         nodes: profile.nodes.len(),
         address: profile.control_plane().ip.to_string(),

@@ -226,30 +226,32 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         Err(e) if e.kind == Kind::NotFound => None,
         Err(e) => return Err(e),
     };
-    let candidates = rkube_cluster::candidates(home, &options.profile).await;
-    let works = |name: &str| candidates.iter().any(|c| c.name == name && c.works());
+    let candidates = rkube_cluster::candidates(home, &options.profile, &options.machine).await;
+    let lacks = |c: &rkube_cluster::Candidate| {
+        let problem = c.problems.iter().find(|p| p.fatal)?;
+        Some(problem.failure.clone())
+    };
+    // Why `rkube start` would fail.
+    let mut refusal = None;
     let (driver, reason) = if let Some(profile) = &existing {
         let reason = "the profile was made with it".to_owned();
         (Some(profile.driver.clone()), reason)
     } else if let Some(name) = &options.driver {
         rkube_drivers::by_name(name)?;
-        let state = if works(name) {
-            "works"
-        } else {
-            "does not work"
-        };
-        let reason = format!("--driver asks for it, and it {state} here");
-        (Some(name.clone()), reason)
+        refusal = candidates.iter().find(|c| c.name == name).and_then(lacks);
+        (Some(name.clone()), "--driver asks for it".to_owned())
     } else {
+        let tried = rkube_drivers::NAMES.join(", ");
         match candidates.iter().find(|c| c.works()) {
             Some(c) => (
                 Some(c.name.to_owned()),
-                format!(
-                    "the first that works here of {}",
-                    rkube_drivers::NAMES.join(", ")
-                ),
+                format!("the first that works here of {tried}"),
             ),
-            None => (None, "no driver works here".to_owned()),
+            None => {
+                let why = candidates.iter().filter_map(|c| Some((c.name, lacks(c)?)));
+                refusal = Some(rkube_cluster::none_works(why.collect()));
+                (None, format!("none works here of {tried}"))
+            }
         }
     };
     let nodes = match &existing {
@@ -268,6 +270,9 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         let plural = if nodes == 1 { "" } else { "s" };
         let (name, reason) = (&result.profile, &result.reason);
         let head = match &result.driver {
+            Some(driver) if refusal.is_some() => format!(
+                "Could not {action} the cluster '{name}' with the driver {driver} ({reason})."
+            ),
             Some(driver) => format!(
                 "Would {action} the cluster '{name}' of {nodes} node{plural} with the driver {driver}: {reason}."
             ),
@@ -275,7 +280,10 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         };
         format!("{head}\n\n{}", super::driver::text(&result.drivers))
     });
-    Ok(())
+    match refusal {
+        Some(failure) => Err(failure),
+        None => Ok(()),
+    }
 }
 
 /// Starts and waits; `None` when Ctrl-C came first. What changes the machine is

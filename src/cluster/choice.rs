@@ -3,7 +3,7 @@
 use ipnet::Ipv4Net;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{ClusterPlan, Problem};
+use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
 
 use crate::files::Home;
 
@@ -24,10 +24,18 @@ impl Candidate {
 }
 
 /// Asks the driver `name` what it lacks for a new cluster of that profile.
-pub(crate) async fn ask(home: &Home, profile: &str, name: &'static str) -> Candidate {
+pub(crate) async fn ask(
+    home: &Home,
+    profile: &str,
+    machine: &MachineOptions,
+    name: &'static str,
+) -> Candidate {
     let problems = match rkube_drivers::by_name(name) {
         Ok(driver) => {
-            let mut plan = empty_plan(home, profile);
+            let mut plan = ClusterPlan {
+                machine: machine.clone(),
+                ..empty_plan(home, profile)
+            };
             // That no range is free is a problem of its own.
             match driver.free_range(&[]).await {
                 Ok(range) => {
@@ -54,19 +62,24 @@ pub(crate) async fn ask(home: &Home, profile: &str, name: &'static str) -> Candi
     Candidate { name, problems }
 }
 
-/// Asks every driver, in the order in which they are tried.
-pub async fn candidates(home: &Home, profile: &str) -> Vec<Candidate> {
+/// Asks every driver, in the order in which they are tried. `machine` is what nodes
+/// that are virtual machines would be made of.
+pub async fn candidates(home: &Home, profile: &str, machine: &MachineOptions) -> Vec<Candidate> {
     let asked = rkube_drivers::NAMES
         .iter()
-        .map(|name| ask(home, profile, name));
+        .map(|name| ask(home, profile, machine, name));
     futures::future::join_all(asked).await
 }
 
 /// The first driver that works here.
-pub(crate) async fn first(home: &Home, profile: &str) -> Result<&'static str, Failure> {
+pub(crate) async fn first(
+    home: &Home,
+    profile: &str,
+    machine: &MachineOptions,
+) -> Result<&'static str, Failure> {
     let mut why = Vec::new();
     for name in rkube_drivers::NAMES {
-        let candidate = ask(home, profile, name).await;
+        let candidate = ask(home, profile, machine, name).await;
         match candidate.problems.into_iter().find(|p| p.fatal) {
             None => return Ok(name),
             Some(problem) => why.push((name, problem.failure)),
@@ -75,9 +88,10 @@ pub(crate) async fn first(home: &Home, profile: &str) -> Result<&'static str, Fa
     Err(none_works(why))
 }
 
-/// The failure of the first driver, which is the one most can put right, with
+/// Why nothing can be made here, given what each driver lacks first: the failure of
+/// the first one, which is the one most can put right, with
 /// the reasons of the others.
-fn none_works(why: Vec<(&'static str, Failure)>) -> Failure {
+pub fn none_works(why: Vec<(&'static str, Failure)>) -> Failure {
     let text: Vec<String> = why
         .iter()
         .map(|(name, failure)| format!("{name}: {}", failure.message))

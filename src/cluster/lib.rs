@@ -19,7 +19,7 @@ mod store;
 mod tunnel;
 
 pub use access::{client, endpoints, logs, server, ssh, ssh_address, ssh_key};
-pub use choice::{Candidate, candidates};
+pub use choice::{Candidate, candidates, none_works};
 pub use files::Home;
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};

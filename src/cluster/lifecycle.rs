@@ -168,7 +168,7 @@ async fn plan(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
     }
     let driver_name = match options.driver.as_deref() {
         Some(name) => name,
-        None => choice::first(home, &options.profile).await?,
+        None => choice::first(home, &options.profile, &options.machine).await?,
     };
     let driver = rkube_drivers::by_name(driver_name)?;
     let run_dir = home.run_dir(&options.profile);

@@ -67,7 +67,7 @@ impl HostNetwork {
 
     /// Name of the table in the host's packet filter, `rkube-<profile>`.
     pub fn table_name(&self) -> String {
-        format!("rkube-{}", self.config.profile)
+        table_name(&self.config.profile)
     }
 
     /// Makes or completes everything: the bridge in the cluster's namespace (when it
@@ -230,6 +230,38 @@ impl HostNetwork {
     }
 }
 
+/// Keeps the host from forwarding anything to or from `link`, which leads to a
+/// cluster's machines, by the table `rkube-<profile>`. Can be repeated.
+pub fn isolate(profile: &str, link: &str) -> Result<()> {
+    let mut table = Table::new(Family::Ip, table_name(profile));
+    table.base_chain(
+        "forward",
+        Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
+        vec![
+            Rule::new()
+                .in_link(CmpOp::Eq, link)
+                .drop()
+                .comment("machines to elsewhere"),
+            Rule::new()
+                .out_link(CmpOp::Eq, link)
+                .drop()
+                .comment("elsewhere to machines"),
+        ],
+    );
+    Nftables::open()?.apply(None, &table)?;
+    Ok(())
+}
+
+/// Removes what [`isolate`] made; none is fine.
+pub fn release(profile: &str) -> Result<()> {
+    Nftables::open()?.delete_table(Family::Ip, &table_name(profile))?;
+    Ok(())
+}
+
+fn table_name(profile: &str) -> String {
+    format!("rkube-{profile}")
+}
+
 /// Who on this host needs `ip_forward`, and what it was before.
 struct Forwarding {
     dir: PathBuf,
@@ -389,6 +421,24 @@ mod tests {
         let a = HostNetwork::new(config(&long, dir)).link_name();
         let b = HostNetwork::new(config("rkube", dir)).link_name();
         assert!(a.len() <= 15 && b.len() <= 15 && a != b);
+    }
+
+    #[test]
+    fn a_link_is_isolated_and_released() {
+        if !root() {
+            return;
+        }
+        let netns = new_netns().unwrap();
+        in_netns(netns.as_fd(), || {
+            isolate("one", "rk-0a").unwrap();
+            isolate("one", "rk-0a").unwrap();
+            let nft = Nftables::open().unwrap();
+            assert_eq!(nft.tables(Family::Ip).unwrap(), ["rkube-one"]);
+            release("one").unwrap();
+            release("one").unwrap();
+            assert!(nft.tables(Family::Ip).unwrap().is_empty());
+        })
+        .unwrap();
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!
 //! Times are wall-clock milliseconds; memory is the proportional set size (PSS)
 //! of every process of the cluster; CPU is their user and system time. Several
-//! drivers (`--driver native,docker`) are printed side by side.
+//! drivers (`--driver native,docker,qemu`) are printed side by side; emulated virtual
+//! machines take minutes a round (`--nodes 2 --rounds 1` will do for them).
 
 mod usage;
 
@@ -150,19 +151,18 @@ struct Cluster<'a> {
 
 impl Cluster<'_> {
     fn run(&self, args: &[&str]) -> anyhow::Result<()> {
-        let status = Command::new(self.rkube)
+        let done = Command::new(self.rkube)
             .args(args)
             .env("RKUBE_HOME", &self.home)
             .env("RKUBE_PROFILE", &self.name)
             .env("RKUBE_DRIVER", &self.driver)
             .env("KUBECONFIG", self.home.join("kubeconfig"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
+            .output()
             .with_context(|| format!("cannot run {}", self.rkube.display()))?;
-        if !status.success() {
-            bail!("rkube {args:?} failed: {status}");
+        if !done.status.success() {
+            let said = String::from_utf8_lossy(&done.stderr);
+            bail!("rkube {args:?} failed ({}): {}", done.status, said.trim());
         }
         Ok(())
     }

@@ -82,7 +82,8 @@ impl<'a> Image<'a> {
         tar.into_inner().expect("a tar in memory")
     }
 
-    fn config(&self, layer: &[u8]) -> Value {
+    fn config(&self, layers: &[&[u8]]) -> Value {
+        let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
         json!({
             "architecture": self.architecture,
             "os": "linux",
@@ -91,29 +92,39 @@ impl<'a> Image<'a> {
                 "Entrypoint": self.entrypoint,
                 "Cmd": if self.entrypoint.is_empty() { vec!["sh"] } else { vec![] },
             },
-            "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
         })
     }
 
     /// As `docker save` writes it.
     pub fn docker_archive(&self) -> Vec<u8> {
-        let layer = self.layer();
-        let config = self.config(&layer).to_string().into_bytes();
+        self.save(&[&self.layer()])
+    }
+
+    /// The same with the layer of `lower` below its own.
+    pub fn docker_archive_on(&self, lower: &Image) -> Vec<u8> {
+        self.save(&[&lower.layer(), &self.layer()])
+    }
+
+    fn save(&self, layers: &[&[u8]]) -> Vec<u8> {
+        let config = self.config(layers).to_string().into_bytes();
         let config_name = format!("{}.json", digest(&config).trim_start_matches("sha256:"));
-        let manifest =
-            json!([{ "Config": config_name, "RepoTags": [self.name], "Layers": ["layer.tar"] }])
-                .to_string();
-        archive(&[
-            ("layer.tar", &layer),
-            (&config_name, &config),
-            ("manifest.json", manifest.as_bytes()),
-        ])
+        let names: Vec<String> = (0..layers.len())
+            .map(|i| format!("{i}/layer.tar"))
+            .collect();
+        let manifest = json!([{ "Config": config_name, "RepoTags": [self.name], "Layers": names }])
+            .to_string();
+        let mut files: Vec<(&str, &[u8])> = Vec::new();
+        files.extend(names.iter().map(String::as_str).zip(layers.iter().copied()));
+        files.push((&config_name, &config));
+        files.push(("manifest.json", manifest.as_bytes()));
+        archive(&files)
     }
 
     /// As an OCI image layout, its layer compressed by gzip.
     pub fn oci_layout(&self) -> Vec<u8> {
         let layer = self.layer();
-        let config = self.config(&layer).to_string().into_bytes();
+        let config = self.config(&[&layer]).to_string().into_bytes();
         let packed = gzip(&layer);
         let manifest = json!({
             "schemaVersion": 2,

@@ -26,6 +26,20 @@ pub fn limit() -> Duration {
     if driver() == "qemu" { LIMIT * 4 } else { LIMIT }
 }
 
+/// [`limit`] as kubectl takes it.
+pub fn timeout() -> String {
+    format!("--timeout={}s", limit().as_secs())
+}
+
+/// How many nodes a test that wants `count` gets: two where they may be emulated.
+pub fn nodes(count: usize) -> usize {
+    if driver() == "qemu" {
+        count.min(2)
+    } else {
+        count
+    }
+}
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("RKUBE_TEST_BINARY")
@@ -161,9 +175,10 @@ impl Cluster {
         }
     }
 
-    /// A running cluster.
-    pub fn start(name: &str, nodes: u32) -> Self {
+    /// A running cluster of [`nodes`].
+    pub fn start(name: &str, count: usize) -> Self {
         let cluster = Self::plan(name);
+        let nodes = nodes(count);
         cluster
             .rkube(&["start", "--nodes", &nodes.to_string()])
             .ok();
@@ -293,8 +308,7 @@ impl Cluster {
             &replicas,
         ])
         .ok();
-        let timeout = format!("--timeout={}s", limit().as_secs());
-        self.kubectl(&["rollout", "status", "deployment/kubia", &timeout])
+        self.kubectl(&["rollout", "status", "deployment/kubia", &timeout()])
             .ok();
     }
 

@@ -296,8 +296,8 @@ pub fn export(
     Box::pin(stream.map_err(std::io::Error::other))
 }
 
-/// The ID of an image of the engine.
-pub async fn id_of(engine: &Engine, name: &str) -> Result<String, Failure> {
+/// The ID of an image of the engine, and the digests of its layers (diff IDs).
+pub async fn inspect(engine: &Engine, name: &str) -> Result<(String, Vec<String>), Failure> {
     let none = || {
         Failure::new(
             Source::Provider,
@@ -310,7 +310,10 @@ pub async fn id_of(engine: &Engine, name: &str) -> Result<String, Failure> {
         .advise("list the engine's images with: docker images")
     };
     match engine.docker.inspect_image(name).await {
-        Ok(image) => image.id.ok_or_else(none),
+        Ok(image) => {
+            let layers = image.root_fs.and_then(|r| r.layers).unwrap_or_default();
+            Ok((image.id.ok_or_else(none)?, layers))
+        }
         Err(e) if is_missing(&e) => Err(none()),
         Err(e) => Err(failure(format!("cannot look at the image {name}"), &e)),
     }

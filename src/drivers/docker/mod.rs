@@ -8,6 +8,7 @@ mod archive;
 mod boot;
 mod engine;
 mod image;
+mod layers;
 mod network;
 mod node;
 mod preflight;
@@ -20,10 +21,13 @@ use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
     RemoveVolumeOptions,
 };
+use bytes::Bytes;
+use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use self::engine::{Engine, failure, is_missing};
 use crate::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
@@ -46,17 +50,26 @@ pub struct Export {
     pub id: String,
     engine: Engine,
     name: String,
+    layers: Vec<String>,
 }
+
+/// An archive on its way.
+pub type Archive = Box<dyn Stream<Item = std::io::Result<Bytes>> + Send + Unpin>;
 
 impl Export {
     /// Finds an image of the engine by name.
     pub async fn find(name: &str) -> Result<Self, Failure> {
         let engine = Engine::connect().await?;
-        let id = image::id_of(&engine, name).await?;
+        let (id, diff_ids) = image::inspect(&engine, name).await?;
         Ok(Self {
             id,
             engine,
             name: name.to_owned(),
+            // They become words of a command on nodes.
+            layers: match diff_ids.iter().all(|id| layers::is_digest(id)) {
+                true => layers::chain_ids(&diff_ids),
+                false => Vec::new(),
+            },
         })
     }
 
@@ -65,11 +78,65 @@ impl Export {
         &self.name
     }
 
-    /// The image as `docker save` writes it, from the beginning.
-    pub fn open(
+    /// Its layers, lowest first, by their chain IDs.
+    pub fn layers(&self) -> &[String] {
+        &self.layers
+    }
+
+    /// The image as `docker save` writes it, without the layers that are `present`;
+    /// which these are is said in a file of the archive called `list`. Also how many
+    /// layers are in it.
+    pub async fn open(
         &self,
-    ) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + Unpin + 'static {
-        image::export(&self.engine, &self.name)
+        present: &[String],
+        list: &'static str,
+    ) -> Result<(Archive, usize), Failure> {
+        let whole = || image::export(&self.engine, &self.name);
+        let present: Vec<bool> = self.layers.iter().map(|l| present.contains(l)).collect();
+        let all = || Ok((Box::new(whole()) as Archive, present.len()));
+        if !present.contains(&true) {
+            return all();
+        }
+        let archive = SyncIoBridge::new(StreamReader::new(whole()));
+        let there = present.clone();
+        let omission = blocking(move || Ok(layers::plan(archive, &there)?))
+            .await
+            .map_err(|f| f.context(format!("cannot read the image {}", self.name)))?;
+        if omission.is_empty() {
+            return all();
+        }
+        let left = present.len() - omission.len();
+        let archive = SyncIoBridge::new(StreamReader::new(whole()));
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(PIECES);
+        tokio::task::spawn_blocking(move || {
+            let out = std::io::BufWriter::with_capacity(PIECE, Sender(sender.clone()));
+            if let Err(e) = layers::copy(archive, &omission, list, out) {
+                // Nobody reads any more where this fails too.
+                let _ = sender.blocking_send(Err(e));
+            }
+        });
+        let pieces = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+        Ok((Box::new(pieces), left))
+    }
+}
+
+/// Size of what is sent at once, in bytes, and how much may be waiting.
+const PIECE: usize = 256 << 10;
+const PIECES: usize = 4;
+
+/// A writer whose other end is a stream.
+struct Sender(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
+
+impl std::io::Write for Sender {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.0
+            .blocking_send(Ok(Bytes::copy_from_slice(data)))
+            .map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::accel::Accelerator;
 use super::disk::{self, Disk};
 use super::kernel::Kernel;
-use super::{initramfs, modules, switch};
+use super::{gate, initramfs, modules, switch};
 use crate::{ClusterPlan, NodePlan};
 
 /// A node's memory unless the user says otherwise, in bytes.
@@ -30,6 +30,11 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// QEMU's name server, which asks those of the host.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
+/// Whether an address is of the network between a machine and its QEMU.
+pub fn is_outside(address: Ipv4Addr) -> bool {
+    address.octets()[..3] == OUTSIDE.octets()[..3]
+}
+
 /// Every machine as its own QEMU sees it.
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 15);
 
@@ -255,12 +260,27 @@ fn arguments(
             mac(facts.node_mac)
         ),
     ]);
+    // The machine's link to the world is the gate's inner side, QEMU's user network
+    // its outer one; the hub is what joins the latter two.
+    let gate = |id: &str, side: &str| {
+        format!(
+            "dgram,id={id},local.type=unix,local.path={},remote.type=unix,remote.path={}",
+            escape(&gate::port(&plan.run_dir, &node.name, side)),
+            escape(&gate::socket(&plan.run_dir))
+        )
+    };
+    add(&["-netdev", &gate("outside", gate::INSIDE)]);
+    add(&["-netdev", &gate("gate", gate::OUTSIDE)]);
     add(&[
         "-netdev",
         &format!(
-            "user,id=outside,ipv6=off,net={OUTSIDE}/24,host={HOST},dns={NAME_SERVER},dhcpstart={GUEST}{}",
+            "user,id=world,ipv6=off,net={OUTSIDE}/24,host={HOST},dns={NAME_SERVER},dhcpstart={GUEST}{}",
             forwards(plan, node)
         ),
+        "-netdev",
+        "hubport,id=hub-gate,hubid=0,netdev=gate",
+        "-netdev",
+        "hubport,id=hub-world,hubid=0,netdev=world",
         "-device",
         &format!(
             "virtio-net-pci,netdev=outside,romfile=,mac={}",

@@ -8,6 +8,7 @@
 mod accel;
 mod cpio;
 mod disk;
+mod gate;
 mod initramfs;
 mod kernel;
 mod machine;
@@ -317,8 +318,10 @@ fn wait_for(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        let there = qmp::is_alive(&control(&plan.run_dir, node))
-            && supervisor::holder(&plan.run_dir, node).is_some();
+        // QEMU listens before it has looked at all that it was given, and answers
+        // when it has.
+        let there = supervisor::holder(&plan.run_dir, node).is_some()
+            && matches!(Qmp::connect(&control(&plan.run_dir, node)), Ok(Some(_)));
         if there {
             return Ok(());
         }
@@ -362,6 +365,8 @@ fn stop(plan: &ClusterPlan, nodes: &[String], grace: bool) -> anyhow::Result<()>
         .any(|n| supervisor::holder(&plan.run_dir, &n.name).is_some());
     if !left {
         remove_tree(&plan.run_dir.join("vm"))?;
+        #[cfg(target_os = "linux")]
+        tap::forget(plan)?;
     }
     Ok(())
 }
@@ -432,6 +437,8 @@ fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
         );
         std::thread::sleep(Duration::from_millis(5));
     }
+    #[cfg(target_os = "linux")]
+    tap::forget(plan)?;
     remove_tree(&plan.run_dir)?;
     if let Some(parent) = plan.run_dir.parent() {
         // Shared by all profiles; goes with the last one.

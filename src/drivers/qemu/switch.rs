@@ -4,16 +4,21 @@
 //! only the owner can attach to it and no rights are needed. Every supervisor
 //! offers to be the switch; a file lock decides, and the next one takes over when
 //! it dies. Where rkube runs as root on Linux the host has a port as well, a TAP
-//! link with the gateway's address, and reaches nodes like any other machine.
+//! link with the gateway's address, and reaches nodes like any other machine. The
+//! same process is the [`gate`] between the machines and the world.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::gate::{self, Gates};
 use super::machine;
 use crate::ClusterPlan;
 
@@ -91,55 +96,71 @@ impl<P: PartialEq> Table<P> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Port {
     Machine(PathBuf),
-    #[cfg(target_os = "linux")]
     Host,
 }
 
 /// Is the switch until the process ends. The caller holds the switch's lock.
 pub fn run(plan: &ClusterPlan) -> anyhow::Result<()> {
-    let path = socket(&plan.run_dir);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
-        }
-        _ => {}
-    }
-    let socket = UnixDatagram::bind(&path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    let socket = listen(&socket(&plan.run_dir))?;
+    let gate = listen(&gate::socket(&plan.run_dir))?;
     let ports = plan
         .nodes
         .iter()
         .map(|n| Port::Machine(port(&plan.run_dir, &n.name)))
         .collect();
-    serve(plan, &socket, Table::new(ports))
+    serve(plan, &socket, &gate, Table::new(ports))
+}
+
+/// A socket in the place of the one that a predecessor left.
+fn listen(path: &Path) -> anyhow::Result<UnixDatagram> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    let socket =
+        UnixDatagram::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    Ok(socket)
 }
 
 fn sender(address: &SocketAddr) -> Option<Port> {
     address.as_pathname().map(|p| Port::Machine(p.to_owned()))
 }
 
+/// The host's port, where there is one.
 #[cfg(target_os = "linux")]
-fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> anyhow::Result<()> {
-    use std::io::{Read, Write};
-    use std::os::fd::AsFd;
+fn host(plan: &ClusterPlan) -> Option<File> {
+    super::tap::open(plan).unwrap_or_else(|e| {
+        eprintln!("switch: the host has no link to the nodes: {e:#}");
+        None
+    })
+}
 
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+#[cfg(not(target_os = "linux"))]
+fn host(_: &ClusterPlan) -> Option<File> {
+    None
+}
 
-    let mut host = match super::tap::open(plan) {
-        Ok(tap) => tap,
-        Err(e) => {
-            eprintln!("switch: the host has no link to the nodes: {e:#}");
-            None
-        }
-    };
+fn serve(
+    plan: &ClusterPlan,
+    socket: &UnixDatagram,
+    gate: &UnixDatagram,
+    mut table: Table<Port>,
+) -> anyhow::Result<()> {
+    let mut gates = Gates::new(&plan.loopback_ports);
+    let mut host = host(plan);
     if host.is_some() {
         table.ports.push(Port::Host);
     }
     let mut frame = vec![0; FRAME];
     loop {
         let ready = {
-            let mut fds = vec![PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let mut fds = vec![
+                PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(gate.as_fd(), PollFlags::POLLIN),
+            ];
             fds.extend(
                 host.as_ref()
                     .map(|h| PollFd::new(h.as_fd(), PollFlags::POLLIN)),
@@ -157,15 +178,15 @@ fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> a
                 .recv_from(&mut frame)
                 .context("cannot read a frame")?;
             if let Some(from) = sender(&address) {
-                deliver(
-                    socket,
-                    host.as_mut(),
-                    table.route(from, &frame[..size]),
-                    &frame[..size],
-                );
+                let to = table.route(from, &frame[..size]);
+                deliver(socket, host.as_mut(), to, &frame[..size]);
             }
         }
-        if ready.get(1) == Some(&true)
+        if ready[1] {
+            let (size, address) = gate.recv_from(&mut frame).context("cannot read a frame")?;
+            gates.pass(gate, &address, &frame[..size]);
+        }
+        if ready.get(2) == Some(&true)
             && let Some(tap) = &mut host
         {
             match tap.read(&mut frame) {
@@ -180,41 +201,20 @@ fn serve(plan: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> a
             }
         }
     }
-
-    fn deliver(
-        socket: &UnixDatagram,
-        mut host: Option<&mut std::fs::File>,
-        to: Vec<&Port>,
-        frame: &[u8],
-    ) {
-        for port in to {
-            match port {
-                // A machine that does not run has no socket.
-                Port::Machine(path) => {
-                    let _ = socket.send_to(frame, path);
-                }
-                Port::Host => {
-                    if let Some(tap) = &mut host {
-                        // What the host does not take is lost, as on any network.
-                        let _ = tap.write(frame);
-                    }
-                }
-            }
-        }
-    }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn serve(_: &ClusterPlan, socket: &UnixDatagram, mut table: Table<Port>) -> anyhow::Result<()> {
-    let mut frame = vec![0; FRAME];
-    loop {
-        let (size, address) = socket
-            .recv_from(&mut frame)
-            .context("cannot read a frame")?;
-        if let Some(from) = sender(&address) {
-            for Port::Machine(path) in table.route(from, &frame[..size]) {
-                // A machine that does not run has no socket.
-                let _ = socket.send_to(&frame[..size], path);
+fn deliver(socket: &UnixDatagram, mut host: Option<&mut File>, to: Vec<&Port>, frame: &[u8]) {
+    for port in to {
+        match port {
+            // A machine that does not run has no socket.
+            Port::Machine(path) => {
+                let _ = socket.send_to(frame, path);
+            }
+            Port::Host => {
+                if let Some(tap) = &mut host {
+                    // What the host does not take is lost, as on any network.
+                    let _ = tap.write(frame);
+                }
             }
         }
     }

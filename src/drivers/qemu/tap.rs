@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use anyhow::Context;
 use ipnet::Ipv4Net;
 use rkube_network::netlink::Netlink;
-use rkube_network::sysctl;
+use rkube_network::{host, sysctl};
 
 use crate::ClusterPlan;
 
@@ -24,8 +24,17 @@ pub fn exists(plan: &ClusterPlan) -> bool {
         .is_ok_and(|link| link.is_some())
 }
 
+/// Removes the link's rules, which do not go with the process; none is fine.
+pub fn forget(plan: &ClusterPlan) -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        host::release(&plan.name)?;
+    }
+    Ok(())
+}
+
 /// Makes the link and gives it the gateway's address; `None` without the right
-/// to. It goes with the process.
+/// to. It goes with the process. Between it and other links nothing is forwarded:
+/// machines go out by QEMU's user network.
 pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
@@ -55,6 +64,8 @@ pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
         return Err(std::io::Error::last_os_error())
             .with_context(|| format!("cannot make the link {name}"));
     }
+    // Before there is an address to send anything to.
+    host::isolate(&plan.name, &name)?;
     let netlink = Netlink::open()?;
     netlink.add_address(
         name.as_str(),

@@ -19,6 +19,10 @@ use crate::error::{Context, ImageError};
 /// The longest manifest or configuration taken, in bytes.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
 
+/// A file of archives that rkube sends: layers that are not in it because the
+/// store has them, by the names that the manifest uses, with their sizes.
+pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
+
 /// One image of `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -343,8 +347,17 @@ impl Archive {
             )));
         }
         let chain = config.chain_ids();
+        let omitted: HashMap<String, u64> = if self.has(OMITTED_LAYERS) {
+            self.json(OMITTED_LAYERS)?
+        } else {
+            HashMap::new()
+        };
         let mut sizes = Vec::new();
         for (i, name) in names.enumerate() {
+            if let Some(size) = omitted.get(&name).filter(|_| store.has_layer(&chain[i])) {
+                sizes.push(*size);
+                continue;
+            }
             let reader = self.reader(&name)?;
             sizes.push(reader.limit());
             store.unpack_layer(&chain[i], &diffs[i], &chain[..i], reader)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Runtime, blocking};
 use crate::error::{Context, ImageError, Result};
+use crate::image::digest::Digest;
 use crate::image::{archive, builtin, registry, store};
 use crate::snapshot;
 use crate::spec::{PullProgress, RegistryAuth};
@@ -94,6 +95,13 @@ impl Runtime {
             name.to_string(),
         );
         blocking(move || store.tag(&image, &name)).await
+    }
+
+    /// Those of `layers`, by their chain IDs, that are unpacked here.
+    pub fn present_layers<'a>(&self, layers: &'a [String]) -> Vec<&'a str> {
+        let store = &self.inner.store;
+        let present = |id: &&str| Digest::parse(id).is_some_and(|id| store.has_layer(&id));
+        layers.iter().map(String::as_str).filter(present).collect()
     }
 
     /// Loads a docker-archive or OCI-layout tar, plain, gzip or zstd; returns

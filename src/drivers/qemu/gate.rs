@@ -1,0 +1,293 @@
+//! What machines may send to the world.
+//!
+//! QEMU's user network opens a connection to the host's own loopback for whoever
+//! asks at its gateway, at any port, and goes to whatever `127.0.0.0/8` a packet
+//! names; there is no option against it but one that closes the world as well.
+//! So the machine's link does not lead into that network but to this gate, in the
+//! process that is the switch, which passes on what is allowed. It knows the
+//! beginning of every conversation by the frame alone: a TCP segment that opens
+//! a connection, and for UDP whether the other side has spoken first.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::machine;
+
+/// The machine's side of the gate, a file in its run directory.
+pub const INSIDE: &str = "out";
+/// The side of QEMU's user network.
+pub const OUTSIDE: &str = "world";
+/// How long a machine may answer a UDP packet; QEMU forgets it as soon.
+const UDP_PATIENCE: Duration = Duration::from_secs(240);
+/// How many conversations over UDP are remembered for a machine.
+const UDP_MOST: usize = 1024;
+/// The port of name servers.
+const DNS: u16 = 53;
+
+const ETHERNET: usize = 14;
+const ARP: [u8; 2] = [0x08, 0x06];
+const IPV4: [u8; 2] = [0x08, 0x00];
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Where the gate listens.
+pub fn socket(cluster: &Path) -> PathBuf {
+    cluster.join("vm").join("gate")
+}
+
+/// A machine's end of the gate, [`INSIDE`] or [`OUTSIDE`].
+pub fn port(cluster: &Path, node: &str, side: &str) -> PathBuf {
+    machine::run_dir(cluster, node).join(side)
+}
+
+/// The gates of a cluster's machines.
+#[derive(Debug)]
+pub struct Gates {
+    loopback_ports: Vec<u16>,
+    machines: HashMap<PathBuf, Spoken>,
+}
+
+impl Gates {
+    /// Gates that let machines reach these TCP ports of the host's loopback.
+    pub fn new(loopback_ports: &[u16]) -> Self {
+        Self {
+            loopback_ports: loopback_ports.to_vec(),
+            machines: HashMap::new(),
+        }
+    }
+
+    /// Passes a frame on to the other side, or drops it.
+    pub fn pass(&mut self, socket: &UnixDatagram, from: &SocketAddr, frame: &[u8]) {
+        let Some((folder, side)) = from
+            .as_pathname()
+            .and_then(|p| Some((p.parent()?, p.file_name()?.to_str()?)))
+        else {
+            return;
+        };
+        let spoken = match self.machines.get_mut(folder) {
+            Some(spoken) => spoken,
+            None => self.machines.entry(folder.to_owned()).or_default(),
+        };
+        let now = Instant::now();
+        let to = match side {
+            INSIDE if may_leave(frame, &self.loopback_ports, spoken, now) => OUTSIDE,
+            OUTSIDE => {
+                spoken.hear(frame, now);
+                INSIDE
+            }
+            _ => return,
+        };
+        // What the other side does not take is lost, as on any network.
+        let _ = socket.send_to(frame, folder.join(to));
+    }
+}
+
+/// Who has sent the machine packets over UDP from the host's loopback: the port
+/// there, the machine's port, and when.
+#[derive(Debug, Default)]
+struct Spoken(HashMap<(u16, u16), Instant>);
+
+impl Spoken {
+    fn hear(&mut self, frame: &[u8], now: Instant) {
+        let Some(packet) = Packet::read(frame) else {
+            return;
+        };
+        if packet.source != machine::HOST || packet.protocol != UDP || packet.fragment {
+            return;
+        }
+        if let Some(ports) = packet.ports() {
+            if self.0.len() >= UDP_MOST {
+                self.0.retain(|_, last| now - *last < UDP_PATIENCE);
+            }
+            if self.0.len() < UDP_MOST {
+                self.0.insert(ports, now);
+            }
+        }
+    }
+
+    fn answers(&self, machine: u16, host: u16, now: Instant) -> bool {
+        self.0
+            .get(&(host, machine))
+            .is_some_and(|last| now - *last < UDP_PATIENCE)
+    }
+}
+
+/// An IPv4 packet in a frame.
+struct Packet<'a> {
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    fragment: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    fn read(frame: &'a [u8]) -> Option<Self> {
+        let packet = frame
+            .get(ETHERNET..)
+            .filter(|_| frame[ETHERNET - 2..ETHERNET] == IPV4)?;
+        let head = usize::from(packet.first()? & 0x0f) * 4;
+        if packet[0] >> 4 != 4 || head < 20 || packet.len() < head {
+            return None;
+        }
+        let address =
+            |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
+        Some(Self {
+            source: address(12),
+            destination: address(16),
+            protocol: packet[9],
+            fragment: u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff != 0,
+            payload: &packet[head..],
+        })
+    }
+
+    /// Source and destination port.
+    fn ports(&self) -> Option<(u16, u16)> {
+        let [a, b, c, d] = *self.payload.first_chunk::<4>()?;
+        Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    }
+
+    /// Whether a TCP segment opens a connection.
+    fn opens(&self) -> bool {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        // One that is cut off is taken for the worst.
+        self.payload
+            .get(13)
+            .is_none_or(|flags| flags & (SYN | ACK) == SYN)
+    }
+}
+
+/// Whether what a machine sends may go out.
+fn may_leave(frame: &[u8], loopback_ports: &[u16], spoken: &Spoken, now: Instant) -> bool {
+    if frame.get(ETHERNET - 2..ETHERNET) == Some(&ARP) {
+        return true;
+    }
+    let Some(packet) = Packet::read(frame) else {
+        return false;
+    };
+    let to = packet.destination;
+    // "This machine" and its loopback, groups, broadcasts, what is reserved.
+    if matches!(to.octets()[0], 0 | 127 | 224..) {
+        return false;
+    }
+    if !machine::is_outside(to) {
+        return true;
+    }
+    // Behind every address of QEMU's own network is the host's loopback.
+    if packet.fragment {
+        return false;
+    }
+    let Some((from, port)) = packet.ports() else {
+        return false;
+    };
+    match (packet.protocol, to) {
+        // QEMU answers these itself.
+        (ICMP, machine::HOST | machine::NAME_SERVER) => true,
+        (TCP, machine::HOST) => loopback_ports.contains(&port) || !packet.opens(),
+        (UDP, machine::HOST) => spoken.answers(from, port, now),
+        // Other ports there would lead to the host that the name server is on.
+        (TCP | UDP, machine::NAME_SERVER) => port == DNS,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+
+    fn frame(to: [u8; 4], protocol: u8, ports: (u16, u16), flags: u8) -> Vec<u8> {
+        from_to([192, 0, 2, 15], to, protocol, ports, flags)
+    }
+
+    fn from_to(from: [u8; 4], to: [u8; 4], protocol: u8, ports: (u16, u16), flags: u8) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend(IPV4);
+        frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol, 0, 0]);
+        frame.extend(from);
+        frame.extend(to);
+        frame.extend(ports.0.to_be_bytes());
+        frame.extend(ports.1.to_be_bytes());
+        frame.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+        frame
+    }
+
+    fn leaves(frame: &[u8]) -> bool {
+        may_leave(frame, &[5000], &Spoken::default(), Instant::now())
+    }
+
+    #[test]
+    fn the_world_is_open_and_the_hosts_loopback_is_not() {
+        let tcp = |to, port, flags| leaves(&frame(to, TCP, (40000, port), flags));
+        assert!(tcp([192, 0, 3, 1], 443, SYN));
+        assert!(tcp([10, 0, 0, 1], 22, SYN));
+        for to in [
+            [192, 0, 2, 2],
+            [192, 0, 2, 3],
+            [192, 0, 2, 4],
+            [127, 0, 0, 1],
+            [127, 66, 0, 1],
+            [0, 0, 0, 0],
+            [255, 255, 255, 255],
+            [224, 0, 0, 251],
+        ] {
+            assert!(!tcp(to, 22, SYN), "{to:?}");
+            assert!(!leaves(&frame(to, UDP, (40000, 69), 0)), "{to:?}");
+        }
+        // What was asked for, and answers to those who came in.
+        assert!(tcp([192, 0, 2, 2], 5000, SYN));
+        assert!(tcp([192, 0, 2, 2], 22, SYN | ACK));
+        assert!(tcp([192, 0, 2, 2], 22, ACK));
+        assert!(tcp([192, 0, 2, 3], 53, SYN));
+        assert!(leaves(&frame([192, 0, 2, 3], UDP, (40000, 53), 0)));
+        assert!(leaves(&frame([192, 0, 2, 2], ICMP, (0, 0), 0)));
+    }
+
+    #[test]
+    fn what_hides_its_beginning_does_not_pass() {
+        let whole = frame([192, 0, 2, 2], TCP, (40000, 22), ACK);
+        for length in 0..whole.len() - 6 {
+            assert!(!leaves(&whole[..length]), "{length} bytes");
+        }
+        for fragment in [0x20, 0x01] {
+            let mut piece = whole.clone();
+            piece[ETHERNET + 6] = fragment;
+            assert!(!leaves(&piece));
+        }
+        let mut six = whole.clone();
+        six[12..14].copy_from_slice(&[0x86, 0xdd]);
+        assert!(!leaves(&six));
+        // With options the ports are further back.
+        let mut options = frame([192, 0, 2, 2], TCP, (40000, 22), SYN);
+        options[ETHERNET] = 0x46;
+        options.splice(ETHERNET + 20..ETHERNET + 20, [1, 1, 1, 0]);
+        assert!(!leaves(&options));
+    }
+
+    #[test]
+    fn udp_is_answered_and_not_begun() {
+        let mut spoken = Spoken::default();
+        let now = Instant::now();
+        let answer = frame([192, 0, 2, 2], UDP, (30053, 41000), 0);
+        let out = |spoken: &Spoken, frame: &[u8], now| may_leave(frame, &[], spoken, now);
+        assert!(!out(&spoken, &answer, now));
+        spoken.hear(
+            &from_to([192, 0, 2, 2], [192, 0, 2, 15], UDP, (41000, 30053), 0),
+            now,
+        );
+        assert!(out(&spoken, &answer, now));
+        assert!(!out(
+            &spoken,
+            &frame([192, 0, 2, 2], UDP, (30053, 41001), 0),
+            now
+        ));
+        assert!(!out(&spoken, &answer, now + UDP_PATIENCE));
+    }
+}
