@@ -84,7 +84,7 @@ function nodesPane(): HTMLElement {
       const nodes: Any[] = status.nodes ?? status.Nodes ?? [];
       const after = () => {
         again();
-        reload();
+        void reload();
       };
       return [
         h(
