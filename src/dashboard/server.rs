@@ -50,6 +50,7 @@ pub struct Dashboard {
 
 struct House {
     profile: String,
+    port: u16,
     guard: Guard,
     clusters: Arc<Clusters>,
     forwards: Forwards,
@@ -80,6 +81,7 @@ impl Dashboard {
             address,
             house: Arc::new(House {
                 profile: options.profile,
+                port: address.port(),
                 guard: Guard::new(),
                 clusters: Arc::new(Clusters::new(options.home)),
                 forwards: Forwards::default(),
@@ -231,6 +233,7 @@ impl House {
                 "profile": self.profile,
                 "profiles": profiles,
                 "version": rkube_config::version(),
+                "port": self.port,
             })),
             Err(e) => answer::failure(status_of(&e), e.message),
         }

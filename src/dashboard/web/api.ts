@@ -62,6 +62,9 @@ export class ApiError extends Error {
 /** The profile that the page shows. */
 export const profile = signal('');
 
+/** The port that the server listens on; another one in the address is a forwarded one. */
+export const serverPort = signal(0);
+
 /** The path of something of the present profile. */
 export function at(path: string): string {
   return `/c/${encodeURIComponent(profile.peek())}${path}`;

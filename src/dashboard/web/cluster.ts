@@ -80,8 +80,8 @@ function nodesPane(): HTMLElement {
   return loaded(
     () => api('/rkube/status'),
     (status: Any, again) => {
-      const up = (status.nodes ?? status.Nodes ?? []).some((n: Any) => n.Host === 'Running');
-      const nodes: Any[] = status.nodes ?? status.Nodes ?? [];
+      const nodes: Any[] = status.Nodes ?? [];
+      const up = nodes.some((n) => n.Host === 'Running');
       const after = () => {
         again();
         void reload();
@@ -90,7 +90,7 @@ function nodesPane(): HTMLElement {
         h(
           'div.bar.tools',
           null,
-          h('span.dim', null, `Driver ${status.driver ?? status.Driver ?? ''}`),
+          h('span.dim', null, `Driver ${status.Driver}`),
           h('div.spring'),
           up
             ? [
@@ -141,8 +141,7 @@ function nodesPane(): HTMLElement {
 function imagesPane(): HTMLElement {
   return loaded(
     () => api('/rkube/images'),
-    (images: Any, again) => {
-      const all: Any[] = Array.isArray(images) ? images : (images?.images ?? []);
+    (all: Any[], again) => {
       const file = h('input', {
         type: 'file',
         accept: '.tar,.tgz,.gz,.zst',
@@ -152,7 +151,7 @@ function imagesPane(): HTMLElement {
           if (chosen) run(`Loading ${chosen.name}`, chosen, again, '/rkube/images', 'PUT');
         },
       });
-      const names = (i: Any): string[] => i.repoTags ?? i.names ?? i.Names ?? (i.name ? [i.name] : []);
+      const names = (i: Any): string[] => i.repoTags ?? [];
       return [
         h(
           'div.bar.tools',
@@ -173,7 +172,7 @@ function imagesPane(): HTMLElement {
                 null,
                 all.map((i) => {
                   const name = names(i)[0] ?? i.id ?? '';
-                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size ?? i.Size ?? NaN))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
+                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
                 }),
               ),
             )

@@ -1,5 +1,5 @@
 /** The page's frame: sidebar, namespace, palette, theme, and which view is shown. */
-import { core, discover, json, kinds, profile, type Kind, type Obj } from './api.js';
+import { core, discover, json, kinds, profile, serverPort, type Kind, type Obj } from './api.js';
 import { createView } from './apply.js';
 import { clusterView } from './cluster.js';
 import { detailView } from './detail.js';
@@ -15,7 +15,7 @@ import { topologyView } from './topology.js';
 import { action, emptyPage, keepFocus } from './ui.js';
 import { Objects } from './watch.js';
 
-const session = signal<{ profile: string; profiles: string[]; version: string } | null>(null);
+const session = signal<{ profile: string; profiles: string[]; version: string; port: number } | null>(null);
 const trouble = signal('');
 const namespaces = signal<string[]>([]);
 const menuOpen = signal(false);
@@ -284,6 +284,7 @@ async function start(): Promise<void> {
     document.body.replaceChildren(emptyPage('The dashboard cannot be opened', (error as Error).message));
     return;
   }
+  serverPort.value = session.peek()?.port ?? 0;
   read();
   if (!profile.peek()) profile.value = session.peek()?.profile ?? '';
   if (!location.hash) go(link('overview'), true);
