@@ -5,7 +5,12 @@
 //! Times are wall-clock milliseconds; memory is the proportional set size (PSS)
 //! of every process of the cluster; CPU is their user and system time. Several
 //! drivers (`--driver native,docker`) are printed side by side.
+//!
+//! With `--dashboard` it measures that instead, in a Chromium: how soon the page
+//! is painted, and its frames and memory with `--pods` pods of which `--changes`
+//! change in a second.
 
+mod dashboard;
 mod usage;
 
 use std::path::PathBuf;
@@ -49,6 +54,15 @@ struct Args {
     /// How long an idle cluster is watched, in seconds
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// Measure the dashboard instead
+    #[arg(long)]
+    dashboard: bool,
+    /// How many pods the dashboard shows
+    #[arg(long, default_value_t = 5000)]
+    pods: u32,
+    /// How many of them change in a second
+    #[arg(long, default_value_t = 50)]
+    changes: u32,
 }
 
 /// What one round found.
@@ -66,6 +80,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     // Fails only when somebody was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if args.dashboard {
+        return dashboard::run(&args);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -149,8 +166,9 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    fn run(&self, args: &[&str]) -> anyhow::Result<()> {
-        let status = Command::new(self.rkube)
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.rkube);
+        command
             .args(args)
             .env("RKUBE_HOME", &self.home)
             .env("RKUBE_PROFILE", &self.name)
@@ -158,7 +176,13 @@ impl Cluster<'_> {
             .env("KUBECONFIG", self.home.join("kubeconfig"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> anyhow::Result<()> {
+        let status = self
+            .command(args)
             .status()
             .with_context(|| format!("cannot run {}", self.rkube.display()))?;
         if !status.success() {

@@ -72,7 +72,7 @@ fn nodes(tour: &Tour<'_>) {
     in_row(tour, &second, "Stop");
     finish(tour, &format!("Stopping {second}"));
     let state = format!(
-        "return [...document.querySelectorAll('main tbody tr')].find((r) => r.textContent.startsWith('{second}')).innerText"
+        "return [...document.querySelectorAll('main tbody tr')].find((r) => r.textContent.startsWith('{second}'))?.innerText ?? ''"
     );
     browser.until(
         "a stopped node",

@@ -64,7 +64,6 @@ pub fn all(tour: &Tour<'_>) {
         &["ScalingReplicaSet"],
     );
     tour.open("object/apps/deployments/default/api/pods", &["api-", "2/2"]);
-    tour.open("topology", &["Request path"]);
 }
 
 /// Every kind that the server lists, as the sidebar has them.

@@ -33,7 +33,7 @@ pub fn missing() -> Option<&'static str> {
 pub struct Browser {
     port: u16,
     session: String,
-    _driver: Running,
+    driver: Running,
     _profile: tempfile::TempDir,
 }
 
@@ -86,9 +86,14 @@ impl Browser {
         Self {
             port,
             session,
-            _driver: driver,
+            driver,
             _profile: profile,
         }
+    }
+
+    /// The process that all of the browser's come from.
+    pub fn process(&self) -> u32 {
+        self.driver.0.id()
     }
 
     #[track_caller]

@@ -11,7 +11,7 @@ import { graph, podMetrics, useMetrics } from './metrics.js';
 import { byTime, eventRows, slimEvent } from './overview.js';
 import { go, link, listLink, objectLink, route } from './route.js';
 import { execPane, shellPane } from './terminal.js';
-import { ageOf, badge, copy, emptyState, live, tabs, type Tab } from './ui.js';
+import { ageOf, badge, copy, emptyPage, emptyState, live, tabs, type Tab } from './ui.js';
 import { Objects, Table } from './watch.js';
 
 export function detailView(): HTMLElement {
@@ -24,7 +24,7 @@ export function detailView(): HTMLElement {
     const [group = '', resource = '', ns = '-', name = ''] = target.value.split('/').map(decodeURIComponent);
     const kind = findKind(group === 'core' ? '' : group, resource);
     box.replaceChildren(
-      untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyState('No such kind', `The API server does not serve ${resource}.`))),
+      untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyPage('No such kind', `The API server does not serve ${resource}.`))),
     );
   });
   return box;
@@ -53,8 +53,8 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
     box.replaceChildren(
       untracked(() => {
         if (known) return page(kind, present as { value: Obj; peek(): Obj }, gone, list);
-        if (phase === 'failed') return emptyState('Cannot be shown', list.follower.error.value);
-        if (gone.peek() || phase === 'live') return emptyState(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
+        if (phase === 'failed') return emptyPage('Cannot be shown', list.follower.error.value);
+        if (gone.peek() || phase === 'live') return emptyPage(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
         return h('p.quiet', null, 'Loading…');
       }),
     );

@@ -4,7 +4,7 @@ import { append, effect, h, onDispose, reconcile, signal, untracked } from './do
 import { natural, plural, quantity, since, tone } from './format.js';
 import { icon } from './icons.js';
 import { go, link, namespace, objectLink, route } from './route.js';
-import { attempt, confirm, emptyState, live, now } from './ui.js';
+import { attempt, confirm, emptyPage, emptyState, live, now } from './ui.js';
 import { Table, type Column, type Row } from './watch.js';
 
 const ROW = 32;
@@ -25,7 +25,7 @@ export function listView(): HTMLElement {
     box.replaceChildren(
       kind
         ? untracked(() => build(kind, query))
-        : emptyState('No such kind', `The API server does not serve ${name}${group ? ` of ${group}` : ''}.`),
+        : emptyPage('No such kind', `The API server does not serve ${name}${group ? ` of ${group}` : ''}.`),
     );
   });
   return box;
