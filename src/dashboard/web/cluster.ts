@@ -188,7 +188,7 @@ function tunnelPane(): HTMLElement {
     (tunnel: Any, again) => {
       const change = (method: string, done: string) => async () => {
         await attempt(done, () => api('/rkube/tunnel', { method }));
-        setTimeout(again, 500);
+        again();
       };
       return [
         h('p', null, badge(tunnel.open ? 'Active' : 'Closed'), ' ', tunnel.open ? (tunnel.own ? 'opened by this dashboard' : 'opened by rkube tunnel on this machine') : 'Services of type LoadBalancer have no address.'),

@@ -1,6 +1,6 @@
 /** An object: what it is, how it is doing, what belongs to it, what can be done. */
 import { actions } from './actions.js';
-import { core, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
+import { core, fieldValue, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
 import { editPane } from './apply.js';
 import { effect, h, signal, untracked, type Child } from './dom.js';
 import { forwardsPane } from './forwards.js';
@@ -32,7 +32,7 @@ export function detailView(): HTMLElement {
 
 function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
   const box = h('div.view');
-  const list = new Objects(kind, { namespace: ns, fields: `metadata.name=${name}` });
+  const list = new Objects(kind, { namespace: ns, fields: `metadata.name=${fieldValue(name)}` });
   const present = signal<Obj | null>(null);
   const gone = signal(false);
   const uid = signal('');
@@ -40,7 +40,8 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
     const found = list.list[0];
     if (found) {
       present.value = { apiVersion: gv(kind), kind: kind.kind, ...found };
-      uid.value = found.metadata.uid ?? '';
+      // Component statuses are made up when asked for and have no identity.
+      uid.value = found.metadata.uid || found.metadata.name;
       gone.value = false;
     } else if (list.follower.phase.value === 'live' && list.tick.value) {
       gone.value = true;
@@ -144,7 +145,7 @@ function events(o: Obj): Child {
     () =>
       new Objects(core('events'), {
         namespace: o.metadata.namespace,
-        fields: `involvedObject.name=${o.metadata.name},involvedObject.kind=${o.kind}`,
+        fields: `involvedObject.name=${fieldValue(o.metadata.name)},involvedObject.kind=${o.kind}`,
       }, slimEvent),
   );
   return h('div.scroll', null, () => {
@@ -200,7 +201,7 @@ function summary(kind: Kind, o: () => Obj, first: Obj): HTMLElement {
 }
 
 function latest(o: Obj): Child {
-  const found = new Objects(core('events'), { namespace: o.metadata.namespace, fields: `involvedObject.name=${o.metadata.name},involvedObject.kind=${o.kind}` }, slimEvent);
+  const found = new Objects(core('events'), { namespace: o.metadata.namespace, fields: `involvedObject.name=${fieldValue(o.metadata.name)},involvedObject.kind=${o.kind}` }, slimEvent);
   return () => {
     const all = [...found.list].sort(byTime).slice(0, 5);
     return all.length ? eventRows(all, false) : h('p.quiet', null, 'None lately');
