@@ -124,7 +124,7 @@ for (const attribute of ['aria-labelledby', 'aria-describedby', 'aria-controls',
   }
 }
 const INSIDE = { option: ['listbox'], tab: ['tablist'], row: ['rowgroup', 'grid', 'table'], gridcell: ['row'], columnheader: ['row'], listitem: ['list'] };
-const ROLES = new Set(['grid', 'rowgroup', 'row', 'gridcell', 'columnheader', 'tablist', 'tab', 'tabpanel', 'listbox', 'option', 'combobox', 'status', 'alert', 'log', 'img', 'meter', 'toolbar', 'radiogroup', 'search', 'list', 'listitem']);
+const ROLES = new Set(['grid', 'rowgroup', 'row', 'gridcell', 'columnheader', 'tablist', 'tab', 'tabpanel', 'listbox', 'option', 'combobox', 'status', 'alert', 'log', 'img', 'meter', 'toolbar', 'radiogroup', 'search', 'region', 'list', 'listitem']);
 const ALLOWED = {
   'aria-pressed': 'button', 'aria-selected': '[role=option], [role=tab], [role=row], [role=gridcell]', 'aria-sort': '[role=columnheader], th',
   'aria-expanded': 'button, summary, [role=combobox], a', 'aria-current': 'a', 'aria-rowcount': '[role=grid], table', 'aria-rowindex': '[role=row], tr',

@@ -9,6 +9,7 @@ pub fn all(tour: &Tour<'_>) {
     objects(tour);
     bulk(tour);
     filters(tour);
+    thousands(tour);
     nodes(tour);
 }
 
@@ -137,6 +138,83 @@ fn bulk(tour: &Tour<'_>) {
         t.matches("many-").count() == 1
     });
     browser.sees(&["many-0"]);
+    tour.clean();
+}
+
+/// Long lists draw what is seen of them, and stay in order as they change.
+fn thousands(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    let many = |from: u32, to: u32| {
+        let items: Vec<_> = (from..to)
+            .map(|i| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": format!("row-{i}"), "labels": { "rows": "many" } } }))
+            .collect();
+        json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string()
+    };
+    cluster
+        .kubectl_stdin(&["create", "-f", "-"], &many(0, 300))
+        .ok();
+    tour.open(
+        "list/core/configmaps?labels=rows%3Dmany",
+        &["300 objects", "Live"],
+    );
+    // More come one by one while the list is open, and some go.
+    cluster
+        .kubectl_stdin(&["create", "-f", "-"], &many(300, 420))
+        .ok();
+    let gone = ["configmap", "row-7", "row-250", "row-419"];
+    cluster
+        .kubectl(&[&["delete"], gone.as_slice()].concat())
+        .ok();
+    browser.sees(&["417 objects"]);
+    let wanted: Vec<String> = (0..420)
+        .filter(|i| ![7, 250, 419].contains(i))
+        .map(|i| format!("row-{i}"))
+        .collect();
+    let seen = browser.run(
+        "const grid = document.querySelector('main .grid');
+         const seen = [];
+         let most = 0;
+         return new Promise((done) => {
+           const step = () => {
+             const rows = [...document.querySelectorAll('main .rows .row')];
+             most = Math.max(most, rows.length, document.querySelectorAll('main .rows *').length / 12);
+             for (const row of rows) seen[Number(row.getAttribute('aria-rowindex')) - 2] = row.querySelector('.name').textContent;
+             const before = grid.scrollTop;
+             grid.scrollTop += 300;
+             if (grid.scrollTop === before) done({ seen, most, high: grid.scrollHeight, count: grid.getAttribute('aria-rowcount') });
+             else requestAnimationFrame(() => requestAnimationFrame(step));
+           };
+           grid.scrollTop = 0;
+           requestAnimationFrame(() => requestAnimationFrame(step));
+         })",
+        &[],
+    );
+    assert_eq!(seen["seen"], json!(wanted), "out of order");
+    assert_eq!(seen["count"], json!("418"));
+    // A window of 800 pixels has 25 rows of 32.
+    let most = seen["most"].as_f64().expect("a number");
+    assert!(most < 60.0, "{most} rows are drawn");
+    let high = seen["high"].as_u64().expect("a number");
+    assert!(high >= 417 * 32, "it is {high} high");
+    // What is kept of an object is what the list shows of it.
+    let kept = browser.run(
+        "return import('/watch.js').then(({ Table }) => new Promise((done) => {
+           const kind = { group: '', version: 'v1', kind: 'ConfigMap', name: 'configmaps', namespaced: true, verbs: ['list', 'watch'], short: [], subresources: [] };
+           const table = new Table(kind, { namespace: 'default', labels: 'rows=many' });
+           const look = () => {
+             if (table.rows.size < 417) return setTimeout(look, 20);
+             table.follower.stop();
+             done(Math.max(...[...table.rows.values()].map((row) => JSON.stringify(row).length)));
+           };
+           look();
+         }))",
+        &[],
+    );
+    assert!(kept.as_u64() < Some(600), "{kept} bytes of a row");
+    cluster
+        .kubectl(&["delete", "configmaps", "-l", "rows=many"])
+        .ok();
+    browser.sees(&["No configmaps"]);
     tour.clean();
 }
 

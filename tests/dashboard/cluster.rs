@@ -245,7 +245,7 @@ fn profiles(tour: &Tour<'_>) {
     browser.click("Delete");
     browser.sees(&["cannot be undone"]);
     browser.click("Delete the cluster");
-    finish(tour, &format!("Deleting {name}"));
+    finish(tour, "Deleting");
     browser.sees(&["Overview", "2/2"]);
     let list = cluster.rkube(&["profile", "list"]).ok();
     assert!(!list.contains(&name), "{list}");
@@ -257,14 +257,18 @@ fn profiles(tour: &Tour<'_>) {
 fn life(tour: &Tour<'_>) {
     let browser = &tour.browser;
     tour.open("cluster", &["Add a node"]);
-    browser.click("Stop");
+    // Every node has a button of that name too.
+    browser.run(
+        "[...document.querySelectorAll('main .tools button')].find((b) => b.textContent.trim() === 'Stop').click()",
+        &[],
+    );
     browser.sees(&["Its pods stop"]);
     // The page's button behind the dialog has the same name.
     browser.run(
         "document.querySelector('dialog button.danger').click()",
         &[],
     );
-    finish(tour, &format!("Stopping {}", tour.cluster.profile));
+    finish(tour, "Stopping");
     browser.sees(&["Start"]);
     browser.run(
         "location.hash = arguments[0]",

@@ -102,8 +102,8 @@ function nodesPane(): HTMLElement {
         ),
         h(
           'table.plain',
-          null,
-          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t)))),
+          { 'aria-label': 'Nodes' },
+          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
           h(
             'tbody',
             null,
@@ -165,8 +165,8 @@ function imagesPane(): HTMLElement {
         all.length
           ? h(
               'table.plain',
-              null,
-              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t)))),
+              { 'aria-label': 'Images' },
+              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
               h(
                 'tbody',
                 null,
@@ -202,7 +202,7 @@ function tunnelPane(): HTMLElement {
 function logsPane(): HTMLElement {
   return loaded(
     () => text('/rkube/logs'),
-    (log: string, again) => [h('div.bar.tools', null, h('span.dim', null, 'Of the cluster’s own processes'), h('div.spring'), h('button', { onclick: again }, 'Read again')), h('pre.text', { tabindex: 0 }, log)],
+    (log: string, again) => [h('div.bar.tools', null, h('span.dim', null, 'Of the cluster’s own processes'), h('div.spring'), h('button', { onclick: again }, 'Read again')), h('pre.text', { tabindex: 0, role: 'region', 'aria-label': 'Logs' }, log)],
   );
 }
 
@@ -212,8 +212,8 @@ function profilesPane(): HTMLElement {
     (all: Any[]) =>
       h(
         'table.plain',
-        null,
-        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t)))),
+        { 'aria-label': 'Profiles' },
+        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
         h(
           'tbody',
           null,

@@ -225,7 +225,7 @@ function conditions(o: () => Obj): Child {
       h('h2', null, 'Conditions'),
       h(
         'table.plain',
-        null,
+        { 'aria-label': 'Conditions' },
         h('thead', null, h('tr', null, ['Condition', 'Status', 'Since', 'Reason', 'Message'].map((t) => h('th', { scope: 'col' }, t)))),
         h('tbody', null, all.map((c) => h('tr', null, h('td', null, c.type), h('td', null, h(`span.badge.${c.status === 'Unknown' ? 'warn' : good(c) ? 'good' : 'warn'}`, null, c.status)), h('td', null, ageOf(c.lastTransitionTime)), h('td', null, c.reason ?? ''), h('td', null, c.message ?? '')))),
       ),
@@ -364,7 +364,7 @@ function ingressRules(o: Obj): Child {
     h('h2', null, 'Rules'),
     h(
       'table.plain',
-      null,
+      { 'aria-label': 'Rules' },
       h('thead', null, h('tr', null, ['Host', 'Path', 'Type', 'Backend'].map((t) => h('th', { scope: 'col' }, t)))),
       h(
         'tbody',
@@ -404,7 +404,7 @@ function containers(o: Obj): Child {
     h('h2', null, 'Containers'),
     h(
       'table.plain',
-      null,
+      { 'aria-label': 'Containers' },
       h('thead', null, h('tr', null, ['Name', 'State', 'Restarts', 'Image', 'Requests', 'Limits'].map((t) => h('th', { scope: 'col' }, t)))),
       h(
         'tbody',

@@ -132,7 +132,7 @@ function topbar(): HTMLElement {
       ),
     ),
     h('div.spring'),
-    h('button.palettebutton', { onclick: openPalette, 'aria-label': 'Commands, Ctrl K' }, icon('search', 14), h('span', null, 'Go to anything'), h('kbd', null, 'Ctrl K')),
+    h('button.palettebutton', { onclick: openPalette, 'aria-label': 'Go to anything, Ctrl K' }, icon('search', 14), h('span', null, 'Go to anything'), h('kbd', null, 'Ctrl K')),
     h('button.plain', { 'aria-label': () => (isDark() ? 'Light theme' : 'Dark theme'), onclick: toggleTheme }, () => icon(isDark() ? 'sun' : 'moon')),
   );
 }

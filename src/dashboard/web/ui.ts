@@ -88,9 +88,9 @@ export function confirm(title: string, text: Child, action: string, danger: bool
       {
         autofocus: true,
         onclick: async () => {
-          (button as HTMLButtonElement).disabled = true;
-          await run();
+          // First, so that a dialog that it opens has the focus.
           close();
+          await run();
         },
       },
       action,
