@@ -137,7 +137,8 @@ impl Browser {
             }
             assert!(
                 std::time::Instant::now() < deadline,
-                "the page never showed {missing:?}; it shows:\n{last}"
+                "the page never showed {missing:?}; the console says {:#?}; it shows:\n{last}",
+                self.complaints()
             );
             last = text;
             std::thread::sleep(Duration::from_millis(50));

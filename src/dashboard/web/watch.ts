@@ -94,7 +94,8 @@ class Follower {
       if (this.stopped) return;
       // An expired page begins anew at once, everything else waits.
       this.fail(error as Error);
-      this.again(() => void this.list());
+      // A selector that the server does not understand will not be understood later.
+      if (!(error instanceof ApiError && error.status === 400)) this.again(() => void this.list());
     }
   }
 
