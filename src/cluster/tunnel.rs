@@ -52,11 +52,18 @@ pub enum Change {
 
 /// Whether somebody serves a tunnel for the profile now.
 pub fn is_open(home: &Home, profile: &Profile) -> bool {
-    let path = home.run_dir(&profile.name).join("tunnel.lock");
-    let Ok(file) = std::fs::File::options().write(true).open(path) else {
+    let Ok(file) = std::fs::File::options()
+        .write(true)
+        .open(lock_of(&profile.plan(home).dir))
+    else {
         return false;
     };
     Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+}
+
+/// The file that whoever serves a profile's tunnel has locked.
+fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
+    dir.join("tunnel.lock")
 }
 
 /// Serves until `stop` resolves, then takes every address and route back.
@@ -76,7 +83,7 @@ pub async fn run(
         )
         .advise(format!("start it with: rkube start -p {}", profile.name)));
     }
-    let path = plan.dir.join("tunnel.lock");
+    let path = lock_of(&plan.dir);
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)

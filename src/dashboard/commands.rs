@@ -17,13 +17,16 @@ use parking_lot::Mutex;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::answer::{self, Body};
 
 /// How many bytes an image archive may have.
 const ARCHIVE_LIMIT: u64 = 16 << 30;
+
+/// How long a tunnel may take to open.
+const TUNNEL_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What the page may ask for.
 #[derive(Debug, Deserialize)]
@@ -178,26 +181,56 @@ impl Commands {
         events(command, Some(archive))
     }
 
-    /// Opens a tunnel that ends with the dashboard.
-    pub fn open_tunnel(&self, profile: &str) -> Result<(), Failure> {
-        let mut tunnel = self.tunnel.lock();
-        if tunnel.is_some() {
-            return Ok(());
+    /// Opens a tunnel that ends with the dashboard, and waits until `is_open`.
+    pub async fn open_tunnel(
+        &self,
+        profile: &str,
+        is_open: impl Fn() -> bool,
+    ) -> Result<(), Failure> {
+        let failed = |kind, what: String| Failure::new(Source::Host, kind, what);
+        if let Some(of) = self.tunnel_of() {
+            if of == profile {
+                return Ok(());
+            }
+            return Err(failed(
+                Kind::Conflict,
+                format!("this dashboard has a tunnel of '{of}' open; close that one first"),
+            ));
         }
-        let child = self
+        let mut child = self
             .command(profile)
             .arg("tunnel")
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
             .spawn()
-            .map_err(|e| {
-                Failure::new(
-                    Source::Host,
-                    Kind::Error,
-                    format!("cannot run rkube tunnel: {e}"),
-                )
-            })?;
-        *tunnel = Some((profile.to_owned(), child));
+            .map_err(|e| failed(Kind::Error, format!("cannot run rkube tunnel: {e}")))?;
+        let stderr = child.stderr.take();
+        // A lock tells nobody that it has been taken.
+        let deadline = tokio::time::Instant::now() + TUNNEL_LIMIT;
+        while !is_open() && tokio::time::Instant::now() < deadline {
+            let pause = std::time::Duration::from_millis(20);
+            if let Ok(ended) = tokio::time::timeout(pause, child.wait()).await {
+                let mut why = String::new();
+                if let Some(mut stderr) = stderr {
+                    // Without a reason there is still the exit code.
+                    let _ = stderr.read_to_string(&mut why).await;
+                }
+                let code = ended.map_or_else(|e| e.to_string(), |s| s.to_string());
+                let why = if why.trim().is_empty() { code } else { why };
+                return Err(failed(Kind::Error, why.trim().to_owned()));
+            }
+        }
+        if let Some(stderr) = stderr {
+            // A pipe that nobody reads would stop it.
+            tokio::spawn(async move {
+                let mut lines = BufReader::new(stderr).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    tracing::debug!("rkube tunnel: {line}");
+                }
+            });
+        }
+        *self.tunnel.lock() = Some((profile.to_owned(), child));
         Ok(())
     }
 
@@ -216,15 +249,15 @@ impl Commands {
         let _ = child.wait().await;
     }
 
-    /// Whether the tunnel of that profile is this dashboard's.
-    pub fn has_tunnel(&self, profile: &str) -> bool {
+    /// Whose tunnel this dashboard has open.
+    pub fn tunnel_of(&self) -> Option<String> {
         let mut tunnel = self.tunnel.lock();
         if let Some((_, child)) = tunnel.as_mut()
             && !matches!(child.try_wait(), Ok(None))
         {
             *tunnel = None;
         }
-        tunnel.as_ref().is_some_and(|(of, _)| of == profile)
+        tunnel.as_ref().map(|(of, _)| of.clone())
     }
 }
 

@@ -71,6 +71,13 @@ impl Guard {
     /// Checks a request for any path but those that are nobody's.
     pub fn admit(&self, request: &Parts) -> Result<Admission, Refusal> {
         let host = check_host(&request.headers)?;
+        // A whole address is for proxies, and says another thing than the header may.
+        if request.uri.authority().is_some() {
+            return Err(refuse(
+                StatusCode::MISDIRECTED_REQUEST,
+                "The dashboard is no proxy.",
+            ));
+        }
         let token = token_of(request);
         check_origin(request, host, token.is_some())?;
         if let Some(token) = token {

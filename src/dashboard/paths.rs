@@ -20,6 +20,7 @@ pub fn check(path: &str) -> Result<(), &'static str> {
     {
         return Err("the path has a character that belongs into no path");
     }
+    let mut segments = Vec::new();
     for segment in rest.trim_end_matches('/').split('/') {
         let decoded = decode(segment).ok_or("the path has a broken escape")?;
         if decoded.is_empty() || decoded == b"." || decoded == b".." {
@@ -31,26 +32,25 @@ pub fn check(path: &str) -> Result<(), &'static str> {
         {
             return Err("the path has an escape that changes its meaning");
         }
+        segments.push(decoded);
     }
-    check_proxy(rest)
+    // As the API server reads it: `%70roxy` is `proxy` there.
+    let segments: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
+    check_proxy(&segments)
 }
 
 /// What a pod or a service answers must never come from this page's own origin;
 /// of a node's agent, the statistics are harmless.
-fn check_proxy(path: &str) -> Result<(), &'static str> {
-    let segments: Vec<&str> = path.split('/').collect();
+fn check_proxy(segments: &[&[u8]]) -> Result<(), &'static str> {
     let refused = Err("proxied pages are not served here; use a port-forward");
-    let segments = match segments.as_slice() {
-        ["api", "v1", rest @ ..] => rest,
-        _ => return Ok(()),
+    let [b"api", b"v1", segments @ ..] = segments else {
+        return Ok(());
     };
     match segments {
-        ["nodes", _, "proxy", rest @ ..] => match rest {
-            ["stats", "summary"] => Ok(()),
-            _ => refused,
-        },
-        ["namespaces", _, "pods" | "services", _, "proxy", ..] => refused,
-        ["proxy", ..] => refused,
+        [b"nodes", _, b"proxy", b"stats", b"summary"] => Ok(()),
+        [b"nodes", _, b"proxy", ..] => refused,
+        [b"namespaces", _, b"pods" | b"services", _, b"proxy", ..] => refused,
+        [b"proxy", ..] => refused,
         _ => Ok(()),
     }
 }
@@ -116,6 +116,9 @@ mod tests {
             "/api/v1/nodes/n1/proxy/run/x",
             "/api/v1/namespaces/x/pods/y/proxy",
             "/api/v1/namespaces/x/services/y/proxy/a/b",
+            "/api/v1/namespaces/x/services/y/%70roxy/a/b",
+            "/%61pi/v1/namespaces/x/services/y/proxy",
+            "/api/v1/nodes/n1/prox%79/run/x",
             "/rkube/session",
         ] {
             assert!(check(bad).is_err(), "{bad}");

@@ -50,6 +50,7 @@ pub struct Dashboard {
 
 struct House {
     profile: String,
+    port: u16,
     guard: Guard,
     clusters: Arc<Clusters>,
     forwards: Forwards,
@@ -80,6 +81,7 @@ impl Dashboard {
             address,
             house: Arc::new(House {
                 profile: options.profile,
+                port: address.port(),
                 guard: Guard::new(),
                 clusters: Arc::new(Clusters::new(options.home)),
                 forwards: Forwards::default(),
@@ -231,6 +233,7 @@ impl House {
                 "profile": self.profile,
                 "profiles": profiles,
                 "version": rkube_config::version(),
+                "port": self.port,
             })),
             Err(e) => answer::failure(status_of(&e), e.message),
         }
@@ -271,13 +274,17 @@ impl House {
             }
             (Method::GET, "tunnel") => answer::json(&serde_json::json!({
                 "open": rkube_cluster::tunnel_is_open(self.clusters.home(), &profile),
-                "own": self.commands.has_tunnel(name),
+                "own": self.commands.tunnel_of().as_deref() == Some(name),
                 "range": profile.load_balancer_range().to_string(),
             })),
-            (Method::POST, "tunnel") => match self.commands.open_tunnel(name) {
-                Ok(()) => answer::json(&serde_json::json!({})),
-                Err(e) => answer::failure(status_of(&e), e.message),
-            },
+            (Method::POST, "tunnel") => {
+                let home = self.clusters.home();
+                let is_open = || rkube_cluster::tunnel_is_open(home, &profile);
+                match self.commands.open_tunnel(name, is_open).await {
+                    Ok(()) => answer::json(&serde_json::json!({})),
+                    Err(e) => answer::failure(status_of(&e), e.message),
+                }
+            }
             (Method::DELETE, "tunnel") => {
                 self.commands.close_tunnel().await;
                 answer::json(&serde_json::json!({}))

@@ -209,6 +209,13 @@ async fn another_name_for_the_loopback_is_refused() {
             .await;
         assert_eq!(reply.status, StatusCode::OK, "{host}");
     }
+    let whole = format!(
+        "GET http://evil.example/rkube/session HTTP/1.1\r\nHost: {}\r\nCookie: {}\r\nConnection: close\r\n\r\n",
+        server.host(),
+        server.cookie.lock().unwrap().clone().unwrap()
+    );
+    let reply = server.raw(whole).await;
+    assert_eq!(reply.status, StatusCode::MISDIRECTED_REQUEST);
     let twice = format!(
         "GET /rkube/session HTTP/1.1\r\nHost: {}\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
         server.host()

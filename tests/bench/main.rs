@@ -6,7 +6,12 @@
 //! of every process of the cluster; CPU is their user and system time. Several
 //! drivers (`--driver native,docker,qemu`) are printed side by side; emulated virtual
 //! machines take minutes a round (`--nodes 2 --rounds 1` will do for them).
+//!
+//! With `--dashboard` it measures that instead, in a Chromium: how soon the page
+//! is painted, and its frames and memory with `--pods` pods of which `--changes`
+//! change in a second.
 
+mod dashboard;
 mod usage;
 
 use std::path::PathBuf;
@@ -50,6 +55,15 @@ struct Args {
     /// How long an idle cluster is watched, in seconds
     #[arg(long, default_value_t = 60)]
     idle: u64,
+    /// Measure the dashboard instead
+    #[arg(long)]
+    dashboard: bool,
+    /// How many pods the dashboard shows
+    #[arg(long, default_value_t = 5000)]
+    pods: u32,
+    /// How many of them change in a second
+    #[arg(long, default_value_t = 50)]
+    changes: u32,
 }
 
 /// What one round found.
@@ -67,6 +81,9 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     // Fails only when somebody was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if args.dashboard {
+        return dashboard::run(&args);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -150,14 +167,24 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    fn run(&self, args: &[&str]) -> anyhow::Result<()> {
-        let done = Command::new(self.rkube)
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.rkube);
+        command
             .args(args)
             .env("RKUBE_HOME", &self.home)
             .env("RKUBE_PROFILE", &self.name)
             .env("RKUBE_DRIVER", &self.driver)
             .env("KUBECONFIG", self.home.join("kubeconfig"))
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> anyhow::Result<()> {
+        let done = self
+            .command(args)
+            .stderr(Stdio::piped())
             .output()
             .with_context(|| format!("cannot run {}", self.rkube.display()))?;
         if !done.status.success() {

@@ -55,12 +55,14 @@ fn processes(members: &Members) -> Vec<PathBuf> {
 
 /// Proportional set size of all processes, in bytes.
 pub fn pss(members: &Members) -> u64 {
-    let of = |path: &PathBuf| -> Option<u64> {
-        let text = std::fs::read_to_string(path.join("smaps_rollup")).ok()?;
-        let line = text.lines().find(|l| l.starts_with("Pss:"))?;
-        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
-    };
-    processes(members).iter().filter_map(of).sum()
+    processes(members).iter().filter_map(|p| pss_of(p)).sum()
+}
+
+/// Proportional set size of the process of that `/proc` folder, in bytes.
+pub fn pss_of(process: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(process.join("smaps_rollup")).ok()?;
+    let line = text.lines().find(|l| l.starts_with("Pss:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
 /// User and system time of all processes together.

@@ -15,6 +15,11 @@ use super::{Running, eventually};
 /// Keys that have no character.
 pub const ENTER: char = '\u{e007}';
 pub const CONTROL: char = '\u{e009}';
+pub const SHIFT: char = '\u{e008}';
+pub const TAB: char = '\u{e004}';
+pub const ESCAPE: char = '\u{e00c}';
+pub const DOWN: char = '\u{e015}';
+pub const F6: char = '\u{e036}';
 
 /// What a machine needs for this; tests skip, saying so, where it is missing.
 pub fn missing() -> Option<&'static str> {
@@ -28,12 +33,17 @@ pub fn missing() -> Option<&'static str> {
 pub struct Browser {
     port: u16,
     session: String,
-    _driver: Running,
+    driver: Running,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
     pub fn open(width: u32, height: u32) -> Self {
+        Self::open_with(width, height, &[])
+    }
+
+    /// A window of a Chromium with arguments more than the usual.
+    pub fn open_with(width: u32, height: u32, more: &[&str]) -> Self {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -53,7 +63,7 @@ impl Browser {
         // It must not block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().expect("a folder");
-        let arguments = [
+        let mut arguments = vec![
             "--headless=new".into(),
             "--no-sandbox".into(),
             "--disable-gpu".into(),
@@ -66,6 +76,7 @@ impl Browser {
             format!("--user-data-dir={}", profile.path().display()),
             format!("--window-size={width},{height}"),
         ];
+        arguments.extend(more.iter().map(|a| String::from(*a)));
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "goog:loggingPrefs": { "browser": "ALL" },
             "goog:chromeOptions": { "args": arguments },
@@ -75,9 +86,14 @@ impl Browser {
         Self {
             port,
             session,
-            _driver: driver,
+            driver,
             _profile: profile,
         }
+    }
+
+    /// The process that all of the browser's come from.
+    pub fn process(&self) -> u32 {
+        self.driver.0.id()
     }
 
     #[track_caller]
@@ -121,7 +137,8 @@ impl Browser {
             }
             assert!(
                 std::time::Instant::now() < deadline,
-                "the page never showed {missing:?}; it shows:\n{last}"
+                "the page never showed {missing:?}; the console says {:#?}; it shows:\n{last}",
+                self.complaints()
             );
             last = text;
             std::thread::sleep(Duration::from_millis(50));
@@ -157,25 +174,84 @@ impl Browser {
     #[track_caller]
     pub fn keys(&self, text: &str) {
         let mut actions = Vec::new();
+        let modifiers = [CONTROL, SHIFT];
         for key in text.chars() {
             actions.push(json!({ "type": "keyDown", "value": key }));
-            if key != CONTROL {
+            if !modifiers.contains(&key) {
                 actions.push(json!({ "type": "keyUp", "value": key }));
             }
         }
-        if text.contains(CONTROL) {
-            actions.push(json!({ "type": "keyUp", "value": CONTROL }));
+        for key in modifiers.iter().filter(|m| text.contains(**m)) {
+            actions.push(json!({ "type": "keyUp", "value": key }));
         }
         let body = json!({ "actions": [{ "type": "key", "id": "keyboard", "actions": actions }] });
         self.call("POST", "/actions", Some(&body));
     }
 
+    /// A command of Chromium's own protocol.
+    #[track_caller]
+    pub fn command(&self, name: &str, parameters: &Value) -> Value {
+        let body = json!({ "cmd": name, "params": parameters });
+        self.call("POST", "/goog/cdp/execute", Some(&body))
+    }
+
     /// Pretends to be a phone of this width.
     #[track_caller]
     pub fn narrow(&self, width: u32) {
-        let body = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params":
-            { "width": width, "height": 740, "deviceScaleFactor": 1, "mobile": true } });
-        self.call("POST", "/goog/cdp/execute", Some(&body));
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            &json!({ "width": width, "height": 740, "deviceScaleFactor": 1, "mobile": true }),
+        );
+    }
+
+    /// A user with these wishes, `prefers-…` by `…`.
+    #[track_caller]
+    pub fn prefers(&self, wishes: &[(&str, &str)]) {
+        let features: Vec<Value> = wishes
+            .iter()
+            .map(|(name, value)| json!({ "name": name, "value": value }))
+            .collect();
+        self.command(
+            "Emulation.setEmulatedMedia",
+            &json!({ "features": features }),
+        );
+    }
+
+    /// Chooses a file in the first field that takes one.
+    #[track_caller]
+    pub fn upload(&self, file: &Path) {
+        let wanted = json!({ "using": "css selector", "value": "input[type=file]" });
+        let found = self.call("POST", "/element", Some(&wanted));
+        let element = found
+            .as_object()
+            .and_then(|o| o.values().next()?.as_str())
+            .expect("an element");
+        let path = format!("/element/{element}/value");
+        let text = file.display().to_string();
+        self.call("POST", &path, Some(&json!({ "text": text })));
+    }
+
+    /// Where downloads go.
+    #[track_caller]
+    pub fn downloads(&self, folder: &Path) {
+        self.command(
+            "Browser.setDownloadBehavior",
+            &json!({ "behavior": "allow", "downloadPath": folder }),
+        );
+    }
+
+    /// Writes into a field as a user does, replacing what is there.
+    #[track_caller]
+    pub fn fill(&self, selector: &str, text: &str) {
+        self.until(
+            &format!("a field {selector}"),
+            &format!("return !!document.querySelector({})", json!(selector)),
+        );
+        self.run(
+            "const i = document.querySelector(arguments[0]); i.focus(); i.value = arguments[1];
+             i.dispatchEvent(new InputEvent('input', { bubbles: true })); i.dispatchEvent(new Event('change', { bubbles: true }))",
+            &[json!(selector), json!(text)],
+        );
     }
 
     /// Writes a picture of the page.

@@ -62,6 +62,9 @@ export class ApiError extends Error {
 /** The profile that the page shows. */
 export const profile = signal('');
 
+/** The port that the server listens on; another one in the address is a forwarded one. */
+export const serverPort = signal(0);
+
 /** The path of something of the present profile. */
 export function at(path: string): string {
   return `/c/${encodeURIComponent(profile.peek())}${path}`;
@@ -202,9 +205,12 @@ export function merge(k: Kind, o: Obj, patch: unknown, sub?: string): Promise<An
   });
 }
 
+/** A value as field selectors have them: roles may be named with what separates terms. */
+export const fieldValue = (value: string): string => value.replace(/[\\,=]/g, '\\$&');
+
 /** An object, if there is one: a missing one is no error in the browser's console. */
 export async function find(k: Kind, namespace: string | undefined, name: string): Promise<Obj | undefined> {
-  const list = await api(`${path(k, namespace)}?fieldSelector=${encodeURIComponent(`metadata.name=${name}`)}`);
+  const list = await api(`${path(k, namespace)}?fieldSelector=${encodeURIComponent(`metadata.name=${fieldValue(name)}`)}`);
   const item: Obj | undefined = list.items?.[0];
   return item && { apiVersion: gv(k), kind: k.kind, ...item };
 }

@@ -80,17 +80,17 @@ function nodesPane(): HTMLElement {
   return loaded(
     () => api('/rkube/status'),
     (status: Any, again) => {
-      const up = (status.nodes ?? status.Nodes ?? []).some((n: Any) => n.Host === 'Running');
-      const nodes: Any[] = status.nodes ?? status.Nodes ?? [];
+      const nodes: Any[] = status.Nodes ?? [];
+      const up = nodes.some((n) => n.Host === 'Running');
       const after = () => {
         again();
-        reload();
+        void reload();
       };
       return [
         h(
           'div.bar.tools',
           null,
-          h('span.dim', null, `Driver ${status.driver ?? status.Driver ?? ''}`),
+          h('span.dim', null, `Driver ${status.Driver}`),
           h('div.spring'),
           up
             ? [
@@ -102,8 +102,8 @@ function nodesPane(): HTMLElement {
         ),
         h(
           'table.plain',
-          null,
-          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t)))),
+          { 'aria-label': 'Nodes' },
+          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
           h(
             'tbody',
             null,
@@ -141,8 +141,7 @@ function nodesPane(): HTMLElement {
 function imagesPane(): HTMLElement {
   return loaded(
     () => api('/rkube/images'),
-    (images: Any, again) => {
-      const all: Any[] = Array.isArray(images) ? images : (images?.images ?? []);
+    (all: Any[], again) => {
       const file = h('input', {
         type: 'file',
         accept: '.tar,.tgz,.gz,.zst',
@@ -152,7 +151,7 @@ function imagesPane(): HTMLElement {
           if (chosen) run(`Loading ${chosen.name}`, chosen, again, '/rkube/images', 'PUT');
         },
       });
-      const names = (i: Any): string[] => i.repoTags ?? i.names ?? i.Names ?? (i.name ? [i.name] : []);
+      const names = (i: Any): string[] => i.repoTags ?? [];
       return [
         h(
           'div.bar.tools',
@@ -166,14 +165,14 @@ function imagesPane(): HTMLElement {
         all.length
           ? h(
               'table.plain',
-              null,
-              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t)))),
+              { 'aria-label': 'Images' },
+              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
               h(
                 'tbody',
                 null,
                 all.map((i) => {
                   const name = names(i)[0] ?? i.id ?? '';
-                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size ?? i.Size ?? NaN))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
+                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
                 }),
               ),
             )
@@ -189,7 +188,7 @@ function tunnelPane(): HTMLElement {
     (tunnel: Any, again) => {
       const change = (method: string, done: string) => async () => {
         await attempt(done, () => api('/rkube/tunnel', { method }));
-        setTimeout(again, 500);
+        again();
       };
       return [
         h('p', null, badge(tunnel.open ? 'Active' : 'Closed'), ' ', tunnel.open ? (tunnel.own ? 'opened by this dashboard' : 'opened by rkube tunnel on this machine') : 'Services of type LoadBalancer have no address.'),
@@ -203,7 +202,7 @@ function tunnelPane(): HTMLElement {
 function logsPane(): HTMLElement {
   return loaded(
     () => text('/rkube/logs'),
-    (log: string, again) => [h('div.bar.tools', null, h('span.dim', null, 'Of the cluster’s own processes'), h('div.spring'), h('button', { onclick: again }, 'Read again')), h('pre.text', { tabindex: 0 }, log)],
+    (log: string, again) => [h('div.bar.tools', null, h('span.dim', null, 'Of the cluster’s own processes'), h('div.spring'), h('button', { onclick: again }, 'Read again')), h('pre.text', { tabindex: 0, role: 'region', 'aria-label': 'Logs' }, log)],
   );
 }
 
@@ -213,8 +212,8 @@ function profilesPane(): HTMLElement {
     (all: Any[]) =>
       h(
         'table.plain',
-        null,
-        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t)))),
+        { 'aria-label': 'Profiles' },
+        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
         h(
           'tbody',
           null,

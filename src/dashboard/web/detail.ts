@@ -1,6 +1,6 @@
 /** An object: what it is, how it is doing, what belongs to it, what can be done. */
 import { actions } from './actions.js';
-import { core, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
+import { core, fieldValue, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
 import { editPane } from './apply.js';
 import { effect, h, signal, untracked, type Child } from './dom.js';
 import { forwardsPane } from './forwards.js';
@@ -11,7 +11,7 @@ import { graph, podMetrics, useMetrics } from './metrics.js';
 import { byTime, eventRows, slimEvent } from './overview.js';
 import { go, link, listLink, objectLink, route } from './route.js';
 import { execPane, shellPane } from './terminal.js';
-import { ageOf, badge, copy, emptyState, live, tabs, type Tab } from './ui.js';
+import { ageOf, badge, copy, emptyPage, emptyState, live, tabs, type Tab } from './ui.js';
 import { Objects, Table } from './watch.js';
 
 export function detailView(): HTMLElement {
@@ -24,7 +24,7 @@ export function detailView(): HTMLElement {
     const [group = '', resource = '', ns = '-', name = ''] = target.value.split('/').map(decodeURIComponent);
     const kind = findKind(group === 'core' ? '' : group, resource);
     box.replaceChildren(
-      untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyState('No such kind', `The API server does not serve ${resource}.`))),
+      untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyPage('No such kind', `The API server does not serve ${resource}.`))),
     );
   });
   return box;
@@ -32,7 +32,7 @@ export function detailView(): HTMLElement {
 
 function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
   const box = h('div.view');
-  const list = new Objects(kind, { namespace: ns, fields: `metadata.name=${name}` });
+  const list = new Objects(kind, { namespace: ns, fields: `metadata.name=${fieldValue(name)}` });
   const present = signal<Obj | null>(null);
   const gone = signal(false);
   const uid = signal('');
@@ -40,7 +40,8 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
     const found = list.list[0];
     if (found) {
       present.value = { apiVersion: gv(kind), kind: kind.kind, ...found };
-      uid.value = found.metadata.uid ?? '';
+      // Component statuses are made up when asked for and have no identity.
+      uid.value = found.metadata.uid || found.metadata.name;
       gone.value = false;
     } else if (list.follower.phase.value === 'live' && list.tick.value) {
       gone.value = true;
@@ -53,8 +54,8 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
     box.replaceChildren(
       untracked(() => {
         if (known) return page(kind, present as { value: Obj; peek(): Obj }, gone, list);
-        if (phase === 'failed') return emptyState('Cannot be shown', list.follower.error.value);
-        if (gone.peek() || phase === 'live') return emptyState(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
+        if (phase === 'failed') return emptyPage('Cannot be shown', list.follower.error.value);
+        if (gone.peek() || phase === 'live') return emptyPage(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
         return h('p.quiet', null, 'Loading…');
       }),
     );
@@ -144,7 +145,7 @@ function events(o: Obj): Child {
     () =>
       new Objects(core('events'), {
         namespace: o.metadata.namespace,
-        fields: `involvedObject.name=${o.metadata.name},involvedObject.kind=${o.kind}`,
+        fields: `involvedObject.name=${fieldValue(o.metadata.name)},involvedObject.kind=${o.kind}`,
       }, slimEvent),
   );
   return h('div.scroll', null, () => {
@@ -200,7 +201,7 @@ function summary(kind: Kind, o: () => Obj, first: Obj): HTMLElement {
 }
 
 function latest(o: Obj): Child {
-  const found = new Objects(core('events'), { namespace: o.metadata.namespace, fields: `involvedObject.name=${o.metadata.name},involvedObject.kind=${o.kind}` }, slimEvent);
+  const found = new Objects(core('events'), { namespace: o.metadata.namespace, fields: `involvedObject.name=${fieldValue(o.metadata.name)},involvedObject.kind=${o.kind}` }, slimEvent);
   return () => {
     const all = [...found.list].sort(byTime).slice(0, 5);
     return all.length ? eventRows(all, false) : h('p.quiet', null, 'None lately');
@@ -224,7 +225,7 @@ function conditions(o: () => Obj): Child {
       h('h2', null, 'Conditions'),
       h(
         'table.plain',
-        null,
+        { 'aria-label': 'Conditions' },
         h('thead', null, h('tr', null, ['Condition', 'Status', 'Since', 'Reason', 'Message'].map((t) => h('th', { scope: 'col' }, t)))),
         h('tbody', null, all.map((c) => h('tr', null, h('td', null, c.type), h('td', null, h(`span.badge.${c.status === 'Unknown' ? 'warn' : good(c) ? 'good' : 'warn'}`, null, c.status)), h('td', null, ageOf(c.lastTransitionTime)), h('td', null, c.reason ?? ''), h('td', null, c.message ?? '')))),
       ),
@@ -363,7 +364,7 @@ function ingressRules(o: Obj): Child {
     h('h2', null, 'Rules'),
     h(
       'table.plain',
-      null,
+      { 'aria-label': 'Rules' },
       h('thead', null, h('tr', null, ['Host', 'Path', 'Type', 'Backend'].map((t) => h('th', { scope: 'col' }, t)))),
       h(
         'tbody',
@@ -403,7 +404,7 @@ function containers(o: Obj): Child {
     h('h2', null, 'Containers'),
     h(
       'table.plain',
-      null,
+      { 'aria-label': 'Containers' },
       h('thead', null, h('tr', null, ['Name', 'State', 'Restarts', 'Image', 'Requests', 'Limits'].map((t) => h('th', { scope: 'col' }, t)))),
       h(
         'tbody',

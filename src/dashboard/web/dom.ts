@@ -216,17 +216,23 @@ export function fill(element: Element, ...children: Child[]): void {
   append(element, children);
 }
 
-/** Calls once a frame however often it is asked; slowly while nobody looks. */
-export function perFrame(fn: () => void): () => void {
+/**
+ * Calls once a frame however often it is asked, or once in `pause` milliseconds;
+ * slowly while nobody looks.
+ */
+export function perFrame(fn: () => void, pause: () => number = () => 0): () => void {
   let asked = false;
+  let last = -Infinity;
   const run = () => {
     asked = false;
+    last = performance.now();
     fn();
   };
   return () => {
     if (asked) return;
     asked = true;
-    if (document.hidden) setTimeout(run, 1000);
+    const wait = document.hidden ? 1000 : last + pause() - performance.now();
+    if (wait > 0) setTimeout(run, wait);
     else requestAnimationFrame(run);
   };
 }

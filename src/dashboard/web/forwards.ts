@@ -1,5 +1,5 @@
 /** Port-forwards: the dashboard's server opens a local port. */
-import { api, type Any, type Obj } from './api.js';
+import { api, serverPort, type Any, type Obj } from './api.js';
 import { h, onDispose, signal } from './dom.js';
 import { icon } from './icons.js';
 import { attempt, note } from './ui.js';
@@ -63,6 +63,12 @@ export function forwardsPane(pod: () => Obj): HTMLElement {
     h('ul.rowsimple.forwards', null, declared.map((p: { port: number; name: string }) => row(p.port, p.name)), () =>
       open.value.filter((f) => !declared.some((p: { port: number }) => p.port === f.port)).map((f) => row(f.port, '')()),
     ),
+    () => {
+      const [first] = open.value;
+      // The page came through a forwarded port, and through that one alone.
+      if (!first || Number(location.port || 80) === serverPort.value) return null;
+      return h('p.warning', null, 'This page comes from another machine, and so do these ports. Forward them as well: ', h('code', null, `ssh ${open.value.map((f) => `-L ${f.local}:127.0.0.1:${f.local}`).join(' ')} HOST`));
+    },
     h(
       'form.inlineform',
       {

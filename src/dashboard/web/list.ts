@@ -4,7 +4,7 @@ import { append, effect, h, onDispose, reconcile, signal, untracked } from './do
 import { natural, plural, quantity, since, tone } from './format.js';
 import { icon } from './icons.js';
 import { go, link, namespace, objectLink, route } from './route.js';
-import { attempt, confirm, emptyState, live, now } from './ui.js';
+import { attempt, confirm, emptyPage, emptyState, live, now } from './ui.js';
 import { Table, type Column, type Row } from './watch.js';
 
 const ROW = 32;
@@ -25,7 +25,7 @@ export function listView(): HTMLElement {
     box.replaceChildren(
       kind
         ? untracked(() => build(kind, query))
-        : emptyState('No such kind', `The API server does not serve ${name}${group ? ` of ${group}` : ''}.`),
+        : emptyPage('No such kind', `The API server does not serve ${name}${group ? ` of ${group}` : ''}.`),
     );
   });
   return box;
@@ -128,11 +128,13 @@ function build(kind: Kind, query: URLSearchParams): HTMLElement {
   );
 }
 
+let grids = 0;
+
 /** The rows; `search` narrows them, columns sort them. */
 export function grid(
   kind: Kind,
   table: Table,
-  search: { readonly value: string },
+  search: { readonly value: string; peek(): string },
   count: (text: string) => void,
   selected?: { value: ReadonlySet<string>; peek(): ReadonlySet<string> },
 ): HTMLElement {
@@ -145,6 +147,7 @@ export function grid(
   const empty = h('div.overlay');
   const frame = h('div.fill.gridbox', null, scroller, empty);
 
+  const prefix = `row${++grids}-`;
   let order: Row[] = [];
   let shown: Shown[] = [];
   let columnsOf: Column[] | null = null;
@@ -229,18 +232,49 @@ export function grid(
     return down ? -result : result;
   };
 
+  const wantedWords = () => search.peek().toLowerCase().split(/\s+/).filter(Boolean);
+  const matches = (row: Row, words: string[]): boolean => {
+    if (!words.length) return true;
+    const hay = `${row.meta.name} ${row.meta.namespace ?? ''} ${row.cells.join(' ')}`.toLowerCase();
+    return words.every((w) => hay.includes(w));
+  };
+
+  /** Puts all rows in order. */
   const arrange = () => {
-    table.structure = false;
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    order = [];
-    for (const row of table.rows.values()) {
-      if (words.length) {
-        const hay = `${row.meta.name} ${row.meta.namespace ?? ''} ${row.cells.join(' ')}`.toLowerCase();
-        if (!words.every((w) => hay.includes(w))) continue;
-      }
-      order.push(row);
-    }
+    table.fresh = false;
+    table.touched.clear();
+    const words = wantedWords();
+    order = [...table.rows.values()].filter((row) => matches(row, words));
     order.sort(compare);
+    arranged();
+  };
+
+  /** Puts what changed in order: sorting thousands at every change would cost frames. */
+  const rearrange = () => {
+    if (table.fresh || table.touched.size > Math.max(64, order.length / 8)) return arrange();
+    const words = wantedWords();
+    // Of what has changed, only a sort by a column or a search depends.
+    const sorted = words.length > 0 || sort.peek().by >= 0;
+    const moved = new Set<string>();
+    for (const [key, change] of table.touched) if (sorted || change !== 'changed') moved.add(key);
+    table.touched.clear();
+    if (!moved.size) return paint();
+    order = order.filter((row) => !moved.has(row.key));
+    for (const key of moved) {
+      const row = table.rows.get(key);
+      if (!row || !matches(row, words)) continue;
+      let [low, high] = [0, order.length];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (compare(order[middle] as Row, row) < 0) low = middle + 1;
+        else high = middle;
+      }
+      order.splice(low, 0, row);
+    }
+    arranged();
+  };
+
+  const arranged = () => {
     spacer.style.height = `${order.length * ROW}px`;
     scroller.setAttribute('aria-rowcount', String(order.length + 1));
     count(order.length === table.rows.size ? plural(order.length, 'object') : `${order.length} of ${plural(table.rows.size, 'object')}`);
@@ -263,7 +297,7 @@ export function grid(
 
   const make = (row: Row) => {
     const cells: HTMLElement[] = [];
-    const element = h('div.row', { role: 'row', 'data-key': row.key });
+    const element = h('div.row', { role: 'row', 'data-key': row.key, id: `${prefix}${row.key}` });
     if (selected) {
       element.append(
         h(
@@ -318,11 +352,15 @@ export function grid(
         entry.element.classList.toggle('going', Boolean(row.meta.deletionTimestamp));
       }
       entry.element.classList.toggle('active', row.key === active);
+      if (selected) entry.element.setAttribute('aria-selected', String(selected.peek().has(nameOf(row))));
       entry.element.setAttribute('aria-rowindex', String(i + 2));
       wanted.push(entry.element);
     }
     for (const key of drawn.keys()) if (!keys.has(key)) drawn.delete(key);
     reconcile(rows, wanted);
+    // Focus stays on the grid; this tells which of its rows is meant.
+    if (keys.has(active)) scroller.setAttribute('aria-activedescendant', `${prefix}${active}`);
+    else scroller.removeAttribute('aria-activedescendant');
   };
 
   const repaint = () => {
@@ -355,6 +393,13 @@ export function grid(
       event.preventDefault();
     } else if (event.key === 'Enter' && event.target === scroller && order[at]) {
       go(objectLink(kind, (order[at] as Row).meta));
+    } else if (event.key === ' ' && event.target === scroller && selected && order[at]) {
+      const name = nameOf(order[at] as Row);
+      const next = new Set(selected.peek());
+      if (!next.delete(name)) next.add(name);
+      selected.value = next;
+      repaint();
+      event.preventDefault();
     }
   });
   rows.addEventListener('click', (event) => {
@@ -376,9 +421,7 @@ export function grid(
   });
   effect(() => {
     void table.tick.value;
-    if (table.structure || search.value || (sort.value.by >= 0 && table.touched.size)) arrange();
-    else paint();
-    table.touched.clear();
+    rearrange();
   });
   effect(() => {
     void now.value;

@@ -1,5 +1,5 @@
 /** The page's frame: sidebar, namespace, palette, theme, and which view is shown. */
-import { core, discover, json, kinds, profile, type Kind, type Obj } from './api.js';
+import { core, discover, json, kinds, profile, serverPort, type Kind, type Obj } from './api.js';
 import { createView } from './apply.js';
 import { clusterView } from './cluster.js';
 import { detailView } from './detail.js';
@@ -9,12 +9,13 @@ import { listView } from './list.js';
 import { overviewView } from './overview.js';
 import { palette } from './palette.js';
 import { link, listLink, namespace, read, route, setNamespace, go } from './route.js';
-import { connected } from './streams.js';
+import { shortcutsOn, showKeys } from './keys.js';
+import { connected, refused } from './streams.js';
 import { topologyView } from './topology.js';
-import { action, emptyState } from './ui.js';
+import { action, emptyPage, keepFocus } from './ui.js';
 import { Objects } from './watch.js';
 
-const session = signal<{ profile: string; profiles: string[]; version: string } | null>(null);
+const session = signal<{ profile: string; profiles: string[]; version: string; port: number } | null>(null);
 const trouble = signal('');
 const namespaces = signal<string[]>([]);
 const menuOpen = signal(false);
@@ -131,13 +132,19 @@ function topbar(): HTMLElement {
       ),
     ),
     h('div.spring'),
-    h('button.palettebutton', { onclick: openPalette, 'aria-label': 'Commands, Ctrl K' }, icon('search', 14), h('span', null, 'Go to anything'), h('kbd', null, 'Ctrl K')),
+    h('button.palettebutton', { onclick: openPalette, 'aria-label': 'Go to anything, Ctrl K' }, icon('search', 14), h('span', null, 'Go to anything'), h('kbd', null, 'Ctrl K')),
     h('button.plain', { 'aria-label': () => (isDark() ? 'Light theme' : 'Dark theme'), onclick: toggleTheme }, () => icon(isDark() ? 'sun' : 'moon')),
   );
 }
 
 function openPalette(): void {
-  palette([{ label: 'Switch between dark and light', detail: 'theme', run: toggleTheme }]);
+  palette([
+    { label: 'Switch between dark and light', detail: 'theme', run: toggleTheme },
+    { label: 'Keys', detail: 'shortcuts, and whether single keys are', run: showKeys },
+    ...(session.peek()?.profiles ?? [])
+      .filter((p) => p !== profile.peek())
+      .map((p) => ({ label: `Profile ${p}`, detail: 'another cluster', run: () => go(`#/${encodeURIComponent(p)}/overview`) })),
+  ]);
 }
 
 const VIEWS: Record<string, () => HTMLElement> = {
@@ -150,13 +157,18 @@ const VIEWS: Record<string, () => HTMLElement> = {
 };
 
 /** Draws everything anew, for a cluster that has changed under the page. */
-export function reload(): void {
-  void open(profile.peek());
+export async function reload(): Promise<void> {
+  // Profiles come and go with what the page asks for.
+  session.value = await json('/rkube/session').catch(() => session.peek());
+  const left = session.peek()?.profiles ?? [];
+  const other = left[0];
+  if (other && !left.includes(profile.peek())) go(`#/${encodeURIComponent(other)}/overview`);
+  else await open();
 }
 
 let opening = 0;
 
-async function open(name: string): Promise<void> {
+async function open(): Promise<void> {
   const mine = ++opening;
   trouble.value = '';
   try {
@@ -167,7 +179,6 @@ async function open(name: string): Promise<void> {
     kinds.value = [];
     trouble.value = (error as Error).message;
   }
-  document.title = `${name} · rkube`;
   epoch.value = epoch.peek() + 1;
 }
 
@@ -188,6 +199,24 @@ function content(): HTMLElement {
   return main;
 }
 
+function offline(): Child {
+  if (connected.value) return null;
+  return h(
+    'p.warning',
+    { role: 'alert' },
+    refused.value
+      ? 'Another dashboard answers here now. Open it by the link that `rkube dashboard` printed.'
+      : 'The dashboard does not answer; what you see is behind. Does `rkube dashboard` still run? Trying again…',
+  );
+}
+
+const TITLES: Record<string, string> = { overview: 'Overview', topology: 'Topology', cluster: 'Cluster', create: 'Create' };
+effect(() => {
+  const { view, parts } = route.value;
+  const what = TITLES[view] ?? (view === 'object' ? `${parts[3] ?? ''}${parts[4] ? ` ${parts[4]}` : ''}` : (parts[1] ?? ''));
+  document.title = [what, profile.value, 'rkube'].filter(Boolean).join(' · ');
+});
+
 const viewName = signal('overview');
 effect(() => {
   const { view, parts } = route.value;
@@ -197,10 +226,10 @@ effect(() => {
 const computedView = (): string => viewName.value.split(' ')[0] ?? 'overview';
 
 function unreachable(): HTMLElement {
-  return emptyState(
+  return emptyPage(
     `${profile.peek()} does not answer`,
     trouble.peek(),
-    h('div.buttons', null, action('restart', 'Try again', reload), h('a.button.primary', { href: link('cluster') }, 'Cluster')),
+    h('div.buttons', null, action('restart', 'Try again', () => void reload()), h('a.button.primary', { href: link('cluster') }, 'Cluster')),
   );
 }
 
@@ -215,7 +244,12 @@ function keys(): void {
       return;
     }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
-    if (event.key === '/') {
+    // Whoever speaks to the machine types letters without meaning to.
+    if (!shortcutsOn()) return;
+    if (event.key === '?') {
+      event.preventDefault();
+      showKeys();
+    } else if (event.key === '/') {
       const search = document.querySelector<HTMLElement>('main [data-search]');
       if (search) {
         event.preventDefault();
@@ -241,22 +275,27 @@ async function start(): Promise<void> {
   append(app, [
     h('a.skip', { href: '#main', onclick: (e: Event) => (e.preventDefault(), document.getElementById('main')?.focus()) }, 'Skip to the content'),
     sidebar(),
-    h('div.column', null, topbar(), () => (connected.value ? null : h('p.warning', { role: 'alert' }, 'The dashboard does not answer; does `rkube dashboard` still run? Trying again…')), content()),
+    h('div.column', null, topbar(), offline, content()),
   ]);
   keys();
   try {
     session.value = await json('/rkube/session');
   } catch (error) {
-    document.body.replaceChildren(emptyState('The dashboard cannot be opened', (error as Error).message));
+    document.body.replaceChildren(emptyPage('The dashboard cannot be opened', (error as Error).message));
     return;
   }
+  serverPort.value = session.peek()?.port ?? 0;
   read();
   if (!profile.peek()) profile.value = session.peek()?.profile ?? '';
   if (!location.hash) go(link('overview'), true);
-  window.addEventListener('hashchange', read);
+  window.addEventListener('hashchange', () => {
+    read();
+    // Whoever followed a link with the keyboard goes on in what it led to.
+    keepFocus();
+  });
   effect(() => {
-    const name = profile.value;
-    untracked(() => void open(name));
+    void profile.value;
+    untracked(() => void open());
   });
   effect(() => {
     if (!epoch.value || !kinds.value.length) return;

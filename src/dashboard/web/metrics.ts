@@ -155,4 +155,4 @@ export function podMetrics(pod: () => Obj): HTMLElement {
 }
 
 const card = (title: string, key: string): HTMLElement =>
-  h('article.card', null, h('h3', null, title), graph({ label: 'CPU', key, of: 'cpu' }), graph({ label: 'Memory', key, of: 'memory' }));
+  h('article.card', null, h('h2', null, title), graph({ label: 'CPU', key, of: 'cpu' }), graph({ label: 'Memory', key, of: 'memory' }));

@@ -7,6 +7,8 @@ const DATA = 2;
 
 /** Whether the server is there. */
 export const connected = signal(true);
+/** Whether another one is there, which this page's cookie does not open. */
+export const refused = signal(false);
 
 export interface Handlers {
   opened?(): void;
@@ -21,6 +23,14 @@ interface Open {
   handlers: Handlers;
 }
 
+const waiting = new Set<() => void>();
+
+/** Calls `fn` when the server is there again; the result forgets it. */
+export function onReconnect(fn: () => void): () => void {
+  waiting.add(fn);
+  return () => waiting.delete(fn);
+}
+
 const open = new Map<number, Open>();
 let next = 1;
 let socket: WebSocket | null = null;
@@ -32,7 +42,8 @@ export function stream(target: string, accept: string | undefined, handlers: Han
   const entry = { path: at(target), accept, handlers };
   open.set(id, entry);
   if (socket?.readyState === WebSocket.OPEN) ask(id, entry);
-  else connect();
+  // Otherwise it is asked for when the server is found again.
+  else if (connected.peek()) connect();
   return () => {
     if (!open.delete(id)) return;
     if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ close: id }));
@@ -43,6 +54,24 @@ function ask(id: number, entry: Open): void {
   socket?.send(JSON.stringify({ open: id, path: entry.path, accept: entry.accept }));
 }
 
+/** Connects once the server answers: a socket that is refused does not say why. */
+async function find(): Promise<void> {
+  if (socket) return;
+  try {
+    const answer = await fetch('/rkube/session', { headers: { Accept: 'application/json' } });
+    // Another dashboard has the port now, and knows nothing of this page.
+    refused.value = answer.status === 401;
+    if (answer.ok) {
+      connect();
+      return;
+    }
+  } catch {
+    // Nobody is there.
+  }
+  setTimeout(() => void find(), delay);
+  delay = Math.min(delay * 2, 5000);
+}
+
 function connect(): void {
   if (socket) return;
   const mine = new WebSocket(`ws://${location.host}/rkube/streams`);
@@ -51,8 +80,11 @@ function connect(): void {
   let owed = 0;
   mine.onopen = () => {
     delay = 250;
+    const again = !connected.peek();
     connected.value = true;
+    refused.value = false;
     for (const [id, entry] of open) ask(id, entry);
+    if (again) for (const fn of [...waiting]) fn();
   };
   mine.onmessage = (event: MessageEvent<ArrayBuffer>) => {
     const bytes = new Uint8Array(event.data);
@@ -80,8 +112,9 @@ function connect(): void {
     const broken = [...open.values()];
     open.clear();
     for (const entry of broken) entry.handlers.ended(new ApiError(0, 'the dashboard does not answer; does `rkube dashboard` still run?'));
-    if (broken.length || open.size) setTimeout(connect, delay);
-    delay = Math.min(delay * 2, 10_000);
+    // Always: what was open waits for the server before it asks again.
+    setTimeout(() => void find(), delay);
+    delay = Math.min(delay * 2, 5000);
   };
 }
 

@@ -46,6 +46,7 @@ export function terminal(url: string, label: string): HTMLElement {
   const lines = h('div.termlines', { 'aria-hidden': 'true' });
   const input = h('textarea.terminput', {
     'aria-label': label,
+    'aria-describedby': 'leave',
     autocapitalize: 'off',
     autocomplete: 'off',
     spellcheck: 'false',
@@ -173,6 +174,12 @@ export function terminal(url: string, label: string): HTMLElement {
 
   input.addEventListener('keydown', (event) => {
     if (event.isComposing) return;
+    // Tab is the terminal's; without this, keyboards would not get out of it.
+    if (event.key === 'F6' && event.shiftKey) {
+      event.preventDefault();
+      document.querySelector<HTMLElement>('main [role="tab"][aria-selected="true"]')?.focus();
+      return;
+    }
     const bytes = keyBytes(event, screen.application);
     if (bytes === null) return;
     event.preventDefault();
@@ -213,6 +220,7 @@ export function terminal(url: string, label: string): HTMLElement {
         ? h('p.warning', { role: 'status' }, `The session has ended${ending.value ? `: ${ending.value}` : ''}. `, action('restart', 'Connect again', connect))
         : null,
     box,
+    h('p.hint', { id: 'leave' }, h('kbd', null, 'Shift'), ' ', h('kbd', null, 'F6'), ' leaves the terminal'),
   );
 }
 

@@ -1,6 +1,6 @@
 /** The cluster as a live picture: ways in, services, nodes with their pods. */
 import { core, findKind, type Any, type Obj } from './api.js';
-import { effect, h, onDispose, perFrame, signal, svg, untracked } from './dom.js';
+import { effect, h, onDispose, perFrame, reconcile, signal, svg, untracked } from './dom.js';
 import { plural, tone } from './format.js';
 import { nodeReady, slimPod, type SlimPod } from './overview.js';
 import { go, namespace, objectLink } from './route.js';
@@ -35,9 +35,9 @@ function picture(scope: { namespace: string }): HTMLElement {
   const chosen = signal('');
 
   const canvas = svg('svg', { class: 'edges', 'aria-hidden': 'true' });
-  const ways = h('div.lane', { role: 'list', 'aria-label': 'Ingresses' });
-  const middle = h('div.lane', { role: 'list', 'aria-label': 'Services' });
-  const places = h('div.lane.places', { role: 'list', 'aria-label': 'Nodes' });
+  const ways = h('section.lane', { 'aria-label': 'Ingresses' });
+  const middle = h('section.lane', { 'aria-label': 'Services' });
+  const places = h('section.lane.places', { 'aria-label': 'Nodes and pods' });
   const stage = h('div.topology', null, canvas, ways, middle, places);
   const side = h('aside.path', { 'aria-label': 'Request path', 'aria-live': 'polite' });
   const scroll = h('div.fill.split', null, h('div.scroll.flush', null, stage), side);
@@ -75,7 +75,7 @@ function picture(scope: { namespace: string }): HTMLElement {
   const box = (key: string, kindName: string, title: string, detail: string, toneName: string): HTMLElement => {
     let element = elements.get(key);
     if (!element) {
-      element = h('button.thing', { type: 'button', role: 'listitem', onclick: () => (chosen.value = chosen.peek() === key ? '' : key) });
+      element = h('button.thing', { type: 'button', onclick: () => (chosen.value = chosen.peek() === key ? '' : key) });
       elements.set(key, element);
     }
     const text = `${title}\u0000${detail}\u0000${toneName}`;
@@ -106,7 +106,9 @@ function picture(scope: { namespace: string }): HTMLElement {
   const places2 = new Map<string, { element: HTMLElement; head: HTMLElement; body: HTMLElement }>();
 
   const lane = (parent: HTMLElement, title: string, wanted: HTMLElement[], none: string) => {
-    parent.replaceChildren(h('h2', null, title), ...(wanted.length ? wanted : [h('p.dim', null, none)]));
+    // Elements stay where they are: what has the focus must not lose it.
+    const heading = parent.firstElementChild ?? h('h2', null, title);
+    reconcile(parent, [heading, ...(wanted.length ? wanted : [h('p.dim', null, none)])]);
   };
 
   const draw = () => {
@@ -123,7 +125,7 @@ function picture(scope: { namespace: string }): HTMLElement {
       if (!place) {
         const head = h('header');
         const body = h('div.pods');
-        place = { element: h('article.place', { role: 'listitem' }, head, body), head, body };
+        place = { element: h('article.place', null, head, body), head, body };
         places2.set(name, place);
       }
       const node = nodes.list.find((n) => n.metadata.name === name);
@@ -136,7 +138,7 @@ function picture(scope: { namespace: string }): HTMLElement {
       );
       const shown = mine.slice(0, PODS_SHOWN).map(dot);
       if (mine.length > PODS_SHOWN) shown.push(h('small.dim', null, `and ${mine.length - PODS_SHOWN} more`));
-      place.body.replaceChildren(...shown);
+      reconcile(place.body, shown);
       wanted.push(place.element);
     }
     lane(places, 'Nodes and pods', wanted, 'No nodes');

@@ -10,14 +10,12 @@ setInterval(() => {
   if (!document.hidden) now.value = Date.now();
 }, 1000);
 
-let notes: HTMLElement | null = null;
+// There from the start: what is said in a region that comes with it goes unheard.
+const notes = h('div.notes', { role: 'status', 'aria-live': 'polite' });
+document.body.append(notes);
 
 /** Tells something at the edge of the page; screen readers hear it. */
 export function note(text: string, kind: 'good' | 'bad' | 'info' = 'info'): void {
-  if (!notes) {
-    notes = h('div.notes', { role: 'status', 'aria-live': 'polite' });
-    document.body.append(notes);
-  }
   const close = () => element.remove();
   const element = h(
     `div.note.${kind}`,
@@ -41,6 +39,14 @@ export async function attempt(done: string, what: () => Promise<unknown>): Promi
   }
 }
 
+/** Once what had the focus is gone, the view has it and not the whole page. */
+export function keepFocus(): void {
+  setTimeout(() => {
+    if (document.activeElement && document.activeElement !== document.body) return;
+    document.getElementById('main')?.focus({ preventScroll: true });
+  });
+}
+
 export interface Dialog {
   element: HTMLDialogElement;
   close(): void;
@@ -50,13 +56,13 @@ export interface Dialog {
 export function dialog(title: string, body: (close: () => void) => Child, wide = false): Dialog {
   const element = document.createElement('dialog');
   if (wide) element.className = 'wide';
-  element.setAttribute('aria-label', title);
+  element.setAttribute('aria-labelledby', 'dialogtitle');
   const close = () => element.close();
   const [content, dispose] = root(() =>
     h(
       'div.dialog',
       null,
-      h('header', null, h('h2', null, title), h('button.plain', { 'aria-label': 'Close', onclick: close }, icon('close'))),
+      h('header', null, h('h2', { id: 'dialogtitle' }, title), h('button.plain', { 'aria-label': 'Close', onclick: close }, icon('close'))),
       h('div.body', null, body(close)),
     ),
   );
@@ -64,6 +70,7 @@ export function dialog(title: string, body: (close: () => void) => Child, wide =
   element.addEventListener('close', () => {
     dispose();
     element.remove();
+    keepFocus();
   });
   element.addEventListener('click', (event) => {
     if (event.target === element) close();
@@ -81,9 +88,9 @@ export function confirm(title: string, text: Child, action: string, danger: bool
       {
         autofocus: true,
         onclick: async () => {
-          (button as HTMLButtonElement).disabled = true;
-          await run();
+          // First, so that a dialog that it opens has the focus.
           close();
+          await run();
         },
       },
       action,
@@ -131,6 +138,11 @@ export function live(phase: () => Phase, error: () => string): HTMLElement {
 
 export function emptyState(title: string, text?: Child, ...actions: Child[]): HTMLElement {
   return h('div.empty', null, h('h2', null, title), text ? h('p', null, text) : null, actions);
+}
+
+/** The same as the whole of a page. */
+export function emptyPage(title: string, text?: Child, ...actions: Child[]): HTMLElement {
+  return h('div.empty', null, h('h1', null, title), text ? h('p', null, text) : null, actions);
 }
 
 export interface Tab {

@@ -1,7 +1,7 @@
 /** Lists that stay true by watching: as server-side tables, or as objects. */
 import { ApiError, api, path, type Any, type Kind, type Meta, type Obj } from './api.js';
 import { onDispose, perFrame, signal, type Signal } from './dom.js';
-import { stream } from './streams.js';
+import { onReconnect, stream } from './streams.js';
 
 export type Phase = 'loading' | 'live' | 'behind' | 'failed';
 
@@ -12,6 +12,9 @@ export interface Scope {
 }
 
 const PAGE = 500;
+/** Objects from which on a view is told of changes a few times a second only. */
+const MANY = 500;
+const CALM = 250;
 const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
 
 interface Event {
@@ -36,6 +39,8 @@ class Follower {
   private delay = 250;
   private since = '';
   private timer = 0;
+  private pending: (() => void) | null = null;
+  private readonly forget: () => void;
 
   constructor(
     private readonly kind: Kind,
@@ -43,11 +48,16 @@ class Follower {
     private readonly form: Form,
     private readonly changed: () => void,
   ) {
+    // Nobody waits out a pause that was for a server which is there again.
+    this.forget = onReconnect(() => {
+      if (this.timer) this.pending?.();
+    });
     void this.list();
   }
 
   stop(): void {
     this.stopped = true;
+    this.forget();
     clearTimeout(this.timer);
     this.close?.();
   }
@@ -84,7 +94,8 @@ class Follower {
       if (this.stopped) return;
       // An expired page begins anew at once, everything else waits.
       this.fail(error as Error);
-      this.again(() => void this.list());
+      // A selector that the server does not understand will not be understood later.
+      if (!(error instanceof ApiError && error.status === 400)) this.again(() => void this.list());
     }
   }
 
@@ -95,7 +106,12 @@ class Follower {
 
   private again(what: () => void): void {
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(what, this.delay * (0.75 + Math.random() / 2));
+    this.pending = () => {
+      clearTimeout(this.timer);
+      this.timer = 0;
+      what();
+    };
+    this.timer = window.setTimeout(this.pending, this.delay * (0.75 + Math.random() / 2));
     this.delay = Math.min(this.delay * 2, 15_000);
   }
 
@@ -160,6 +176,9 @@ export interface Row {
   version: number;
 }
 
+/** What happened to a row. */
+export type Change = 'new' | 'changed' | 'gone';
+
 const keyOf = (meta: Meta): string => meta.uid ?? `${meta.namespace ?? ''}/${meta.name}`;
 
 /** What the page needs of metadata; field managers weigh more than all the rest. */
@@ -180,10 +199,10 @@ export class Table {
   columns: Column[] = [];
   /** Counts frames in which something changed. */
   readonly tick: Signal<number> = signal(0);
-  /** Whether rows came or went since somebody last looked. */
-  structure = true;
-  /** Rows changed since somebody last looked. */
-  readonly touched = new Set<string>();
+  /** Whether the list began anew since somebody last looked. */
+  fresh = true;
+  /** What happened to which rows since somebody last looked. */
+  readonly touched = new Map<string, Change>();
   readonly follower: Follower;
   private version = 0;
 
@@ -196,13 +215,15 @@ export class Table {
         accept: TABLE,
         clear: () => {
           this.rows.clear();
-          this.structure = true;
+          this.touched.clear();
+          this.fresh = true;
         },
         page: (body) => this.take(body),
         event: ({ type, object }) => {
           if (type === 'DELETED') {
             for (const row of object.rows ?? []) {
-              if (this.rows.delete(keyOf(row.object.metadata))) this.structure = true;
+              const key = keyOf(row.object.metadata);
+              if (this.rows.delete(key)) this.touched.set(key, 'gone');
             }
           } else {
             this.take(object);
@@ -224,14 +245,17 @@ export class Table {
         known.cells = row.cells;
         known.meta = slim(row.object.metadata);
         known.version = this.version;
-        this.touched.add(key);
+        if (!this.touched.has(key)) this.touched.set(key, 'changed');
       } else {
         this.rows.set(key, { key, meta: slim(row.object.metadata), cells: row.cells, version: this.version });
-        this.structure = true;
+        this.touched.set(key, 'new');
       }
     }
   }
 }
+
+/** Names are ASCII. */
+const plain = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 /** A kind's objects, or what `keep` keeps of each. */
 export class Objects<T extends Obj = Obj> {
@@ -239,23 +263,38 @@ export class Objects<T extends Obj = Obj> {
   readonly tick: Signal<number> = signal(0);
   readonly follower: Follower;
   private sorted: T[] | null = null;
+  /** Keys in order; those that came since stand at its end. */
+  private keys: string[] = [];
+  private ordered = true;
 
   constructor(kind: Kind, scope: Scope, keep: (o: Obj) => T = (o) => o as T) {
-    const tell = perFrame(() => (this.tick.value = this.tick.peek() + 1));
+    // What is counted from thousands need not be counted every frame.
+    const tell = perFrame(
+      () => (this.tick.value = this.tick.peek() + 1),
+      () => (this.items.size > MANY ? CALM : 0),
+    );
     const put = (o: Obj) => {
       delete o.metadata.managedFields;
-      this.items.set(keyOf(o.metadata), keep(o));
+      const key = keyOf(o.metadata);
+      if (!this.items.has(key)) {
+        this.keys.push(key);
+        this.ordered = false;
+      }
+      this.items.set(key, keep(o));
     };
     this.follower = new Follower(
       kind,
       scope,
       {
         accept: 'application/json',
-        clear: () => this.items.clear(),
+        clear: () => {
+          this.items.clear();
+          this.keys = [];
+        },
         page: (body) => (body.items ?? []).forEach(put),
         event: ({ type, object }) => {
-          if (type === 'DELETED') this.items.delete(keyOf(object.metadata));
-          else put(object);
+          if (type !== 'DELETED') put(object);
+          else if (this.items.delete(keyOf(object.metadata))) this.ordered = false;
         },
       },
       () => {
@@ -269,11 +308,23 @@ export class Objects<T extends Obj = Obj> {
   /** All of them by namespace and name; whoever reads it depends on the list. */
   get list(): T[] {
     void this.tick.value;
-    this.sorted ??= [...this.items.values()].sort(
-      (a, b) =>
-        (a.metadata.namespace ?? '').localeCompare(b.metadata.namespace ?? '') ||
-        a.metadata.name.localeCompare(b.metadata.name),
-    );
+    if (this.sorted) return this.sorted;
+    if (this.ordered) this.sorted = this.keys.map((key) => this.items.get(key) as T);
+    else {
+      const known = new Set<string>();
+      const left: [string, T][] = [];
+      for (const key of this.keys) {
+        const item = this.items.get(key);
+        if (!item || known.has(key)) continue;
+        known.add(key);
+        left.push([key, item]);
+      }
+      // Nearly in order already, which costs next to nothing.
+      left.sort(([, a], [, b]) => plain(a.metadata.namespace ?? '', b.metadata.namespace ?? '') || plain(a.metadata.name, b.metadata.name));
+      this.keys = left.map(([key]) => key);
+      this.sorted = left.map(([, item]) => item);
+      this.ordered = true;
+    }
     return this.sorted;
   }
 }

@@ -1,0 +1,288 @@
+//! What concerns the machine: nodes, images, tunnel, profiles.
+
+use serde_json::json;
+
+use crate::support::image::Image;
+use crate::support::{Cluster, Running, eventually, http_get};
+use crate::tour::Tour;
+
+/// A second profile in the same home; deleted whatever happens.
+struct Second<'a>(&'a Cluster, String);
+
+impl Drop for Second<'_> {
+    fn drop(&mut self) {
+        // It is gone already where everything went well.
+        self.0.rkube(&["-p", &self.1, "delete"]);
+    }
+}
+
+pub fn all(tour: &Tour<'_>) {
+    nodes(tour);
+    images(tour);
+    tunnel(tour);
+    profiles(tour);
+    life(tour);
+}
+
+/// Clicks on `button` in the row that begins with `name`.
+fn in_row(tour: &Tour<'_>, name: &str, button: &str) {
+    let script = "
+        const row = [...document.querySelectorAll('main tbody tr')].find((r) => r.cells[0].textContent.startsWith(arguments[0]));
+        const b = [...(row?.querySelectorAll('button') ?? [])].find((b) => b.textContent.trim() === arguments[1]);
+        b?.click();
+        return !!b";
+    eventually(&format!("{button} of {name}"), || {
+        (tour.browser.run(script, &[json!(name), json!(button)]) == json!(true)).then_some(())
+    });
+}
+
+/// Waits for a command's end and closes its dialog.
+fn finish(tour: &Tour<'_>, title: &str) {
+    tour.browser.sees(&[title]);
+    tour.browser.until(
+        &format!("the end of {title}"),
+        "return [...document.querySelectorAll('dialog .buttons button')].some((b) => b.textContent === 'Close')",
+    );
+    let failed = tour.browser.run(
+        "return [...document.querySelectorAll('dialog .steps .error')].map((e) => e.textContent)",
+        &[],
+    );
+    assert_eq!(failed, json!([]), "{title}");
+    let steps = tour.browser.run(
+        "return document.querySelectorAll('dialog .steps li').length",
+        &[],
+    );
+    assert!(steps.as_u64() > Some(0), "{title} told nothing");
+    tour.browser.click("Close");
+    tour.browser
+        .until("no dialog", "return !document.querySelector('dialog')");
+}
+
+fn nodes(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    let (second, third) = (cluster.node(2), cluster.node(3));
+    let driver = format!("Driver {}", crate::support::driver());
+    tour.open("cluster", &[&driver, "control plane", &second]);
+    tour.picture("cluster");
+    browser.click("Add a node");
+    finish(tour, "Adding a node");
+    browser.sees(&[&third]);
+    cluster.wait_for(&["get", "nodes"], |t| t.matches(" Ready").count() == 3);
+    tour.clean();
+
+    in_row(tour, &second, "Stop");
+    finish(tour, &format!("Stopping {second}"));
+    let state = format!(
+        "return [...document.querySelectorAll('main tbody tr')].find((r) => r.textContent.startsWith('{second}'))?.innerText ?? ''"
+    );
+    browser.until(
+        "a stopped node",
+        &format!("return (() => {{ {state} }})().includes('Stopped')"),
+    );
+    in_row(tour, &second, "Start");
+    finish(tour, &format!("Starting {second}"));
+    browser.until(
+        "a running node",
+        &format!("return (() => {{ {state} }})().includes('Running')"),
+    );
+    in_row(tour, &third, "Delete");
+    browser.sees(&["moved elsewhere"]);
+    browser.click("Delete");
+    finish(tour, &format!("Deleting {third}"));
+    browser.until(
+        "one node less",
+        "return document.querySelectorAll('main tbody tr').length === 2",
+    );
+    let left = cluster.kubectl(&["get", "nodes", "-o", "name"]).ok();
+    assert!(!left.contains(&third), "{left}");
+    cluster.wait_for(&["get", "nodes"], |t| t.matches(" Ready").count() == 2);
+    tour.clean();
+}
+
+fn images(tour: &Tour<'_>) {
+    let browser = &tour.browser;
+    tour.open("cluster", &[]);
+    browser.click("Images");
+    browser.sees(&["rkube/kubia", "test/dashboard:1", "MiB"]);
+    let image = Image::busybox("test/uploaded:2").expect("busybox is there");
+    let archive = tour.cluster.path("uploaded.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("an archive");
+    browser.upload(&archive);
+    finish(tour, "Loading uploaded.tar");
+    browser.sees(&["test/uploaded:2"]);
+    let everywhere = |there: bool| {
+        for node in [tour.cluster.node(1), tour.cluster.node(2)] {
+            let list = tour.cluster.rkube(&["image", "ls", "-n", &node]).ok();
+            assert_eq!(list.contains("test/uploaded"), there, "{list}");
+        }
+    };
+    everywhere(true);
+    in_row(tour, "docker.io/test/uploaded", "Remove");
+    browser.sees(&["removed from every node"]);
+    browser.click("Remove");
+    finish(tour, "Removing docker.io/test/uploaded:2");
+    browser.until(
+        "the image's end",
+        "return !document.body.innerText.includes('test/uploaded')",
+    );
+    everywhere(false);
+    // What is no archive is told in the command's own words.
+    let wrong = tour.cluster.path("wrong.tar");
+    std::fs::write(&wrong, "this is no archive").expect("a file");
+    browser.upload(&wrong);
+    browser.until(
+        "an error",
+        "return !!document.querySelector('dialog .steps .error')",
+    );
+    browser.click("Close");
+    tour.clean();
+    browser.click("Pull");
+    browser.sees(&["Pull an image on every node"]);
+    browser.fill("dialog input", "127.0.0.1:1/nothing/here:1");
+    browser.run("document.querySelector('dialog form').requestSubmit()", &[]);
+    browser.until(
+        "a refusal",
+        "return !!document.querySelector('dialog .steps .error')",
+    );
+    browser.click("Close");
+    tour.clean();
+    browser.click("Logs");
+    browser.sees(&["==> "]);
+    tour.clean();
+}
+
+fn tunnel(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    cluster
+        .kubectl(&[
+            "expose",
+            "deployment",
+            "kubia",
+            "--name=outside",
+            "--type=LoadBalancer",
+            "--port=80",
+            "--target-port=8080",
+        ])
+        .ok();
+    browser.click("Tunnel");
+    browser.sees(&["Closed", "Open a tunnel"]);
+    browser.click("Open a tunnel");
+    browser.sees(&["Active", "opened by this dashboard"]);
+    let address = cluster.wait_for(
+        &[
+            "get",
+            "service",
+            "outside",
+            "-o",
+            "jsonpath={.status.loadBalancer.ingress[0].ip}",
+        ],
+        |t| !t.is_empty(),
+    );
+    let answer = eventually("the service", || http_get(&format!("{address}:80")));
+    assert!(answer.contains("kubia"), "{answer}");
+    browser.click("Close");
+    browser.sees(&["Closed", "Open a tunnel"]);
+    // One that the command line opened.
+    let other = Running(
+        cluster
+            .rkube_command(&["tunnel"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("rkube runs"),
+    );
+    eventually("another's tunnel", || {
+        browser.click("Look again");
+        browser
+            .text()
+            .contains("opened by rkube tunnel")
+            .then_some(())
+    });
+    assert_eq!(other.interrupt(), 0);
+    eventually("its end", || {
+        browser.click("Look again");
+        browser.text().contains("Open a tunnel").then_some(())
+    });
+    cluster.kubectl(&["delete", "service", "outside"]).ok();
+    tour.clean();
+}
+
+fn profiles(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    let name = format!("{}b", cluster.profile);
+    let second = Second(cluster, name.clone());
+    cluster.rkube(&["-p", &name, "start", "--nodes", "1"]).ok();
+    let context = format!("--context={name}");
+    cluster
+        .kubectl(&[&context, "create", "configmap", "only-in-the-second"])
+        .ok();
+    // Another visit knows of it.
+    tour.open("overview", &["2/2"]);
+    browser.run("location.reload()", &[]);
+    browser.sees(&["Overview", "2/2"]);
+    browser.run(
+        "const s = document.querySelector('.brand select'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))",
+        &[json!(name)],
+    );
+    browser.sees(&["1/1", "Overview"]);
+    browser.run(
+        "location.hash = arguments[0]",
+        &[json!(format!("#/{name}/list/core/configmaps"))],
+    );
+    browser.sees(&["only-in-the-second", "Live"]);
+    tour.open("list/core/configmaps", &["settings", "Live"]);
+    assert!(!browser.text().contains("only-in-the-second"));
+    tour.open("cluster", &[]);
+    browser.click("Profiles");
+    browser.sees(&[&name, "shown here"]);
+    browser.click("Show");
+    browser.sees(&["1/1", "Overview"]);
+    tour.clean();
+    // Deleted through the page, which goes on with the other.
+    browser.run(
+        "location.hash = arguments[0]",
+        &[json!(format!("#/{name}/cluster"))],
+    );
+    browser.sees(&["Add a node"]);
+    browser.click("Delete");
+    browser.sees(&["cannot be undone"]);
+    browser.click("Delete the cluster");
+    finish(tour, "Deleting");
+    browser.sees(&["Overview", "2/2"]);
+    let list = cluster.rkube(&["profile", "list"]).ok();
+    assert!(!list.contains(&name), "{list}");
+    browser.complaints();
+    drop(second);
+}
+
+/// The whole cluster goes and comes back under the page.
+fn life(tour: &Tour<'_>) {
+    let browser = &tour.browser;
+    tour.open("cluster", &["Add a node"]);
+    // Every node has a button of that name too.
+    browser.run(
+        "[...document.querySelectorAll('main .tools button')].find((b) => b.textContent.trim() === 'Stop').click()",
+        &[],
+    );
+    browser.sees(&["Its pods stop"]);
+    // The page's button behind the dialog has the same name.
+    browser.run(
+        "document.querySelector('dialog button.danger').click()",
+        &[],
+    );
+    finish(tour, "Stopping");
+    browser.sees(&["Start"]);
+    browser.run(
+        "location.hash = arguments[0]",
+        &[json!(format!("#/{}/overview", tour.cluster.profile))],
+    );
+    browser.sees(&["does not answer", "Try again"]);
+    // The browser says that requests failed, as they should.
+    browser.complaints();
+    browser.click("Cluster");
+    browser.click("Start");
+    finish(tour, "Starting");
+    browser.sees(&["Add a node"]);
+    browser.complaints();
+    tour.open("overview", &["2/2", "kubia"]);
+    tour.clean();
+}
