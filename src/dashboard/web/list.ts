@@ -152,7 +152,7 @@ export function grid(
   let shown: Shown[] = [];
   let columnsOf: Column[] | null = null;
   let active = '';
-  const drawn = new Map<string, { element: HTMLElement; version: number; cells: HTMLElement[] }>();
+  const drawn = new Map<string, { element: HTMLElement; version: number; at: number; cells: HTMLElement[] }>();
   const withNamespace = () => kind.namespaced && !namespace.peek();
 
   const columns = () => {
@@ -330,7 +330,7 @@ export function grid(
         cells.push(cell);
       }
     });
-    const entry = { element, version: -1, cells };
+    const entry = { element, version: -1, at: -1, cells };
     drawn.set(row.key, entry);
     return entry;
   };
@@ -339,7 +339,6 @@ export function grid(
     if (columnsOf !== table.columns && table.columns.length) columns();
     const first = Math.max(0, Math.floor(scroller.scrollTop / ROW) - SPARE);
     const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + SPARE);
-    rows.style.transform = `translateY(${first * ROW}px)`;
     const wanted: HTMLElement[] = [];
     const keys = new Set<string>();
     for (let i = first; i < last; i++) {
@@ -353,7 +352,12 @@ export function grid(
       }
       entry.element.classList.toggle('active', row.key === active);
       if (selected) entry.element.setAttribute('aria-selected', String(selected.peek().has(nameOf(row))));
-      entry.element.setAttribute('aria-rowindex', String(i + 2));
+      if (entry.at !== i) {
+        // Each at its own place: scrolling moves none, so none is painted again.
+        entry.at = i;
+        entry.element.style.top = `${i * ROW}px`;
+        entry.element.setAttribute('aria-rowindex', String(i + 2));
+      }
       wanted.push(entry.element);
     }
     for (const key of drawn.keys()) if (!keys.has(key)) drawn.delete(key);
