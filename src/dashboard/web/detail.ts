@@ -49,11 +49,14 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
   });
   effect(() => {
     // A new object of the old name is another object, and drawn anew.
-    const known = uid.value;
+    if (uid.value) {
+      // Whatever becomes of the connection: somebody may be writing here.
+      box.replaceChildren(untracked(() => page(kind, present as { value: Obj; peek(): Obj }, gone, list)));
+      return;
+    }
     const phase = list.follower.phase.value;
     box.replaceChildren(
       untracked(() => {
-        if (known) return page(kind, present as { value: Obj; peek(): Obj }, gone, list);
         if (phase === 'failed') return emptyPage('Cannot be shown', list.follower.error.value);
         if (gone.peek() || phase === 'live') return emptyPage(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
         return h('p.quiet', null, 'Loading…');
