@@ -281,7 +281,7 @@ fn frames(browser: &Browser, what: &str, each: &str) {
 /// What the page's own process holds, and how much of it is JavaScript's.
 fn memory(browser: &Browser, what: &str) {
     browser.command("HeapProfiler.collectGarbage", &json!({}));
-    let heap = browser.run("return performance.memory.usedJSHeapSize", &[]);
+    let heap = browser.command("Runtime.getHeapUsage", &json!({}))["usedSize"].take();
     row(
         &format!("JavaScript's heap, {what}"),
         heap.as_f64().unwrap_or(f64::NAN) / f64::from(1 << 20),
