@@ -1,6 +1,6 @@
 /** An object: what it is, how it is doing, what belongs to it, what can be done. */
 import { actions } from './actions.js';
-import { core, fieldValue, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
+import { core, fieldValue, findKind, gv, kindKey, kindOf, type Any, type Kind, type Obj } from './api.js';
 import { editPane } from './apply.js';
 import { effect, h, signal, untracked, type Child } from './dom.js';
 import { forwardsPane } from './forwards.js';
@@ -20,9 +20,15 @@ export function detailView(): HTMLElement {
   effect(() => {
     target.value = route.value.parts.slice(0, 4).map(encodeURIComponent).join('/');
   });
+  const known = signal('');
+  effect(() => {
+    const [group = '', resource = ''] = route.value.parts;
+    known.value = kindKey(group === 'core' ? '' : group, resource);
+  });
   effect(() => {
     const [group = '', resource = '', ns = '-', name = ''] = target.value.split('/').map(decodeURIComponent);
-    const kind = findKind(group === 'core' ? '' : group, resource);
+    void known.value;
+    const kind = untracked(() => findKind(group === 'core' ? '' : group, resource));
     box.replaceChildren(
       untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyPage('No such kind', `The API server does not serve ${resource}.`))),
     );

@@ -1,5 +1,5 @@
 /** Lists of a kind: the server's table, drawn a screenful at a time. */
-import { findKind, path, api, type Kind } from './api.js';
+import { findKind, kindKey, path, api, type Kind } from './api.js';
 import { append, effect, h, onDispose, reconcile, signal, untracked } from './dom.js';
 import { natural, plural, quantity, since, tone } from './format.js';
 import { icon } from './icons.js';
@@ -17,10 +17,20 @@ interface Shown {
 
 export function listView(): HTMLElement {
   const box = h('div.view');
+  const wanted = signal('');
+  const target = () => {
+    const [group = '', name = ''] = route.value.parts;
+    return { group: group === 'core' ? '' : group, name };
+  };
   effect(() => {
-    const { parts } = route.value;
-    const [group = '', name = ''] = parts;
-    const kind = findKind(group === 'core' ? '' : group, name);
+    const { group, name } = target();
+    // Another query is another list of the same kind.
+    wanted.value = `${kindKey(group, name)} ${group}/${name}?${route.value.query}`;
+  });
+  effect(() => {
+    void wanted.value;
+    const { group, name } = untracked(target);
+    const kind = untracked(() => findKind(group, name));
     const query = untracked(() => route.value.query);
     box.replaceChildren(
       kind
