@@ -165,6 +165,18 @@ fn a_broken_way(tour: &Tour<'_>, relay: &Relay) {
         "the row's end",
         "return !document.body.innerText.includes('made-meanwhile')",
     );
+    // What somebody was writing is still there.
+    tour.open(
+        "object/core/configmaps/default/settings/yaml",
+        &["Review and apply", "Live"],
+    );
+    tour.edit("t.value += '# my thoughts'");
+    relay.cut(true);
+    browser.sees(&["what you see is behind", "Behind"]);
+    relay.cut(false);
+    browser.sees(&["Live"]);
+    let text = browser.run("return document.querySelector('main textarea').value", &[]);
+    assert!(text.to_string().contains("# my thoughts"), "{text}");
     // Requests failed while nobody answered, and the browser said so.
     browser.complaints();
     assert!(browser.run("return window.hacked", &[]).is_null());

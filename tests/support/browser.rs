@@ -148,12 +148,22 @@ impl Browser {
     /// Waits until `script` returns something true, and gives it.
     #[track_caller]
     pub fn until(&self, what: &str, script: &str) -> Value {
-        eventually(what, || {
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        loop {
             let value = self.run(script, &[]);
             let nothing = matches!(&value, Value::Null | Value::Bool(false))
                 || value.as_str().is_some_and(str::is_empty);
-            (!nothing).then_some(value)
-        })
+            if !nothing {
+                return value;
+            }
+            assert!(
+                std::time::Instant::now() < deadline,
+                "waited in vain for {what}; the console says {:#?}; the page shows:\n{}",
+                self.complaints(),
+                self.run("return document.querySelector('main')?.innerText", &[])
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Clicks on the last button or link of this text, once it is there.

@@ -170,6 +170,12 @@ export function findKind(group: string, name: string): Kind | undefined {
   return kinds.value.find((k) => k.group === group && k.name === name);
 }
 
+/**
+ * The kind as a text that changes only when the kind does: kinds are discovered
+ * anew whenever a definition comes, which must not take away what people write.
+ */
+export const kindKey = (group: string, name: string): string => JSON.stringify(findKind(group, name) ?? null);
+
 /** The kind of an object by its `apiVersion` and `kind`. */
 export function kindOf(apiVersion: string, kind: string): Kind | undefined {
   const group = apiVersion.includes('/') ? apiVersion.split('/')[0] : '';

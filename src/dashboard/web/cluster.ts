@@ -124,7 +124,10 @@ function nodesPane(): HTMLElement {
                     ? [
                         running
                           ? action('stop', 'Stop', () => run(`Stopping ${n.Name}`, { action: 'node-stop', node: n.Name }, after))
-                          : action('play', 'Start', () => run(`Starting ${n.Name}`, { action: 'node-start', node: n.Name }, after)),
+                          : // Without a control plane there is nothing that it could join.
+                            up
+                            ? action('play', 'Start', () => run(`Starting ${n.Name}`, { action: 'node-start', node: n.Name }, after))
+                            : null,
                         action('trash', 'Delete', () => confirm(`Delete ${n.Name}`, 'Its pods are moved elsewhere, then the node is removed.', 'Delete', true, async () => run(`Deleting ${n.Name}`, { action: 'node-delete', node: n.Name }, after)), 'quiet-danger'),
                       ]
                     : null,

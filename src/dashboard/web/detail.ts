@@ -1,6 +1,6 @@
 /** An object: what it is, how it is doing, what belongs to it, what can be done. */
 import { actions } from './actions.js';
-import { core, fieldValue, findKind, gv, kindOf, type Any, type Kind, type Obj } from './api.js';
+import { core, fieldValue, findKind, gv, kindKey, kindOf, type Any, type Kind, type Obj } from './api.js';
 import { editPane } from './apply.js';
 import { effect, h, signal, untracked, type Child } from './dom.js';
 import { forwardsPane } from './forwards.js';
@@ -20,9 +20,15 @@ export function detailView(): HTMLElement {
   effect(() => {
     target.value = route.value.parts.slice(0, 4).map(encodeURIComponent).join('/');
   });
+  const known = signal('');
+  effect(() => {
+    const [group = '', resource = ''] = route.value.parts;
+    known.value = kindKey(group === 'core' ? '' : group, resource);
+  });
   effect(() => {
     const [group = '', resource = '', ns = '-', name = ''] = target.value.split('/').map(decodeURIComponent);
-    const kind = findKind(group === 'core' ? '' : group, resource);
+    void known.value;
+    const kind = untracked(() => findKind(group === 'core' ? '' : group, resource));
     box.replaceChildren(
       untracked(() => (kind ? build(kind, ns === '-' ? undefined : ns, name) : emptyPage('No such kind', `The API server does not serve ${resource}.`))),
     );
@@ -49,11 +55,14 @@ function build(kind: Kind, ns: string | undefined, name: string): HTMLElement {
   });
   effect(() => {
     // A new object of the old name is another object, and drawn anew.
-    const known = uid.value;
+    if (uid.value) {
+      // Whatever becomes of the connection: somebody may be writing here.
+      box.replaceChildren(untracked(() => page(kind, present as { value: Obj; peek(): Obj }, gone, list)));
+      return;
+    }
     const phase = list.follower.phase.value;
     box.replaceChildren(
       untracked(() => {
-        if (known) return page(kind, present as { value: Obj; peek(): Obj }, gone, list);
         if (phase === 'failed') return emptyPage('Cannot be shown', list.follower.error.value);
         if (gone.peek() || phase === 'live') return emptyPage(`No ${kind.kind} ${name}`, ns ? `There is none of this name in ${ns}.` : 'There is none of this name.', h('a.button', { href: listLink(kind) }, `All ${kind.name}`));
         return h('p.quiet', null, 'Loading…');

@@ -56,7 +56,13 @@ function flush(): void {
     const batch = [...dirty];
     dirty.clear();
     for (const effect of batch) {
-      if (!effect.dead) effect.run();
+      if (effect.dead) continue;
+      try {
+        effect.run();
+      } catch (error) {
+        // One view's mistake must not stop all others from being drawn.
+        reportError(error);
+      }
     }
   }
   flushing = false;

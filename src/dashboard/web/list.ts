@@ -1,5 +1,5 @@
 /** Lists of a kind: the server's table, drawn a screenful at a time. */
-import { findKind, path, api, type Kind } from './api.js';
+import { findKind, kindKey, path, api, type Kind } from './api.js';
 import { append, effect, h, onDispose, reconcile, signal, untracked } from './dom.js';
 import { natural, plural, quantity, since, tone } from './format.js';
 import { icon } from './icons.js';
@@ -17,10 +17,20 @@ interface Shown {
 
 export function listView(): HTMLElement {
   const box = h('div.view');
+  const wanted = signal('');
+  const target = () => {
+    const [group = '', name = ''] = route.value.parts;
+    return { group: group === 'core' ? '' : group, name };
+  };
   effect(() => {
-    const { parts } = route.value;
-    const [group = '', name = ''] = parts;
-    const kind = findKind(group === 'core' ? '' : group, name);
+    const { group, name } = target();
+    // Another query is another list of the same kind.
+    wanted.value = `${kindKey(group, name)} ${group}/${name}?${route.value.query}`;
+  });
+  effect(() => {
+    void wanted.value;
+    const { group, name } = untracked(target);
+    const kind = untracked(() => findKind(group, name));
     const query = untracked(() => route.value.query);
     box.replaceChildren(
       kind
@@ -152,7 +162,7 @@ export function grid(
   let shown: Shown[] = [];
   let columnsOf: Column[] | null = null;
   let active = '';
-  const drawn = new Map<string, { element: HTMLElement; version: number; cells: HTMLElement[] }>();
+  const drawn = new Map<string, { element: HTMLElement; version: number; at: number; cells: HTMLElement[] }>();
   const withNamespace = () => kind.namespaced && !namespace.peek();
 
   const columns = () => {
@@ -330,7 +340,7 @@ export function grid(
         cells.push(cell);
       }
     });
-    const entry = { element, version: -1, cells };
+    const entry = { element, version: -1, at: -1, cells };
     drawn.set(row.key, entry);
     return entry;
   };
@@ -339,7 +349,6 @@ export function grid(
     if (columnsOf !== table.columns && table.columns.length) columns();
     const first = Math.max(0, Math.floor(scroller.scrollTop / ROW) - SPARE);
     const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + SPARE);
-    rows.style.transform = `translateY(${first * ROW}px)`;
     const wanted: HTMLElement[] = [];
     const keys = new Set<string>();
     for (let i = first; i < last; i++) {
@@ -353,7 +362,12 @@ export function grid(
       }
       entry.element.classList.toggle('active', row.key === active);
       if (selected) entry.element.setAttribute('aria-selected', String(selected.peek().has(nameOf(row))));
-      entry.element.setAttribute('aria-rowindex', String(i + 2));
+      if (entry.at !== i) {
+        // Each at its own place: scrolling moves none, so none is painted again.
+        entry.at = i;
+        entry.element.style.top = `${i * ROW}px`;
+        entry.element.setAttribute('aria-rowindex', String(i + 2));
+      }
       wanted.push(entry.element);
     }
     for (const key of drawn.keys()) if (!keys.has(key)) drawn.delete(key);

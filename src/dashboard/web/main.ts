@@ -170,10 +170,10 @@ let opening = 0;
 
 async function open(): Promise<void> {
   const mine = ++opening;
-  trouble.value = '';
   try {
     await discover();
     if (mine !== opening) return;
+    trouble.value = '';
   } catch (error) {
     if (mine !== opening) return;
     kinds.value = [];
@@ -190,7 +190,9 @@ function content(): HTMLElement {
     main.replaceChildren();
     if (!round) return;
     const [element, dispose] = root(() => {
-      if (trouble.value && name !== 'cluster') return unreachable();
+      if (trouble.peek() && name !== 'cluster') return unreachable();
+      // Until it is known what the server serves there is nothing to draw from.
+      if (!kinds.peek().length && name !== 'cluster') return h('p.quiet', null, 'Loading…');
       return (VIEWS[name] ?? overviewView)();
     });
     main.append(element);
