@@ -1,5 +1,6 @@
 //! Admission of writes: the built-in plugins, then webhooks, in upstream's order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -33,6 +34,59 @@ pub struct Admission<'a> {
     pub options: &'a Object,
     /// The subresource's own object, where the object is not the resource's.
     pub part: Option<Part<'a>>,
+}
+
+/// What mutating policies, or mutating webhooks, did to an object so far. It decides
+/// which of them see the object once more (upstream's reinvocation contexts): those that
+/// ask for it, when something changed the object after them.
+#[derive(Default)]
+pub struct Rounds {
+    second: bool,
+    /// Those that ask for it, and were called since the last change.
+    called: BTreeSet<String>,
+    /// Those that are to be called in the second round.
+    due: BTreeSet<String>,
+    changed: bool,
+    /// The object as they left it.
+    output: Option<Object>,
+}
+
+impl Rounds {
+    /// Begins with an object; what happened to it since they left it counts as a change.
+    pub fn begin(&mut self, object: &Object) {
+        if self.output.as_ref().is_some_and(|output| output != object) {
+            self.due.append(&mut self.called);
+        }
+    }
+
+    /// Whether the one with this name is not to be called.
+    pub fn skips(&self, name: &str) -> bool {
+        self.second && !self.due.contains(name)
+    }
+
+    /// Takes in that one was called: whether it changed the object, and whether it asks to
+    /// see it again.
+    pub fn called(&mut self, name: &str, changed: bool, again: bool) {
+        if changed {
+            self.changed = true;
+            self.due.append(&mut self.called);
+        }
+        if again {
+            self.called.insert(name.to_owned());
+        }
+    }
+
+    /// Ends with an object.
+    pub fn end(&mut self, object: &Object) {
+        if !self.second {
+            self.output = Some(object.clone());
+        }
+    }
+
+    /// Goes on to the next round; whether there has to be one.
+    fn next(&mut self) -> bool {
+        !std::mem::replace(&mut self.second, true) && self.changed
+    }
 }
 
 /// A subresource with an object of its own kind (`Binding`, `PodExecOptions`).
@@ -151,15 +205,32 @@ impl Admission<'_> {
         (self.name(Some(object)), self.namespace(Some(object)))
     }
 
-    /// Lets plugins and webhooks fill in the object.
+    /// Lets plugins, policies and webhooks fill in the object. What a policy or webhook
+    /// changed goes through all of it once more, so that a container that was put in has
+    /// its defaults too.
     pub async fn mutate(&self, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
         let (name, namespace) = self.name_of(object);
-        let mut request = self.request(Some(&mut *object), old, &name, &namespace);
+        let request = self.request(Some(&mut *object), old, &name, &namespace);
         self.server.plugins.wait_until_ready(&request).await;
-        let warnings = self.server.plugins.mutate(&mut request)?;
-        self.call.warn(warnings);
-        self.server.policies.mutate(self, object, old)?;
-        self.server.webhooks.mutate(self, object, old).await
+        let (mut policies, mut webhooks) = (Rounds::default(), Rounds::default());
+        loop {
+            let mut request = self.request(Some(&mut *object), old, &name, &namespace);
+            let warnings = self.server.plugins.mutate(&mut request)?;
+            self.call.warn(warnings);
+            let server = self.server;
+            server
+                .policies
+                .mutate(self, object, old, &mut policies)
+                .await?;
+            server
+                .webhooks
+                .mutate(self, object, old, &mut webhooks)
+                .await?;
+            let again = [&mut policies, &mut webhooks].map(Rounds::next);
+            if !again.contains(&true) {
+                return Ok(());
+            }
+        }
     }
 
     /// Lets plugins and webhooks refuse the object.
@@ -168,7 +239,8 @@ impl Admission<'_> {
         let request = self.request(Some(&mut *object), old, &name, &namespace);
         let warnings = self.server.plugins.validate(&request)?;
         self.call.warn(warnings);
-        self.server.policies.validate(self, Some(object), old)?;
+        let server = self.server;
+        server.policies.validate(self, Some(object), old).await?;
         self.server.webhooks.validate(self, Some(object), old).await
     }
 
@@ -197,7 +269,8 @@ pub async fn delete(admission: &Admission<'_>, old: &Object) -> Result<(), Statu
     admission
         .server
         .policies
-        .validate(admission, None, Some(old))?;
+        .validate(admission, None, Some(old))
+        .await?;
     admission
         .server
         .webhooks

@@ -11,6 +11,7 @@ use rkube_cel::{
 use serde_json::Value;
 
 use crate::ApiServer;
+use crate::admission::Admission;
 use rkube_auth::UserInfo;
 
 /// Which variables there are beside those that always are.
@@ -453,6 +454,16 @@ pub struct Asker<'a> {
     pub server: &'a ApiServer,
     /// The request's user.
     pub user: &'a UserInfo,
+}
+
+impl<'a> Asker<'a> {
+    /// Who makes a write.
+    pub fn of(admission: &'a Admission<'_>) -> Self {
+        Self {
+            server: admission.server,
+            user: &admission.call.user,
+        }
+    }
 }
 
 impl Authorizer for Asker<'_> {

@@ -5,65 +5,69 @@ use std::sync::Arc;
 use rkube_api::selector::LabelSelector;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::Operation;
 use serde_json::Value;
 
 use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
 use crate::resources::Resource;
-use crate::webhooks::rules::{Target, covers, namespace_matches};
+use crate::webhooks::rules::{Coverage, coverage, covers, namespace_matches};
+
+/// Whether a policy or binding is about a write.
+pub enum Match {
+    /// It is not.
+    No,
+    /// It is; with the version that its rules name, where that is another one.
+    Yes(Option<Arc<Resource>>),
+}
 
 /// Whether `matchConstraints` or `matchResources` cover a write. A binding
-/// without rules covers what its policy does.
+/// without rules covers what its policy does. Selectors look at the write as it is.
 pub fn matches(
     admission: &Admission<'_>,
     resources: &Value,
     object: Option<&Object>,
     old: Option<&Object>,
-) -> Result<bool, Status> {
+) -> Result<Match, Status> {
     if !resources.is_object() {
-        return Ok(true);
+        return Ok(Match::Yes(None));
     }
-    let resource = admission.resource;
-    let target = Target {
-        operation: admission.operation.as_str(),
-        group: &resource.group,
-        version: &resource.version,
-        resource: &resource.plural,
-        subresource: if admission.operation == Operation::Delete {
-            ""
-        } else {
-            &admission.call.info.subresource
-        },
-        namespaced: resource.namespaced,
-    };
     let name = admission.name(object.or(old));
-    let covered = |rule: &Value| {
-        let names = rule["resourceNames"].as_array().filter(|n| !n.is_empty());
-        names.is_none_or(|names| names.iter().any(|n| n == name.as_str())) && covers(rule, &target)
+    let exact = resources["matchPolicy"] == "Exact";
+    let coverage = |rules: &[Value]| {
+        coverage(admission, exact, |target| {
+            rules.iter().any(|rule| {
+                let names = rule["resourceNames"].as_array().filter(|n| !n.is_empty());
+                names.is_none_or(|names| names.iter().any(|n| n == name.as_str()))
+                    && covers(rule, target)
+            })
+        })
     };
     let rules = |key: &str| resources[key].as_array().filter(|r| !r.is_empty());
-    if rules("excludeResourceRules").is_some_and(|rules| rules.iter().any(covered)) {
-        return Ok(false);
+    if let Some(excluded) = rules("excludeResourceRules")
+        && !matches!(coverage(excluded), Coverage::None)
+    {
+        return Ok(Match::No);
     }
-    if rules("resourceRules").is_some_and(|rules| !rules.iter().any(covered)) {
-        return Ok(false);
-    }
+    let version = match rules("resourceRules").map(|rules| coverage(rules)) {
+        None | Some(Coverage::Exact) => None,
+        Some(Coverage::Equivalent(version)) => Some(version),
+        Some(Coverage::None) => return Ok(Match::No),
+    };
     if resources["namespaceSelector"].is_object() {
         let selector = LabelSelector::from_value(&resources["namespaceSelector"])?;
         if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
-            return Ok(false);
+            return Ok(Match::No);
         }
     }
     if resources["objectSelector"].is_object() {
         let selector = LabelSelector::from_value(&resources["objectSelector"])?;
         let fits = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
         if !selector.is_empty() && !fits(object) && !fits(old) {
-            return Ok(false);
+            return Ok(Match::No);
         }
     }
-    Ok(true)
+    Ok(Match::Yes(version))
 }
 
 /// The resource with an apiVersion and kind.

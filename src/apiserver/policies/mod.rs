@@ -73,7 +73,17 @@ struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     fn new(
-        admission: &'a Admission<'a>,
+        admission: &'a Admission<'_>,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Self, Status> {
+        Self::asked_by(Asker::of(admission), admission, object, old)
+    }
+
+    /// As [`Self::new`], where the write is looked at in another version.
+    fn asked_by(
+        asker: Asker<'a>,
+        admission: &Admission<'_>,
         object: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<Self, Status> {
@@ -99,10 +109,7 @@ impl<'a> Subject<'a> {
             old: former,
             namespace,
             namespace_name,
-            asker: Asker {
-                server: admission.server,
-                user: &admission.call.user,
-            },
+            asker,
         })
     }
 

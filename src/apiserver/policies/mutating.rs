@@ -1,6 +1,7 @@
 //! MutatingAdmissionPolicy: policies that change objects on their way.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rkube_api::gvk::api_version;
 use rkube_api::patch::json_patch;
@@ -11,9 +12,11 @@ use rkube_cel::{Object as Made, RUNTIME_BUDGET, Value as Cel};
 use serde_json::{Value, json};
 
 use super::compiled::Mutation;
-use super::matching::{matches, params};
+use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
-use crate::admission::Admission;
+use crate::admission::{Admission, Rounds};
+use crate::resources::Resource;
+use crate::webhooks::{both_seen_in, seen_in};
 
 /// Why a policy could not do its work.
 struct Problem {
@@ -26,19 +29,23 @@ struct Invocation<'h> {
     hook: &'h Hook,
     binding: String,
     params: Option<Value>,
+    /// The version that the policy wants to see the object in, if not the request's.
+    version: Option<Arc<Resource>>,
+    /// What tells it from other uses.
+    key: String,
 }
 
 impl Policies {
-    /// Lets mutating policies change the object, one after the other; those
-    /// that ask for it see it once more when others changed it after them.
+    /// Lets mutating policies change the object, one after the other.
     ///
     /// # Errors
     /// A policy failed, and its failures are not ignored.
-    pub fn mutate(
+    pub async fn mutate(
         &self,
         admission: &Admission<'_>,
         object: &mut Object,
         old: Option<&Object>,
+        rounds: &mut Rounds,
     ) -> Result<(), Status> {
         let hooks = self.hooks(
             admission,
@@ -48,19 +55,33 @@ impl Policies {
         if hooks.is_empty() {
             return Ok(());
         }
+        rounds.begin(object);
         let mut refusals = Vec::new();
-        let invocations = self.invocations(admission, &hooks, object, old, &mut refusals);
-        let mut last_change = None;
-        for (i, invocation) in invocations.iter().enumerate() {
-            if self.invoke(admission, invocation, object, old, &mut refusals)? {
-                last_change = Some(i);
+        for invocation in self.invocations(admission, &hooks, object, old, &mut refusals) {
+            if rounds.skips(&invocation.key) {
+                continue;
             }
+            let changed = match &invocation.version {
+                None => self.invoke(admission, &invocation, object, old, &mut refusals)?,
+                Some(version) => {
+                    let states = both_seen_in(admission, version, Some(object), old).await?;
+                    let (Some(mut seen), seen_old) = states else {
+                        continue;
+                    };
+                    let through = admission.through(version);
+                    let old = seen_old.as_ref();
+                    let changed =
+                        self.invoke(&through, &invocation, &mut seen, old, &mut refusals)?;
+                    if changed {
+                        *object = seen_in(admission, admission.resource, &seen).await?;
+                    }
+                    changed
+                }
+            };
+            let again = invocation.hook.policy["spec"]["reinvocationPolicy"] == "IfNeeded";
+            rounds.called(&invocation.key, changed, again);
         }
-        for invocation in &invocations[..last_change.unwrap_or(0)] {
-            if invocation.hook.policy["spec"]["reinvocationPolicy"] == "IfNeeded" {
-                self.invoke(admission, invocation, object, old, &mut refusals)?;
-            }
-        }
+        rounds.end(object);
         let Some((message, reason)) = refusals.first().cloned() else {
             return Ok(());
         };
@@ -93,9 +114,10 @@ impl Policies {
         let namespace = admission.namespace(Some(object));
         for hook in hooks {
             let spec = &hook.policy["spec"];
-            match matches(admission, &spec["matchConstraints"], Some(object), old) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let constraints = &spec["matchConstraints"];
+            let version = match matches(admission, constraints, Some(object), old) {
+                Ok(Match::Yes(version)) => version,
+                Ok(Match::No) => continue,
                 Err(problem) => {
                     if !hook.ignores_failure() {
                         refusals.push((
@@ -109,13 +131,13 @@ impl Policies {
                     }
                     continue;
                 }
-            }
+            };
             for binding in &hook.bindings {
                 let name = meta::name(binding);
                 let own = &binding["spec"];
                 let found = match matches(admission, &own["matchResources"], Some(object), old) {
-                    Ok(false) => continue,
-                    Ok(true) => params(admission, spec, own, &namespace),
+                    Ok(Match::No) => continue,
+                    Ok(Match::Yes(_)) => params(admission, spec, own, &namespace),
                     Err(problem) => Err(problem.message),
                 };
                 match found {
@@ -123,7 +145,9 @@ impl Policies {
                         invocations.extend(found.into_iter().map(|params| Invocation {
                             hook,
                             binding: name.to_owned(),
+                            key: use_key(hook.name(), name, params.as_ref()),
                             params,
+                            version: version.clone(),
                         }));
                     }
                     Err(problem) => refuse(
@@ -189,6 +213,14 @@ impl Policies {
         }
         Ok(changed)
     }
+}
+
+fn use_key(policy: &str, binding: &str, params: Option<&Value>) -> String {
+    let params = params.map(|params| {
+        let meta = &params["metadata"];
+        format!("{}/{}", meta["namespace"], meta["name"])
+    });
+    format!("{policy}/{binding}/{}", params.unwrap_or_default())
 }
 
 fn refuse(

@@ -9,9 +9,11 @@ use rkube_cel::{MAX_MESSAGE, RUNTIME_BUDGET, Value as Cel};
 use serde_json::{Value, json};
 
 use super::compiled::Validation;
-use super::matching::{matches, params};
+use super::environment::Asker;
+use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
 use crate::admission::Admission;
+use crate::webhooks::both_seen_in;
 
 /// Where the audit log tells what a policy with the action Audit found.
 const FAILURE_NOTE: &str = "validation.policy.admission.k8s.io/validation_failure";
@@ -42,7 +44,7 @@ impl Policies {
     ///
     /// # Errors
     /// The first refusal.
-    pub fn validate(
+    pub async fn validate(
         &self,
         admission: &Admission<'_>,
         object: Option<&Object>,
@@ -56,30 +58,40 @@ impl Policies {
         if hooks.is_empty() {
             return Ok(());
         }
-        let mut subject = None;
+        // The write in every version that policies want to see it in.
+        let mut subjects: Vec<(Option<String>, Subject<'_>)> = Vec::new();
         let mut denials = Vec::new();
         let mut notes = Notes::new();
         for hook in &hooks {
-            match matches(
-                admission,
-                &hook.policy["spec"]["matchConstraints"],
-                object,
-                old,
-            ) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let constraints = &hook.policy["spec"]["matchConstraints"];
+            let version = match matches(admission, constraints, object, old) {
+                Ok(Match::Yes(version)) => version,
+                Ok(Match::No) => continue,
                 Err(problem) => {
                     misconfigured(hook, None, &problem.message, &mut denials);
                     continue;
                 }
-            }
-            if subject.is_none() {
-                subject = Some(Subject::new(admission, object, old)?);
-            }
-            if let Some(subject) = &subject {
-                let found = (&mut notes, &mut denials);
-                self.bindings(admission, hook, subject, (object, old), found);
-            }
+            };
+            let key = version.as_ref().map(|version| version.api_version());
+            let at = match subjects.iter().position(|(of, _)| *of == key) {
+                Some(at) => at,
+                None => {
+                    let subject = match &version {
+                        None => Subject::new(admission, object, old)?,
+                        Some(version) => {
+                            let (object, old) =
+                                both_seen_in(admission, version, object, old).await?;
+                            let seen = admission.through(version);
+                            let asker = Asker::of(admission);
+                            Subject::asked_by(asker, &seen, object.as_ref(), old.as_ref())?
+                        }
+                    };
+                    subjects.push((key, subject));
+                    subjects.len() - 1
+                }
+            };
+            let found = (&mut notes, &mut denials);
+            self.bindings(admission, hook, &subjects[at].1, (object, old), found);
         }
         for (key, values) in notes {
             admission.call.annotate(key, values.join(", "));
@@ -132,8 +144,8 @@ impl Policies {
             let name = meta::name(binding);
             let spec = &binding["spec"];
             let params = match matches(admission, &spec["matchResources"], object, old) {
-                Ok(false) => continue,
-                Ok(true) => params(
+                Ok(Match::No) => continue,
+                Ok(Match::Yes(_)) => params(
                     admission,
                     &hook.policy["spec"],
                     spec,

@@ -357,6 +357,130 @@ async fn mutating_policies_change_objects() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn policies_see_the_version_that_they_name() {
+    let t = start().await;
+    let constraints = |policy: &str| {
+        let mut rules = rules("autoscaling", "horizontalpodautoscalers");
+        rules["matchPolicy"] = policy.into();
+        rules
+    };
+    policy(
+        &t,
+        "Mutating",
+        json!({
+            "matchConstraints": constraints("Equivalent"),
+            "failurePolicy": "Fail", "reinvocationPolicy": "Never",
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+                "Object{spec: Object.spec{targetCPUUtilizationPercentage: object.spec.maxReplicas * 10}}"}}],
+        }),
+        json!({"policyName": "p"}),
+    )
+    .await;
+    policy(
+        &t,
+        "Validating",
+        json!({
+            "matchConstraints": constraints("Equivalent"),
+            "validations": [{
+                "expression": "object.spec.targetCPUUtilizationPercentage <= 50",
+                "messageExpression": "object.apiVersion + ' ' + request.kind.version + ' ' + request.requestKind.version",
+            }],
+        }),
+        json!({"policyName": "p", "validationActions": ["Deny"]}),
+    )
+    .await;
+    let path = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = |name: &str, most: i64| {
+        json!({"metadata": {"name": name}, "spec": {"maxReplicas": most,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+    };
+    let (code, made) = t.post(path, scaler("a", 5)).await;
+    assert_eq!(code, 201, "{made}");
+    let target = &made["spec"]["metrics"][0]["resource"]["target"];
+    assert_eq!(target["averageUtilization"], 50, "{made}");
+    let (code, refused) = t.post(path, scaler("b", 6)).await;
+    assert_eq!(code, 422, "{refused}");
+    assert!(
+        message(&refused).ends_with("denied request: autoscaling/v1 v1 v2"),
+        "{refused}"
+    );
+    for plural in ["mutatingadmissionpolicies", "validatingadmissionpolicies"] {
+        let (code, answer) = t
+            .patch(
+                &format!("{ADMISSION}/{plural}/p"),
+                "merge-patch+json",
+                json!({"spec": {"matchConstraints": {"matchPolicy": "Exact"}}}),
+            )
+            .await;
+        assert_eq!(code, 200, "{answer}");
+    }
+    t.get("/api/v1/namespaces").await;
+    let (code, made) = t.post(path, scaler("c", 6)).await;
+    assert_eq!(code, 201, "{made}");
+    let target = &made["spec"]["metrics"][0]["resource"]["target"];
+    assert_eq!(
+        target["averageUtilization"], 80,
+        "upstream's default: {made}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_policies_put_in_is_filled_in_as_well() {
+    let t = start().await;
+    let range = json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container", "default": {"memory": "64Mi"}}]}});
+    let (code, made) = t
+        .post("/api/v1/namespaces/default/limitranges", range)
+        .await;
+    assert_eq!(code, 201, "{made}");
+    let account = json!({"metadata": {"name": "default"}});
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    assert_eq!(t.post(accounts, account).await.0, 201);
+    let mutating = async |name: &str, again: &str, expression: &str| {
+        let policy = json!({"metadata": {"name": name}, "spec": {
+            "matchConstraints": rules("", "pods"), "failurePolicy": "Fail", "reinvocationPolicy": again,
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}}]}});
+        let path = format!("{ADMISSION}/mutatingadmissionpolicies");
+        let (code, answer) = t.post(&path, policy).await;
+        assert_eq!(code, 201, "{answer}");
+        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name}});
+        let path = format!("{ADMISSION}/mutatingadmissionpolicybindings");
+        let (code, answer) = t.post(&path, binding).await;
+        assert_eq!(code, 201, "{answer}");
+    };
+    let count = |label: &str| {
+        format!(
+            "Object{{metadata: Object.metadata{{labels: {{'{label}': string(object.spec.containers.size())}}}}}}"
+        )
+    };
+    mutating("a", "IfNeeded", &count("seen-last")).await;
+    mutating("b", "Never", &count("seen-first")).await;
+    mutating(
+        "c",
+        "Never",
+        "Object{spec: Object.spec{containers: [Object.spec.containers{name: 'side', image: 'busybox'}]}}",
+    )
+    .await;
+    t.get("/api/v1/namespaces").await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "main", "image": "nginx"}]}});
+    let (code, made) = t.post("/api/v1/namespaces/default/pods", pod).await;
+    assert_eq!(code, 201, "{made}");
+    let labels = &made["metadata"]["labels"];
+    assert_eq!(labels["seen-last"], "2", "{made}");
+    assert_eq!(labels["seen-first"], "1", "{made}");
+    let containers = made["spec"]["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 2);
+    for container in containers {
+        assert_eq!(container["resources"]["limits"]["memory"], "64Mi", "{made}");
+        assert_eq!(
+            container["volumeMounts"].as_array().unwrap().len(),
+            1,
+            "{made}"
+        );
+    }
+    assert_eq!(made["spec"]["volumes"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn match_conditions_spare_webhooks() {
     let t = start().await;
     let path = format!("{ADMISSION}/validatingwebhookconfigurations");

@@ -18,7 +18,7 @@ use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::admission::Admission;
+use crate::admission::{Admission, Rounds};
 use crate::cache::Filter;
 use crate::resources::Resource;
 
@@ -43,7 +43,7 @@ struct Hook {
 }
 
 /// An object in a version of its resource.
-async fn seen_in(
+pub(crate) async fn seen_in(
     admission: &Admission<'_>,
     version: &Resource,
     object: &Object,
@@ -63,7 +63,7 @@ async fn seen_in(
 }
 
 /// The states of a write in a version of its resource.
-async fn both_seen_in(
+pub(crate) async fn both_seen_in(
     admission: &Admission<'_>,
     version: &Resource,
     object: Option<&Object>,
@@ -99,83 +99,82 @@ impl Webhooks {
         self.clients.post(server, client, review, timeout).await
     }
 
-    /// The webhooks of a kind of configuration that the write must pass, in
-    /// the order of their configurations' names.
-    async fn matching(
-        &self,
-        admission: &Admission<'_>,
-        plural: &str,
-        object: Option<&Object>,
-        old: Option<&Object>,
-    ) -> Result<Vec<Hook>, Status> {
+    /// The webhooks of a kind of configuration, in the order of their configurations'
+    /// names, by names of their own.
+    fn configured(admission: &Admission<'_>, plural: &str) -> Vec<(String, Value)> {
         let Some(cache) = admission.server.cache.existing(GROUP, plural) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         // Whoever breaks admission must be able to repair it.
         if cache.is_empty() || admission.resource.group == GROUP {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let mut hooks = Vec::new();
         for configuration in cache.list(&Filter::default()) {
-            let configuration = configuration.tree();
-            for hook in configuration["webhooks"].as_array().into_iter().flatten() {
-                let none = Vec::new();
-                let all = hook["rules"].as_array().unwrap_or(&none);
-                let exact = hook["matchPolicy"] == "Exact";
-                let covered = |target: &Target<'_>| all.iter().any(|r| rules::covers(r, target));
-                let (version, applies) = match rules::coverage(admission, exact, covered) {
-                    Coverage::None => continue,
-                    Coverage::Exact => (None, rules::applies(admission, hook, object, old)?),
-                    Coverage::Equivalent(version) => {
-                        let (object, old) = both_seen_in(admission, &version, object, old).await?;
-                        let seen = admission.through(&version);
-                        let applies = rules::applies(&seen, hook, object.as_ref(), old.as_ref())?;
-                        (Some(version), applies)
-                    }
-                };
-                if applies {
-                    hooks.push(Hook {
-                        name: hook["name"].as_str().unwrap_or_default().to_owned(),
-                        ignore_failure: hook["failurePolicy"] == "Ignore",
-                        value: hook.clone(),
-                        version,
-                    });
-                }
+            let tree = configuration.tree();
+            for hook in tree["webhooks"].as_array().into_iter().flatten() {
+                let name = hook["name"].as_str().unwrap_or_default();
+                hooks.push((format!("{}/{name}", configuration.name), hook.clone()));
             }
         }
-        Ok(hooks)
+        hooks
     }
 
-    /// Lets mutating webhooks change the object, one after the other; those
-    /// that ask for it see it once more when others changed it after them.
+    /// The webhook, if the write must pass it.
+    async fn matching(
+        admission: &Admission<'_>,
+        hook: Value,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<Option<Hook>, Status> {
+        let none = Vec::new();
+        let all = hook["rules"].as_array().unwrap_or(&none);
+        let exact = hook["matchPolicy"] == "Exact";
+        let covered = |target: &Target<'_>| all.iter().any(|r| rules::covers(r, target));
+        let (version, applies) = match rules::coverage(admission, exact, covered) {
+            Coverage::None => return Ok(None),
+            Coverage::Exact => (None, rules::applies(admission, &hook, object, old)?),
+            Coverage::Equivalent(version) => {
+                let (object, old) = both_seen_in(admission, &version, object, old).await?;
+                let seen = admission.through(&version);
+                let applies = rules::applies(&seen, &hook, object.as_ref(), old.as_ref())?;
+                (Some(version), applies)
+            }
+        };
+        Ok(applies.then(|| Hook {
+            name: hook["name"].as_str().unwrap_or_default().to_owned(),
+            ignore_failure: hook["failurePolicy"] == "Ignore",
+            value: hook,
+            version,
+        }))
+    }
+
+    /// Lets mutating webhooks change the object, one after the other; each is held
+    /// against the object as those before have left it.
     pub async fn mutate(
         &self,
         admission: &Admission<'_>,
         object: &mut Object,
         old: Option<&Object>,
+        rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        let hooks = self
-            .matching(
-                admission,
-                "mutatingwebhookconfigurations",
-                Some(object),
-                old,
-            )
-            .await?;
-        let mut last_change = None;
-        for (i, hook) in hooks.iter().enumerate() {
-            if self.call_mutating(admission, hook, object, old).await? {
-                last_change = Some(i);
-            }
-        }
-        let Some(last_change) = last_change else {
+        let hooks = Self::configured(admission, "mutatingwebhookconfigurations");
+        if hooks.is_empty() {
             return Ok(());
-        };
-        for hook in &hooks[..last_change] {
-            if hook.value["reinvocationPolicy"] == "IfNeeded" {
-                self.call_mutating(admission, hook, object, old).await?;
-            }
         }
+        rounds.begin(object);
+        for (name, hook) in hooks {
+            if rounds.skips(&name) {
+                continue;
+            }
+            let Some(hook) = Self::matching(admission, hook, Some(object), old).await? else {
+                continue;
+            };
+            let changed = self.call_mutating(admission, &hook, object, old).await?;
+            let again = hook.value["reinvocationPolicy"] == "IfNeeded";
+            rounds.called(&name, changed, again);
+        }
+        rounds.end(object);
         Ok(())
     }
 
@@ -265,9 +264,10 @@ impl Webhooks {
         object: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<(), Status> {
-        let hooks = self
-            .matching(admission, "validatingwebhookconfigurations", object, old)
-            .await?;
+        let mut hooks = Vec::new();
+        for (_, hook) in Self::configured(admission, "validatingwebhookconfigurations") {
+            hooks.extend(Self::matching(admission, hook, object, old).await?);
+        }
         let answers = join_all(
             hooks
                 .iter()

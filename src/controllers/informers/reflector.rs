@@ -43,6 +43,8 @@ impl<K: Versioned> Sink<K> for Store<K> {
 /// so that watches do not end together. Inside one process nothing drops idle
 /// connections, so that the figure only bounds how long a stuck watch lives.
 const WATCH_SECONDS: u32 = 1800;
+/// How long the server may take to answer a list, or to begin a watch.
+const LONGEST_ANSWER: Duration = Duration::from_secs(60);
 /// How long a watch may be silent: the server sends a bookmark each minute, so that
 /// silence means that the watch is dead.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
@@ -89,7 +91,7 @@ pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl S
             Ok(End::Resume(version)) => resume = Some(version),
             Ok(End::Relist) => {}
             Err((error, version)) => {
-                tracing::debug!(path = %source.path, %error, "watch broke");
+                tracing::warn!(path = %source.path, %error, "watch broke");
                 resume = Some(version);
             }
         }
@@ -105,6 +107,13 @@ pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl S
 async fn sleep(delay: &mut Duration) {
     tokio::time::sleep(delay.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
     *delay = (*delay * 2).min(LAST_DELAY);
+}
+
+/// An answer that must not be long in coming: without it a mirror would stand still.
+async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    tokio::time::timeout(LONGEST_ANSWER, answer)
+        .await
+        .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
 
 async fn list<K: Versioned>(
@@ -123,7 +132,7 @@ async fn list<K: Versioned>(
         request.list(&params)
     }
     .map_err(kube::Error::BuildRequest)?;
-    let list: ObjectList<K> = client.request(request).await?;
+    let list: ObjectList<K> = in_time(client.request(request)).await?;
     let version = list.metadata.resource_version.unwrap_or_default();
     store.replace(list.items, version.parse().unwrap_or(0));
     Ok(version)
@@ -150,7 +159,7 @@ async fn watch<K: Versioned>(
         request.watch(&params, version)
     }
     .map_err(|error| fail(kube::Error::BuildRequest(error), &at))?;
-    let events = match client.request_events::<K>(request).await {
+    let events = match in_time(client.request_events::<K>(request)).await {
         Ok(events) => events,
         Err(kube::Error::Api(status)) if status.code == 410 => return Ok(End::Relist),
         Err(error) => return Err(fail(error, &at)),
