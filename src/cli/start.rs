@@ -298,7 +298,7 @@ async fn start(
     let mut interrupt = futures::FutureExt::fuse(interrupt);
     let mut begun = std::pin::pin!(rkube_cluster::start(home, options, output));
     let mut stop = false;
-    let profile = loop {
+    let started = loop {
         tokio::select! {
             outcome = &mut begun => break outcome?,
             () = &mut interrupt => stop = true,
@@ -309,11 +309,11 @@ async fn start(
     }
     if let Some(limit) = wait {
         tokio::select! {
-            outcome = rkube_cluster::wait_ready(home, &profile, limit, output) => outcome?,
+            outcome = rkube_cluster::wait_ready(home, &started, limit, output) => outcome?,
             () = &mut interrupt => return Ok(None),
         }
     }
-    Ok(Some(profile))
+    Ok(Some(started.profile))
 }
 
 #[cfg(test)]

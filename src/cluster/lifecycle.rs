@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Node as ApiNode;
-use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, MachineOptions, PortMapping};
+use rkube_drivers::{Driver, MachineOptions, NodeState, PortMapping};
 
 use crate::Progress;
 use crate::access;
@@ -20,6 +18,7 @@ use crate::kubeconfig::Kubeconfig;
 use crate::pki::Pki;
 use crate::profile::{NewProfile, Node, Profile, check_name};
 use crate::publish;
+use crate::ready::{Booted, wait_for_api, wait_for_nodes};
 use crate::store::StoreOptions;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
@@ -66,6 +65,14 @@ const AUDIT_POLICY: &str = "audit-policy.yaml";
 /// The largest cluster that a profile may have.
 const MAX_NODES: u32 = 100;
 
+/// A cluster that was started.
+#[derive(Debug)]
+pub struct Started {
+    /// The cluster.
+    pub profile: Profile,
+    booted: Booted,
+}
+
 /// Starts a cluster, making it first if it is new. What a failed first start made
 /// is removed again. Does not wait: see [`wait_ready`].
 ///
@@ -74,7 +81,7 @@ pub async fn start(
     home: &Home,
     options: &StartOptions,
     progress: &dyn Progress,
-) -> Result<Profile, Failure> {
+) -> Result<Started, Failure> {
     check_name(&options.profile)?;
     // Before anything is made that would have to be taken back.
     let audit_policy = match &options.audit_policy {
@@ -112,9 +119,15 @@ pub async fn start(
         write_private(&dir.join(AUDIT_POLICY), text)?;
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
+    let mut booted = Booted::nobody();
+    if !new && let Ok(states) = driver.states(&profile.plan(home)).await {
+        let down = profile.nodes.iter().zip(states);
+        let down = down.filter(|(_, state)| *state != NodeState::Running);
+        booted = Booted::of(down.map(|(node, _)| node.name.clone()).collect());
+    }
     let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
     match started {
-        Ok(()) => Ok(profile),
+        Ok(()) => Ok(Started { profile, booted }),
         Err(failure) => {
             if new {
                 undo(home, &profile, driver.as_ref()).await;
@@ -306,16 +319,17 @@ async fn start_profile(
 /// Waits until the API server answers and every node that is meant to run is ready.
 pub async fn wait_ready(
     home: &Home,
-    profile: &Profile,
+    started: &Started,
     limit: Duration,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
+    let profile = &started.profile;
     progress.step("control-plane", "Waiting for the API server");
     let client = access::client(home, profile).await?;
     let deadline = Instant::now() + limit;
     wait_for_api(&client, deadline).await?;
     progress.step("ready", "Waiting for the nodes to be ready");
-    wait_for_nodes(&client, &running(profile), deadline).await
+    wait_for_nodes(&client, &running(profile), &started.booted, deadline).await
 }
 
 /// Names of the nodes that are meant to run.
@@ -434,86 +448,6 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
         .filter_map(|rest| rest.trim().parse::<IpAddr>().ok())
         .filter(|ip| !ip.is_loopback())
         .collect()
-}
-
-/// How often to look again while the API server comes up.
-const RETRY: Duration = Duration::from_millis(10);
-
-async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(), Failure> {
-    loop {
-        let request = http_get("/readyz");
-        let error = match client.request_text(request).await {
-            Ok(_) => return Ok(()),
-            Err(e) => e.to_string(),
-        };
-        if Instant::now() >= deadline {
-            return Err(Failure::new(
-                Source::ControlPlane,
-                Kind::Timeout,
-                format!("the API server does not become ready: {error}"),
-            )
-            .advise("look at its log with: rkube logs"));
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
-/// A GET without a body, for paths that are no resources.
-fn http_get(path: &str) -> http::Request<Vec<u8>> {
-    let mut request = http::Request::new(Vec::new());
-    if let Ok(uri) = path.parse() {
-        *request.uri_mut() = uri;
-    }
-    request
-}
-
-pub(crate) fn is_ready(node: &ApiNode) -> bool {
-    node.status
-        .as_ref()
-        .and_then(|s| s.conditions.as_ref())
-        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
-}
-
-/// Waits until every one of `names` is ready.
-pub(crate) async fn wait_for_nodes(
-    client: &Client,
-    names: &[String],
-    deadline: Instant,
-) -> Result<(), Failure> {
-    use futures::{StreamExt, TryStreamExt};
-    use kube::runtime::{WatchStreamExt, watcher};
-    let api: Api<ApiNode> = Api::all(client.clone());
-    let mut waiting: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let watch = async {
-        let mut changes = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .touched_objects()
-            .boxed();
-        while !waiting.is_empty() {
-            // Errors are retried by the back-off above; the deadline ends it.
-            if let Ok(Some(node)) = changes.try_next().await
-                && let Some(name) = node.metadata.name.as_deref()
-                && is_ready(&node)
-                // The control plane gives them just after a node has registered.
-                && node.metadata.labels.iter().flatten().any(|(k, _)| k.starts_with("node-role.kubernetes.io/"))
-            {
-                waiting.remove(name);
-            }
-        }
-    };
-    let limit = deadline.saturating_duration_since(Instant::now());
-    if tokio::time::timeout(limit, watch).await.is_err() {
-        let names: Vec<&str> = waiting.into_iter().collect();
-        return Err(Failure::new(
-            Source::Guest,
-            Kind::Timeout,
-            format!("not ready in time: {}", names.join(", ")),
-        )
-        .advise(
-            "look at the node's log with: rkube logs -n NODE, and at: kubectl describe node NODE",
-        ));
-    }
-    Ok(())
 }
 
 /// Writes the cluster's entry in `kubeconfig` and makes it the current one.

@@ -8,12 +8,14 @@ use kube::api::{DeleteParams, EvictParams, ListParams};
 use kube::{Api, Client, ResourceExt};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_drivers::NodeState;
 
 use crate::files::Home;
-use crate::lifecycle::{provision, wait_for_nodes};
+use crate::lifecycle::provision;
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
 use crate::publish;
+use crate::ready::{Booted, wait_for_nodes};
 use crate::{Progress, access};
 
 /// How long a new node may take to be ready.
@@ -42,7 +44,7 @@ pub async fn add_node(
     let result = async {
         profile.save(home)?;
         provision(home, &profile)?;
-        if states.first() == Some(&rkube_drivers::NodeState::Running) {
+        if states.first() == Some(&NodeState::Running) {
             driver
                 .start(&profile.plan(home), std::slice::from_ref(&node.name))
                 .await?;
@@ -50,6 +52,7 @@ pub async fn add_node(
             wait_for_nodes(
                 &client,
                 std::slice::from_ref(&node.name),
+                &Booted::nobody(),
                 Instant::now() + READY_LIMIT,
             )
             .await?;
@@ -97,8 +100,7 @@ pub async fn delete_node(
     control_plane_needed(&node, "delete")?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
-    let cluster_runs =
-        driver.states(&plan).await?.first() == Some(&rkube_drivers::NodeState::Running);
+    let cluster_runs = driver.states(&plan).await?.first() == Some(&NodeState::Running);
     let client = if cluster_runs {
         Some(access::client(home, &profile).await?)
     } else {
@@ -211,13 +213,18 @@ pub async fn start_node(
     let driver = rkube_drivers::by_name(&profile.driver)?;
     progress.step("start", &format!("Starting the node {name}"));
     provision(home, &profile)?;
+    let states = driver.states(&profile.plan(home)).await?;
+    let down = profile.nodes.iter().zip(states);
+    let down = down.filter(|(node, state)| node.name == name && *state != NodeState::Running);
+    let booted = Booted::of(down.map(|(node, _)| node.name.clone()).collect());
     driver
         .start(&profile.plan(home), std::slice::from_ref(&name))
         .await?;
     set_stopped(&mut profile, &name, false);
     profile.save(home)?;
     let client = access::client(home, &profile).await?;
-    wait_for_nodes(&client, &[name], Instant::now() + READY_LIMIT).await
+    let deadline = Instant::now() + READY_LIMIT;
+    wait_for_nodes(&client, &[name], &booted, deadline).await
 }
 
 fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {

@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::access;
 use crate::files::Home;
 use crate::kubeconfig::Kubeconfig;
-use crate::lifecycle::is_ready;
 use crate::profile::Profile;
+use crate::ready::is_ready;
 
 /// How long the API server may take to answer.
 const API_LIMIT: Duration = Duration::from_secs(3);
