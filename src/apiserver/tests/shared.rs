@@ -77,7 +77,8 @@ async fn servers_on_one_etcd_show_the_same() {
         }
     };
     let (one, other) = (open().await, open().await);
-    let (_, list) = other.get(MAPS).await;
+    let (code, list) = other.get(MAPS).await;
+    assert_eq!(code, 200, "{list}");
     let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
     let mut watch = other
         .watch(&format!("{MAPS}?watch=1&resourceVersion={revision}"))

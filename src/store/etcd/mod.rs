@@ -12,6 +12,7 @@ mod tests;
 mod watch;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,8 +50,12 @@ const SEEN: Duration = Duration::from_secs(1);
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
 /// The key, below the root, by which API servers agree on who compacts.
 const COMPACT_KEY: &str = "/compact_rev_key";
-/// A key whose writes tell old servers' watches how far they are.
-const SYNC_KEY: &str = "/sync";
+/// A key that is only ever asked for, so that etcd says how far it is.
+const CLOCK_KEY: &str = "/clock";
+/// What stands behind a watch's prefix in the key whose writes tell old servers'
+/// watches how far they are: a watch hears of its own range only. No object's name
+/// may contain a `%`.
+const SYNC_NAME: &str = "%sync";
 
 /// Where etcd is and how it is spoken to.
 #[derive(Clone, Debug, Default)]
@@ -367,7 +372,7 @@ impl Shared {
             return Ok(last.1);
         }
         let began = self.clock.fetch_add(1, Ordering::AcqRel);
-        let key = self.key(SYNC_KEY);
+        let key = self.key(CLOCK_KEY);
         let response = self
             .range(&Range {
                 key: key.as_bytes(),
@@ -408,14 +413,15 @@ impl Shared {
             let _ =
                 tokio::time::timeout(Duration::from_millis(20), follower.reached(revision)).await;
         }
-        if behind.iter().any(|f| f.revision() < revision) {
-            let key = self.key(SYNC_KEY);
-            self.txn(
-                &wire::txn(None, &[wire::op_put(key.as_bytes(), b"")], &[]),
-                SYNC_KEY,
-                b"",
-            )
-            .await?;
+        let prefixes: BTreeSet<&str> = behind
+            .iter()
+            .filter(|f| f.revision() < revision)
+            .map(|f| f.prefix())
+            .collect();
+        for prefix in prefixes {
+            let key = format!("{}{SYNC_NAME}", self.key(prefix));
+            let put = wire::op_put(key.as_bytes(), b"");
+            self.txn(&wire::txn(None, &[put], &[]), &key, b"").await?;
         }
         Ok(())
     }
@@ -586,7 +592,7 @@ impl Store for EtcdStore {
             }
             // etcd tells of a start that is compacted only some time after it
             // has confirmed the watch; a read tells at once.
-            let key = self.shared.key(SYNC_KEY);
+            let key = self.shared.key(CLOCK_KEY);
             let range = Range {
                 key: key.as_bytes(),
                 revision: after,
@@ -639,7 +645,7 @@ impl Store for EtcdStore {
 
 /// Whether a key is the store's own.
 fn is_own(key: &str) -> bool {
-    key == COMPACT_KEY || key == SYNC_KEY
+    key == COMPACT_KEY || key.ends_with(SYNC_NAME)
 }
 
 fn compare(key: &[u8], expect: Expect) -> Option<Vec<u8>> {

@@ -224,17 +224,29 @@ async fn stores_that_share_an_etcd_see_each_other() {
     stranger.put("/y", value("1"), Expect::Any).await.unwrap();
     // What a stranger writes moves the revision on, and the watch tells.
     stranger.put("/x", value("1"), Expect::Any).await.unwrap();
+    let narrow = other.watch("/k/", other.revision()).await.unwrap();
+    one.put("/b", value("1"), Expect::Any).await.unwrap();
     let current = other.current().await.unwrap();
-    let told = tokio::time::timeout(Duration::from_secs(60), async {
-        loop {
-            let batch = watch.recv().await.unwrap().unwrap();
-            assert!(batch.changes.is_empty());
-            if batch.revision >= current {
-                return;
+    assert_eq!(next(&mut watch).await.changes.len(), 1);
+    for mut watch in [watch, narrow] {
+        let told = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                let batch = watch.recv().await.unwrap().unwrap();
+                assert!(batch.changes.is_empty());
+                if batch.revision >= current {
+                    return;
+                }
             }
-        }
-    });
-    told.await.expect("progress is told");
+        });
+        told.await.expect("progress is told");
+    }
+    let page = one.list("/", ListOptions::default()).await.unwrap();
+    let keys: Vec<_> = page.items.iter().map(|item| &*item.key).collect();
+    assert_eq!(
+        keys,
+        ["/a", "/b"],
+        "what stores tell each other is not shown"
+    );
 }
 
 #[tokio::test]

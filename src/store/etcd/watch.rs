@@ -27,6 +27,11 @@ pub struct Follower {
 }
 
 impl Follower {
+    /// What the keys begin with that are followed.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Whether changes of `key` are delivered.
     pub fn follows(&self, key: &str) -> bool {
         key.starts_with(&self.prefix)
