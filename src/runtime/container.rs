@@ -255,6 +255,11 @@ impl Container {
                 "Error".into()
             }
         });
+        let finished_at = exit.and_then(|e| Timestamp::from_nanosecond(i128::from(e.exit.at)).ok());
+        // A short one ends before its start is known here.
+        let started_at = live
+            .started_at
+            .map(|at| finished_at.map_or(at, |end| at.min(end)));
         ContainerStatus {
             id: self.meta.id.clone(),
             sandbox_id: self.meta.sandbox_id.clone(),
@@ -264,8 +269,8 @@ impl Container {
             state: live.state,
             pid: live.pid,
             created_at: self.meta.created_at,
-            started_at: live.started_at,
-            finished_at: exit.and_then(|e| Timestamp::from_nanosecond(i128::from(e.exit.at)).ok()),
+            started_at,
+            finished_at,
             exit_code: exit.map(|e| e.exit.code),
             signal: exit.and_then(|e| e.exit.signal),
             reason,

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::Remote;
 use crate::body::{self, Body};
-use crate::connect::{self, HttpClient, service_endpoint};
+use crate::connect::{self, HttpClient, backend};
 use crate::service::{Call, Incoming};
 use crate::{ApiServer, Error, Pki};
 
@@ -90,15 +90,10 @@ impl Tls {
 }
 
 impl Remote {
-    /// Address and port of one of the server's endpoints.
+    /// Name or address, and port, of the server.
     pub(super) fn resolve(&self, server: &ApiServer) -> Result<String, Status> {
         let service = &self.reference;
-        service_endpoint(
-            server,
-            &service.namespace,
-            &service.name,
-            &service.port.to_string(),
-        )
+        backend(server, &service.namespace, &service.name, service.port)
     }
 
     /// Sends a request of this server's own, on behalf of `user`.

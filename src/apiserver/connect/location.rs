@@ -262,9 +262,24 @@ pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status>
     })
 }
 
+/// Where a service that the API server itself asks (a webhook's, an `APIService`'s) is
+/// reached: one of its endpoints, or the name that an `ExternalName` stands for.
+pub fn backend(
+    server: &ApiServer,
+    namespace: &str,
+    name: &str,
+    port: u64,
+) -> Result<String, Status> {
+    let service = get(server, "services", namespace, name)?;
+    match service["spec"]["externalName"].as_str() {
+        Some(host) if service["spec"]["type"] == "ExternalName" => Ok(format!("{host}:{port}")),
+        _ => service_endpoint(server, namespace, name, &port.to_string()),
+    }
+}
+
 /// Address and port of one of a service's ready endpoints, at random. `port` is
 /// a number or a name of the service's, or empty for its only one.
-pub fn service_endpoint(
+fn service_endpoint(
     server: &ApiServer,
     namespace: &str,
     name: &str,

@@ -20,7 +20,7 @@ use crate::service::{Call, Incoming};
 use crate::{ApiServer, admission};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
-pub use location::service_endpoint;
+pub use location::backend;
 pub use transport::{HttpClient, Transports, Trust, any_certificate, client_for};
 
 /// Where a request goes.

@@ -147,7 +147,7 @@ fn slice(port: u16, address: &str) -> Value {
         "ports": [{"name": "", "port": port, "protocol": "TCP"}]})
 }
 
-async fn registered(t: &TestServer) {
+async fn registered(t: &TestServer, port: u16) {
     use base64::Engine as _;
     let bundle = base64::engine::general_purpose::STANDARD.encode(&t.pki.pki.ca_cert);
     let (code, made) = t
@@ -155,7 +155,7 @@ async fn registered(t: &TestServer) {
             SERVICES,
             json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": NAME}, "spec": {
                 "group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000, "versionPriority": 200,
-                "caBundle": bundle, "service": {"namespace": "default", "name": "ext", "port": 7443}}}),
+                "caBundle": bundle, "service": {"namespace": "default", "name": "ext", "port": port}}}),
         )
         .await;
     assert_eq!(code, 201, "{made}");
@@ -166,7 +166,7 @@ const SLICE: &str = "/registry/discovery.k8s.io/endpointslices/default/ext";
 #[tokio::test]
 async fn another_server_is_found_asked_and_lost() {
     let t = start().await;
-    registered(&t).await;
+    registered(&t, 7443).await;
     let missing = condition(&t, "ServiceNotFound").await;
     assert_eq!(
         missing["message"],
@@ -297,6 +297,18 @@ async fn another_server_is_found_asked_and_lost() {
 }
 
 #[tokio::test]
+async fn a_server_outside_is_found_by_name() {
+    let t = start().await;
+    let port = extension(&t).await;
+    let service = json!({"metadata": {"name": "ext"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    let services = "/api/v1/namespaces/default/services";
+    assert_eq!(t.post(services, service).await.0, 201);
+    registered(&t, port).await;
+    condition(&t, "Passed").await;
+    assert_eq!(t.get(GROUP_VERSION).await.0, 200);
+}
+
+#[tokio::test]
 async fn a_server_of_another_authority_is_not_trusted() {
     use base64::Engine as _;
     let t = start().await;
@@ -308,7 +320,7 @@ async fn a_server_of_another_authority_is_not_trusted() {
     )
     .await;
     put(&t, SLICE, slice(port, "127.0.0.1")).await;
-    registered(&t).await;
+    registered(&t, 7443).await;
     condition(&t, "Passed").await;
     let other = super::support::make_pki();
     let bundle = base64::engine::general_purpose::STANDARD.encode(&other.pki.ca_cert);
@@ -340,7 +352,7 @@ async fn upgrades_are_joined() {
     )
     .await;
     put(&t, SLICE, slice(port, "127.0.0.1")).await;
-    registered(&t).await;
+    registered(&t, 7443).await;
     condition(&t, "Passed").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

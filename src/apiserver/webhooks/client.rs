@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::ApiServer;
-use crate::connect::service_endpoint;
+use crate::connect::backend;
 
 /// Bytes that a webhook may answer: a conversion answers with a whole list.
 const MAX_ANSWER: usize = 64 << 20;
@@ -179,8 +179,7 @@ fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
         .as_u64()
         .and_then(|p| u16::try_from(p).ok())
         .unwrap_or(443);
-    let address =
-        service_endpoint(server, namespace, name, &port.to_string()).map_err(|e| e.message)?;
+    let address = backend(server, namespace, name, port.into()).map_err(|e| e.message)?;
     let path = match text("path") {
         "" => "/".to_owned(),
         path if path.starts_with('/') => path.to_owned(),
