@@ -284,6 +284,9 @@ impl Browser {
             .flatten()
             .filter(|l| l["level"] == "SEVERE" || l["level"] == "WARNING")
             .map(|l| l["message"].as_str().unwrap_or_default().to_owned())
+            // Chromium breaks requests off when links come and go, as those of nodes do
+            // while tests make and remove clusters; pages have to ask again.
+            .filter(|message| !message.ends_with("net::ERR_NETWORK_CHANGED"))
             .collect()
     }
 }
