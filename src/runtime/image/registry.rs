@@ -285,8 +285,8 @@ impl Registry {
     /// none when another process has unpacked it meanwhile.
     ///
     /// Only one process at a time writes the file. The lock ends with the
-    /// download, never waiting for anything else, and the file is opened under
-    /// it: whoever removes the name later does not matter.
+    /// download, never waiting for anything else, and the file that was written is
+    /// the one that is given: whoever removes the name meanwhile does not matter.
     async fn download(
         &self,
         store: &Arc<Store>,
@@ -306,11 +306,7 @@ impl Registry {
                 tokio::time::sleep(backoff(attempt)).await;
             }
             match self.download_once(layer, &path, progress).await {
-                Ok(()) => {
-                    return std::fs::File::open(&path)
-                        .map(Some)
-                        .image_context(|| format!("cannot read {}", path.display()));
-                }
+                Ok(file) => return Ok(Some(file)),
                 Err(e @ (ImageError::Registry { .. } | ImageError::DigestMismatch { .. })) => {
                     tracing::debug!(layer = %layer.digest, "download: {e}");
                     last = Some(e);
@@ -326,7 +322,7 @@ impl Registry {
         layer: &Descriptor,
         path: &PathBuf,
         progress: &Progress,
-    ) -> Result<(), ImageError> {
+    ) -> Result<std::fs::File, ImageError> {
         let context = || format!("cannot write {}", path.display());
         let told = |done: u64| {
             progress(PullProgress::Layer {
@@ -408,7 +404,9 @@ impl Registry {
                 actual: actual.to_string(),
             });
         }
-        Ok(())
+        let mut file = file.into_std().await;
+        file.seek(SeekFrom::Start(0)).image_context(context)?;
+        Ok(file)
     }
 
     /// A GET that authenticates when asked to, and tries again what may pass.
