@@ -1,4 +1,5 @@
-//! Admission of writes: the built-in plugins, then webhooks, in upstream's order.
+//! Admission of writes: the built-in plugins, then policies, then webhooks, in
+//! upstream's order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub struct Rounds {
     /// Those that are to be called in the second round.
     due: BTreeSet<String>,
     changed: bool,
-    /// The object as they left it.
+    /// The object as they left it, where one of them asks to see later changes.
     output: Option<Object>,
 }
 
@@ -78,7 +79,7 @@ impl Rounds {
 
     /// Ends with an object.
     pub fn end(&mut self, object: &Object) {
-        if !self.second {
+        if !self.second && !self.called.is_empty() {
             self.output = Some(object.clone());
         }
     }

@@ -19,6 +19,13 @@ use crate::resources::Resource;
 use crate::service::{Call, Incoming};
 use crate::subresources::{admit, body_as, success, update_raw};
 
+const EVICTION: Part<'static> = Part {
+    group: "policy",
+    version: "v1",
+    kind: "Eviction",
+    definition: "io.k8s.api.policy.v1.Eviction",
+};
+
 /// `pods/eviction`: a deletion that disruption budgets may refuse.
 pub async fn evict(
     server: &Arc<ApiServer>,
@@ -27,29 +34,14 @@ pub async fn evict(
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let mut eviction = body_as(
-        call,
-        request,
-        "io.k8s.api.policy.v1.Eviction",
-        "policy",
-        "v1",
-        "Eviction",
-        options.validation,
-    )
-    .await?;
+    let mut eviction = body_as(call, request, &EVICTION, options.validation).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     if !meta::name(&eviction).is_empty() && meta::name(&eviction) != name {
         return Err(Status::bad_request(
             "name in URL does not match name in Eviction object",
         ));
     }
-    let part = Part {
-        group: "policy",
-        version: "v1",
-        kind: "Eviction",
-        definition: "io.k8s.api.policy.v1.Eviction",
-    };
-    admit(server, call, resource, part, &options, &mut eviction).await?;
+    admit(server, call, resource, EVICTION, &options, &mut eviction).await?;
     let mut delete = eviction
         .get("deleteOptions")
         .cloned()
@@ -130,9 +122,8 @@ async fn mark(
 
 /// 429 for a pod that has changed while its budget was looked at.
 fn try_again(budget: &str) -> Status {
-    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
     let detail = format!("The disruption budget {budget} is still being processed by the server.");
-    refused(message, &detail, 10)
+    refused(detail, 10)
 }
 
 /// Pods that are over, never ran, or are going already need no budget.
@@ -202,13 +193,12 @@ async fn charge_budget(
         }
         let allowed = number("disruptionsAllowed");
         if allowed <= 0 {
-            let message = "Cannot evict pod as it would violate the pod's disruption budget.";
             let detail = format!(
                 "The disruption budget {name} needs {} healthy pods and has {} currently",
                 number("desiredHealthy"),
                 number("currentHealthy")
             );
-            return Err(refused(message, &detail, 0));
+            return Err(refused(detail, 0));
         }
         budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
         let disrupted = meta::child_map(
@@ -230,10 +220,11 @@ async fn charge_budget(
     Ok(spared.load(Relaxed).then(|| meta::name(&budget).to_owned()))
 }
 
-fn refused(message: &str, detail: &str, retry_after: u32) -> Status {
+fn refused(detail: String, retry_after: u32) -> Status {
+    let message = "Cannot evict pod as it would violate the pod's disruption budget.";
     let cause = Cause {
         reason: "DisruptionBudget".into(),
-        message: detail.to_owned(),
+        message: detail,
         field: String::new(),
     };
     Status::new(429, "TooManyRequests", message).with_details(Details {

@@ -24,27 +24,46 @@ use crate::resources::Resource;
 use crate::respond;
 use crate::service::{Call, Incoming};
 
+const BINDING: Part<'static> = Part {
+    group: "",
+    version: "v1",
+    kind: "Binding",
+    definition: "io.k8s.api.core.v1.Binding",
+};
+
+const SCALE: Part<'static> = Part {
+    group: "autoscaling",
+    version: "v1",
+    kind: "Scale",
+    definition: "io.k8s.api.autoscaling.v1.Scale",
+};
+
+const TOKEN_REQUEST: Part<'static> = Part {
+    group: "authentication.k8s.io",
+    version: "v1",
+    kind: "TokenRequest",
+    definition: "io.k8s.api.authentication.v1.TokenRequest",
+};
+
 /// A request's body as an object of a built-in kind that is no resource.
 pub async fn body_as(
     call: &Call,
     request: Incoming,
-    definition: &str,
-    group: &str,
-    version: &str,
-    kind: &str,
+    part: &Part<'_>,
     validation: Validation,
 ) -> Result<Object, Status> {
+    let kind = part.kind;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
     let (mut object, duplicates) = parse(&bytes, encoding)?;
-    let api_version = rkube_api::gvk::api_version(group, version);
+    let api_version = rkube_api::gvk::api_version(part.group, part.version);
     if !matches!(meta::kind(&object), k if k.is_empty() || k == kind) {
         return Err(Status::bad_request(format!(
             "expected a {kind}, got a {}",
             meta::kind(&object)
         )));
     }
-    if let Some(ty) = Schema::builtin().definition(definition) {
+    if let Some(ty) = Schema::builtin().definition(part.definition) {
         let unknown = fields::check(ty, &mut object)?;
         report(call, validation, duplicates, unknown)?;
     }
@@ -100,16 +119,7 @@ pub async fn bind(
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let mut binding = body_as(
-        call,
-        request,
-        "io.k8s.api.core.v1.Binding",
-        "",
-        "v1",
-        "Binding",
-        options.validation,
-    )
-    .await?;
+    let mut binding = body_as(call, request, &BINDING, options.validation).await?;
     let name = if call.info.subresource.is_empty() {
         meta::name(&binding)
     } else {
@@ -128,13 +138,7 @@ pub async fn bind(
         .resources
         .find("", "v1", "pods")
         .ok_or_else(Status::page_not_found)?;
-    let part = Part {
-        group: "",
-        version: "v1",
-        kind: "Binding",
-        definition: "io.k8s.api.core.v1.Binding",
-    };
-    admit(server, call, resource, part, &options, &mut binding).await?;
+    admit(server, call, resource, BINDING, &options, &mut binding).await?;
     let user = &call.user;
     let revision = meta::resource_version(&binding).to_owned();
     let make = |old: Option<&Object>| -> Result<Object, Status> {
@@ -257,16 +261,7 @@ pub async fn scale(
     let manager = options.manager.clone();
     let force = info.query.is_true("force");
     let (given, duplicates) = if info.verb == "update" {
-        let scale = body_as(
-            call,
-            request,
-            "io.k8s.api.autoscaling.v1.Scale",
-            "autoscaling",
-            "v1",
-            "Scale",
-            validation,
-        )
-        .await?;
+        let scale = body_as(call, request, &SCALE, validation).await?;
         if meta::name(&scale) != info.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({}) does not match the name on the URL ({})",
@@ -356,24 +351,9 @@ pub async fn token(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
-    let mut review = body_as(
-        call,
-        request,
-        "io.k8s.api.authentication.v1.TokenRequest",
-        "authentication.k8s.io",
-        "v1",
-        "TokenRequest",
-        options.validation,
-    )
-    .await?;
+    let mut review = body_as(call, request, &TOKEN_REQUEST, options.validation).await?;
     server.cache.consistent().await;
-    let part = Part {
-        group: "authentication.k8s.io",
-        version: "v1",
-        kind: "TokenRequest",
-        definition: "io.k8s.api.authentication.v1.TokenRequest",
-    };
-    admit(server, call, resource, part, &options, &mut review).await?;
+    admit(server, call, resource, TOKEN_REQUEST, &options, &mut review).await?;
     let reader = CacheReader(server.cache.clone());
     let answer = server.signer.token_request(
         &reader,

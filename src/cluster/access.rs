@@ -11,7 +11,7 @@ use rkube_ssh::client::Session;
 
 use crate::files::{Home, io_failure};
 use crate::kubeconfig::Entry;
-use crate::pki::Pki;
+use crate::pki;
 use crate::profile::{Node, Profile};
 
 /// How the host reaches the cluster.
@@ -25,21 +25,20 @@ pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
 }
 
 /// The profile's kubeconfig entry.
-pub(crate) fn entry(home: &Home, profile: &Profile, pki: &Pki) -> Result<Entry, Failure> {
-    let (certificate, key) = pki.admin()?;
+pub(crate) fn entry(home: &Home, profile: &Profile) -> Result<Entry, Failure> {
+    let credentials = pki::credentials(&home.profile_dir(&profile.name).join("pki"))?;
     Ok(Entry {
         name: profile.name.clone(),
         server: server(home, profile)?,
-        ca: pki.ca_certificate()?,
-        certificate,
-        key,
+        ca: credentials.ca,
+        certificate: credentials.certificate,
+        key: credentials.key,
     })
 }
 
 /// A client with the administrator's rights, whatever the user's kubeconfig says.
 pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Failure> {
-    let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
-    let entry = entry(home, profile, &pki)?;
+    let entry = entry(home, profile)?;
     let failed = |e: String| {
         Failure::new(
             Source::ControlPlane,

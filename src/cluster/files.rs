@@ -1,10 +1,9 @@
 //! Where rkube keeps its files, and writing them safely.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use rkube_config::Failure;
@@ -73,7 +72,7 @@ impl Home {
         let dir = self.profiles_dir();
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(io_failure("read", &dir, &e)),
         };
         let mut names: Vec<String> = entries
@@ -126,8 +125,8 @@ impl Home {
 /// A failed file operation, in words.
 pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
     let kind = match e.kind() {
-        ErrorKind::PermissionDenied => Kind::Permission,
-        ErrorKind::NotFound => Kind::NotFound,
+        std::io::ErrorKind::PermissionDenied => Kind::Permission,
+        std::io::ErrorKind::NotFound => Kind::NotFound,
         _ => Kind::Error,
     };
     Failure::new(
@@ -179,22 +178,10 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     })
 }
 
-/// Removes a folder with all it holds; nothing there is fine. What somebody else who is
-/// about to end (a tunnel, a process of the cluster) puts there meanwhile goes as well.
+/// Removes a folder with all it holds; nothing there is fine.
 pub fn remove_tree(path: &Path) -> Result<(), Failure> {
-    const TRIES: u32 = 20;
-    for attempt in 1.. {
-        match fs::remove_dir_all(path) {
-            Ok(()) => break,
-            Err(e) if e.kind() == ErrorKind::NotFound && !path.exists() => break,
-            Err(e)
-                if attempt < TRIES
-                    && matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::NotFound) =>
-            {
-                std::thread::sleep(Duration::from_millis(5 * u64::from(attempt)));
-            }
-            Err(e) => return Err(io_failure("remove", path, &e)),
-        }
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_failure("remove", path, &e)),
+        _ => Ok(()),
     }
-    Ok(())
 }

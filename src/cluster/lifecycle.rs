@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipnet::Ipv4Net;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
-use rkube_drivers::{Driver, MachineOptions, NodeState, PortMapping};
+use rkube_drivers::{Driver, MachineOptions, PortMapping};
 
 use crate::Progress;
 use crate::access;
@@ -119,12 +119,13 @@ pub async fn start(
         write_private(&dir.join(AUDIT_POLICY), text)?;
     }
     let driver = rkube_drivers::by_name(&profile.driver)?;
-    let mut booted = Booted::nobody();
-    if !new && let Ok(states) = driver.states(&profile.plan(home)).await {
-        let down = profile.nodes.iter().zip(states);
-        let down = down.filter(|(_, state)| *state != NodeState::Running);
-        booted = Booted::of(down.map(|(node, _)| node.name.clone()).collect());
-    }
+    let booted = match new {
+        true => Booted::nobody(),
+        // Where the states cannot be had, the start below says why.
+        false => Booted::those_down(driver.as_ref(), home, &profile)
+            .await
+            .unwrap_or_else(|_| Booted::nobody()),
+    };
     let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
     match started {
         Ok(()) => Ok(Started { profile, booted }),
@@ -296,7 +297,7 @@ async fn start_profile(
         crate::files::make_private_dir(&pki)?;
         store.keep_files(&pki)?;
     }
-    let pki = provision(home, profile)?;
+    provision(home, profile)?;
 
     let wanted = running(profile);
     let count = wanted.len();
@@ -311,7 +312,7 @@ async fn start_profile(
     driver.start(&plan, &wanted).await?;
 
     if let Some(kubeconfig) = &options.kubeconfig {
-        kubeconfig.put(&access::entry(home, profile, &pki)?, options.set_context)?;
+        kubeconfig.put(&access::entry(home, profile)?, options.set_context)?;
     }
     Ok(())
 }
@@ -343,7 +344,7 @@ fn running(profile: &Profile) -> Vec<String> {
 }
 
 /// Writes everything that the nodes boot from; what is there stays.
-pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> {
+pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let dir = home.profile_dir(&profile.name);
     install_binary(&profile.plan(home).binary)?;
     let pki = Pki::open(&dir.join("pki"))?;
@@ -362,7 +363,7 @@ pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<Pki, Failure> 
     for node in &profile.nodes {
         provision_node(home, profile, node, &pki, &public, &dns)?;
     }
-    Ok(pki)
+    Ok(())
 }
 
 fn provision_node(
@@ -456,8 +457,7 @@ pub fn write_context(
     profile: &Profile,
     kubeconfig: &Kubeconfig,
 ) -> Result<(), Failure> {
-    let pki = Pki::open(&home.profile_dir(&profile.name).join("pki"))?;
-    kubeconfig.put(&access::entry(home, profile, &pki)?, true)
+    kubeconfig.put(&access::entry(home, profile)?, true)
 }
 
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {

@@ -213,10 +213,7 @@ pub async fn start_node(
     let driver = rkube_drivers::by_name(&profile.driver)?;
     progress.step("start", &format!("Starting the node {name}"));
     provision(home, &profile)?;
-    let states = driver.states(&profile.plan(home)).await?;
-    let down = profile.nodes.iter().zip(states);
-    let down = down.filter(|(node, state)| node.name == name && *state != NodeState::Running);
-    let booted = Booted::of(down.map(|(node, _)| node.name.clone()).collect());
+    let booted = Booted::those_down(driver.as_ref(), home, &profile).await?;
     driver
         .start(&profile.plan(home), std::slice::from_ref(&name))
         .await?;

@@ -50,8 +50,33 @@ fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
     }
 }
 
+/// What the administrator's client needs, PEM.
+pub struct Credentials {
+    /// The authority's certificate.
+    pub ca: String,
+    /// The client's certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// Reads the administrator's credentials from a `pki` folder.
+pub fn credentials(dir: &Path) -> Result<Credentials, Failure> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))
+    };
+    Ok(Credentials {
+        ca: read("ca.crt")?,
+        certificate: read("admin.crt")?,
+        key: read("admin.key")?,
+    })
+}
+
 impl Pki {
-    /// Opens the profile's authorities, making what is not there yet.
+    /// Opens the profile's authorities, making what is not there yet of them and of the
+    /// administrator's certificate. For those who hold the profile's lock: who only reads
+    /// would bring back what is being deleted, and has [`credentials`].
     pub fn open(dir: &Path) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         let ca = authority(dir, "ca", "rkube-ca")?;
@@ -66,14 +91,9 @@ impl Pki {
             write_private(&dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
             write_private(&dir.join("sa.key"), key.serialize_pem().as_bytes())?;
         }
-        Ok(pki)
-    }
-
-    /// The administrator's certificate and key, PEM, for the kubeconfig.
-    pub fn admin(&self) -> Result<(String, String), Failure> {
-        self.issue(
+        pki.issue(
             "admin",
-            &self.ca,
+            &pki.ca,
             Subject {
                 common_name: "kubernetes-admin",
                 organization: Some("system:masters"),
@@ -83,12 +103,7 @@ impl Pki {
                 client: true,
             },
         )?;
-        Ok((self.read("admin.crt")?, self.read("admin.key")?))
-    }
-
-    /// The authority's certificate, PEM.
-    pub fn ca_certificate(&self) -> Result<String, Failure> {
-        self.read("ca.crt")
+        Ok(pki)
     }
 
     /// Places everything that `node` needs in `etc/pki`.

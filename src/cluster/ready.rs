@@ -1,12 +1,16 @@
 //! Waiting for a cluster that boots.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
 use kube::{Api, Client};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_drivers::{Driver, NodeState};
+
+use crate::files::Home;
+use crate::profile::Profile;
 
 /// Nodes that the API server may know from an earlier life, and that boot now: what
 /// it says of them counts once they have spoken since.
@@ -14,28 +18,37 @@ use rkube_config::failure::{Kind, Source};
 pub(crate) struct Booted {
     nodes: Vec<String>,
     /// By this machine's clock.
-    at: SystemTime,
+    at: Timestamp,
 }
 
 impl Booted {
     /// None.
     pub(crate) fn nobody() -> Self {
-        Self::of(Vec::new())
+        Self {
+            nodes: Vec::new(),
+            at: Timestamp::now(),
+        }
     }
 
-    /// These, from now on.
-    pub(crate) fn of(nodes: Vec<String>) -> Self {
-        Self {
-            nodes,
-            at: SystemTime::now(),
-        }
+    /// The profile's nodes that do not run now.
+    pub(crate) async fn those_down(
+        driver: &dyn Driver,
+        home: &Home,
+        profile: &Profile,
+    ) -> Result<Self, Failure> {
+        let states = driver.states(&profile.plan(home)).await?;
+        let nodes = profile.nodes.iter().zip(states);
+        let down = nodes.filter(|(_, state)| *state != NodeState::Running);
+        Ok(Self {
+            nodes: down.map(|(node, _)| node.name.clone()).collect(),
+            ..Self::nobody()
+        })
     }
 
     /// When they booted, by the cluster's clock, in whole seconds as heartbeats are.
     async fn since(&self, client: &Client) -> Timestamp {
-        let here = Timestamp::try_from(self.at).unwrap_or(Timestamp::UNIX_EPOCH);
         if self.nodes.is_empty() {
-            return here;
+            return self.at;
         }
         let asked = Timestamp::now();
         let answer = client.send(http_get("/readyz").map(Into::into)).await;
@@ -47,7 +60,7 @@ impl Booted {
         });
         // The header has whole seconds, too.
         let ahead = there.map_or(0, |there| there.as_second() - asked.as_second());
-        Timestamp::from_second(here.as_second() + ahead - 1).unwrap_or(here)
+        Timestamp::from_second(self.at.as_second() + ahead - 1).unwrap_or(self.at)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::ApiServer;
 use crate::admission::Admission;
 use crate::cache::Filter;
 use crate::resources::Resource;
-use crate::webhooks::rules::{Coverage, coverage, covers, namespace_matches};
+use crate::webhooks::rules::{Coverage, coverage, covers, selected};
 
 /// Whether a policy or binding is about a write.
 pub enum Match {
@@ -54,20 +54,10 @@ pub fn matches(
         Some(Coverage::Equivalent(version)) => Some(version),
         Some(Coverage::None) => return Ok(Match::No),
     };
-    if resources["namespaceSelector"].is_object() {
-        let selector = LabelSelector::from_value(&resources["namespaceSelector"])?;
-        if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
-            return Ok(Match::No);
-        }
-    }
-    if resources["objectSelector"].is_object() {
-        let selector = LabelSelector::from_value(&resources["objectSelector"])?;
-        let fits = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
-        if !selector.is_empty() && !fits(object) && !fits(old) {
-            return Ok(Match::No);
-        }
-    }
-    Ok(Match::Yes(version))
+    Ok(match selected(admission, resources, object, old)? {
+        true => Match::Yes(version),
+        false => Match::No,
+    })
 }
 
 /// The resource with an apiVersion and kind.

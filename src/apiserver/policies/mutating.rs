@@ -16,7 +16,7 @@ use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
 use crate::admission::{Admission, Rounds};
 use crate::resources::Resource;
-use crate::webhooks::{both_seen_in, seen_in};
+use crate::webhooks::{maybe_seen_in, seen_in};
 
 /// Why a policy could not do its work.
 struct Problem {
@@ -64,10 +64,8 @@ impl Policies {
             let changed = match &invocation.version {
                 None => self.invoke(admission, &invocation, object, old, &mut refusals)?,
                 Some(version) => {
-                    let states = both_seen_in(admission, version, Some(object), old).await?;
-                    let (Some(mut seen), seen_old) = states else {
-                        continue;
-                    };
+                    let mut seen = seen_in(admission, version, object).await?;
+                    let seen_old = maybe_seen_in(admission, version, old).await?;
                     let through = admission.through(version);
                     let old = seen_old.as_ref();
                     let changed =

@@ -62,21 +62,29 @@ pub(crate) async fn seen_in(
     }
 }
 
-/// The states of a write in a version of its resource.
+/// The states of a write, of which it may lack one, in a version of its resource.
 pub(crate) async fn both_seen_in(
     admission: &Admission<'_>,
     version: &Resource,
     object: Option<&Object>,
     old: Option<&Object>,
 ) -> Result<(Option<Object>, Option<Object>), Status> {
-    let mut seen = [None, None];
-    for (seen, state) in seen.iter_mut().zip([object, old]) {
-        if let Some(state) = state {
-            *seen = Some(seen_in(admission, version, state).await?);
-        }
+    Ok((
+        maybe_seen_in(admission, version, object).await?,
+        maybe_seen_in(admission, version, old).await?,
+    ))
+}
+
+/// An object, where there is one, in a version of its resource.
+pub(crate) async fn maybe_seen_in(
+    admission: &Admission<'_>,
+    version: &Resource,
+    object: Option<&Object>,
+) -> Result<Option<Object>, Status> {
+    match object {
+        Some(object) => seen_in(admission, version, object).await.map(Some),
+        None => Ok(None),
     }
-    let [object, old] = seen;
-    Ok((object, old))
 }
 
 /// What a webhook has answered.
@@ -99,31 +107,25 @@ impl Webhooks {
         self.clients.post(server, client, review, timeout).await
     }
 
-    /// The webhooks of a kind of configuration, in the order of their configurations'
-    /// names, by names of their own.
-    fn configured(admission: &Admission<'_>, plural: &str) -> Vec<(String, Value)> {
+    /// The configurations of a kind, in the order of their names.
+    fn configurations(admission: &Admission<'_>, plural: &str) -> Vec<Arc<Object>> {
         let Some(cache) = admission.server.cache.existing(GROUP, plural) else {
             return Vec::new();
         };
         // Whoever breaks admission must be able to repair it.
-        if cache.is_empty() || admission.resource.group == GROUP {
+        if admission.resource.group == GROUP {
             return Vec::new();
         }
-        let mut hooks = Vec::new();
-        for configuration in cache.list(&Filter::default()) {
-            let tree = configuration.tree();
-            for hook in tree["webhooks"].as_array().into_iter().flatten() {
-                let name = hook["name"].as_str().unwrap_or_default();
-                hooks.push((format!("{}/{name}", configuration.name), hook.clone()));
-            }
-        }
-        hooks
+        let all = cache.list(&Filter::default());
+        all.iter()
+            .map(|configuration| configuration.tree())
+            .collect()
     }
 
     /// The webhook, if the write must pass it.
     async fn matching(
         admission: &Admission<'_>,
-        hook: Value,
+        hook: &Value,
         object: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<Option<Hook>, Status> {
@@ -133,18 +135,18 @@ impl Webhooks {
         let covered = |target: &Target<'_>| all.iter().any(|r| rules::covers(r, target));
         let (version, applies) = match rules::coverage(admission, exact, covered) {
             Coverage::None => return Ok(None),
-            Coverage::Exact => (None, rules::applies(admission, &hook, object, old)?),
+            Coverage::Exact => (None, rules::applies(admission, hook, object, old)?),
             Coverage::Equivalent(version) => {
                 let (object, old) = both_seen_in(admission, &version, object, old).await?;
                 let seen = admission.through(&version);
-                let applies = rules::applies(&seen, &hook, object.as_ref(), old.as_ref())?;
+                let applies = rules::applies(&seen, hook, object.as_ref(), old.as_ref())?;
                 (Some(version), applies)
             }
         };
         Ok(applies.then(|| Hook {
             name: hook["name"].as_str().unwrap_or_default().to_owned(),
             ignore_failure: hook["failurePolicy"] == "Ignore",
-            value: hook,
+            value: hook.clone(),
             version,
         }))
     }
@@ -158,21 +160,20 @@ impl Webhooks {
         old: Option<&Object>,
         rounds: &mut Rounds,
     ) -> Result<(), Status> {
-        let hooks = Self::configured(admission, "mutatingwebhookconfigurations");
-        if hooks.is_empty() {
-            return Ok(());
-        }
         rounds.begin(object);
-        for (name, hook) in hooks {
-            if rounds.skips(&name) {
-                continue;
+        for configuration in Self::configurations(admission, "mutatingwebhookconfigurations") {
+            for hook in configuration["webhooks"].as_array().into_iter().flatten() {
+                let name = format!("{}/{}", meta::name(&configuration), hook["name"]);
+                if rounds.skips(&name) {
+                    continue;
+                }
+                let Some(hook) = Self::matching(admission, hook, Some(object), old).await? else {
+                    continue;
+                };
+                let changed = self.call_mutating(admission, &hook, object, old).await?;
+                let again = hook.value["reinvocationPolicy"] == "IfNeeded";
+                rounds.called(&name, changed, again);
             }
-            let Some(hook) = Self::matching(admission, hook, Some(object), old).await? else {
-                continue;
-            };
-            let changed = self.call_mutating(admission, &hook, object, old).await?;
-            let again = hook.value["reinvocationPolicy"] == "IfNeeded";
-            rounds.called(&name, changed, again);
         }
         rounds.end(object);
         Ok(())
@@ -204,8 +205,8 @@ impl Webhooks {
         let Some(version) = &hook.version else {
             return self.change(admission, hook, object, old).await;
         };
-        let (seen, seen_old) = both_seen_in(admission, version, Some(object), old).await?;
-        let mut seen = seen.unwrap_or_default();
+        let mut seen = seen_in(admission, version, object).await?;
+        let seen_old = maybe_seen_in(admission, version, old).await?;
         let through = admission.through(version);
         let changed = self.change(&through, hook, &mut seen, seen_old.as_ref());
         if !changed.await? {
@@ -265,8 +266,10 @@ impl Webhooks {
         old: Option<&Object>,
     ) -> Result<(), Status> {
         let mut hooks = Vec::new();
-        for (_, hook) in Self::configured(admission, "validatingwebhookconfigurations") {
-            hooks.extend(Self::matching(admission, hook, object, old).await?);
+        for configuration in Self::configurations(admission, "validatingwebhookconfigurations") {
+            for hook in configuration["webhooks"].as_array().into_iter().flatten() {
+                hooks.extend(Self::matching(admission, hook, object, old).await?);
+            }
         }
         let answers = join_all(
             hooks

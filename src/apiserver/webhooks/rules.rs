@@ -94,9 +94,10 @@ pub fn coverage(
     }
     let snapshot = admission.server.resources.snapshot();
     let other = snapshot.all.iter().find(|other| {
-        other.is_stored()
-            && other.prefix() == resource.prefix()
-            && other.api_version() != resource.api_version()
+        // What shares a cache is the same objects in another version or group.
+        Arc::ptr_eq(&other.cache, &resource.cache)
+            && other.is_stored()
+            && (&other.version, &other.group) != (&resource.version, &resource.group)
             && covered(&Target::new(admission, other))
     });
     other.map_or(Coverage::None, |other| Coverage::Equivalent(other.clone()))
@@ -110,18 +111,8 @@ pub fn applies(
     object: Option<&Object>,
     old: Option<&Object>,
 ) -> Result<bool, Status> {
-    if hook["namespaceSelector"].is_object() {
-        let selector = LabelSelector::from_value(&hook["namespaceSelector"])?;
-        if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
-            return Ok(false);
-        }
-    }
-    if hook["objectSelector"].is_object() {
-        let selector = LabelSelector::from_value(&hook["objectSelector"])?;
-        let matches = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
-        if !selector.is_empty() && !matches(object) && !matches(old) {
-            return Ok(false);
-        }
+    if !selected(admission, hook, object, old)? {
+        return Ok(false);
     }
     admission
         .server
@@ -129,8 +120,32 @@ pub fn applies(
         .conditions_hold(admission, hook, object, old)
 }
 
+/// Whether the `namespaceSelector` and the `objectSelector` of a webhook, policy or
+/// binding let a write through.
+pub fn selected(
+    admission: &Admission<'_>,
+    about: &Value,
+    object: Option<&Object>,
+    old: Option<&Object>,
+) -> Result<bool, Status> {
+    if about["namespaceSelector"].is_object() {
+        let selector = LabelSelector::from_value(&about["namespaceSelector"])?;
+        if !selector.is_empty() && !namespace_matches(admission, &selector, object.or(old)) {
+            return Ok(false);
+        }
+    }
+    if about["objectSelector"].is_object() {
+        let selector = LabelSelector::from_value(&about["objectSelector"])?;
+        let matches = |o: Option<&Object>| o.is_some_and(|o| selector.matches(meta::labels(o)));
+        if !selector.is_empty() && !matches(object) && !matches(old) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether a namespace selector covers a write: by its namespace's labels.
-pub fn namespace_matches(
+fn namespace_matches(
     admission: &Admission<'_>,
     selector: &LabelSelector,
     object: Option<&Object>,

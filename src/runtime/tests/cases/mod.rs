@@ -54,7 +54,7 @@ fn runs_to_its_end() {
             "{status:?}"
         );
         assert!(status.started_at <= status.finished_at);
-        for line in ["out", "err", "/work/dir", "image /root sh", "pod-1"] {
+        for line in ["out", "err", "/srv/dir", "image /root sh", "pod-1"] {
             assert!(log.lines().any(|l| l == line), "{line:?} is not in {log:?}");
         }
         let mut kinds = Vec::new();

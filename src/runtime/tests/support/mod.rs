@@ -86,7 +86,7 @@ pub fn docker_archive(architecture: &str) -> Vec<u8> {
     let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let config = serde_json::json!({
         "architecture": architecture, "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/work/dir"},
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin", "FROM=image"], "WorkingDir": "/srv/dir"},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{hex}")]},
     })
     .to_string();
