@@ -20,6 +20,7 @@ mod connect;
 mod convert;
 mod crd;
 mod discovery;
+mod dump;
 mod events;
 mod eviction;
 mod fairness;
@@ -58,6 +59,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use body::{Body, BoxError};
+pub use cache::PREFIX as STORE_PREFIX;
 pub use inprocess::InProcess;
 pub use server::Peer;
 

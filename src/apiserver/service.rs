@@ -20,7 +20,8 @@ use crate::fairness::Flow;
 use crate::request::RequestInfo;
 use crate::server::Peer;
 use crate::{
-    ApiServer, audit, connect, discovery, fairness, handlers, health, metrics, openapi, respond,
+    ApiServer, audit, connect, discovery, dump, fairness, handlers, health, metrics, openapi,
+    respond,
 };
 
 /// How long a request that is not long-running may take.
@@ -354,6 +355,7 @@ impl ApiServer {
             Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
             Some("metrics") => return metrics::handle(self, call),
             Some("openapi") => return openapi::handle(self, call).await,
+            Some("rkube") => return dump::handle(self, call),
             _ => {}
         }
         discovery::handle(self, call).await

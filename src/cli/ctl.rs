@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{Failure, NodeConfig, paths};
+use rkube_init::state::{Part, State};
 use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
 use super::output::table;
@@ -52,6 +53,31 @@ enum Command {
         /// The image
         image: String,
     },
+    /// What `rkube snapshot` keeps of a node
+    #[command(hide = true)]
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
+}
+
+#[derive(clap::Subcommand)]
+enum StateCommand {
+    /// Write the volumes to standard output, a compressed archive
+    Save,
+    /// Keep standard input for the next boot
+    Stage {
+        /// The snapshot
+        id: String,
+        /// What of it
+        part: StatePart,
+    },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum StatePart {
+    Objects,
+    Volumes,
 }
 
 pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
@@ -62,6 +88,9 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             "'rkube ctl' works on a node only",
         )
         .advise("go to one first: rkube ssh"));
+    }
+    if let Command::State { command } = args.command {
+        return state(command);
     }
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
     let mut settings = RuntimeConfig::new(
@@ -106,8 +135,25 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             }
             runtime.remove_image(&image).await.map_err(image_failure)?;
         }
+        // Above: the runtime is not asked.
+        Command::State { .. } => {}
     }
     Ok(())
+}
+
+fn state(command: StateCommand) -> Result<(), Failure> {
+    let state = State::of_node();
+    match command {
+        StateCommand::Save => state.save(std::io::stdout().lock()),
+        StateCommand::Stage { id, part } => {
+            let part = match part {
+                StatePart::Objects => Part::Objects,
+                StatePart::Volumes => Part::Volumes,
+            };
+            state.stage(&id, part, std::io::stdin().lock())
+        }
+    }
+    .map_err(|e| Failure::new(Source::Guest, Kind::Error, format!("{e:#}")))
 }
 
 fn failure(e: impl std::fmt::Display) -> Failure {

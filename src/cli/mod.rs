@@ -11,6 +11,7 @@ mod node;
 mod output;
 mod profile;
 mod service;
+mod snapshot;
 mod ssh;
 mod start;
 mod status;
@@ -88,6 +89,8 @@ enum Command {
     Dashboard(dashboard::Args),
     /// Load, list and remove container images on the nodes
     Image(image::Args),
+    /// Save what a cluster holds, and bring it back
+    Snapshot(snapshot::Args),
     /// Print the logs of a cluster's own processes
     Logs(logs::Args),
     /// List profiles
@@ -132,7 +135,7 @@ pub fn main() -> ExitCode {
     // These take back on Ctrl-C what they have done.
     let handles_interrupt = matches!(
         cli.command,
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_)
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
     );
     let result = runtime.block_on(async {
         // Not even made where the command looks itself: a signal would be taken
@@ -220,6 +223,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
         Command::Dashboard(args) => dashboard::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
+        Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),

@@ -334,7 +334,7 @@ pub async fn wait_ready(
 }
 
 /// Names of the nodes that are meant to run.
-fn running(profile: &Profile) -> Vec<String> {
+pub(crate) fn running(profile: &Profile) -> Vec<String> {
     profile
         .nodes
         .iter()

@@ -51,6 +51,9 @@ pub struct Profile {
     /// What its nodes are made of, where they are virtual machines.
     #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
     pub machine: MachineOptions,
+    /// The snapshot that lies on the nodes and that they become at their next boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -142,6 +145,7 @@ impl Profile {
             ports: what.ports.to_vec(),
             store: what.store.clone(),
             machine: what.machine.clone(),
+            restore: None,
             nodes: Vec::new(),
         };
         for _ in 0..what.nodes {
@@ -387,6 +391,7 @@ impl Profile {
             host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
             store: self.store.clone().filter(|_| node.control_plane),
+            restore: self.restore.clone(),
         }
     }
 

@@ -65,6 +65,12 @@ pub mod paths {
     /// of the cluster is reached with `etcd-ca.crt`, `etcd-client.crt` and
     /// `etcd-client.key` in [`PKI`], as far as there are such.
     pub const STORE: &str = "/var/lib/rkube/store";
+    /// What the built-in provisioner made for claims that live on this node.
+    pub const VOLUMES: &str = "/var/lib/rkube/volumes";
+    /// Where a snapshot is staged until the node boots: see `rkube-init`'s `state`.
+    pub const RESTORE: &str = "/var/lib/rkube/restore";
+    /// The objects of a snapshot, for the control plane to begin with.
+    pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";
     /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
     pub const PODS: &str = "/var/lib/rkube/pods";
     /// The runtime's root: containers, snapshots, the image index of this node.
@@ -151,6 +157,9 @@ pub struct NodeConfig {
     /// Where the cluster's objects are kept when not on this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
+    /// The staged snapshot that the node is to become at its next boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<String>,
 }
 
 /// An etcd outside of the cluster.

@@ -9,6 +9,7 @@ pub mod cgroup;
 mod etc;
 pub mod rootfs;
 mod service;
+pub mod state;
 pub mod vm;
 
 use std::fs::File;
@@ -54,6 +55,11 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
 
     for folder in [paths::RUN, paths::LOGS, paths::POD_LOGS, paths::STATE] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
+    }
+
+    // A node without its snapshot is better than none, and says so.
+    if let Err(e) = state::State::of_node().apply(config.restore.as_deref()) {
+        eprintln!("init: the snapshot cannot be restored: {e:#}");
     }
 
     let mut services = vec![Service::new("agent")];

@@ -5,6 +5,7 @@
 
 mod defaults;
 mod node_roles;
+mod restored;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
     let store = open_store(&config, pki_dir).await?;
+    restored::take(&*store).await?;
     let cluster = &config.cluster;
     let server = ApiServer::new(rkube_apiserver::Config {
         store,

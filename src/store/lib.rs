@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
+pub mod dump;
 pub mod embedded;
 pub mod etcd;
 

@@ -337,6 +337,37 @@ async fn discovery_tells_what_is_served() {
 }
 
 #[tokio::test]
+async fn the_store_is_for_administrators() {
+    let t = start().await;
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"a": "b"}});
+    t.post("/api/v1/namespaces/default/secrets", secret).await;
+    let get = |user: UserInfo| {
+        let path = "/rkube/v1/store";
+        let mut request = Request::builder().uri(path).body(body::empty()).unwrap();
+        request.extensions_mut().insert(user);
+        t.send(request)
+    };
+    let admin = UserInfo::authenticated("admin", &["system:masters"]);
+    let body = get(admin).await.into_body();
+    let dump = body.collect().await.unwrap().to_bytes();
+    let entries: Vec<_> = rkube_store::dump::Entries::new(&dump[..])
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(
+        entries
+            .iter()
+            .any(|e| e.key == "/registry/core/secrets/default/s")
+    );
+    assert!(entries.iter().all(|e| e.key.starts_with("/registry/")));
+    for path in ["/rkube", "/rkube/v1", "/rkube/v1/store/x"] {
+        assert_eq!(t.get(path).await.0, 404, "{path}");
+    }
+    let joe = UserInfo::authenticated("joe", &[]);
+    assert_eq!(get(joe).await.status(), 403);
+}
+
+#[tokio::test]
 async fn strangers_are_turned_away() {
     let t = start().await;
     let send = |path: &str, user: Option<UserInfo>| {

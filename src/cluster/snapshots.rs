@@ -1,0 +1,579 @@
+//! Snapshots: what a cluster holds, kept beside its profile, and put back.
+//!
+//! A snapshot is the API's objects, all of one revision, and the data of the
+//! built-in provisioner's volumes. Images stay on the nodes as they are; what
+//! containers wrote elsewhere is not kept, as it is not by a restart.
+//!
+//! It is a folder: `snapshot.yaml`, `objects.gz` (a dump of the store) and
+//! `volumes/NODE.tar.gz`. To be restored it is staged on every node first; then
+//! the nodes stop, and boot as what the profile names (`rkube-init`'s `state`).
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use futures::AsyncReadExt;
+use futures::future::try_join_all;
+use nix::fcntl::Flock;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use rkube_drivers::NodeState;
+use rkube_store::dump::Entries;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
+use crate::lifecycle::{provision, running};
+use crate::profile::{Node, Profile};
+use crate::ready::{Booted, wait_for_api, wait_for_nodes};
+use crate::{Progress, access};
+
+/// The layout that this binary writes.
+const FORMAT: u32 = 1;
+const DESCRIPTION: &str = "snapshot.yaml";
+const OBJECTS: &str = "objects.gz";
+/// Where the API server dumps its store.
+const DUMP: &str = "/rkube/v1/store";
+
+/// What `snapshot.yaml` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Description {
+    format: u32,
+    /// RFC 3339.
+    created: String,
+    /// The `rkube` that wrote it.
+    version: String,
+    objects: u64,
+    nodes: Vec<String>,
+}
+
+/// A snapshot of a profile.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// How many bytes it takes.
+    pub bytes: u64,
+    /// How many objects it holds.
+    pub objects: u64,
+    /// The cluster's nodes then.
+    pub nodes: Vec<String>,
+}
+
+fn failure(kind: Kind, message: String) -> Failure {
+    Failure::new(Source::Program, kind, message)
+}
+
+/// A name becomes a folder's: a DNS label (RFC 1123).
+fn check_name(name: &str) -> Result<(), Failure> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    if !name.is_empty()
+        && name.len() <= 63
+        && name.chars().all(|c| label(c) || c == '-')
+        && name.starts_with(label)
+        && name.ends_with(label)
+    {
+        return Ok(());
+    }
+    Err(failure(
+        Kind::Usage,
+        format!("'{name}' cannot name a snapshot"),
+    )
+    .advise(
+        "use at most 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))
+}
+
+fn root(home: &Home, profile: &Profile) -> PathBuf {
+    home.profile_dir(&profile.name).join("snapshots")
+}
+
+/// Where a snapshot is; fails unless it is there.
+fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failure> {
+    check_name(name)?;
+    let folder = root(home, profile).join(name);
+    if folder.exists() {
+        return Ok(folder);
+    }
+    Err(failure(
+        Kind::NotFound,
+        format!("the profile '{}' has no snapshot '{name}'", profile.name),
+    )
+    .advise("list what there is with: rkube snapshot list"))
+}
+
+fn archive(folder: &Path, node: &str) -> PathBuf {
+    folder.join("volumes").join(format!("{node}.tar.gz"))
+}
+
+fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Failure {
+    failure(
+        Kind::Config,
+        format!("the snapshot is damaged, {}: {why}", file.display()),
+    )
+    .advise("remove it with: rkube snapshot delete NAME")
+}
+
+fn describe(folder: &Path) -> Result<Description, Failure> {
+    let file = folder.join(DESCRIPTION);
+    let text = std::fs::read_to_string(&file).map_err(|e| damaged(&file, &e))?;
+    let description: Description = serde_yaml::from_str(&text).map_err(|e| damaged(&file, &e))?;
+    if description.format != FORMAT {
+        let why = format!(
+            "its format is {}, this rkube reads {FORMAT}",
+            description.format
+        );
+        return Err(damaged(&file, &why));
+    }
+    Ok(description)
+}
+
+fn read(folder: &Path, name: &str) -> Result<Snapshot, Failure> {
+    let description = describe(folder)?;
+    let files = description.nodes.iter().map(|node| archive(folder, node));
+    let bytes = files
+        .chain([folder.join(OBJECTS)])
+        .map(|file| {
+            std::fs::metadata(&file)
+                .map(|m| m.len())
+                .map_err(|e| damaged(&file, &e))
+        })
+        .sum::<Result<u64, Failure>>()?;
+    Ok(Snapshot {
+        name: name.to_owned(),
+        created: description.created,
+        bytes,
+        objects: description.objects,
+        nodes: description.nodes,
+    })
+}
+
+/// The snapshots of a profile, the oldest first, and what is wrong with others.
+pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failure>), Failure> {
+    let profile = Profile::load(home, profile)?;
+    let folder = root(home, &profile);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
+        Err(e) => return Err(io_failure("read", &folder, &e)),
+    };
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let entry = entry.map_err(|e| io_failure("read", &folder, &e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // One that is being written.
+        if name.starts_with('.') {
+            continue;
+        }
+        match read(&entry.path(), &name) {
+            Ok(snapshot) => good.push(snapshot),
+            Err(failure) => bad.push(failure),
+        }
+    }
+    good.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
+    Ok((good, bad))
+}
+
+/// A folder that goes unless it is kept: whoever stops half-way leaves nothing.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn new(folder: PathBuf) -> Result<Self, Failure> {
+        remove_tree(&folder)?;
+        make_private_dir(&folder.join("volumes"))?;
+        Ok(Self(Some(folder)))
+    }
+
+    fn keep_as(mut self, folder: &Path) -> Result<(), Failure> {
+        if let Some(own) = &self.0 {
+            std::fs::rename(own, folder).map_err(|e| io_failure("make", folder, &e))?;
+        }
+        self.0 = None;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.0 {
+            // The next snapshot of that name tries once more.
+            let _ = remove_tree(folder);
+        }
+    }
+}
+
+/// Saves a snapshot of a cluster that runs.
+///
+/// Pods go on meanwhile: their volumes are saved as a power cut would leave them.
+pub async fn save_snapshot(
+    home: &Home,
+    profile: &str,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<Snapshot, Failure> {
+    check_name(name)?;
+    let profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let folder = root(home, &profile).join(name);
+    if folder.exists() {
+        return Err(failure(
+            Kind::Conflict,
+            format!("there is a snapshot '{name}' already"),
+        )
+        .advise(format!(
+            "choose another name, or remove it with: rkube snapshot delete {name}"
+        )));
+    }
+    every_node_runs(home, &profile).await?;
+    let unfinished = root(home, &profile).join(format!(".{name}"));
+    let guard = Unfinished::new(unfinished.clone())?;
+    progress.step("objects", "Saving the cluster's objects");
+    let objects = save_objects(home, &profile, &unfinished.join(OBJECTS)).await?;
+    progress.step(
+        "volumes",
+        &format!("Saving the volumes of {} nodes", profile.nodes.len()),
+    );
+    try_join_all(
+        profile
+            .nodes
+            .iter()
+            .map(|node| save_volumes(home, &profile, node, archive(&unfinished, &node.name))),
+    )
+    .await?;
+    let description = Description {
+        format: FORMAT,
+        created: jiff::Timestamp::now()
+            .round(jiff::Unit::Second)
+            .unwrap_or_default()
+            .to_string(),
+        version: rkube_config::version(),
+        objects,
+        nodes: profile.nodes.iter().map(|n| n.name.clone()).collect(),
+    };
+    let text = serde_yaml::to_string(&description)
+        .map_err(|e| failure(Kind::Error, format!("cannot describe the snapshot: {e}")))?;
+    write_private(&unfinished.join(DESCRIPTION), text.as_bytes())?;
+    guard.keep_as(&folder)?;
+    read(&folder, name)
+}
+
+/// Fails unless the nodes can be asked for what they hold.
+async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let states = driver.states(&profile.plan(home)).await?;
+    if states.iter().all(|state| *state != NodeState::Running) {
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::NotRunning,
+            format!("the cluster '{}' does not run", profile.name),
+        )
+        .advise("start it with: rkube start"));
+    }
+    for (node, state) in profile.nodes.iter().zip(states) {
+        if state != NodeState::Running {
+            return Err(Failure::new(
+                Source::Guest,
+                Kind::NotRunning,
+                format!(
+                    "the node {} does not run, and volumes live on every node",
+                    node.name
+                ),
+            )
+            .advise(format!("start it with: rkube node start {}", node.name)));
+        }
+    }
+    Ok(())
+}
+
+/// A file that only its owner reads.
+fn create(file: &Path) -> Result<File, Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(|e| io_failure("make", file, &e))
+}
+
+/// Writes the dump of the store; gives the number of objects.
+async fn save_objects(home: &Home, profile: &Profile, file: &Path) -> Result<u64, Failure> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(
+            Source::ControlPlane,
+            Kind::Error,
+            format!("cannot read the cluster's objects: {e}"),
+        )
+    };
+    let written = |e: std::io::Error| io_failure("write", file, &e);
+    let client = access::client(home, profile).await?;
+    let mut request = http::Request::new(Vec::new());
+    *request.uri_mut() = http::Uri::from_static(DUMP);
+    let mut dump = std::pin::pin!(
+        client
+            .request_stream(request)
+            .await
+            .map_err(|e| failed(&e))?
+    );
+    let mut output = GzEncoder::new(create(file)?, Compression::fast());
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let n = dump.read(&mut buffer).await.map_err(|e| failed(&e))?;
+        if n == 0 {
+            break;
+        }
+        output.write_all(&buffer[..n]).map_err(written)?;
+    }
+    let output = output.finish().map_err(written)?;
+    output.sync_all().map_err(written)?;
+    // A connection that broke shows here.
+    count_objects(file)
+}
+
+/// Reads all of a dump, and so finds every damage.
+fn count_objects(file: &Path) -> Result<u64, Failure> {
+    let input = File::open(file).map_err(|e| io_failure("read", file, &e))?;
+    let mut entries =
+        Entries::new(BufReader::new(GzDecoder::new(input))).map_err(|e| damaged(file, &e))?;
+    entries.try_fold(0, |count, entry| {
+        entry.map_err(|e| damaged(file, &e)).map(|_| count + 1)
+    })
+}
+
+/// Runs a command of rkube on a node.
+async fn on_node(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    command: &str,
+    input: Option<tokio::fs::File>,
+    output: impl tokio::io::AsyncWrite + Unpin,
+) -> Result<(), Failure> {
+    let broken = |why: String| {
+        Failure::new(
+            Source::Guest,
+            Kind::Error,
+            format!("the node {}: {why}", node.name),
+        )
+    };
+    let session = access::ssh(home, profile, node).await?;
+    let mut stderr = Vec::new();
+    match session.exec(command, input, output, &mut stderr).await {
+        Ok(0) => Ok(()),
+        Ok(code) => {
+            let why = String::from_utf8_lossy(&stderr);
+            let why = why.trim().trim_start_matches("error: ");
+            Err(broken(match why {
+                "" => format!("'{command}' ended with {code}"),
+                why => why.to_owned(),
+            }))
+        }
+        Err(e) => Err(broken(e.to_string())),
+    }
+}
+
+async fn save_volumes(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    file: PathBuf,
+) -> Result<(), Failure> {
+    let mut output = tokio::fs::File::from_std(create(&file)?);
+    on_node(
+        home,
+        profile,
+        node,
+        "rkube ctl state save",
+        None,
+        &mut output,
+    )
+    .await?;
+    output
+        .sync_all()
+        .await
+        .map_err(|e| io_failure("write", &file, &e))
+}
+
+/// Removes a snapshot.
+pub fn delete_snapshot(home: &Home, profile: &str, name: &str) -> Result<(), Failure> {
+    let profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let folder = existing(home, &profile, name)?;
+    // Gone at once for everybody, however long the removal takes.
+    let hidden = root(home, &profile).join(format!(".{name}"));
+    remove_tree(&hidden)?;
+    std::fs::rename(&folder, &hidden).map_err(|e| io_failure("remove", &folder, &e))?;
+    remove_tree(&hidden)?;
+    // Others may be there.
+    let _ = std::fs::remove_dir(root(home, &profile));
+    Ok(())
+}
+
+/// A snapshot that lies on every node, and that nothing has come of yet.
+pub struct Staged {
+    home: Home,
+    profile: Profile,
+    id: String,
+    _lock: Flock<File>,
+}
+
+/// Brings a snapshot to the nodes of a cluster that runs. May be dropped at any
+/// time: without [`Staged::restore`] it has no effect.
+pub async fn stage_snapshot(
+    home: &Home,
+    profile: &str,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<Staged, Failure> {
+    let profile = Profile::load(home, profile)?;
+    let lock = home.lock(&profile.name)?;
+    let folder = existing(home, &profile, name)?;
+    let description = describe(&folder)?;
+    every_node_runs(home, &profile).await?;
+    for node in &description.nodes {
+        if profile.nodes.iter().all(|n| n.name != *node) {
+            return Err(failure(
+                Kind::Conflict,
+                format!("the snapshot has the node {node}, which the cluster has no more"),
+            )
+            .advise("add it, names are given in order: rkube node add"));
+        }
+    }
+    let objects = folder.join(OBJECTS);
+    let count = count_objects(&objects)?;
+    if count != description.objects {
+        let why = format!("it holds {count} objects of {}", description.objects);
+        return Err(damaged(&objects, &why));
+    }
+    progress.step(
+        "stage",
+        &format!(
+            "Sending {count} objects and the volumes of {} nodes",
+            description.nodes.len()
+        ),
+    );
+    let id = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
+    let home_ref = home;
+    try_join_all(profile.nodes.iter().map(|node| {
+        let (profile, id, folder) = (&profile, &id, &folder);
+        let kept = description.nodes.contains(&node.name);
+        async move {
+            let mut parts = Vec::new();
+            // A node that was added since has none then, and keeps what it has.
+            if kept {
+                parts.push(("volumes", archive(folder, &node.name)));
+            }
+            if node.control_plane {
+                parts.push(("objects", folder.join(OBJECTS)));
+            }
+            for (part, file) in parts {
+                let input = tokio::fs::File::open(&file)
+                    .await
+                    .map_err(|e| damaged(&file, &e))?;
+                let command = format!("rkube ctl state stage {id} {part}");
+                on_node(
+                    home_ref,
+                    profile,
+                    node,
+                    &command,
+                    Some(input),
+                    tokio::io::sink(),
+                )
+                .await?;
+            }
+            Ok::<(), Failure>(())
+        }
+    }))
+    .await?;
+    Ok(Staged {
+        home: home.clone(),
+        profile,
+        id,
+        _lock: lock,
+    })
+}
+
+impl Staged {
+    /// Stops the nodes, and starts them as what the snapshot says. Not to be dropped
+    /// half-way; should this process die, `rkube start` finishes what it has begun.
+    pub async fn restore(
+        mut self,
+        limit: Duration,
+        progress: &dyn Progress,
+    ) -> Result<(), Failure> {
+        let (home, profile) = (&self.home, &mut self.profile);
+        let driver = rkube_drivers::by_name(&profile.driver)?;
+        let plan = profile.plan(home);
+        let names: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
+        // From here on every boot is one of the snapshot.
+        profile.restore = Some(self.id);
+        profile.save(home)?;
+        progress.step("stop", "Stopping the nodes");
+        driver.stop(&plan, &names).await?;
+        provision(home, profile)?;
+        let wanted = running(profile);
+        let booted = Booted::those_down(driver.as_ref(), home, profile).await?;
+        progress.step("nodes", "Starting the nodes");
+        driver.start(&plan, &wanted).await?;
+        progress.step("ready", "Waiting for the nodes to be ready");
+        let client = access::client(home, profile).await?;
+        let deadline = Instant::now() + limit;
+        wait_for_api(&client, deadline).await?;
+        wait_for_nodes(&client, &wanted, &booted, deadline).await?;
+        profile.restore = None;
+        profile.save(home)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_labels() {
+        for good in ["a", "before-upgrade", "1", "x1"] {
+            check_name(good).unwrap();
+        }
+        for bad in ["", "-a", "a-", "A", "a/b", "..", "a.b", &"a".repeat(64)] {
+            assert_eq!(check_name(bad).unwrap_err().kind, Kind::Usage, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_unfinished_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, kept) = (dir.path().join(".a"), dir.path().join("a"));
+        drop(Unfinished::new(own.clone()).unwrap());
+        assert!(!own.exists());
+        Unfinished::new(own.clone())
+            .unwrap()
+            .keep_as(&kept)
+            .unwrap();
+        assert!(kept.join("volumes").exists() && !own.exists());
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(DESCRIPTION);
+        let kind = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            describe(dir.path()).unwrap_err().kind
+        };
+        assert_eq!(kind("x"), Kind::Config);
+        assert_eq!(
+            kind("format: 2\ncreated: x\nversion: v\nobjects: 1\nnodes: []\n"),
+            Kind::Config
+        );
+        let objects = dir.path().join(OBJECTS);
+        std::fs::write(&objects, "no gzip").unwrap();
+        assert_eq!(count_objects(&objects).unwrap_err().kind, Kind::Config);
+    }
+}

@@ -1,0 +1,284 @@
+//! What a node keeps for the cluster's user beside containers: the volumes of the
+//! built-in provisioner. Saved into a snapshot while the node runs, and put back
+//! at its boot, when nothing uses them.
+//!
+//! A snapshot is staged below [`paths::RESTORE`] in a folder of its own name. The
+//! next boot takes the one that the node's configuration names, by renaming, and
+//! removes all others: what was staged and never asked for has no effect.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
+use rkube_config::paths;
+
+const OBJECTS: &str = "objects.gz";
+const VOLUMES: &str = "volumes";
+
+/// The places, apart from the node for tests.
+#[derive(Clone, Debug)]
+pub struct State {
+    volumes: PathBuf,
+    restore: PathBuf,
+    objects: PathBuf,
+}
+
+/// What is staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The API's objects, a compressed dump of the store.
+    Objects,
+    /// The node's volumes, an archive as [`State::save`] writes it.
+    Volumes,
+}
+
+impl State {
+    /// A node's.
+    pub fn of_node() -> Self {
+        Self {
+            volumes: paths::VOLUMES.into(),
+            restore: paths::RESTORE.into(),
+            objects: paths::RESTORED_OBJECTS.into(),
+        }
+    }
+
+    /// Writes the volumes as a compressed tar archive. Their pods go on writing:
+    /// it is what a power cut would leave behind. Sockets are left out, and what
+    /// vanishes meanwhile.
+    pub fn save(&self, output: impl Write) -> anyhow::Result<()> {
+        let compressed = GzEncoder::new(output, Compression::fast());
+        let mut archive = tar::Builder::new(compressed);
+        archive.follow_symlinks(false);
+        if self.volumes.exists() {
+            append(&mut archive, &self.volumes, Path::new("."))
+                .with_context(|| format!("cannot read {}", self.volumes.display()))?;
+        }
+        archive.into_inner()?.finish()?.flush()?;
+        Ok(())
+    }
+
+    /// Stages a part of the snapshot `id`, whose first part removes all others.
+    pub fn stage(&self, id: &str, part: Part, input: impl Read) -> anyhow::Result<()> {
+        let folder = self.folder(id)?;
+        if !folder.exists() {
+            remove(&self.restore)?;
+        }
+        make_private(&folder)?;
+        match part {
+            Part::Objects => {
+                let mut input = input;
+                let mut file = File::create(folder.join(OBJECTS))?;
+                io::copy(&mut input, &mut file).context("cannot keep the objects")?;
+                file.sync_all()?;
+            }
+            Part::Volumes => {
+                let volumes = folder.join(VOLUMES);
+                make_private(&volumes)?;
+                let mut archive = tar::Archive::new(GzDecoder::new(input));
+                archive.set_preserve_permissions(true);
+                archive.set_preserve_ownerships(true);
+                archive.set_preserve_mtime(true);
+                archive
+                    .unpack(&volumes)
+                    .context("cannot unpack the volumes")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the snapshot that is `wanted`, if it is staged, and forgets all others.
+    /// For a boot, before anything runs.
+    pub fn apply(&self, wanted: Option<&str>) -> anyhow::Result<()> {
+        if let Some(id) = wanted {
+            let folder = self.folder(id)?;
+            let volumes = folder.join(VOLUMES);
+            if volumes.exists() {
+                // Moved away first, so that a boot that is cut short here finds
+                // either the old or the new ones and never both in one folder.
+                if self.volumes.exists() {
+                    let old = folder.join("old");
+                    remove(&old)?;
+                    fs::rename(&self.volumes, &old).context("cannot move the old volumes")?;
+                }
+                fs::rename(&volumes, &self.volumes).context("cannot move the new volumes")?;
+            }
+            let objects = folder.join(OBJECTS);
+            if objects.exists() {
+                fs::rename(&objects, &self.objects).context("cannot move the objects")?;
+            }
+        }
+        remove(&self.restore)
+    }
+
+    fn folder(&self, id: &str) -> anyhow::Result<PathBuf> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if id.is_empty() || !id.chars().all(plain) {
+            bail!("'{id}' names no snapshot");
+        }
+        Ok(self.restore.join(id))
+    }
+}
+
+fn make_private(folder: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("cannot make {}", folder.display()))
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Appends a folder and all it holds.
+fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&fs::symlink_metadata(path)?);
+    archive.append_data(&mut header, name, io::empty())?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), name.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        let done = if kind.is_dir() {
+            append(archive, &path, &name)
+        } else if kind.is_file() {
+            append_file(archive, &path, &name)
+        } else if kind.is_socket() {
+            Ok(())
+        } else {
+            archive.append_path_with_name(&path, &name)
+        };
+        match done {
+            // Removed since the folder was read.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// A file that grows or shrinks under the reader is cut or padded to the length
+/// that the archive was told.
+fn append_file<W: Write>(
+    archive: &mut tar::Builder<W>,
+    path: &Path,
+    name: &Path,
+) -> io::Result<()> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut header = tar::Header::new_gnu();
+    header.set_metadata(&metadata);
+    let content = file.chain(io::repeat(0)).take(metadata.len());
+    archive.append_data(&mut header, name, content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    fn state(dir: &Path) -> State {
+        State {
+            volumes: dir.join("volumes"),
+            restore: dir.join("restore"),
+            objects: dir.join("restored.gz"),
+        }
+    }
+
+    fn saved(state: &State) -> Vec<u8> {
+        let mut archive = Vec::new();
+        state.save(&mut archive).unwrap();
+        archive
+    }
+
+    #[test]
+    fn volumes_come_back_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path());
+        let claim = dir.path().join("volumes/default-data-pvc-1");
+        fs::create_dir_all(claim.join("sub")).unwrap();
+        fs::set_permissions(&claim, fs::Permissions::from_mode(0o2770)).unwrap();
+        fs::write(claim.join("sub/file"), "before").unwrap();
+        fs::set_permissions(claim.join("sub/file"), fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("/nowhere", claim.join("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(claim.join("socket")).unwrap();
+        let archive = saved(&state);
+
+        fs::write(claim.join("sub/file"), "after").unwrap();
+        fs::write(claim.join("new"), "").unwrap();
+        state.stage("a1", Part::Volumes, &archive[..]).unwrap();
+        state.stage("a1", Part::Objects, &b"objects"[..]).unwrap();
+        assert_eq!(fs::read(claim.join("sub/file")).unwrap(), b"after");
+
+        state.apply(Some("a1")).unwrap();
+        assert_eq!(fs::read(claim.join("sub/file")).unwrap(), b"before");
+        assert!(!claim.join("new").exists());
+        assert!(!claim.join("socket").exists());
+        assert_eq!(
+            fs::read_link(claim.join("link")).unwrap(),
+            Path::new("/nowhere")
+        );
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&claim), 0o2770);
+        assert_eq!(mode(&claim.join("sub/file")), 0o640);
+        assert_eq!(
+            fs::read(dir.path().join("restored.gz")).unwrap(),
+            b"objects"
+        );
+        assert!(!dir.path().join("restore").exists());
+
+        // The next boot asks for the same once more.
+        fs::write(claim.join("sub/file"), "later").unwrap();
+        state.apply(Some("a1")).unwrap();
+        assert_eq!(fs::read(claim.join("sub/file")).unwrap(), b"later");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path());
+        let nothing = saved(&state);
+        fs::create_dir(dir.path().join("volumes")).unwrap();
+        for wanted in [None, Some("b2")] {
+            state.stage("a1", Part::Volumes, &nothing[..]).unwrap();
+            state.apply(wanted).unwrap();
+            assert!(dir.path().join("volumes").exists());
+            assert!(!dir.path().join("restore").exists());
+        }
+        // Another snapshot takes the place of one that was not finished.
+        state.stage("a1", Part::Objects, &b"old"[..]).unwrap();
+        state.stage("b2", Part::Volumes, &nothing[..]).unwrap();
+        assert!(!dir.path().join("restore/a1").exists());
+        for id in ["", "..", "a/b", "A"] {
+            assert!(state.stage(id, Part::Objects, &b""[..]).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path());
+        fs::create_dir(dir.path().join("volumes")).unwrap();
+        fs::write(dir.path().join("volumes/file"), vec![7; 4096]).unwrap();
+        let archive = saved(&state);
+        let cut = &archive[..archive.len() / 2];
+        assert!(state.stage("a1", Part::Volumes, cut).is_err());
+        assert!(
+            state
+                .stage("a1", Part::Volumes, &b"not an archive"[..])
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! A store's entries as one stream of bytes, and back: what a snapshot is made of.
+//!
+//! The stream begins with [`MAGIC`]. An entry is the key's length, the key, the
+//! value's length and the value; lengths are 32 bits, big-endian. After the last
+//! one come [`END`] and the number of entries in 64 bits, so that a stream that
+//! was cut off is told from one that is whole.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt};
+
+use crate::{Expect, KeyValue, ListOptions, Revision, Store, StoreError};
+
+/// What a stream begins with; the number is the layout's.
+const MAGIC: &[u8] = b"rkube store 1\n";
+/// Stands where the next key's length would.
+const END: u32 = u32::MAX;
+/// Entries that are read from the store at once.
+const PAGE: usize = 500;
+/// Writes that are under way at once: they share the disk's syncs.
+const WRITES: usize = 64;
+/// No key or value is longer, in bytes; a longer one is damage.
+const LONGEST: u32 = 64 << 20;
+
+/// Every entry below `prefix`, all of one revision.
+pub fn dump(
+    store: Arc<dyn Store>,
+    prefix: String,
+) -> impl Stream<Item = Result<Bytes, StoreError>> + Send {
+    struct State {
+        store: Arc<dyn Store>,
+        prefix: String,
+        options: ListOptions,
+        count: u64,
+        done: bool,
+    }
+    let state = State {
+        store,
+        prefix,
+        options: ListOptions {
+            limit: PAGE,
+            ..ListOptions::default()
+        },
+        count: 0,
+        done: false,
+    };
+    let pages = futures::stream::try_unfold(state, |mut state| async move {
+        if state.done {
+            return Ok(None);
+        }
+        let page = state
+            .store
+            .list(&state.prefix, state.options.clone())
+            .await?;
+        let mut chunk = BytesMut::new();
+        for entry in &page.items {
+            put_entry(&mut chunk, entry);
+        }
+        state.count += page.items.len() as u64;
+        state.options.revision = Some(page.revision);
+        state.options.after = page.items.last().map(|last| last.key.to_string());
+        if page.remaining == 0 || page.items.is_empty() {
+            chunk.put_u32(END);
+            chunk.put_u64(state.count);
+            state.done = true;
+        }
+        Ok(Some((chunk.freeze(), state)))
+    });
+    let magic = futures::stream::once(async { Ok(Bytes::from_static(MAGIC)) });
+    magic.chain(pages)
+}
+
+fn put_entry(chunk: &mut BytesMut, entry: &KeyValue) {
+    for part in [entry.key.as_bytes(), &entry.value] {
+        // The store takes nothing near 4 GiB.
+        chunk.put_u32(part.len() as u32);
+        chunk.put_slice(part);
+    }
+}
+
+/// An entry of a dump.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// Reads a dump entry by entry. One that is damaged or cut off ends in an error.
+pub struct Entries<R> {
+    input: R,
+    count: u64,
+    ended: bool,
+}
+
+impl<R: Read> Entries<R> {
+    /// Reads what a dump begins with.
+    ///
+    /// # Errors
+    /// When it is no dump, or of a layout that is not known here.
+    pub fn new(mut input: R) -> io::Result<Self> {
+        let mut magic = [0; MAGIC.len()];
+        input.read_exact(&mut magic)?;
+        if magic != MAGIC {
+            return Err(damaged("it does not begin as one of this layout does"));
+        }
+        Ok(Self {
+            input,
+            count: 0,
+            ended: false,
+        })
+    }
+
+    fn length(&mut self) -> io::Result<u32> {
+        let mut length = [0; 4];
+        self.input.read_exact(&mut length)?;
+        Ok(u32::from_be_bytes(length))
+    }
+
+    fn part(&mut self, length: u32) -> io::Result<Vec<u8>> {
+        if length > LONGEST {
+            return Err(damaged("a length is beyond all bounds"));
+        }
+        // Grows as bytes come: a damaged length takes no memory.
+        let mut part = Vec::new();
+        let read = (&mut self.input)
+            .take(u64::from(length))
+            .read_to_end(&mut part)?;
+        if read < length as usize {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(part)
+    }
+
+    fn entry(&mut self) -> io::Result<Option<Entry>> {
+        let length = self.length()?;
+        if length == END {
+            let mut count = [0; 8];
+            self.input.read_exact(&mut count)?;
+            if u64::from_be_bytes(count) != self.count {
+                return Err(damaged("entries are missing"));
+            }
+            return Ok(None);
+        }
+        let key = String::from_utf8(self.part(length)?).map_err(|_| damaged("a key is no text"))?;
+        let length = self.length()?;
+        let value = self.part(length)?.into();
+        self.count += 1;
+        Ok(Some(Entry { key, value }))
+    }
+}
+
+impl<R: Read> Iterator for Entries<R> {
+    type Item = io::Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let entry = self.entry();
+        self.ended = !matches!(entry, Ok(Some(_)));
+        entry.transpose()
+    }
+}
+
+fn damaged(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// Makes everything below `prefix` what `entries` say. What is the same already is
+/// left alone; revisions go on, so that nobody takes an old one for a new one.
+/// Interrupted, it can be done again. Gives the number of writes.
+///
+/// Nobody else may write meanwhile: there is no transaction around it.
+pub async fn restore(
+    store: &dyn Store,
+    prefix: &str,
+    entries: impl IntoIterator<Item = Entry>,
+) -> Result<usize, StoreError> {
+    let mut wanted: BTreeMap<String, Bytes> = entries
+        .into_iter()
+        .filter(|entry| entry.key.starts_with(prefix))
+        .map(|entry| (entry.key, entry.value))
+        .collect();
+    let mut stale: Vec<(Arc<str>, Revision)> = Vec::new();
+    let mut options = ListOptions {
+        limit: PAGE,
+        ..ListOptions::default()
+    };
+    loop {
+        let page = store.list(prefix, options.clone()).await?;
+        for entry in &page.items {
+            if wanted.get(&*entry.key) == Some(&entry.value) {
+                wanted.remove(&*entry.key);
+            } else {
+                // Also where another value follows: it is another life of the key.
+                stale.push((entry.key.clone(), entry.mod_revision));
+            }
+        }
+        if page.remaining == 0 {
+            break;
+        }
+        options.revision = Some(page.revision);
+        options.after = page.items.last().map(|last| last.key.to_string());
+    }
+    let writes = stale.len() + wanted.len();
+    futures::stream::iter(stale)
+        .map(|(key, revision)| async move {
+            store
+                .delete(&key, Expect::Revision(revision))
+                .await
+                .map(drop)
+        })
+        .buffer_unordered(WRITES)
+        .try_collect::<()>()
+        .await?;
+    futures::stream::iter(wanted)
+        .map(|(key, value)| async move { store.put(&key, value, Expect::Absent).await.map(drop) })
+        .buffer_unordered(WRITES)
+        .try_collect::<()>()
+        .await?;
+    Ok(writes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EmbeddedOptions, EmbeddedStore};
+
+    async fn put(store: &dyn Store, key: &str, value: &str) {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        store.put(key, value, Expect::Any).await.unwrap();
+    }
+
+    async fn dumped(store: &Arc<EmbeddedStore>) -> Vec<u8> {
+        let chunks: Vec<Bytes> = dump(store.clone(), "/r/".into())
+            .try_collect()
+            .await
+            .unwrap();
+        chunks.concat()
+    }
+
+    fn entries(dump: &[u8]) -> io::Result<Vec<Entry>> {
+        Entries::new(dump)?.collect()
+    }
+
+    #[tokio::test]
+    async fn what_was_dumped_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        // More than a page.
+        for i in 0..PAGE + 7 {
+            put(&*store, &format!("/r/{i:05}"), &i.to_string()).await;
+        }
+        put(&*store, "/other", "x").await;
+        let dump = dumped(&store).await;
+        assert_eq!(entries(&dump).unwrap().len(), PAGE + 7);
+
+        let same = store.get("/r/00003").await.unwrap().0;
+        put(&*store, "/r/00001", "changed").await;
+        put(&*store, "/r/new", "n").await;
+        put(&*store, "/other", "y").await;
+        store.delete("/r/00002", Expect::Any).await.unwrap();
+        let before = store.revision();
+        // One is deleted, one made, one both.
+        let writes = restore(&*store, "/r/", entries(&dump).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(writes, 4);
+        assert_eq!(store.revision(), before + 4);
+        assert_eq!(store.get("/r/new").await.unwrap().0, None);
+        assert_eq!(store.get("/r/00003").await.unwrap().0, same, "left alone");
+        let other = store.get("/other").await.unwrap().0.unwrap();
+        assert_eq!(other.value, "y");
+        assert_eq!(dumped(&store).await, dump);
+        assert_eq!(
+            restore(&*store, "/r/", entries(&dump).unwrap()).await,
+            Ok(0)
+        );
+    }
+
+    #[tokio::test]
+    async fn damage_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
+        assert_eq!(entries(&dumped(&store).await).unwrap(), []);
+        put(&*store, "/r/a", "1").await;
+        put(&*store, "/r/b", "").await;
+        let whole = dumped(&store).await;
+        for cut in 0..whole.len() {
+            assert!(entries(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut other = whole.clone();
+        other[12] = b'2';
+        assert!(entries(&other).is_err(), "another layout");
+        let mut long = whole.clone();
+        long[MAGIC.len()] = 0xf0;
+        assert!(entries(&long).is_err(), "a length beyond all bounds");
+        let mut fewer = whole;
+        *fewer.last_mut().unwrap() = 1;
+        assert!(entries(&fewer).is_err(), "another number of entries");
+    }
+}
