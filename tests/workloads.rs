@@ -261,3 +261,128 @@ fn pods_find_services_by_name_and_each_other_by_address() {
     ]);
     assert_ne!(missing.code, 0, "{missing:?}");
 }
+
+const SIZED: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: sized}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: quiet
+    image: test/busybox:1
+    command: [sleep, '36000']
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 32Mi}}
+  - name: restarted
+    image: test/busybox:1
+    command: [sleep, '36000']
+    resources: {requests: {cpu: 50m}}
+    resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]
+";
+
+#[test]
+fn a_pod_is_resized_in_place() {
+    require_machine!();
+    let Some(image) = support::image::Image::busybox("test/busybox:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("resize", 1);
+    let archive = cluster.path("busybox.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("archive");
+    let archive = archive.to_str().expect("UTF-8");
+    cluster.rkube(&["image", "load", archive]).ok();
+    cluster.apply(SIZED);
+    let ready = "--for=condition=Ready";
+    cluster
+        .kubectl(&["wait", "pod/sized", ready, &support::timeout()])
+        .ok();
+    let get = |path: &str| {
+        let path = format!("jsonpath={path}");
+        cluster.kubectl(&["get", "pod", "sized", "-o", &path]).ok()
+    };
+    let resize = |container: &str, resources: &str| {
+        let patch = format!(
+            r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#
+        );
+        let args = [
+            "patch",
+            "pod",
+            "sized",
+            "--subresource=resize",
+            "-p",
+            &patch,
+        ];
+        cluster.kubectl(&args).ok();
+    };
+    let settled = || {
+        eventually("the end of the resize", || {
+            let conditions = get("{.status.conditions[*].type}");
+            let observed = get("{.metadata.generation} {.status.observedGeneration}");
+            let (now, seen) = observed.split_once(' ')?;
+            (!conditions.contains("Resize") && now == seen).then_some(())
+        });
+    };
+    let limits = || {
+        let line = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max 2>/dev/null \
+            || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let args = [
+            "exec", "sized", "-c", "quiet", "--", "busybox", "sh", "-c", line,
+        ];
+        let text = cluster.kubectl(&args).ok();
+        let words: Vec<&str> = text.split_whitespace().filter(|w| *w != "100000").collect();
+        words.join(" ")
+    };
+    let turns_into = |wanted: String| {
+        eventually(&format!("limits {wanted}"), || {
+            (limits() == wanted).then_some(())
+        });
+    };
+    let quiet = "{.status.containerStatuses[?(@.name=='quiet')]";
+    let before = get(&format!("{quiet}.containerID}}"));
+    assert_eq!(limits(), format!("20000 {}", 32 << 20));
+
+    // More of both, and the container lives on.
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"64Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}"#,
+    );
+    turns_into(format!("50000 {}", 64 << 20));
+    settled();
+    assert_eq!(get(&format!("{quiet}.resources.limits.cpu}}")), "500m");
+    assert_eq!(get(&format!("{quiet}.allocatedResources.memory}}")), "64Mi");
+    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
+    assert_eq!(get("{.status.containerStatuses[*].restartCount}"), "0 0");
+
+    // By its policy this one starts anew.
+    resize("restarted", r#"{"requests":{"cpu":"70m"}}"#);
+    eventually("the restart", || {
+        (get("{.status.containerStatuses[*].restartCount}") == "0 1").then_some(())
+    });
+    settled();
+
+    // What the node does not have at all.
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"900Gi"},"limits":{"memory":"900Gi"}}"#,
+    );
+    let refusal = "{.status.conditions[?(@.type=='PodResizePending')].reason}";
+    eventually("a refusal", || (get(refusal) == "Infeasible").then_some(()));
+    assert_eq!(limits(), format!("50000 {}", 64 << 20));
+    if support::is_native("the agent is not killed") {
+        // A new one keeps to what was granted.
+        cluster.rkube(&["ssh", "--", "pkill -f 'rkube agent'"]);
+        eventually("the agent's return", || {
+            let args = ["exec", "sized", "-c", "quiet", "--", "busybox", "true"];
+            (cluster.kubectl(&args).code == 0).then_some(())
+        });
+        assert_eq!(limits(), format!("50000 {}", 64 << 20));
+        assert_eq!(get(refusal), "Infeasible");
+    }
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"48Mi"},"limits":{"memory":"48Mi"}}"#,
+    );
+    turns_into(format!("50000 {}", 48 << 20));
+    settled();
+    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
+}

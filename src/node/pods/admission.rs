@@ -51,10 +51,10 @@ pub(crate) fn admit(agent: &Agent, pod: &Pod, others: &[Arc<Pod>]) -> Result<(),
 }
 
 #[derive(Clone, Copy, Default)]
-struct Needs {
-    cpu: i64,
-    memory: i64,
-    storage: i64,
+pub(crate) struct Needs {
+    pub cpu: i64,
+    pub memory: i64,
+    pub storage: i64,
 }
 
 /// The CPU that a pod asks for, in thousandths; its own request comes first.
@@ -75,7 +75,7 @@ pub(crate) fn cpu_request(pod: &Pod) -> i64 {
 }
 
 /// What a pod asks for: its containers together, or its hungriest init container.
-fn needs(pod: &Pod) -> Needs {
+pub(crate) fn needs(pod: &Pod) -> Needs {
     let of = |c: &Container| {
         let amounts = qos::requests(c.resources.as_ref());
         let storage = c
@@ -123,14 +123,23 @@ fn needs(pod: &Pod) -> Needs {
     all
 }
 
+/// What a node has too little of.
+pub(crate) struct Lack {
+    resource: &'static str,
+    pub message: String,
+}
+
 fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Waiting> {
-    let out_of = |resource: &str, requested: i64, used: i64, capacity: i64| {
-        refuse(
-            &format!("OutOf{resource}"),
-            format!(
-                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-            ),
-        )
+    enough(pod, others, a).map_err(|lack| refuse(&format!("OutOf{}", lack.resource), lack.message))
+}
+
+/// Whether the node has what a pod asks for, beside others.
+pub(crate) fn enough(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Lack> {
+    let out_of = |resource, requested: i64, used: i64, capacity: i64| Lack {
+        resource,
+        message: format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
     };
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count + 1 > a.pods {

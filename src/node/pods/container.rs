@@ -125,6 +125,11 @@ pub(crate) async fn specify(
         .unwrap_or_else(|| "File".into());
     let annotations = BTreeMap::from([
         (keys::HASH.to_owned(), plan::hash(container)),
+        (
+            keys::RESOURCES.to_owned(),
+            serde_json::to_string(&container.resources.clone().unwrap_or_default())
+                .map_err(|e| e.to_string())?,
+        ),
         (keys::RESTART_COUNT.to_owned(), m.attempt.to_string()),
         (keys::MESSAGE_PATH.to_owned(), message_path),
         (keys::MESSAGE_POLICY.to_owned(), policy),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use rkube_runtime::{ContainerState as State, ContainerStatus as RuntimeStatus};
 
 /// Labels and annotations that the agent puts on containers and sandboxes, the kubelet's names.
@@ -16,6 +17,8 @@ pub(crate) mod keys {
     pub(crate) const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
     pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// What the container was made with: its `resources`, JSON.
+    pub(crate) const RESOURCES: &str = "rkube.dev/resources";
     /// The image's name for the container's status.
     pub(crate) const IMAGE_NAME: &str = "rkube.dev/image-name";
 }
@@ -31,6 +34,8 @@ pub(crate) struct Instance {
     pub image: String,
     pub image_ref: String,
     pub hash: Option<String>,
+    /// What it was made with.
+    pub resources: Option<ResourceRequirements>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -57,6 +62,10 @@ impl Instance {
                 .clone(),
             image_ref: status.image_ref.clone(),
             hash: spec.annotations.get(keys::HASH).cloned(),
+            resources: spec
+                .annotations
+                .get(keys::RESOURCES)
+                .and_then(|text| serde_json::from_str(text).ok()),
             created_at: status.created_at,
             started_at: status.started_at,
             finished_at: status.finished_at,

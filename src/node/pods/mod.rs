@@ -24,6 +24,7 @@ mod kill;
 mod plan;
 mod probes;
 pub(crate) mod qos;
+mod resize;
 mod sandbox;
 mod start;
 pub(crate) mod status;
@@ -113,6 +114,8 @@ struct Handle {
 #[derive(Default)]
 pub(crate) struct PodTable {
     handles: Mutex<BTreeMap<String, Handle>>,
+    /// Held while a pod is granted more than it has.
+    grants: Mutex<()>,
 }
 
 impl PodTable {

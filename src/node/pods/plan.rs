@@ -30,6 +30,8 @@ pub(crate) struct Observed<'a> {
     pub probes: &'a dyn ProbeView,
     /// Containers that are being started or stopped just now.
     pub busy: &'a HashSet<String>,
+    /// Containers that get other resources by a restart.
+    pub resize: &'a HashSet<String>,
 }
 
 /// A container to stop, with the words for its event.
@@ -199,6 +201,9 @@ fn unfit(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<Kill> 
             None,
         );
     }
+    if o.resize.contains(name) {
+        return kill(format!("Container {name} resize requires restart"), None);
+    }
     let probe = o.probes.failed(name)?;
     let again = container.restart_policy.is_some() || o.pod.restart_policy() != "Never";
     let end = if again { ", will be restarted" } else { "" };
@@ -294,4 +299,4 @@ fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

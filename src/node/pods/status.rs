@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::instance::{Instances, latest};
+use super::instance::{Instance, Instances, latest};
 use super::plan;
 use super::qos;
 use crate::kinds::*;
@@ -33,6 +33,15 @@ pub(crate) struct Health {
     pub ready: bool,
 }
 
+/// Where a pod's change of resources stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resizing {
+    /// Reason and message of one that the node has not granted.
+    pub pending: Option<(String, String)>,
+    /// One that was granted and is not in effect everywhere; with what went wrong.
+    pub in_progress: Option<Option<String>>,
+}
+
 pub(crate) struct Facts<'a> {
     pub pod: &'a Pod,
     pub instances: &'a Instances,
@@ -47,6 +56,9 @@ pub(crate) struct Facts<'a> {
     pub terminal: bool,
     /// Reason and message of a pod that the node refused or evicted.
     pub verdict: Option<&'a Waiting>,
+    pub resizing: Resizing,
+    /// What a container runs with.
+    pub resources: &'a dyn Fn(&Instance) -> Option<ResourceRequirements>,
     pub now: Time,
 }
 

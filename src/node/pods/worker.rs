@@ -19,6 +19,7 @@ use super::container::last_words;
 use super::instance::{Instance, Instances};
 use super::plan::SandboxView;
 use super::probes::{News, Probes};
+use super::resize::{Applied, Record};
 use super::sandbox;
 use super::start::{NotStarted, RETRY};
 use super::status::Waiting;
@@ -31,6 +32,7 @@ use crate::volumes::Volumes;
 
 mod live;
 mod report;
+mod resize;
 mod stop;
 
 /// A pod is looked at again at least this often, for what no event told.
@@ -47,6 +49,7 @@ pub(crate) enum Own {
     Published(Box<Result<Pod, kube::Error>>),
     Deleted(Result<(), kube::Error>),
     Probe(News),
+    Resized(Applied),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(crate) struct Worker {
     objects: Arc<tokio::sync::Mutex<ObjectHold>>,
     probes: Probes,
     backoff: Backoff,
+    record: Record,
+    resize: resize::State,
 
     stage: Stage,
     verdict: Option<Waiting>,
@@ -130,6 +135,8 @@ impl Worker {
             objects: Arc::default(),
             probes: Probes::default(),
             backoff: Backoff::default(),
+            record: Record::default(),
+            resize: resize::State::default(),
             stage: Stage::Live,
             verdict,
             gone: false,
@@ -150,6 +157,8 @@ impl Worker {
             pod,
         };
         worker.adopt(adopted);
+        worker.record = Record::load(&worker.pod, &worker.instances);
+        worker.pod = worker.as_granted(worker.pod.clone());
         worker
     }
 
@@ -281,7 +290,7 @@ impl Worker {
         {
             return;
         }
-        self.pod = pod;
+        self.pod = self.as_granted(pod);
         if let Some(volumes) = &self.volumes {
             volumes.update(&self.pod);
         }
@@ -384,6 +393,7 @@ impl Worker {
                     self.publish_at = Timestamp::now().checked_add(pause).ok();
                 }
             },
+            Own::Resized(applied) => self.resized(applied),
             Own::Probe(news) => {
                 let mut probes = std::mem::take(&mut self.probes);
                 probes.take(&news, || self.target(&news.container));

@@ -42,7 +42,12 @@ fn pod(policy: &str, init: &[Container], main: &[&str]) -> Pod {
     }
 }
 
-fn instance(name: &str, sandbox: &str, state: State, exit_code: i32) -> Instance {
+pub(in crate::pods) fn instance(
+    name: &str,
+    sandbox: &str,
+    state: State,
+    exit_code: i32,
+) -> Instance {
     Instance {
         id: format!("{name}-id"),
         sandbox_id: sandbox.into(),
@@ -52,6 +57,7 @@ fn instance(name: &str, sandbox: &str, state: State, exit_code: i32) -> Instance
         image: String::new(),
         image_ref: String::new(),
         hash: None,
+        resources: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: None,
         finished_at: None,
@@ -87,6 +93,7 @@ fn run(pod: &Pod, sandbox: Option<&SandboxView>, instances: &Instances, probes: 
         instances,
         probes,
         busy: &HashSet::new(),
+        resize: &HashSet::new(),
     })
 }
 
@@ -259,4 +266,19 @@ fn ephemeral_containers_run_once() {
         calm(&p, &[("a", Running, 0), ("debug", Exited, 0)]),
         Plan::default()
     );
+}
+
+#[test]
+fn a_resize_may_take_a_restart() {
+    let p = pod("Always", &[], &["a", "b"]);
+    let plan = plan(&Observed {
+        pod: &p,
+        sandbox: Some(&sandbox()),
+        instances: &instances(&[("a", Running, 0), ("b", Running, 0)]),
+        probes: &Probes::default(),
+        busy: &HashSet::new(),
+        resize: &["b".to_owned()].into(),
+    });
+    let messages: Vec<&str> = plan.kill.iter().map(|k| k.message.as_str()).collect();
+    assert_eq!(messages, ["Container b resize requires restart"]);
 }

@@ -11,6 +11,9 @@ pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 /// The reason of a disruption that is this node's doing.
 pub(crate) const BY_NODE: &str = "TerminationByKubelet";
 
+/// What tells of a change of resources; both are there only as long as they are true.
+pub(crate) const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// The pod's conditions: the node's own first, then others' as they are.
 pub(super) fn conditions(
     f: &Facts<'_>,
@@ -54,12 +57,34 @@ pub(super) fn conditions(
             }
         })
         .collect();
+    let in_progress = f.resizing.in_progress.clone().map(|error| match error {
+        Some(error) => (Some("Error".to_owned()), Some(error)),
+        None => (None, None),
+    });
+    let pending = f.resizing.pending.clone().map(|(r, m)| (Some(r), Some(m)));
+    for (type_, why) in RESIZE.into_iter().zip([pending, in_progress]) {
+        let Some((reason, message)) = why else {
+            continue;
+        };
+        let since = old
+            .iter()
+            .find(|c| c.type_ == type_ && c.reason == reason)
+            .and_then(|c| c.last_transition_time.clone());
+        all.push(PodCondition {
+            type_: type_.into(),
+            status: "True".into(),
+            reason,
+            message,
+            last_transition_time: Some(since.unwrap_or_else(|| f.now.clone())),
+            last_probe_time: None,
+            observed_generation: pod.metadata.generation,
+        });
+    }
     // Others' conditions (readiness gates, disruptions) are theirs.
-    all.extend(
-        old.iter()
-            .filter(|c| wanted_names().all(|w| w != c.type_))
-            .cloned(),
-    );
+    let theirs = |c: &&PodCondition| {
+        wanted_names().all(|w| w != c.type_) && !RESIZE.contains(&c.type_.as_str())
+    };
+    all.extend(old.iter().filter(theirs).cloned());
     if let Some(evicted) = f.verdict.filter(|v| v.reason == EVICTED)
         && !all.iter().any(|c| c.type_ == DISRUPTED)
     {

@@ -127,7 +127,7 @@ pub(super) fn container(
         }
     }
     if let Some(i) = current.filter(|_| kind != Kind::Ephemeral) {
-        details(c, i, running, &mut status);
+        details(f, c, i, running, &mut status);
     } else if let Some(i) = current {
         mounts_and_user(c, i, &mut status);
     }
@@ -231,13 +231,20 @@ fn overlay_waiting(
     status.state = Some(waiting(&reason.reason, &reason.message));
 }
 
-fn details(c: &Container, i: &Instance, running: bool, status: &mut ContainerStatus) {
+fn details(
+    f: &Facts<'_>,
+    c: &Container,
+    i: &Instance,
+    running: bool,
+    status: &mut ContainerStatus,
+) {
     if running {
-        status.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
+        let granted = c.resources.as_ref();
+        status.allocated_resources = granted.and_then(|r| r.requests.clone());
+        let actual = (f.resources)(i).or_else(|| granted.cloned());
         status.resources = Some(ResourceRequirements {
-            limits: c.resources.as_ref().and_then(|r| r.limits.clone()),
-            requests: c.resources.as_ref().and_then(|r| r.requests.clone()),
             claims: None,
+            ..actual.unwrap_or_default()
         });
     }
     mounts_and_user(c, i, status);

@@ -1,6 +1,6 @@
 //! Telling the API what changed of a status, and nothing else.
 
-use super::conditions::{BY_NODE, DISRUPTED, wanted_names};
+use super::conditions::{BY_NODE, DISRUPTED, RESIZE, wanted_names};
 use crate::kinds::*;
 
 /// The strategic merge patch that turns one status into another; `None` when they are equal.
@@ -21,11 +21,20 @@ pub(crate) fn patch(
     }
     if let (Some(Value::Array(mine)), theirs) = (new.remove("conditions"), old.get("conditions")) {
         let theirs = theirs.and_then(Value::as_array);
+        let over: Vec<Value> = theirs
+            .into_iter()
+            .flatten()
+            .filter(|o| {
+                RESIZE.iter().any(|r| o["type"] == *r)
+                    && mine.iter().all(|c| c["type"] != o["type"])
+            })
+            .map(|o| json!({"$patch": "delete", "type": o["type"]}))
+            .collect();
         let changed: Vec<Value> = mine
             .into_iter()
             .filter(|c| {
                 let own_disruption = c["type"] == DISRUPTED && c["reason"] == BY_NODE;
-                own_disruption || wanted_names().any(|w| c["type"] == w)
+                own_disruption || wanted_names().chain(RESIZE).any(|w| c["type"] == w)
             })
             .filter_map(|mut c| {
                 let before = theirs
@@ -45,6 +54,7 @@ pub(crate) fn patch(
                 }
                 Some(c)
             })
+            .chain(over)
             .collect();
         if !changed.is_empty() {
             changes.insert("conditions".into(), Value::Array(changed));

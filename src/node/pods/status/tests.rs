@@ -33,6 +33,7 @@ fn instance(state: State, exit_code: i32, attempt: u32) -> Instance {
         image: "img:latest".into(),
         image_ref: "img@sha256:1".into(),
         hash: None,
+        resources: None,
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: Some(jiff::Timestamp::UNIX_EPOCH),
         finished_at: Some(jiff::Timestamp::UNIX_EPOCH),
@@ -48,6 +49,16 @@ fn status(
     attempts: Vec<Instance>,
     waiting: &[(&str, &str)],
     terminal: bool,
+) -> PodStatus {
+    status_of(pod, attempts, waiting, terminal, Resizing::default())
+}
+
+fn status_of(
+    pod: &Pod,
+    attempts: Vec<Instance>,
+    waiting: &[(&str, &str)],
+    terminal: bool,
+    resizing: Resizing,
 ) -> PodStatus {
     let mut instances = Instances::new();
     if !attempts.is_empty() {
@@ -78,6 +89,8 @@ fn status(
         sandbox: Some("s"),
         terminal,
         verdict: None,
+        resizing,
+        resources: &|i| i.resources.clone(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
     })
 }
@@ -204,5 +217,50 @@ fn patches_say_only_what_changed() {
     assert_eq!(
         change["status"]["podIPs"],
         serde_json::json!([{"ip": "10.244.0.9"}, {"$patch": "delete", "ip": "10.244.0.5"}])
+    );
+}
+
+#[test]
+fn a_change_of_resources_is_told_and_forgotten() {
+    let of = |cpu: &str| ResourceRequirements {
+        requests: Some([("cpu".to_owned(), Quantity(cpu.into()))].into()),
+        ..Default::default()
+    };
+    let mut p = pod("Always");
+    p.spec.as_mut().unwrap().containers[0].resources = Some(of("2"));
+    let mut c = instance(State::Running, 0, 0);
+    c.resources = Some(of("1"));
+    let shown = |resizing: Resizing| status_of(&p, vec![c.clone()], &[], false, resizing);
+    let calm = shown(Resizing::default());
+    let told = &calm.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(told.allocated_resources, of("2").requests);
+    assert_eq!(told.resources.as_ref(), Some(&of("1")), "what it runs with");
+
+    let under_way = shown(Resizing {
+        pending: Some(("Deferred".into(), "later".into())),
+        in_progress: Some(Some("busy".into())),
+    });
+    let pending = condition(&under_way, "PodResizePending");
+    assert_eq!(pending.reason.as_deref(), Some("Deferred"));
+    let progress = condition(&under_way, "PodResizeInProgress");
+    assert_eq!(progress.reason.as_deref(), Some("Error"));
+    assert_eq!(progress.message.as_deref(), Some("busy"));
+    let change = patch("u", Some(&calm), &under_way).unwrap();
+    assert_eq!(
+        change["status"]["conditions"].as_array().map(Vec::len),
+        Some(2)
+    );
+
+    // The API has them now; the next status has not.
+    let mut known = p.clone();
+    known.status = Some(under_way.clone());
+    let over = status_of(&known, vec![c.clone()], &[], false, Resizing::default());
+    let change = patch("u", Some(&under_way), &over).unwrap();
+    assert_eq!(
+        change["status"]["conditions"],
+        serde_json::json!([
+            {"$patch": "delete", "type": "PodResizePending"},
+            {"$patch": "delete", "type": "PodResizeInProgress"},
+        ])
     );
 }

@@ -17,12 +17,15 @@ impl Worker {
     pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.fill();
         self.watch_probes();
+        let resize = self.step_resize(now);
+        let restarts = self.restarts_to_resize();
         let plan = plan::plan(&Observed {
             pod: &self.pod,
             sandbox: self.sandbox.as_ref(),
             instances: &self.instances,
             probes: &self.probes,
             busy: &self.busy,
+            resize: &restarts,
         });
         if plan.finished {
             if self.starting.is_none() && !self.making {
@@ -41,7 +44,7 @@ impl Worker {
         if let Some(attempt) = plan.create_sandbox {
             return self.make_sandbox(attempt, now);
         }
-        let mut next: Option<Timestamp> = None;
+        let mut next: Option<Timestamp> = resize;
         for name in plan.start {
             if let Some(at) = self.held(&name, now) {
                 next = Some(next.map_or(at, |n| n.min(at)));

@@ -34,6 +34,8 @@ impl Worker {
                 .verdict
                 .as_ref()
                 .filter(|_| self.stage != Stage::Stopping),
+            resizing: self.resizing(),
+            resources: &|i| self.record.actual(i).cloned(),
             now: now(),
         });
         let status = PodStatus {

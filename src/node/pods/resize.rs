@@ -1,0 +1,413 @@
+//! Changing the resources of a pod that runs (KEP-1287): what was granted to its
+//! containers, whether the node can grant more, and making it so.
+//!
+//! What a pod asks for takes effect only once it is granted; until then the agent
+//! works on the pod as it was granted. Both that and what the containers run with
+//! outlive the agent in a file beside the pod's volumes, which is only written when
+//! a pod was resized at all.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rkube_runtime::Resources;
+use serde::{Deserialize, Serialize};
+
+use super::admission;
+use super::container::pod_dir;
+use super::instance::{Instance, Instances, latest};
+use super::qos;
+use crate::agent::Agent;
+use crate::kinds::*;
+use crate::registration::Allocatable;
+
+/// What can be changed.
+const NAMES: [&str; 2] = ["cpu", "memory"];
+
+/// What was granted, and what is in effect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// By name of container.
+    granted: BTreeMap<String, ResourceRequirements>,
+    /// By container ID, where it is not what the container was made with.
+    applied: BTreeMap<String, ResourceRequirements>,
+}
+
+/// Containers whose resources can change.
+fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
+    sidecars.chain(&pod.spec().containers)
+}
+
+/// The resources that differ.
+fn changed(a: &ResourceRequirements, b: &ResourceRequirements) -> Vec<&'static str> {
+    let of = |r: &ResourceRequirements, name: &str| {
+        let find = |list: &Option<BTreeMap<String, Quantity>>| {
+            list.as_ref().and_then(|l| l.get(name)).cloned()
+        };
+        (find(&r.requests), find(&r.limits))
+    };
+    NAMES
+        .into_iter()
+        .filter(|name| of(a, name) != of(b, name))
+        .collect()
+}
+
+impl Record {
+    fn file(uid: &str) -> PathBuf {
+        pod_dir(uid).join("resources.json")
+    }
+
+    /// What is known of a pod's grants: from its file, else from what its containers
+    /// were made with, else what it asks for.
+    pub(crate) fn load(pod: &Pod, instances: &Instances) -> Self {
+        let kept = match std::fs::read(Self::file(pod.uid())) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
+                tracing::warn!(pod = %pod.full_name(), "the record of its resources: {e}");
+                Self::default()
+            }),
+            Err(_) => Self::default(),
+        };
+        Self::complete(kept, pod, instances)
+    }
+
+    fn complete(mut self, pod: &Pod, instances: &Instances) -> Self {
+        for c in resizable(pod) {
+            self.granted.entry(c.name.clone()).or_insert_with(|| {
+                latest(instances, &c.name)
+                    .and_then(|i| i.resources.clone())
+                    .or_else(|| c.resources.clone())
+                    .unwrap_or_default()
+            });
+        }
+        self
+    }
+
+    /// Keeps the record for the agent's next life.
+    pub(crate) fn save(&self, uid: &str) -> std::io::Result<()> {
+        let file = Self::file(uid);
+        let new = file.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::rename(new, file)
+    }
+
+    /// The pod as it was granted; `None` when that is what it asks for.
+    pub(crate) fn granted(&self, asked: &Pod) -> Option<Pod> {
+        let differs = |c: &Container| {
+            let resources = c.resources.clone().unwrap_or_default();
+            self.granted
+                .get(&c.name)
+                .is_some_and(|granted| !changed(granted, &resources).is_empty())
+        };
+        if !resizable(asked).any(differs) {
+            return None;
+        }
+        let mut pod = asked.clone();
+        let spec = pod.spec.as_mut()?;
+        let containers = spec.init_containers.iter_mut().flatten();
+        for c in containers.chain(&mut spec.containers) {
+            if let Some(granted) = self.granted.get(&c.name) {
+                c.resources = Some(granted.clone());
+            }
+        }
+        Some(pod)
+    }
+
+    /// Grants what the pod asks for.
+    pub(crate) fn grant(&mut self, asked: &Pod) {
+        for c in resizable(asked) {
+            self.granted
+                .insert(c.name.clone(), c.resources.clone().unwrap_or_default());
+        }
+    }
+
+    /// Notes what a container runs with now.
+    pub(crate) fn applied(&mut self, id: &str, resources: ResourceRequirements) {
+        self.applied.insert(id.to_owned(), resources);
+    }
+
+    /// Forgets containers that are gone.
+    pub(crate) fn retain(&mut self, there: impl Fn(&str) -> bool) {
+        self.applied.retain(|id, _| there(id));
+    }
+
+    /// What a container runs with.
+    pub(crate) fn actual<'a>(&'a self, i: &'a Instance) -> Option<&'a ResourceRequirements> {
+        self.applied.get(&i.id).or(i.resources.as_ref())
+    }
+
+    /// Running containers that do not run with what they were granted, and whether
+    /// that takes a restart by their `resizePolicy`.
+    pub(crate) fn outdated(&self, pod: &Pod, instances: &Instances) -> Vec<Outdated> {
+        resizable(pod)
+            .filter_map(|c| {
+                let i = latest(instances, &c.name).filter(|i| i.running())?;
+                let (from, to) = (self.actual(i)?, self.granted.get(&c.name)?);
+                let what = changed(from, to);
+                let restart = c.resize_policy.iter().flatten().any(|p| {
+                    p.restart_policy == "RestartContainer"
+                        && what.contains(&p.resource_name.as_str())
+                });
+                (!what.is_empty()).then(|| Outdated {
+                    id: i.id.clone(),
+                    name: c.name.clone(),
+                    from: from.clone(),
+                    to: to.clone(),
+                    restart,
+                })
+            })
+            .collect()
+    }
+}
+
+/// A container that does not run with what it was granted.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Outdated {
+    pub id: String,
+    pub name: String,
+    pub from: ResourceRequirements,
+    pub to: ResourceRequirements,
+    pub restart: bool,
+}
+
+/// Why a pod does not get what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Whether the node has what the pod asks for beside what others were granted.
+pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result<(), Refusal> {
+    let needs = admission::needs(asked);
+    for (name, wanted, capacity) in [
+        ("memory", needs.memory, node.memory),
+        ("cpu", needs.cpu, node.cpu_millis),
+    ] {
+        if wanted > capacity {
+            return Err(Refusal {
+                reason: "Infeasible",
+                message: format!(
+                    "Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {capacity}"
+                ),
+            });
+        }
+    }
+    admission::enough(asked, others, node).map_err(|lack| Refusal {
+        reason: "Deferred",
+        message: lack.message,
+    })
+}
+
+/// What became of an attempt to change containers in place.
+pub(crate) struct Applied {
+    /// Those that run with what they were granted now.
+    pub done: Vec<Outdated>,
+    pub error: Option<String>,
+}
+
+/// Changes the cgroups of the pod and of `containers`. The pod's own limits never
+/// stand below those of its containers meanwhile.
+pub(crate) async fn apply(
+    agent: &Agent,
+    before: &Pod,
+    after: &Pod,
+    containers: Vec<Outdated>,
+) -> Applied {
+    let cgroup = qos::cgroup_parent(after);
+    let (old, new) = (qos::pod_resources(before), qos::pod_resources(after));
+    let mut done = Vec::new();
+    let work = async {
+        let runtime = &agent.runtime;
+        runtime
+            .configure_cgroup(&cgroup, &both(&old, &new))
+            .await
+            .map_err(|e| e.to_string())?;
+        for container in containers {
+            enough_for(agent, &container)?;
+            let wanted = Container {
+                resources: Some(container.to.clone()),
+                ..Default::default()
+            };
+            runtime
+                .update_resources(&container.id, &qos::runtime_resources(&wanted))
+                .await
+                .map_err(|e| format!("container {}: {e}", container.name))?;
+            done.push(container);
+        }
+        runtime
+            .configure_cgroup(&cgroup, &new)
+            .await
+            .map_err(|e| e.to_string())
+    };
+    let error = work.await.err();
+    super::sandbox::weigh(agent).await;
+    Applied { done, error }
+}
+
+/// Refuses a memory limit below what is in use: the kernel would kill for it.
+fn enough_for(agent: &Agent, container: &Outdated) -> Result<(), String> {
+    let limit = |r| qos::limits(Some(r)).memory;
+    let (Some(new), old) = (limit(&container.to), limit(&container.from)) else {
+        return Ok(());
+    };
+    if old.is_some_and(|old| new >= old) {
+        return Ok(());
+    }
+    let stats = agent
+        .runtime
+        .stats(&container.id)
+        .map_err(|e| format!("container {}: {e}", container.name))?;
+    if u64::try_from(new).is_ok_and(|new| new < stats.memory_usage) {
+        return Err(format!(
+            "attempting to set container {:?} memory limit ({new}) below current usage ({})",
+            container.name, stats.memory_usage
+        ));
+    }
+    Ok(())
+}
+
+/// Limits that hold whatever is between two states: the greater ones.
+fn both(old: &Resources, new: &Resources) -> Resources {
+    let greater = |a: Option<i64>, b: Option<i64>| match (a, b) {
+        (Some(a), Some(b)) => Some(a.max(b)),
+        // Unlimited: written where a limit stands now, left alone elsewhere.
+        (Some(_), None) => Some(-1),
+        (None, _) => None,
+    };
+    Resources {
+        cpu_shares: old.cpu_shares.max(new.cpu_shares),
+        cpu_quota: greater(old.cpu_quota, new.cpu_quota),
+        cpu_period: old.cpu_period,
+        memory_limit: greater(old.memory_limit, new.memory_limit),
+        ..Default::default()
+    }
+}
+
+/// The other pods of the node, as they were granted.
+pub(crate) fn others(agent: &Agent, uid: &str) -> Vec<Arc<Pod>> {
+    let active = agent.pods.active();
+    active.into_iter().filter(|p| p.uid() != uid).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ContainerResizePolicy;
+
+    fn resources(cpu: &str, memory: &str) -> ResourceRequirements {
+        let list: BTreeMap<String, Quantity> = [("cpu", cpu), ("memory", memory)]
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), Quantity(v.to_owned())))
+            .collect();
+        ResourceRequirements {
+            requests: Some(list.clone()),
+            limits: Some(list),
+            ..Default::default()
+        }
+    }
+
+    fn pod(cpu: &str, memory: &str) -> Pod {
+        Pod {
+            metadata: ObjectMeta {
+                uid: Some("no-such-pod".into()),
+                ..Default::default()
+            },
+            spec: Some(PodSpec {
+                containers: vec![Container {
+                    name: "c".into(),
+                    resources: Some(resources(cpu, memory)),
+                    resize_policy: Some(vec![ContainerResizePolicy {
+                        resource_name: "memory".into(),
+                        restart_policy: "RestartContainer".into(),
+                    }]),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn running(cpu: &str, memory: &str) -> Instances {
+        let state = rkube_runtime::ContainerState::Running;
+        let mut i = super::super::plan::tests::instance("c", "s", state, 0);
+        i.resources = Some(resources(cpu, memory));
+        [("c".to_owned(), vec![i])].into()
+    }
+
+    #[test]
+    fn what_is_asked_waits_for_its_grant() {
+        let instances = running("100m", "64Mi");
+        let mut record = Record::load(&pod("100m", "64Mi"), &instances);
+        assert_eq!(record.granted(&pod("100m", "64Mi")), None);
+        let asked = pod("200m", "64Mi");
+        assert_eq!(record.granted(&asked), Some(pod("100m", "64Mi")));
+        assert_eq!(record.outdated(&asked, &instances), []);
+        record.grant(&asked);
+        assert_eq!(record.granted(&asked), None);
+        let outdated = record.outdated(&asked, &instances);
+        assert_eq!(outdated.len(), 1);
+        assert!(!outdated[0].restart, "CPU changes in place");
+        let (id, to) = (outdated[0].id.clone(), outdated[0].to.clone());
+        record.applied(&id, to);
+        assert_eq!(record.outdated(&asked, &instances), []);
+        record.retain(|_| false);
+        assert_eq!(record.outdated(&asked, &instances).len(), 1);
+    }
+
+    #[test]
+    fn a_new_life_of_the_agent_grants_nothing_by_itself() {
+        // Asked while nobody listened.
+        let asked = pod("100m", "128Mi");
+        let instances = running("100m", "64Mi");
+        let mut record = Record::load(&asked, &instances);
+        assert_eq!(record.granted(&asked), Some(pod("100m", "64Mi")));
+        record.grant(&asked);
+        assert!(record.outdated(&asked, &instances)[0].restart, "by policy");
+        // Nothing runs yet: it is what it asks for.
+        assert_eq!(
+            Record::load(&asked, &Instances::new()).granted(&asked),
+            None
+        );
+    }
+
+    #[test]
+    fn the_node_decides() {
+        let node = Allocatable {
+            cpu_millis: 2000,
+            memory: 1 << 30,
+            storage: 1 << 30,
+            pods: 10,
+            hugepages: vec![],
+        };
+        let other = pod("1500m", "64Mi");
+        assert_eq!(decide(&pod("500m", "64Mi"), &[&other], &node), Ok(()));
+        let later = decide(&pod("600m", "64Mi"), &[&other], &node).unwrap_err();
+        assert_eq!(later.reason, "Deferred");
+        assert_eq!(
+            later.message,
+            "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000"
+        );
+        let never = decide(&pod("100m", "2Gi"), &[], &node).unwrap_err();
+        assert_eq!(never.reason, "Infeasible");
+        assert_eq!(
+            never.message,
+            "Node didn't have enough capacity: memory, requested: 2147483648, capacity: 1073741824"
+        );
+    }
+
+    #[test]
+    fn between_two_states_the_greater_limits_hold() {
+        let of = |memory_limit| Resources {
+            memory_limit,
+            ..Default::default()
+        };
+        let limit = |a, b| both(&of(a), &of(b)).memory_limit;
+        assert_eq!(limit(Some(1), Some(2)), Some(2));
+        assert_eq!(limit(Some(2), Some(1)), Some(2));
+        assert_eq!(limit(None, Some(1)), None);
+        assert_eq!(limit(Some(1), None), Some(-1));
+    }
+}
