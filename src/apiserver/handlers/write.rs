@@ -204,7 +204,7 @@ impl Writer<'_> {
             let mut errors = metadata_errors(resource, &object);
             errors.extend(strategy.validate_create(&object));
             self.invalid(&name, errors)?;
-            crd::check(resource, &object)?;
+            crd::check(resource, &object, None)?;
             policies::check(resource, &object)?;
             self.call.warn(strategy.warnings(&object, None));
             admission.validate(&mut object, None).await?;
@@ -347,7 +347,9 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
         });
         self.invalid(name, errors)?;
-        crd::check(resource, &new)?;
+        if self.part == Part::Main {
+            crd::check(resource, &new, Some(old))?;
+        }
         policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
         admission.validate(&mut new, Some(old)).await?;
