@@ -72,7 +72,6 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         fairness: fairness::Fairness::default(),
         audit,
         metrics: metrics::Metrics::default(),
-        services: services::Allocators::default(),
         streams,
         webhooks: webhooks::Webhooks::default(),
         policies: policies::Policies::default(),
@@ -94,6 +93,9 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         }
     });
     write_objects(&server).await?;
+    // Services from before there were reservations get theirs before anybody
+    // can be given what they have.
+    services::repair(&server, jiff::Timestamp::now()).await?;
     server.cache.consistent().await;
 
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));

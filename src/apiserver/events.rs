@@ -1,5 +1,5 @@
-//! Upkeep by the clock: events that are old enough go, bookmarks are due, the
-//! store forgets.
+//! Upkeep by the clock: events that are old enough go, bookmarks are due,
+//! reservations of services are held against the services.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,15 @@ use jiff::{SignedDuration, Timestamp};
 use rkube_api::meta;
 use rkube_store::Expect;
 
-use crate::ApiServer;
 use crate::cache::Filter;
+use crate::{ApiServer, services};
 
 /// How long an event is kept, as upstream's default.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
 /// How often old events are looked for; once a minute is far below their life.
 const SWEEP_EVERY: u64 = 5;
+/// How often reservations are looked at, as upstream's default.
+const REPAIR_EVERY: u64 = 3;
 /// How often watches are told how far they are.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
@@ -33,6 +35,11 @@ pub async fn upkeep(server: std::sync::Weak<ApiServer>, stop: tokio_util::sync::
         server.bookmarks.send_replace(ticks);
         if ticks.is_multiple_of(SWEEP_EVERY) {
             sweep(&server, Timestamp::now()).await;
+        }
+        if ticks.is_multiple_of(REPAIR_EVERY)
+            && let Err(error) = services::repair(&server, Timestamp::now()).await
+        {
+            tracing::warn!(%error, "reservations of services were not repaired");
         }
     }
 }

@@ -165,7 +165,6 @@ pub struct ApiServer {
     pub(crate) fairness: fairness::Fairness,
     pub(crate) audit: Option<audit::Audit>,
     pub(crate) metrics: metrics::Metrics,
-    pub(crate) services: services::Allocators,
     pub(crate) streams: connect::Transports,
     pub(crate) webhooks: webhooks::Webhooks,
     pub(crate) policies: policies::Policies,

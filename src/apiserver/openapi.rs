@@ -122,6 +122,10 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         _ => return Err(Status::page_not_found()),
     };
     if let Some(remote) = server.aggregator.find(&format!("/{document}")) {
+        if let Some((converted, hash)) = remote.converted_v3() {
+            let bytes = serde_json::to_vec(&converted).map_err(Status::internal)?;
+            return versioned(call, bytes.into(), &hash).await;
+        }
         return remote
             .openapi_document(server, call)
             .await
@@ -140,18 +144,6 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         return Err(Status::page_not_found());
     }
     let hash = version_hash(server, &snapshot, document);
-    if let Some(asked) = call.info.query.non_empty("hash")
-        && asked != hash
-    {
-        let mut response = Response::new(body::empty());
-        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-        let place = format!("/{path}?hash={hash}");
-        response.headers_mut().insert(
-            header::LOCATION,
-            HeaderValue::from_str(&place).map_err(Status::internal)?,
-        );
-        return Ok(response);
-    }
     let (bytes, _) = server
         .openapi
         .get(document, generation(server, &snapshot), || {
@@ -168,8 +160,23 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             let document = openapi::v3_document(group, version, &rows, &custom);
             serde_json::to_vec(&document).map_err(Status::internal)
         })?;
-    let immutable = call.info.query.non_empty("hash").is_some();
-    Ok(document_response(call, bytes, &format!("\"{hash}\""), immutable).await)
+    versioned(call, bytes, &hash).await
+}
+
+/// A document that its hash names: who asks for another is sent to this one.
+async fn versioned(call: &Call, bytes: Bytes, hash: &str) -> Result<Response<Body>, Status> {
+    let asked = call.info.query.non_empty("hash");
+    if asked.as_deref().is_some_and(|asked| asked != hash) {
+        let mut response = Response::new(body::empty());
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        let place = format!("/{}?hash={hash}", call.info.path.trim_matches('/'));
+        response.headers_mut().insert(
+            header::LOCATION,
+            HeaderValue::from_str(&place).map_err(Status::internal)?,
+        );
+        return Ok(response);
+    }
+    Ok(document_response(call, bytes, &format!("\"{hash}\""), asked.is_some()).await)
 }
 
 async fn v2(

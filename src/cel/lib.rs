@@ -23,6 +23,7 @@ mod library;
 mod macros;
 mod number;
 mod parser;
+mod pattern;
 mod plan;
 mod program;
 mod runtime_cost;
@@ -40,6 +41,7 @@ pub use authz::{Attributes, Authorizer, Check, Decision, NoAuthorizer};
 pub use cost::{Range, Sizes, Unknown};
 pub use decl::{DeclField, DeclType, MAX_REQUEST_SIZE, Read, escape, unescape};
 pub use env::{Compiled, Env, TypeProvider};
+pub use pattern::Pattern;
 pub use program::{
     Activation, MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
 };

@@ -7,8 +7,8 @@ use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::checker::Checked;
 use crate::eval::Ctx;
 use crate::functions;
-use crate::library::regex::Regex;
 use crate::library::{self, Run};
+use crate::pattern::Pattern;
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
 
@@ -68,7 +68,7 @@ pub(crate) struct Call {
     pub args: Vec<Node>,
     pub run: Run,
     /// The pattern, where it is constant.
-    pub regex: Option<Regex>,
+    pub regex: Option<Pattern>,
     /// The first argument is a fold's own value, which may be taken from it.
     pub takes: Option<usize>,
 }
@@ -263,7 +263,7 @@ impl Planner<'_> {
         if matches!(found.name, "matches" | "find" | "findAll")
             && let Some(Node::Const(Value::String(pattern))) = call.args.get(1)
         {
-            call.regex = Some(library::regex::compile(pattern)?);
+            call.regex = Some(Pattern::new(pattern)?);
         }
         if matches!(found.name, op::ADD | op::MAP_INSERT)
             && let Some(Node::Local(at)) = call.args.first()

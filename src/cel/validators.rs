@@ -3,7 +3,8 @@
 
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
-use crate::library::{format, regex};
+use crate::library::format;
+use crate::pattern::Pattern;
 use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
@@ -41,7 +42,7 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
             let bad = match (function.as_str(), literal) {
                 ("duration", Literal::String(s)) => time::parse_duration(s).is_none(),
                 ("timestamp", Literal::String(s)) => time::parse_rfc3339(s).is_none(),
-                ("matches", Literal::String(s)) => regex::compile(s).is_err(),
+                ("matches", Literal::String(s)) => Pattern::new(s).is_err(),
                 _ => false,
             };
             if bad {

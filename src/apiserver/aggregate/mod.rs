@@ -10,6 +10,7 @@ mod availability;
 pub mod discovery;
 pub mod local;
 mod openapi;
+mod openapi_v3;
 mod proxy;
 
 use std::collections::{BTreeMap, HashMap};
@@ -83,6 +84,8 @@ struct Found {
     etag: Option<String>,
     /// The paths of its OpenAPI v3 index that are of this group version.
     v3: BTreeMap<String, Value>,
+    /// It has no OpenAPI v3: its v2 stands for it.
+    v2_only: bool,
     /// Its part of the OpenAPI v2 document, compressed.
     v2: Option<bytes::Bytes>,
     v2_etag: Option<String>,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use rkube_auth::UserInfo;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::Remote;
+use super::{Remote, openapi_v3};
 use crate::ApiServer;
 use crate::body::Body;
 use crate::connect;
@@ -26,7 +26,26 @@ fn user() -> UserInfo {
 impl Remote {
     /// The entries of the OpenAPI v3 index that this server brings.
     pub fn openapi_v3(&self) -> BTreeMap<String, Value> {
-        self.found.lock().v3.clone()
+        let found = self.found.lock();
+        if !found.v2_only {
+            return found.v3.clone();
+        }
+        let Some(part) = &found.v2 else {
+            return BTreeMap::new();
+        };
+        let path = format!("apis/{}/{}", self.group, self.version);
+        let url = format!("/openapi/v3/{path}?hash={}", hash(part));
+        [(path, json!({"serverRelativeURL": url}))].into()
+    }
+
+    /// The OpenAPI v3 document of a server that has only v2, and its hash.
+    pub fn converted_v3(&self) -> Option<(Value, String)> {
+        let hash = {
+            let found = self.found.lock();
+            found.v2_only.then_some(())?;
+            hash(found.v2.as_ref()?)
+        };
+        Some((openapi_v3::from_v2(&self.openapi_v2()?), hash))
     }
 
     /// This server's part of the OpenAPI v2 document.
@@ -66,8 +85,11 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
     match fetch_v3(server, remote).await {
         Ok(paths) => {
             let mut found = remote.found.lock();
-            changed |= found.v3 != paths;
+            let v2_only = paths.is_none();
+            let paths = paths.unwrap_or_default();
+            changed |= found.v3 != paths || found.v2_only != v2_only;
             found.v3 = paths;
+            found.v2_only = v2_only;
         }
         Err(error) => {
             tracing::debug!(%error, name = remote.name, "no OpenAPI v3 from a remote API server");
@@ -90,23 +112,36 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
     }
 }
 
-async fn fetch_v3(server: &ApiServer, remote: &Remote) -> Result<BTreeMap<String, Value>, String> {
+/// What names a version of a document.
+fn hash(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    crate::openapi::hex(digest.as_ref()).to_uppercase()
+}
+
+/// The index's entries; nothing of a server that has no OpenAPI v3.
+async fn fetch_v3(
+    server: &ApiServer,
+    remote: &Remote,
+) -> Result<Option<BTreeMap<String, Value>>, String> {
     let answer = remote
         .fetch(server, "/openapi/v3", "application/json", None, &user())
         .await?;
+    if answer.code == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
     if answer.code != StatusCode::OK {
         return Err(format!("the server answered {}", answer.code.as_u16()));
     }
     let index: Value = serde_json::from_slice(&answer.bytes).map_err(|e| e.to_string())?;
     let mine = format!("apis/{}/{}", remote.group, remote.version);
     let group = format!("apis/{}", remote.group);
-    Ok(index["paths"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(path, _)| **path == mine || **path == group)
-        .map(|(path, value)| (path.clone(), value.clone()))
-        .collect())
+    let paths = index["paths"].as_object().into_iter().flatten();
+    Ok(Some(
+        paths
+            .filter(|(path, _)| **path == mine || **path == group)
+            .map(|(path, value)| (path.clone(), value.clone()))
+            .collect(),
+    ))
 }
 
 async fn fetch_v2(
@@ -145,7 +180,8 @@ async fn fetch_v2(
 
 const DEFINITION: &str = "#/definitions/";
 
-/// The paths under `prefix` and the definitions that they need.
+/// The paths under `prefix`, the definitions that they need, and what is said
+/// for all of them.
 fn filter_v2(mut document: Value, prefix: &str) -> Value {
     let all = match document["definitions"].take() {
         Value::Object(all) => all,
@@ -171,9 +207,17 @@ fn filter_v2(mut document: Value, prefix: &str) -> Value {
             definitions.insert(name, definition.clone());
         }
     }
-    let mut part = serde_json::json!({"paths": paths, "definitions": definitions});
-    for shared in ["parameters", "responses"] {
-        if document[shared].is_object() {
+    let mut part = json!({"paths": paths, "definitions": definitions});
+    for shared in [
+        "parameters",
+        "responses",
+        "info",
+        "externalDocs",
+        "consumes",
+        "produces",
+        "securityDefinitions",
+    ] {
+        if !document[shared].is_null() {
             part[shared] = document[shared].take();
         }
     }
@@ -260,7 +304,6 @@ pub fn merge_v2(document: &mut Value, mut part: Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn remote() -> Value {
         json!({

@@ -270,11 +270,12 @@ pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
     (rows, Arc::new(Family::new(spec, all, selectable)))
 }
 
-/// Refuses a definition that asks for what this server does not do, rather
-/// than serve something that behaves otherwise.
-pub fn check_supported(definition: &Object) -> Result<(), Status> {
+/// Refuses a definition with patterns that cannot be read, defaults that do
+/// not fit, or rules that do not compile or cost too much.
+pub fn check(definition: &Object, old: Option<&Object>) -> Result<(), Status> {
     let mut errors = Vec::new();
-    super::rule_checks::check(definition, &mut errors);
+    let fine = super::default_checks::check(definition, old, &mut errors);
+    super::rule_checks::check(definition, &fine, &mut errors);
     if errors.is_empty() {
         return Ok(());
     }
@@ -336,7 +337,7 @@ mod tests {
     fn rules_that_do_not_compile_are_refused_by_their_place() {
         let mut definition = sample("things.example.com", "things");
         definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}}});
-        let error = check_supported(&definition).unwrap_err();
+        let error = check(&definition, None).unwrap_err();
         assert_eq!(error.code, 422);
         assert!(
             error

@@ -1,6 +1,7 @@
 //! Custom resources: what a CustomResourceDefinition makes of the engine.
 
 mod custom;
+mod default_checks;
 mod definition;
 mod family;
 mod path;
@@ -29,10 +30,11 @@ pub use family::Family;
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
 
-/// Refuses definitions that ask for what is not supported; nothing for others.
-pub fn check(resource: &Resource, object: &Object) -> Result<(), Status> {
+/// Refuses definitions whose patterns, defaults or rules cannot be; nothing
+/// for others.
+pub fn check(resource: &Resource, object: &Object, old: Option<&Object>) -> Result<(), Status> {
     if resource.is(GROUP, PLURAL) {
-        definition::check_supported(object)
+        definition::check(object, old)
     } else {
         Ok(())
     }

@@ -244,11 +244,33 @@ impl Rules {
         let mut run = Run {
             errors: Vec::new(),
             budget: RUNTIME_BUDGET,
+            ratchets: true,
         };
         let unchanged = old == Some(object);
         // An exhausted budget has been reported; there is nothing to add.
         let _ = self.walk(&mut run, "", object, old, unchanged);
         run.errors
+    }
+
+    /// What the rules say of a part of an object, with nothing forgiven for
+    /// having been there before.
+    pub fn validate_part(
+        &self,
+        path: &str,
+        value: &Value,
+        old: Option<&Value>,
+        budget: u64,
+    ) -> PartRun {
+        let mut run = Run {
+            errors: Vec::new(),
+            budget,
+            ratchets: false,
+        };
+        let done = self.walk(&mut run, path, value, old, false);
+        PartRun {
+            errors: run.errors,
+            left: done.is_ok().then_some(run.budget),
+        }
     }
 
     fn walk(
@@ -395,7 +417,7 @@ impl Rules {
                 }
             }
             // What was wrong before and has not changed may stay.
-            if !runnable.uses_old && unchanged {
+            if run.ratchets && !runnable.uses_old && unchanged {
                 continue;
             }
             let at = match (path, rule.field_path.as_str()) {
@@ -479,6 +501,16 @@ struct Exhausted;
 struct Run {
     errors: Vec<FieldError>,
     budget: u64,
+    /// Whether what was wrong before may stay.
+    ratchets: bool,
+}
+
+/// What came of [`Rules::validate_part`].
+pub struct PartRun {
+    /// What is wrong.
+    pub errors: Vec<FieldError>,
+    /// What is left of the budget, if anything.
+    pub left: Option<u64>,
 }
 
 /// A rule as errors name it.

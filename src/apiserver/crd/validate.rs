@@ -3,6 +3,7 @@
 use rkube_api::Object;
 use rkube_api::schema::{ListType, Structural};
 use rkube_api::status::{FieldError, FieldErrorKind};
+use rkube_cel::Pattern;
 use serde_json::Value;
 
 use super::custom::list_rule;
@@ -190,14 +191,16 @@ fn string(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldError>) 
         let detail = format!("{path} in body should be at least {min} chars long");
         errors.push(FieldError::invalid(path, text, detail));
     }
-    if let Some(pattern) = schema["pattern"].as_str()
-        && !matches_pattern(pattern, text)
-    {
-        errors.push(FieldError::invalid(
-            path,
-            text,
-            format!("{path} in body should match '{pattern}'"),
-        ));
+    if let Some(pattern) = schema["pattern"].as_str().filter(|p| !p.is_empty()) {
+        let wanted = match Pattern::new(pattern) {
+            Ok(compiled) if compiled.is_match(text) => None,
+            Ok(_) => Some(pattern.to_owned()),
+            Err(error) => Some(format!("{pattern}, but pattern is invalid: {error}")),
+        };
+        if let Some(wanted) = wanted {
+            let detail = format!("{path} in body should match '{wanted}'");
+            errors.push(FieldError::invalid(path, text, detail));
+        }
     }
     if let Some(format) = schema["format"].as_str()
         && !fits_format(format, text)
@@ -208,11 +211,6 @@ fn string(schema: &Value, text: &str, path: &str, errors: &mut Vec<FieldError>) 
             format!("{path} in body must be of type {format}: {text:?}"),
         ));
     }
-}
-
-/// A pattern that cannot be read refuses nothing: the definition was accepted.
-fn matches_pattern(pattern: &str, text: &str) -> bool {
-    regex_lite::Regex::new(pattern).map_or(true, |regex| regex.is_match(text))
 }
 
 fn fits_format(format: &str, text: &str) -> bool {

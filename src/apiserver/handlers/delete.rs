@@ -23,6 +23,7 @@ use crate::negotiate;
 use crate::resources::Resource;
 use crate::respond;
 use crate::service::{Call, Incoming};
+use crate::services;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -331,6 +332,7 @@ pub async fn delete_object(
                 }
                 match server.store.delete(&key, Expect::Revision(*revision)).await {
                     Ok((_, at)) => {
+                        services::release(server, resource, object, None).await;
                         let mut object = object.clone();
                         meta::set_resource_version(&mut object, &at.to_string());
                         return Ok(Deleted { object, gone: true });

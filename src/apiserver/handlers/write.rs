@@ -21,6 +21,7 @@ use crate::crd;
 use crate::policies;
 use crate::resources::Resource;
 use crate::service::Call;
+use crate::services;
 use crate::versions::{Shape, Views};
 
 /// How often a write is tried again that lost a race it can win.
@@ -185,8 +186,6 @@ impl Writer<'_> {
             options: &self.options.object,
             part: None,
         };
-        // Addresses and ports are handed out one write at a time.
-        let _allocating = self.server.services.lock(resource, self.server).await;
         let mut attempts = 0;
         let template = object;
         loop {
@@ -197,58 +196,78 @@ impl Writer<'_> {
             strategy.prepare_create(&ctx, &mut object);
             admission.mutate(&mut object, None).await?;
             strategy.default(&mut object);
-            self.server
-                .services
-                .allocate(self.server, resource, &mut object, None)?;
-            let name = meta::name(&object).to_owned();
-            let mut errors = metadata_errors(resource, &object);
-            errors.extend(strategy.validate_create(&object));
-            self.invalid(&name, errors)?;
-            crd::check(resource, &object)?;
-            policies::check(resource, &object)?;
-            self.call.warn(strategy.warnings(&object, None));
-            admission.validate(&mut object, None).await?;
-            admission::check_escalation(self.server, self.call, resource, &object, None)?;
-            admission.charge_quota(&mut object, None).await?;
-
-            let key = resource.key(meta::namespace(&object), &name);
-            let (bytes, shown) = self.server.to_store(resource, &mut object).await?;
-            if self.options.dry_run {
-                let (found, _) = self
-                    .server
-                    .store
-                    .get(&key)
-                    .await
-                    .map_err(|e| store_error(resource, &name, e))?;
-                if found.is_some() {
-                    return Err(Status::already_exists(&resource.group_resource(), &name));
-                }
-                return Ok(Written {
-                    json: shown.unwrap_or(bytes),
-                    created: true,
-                });
-            }
-            match self.server.store.put(&key, bytes, Expect::Absent).await {
-                Ok(kv) => {
-                    return Ok(Written {
-                        json: revised(&kv, shown)?,
-                        created: true,
-                    });
-                }
-                Err(StoreError::Conflict { .. }) if generated && attempts < MAX_ATTEMPTS => {
-                    attempts += 1;
-                }
-                Err(StoreError::Conflict { .. }) if generated => {
+            let mut held = services::allocate(
+                self.server,
+                resource,
+                &mut object,
+                None,
+                self.options.dry_run,
+            )
+            .await?;
+            let made = self.insert(&admission, object, &mut held).await;
+            held.revert().await;
+            match made? {
+                Ok(written) => return Ok(written),
+                Err(_) if generated && attempts < MAX_ATTEMPTS => attempts += 1,
+                Err(name) if generated => {
                     return Err(Status::generate_name_conflict(
                         &resource.group_resource(),
                         &name,
                     ));
                 }
-                Err(StoreError::Conflict { .. }) => {
+                Err(name) => {
                     return Err(Status::already_exists(&resource.group_resource(), &name));
                 }
-                Err(error) => return Err(store_error(resource, &name, error)),
             }
+        }
+    }
+
+    /// Checks a new object that lacks nothing, and stores it; gives its name
+    /// back if that is taken.
+    async fn insert(
+        &self,
+        admission: &Admission<'_>,
+        mut object: Object,
+        held: &mut services::Held,
+    ) -> Result<Result<Written, String>, Status> {
+        let resource = self.resource;
+        let strategy = resource.strategy();
+        let name = meta::name(&object).to_owned();
+        let mut errors = metadata_errors(resource, &object);
+        errors.extend(strategy.validate_create(&object));
+        self.invalid(&name, errors)?;
+        crd::check(resource, &object, None)?;
+        policies::check(resource, &object)?;
+        self.call.warn(strategy.warnings(&object, None));
+        admission.validate(&mut object, None).await?;
+        admission::check_escalation(self.server, self.call, resource, &object, None)?;
+        admission.charge_quota(&mut object, None).await?;
+
+        let key = resource.key(meta::namespace(&object), &name);
+        let (bytes, shown) = self.server.to_store(resource, &mut object).await?;
+        if self.options.dry_run {
+            let (found, _) = self
+                .server
+                .store
+                .get(&key)
+                .await
+                .map_err(|e| store_error(resource, &name, e))?;
+            return Ok(match found {
+                Some(_) => Err(name),
+                None => Ok(Written {
+                    json: shown.unwrap_or(bytes),
+                    created: true,
+                }),
+            });
+        }
+        let write = self.server.store.put(&key, bytes, Expect::Absent);
+        match held.through(write).await {
+            Ok(kv) => Ok(Ok(Written {
+                json: revised(&kv, shown)?,
+                created: true,
+            })),
+            Err(StoreError::Conflict { .. }) => Ok(Err(name)),
+            Err(error) => Err(store_error(resource, &name, error)),
         }
     }
 
@@ -263,7 +282,6 @@ impl Writer<'_> {
     ) -> Result<Written, Status> {
         let resource = self.resource;
         self.server.cache.consistent().await;
-        let _allocating = self.server.services.lock(resource, self.server).await;
         let mut current = match resource.cache.get(namespace, name) {
             Some(object) => Some(self.found(object.parse(), object.revision).await?),
             None => None,
@@ -334,11 +352,33 @@ impl Writer<'_> {
         };
         admission.mutate(&mut new, Some(old)).await?;
         strategy.default(&mut new);
-        if self.part == Part::Main {
-            self.server
-                .services
-                .allocate(self.server, resource, &mut new, Some(old))?;
-        }
+        let mut held = match self.part {
+            Part::Main => {
+                let dry_run = self.options.dry_run;
+                services::allocate(self.server, resource, &mut new, Some(old), dry_run).await?
+            }
+            _ => services::Held::default(),
+        };
+        let result = self
+            .replace(&admission, namespace, name, found, new, &mut held)
+            .await;
+        held.revert().await;
+        result
+    }
+
+    /// Checks an object's new state that lacks nothing, and stores it.
+    async fn replace(
+        &self,
+        admission: &Admission<'_>,
+        namespace: &str,
+        name: &str,
+        found: &Found,
+        mut new: Object,
+        held: &mut services::Held,
+    ) -> Result<Attempt, Status> {
+        let resource = self.resource;
+        let strategy = resource.strategy();
+        let (old, revision) = (&found.object, found.revision);
         let mut errors = metadata_errors(resource, &new);
         errors.extend(rkube_strategy::validate_metadata_update(&new, old));
         errors.extend(match self.part {
@@ -347,7 +387,9 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
         });
         self.invalid(name, errors)?;
-        crd::check(resource, &new)?;
+        if self.part == Part::Main {
+            crd::check(resource, &new, Some(old))?;
+        }
         policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
         admission.validate(&mut new, Some(old)).await?;
@@ -391,6 +433,7 @@ impl Writer<'_> {
                 .await
             {
                 Ok((_, at)) => {
+                    services::release(self.server, resource, old, None).await;
                     let json = with_revision(shown.as_ref().unwrap_or(&bytes), at)
                         .ok_or_else(|| Status::internal("an object has no metadata"))?;
                     Ok(Attempt::Done(Written {
@@ -402,16 +445,18 @@ impl Writer<'_> {
                 Err(error) => Err(store_error(resource, name, error)),
             };
         }
-        match self
+        let write = self
             .server
             .store
-            .put(&key, bytes, Expect::Revision(revision))
-            .await
-        {
-            Ok(kv) => Ok(Attempt::Done(Written {
-                json: revised(&kv, shown)?,
-                created: false,
-            })),
+            .put(&key, bytes, Expect::Revision(revision));
+        match held.through(write).await {
+            Ok(kv) => {
+                services::release(self.server, resource, old, Some(&new)).await;
+                Ok(Attempt::Done(Written {
+                    json: revised(&kv, shown)?,
+                    created: false,
+                }))
+            }
             Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
             Err(error) => Err(store_error(resource, name, error)),
         }

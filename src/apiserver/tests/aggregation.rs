@@ -19,8 +19,9 @@ const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1alpha1.wardle.example.com";
 const GROUP_VERSION: &str = "/apis/wardle.example.com/v1alpha1";
 
-/// What the other server answers; a request tells who it came for.
-fn answer(request: &Request<hyper::body::Incoming>) -> (u16, &'static str, Value) {
+/// What the other server answers; a request tells who it came for. One that is
+/// old knows no OpenAPI v3.
+fn answer(request: &Request<hyper::body::Incoming>, old: bool) -> (u16, &'static str, Value) {
     const JSON: &str = "application/json";
     let header = |name: &str| {
         let values = request.headers().get_all(name).iter();
@@ -29,6 +30,7 @@ fn answer(request: &Request<hyper::body::Incoming>) -> (u16, &'static str, Value
     };
     match request.uri().path() {
         "/apis" => (404, JSON, json!({})),
+        path if old && path.starts_with("/openapi/v3") => (404, JSON, json!({})),
         GROUP_VERSION => (
             200,
             JSON,
@@ -63,6 +65,10 @@ fn answer(request: &Request<hyper::body::Incoming>) -> (u16, &'static str, Value
 
 /// Serves on a port of its own, to clients of the test's authority alone.
 async fn extension(t: &TestServer) -> u16 {
+    extension_of_age(t, false).await
+}
+
+async fn extension_of_age(t: &TestServer, old: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let pki = Pki {
@@ -100,7 +106,7 @@ async fn extension(t: &TestServer) -> u16 {
                                 .body(Full::<Bytes>::default());
                             return response.map_err(std::io::Error::other);
                         }
-                        let (code, kind, value) = answer(&request);
+                        let (code, kind, value) = answer(&request, old);
                         Response::builder()
                             .status(code)
                             .header("content-type", kind)
@@ -297,13 +303,46 @@ async fn another_server_is_found_asked_and_lost() {
 }
 
 #[tokio::test]
-async fn a_server_outside_is_found_by_name() {
+async fn a_server_without_openapi_v3_has_its_v2_converted() {
     let t = start().await;
-    let port = extension(&t).await;
+    let port = extension_of_age(&t, true).await;
+    outside(&t, port).await;
+    condition(&t, "Passed").await;
+    let path = "apis/wardle.example.com/v1alpha1";
+    let mut url = Value::Null;
+    for _ in 0..2000 {
+        let (_, index) = t.get("/openapi/v3").await;
+        url = index["paths"][path]["serverRelativeURL"].clone();
+        if url.is_string() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let url = url.as_str().expect("it is in the index").to_owned();
+    let (code, document) = t.get(&url).await;
+    assert_eq!(code, 200);
+    assert_eq!(document["openapi"], "3.0.0");
+    assert!(document["components"]["schemas"]["wardle.Flunder"].is_object());
+    assert!(document["components"]["schemas"]["other"].is_null());
+    assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/"]["get"].is_object());
+    // An older name of the document leads to this one.
+    let (code, _) = t.get(&format!("/openapi/v3/{path}?hash=X")).await;
+    assert_eq!(code, 301);
+}
+
+/// Registers a server that is not in the cluster.
+async fn outside(t: &TestServer, port: u16) {
     let service = json!({"metadata": {"name": "ext"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
     let services = "/api/v1/namespaces/default/services";
     assert_eq!(t.post(services, service).await.0, 201);
-    registered(&t, port).await;
+    registered(t, port).await;
+}
+
+#[tokio::test]
+async fn a_server_outside_is_found_by_name() {
+    let t = start().await;
+    let port = extension(&t).await;
+    outside(&t, port).await;
     condition(&t, "Passed").await;
     assert_eq!(t.get(GROUP_VERSION).await.0, 200);
 }

@@ -9,6 +9,7 @@ mod hostile;
 mod kubectl;
 mod policies;
 mod replay;
+mod reservations;
 mod runtime;
 mod shared;
 mod streams;

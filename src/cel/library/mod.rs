@@ -14,12 +14,12 @@ pub(crate) mod strings;
 pub(crate) mod url;
 
 use crate::eval::Ctx;
+use crate::pattern::Pattern;
 use crate::value::{EvalError, Outcome, Value};
-use regex::Regex;
 
 /// A function: the evaluation, its arguments, and its pattern if that is constant.
 pub(crate) type Run =
-    for<'a, 'r, 'x> fn(&mut Ctx<'a, 'r>, &[Value<'a>], Option<&'x Regex>) -> Outcome<'a>;
+    for<'a, 'r, 'x> fn(&mut Ctx<'a, 'r>, &[Value<'a>], Option<&'x Pattern>) -> Outcome<'a>;
 
 /// The function with a name.
 pub(crate) fn implementation(name: &str) -> Option<Run> {

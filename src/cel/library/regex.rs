@@ -1,16 +1,9 @@
-//! Patterns. Their syntax and semantics are those of RE2, which the crate
-//! shares but for Unicode classes; matching takes linear time.
+//! Functions that take patterns.
 
 use super::convert::{text, texts};
 use super::{Run, no_overload};
+use crate::pattern::Pattern;
 use crate::value::{EvalError, Value};
-
-pub(crate) use regex_lite::Regex;
-
-/// The pattern, or why it is none.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
-    Regex::new(pattern).map_err(|e| format!("error parsing regexp: {e}"))
-}
 
 pub(crate) fn implementation(name: &str) -> Option<Run> {
     Some(match name {
@@ -27,7 +20,7 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
             };
             let s = text(s)?;
             with(pattern, regex, |r| {
-                Value::text(r.find(s).map_or("", |m| m.as_str()))
+                Value::text(r.find(s).unwrap_or_default())
             })
             .map_err(|e| EvalError::new(format!("Illegal regex: {e}")))
         },
@@ -42,9 +35,9 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
                 _ => return no_overload(),
             };
             let found = with(pattern, regex, |r| {
-                r.find_iter(s)
+                r.find_all(s)
                     .take(most)
-                    .map(|m| m.as_str().to_owned())
+                    .map(str::to_owned)
                     .collect::<Vec<_>>()
             })
             .map_err(|e| EvalError::new(format!("Illegal regex: {e}")))?;
@@ -56,11 +49,11 @@ pub(crate) fn implementation(name: &str) -> Option<Run> {
 
 fn with<T>(
     pattern: &Value<'_>,
-    constant: Option<&Regex>,
-    then: impl FnOnce(&Regex) -> T,
+    constant: Option<&Pattern>,
+    then: impl FnOnce(&Pattern) -> T,
 ) -> Result<T, String> {
     match constant {
         Some(regex) => Ok(then(regex)),
-        None => Ok(then(&compile(text(pattern).map_err(|e| e.message)?)?)),
+        None => Ok(then(&Pattern::new(text(pattern).map_err(|e| e.message)?)?)),
     }
 }

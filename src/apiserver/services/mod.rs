@@ -1,0 +1,457 @@
+//! Addresses and ports of services, and the service that leads to this server.
+//!
+//! A write reserves what it needs in the store ([`ledger`]) before its service
+//! is stored, and gives it back when it fails, so that several servers on one
+//! store never give the same away. What is free is guessed from the cache; the
+//! reservation proves it.
+
+mod ledger;
+mod repair;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+
+use rkube_api::selector::FieldSelector;
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{Object, meta};
+use rkube_store::StoreError;
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::cache::Filter;
+use crate::handlers::store_error;
+use crate::resources::Resource;
+
+pub use ledger::Held;
+use ledger::{Kind, Owner};
+pub use repair::run as repair;
+
+/// Why a service gets no address or port.
+enum Refusal {
+    Field(FieldError),
+    Store(StoreError),
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        Self::Field(error)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Gives a service the addresses and ports that it needs and does not name,
+/// and refuses what is taken. Does nothing for other resources.
+pub async fn allocate(
+    server: &ApiServer,
+    resource: &Resource,
+    service: &mut Object,
+    old: Option<&Object>,
+    dry_run: bool,
+) -> Result<Held, Status> {
+    if !resource.is("", "services") || service["spec"]["type"] == "ExternalName" {
+        return Ok(Held::default());
+    }
+    let mut allocation = Allocation {
+        server,
+        owner: Owner::of(service),
+        held: Held::new(server.store.clone()),
+        dry_run,
+    };
+    let result = allocation.fill(service, old).await;
+    let held = allocation.held;
+    let Err(refusal) = result else {
+        return Ok(held);
+    };
+    held.revert().await;
+    let name = meta::name(service);
+    Err(match refusal {
+        Refusal::Field(error) => Status::invalid(&resource.group_kind(), name, vec![error]),
+        Refusal::Store(error) => store_error(resource, name, error),
+    })
+}
+
+/// Gives back what a service had and has no more, once that is stored.
+pub async fn release(server: &ApiServer, resource: &Resource, old: &Object, new: Option<&Object>) {
+    if resource.is("", "services") {
+        ledger::release(server, old, new).await;
+    }
+}
+
+/// One write's search for what is free.
+struct Allocation<'s> {
+    server: &'s ApiServer,
+    owner: Owner,
+    held: Held,
+    dry_run: bool,
+}
+
+impl Allocation<'_> {
+    async fn fill(&mut self, service: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
+        self.address(service, old).await?;
+        let kind = service["spec"]["type"].as_str().unwrap_or("ClusterIP");
+        if matches!(kind, "NodePort" | "LoadBalancer") {
+            let kind = kind.to_owned();
+            self.node_ports(service, old, &kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody has it, as far as this server has heard. An address is
+    /// also taken where its entry was deleted by hand.
+    fn is_taken(&self, kind: Kind, id: &str) -> bool {
+        if kind.seen(self.server).get("", id).is_some() {
+            return true;
+        }
+        let Ok(selector) = FieldSelector::parse(&format!("spec.clusterIP={id}")) else {
+            return false;
+        };
+        let filter = Filter::new(None, None, None, Some(selector));
+        let services = self.server.cache.resource("", "services");
+        kind == Kind::Address && !services.list(&filter).is_empty()
+    }
+
+    /// Takes what was asked for by number; `false` if somebody has it.
+    async fn take(&mut self, kind: Kind, id: &str) -> Result<bool, StoreError> {
+        // What was given back a moment ago must not seem to be taken.
+        self.server.cache.consistent().await;
+        if self.is_taken(kind, id) {
+            return Ok(false);
+        }
+        Ok(self.dry_run || self.held.reserve(kind, id, &self.owner).await?)
+    }
+
+    /// Takes the first of `candidates` that is free.
+    async fn take_any<C: ToString, I: Iterator<Item = C>>(
+        &mut self,
+        kind: Kind,
+        candidates: impl Fn() -> I,
+    ) -> Result<Option<C>, StoreError> {
+        for again in [false, true] {
+            if again {
+                // Nothing seems to be free: look at what is there by now.
+                self.server.cache.consistent().await;
+            }
+            for candidate in candidates() {
+                let id = candidate.to_string();
+                if self.is_taken(kind, &id) {
+                    continue;
+                }
+                if self.dry_run || self.held.reserve(kind, &id, &self.owner).await? {
+                    return Ok(Some(candidate));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn address(&mut self, service: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
+        let asked = service["spec"]["clusterIP"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        if asked == "None" {
+            if !service["spec"]["clusterIPs"].is_array() {
+                service["spec"]["clusterIPs"] = json!(["None"]);
+            }
+        } else if asked.is_empty() {
+            let range = self.server.config.service_cidr;
+            let address = self
+                .take_any(Kind::Address, || addresses(range))
+                .await?
+                .ok_or_else(|| {
+                    FieldError::internal(
+                        "spec.clusterIPs",
+                        "failed to allocate a serviceIP: range is full",
+                    )
+                })?;
+            service["spec"]["clusterIP"] = address.to_string().into();
+            service["spec"]["clusterIPs"] = json!([address.to_string()]);
+        } else {
+            // One that there was stays; validation says so where it does not.
+            let had = old.is_some_and(|o| {
+                let spec = &o["spec"];
+                spec["type"] != "ExternalName"
+                    && spec["clusterIP"].as_str().is_some_and(|a| !a.is_empty())
+            });
+            if !had {
+                self.asked_address(&asked).await?;
+            }
+            if !service["spec"]["clusterIPs"].is_array() {
+                service["spec"]["clusterIPs"] = json!([asked]);
+            }
+        }
+        let spec = &mut service["spec"];
+        if spec["ipFamilyPolicy"].is_null() {
+            spec["ipFamilyPolicy"] = "SingleStack".into();
+        }
+        if !spec["ipFamilies"].is_array() {
+            spec["ipFamilies"] = json!(["IPv4"]);
+        }
+        Ok(())
+    }
+
+    async fn asked_address(&mut self, asked: &str) -> Result<(), Refusal> {
+        let range = self.server.config.service_cidr;
+        let invalid = |why: String| {
+            let detail = format!("failed to allocate IP {asked}: {why}");
+            Refusal::Field(FieldError::invalid(
+                "spec.clusterIPs",
+                json!([asked]),
+                detail,
+            ))
+        };
+        let address: Ipv4Addr = asked
+            .parse()
+            .map_err(|_| invalid("the provided IP is not a valid IPv4 address".into()))?;
+        if !range.contains(&address) || address == range.network() || address == range.broadcast() {
+            return Err(invalid(format!(
+                "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}"
+            )));
+        }
+        if !self.take(Kind::Address, &address.to_string()).await? {
+            return Err(invalid("provided IP is already allocated".into()));
+        }
+        Ok(())
+    }
+
+    async fn node_ports(
+        &mut self,
+        service: &mut Object,
+        old: Option<&Object>,
+        kind: &str,
+    ) -> Result<(), Refusal> {
+        let range = self.server.config.node_ports;
+        let had: HashSet<u64> = old
+            .and_then(|o| o["spec"]["ports"].as_array())
+            .into_iter()
+            .flatten()
+            .filter_map(|p| p["nodePort"].as_u64())
+            .collect();
+        let count = service["spec"]["ports"].as_array().map_or(0, Vec::len);
+        // A number is reserved once; this service's protocols may share it.
+        let mut mine: HashSet<(u64, String)> = HashSet::new();
+        let mut numbers: HashSet<u64> = HashSet::new();
+        // Ports that were asked for come first, so that none is given away.
+        for i in 0..count {
+            let port = &service["spec"]["ports"][i];
+            let Some(number) = port["nodePort"].as_u64().filter(|n| *n != 0) else {
+                continue;
+            };
+            mine.insert((number, protocol(port)));
+            if !numbers.insert(number) || had.contains(&number) {
+                continue;
+            }
+            let field = format!("spec.ports[{i}].nodePort");
+            if number < range.0.into() || number > range.1.into() {
+                let detail = format!(
+                    "provided port is not in the valid range. The range of valid ports is {}-{}",
+                    range.0, range.1
+                );
+                return Err(FieldError::invalid(field, number, detail).into());
+            }
+            if !self.take(Kind::Port, &number.to_string()).await? {
+                let detail = "provided port is already allocated";
+                return Err(FieldError::invalid(field, number, detail).into());
+            }
+        }
+        let wanted = kind == "NodePort"
+            || service["spec"]["allocateLoadBalancerNodePorts"]
+                .as_bool()
+                .unwrap_or(true);
+        for i in 0..if wanted { count } else { 0 } {
+            let ports = &service["spec"]["ports"];
+            if ports[i]["nodePort"].as_u64().is_some_and(|n| n != 0) {
+                continue;
+            }
+            let protocol = protocol(&ports[i]);
+            // The same port under another protocol shares its number, as DNS needs it.
+            let twin = (0..count).find_map(|j| {
+                let same = ports[j]["port"] == ports[i]["port"] && j != i;
+                let number = ports[j]["nodePort"].as_u64().filter(|n| *n != 0)?;
+                (same && !mine.contains(&(number, protocol.clone()))).then_some(number)
+            });
+            let number = match twin {
+                Some(number) => number,
+                None => {
+                    self.free_port(&numbers, &format!("spec.ports[{i}].nodePort"))
+                        .await?
+                }
+            };
+            mine.insert((number, protocol));
+            numbers.insert(number);
+            service["spec"]["ports"][i]["nodePort"] = number.into();
+        }
+        if kind == "LoadBalancer" && service["spec"]["externalTrafficPolicy"] == "Local" {
+            self.health_check(service, old, &numbers).await?;
+        }
+        Ok(())
+    }
+
+    async fn health_check(
+        &mut self,
+        service: &mut Object,
+        old: Option<&Object>,
+        numbers: &HashSet<u64>,
+    ) -> Result<(), Refusal> {
+        const FIELD: &str = "spec.healthCheckNodePort";
+        let given = |o: &Object| o["spec"]["healthCheckNodePort"].as_u64().unwrap_or(0);
+        let asked = given(service);
+        if asked == 0 {
+            let number = self.free_port(numbers, FIELD).await?;
+            service["spec"]["healthCheckNodePort"] = number.into();
+        } else if asked != old.map_or(0, given)
+            && (numbers.contains(&asked) || !self.take(Kind::Port, &asked.to_string()).await?)
+        {
+            let detail = format!(
+                "failed to allocate requested HealthCheck NodePort {asked}: provided port is already allocated"
+            );
+            return Err(FieldError::internal(FIELD, detail).into());
+        }
+        Ok(())
+    }
+
+    async fn free_port(&mut self, mine: &HashSet<u64>, field: &str) -> Result<u64, Refusal> {
+        let range = self.server.config.node_ports;
+        let candidates = || ports(range).filter(|n| !mine.contains(n));
+        let found = self.take_any(Kind::Port, candidates).await?;
+        found.ok_or_else(|| FieldError::internal(field, "range is full").into())
+    }
+}
+
+fn protocol(port: &Value) -> String {
+    port["protocol"].as_str().unwrap_or("TCP").to_owned()
+}
+
+/// Every number from the first to the last, from somewhere on at random, and
+/// those of the lower part, which is for those who ask by number, at the end.
+fn scattered(first: u32, last: u32, reserved: u32) -> impl Iterator<Item = u32> {
+    let part = |from: u32, to: u32| {
+        let count = (u64::from(to) + 1).saturating_sub(from.into());
+        let start = rand::random_range(0..count.max(1));
+        (0..count).map(move |i| from + ((start + i) % count) as u32)
+    };
+    let upper = first.saturating_add(reserved);
+    let lower = upper.checked_sub(1).filter(|_| reserved > 0);
+    part(upper, last).chain(
+        lower
+            .into_iter()
+            .flat_map(move |to| part(first, to.min(last))),
+    )
+}
+
+/// How many of a range's numbers are for those who ask by number, as upstream
+/// divides it.
+fn reserved(size: u32, step: u32, most: u32) -> u32 {
+    if size <= 16 {
+        0
+    } else {
+        (size / step).clamp(16, most)
+    }
+}
+
+/// The addresses of a range in the order in which they are tried.
+fn addresses(range: ipnet::Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
+    let (network, broadcast) = (u32::from(range.network()), u32::from(range.broadcast()));
+    // A range of one or two addresses has none to give.
+    let usable = broadcast - network >= 2;
+    let static_part = reserved((broadcast - network).saturating_add(1), 16, 256);
+    usable
+        .then(|| scattered(network + 1, broadcast - 1, static_part))
+        .into_iter()
+        .flatten()
+        .map(Ipv4Addr::from)
+}
+
+/// The ports of a range in the order in which they are tried.
+fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
+    let (first, last) = (u32::from(first), u32::from(last));
+    let static_part = reserved((last + 1).saturating_sub(first), 32, 128);
+    (first <= last)
+        .then(|| scattered(first, last, static_part))
+        .into_iter()
+        .flatten()
+        .map(u64::from)
+}
+
+/// The address of the service that leads to this server.
+fn own_address(server: &ApiServer) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(server.config.service_cidr.network()) + 1)
+}
+
+/// The objects that lead clients inside the cluster to this server: the
+/// service `kubernetes` and its endpoints.
+pub fn kubernetes_service(server: &ApiServer) -> Vec<(&'static str, &'static str, Object)> {
+    let first = own_address(server).to_string();
+    let (ip, port) = (
+        server.config.advertise_ip.to_string(),
+        server.config.advertise_port,
+    );
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": first, "clusterIPs": [first], "type": "ClusterIP", "sessionAffinity": "None",
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    vec![
+        ("", "services", service),
+        ("", "endpoints", endpoints),
+        ("discovery.k8s.io", "endpointslices", slice),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_from_the_upper_part_first() {
+        let range: ipnet::Ipv4Net = "10.96.0.0/24".parse().unwrap();
+        let all: Vec<Ipv4Addr> = addresses(range).collect();
+        assert_eq!(all.len(), 254);
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), 254);
+        let low = |a: &Ipv4Addr| a.octets()[3] <= 16;
+        assert!(!all[..238].iter().any(low) && all[238..].iter().all(low));
+        let of = |range: &str| addresses(range.parse().unwrap()).count();
+        assert_eq!(
+            (of("10.0.0.0/30"), of("10.0.0.0/31"), of("10.0.0.0/32")),
+            (2, 0, 0)
+        );
+        assert_eq!(of("10.0.0.0/16"), 65534);
+    }
+
+    #[test]
+    fn ports_come_from_the_upper_part_first() {
+        let all: Vec<u64> = ports((30000, 32767)).collect();
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), 2768);
+        assert!(all[..2682].iter().all(|p| *p >= 30086) && all[2682..].iter().all(|p| *p < 30086));
+        assert_eq!(ports((5, 5)).collect::<Vec<_>>(), [5]);
+        assert_eq!(ports((6, 5)).count(), 0);
+    }
+}

@@ -1,0 +1,305 @@
+//! Makes reservations agree with the services: those of a cluster from before
+//! there were any, those that somebody has deleted by hand, and those that a
+//! server has left behind when it died.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use rkube_api::{Object, meta};
+use rkube_store::{Expect, StoreError};
+
+use super::ledger::{self, Kind, Owner};
+use crate::ApiServer;
+use crate::cache::{CachedObject, Filter};
+
+/// How long a write may take from its reservation to its service.
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
+/// How long a write that another was faster than may take to give back.
+const REVERT: SignedDuration = SignedDuration::from_secs(5);
+/// Writes at a time; they share the store's commits.
+const AT_ONCE: usize = 64;
+
+/// What is to be done to an entry of the ledger.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// It is missing.
+    Make(Kind, String, Owner),
+    /// It names another service, or lacks its labels.
+    Replace(Kind, String, Owner, u64),
+    /// No service has it.
+    Remove(Kind, String, u64),
+}
+
+/// One entry.
+struct Entry {
+    kind: Kind,
+    id: String,
+    revision: u64,
+    object: Arc<Object>,
+}
+
+/// A service and what it has.
+struct Service {
+    owner: Owner,
+    object: Arc<Object>,
+    has: Vec<(Kind, String)>,
+}
+
+/// Looks at everything once.
+pub async fn run(server: &ApiServer, now: Timestamp) -> Result<(), StoreError> {
+    server.cache.consistent().await;
+    // In this order: what comes between is a reservation whose service is seen,
+    // or an entry that has changed when it is to be removed.
+    let entries = entries(server);
+    let services = services(server);
+    let mut steps = steps(&entries, &services, now);
+    steps.retain(|step| match step {
+        Step::Remove(kind, id, _) => !ledger::is_own(server, *kind, id),
+        _ => true,
+    });
+    for chunk in steps.chunks(AT_ONCE) {
+        let done = futures::future::join_all(chunk.iter().map(|step| take(server, step))).await;
+        done.into_iter().collect::<Result<(), StoreError>>()?;
+    }
+    Ok(())
+}
+
+fn entries(server: &ApiServer) -> Vec<Entry> {
+    let of = |kind: Kind| {
+        let all = kind.seen(server).list(&Filter::default());
+        all.into_iter().map(move |entry: Arc<CachedObject>| Entry {
+            kind,
+            id: entry.name.to_string(),
+            revision: entry.revision,
+            object: entry.tree(),
+        })
+    };
+    of(Kind::Address).chain(of(Kind::Port)).collect()
+}
+
+fn services(server: &ApiServer) -> Vec<Service> {
+    let all = server
+        .cache
+        .resource("", "services")
+        .list(&Filter::default());
+    all.into_iter()
+        .map(|service| {
+            let object = service.tree();
+            Service {
+                owner: Owner::of(&object),
+                has: ledger::of(&object),
+                object,
+            }
+        })
+        .collect()
+}
+
+async fn take(server: &ApiServer, step: &Step) -> Result<(), StoreError> {
+    let store = &server.store;
+    let result = match step {
+        Step::Make(kind, id, owner) => {
+            let entry = kind.entry(id, owner);
+            store.put(&kind.key(id), entry, Expect::Absent).await.err()
+        }
+        Step::Replace(kind, id, owner, revision) => {
+            let entry = kind.entry(id, owner);
+            let expect = Expect::Revision(*revision);
+            store.put(&kind.key(id), entry, expect).await.err()
+        }
+        Step::Remove(kind, id, revision) => {
+            tracing::info!(?kind, id, "a reservation without a service is removed");
+            let expect = Expect::Revision(*revision);
+            store.delete(&kind.key(id), expect).await.err()
+        }
+    };
+    match result {
+        // Somebody was faster, who knows more than was known here.
+        None | Some(StoreError::Conflict { .. }) => Ok(()),
+        Some(error) => Err(error),
+    }
+}
+
+fn steps(entries: &[Entry], services: &[Service], now: Timestamp) -> Vec<Step> {
+    let by_id: HashMap<(Kind, &str), &Entry> = entries
+        .iter()
+        .map(|e| ((e.kind, e.id.as_str()), e))
+        .collect();
+    let by_owner: HashMap<(&str, &str), &Service> = services
+        .iter()
+        .map(|s| ((s.owner.namespace.as_str(), s.owner.name.as_str()), s))
+        .collect();
+    let owner_of = |entry: &Entry| {
+        let owner = Owner::named_by(&entry.object)?;
+        by_owner.get(&(&*owner.namespace, &*owner.name)).copied()
+    };
+    let has = |service: &Service, entry: &Entry| {
+        let mut held = service.has.iter();
+        held.any(|(kind, id)| *kind == entry.kind && *id == entry.id)
+    };
+    let mut steps = Vec::new();
+    let mut made: HashMap<(Kind, &str), &Owner> = HashMap::new();
+    for service in services {
+        for (kind, id) in &service.has {
+            let id_of = (*kind, id.as_str());
+            let owner = service.owner.clone();
+            let Some(entry) = by_id.get(&id_of) else {
+                match made.insert(id_of, &service.owner) {
+                    None => steps.push(Step::Make(*kind, id.clone(), owner)),
+                    Some(first) => warn_of_two(*kind, id, first, &owner),
+                }
+                continue;
+            };
+            match owner_of(entry) {
+                Some(named) if named.owner == owner && kind.is_whole(&entry.object) => {}
+                Some(named) if named.owner != owner && has(named, entry) => {
+                    warn_of_two(*kind, id, &named.owner, &owner);
+                }
+                _ => steps.push(Step::Replace(*kind, id.clone(), owner, entry.revision)),
+            }
+        }
+    }
+    let held: std::collections::HashSet<(Kind, &str)> = services
+        .iter()
+        .flat_map(|s| s.has.iter().map(|(kind, id)| (*kind, id.as_str())))
+        .collect();
+    for entry in entries {
+        if held.contains(&(entry.kind, entry.id.as_str())) || !entry.kind.is_managed(&entry.object)
+        {
+            continue;
+        }
+        let age = meta::parse_time(meta::creation_timestamp(&entry.object))
+            .map_or(SignedDuration::MAX, |made| now.duration_since(made));
+        let wait = match owner_of(entry) {
+            // Its service may be about to be made, or about to need it.
+            None => GRACE,
+            Some(service) if service.object["spec"]["type"] == "ExternalName" => GRACE,
+            // Or to be changed; or it was made twice, and this is the loser's.
+            Some(_) if entry.kind == Kind::Port => GRACE,
+            Some(_) => REVERT,
+        };
+        if age > wait {
+            steps.push(Step::Remove(entry.kind, entry.id.clone(), entry.revision));
+        }
+    }
+    steps
+}
+
+fn warn_of_two(kind: Kind, id: &str, first: &Owner, second: &Owner) {
+    tracing::warn!(
+        ?kind,
+        id,
+        first = format!("{}/{}", first.namespace, first.name),
+        second = format!("{}/{}", second.namespace, second.name),
+        "two services have the same, one of them should be made anew"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn owner(name: &str) -> Owner {
+        Owner {
+            namespace: "n".into(),
+            name: name.into(),
+        }
+    }
+
+    fn service(name: &str, address: &str, ports: &[u64]) -> Service {
+        let ports: Vec<_> = ports.iter().map(|p| json!({"nodePort": p})).collect();
+        let object = json!({"metadata": {"namespace": "n", "name": name},
+            "spec": {"clusterIP": address, "ports": ports}});
+        Service {
+            owner: Owner::of(&object),
+            has: ledger::of(&object),
+            object: Arc::new(object),
+        }
+    }
+
+    fn entry(kind: Kind, id: &str, name: &str) -> Entry {
+        Entry {
+            kind,
+            id: id.into(),
+            revision: 7,
+            object: Arc::new(serde_json::from_slice(&kind.entry(id, &owner(name))).unwrap()),
+        }
+    }
+
+    fn later(seconds: i64) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_services_have_is_made() {
+        let services = [
+            service("a", "10.0.0.1", &[30000]),
+            service("b", "None", &[]),
+        ];
+        assert_eq!(
+            steps(&[], &services, later(0)),
+            [
+                Step::Make(Kind::Address, "10.0.0.1".into(), owner("a")),
+                Step::Make(Kind::Port, "30000".into(), owner("a")),
+            ]
+        );
+        let entries = [
+            entry(Kind::Address, "10.0.0.1", "a"),
+            entry(Kind::Port, "30000", "a"),
+        ];
+        assert_eq!(steps(&entries, &services, later(1000)), []);
+    }
+
+    #[test]
+    fn the_first_of_two_keeps_what_both_have() {
+        let services = [service("a", "10.0.0.1", &[]), service("b", "10.0.0.1", &[])];
+        assert_eq!(steps(&[], &services, later(0)).len(), 1);
+        let entries = [entry(Kind::Address, "10.0.0.1", "b")];
+        assert_eq!(steps(&entries, &services, later(1000)), []);
+    }
+
+    #[test]
+    fn wrong_names_and_labels_are_put_right() {
+        let services = [service("a", "10.0.0.1", &[])];
+        let replaced = [Step::Replace(
+            Kind::Address,
+            "10.0.0.1".into(),
+            owner("a"),
+            7,
+        )];
+        let entries = [entry(Kind::Address, "10.0.0.1", "gone")];
+        assert_eq!(steps(&entries, &services, later(0)), replaced);
+        let mut bare = entry(Kind::Address, "10.0.0.1", "a");
+        Arc::make_mut(&mut bare.object)["metadata"]["labels"] = json!({});
+        assert_eq!(steps(&[bare], &services, later(0)), replaced);
+    }
+
+    #[test]
+    fn what_no_service_has_goes_after_a_while() {
+        let entries = [
+            entry(Kind::Address, "10.0.0.1", "a"),
+            entry(Kind::Port, "30000", "a"),
+        ];
+        assert_eq!(steps(&entries, &[], later(30)), []);
+        assert_eq!(steps(&entries, &[], later(90)).len(), 2);
+        // Of a service that is there, the loser's of two attempts to make it.
+        let services = [service("a", "10.0.0.2", &[])];
+        let removed = |after: i64| {
+            let steps = steps(&entries, &services, later(after));
+            steps
+                .iter()
+                .filter(|s| matches!(s, Step::Remove(..)))
+                .count()
+        };
+        assert_eq!((removed(1), removed(30), removed(90)), (0, 1, 2));
+    }
+
+    #[test]
+    fn addresses_of_others_are_left_alone() {
+        let mut theirs = entry(Kind::Address, "10.0.0.9", "a");
+        let object = Arc::make_mut(&mut theirs.object);
+        object["metadata"]["labels"] = json!({});
+        assert_eq!(steps(&[theirs], &[], later(1000)), []);
+    }
+}

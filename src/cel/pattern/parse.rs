@@ -1,0 +1,640 @@
+//! Reading patterns in the syntax of Go's `regexp`, with its messages.
+
+use std::collections::HashMap;
+
+use super::class::{self, Set};
+
+/// The most that a count may be, and the product of counts within each other.
+const MAX_REPEAT: u32 = 1000;
+/// How deep a pattern may nest; what walks the tree recurses no deeper.
+const MAX_HEIGHT: u32 = 1000;
+/// The most ranges that all sets of a pattern may have.
+const MAX_RANGES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub(super) enum Node {
+    Empty,
+    Literal(char),
+    Any,
+    AnyButNewline,
+    /// An index into [`Parsed::sets`].
+    Set(u32),
+    Look(Look),
+    Concat(Vec<Node>),
+    Alternate(Vec<Node>),
+    Repeat {
+        node: Box<Node>,
+        min: u32,
+        max: Option<u32>,
+        greedy: bool,
+    },
+}
+
+/// What holds between two characters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Look {
+    TextStart,
+    TextEnd,
+    LineStart,
+    LineEnd,
+    WordBoundary,
+    NoWordBoundary,
+}
+
+pub(super) struct Parsed {
+    pub root: Node,
+    pub sets: Vec<Set>,
+}
+
+#[derive(Clone, Copy)]
+struct Flags {
+    fold: bool,
+    lines: bool,
+    dot_all: bool,
+    lazy: bool,
+}
+
+/// A node with what limits need to know.
+struct Part {
+    node: Node,
+    height: u32,
+    /// The largest product of counts within each other.
+    weight: u32,
+}
+
+/// An open parenthesis, or the whole.
+struct Frame {
+    /// What held before it.
+    outer: Flags,
+    captures: bool,
+    alternatives: Vec<Part>,
+    sequence: Vec<Part>,
+}
+
+struct Parser<'p> {
+    whole: &'p str,
+    rest: &'p str,
+    flags: Flags,
+    frames: Vec<Frame>,
+    sets: Vec<Set>,
+    known: HashMap<Set, u32>,
+    ranges: usize,
+}
+
+fn error(what: &str, at: &str) -> String {
+    format!("error parsing regexp: {what}: `{at}`")
+}
+
+const BAD_CLASS: &str = "invalid character class range";
+
+pub(super) fn too_large(pattern: &str) -> String {
+    error("expression too large", pattern)
+}
+
+/// The pattern's tree.
+pub(super) fn parse(pattern: &str) -> Result<Parsed, String> {
+    let flags = Flags {
+        fold: false,
+        lines: false,
+        dot_all: false,
+        lazy: false,
+    };
+    let mut parser = Parser {
+        whole: pattern,
+        rest: pattern,
+        flags,
+        frames: vec![Frame {
+            outer: flags,
+            captures: false,
+            alternatives: Vec::new(),
+            sequence: Vec::new(),
+        }],
+        sets: Vec::new(),
+        known: HashMap::new(),
+        ranges: 0,
+    };
+    parser.run()?;
+    let root = match parser.frames.pop() {
+        Some(frame) if parser.frames.is_empty() => parser.finish(frame)?,
+        _ => return Err(error("missing closing )", pattern)),
+    };
+    Ok(Parsed {
+        root: root.node,
+        sets: parser.sets,
+    })
+}
+
+impl<'p> Parser<'p> {
+    fn run(&mut self) -> Result<(), String> {
+        // The previous operator of repetition and what follows it.
+        let mut repeated: Option<&'p str> = None;
+        while let Some(c) = self.rest.chars().next() {
+            let before = self.rest;
+            let previous = repeated.take();
+            self.rest = &before[c.len_utf8()..];
+            match c {
+                '(' => self.open(before)?,
+                ')' => self.close()?,
+                '|' => self.bar()?,
+                '^' if self.flags.lines => self.push(Node::Look(Look::LineStart)),
+                '^' => self.push(Node::Look(Look::TextStart)),
+                '$' if self.flags.lines => self.push(Node::Look(Look::LineEnd)),
+                '$' => self.push(Node::Look(Look::TextEnd)),
+                '.' if self.flags.dot_all => self.push(Node::Any),
+                '.' => self.push(Node::AnyButNewline),
+                '[' => self.class(before)?,
+                '*' | '+' | '?' => {
+                    let (min, max) = match c {
+                        '*' => (0, None),
+                        '+' => (1, None),
+                        _ => (0, Some(1)),
+                    };
+                    self.repeat(before, previous, min, max, false)?;
+                    repeated = Some(before);
+                }
+                '{' => match counts(before) {
+                    None => self.literal('{'),
+                    Some((min, max, rest)) => {
+                        let valid = |n: u64| u32::try_from(n).ok().filter(|n| *n <= MAX_REPEAT);
+                        let (Some(min), Some(max)) =
+                            (valid(min), max.map_or(Some(None), |m| valid(m).map(Some)))
+                        else {
+                            return Err(bad_count(before, rest));
+                        };
+                        if max.is_some_and(|m| m < min) {
+                            return Err(bad_count(before, rest));
+                        }
+                        self.rest = rest;
+                        self.repeat(before, previous, min, max, true)?;
+                        repeated = Some(before);
+                    }
+                },
+                '\\' => self.escape(before)?,
+                c => self.literal(c),
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self) -> &mut Frame {
+        // The outermost frame is never closed while there is something to read.
+        let last = self.frames.len() - 1;
+        &mut self.frames[last]
+    }
+
+    fn push(&mut self, node: Node) {
+        self.frame().sequence.push(Part {
+            node,
+            height: 1,
+            weight: 1,
+        });
+    }
+
+    fn literal(&mut self, c: char) {
+        if self.flags.fold {
+            let set = Set::one(c.into()).folded();
+            if set.single().is_none() {
+                return self.set(set);
+            }
+        }
+        self.push(Node::Literal(c));
+    }
+
+    /// A set; equal ones are kept once, however often they stand there.
+    fn set(&mut self, set: Set) {
+        if let Some(c) = set.single() {
+            return self.push(Node::Literal(c));
+        }
+        let next = self.sets.len() as u32;
+        let index = *self.known.entry(set.clone()).or_insert(next);
+        if index == next {
+            self.ranges += set.ranges().len();
+            self.sets.push(set);
+        }
+        self.push(Node::Set(index));
+    }
+
+    /// A set as the flags want it, or what is not in it.
+    fn named(&self, set: Set, negated: bool) -> Set {
+        let set = if self.flags.fold { set.folded() } else { set };
+        if negated { set.negated() } else { set }
+    }
+
+    fn concat(&self, mut sequence: Vec<Part>) -> Result<Part, String> {
+        match sequence.len() {
+            0 => Ok(Part {
+                node: Node::Empty,
+                height: 1,
+                weight: 1,
+            }),
+            1 => Ok(sequence.remove(0)),
+            _ => self.join(sequence, Node::Concat),
+        }
+    }
+
+    fn join(&self, parts: Vec<Part>, make: fn(Vec<Node>) -> Node) -> Result<Part, String> {
+        let height = 1 + parts.iter().map(|p| p.height).max().unwrap_or(0);
+        let weight = parts.iter().map(|p| p.weight).max().unwrap_or(1);
+        self.limited(Part {
+            node: make(parts.into_iter().map(|p| p.node).collect()),
+            height,
+            weight,
+        })
+    }
+
+    fn limited(&self, part: Part) -> Result<Part, String> {
+        if part.height > MAX_HEIGHT {
+            return Err(error("expression nests too deeply", self.whole));
+        }
+        if self.ranges > MAX_RANGES {
+            return Err(too_large(self.whole));
+        }
+        Ok(part)
+    }
+
+    fn bar(&mut self) -> Result<(), String> {
+        let sequence = std::mem::take(&mut self.frame().sequence);
+        let part = self.concat(sequence)?;
+        self.frame().alternatives.push(part);
+        Ok(())
+    }
+
+    fn finish(&self, frame: Frame) -> Result<Part, String> {
+        let last = self.concat(frame.sequence)?;
+        let mut alternatives = frame.alternatives;
+        let mut part = if alternatives.is_empty() {
+            last
+        } else {
+            alternatives.push(last);
+            self.join(alternatives, Node::Alternate)?
+        };
+        // A group that captures is a level of its own upstream.
+        part.height += u32::from(frame.captures);
+        self.limited(part)
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        if self.frames.len() < 2 {
+            return Err(error("unexpected )", self.whole));
+        }
+        if let Some(frame) = self.frames.pop() {
+            self.flags = frame.outer;
+            let part = self.finish(frame)?;
+            self.frame().sequence.push(part);
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, outer: Flags, captures: bool) {
+        self.frames.push(Frame {
+            outer,
+            captures,
+            alternatives: Vec::new(),
+            sequence: Vec::new(),
+        });
+    }
+
+    /// After `(`.
+    fn open(&mut self, before: &'p str) -> Result<(), String> {
+        let Some(rest) = self.rest.strip_prefix('?') else {
+            self.group(self.flags, true);
+            return Ok(());
+        };
+        let named = (before.len() > 4)
+            .then(|| rest.strip_prefix("P<"))
+            .flatten();
+        let named = named.or_else(|| (before.len() > 3).then(|| rest.strip_prefix('<')).flatten());
+        if let Some(named) = named {
+            let invalid = |at| Err(error("invalid named capture", at));
+            let Some((name, after)) = named.split_once('>') else {
+                return invalid(before);
+            };
+            if name.is_empty() || !name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
+                return invalid(&before[..before.len() - after.len()]);
+            }
+            self.rest = after;
+            self.group(self.flags, true);
+            return Ok(());
+        }
+        self.switches(before, rest)
+    }
+
+    /// After `(?`: flags, a group, or both.
+    fn switches(&mut self, before: &'p str, mut rest: &'p str) -> Result<(), String> {
+        let mut flags = self.flags;
+        let mut on = true;
+        let mut seen = false;
+        while let Some(c) = rest.chars().next() {
+            rest = &rest[c.len_utf8()..];
+            match c {
+                'i' => flags.fold = on,
+                'm' => flags.lines = on,
+                's' => flags.dot_all = on,
+                'U' => flags.lazy = on,
+                '-' if on => {
+                    on = false;
+                    seen = false;
+                    continue;
+                }
+                ':' | ')' if on || seen => {
+                    if c == ':' {
+                        self.group(self.flags, false);
+                    }
+                    self.flags = flags;
+                    self.rest = rest;
+                    return Ok(());
+                }
+                _ => break,
+            }
+            seen = true;
+        }
+        let read = &before[..before.len() - rest.len()];
+        Err(error("invalid or unsupported Perl syntax", read))
+    }
+
+    fn repeat(
+        &mut self,
+        before: &'p str,
+        previous: Option<&'p str>,
+        min: u32,
+        max: Option<u32>,
+        counted: bool,
+    ) -> Result<(), String> {
+        let mut greedy = !self.flags.lazy;
+        if let Some(rest) = self.rest.strip_prefix('?') {
+            self.rest = rest;
+            greedy = !greedy;
+        }
+        let read = |from: &'p str, rest: &str| &from[..from.len() - rest.len()];
+        if let Some(previous) = previous {
+            let at = read(previous, self.rest);
+            return Err(error("invalid nested repetition operator", at));
+        }
+        let Some(part) = self.frame().sequence.pop() else {
+            let at = read(before, self.rest);
+            return Err(error("missing argument to repetition operator", at));
+        };
+        let mut weight = part.weight;
+        if counted && max == Some(0) {
+            weight = 1;
+        } else if counted {
+            weight = weight.saturating_mul(max.unwrap_or(min).max(1));
+            if weight > MAX_REPEAT && (min >= 2 || max.is_some_and(|m| m >= 2)) {
+                return Err(bad_count(before, self.rest));
+            }
+        }
+        let part = self.limited(Part {
+            node: Node::Repeat {
+                node: Box::new(part.node),
+                min,
+                max,
+                greedy,
+            },
+            height: part.height + 1,
+            weight,
+        })?;
+        self.frame().sequence.push(part);
+        Ok(())
+    }
+
+    /// After `\`, outside a class.
+    fn escape(&mut self, before: &'p str) -> Result<(), String> {
+        let Some(c) = self.rest.chars().next() else {
+            return Err(error("trailing backslash at end of expression", ""));
+        };
+        let look = match c {
+            'A' => Some(Look::TextStart),
+            'z' => Some(Look::TextEnd),
+            'b' => Some(Look::WordBoundary),
+            'B' => Some(Look::NoWordBoundary),
+            _ => None,
+        };
+        if let Some(look) = look {
+            self.rest = &self.rest[1..];
+            self.push(Node::Look(look));
+            return Ok(());
+        }
+        if c == 'Q' {
+            let quoted = &self.rest[1..];
+            let (quoted, rest) = quoted.split_once("\\E").unwrap_or((quoted, ""));
+            quoted.chars().for_each(|c| self.literal(c));
+            self.rest = rest;
+            return Ok(());
+        }
+        self.rest = before;
+        if let Some(set) = self.escaped_set()? {
+            self.set(set.clean());
+            return Ok(());
+        }
+        match self.escaped_char()? {
+            c if self.flags.fold => self.set(Set::one(c).folded()),
+            c => self.set(Set::one(c)),
+        }
+        Ok(())
+    }
+
+    /// `\pL`, `\p{Greek}`, `\d` and their opposites, inside a class or outside.
+    fn escaped_set(&mut self) -> Result<Option<Set>, String> {
+        let whole = self.rest;
+        let mut chars = whole.chars();
+        if chars.next() != Some('\\') {
+            return Ok(None);
+        }
+        let Some(letter) = chars.next() else {
+            return Ok(None);
+        };
+        if !matches!(letter, 'p' | 'P') {
+            let Some(set) = class::perl(letter.to_ascii_lowercase()) else {
+                return Ok(None);
+            };
+            self.rest = &whole[2..];
+            return Ok(Some(self.named(set, letter.is_ascii_uppercase())));
+        }
+        let (name, rest) = match chars.next() {
+            Some('{') => {
+                let Some((name, rest)) = whole[3..].split_once('}') else {
+                    return Err(error(BAD_CLASS, whole));
+                };
+                (name, rest)
+            }
+            Some(c) => whole[2..].split_at(c.len_utf8()),
+            None => ("", ""),
+        };
+        let (name, opposite) = match name.strip_prefix('^') {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let Some(set) = class::unicode(name) else {
+            return Err(error(BAD_CLASS, &whole[..whole.len() - rest.len()]));
+        };
+        self.rest = rest;
+        Ok(Some(self.named(set, opposite != (letter == 'P'))))
+    }
+
+    /// An escape that means one code point; [`Parser::rest`] is at its `\`.
+    fn escaped_char(&mut self) -> Result<u32, String> {
+        let whole = self.rest;
+        let mut chars = whole[1..].chars();
+        let Some(c) = chars.next() else {
+            return Err(error("trailing backslash at end of expression", ""));
+        };
+        let plain = match c {
+            'a' => Some('\x07'),
+            'f' => Some('\x0c'),
+            'n' => Some('\n'),
+            'r' => Some('\r'),
+            't' => Some('\t'),
+            'v' => Some('\x0b'),
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => Some(c),
+            _ => None,
+        };
+        let code = match c {
+            _ if plain.is_some() => plain.map(u32::from),
+            '0'..='7' => octal(c, &mut chars),
+            'x' => hexadecimal(&mut chars),
+            _ => None,
+        };
+        self.rest = chars.as_str();
+        code.ok_or_else(|| {
+            let read = &whole[..whole.len() - self.rest.len()];
+            error("invalid escape sequence", read)
+        })
+    }
+
+    /// After `[`.
+    fn class(&mut self, before: &'p str) -> Result<(), String> {
+        let negated = match self.rest.strip_prefix('^') {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        };
+        let mut set = Set::default();
+        let mut first = true;
+        while first || !self.rest.starts_with(']') {
+            first = false;
+            if let Some(named) = self.posix()? {
+                set.add(&named);
+                continue;
+            }
+            if let Some(escaped) = self.escaped_set()? {
+                set.add(&escaped);
+                continue;
+            }
+            let start = self.rest;
+            let low = self.class_char(before)?;
+            let mut high = low;
+            if let Some(rest) = self.rest.strip_prefix('-')
+                && !rest.is_empty()
+                && !rest.starts_with(']')
+            {
+                self.rest = rest;
+                high = self.class_char(before)?;
+                if high < low {
+                    let read = &start[..start.len() - self.rest.len()];
+                    return Err(error(BAD_CLASS, read));
+                }
+            }
+            let range = Set::range(low, high);
+            set.add(&self.named(range, false));
+        }
+        self.rest = &self.rest[1..];
+        self.set(if negated { set.negated() } else { set.clean() });
+        Ok(())
+    }
+
+    fn class_char(&mut self, class: &str) -> Result<u32, String> {
+        match self.rest.chars().next() {
+            None => Err(error("missing closing ]", class)),
+            Some('\\') => self.escaped_char(),
+            Some(c) => {
+                self.rest = &self.rest[c.len_utf8()..];
+                Ok(c.into())
+            }
+        }
+    }
+
+    /// `[:alpha:]` and the like, inside a class.
+    fn posix(&mut self) -> Result<Option<Set>, String> {
+        let whole = self.rest;
+        let Some((name, rest)) = whole.strip_prefix("[:").and_then(|w| w.split_once(":]")) else {
+            return Ok(None);
+        };
+        let (name, negated) = match name.strip_prefix('^') {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let Some(set) = class::posix(name) else {
+            return Err(error(BAD_CLASS, &whole[..whole.len() - rest.len()]));
+        };
+        self.rest = rest;
+        Ok(Some(self.named(set, negated)))
+    }
+}
+
+fn bad_count(before: &str, rest: &str) -> String {
+    error("invalid repeat count", &before[..before.len() - rest.len()])
+}
+
+/// `{min}`, `{min,}` or `{min,max}` at the start, and what follows; anything
+/// else that begins with `{` is literal.
+fn counts(text: &str) -> Option<(u64, Option<u64>, &str)> {
+    let (min, rest) = number(text.strip_prefix('{')?)?;
+    let Some(rest) = rest.strip_prefix(',') else {
+        return Some((min, Some(min), rest.strip_prefix('}')?));
+    };
+    if let Some(rest) = rest.strip_prefix('}') {
+        return Some((min, None, rest));
+    }
+    let (max, rest) = number(rest)?;
+    Some((min, Some(max), rest.strip_prefix('}')?))
+}
+
+/// A decimal number without leading zeros; one too large for anything is the
+/// largest.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    if digits.is_empty() || (digits.len() > 1 && digits.starts_with('0')) {
+        return None;
+    }
+    Some((digits.parse().unwrap_or(u64::MAX), rest))
+}
+
+/// Up to three octal digits; a single one but 0 would refer to a group.
+fn octal(first: char, chars: &mut std::str::Chars<'_>) -> Option<u32> {
+    let digit = |chars: &std::str::Chars<'_>| chars.clone().next().and_then(|c| c.to_digit(8));
+    if first != '0' && digit(chars).is_none() {
+        return None;
+    }
+    let mut code = first.to_digit(8)?;
+    for _ in 0..2 {
+        let Some(next) = digit(chars) else { break };
+        code = code * 8 + next;
+        chars.next();
+    }
+    Some(code)
+}
+
+/// `7F` or `{10FFFF}`.
+fn hexadecimal(chars: &mut std::str::Chars<'_>) -> Option<u32> {
+    let first = chars.next()?;
+    if first != '{' {
+        let second = chars.next()?;
+        return Some(first.to_digit(16)? * 16 + second.to_digit(16)?);
+    }
+    let mut code = None;
+    loop {
+        match chars.next()? {
+            '}' => return code,
+            c => {
+                let next = code.unwrap_or(0) * 16 + c.to_digit(16)?;
+                code = Some(next).filter(|n| *n <= u32::from(char::MAX));
+                code?;
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Patterns as programs, run for all alternatives at once, so that time grows
+//! with the text's length times the program's and no faster.
+
+use super::class::Set;
+use super::parse::{Look, Node, Parsed};
+
+/// The most instructions of a program. Upstream allows about three times as
+/// many; a program is kept as long as the schema that has it.
+const MAX_INSTRUCTIONS: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug)]
+enum Instruction {
+    Char(char),
+    Set(u32),
+    Any,
+    AnyButNewline,
+    Look(Look),
+    /// Both, the first being preferred.
+    Split(u32, u32),
+    Jump(u32),
+    Match,
+}
+
+/// A set for asking.
+#[derive(Debug)]
+struct Members {
+    ascii: [u64; 2],
+    ranges: Box<[(u32, u32)]>,
+}
+
+#[derive(Debug)]
+pub(super) struct Program {
+    code: Box<[Instruction]>,
+    sets: Box<[Members]>,
+    /// It can match at the text's start only.
+    anchored: bool,
+}
+
+/// What one step of a search holds: instructions in order of preference, each
+/// once, with where its match began.
+struct Threads {
+    order: Vec<(u32, usize)>,
+    /// Where in `order` an instruction would be.
+    place: Vec<u32>,
+}
+
+/// A place in the text.
+#[derive(Clone, Copy)]
+struct Position {
+    at: usize,
+    before: Option<char>,
+    after: Option<char>,
+}
+
+impl Members {
+    fn of(set: &Set) -> Members {
+        let mut ascii = [0u64; 2];
+        for (low, high) in set.ranges().iter().filter(|(low, _)| *low < 128) {
+            for c in *low..=(*high).min(127) {
+                ascii[(c / 64) as usize] |= 1 << (c % 64);
+            }
+        }
+        Members {
+            ascii,
+            ranges: set.ranges().into(),
+        }
+    }
+
+    fn contains(&self, c: char) -> bool {
+        let c = u32::from(c);
+        if c < 128 {
+            return self.ascii[(c / 64) as usize] >> (c % 64) & 1 == 1;
+        }
+        let next = self.ranges.partition_point(|(low, _)| *low <= c);
+        next > 0 && c <= self.ranges[next - 1].1
+    }
+}
+
+impl Threads {
+    fn new(size: usize) -> Threads {
+        Threads {
+            order: Vec::with_capacity(size.min(64)),
+            place: vec![0; size],
+        }
+    }
+
+    /// Whether the instruction was not there yet.
+    fn insert(&mut self, instruction: u32, start: usize) -> bool {
+        let place = self.place[instruction as usize] as usize;
+        if self
+            .order
+            .get(place)
+            .is_some_and(|(i, _)| *i == instruction)
+        {
+            return false;
+        }
+        self.place[instruction as usize] = self.order.len() as u32;
+        self.order.push((instruction, start));
+        true
+    }
+}
+
+impl Look {
+    fn holds(self, position: Position) -> bool {
+        let word = |c: Option<char>| c.is_some_and(|c| c == '_' || c.is_ascii_alphanumeric());
+        let boundary = word(position.before) != word(position.after);
+        match self {
+            Look::TextStart => position.before.is_none(),
+            Look::TextEnd => position.after.is_none(),
+            Look::LineStart => matches!(position.before, None | Some('\n')),
+            Look::LineEnd => matches!(position.after, None | Some('\n')),
+            Look::WordBoundary => boundary,
+            Look::NoWordBoundary => !boundary,
+        }
+    }
+}
+
+impl Program {
+    /// The program, unless it would be too large.
+    pub fn new(parsed: &Parsed) -> Option<Program> {
+        let mut code = Vec::new();
+        emit(&parsed.root, &mut code)?;
+        push(&mut code, Instruction::Match)?;
+        Some(Program {
+            anchored: matches!(code.first(), Some(Instruction::Look(Look::TextStart))),
+            code: code.into(),
+            sets: parsed.sets.iter().map(Members::of).collect(),
+        })
+    }
+
+    /// The first match from a place on: that of the alternative that is
+    /// preferred, or whichever is known first.
+    pub fn search(&self, text: &str, from: usize, any: bool) -> Option<(usize, usize)> {
+        let mut now = Threads::new(self.code.len());
+        let mut next = Threads::new(self.code.len());
+        let mut stack = Vec::new();
+        let mut found = None;
+        let mut chars = text[from..].chars();
+        let mut position = Position {
+            at: from,
+            before: text[..from].chars().next_back(),
+            after: chars.next(),
+        };
+        loop {
+            if now.order.is_empty()
+                && (found.is_some() || (self.anchored && position.before.is_some()))
+            {
+                return found;
+            }
+            if found.is_none() {
+                self.follow(&mut now, &mut stack, 0, position.at, position);
+            }
+            let moved = position.after.map(|c| Position {
+                at: position.at + c.len_utf8(),
+                before: Some(c),
+                after: chars.next(),
+            });
+            for (instruction, start) in now.order.drain(..) {
+                let takes = match (self.code[instruction as usize], position.after) {
+                    (Instruction::Match, _) => {
+                        found = Some((start, position.at));
+                        if any {
+                            return found;
+                        }
+                        // What is left is preferred less.
+                        break;
+                    }
+                    (Instruction::Char(wanted), Some(c)) => wanted == c,
+                    (Instruction::Set(set), Some(c)) => self.sets[set as usize].contains(c),
+                    (Instruction::Any, Some(_)) => true,
+                    (Instruction::AnyButNewline, Some(c)) => c != '\n',
+                    _ => false,
+                };
+                if takes && let Some(moved) = moved {
+                    self.follow(&mut next, &mut stack, instruction + 1, start, moved);
+                }
+            }
+            let Some(moved) = moved else {
+                return found;
+            };
+            std::mem::swap(&mut now, &mut next);
+            position = moved;
+        }
+    }
+
+    /// Adds an instruction and all that it leads to without a character.
+    fn follow(
+        &self,
+        threads: &mut Threads,
+        stack: &mut Vec<u32>,
+        from: u32,
+        start: usize,
+        position: Position,
+    ) {
+        stack.push(from);
+        while let Some(instruction) = stack.pop() {
+            if !threads.insert(instruction, start) {
+                continue;
+            }
+            match self.code[instruction as usize] {
+                Instruction::Jump(to) => stack.push(to),
+                Instruction::Split(first, second) => stack.extend([second, first]),
+                Instruction::Look(look) if look.holds(position) => stack.push(instruction + 1),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn push(code: &mut Vec<Instruction>, instruction: Instruction) -> Option<usize> {
+    let at = code.len();
+    (at < MAX_INSTRUCTIONS).then(|| code.push(instruction))?;
+    Some(at)
+}
+
+/// A split whose targets are set later.
+fn open(code: &mut Vec<Instruction>) -> Option<usize> {
+    push(code, Instruction::Split(0, 0))
+}
+
+/// Sets a split's targets, of which the one that goes on comes first if greedy.
+fn close(code: &mut [Instruction], at: usize, on: usize, out: usize, greedy: bool) {
+    let (on, out) = (on as u32, out as u32);
+    code[at] = if greedy {
+        Instruction::Split(on, out)
+    } else {
+        Instruction::Split(out, on)
+    };
+}
+
+fn emit(node: &Node, code: &mut Vec<Instruction>) -> Option<()> {
+    match node {
+        Node::Empty => {}
+        Node::Literal(c) => drop(push(code, Instruction::Char(*c))?),
+        Node::Any => drop(push(code, Instruction::Any)?),
+        Node::AnyButNewline => drop(push(code, Instruction::AnyButNewline)?),
+        Node::Set(index) => drop(push(code, Instruction::Set(*index))?),
+        Node::Look(look) => drop(push(code, Instruction::Look(*look))?),
+        Node::Concat(parts) => {
+            for part in parts {
+                emit(part, code)?;
+            }
+        }
+        Node::Alternate(parts) => alternate(parts, code)?,
+        Node::Repeat {
+            node,
+            min,
+            max,
+            greedy,
+        } => repeat(node, *min, *max, *greedy, code)?,
+    }
+    Some(())
+}
+
+fn alternate(parts: &[Node], code: &mut Vec<Instruction>) -> Option<()> {
+    let mut ends = Vec::new();
+    let (last, others) = parts.split_last()?;
+    for part in others {
+        let split = open(code)?;
+        emit(part, code)?;
+        ends.push(push(code, Instruction::Jump(0))?);
+        let next = code.len();
+        close(code, split, split + 1, next, true);
+    }
+    emit(last, code)?;
+    let end = code.len() as u32;
+    for at in ends {
+        code[at] = Instruction::Jump(end);
+    }
+    Some(())
+}
+
+fn repeat(
+    node: &Node,
+    min: u32,
+    max: Option<u32>,
+    greedy: bool,
+    code: &mut Vec<Instruction>,
+) -> Option<()> {
+    let mut start = code.len();
+    for _ in 0..min {
+        start = code.len();
+        emit(node, code)?;
+        if code.len() == start {
+            // Nothing, however often.
+            return Some(());
+        }
+    }
+    let Some(max) = max else {
+        // `x*` is `(x+)?`: going round only from the end keeps the order of
+        // preference right where x can be empty.
+        let skip = if min == 0 { Some(open(code)?) } else { None };
+        if min == 0 {
+            start = code.len();
+            emit(node, code)?;
+        }
+        let again = open(code)?;
+        let end = code.len();
+        close(code, again, start, end, greedy);
+        if let Some(skip) = skip {
+            close(code, skip, skip + 1, end, greedy);
+        }
+        return Some(());
+    };
+    let mut splits = Vec::new();
+    for _ in min..max {
+        splits.push(open(code)?);
+        emit(node, code)?;
+    }
+    let end = code.len();
+    for at in splits {
+        close(code, at, at + 1, end, greedy);
+    }
+    Some(())
+}

@@ -1,0 +1,63 @@
+//! Server-side apply: what was applied is what is there, and applying it once
+//! more changes nothing.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rkube_api::apply::{Request, apply, update};
+use rkube_api::fields;
+use rkube_api::schema::Schema;
+use rkube_fuzz::{KINDS, Source};
+use serde_json::{Value, json};
+
+fuzz_target!(|data: &[u8]| {
+    let mut source = Source::new(data);
+    let (api_version, kind, definition) = KINDS[source.below(KINDS.len())];
+    let ty = Schema::builtin().definition(definition).expect(definition);
+    let request = |manager| Request {
+        ty: ty.into(),
+        api_version,
+        manager,
+        subresource: None,
+        now: "2020-01-01T00:00:00Z",
+        versions: None,
+        reset_fields: &[],
+    };
+    let named = |mut object: Value| {
+        if !object.is_object() {
+            object = json!({});
+        }
+        object["apiVersion"] = api_version.into();
+        object["kind"] = kind.into();
+        if !object["metadata"].is_object() {
+            object["metadata"] = json!({});
+        }
+        object["metadata"]["name"] = "x".into();
+        object["metadata"]
+            .as_object_mut()
+            .map(|m| m.remove("managedFields"));
+        object
+    };
+    let first = named(source.of_type(ty.into(), 0));
+    let second = named(source.of_type(ty.into(), 0));
+    let other = named(source.any(0));
+
+    // By one manager alone: the second configuration replaces the first.
+    if let Ok(mut live) = apply(&request("m"), None, &first, false)
+        && fields::check(ty, &mut live).is_ok()
+        && let Ok(mut changed) = apply(&request("m"), Some(&live), &second, false)
+        && fields::check(ty, &mut changed).is_ok()
+    {
+        let again = apply(&request("m"), Some(&changed), &second, false);
+        let mut again = again.expect("it could be applied before");
+        if fields::check(ty, &mut again).is_ok() {
+            assert_eq!(again, changed, "applied once more: {second}");
+        }
+    }
+    // By several, with updates between, of whatever shape: no more than that
+    // it ends.
+    let live = update(&request("u"), None, other.clone());
+    let live = apply(&request("m"), Some(&live), &first, true).unwrap_or(live);
+    let live = update(&request("u"), Some(&live), named(second.clone()));
+    let _ = apply(&request("m"), Some(&live), &other, false);
+});

@@ -1,0 +1,186 @@
+//! Objects out of a fuzzer's bytes: shaped as their kind says, so that they
+//! reach deep, and now and then as it does not.
+
+use rkube_api::schema::{Kind, Type};
+use serde_json::{Map, Value, json};
+
+/// Kinds with something of everything: lists with keys, sets, maps, unions,
+/// quantities, free-form parts. `apiVersion`, kind, definition.
+pub const KINDS: [(&str, &str, &str); 10] = [
+    ("v1", "Pod", "io.k8s.api.core.v1.Pod"),
+    ("v1", "Service", "io.k8s.api.core.v1.Service"),
+    ("v1", "ConfigMap", "io.k8s.api.core.v1.ConfigMap"),
+    ("v1", "Secret", "io.k8s.api.core.v1.Secret"),
+    ("v1", "Node", "io.k8s.api.core.v1.Node"),
+    ("apps/v1", "Deployment", "io.k8s.api.apps.v1.Deployment"),
+    ("batch/v1", "CronJob", "io.k8s.api.batch.v1.CronJob"),
+    (
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        "io.k8s.api.networking.v1.NetworkPolicy",
+    ),
+    (
+        "autoscaling/v2",
+        "HorizontalPodAutoscaler",
+        "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+    ),
+    (
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+    ),
+];
+
+const TEXTS: [&str; 14] = [
+    "", "a", "b", "c", "1", "1Gi", "100m", "-1", "80%", "TCP", "x/y", "2020-01-01T00:00:00Z", "aGk=",
+    "\u{fffd}é\n",
+];
+const NAMES: [&str; 16] = [
+    "a",
+    "b",
+    "name",
+    "metadata",
+    "spec",
+    "containers",
+    "ports",
+    "labels",
+    "$patch",
+    "$retainKeys",
+    "$setElementOrder/containers",
+    "$deleteFromPrimitiveList/finalizers",
+    "finalizers",
+    "managedFields",
+    "status",
+    "x/y",
+];
+const DEPTH: usize = 12;
+
+/// Bytes that decisions are made by. When they are used up, every decision is
+/// the first choice, which leads to an end.
+pub struct Source<'d>(&'d [u8]);
+
+impl<'d> Source<'d> {
+    /// All of the fuzzer's bytes.
+    pub fn new(data: &'d [u8]) -> Self {
+        Self(data)
+    }
+
+    /// What has not been used.
+    pub fn rest(self) -> &'d [u8] {
+        self.0
+    }
+
+    fn byte(&mut self) -> usize {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        usize::from(*first)
+    }
+
+    /// A number below `n`, which is no more than 256.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.byte() % n.max(1)
+    }
+
+    /// True once in `n` times, and never at the end.
+    pub fn chance(&mut self, n: usize) -> bool {
+        self.byte() % n == n - 1
+    }
+
+    fn text(&mut self) -> Value {
+        TEXTS[self.below(TEXTS.len())].into()
+    }
+
+    /// Any JSON.
+    pub fn any(&mut self, depth: usize) -> Value {
+        let most = if depth > DEPTH { 5 } else { 8 };
+        match self.below(most) {
+            0 => Value::Null,
+            1 => self.text(),
+            2 => self.chance(2).into(),
+            3 => (self.byte() as i64 - 100).into(),
+            4 => json!(self.byte() as f64 / 8.0),
+            5 => (0..self.below(4)).map(|_| self.any(depth + 1)).collect(),
+            _ => (0..self.below(5))
+                .map(|_| {
+                    let name = NAMES[self.below(NAMES.len())];
+                    (name.to_owned(), self.any(depth + 1))
+                })
+                .collect::<Map<_, _>>()
+                .into(),
+        }
+    }
+
+    /// A value of a type, most of the time.
+    pub fn of_type(&mut self, ty: Type<'_>, depth: usize) -> Value {
+        if self.chance(32) {
+            return self.any(depth);
+        }
+        let deep = depth > DEPTH;
+        match ty.kind() {
+            Kind::Object => {
+                let fields = ty.fields();
+                let count = if deep { 0 } else { self.below(6) };
+                let mut map = Map::new();
+                for _ in 0..count {
+                    let field = match fields.len() {
+                        0 => break,
+                        n => fields[self.below(n)],
+                    };
+                    let value = self.of_type(field.ty, depth + 1);
+                    map.insert(field.name.to_owned(), value);
+                }
+                if self.chance(16) {
+                    let name = NAMES[self.below(NAMES.len())];
+                    map.insert(name.to_owned(), self.any(depth + 1));
+                }
+                map.into()
+            }
+            Kind::Array if deep => json!([]),
+            Kind::Array => match ty.element() {
+                Some(element) => (0..self.below(4))
+                    .map(|_| self.of_type(element, depth + 1))
+                    .collect(),
+                None => json!([]),
+            },
+            Kind::Map if deep => json!({}),
+            Kind::Map => match ty.element() {
+                Some(element) => (0..self.below(4))
+                    .map(|_| {
+                        let name = TEXTS[self.below(TEXTS.len())];
+                        (name.to_owned(), self.of_type(element, depth + 1))
+                    })
+                    .collect::<Map<_, _>>()
+                    .into(),
+                None => json!({}),
+            },
+            Kind::Boolean => self.chance(2).into(),
+            Kind::Integer => (self.byte() as i64 - 20).into(),
+            Kind::Number => json!(self.byte() as f64 / 8.0),
+            Kind::IntOrString if self.chance(2) => (self.byte() as i64).into(),
+            Kind::Any => self.any(depth + 1),
+            _ => self.text(),
+        }
+    }
+
+    /// One operation of a JSON patch.
+    pub fn operation(&mut self) -> Value {
+        const OPERATIONS: [&str; 7] = ["add", "remove", "replace", "move", "copy", "test", "nope"];
+        let operation = OPERATIONS[self.below(OPERATIONS.len())];
+        let (path, from) = (self.pointer(), self.pointer());
+        json!({"op": operation, "path": path, "from": from, "value": self.any(DEPTH - 2)})
+    }
+
+    fn pointer(&mut self) -> String {
+        const STEPS: [&str; 8] = ["0", "1", "-", "~1", "~0", "-1", "01", "99999999999999999999"];
+        let mut pointer = String::new();
+        for _ in 0..self.below(5) {
+            let step = match self.chance(3) {
+                true => STEPS[self.below(STEPS.len())],
+                false => NAMES[self.below(NAMES.len())],
+            };
+            pointer.push('/');
+            pointer.push_str(step);
+        }
+        pointer
+    }
+}
