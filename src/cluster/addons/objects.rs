@@ -292,7 +292,7 @@ metadata: {name: one}
         assert_eq!(objects[0].namespace.as_deref(), Some("tools"));
         assert_eq!(objects[1].group_kind(), GroupKind::parse("Secret"));
         let defined = defined(&objects);
-        assert_eq!(defined[&GroupKind::parse("Thing.example.com")], true);
+        assert!(defined[&GroupKind::parse("Thing.example.com")]);
         let steps = in_order(objects);
         assert_eq!(names(&steps.namespaces), "tools");
         assert_eq!(names(&steps.definitions), "things.example.com");
