@@ -1,5 +1,6 @@
 //! The command line: a file a command, and what they share.
 
+mod addons;
 mod ctl;
 mod dashboard;
 mod delete;
@@ -91,6 +92,9 @@ enum Command {
     Image(image::Args),
     /// Save what a cluster holds, and bring it back
     Snapshot(snapshot::Args),
+    /// List, enable and disable addons: third-party software as manifests
+    #[command(alias = "addon")]
+    Addons(addons::Args),
     /// Print the logs of a cluster's own processes
     Logs(logs::Args),
     /// List profiles
@@ -224,6 +228,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Dashboard(args) => dashboard::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
+        Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),

@@ -11,8 +11,8 @@ use rkube_drivers::{MachineOptions, PortMapping};
 
 use super::{Global, Output, interrupted};
 
-/// Flags of `rkube start`. All but --insecure-registry, --extra-config, --wait and the
-/// kubeconfig's count only when the cluster is new.
+/// Flags of `rkube start`. All but --insecure-registry, --extra-config, --addons, --wait
+/// and the kubeconfig's count only when the cluster is new.
 #[derive(clap::Args)]
 pub struct Args {
     /// Number of nodes [default for a new cluster: 1]
@@ -59,6 +59,9 @@ pub struct Args {
     /// apiserver.audit-policy-file=FILE, which switches the audit log on
     #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
     extra_config: Vec<Extra>,
+    /// Addons to enable once the cluster is ready, NAME[,...]; may be repeated
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    addons: Vec<String>,
     /// Only tell which driver would be used and why; change nothing
     #[arg(long)]
     dry_run: bool,
@@ -150,6 +153,8 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             format!("--dns-domain: '{}' is not a domain name", args.dns_domain),
         ));
     }
+    // A misspelt one is told before anything is made.
+    let addons = super::addons::find(home, &args.addons)?;
     let options = StartOptions {
         profile: global.profile.clone(),
         nodes: args.nodes,
@@ -205,7 +210,11 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         started.elapsed().as_secs_f64(),
         if args.keep_context { "unchanged" } else { &profile.name },
     ));
-    Ok(())
+    // Whatever becomes of them, the cluster stays.
+    tokio::select! {
+        enabled = super::addons::enable(home, &profile, &addons, output) => enabled,
+        () = interrupted() => Err(Failure::interruption()),
+    }
 }
 
 /// What `rkube start` would do.

@@ -55,6 +55,11 @@ impl Home {
         self.profiles_dir().join(name)
     }
 
+    /// The folder of the user's own addons.
+    pub fn addons_dir(&self) -> PathBuf {
+        self.root.join("addons")
+    }
+
     /// Sockets and pid files of one profile; lost at reboot.
     pub fn run_dir(&self, name: &str) -> PathBuf {
         if nix::unistd::geteuid().is_root() {

@@ -5,6 +5,7 @@
 //! kubeconfig entry and the order in which a driver is asked to do things.
 
 mod access;
+pub mod addons;
 mod choice;
 mod files;
 mod forward;

@@ -50,6 +50,16 @@ pub enum Action {
     ImagePull { image: String },
     /// Remove an image from every node.
     ImageRemove { image: String },
+    /// Give the cluster an addon, or bring it up to date.
+    AddonEnable { addon: String },
+    /// Take an addon away.
+    AddonDisable { addon: String },
+    /// Save the cluster's objects and volumes.
+    SnapshotSave { name: String },
+    /// Replace them by those of a snapshot.
+    SnapshotRestore { name: String },
+    /// Delete a snapshot.
+    SnapshotDelete { name: String },
 }
 
 impl Action {
@@ -71,6 +81,17 @@ impl Action {
                 Source::Program,
                 Kind::Usage,
                 "that is no name of a node or an image",
+            ))
+        };
+        // What is a path for the command must not come from the page.
+        let label = |text: &'_ str| -> Result<(), Failure> {
+            if rkube_api::names::dns1123_label(text).is_empty() {
+                return Ok(());
+            }
+            Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                "that is no name of an addon or a snapshot",
             ))
         };
         Ok(match self {
@@ -97,6 +118,26 @@ impl Action {
             Self::ImageRemove { image } => {
                 name(image)?;
                 vec!["image", "rm", image]
+            }
+            Self::AddonEnable { addon } => {
+                label(addon)?;
+                vec!["addons", "enable", addon]
+            }
+            Self::AddonDisable { addon } => {
+                label(addon)?;
+                vec!["addons", "disable", addon]
+            }
+            Self::SnapshotSave { name } => {
+                label(name)?;
+                vec!["snapshot", "save", name]
+            }
+            Self::SnapshotRestore { name } => {
+                label(name)?;
+                vec!["snapshot", "restore", name]
+            }
+            Self::SnapshotDelete { name } => {
+                label(name)?;
+                vec!["snapshot", "delete", name]
             }
         })
     }
@@ -127,22 +168,19 @@ impl Commands {
     /// Its JSON document; a failing status (a cluster that is stopped) still has one.
     pub async fn document(&self, profile: &str, words: &[&str]) -> Response<Body> {
         let mut command = self.command(profile);
-        match command.args(["-o", "json"]).args(words).output().await {
-            Ok(output)
-                if serde_json::from_slice::<serde::de::IgnoredAny>(&output.stdout).is_ok() =>
-            {
-                answer::typed(
-                    StatusCode::OK,
-                    "application/json",
-                    answer::full(output.stdout),
-                )
-            }
-            Ok(output) => answer::failure(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            ),
-            Err(e) => answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        let output = match command.args(["-o", "json"]).args(words).output().await {
+            Ok(output) => output,
+            Err(e) => return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+        };
+        if let Some(told) = told_failure(&output.stdout) {
+            return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, told);
         }
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&output.stdout).is_err() {
+            let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, why);
+        }
+        let document = answer::full(output.stdout);
+        answer::typed(StatusCode::OK, "application/json", document)
     }
 
     /// Its text.
@@ -261,6 +299,18 @@ impl Commands {
     }
 }
 
+/// The failure that a command ended with, if it told one in place of its document.
+fn told_failure(stdout: &[u8]) -> Option<String> {
+    let last = stdout.trim_ascii_end().rsplit(|b| *b == b'\n').next()?;
+    let event: serde_json::Value = serde_json::from_slice(last).ok()?;
+    let kind = event.get("type")?.as_str()?;
+    let data = event.get("data")?;
+    let message = data.get("message")?.as_str()?;
+    let advice = data.get("advice").and_then(|a| a.as_str()).unwrap_or("");
+    let and = if advice.is_empty() { "" } else { "; " };
+    (kind == "io.k8s.sigs.minikube.error").then(|| format!("{message}{and}{advice}"))
+}
+
 /// A command's standard output line by line; `kept` lives as long.
 fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Response<Body> {
     let child = command
@@ -349,5 +399,45 @@ mod tests {
             assert!(pull(bad).words().is_err(), "{bad}");
             assert!(Action::NodeDelete { node: bad.into() }.words().is_err());
         }
+    }
+
+    #[test]
+    fn addons_and_snapshots_are_labels() {
+        let words = |action: &str, field: &str, name: &str| {
+            let text = serde_json::json!({ "action": action, field: name });
+            let action: Action = serde_json::from_value(text).unwrap();
+            action.words().map(|words| words.join(" "))
+        };
+        let cases = [
+            ("addon-enable", "addon", "addons enable a-1"),
+            ("addon-disable", "addon", "addons disable a-1"),
+            ("snapshot-save", "name", "snapshot save a-1"),
+            ("snapshot-restore", "name", "snapshot restore a-1"),
+            ("snapshot-delete", "name", "snapshot delete a-1"),
+        ];
+        for (action, field, expected) in cases {
+            assert_eq!(words(action, field, "a-1").unwrap(), expected);
+            for bad in [
+                "", "-a", "--all", "a-", "A", "a.b", "./a", "..", "a b", "a/b",
+            ] {
+                assert!(words(action, field, bad).is_err(), "{action} {bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn failures_are_told_in_the_commands_words() {
+        let event = |kind: &str, advice: &str| {
+            format!(
+                "{{\"type\":\"x\"}}\n{{\"type\":\"io.k8s.sigs.minikube.{kind}\",\"data\":{{\"message\":\"no\",\"advice\":\"{advice}\"}}}}\n"
+            )
+        };
+        let told = |text: &str| told_failure(text.as_bytes());
+        assert_eq!(told(&event("error", "")), Some("no".into()));
+        assert_eq!(told(&event("error", "do")), Some("no; do".into()));
+        assert_eq!(told(&event("step", "")), None);
+        assert_eq!(told("[]\n"), None);
+        assert_eq!(told("[\n  {\n \"type\": \"x\"}\n]\n"), None);
+        assert_eq!(told(""), None);
     }
 }

@@ -265,6 +265,8 @@ impl House {
                     .await
             }
             (Method::PUT, "images") => self.commands.load(name, request).await,
+            (Method::GET, "addons") => self.commands.document(name, &["addons", "list"]).await,
+            (Method::GET, "snapshots") => self.commands.document(name, &["snapshot", "list"]).await,
             (Method::GET, "logs") => {
                 let mut words = vec!["logs", "--length", "400"];
                 if let Some(node) = &node {

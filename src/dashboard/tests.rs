@@ -239,6 +239,8 @@ async fn another_page_is_refused() {
         for (method, path) in [
             ("GET", "/rkube/session"),
             ("POST", "/c/none/rkube/run"),
+            ("GET", "/c/none/rkube/addons"),
+            ("GET", "/c/none/rkube/snapshots"),
             ("DELETE", "/c/none/api/v1/namespaces/default"),
         ] {
             let reply = server.send(method, path, &[("Origin", origin)]).await;

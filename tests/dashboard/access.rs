@@ -89,7 +89,14 @@ fn views(tour: &Tour<'_>, theme: &str, findings: &mut Vec<String>) {
         );
         look(tour, &format!("{theme} {view}"), findings);
     }
-    for tab in ["Images", "Tunnel", "Logs", "Profiles"] {
+    for tab in [
+        "Images",
+        "Addons",
+        "Snapshots",
+        "Tunnel",
+        "Logs",
+        "Profiles",
+    ] {
         tour.browser.click(tab);
         tour.browser.until(
             "the tab's content",

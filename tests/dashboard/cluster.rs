@@ -19,6 +19,8 @@ impl Drop for Second<'_> {
 pub fn all(tour: &Tour<'_>) {
     nodes(tour);
     images(tour);
+    addons(tour);
+    snapshots(tour);
     tunnel(tour);
     profiles(tour);
     life(tour);
@@ -151,6 +153,95 @@ fn images(tour: &Tour<'_>) {
     tour.clean();
 }
 
+/// Waits until the row that begins with `name` says `state`.
+fn row_says(tour: &Tour<'_>, name: &str, state: &str) {
+    let script = "
+        const row = [...document.querySelectorAll('main tbody tr')].find((r) => r.cells[0].textContent.startsWith(arguments[0]));
+        return !!row && row.innerText.includes(arguments[1])";
+    eventually(&format!("{state} of {name}"), || {
+        let says = tour.browser.run(script, &[json!(name), json!(state)]);
+        (says == json!(true)).then_some(())
+    });
+}
+
+fn addons(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    tour.open("cluster", &[]);
+    browser.click("Addons");
+    browser.sees(&["cert-manager", "Issues and renews certificates"]);
+    row_says(tour, "demo", "Disabled");
+    in_row(tour, "demo", "Enable");
+    finish(tour, "Enabling demo");
+    row_says(tour, "demo", "Enabled");
+    let status = ["rollout", "status", "deployment/kubia", "-n", "rkube-demo"];
+    let timeout = crate::support::timeout();
+    cluster
+        .kubectl(&[&status[..], &[timeout.as_str()]].concat())
+        .ok();
+    tour.clean();
+    in_row(tour, "demo", "Disable");
+    browser.sees(&["Everything that it brought is removed"]);
+    browser.click("Disable the addon");
+    finish(tour, "Disabling demo");
+    row_says(tour, "demo", "Disabled");
+    let left = cluster.kubectl(&["get", "namespaces", "-o", "name"]).ok();
+    assert!(!left.contains("rkube-demo"), "{left}");
+    tour.clean();
+}
+
+fn snapshots(tour: &Tour<'_>) {
+    let (cluster, browser) = (tour.cluster, &tour.browser);
+    let open = || {
+        tour.open("cluster", &[]);
+        browser.click("Snapshots");
+        browser.sees(&["Objects and volumes as they were"]);
+    };
+    open();
+    browser.sees(&["There are no snapshots yet"]);
+    browser.click("Save a snapshot");
+    browser.fill("dialog input", "No Label");
+    browser.run("document.querySelector('dialog form').requestSubmit()", &[]);
+    let good = "return document.querySelector('dialog input').validity.patternMismatch";
+    assert_eq!(browser.run(good, &[]), json!(true));
+    browser.fill("dialog input", "before");
+    browser.run("document.querySelector('dialog form').requestSubmit()", &[]);
+    finish(tour, "Saving before");
+    row_says(tour, "before", &cluster.node(2));
+    row_says(tour, "before", "iB");
+    let listed = cluster.rkube(&["snapshot", "list"]).ok();
+    assert!(listed.contains("before"), "{listed}");
+    tour.clean();
+
+    // What was made since is gone once it is restored.
+    cluster.kubectl(&["create", "configmap", "made-since"]).ok();
+    in_row(tour, "before", "Restore");
+    browser.sees(&["What was made since is lost"]);
+    browser.click("Restore the snapshot");
+    finish(tour, "Restoring before");
+    // Requests failed while the cluster restarted, as they should.
+    browser.complaints();
+    cluster.wait_for(&["get", "nodes"], |t| t.matches(" Ready").count() == 2);
+    let config = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    assert!(!config.contains("made-since"), "{config}");
+    assert!(config.contains("settings"), "{config}");
+    cluster
+        .kubectl(&[
+            "rollout",
+            "status",
+            "deployment/kubia",
+            &crate::support::timeout(),
+        ])
+        .ok();
+
+    open();
+    in_row(tour, "before", "Delete");
+    browser.sees(&["the cluster stays as it is"]);
+    browser.click("Delete the snapshot");
+    finish(tour, "Deleting before");
+    browser.sees(&["There are no snapshots yet"]);
+    browser.complaints();
+}
+
 fn tunnel(tour: &Tour<'_>) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     cluster
@@ -164,6 +255,7 @@ fn tunnel(tour: &Tour<'_>) {
             "--target-port=8080",
         ])
         .ok();
+    tour.open("cluster", &[]);
     browser.click("Tunnel");
     browser.sees(&["Closed", "Open a tunnel"]);
     browser.click("Open a tunnel");

@@ -1,40 +1,13 @@
-/** The cluster as the machine sees it: nodes, images, tunnel, logs. */
-import { api, json, lines, profile, text, type Any } from './api.js';
-import { h, signal, untracked, type Child } from './dom.js';
+/** The cluster as the machine sees it: nodes, images, addons, snapshots, tunnel, logs. */
+import { addonsPane } from './addons.js';
+import { api, json, profile, text, type Any } from './api.js';
+import { h, signal, untracked } from './dom.js';
 import { bytes } from './format.js';
+import { loaded, run, table } from './machine.js';
 import { reload } from './main.js';
 import { go } from './route.js';
-import { action, ask, attempt, badge, confirm, dialog, note, tabs } from './ui.js';
-
-/** Runs a command of rkube, showing its steps. */
-function run(title: string, body: unknown, then: () => void, target = '/rkube/run', method = 'POST'): void {
-  const steps = signal<{ text: string; kind: string }[]>([]);
-  const ended = signal<boolean | null>(null);
-  const add = (line: string, kind: string) => (steps.value = [...steps.peek(), { text: line, kind }]);
-  dialog(title, (close) => [
-    h('ol.steps', { 'aria-live': 'polite' }, () => steps.value.map((s) => h(`li.${s.kind}`, null, s.text))),
-    () => (ended.value === null ? h('progress', { 'aria-label': 'Under way' }) : null),
-    () => (ended.value === null ? null : h('div.buttons', null, h('button.primary', { onclick: close, autofocus: true }, 'Close'))),
-  ]);
-  const options = { method, body, ...(body instanceof Blob ? { type: 'application/x-tar' } : {}) };
-  lines(target, options, (event: Any) => {
-    const kind = String(event.type ?? '').split('.').pop() ?? '';
-    if ('exit' in event) {
-      ended.value = event.exit === 0;
-      if (event.exit !== 0 && !steps.peek().some((s) => s.kind === 'error')) add(event.stderr || `It ended with ${event.exit}`, 'error');
-    } else if (event.data?.message) {
-      add(`${event.data.message}${event.data.advice ? ` — ${event.data.advice}` : ''}`, kind);
-    }
-  })
-    .catch((error: Error) => {
-      add(error.message, 'error');
-      ended.value = false;
-    })
-    .finally(() => {
-      ended.value ??= false;
-      then();
-    });
-}
+import { snapshotsPane } from './snapshots.js';
+import { action, ask, attempt, badge, confirm, note, tabs } from './ui.js';
 
 export function clusterView(): HTMLElement {
   const tab = signal('nodes');
@@ -46,6 +19,8 @@ export function clusterView(): HTMLElement {
       [
         { id: 'nodes', label: 'Nodes', build: () => untracked(nodesPane) },
         { id: 'images', label: 'Images', build: () => untracked(imagesPane) },
+        { id: 'addons', label: 'Addons', build: () => untracked(addonsPane) },
+        { id: 'snapshots', label: 'Snapshots', build: () => untracked(snapshotsPane) },
         { id: 'tunnel', label: 'Tunnel', build: () => untracked(tunnelPane) },
         { id: 'logs', label: 'Logs', build: () => untracked(logsPane) },
         { id: 'profiles', label: 'Profiles', build: () => untracked(profilesPane) },
@@ -55,25 +30,6 @@ export function clusterView(): HTMLElement {
       'Cluster',
     ),
   );
-}
-
-const failed = (error: Error): Child => h('p.warning', null, error.message);
-
-/** Something that is asked for, and asked for again. */
-function loaded<T>(load: () => Promise<T>, show: (value: T, again: () => void) => Child): HTMLElement {
-  const state = signal<{ value?: T; error?: Error } | null>(null);
-  const again = () => {
-    load().then(
-      (value) => (state.value = { value }),
-      (error: Error) => (state.value = { error }),
-    );
-  };
-  again();
-  return h('div.scroll', null, () => {
-    const present = state.value;
-    if (!present) return h('p.quiet', null, 'Loading…');
-    return present.error ? failed(present.error) : show(present.value as T, again);
-  });
 }
 
 function nodesPane(): HTMLElement {
@@ -100,41 +56,36 @@ function nodesPane(): HTMLElement {
             : action('play', 'Start', () => run('Starting', { action: 'start' }, after), 'primary'),
           action('trash', 'Delete', () => confirm(`Delete ${profile.peek()}`, 'The cluster and everything in it is removed from this machine. This cannot be undone.', 'Delete the cluster', true, async () => run('Deleting', { action: 'delete' }, after)), 'quiet-danger'),
         ),
-        h(
-          'table.plain',
-          { 'aria-label': 'Nodes' },
-          h('thead', null, h('tr', null, ['Node', 'Address', 'Role', 'Machine', 'Agent', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
-          h(
-            'tbody',
-            null,
-            nodes.map((n) => {
-              const running = n.Host === 'Running';
-              return h(
-                'tr',
+        table(
+          'Nodes',
+          ['Node', 'Address', 'Role', 'Machine', 'Agent', ''],
+          nodes.map((n) => {
+            const running = n.Host === 'Running';
+            return h(
+              'tr',
+              null,
+              h('td', null, h('b', null, n.Name)),
+              h('td', null, h('code', null, n.IP)),
+              h('td', null, n.Worker ? 'worker' : 'control plane'),
+              h('td', null, badge(n.Host)),
+              h('td', null, badge(n.Kubelet === 'Running' ? 'Ready' : 'NotReady')),
+              h(
+                'td.end',
                 null,
-                h('td', null, h('b', null, n.Name)),
-                h('td', null, h('code', null, n.IP)),
-                h('td', null, n.Worker ? 'worker' : 'control plane'),
-                h('td', null, badge(n.Host)),
-                h('td', null, badge(n.Kubelet === 'Running' ? 'Ready' : 'NotReady')),
-                h(
-                  'td.end',
-                  null,
-                  n.Worker
-                    ? [
-                        running
-                          ? action('stop', 'Stop', () => run(`Stopping ${n.Name}`, { action: 'node-stop', node: n.Name }, after))
-                          : // Without a control plane there is nothing that it could join.
-                            up
-                            ? action('play', 'Start', () => run(`Starting ${n.Name}`, { action: 'node-start', node: n.Name }, after))
-                            : null,
-                        action('trash', 'Delete', () => confirm(`Delete ${n.Name}`, 'Its pods are moved elsewhere, then the node is removed.', 'Delete', true, async () => run(`Deleting ${n.Name}`, { action: 'node-delete', node: n.Name }, after)), 'quiet-danger'),
-                      ]
-                    : null,
-                ),
-              );
-            }),
-          ),
+                n.Worker
+                  ? [
+                      running
+                        ? action('stop', 'Stop', () => run(`Stopping ${n.Name}`, { action: 'node-stop', node: n.Name }, after))
+                        : // Without a control plane there is nothing that it could join.
+                          up
+                          ? action('play', 'Start', () => run(`Starting ${n.Name}`, { action: 'node-start', node: n.Name }, after))
+                          : null,
+                      action('trash', 'Delete', () => confirm(`Delete ${n.Name}`, 'Its pods are moved elsewhere, then the node is removed.', 'Delete', true, async () => run(`Deleting ${n.Name}`, { action: 'node-delete', node: n.Name }, after)), 'quiet-danger'),
+                    ]
+                  : null,
+              ),
+            );
+          }),
         ),
       ];
     },
@@ -166,18 +117,13 @@ function imagesPane(): HTMLElement {
           action('down2', 'Pull', () => ask('Pull an image on every node', 'Image', '', 'Pull', async (image) => run(`Pulling ${image}`, { action: 'image-pull', image }, again))),
         ),
         all.length
-          ? h(
-              'table.plain',
-              { 'aria-label': 'Images' },
-              h('thead', null, h('tr', null, ['Image', 'Size', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
-              h(
-                'tbody',
-                null,
-                all.map((i) => {
-                  const name = names(i)[0] ?? i.id ?? '';
-                  return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
-                }),
-              ),
+          ? table(
+              'Images',
+              ['Image', 'Size', ''],
+              all.map((i) => {
+                const name = names(i)[0] ?? i.id ?? '';
+                return h('tr', null, h('td', null, h('code', null, names(i).join(', ') || String(i.id ?? ''))), h('td', null, bytes(Number(i.size))), h('td.end', null, action('trash', 'Remove', () => confirm(`Remove ${name}`, 'It is removed from every node.', 'Remove', true, async () => run(`Removing ${name}`, { action: 'image-remove', image: name }, again)), 'quiet-danger')));
+              }),
             )
           : h('p.quiet', null, 'There are no images yet.'),
       ];
@@ -213,23 +159,17 @@ function profilesPane(): HTMLElement {
   return loaded(
     () => json('/rkube/profiles'),
     (all: Any[]) =>
-      h(
-        'table.plain',
-        { 'aria-label': 'Profiles' },
-        h('thead', null, h('tr', null, ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''].map((t) => h('th', { scope: 'col' }, t || h('span.sr', null, 'Actions'))))),
-        h(
-          'tbody',
-          null,
-          all.map((p) =>
-            h('tr', null, h('td', null, h('b', null, p.Name)), h('td', null, badge(p.Status)), h('td', null, p.Driver), h('td', null, String(p.Nodes)), h('td', null, h('code', null, p.Address)), h('td.end', null, p.Name === profile.peek() ? h('span.dim', null, 'shown here') : h('button', {
-              onclick: () => {
-                go(`#/${encodeURIComponent(p.Name)}/overview`);
-                note(`This is ${p.Name}`);
-              },
-            }, 'Show'))),
-          ),
+      table(
+        'Profiles',
+        ['Profile', 'Status', 'Driver', 'Nodes', 'Address', ''],
+        all.map((p) =>
+          h('tr', null, h('td', null, h('b', null, p.Name)), h('td', null, badge(p.Status)), h('td', null, p.Driver), h('td', null, String(p.Nodes)), h('td', null, h('code', null, p.Address)), h('td.end', null, p.Name === profile.peek() ? h('span.dim', null, 'shown here') : h('button', {
+            onclick: () => {
+              go(`#/${encodeURIComponent(p.Name)}/overview`);
+              note(`This is ${p.Name}`);
+            },
+          }, 'Show'))),
         ),
       ),
   );
 }
-

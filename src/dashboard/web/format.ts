@@ -53,12 +53,12 @@ export const plural = (n: number, one: string, many = `${one}s`): string => `${n
 
 /** How a word of a status is meant. */
 export function tone(status: string): 'good' | 'warn' | 'bad' | 'busy' | 'idle' {
-  if (/^(Running|Ready|Active|Bound|True|Available|Complete|Completed|Succeeded|Established|Approved|Normal|Healthy)$/.test(status)) {
+  if (/^(Running|Ready|Active|Bound|True|Available|Complete|Completed|Succeeded|Established|Approved|Normal|Healthy|Enabled)$/.test(status)) {
     return status === 'Completed' || status === 'Succeeded' || status === 'Complete' ? 'idle' : 'good';
   }
   if (/(Error|Failed|BackOff|Invalid|Evicted|OOM|Unhealthy|Lost|NotReady|Denied)/.test(status)) return 'bad';
   if (/(Pending|Creating|Terminating|Init|Released|Progressing|Waiting)/.test(status)) return 'busy';
-  if (/(Warning|Unknown|SchedulingDisabled|Suspended|False)/.test(status)) return 'warn';
+  if (/(Warning|Unknown|Incomplete|SchedulingDisabled|Suspended|False)/.test(status)) return 'warn';
   return 'idle';
 }
 

@@ -99,10 +99,10 @@ export function confirm(title: string, text: Child, action: string, danger: bool
   });
 }
 
-/** Asks for one value. */
-export function ask(title: string, label: string, value: string, action: string, run: (value: string) => Promise<unknown>, type = 'text'): void {
+/** Asks for one value; `rules` are attributes of its field. */
+export function ask(title: string, label: string, value: string, action: string, run: (value: string) => Promise<unknown>, type = 'text', rules: Record<string, string | number> = {}): void {
   dialog(title, (close) => {
-    const input = h('input', { type, value, autofocus: true, min: 0, required: true }) as HTMLInputElement;
+    const input = h('input', { type, value, autofocus: true, min: 0, required: true, ...rules }) as HTMLInputElement;
     const go = async (event: Event) => {
       event.preventDefault();
       if (!input.reportValidity()) return;

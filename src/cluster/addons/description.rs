@@ -1,0 +1,279 @@
+//! What an addon is: its `addon.yaml`, and where its manifests come from.
+
+use std::path::{Component, Path, PathBuf};
+
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde::Deserialize;
+
+/// The file that makes a folder an addon.
+pub(super) const DESCRIPTION: &str = "addon.yaml";
+
+/// Software that a cluster can be given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Addon {
+    /// Its name, a DNS label.
+    pub name: String,
+    /// What it is, one line.
+    pub description: String,
+    /// The version of what is installed.
+    pub version: String,
+    /// Where to read on.
+    pub homepage: String,
+    /// The namespace of objects that name none.
+    pub namespace: Option<String>,
+    /// What is applied, in this order.
+    pub manifests: Vec<Manifest>,
+    /// Where the description was found.
+    pub origin: Origin,
+}
+
+/// A part of an addon's manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifest {
+    /// A file of the addon's folder.
+    File(String),
+    /// A document to download, and the SHA-256 that it must have.
+    Url(String, Option<String>),
+}
+
+/// Where an addon's folder is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// In this binary: names and contents of the files.
+    BuiltIn(&'static [(&'static str, &'static str)]),
+    /// On this machine.
+    Folder(PathBuf),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BuiltIn(_) => f.write_str("built-in"),
+            Self::Folder(folder) => write!(f, "{}", folder.display()),
+        }
+    }
+}
+
+/// `addon.yaml` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    description: String,
+    version: String,
+    #[serde(default)]
+    homepage: String,
+    #[serde(default)]
+    namespace: Option<String>,
+    manifests: Vec<WrittenManifest>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenManifest {
+    file: Option<String>,
+    url: Option<String>,
+    sha256: Option<String>,
+}
+
+impl Addon {
+    /// Reads an `addon.yaml`.
+    pub(super) fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
+        let wrong = |why: String| {
+            let place = match &origin {
+                Origin::BuiltIn(_) => DESCRIPTION.to_owned(),
+                Origin::Folder(folder) => folder.join(DESCRIPTION).display().to_string(),
+            };
+            Failure::new(
+                Source::Program,
+                Kind::Config,
+                format!("{place} describes no addon: {why}"),
+            )
+            .advise("addons/README.md of rkube's source tells what may stand there")
+        };
+        let written: Written = serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        check_name(&written.name)?;
+        if let Some(namespace) = &written.namespace
+            && !is_label(namespace)
+        {
+            return Err(wrong(format!("'{namespace}' cannot name a namespace")));
+        }
+        if written.manifests.is_empty() {
+            return Err(wrong("there are no manifests".into()));
+        }
+        let manifests = written.manifests.into_iter().map(|m| m.check());
+        let manifests = manifests.collect::<Result<_, _>>().map_err(wrong)?;
+        // These stand in tables.
+        let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(Self {
+            name: written.name,
+            description: line(written.description),
+            version: line(written.version),
+            homepage: line(written.homepage),
+            namespace: written.namespace,
+            manifests,
+            origin,
+        })
+    }
+
+    /// Whether something has to be downloaded to enable it.
+    pub fn needs_network(&self) -> bool {
+        self.manifests
+            .iter()
+            .any(|m| matches!(m, Manifest::Url(..)))
+    }
+}
+
+impl WrittenManifest {
+    fn check(self) -> Result<Manifest, String> {
+        match (self.file, self.url, self.sha256) {
+            (Some(file), None, None) => {
+                check_file(&file)?;
+                Ok(Manifest::File(file))
+            }
+            (None, Some(url), sha256) => {
+                check_url(&url)?;
+                let sha256 = sha256.map(|s| s.to_ascii_lowercase());
+                if let Some(sum) = &sha256
+                    && !(sum.len() == 64 && sum.bytes().all(|b| b.is_ascii_hexdigit()))
+                {
+                    return Err(format!("'{sum}' is no SHA-256, which has 64 digits"));
+                }
+                Ok(Manifest::Url(url, sha256))
+            }
+            (Some(file), None, Some(_)) => Err(format!("a sha256 is for a url, not for {file}")),
+            _ => Err("a manifest is either a file or a url".into()),
+        }
+    }
+}
+
+/// A path that stays in the folder.
+fn check_file(file: &str) -> Result<(), String> {
+    let inside = !file.is_empty()
+        && Path::new(file)
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)));
+    if inside {
+        return Ok(());
+    }
+    Err(format!("'{file}' is no file of the addon's own folder"))
+}
+
+/// HTTPS; without TLS only what this machine itself serves.
+fn check_url(text: &str) -> Result<(), String> {
+    let url = reqwest::Url::parse(text).map_err(|e| format!("'{text}' is no URL: {e}"))?;
+    if url.scheme() == "https" || is_loopback(&url) {
+        return Ok(());
+    }
+    Err(format!("{text}: manifests are downloaded over https only"))
+}
+
+/// Whether a plain URL leads to this machine's loopback.
+pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    url.scheme() == "http"
+        && (host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback()))
+}
+
+/// Whether a text is a DNS label, as names of addons and namespaces are.
+pub(super) fn is_label(text: &str) -> bool {
+    rkube_api::names::dns1123_label(text).is_empty()
+}
+
+/// Refuses what is no DNS label.
+pub(super) fn check_name(name: &str) -> Result<(), Failure> {
+    if is_label(name) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Program,
+        Kind::Usage,
+        format!("'{name}' cannot name an addon"),
+    )
+    .advise(
+        "use at most 63 lower-case letters, digits and '-', with a letter or digit at both ends",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+name: tool
+description: A tool
+  of two lines
+version: v1.2
+homepage: https://example.com
+namespace: tools
+manifests:
+- file: sub/tool.yaml
+- url: https://example.com/tool.yaml
+  sha256: 00112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff
+";
+
+    fn parse(text: &str) -> Result<Addon, Failure> {
+        Addon::parse(text, Origin::Folder("/x".into()))
+    }
+
+    #[test]
+    fn a_description_is_read() {
+        let addon = parse(GOOD).unwrap();
+        assert_eq!(addon.name, "tool");
+        assert_eq!(addon.description, "A tool of two lines");
+        assert_eq!(addon.namespace.as_deref(), Some("tools"));
+        assert!(addon.needs_network());
+        assert_eq!(addon.manifests[0], Manifest::File("sub/tool.yaml".into()));
+        let Manifest::Url(url, Some(sum)) = &addon.manifests[1] else {
+            panic!("{:?}", addon.manifests[1]);
+        };
+        assert_eq!(url, "https://example.com/tool.yaml");
+        assert!(sum.ends_with("ddeeff"));
+        let local = GOOD.replace("https://example.com/tool", "http://127.0.0.1:8000/tool");
+        parse(&local).unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let cases = [
+            ("name: tool", "name: Tool", "'Tool' cannot name an addon"),
+            ("name: tool", "name: ../up", "cannot name an addon"),
+            ("version:", "verzion:", "verzion"),
+            ("namespace: tools", "namespace: a.b", "'a.b'"),
+            (
+                "file: sub/tool.yaml",
+                "file: ../tool.yaml",
+                "'../tool.yaml'",
+            ),
+            ("file: sub/tool.yaml", "file: sub/../../t", "own folder"),
+            ("file: sub/tool.yaml", "file: /etc/passwd", "'/etc/passwd'"),
+            ("file: sub/tool.yaml", "file: ''", "own folder"),
+            ("file: sub/tool.yaml", "fiel: x", "fiel"),
+            ("file: sub/tool.yaml", "sha256: x", "either a file or a url"),
+            (
+                "https://example.com/tool",
+                "http://example.com/tool",
+                "https only",
+            ),
+            (
+                "https://example.com/tool",
+                "file:///etc/passwd",
+                "https only",
+            ),
+            ("https://example.com/tool", "tool", "is no URL"),
+            ("00112233", "0011223", "64 digits"),
+        ];
+        for (good, bad, part) in cases {
+            assert!(GOOD.contains(good), "{good}");
+            let failure = parse(&GOOD.replacen(good, bad, 1)).unwrap_err();
+            assert!(failure.message.contains(part), "{bad}: {failure}");
+        }
+        let none = parse("name: a\ndescription: b\nversion: c\nmanifests: []\n").unwrap_err();
+        assert!(none.message.contains("no manifests"), "{none}");
+    }
+}

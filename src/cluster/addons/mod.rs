@@ -1,0 +1,218 @@
+//! Addons: third-party software that comes as manifests.
+//!
+//! An addon is a folder with an `addon.yaml` (`addons/README.md` of the sources
+//! tells what stands there). Enabling applies its objects as one set whose parent,
+//! a ConfigMap, keeps in the cluster what belongs to it; so it can be brought up to
+//! date and taken away again without its folder.
+
+mod applyset;
+mod catalogue;
+mod description;
+mod enable;
+mod fetch;
+mod objects;
+mod remove;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde::Serialize;
+
+use crate::files::Home;
+use crate::profile::Profile;
+use crate::{Progress, access, ready};
+
+pub use description::{Addon, Manifest, Origin};
+
+/// How long the API server may take to answer when addons are listed.
+const LIST_LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take to be ready, just after a start.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether a cluster has an addon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It has.
+    Enabled,
+    /// It has not.
+    Disabled,
+    /// Enabling or disabling it failed half-way; either may be tried again.
+    Incomplete,
+    /// The cluster does not run, or there is none.
+    Unknown,
+}
+
+/// An addon of a cluster.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What it is; what is wrong with an addon that cannot be used.
+    pub description: String,
+    /// The version that enabling installs.
+    pub version: String,
+    /// The version that the cluster has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled_version: Option<String>,
+    /// Whether the cluster has it.
+    pub status: Status,
+    /// `built-in`, or the addon's folder.
+    pub source: String,
+    /// Where to read on.
+    pub homepage: String,
+}
+
+/// The addon that a person means: a name, or the path of a folder.
+pub fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
+    catalogue::find(home, wanted)
+}
+
+/// All addons there are, and how they are in a cluster, if there is one.
+pub async fn list(home: &Home, profile: Option<&Profile>) -> Result<Vec<Entry>, Failure> {
+    let parents = match profile {
+        Some(profile) => parents(home, profile).await?,
+        None => None,
+    };
+    Ok(entries(catalogue::all(home)?, parents.as_deref()))
+}
+
+/// The sets that a cluster has; `None` when it does not run.
+async fn parents(home: &Home, profile: &Profile) -> Result<Option<Vec<applyset::Parent>>, Failure> {
+    if !is_up(home, profile).await? {
+        return Ok(None);
+    }
+    let client = access::client(home, profile).await?;
+    let listed = tokio::time::timeout(LIST_LIMIT, server::parents(client)).await;
+    Ok(listed.ok().and_then(Result::ok))
+}
+
+/// The catalogue and what a cluster has of it and besides.
+fn entries(
+    catalogue: Vec<Result<Addon, catalogue::Damaged>>,
+    parents: Option<&[applyset::Parent]>,
+) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = catalogue
+        .into_iter()
+        .map(|found| match found {
+            Ok(addon) => Entry {
+                source: addon.origin.to_string(),
+                name: addon.name,
+                description: addon.description,
+                version: addon.version,
+                enabled_version: None,
+                status: Status::Unknown,
+                homepage: addon.homepage,
+            },
+            Err(damaged) => Entry {
+                name: damaged.name,
+                description: format!("Damaged: {}", damaged.failure.message),
+                version: "-".into(),
+                enabled_version: None,
+                status: Status::Unknown,
+                source: "-".into(),
+                homepage: String::new(),
+            },
+        })
+        .collect();
+    let Some(parents) = parents else {
+        return entries;
+    };
+    for entry in &mut entries {
+        entry.status = Status::Disabled;
+    }
+    for parent in parents {
+        let status = match parent.state {
+            applyset::State::Enabled => Status::Enabled,
+            applyset::State::Changing => Status::Incomplete,
+        };
+        match entries.iter_mut().find(|e| e.name == parent.name) {
+            Some(entry) => {
+                entry.status = status;
+                entry.enabled_version = Some(parent.version.clone());
+            }
+            // Its folder has gone since.
+            None => entries.push(Entry {
+                name: parent.name.clone(),
+                description: parent.description.clone(),
+                version: parent.version.clone(),
+                enabled_version: Some(parent.version.clone()),
+                status,
+                source: parent.origin.clone(),
+                homepage: parent.homepage.clone(),
+            }),
+        }
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries
+}
+
+/// Gives a cluster an addon, or brings it up to date.
+pub async fn enable(
+    home: &Home,
+    profile: &Profile,
+    addon: &Addon,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let _lock = home.lock(&profile.name)?;
+    let client = running(home, profile).await?;
+    enable::enable(client, addon, progress)
+        .await
+        .map_err(|failure| failure.context(format!("the addon '{}'", addon.name)))
+}
+
+/// Takes an addon away from a cluster, with all its objects.
+pub async fn disable(
+    home: &Home,
+    profile: &Profile,
+    name: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    description::check_name(name)?;
+    let _lock = home.lock(&profile.name)?;
+    let client = running(home, profile).await?;
+    let disabled = remove::disable(client, name, progress).await;
+    if disabled
+        .map_err(|failure| failure.context(format!("the addon '{name}'")))?
+        .is_some()
+    {
+        return Ok(());
+    }
+    // That there is no such addon at all says more.
+    match find(home, name) {
+        Err(e) if e.kind == Kind::NotFound => Err(e),
+        _ => Err(Failure::new(
+            Source::Program,
+            Kind::NotFound,
+            format!("the addon '{name}' is not enabled"),
+        )
+        .advise("see which are: rkube addons list")),
+    }
+}
+
+async fn is_up(home: &Home, profile: &Profile) -> Result<bool, Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    Ok(driver.is_up(&profile.plan(home)).await)
+}
+
+/// A client of a cluster that answers, or will soon.
+async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
+    if !is_up(home, profile).await? {
+        let name = &profile.name;
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::NotRunning,
+            format!("the cluster '{name}' does not run"),
+        )
+        .advise(format!("start it with: rkube start -p {name}")));
+    }
+    let client = access::client(home, profile).await?;
+    ready::wait_for_api(&client, Instant::now() + READY_LIMIT).await?;
+    Ok(client)
+}

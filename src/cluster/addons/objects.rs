@@ -1,0 +1,379 @@
+//! What manifests hold: reading objects out of text, and the order in which
+//! they are made and taken away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::GroupVersionKind;
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use super::fetch::Text;
+
+/// A kind without its version, `Kind.group` as text; `Kind` of the core group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct GroupKind {
+    pub kind: String,
+    pub group: String,
+}
+
+impl GroupKind {
+    pub(super) fn new(kind: &str, group: &str) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            group: group.to_owned(),
+        }
+    }
+
+    pub(super) fn of(gvk: &GroupVersionKind) -> Self {
+        Self::new(&gvk.kind, &gvk.group)
+    }
+
+    pub(super) fn parse(text: &str) -> Self {
+        let (kind, group) = text.split_once('.').unwrap_or((text, ""));
+        Self::new(kind, group)
+    }
+
+    fn is(&self, kind: &str, group: &str) -> bool {
+        self.kind == kind && self.group == group
+    }
+}
+
+impl std::fmt::Display for GroupKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.kind)?;
+        if !self.group.is_empty() {
+            write!(f, ".{}", self.group)?;
+        }
+        Ok(())
+    }
+}
+
+/// An object of a manifest.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub gvk: GroupVersionKind,
+    pub name: String,
+    /// As the manifest says; what is not namespaced must have none.
+    pub namespace: Option<String>,
+    pub content: Value,
+}
+
+impl Object {
+    pub(super) fn group_kind(&self) -> GroupKind {
+        GroupKind::of(&self.gvk)
+    }
+
+    pub(super) fn is_namespace(&self) -> bool {
+        self.group_kind().is("Namespace", "")
+    }
+
+    pub(super) fn is_definition(&self) -> bool {
+        self.group_kind()
+            .is("CustomResourceDefinition", "apiextensions.k8s.io")
+    }
+
+    /// What a definition defines, and whether that is namespaced.
+    pub(super) fn defines(&self) -> Option<(GroupKind, bool)> {
+        let text = |pointer: &str| self.content.pointer(pointer)?.as_str();
+        self.is_definition().then_some(())?;
+        let kind = GroupKind::new(text("/spec/names/kind")?, text("/spec/group")?);
+        Some((kind, text("/spec/scope")? == "Namespaced"))
+    }
+}
+
+/// Reads all objects, lists flattened, in the manifests' order.
+pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
+    let mut objects = Vec::new();
+    for text in texts {
+        let documents = serde_yaml::Deserializer::from_str(&text.text);
+        for (i, document) in documents.enumerate() {
+            let wrong = |why: String| {
+                Failure::new(
+                    Source::Program,
+                    Kind::Config,
+                    format!("document {} of {} is wrong: {why}", i + 1, text.name),
+                )
+            };
+            let mut value =
+                serde_yaml::Value::deserialize(document).map_err(|e| wrong(e.to_string()))?;
+            value.apply_merge().map_err(|e| wrong(e.to_string()))?;
+            let value = serde_json::to_value(value).map_err(|e| wrong(e.to_string()))?;
+            // Comments between two separators.
+            if !value.is_null() {
+                collect(value, &mut objects).map_err(wrong)?;
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for object in &objects {
+        let namespace = object.namespace.clone().unwrap_or_default();
+        if !seen.insert((object.group_kind(), namespace, object.name.clone())) {
+            return Err(Failure::new(
+                Source::Program,
+                Kind::Config,
+                format!(
+                    "the manifests hold {} '{}' twice",
+                    object.gvk.kind, object.name
+                ),
+            ));
+        }
+    }
+    if objects.is_empty() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Config,
+            "the manifests hold no objects",
+        ));
+    }
+    Ok(objects)
+}
+
+/// Adds an object, or those of a list.
+fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
+    let text = |pointer: &str| {
+        let text = value.pointer(pointer).and_then(Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let (version, kind) = (text("/apiVersion"), text("/kind"));
+    if version.is_empty() || kind.is_empty() {
+        return Err("an object has an apiVersion and a kind".into());
+    }
+    if kind == "List" && version == "v1" {
+        let Some(items) = value.get("items").and_then(Value::as_array) else {
+            return Err("a List has items".into());
+        };
+        return items.iter().try_for_each(|i| collect(i.clone(), objects));
+    }
+    let name = text("/metadata/name");
+    if name.is_empty() {
+        return Err(format!("{kind} has no metadata.name"));
+    }
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let namespace = Some(text("/metadata/namespace")).filter(|n| !n.is_empty());
+    let mut value = value;
+    read_modes(&kind, &mut value);
+    objects.push(Object {
+        gvk: GroupVersionKind::gvk(group, version, &kind),
+        name,
+        namespace,
+        content: value,
+    });
+    Ok(())
+}
+
+/// Reads the modes of volumes' files. They are mostly written in octal, `0644`, which
+/// is a number for those that wrote the manifest, and a text in today's YAML (1.2).
+fn read_modes(kind: &str, object: &mut Value) {
+    let pod = match kind {
+        "Pod" => "/spec/volumes",
+        "CronJob" => "/spec/jobTemplate/spec/template/spec/volumes",
+        "DaemonSet"
+        | "Deployment"
+        | "Job"
+        | "ReplicaSet"
+        | "ReplicationController"
+        | "StatefulSet" => "/spec/template/spec/volumes",
+        _ => return,
+    };
+    if let Some(volumes) = object.pointer_mut(pod) {
+        read_modes_below(volumes);
+    }
+}
+
+fn read_modes_below(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(read_modes_below),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let text = field.as_str().filter(|t| t.starts_with('0'));
+                let mode = text.and_then(|t| u32::from_str_radix(t, 8).ok());
+                match mode {
+                    Some(mode) if matches!(name.as_str(), "mode" | "defaultMode") => {
+                        *field = mode.into();
+                    }
+                    _ => read_modes_below(field),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The steps of making an addon's objects.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    pub namespaces: Vec<Object>,
+    pub definitions: Vec<Object>,
+    pub rest: Vec<Object>,
+}
+
+/// What is needed by others first; else as in the manifests.
+pub(super) fn in_order(objects: Vec<Object>) -> Steps {
+    let mut steps = Steps::default();
+    for object in objects {
+        if object.is_namespace() {
+            steps.namespaces.push(object);
+        } else if object.is_definition() {
+            steps.definitions.push(object);
+        } else {
+            steps.rest.push(object);
+        }
+    }
+    steps
+}
+
+/// What definitions define, and whether that is namespaced.
+pub(super) fn defined(objects: &[Object]) -> BTreeMap<GroupKind, bool> {
+    objects.iter().filter_map(Object::defines).collect()
+}
+
+/// When an object of a kind is removed; those of a step go together, and the
+/// next step waits for them.
+///
+/// Custom resources, then their definitions (with everybody's resources) go while
+/// the controllers still run that finish them and answer for them; what others'
+/// requests are asked about goes before its servers do. `custom` are the kinds
+/// that are not built in.
+pub(super) fn removal_step(kind: &GroupKind, custom: bool) -> u8 {
+    match (kind.kind.as_str(), kind.group.as_str()) {
+        _ if custom => 0,
+        ("CustomResourceDefinition", "apiextensions.k8s.io") => 1,
+        (_, "admissionregistration.k8s.io" | "apiregistration.k8s.io") => 2,
+        ("Namespace", "") => 4,
+        _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Vec<Text> {
+        vec![Text {
+            name: "x.yaml".into(),
+            text: text.into(),
+        }]
+    }
+
+    const SET: &str = "
+# A comment of its own.
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: tools}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Secret, metadata: {name: s}}
+- {apiVersion: v1, kind: Namespace, metadata: {name: tools}}
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.example.com}
+spec: {group: example.com, scope: Namespaced, names: {kind: Thing}}
+---
+apiVersion: example.com/v1
+kind: Thing
+metadata: {name: one}
+";
+
+    #[test]
+    fn objects_are_read_and_put_in_order() {
+        let objects = read(&text(SET)).unwrap();
+        let names = |objects: &[Object]| {
+            let names: Vec<String> = objects.iter().map(|o| o.name.clone()).collect();
+            names.join(" ")
+        };
+        assert_eq!(names(&objects), "web s tools things.example.com one");
+        assert_eq!(objects[0].group_kind().to_string(), "Deployment.apps");
+        assert_eq!(objects[0].namespace.as_deref(), Some("tools"));
+        assert_eq!(objects[1].group_kind(), GroupKind::parse("Secret"));
+        let defined = defined(&objects);
+        assert!(defined[&GroupKind::parse("Thing.example.com")]);
+        let steps = in_order(objects);
+        assert_eq!(names(&steps.namespaces), "tools");
+        assert_eq!(names(&steps.definitions), "things.example.com");
+        assert_eq!(names(&steps.rest), "web s one");
+    }
+
+    #[test]
+    fn modes_are_octal_as_their_writers_meant_them() {
+        let volumes = "
+      - name: a
+        configMap: {name: a, defaultMode: 0644}
+      - name: b
+        projected:
+          defaultMode: 288
+          sources:
+          - secret: {name: '0644', items: [{key: '0755', path: x, mode: 0400}]}
+";
+        let deployment = format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: a}}\nspec:\n  template:\n    spec:\n      volumes:{volumes}"
+        );
+        let objects = read(&text(&deployment)).unwrap();
+        let volumes = objects[0].content.pointer("/spec/template/spec/volumes");
+        let expected = serde_json::json!([
+            {"name": "a", "configMap": {"name": "a", "defaultMode": 420}},
+            {"name": "b", "projected": {"defaultMode": 288, "sources": [
+                {"secret": {"name": "0644", "items": [{"key": "0755", "path": "x", "mode": 256}]}},
+            ]}},
+        ]);
+        assert_eq!(volumes, Some(&expected));
+        // What another kind means by it is its own.
+        let thing =
+            "{apiVersion: a/v1, kind: Thing, metadata: {name: a}, spec: {volumes: [{mode: '07'}]}}";
+        let objects = read(&text(thing)).unwrap();
+        assert_eq!(objects[0].content["spec"]["volumes"][0]["mode"], "07");
+    }
+
+    #[test]
+    fn what_is_wrong_is_numbered() {
+        let cases = [
+            (
+                "a: 1\n---\nb: [",
+                "document 1 of x.yaml is wrong: an object has",
+            ),
+            (
+                "---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\nb: [",
+                "document 2 of",
+            ),
+            (
+                "apiVersion: v1\nkind: Secret",
+                "Secret has no metadata.name",
+            ),
+            ("apiVersion: v1\nkind: List", "a List has items"),
+            ("apiVersion: v1\nkind: Secret\nkind: X", "duplicate"),
+            ("# nothing", "no objects"),
+            (
+                "{apiVersion: v1, kind: Secret, metadata: {name: a}}\n---\n{apiVersion: v1, kind: Secret, metadata: {name: a}}",
+                "Secret 'a' twice",
+            ),
+        ];
+        for (wrong, part) in cases {
+            let failure = read(&text(wrong)).unwrap_err();
+            assert!(failure.message.contains(part), "{wrong}: {failure}");
+            assert_eq!(failure.exit_code(), 18);
+        }
+    }
+
+    #[test]
+    fn what_is_served_goes_before_its_servers() {
+        let step = |kind: &str, custom| removal_step(&GroupKind::parse(kind), custom);
+        let order = [
+            step("Thing.example.com", true),
+            step("CustomResourceDefinition.apiextensions.k8s.io", false),
+            step(
+                "ValidatingWebhookConfiguration.admissionregistration.k8s.io",
+                false,
+            ),
+            step("Deployment.apps", false),
+            step("Namespace", false),
+        ];
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        assert_eq!(step("APIService.apiregistration.k8s.io", false), order[2]);
+        assert_eq!(step("Service", false), order[3]);
+    }
+}

@@ -1,0 +1,123 @@
+//! Takes an addon's objects away, exactly those that were made for it.
+
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use kube::api::{DeleteParams, Preconditions};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+use super::applyset::{self, State};
+use super::server::{Member, Server, failure, none_if_missing};
+use crate::Progress;
+
+/// How long all of it may take; pods have half a minute to end.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How often to look whether something has gone.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Disables an addon; `None` where it is not enabled. May be called again after
+/// a failure.
+pub(super) async fn disable(
+    client: Client,
+    addon: &str,
+    progress: &dyn Progress,
+) -> Result<Option<()>, Failure> {
+    let server = Server::new(client).await?;
+    let Some((mut parent, uid)) = server.parent(addon).await? else {
+        return Ok(None);
+    };
+    parent.state = State::Changing;
+    server.write_parent(&parent).await?;
+    let id = applyset::id(addon);
+    let found = server.members(&id, &parent.scope.kinds).await?;
+    let count = found.len();
+    progress.step("remove", &format!("Removing {count} objects of {addon}"));
+    members(&server, found, addon).await?;
+    // Last: until then it tells what is left to be done.
+    server.delete_parent(addon, &uid).await?;
+    Ok(Some(()))
+}
+
+/// Removes members step by step, waiting until each step's have gone.
+pub(super) async fn members(
+    server: &Server,
+    mut members: Vec<Member>,
+    addon: &str,
+) -> Result<(), Failure> {
+    members.sort_by_key(|m| m.step);
+    let deadline = Instant::now() + LIMIT;
+    for step in members.chunk_by(|a, b| a.step == b.step) {
+        for member in step {
+            delete(server, member).await?;
+        }
+        wait_until_gone(server, step, deadline, addon).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the very object of this UID, with all that it owns before itself.
+pub(super) fn exactly(uid: &str) -> DeleteParams {
+    DeleteParams::foreground().preconditions(Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    })
+}
+
+async fn delete(server: &Server, member: &Member) -> Result<(), Failure> {
+    let api = server.api(&member.resource, member.namespace.as_deref());
+    let deleted = api.delete(&member.name, &exactly(&member.uid)).await;
+    match none_if_missing(deleted.map(drop)) {
+        Ok(_) => Ok(()),
+        // Another of its name, or on its way out: the wait tells.
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(e) => Err(failure(&format!("cannot delete {}", member.title()), e)),
+    }
+}
+
+async fn wait_until_gone(
+    server: &Server,
+    members: &[Member],
+    deadline: Instant,
+    addon: &str,
+) -> Result<(), Failure> {
+    let mut left: Vec<&Member> = members.iter().collect();
+    loop {
+        let mut held = Vec::new();
+        let mut still = Vec::new();
+        for member in left {
+            if let Some(finalizers) = presence(server, member).await? {
+                held.push(match finalizers.is_empty() {
+                    true => member.title(),
+                    false => format!("{} (held by {})", member.title(), finalizers.join(", ")),
+                });
+                still.push(member);
+            }
+        }
+        if still.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::new(
+                Source::ControlPlane,
+                Kind::Timeout,
+                format!("not gone in time: {}", held.join(", ")),
+            )
+            .advise(format!(
+                "see what holds them with kubectl describe, then: rkube addons disable {addon}"
+            )));
+        }
+        left = still;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The finalizers of an object that is still there.
+async fn presence(server: &Server, member: &Member) -> Result<Option<Vec<String>>, Failure> {
+    let api = server.api(&member.resource, member.namespace.as_deref());
+    // Its kind may go with it.
+    let found = none_if_missing(api.get_metadata(&member.name).await)
+        .map_err(|e| failure(&format!("cannot read {}", member.title()), e))?;
+    let there = found.filter(|o| o.metadata.uid.as_deref() == Some(&member.uid));
+    Ok(there.map(|o| o.metadata.finalizers.unwrap_or_default()))
+}
