@@ -4,6 +4,10 @@
 //! person), or a command of the CLI.
 
 mod cli;
+#[cfg(target_os = "linux")]
+mod roles;
+#[cfg(not(target_os = "linux"))]
+#[path = "roles_elsewhere.rs"]
 mod roles;
 
 use std::process::ExitCode;
@@ -17,5 +21,25 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    #[cfg(windows)]
+    return on_a_deep_stack();
+    #[cfg(not(windows))]
     cli::main()
+}
+
+/// The CLI on as much stack as it has elsewhere: Windows gives the first thread 1 MB.
+#[cfg(windows)]
+fn on_a_deep_stack() -> ExitCode {
+    let thread = std::thread::Builder::new()
+        .stack_size(8 << 20)
+        .spawn(cli::main);
+    match thread.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // It has said why.
+        Ok(Err(_)) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: cannot start a thread: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }

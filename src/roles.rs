@@ -20,9 +20,6 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_drivers::helper_main(role, args) {
         return Some(code);
     }
-    if let Some(code) = rkube_drivers::qemu::helper_main(role, args) {
-        return Some(code);
-    }
     let result = match role {
         "init" => init(args),
         "vm-init" => rkube_init::vm::boot(),

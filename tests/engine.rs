@@ -194,3 +194,46 @@ fn ports_are_published_and_a_taken_one_is_told() {
     ]);
     assert!(limits.expect("docker inspect").contains("unless-stopped"));
 }
+
+#[test]
+fn nodes_run_the_binary_that_the_environment_names() {
+    require_machine!();
+    if !is_docker() {
+        return;
+    }
+    let cluster = Cluster::plan("binary");
+    let start = |binary: &std::path::Path| {
+        let mut command = cluster.rkube_command(&["start"]);
+        command
+            .env("RKUBE_NODE_BINARY", binary)
+            .output()
+            .expect("rkube runs")
+    };
+    let text = cluster.path("text");
+    std::fs::write(&text, "#!/bin/sh\n").expect("a file");
+    let refused = start(&text);
+    assert_eq!(refused.status.code(), Some(16), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        said.contains("RKUBE_NODE_BINARY") && said.contains("no program of Linux"),
+        "{said}"
+    );
+
+    // Told from the running one by its length; what follows a program is not read.
+    let named = cluster.path("rkube-of-linux");
+    std::fs::copy(support::binary(), &named).expect("a copy");
+    std::fs::File::options()
+        .append(true)
+        .open(&named)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"mark"))
+        .expect("a file");
+    let started = start(&named);
+    assert!(started.status.success(), "{started:?}");
+    ready(&cluster, 1);
+    let found = cluster.path("found");
+    let from = format!("{}:/rkube", cluster.node(1));
+    docker(&["cp", &from, &found.display().to_string()]).expect("docker cp");
+    let length = |path| std::fs::metadata(path).expect("a file").len();
+    assert_eq!(length(&found), length(&named));
+    cluster.rkube(&["delete"]).ok();
+}

@@ -64,6 +64,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 fn open(link: &str) -> bool {
     let program = if cfg!(target_os = "macos") {
         "open"
+    } else if cfg!(windows) {
+        // Unlike `start` it reads no character of the link as the shell's.
+        "rundll32"
     } else {
         let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
         // Without a screen it would try text browsers, in this terminal.
@@ -72,7 +75,11 @@ fn open(link: &str) -> bool {
         }
         "xdg-open"
     };
-    Command::new(program)
+    let mut command = Command::new(program);
+    if cfg!(windows) {
+        command.arg("url.dll,FileProtocolHandler");
+    }
+    command
         .arg(link)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

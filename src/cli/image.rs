@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
-use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
+use rkube_config::{Failure, OMITTED_LAYERS};
 use rkube_drivers::docker::Export;
-use rkube_runtime::OMITTED_LAYERS;
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 

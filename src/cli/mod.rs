@@ -1,6 +1,10 @@
 //! The command line: a file a command, and what they share.
 
 mod addons;
+#[cfg(target_os = "linux")]
+mod ctl;
+#[cfg(not(target_os = "linux"))]
+#[path = "ctl_elsewhere.rs"]
 mod ctl;
 mod dashboard;
 mod delete;
@@ -187,6 +191,7 @@ fn usage(e: &clap::Error) -> ExitCode {
 
 /// Resolves at Ctrl-C, SIGTERM or the terminal's end. Signals are caught from the
 /// call on, not only from the first poll on: nothing begun after it can be cut short.
+#[cfg(unix)]
 fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [
@@ -206,6 +211,34 @@ fn interrupted() -> impl Future<Output = ()> {
             std::future::pending().await
         } else {
             futures::future::select_all(waits).await;
+        }
+    }
+}
+
+/// Resolves at Ctrl-C, Ctrl-Break or the console's end. They are caught from the call
+/// on, not only from the first poll on: nothing begun after it can be cut short.
+#[cfg(windows)]
+fn interrupted() -> impl Future<Output = ()> {
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+    let (key, other_key) = (ctrl_c(), ctrl_break());
+    let (closed, shut_down) = (ctrl_close(), ctrl_shutdown());
+    async move {
+        // One that cannot be listened for never comes.
+        macro_rules! next {
+            ($events:expr) => {
+                async {
+                    match $events {
+                        Ok(mut events) => events.recv().await.unwrap_or(()),
+                        Err(_) => std::future::pending().await,
+                    }
+                }
+            };
+        }
+        tokio::select! {
+            () = next!(key) => {}
+            () = next!(other_key) => {}
+            () = next!(closed) => {}
+            () = next!(shut_down) => {}
         }
     }
 }

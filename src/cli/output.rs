@@ -178,9 +178,12 @@ impl Progress for Output {
     }
 }
 
-/// Colours only where somebody sees them (<https://no-color.org>).
+/// Colours only where somebody sees them (<https://no-color.org>); a console of
+/// Windows shows the sequences themselves unless it is asked not to.
 fn style(text: &str, code: &str) -> String {
-    if std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    if !cfg!(windows)
+        && std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
     {
         format!("\x1b[{code}m{text}\x1b[0m")
     } else {

@@ -1,11 +1,9 @@
 //! Where rkube keeps its files, and writing them safely.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
@@ -62,6 +60,7 @@ impl Home {
 
     /// Sockets and pid files of one profile; lost at reboot.
     pub fn run_dir(&self, name: &str) -> PathBuf {
+        #[cfg(target_os = "linux")]
         if nix::unistd::geteuid().is_root() {
             return Path::new("/run/rkube").join(name);
         }
@@ -99,25 +98,24 @@ impl Home {
     }
 
     /// Keeps two commands from changing one profile at once.
-    pub fn lock(&self, name: &str) -> Result<Flock<File>, Failure> {
+    pub fn lock(&self, name: &str) -> Result<Lock, Failure> {
         let dir = self.profiles_dir();
         make_private_dir(&dir)?;
         let path = dir.join(format!(".{name}.lock"));
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| io_failure("open", &path, &e))?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-            nix::errno::Errno::EWOULDBLOCK => Failure::new(
+        let file = owned(
+            File::options().create(true).truncate(false).write(true),
+            0o600,
+        )
+        .open(&path)
+        .map_err(|e| io_failure("open", &path, &e))?;
+        Lock::take(file).map_err(|e| match e {
+            TryLockError::WouldBlock => Failure::new(
                 Source::Program,
                 Kind::Conflict,
                 format!("another rkube command is changing the profile '{name}'"),
             )
             .advise("wait until it has ended"),
-            e => io_failure("lock", &path, &e.into()),
+            TryLockError::Error(e) => io_failure("lock", &path, &e),
         })
     }
 
@@ -125,6 +123,86 @@ impl Home {
     pub fn forget_lock(&self, name: &str) {
         let _ = fs::remove_file(self.profiles_dir().join(format!(".{name}.lock")));
     }
+}
+
+/// A file that only this process has, until dropped.
+pub struct Lock(File);
+
+impl Lock {
+    /// Locks the file unless somebody else has.
+    pub(crate) fn take(file: File) -> Result<Self, TryLockError> {
+        file.try_lock()?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would not do while a child that has not become another
+        // program yet holds a copy. Without a lock there is nothing to take back.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Makes the files and folders of these options their owner's, with these rights.
+/// On Windows they inherit the rights of the folder that they are in: what is in a
+/// user's profile is that user's.
+#[cfg(unix)]
+mod rights {
+    use std::fs::{DirBuilder, OpenOptions, Permissions};
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+    use std::path::Path;
+
+    pub fn file(options: &mut OpenOptions, mode: u32) {
+        options.mode(mode);
+    }
+
+    pub fn folder(builder: &mut DirBuilder, mode: u32) {
+        builder.mode(mode);
+    }
+
+    pub fn of(path: &Path) -> Option<u32> {
+        Some(path.metadata().ok()?.permissions().mode() & 0o777)
+    }
+
+    pub fn set(path: &Path, mode: u32) -> std::io::Result<()> {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+}
+
+#[cfg(not(unix))]
+mod rights {
+    use std::fs::{DirBuilder, OpenOptions};
+    use std::path::Path;
+
+    pub fn file(_options: &mut OpenOptions, _mode: u32) {}
+
+    pub fn folder(_builder: &mut DirBuilder, _mode: u32) {}
+
+    pub fn of(_path: &Path) -> Option<u32> {
+        None
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // As where there are such rights.
+    pub fn set(_path: &Path, _mode: u32) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Options for a file that gets these rights when it is made.
+pub(crate) fn owned(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
+    rights::file(options, mode);
+    options
+}
+
+/// The rights of a file; `None` where it is not there, or the system has no such.
+pub(crate) fn mode(path: &Path) -> Option<u32> {
+    rights::of(path)
+}
+
+/// Makes the file a program that everyone may run.
+pub(crate) fn make_executable(path: &Path) -> std::io::Result<()> {
+    rights::set(path, 0o755)
 }
 
 /// A failed file operation, in words.
@@ -143,9 +221,10 @@ pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
 
 /// Makes a folder, and those above it, for the owner only.
 pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
-    fs::DirBuilder::new()
+    let mut builder = DirBuilder::new();
+    rights::folder(&mut builder, 0o700);
+    builder
         .recursive(true)
-        .mode(0o700)
         .create(path)
         .map_err(|e| io_failure("make", path, &e))
 }
@@ -165,16 +244,15 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let write = || {
-        let mut file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
+        let mut options = File::options();
+        options.create(true).write(true).truncate(true);
+        let mut file = owned(&mut options, mode).open(&temporary)?;
         file.write_all(content)?;
         if durable {
             file.sync_data()?;
         }
+        // An open file may not be renamed everywhere.
+        drop(file);
         fs::rename(&temporary, path)
     };
     write().map_err(|e| {

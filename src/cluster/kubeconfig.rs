@@ -4,7 +4,6 @@
 //! does not know stay. The lock is client-go's: `<file>.lock`, made exclusively.
 
 use std::fs::File;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use serde_yaml::{Mapping, Value};
 
-use crate::files::{io_failure, write_durable};
+use crate::files::{io_failure, owned, write_durable};
 
 /// How long to wait for somebody else's lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -199,7 +198,7 @@ impl Kubeconfig {
             )
         })?;
         // The owner may have opened it to others on purpose.
-        let mode = std::fs::metadata(&path).map_or(0o600, |m| m.permissions().mode() & 0o777);
+        let mode = crate::files::mode(&path).unwrap_or(0o600);
         write_durable(&path, text.as_bytes(), mode)
     }
 
@@ -209,12 +208,7 @@ impl Kubeconfig {
         let path = PathBuf::from(path);
         let deadline = Instant::now() + LOCK_LIMIT;
         loop {
-            match File::options()
-                .create_new(true)
-                .write(true)
-                .mode(0o600)
-                .open(&path)
-            {
+            match owned(File::options().create_new(true).write(true), 0o600).open(&path) {
                 Ok(_) => return Ok(Lock(path)),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                     let age = std::fs::metadata(&path)
@@ -358,9 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = Kubeconfig::at(dir.path().join("new/config"));
         file.put(&entry("a"), true).unwrap();
-        assert_eq!(
-            std::fs::metadata(file.path()).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        #[cfg(unix)]
+        assert_eq!(crate::files::mode(file.path()), Some(0o600));
     }
 }

@@ -1,7 +1,6 @@
 //! Starting, stopping and deleting a whole cluster.
 
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -297,7 +296,7 @@ async fn start_profile(
         crate::files::make_private_dir(&pki)?;
         store.keep_files(&pki)?;
     }
-    provision(home, profile)?;
+    provision(home, profile, &driver.binary().await?)?;
 
     let wanted = running(profile);
     let count = wanted.len();
@@ -343,10 +342,16 @@ pub(crate) fn running(profile: &Profile) -> Vec<String> {
         .collect()
 }
 
-/// Writes everything that the nodes boot from; what is there stays.
-pub(crate) fn provision(home: &Home, profile: &Profile) -> Result<(), Failure> {
+/// Writes everything that the nodes boot from, `binary` being what they run; what
+/// is there stays.
+pub(crate) fn provision(home: &Home, profile: &Profile, binary: &Path) -> Result<(), Failure> {
+    install_binary(binary, &profile.plan(home).binary)?;
+    configure(home, profile)
+}
+
+/// Writes what tells the nodes who they are; what is there stays.
+pub(crate) fn configure(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let dir = home.profile_dir(&profile.name);
-    install_binary(&profile.plan(home).binary)?;
     let pki = Pki::open(&dir.join("pki"))?;
     make_private_dir(&dir.join("ssh"))?;
     let key = access::ssh_key(home, profile);
@@ -402,10 +407,8 @@ fn ssh_failure(e: &rkube_ssh::SshError) -> Failure {
     )
 }
 
-/// Puts this very program where the nodes run it from, unless it is there.
-fn install_binary(target: &Path) -> Result<(), Failure> {
-    let own =
-        std::env::current_exe().map_err(|e| io_failure("find", Path::new("/proc/self/exe"), &e))?;
+/// Puts the program where the nodes run it from, unless it is there.
+fn install_binary(own: &Path, target: &Path) -> Result<(), Failure> {
     let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| {
         a.len() == b.len()
             && a.modified()
@@ -423,8 +426,8 @@ fn install_binary(target: &Path) -> Result<(), Failure> {
     }
     let temporary = target.with_extension("new");
     let install = || {
-        std::fs::copy(&own, &temporary)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o755))?;
+        std::fs::copy(own, &temporary)?;
+        crate::files::make_executable(&temporary)?;
         std::fs::rename(&temporary, target)
     };
     install().map_err(|e| io_failure("write", target, &e))

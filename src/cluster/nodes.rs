@@ -11,7 +11,7 @@ use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
 
 use crate::files::Home;
-use crate::lifecycle::provision;
+use crate::lifecycle::{configure, provision};
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
 use crate::publish;
@@ -43,7 +43,7 @@ pub async fn add_node(
     progress.step("add", &format!("Adding the node {}", node.name));
     let result = async {
         profile.save(home)?;
-        provision(home, &profile)?;
+        provision(home, &profile, &driver.binary().await?)?;
         if states.first() == Some(&NodeState::Running) {
             driver
                 .start(&profile.plan(home), std::slice::from_ref(&node.name))
@@ -136,8 +136,7 @@ pub async fn delete_node(
     Pki::open(&home.profile_dir(&profile.name).join("pki"))?.forget(&node.name);
     profile.nodes.retain(|n| n.name != node.name);
     profile.save(home)?;
-    provision(home, &profile)?;
-    Ok(())
+    configure(home, &profile)
 }
 
 /// Cordons the node and evicts what can run elsewhere, as `kubectl drain
@@ -212,7 +211,7 @@ pub async fn start_node(
     let name = profile.node(Some(node))?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
     progress.step("start", &format!("Starting the node {name}"));
-    provision(home, &profile)?;
+    provision(home, &profile, &driver.binary().await?)?;
     let booted = Booted::those_down(driver.as_ref(), home, &profile).await?;
     driver
         .start(&profile.plan(home), std::slice::from_ref(&name))

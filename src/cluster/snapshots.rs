@@ -18,14 +18,13 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::AsyncReadExt;
 use futures::future::try_join_all;
-use nix::fcntl::Flock;
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
 use rkube_store::dump::Entries;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
+use crate::files::{Home, Lock, io_failure, make_private_dir, owned, remove_tree, write_private};
 use crate::lifecycle::{provision, running};
 use crate::profile::{Node, Profile};
 use crate::ready::{Booted, wait_for_api, wait_for_nodes};
@@ -293,14 +292,12 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
 
 /// A file that only its owner reads.
 fn create(file: &Path) -> Result<File, Failure> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)
-        .map_err(|e| io_failure("make", file, &e))
+    owned(
+        File::options().create(true).write(true).truncate(true),
+        0o600,
+    )
+    .open(file)
+    .map_err(|e| io_failure("make", file, &e))
 }
 
 /// Writes the dump of the store; gives the number of objects.
@@ -421,7 +418,7 @@ pub struct Staged {
     home: Home,
     profile: Profile,
     id: String,
-    _lock: Flock<File>,
+    _lock: Lock,
 }
 
 /// Brings a snapshot to the nodes of a cluster that runs. May be dropped at any
@@ -512,12 +509,14 @@ impl Staged {
         let driver = rkube_drivers::by_name(&profile.driver)?;
         let plan = profile.plan(home);
         let names: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
+        // While nothing has changed, should there be none.
+        let binary = driver.binary().await?;
         // From here on every boot is one of the snapshot.
         profile.restore = Some(self.id);
         profile.save(home)?;
         progress.step("stop", "Stopping the nodes");
         driver.stop(&plan, &names).await?;
-        provision(home, profile)?;
+        provision(home, profile, &binary)?;
         let wanted = running(profile);
         let booted = Booted::those_down(driver.as_ref(), home, profile).await?;
         progress.step("nodes", "Starting the nodes");

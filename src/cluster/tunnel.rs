@@ -7,9 +7,14 @@
 //! connections are carried over SSH.
 
 mod carry;
+#[cfg(target_os = "linux")]
+mod routes;
+#[cfg(not(target_os = "linux"))]
+#[path = "tunnel/no_routes.rs"]
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::TryLockError;
 use std::net::Ipv4Addr;
 
 use futures::StreamExt;
@@ -18,12 +23,11 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use nix::fcntl::{Flock, FlockArg};
 use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
 use crate::access;
-use crate::files::{Home, io_failure, write_private};
+use crate::files::{Home, Lock, io_failure, write_private};
 use crate::profile::Profile;
 
 /// Who the status written by the tunnel belongs to.
@@ -58,7 +62,7 @@ pub fn is_open(home: &Home, profile: &Profile) -> bool {
     else {
         return false;
     };
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).is_err()
+    Lock::take(file).is_err()
 }
 
 /// The file that whoever serves a profile's tunnel has locked.
@@ -90,13 +94,13 @@ pub async fn run(
         .write(true)
         .open(&path)
         .map_err(|e| io_failure("open", &path, &e))?;
-    let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-        nix::errno::Errno::EWOULDBLOCK => Failure::new(
+    let _lock = Lock::take(file).map_err(|e| match e {
+        TryLockError::WouldBlock => Failure::new(
             Source::Program,
             Kind::Conflict,
             format!("a tunnel for '{}' runs already", profile.name),
         ),
-        e => io_failure("lock", &path, &e.into()),
+        TryLockError::Error(e) => io_failure("lock", &path, &e),
     })?;
     let way = if driver.endpoints(&plan).routable {
         Way::Route(routes::Routes {
@@ -202,18 +206,18 @@ impl Way {
         }
     }
 
-    fn up(&mut self, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
+    fn up(&mut self, key: &str, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
         match self {
             Self::Route(routes) => routes.add(address),
-            Self::Ssh(carrier) => carrier.add(service, address),
+            Self::Ssh(carrier) => carrier.add(key, service, address),
         }
     }
 
-    fn down(&mut self, address: Ipv4Addr) -> Result<(), Failure> {
+    fn down(&mut self, key: &str, address: Ipv4Addr) -> Result<(), Failure> {
         match self {
             Self::Route(routes) => routes.remove(address),
             Self::Ssh(carrier) => {
-                carrier.remove(address);
+                carrier.remove(key);
                 Ok(())
             }
         }
@@ -274,7 +278,7 @@ impl Tunnel {
         let now = (address, ports);
         if self.up.get(&key) != Some(&now) {
             self.take_down(&key, report);
-            if let Err(e) = self.way.up(service, address) {
+            if let Err(e) = self.way.up(&key, service, address) {
                 let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
                 return report(Change::Trouble(format!(
                     "cannot lead {address} to the cluster: {}{advice}",
@@ -301,7 +305,7 @@ impl Tunnel {
         let Some((address, _)) = self.up.remove(key) else {
             return;
         };
-        match self.way.down(address) {
+        match self.way.down(key, address) {
             Ok(()) => report(Change::Down {
                 service: key.to_owned(),
             }),
@@ -412,8 +416,10 @@ impl Book {
     /// The service's address: the one it had, the one it wishes for if that is
     /// free and in range, or the next free one.
     fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+        // Where there is but one, services share it and differ by their ports.
+        let shared = self.range.prefix_len() == 32;
         let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
-            entries.values().all(|taken| taken != ip)
+            shared || entries.values().all(|taken| taken != ip)
         };
         if let Some(address) = self.entries.get(key)
             && wished.is_none_or(|w| w == *address)
@@ -476,5 +482,18 @@ mod tests {
         assert_eq!(book.address("a/y", Some(wish)).unwrap(), wish);
         book.forget("a/x").unwrap();
         assert_eq!(book.address("a/z", None).unwrap(), first);
+    }
+
+    #[test]
+    fn services_share_the_only_address_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book {
+            path: dir.path().join("book.yaml"),
+            range: Ipv4Net::from(Ipv4Addr::LOCALHOST),
+            entries: BTreeMap::new(),
+        };
+        for service in ["a/x", "a/y"] {
+            assert_eq!(book.address(service, None).unwrap(), Ipv4Addr::LOCALHOST);
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! that those processes share are named here and nowhere else.
 
 pub mod failure;
+pub mod machine;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -25,6 +26,11 @@ pub const VERSION: &str = concat!("v1.36.0+rkube", env!("CARGO_PKG_VERSION"));
 pub fn version() -> String {
     VERSION.to_owned()
 }
+
+/// A file of archives that rkube sends to nodes: layers that are not in it
+/// because the node's store has them, by the names that the manifest uses, with
+/// their sizes.
+pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
 
 /// Ports inside a node.
 pub mod ports {
@@ -82,6 +88,8 @@ pub mod paths {
     pub const RUN: &str = "/run/rkube";
     /// One log a service, `<service>.log`.
     pub const LOGS: &str = "/var/log/rkube";
+    /// Places of the tool box besides `/usr`, links into it on most distributions.
+    pub const USR_LINKS: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
     /// Container logs, `<namespace>_<pod>_<uid>/<container>/<restart>.log`.
     pub const POD_LOGS: &str = "/var/log/pods";
 }

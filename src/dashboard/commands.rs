@@ -235,8 +235,9 @@ impl Commands {
                 format!("this dashboard has a tunnel of '{of}' open; close that one first"),
             ));
         }
-        let mut child = self
-            .command(profile)
+        let mut command = self.command(profile);
+        interrupt::prepare(&mut command);
+        let mut child = command
             .arg("tunnel")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -277,13 +278,7 @@ impl Commands {
         let Some((_, mut child)) = self.tunnel.lock().take() else {
             return;
         };
-        if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
-            // It may have ended by itself.
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGINT,
-            );
-        }
+        interrupt::send(&child);
         let _ = child.wait().await;
     }
 
@@ -309,6 +304,44 @@ fn told_failure(stdout: &[u8]) -> Option<String> {
     let advice = data.get("advice").and_then(|a| a.as_str()).unwrap_or("");
     let and = if advice.is_empty() { "" } else { "; " };
     (kind == "io.k8s.sigs.minikube.error").then(|| format!("{message}{and}{advice}"))
+}
+
+/// Asking a command to end as Ctrl-C would.
+#[cfg(unix)]
+mod interrupt {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use tokio::process::{Child, Command};
+
+    pub fn prepare(_command: &mut Command) {}
+
+    pub fn send(child: &Child) {
+        if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
+    }
+}
+
+/// Asking a command to end as Ctrl-Break would: Ctrl-C cannot be meant for one
+/// process alone.
+#[cfg(windows)]
+mod interrupt {
+    use tokio::process::{Child, Command};
+    use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
+    use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
+
+    /// Makes it the first of a group, which can be sent to.
+    pub fn prepare(command: &mut Command) {
+        command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+    }
+
+    pub fn send(child: &Child) {
+        if let Some(group) = child.id() {
+            // SAFETY: passes numbers only. It may have ended by itself.
+            let _ = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) };
+        }
+    }
 }
 
 /// A command's standard output line by line; `kept` lives as long.

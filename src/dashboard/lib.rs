@@ -16,6 +16,7 @@ mod guard;
 mod paths;
 mod proxy;
 mod server;
+#[cfg_attr(not(unix), path = "shell_elsewhere.rs")]
 mod shell;
 mod socket;
 mod streams;

@@ -4,8 +4,11 @@
 //! brings each node to the point where `rkube init` runs in it with the node's
 //! configuration in place.
 
+mod binary;
 pub mod docker;
+#[cfg(target_os = "linux")]
 pub mod native;
+#[cfg(unix)]
 pub mod qemu;
 mod ranges;
 
@@ -322,6 +325,12 @@ pub trait Driver: Send + Sync {
         None
     }
 
+    /// The program that nodes are to run, a file of this machine: a copy of it is
+    /// what the plan names.
+    fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
+        Box::pin(async { binary::own() })
+    }
+
     /// Starts `nodes`, and whatever they need besides; a node that runs is left alone.
     fn start<'a>(
         &'a self,
@@ -375,6 +384,7 @@ pub trait Driver: Send + Sync {
 pub const NAMES: [&str; 3] = ["native", "docker", "qemu"];
 
 /// The roles of the binary that drivers add; `None` when `role` is not one.
+#[cfg_attr(not(unix), allow(unused_variables))] // The roles there take no arguments.
 pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     if role == "docker-init" {
         return Some(match docker::docker_init() {
@@ -385,10 +395,18 @@ pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
             }
         });
     }
-    native::helper_main(role, args)
+    #[cfg(unix)]
+    if let Some(code) = qemu::helper_main(role, args) {
+        return Some(code);
+    }
+    #[cfg(target_os = "linux")]
+    return native::helper_main(role, args);
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Logs that lie as files in `folder`: name and path below it.
+#[cfg(unix)]
 pub(crate) fn read_logs(
     folder: &std::path::Path,
     files: &[(&str, &str)],
@@ -420,9 +438,21 @@ pub(crate) fn read_logs(
 pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
     use rkube_config::failure::{Kind, Source};
     match name {
+        #[cfg(target_os = "linux")]
         "native" => Ok(Box::new(native::Native)),
         "docker" => Ok(Box::new(docker::Docker)),
+        #[cfg(unix)]
         "qemu" => Ok(Box::new(qemu::Qemu)),
+        #[cfg(not(target_os = "linux"))]
+        "native" => Err(not_here(
+            "native",
+            "its nodes are processes of a Linux kernel",
+        )),
+        #[cfg(not(unix))]
+        "qemu" => Err(not_here(
+            "qemu",
+            "its machines are joined by sockets of Unix",
+        )),
         _ => Err(Failure::new(
             Source::Driver,
             Kind::NotFound,
@@ -430,6 +460,21 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
         )
         .advise(format!("the drivers are: {}", NAMES.join(", ")))),
     }
+}
+
+/// A driver that this platform cannot have.
+#[cfg(not(target_os = "linux"))]
+fn not_here(name: &str, why: &str) -> Failure {
+    use rkube_config::failure::{Kind, Source};
+    Failure::new(
+        Source::Driver,
+        Kind::Unsupported,
+        format!(
+            "the driver {name} does not work on {}: {why}",
+            std::env::consts::OS
+        ),
+    )
+    .advise("use containers of an engine as nodes: rkube start --driver docker")
 }
 
 #[cfg(test)]

@@ -14,7 +14,12 @@ pub fn write_identity(root: &Path, config: &NodeConfig) -> anyhow::Result<()> {
     std::fs::create_dir_all(&etc).with_context(|| format!("cannot make {}", etc.display()))?;
     write(&etc.join("hostname"), &format!("{}\n", config.name))?;
     write(&etc.join("hosts"), &hosts(config))?;
-    write(&etc.join("resolv.conf"), &resolv_conf(config))
+    let resolvers = etc.join("resolv.conf");
+    // A node that is told of none has those that its container was made with.
+    if config.upstream_dns.is_empty() && resolvers.exists() {
+        return Ok(());
+    }
+    write(&resolvers, &resolv_conf(config))
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -8,11 +8,9 @@ use std::path::Path;
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rkube_config::paths::USR_LINKS;
 
 use crate::cgroup::{self, Hierarchy};
-
-/// Places of the tool box besides `/usr`, links into it on most distributions.
-pub const USR_LINKS: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
 
 /// What a root file system needs before anything is mounted into it.
 pub fn skeleton(lower: &Path) -> anyhow::Result<()> {

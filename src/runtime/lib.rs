@@ -34,7 +34,6 @@ mod spec;
 mod status;
 
 pub use error::{ImageError, Result, RuntimeError};
-pub use image::archive::OMITTED_LAYERS;
 pub use runtime::Runtime;
 pub use session::{Input, Output, Session, SessionControl};
 pub use spec::{

@@ -1,13 +1,10 @@
 //! The client: what `rkube ssh` does.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nix::sys::termios::{self, SetArg, Termios};
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
 use russh::{ChannelMsg, Disconnect};
@@ -16,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::{SshError, keys, pty, signal_number};
+use crate::terminal::{self, Raw, Resizes};
+use crate::{SshError, keys, signal_number};
 
 /// An authenticated connection to a node.
 pub struct Session {
@@ -166,21 +164,11 @@ impl Session {
     /// its size is followed.
     pub async fn interactive(&self, command: Option<&str>) -> Result<i32, SshError> {
         let channel = self.handle.channel_open_session().await?;
-        let stdin = std::io::stdin();
-        let size = pty::size_of(&stdin);
+        let (columns, rows) = terminal::size().unwrap_or((80, 24));
         let term = std::env::var("TERM").unwrap_or_else(|_| "xterm".into());
-        let modes = pty::modes_of(&stdin);
-        let (columns, rows) = size.map_or((80, 24), |s| (s.ws_col, s.ws_row));
+        let modes = terminal::modes();
         channel
-            .request_pty(
-                true,
-                &term,
-                u32::from(columns),
-                u32::from(rows),
-                0,
-                0,
-                &modes,
-            )
+            .request_pty(true, &term, columns, rows, 0, 0, &modes)
             .await?;
         for name in ["LANG", "LC_ALL", "LC_CTYPE", "COLORTERM", "NO_COLOR"] {
             if let Ok(value) = std::env::var(name) {
@@ -191,11 +179,9 @@ impl Session {
             Some(command) => channel.exec(true, command).await?,
             None => channel.request_shell(true).await?,
         }
-        let _raw = RawMode::enter(stdin.as_fd())?;
+        let _raw = Raw::enter()?;
         let mut input = stdin_lines();
-        let mut resized =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::window_change())
-                .map_err(SshError::io("following the window's size"))?;
+        let mut resized = Resizes::follow().map_err(SshError::io("following the window's size"))?;
         let (mut reader, writer) = channel.split();
         let mut stdout = tokio::io::stdout();
         let send = async {
@@ -208,10 +194,10 @@ impl Session {
                             return;
                         }
                     },
-                    Some(()) = resized.recv() => {
-                        if let Some(s) = pty::size_of(&std::io::stdin())
+                    () = resized.next() => {
+                        if let Some((columns, rows)) = terminal::size()
                             && writer
-                                .window_change(u32::from(s.ws_col), u32::from(s.ws_row), 0, 0)
+                                .window_change(columns, rows, 0, 0)
                                 .await
                                 .is_err()
                         {
@@ -316,12 +302,10 @@ fn note_exit(message: &ChannelMsg, code: &mut Option<i32>) {
 fn stdin_lines() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {
-        let stdin = std::io::stdin();
         let mut buffer = vec![0; 4096];
         loop {
-            use std::os::fd::AsRawFd;
-            match nix::unistd::read(stdin.as_raw_fd(), &mut buffer) {
-                Err(nix::errno::Errno::EINTR) => {}
+            match terminal::read(&mut buffer) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => return,
                 Ok(n) => {
                     if sender
@@ -335,34 +319,4 @@ fn stdin_lines() -> mpsc::Receiver<Bytes> {
         }
     });
     receiver
-}
-
-/// A terminal in raw mode until dropped; nothing when `fd` is not a terminal.
-struct RawMode {
-    saved: Option<Termios>,
-}
-
-impl RawMode {
-    fn enter(fd: BorrowedFd<'_>) -> Result<Self, SshError> {
-        if !fd.is_terminal() {
-            return Ok(Self { saved: None });
-        }
-        let saved = termios::tcgetattr(fd)
-            .map_err(|e| SshError::io("reading the terminal's modes")(e.into()))?;
-        let mut raw = saved.clone();
-        termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(fd, SetArg::TCSADRAIN, &raw)
-            .map_err(|e| SshError::io("setting the terminal's modes")(e.into()))?;
-        Ok(Self { saved: Some(saved) })
-    }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        if let Some(saved) = &self.saved
-            && let Err(e) = termios::tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, saved)
-        {
-            debug!("restoring the terminal: {e}");
-        }
-    }
 }

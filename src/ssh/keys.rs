@@ -1,7 +1,6 @@
 //! Key pairs in OpenSSH's file formats.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use russh::keys::ssh_key::LineEnding;
@@ -53,10 +52,14 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), SshError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(SshError::io(what())(e)),
         _ => {}
     }
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
+    // What lies in a user's profile folder on Windows is theirs by inheritance.
+    #[cfg(not(unix))]
+    let _ = mode;
+    options
         .open(path)
         .and_then(|mut f| f.write_all(content))
         .map_err(SshError::io(what()))
@@ -82,6 +85,7 @@ pub(crate) fn parse_public(line: &str) -> Result<PublicKey, SshError> {
 ///
 /// Lines with options are passed over: an option that is not enforced must not
 /// let anybody in.
+#[cfg(target_os = "linux")]
 pub(crate) fn authorized(text: &str) -> Vec<PublicKey> {
     text.lines()
         .map(str::trim)

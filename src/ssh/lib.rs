@@ -7,11 +7,22 @@
 
 pub mod client;
 pub mod keys;
+#[cfg(unix)]
+mod modes;
+// Who serves is a node, and nodes are Linux.
+#[cfg(target_os = "linux")]
 mod pty;
+#[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
 mod session;
+#[cfg_attr(unix, path = "terminal/unix.rs")]
+#[cfg_attr(windows, path = "terminal/windows.rs")]
+mod terminal;
+#[cfg(target_os = "linux")]
 mod words;
 
+#[cfg(target_os = "linux")]
 pub use server::{Server, SshConfig, serve};
 
 /// Why an SSH server, client or key could not be used.
@@ -51,59 +62,85 @@ impl SshError {
     }
 }
 
+/// Signals by the numbers that nodes have for them, whatever the client runs on.
+mod number {
+    pub const SIGHUP: i32 = 1;
+    pub const SIGINT: i32 = 2;
+    pub const SIGQUIT: i32 = 3;
+    pub const SIGILL: i32 = 4;
+    pub const SIGTRAP: i32 = 5;
+    pub const SIGABRT: i32 = 6;
+    pub const SIGBUS: i32 = 7;
+    pub const SIGFPE: i32 = 8;
+    pub const SIGKILL: i32 = 9;
+    pub const SIGUSR1: i32 = 10;
+    pub const SIGSEGV: i32 = 11;
+    pub const SIGUSR2: i32 = 12;
+    pub const SIGPIPE: i32 = 13;
+    pub const SIGALRM: i32 = 14;
+    pub const SIGTERM: i32 = 15;
+    pub const SIGCONT: i32 = 18;
+    pub const SIGSTOP: i32 = 19;
+    pub const SIGTSTP: i32 = 20;
+    pub const SIGWINCH: i32 = 28;
+    pub const SIGSYS: i32 = 31;
+}
+
 /// The number of an SSH signal name on Linux, the names of RFC 4254 section 6.10 and a few more.
 pub(crate) fn signal_number(signal: &russh::Sig) -> Option<i32> {
     use russh::Sig;
     Some(match signal {
-        Sig::ABRT => libc::SIGABRT,
-        Sig::ALRM => libc::SIGALRM,
-        Sig::FPE => libc::SIGFPE,
-        Sig::HUP => libc::SIGHUP,
-        Sig::ILL => libc::SIGILL,
-        Sig::INT => libc::SIGINT,
-        Sig::KILL => libc::SIGKILL,
-        Sig::PIPE => libc::SIGPIPE,
-        Sig::QUIT => libc::SIGQUIT,
-        Sig::SEGV => libc::SIGSEGV,
-        Sig::TERM => libc::SIGTERM,
-        Sig::USR1 => libc::SIGUSR1,
+        Sig::ABRT => number::SIGABRT,
+        Sig::ALRM => number::SIGALRM,
+        Sig::FPE => number::SIGFPE,
+        Sig::HUP => number::SIGHUP,
+        Sig::ILL => number::SIGILL,
+        Sig::INT => number::SIGINT,
+        Sig::KILL => number::SIGKILL,
+        Sig::PIPE => number::SIGPIPE,
+        Sig::QUIT => number::SIGQUIT,
+        Sig::SEGV => number::SIGSEGV,
+        Sig::TERM => number::SIGTERM,
+        Sig::USR1 => number::SIGUSR1,
         Sig::Custom(name) => match name.as_str() {
-            "USR2" => libc::SIGUSR2,
-            "CONT" => libc::SIGCONT,
-            "STOP" => libc::SIGSTOP,
-            "TSTP" => libc::SIGTSTP,
-            "WINCH" => libc::SIGWINCH,
-            "BUS" => libc::SIGBUS,
-            "SYS" => libc::SIGSYS,
-            "TRAP" => libc::SIGTRAP,
+            "USR2" => number::SIGUSR2,
+            "CONT" => number::SIGCONT,
+            "STOP" => number::SIGSTOP,
+            "TSTP" => number::SIGTSTP,
+            "WINCH" => number::SIGWINCH,
+            "BUS" => number::SIGBUS,
+            "SYS" => number::SIGSYS,
+            "TRAP" => number::SIGTRAP,
             _ => return None,
         },
     })
 }
 
 /// The SSH name of a Linux signal; signals without a standard name get `SIGn@rkube`-like names.
+#[cfg(target_os = "linux")]
 pub(crate) fn signal_name(number: i32) -> russh::Sig {
     use russh::Sig;
     match number {
-        libc::SIGABRT => Sig::ABRT,
-        libc::SIGALRM => Sig::ALRM,
-        libc::SIGFPE => Sig::FPE,
-        libc::SIGHUP => Sig::HUP,
-        libc::SIGILL => Sig::ILL,
-        libc::SIGINT => Sig::INT,
-        libc::SIGKILL => Sig::KILL,
-        libc::SIGPIPE => Sig::PIPE,
-        libc::SIGQUIT => Sig::QUIT,
-        libc::SIGSEGV => Sig::SEGV,
-        libc::SIGTERM => Sig::TERM,
-        libc::SIGUSR1 => Sig::USR1,
-        libc::SIGUSR2 => Sig::Custom("USR2".into()),
-        libc::SIGBUS => Sig::Custom("BUS".into()),
-        libc::SIGSYS => Sig::Custom("SYS".into()),
-        libc::SIGTRAP => Sig::Custom("TRAP".into()),
+        number::SIGABRT => Sig::ABRT,
+        number::SIGALRM => Sig::ALRM,
+        number::SIGFPE => Sig::FPE,
+        number::SIGHUP => Sig::HUP,
+        number::SIGILL => Sig::ILL,
+        number::SIGINT => Sig::INT,
+        number::SIGKILL => Sig::KILL,
+        number::SIGPIPE => Sig::PIPE,
+        number::SIGQUIT => Sig::QUIT,
+        number::SIGSEGV => Sig::SEGV,
+        number::SIGTERM => Sig::TERM,
+        number::SIGUSR1 => Sig::USR1,
+        number::SIGUSR2 => Sig::Custom("USR2".into()),
+        number::SIGBUS => Sig::Custom("BUS".into()),
+        number::SIGSYS => Sig::Custom("SYS".into()),
+        number::SIGTRAP => Sig::Custom("TRAP".into()),
         n => Sig::Custom(format!("SIG{n}@rkube")),
     }
 }
 
-#[cfg(test)]
+// Against the server.
+#[cfg(all(test, target_os = "linux"))]
 mod tests;

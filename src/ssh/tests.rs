@@ -223,3 +223,32 @@ async fn scp_copies_both_ways() {
     assert!(status.success());
     assert_eq!(std::fs::read(back).unwrap(), vec![7; 300_000]);
 }
+
+#[test]
+fn signals_have_the_numbers_of_the_system() {
+    use crate::number as n;
+    for (ours, theirs) in [
+        (n::SIGHUP, libc::SIGHUP),
+        (n::SIGINT, libc::SIGINT),
+        (n::SIGQUIT, libc::SIGQUIT),
+        (n::SIGILL, libc::SIGILL),
+        (n::SIGTRAP, libc::SIGTRAP),
+        (n::SIGABRT, libc::SIGABRT),
+        (n::SIGBUS, libc::SIGBUS),
+        (n::SIGFPE, libc::SIGFPE),
+        (n::SIGKILL, libc::SIGKILL),
+        (n::SIGUSR1, libc::SIGUSR1),
+        (n::SIGSEGV, libc::SIGSEGV),
+        (n::SIGUSR2, libc::SIGUSR2),
+        (n::SIGPIPE, libc::SIGPIPE),
+        (n::SIGALRM, libc::SIGALRM),
+        (n::SIGTERM, libc::SIGTERM),
+        (n::SIGCONT, libc::SIGCONT),
+        (n::SIGSTOP, libc::SIGSTOP),
+        (n::SIGTSTP, libc::SIGTSTP),
+        (n::SIGWINCH, libc::SIGWINCH),
+        (n::SIGSYS, libc::SIGSYS),
+    ] {
+        assert_eq!(ours, theirs);
+    }
+}

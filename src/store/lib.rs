@@ -12,12 +12,15 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub mod dump;
+// A node's own, with a node's file system.
+#[cfg(unix)]
 pub mod embedded;
 pub mod etcd;
 
 #[cfg(test)]
 mod contract;
 
+#[cfg(unix)]
 pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use etcd::{EtcdOptions, EtcdStore};
 

@@ -14,11 +14,11 @@ use crate::files::Home;
 use crate::forward::Forward;
 use crate::profile::Profile;
 
-/// Listeners by address, and what goes wrong with them.
+/// Listeners by service, and what goes wrong with them.
 pub(super) struct Carrier {
     home: Home,
     profile: Profile,
-    tasks: BTreeMap<Ipv4Addr, Vec<AbortHandle>>,
+    tasks: BTreeMap<String, Vec<AbortHandle>>,
     tell: mpsc::UnboundedSender<String>,
     told: mpsc::UnboundedReceiver<String>,
 }
@@ -36,9 +36,10 @@ impl Carrier {
     }
 
     /// Where addresses come from: one a service where the whole of 127.0.0.0/8
-    /// is the loopback's (Linux), apart for each profile; else the one that is.
+    /// is the loopback's (Linux, Windows), apart for each profile; else the one
+    /// that is, for all of them.
     pub fn range(&self) -> Ipv4Net {
-        if !cfg!(target_os = "linux") {
+        if !cfg!(any(target_os = "linux", windows)) {
             return Ipv4Net::from(Ipv4Addr::LOCALHOST);
         }
         let [_, _, third, _] = self.profile.node_cidr.network().octets();
@@ -47,7 +48,7 @@ impl Carrier {
     }
 
     /// Listens at the service's ports.
-    pub fn add(&mut self, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
+    pub fn add(&mut self, key: &str, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
         let cluster_ip: IpAddr = service
             .spec
             .as_ref()
@@ -73,7 +74,7 @@ impl Carrier {
                 SocketAddr::from((cluster_ip, number)),
             )?);
         }
-        let tasks = self.tasks.entry(address).or_default();
+        let tasks = self.tasks.entry(key.to_owned()).or_default();
         for forward in forwards {
             let tell = self.tell.clone();
             let run = forward.run(self.home.clone(), self.profile.clone(), move |what| {
@@ -85,9 +86,9 @@ impl Carrier {
         Ok(())
     }
 
-    /// Ends the address's listeners.
-    pub fn remove(&mut self, address: Ipv4Addr) {
-        for task in self.tasks.remove(&address).unwrap_or_default() {
+    /// Ends the service's listeners.
+    pub fn remove(&mut self, key: &str) {
+        for task in self.tasks.remove(key).unwrap_or_default() {
             task.abort();
         }
     }

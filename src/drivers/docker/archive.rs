@@ -5,13 +5,37 @@ use std::path::Path;
 
 use crate::Log;
 
-/// Where the host may keep its roots of trust.
-const BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+/// The host's roots of trust as one file, where it has such.
+#[cfg(not(windows))]
+fn roots() -> io::Result<Option<Vec<u8>>> {
+    const BUNDLES: [&str; 4] = [
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    ];
+    let bundle = BUNDLES.iter().find(|b| Path::new(b).is_file());
+    bundle.map(std::fs::read).transpose()
+}
+
+/// The host's roots of trust, which Windows keeps in a store, as one file.
+#[cfg(windows)]
+fn roots() -> io::Result<Option<Vec<u8>>> {
+    use base64::Engine as _;
+
+    let mut text = String::new();
+    // What cannot be read is trusted by nobody else either.
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        let body = base64::engine::general_purpose::STANDARD.encode(&certificate);
+        text += "-----BEGIN CERTIFICATE-----\n";
+        for line in body.as_bytes().chunks(64) {
+            text.extend(line.iter().map(|b| char::from(*b)));
+            text.push('\n');
+        }
+        text += "-----END CERTIFICATE-----\n";
+    }
+    Ok((!text.is_empty()).then(|| text.into_bytes()))
+}
 
 /// A node's `etc` folder as `etc/rkube`, and the host's roots of trust for
 /// registries, all belonging to root.
@@ -19,11 +43,10 @@ pub fn of_etc(etc: &Path) -> io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     folder(&mut tar, Path::new("etc"), 0o755)?;
     add(&mut tar, etc, Path::new("etc/rkube"))?;
-    if let Some(bundle) = BUNDLES.iter().find(|b| Path::new(b).is_file()) {
+    if let Some(content) = roots()? {
         for path in ["etc/ssl", "etc/ssl/certs"] {
             folder(&mut tar, Path::new(path), 0o755)?;
         }
-        let content = std::fs::read(bundle)?;
         let path = Path::new("etc/ssl/certs/ca-certificates.crt");
         file(&mut tar, path, 0o644, &content)?;
     }

@@ -99,6 +99,13 @@ impl Engine {
         .advise("update it to Docker 20.10, Podman 3 or newer"))
     }
 
+    /// The architecture of its containers, as images name it.
+    pub fn architecture(&self) -> &str {
+        // The engine says it as its kernel does, or as images do.
+        let said = self.info.architecture.as_deref();
+        crate::binary::architecture(said.unwrap_or(std::env::consts::ARCH))
+    }
+
     /// Whether the engine's containers run on this very machine's kernel, so
     /// that its files can be mounted and its bridges are links here.
     pub fn is_local(&self) -> bool {
@@ -106,16 +113,20 @@ impl Engine {
     }
 
     /// Whether the engine runs on this very machine's kernel, however it is reached.
+    #[cfg(target_os = "linux")]
     pub fn is_this_machine(&self) -> bool {
-        if !cfg!(target_os = "linux") {
-            return false;
-        }
         let Ok(uname) = nix::sys::utsname::uname() else {
             return false;
         };
         // A virtual machine's engine (Docker Desktop, Colima) has another of either.
         self.info.name.as_deref() == uname.nodename().to_str()
             && self.info.kernel_version.as_deref() == uname.release().to_str()
+    }
+
+    /// Whether the engine runs on this very machine's kernel: containers need Linux.
+    #[cfg(not(target_os = "linux"))]
+    pub fn is_this_machine(&self) -> bool {
+        false
     }
 }
 
@@ -142,9 +153,17 @@ fn client(address: &Address) -> Result<Docker, Failure> {
     made.map_err(|e| not_reached(address, &e))
 }
 
+/// What to do where no engine answers.
+const START: &str = if cfg!(target_os = "linux") {
+    "start it (for Docker on Linux: systemctl start docker), or name another one with DOCKER_HOST"
+} else {
+    "start it (Docker Desktop, podman machine start, colima start), or name another one with DOCKER_HOST"
+};
+
 fn not_reached(address: &Address, e: &Error) -> Failure {
     let text = chain(e);
-    let denied = text.contains("ermission denied");
+    // Unix's words, and those of Windows.
+    let denied = text.contains("ermission denied") || text.contains("ccess is denied");
     let failure = Failure::new(
         Source::Provider,
         if denied {
@@ -155,11 +174,13 @@ fn not_reached(address: &Address, e: &Error) -> Failure {
         format!("no container engine answers at {address}: {text}"),
     );
     if denied {
-        return failure.advise(
-            "join the group that may use it: sudo usermod -aG docker $USER, then log in again",
-        );
+        return failure.advise(if cfg!(windows) {
+            "join the group that may use it (docker-users), then log in again"
+        } else {
+            "join the group that may use it: sudo usermod -aG docker $USER, then log in again"
+        });
     }
-    failure.advise("start it (for Docker on Linux: systemctl start docker), or name another one with DOCKER_HOST")
+    failure.advise(START)
 }
 
 /// An error with all its causes.
@@ -268,6 +289,13 @@ impl Surroundings {
     }
 }
 
+/// Where engines listen on Windows: Docker and what takes its place, Podman.
+const PIPES: [&str; 3] = [
+    "//./pipe/docker_engine",
+    "//./pipe/dockerDesktopLinuxEngine",
+    "//./pipe/podman-machine-default",
+];
+
 /// The engine's address: `DOCKER_HOST`, else the current context, else the
 /// first of the usual sockets that somebody listens on.
 fn locate(around: &Surroundings) -> Result<Address, Failure> {
@@ -278,7 +306,8 @@ fn locate(around: &Surroundings) -> Result<Address, Failure> {
         return parse(&host);
     }
     if cfg!(windows) {
-        return Ok(Address::Pipe("//./pipe/docker_engine".into()));
+        let there = PIPES.iter().find(|pipe| Path::new(pipe).exists());
+        return Ok(Address::Pipe(there.unwrap_or(&PIPES[0]).to_string()));
     }
     let there: Vec<&PathBuf> = around.sockets.iter().filter(|s| s.exists()).collect();
     #[cfg(unix)]

@@ -85,15 +85,6 @@ fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// This program's architecture in an image's words.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// Makes sure that the engine has the image of `binary`, and gives its ID.
 pub async fn ensure(engine: &Engine, binary: &Path) -> Result<String, Failure> {
     let (layer, digest) = describe(binary).await?;
@@ -163,7 +154,7 @@ async fn find(engine: &Engine, digest: Option<&str>) -> Result<Vec<ImageSummary>
         .map_err(|e| failure("cannot list the engine's images", &e))
 }
 
-fn config(digest: &str) -> Result<Vec<u8>, Failure> {
+fn config(digest: &str, architecture: &str) -> Result<Vec<u8>, Failure> {
     let broken = |e: serde_json::Error| {
         Failure::new(
             Source::Driver,
@@ -172,7 +163,7 @@ fn config(digest: &str) -> Result<Vec<u8>, Failure> {
         )
     };
     let mut config: serde_json::Value = serde_json::from_str(DESCRIPTION).map_err(broken)?;
-    config["architecture"] = architecture().into();
+    config["architecture"] = architecture.into();
     config["created"] = "1970-01-01T00:00:00Z".into();
     config["config"]["Labels"][LAYER_LABEL] = digest.into();
     config["rootfs"] = serde_json::json!({
@@ -185,7 +176,7 @@ fn config(digest: &str) -> Result<Vec<u8>, Failure> {
 /// Sends the image as `docker save` would have written it; the binary is read
 /// while it is sent.
 async fn load(engine: &Engine, binary: &Path, layer: &Layer, digest: &str) -> Result<(), Failure> {
-    let config = config(digest)?;
+    let config = config(digest, engine.architecture())?;
     let name = format!("{REPOSITORY}:{}", &digest[..12]);
     let manifest = serde_json::json!([{
         "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"],
@@ -349,7 +340,8 @@ mod tests {
     #[test]
     fn the_description_is_complete() {
         let config: serde_json::Value =
-            serde_json::from_slice(&config(&"0".repeat(64)).unwrap()).unwrap();
+            serde_json::from_slice(&config(&"0".repeat(64), "arm64").unwrap()).unwrap();
+        assert_eq!(config["architecture"], "arm64");
         assert_eq!(config["config"]["Entrypoint"][0], "/rkube");
         assert_eq!(config["rootfs"]["diff_ids"][0].as_str().unwrap().len(), 71);
     }

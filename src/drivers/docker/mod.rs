@@ -15,6 +15,7 @@ mod preflight;
 mod rights;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as Summary};
 use bollard::query_parameters::{
@@ -254,8 +255,21 @@ impl Driver for Docker {
         true
     }
 
+    /// The engine's own, which ask those of this machine whatever they are by then.
+    #[cfg(not(target_os = "linux"))]
+    fn resolvers(&self) -> Option<Vec<std::net::IpAddr>> {
+        Some(Vec::new())
+    }
+
     fn endpoints(&self, plan: &ClusterPlan) -> Endpoints {
         Endpoints::published(plan, crate::ranges::is_ours(plan.gateway()))
+    }
+
+    fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            crate::binary::for_nodes(engine.architecture())
+        })
     }
 
     fn start<'a>(

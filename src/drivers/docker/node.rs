@@ -17,7 +17,6 @@ use bollard::query_parameters::{
 use futures::TryStreamExt;
 use rkube_config::failure::{Kind, Source};
 use rkube_config::{Failure, paths, ports};
-use rkube_init::rootfs::USR_LINKS;
 
 use super::engine::{Engine, failure, is_missing};
 use super::{archive, boot, hex, labels, rights, runs};
@@ -247,7 +246,7 @@ fn mount_volume(name: String, target: &str, labels: HashMap<String, String>) -> 
 /// inside the node.
 fn tool_box() -> Vec<Mount> {
     std::iter::once("usr")
-        .chain(USR_LINKS)
+        .chain(paths::USR_LINKS)
         .map(|name| (name, Path::new("/").join(name)))
         .filter(|(_, path)| path.symlink_metadata().is_ok_and(|m| m.is_dir()))
         .map(|(name, path)| Mount {

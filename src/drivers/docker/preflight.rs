@@ -6,10 +6,11 @@ use rkube_config::Failure;
 use rkube_config::failure::{Kind, Source};
 
 use super::engine::Engine;
-use super::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, image, label, network};
+use super::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label, network};
 use crate::{ClusterPlan, Problem};
 
 /// Least free space where a local engine keeps its data, in bytes.
+#[cfg(target_os = "linux")]
 const DISK_MIN: u64 = 1 << 30;
 
 /// Checks everything; an empty answer means that a cluster can be made.
@@ -54,15 +55,8 @@ fn platform(engine: &Engine) -> Option<Failure> {
                 .advise("switch it to Linux containers"),
         );
     }
-    // The engine says it as the kernel does, the image as Go does.
-    let own = std::env::consts::ARCH;
-    let theirs = engine.info.architecture.as_deref()?;
-    (theirs != own && theirs != image::architecture()).then(|| {
-        unsupported(format!(
-            "the container engine runs on {theirs}, this rkube was built for {own}"
-        ))
-        .advise(format!("install the rkube that was built for {theirs}"))
-    })
+    // Nodes run what was built for the engine's machine.
+    crate::binary::for_nodes(engine.architecture()).err()
 }
 
 /// Without the machine's root a node cannot make devices and control groups.
@@ -131,7 +125,7 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
     if !engine.is_local() || network::exists(engine, plan).await.ok()? {
         return None;
     }
-    match rkube_network::host::range_conflict(plan.node_cidr, &[]) {
+    match crate::ranges::conflict_on_host(plan.node_cidr) {
         Ok(None) => None,
         Ok(Some(what)) => Some(
             Failure::new(
@@ -141,11 +135,7 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
             )
             .advise("choose another one with --subnet, after: rkube delete"),
         ),
-        Err(e) => Some(Failure::new(
-            Source::LocalNetwork,
-            Kind::Error,
-            e.to_string(),
-        )),
+        Err(failure) => Some(failure),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rkube_init::vm;
+use rkube_config::machine as vm;
 
 use super::cpio::Archive;
 use super::kernel::Kernel;

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use ipnet::Ipv4Net;
+use rkube_config::machine::{self as vm, MachineFacts};
 use rkube_config::{NodeConfig, ports};
-use rkube_init::vm::{self, MachineFacts};
 use serde::{Deserialize, Serialize};
 
 use super::accel::Accelerator;
@@ -127,7 +127,8 @@ impl Parts {
             qemu,
             accelerator,
             initramfs,
-            shares: modules.has("9p") && modules.has("9pnet_virtio"),
+            // The programs of another system are no tools for a node.
+            shares: cfg!(target_os = "linux") && modules.has("9p") && modules.has("9pnet_virtio"),
             kernel,
         })
     }

@@ -160,6 +160,11 @@ impl Driver for Qemu {
         Some(vec![machine::NAME_SERVER.into()])
     }
 
+    #[cfg(not(target_os = "linux"))]
+    fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
+        Box::pin(async { crate::binary::for_nodes(std::env::consts::ARCH) })
+    }
+
     fn start<'a>(
         &'a self,
         plan: &'a ClusterPlan,

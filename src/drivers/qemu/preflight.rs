@@ -27,6 +27,12 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     };
     let mut problems = Vec::new();
     problems.extend(qemu().err().map(fatal));
+    #[cfg(not(target_os = "linux"))]
+    problems.extend(
+        crate::binary::for_nodes(std::env::consts::ARCH)
+            .err()
+            .map(fatal),
+    );
     problems.extend(kernel::find(plan).err().map(fatal));
     problems.extend(formatter().map(fatal));
     problems.extend(sockets(plan).map(fatal));

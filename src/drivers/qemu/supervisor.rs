@@ -62,10 +62,10 @@ fn open_lock(path: &Path) -> anyhow::Result<File> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-fn whole_file(kind: libc::c_int) -> libc::flock {
+fn whole_file(kind: libc::c_short) -> libc::flock {
     // SAFETY: all zeros is a valid value of this plain struct.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
+    lock.l_type = kind;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     lock
 }
@@ -78,7 +78,7 @@ pub fn holder(cluster: &Path, node: &str) -> Option<Pid> {
         .write(true)
         .open(lock_path(cluster, node))
         .ok()?;
-    let mut lock = whole_file(libc::F_WRLCK);
+    let mut lock = whole_file(libc::F_WRLCK as libc::c_short);
     fcntl(file.as_raw_fd(), FcntlArg::F_GETLK(&mut lock)).ok()?;
     (lock.l_type != libc::F_UNLCK as libc::c_short && lock.l_pid > 0)
         .then(|| Pid::from_raw(lock.l_pid))
@@ -105,7 +105,13 @@ pub fn spawn(plan: &ClusterPlan, node: &str, log: &Path) -> anyhow::Result<Child
         .mode(0o600)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
-    let mut command = Command::new(&plan.binary);
+    // What nodes run can be run here as well where this is Linux: it stays when
+    // the command's own program goes.
+    let program = match cfg!(target_os = "linux") {
+        true => plan.binary.clone(),
+        false => std::env::current_exe().context("cannot find the running rkube")?,
+    };
+    let mut command = Command::new(&program);
     command
         .arg(ROLE)
         .arg(&plan.run_dir)
@@ -123,13 +129,13 @@ pub fn spawn(plan: &ClusterPlan, node: &str, log: &Path) -> anyhow::Result<Child
     }
     command
         .spawn()
-        .with_context(|| format!("cannot run {}", plan.binary.display()))
+        .with_context(|| format!("cannot run {}", program.display()))
 }
 
 /// `rkube vm-supervise <run dir> <node>`.
 pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
     let file = open_lock(&lock_path(cluster, node))?;
-    let lock = whole_file(libc::F_WRLCK);
+    let lock = whole_file(libc::F_WRLCK as libc::c_short);
     if fcntl(file.as_raw_fd(), FcntlArg::F_SETLK(&lock)).is_err() {
         // Somebody was first, which is as good.
         return Ok(());

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use super::LOG_PORT;
+use rkube_config::machine::LOG_PORT;
 
 /// The machine's port for the logs of the service `role`, if it has one. A port
 /// can be opened once, so whoever asks keeps it.

@@ -21,40 +21,11 @@ use anyhow::Context;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rkube_config::machine::{FACTS, IDENTITY, MODULES, MachineFacts};
 use rkube_config::{NodeConfig, paths};
-
-/// The node's `/etc/rkube` as a tar archive, given by the hypervisor.
-pub const IDENTITY: &str = "opt/rkube/etc";
-/// What the hypervisor says of the machine itself, [`MachineFacts`].
-pub const FACTS: &str = "opt/rkube/machine";
-/// Where the driver puts modules and their order into the initramfs.
-pub const MODULES: &str = "/lib/modules/rkube";
-/// The file in [`MODULES`] that names them in the order of loading.
-pub const MODULES_ORDER: &str = "order";
-/// Mount tag of the host's `/usr`, where the driver shares it.
-pub const TOOL_BOX_TAG: &str = "usr";
-/// Programs for the node from the initramfs, where `/usr` is not shared.
-pub const TOOLS: &str = "/tools";
-
-/// How the ports begin that the services' logs are written to; the service's name
-/// follows.
-pub const LOG_PORT: &str = "rkube.log.";
 
 /// How long services and containers may take to end; emulated machines are slow.
 const STOP_GRACE: Duration = Duration::from_secs(20);
-
-/// What the driver tells a machine about its links.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct MachineFacts {
-    /// The link to the other nodes, by its hardware address.
-    pub node_mac: [u8; 6],
-    /// The link to the world, by its hardware address.
-    pub outside_mac: [u8; 6],
-    /// This machine's address on the link to the world.
-    pub outside_ip: ipnet::Ipv4Net,
-    /// The host's address on the link to the world.
-    pub outside_gateway: std::net::Ipv4Addr,
-}
 
 /// `rkube vm-init`: never returns but with an error, which ends the machine.
 pub fn boot() -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-use super::MODULES_ORDER;
+use rkube_config::machine::MODULES_ORDER;
 
 /// Loads what the order file names, line by line. A module that does not load is
 /// told and passed over: what needs it says so by itself.

@@ -13,8 +13,8 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 use rkube_config::paths;
 
-use super::{TOOL_BOX_TAG, TOOLS};
 use crate::rootfs::{self, make_dir};
+use rkube_config::machine::{TOOL_BOX_TAG, TOOLS};
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use rkube_config::NodeConfig;
 use rkube_network::netlink::{Netlink, Route};
 
-use super::MachineFacts;
+use rkube_config::machine::MachineFacts;
 
 /// Names, addresses and the default route.
 pub fn set_up(config: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<()> {

@@ -122,6 +122,18 @@ impl Resolver {
         r
     }
 
+    /// A server on the node's own loopback, as container engines have, is out of a
+    /// pod's reach; the cluster's asks it for whatever is not the cluster's own.
+    fn as_a_pod_reaches_it(&self, cluster: &ClusterConfig) -> Self {
+        let mut r = self.clone();
+        let is_loopback = |s: &String| s.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if r.servers.iter().any(is_loopback) {
+            r.servers.retain(|s| !is_loopback(s));
+            r.servers.push(cluster.dns_ip.to_string());
+        }
+        r
+    }
+
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if !self.search.is_empty() {
@@ -145,7 +157,8 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
         "None" => Resolver::default(),
         "ClusterFirstWithHostNet" => cluster_first(pod, cluster, node),
         "ClusterFirst" if !pod.host_network() => cluster_first(pod, cluster, node),
-        _ => node.clone(),
+        _ if pod.host_network() => node.clone(),
+        _ => node.as_a_pod_reaches_it(cluster),
     };
     if let Some(config) = &spec.dns_config {
         let extend = |list: &mut Vec<String>, more: Option<&Vec<String>>| {
@@ -249,6 +262,18 @@ mod tests {
         assert_eq!(resolver(&p, &cluster(), &node).servers, ["9.9.9.9"]);
         p.spec.as_mut().unwrap().dns_policy = None;
         p.spec.as_mut().unwrap().dns_config = None;
+        p.spec.as_mut().unwrap().host_network = Some(true);
+        assert_eq!(resolver(&p, &cluster(), &node), node);
+    }
+
+    #[test]
+    fn a_server_on_the_nodes_loopback_is_the_nodes_alone() {
+        let node = Resolver::parse("nameserver 127.0.0.11\nnameserver 1.1.1.1\noptions edns0\n");
+        let mut p = pod();
+        p.spec.as_mut().unwrap().dns_policy = Some("Default".into());
+        let r = resolver(&p, &cluster(), &node);
+        assert_eq!(r.servers, ["1.1.1.1", "10.96.0.10"]);
+        assert_eq!(r.options, ["edns0"]);
         p.spec.as_mut().unwrap().host_network = Some(true);
         assert_eq!(resolver(&p, &cluster(), &node), node);
     }

@@ -6,6 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rkube_config::OMITTED_LAYERS;
 use serde::Deserialize;
 
 use super::compression::decompress;
@@ -18,10 +19,6 @@ use crate::error::{Context, ImageError};
 
 /// The longest manifest or configuration taken, in bytes.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
-
-/// A file of archives that rkube sends: layers that are not in it because the
-/// store has them, by the names that the manifest uses, with their sizes.
-pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
 
 /// One image of `manifest.json`.
 #[derive(Deserialize)]

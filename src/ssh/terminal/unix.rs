@@ -1,0 +1,84 @@
+//! This process's terminal, a Unix one.
+
+use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
+
+use nix::sys::termios::{self, SetArg, Termios};
+use russh::Pty;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::debug;
+
+use crate::{SshError, modes};
+
+/// Its columns and rows; `None` when standard input is no terminal.
+pub(crate) fn size() -> Option<(u32, u32)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let stdin = std::io::stdin();
+    // SAFETY: the descriptor is open for the borrow's length and TIOCGWINSZ writes one winsize.
+    let done = unsafe { libc::ioctl(stdin.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    (done == 0).then_some((u32::from(size.ws_col), u32::from(size.ws_row)))
+}
+
+/// Its modes, as a client sends them to the server.
+pub(crate) fn modes() -> Vec<(Pty, u32)> {
+    modes::of(&std::io::stdin())
+}
+
+/// Reads standard input past std's buffer, which would keep what comes after a
+/// shell for nobody.
+pub(crate) fn read(buffer: &mut [u8]) -> std::io::Result<usize> {
+    Ok(nix::unistd::read(std::io::stdin().as_raw_fd(), buffer)?)
+}
+
+/// Standard input in raw mode until dropped; nothing when it is not a terminal.
+pub(crate) struct Raw {
+    saved: Option<Termios>,
+}
+
+impl Raw {
+    pub(crate) fn enter() -> Result<Self, SshError> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self { saved: None });
+        }
+        let saved = termios::tcgetattr(&stdin)
+            .map_err(|e| SshError::io("reading the terminal's modes")(e.into()))?;
+        let mut raw = saved.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(&stdin, SetArg::TCSADRAIN, &raw)
+            .map_err(|e| SshError::io("setting the terminal's modes")(e.into()))?;
+        Ok(Self { saved: Some(saved) })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(saved) = &self.saved
+            && let Err(e) = termios::tcsetattr(std::io::stdin(), SetArg::TCSADRAIN, saved)
+        {
+            debug!("restoring the terminal: {e}");
+        }
+    }
+}
+
+/// Changes of the terminal's size.
+pub(crate) struct Resizes(Signal);
+
+impl Resizes {
+    pub(crate) fn follow() -> std::io::Result<Self> {
+        signal(SignalKind::window_change()).map(Self)
+    }
+
+    /// Resolves at the next one.
+    pub(crate) async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // No signal comes any more.
+            std::future::pending().await
+        }
+    }
+}
