@@ -380,8 +380,13 @@ pub trait Driver: Send + Sync {
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
-/// The drivers by name, in the order in which `rkube start` tries them.
-pub const NAMES: [&str; 3] = ["native", "docker", "qemu"];
+/// The drivers by name, in the order in which `rkube start` tries them. What a
+/// platform cannot have comes last: the first one's problems are told first.
+pub const NAMES: [&str; 3] = if cfg!(target_os = "linux") {
+    ["native", "docker", "qemu"]
+} else {
+    ["docker", "qemu", "native"]
+};
 
 /// The roles of the binary that drivers add; `None` when `role` is not one.
 #[cfg_attr(not(unix), allow(unused_variables))] // The roles there take no arguments.
