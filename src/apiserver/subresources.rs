@@ -15,9 +15,10 @@ use serde_json::json;
 use crate::ApiServer;
 use crate::admission::{Admission, Part};
 use crate::body::{self, Body};
+use crate::cache::CachedObject;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::write::{Ownership, Part as WrittenPart, Writer};
-use crate::handlers::{parse, report};
+use crate::handlers::{parse, read, report};
 use crate::negotiate::{self, Encoding};
 use crate::reader::CacheReader;
 use crate::resources::Resource;
@@ -404,7 +405,14 @@ pub async fn component_statuses(
             .tree_response(call, resource, StatusCode::OK, accepted, object)
             .await);
     }
-    let objects: Vec<Object> = parts.iter().map(|p| component(p)).collect();
+    let filter = read::filter(&call.info, resource)?;
+    let selected = |object: &Object| {
+        let json = object.to_string();
+        CachedObject::new("", meta::name(object), 0, json.as_bytes(), None)
+            .is_some_and(|object| filter.matches(&object))
+    };
+    let mut objects: Vec<Object> = parts.iter().map(|p| component(p)).collect();
+    objects.retain(selected);
     let list = match accepted.view {
         negotiate::View::Table(version) => {
             let rows = objects

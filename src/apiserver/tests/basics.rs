@@ -322,6 +322,14 @@ async fn discovery_tells_what_is_served() {
         (code, components["items"].as_array().unwrap().len()),
         (200, 3)
     );
+    for (selector, count) in [
+        ("labelSelector=a%3Db", 0),
+        ("labelSelector=!a", 3),
+        ("fieldSelector=metadata.name%3Detcd-0", 1),
+    ] {
+        let (_, some) = t.get(&format!("/api/v1/componentstatuses?{selector}")).await;
+        assert_eq!(some["items"].as_array().unwrap().len(), count, "{selector}");
+    }
     let (code, _) = t.get("/nope").await;
     assert_eq!(code, 404);
     let (code, _) = t.get("/api/v1/nopes").await;
