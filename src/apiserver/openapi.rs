@@ -166,7 +166,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
 /// A document that its hash names: who asks for another is sent to this one.
 async fn versioned(call: &Call, bytes: Bytes, hash: &str) -> Result<Response<Body>, Status> {
     let asked = call.info.query.non_empty("hash");
-    if asked.as_deref().is_some_and(|asked| asked != hash) {
+    if asked.is_some_and(|asked| asked != hash) {
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
         let place = format!("/{}?hash={hash}", call.info.path.trim_matches('/'));
