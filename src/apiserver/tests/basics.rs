@@ -327,7 +327,9 @@ async fn discovery_tells_what_is_served() {
         ("labelSelector=!a", 3),
         ("fieldSelector=metadata.name%3Detcd-0", 1),
     ] {
-        let (_, some) = t.get(&format!("/api/v1/componentstatuses?{selector}")).await;
+        let (_, some) = t
+            .get(&format!("/api/v1/componentstatuses?{selector}"))
+            .await;
         assert_eq!(some["items"].as_array().unwrap().len(), count, "{selector}");
     }
     let (code, _) = t.get("/nope").await;
