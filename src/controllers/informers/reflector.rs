@@ -132,10 +132,40 @@ async fn list<K: Versioned>(
         request.list(&params)
     }
     .map_err(kube::Error::BuildRequest)?;
-    let list: ObjectList<K> = in_time(client.request(request)).await?;
+    let list = in_time(client.request_text(request)).await?;
+    let list = read_list::<K>(&source.path, &list).map_err(kube::Error::SerdeError)?;
     let version = list.metadata.resource_version.unwrap_or_default();
     store.replace(list.items, version.parse().unwrap_or(0));
     Ok(version)
+}
+
+/// Reads a list. An object that is not what its kind's type says is left out: one
+/// must not keep all others from being seen.
+fn read_list<K: Versioned>(path: &str, text: &str) -> serde_json::Result<ObjectList<K>> {
+    let whole = serde_json::from_str(text);
+    if whole.is_ok() {
+        return whole;
+    }
+    let list: ObjectList<serde_json::Value> = serde_json::from_str(text)?;
+    let mut items = Vec::with_capacity(list.items.len());
+    for item in list.items {
+        let metadata = item["metadata"].clone();
+        match serde_json::from_value(item) {
+            Ok(item) => items.push(item),
+            Err(error) => tracing::warn!(
+                path,
+                namespace = metadata["namespace"].as_str(),
+                name = metadata["name"].as_str(),
+                %error,
+                "an object cannot be read and is left out"
+            ),
+        }
+    }
+    Ok(ObjectList {
+        types: list.types,
+        metadata: list.metadata,
+        items,
+    })
 }
 
 async fn watch<K: Versioned>(
@@ -195,6 +225,12 @@ async fn watch<K: Versioned>(
                 tracing::warn!(path = %source.path, %error, "watch sent what cannot be read");
                 return Ok(End::Relist);
             }
+            // What is neither an event nor a refusal reads as an empty one: an event
+            // with an object that is not what its kind's type says.
+            Some(Err(kube::Error::Api(status))) if status.code == 0 => {
+                tracing::warn!(path = %source.path, "watch sent what cannot be read");
+                return Ok(End::Relist);
+            }
             Some(Err(error)) => return Err(fail(error, &at)),
         }
     }
@@ -203,5 +239,29 @@ async fn watch<K: Versioned>(
 fn set<K: Versioned>(at: &mut String, object: &K) {
     if let Some(version) = &object.metadata().resource_version {
         at.clone_from(version);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Service;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_that_cannot_be_read_hides_no_other() {
+        let service = |name: &str, status| json!({"metadata": {"name": name}, "status": status});
+        let undated = json!({"conditions": [{"type": "A", "status": "True"}]});
+        let list = json!({
+            "apiVersion": "v1",
+            "kind": "ServiceList",
+            "metadata": {"resourceVersion": "7"},
+            "items": [service("a", json!({})), service("b", undated), service("c", json!({}))],
+        });
+        let list = read_list::<Service>("/api/v1/services", &list.to_string()).unwrap();
+        assert_eq!(list.metadata.resource_version.as_deref(), Some("7"));
+        let names: Vec<_> = list.items.iter().flat_map(|s| &s.metadata.name).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert!(read_list::<Service>("", "{").is_err());
     }
 }

@@ -23,6 +23,18 @@ pub(crate) struct Service;
 /// Three hours: how long `ClientIP` affinity lasts.
 const AFFINITY_SECONDS: i64 = 10800;
 
+/// Dates conditions that come without `lastTransitionTime`. The schema requires it,
+/// and upstream, which answers `null` then, leaves clients that go by the schema
+/// unable to read any service at all.
+fn date_conditions(obj: &mut Object, now: jiff::Timestamp) {
+    for condition in list_mut(obj, "status.conditions") {
+        if text(condition, "lastTransitionTime").is_empty() {
+            let now = now.round(jiff::Unit::Second).unwrap_or(now);
+            put(condition, "lastTransitionTime", now.to_string());
+        }
+    }
+}
+
 impl Strategy for Service {
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Label
@@ -48,9 +60,10 @@ impl Strategy for Service {
         drop_unused(new, Some(old));
     }
 
-    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+    fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_status_update(new, old);
         keep(new, old, "spec");
+        date_conditions(new, ctx.now);
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
@@ -382,6 +395,26 @@ mod tests {
         assert!(
             messages(&Service.validate_update(&new, &old))[0].contains("may not change once set")
         );
+    }
+
+    #[test]
+    fn conditions_are_dated() {
+        let old = json!({"spec": {"type": "ClusterIP"}});
+        let dated = "2020-01-01T00:00:00Z";
+        let mut new = old.clone();
+        new["status"] = json!({"conditions": [
+            {"type": "A", "status": "True"},
+            {"type": "B", "status": "True", "lastTransitionTime": null},
+            {"type": "C", "status": "True", "lastTransitionTime": dated},
+        ]});
+        Service.prepare_status_update(&ctx(), &mut new, &old);
+        let conditions = list(&new, "status.conditions");
+        let now = ctx().now.to_string();
+        let times: Vec<&str> = conditions
+            .iter()
+            .map(|c| text(c, "lastTransitionTime"))
+            .collect();
+        assert_eq!(times, [&now, &now, dated]);
     }
 
     #[test]
