@@ -13,7 +13,7 @@ use rkube_auth::bootstrap::{self as objects, BootstrapConfig, BootstrapObject};
 use rkube_auth::token::TokenSigner;
 use rkube_store::{Expect, StoreError};
 use rkube_strategy::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Filter, Watcher};
@@ -128,9 +128,18 @@ async fn write_objects(server: &Arc<ApiServer>) -> Result<(), Error> {
     let defaults = all
         .into_iter()
         .map(|expected| async move { reconcile(server, expected).await });
-    let own = services::kubernetes_service(server).into_iter().map(
-        |(group, plural, wanted)| async move { ensure(server, group, plural, wanted, true).await },
-    );
+    let range = json!({
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [server.config.service_cidr.to_string()]},
+    });
+    let range = ("networking.k8s.io", "servicecidrs", range);
+    let own =
+        services::kubernetes_service(server)
+            .into_iter()
+            .chain([range])
+            .map(|(group, plural, wanted)| async move {
+                ensure(server, group, plural, wanted, true).await
+            });
     let authentication = aggregate_authentication(server)
         .into_iter()
         .map(|wanted| async move { ensure(server, "", "configmaps", wanted, true).await });

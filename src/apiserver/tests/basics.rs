@@ -317,6 +317,13 @@ async fn discovery_tells_what_is_served() {
     let (code, health) = t.get("/readyz?verbose").await;
     assert_eq!(code, 200);
     assert!(health.as_str().unwrap().ends_with("readyz check passed\n"));
+    let (code, range) = t
+        .get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes")
+        .await;
+    assert_eq!(
+        (code, &range["spec"]["cidrs"][0]),
+        (200, &json!("10.96.0.0/16"))
+    );
     let (code, components) = t.get("/api/v1/componentstatuses").await;
     assert_eq!(
         (code, components["items"].as_array().unwrap().len()),
