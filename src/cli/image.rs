@@ -321,22 +321,9 @@ async fn on_node(
     command: &str,
     input: Option<Input>,
 ) -> Result<(i32, String, String), Failure> {
-    let session = rkube_cluster::ssh(home, profile, node).await?;
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let code = session
-        .exec(command, input, &mut stdout, &mut stderr)
-        .await
-        .map_err(|e| {
-            Failure::new(
-                Source::Guest,
-                Kind::Error,
-                format!("the connection to {} broke: {e}", node.name),
-            )
-        })?;
-    let error = String::from_utf8_lossy(&stderr)
-        .trim()
-        .trim_start_matches("error: ")
-        .to_owned();
+    let mut stdout = Vec::new();
+    let (code, error) =
+        rkube_cluster::on_node(home, profile, node, command, input, &mut stdout).await?;
     Ok((code, String::from_utf8_lossy(&stdout).into_owned(), error))
 }
 

@@ -8,6 +8,7 @@ use rkube_config::failure::{Kind, Source};
 use rkube_config::{Failure, ports};
 use rkube_drivers::Endpoints;
 use rkube_ssh::client::Session;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::files::{Home, io_failure};
 use crate::kubeconfig::Entry;
@@ -106,6 +107,33 @@ pub fn ssh_address(home: &Home, profile: &Profile, node: &Node) -> Result<Socket
         .get(&node.name)
         .copied()
         .unwrap_or_else(|| SocketAddr::from((node.ip, ports::SSH))))
+}
+
+/// Runs a command on a node with `input`, its output going to `output`: its exit
+/// code, and what it said of an error.
+pub async fn on_node(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    command: &str,
+    input: Option<impl AsyncRead + Unpin>,
+    output: impl AsyncWrite + Unpin,
+) -> Result<(i32, String), Failure> {
+    let session = ssh(home, profile, node).await?;
+    let mut stderr = Vec::new();
+    let code = session
+        .exec(command, input, output, &mut stderr)
+        .await
+        .map_err(|e| {
+            Failure::new(
+                Source::Guest,
+                Kind::Error,
+                format!("the connection to {} broke: {e}", node.name),
+            )
+        })?;
+    let error = String::from_utf8_lossy(&stderr);
+    let error = error.trim().trim_start_matches("error: ").to_owned();
+    Ok((code, error))
 }
 
 /// Opens an SSH connection to a node, pinned to the host key that it was given.

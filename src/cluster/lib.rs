@@ -21,7 +21,7 @@ mod status;
 mod store;
 mod tunnel;
 
-pub use access::{client, endpoints, logs, server, ssh, ssh_address, ssh_key};
+pub use access::{client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_key};
 pub use choice::{Candidate, candidates, none_works};
 pub use files::Home;
 pub use forward::Forward;

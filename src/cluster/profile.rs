@@ -106,13 +106,7 @@ pub(crate) struct NewProfile<'a> {
 /// kubeconfig context and of files, so it must be a DNS label (RFC 1123) that
 /// leaves room for `-m99`.
 pub fn check_name(name: &str) -> Result<(), Failure> {
-    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let good = !name.is_empty()
-        && name.len() <= 40
-        && name.chars().all(|c| label(c) || c == '-')
-        && name.starts_with(label)
-        && name.ends_with(label);
-    if good {
+    if name.len() <= 40 && rkube_api::names::dns1123_label(name).is_empty() {
         return Ok(());
     }
     Err(Failure::new(

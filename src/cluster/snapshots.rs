@@ -71,13 +71,7 @@ fn failure(kind: Kind, message: String) -> Failure {
 
 /// A name becomes a folder's: a DNS label (RFC 1123).
 fn check_name(name: &str) -> Result<(), Failure> {
-    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    if !name.is_empty()
-        && name.len() <= 63
-        && name.chars().all(|c| label(c) || c == '-')
-        && name.starts_with(label)
-        && name.ends_with(label)
-    {
+    if rkube_api::names::dns1123_label(name).is_empty() {
         return Ok(());
     }
     Err(failure(
@@ -344,7 +338,7 @@ fn count_objects(file: &Path) -> Result<u64, Failure> {
     })
 }
 
-/// Runs a command of rkube on a node.
+/// Runs a command of rkube on a node, which must end well.
 async fn on_node(
     home: &Home,
     profile: &Profile,
@@ -353,27 +347,19 @@ async fn on_node(
     input: Option<tokio::fs::File>,
     output: impl tokio::io::AsyncWrite + Unpin,
 ) -> Result<(), Failure> {
-    let broken = |why: String| {
-        Failure::new(
-            Source::Guest,
-            Kind::Error,
-            format!("the node {}: {why}", node.name),
-        )
-    };
-    let session = access::ssh(home, profile, node).await?;
-    let mut stderr = Vec::new();
-    match session.exec(command, input, output, &mut stderr).await {
-        Ok(0) => Ok(()),
-        Ok(code) => {
-            let why = String::from_utf8_lossy(&stderr);
-            let why = why.trim().trim_start_matches("error: ");
-            Err(broken(match why {
-                "" => format!("'{command}' ended with {code}"),
-                why => why.to_owned(),
-            }))
-        }
-        Err(e) => Err(broken(e.to_string())),
+    let (code, why) = access::on_node(home, profile, node, command, input, output).await?;
+    if code == 0 {
+        return Ok(());
     }
+    let why = match why.as_str() {
+        "" => format!("'{command}' ended with {code}"),
+        why => why.to_owned(),
+    };
+    Err(Failure::new(
+        Source::Guest,
+        Kind::Error,
+        format!("the node {}: {why}", node.name),
+    ))
 }
 
 async fn save_volumes(

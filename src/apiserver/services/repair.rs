@@ -36,13 +36,13 @@ struct Entry {
     kind: Kind,
     id: String,
     revision: u64,
-    object: Arc<Object>,
+    object: Object,
 }
 
 /// A service and what it has.
 struct Service {
     owner: Owner,
-    object: Arc<Object>,
+    object: Object,
     has: Vec<(Kind, String)>,
 }
 
@@ -72,7 +72,8 @@ fn entries(server: &ApiServer) -> Vec<Entry> {
             kind,
             id: entry.name.to_string(),
             revision: entry.revision,
-            object: entry.tree(),
+            // Looked at every few minutes: not worth keeping beside each entry.
+            object: entry.parse(),
         })
     };
     of(Kind::Address).chain(of(Kind::Port)).collect()
@@ -85,7 +86,7 @@ fn services(server: &ApiServer) -> Vec<Service> {
         .list(&Filter::default());
     all.into_iter()
         .map(|service| {
-            let object = service.tree();
+            let object = service.parse();
             Service {
                 owner: Owner::of(&object),
                 has: ledger::of(&object),
@@ -214,7 +215,7 @@ mod tests {
         Service {
             owner: Owner::of(&object),
             has: ledger::of(&object),
-            object: Arc::new(object),
+            object,
         }
     }
 
@@ -223,7 +224,7 @@ mod tests {
             kind,
             id: id.into(),
             revision: 7,
-            object: Arc::new(serde_json::from_slice(&kind.entry(id, &owner(name))).unwrap()),
+            object: serde_json::from_slice(&kind.entry(id, &owner(name))).unwrap(),
         }
     }
 
@@ -271,7 +272,7 @@ mod tests {
         let entries = [entry(Kind::Address, "10.0.0.1", "gone")];
         assert_eq!(steps(&entries, &services, later(0)), replaced);
         let mut bare = entry(Kind::Address, "10.0.0.1", "a");
-        Arc::make_mut(&mut bare.object)["metadata"]["labels"] = json!({});
+        bare.object["metadata"]["labels"] = json!({});
         assert_eq!(steps(&[bare], &services, later(0)), replaced);
     }
 
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn addresses_of_others_are_left_alone() {
         let mut theirs = entry(Kind::Address, "10.0.0.9", "a");
-        let object = Arc::make_mut(&mut theirs.object);
+        let object = &mut theirs.object;
         object["metadata"]["labels"] = json!({});
         assert_eq!(steps(&[theirs], &[], later(1000)), []);
     }

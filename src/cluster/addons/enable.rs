@@ -61,34 +61,21 @@ pub(super) async fn enable(
 
     let mut set = Set {
         id: applyset::id(name),
-        server: &server,
         home: BTreeSet::new(),
         applied: BTreeSet::new(),
     };
     let steps = objects::in_order(objects);
-    for object in &steps.namespaces {
-        set.apply(object).await?;
+    for object in steps.namespaces.iter().chain(&steps.definitions) {
+        set.apply(&server, object).await?;
     }
-    for object in &steps.definitions {
-        set.apply(object).await?;
-    }
-    let Set {
-        home, applied, id, ..
-    } = set;
     if !steps.definitions.is_empty() {
         let count = steps.definitions.len();
         progress.step("definitions", &format!("Waiting for {count} definitions"));
         wait_for_definitions(&mut server, &steps.definitions, &steps.rest).await?;
         progress.step("apply", &format!("Applying the other objects of {name}"));
     }
-    let mut set = Set {
-        id,
-        server: &server,
-        home,
-        applied,
-    };
     for object in &steps.rest {
-        set.apply(object).await?;
+        set.apply(&server, object).await?;
     }
 
     let mut surplus = server.members(&set.id, &wide.kinds).await?;
@@ -159,28 +146,27 @@ fn scope_of(objects: &[Object]) -> Scope {
 }
 
 /// A set that is being applied.
-struct Set<'a> {
+struct Set {
     id: String,
-    server: &'a Server,
     /// Namespaces that are the set's own.
     home: BTreeSet<String>,
     /// UIDs of what has been applied.
     applied: BTreeSet<String>,
 }
 
-impl Set<'_> {
-    async fn apply(&mut self, object: &Object) -> Result<(), Failure> {
+impl Set {
+    async fn apply(&mut self, server: &Server, object: &Object) -> Result<(), Failure> {
         let (kind, name) = (&object.gvk.kind, &object.name);
         let namespace = object.namespace.as_deref();
         let title = title(kind, namespace, name);
-        let Some((resource, _)) = self.server.resolve(&object.gvk) else {
+        let Some((resource, _)) = server.resolve(&object.gvk) else {
             return Err(Failure::new(
                 Source::ControlPlane,
                 Kind::NotFound,
                 format!("cannot apply {title}: its kind has gone"),
             ));
         };
-        let present = self.server.labels(&resource, namespace, name).await;
+        let present = server.labels(&resource, namespace, name).await;
         let present = present.map_err(|e| failure(&format!("cannot read {title}"), e))?;
         let at_home = namespace.is_some_and(|n| self.home.contains(n));
         match applyset::claim(&self.id, present.as_ref(), object.is_namespace(), at_home) {
@@ -189,10 +175,7 @@ impl Set<'_> {
             Claim::Take => {}
         }
         let content = prepared(object, &self.id);
-        let uid = self
-            .server
-            .apply(&resource, namespace, name, &content)
-            .await?;
+        let uid = server.apply(&resource, namespace, name, &content).await?;
         if object.is_namespace() {
             self.home.insert(name.clone());
         }

@@ -58,8 +58,13 @@ impl Record {
         pod_dir(uid).join("resources.json")
     }
 
-    /// What is known of a pod's grants: from its file, else from what its containers
-    /// were made with, else what it asks for.
+    /// What a pod that is new here gets: all that it asks for.
+    pub(crate) fn of_new(pod: &Pod) -> Self {
+        Self::default().complete(pod, &Instances::new())
+    }
+
+    /// What is known of the grants of a pod that was here before: from its file, else
+    /// from what its containers were made with, else what it asks for.
     pub(crate) fn load(pod: &Pod, instances: &Instances) -> Self {
         let kept = match std::fs::read(Self::file(pod.uid())) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
@@ -68,7 +73,7 @@ impl Record {
             }),
             Err(_) => Self::default(),
         };
-        Self::complete(kept, pod, instances)
+        kept.complete(pod, instances)
     }
 
     fn complete(mut self, pod: &Pod, instances: &Instances) -> Self {

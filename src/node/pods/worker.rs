@@ -156,8 +156,13 @@ impl Worker {
             removed_records: false,
             pod,
         };
+        let known = !adopted.sandboxes.is_empty();
         worker.adopt(adopted);
-        worker.record = Record::load(&worker.pod, &worker.instances);
+        worker.record = if known {
+            Record::load(&worker.pod, &worker.instances)
+        } else {
+            Record::of_new(&worker.pod)
+        };
         worker.pod = worker.as_granted(worker.pod.clone());
         worker
     }

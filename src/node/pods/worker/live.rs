@@ -17,8 +17,7 @@ impl Worker {
     pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.fill();
         self.watch_probes();
-        let resize = self.step_resize(now);
-        let restarts = self.restarts_to_resize();
+        let (resize, restarts) = self.step_resize(now);
         let plan = plan::plan(&Observed {
             pod: &self.pod,
             sandbox: self.sandbox.as_ref(),

@@ -47,11 +47,19 @@ impl Worker {
     }
 
     /// Grants what the pod asks for, if the node has it, and begins to change what
-    /// runs. Answers when to look again.
-    pub(super) fn step_resize(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// runs. Answers when to look again, and which containers have to be restarted.
+    pub(super) fn step_resize(&mut self, now: Timestamp) -> (Option<Timestamp>, HashSet<String>) {
         let ask = self.ask(now);
-        let apply = self.apply(now);
-        ask.into_iter().chain(apply).min()
+        let mut outdated = self.record.outdated(&self.pod, &self.instances);
+        // Those that are being started or stopped are looked at later.
+        outdated.retain(|o| !self.busy.contains(&o.name));
+        let (restart, in_place): (Vec<_>, Vec<_>) = outdated.into_iter().partition(|o| o.restart);
+        if restart.is_empty() && in_place.is_empty() {
+            self.resize.error = None;
+        }
+        let apply = self.apply(in_place, now);
+        let restart = restart.into_iter().map(|o| o.name).collect();
+        (ask.into_iter().chain(apply).min(), restart)
     }
 
     fn ask(&mut self, now: Timestamp) -> Option<Timestamp> {
@@ -94,13 +102,7 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, now: Timestamp) -> Option<Timestamp> {
-        let outdated = self.outdated();
-        let in_place: Vec<Outdated> = outdated.iter().filter(|o| !o.restart).cloned().collect();
-        if outdated.is_empty() {
-            self.resize.error = None;
-            return None;
-        }
+    fn apply(&mut self, in_place: Vec<Outdated>, now: Timestamp) -> Option<Timestamp> {
         if in_place.is_empty() || self.resize.under_way {
             return None;
         }
@@ -145,20 +147,6 @@ impl Worker {
                 self.resize.apply_at = Some(Timestamp::now() + AGAIN);
             }
         }
-    }
-
-    /// Running containers that do not run with what they were granted; those that
-    /// are being started or stopped are looked at later.
-    fn outdated(&self) -> Vec<Outdated> {
-        let mut all = self.record.outdated(&self.pod, &self.instances);
-        all.retain(|o| !self.busy.contains(&o.name));
-        all
-    }
-
-    /// Names of those that have to be restarted for it.
-    pub(super) fn restarts_to_resize(&self) -> HashSet<String> {
-        let outdated = self.outdated().into_iter();
-        outdated.filter(|o| o.restart).map(|o| o.name).collect()
     }
 
     /// The pod with the resources that its containers run with.
