@@ -2,7 +2,10 @@
 //!
 //! A segment is a header and a run of frames. A frame is what one group commit
 //! wrote: it is whole on disk or it does not count, so a batch is never seen in
-//! part. Integers are little-endian.
+//! part. Integers are little-endian. A log ends at its end or in zeros: room is
+//! written ahead, because syncing what lies within a file's size and blocks
+//! takes the disk one write, and syncing a file that grows takes the file
+//! system's journal too, which is several times as long.
 //!
 //! ```text
 //! segment  magic[8] kind[4] base:u64 crc32(of the 20 bytes before):u32
@@ -11,8 +14,8 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufRead as _, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::{Change, KeyValue, Revision, StoreError};
@@ -21,9 +24,11 @@ const SEGMENT_MAGIC: [u8; 8] = *b"rkstore\x01";
 /// Bytes that no UTF-8 text contains, so that a value in JSON is never taken
 /// for a frame when a damaged log is searched.
 const FRAME_MAGIC: [u8; 4] = [0xff, 0xfe, 0xf6, 0xf7];
-const SEGMENT_HEADER: usize = 24;
+pub(super) const SEGMENT_HEADER: usize = 24;
 const FRAME_HEADER: usize = 12;
 const RECORD_HEADER: usize = 25;
+/// Bytes of zeros written ahead at a time.
+const AHEAD: u64 = 1 << 20;
 /// Far above what a commit writes at once; a larger length is damage.
 const FRAME_MAX: usize = 1 << 30;
 
@@ -202,54 +207,93 @@ fn create(path: &Path) -> io::Result<File> {
 /// The log segment that is written to.
 pub(super) struct LogWriter {
     file: File,
+    /// Where the next frame goes.
     length: u64,
+    /// Up to where the file has zeros ready.
+    reserved: u64,
 }
 
 impl LogWriter {
     /// Starts the log of changes after `base`; durable when this returns.
     pub(super) fn create(dir: &Path, base: Revision) -> io::Result<LogWriter> {
-        let mut file = create(&SegmentKind::Log.path(dir, base))?;
-        file.write_all(&segment_header(SegmentKind::Log, base))?;
+        let file = create(&SegmentKind::Log.path(dir, base))?;
+        file.write_all_at(&segment_header(SegmentKind::Log, base), 0)?;
+        let length = SEGMENT_HEADER as u64;
         file.sync_all()?;
         sync_dir(dir)?;
-        Ok(LogWriter {
+        let mut log = LogWriter {
             file,
-            length: SEGMENT_HEADER as u64,
-        })
+            length,
+            reserved: length,
+        };
+        // Not before: a file that was not finished is known by its size.
+        log.reserve(length);
+        Ok(log)
     }
 
     /// Continues a log after its first `length` bytes; what follows them is
-    /// the rest of a commit that was never acknowledged.
+    /// zeros, or the rest of a commit that was never acknowledged.
     pub(super) fn resume(path: &Path, length: u64) -> io::Result<LogWriter> {
-        let mut file = OpenOptions::new().write(true).open(path)?;
+        let file = OpenOptions::new().write(true).open(path)?;
         if file.metadata()?.len() != length {
             file.set_len(length)?;
             file.sync_all()?;
         }
-        file.seek(SeekFrom::Start(length))?;
-        Ok(LogWriter { file, length })
+        Ok(LogWriter {
+            file,
+            length,
+            reserved: length,
+        })
     }
 
     /// Appends a frame and makes it durable.
     pub(super) fn append(&mut self, frame: &[u8]) -> io::Result<()> {
+        let end = self.length + frame.len() as u64;
+        if end > self.reserved {
+            self.reserve(end);
+        }
         let written = self
             .file
-            .write_all(frame)
+            .write_all_at(frame, self.length)
             .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
-                self.length += frame.len() as u64;
+                self.length = end;
+                self.reserved = self.reserved.max(end);
                 Ok(())
             }
             Err(e) => {
                 // Nobody was told of these changes: better that they are gone
                 // after a restart than that half of them linger.
-                if let Err(undo) = self.file.set_len(self.length) {
-                    tracing::warn!(error = %undo, "cannot take back a failed write to the log");
+                match self.file.set_len(self.length) {
+                    Ok(()) => self.reserved = self.length,
+                    Err(undo) => {
+                        tracing::warn!(error = %undo, "cannot take back a failed write to the log");
+                    }
                 }
                 Err(e)
             }
         }
+    }
+
+    /// Writes zeros from where they end to [`AHEAD`] bytes after `end`; the next
+    /// sync makes them durable. A disk too full for them may have room for a frame.
+    fn reserve(&mut self, end: u64) {
+        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        let until = end + AHEAD;
+        let mut at = self.reserved;
+        while at < until {
+            let part = &ZEROS[..(until - at).min(ZEROS.len() as u64) as usize];
+            if let Err(error) = self.file.write_all_at(part, at) {
+                tracing::debug!(%error, "no room is written ahead in the log");
+                if let Err(error) = self.file.set_len(self.reserved) {
+                    tracing::warn!(%error, "cannot take back room in the log");
+                }
+                return;
+            }
+            at += part.len() as u64;
+        }
+        self.reserved = until;
     }
 
     /// The log's size in bytes.
@@ -343,7 +387,7 @@ impl SegmentReader {
     pub(super) fn next(&mut self) -> Result<Next, StoreError> {
         let mut header = [0; FRAME_HEADER];
         let got = read_up_to(&mut self.file, &mut header).map_err(|e| disk(&self.path, &e))?;
-        if got == 0 {
+        if got == 0 || (header[..got].iter().all(|b| *b == 0) && self.rest_is_zeros()?) {
             return Ok(Next::End);
         }
         if got < FRAME_HEADER {
@@ -364,6 +408,22 @@ impl SegmentReader {
         }
         self.offset += (FRAME_HEADER + length) as u64;
         Ok(Next::Frame)
+    }
+
+    /// Whether nothing but zeros follows what was read; where something does,
+    /// the reader stands anywhere.
+    fn rest_is_zeros(&mut self) -> Result<bool, StoreError> {
+        loop {
+            let part = self.file.fill_buf().map_err(|e| disk(&self.path, &e))?;
+            if part.is_empty() {
+                return Ok(true);
+            }
+            if part.iter().any(|b| *b != 0) {
+                return Ok(false);
+            }
+            let length = part.len();
+            self.file.consume(length);
+        }
     }
 
     /// The records of the frame that was read last.

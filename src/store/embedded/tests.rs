@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::log::SegmentKind;
+use super::log::{SEGMENT_HEADER, SegmentKind};
 use super::*;
 use crate::contract;
 
@@ -128,6 +128,14 @@ fn files_are_private() {
     );
 }
 
+/// What a segment holds, without the room after it.
+fn written(path: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+    bytes.truncate(end);
+    bytes
+}
+
 #[test]
 fn the_log_is_rotated_and_the_snapshot_read_back() {
     let dir = TempDir::new().unwrap();
@@ -145,7 +153,7 @@ fn the_log_is_rotated_and_the_snapshot_read_back() {
         }
         let size: u64 = log_files(dir.path())
             .iter()
-            .map(|p| p.metadata().unwrap().len())
+            .map(|p| written(p).len() as u64)
             .sum();
         assert!(
             size < 5 * 60 * 60 / 2,
@@ -171,16 +179,16 @@ fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
         let store = open(dir.path());
         for i in 0..6 {
             put(&store, &format!("/k{}", i % 2), &format!("value {i}")).await;
-            ends.push(log_files(dir.path())[0].metadata().unwrap().len());
+            ends.push(written(&log_files(dir.path())[0]).len());
         }
     });
-    let whole = std::fs::read(&log_files(dir.path())[0]).unwrap();
+    let whole = written(&log_files(dir.path())[0]);
     let copy = TempDir::new().unwrap();
     let log = SegmentKind::Log.path(copy.path(), 1);
     for cut in 0..=whole.len() {
         std::fs::write(&log, &whole[..cut]).unwrap();
         let store = open(copy.path());
-        let commits = ends.iter().filter(|end| **end <= cut as u64).count() as u64;
+        let commits = ends.iter().filter(|end| **end <= cut).count() as u64;
         assert_eq!(store.revision(), 1 + commits, "cut at byte {cut}");
         if cut % 7 == 0 {
             // The next write continues where the whole ones end.
@@ -193,6 +201,42 @@ fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
             );
         }
     }
+    // What a crash of the machine leaves: zeros where the rest was to go.
+    for cut in SEGMENT_HEADER..=whole.len() {
+        let mut torn = whole[..cut].to_vec();
+        torn.resize(whole.len() + 8192, 0);
+        std::fs::write(&log, &torn).unwrap();
+        let commits = ends.iter().filter(|end| **end <= cut).count() as u64;
+        assert_eq!(
+            open(copy.path()).revision(),
+            1 + commits,
+            "zeros from byte {cut}"
+        );
+    }
+    // A hole in what was acknowledged is no end.
+    let mut holed = whole.clone();
+    holed[ends[2]..ends[3]].fill(0);
+    std::fs::write(&log, &holed).unwrap();
+    let opened = EmbeddedStore::open(copy.path(), EmbeddedOptions::default());
+    assert!(matches!(opened.err(), Some(StoreError::Corrupt(_))));
+}
+
+#[test]
+fn room_is_written_ahead_and_grows_with_the_log() {
+    let dir = TempDir::new().unwrap();
+    let size = || log_files(dir.path())[0].metadata().unwrap().len();
+    run(async {
+        let store = open(dir.path());
+        let fresh = size();
+        for i in 0..100 {
+            put(&store, "/k", &format!("value {i}")).await;
+        }
+        assert_eq!(size(), fresh, "what was written found room");
+        put(&store, "/large", &"v".repeat(2 << 20)).await;
+        assert!(size() > fresh + (2 << 20), "{} bytes", size());
+        put(&store, "/k", "after").await;
+    });
+    assert_eq!(open(dir.path()).revision(), 1 + 102);
 }
 
 #[test]
@@ -203,10 +247,10 @@ fn a_torn_last_commit_with_garbage_is_dropped_and_damage_before_it_reported() {
         let store = open(dir.path());
         for i in 0..4 {
             put(&store, "/k", &format!("value {i}")).await;
-            ends.push(log_files(dir.path())[0].metadata().unwrap().len() as usize);
+            ends.push(written(&log_files(dir.path())[0]).len());
         }
     });
-    let whole = std::fs::read(&log_files(dir.path())[0]).unwrap();
+    let whole = written(&log_files(dir.path())[0]);
     let copy = TempDir::new().unwrap();
     let log = SegmentKind::Log.path(copy.path(), 1);
     let try_open = |bytes: &[u8]| {
