@@ -273,7 +273,7 @@ async fn create(
     let strategy = resource.strategy();
     meta::set_type(&mut object, &resource.storage_api_version(), &resource.kind);
     strategy.default(&mut object);
-    meta::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
+    meta::set_uid(&mut object, &crate::new_uid());
     meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
     strategy.prepare_create(&Context::new(now, SELF), &mut object);
     let key = resource.key(meta::namespace(&object), meta::name(&object));

@@ -63,6 +63,13 @@ pub use cache::PREFIX as STORE_PREFIX;
 pub use inprocess::InProcess;
 pub use server::Peer;
 
+/// A new unique identifier (RFC 9562, version 4), without asking the kernel each time.
+fn new_uid() -> String {
+    uuid::Builder::from_random_bytes(rand::random())
+        .into_uuid()
+        .to_string()
+}
+
 /// Certificates and keys, each as the PEM bytes of its file.
 #[derive(Clone, Default)]
 pub struct Pki {

@@ -24,6 +24,8 @@ pub struct Resource {
     /// The resource's cache, shared by all of its versions.
     pub cache: Arc<ResourceCache>,
     home: convert::Home,
+    prefix: Box<str>,
+    offer: Offer,
     shape: Shape,
 }
 
@@ -58,22 +60,29 @@ impl Resource {
             },
             None => Shape::Virtual,
         };
-        let row = row.clone();
-        Self {
-            cache: cache.resource(&home.group, &row.plural),
-            home,
-            shape,
-            row,
-        }
+        Self::new(row.clone(), home, shape, cache)
     }
 
     /// A custom resource in one version.
     pub fn custom(row: Row, custom: Arc<Custom>, family: Arc<Family>, cache: &Cache) -> Self {
         let home = convert::Home::of(&row);
+        Self::new(row, home, Shape::Custom { custom, family }, cache)
+    }
+
+    fn new(row: Row, home: convert::Home, shape: Shape, cache: &Cache) -> Self {
+        let group = if home.group.is_empty() {
+            "core"
+        } else {
+            &home.group
+        };
+        let typed = !matches!(shape, Shape::Custom { .. })
+            && rkube_api::protobuf::message(&row.api_version(), &row.kind).is_some();
         Self {
             cache: cache.resource(&home.group, &row.plural),
+            prefix: format!("/registry/{group}/{}/", row.plural).into(),
+            offer: if typed { Offer::Builtin } else { Offer::Custom },
             home,
-            shape: Shape::Custom { custom, family },
+            shape,
             row,
         }
     }
@@ -126,9 +135,7 @@ impl Resource {
 
     /// What a client may have objects as.
     pub fn offer(&self) -> Offer {
-        let typed = self.as_custom().is_none()
-            && rkube_api::protobuf::message(&self.api_version(), &self.kind).is_some();
-        if typed { Offer::Builtin } else { Offer::Custom }
+        self.offer
     }
 
     /// Whether stored bytes are what this version serves.
@@ -137,18 +144,13 @@ impl Resource {
     }
 
     /// Where the store keeps the objects.
-    pub fn prefix(&self) -> String {
-        let group = if self.home.group.is_empty() {
-            "core"
-        } else {
-            &self.home.group
-        };
-        format!("/registry/{group}/{}/", self.row.plural)
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Where the store keeps an object.
     pub fn key(&self, namespace: &str, name: &str) -> String {
-        let mut key = self.prefix();
+        let mut key = self.prefix().to_owned();
         if self.row.namespaced {
             key.push_str(namespace);
             key.push('/');
@@ -159,7 +161,7 @@ impl Resource {
 
     /// A stored entry as the cache would hold it.
     pub fn read(&self, kv: &KeyValue) -> Option<CachedObject> {
-        let rest = kv.key.strip_prefix(self.prefix().as_str())?;
+        let rest = kv.key.strip_prefix(self.prefix())?;
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
         self.read_as(namespace, name, kv.mod_revision, &kv.value)
     }
@@ -309,6 +311,8 @@ pub struct Snapshot {
     /// In the order of discovery.
     pub all: Vec<Arc<Resource>>,
     by_path: HashMap<String, Arc<Resource>>,
+    /// Built-in kinds that are served in several versions, by where they are stored.
+    several: HashMap<Box<str>, Arc<[Arc<Resource>]>>,
     /// Grows with every change; names the state in caches of documents.
     pub generation: u64,
 }
@@ -317,6 +321,11 @@ impl Snapshot {
     /// A resource by group, version and plural name.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.by_path.get(path(group, version, plural).as_str())
+    }
+
+    /// The versions of a built-in kind; none where it has but one.
+    pub fn versions(&self, resource: &Resource) -> Option<&Arc<[Arc<Resource>]>> {
+        self.several.get(resource.prefix())
     }
 
     /// The storage version's row of a resource, or any served one.
@@ -381,11 +390,22 @@ impl Resources {
             .iter()
             .map(|r| (path(&r.group, &r.version, &r.plural), r.clone()))
             .collect();
+        let mut versions: HashMap<Box<str>, Vec<Arc<Resource>>> = HashMap::new();
+        for resource in self.builtin.iter().filter(|r| r.is_stored()) {
+            let of_kind = versions.entry(resource.prefix().into()).or_default();
+            of_kind.push(resource.clone());
+        }
+        let several = versions
+            .into_iter()
+            .filter(|(_, of_kind)| of_kind.len() > 1)
+            .map(|(prefix, of_kind)| (prefix, of_kind.into()))
+            .collect();
         let mut now = self.now.write();
         let generation = now.generation + 1;
         *now = Arc::new(Snapshot {
             all,
             by_path,
+            several,
             generation,
         });
     }

@@ -145,7 +145,7 @@ impl ApiServer {
             .get(AUDIT_ID)
             .and_then(|v| v.to_str().ok())
             .filter(|v| !v.is_empty() && v.len() <= 64)
-            .map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+            .map_or_else(crate::new_uid, str::to_owned);
         let mut call = Call {
             info,
             user: UserInfo::default(),

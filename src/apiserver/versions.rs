@@ -235,7 +235,7 @@ pub enum Views {
         /// The version that objects are given in.
         from: Arc<Resource>,
         /// Every version of the kind.
-        all: Vec<Arc<Resource>>,
+        all: Arc<[Arc<Resource>]>,
     },
     /// A custom resource.
     Custom {
@@ -260,18 +260,10 @@ impl Views {
             });
         }
         let snapshot = server.resources.snapshot();
-        let all: Vec<Arc<Resource>> = snapshot
-            .all
-            .iter()
-            .filter(|r| r.is_stored() && r.prefix() == resource.prefix())
-            .cloned()
-            .collect();
-        if all.len() < 2 {
-            return None;
-        }
+        let all = snapshot.versions(resource)?.clone();
         let from = all
             .iter()
-            .find(|r| r.api_version() == resource.api_version())?
+            .find(|r| r.group == resource.group && r.version == resource.version)?
             .clone();
         Some(Self::Builtin { from, all })
     }

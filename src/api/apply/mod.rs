@@ -9,6 +9,7 @@ mod typed;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -228,7 +229,7 @@ fn view<'a>(
 }
 
 /// Places that belong to no one.
-fn stripped() -> FieldSet {
+static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     let mut set = FieldSet::default();
     for field in ["apiVersion", "kind", "metadata"] {
         set.insert_fields(&[field]);
@@ -247,7 +248,7 @@ fn stripped() -> FieldSet {
         set.insert_fields(&["metadata", field]);
     }
     set
-}
+});
 
 fn reset_set(request: &Request<'_>) -> FieldSet {
     let mut set = FieldSet::default();
@@ -353,7 +354,7 @@ fn track(request: &Request<'_>, live: &Object, new: &Object, managed: &mut Manag
         .modified
         .union(&comparison.added)
         .recursive_difference(&reset_set(request))
-        .difference(&stripped());
+        .difference(&STRIPPED);
     if set.is_empty() {
         return;
     }
@@ -408,9 +409,8 @@ fn apply_managed(
     drop_new_nulls(&merged, &mut object);
 
     let changed = object != *live;
-    let stripped = stripped();
     if let Some(owned) = managed.entries.get_mut(&own) {
-        owned.set = owned.set.difference(&stripped);
+        owned.set = owned.set.difference(&STRIPPED);
         if owned.set.is_empty() {
             managed.entries.remove(&own);
         } else if changed {

@@ -74,7 +74,7 @@ fn object(group: &str, version: &str, managed: &str) -> Object {
         "metadata": {
             "name": format!("{version}.{group}"),
             "labels": {MANAGED: managed},
-            "uid": uuid::Uuid::new_v4().to_string(),
+            "uid": crate::new_uid(),
             "creationTimestamp": meta::now_rfc3339(),
         },
         "spec": {

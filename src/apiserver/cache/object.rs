@@ -153,6 +153,11 @@ impl CachedObject {
         Ok(self.protobuf.get_or_init(|| made))
     }
 
+    /// The object's metadata, as they are encoded.
+    pub fn metadata(&self) -> &[u8] {
+        metadata_of(&self.json).unwrap_or(b"{}")
+    }
+
     /// The object as a tree of the caller's own; nothing is kept.
     pub fn parse(&self) -> Object {
         match self.tree.get() {
@@ -241,6 +246,32 @@ fn metadata_start(json: &[u8]) -> Option<usize> {
     None
 }
 
+/// The metadata of an encoded object, with their braces.
+fn metadata_of(json: &[u8]) -> Option<&[u8]> {
+    let from = metadata_start(json)? - 1;
+    let mut depth = 0usize;
+    let mut i = from;
+    loop {
+        match json.get(i)? {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(&json[from..=i]);
+                }
+            }
+            b'"' => {
+                i += 1;
+                while *json.get(i)? != b'"' {
+                    i += if json[i] == b'\\' { 2 } else { 1 };
+                }
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +300,18 @@ mod tests {
             &with[..],
             br#"{"kind":"X","metadata":{"resourceVersion":"7"}}"#
         );
+    }
+
+    #[test]
+    fn metadata_are_found_to_their_end() {
+        let object = json!({"apiVersion": "v1", "data": {"metadata": {"x": 1}}, "kind": "ConfigMap", "metadata": {"annotations": {"a": "}]\"\\"}, "finalizers": ["{"], "name": "a"}, "x": {}});
+        let bytes = serde_json::to_vec(&object).unwrap();
+        let found: Object = serde_json::from_slice(metadata_of(&bytes).unwrap()).unwrap();
+        assert_eq!(found, object["metadata"]);
+        assert_eq!(metadata_of(br#"{"metadata":{}}"#), Some(&b"{}"[..]));
+        assert_eq!(metadata_of(br#"{"metadata":{"a":["#), None);
+        assert_eq!(metadata_of(br#"{"metadata":{"a":"\"#), None);
+        assert_eq!(metadata_of(b"{}"), None);
     }
 
     #[test]

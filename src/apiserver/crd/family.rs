@@ -199,7 +199,7 @@ async fn ask(
     };
     let of = format!("{}, Kind={kind}", meta::api_version(first));
     let failed = |why: String| plain(format!("conversion webhook for {of} failed: {why}"));
-    let uid = uuid::Uuid::new_v4().to_string();
+    let uid = crate::new_uid();
     let request = json!({
         "kind": "ConversionReview",
         "apiVersion": format!("apiextensions.k8s.io/{review}"),

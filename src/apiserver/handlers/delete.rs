@@ -277,10 +277,10 @@ pub async fn delete_object(
     };
     let key = resource.key(namespace, name);
     for _ in 0..MAX_ATTEMPTS {
-        let Some((object, revision)) = &current else {
+        let Some((mut object, revision)) = current.take() else {
             return Err(Status::not_found(&group_resource, name));
         };
-        check_preconditions(resource, object, options)?;
+        check_preconditions(resource, &object, options)?;
         let admission = Admission {
             server,
             call,
@@ -291,11 +291,11 @@ pub async fn delete_object(
             options: &options.object,
             part: None,
         };
-        admission::delete(&admission, object).await?;
-        let result = match step(resource, object, options, Timestamp::now()) {
+        admission::delete(&admission, &object).await?;
+        let result = match step(resource, &object, options, Timestamp::now()) {
             Step::Pending => {
                 return Ok(Deleted {
-                    object: object.clone(),
+                    object,
                     gone: false,
                 });
             }
@@ -309,7 +309,7 @@ pub async fn delete_object(
                 }
                 match server
                     .store
-                    .put(&key, bytes, Expect::Revision(*revision))
+                    .put(&key, bytes, Expect::Revision(revision))
                     .await
                 {
                     Ok(kv) => {
@@ -325,15 +325,11 @@ pub async fn delete_object(
             }
             Step::Remove => {
                 if options.dry_run {
-                    return Ok(Deleted {
-                        object: object.clone(),
-                        gone: true,
-                    });
+                    return Ok(Deleted { object, gone: true });
                 }
-                match server.store.delete(&key, Expect::Revision(*revision)).await {
+                match server.store.delete(&key, Expect::Revision(revision)).await {
                     Ok((_, at)) => {
-                        services::release(server, resource, object, None).await;
-                        let mut object = object.clone();
+                        services::release(server, resource, &object, None).await;
                         meta::set_resource_version(&mut object, &at.to_string());
                         return Ok(Deleted { object, gone: true });
                     }
@@ -392,59 +388,65 @@ fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Time
     if resource.is("", "namespaces") {
         return namespace_step(object, now);
     }
-    let strategy = resource.strategy();
-    let mut new = object.clone();
     let deleting = meta::deletion_timestamp(object).is_some();
     let held = meta::deletion_grace_period_seconds(object);
-    let grace = strategy.grace_period(object, options.grace);
-    let mut graceful = false;
+    let grace = resource.strategy().grace_period(object, options.grace);
+    // When it is to go, after how many seconds, and whether that is new.
+    let mut deletion: Option<(Timestamp, i64, bool)> = None;
     match (deleting, grace) {
         (true, _) if held.is_some_and(|h| h > 0) => {
             // Only a shorter grace period may follow.
-            match (options.grace, held) {
-                (Some(asked), Some(held)) if asked.max(0) < held => {
-                    let asked = asked.max(0);
-                    let at = meta::deletion_timestamp(object)
-                        .and_then(meta::parse_time)
-                        .unwrap_or(now);
-                    let at =
-                        at - SignedDuration::from_secs(held) + SignedDuration::from_secs(asked);
-                    meta::set_deletion(&mut new, Some(&meta::rfc3339(at)), Some(asked));
-                    graceful = asked > 0;
-                    if asked > 0 {
-                        return Step::Mark(new);
-                    }
-                }
-                _ => return Step::Pending,
+            let (Some(asked), Some(held)) = (options.grace.map(|g| g.max(0)), held) else {
+                return Step::Pending;
+            };
+            if asked >= held {
+                return Step::Pending;
             }
+            let at = meta::deletion_timestamp(object)
+                .and_then(meta::parse_time)
+                .unwrap_or(now);
+            let at = at - SignedDuration::from_secs(held) + SignedDuration::from_secs(asked);
+            deletion = Some((at, asked, false));
         }
         (true, _) => {}
         (false, Some(grace)) => {
-            let at = now + SignedDuration::from_secs(grace.max(0));
-            meta::set_deletion(&mut new, Some(&meta::rfc3339(at)), Some(grace.max(0)));
-            bump_generation(&mut new);
-            graceful = grace > 0;
+            let grace = grace.max(0);
+            deletion = Some((now + SignedDuration::from_secs(grace), grace, true));
         }
         (false, None) => {}
     }
-    let changed = propagate(resource, &mut new, object, options);
-    let finalizers = meta::finalizers(&new).next().is_some();
-    if finalizers {
-        if meta::deletion_timestamp(&new).is_none() {
-            meta::set_deletion(&mut new, Some(&meta::rfc3339(now)), Some(0));
-            bump_generation(&mut new);
-        }
-        return if new == *object {
-            Step::Pending
-        } else {
-            Step::Mark(new)
-        };
-    }
-    if graceful {
+    let graceful = deletion.is_some_and(|(_, grace, _)| grace > 0);
+    if deleting && graceful {
+        let mut new = object.clone();
+        set_deletion(&mut new, deletion);
         return Step::Mark(new);
     }
-    let _ = changed;
-    Step::Remove
+    let finalizers = finalizers_after(resource, object, options);
+    if finalizers.is_empty() && !graceful {
+        return Step::Remove;
+    }
+    if !deleting && deletion.is_none() {
+        deletion = Some((now, 0, true));
+    }
+    let mut new = object.clone();
+    set_deletion(&mut new, deletion);
+    if !finalizers.iter().copied().eq(meta::finalizers(object)) {
+        meta::set_finalizers(&mut new, &finalizers);
+    }
+    if new == *object {
+        Step::Pending
+    } else {
+        Step::Mark(new)
+    }
+}
+
+fn set_deletion(object: &mut Object, deletion: Option<(Timestamp, i64, bool)>) {
+    if let Some((at, grace, is_new)) = deletion {
+        meta::set_deletion(object, Some(&meta::rfc3339(at)), Some(grace));
+        if is_new {
+            bump_generation(object);
+        }
+    }
 }
 
 fn bump_generation(object: &mut Object) {
@@ -454,11 +456,15 @@ fn bump_generation(object: &mut Object) {
     }
 }
 
-/// Puts on or takes off the garbage collector's finalizers, as the request's
-/// propagation asks. Says whether anything changed.
-fn propagate(resource: &Resource, new: &mut Object, old: &Object, options: &DeleteOptions) -> bool {
-    let before: Vec<String> = meta::finalizers(old).map(str::to_owned).collect();
-    let has = |f: &str| before.iter().any(|b| b == f);
+/// The finalizers that an object has once the garbage collector's are put on or
+/// taken off, as the request's propagation asks.
+fn finalizers_after<'a>(
+    resource: &Resource,
+    object: &'a Object,
+    options: &DeleteOptions,
+) -> Vec<&'a str> {
+    let before: Vec<&str> = meta::finalizers(object).collect();
+    let has = |finalizer: &str| before.contains(&finalizer);
     let (orphan, foreground) = match (options.orphan_dependents, options.propagation.as_deref()) {
         (Some(orphan), _) => (orphan, false),
         (None, Some("Orphan")) => (true, false),
@@ -472,22 +478,18 @@ fn propagate(resource: &Resource, new: &mut Object, old: &Object, options: &Dele
             (orphan, has(FOREGROUND) && !orphan)
         }
     };
+    let wanted = [(ORPHAN, orphan), (FOREGROUND, foreground)];
     let mut after: Vec<&str> = before
         .iter()
-        .map(String::as_str)
-        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .copied()
+        .filter(|f| wanted.iter().all(|(own, _)| own != f))
         .collect();
-    if orphan {
-        after.push(ORPHAN);
+    after.extend(wanted.iter().filter(|(_, on)| *on).map(|(own, _)| *own));
+    // What changes nothing but their order changes nothing.
+    if after.len() == before.len() && after.iter().all(|f| has(f)) {
+        return before;
     }
-    if foreground {
-        after.push(FOREGROUND);
-    }
-    let same = after.len() == before.len() && after.iter().all(|f| has(f));
-    if !same {
-        meta::set_finalizers(new, &after);
-    }
-    !same
+    after
 }
 
 /// A namespace is emptied by its controller before it goes.

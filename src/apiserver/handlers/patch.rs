@@ -280,16 +280,17 @@ impl Tracking {
     /// for what others own in other versions.
     pub async fn run<T: Send + 'static>(
         self,
-        live: Option<Object>,
+        live: Option<&Object>,
         work: impl FnOnce(&apply::Request<'_>, Option<&Object>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let waits = self
             .views
             .as_ref()
-            .is_some_and(|views| views.must_wait(live.as_ref(), &self.api_version));
+            .is_some_and(|views| views.must_wait(live, &self.api_version));
         if !waits {
-            return Ok(self.request(|request| work(request, live.as_ref())));
+            return Ok(self.request(|request| work(request, live)));
         }
+        let live = live.cloned();
         tokio::task::spawn_blocking(move || self.request(|request| work(request, live.as_ref())))
             .await
             .map_err(Status::internal)
@@ -305,7 +306,7 @@ pub struct Plan {
 
 impl Plan {
     /// Applies to an object.
-    pub async fn run(&self, live: Object) -> Result<Object, Status> {
+    pub async fn run(&self, live: &Object) -> Result<Object, Status> {
         let (patch, force) = (self.patch.clone(), self.force);
         self.tracking
             .clone()

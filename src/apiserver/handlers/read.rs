@@ -288,7 +288,7 @@ async fn past(
     };
     let page = server
         .store
-        .list(&resource.prefix(), options)
+        .list(resource.prefix(), options)
         .await
         .map_err(|e| super::store_error(resource, "", e))?;
     Ok(page

@@ -297,6 +297,11 @@ impl Stream {
         if self.call.raw && self.call.resource.serves_storage_version() {
             return put_raw(kind, object, self.call.accepted.encoding, out);
         }
+        if let View::Metadata(version) = self.call.accepted.view
+            && self.call.accepted.encoding != Encoding::Protobuf
+        {
+            return put_metadata(kind, object, version, out);
+        }
         match self.call.resource.served(object.parse()) {
             Ok(object) => self.encode_tree(kind, object, out),
             Err(status) => {
@@ -361,6 +366,23 @@ fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut Byte
     out.put_slice(b"\",\"object\":");
     out.put_slice(&object.json);
     out.put_slice(b"}\n");
+}
+
+/// A stored object's metadata, which are the same in all versions of a built-in kind.
+fn put_metadata(kind: &str, object: &CachedObject, version: &str, out: &mut BytesMut) {
+    let metadata = object.metadata();
+    out.reserve(metadata.len() + 128);
+    for part in [
+        "{\"type\":\"",
+        kind,
+        "\",\"object\":{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/",
+        version,
+        "\",\"metadata\":",
+    ] {
+        out.put_slice(part.as_bytes());
+    }
+    out.put_slice(metadata);
+    out.put_slice(b"}}\n");
 }
 
 fn is_websocket(call: &Call) -> bool {

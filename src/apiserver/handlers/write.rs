@@ -10,7 +10,7 @@ use rkube_api::{Object, apply, meta};
 use rkube_auth::admission::Operation;
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::{Context, Subresource};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::options::WriteOptions;
 use super::store_error;
@@ -121,7 +121,7 @@ impl Writer<'_> {
         };
         if self.resource.working_api_version() == self.resource.api_version() {
             return tracking
-                .run(live.cloned(), move |request, live| {
+                .run(live, move |request, live| {
                     apply::update(request, live, object)
                 })
                 .await;
@@ -132,7 +132,7 @@ impl Writer<'_> {
             None => None,
         };
         let owned = tracking
-            .run(live, move |request, live| {
+            .run(live.as_ref(), move |request, live| {
                 apply::update(request, live, there)
             })
             .await?;
@@ -171,7 +171,7 @@ impl Writer<'_> {
         strategy.default(&mut object);
         // What is filled in from here on is nobody's.
         object = self.own(None, object, now).await?;
-        meta::set_uid(&mut object, &uuid::Uuid::new_v4().to_string());
+        meta::set_uid(&mut object, &crate::new_uid());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
 
         let generate = meta::generate_name(&object).to_owned();
@@ -187,9 +187,13 @@ impl Writer<'_> {
             part: None,
         };
         let mut attempts = 0;
-        let template = object;
+        let mut template = object;
         loop {
-            let mut object = template.clone();
+            // A name that was made up may be taken, and then another is tried.
+            let mut object = match generated {
+                true => template.clone(),
+                false => template.take(),
+            };
             if generated {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
@@ -328,7 +332,7 @@ impl Writer<'_> {
         let now = Timestamp::now();
         let ctx = self.context(now);
         let mut new = match &self.plan {
-            Some(plan) => plan.run(old.clone()).await?,
+            Some(plan) => plan.run(old).await?,
             None => make(Some(old))?,
         };
         self.check_identity(&mut new, old, revision, namespace, name)?;
@@ -397,7 +401,7 @@ impl Writer<'_> {
         admission.charge_quota(&mut new, Some(old)).await?;
 
         let key = resource.key(namespace, name);
-        if !found.outdated && unchanged(&mut new, old) {
+        if !found.outdated && unchanged(&new, old) {
             // Nothing to store; but a stale reader must not believe that it won.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
@@ -582,39 +586,52 @@ fn keep_system_metadata(new: &mut Object, old: &Object) {
 }
 
 /// Whether a write changes nothing but the times in `managedFields`.
-fn unchanged(new: &mut Object, old: &Object) -> bool {
-    if new == old {
-        return true;
-    }
-    let timeless = |object: &Object| -> Vec<Value> {
-        meta::managed_fields(object)
-            .iter()
-            .map(|entry| {
-                let mut entry = entry.clone();
-                if let Some(map) = entry.as_object_mut() {
-                    map.remove("time");
-                }
-                entry
-            })
-            .collect()
+fn unchanged(new: &Object, old: &Object) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+        return new == old;
     };
-    if timeless(new) != timeless(old) {
-        return false;
-    }
-    match old["metadata"].get("managedFields") {
-        Some(fields) => {
-            let fields = fields.clone();
-            let before = meta::metadata_mut(new).insert("managedFields".into(), fields);
-            if *new == *old {
-                return true;
-            }
-            if let Some(before) = before {
-                meta::metadata_mut(new).insert("managedFields".into(), before);
-            }
-            false
-        }
-        None => false,
-    }
+    same_but(new, old, "metadata", |new, old| {
+        let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+            return new == old;
+        };
+        same_but(new, old, "managedFields", |new, old| {
+            let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else {
+                return new == old;
+            };
+            new.len() == old.len()
+                && new
+                    .iter()
+                    .zip(old)
+                    .all(|(new, old)| match (new.as_object(), old.as_object()) {
+                        (Some(new), Some(old)) => {
+                            let timeless = |entry: &'_ Map<String, Value>| {
+                                entry.len() - usize::from(entry.contains_key("time"))
+                            };
+                            timeless(new) == timeless(old)
+                                && new.iter().all(|(key, value)| {
+                                    key == "time" || old.get(key) == Some(value)
+                                })
+                        }
+                        _ => new == old,
+                    })
+        })
+    })
+}
+
+/// Whether two maps have the same keys and the same values, those of `key` as
+/// `same` sees them.
+fn same_but(
+    new: &Map<String, Value>,
+    old: &Map<String, Value>,
+    key: &str,
+    same: impl Fn(&Value, &Value) -> bool,
+) -> bool {
+    new.len() == old.len()
+        && new.iter().all(|(name, value)| match old.get(name) {
+            Some(other) if name == key => same(value, other),
+            Some(other) => value == other,
+            None => false,
+        })
 }
 
 /// Whether an update takes the last finalizer off an object that is being deleted.
@@ -682,10 +699,10 @@ mod tests {
     fn times_of_ownership_alone_are_no_change() {
         let entry = |time: &str| json!([{"manager": "m", "time": time}]);
         let old = json!({"metadata": {"name": "a", "managedFields": entry("1")}, "data": 1});
-        let mut new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 1});
-        assert!(unchanged(&mut new, &old));
-        let mut new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 2});
-        assert!(!unchanged(&mut new, &old));
+        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 1});
+        assert!(unchanged(&new, &old));
+        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 2});
+        assert!(!unchanged(&new, &old));
         assert_eq!(new["metadata"]["managedFields"], entry("2"));
     }
 }

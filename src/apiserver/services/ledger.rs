@@ -109,7 +109,7 @@ impl Kind {
         if self == Self::Address {
             entry["apiVersion"] = "networking.k8s.io/v1".into();
             entry["kind"] = "IPAddress".into();
-            entry["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
+            entry["metadata"]["uid"] = crate::new_uid().into();
             entry["metadata"]["labels"] = json!({FAMILY: "IPv4", MANAGED_BY: MANAGER});
         }
         entry.to_string().into()

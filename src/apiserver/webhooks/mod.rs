@@ -349,7 +349,7 @@ pub(crate) fn review(
 ) -> Result<(String, Value), Status> {
     let resource = admission.resource;
     let requested = admission.requested();
-    let uid = uuid::Uuid::new_v4().to_string();
+    let uid = crate::new_uid();
     let served = |object: Option<&Object>| -> Result<Value, Status> {
         object.map_or(Ok(Value::Null), |o| admission.served(o.clone()))
     };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::PartialObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde::{Deserialize, Deserializer};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{Collector, PATIENCE};
 use crate::context::Context;
 use crate::discovery::{Served, discover};
-use crate::informers::{Sink, Source, reflect};
+use crate::informers::{Sink, Source, Versioned, reflect};
 
 /// Kinds that own nothing and are owned by nobody, and come in floods.
 const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
@@ -63,7 +63,48 @@ impl MetadataGraph {
     }
 }
 
-type Metadata = PartialObjectMeta;
+/// What the graph needs of an object, and a watch to go on: managed fields alone
+/// are often most of the metadata.
+#[derive(Clone, Debug, Deserialize)]
+struct Metadata {
+    #[serde(deserialize_with = "links")]
+    metadata: ObjectMeta,
+}
+
+fn links<'de, D: Deserializer<'de>>(reader: D) -> std::result::Result<ObjectMeta, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Links {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        deletion_timestamp: Option<Time>,
+        finalizers: Option<Vec<String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+    }
+    let links = Links::deserialize(reader)?;
+    Ok(ObjectMeta {
+        name: links.name,
+        namespace: links.namespace,
+        uid: links.uid,
+        resource_version: links.resource_version,
+        deletion_timestamp: links.deletion_timestamp,
+        finalizers: links.finalizers,
+        owner_references: links.owner_references,
+        ..ObjectMeta::default()
+    })
+}
+
+impl Versioned for Metadata {
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
 
 impl Sink<Metadata> for MetadataGraph {
     fn replace(&self, objects: Vec<Metadata>, _: u64) {

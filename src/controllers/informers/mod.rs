@@ -6,6 +6,7 @@
 //! at once ([`Store::observe`]), so that its next look at the same item sees
 //! them: this takes the place of upstream's "expectations".
 
+mod events;
 mod reflector;
 mod store;
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{AsyncBufReadExt as _, StreamExt as _};
 use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ObjectList, Request};
 
+use super::events;
 use super::store::{Store, Versioned};
 
 /// Who is told of what a list and watch say.
@@ -189,49 +190,48 @@ async fn watch<K: Versioned>(
         request.watch(&params, version)
     }
     .map_err(|error| fail(kube::Error::BuildRequest(error), &at))?;
-    let events = match in_time(client.request_events::<K>(request)).await {
-        Ok(events) => events,
+    let lines = match in_time(client.request_stream(request)).await {
+        Ok(stream) => stream.lines(),
         Err(kube::Error::Api(status)) if status.code == 410 => return Ok(End::Relist),
         Err(error) => return Err(fail(error, &at)),
     };
-    let mut events = std::pin::pin!(events);
+    let mut lines = std::pin::pin!(lines);
     loop {
-        let Ok(event) = tokio::time::timeout(LONGEST_SILENCE, events.next()).await else {
+        let Ok(line) = tokio::time::timeout(LONGEST_SILENCE, lines.next()).await else {
             tracing::warn!(path = %source.path, "watch has gone silent");
             return Ok(End::Relist);
         };
-        match event {
-            Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+        let line = match line {
+            Some(Ok(line)) => line,
+            Some(Err(error)) => return Err(fail(kube::Error::ReadEvents(error), &at)),
+            None => return Ok(End::Resume(at)),
+        };
+        match events::read::<K>(&line) {
+            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 set(&mut at, &object);
                 store.apply(object);
             }
-            Some(Ok(WatchEvent::Deleted(object))) => {
+            Ok(WatchEvent::Deleted(object)) => {
                 set(&mut at, &object);
                 store.remove(object);
             }
-            Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+            Ok(WatchEvent::Bookmark(bookmark)) => {
                 at = bookmark.metadata.resource_version;
                 store.bookmark(at.parse().unwrap_or(0));
             }
-            Some(Ok(WatchEvent::Error(status))) => {
+            Ok(WatchEvent::Error(status)) => {
                 if status.code != 410 {
                     tracing::warn!(path = %source.path, %status, "watch answered an error");
                 }
                 return Ok(End::Relist);
             }
-            None => return Ok(End::Resume(at)),
-            Some(Err(error @ kube::Error::SerdeError(_))) => {
+            // The end of a stream that broke within a line: go on from what was read.
+            Err(error) if error.is_eof() => return Ok(End::Resume(at)),
+            Err(error) => {
                 // Going on would lose the event: read everything again.
                 tracing::warn!(path = %source.path, %error, "watch sent what cannot be read");
                 return Ok(End::Relist);
             }
-            // What is neither an event nor a refusal reads as an empty one: an event
-            // with an object that is not what its kind's type says.
-            Some(Err(kube::Error::Api(status))) if status.code == 0 => {
-                tracing::warn!(path = %source.path, "watch sent what cannot be read");
-                return Ok(End::Relist);
-            }
-            Some(Err(error)) => return Err(fail(error, &at)),
         }
     }
 }

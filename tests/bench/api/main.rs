@@ -7,15 +7,18 @@
 //! so that all of them meet the machine in the same state. Objects are config
 //! maps with 1 KiB of data. What is made is removed again.
 
+mod client;
 mod phases;
 mod watching;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use tokio::sync::Mutex;
 
 /// Measures API servers side by side.
 #[derive(Parser)]
@@ -49,9 +52,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// An API server under test.
 pub struct Target {
     name: String,
-    /// One a client: each has a connection of its own.
-    clients: Vec<Client>,
-    watchers: Vec<Client>,
+    server: client::Server,
+    /// Each has a connection of its own.
+    clients: Vec<Arc<Mutex<client::Http>>>,
 }
 
 /// Where everything is made; deleted at the end.
@@ -61,19 +64,19 @@ impl Target {
     async fn connect(name: &str, kubeconfig: &str, args: &Args) -> anyhow::Result<Self> {
         let path = PathBuf::from(kubeconfig);
         let file = Kubeconfig::read_from(&path).with_context(|| format!("{}", path.display()))?;
-        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("{}", path.display()))?;
-        config.read_timeout = None;
-        let make = |count: usize| -> anyhow::Result<Vec<Client>> {
-            (0..count)
-                .map(|_| Ok(Client::try_from(config.clone())?))
-                .collect()
-        };
+        let server = client::Server::of(&config)?;
+        let mut clients = Vec::new();
+        for _ in 0..args.clients.max(1) {
+            let client = server.connect().await.with_context(|| name.to_owned())?;
+            clients.push(Arc::new(Mutex::new(client)));
+        }
         Ok(Self {
             name: name.to_owned(),
-            clients: make(args.clients.max(1))?,
-            watchers: make(args.watchers)?,
+            server,
+            clients,
         })
     }
 }
@@ -125,7 +128,7 @@ async fn measure(targets: &[Target], args: &Args) -> anyhow::Result<Vec<Line>> {
     let mut latencies = Vec::new();
     for target in targets {
         eprintln!("{}: watch", target.name);
-        latencies.push(watching::latencies(&target.clients[0], &target.watchers, time).await?);
+        latencies.push(watching::latencies(target, args.watchers, time).await?);
     }
     for (what, part) in [("event, median", 0.5), ("event, 99th percentile", 0.99)] {
         lines.push(Line {

@@ -1,14 +1,23 @@
 //! Requests per second, phase by phase.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use http::Request;
-use kube::Client;
+use anyhow::bail;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
+use super::client::Http;
 use super::{NAMESPACES, Target};
+
+/// What each object carries.
+pub const PAYLOAD: &str = match std::str::from_utf8(&[b'x'; 1024]) {
+    Ok(text) => text,
+    Err(_) => unreachable!(),
+};
 
 /// What is measured, in this order: later phases use what earlier ones made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,58 +72,37 @@ fn maps(namespace: &str) -> String {
     format!("/api/v1/namespaces/{namespace}/configmaps")
 }
 
-fn object(name: &str, number: usize) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "labels": {"tenth": format!("t{}", number % 10)}},
-        "data": {"payload": "x".repeat(1024)},
-    })
-}
-
-async fn send(
-    client: &Client,
-    method: &str,
-    path: &str,
-    body: Option<&Value>,
-) -> anyhow::Result<String> {
-    let kind = if method == "PATCH" {
-        "application/merge-patch+json"
-    } else {
-        "application/json"
-    };
-    let bytes = body.map(|b| b.to_string().into_bytes()).unwrap_or_default();
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", kind)
-        .body(bytes)?;
-    client
-        .request_text(request)
-        .await
-        .with_context(|| format!("{method} {path}"))
+fn object(name: &str, number: usize) -> String {
+    let (tenth, payload) = (number % 10, PAYLOAD);
+    format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"tenth":"t{tenth}"}}}},"data":{{"payload":"{payload}"}}}}"#
+    )
 }
 
 /// Makes the namespaces, and what lists are to find.
 pub async fn prepare(target: &Target) -> anyhow::Result<()> {
-    let client = &target.clients[0];
+    let mut client = target.clients[0].lock().await;
     for namespace in NAMESPACES {
         let body =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-        send(client, "POST", "/api/v1/namespaces", Some(&body)).await?;
+        client
+            .succeed(Method::POST, "/api/v1/namespaces", body.to_string())
+            .await?;
     }
+    drop(client);
     for (namespace, count) in [("bench-500", 500), ("bench-5000", 5000)] {
         let next = AtomicUsize::new(0);
         let work = target.clients.iter().map(|client| {
             let next = &next;
             async move {
+                let mut client = client.lock().await;
                 loop {
                     let number = next.fetch_add(1, Relaxed);
                     if number >= count {
                         return anyhow::Ok(());
                     }
                     let made = object(&format!("m{number}"), number);
-                    send(client, "POST", &maps(namespace), Some(&made)).await?;
+                    client.succeed(Method::POST, &maps(namespace), made).await?;
                 }
             }
         });
@@ -123,18 +111,13 @@ pub async fn prepare(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes everything again, and waits until it has gone.
+/// Removes everything again.
 pub async fn clean(target: &Target) -> anyhow::Result<()> {
-    let client = &target.clients[0];
+    let mut client = target.clients[0].lock().await;
     for namespace in NAMESPACES {
-        send(client, "DELETE", &maps(namespace), None).await?;
-        send(
-            client,
-            "DELETE",
-            &format!("/api/v1/namespaces/{namespace}"),
-            None,
-        )
-        .await?;
+        for path in [maps(namespace), format!("/api/v1/namespaces/{namespace}")] {
+            client.succeed(Method::DELETE, &path, Bytes::new()).await?;
+        }
     }
     Ok(())
 }
@@ -156,17 +139,19 @@ pub async fn run(target: &Target, phase: Phase, time: Duration) -> anyhow::Resul
 }
 
 async fn work(
-    client: Client,
+    client: Arc<Mutex<Http>>,
     worker: usize,
     phase: Phase,
     deadline: Instant,
 ) -> anyhow::Result<usize> {
+    let mut client = client.lock().await;
+    let client = &mut *client;
     let writes = maps("bench-writes");
+    let own = format!("{writes}/w{worker}-0");
     let mut done = 0;
-    let mut mine = match phase {
+    let mut mine: Value = match phase {
         Phase::Update => {
-            let path = format!("{writes}/w{worker}-0");
-            serde_json::from_str(&send(&client, "GET", &path, None).await?)?
+            serde_json::from_slice(&client.succeed(Method::GET, &own, Bytes::new()).await?)?
         }
         _ => Value::Null,
     };
@@ -180,48 +165,43 @@ async fn work(
         match phase {
             Phase::Create => {
                 let made = object(&format!("w{worker}-{done}"), done);
-                send(&client, "POST", &writes, Some(&made)).await?;
+                client.succeed(Method::POST, &writes, made).await?;
             }
-            Phase::Get => {
-                send(
-                    &client,
-                    "GET",
-                    &format!("{}/m{any}", maps("bench-5000")),
-                    None,
-                )
-                .await?;
-            }
+            Phase::Get => get(client, &format!("{}/m{any}", maps("bench-5000"))).await?,
             Phase::Update => {
                 mine["data"]["count"] = done.to_string().into();
-                let path = format!("{writes}/w{worker}-0");
-                mine = serde_json::from_str(&send(&client, "PUT", &path, Some(&mine)).await?)?;
+                let written = client.succeed(Method::PUT, &own, mine.to_string()).await?;
+                mine = serde_json::from_slice(&written)?;
             }
             Phase::Patch => {
-                let change = json!({"data": {"count": done.to_string()}});
+                let change = format!(r#"{{"data":{{"count":"{done}"}}}}"#);
                 let path = format!("{}/m{any}", maps("bench-5000"));
-                send(&client, "PATCH", &path, Some(&change)).await?;
+                client.succeed(Method::PATCH, &path, change).await?;
             }
-            Phase::List500 => {
-                send(&client, "GET", &maps("bench-500"), None).await?;
-            }
-            Phase::List5000 => {
-                send(&client, "GET", &maps("bench-5000"), None).await?;
-            }
+            Phase::List500 => get(client, &maps("bench-500")).await?,
+            Phase::List5000 => get(client, &maps("bench-5000")).await?,
             Phase::ListLabel => {
                 let path = format!("{}?labelSelector=tenth%3Dt{}", maps("bench-5000"), any % 10);
-                send(&client, "GET", &path, None).await?;
+                get(client, &path).await?;
             }
             Phase::Delete => {
                 let path = format!("{writes}/w{worker}-{done}");
-                if let Err(error) = send(&client, "DELETE", &path, None).await {
+                let (code, answer) = client.send(Method::DELETE, &path, Bytes::new()).await?;
+                if code == StatusCode::NOT_FOUND {
                     // Its own have all gone.
-                    let gone =
-                        matches!(error.downcast_ref(), Some(kube::Error::Api(s)) if s.code == 404);
-                    return if gone { Ok(done) } else { Err(error) };
+                    return Ok(done);
+                }
+                if !code.is_success() {
+                    bail!("{path}: {code}: {}", String::from_utf8_lossy(&answer));
                 }
             }
         }
         done += 1;
     }
     Ok(done)
+}
+
+async fn get(client: &mut Http, path: &str) -> anyhow::Result<()> {
+    client.succeed(Method::GET, path, Bytes::new()).await?;
+    Ok(())
 }

@@ -1,0 +1,109 @@
+//! The lines of a watch, read in one pass.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use kube::api::WatchEvent;
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
+
+/// Reads an event. Its type stands before its object in what API servers write,
+/// so that the object needs no form in between; where it stands behind, it has one.
+pub fn read<K: DeserializeOwned>(line: &str) -> serde_json::Result<WatchEvent<K>> {
+    let mut reader = serde_json::Deserializer::from_str(line);
+    let event = serde::Deserializer::deserialize_map(&mut reader, EventVisitor(PhantomData))?;
+    reader.end()?;
+    Ok(event)
+}
+
+struct EventVisitor<K>(PhantomData<K>);
+
+impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
+    type Value = WatchEvent<K>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a watch event")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut kind: Option<String> = None;
+        let mut early: Option<Value> = None;
+        let mut event = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match (&*key, &kind) {
+                ("type", _) => kind = Some(map.next_value()?),
+                ("object", None) => early = Some(map.next_value()?),
+                ("object", Some(kind)) => {
+                    event = Some(match kind.as_str() {
+                        "ADDED" => WatchEvent::Added(map.next_value()?),
+                        "MODIFIED" => WatchEvent::Modified(map.next_value()?),
+                        "DELETED" => WatchEvent::Deleted(map.next_value()?),
+                        "BOOKMARK" => WatchEvent::Bookmark(map.next_value()?),
+                        "ERROR" => WatchEvent::Error(map.next_value()?),
+                        other => return Err(A::Error::custom(format!("event type {other:?}"))),
+                    });
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        match (event, kind, early) {
+            (Some(event), _, _) => Ok(event),
+            (None, Some(kind), Some(object)) => {
+                let whole = serde_json::json!({"type": kind, "object": object});
+                serde_json::from_value(whole).map_err(A::Error::custom)
+            }
+            (None, None, _) => Err(A::Error::missing_field("type")),
+            (None, _, None) => Err(A::Error::missing_field("object")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn name(line: &str) -> serde_json::Result<Option<String>> {
+        Ok(match read::<ConfigMap>(line)? {
+            WatchEvent::Added(object)
+            | WatchEvent::Modified(object)
+            | WatchEvent::Deleted(object) => object.metadata.name,
+            WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version),
+            WatchEvent::Error(status) => Some(status.message),
+        })
+    }
+
+    #[test]
+    fn events_are_read_in_either_order() {
+        for kind in ["ADDED", "MODIFIED", "DELETED"] {
+            let object = r#""object":{"kind":"ConfigMap","metadata":{"name":"a"}}"#;
+            let usual = format!(r#"{{"type":"{kind}",{object},"more":[1]}}"#);
+            assert_eq!(name(&usual).unwrap().as_deref(), Some("a"));
+            let other = format!(r#"{{{object},"type":"{kind}"}}"#);
+            assert_eq!(name(&other).unwrap().as_deref(), Some("a"));
+        }
+        let bookmark = r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7"}}}"#;
+        assert_eq!(name(bookmark).unwrap().as_deref(), Some("7"));
+        let error = r#"{"type":"ERROR","object":{"kind":"Status","status":"Failure","message":"gone","reason":"Expired","code":410}}"#;
+        assert_eq!(name(error).unwrap().as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        for line in [
+            "",
+            "[]",
+            "{}",
+            r#"{"type":"ADDED"}"#,
+            r#"{"object":{}}"#,
+            r#"{"type":"NEW","object":{}}"#,
+            r#"{"type":"ADDED","object":{"metadata":{"name":7}}}"#,
+            r#"{"type":"ADDED","object":{}} x"#,
+        ] {
+            assert!(name(line).is_err(), "{line}");
+        }
+    }
+}
