@@ -279,7 +279,7 @@ impl LogWriter {
     /// Writes zeros from where they end to [`AHEAD`] bytes after `end`; the next
     /// sync makes them durable. A disk too full for them may have room for a frame.
     fn reserve(&mut self, end: u64) {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         let until = end + AHEAD;
         let mut at = self.reserved;
         while at < until {
