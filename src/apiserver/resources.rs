@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use rkube_api::registry::{self, Resource as Row};
 use rkube_api::schema::{Structural, Type, TypeRef};
@@ -172,7 +173,7 @@ impl Resource {
         namespace: &str,
         name: &str,
         revision: u64,
-        json: &[u8],
+        json: &Bytes,
     ) -> Option<CachedObject> {
         let extractor = self.extractor();
         CachedObject::new(namespace, name, revision, json, extractor.as_ref())

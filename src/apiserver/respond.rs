@@ -204,8 +204,12 @@ impl ApiServer {
                 view: View::Whole,
             }
             && !wants_pretty(call);
-        if plain && items.iter().all(|item| resource.is_as_served(&item.json)) {
-            let size: usize = items.iter().map(|i| i.json.len() + 1).sum();
+        if plain
+            && items
+                .iter()
+                .all(|item| resource.is_as_served(item.stored()))
+        {
+            let size: usize = items.iter().map(|i| i.json_len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
             let head = json!({"kind": resource.list_kind, "apiVersion": resource.api_version()})
                 .to_string();
@@ -217,7 +221,7 @@ impl ApiServer {
                 if i > 0 {
                     out.put_u8(b',');
                 }
-                out.put_slice(&item.json);
+                item.put_json(&mut out);
             }
             out.put_slice(b"]}\n");
             return Ok(bytes(call, StatusCode::OK, Encoding::Json, out.freeze()).await);

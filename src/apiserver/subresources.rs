@@ -407,8 +407,8 @@ pub async fn component_statuses(
     }
     let filter = read::filter(&call.info, resource)?;
     let selected = |object: &Object| {
-        let json = object.to_string();
-        CachedObject::new("", meta::name(object), 0, json.as_bytes(), None)
+        let json = object.to_string().into();
+        CachedObject::new("", meta::name(object), 0, &json, None)
             .is_some_and(|object| filter.matches(&object))
     };
     let mut objects: Vec<Object> = parts.iter().map(|p| component(p)).collect();

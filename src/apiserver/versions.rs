@@ -97,7 +97,7 @@ impl ApiServer {
     ) -> Result<Vec<Arc<CachedObject>>, Status> {
         let version = resource.api_version();
         let is_other = |item: &&Arc<CachedObject>| {
-            api_version(&item.json).is_none_or(|v| v != version.as_bytes())
+            api_version(item.stored()).is_none_or(|v| v != version.as_bytes())
         };
         let other: Vec<_> = items.iter().filter(is_other).cloned().collect();
         let mut converted = self.serve_all(resource, &other).await?.into_iter();

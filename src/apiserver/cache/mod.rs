@@ -157,7 +157,7 @@ impl Cache {
             cache.replace(
                 items
                     .into_iter()
-                    .filter_map(|kv| Some((split_key(&kv.key)?.1, &kv.value[..], kv.mod_revision))),
+                    .filter_map(|kv| Some((split_key(&kv.key)?.1, &kv.value, kv.mod_revision))),
                 page.revision,
             );
         }

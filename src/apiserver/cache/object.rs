@@ -1,12 +1,13 @@
-//! A cached object: its encoded bytes, and the little that selectors need.
+//! A cached object: its encoded bytes, which are the store's own, and the little
+//! that selectors need.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Bytes, BytesMut};
-use rkube_api::Object;
+use bytes::{BufMut, Bytes, BytesMut};
 use rkube_api::status::Status;
+use rkube_api::{Object, meta};
 use serde::Deserialize;
 
 /// An object as reads and watches see it: encoded once, shared by all of them.
@@ -24,8 +25,10 @@ pub struct CachedObject {
     pub labels: Pairs,
     /// Values of the fields that selectors may name, beside name and namespace.
     pub fields: Pairs,
-    /// JSON in the storage version, `resourceVersion` included.
-    pub json: Bytes,
+    /// JSON in the storage version, as it is stored: without the revision.
+    stored: Bytes,
+    /// Where in it the revision goes, which is where its metadata begin.
+    revision_at: usize,
     tree: OnceLock<Arc<Object>>,
     protobuf: OnceLock<Protobuf>,
 }
@@ -70,13 +73,18 @@ impl CachedObject {
         namespace: &str,
         name: &str,
         revision: u64,
-        stored: &[u8],
+        stored: &Bytes,
         extractor: Option<&FieldExtractor>,
     ) -> Option<Self> {
-        let json = with_revision(stored, revision)?;
+        let mut stored = stored.clone();
+        let mut revision_at = metadata_start(&stored)?;
+        if stored[revision_at..].starts_with(KEY) {
+            stored = without_revision(&stored)?;
+            revision_at = metadata_start(&stored)?;
+        }
         let (labels, fields) = match extractor {
             Some(extract) => {
-                let tree: Object = serde_json::from_slice(stored).ok()?;
+                let tree: Object = serde_json::from_slice(&stored).ok()?;
                 let labels = tree["metadata"]["labels"]
                     .as_object()
                     .map(|labels| {
@@ -89,7 +97,7 @@ impl CachedObject {
                 (labels, extract(&tree).into_boxed_slice())
             }
             None => {
-                let skeleton: Skeleton = serde_json::from_slice(stored).ok()?;
+                let skeleton: Skeleton = serde_json::from_slice(&stored).ok()?;
                 let labels = skeleton.metadata.labels.unwrap_or_default();
                 (
                     labels
@@ -106,7 +114,8 @@ impl CachedObject {
             revision,
             labels,
             fields,
-            json,
+            stored,
+            revision_at,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         })
@@ -121,7 +130,8 @@ impl CachedObject {
             revision,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
-            json: with_revision(&self.json, revision).unwrap_or_else(|| self.json.clone()),
+            stored: self.stored.clone(),
+            revision_at: self.revision_at,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         }
@@ -153,17 +163,44 @@ impl CachedObject {
         Ok(self.protobuf.get_or_init(|| made))
     }
 
-    /// The object's metadata, as they are encoded.
-    pub fn metadata(&self) -> &[u8] {
-        metadata_of(&self.json).unwrap_or(b"{}")
+    /// JSON in the storage version, `resourceVersion` included.
+    pub fn json(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.json_len());
+        self.put_json(&mut out);
+        out.freeze()
+    }
+
+    /// Appends what [`Self::json`] gives.
+    pub fn put_json(&self, out: &mut impl BufMut) {
+        put_with_revision(&self.stored, self.revision_at, self.revision, out);
+    }
+
+    /// At most how many bytes [`Self::json`] has.
+    pub fn json_len(&self) -> usize {
+        self.stored.len() + REVISION_LEN
+    }
+
+    /// The object as it is stored, without its revision.
+    pub fn stored(&self) -> &Bytes {
+        &self.stored
+    }
+
+    /// Appends the object's metadata, `resourceVersion` included.
+    pub fn put_metadata(&self, out: &mut impl BufMut) {
+        let metadata = metadata_of(&self.stored, self.revision_at).unwrap_or(b"{}");
+        put_with_revision(metadata, 1, self.revision, out);
     }
 
     /// The object as a tree of the caller's own; nothing is kept.
     pub fn parse(&self) -> Object {
         match self.tree.get() {
             Some(tree) => (**tree).clone(),
-            None => serde_json::from_slice(&self.json)
-                .expect("a cached object was parsed when it came in"),
+            None => {
+                let mut object: Object = serde_json::from_slice(&self.stored)
+                    .expect("a cached object was parsed when it came in");
+                meta::set_resource_version(&mut object, &self.revision.to_string());
+                object
+            }
         }
     }
 
@@ -193,28 +230,51 @@ impl CachedObject {
 /// tree: the bytes around it are copied as they are.
 pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
     let at = metadata_start(json)?;
-    let rest = &json[at..];
-    // A version that was put there by this function stands first.
-    const KEY: &[u8] = b"\"resourceVersion\":\"";
-    let rest = match rest.strip_prefix(KEY) {
-        Some(tail) => {
-            let end = tail.iter().position(|b| *b == b'"')? + 1;
-            let tail = &tail[end..];
-            tail.strip_prefix(b",").unwrap_or(tail)
-        }
-        None => rest,
-    };
-    let number = revision.to_string();
-    let mut out = BytesMut::with_capacity(json.len() + KEY.len() + number.len() + 2);
-    out.extend_from_slice(&json[..at]);
-    out.extend_from_slice(KEY);
-    out.extend_from_slice(number.as_bytes());
-    out.extend_from_slice(b"\"");
-    if rest.first() != Some(&b'}') {
-        out.extend_from_slice(b",");
+    if json[at..].starts_with(KEY) {
+        return with_revision(&without_revision(json)?, revision);
     }
-    out.extend_from_slice(rest);
+    let mut out = BytesMut::with_capacity(json.len() + REVISION_LEN);
+    put_with_revision(json, at, revision, &mut out);
     Some(out.freeze())
+}
+
+/// What stands before a revision.
+const KEY: &[u8] = b"\"resourceVersion\":\"";
+/// At most how many bytes a revision adds: its key, its digits, a quote, a comma.
+const REVISION_LEN: usize = KEY.len() + 22;
+
+/// Appends `json` with a revision at the place `at`, behind the brace that
+/// begins its metadata.
+fn put_with_revision(json: &[u8], at: usize, revision: u64, out: &mut impl BufMut) {
+    let mut digits = [0; 20];
+    let mut first = digits.len();
+    let mut rest = revision;
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.put_slice(&json[..at]);
+    out.put_slice(KEY);
+    out.put_slice(&digits[first..]);
+    out.put_slice(if json[at..].first() == Some(&b'}') {
+        b"\""
+    } else {
+        b"\","
+    });
+    out.put_slice(&json[at..]);
+}
+
+/// Encoded JSON without the revision that this file's functions put in.
+fn without_revision(json: &[u8]) -> Option<Bytes> {
+    let at = metadata_start(json)?;
+    let tail = json[at..].strip_prefix(KEY)?;
+    let tail = &tail[tail.iter().position(|b| *b == b'"')? + 1..];
+    let tail = tail.strip_prefix(b",").unwrap_or(tail);
+    Some([&json[..at], tail].concat().into())
 }
 
 /// Where the members of the top-level `metadata` object begin. The input is
@@ -246,9 +306,10 @@ fn metadata_start(json: &[u8]) -> Option<usize> {
     None
 }
 
-/// The metadata of an encoded object, with their braces.
-fn metadata_of(json: &[u8]) -> Option<&[u8]> {
-    let from = metadata_start(json)? - 1;
+/// The metadata of an encoded object, with their braces; `start` is what
+/// [`metadata_start`] gives.
+fn metadata_of(json: &[u8], start: usize) -> Option<&[u8]> {
+    let from = start - 1;
     let mut depth = 0usize;
     let mut i = from;
     loop {
@@ -306,12 +367,36 @@ mod tests {
     fn metadata_are_found_to_their_end() {
         let object = json!({"apiVersion": "v1", "data": {"metadata": {"x": 1}}, "kind": "ConfigMap", "metadata": {"annotations": {"a": "}]\"\\"}, "finalizers": ["{"], "name": "a"}, "x": {}});
         let bytes = serde_json::to_vec(&object).unwrap();
-        let found: Object = serde_json::from_slice(metadata_of(&bytes).unwrap()).unwrap();
-        assert_eq!(found, object["metadata"]);
-        assert_eq!(metadata_of(br#"{"metadata":{}}"#), Some(&b"{}"[..]));
-        assert_eq!(metadata_of(br#"{"metadata":{"a":["#), None);
-        assert_eq!(metadata_of(br#"{"metadata":{"a":"\"#), None);
-        assert_eq!(metadata_of(b"{}"), None);
+        let found = |json: &[u8]| metadata_of(json, metadata_start(json)?).map(<[u8]>::to_vec);
+        let read: Object = serde_json::from_slice(&found(&bytes).unwrap()).unwrap();
+        assert_eq!(read, object["metadata"]);
+        assert_eq!(found(br#"{"metadata":{}}"#).as_deref(), Some(&b"{}"[..]));
+        assert_eq!(found(br#"{"metadata":{"a":["#), None);
+        assert_eq!(found(br#"{"metadata":{"a":"\"#), None);
+        assert_eq!(found(b"{}"), None);
+    }
+
+    #[test]
+    fn objects_are_shown_with_their_revision() {
+        for metadata in [json!({}), json!({"name": "a"})] {
+            let mut object = json!({"apiVersion": "v1", "kind": "X", "metadata": metadata});
+            let stored = Bytes::from(object.to_string());
+            let shown = with_revision(&stored, 3).unwrap();
+            object["metadata"]["resourceVersion"] = "18446744073709551615".into();
+            // A stored value that has a revision, as an older version might have
+            // written it, has no other meaning.
+            for stored in [stored, shown] {
+                let cached = CachedObject::new("", "a", u64::MAX, &stored, None).unwrap();
+                let read: Object = serde_json::from_slice(&cached.json()).unwrap();
+                assert_eq!((&read, &cached.parse()), (&object, &object));
+                assert!(cached.json().len() <= cached.json_len());
+                let mut metadata = Vec::new();
+                cached.put_metadata(&mut metadata);
+                let metadata: Object = serde_json::from_slice(&metadata).unwrap();
+                assert_eq!(metadata, object["metadata"]);
+                assert_eq!(cached.at(7).parse()["metadata"]["resourceVersion"], "7");
+            }
+        }
     }
 
     #[test]

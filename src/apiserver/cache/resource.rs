@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
@@ -54,7 +55,7 @@ pub struct Event {
 
 impl Event {
     fn weight(&self) -> usize {
-        self.object.json.len() + self.previous.as_ref().map_or(0, |p| p.json.len())
+        self.object.stored().len() + self.previous.as_ref().map_or(0, |p| p.stored().len())
     }
 
     /// What a watcher with `filter` sees of this: an update that enters its
@@ -125,7 +126,7 @@ impl ResourceCache {
                 &object.namespace,
                 &object.name,
                 object.revision,
-                &object.json,
+                object.stored(),
                 extractor.as_ref(),
             ) {
                 *object = Arc::new(again);
@@ -138,7 +139,7 @@ impl ResourceCache {
     /// watchers that were before it must start over.
     pub fn replace<'a>(
         &self,
-        items: impl Iterator<Item = (&'a str, &'a [u8], u64)>,
+        items: impl Iterator<Item = (&'a str, &'a Bytes, u64)>,
         revision: u64,
     ) {
         let mut state = self.state.write();
@@ -165,7 +166,7 @@ impl ResourceCache {
     }
 
     /// Takes in a write.
-    pub fn put(&self, key: &str, value: &[u8], revision: u64) {
+    pub fn put(&self, key: &str, value: &Bytes, revision: u64) {
         let (namespace, name) = split(key);
         let extractor = self.state.read().extractor.clone();
         let Some(object) = CachedObject::new(namespace, name, revision, value, extractor.as_ref())

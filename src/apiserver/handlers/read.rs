@@ -45,13 +45,7 @@ pub async fn get(
         return Ok(respond::bytes(call, StatusCode::OK, accepted.encoding, body).await);
     }
     server
-        .object_response(
-            call,
-            resource,
-            StatusCode::OK,
-            accepted,
-            object.json.clone(),
-        )
+        .object_response(call, resource, StatusCode::OK, accepted, object.json())
         .await
 }
 

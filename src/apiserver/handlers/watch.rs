@@ -266,7 +266,7 @@ impl Stream {
             return;
         }
         let as_served =
-            |object: &CachedObject| call.raw && call.resource.is_as_served(&object.json);
+            |object: &CachedObject| call.raw && call.resource.is_as_served(object.stored());
         let other: Vec<Arc<CachedObject>> = events
             .iter()
             .filter(|(_, object)| !as_served(object))
@@ -360,18 +360,17 @@ fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut Byte
         }
         return;
     }
-    out.reserve(object.json.len() + 40);
+    out.reserve(object.json_len() + 40);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
     out.put_slice(b"\",\"object\":");
-    out.put_slice(&object.json);
+    object.put_json(out);
     out.put_slice(b"}\n");
 }
 
 /// A stored object's metadata, which are the same in all versions of a built-in kind.
 fn put_metadata(kind: &str, object: &CachedObject, version: &str, out: &mut BytesMut) {
-    let metadata = object.metadata();
-    out.reserve(metadata.len() + 128);
+    out.reserve(512);
     for part in [
         "{\"type\":\"",
         kind,
@@ -381,7 +380,7 @@ fn put_metadata(kind: &str, object: &CachedObject, version: &str, out: &mut Byte
     ] {
         out.put_slice(part.as_bytes());
     }
-    out.put_slice(metadata);
+    object.put_metadata(out);
     out.put_slice(b"}}\n");
 }
 

@@ -649,8 +649,9 @@ fn finished(resource: &Resource, new: &Object, old: &Object) -> bool {
 /// is the store's to say.
 pub fn encode(object: &mut Object) -> Result<Bytes, Status> {
     meta::remove(object, "resourceVersion");
+    // The store and the cache keep it: without the room that growing leaves.
     serde_json::to_vec(object)
-        .map(Into::into)
+        .map(|json| Bytes::copy_from_slice(&json))
         .map_err(Status::internal)
 }
 
