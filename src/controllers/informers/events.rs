@@ -5,6 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use kube::api::WatchEvent;
+use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -17,6 +18,16 @@ pub fn read<K: DeserializeOwned>(line: &str) -> serde_json::Result<WatchEvent<K>
     Ok(event)
 }
 
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Kind {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
 struct EventVisitor<K>(PhantomData<K>);
 
 impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
@@ -27,21 +38,20 @@ impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut kind: Option<String> = None;
+        let mut kind: Option<Kind> = None;
         let mut early: Option<Value> = None;
         let mut event = None;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            match (&*key, &kind) {
+            match (&*key, kind) {
                 ("type", _) => kind = Some(map.next_value()?),
                 ("object", None) => early = Some(map.next_value()?),
                 ("object", Some(kind)) => {
-                    event = Some(match kind.as_str() {
-                        "ADDED" => WatchEvent::Added(map.next_value()?),
-                        "MODIFIED" => WatchEvent::Modified(map.next_value()?),
-                        "DELETED" => WatchEvent::Deleted(map.next_value()?),
-                        "BOOKMARK" => WatchEvent::Bookmark(map.next_value()?),
-                        "ERROR" => WatchEvent::Error(map.next_value()?),
-                        other => return Err(A::Error::custom(format!("event type {other:?}"))),
+                    event = Some(match kind {
+                        Kind::Added => WatchEvent::Added(map.next_value()?),
+                        Kind::Modified => WatchEvent::Modified(map.next_value()?),
+                        Kind::Deleted => WatchEvent::Deleted(map.next_value()?),
+                        Kind::Bookmark => WatchEvent::Bookmark(map.next_value()?),
+                        Kind::Error => WatchEvent::Error(map.next_value()?),
                     });
                 }
                 _ => {
@@ -51,14 +61,22 @@ impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
         }
         match (event, kind, early) {
             (Some(event), _, _) => Ok(event),
-            (None, Some(kind), Some(object)) => {
-                let whole = serde_json::json!({"type": kind, "object": object});
-                serde_json::from_value(whole).map_err(A::Error::custom)
-            }
+            (None, Some(kind), Some(object)) => late(kind, object).map_err(A::Error::custom),
             (None, None, _) => Err(A::Error::missing_field("type")),
             (None, _, None) => Err(A::Error::missing_field("object")),
         }
     }
+}
+
+/// An event whose object was read before its type was known.
+fn late<K: DeserializeOwned>(kind: Kind, object: Value) -> serde_json::Result<WatchEvent<K>> {
+    Ok(match kind {
+        Kind::Added => WatchEvent::Added(serde_json::from_value(object)?),
+        Kind::Modified => WatchEvent::Modified(serde_json::from_value(object)?),
+        Kind::Deleted => WatchEvent::Deleted(serde_json::from_value(object)?),
+        Kind::Bookmark => WatchEvent::Bookmark(serde_json::from_value(object)?),
+        Kind::Error => WatchEvent::Error(serde_json::from_value(object)?),
+    })
 }
 
 #[cfg(test)]
