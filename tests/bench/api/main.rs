@@ -57,6 +57,9 @@ pub struct Target {
     clients: Vec<Arc<Mutex<client::Http>>>,
 }
 
+/// How long the machine is left alone before latencies are measured.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Where everything is made; deleted at the end.
 const NAMESPACES: [&str; 3] = ["bench-writes", "bench-500", "bench-5000"];
 
@@ -127,6 +130,9 @@ async fn measure(targets: &[Target], args: &Args) -> anyhow::Result<Vec<Line>> {
     }
     let mut latencies = Vec::new();
     for target in targets {
+        // What the phases before have left to do, on any of the servers, is not
+        // what is measured.
+        tokio::time::sleep(SETTLE).await;
         eprintln!("{}: watch", target.name);
         latencies.push(watching::latencies(target, args.watchers, time).await?);
     }
