@@ -3,6 +3,8 @@
 //! The first argument decides: a role inside a cluster (never typed by a
 //! person), or a command of the CLI.
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod allocator;
 mod cli;
 #[cfg(target_os = "linux")]
 mod roles;

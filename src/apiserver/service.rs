@@ -342,11 +342,11 @@ impl ApiServer {
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
         if let Some(remote) = self.aggregator.find(&call.info.path) {
-            return Ok(remote.forward(self, call, request).await);
+            return Ok(Box::pin(remote.forward(self, call, request)).await);
         }
         if call.info.is_resource {
             if connect::is_connect(&call.info) {
-                return connect::handle(self, call, request).await;
+                return Box::pin(connect::handle(self, call, request)).await;
             }
             return handlers::handle(self, call, request).await;
         }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// How often a process looks; between bursts nothing else does.
+/// How often a process on glibc's heap looks: what it finds takes a walk.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How often jemalloc is reminded; it knows what there is to do.
+#[cfg(target_env = "gnu")]
+const REMIND: Duration = Duration::from_secs(2);
 /// Resident memory beyond what is in use that is worth the walk, bytes.
 const WORTH: usize = 16 << 20;
 
@@ -11,11 +14,19 @@ const WORTH: usize = 16 << 20;
 /// freed below the last living allocation of an arena, which after a busy hour
 /// is many times what is used.
 pub async fn give_back() {
-    let mut ticks = tokio::time::interval(PERIOD);
+    #[cfg(target_env = "gnu")]
+    if crate::allocator::is_jemalloc() {
+        return every(REMIND, crate::allocator::give_back).await;
+    }
+    every(PERIOD, trim).await;
+}
+
+async fn every(period: Duration, work: fn()) {
+    let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        trim();
+        work();
     }
 }
 

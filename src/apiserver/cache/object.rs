@@ -246,20 +246,9 @@ const REVISION_LEN: usize = KEY.len() + 22;
 /// Appends `json` with a revision at the place `at`, behind the brace that
 /// begins its metadata.
 fn put_with_revision(json: &[u8], at: usize, revision: u64, out: &mut impl BufMut) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
-    let mut rest = revision;
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
     out.put_slice(&json[..at]);
     out.put_slice(KEY);
-    out.put_slice(&digits[first..]);
+    out.put_slice(itoa::Buffer::new().format(revision).as_bytes());
     out.put_slice(if json[at..].first() == Some(&b'}') {
         b"\""
     } else {
@@ -291,19 +280,25 @@ fn metadata_start(json: &[u8]) -> Option<usize> {
                 if depth == 1 && json[i..].starts_with(KEY) && json[i - 1] != b':' {
                     return Some(i + KEY.len());
                 }
-                i += 1;
-                while json[i..].first()? != &b'"' {
-                    i += if json[i] == b'\\' { 2 } else { 1 };
-                    if i >= json.len() {
-                        return None;
-                    }
-                }
+                i = string_end(json, i)?;
             }
             _ => {}
         }
         i += 1;
     }
     None
+}
+
+/// Where the string ends that begins at `at`: the place of its last quote.
+fn string_end(json: &[u8], at: usize) -> Option<usize> {
+    let mut i = at + 1;
+    loop {
+        i += memchr::memchr2(b'"', b'\\', json.get(i..)?)?;
+        if json[i] == b'"' {
+            return Some(i);
+        }
+        i += 2;
+    }
 }
 
 /// The metadata of an encoded object, with their braces; `start` is what
@@ -322,10 +317,7 @@ fn metadata_of(json: &[u8], start: usize) -> Option<&[u8]> {
                 }
             }
             b'"' => {
-                i += 1;
-                while *json.get(i)? != b'"' {
-                    i += if json[i] == b'\\' { 2 } else { 1 };
-                }
+                i = string_end(json, i)?;
             }
             _ => {}
         }

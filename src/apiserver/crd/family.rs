@@ -152,7 +152,7 @@ impl Family {
             }
             Conversion::Webhook { client, review } => {
                 let asked: Vec<&Object> = other.iter().map(|i| &objects[*i]).collect();
-                let converted = ask(server, client, *review, &asked, api_version).await?;
+                let converted = Box::pin(ask(server, client, *review, &asked, api_version)).await?;
                 for (i, object) in other.iter().zip(converted) {
                     objects[*i] = object;
                 }

@@ -69,7 +69,7 @@ pub async fn handle(
             return subresources::component_statuses(server, call, &resource).await;
         }
         if resource.is("", "bindings") {
-            return subresources::bind(server, call, &resource, request).await;
+            return Box::pin(subresources::bind(server, call, &resource, request)).await;
         }
         return match info.verb {
             "get" => read::get(server, call, &resource).await,
@@ -104,10 +104,12 @@ pub async fn handle(
         "resize" => Part::Sub(Subresource::Resize),
         "approval" => Part::Sub(Subresource::Approval),
         "finalize" => Part::Sub(Subresource::Finalize),
-        "scale" => return subresources::scale(server, call, &resource, request).await,
-        "binding" => return subresources::bind(server, call, &resource, request).await,
-        "eviction" => return crate::eviction::evict(server, call, &resource, request).await,
-        "token" => return subresources::token(server, call, &resource, request).await,
+        "scale" => return Box::pin(subresources::scale(server, call, &resource, request)).await,
+        "binding" => return Box::pin(subresources::bind(server, call, &resource, request)).await,
+        "eviction" => {
+            return Box::pin(crate::eviction::evict(server, call, &resource, request)).await;
+        }
+        "token" => return Box::pin(subresources::token(server, call, &resource, request)).await,
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {

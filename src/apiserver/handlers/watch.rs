@@ -1,5 +1,6 @@
 //! `watch`: a resource's changes as a stream of events.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::status::Status;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::read::{at_least, filter, parse_revision, validate_match};
 use crate::ApiServer;
@@ -33,8 +35,10 @@ struct Stream {
     filter: Filter,
     bookmarks: Option<tokio::sync::watch::Receiver<u64>>,
     progress: Arc<crate::cache::Cache>,
-    deadline: Instant,
-    shutdown: tokio_util::sync::CancellationToken,
+    // Kept, not made anew for each event: to wait for them takes a timer's and a
+    // list's lock.
+    deadline: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     sent_columns: bool,
     done: bool,
 }
@@ -128,8 +132,8 @@ pub async fn watch(
         filter,
         bookmarks: bookmarks.then(|| server.bookmarks.subscribe()),
         progress: server.cache.clone(),
-        deadline: Instant::now() + Duration::from_secs(seconds),
-        shutdown: server.shutdown.clone(),
+        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
+        shutdown: Box::pin(server.shutdown.clone().cancelled_owned()),
         sent_columns: false,
         done: false,
     };
@@ -224,7 +228,7 @@ impl Stream {
             let mut out = BytesMut::new();
             tokio::select! {
                 biased;
-                () = self.shutdown.cancelled() => return None,
+                () = self.shutdown.as_mut() => return None,
                 events = self.watcher.next() => match events {
                     Ok(events) => {
                         let call = self.call.clone();
@@ -247,7 +251,7 @@ impl Stream {
                 () = ticked => {
                     self.bookmark(false, &mut out);
                 }
-                () = tokio::time::sleep_until(self.deadline) => return None,
+                () = self.deadline.as_mut() => return None,
             }
             if !out.is_empty() {
                 return Some(out.freeze());

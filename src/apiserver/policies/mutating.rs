@@ -64,14 +64,14 @@ impl Policies {
             let changed = match &invocation.version {
                 None => self.invoke(admission, &invocation, object, old, &mut refusals)?,
                 Some(version) => {
-                    let mut seen = seen_in(admission, version, object).await?;
-                    let seen_old = maybe_seen_in(admission, version, old).await?;
+                    let mut seen = Box::pin(seen_in(admission, version, object)).await?;
+                    let seen_old = Box::pin(maybe_seen_in(admission, version, old)).await?;
                     let through = admission.through(version);
                     let old = seen_old.as_ref();
                     let changed =
                         self.invoke(&through, &invocation, &mut seen, old, &mut refusals)?;
                     if changed {
-                        *object = seen_in(admission, admission.resource, &seen).await?;
+                        *object = Box::pin(seen_in(admission, admission.resource, &seen)).await?;
                     }
                     changed
                 }

@@ -80,7 +80,7 @@ impl Policies {
                         None => Subject::new(admission, object, old)?,
                         Some(version) => {
                             let (object, old) =
-                                both_seen_in(admission, version, object, old).await?;
+                                Box::pin(both_seen_in(admission, version, object, old)).await?;
                             let seen = admission.through(version);
                             let asker = Asker::of(admission);
                             Subject::asked_by(asker, &seen, object.as_ref(), old.as_ref())?

@@ -62,7 +62,8 @@ pub async fn allocate(
         held: Held::new(server.store.clone()),
         dry_run,
     };
-    let result = allocation.fill(service, old).await;
+    // Boxed, since every write has this in it and few are of services.
+    let result = Box::pin(allocation.fill(service, old)).await;
     let held = allocation.held;
     let Err(refusal) = result else {
         return Ok(held);

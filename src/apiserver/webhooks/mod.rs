@@ -104,7 +104,9 @@ impl Webhooks {
         review: &Value,
         timeout: Duration,
     ) -> Result<Value, String> {
-        self.clients.post(server, client, review, timeout).await
+        // Every write has room for what its futures may come to; most wait for
+        // no webhook, and are moved about without this room.
+        Box::pin(self.clients.post(server, client, review, timeout)).await
     }
 
     /// The configurations of a kind, in the order of their names.
@@ -137,7 +139,8 @@ impl Webhooks {
             Coverage::None => return Ok(None),
             Coverage::Exact => (None, rules::applies(admission, hook, object, old)?),
             Coverage::Equivalent(version) => {
-                let (object, old) = both_seen_in(admission, &version, object, old).await?;
+                let (object, old) =
+                    Box::pin(both_seen_in(admission, &version, object, old)).await?;
                 let seen = admission.through(&version);
                 let applies = rules::applies(&seen, hook, object.as_ref(), old.as_ref())?;
                 (Some(version), applies)
@@ -170,7 +173,7 @@ impl Webhooks {
                 let Some(hook) = Self::matching(admission, hook, Some(object), old).await? else {
                     continue;
                 };
-                let changed = self.call_mutating(admission, &hook, object, old).await?;
+                let changed = Box::pin(self.call_mutating(admission, &hook, object, old)).await?;
                 let again = hook.value["reinvocationPolicy"] == "IfNeeded";
                 rounds.called(&name, changed, again);
             }

@@ -29,7 +29,7 @@ pub(super) struct Authority {
 }
 
 struct Verified {
-    fingerprint: [u8; 32],
+    leaf: CertificateDer<'static>,
     user: UserInfo,
     until: Timestamp,
 }
@@ -62,23 +62,18 @@ impl Authority {
         let [leaf, intermediates @ ..] = chain else {
             return Err("no certificate".into());
         };
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest(&SHA256, leaf).as_ref());
         let mut verified = self.verified.lock();
-        if let Some(known) = verified
-            .iter()
-            .find(|v| v.fingerprint == fingerprint && now < v.until)
-        {
+        if let Some(known) = verified.iter().find(|v| v.leaf == *leaf && now < v.until) {
             return Ok(known.user.clone());
         }
-        verified.retain(|v| v.fingerprint != fingerprint);
+        verified.retain(|v| v.leaf != *leaf);
         drop(verified);
 
         let since_epoch = std::time::Duration::from_secs(now.as_second().max(0) as u64);
         self.verifier
             .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since_epoch))
             .map_err(|e| format!("verifying certificate failed: {e}"))?;
-        let (user, expires) = read(leaf, &fingerprint)?;
+        let (user, expires) = read(leaf)?;
         let until = expires.min(now.saturating_add(REMEMBER).unwrap_or(now));
 
         let mut verified = self.verified.lock();
@@ -86,7 +81,7 @@ impl Authority {
             verified.pop_front();
         }
         verified.push_back(Verified {
-            fingerprint,
+            leaf: leaf.clone().into_owned(),
             user: user.clone(),
             until,
         });
@@ -95,10 +90,7 @@ impl Authority {
 }
 
 /// The user in a certificate's subject, and when the certificate expires.
-fn read(
-    leaf: &CertificateDer<'_>,
-    fingerprint: &[u8; 32],
-) -> Result<(UserInfo, Timestamp), String> {
+fn read(leaf: &CertificateDer<'_>) -> Result<(UserInfo, Timestamp), String> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
     let text = |values: Vec<Result<&str, String>>| -> Result<Vec<String>, String> {
         values.into_iter().map(|v| v.map(str::to_owned)).collect()
@@ -117,7 +109,8 @@ fn read(
             .map(|o| o.as_str().map_err(|e| e.to_string()))
             .collect(),
     )?;
-    let hex: String = fingerprint
+    let hex: String = digest(&SHA256, leaf)
+        .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();

@@ -61,8 +61,8 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         EmbeddedOptions {
-            history_changes: 10_000,
-            history_bytes: 16 << 20,
+            history_changes: 5_000,
+            history_bytes: 8 << 20,
             history_age: Duration::from_secs(300),
             log_bytes: 8 << 20,
             watch_buffer: 1024,

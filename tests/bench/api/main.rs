@@ -35,6 +35,9 @@ struct Args {
     /// Seconds that a phase lasts
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Time events alone
+    #[arg(long)]
+    events_only: bool,
     /// Watchers whose events are timed
     #[arg(long, default_value_t = 50)]
     watchers: usize,
@@ -116,7 +119,8 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(targets: &[Target], args: &Args) -> anyhow::Result<Vec<Line>> {
     let time = std::time::Duration::from_secs(args.seconds.max(1));
     let mut lines = Vec::new();
-    for phase in phases::ALL {
+    let phases: &[phases::Phase] = if args.events_only { &[] } else { &phases::ALL };
+    for &phase in phases {
         let mut values = Vec::new();
         for target in targets {
             eprintln!("{}: {}", target.name, phase.name());
