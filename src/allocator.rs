@@ -83,7 +83,11 @@ fn role_is(role: &[u8]) -> bool {
         libc::close(file);
         read
     };
-    let line = &line[..usize::try_from(read).unwrap_or(0)];
+    names(&line[..usize::try_from(read).unwrap_or(0)], role)
+}
+
+/// Whether a command line as proc(5) gives it has `role` as its second word.
+fn names(line: &[u8], role: &[u8]) -> bool {
     line.split(|byte| *byte == 0).nth(1) == Some(role)
 }
 
@@ -148,5 +152,38 @@ unsafe impl GlobalAlloc for ByRole {
                 System.realloc(at, layout, size)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_word_is_the_role() {
+        assert!(names(b"/usr/local/bin/rkube\0control-plane\0", ROLE));
+        assert!(names(b"rkube\0control-plane", ROLE));
+        for other in [
+            &b""[..],
+            b"rkube\0",
+            b"control-plane\0",
+            b"rkube\0control-plane2\0",
+            b"rkube\0logs\0control-plane\0",
+        ] {
+            assert!(!names(other, ROLE));
+        }
+    }
+
+    #[test]
+    fn a_process_keeps_to_one_allocator() {
+        assert!(!is_jemalloc());
+        let text = String::from("a word") + " and more";
+        assert_eq!(text.len(), 15);
+        assert_eq!(CHOICE.load(Relaxed), SYSTEM);
+    }
+
+    #[test]
+    fn pages_may_be_given_back_at_any_time() {
+        give_back();
     }
 }

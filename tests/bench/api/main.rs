@@ -60,7 +60,7 @@ pub struct Target {
     clients: Vec<Arc<Mutex<client::Http>>>,
 }
 
-/// How long the machine is left alone before latencies are measured.
+/// How long the machine is left alone before latencies and memory are measured.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Where everything is made; deleted at the end.
@@ -111,6 +111,8 @@ async fn main() -> anyhow::Result<()> {
         phases::clean(target).await?;
     }
     let mut lines = measured?;
+    // At rest as well: what was freed a moment ago is on its way back.
+    tokio::time::sleep(SETTLE).await;
     lines.extend(memory(&args)?);
     print(&targets, &lines);
     Ok(())
