@@ -108,8 +108,10 @@ pub fn give_back() {
     }
 }
 
+// Not inlined, or each place that allocates would have the code of both.
 // SAFETY: every call of a process goes to the same allocator, with its arguments.
 unsafe impl GlobalAlloc for ByRole {
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe {
@@ -121,6 +123,7 @@ unsafe impl GlobalAlloc for ByRole {
         }
     }
 
+    #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe {
@@ -132,6 +135,7 @@ unsafe impl GlobalAlloc for ByRole {
         }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -143,6 +147,7 @@ unsafe impl GlobalAlloc for ByRole {
         }
     }
 
+    #[inline(never)]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe {
