@@ -7,13 +7,13 @@
 mod blob;
 #[path = "build/facts.rs"]
 mod facts;
-#[path = "schema/format.rs"]
+#[path = "src/schema/format.rs"]
 mod format;
 #[path = "build/roots.rs"]
 mod roots;
 
 fn main() {
-    for path in ["build.rs", "build", "schema/format.rs"] {
+    for path in ["build.rs", "build", "src/schema/format.rs"] {
         println!("cargo::rerun-if-changed={path}");
     }
     let blob = blob::write(&roots::definitions());

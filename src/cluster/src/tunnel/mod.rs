@@ -1,0 +1,501 @@
+//! Addresses for services of type LoadBalancer, reachable from the host.
+//!
+//! Every such service gets an address of the upper half of the nodes' range and
+//! keeps it: which one is written down in the profile. The host routes the
+//! address to the control-plane node, whose service proxy does the rest. Where
+//! the host cannot route to nodes, services get addresses of its loopback, and
+//! connections are carried over SSH.
+
+mod carry;
+#[cfg(not(target_os = "linux"))]
+mod no_routes;
+#[cfg(target_os = "linux")]
+mod routes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::TryLockError;
+use std::net::Ipv4Addr;
+
+use futures::StreamExt;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use rkube_config::Failure;
+use rkube_config::failure::{Kind, Source};
+
+#[cfg(not(target_os = "linux"))]
+use no_routes as routes;
+
+use crate::access;
+use crate::files::{Home, Lock, io_failure, write_private};
+use crate::profile::Profile;
+
+/// Who the status written by the tunnel belongs to.
+const MANAGER: &str = "rkube-tunnel";
+
+/// What happened to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The service can be reached at the address.
+    Up {
+        /// `namespace/name`.
+        service: String,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Its ports.
+        ports: Vec<u16>,
+    },
+    /// The service has gone, or no longer wants an address.
+    Down {
+        /// `namespace/name`.
+        service: String,
+    },
+    /// Something that did not work and is tried again at the next change.
+    Trouble(String),
+}
+
+/// Whether somebody serves a tunnel for the profile now.
+pub fn is_open(home: &Home, profile: &Profile) -> bool {
+    let Ok(file) = std::fs::File::options()
+        .write(true)
+        .open(lock_of(&profile.plan(home).dir))
+    else {
+        return false;
+    };
+    Lock::take(file).is_err()
+}
+
+/// The file that whoever serves a profile's tunnel has locked.
+fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
+    dir.join("tunnel.lock")
+}
+
+/// Serves until `stop` resolves, then takes every address and route back.
+pub async fn run(
+    home: &Home,
+    profile: &Profile,
+    stop: impl Future<Output = ()>,
+    mut report: impl FnMut(Change),
+) -> Result<(), Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let plan = profile.plan(home);
+    if !driver.is_up(&plan).await {
+        return Err(Failure::new(
+            Source::Guest,
+            Kind::NotRunning,
+            format!("the cluster '{}' does not run", profile.name),
+        )
+        .advise(format!("start it with: rkube start -p {}", profile.name)));
+    }
+    let path = lock_of(&plan.dir);
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| io_failure("open", &path, &e))?;
+    let _lock = Lock::take(file).map_err(|e| match e {
+        TryLockError::WouldBlock => Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!("a tunnel for '{}' runs already", profile.name),
+        ),
+        TryLockError::Error(e) => io_failure("lock", &path, &e),
+    })?;
+    let way = if driver.endpoints(&plan).routable {
+        Way::Route(routes::Routes {
+            via: profile.control_plane().ip,
+        })
+    } else {
+        Way::Ssh(Box::new(carry::Carrier::new(home, profile)))
+    };
+    let mut tunnel = Tunnel {
+        client: access::client(home, profile).await?,
+        book: Book::load(home, profile, way.range(profile))?,
+        way,
+        up: BTreeMap::new(),
+    };
+    tunnel.way.begin(profile)?;
+
+    tokio::pin!(stop);
+    let services: Api<Service> = Api::all(tunnel.client.clone());
+    let mut events = watcher(services, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    let mut seen = BTreeSet::new();
+    loop {
+        let event = tokio::select! {
+            () = &mut stop => break,
+            what = tunnel.way.trouble() => {
+                report(Change::Trouble(what));
+                continue;
+            }
+            event = events.next() => event,
+        };
+        match event {
+            None => break,
+            Some(Err(e)) => report(Change::Trouble(format!("cannot watch services: {e}"))),
+            Some(Ok(watcher::Event::Init)) => seen.clear(),
+            Some(Ok(watcher::Event::InitApply(service))) => {
+                seen.insert(key(&service));
+                tunnel.apply(&service, &mut report).await;
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                let gone: Vec<String> = tunnel
+                    .up
+                    .keys()
+                    .filter(|k| !seen.contains(*k))
+                    .cloned()
+                    .collect();
+                for service in gone {
+                    tunnel.take_down(&service, &mut report);
+                }
+            }
+            Some(Ok(watcher::Event::Apply(service))) => tunnel.apply(&service, &mut report).await,
+            Some(Ok(watcher::Event::Delete(service))) => {
+                let key = key(&service);
+                tunnel.take_down(&key, &mut report);
+                tunnel.book.forget(&key)?;
+            }
+        }
+    }
+    tunnel.withdraw(&mut report).await;
+    Ok(())
+}
+
+fn key(service: &Service) -> String {
+    format!(
+        "{}/{}",
+        service.namespace().unwrap_or_default(),
+        service.name_any()
+    )
+}
+
+/// Whether rkube is to give the service an address: another class of load
+/// balancer has an implementation of its own.
+fn wants_address(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|s| {
+        s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none()
+    }) && service.metadata.deletion_timestamp.is_none()
+}
+
+/// How packets for a load balancer's address come to the cluster.
+enum Way {
+    /// The host routes them to a node.
+    Route(routes::Routes),
+    /// The host listens at an address of its loopback and carries connections
+    /// over SSH.
+    Ssh(Box<carry::Carrier>),
+}
+
+impl Way {
+    /// Where addresses come from.
+    fn range(&self, profile: &Profile) -> Ipv4Net {
+        match self {
+            Self::Route(_) => profile.load_balancer_range(),
+            Self::Ssh(carrier) => carrier.range(),
+        }
+    }
+
+    /// Removes what a tunnel that was killed left.
+    fn begin(&self, profile: &Profile) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.clear(profile.load_balancer_range()),
+            // Listeners died with their process.
+            Self::Ssh(_) => Ok(()),
+        }
+    }
+
+    fn up(&mut self, key: &str, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.add(address),
+            Self::Ssh(carrier) => carrier.add(key, service, address),
+        }
+    }
+
+    fn down(&mut self, key: &str, address: Ipv4Addr) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.remove(address),
+            Self::Ssh(carrier) => {
+                carrier.remove(key);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether nodes may take a shortcut to the service for packets to the address.
+    fn ip_mode(&self) -> &'static str {
+        match self {
+            Self::Route(_) => "VIP",
+            // An address of the loopback is another one on every machine.
+            Self::Ssh(_) => "Proxy",
+        }
+    }
+
+    async fn trouble(&mut self) -> String {
+        match self {
+            Self::Route(_) => std::future::pending().await,
+            Self::Ssh(carrier) => carrier.trouble().await,
+        }
+    }
+}
+
+struct Tunnel {
+    client: Client,
+    way: Way,
+    book: Book,
+    up: BTreeMap<String, (Ipv4Addr, Vec<u16>)>,
+}
+
+impl Tunnel {
+    async fn apply(&mut self, service: &Service, report: &mut impl FnMut(Change)) {
+        let key = key(service);
+        if !wants_address(service) {
+            let was_ours = self.up.contains_key(&key);
+            self.take_down(&key, report);
+            if was_ours && let Err(e) = self.set_status(service, None).await {
+                report(Change::Trouble(format!(
+                    "cannot take back the address of {key}: {e}"
+                )));
+            }
+            return;
+        }
+        let wished = service
+            .spec
+            .as_ref()
+            .and_then(|s| s.load_balancer_ip.as_deref())
+            .and_then(|ip| ip.parse().ok());
+        let address = match self.book.address(&key, wished) {
+            Ok(address) => address,
+            Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
+        };
+        let ports: Vec<u16> = service
+            .spec
+            .iter()
+            .flat_map(|s| s.ports.iter().flatten())
+            .filter_map(|p| u16::try_from(p.port).ok())
+            .collect();
+        let now = (address, ports);
+        if self.up.get(&key) != Some(&now) {
+            self.take_down(&key, report);
+            if let Err(e) = self.way.up(&key, service, address) {
+                let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
+                return report(Change::Trouble(format!(
+                    "cannot lead {address} to the cluster: {}{advice}",
+                    e.message
+                )));
+            }
+            self.up.insert(key.clone(), now.clone());
+            report(Change::Up {
+                service: key.clone(),
+                address,
+                ports: now.1,
+            });
+        }
+        if published(service) != [address.to_string()]
+            && let Err(e) = self.set_status(service, Some(address)).await
+        {
+            report(Change::Trouble(format!(
+                "cannot publish the address of {key}: {e}"
+            )));
+        }
+    }
+
+    fn take_down(&mut self, key: &str, report: &mut impl FnMut(Change)) {
+        let Some((address, _)) = self.up.remove(key) else {
+            return;
+        };
+        match self.way.down(key, address) {
+            Ok(()) => report(Change::Down {
+                service: key.to_owned(),
+            }),
+            Err(e) => report(Change::Trouble(format!(
+                "cannot take {address} back: {}",
+                e.message
+            ))),
+        }
+    }
+
+    async fn set_status(
+        &self,
+        service: &Service,
+        address: Option<Ipv4Addr>,
+    ) -> Result<(), kube::Error> {
+        let api: Api<Service> = Api::namespaced(
+            self.client.clone(),
+            &service.namespace().unwrap_or_default(),
+        );
+        let load_balancer = match address {
+            Some(ip) => {
+                serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": self.way.ip_mode() }] })
+            }
+            None => serde_json::json!({ "ingress": null }),
+        };
+        let patch = serde_json::json!({ "status": { "loadBalancer": load_balancer } });
+        let params = PatchParams {
+            field_manager: Some(MANAGER.into()),
+            ..PatchParams::default()
+        };
+        match api
+            .patch_status(&service.name_any(), &params, &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            // Deleted meanwhile: its event follows.
+            Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Takes everything back; what the API server does not take is reported.
+    async fn withdraw(&mut self, report: &mut impl FnMut(Change)) {
+        for key in self.up.keys().cloned().collect::<Vec<_>>() {
+            self.take_down(&key, report);
+            let Some((namespace, name)) = key.split_once('/') else {
+                continue;
+            };
+            let service = Service {
+                metadata: kube::core::ObjectMeta {
+                    namespace: Some(namespace.into()),
+                    name: Some(name.into()),
+                    ..kube::core::ObjectMeta::default()
+                },
+                ..Service::default()
+            };
+            if let Err(e) = self.set_status(&service, None).await {
+                report(Change::Trouble(format!(
+                    "cannot take back the address of {key}: {e}"
+                )));
+            }
+        }
+    }
+}
+
+/// The addresses in the service's status.
+fn published(service: &Service) -> Vec<String> {
+    service
+        .status
+        .iter()
+        .filter_map(|s| s.load_balancer.as_ref())
+        .flat_map(|l| l.ingress.iter().flatten())
+        .filter_map(|i| i.ip.clone())
+        .collect()
+}
+
+/// Which service has which address; survives restarts of tunnel and cluster.
+struct Book {
+    path: std::path::PathBuf,
+    range: Ipv4Net,
+    entries: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Book {
+    fn load(home: &Home, profile: &Profile, range: Ipv4Net) -> Result<Self, Failure> {
+        let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
+        let mut entries: BTreeMap<String, Ipv4Addr> = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_yaml::from_str(&text).map_err(|e| {
+                Failure::new(
+                    Source::Program,
+                    Kind::Config,
+                    format!("{} is damaged: {e}", path.display()),
+                )
+                .advise("remove that file; services may get other addresses then")
+            })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(e) => return Err(io_failure("read", &path, &e)),
+        };
+        // The way in may be another one than last time.
+        entries.retain(|_, address| range.contains(&*address));
+        Ok(Self {
+            path,
+            range,
+            entries,
+        })
+    }
+
+    /// The service's address: the one it had, the one it wishes for if that is
+    /// free and in range, or the next free one.
+    fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+        // Where there is but one, services share it and differ by their ports.
+        let shared = self.range.prefix_len() == 32;
+        let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
+            shared || entries.values().all(|taken| taken != ip)
+        };
+        if let Some(address) = self.entries.get(key)
+            && wished.is_none_or(|w| w == *address)
+        {
+            return Ok(*address);
+        }
+        let address = match wished {
+            Some(ip) if !self.range.contains(&ip) => {
+                return Err(format!("{ip} is not in {}", self.range));
+            }
+            Some(ip) if !free(&ip, &self.entries) => return Err(format!("{ip} is taken")),
+            Some(ip) => ip,
+            None => self
+                .range
+                .hosts()
+                .find(|ip| free(ip, &self.entries))
+                .ok_or_else(|| format!("{} has no address left", self.range))?,
+        };
+        self.entries.insert(key.to_owned(), address);
+        self.save().map_err(|e| e.message)?;
+        Ok(address)
+    }
+
+    fn forget(&mut self, key: &str) -> Result<(), Failure> {
+        if self.entries.remove(key).is_some() {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let text = serde_yaml::to_string(&self.entries)
+            .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
+        write_private(&self.path, text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_kept_wished_for_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("book.yaml");
+        let mut book = Book {
+            path,
+            range: "192.168.58.128/25".parse().unwrap(),
+            entries: BTreeMap::new(),
+        };
+        let first = book.address("a/x", None).unwrap();
+        assert_eq!(first, Ipv4Addr::new(192, 168, 58, 129));
+        assert_eq!(book.address("a/x", None).unwrap(), first);
+        assert!(book.address("a/y", Some(first)).is_err());
+        assert!(
+            book.address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
+                .is_err()
+        );
+        let wish = Ipv4Addr::new(192, 168, 58, 200);
+        assert_eq!(book.address("a/y", Some(wish)).unwrap(), wish);
+        book.forget("a/x").unwrap();
+        assert_eq!(book.address("a/z", None).unwrap(), first);
+    }
+
+    #[test]
+    fn services_share_the_only_address_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut book = Book {
+            path: dir.path().join("book.yaml"),
+            range: Ipv4Net::from(Ipv4Addr::LOCALHOST),
+            entries: BTreeMap::new(),
+        };
+        for service in ["a/x", "a/y"] {
+            assert_eq!(book.address(service, None).unwrap(), Ipv4Addr::LOCALHOST);
+        }
+    }
+}

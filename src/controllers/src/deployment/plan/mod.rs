@@ -1,0 +1,254 @@
+//! What a deployment needs done, decided from what is observed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{revision, scale, status};
+use crate::common::pods;
+
+/// One step of a plan.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Make this replica set.
+    Create(Box<ReplicaSet>),
+    /// Write this replica set.
+    Update(Box<ReplicaSet>),
+    /// Delete this replica set.
+    Delete(Box<ReplicaSet>),
+    /// Tell of it: reason and message.
+    Event(&'static str, String),
+    /// Write the deployment's status (and revision annotation).
+    Report,
+}
+
+/// What is to be done about a deployment.
+#[derive(Debug)]
+pub struct Plan {
+    /// The deployment as [`Action::Report`] writes it.
+    pub deployment: Deployment,
+    /// The steps, in order.
+    pub actions: Vec<Action>,
+    /// When to look again although nothing happens.
+    pub requeue: Option<Duration>,
+}
+
+/// Whether all old pods go before new ones come.
+pub fn is_recreate(deployment: &Deployment) -> bool {
+    deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.strategy.as_ref())
+        .is_some_and(|strategy| strategy.type_.as_deref() == Some("Recreate"))
+}
+
+/// Wanted pods of a deployment.
+pub fn replicas(deployment: &Deployment) -> i32 {
+    deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1)
+}
+
+/// Wanted pods of a replica set.
+pub fn set_replicas(set: &ReplicaSet) -> i32 {
+    set.spec
+        .as_ref()
+        .and_then(|spec| spec.replicas)
+        .unwrap_or(1)
+}
+
+/// Available pods of a replica set.
+pub fn available(set: &ReplicaSet) -> i32 {
+    set.status
+        .as_ref()
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0)
+}
+
+/// The observed state as it changes while the plan is made.
+pub struct State {
+    /// The deployment; status and annotations change.
+    pub deployment: Deployment,
+    /// The deployment as it was observed.
+    pub observed: Deployment,
+    /// Its replica sets; `None` is never kept. Scaling changes them.
+    pub sets: Vec<ReplicaSet>,
+    /// The set of the present template, an index into `sets`.
+    pub new: Option<usize>,
+    /// The steps so far.
+    pub actions: Vec<Action>,
+    /// The time now.
+    pub now: Timestamp,
+}
+
+impl State {
+    /// Indexes of all sets but the new one.
+    pub fn old(&self) -> Vec<usize> {
+        (0..self.sets.len())
+            .filter(|index| Some(*index) != self.new)
+            .collect()
+    }
+
+    /// Indexes of the old sets that want pods.
+    pub fn active_old(&self) -> Vec<usize> {
+        let mut old = self.old();
+        old.retain(|index| set_replicas(&self.sets[*index]) > 0);
+        old
+    }
+
+    /// Pods that all sets want.
+    pub fn total(&self) -> i32 {
+        self.sets.iter().map(set_replicas).sum()
+    }
+
+    /// The new set.
+    pub fn new_set(&self) -> Option<&ReplicaSet> {
+        self.new.map(|index| &self.sets[index])
+    }
+}
+
+/// Decides what is to be done about `deployment`, which owns `sets`.
+pub fn plan(
+    deployment: &Deployment,
+    sets: &[Arc<ReplicaSet>],
+    pods_of: &dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>>,
+    now: Timestamp,
+) -> Plan {
+    let mut state = State {
+        deployment: deployment.clone(),
+        observed: deployment.clone(),
+        sets: sets.iter().map(|set| ReplicaSet::clone(set)).collect(),
+        new: None,
+        actions: Vec::new(),
+        now,
+    };
+    state.sets.sort_by_key(|set| {
+        let meta = &set.metadata;
+        (
+            meta.creation_timestamp.as_ref().map(|time| time.0),
+            meta.name.clone(),
+        )
+    });
+    state.new = revision::find_new(&state.deployment, &state.sets);
+    let paused = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.paused)
+        .unwrap_or(false);
+
+    if deployment.metadata.deletion_timestamp.is_some() {
+        revision::sync(&mut state, false);
+        status::sync(&mut state);
+    } else {
+        status::note_pause(&mut state, paused);
+        if paused || scale::is_scaling(&state) {
+            revision::sync(&mut state, false);
+            scale::proportionally(&mut state);
+            if paused {
+                clean_up(&mut state);
+            }
+            status::sync(&mut state);
+        } else if is_recreate(deployment) {
+            recreate(&mut state, pods_of);
+            status::sync_rollout(&mut state);
+        } else {
+            roll(&mut state);
+            status::sync_rollout(&mut state);
+        }
+    }
+    finish(state)
+}
+
+fn finish(mut state: State) -> Plan {
+    let changed = state.deployment.status != state.observed.status
+        || state.deployment.metadata.annotations != state.observed.metadata.annotations;
+    if changed {
+        state.actions.push(Action::Report);
+    }
+    let requeue = status::deadline_left(&state);
+    Plan {
+        deployment: state.deployment,
+        actions: state.actions,
+        requeue,
+    }
+}
+
+/// The steps of a rolling update: first up, else down, each within its bounds.
+fn roll(state: &mut State) {
+    revision::sync(state, true);
+    let Some(new) = state.new else { return };
+    if scale::grow_new(state, new) || scale::shrink_old(state, new) {
+        return;
+    }
+    if status::is_complete(state) {
+        clean_up(state);
+    }
+}
+
+/// The steps of a Recreate update: all old pods go, then the new ones come.
+fn recreate(state: &mut State, pods_of: &dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>>) {
+    revision::sync(state, false);
+    let mut shrunk = false;
+    for index in state.active_old() {
+        shrunk |= scale::to(state, index, 0);
+    }
+    if shrunk || old_pods_run(state, pods_of) {
+        return;
+    }
+    if state.new.is_none() {
+        revision::sync(state, true);
+    }
+    let Some(new) = state.new else { return };
+    let wanted = replicas(&state.deployment);
+    scale::to(state, new, wanted);
+    if status::is_complete(state) {
+        clean_up(state);
+    }
+}
+
+fn old_pods_run(state: &State, pods_of: &dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>>) -> bool {
+    state.old().into_iter().any(|index| {
+        let set = &state.sets[index];
+        set.status
+            .as_ref()
+            .is_some_and(|status| status.replicas > 0)
+            || pods_of(set).iter().any(|pod| !pods::is_terminal(pod))
+    })
+}
+
+/// Deletes the oldest idle sets beyond `revisionHistoryLimit`.
+fn clean_up(state: &mut State) {
+    let limit = state
+        .deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.revision_history_limit)
+        .unwrap_or(10);
+    if limit == i32::MAX {
+        return; // the history is kept for ever
+    }
+    let mut old = state.old();
+    old.retain(|index| state.sets[*index].metadata.deletion_timestamp.is_none());
+    let surplus = old
+        .len()
+        .saturating_sub(usize::try_from(limit).unwrap_or(0));
+    old.sort_by_key(|index| revision::of(&state.sets[*index].metadata));
+    for index in old.into_iter().take(surplus) {
+        let set = &state.sets[index];
+        let status = set.status.clone().unwrap_or_default();
+        let idle = status.replicas == 0
+            && set_replicas(set) == 0
+            && set.metadata.generation.unwrap_or(0) <= status.observed_generation.unwrap_or(0);
+        if idle {
+            state.actions.push(Action::Delete(Box::new(set.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,699 @@
+//! What a job needs done: which pods to make, to delete and to count, and how
+//! the job stands.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::failure::{Verdict, judge};
+use super::{indexes, pods as job_pods};
+use crate::common::pods;
+
+/// Pods made, deleted or counted in one go.
+const BURST: usize = 500;
+/// Wait after the first failure; it doubles with each further one.
+const FIRST_WAIT: i64 = 10;
+/// The longest wait after failures, in seconds.
+const LAST_WAIT: i64 = 600;
+
+/// Failures since the last success; the job waits after each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backoff {
+    /// Failures in a row.
+    pub failures: u32,
+    /// When the last was.
+    pub last: Option<Timestamp>,
+}
+
+impl Backoff {
+    /// How long to wait before the next pod.
+    pub fn left(&self, now: Timestamp) -> Duration {
+        wait(self.failures, self.last, now)
+    }
+}
+
+fn wait(failures: u32, last: Option<Timestamp>, now: Timestamp) -> Duration {
+    match last {
+        Some(last) if failures > 0 => {
+            let seconds = FIRST_WAIT
+                .saturating_mul(1 << (failures - 1).min(10))
+                .min(LAST_WAIT);
+            pods::until(last, seconds, now)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Pods to make.
+    pub create: Vec<Pod>,
+    /// Pods to delete without counting them.
+    pub discard: Vec<Arc<Pod>>,
+    /// Pods to delete; they count as failed.
+    pub delete: Vec<Arc<Pod>>,
+    /// The status to report.
+    pub status: JobStatus,
+    /// Pods that are counted once the status is written: let them go.
+    pub release: Vec<Arc<Pod>>,
+    /// What to tell: whether it is a warning, reason and message.
+    pub events: Vec<(bool, String, String)>,
+    /// When to look again although nothing happens.
+    pub requeue: Option<Duration>,
+}
+
+/// A condition of the job that holds now.
+pub fn has(status: &JobStatus, kind: &str) -> bool {
+    find(status, kind).is_some_and(|condition| condition.status == "True")
+}
+
+fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == kind)
+}
+
+/// Whether the job is over, one way or the other.
+pub fn is_finished(status: &JobStatus) -> bool {
+    has(status, "Complete") || has(status, "Failed")
+}
+
+fn condition(
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> JobCondition {
+    JobCondition {
+        type_: kind.into(),
+        status: status.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_probe_time: Some(Time(now)),
+        last_transition_time: Some(Time(now)),
+    }
+}
+
+fn set(status: &mut JobStatus, new: JobCondition) {
+    let conditions = status.conditions.get_or_insert_default();
+    match conditions.iter_mut().find(|old| old.type_ == new.type_) {
+        Some(old)
+            if old.status == new.status
+                && old.reason == new.reason
+                && old.message == new.message => {}
+        Some(old) => *old = new,
+        None => conditions.push(new),
+    }
+}
+
+struct Sync<'a> {
+    job: &'a Job,
+    spec: &'a JobSpec,
+    indexed: bool,
+    now: Timestamp,
+    plan: Plan,
+}
+
+/// The pods that were newly found to have ended.
+#[derive(Default)]
+struct Ended {
+    /// Succeeded and failed pods as they are counted, counted before or not.
+    succeeded: i32,
+    failed: i32,
+    succeeded_indexes: BTreeSet<i32>,
+    failed_indexes: BTreeSet<i32>,
+    /// Failures of each index that no new pod was made for yet, and the last's time.
+    index_failures: BTreeMap<i32, (i32, Option<Timestamp>)>,
+    fail_job: Option<String>,
+}
+
+/// Decides what is to be done for `job`, which owns these pods.
+pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp) -> Plan {
+    let Some(spec) = job.spec.as_ref() else {
+        return Plan::default();
+    };
+    let mut sync = Sync {
+        job,
+        spec,
+        indexed: job_pods::is_indexed(job),
+        now,
+        plan: Plan {
+            status: job.status.clone().unwrap_or_default(),
+            ..Default::default()
+        },
+    };
+    if is_finished(&sync.plan.status) || job.metadata.deletion_timestamp.is_some() {
+        let ended = |pod: &&Arc<Pod>| {
+            job_pods::is_tracked(pod) && (pods::is_terminal(pod) || pods::is_deleting(pod))
+        };
+        sync.plan.release = owned.iter().filter(ended).cloned().collect();
+        return sync.plan;
+    }
+    sync.run(owned, backoff);
+    sync.plan
+}
+
+impl Sync<'_> {
+    fn parallelism(&self) -> i32 {
+        self.spec.parallelism.unwrap_or(1)
+    }
+
+    fn run(&mut self, owned: &[Arc<Pod>], backoff: &mut Backoff) {
+        let suspended = self.spec.suspend == Some(true);
+        if self.plan.status.start_time.is_none() && !suspended {
+            self.plan.status.start_time = Some(Time(self.now));
+        }
+        let ended = self.count(owned, backoff);
+        let active: Vec<Arc<Pod>> = owned
+            .iter()
+            .filter(|pod| pods::is_active(pod))
+            .cloned()
+            .collect();
+        let terminating = owned.iter().filter(|pod| pods::is_terminating(pod)).count() as i32;
+        let ready = active.iter().filter(|pod| pods::is_ready(pod)).count() as i32;
+        let mut running = active.len() as i32;
+
+        self.judge(&ended, &active);
+        let failing = has(&self.plan.status, "FailureTarget");
+        let succeeding = has(&self.plan.status, "SuccessCriteriaMet");
+        if failing || succeeding {
+            self.plan.delete.extend(active.iter().take(BURST).cloned());
+            running -= self.plan.delete.len() as i32;
+        } else {
+            self.suspend(suspended);
+            running = self.manage(&ended, &active, terminating, suspended, backoff);
+            self.complete(&ended, running);
+        }
+        let deleted = (self.plan.delete.len() + self.plan.discard.len()) as i32;
+        let status = &mut self.plan.status;
+        status.active = Some(running);
+        status.ready = Some(ready.min(running));
+        status.terminating = Some(terminating + deleted);
+        self.finish(running, terminating + deleted);
+        self.mind_deadline(suspended);
+    }
+
+    /// Counts ended pods: first the status names them, then they are let go,
+    /// then they become numbers, so that none is counted twice or forgotten
+    /// whenever this process dies.
+    fn count(&mut self, owned: &[Arc<Pod>], backoff: &mut Backoff) -> Ended {
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        let tracked: BTreeSet<String> = owned
+            .iter()
+            .filter(|pod| job_pods::is_tracked(pod))
+            .map(|pod| uid(pod))
+            .collect();
+        let mut uncounted = self
+            .plan
+            .status
+            .uncounted_terminated_pods
+            .clone()
+            .unwrap_or_default();
+        let mut succeeded = uncounted.succeeded.take().unwrap_or_default();
+        let mut failed = uncounted.failed.take().unwrap_or_default();
+        let settle = |list: &mut Vec<String>, number: &mut Option<i32>| {
+            let before = list.len();
+            list.retain(|uid| tracked.contains(uid));
+            *number = Some(number.unwrap_or(0) + (before - list.len()) as i32);
+        };
+        let mut status = self.plan.status.clone();
+        settle(&mut succeeded, &mut status.succeeded);
+        settle(&mut failed, &mut status.failed);
+
+        let limit = self.spec.completions.unwrap_or(0);
+        let known =
+            |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or_default(), limit);
+        let mut ended = Ended {
+            succeeded_indexes: known(&status.completed_indexes),
+            failed_indexes: known(&status.failed_indexes),
+            ..Default::default()
+        };
+        let mut news: Vec<(Option<Timestamp>, bool)> = Vec::new();
+        let mut room = BURST;
+        for pod in owned {
+            let success = pods::phase(pod) == "Succeeded";
+            if !success && !job_pods::has_failed(pod, self.job) {
+                continue;
+            }
+            let index = job_pods::index(pod).filter(|index| *index < limit);
+            let verdict = if success || pods::phase(pod) != "Failed" {
+                Verdict::Count
+            } else {
+                judge(self.spec.pod_failure_policy.as_ref(), pod)
+            };
+            if let Verdict::FailJob(message) = &verdict {
+                ended.fail_job.get_or_insert_with(|| message.clone());
+            }
+            if self.indexed && !success && verdict != Verdict::Ignore {
+                self.count_index(&mut ended, pod, index, &verdict);
+            }
+            if !job_pods::is_tracked(pod) || room == 0 {
+                continue;
+            }
+            room -= 1;
+            let id = uid(pod);
+            if success && self.indexed {
+                if let Some(index) = index
+                    && ended.succeeded_indexes.insert(index)
+                {
+                    news.push((job_pods::finished_at(pod), true));
+                }
+            } else if success {
+                if !succeeded.contains(&id) {
+                    succeeded.push(id);
+                    news.push((job_pods::finished_at(pod), true));
+                }
+            } else if verdict != Verdict::Ignore && !failed.contains(&id) {
+                failed.push(id);
+                news.push((job_pods::finished_at(pod), false));
+            }
+            self.plan.release.push(pod.clone());
+        }
+        news.sort();
+        for (at, success) in news {
+            if success {
+                *backoff = Backoff::default();
+            } else {
+                backoff.failures += 1;
+                backoff.last = at.max(backoff.last);
+            }
+        }
+        ended.failed = status.failed.unwrap_or(0) + failed.len() as i32;
+        if self.indexed {
+            ended.succeeded = ended.succeeded_indexes.len() as i32;
+            status.succeeded = Some(ended.succeeded);
+            status.completed_indexes =
+                Some(indexes::format(&ended.succeeded_indexes)).filter(|text| !text.is_empty());
+            if self.spec.backoff_limit_per_index.is_some() {
+                ended
+                    .failed_indexes
+                    .retain(|index| !ended.succeeded_indexes.contains(index));
+                status.failed_indexes = Some(indexes::format(&ended.failed_indexes));
+            }
+        } else {
+            ended.succeeded = status.succeeded.unwrap_or(0) + succeeded.len() as i32;
+        }
+        uncounted.succeeded = (!succeeded.is_empty()).then_some(succeeded);
+        uncounted.failed = (!failed.is_empty()).then_some(failed);
+        status.uncounted_terminated_pods = Some(uncounted);
+        self.plan.status = status;
+        ended
+    }
+
+    fn count_index(&self, ended: &mut Ended, pod: &Pod, index: Option<i32>, verdict: &Verdict) {
+        let (Some(index), Some(limit)) = (index, self.spec.backoff_limit_per_index) else {
+            return;
+        };
+        let failures = job_pods::index_failures(pod) + 1;
+        let entry = ended.index_failures.entry(index).or_insert((0, None));
+        if failures > entry.0 {
+            *entry = (failures, job_pods::finished_at(pod));
+        }
+        if *verdict == Verdict::FailIndex || failures > limit {
+            ended.failed_indexes.insert(index);
+        }
+    }
+
+    fn fail(&mut self, reason: &str, message: &str) {
+        if !has(&self.plan.status, "FailureTarget") && !has(&self.plan.status, "SuccessCriteriaMet")
+        {
+            set(
+                &mut self.plan.status,
+                condition("FailureTarget", "True", reason, message, self.now),
+            );
+        }
+    }
+
+    /// Whether the job has failed, or has succeeded by its policy.
+    fn judge(&mut self, ended: &Ended, active: &[Arc<Pod>]) {
+        let limit = self.spec.backoff_limit.unwrap_or(6);
+        if let Some(message) = &ended.fail_job {
+            self.fail("PodFailurePolicy", &message.clone());
+        } else if ended.failed > limit || self.restarts_exceed(limit, active) {
+            self.fail(
+                "BackoffLimitExceeded",
+                "Job has reached the specified backoff limit",
+            );
+        } else if self.is_past_deadline() {
+            self.fail(
+                "DeadlineExceeded",
+                "Job was active longer than specified deadline",
+            );
+        }
+        if !self.indexed || has(&self.plan.status, "FailureTarget") {
+            return;
+        }
+        let completions = self.spec.completions.unwrap_or(0);
+        if self.spec.backoff_limit_per_index.is_some() {
+            let failed = ended.failed_indexes.len() as i32;
+            if self
+                .spec
+                .max_failed_indexes
+                .is_some_and(|most| failed > most)
+            {
+                let text = "Job has exceeded the specified maximal number of failed indexes";
+                self.fail("MaxFailedIndexesExceeded", text);
+            } else if failed > 0 && failed + ended.succeeded >= completions {
+                self.fail("FailedIndexes", "Job has failed indexes");
+            }
+        }
+        if let Some(policy) = &self.spec.success_policy {
+            for (number, rule) in policy.rules.iter().enumerate() {
+                let wanted = rule
+                    .succeeded_indexes
+                    .as_deref()
+                    .map(|text| indexes::parse(text, completions));
+                let hits = match &wanted {
+                    Some(wanted) => ended.succeeded_indexes.intersection(wanted).count(),
+                    None => ended.succeeded_indexes.len(),
+                };
+                let needed = match (rule.succeeded_count, &wanted) {
+                    (Some(count), _) => usize::try_from(count).unwrap_or(0),
+                    (None, Some(wanted)) => wanted.len(),
+                    (None, None) => continue,
+                };
+                if hits >= needed && !has(&self.plan.status, "FailureTarget") {
+                    let message = format!("Matched rules at index {number}");
+                    set(
+                        &mut self.plan.status,
+                        condition(
+                            "SuccessCriteriaMet",
+                            "True",
+                            "SuccessPolicy",
+                            &message,
+                            self.now,
+                        ),
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// With the policy OnFailure containers are restarted in place, and it is
+    /// restarts that count.
+    fn restarts_exceed(&self, limit: i32, active: &[Arc<Pod>]) -> bool {
+        let policy = self
+            .spec
+            .template
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref());
+        if policy != Some("OnFailure") {
+            return false;
+        }
+        let restarts: i32 = active.iter().map(|pod| job_pods::restarts(pod)).sum();
+        if limit == 0 {
+            restarts > 0
+        } else {
+            restarts >= limit
+        }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let start = self.plan.status.start_time.as_ref()?.0;
+        Some(start + SignedDuration::from_secs(self.spec.active_deadline_seconds?))
+    }
+
+    fn is_past_deadline(&self) -> bool {
+        self.spec.suspend != Some(true)
+            && self.deadline().is_some_and(|deadline| deadline <= self.now)
+    }
+
+    fn mind_deadline(&mut self, suspended: bool) {
+        if suspended || is_finished(&self.plan.status) {
+            return;
+        }
+        if let Some(deadline) = self.deadline()
+            && let Ok(left) = Duration::try_from(deadline.duration_since(self.now))
+            && !left.is_zero()
+        {
+            self.requeue(left);
+        }
+    }
+
+    fn requeue(&mut self, after: Duration) {
+        self.plan.requeue = Some(self.plan.requeue.map_or(after, |other| other.min(after)));
+    }
+
+    /// Notes that the job is suspended or goes on.
+    fn suspend(&mut self, suspended: bool) {
+        let was = find(&self.plan.status, "Suspended").map(|condition| condition.status == "True");
+        if suspended && was != Some(true) {
+            set(
+                &mut self.plan.status,
+                condition(
+                    "Suspended",
+                    "True",
+                    "JobSuspended",
+                    "Job suspended",
+                    self.now,
+                ),
+            );
+            self.plan.status.start_time = None;
+            self.plan
+                .events
+                .push((false, "Suspended".into(), "Job suspended".into()));
+        } else if !suspended && was == Some(true) {
+            set(
+                &mut self.plan.status,
+                condition("Suspended", "False", "JobResumed", "Job resumed", self.now),
+            );
+            self.plan.status.start_time = Some(Time(self.now));
+            self.plan
+                .events
+                .push((false, "Resumed".into(), "Job resumed".into()));
+        }
+    }
+
+    /// Makes and discards pods; gives how many will be active.
+    fn manage(
+        &mut self,
+        ended: &Ended,
+        active: &[Arc<Pod>],
+        terminating: i32,
+        suspended: bool,
+        backoff: &Backoff,
+    ) -> i32 {
+        let running = active.len() as i32;
+        if suspended {
+            self.plan.discard.extend(active.iter().take(BURST).cloned());
+            return running - self.plan.discard.len() as i32;
+        }
+        let wanted = match self.spec.completions {
+            None if ended.succeeded > 0 => running,
+            None => self.parallelism(),
+            Some(completions) => (completions - ended.succeeded)
+                .min(self.parallelism())
+                .max(0),
+        };
+        let mut doomed = self.misplaced(ended, active);
+        let surplus = usize::try_from(running - wanted)
+            .unwrap_or(0)
+            .saturating_sub(doomed.len());
+        if surplus > 0 {
+            let mut rest: Vec<&Arc<Pod>> = active
+                .iter()
+                .filter(|pod| !doomed.iter().any(|other| Arc::ptr_eq(other, pod)))
+                .collect();
+            rest.sort_by(|a, b| pods::deletion_order((a, 0), (b, 0), self.now));
+            doomed.extend(rest.into_iter().take(surplus).cloned());
+        }
+        doomed.truncate(BURST);
+        if !doomed.is_empty() {
+            let left = running - doomed.len() as i32;
+            self.plan.discard = doomed;
+            return left;
+        }
+        let held = if job_pods::replaces_only_failed(self.job) {
+            terminating
+        } else {
+            0
+        };
+        let count = usize::try_from(wanted - running - held)
+            .unwrap_or(0)
+            .min(BURST);
+        if count == 0 {
+            return running;
+        }
+        if self.spec.backoff_limit_per_index.is_none() {
+            let left = backoff.left(self.now);
+            if !left.is_zero() {
+                self.requeue(left);
+                return running;
+            }
+        }
+        if self.indexed {
+            self.make_indexed(ended, active, count);
+        } else {
+            self.plan.create = (0..count)
+                .map(|_| job_pods::make(self.job, None, None))
+                .collect();
+        }
+        running + self.plan.create.len() as i32
+    }
+
+    /// Pods of an indexed job that are of no use: no index, one that is done,
+    /// or one that an older pod works on.
+    fn misplaced(&self, ended: &Ended, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        if !self.indexed {
+            return Vec::new();
+        }
+        let completions = self.spec.completions.unwrap_or(0);
+        let mut ordered: Vec<&Arc<Pod>> = active.iter().collect();
+        ordered.sort_by(|a, b| pods::deletion_order((b, 0), (a, 0), self.now));
+        let mut seen = BTreeSet::new();
+        ordered
+            .into_iter()
+            .filter(|pod| match job_pods::index(pod) {
+                Some(index) => {
+                    index >= completions
+                        || ended.succeeded_indexes.contains(&index)
+                        || ended.failed_indexes.contains(&index)
+                        || !seen.insert(index)
+                }
+                None => true,
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn make_indexed(&mut self, ended: &Ended, active: &[Arc<Pod>], count: usize) {
+        let busy: BTreeSet<i32> = active
+            .iter()
+            .filter_map(|pod| job_pods::index(pod))
+            .collect();
+        let open = (0..self.spec.completions.unwrap_or(0)).filter(|index| {
+            !busy.contains(index)
+                && !ended.succeeded_indexes.contains(index)
+                && !ended.failed_indexes.contains(index)
+        });
+        let mut created = Vec::new();
+        let mut soonest: Option<Duration> = None;
+        for index in open {
+            if created.len() == count {
+                break;
+            }
+            let failures = self.spec.backoff_limit_per_index.map(|_| {
+                ended
+                    .index_failures
+                    .get(&index)
+                    .copied()
+                    .unwrap_or((0, None))
+            });
+            if let Some((failed, last)) = failures {
+                let left = wait(u32::try_from(failed).unwrap_or(0), last, self.now);
+                if !left.is_zero() {
+                    soonest = Some(soonest.map_or(left, |other| other.min(left)));
+                    continue;
+                }
+            }
+            created.push(job_pods::make(
+                self.job,
+                Some(index),
+                failures.map(|(failed, _)| failed),
+            ));
+        }
+        self.plan.create = created;
+        if let Some(soonest) = soonest {
+            self.requeue(soonest);
+        }
+    }
+
+    /// Notes that all that was wanted has succeeded.
+    fn complete(&mut self, ended: &Ended, running: i32) {
+        let complete = match self.spec.completions {
+            None => ended.succeeded > 0 && running == 0,
+            Some(completions) => ended.succeeded >= completions && running == 0,
+        };
+        if complete {
+            let text = "Reached expected number of succeeded pods";
+            set(
+                &mut self.plan.status,
+                condition(
+                    "SuccessCriteriaMet",
+                    "True",
+                    "CompletionsReached",
+                    text,
+                    self.now,
+                ),
+            );
+        }
+    }
+
+    /// Ends the job once every pod is over and counted.
+    fn finish(&mut self, running: i32, terminating: i32) {
+        let status = &self.plan.status;
+        let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
+        let all_counted = uncounted.succeeded.is_none() && uncounted.failed.is_none();
+        if running > 0 || terminating > 0 || !all_counted || !self.plan.create.is_empty() {
+            return;
+        }
+        if !self.plan.release.is_empty() {
+            return; // pods of indexed jobs are counted by index, but held until now
+        }
+        for (interim, last) in [
+            ("FailureTarget", "Failed"),
+            ("SuccessCriteriaMet", "Complete"),
+        ] {
+            let Some(cause) = find(&self.plan.status, interim)
+                .filter(|cause| cause.status == "True")
+                .cloned()
+            else {
+                continue;
+            };
+            let (reason, message) = (
+                cause.reason.unwrap_or_default(),
+                cause.message.unwrap_or_default(),
+            );
+            set(
+                &mut self.plan.status,
+                condition(last, "True", &reason, &message, self.now),
+            );
+            if last == "Complete" {
+                self.plan.status.completion_time = Some(Time(self.now));
+                self.plan
+                    .events
+                    .push((false, "Completed".into(), "Job completed".into()));
+            } else {
+                self.plan.events.push((true, reason, message));
+            }
+            return;
+        }
+    }
+}
+
+/// Whether two statuses say the same, an absent number being zero.
+pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
+    let numbers = |s: &JobStatus| {
+        [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0))
+    };
+    let uncounted = |s: &JobStatus| {
+        let pods = s.uncounted_terminated_pods.clone().unwrap_or_default();
+        (
+            pods.succeeded.unwrap_or_default(),
+            pods.failed.unwrap_or_default(),
+        )
+    };
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    numbers(a) == numbers(b)
+        && uncounted(a) == uncounted(b)
+        && text(&a.completed_indexes) == text(&b.completed_indexes)
+        && text(&a.failed_indexes) == text(&b.failed_indexes)
+        && a.start_time == b.start_time
+        && a.completion_time == b.completion_time
+        && a.conditions.as_deref().unwrap_or_default()
+            == b.conditions.as_deref().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! The dashboard: a page that is part of the binary, and the small server
+//! between it and the clusters.
+//!
+//! The server listens on the loopback only. It admits the browser that opened
+//! its one-time link ([`guard`]), hands out the page ([`assets`]), passes
+//! requests on to a profile's API server with the user's own credentials
+//! ([`proxy`], [`streams`]) and does what concerns the machine: port-forwards
+//! ([`forwards`]), shells on nodes ([`shell`]), commands of `rkube` ([`commands`]).
+
+mod answer;
+mod assets;
+mod clusters;
+mod commands;
+mod forwards;
+mod guard;
+mod paths;
+mod proxy;
+mod server;
+#[cfg(unix)]
+mod shell;
+#[cfg(not(unix))]
+mod shell_elsewhere;
+mod socket;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+pub use server::{Dashboard, Options};

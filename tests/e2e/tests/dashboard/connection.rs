@@ -1,0 +1,202 @@
+//! What breaks and comes back: the way to the dashboard, the API server, the
+//! dashboard itself. The way is a port of its own, as `ssh -L` makes one.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use crate::tour::{Tour, dashboard};
+use rkube_testing::browser::Browser;
+use rkube_testing::{Cluster, eventually};
+
+/// Carries connections from a port of its own to another, until it is cut.
+struct Relay {
+    port: u16,
+    cut: Arc<AtomicBool>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    fn to(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its number").port();
+        let relay = Self {
+            port,
+            cut: Arc::default(),
+            open: Arc::default(),
+        };
+        let (cut, open) = (relay.cut.clone(), relay.open.clone());
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                if cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(onward) = TcpStream::connect(("127.0.0.1", target)) else {
+                    continue;
+                };
+                for (from, to) in [(&connection, &onward), (&onward, &connection)] {
+                    let (from, to) = (from.try_clone(), to.try_clone());
+                    let (Ok(from), Ok(to)) = (from, to) else {
+                        continue;
+                    };
+                    std::thread::spawn(move || carry(from, to));
+                }
+                open.lock().expect("a lock").extend([connection, onward]);
+            }
+        });
+        relay
+    }
+
+    /// Breaks all connections and takes no more, or takes them again.
+    fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+        for connection in self.open.lock().expect("a lock").drain(..) {
+            // It may have ended by itself.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// The port in `http://127.0.0.1:PORT/…`.
+fn port_of(link: &str) -> u16 {
+    let rest = link.strip_prefix("http://127.0.0.1:").expect("a link");
+    rest.split('/')
+        .next()
+        .and_then(|p| p.parse().ok())
+        .expect("a port")
+}
+
+pub fn all(cluster: &Cluster) {
+    let (server, link) = dashboard(cluster, &[]);
+    let port = port_of(&link);
+    let relay = Relay::to(port);
+    let tour = Tour {
+        cluster,
+        browser: Browser::open(1280, 800),
+    };
+    let forwarded = link.replace(&format!(":{port}/"), &format!(":{}/", relay.port));
+    tour.browser.go(&forwarded);
+    tour.browser.sees(&["Overview", "2/2", "Live"]);
+    tour.clean();
+    through_another_port(&tour);
+    a_broken_way(&tour, &relay);
+    an_api_server_that_restarts(&tour);
+
+    // Another dashboard at the old one's port does not know this page.
+    tour.open("list/core/pods", &["kubia-", "Live"]);
+    assert_eq!(server.interrupt(), 0);
+    tour.browser.sees(&["The dashboard does not answer"]);
+    let (next, link) = eventually("the port again", || {
+        // Connections of the old one may hold it for a moment.
+        let wanted = port.to_string();
+        let (server, link) = dashboard(cluster, &["--port", &wanted]);
+        (!link.is_empty()).then_some((server, link))
+    });
+    tour.browser.sees(&["Another dashboard answers here now"]);
+    tour.browser
+        .go(&link.replace(&format!(":{port}/"), &format!(":{}/", relay.port)));
+    tour.browser.sees(&["kubia"]);
+    tour.browser.complaints();
+    tour.open("list/core/pods", &["kubia-", "Live"]);
+    assert_eq!(next.interrupt(), 0);
+}
+
+/// All that the page does works when it is reached by `ssh -L`.
+fn through_another_port(tour: &Tour<'_>) {
+    let browser = &tour.browser;
+    let pod = tour.cluster.pods("kubia").remove(0);
+    tour.open(&format!("object/core/pods/default/{pod}"), &["Forward"]);
+    browser.click("Forward");
+    browser.until(
+        "a link",
+        "return document.querySelector('.forwards a')?.href",
+    );
+    // The port is on the other machine, so it needs forwarding too.
+    browser.sees(&["Forward them as well", "ssh -L "]);
+    browser.click("Close");
+    let pod = tour.cluster.pods("api").remove(0);
+    tour.open(&format!("object/core/pods/default/{pod}/terminal"), &[]);
+    browser.until(
+        "a prompt",
+        "return document.querySelector('.termlines')?.textContent.includes(' # ')",
+    );
+    tour.clean();
+}
+
+fn a_broken_way(tour: &Tour<'_>, relay: &Relay) {
+    let browser = &tour.browser;
+    tour.open("list/core/configmaps", &["settings", "Live"]);
+    relay.cut(true);
+    browser.sees(&[
+        "The dashboard does not answer",
+        "what you see is behind",
+        "Behind",
+        "settings",
+    ]);
+    tour.cluster
+        .kubectl(&["create", "configmap", "made-meanwhile"])
+        .ok();
+    assert!(!browser.text().contains("made-meanwhile"));
+    relay.cut(false);
+    browser.sees(&["made-meanwhile", "Live"]);
+    browser.until(
+        "no warning",
+        "return !document.body.innerText.includes('does not answer')",
+    );
+    // Live, and not only read again.
+    tour.cluster
+        .kubectl(&["delete", "configmap", "made-meanwhile"])
+        .ok();
+    browser.until(
+        "the row's end",
+        "return !document.body.innerText.includes('made-meanwhile')",
+    );
+    // What somebody was writing is still there.
+    tour.open(
+        "object/core/configmaps/default/settings/yaml",
+        &["Review and apply", "Live"],
+    );
+    tour.edit("t.value += '# my thoughts'");
+    relay.cut(true);
+    browser.sees(&["what you see is behind", "Behind"]);
+    relay.cut(false);
+    browser.sees(&["Live"]);
+    let text = browser.run("return document.querySelector('main textarea').value", &[]);
+    assert!(text.to_string().contains("# my thoughts"), "{text}");
+    // Requests failed while nobody answered, and the browser said so.
+    browser.complaints();
+    assert!(browser.run("return window.hacked", &[]).is_null());
+}
+
+fn an_api_server_that_restarts(tour: &Tour<'_>) {
+    let browser = &tour.browser;
+    tour.open("list/core/configmaps", &["settings", "Live"]);
+    tour.cluster.rkube(&["stop"]).ok();
+    browser.sees(&["Behind", "settings"]);
+    tour.cluster.rkube(&["start"]).ok();
+    browser.sees(&["Live"]);
+    tour.cluster
+        .kubectl(&["create", "configmap", "after-the-restart"])
+        .ok();
+    browser.sees(&["after-the-restart"]);
+    let marks = browser.run(
+        "return document.querySelectorAll('.live.behind').length",
+        &[],
+    );
+    assert_eq!(marks, json!(0));
+    browser.complaints();
+}

@@ -1,0 +1,265 @@
+//! Images from archives and from registries.
+
+use rkube_testing::require_machine;
+use std::process::{Command, Stdio};
+
+use rkube_testing::image::Image;
+use rkube_testing::{Cluster, Running, eventually, has};
+
+fn pod(name: &str, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  {more}\n  containers:\n  \
+         - {{name: c, image: '{image}', command: [sleep, '3600']}}\n"
+    )
+}
+
+#[test]
+fn archives_of_every_kind_are_loaded() {
+    require_machine!();
+    let Some(docker) = Image::busybox("test/docker:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
+    let oci = Image::busybox("test/oci:1").expect("busybox");
+    let packed = Image::busybox("test/gzip:1").expect("busybox");
+    let cluster = Cluster::start("archives", 2);
+    let mut archives = vec![
+        ("docker", docker.docker_archive()),
+        ("oci", oci.oci_layout()),
+        ("gzip", rkube_testing::image::gzip(&packed.docker_archive())),
+    ];
+    if has("zstd") {
+        let plain = cluster.path("plain.tar");
+        std::fs::write(
+            &plain,
+            Image::busybox("test/zstd:1").expect("busybox").oci_layout(),
+        )
+        .expect("a file");
+        let out = Command::new("zstd")
+            .args(["-qc"])
+            .arg(&plain)
+            .output()
+            .expect("zstd runs");
+        archives.push(("zstd", out.stdout));
+    }
+    for (name, content) in &archives {
+        let path = cluster.path(&format!("{name}.tar"));
+        std::fs::write(&path, content).expect("a file");
+        let said = cluster
+            .rkube(&["image", "load", &path.display().to_string()])
+            .ok();
+        assert!(said.contains(&format!("test/{name}:1")), "{said}");
+    }
+    for i in [1, 2] {
+        let images = cluster.rkube(&["image", "ls", "-n", &cluster.node(i)]).ok();
+        for (name, _) in &archives {
+            assert!(images.contains(&format!("test/{name}")), "{images}");
+        }
+    }
+    for (name, _) in &archives {
+        cluster.apply(&pod(name, &format!("test/{name}:1"), ""));
+    }
+    for (name, _) in &archives {
+        cluster
+            .kubectl(&[
+                "wait",
+                "--for=condition=Ready",
+                &format!("pod/{name}"),
+                &rkube_testing::timeout(),
+            ])
+            .ok();
+    }
+}
+
+#[test]
+fn images_are_pulled_with_and_without_credentials() {
+    require_machine!();
+    let tools = ["docker-registry", "skopeo", "htpasswd"];
+    let (Some(image), true) = (Image::busybox("app:1"), tools.into_iter().all(has)) else {
+        eprintln!("skipped: needs busybox-static, docker-registry, skopeo and apache2-utils");
+        return;
+    };
+    let cluster = Cluster::plan("pull");
+    cluster.rkube(&["start"]).ok();
+    // One registry on the host's loopback, which only the native driver reaches, one at its address in the nodes' range.
+    let ip: std::net::Ipv4Addr = cluster
+        .rkube(&["ip"])
+        .ok()
+        .trim()
+        .parse()
+        .expect("an address");
+    let [a, b, c, _] = ip.octets();
+    let host = std::net::Ipv4Addr::new(a, b, c, 1);
+    let port = 5000 + std::process::id() % 1000;
+    let native = rkube_testing::is_native("a registry on the host's loopback");
+    let (open, closed) = (
+        format!(
+            "{}:{port}",
+            if native {
+                "127.0.0.1".into()
+            } else {
+                host.to_string()
+            }
+        ),
+        format!("{host}:{}", port + 1000),
+    );
+    let _registries = [
+        registry(&cluster, &open, false),
+        registry(&cluster, &closed, true),
+    ];
+    let archive = cluster.path("app.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("a file");
+    for (address, credentials) in [(&open, None), (&closed, Some("user:secret"))] {
+        let mut push = Command::new("skopeo");
+        push.args([
+            "copy",
+            "--quiet",
+            "--insecure-policy",
+            "--dest-tls-verify=false",
+        ]);
+        push.args(credentials.iter().flat_map(|c| ["--dest-creds", c]));
+        push.arg(format!("docker-archive:{}", archive.display()))
+            .arg(format!("docker://{address}/team/app:1"));
+        eventually("the registry", || {
+            push.status().is_ok_and(|s| s.success()).then_some(())
+        });
+    }
+    cluster.rkube(&["stop"]).ok();
+    cluster
+        .rkube(&[
+            "start",
+            "--insecure-registry",
+            &open,
+            "--insecure-registry",
+            &closed,
+        ])
+        .ok();
+
+    cluster.apply(&pod("open", &format!("{open}/team/app:1"), ""));
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/open",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+    let refused = pod("refused", &format!("{closed}/team/app:1"), "");
+    cluster.apply(&refused);
+    cluster.wait_for(&["get", "pod", "refused"], |t| {
+        t.contains("ErrImagePull") || t.contains("ImagePullBackOff")
+    });
+    cluster
+        .kubectl(&[
+            "create",
+            "secret",
+            "docker-registry",
+            "pull",
+            "--docker-server",
+            &closed,
+            "--docker-username=user",
+            "--docker-password=secret",
+        ])
+        .ok();
+    cluster.apply(&pod(
+        "allowed",
+        &format!("{closed}/team/app:1"),
+        "imagePullSecrets: [{name: pull}]",
+    ));
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/allowed",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+}
+
+#[test]
+fn images_of_the_engine_are_loaded_by_name() {
+    require_machine!();
+    let Some(image) = Image::busybox("test/engine:1").filter(|_| rkube_testing::engine::answers())
+    else {
+        eprintln!("skipped: needs a container engine, the docker command and busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("engine", 2);
+    let name = format!("test/{}:1", cluster.profile);
+    let image = Image {
+        name: &name,
+        ..image
+    };
+    let archive = cluster.path("image.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("a file");
+    let path = archive.display().to_string();
+    rkube_testing::engine::docker(&["load", "-i", &path]).expect("docker load");
+    std::fs::remove_file(&archive).expect("a file");
+    let loaded = cluster.rkube(&["image", "load", &name]);
+    // A second time there is nothing left to send.
+    let again = cluster.rkube(&["image", "load", &name]);
+    let missing = cluster.rkube(&["image", "load", "test/absent:1"]);
+
+    // Of an image on top of it only what is new.
+    let higher_name = format!("test/{}:2", cluster.profile);
+    let higher = Image {
+        name: &higher_name,
+        files: vec![("etc/higher", b"yes".to_vec(), 0o644)],
+        entrypoint: Vec::new(),
+        architecture: image.architecture,
+    };
+    std::fs::write(&archive, higher.docker_archive_on(&image)).expect("a file");
+    rkube_testing::engine::docker(&["load", "-i", &path]).expect("docker load");
+    let more = cluster.rkube(&["image", "load", &higher_name]);
+    rkube_testing::engine::docker(&["rmi", &name, &higher_name]).expect("docker rmi");
+    assert!(loaded.ok().contains(&name));
+    assert!(again.ok().contains("0 of its 1 layers"));
+    assert!(missing.failed(65).contains("docker images"));
+    let more = more.ok();
+    assert!(more.contains("1 of its 2 layers"), "{more}");
+    cluster.apply(&pod("p", &name, ""));
+    cluster.apply(&pod("higher", &higher_name, ""));
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/p",
+            "pod/higher",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+    let read = ["exec", "higher", "--", "cat", "/etc/higher"];
+    assert_eq!(cluster.kubectl(&read).ok(), "yes");
+}
+
+fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {
+    let root = cluster.path(&format!("registry-{}", address.replace([':', '.'], "-")));
+    std::fs::create_dir_all(&root).expect("a folder");
+    let mut config = format!(
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{}'}}}}\nhttp: {{addr: '{address}'}}\n",
+        root.display()
+    );
+    if password {
+        let made = Command::new("htpasswd")
+            .args(["-Bbn", "user", "secret"])
+            .output()
+            .expect("htpasswd runs");
+        let file = root.join("htpasswd");
+        let line = made.stdout;
+        std::fs::write(&file, line).expect("a file");
+        config += &format!(
+            "auth: {{htpasswd: {{realm: test, path: '{}'}}}}\n",
+            file.display()
+        );
+    }
+    let path = root.join("config.yml");
+    std::fs::write(&path, config).expect("a file");
+    let child = Command::new("docker-registry")
+        .arg("serve")
+        .arg(path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the registry runs");
+    Running(child)
+}

@@ -1,0 +1,392 @@
+//! An application from its deployment to its load balancer.
+
+use rkube_testing::require_machine;
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use rkube_testing::{Cluster, Running, eventually, http_get};
+
+fn answers(address: &str, times: usize) -> BTreeSet<String> {
+    (0..times)
+        .map(|_| {
+            eventually(&format!("an answer of {address}"), || {
+                http_get(address).filter(|b| b.starts_with("You've hit"))
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn a_deployment_is_spread_exposed_and_balanced() {
+    require_machine!();
+    let count = rkube_testing::nodes(4);
+    let replicas = count.min(3);
+    let cluster = Cluster::start("app", 4);
+    cluster
+        .kubectl(&["create", "deployment", "kubia", "--image=rkube/kubia"])
+        .ok();
+    cluster
+        .kubectl(&[
+            "scale",
+            "deployment",
+            "kubia",
+            &format!("--replicas={replicas}"),
+        ])
+        .ok();
+    cluster
+        .kubectl(&[
+            "rollout",
+            "status",
+            "deployment/kubia",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+
+    let text = cluster
+        .kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=kubia",
+            "-o",
+            "wide",
+            "--no-headers",
+        ])
+        .ok();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows.len(), replicas, "{text}");
+    let nodes: BTreeSet<&str> = rows.iter().map(|r| r[6]).collect();
+    assert_eq!(nodes.len(), replicas, "pods share nodes: {text}");
+    for row in &rows {
+        assert_eq!(row[2], "Running", "{text}");
+        let range = cluster
+            .kubectl(&["get", "node", row[6], "-o", "jsonpath={.spec.podCIDR}"])
+            .ok();
+        let range: ipnet::Ipv4Net = range.parse().expect("a range");
+        assert!(
+            range.contains(&row[5].parse::<std::net::Ipv4Addr>().expect("an address")),
+            "{text}"
+        );
+    }
+
+    cluster
+        .kubectl(&[
+            "expose",
+            "deployment",
+            "kubia",
+            "--type=LoadBalancer",
+            "--name",
+            "kubia-http",
+            "--port=8080",
+        ])
+        .ok();
+    assert!(
+        cluster
+            .kubectl(&["get", "service", "kubia-http"])
+            .ok()
+            .contains("<pending>")
+    );
+
+    let node_port = cluster
+        .kubectl(&[
+            "get",
+            "service",
+            "kubia-http",
+            "-o",
+            "jsonpath={.spec.ports[0].nodePort}",
+        ])
+        .ok();
+    let addresses = cluster
+        .kubectl(&[
+            "get",
+            "nodes",
+            "-o",
+            "jsonpath={range .items[*]}{.status.addresses[0].address}{\"\\n\"}{end}",
+        ])
+        .ok();
+    for ip in addresses.lines() {
+        answers(&format!("{ip}:{node_port}"), 1);
+    }
+    let url = cluster.rkube(&["service", "kubia-http", "--url"]).ok();
+    assert!(url.trim().ends_with(&node_port), "{url}");
+
+    let tunnel = cluster
+        .rkube_command(&["tunnel"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a tunnel");
+    let tunnel = Running(tunnel);
+    let external = [
+        "get",
+        "service",
+        "kubia-http",
+        "-o",
+        "jsonpath={.status.loadBalancer.ingress[0].ip}",
+    ];
+    let ip = cluster.wait_for(&external, |ip| !ip.is_empty());
+    let hit = answers(&format!("{ip}:8080"), 60);
+    assert_eq!(hit.len(), replicas, "{hit:?}");
+    let routes = || {
+        String::from_utf8(
+            std::process::Command::new("ip")
+                .arg("route")
+                .output()
+                .expect("ip")
+                .stdout,
+        )
+        .expect("text")
+    };
+    assert!(routes().contains(&ip));
+    assert_eq!(tunnel.interrupt(), 0);
+    assert!(!routes().contains(&ip), "a route is left: {}", routes());
+    cluster.wait_for(&["get", "service", "kubia-http"], |t| {
+        t.contains("<pending>")
+    });
+
+    // The same address the next time.
+    let tunnel = Running(
+        cluster
+            .rkube_command(&["tunnel"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a tunnel"),
+    );
+    assert_eq!(cluster.wait_for(&external, |ip| !ip.is_empty()), ip);
+    drop(tunnel);
+}
+
+#[test]
+fn pods_find_services_by_name_and_each_other_by_address() {
+    require_machine!();
+    let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("dns", 2);
+    std::fs::write(cluster.path("busybox.tar"), image.docker_archive()).expect("the archive");
+    cluster
+        .rkube(&[
+            "image",
+            "load",
+            &cluster.path("busybox.tar").display().to_string(),
+        ])
+        .ok();
+    cluster.deploy_kubia(2);
+    cluster
+        .kubectl(&[
+            "expose",
+            "deployment",
+            "kubia",
+            "--port=80",
+            "--target-port=8080",
+        ])
+        .ok();
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: client}\nspec:\n  terminationGracePeriodSeconds: 0\n  containers:\n  \
+         - {name: c, image: 'test/busybox:1', command: [sleep, '3600']}\n",
+    );
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/client",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+    let resolved = cluster
+        .kubectl(&[
+            "exec",
+            "client",
+            "--",
+            "nslookup",
+            "kubernetes.default.svc.cluster.local",
+        ])
+        .ok();
+    assert!(resolved.contains("10.96.0.1"), "{resolved}");
+    // The resolver of the C library follows the search path; busybox's own does not.
+    let by_name = [
+        "exec",
+        "deployment/kubia",
+        "--",
+        "/rkube",
+        "demo",
+        "lookup",
+        "kubia",
+    ];
+    let ip = cluster.kubectl(&by_name).ok().trim().to_owned();
+    assert_eq!(
+        cluster
+            .kubectl(&[
+                "get",
+                "service",
+                "kubia",
+                "-o",
+                "jsonpath={.spec.clusterIP}"
+            ])
+            .ok(),
+        ip
+    );
+    // busybox-static's wget crashes where there is no C library; nc does without.
+    let get = |ip: &str, port: u16| {
+        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {ip} {port}");
+        let done = cluster.kubectl(&["exec", "client", "--", "sh", "-c", &script]);
+        done.stdout
+            .lines()
+            .last()
+            .filter(|l| l.starts_with("You've hit"))
+            .map(str::to_owned)
+    };
+    let hit: BTreeSet<String> = (0..30)
+        .map(|_| eventually("an answer through the service", || get(&ip, 80)))
+        .collect();
+    assert_eq!(hit.len(), 2, "{hit:?}");
+    let ips = cluster
+        .kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=kubia",
+            "-o",
+            "jsonpath={.items[*].status.podIP}",
+        ])
+        .ok();
+    for ip in ips.split(' ') {
+        assert!(get(ip, 8080).is_some(), "{ip} does not answer");
+    }
+    let missing = cluster.kubectl(&[
+        "exec",
+        "client",
+        "--",
+        "nslookup",
+        "nothing.default.svc.cluster.local",
+    ]);
+    assert_ne!(missing.code, 0, "{missing:?}");
+}
+
+const SIZED: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: sized}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: quiet
+    image: test/busybox:1
+    command: [sleep, '36000']
+    resources: {requests: {cpu: 100m, memory: 32Mi}, limits: {cpu: 200m, memory: 32Mi}}
+  - name: restarted
+    image: test/busybox:1
+    command: [sleep, '36000']
+    resources: {requests: {cpu: 50m}}
+    resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]
+";
+
+#[test]
+fn a_pod_is_resized_in_place() {
+    require_machine!();
+    let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
+        eprintln!("skipped: no busybox-static");
+        return;
+    };
+    let cluster = Cluster::start("resize", 1);
+    let archive = cluster.path("busybox.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("archive");
+    let archive = archive.to_str().expect("UTF-8");
+    cluster.rkube(&["image", "load", archive]).ok();
+    cluster.apply(SIZED);
+    let ready = "--for=condition=Ready";
+    cluster
+        .kubectl(&["wait", "pod/sized", ready, &rkube_testing::timeout()])
+        .ok();
+    let get = |path: &str| {
+        let path = format!("jsonpath={path}");
+        cluster.kubectl(&["get", "pod", "sized", "-o", &path]).ok()
+    };
+    let resize = |container: &str, resources: &str| {
+        let patch = format!(
+            r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#
+        );
+        let args = [
+            "patch",
+            "pod",
+            "sized",
+            "--subresource=resize",
+            "-p",
+            &patch,
+        ];
+        cluster.kubectl(&args).ok();
+    };
+    let settled = || {
+        eventually("the end of the resize", || {
+            let conditions = get("{.status.conditions[*].type}");
+            let observed = get("{.metadata.generation} {.status.observedGeneration}");
+            let (now, seen) = observed.split_once(' ')?;
+            (!conditions.contains("Resize") && now == seen).then_some(())
+        });
+    };
+    let limits = || {
+        let line = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max 2>/dev/null \
+            || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let args = [
+            "exec", "sized", "-c", "quiet", "--", "busybox", "sh", "-c", line,
+        ];
+        let text = cluster.kubectl(&args).ok();
+        let words: Vec<&str> = text.split_whitespace().filter(|w| *w != "100000").collect();
+        words.join(" ")
+    };
+    let turns_into = |wanted: String| {
+        eventually(&format!("limits {wanted}"), || {
+            (limits() == wanted).then_some(())
+        });
+    };
+    let quiet = "{.status.containerStatuses[?(@.name=='quiet')]";
+    let before = get(&format!("{quiet}.containerID}}"));
+    assert_eq!(limits(), format!("20000 {}", 32 << 20));
+
+    // More of both, and the container lives on.
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"64Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}"#,
+    );
+    turns_into(format!("50000 {}", 64 << 20));
+    settled();
+    assert_eq!(get(&format!("{quiet}.resources.limits.cpu}}")), "500m");
+    assert_eq!(get(&format!("{quiet}.allocatedResources.memory}}")), "64Mi");
+    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
+    assert_eq!(get("{.status.containerStatuses[*].restartCount}"), "0 0");
+
+    // By its policy this one starts anew.
+    resize("restarted", r#"{"requests":{"cpu":"70m"}}"#);
+    eventually("the restart", || {
+        (get("{.status.containerStatuses[*].restartCount}") == "0 1").then_some(())
+    });
+    settled();
+
+    // What the node does not have at all.
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"900Gi"},"limits":{"memory":"900Gi"}}"#,
+    );
+    let refusal = "{.status.conditions[?(@.type=='PodResizePending')].reason}";
+    eventually("a refusal", || (get(refusal) == "Infeasible").then_some(()));
+    assert_eq!(limits(), format!("50000 {}", 64 << 20));
+    if rkube_testing::is_native("the agent is not killed") {
+        // A new one keeps to what was granted.
+        cluster.rkube(&["ssh", "--", "pkill -f 'rkube agent'"]);
+        eventually("the agent's return", || {
+            let args = ["exec", "sized", "-c", "quiet", "--", "busybox", "true"];
+            (cluster.kubectl(&args).code == 0).then_some(())
+        });
+        assert_eq!(limits(), format!("50000 {}", 64 << 20));
+        assert_eq!(get(refusal), "Infeasible");
+    }
+    resize(
+        "quiet",
+        r#"{"requests":{"memory":"48Mi"},"limits":{"memory":"48Mi"}}"#,
+    );
+    turns_into(format!("50000 {}", 48 << 20));
+    settled();
+    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
+}
