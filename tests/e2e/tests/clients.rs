@@ -45,13 +45,11 @@ fn the_python_client_works() {
     let python = match python() {
         Ok(python) => python,
         Err(why) => {
-            eprintln!("skipped: no Python client (Debian's python3-venv makes one): {why}");
-            return;
+            rkube_testing::skip!("no Python client (Debian's python3-venv makes one): {why}");
         }
     };
     let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("py", 1);
     let archive = cluster.path("busybox.tar");

@@ -10,7 +10,7 @@ use rkube_testing::{Cluster, Running, eventually, http_get};
 fn is_docker() -> bool {
     let docker = rkube_testing::driver() == "docker";
     if !docker {
-        eprintln!("skipped: RKUBE_TEST_DRIVER is not docker");
+        rkube_testing::not_applicable("nodes are no containers");
     }
     docker
 }
@@ -130,9 +130,11 @@ impl Drop for Engine {
 #[test]
 fn a_cluster_comes_back_with_its_engine() {
     require_machine!();
-    if !is_docker() || !rkube_testing::has("dockerd") {
-        eprintln!("skipped: needs dockerd");
+    if !is_docker() {
         return;
+    }
+    if !rkube_testing::has("dockerd") {
+        rkube_testing::skip!("needs dockerd");
     }
     let mut engine = Engine::plan();
     // SAFETY: no other thread runs yet.

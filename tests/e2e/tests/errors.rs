@@ -93,8 +93,7 @@ fn a_damaged_profile_is_told_and_can_be_deleted() {
 fn without_root_the_fix_is_named() {
     require_machine!();
     if !rkube_testing::has("setpriv") {
-        eprintln!("skipped: no setpriv");
-        return;
+        rkube_testing::skip!("no setpriv");
     }
     let cluster = Cluster::plan("noroot");
     let dir = tempfile::tempdir_in("/tmp").expect("a folder");
@@ -239,8 +238,7 @@ fn a_dry_run_says_which_driver_and_changes_nothing() {
 fn bad_images_and_manifests_change_nothing() {
     require_machine!();
     let Some(image) = Image::busybox("test/broken:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("badinput", 1);
     let load = |name: &str, content: &[u8]| {

@@ -152,8 +152,9 @@ fn objects_are_in_etcd_and_outlive_its_absence() {
     }
     for program in ["etcd", "etcdctl", "openssl"] {
         if !installed(program) {
-            eprintln!("skipped: no {program} (Debian's etcd-server, etcd-client, openssl have it)");
-            return;
+            rkube_testing::skip!(
+                "no {program} (Debian's etcd-server, etcd-client, openssl have it)"
+            );
         }
     }
     let cluster = Cluster::plan("etcd");

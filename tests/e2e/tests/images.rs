@@ -17,8 +17,7 @@ fn pod(name: &str, image: &str, more: &str) -> String {
 fn archives_of_every_kind_are_loaded() {
     require_machine!();
     let Some(docker) = Image::busybox("test/docker:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let oci = Image::busybox("test/oci:1").expect("busybox");
     let packed = Image::busybox("test/gzip:1").expect("busybox");
@@ -76,8 +75,7 @@ fn images_are_pulled_with_and_without_credentials() {
     require_machine!();
     let tools = ["docker-registry", "skopeo", "htpasswd"];
     let (Some(image), true) = (Image::busybox("app:1"), tools.into_iter().all(has)) else {
-        eprintln!("skipped: needs busybox-static, docker-registry, skopeo and apache2-utils");
-        return;
+        rkube_testing::skip!("needs busybox-static, docker-registry, skopeo and apache2-utils");
     };
     let cluster = Cluster::plan("pull");
     cluster.rkube(&["start"]).ok();
@@ -181,8 +179,7 @@ fn images_of_the_engine_are_loaded_by_name() {
     require_machine!();
     let Some(image) = Image::busybox("test/engine:1").filter(|_| rkube_testing::engine::answers())
     else {
-        eprintln!("skipped: needs a container engine, the docker command and busybox-static");
-        return;
+        rkube_testing::skip!("needs a container engine, the docker command and busybox-static");
     };
     let cluster = Cluster::start("engine", 2);
     let name = format!("test/{}:1", cluster.profile);

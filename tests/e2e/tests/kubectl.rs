@@ -33,8 +33,7 @@ spec:
 fn kubectl_works() {
     require_machine!();
     let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("kubectl", 2);
     std::fs::write(cluster.path("busybox.tar"), image.docker_archive()).expect("the archive");

@@ -39,8 +39,7 @@ spec:
 
 fn cgroups(cluster: &Cluster) {
     let Some(image) = Image::busybox("test/cgroup:1") else {
-        eprintln!("skipped: needs busybox-static");
-        return;
+        rkube_testing::skip!("needs busybox-static");
     };
     let archive = cluster.path("image.tar");
     std::fs::write(&archive, image.docker_archive()).expect("the archive");

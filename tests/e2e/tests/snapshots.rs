@@ -45,8 +45,7 @@ fn rolled_out(cluster: &Cluster, name: &str) {
 fn a_cluster_becomes_what_it_was() {
     require_machine!();
     let Some(image) = Image::busybox("test/busybox:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("snap", 2);
     let archive = cluster.path("busybox.tar");

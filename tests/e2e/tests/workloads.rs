@@ -162,8 +162,7 @@ fn a_deployment_is_spread_exposed_and_balanced() {
 fn pods_find_services_by_name_and_each_other_by_address() {
     require_machine!();
     let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("dns", 2);
     std::fs::write(cluster.path("busybox.tar"), image.docker_archive()).expect("the archive");
@@ -287,8 +286,7 @@ spec:
 fn a_pod_is_resized_in_place() {
     require_machine!();
     let Some(image) = rkube_testing::image::Image::busybox("test/busybox:1") else {
-        eprintln!("skipped: no busybox-static");
-        return;
+        rkube_testing::skip!("no busybox-static");
     };
     let cluster = Cluster::start("resize", 1);
     let archive = cluster.path("busybox.tar");

@@ -9,6 +9,9 @@ pub mod browser;
 pub mod engine;
 pub mod image;
 pub mod leftovers;
+mod skip;
+
+pub use skip::{not_applicable, skipped, strict};
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -62,11 +65,12 @@ pub fn driver() -> String {
     std::env::var("RKUBE_TEST_DRIVER").unwrap_or_else(|_| "native".into())
 }
 
-/// Whether clusters of the test are native ones; says why not all of a test is run.
+/// Whether the native driver is under test; if not, reports which part of the test
+/// does not apply.
 pub fn is_native(what: &str) -> bool {
     let native = driver() == "native";
     if !native {
-        eprintln!("skipped: {what} is the native driver's");
+        not_applicable(&format!("{what} is the native driver's"));
     }
     native
 }
@@ -123,8 +127,7 @@ fn kubectl_binary() -> PathBuf {
 macro_rules! require_machine {
     () => {
         if let Some(reason) = $crate::missing() {
-            eprintln!("skipped: {reason}");
-            return;
+            $crate::skip!("{reason}");
         }
     };
 }

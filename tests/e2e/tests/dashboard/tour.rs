@@ -106,11 +106,11 @@ spec:
 /// where this machine cannot have one.
 pub fn furnished(name: &str) -> Option<Cluster> {
     if let Some(reason) = rkube_testing::missing().or_else(browser::missing) {
-        eprintln!("skipped: {reason}");
+        rkube_testing::skipped(reason);
         return None;
     }
     let Some(mut image) = Image::busybox("test/dashboard:1") else {
-        eprintln!("skipped: no busybox-static");
+        rkube_testing::skipped("no busybox-static");
         return None;
     };
     // Its shell, under the name that terminals look for.
