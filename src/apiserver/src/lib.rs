@@ -10,6 +10,9 @@
 //! The server is a tower service: components of the same process reach it
 //! through [`ApiServer::client`] without sockets or TLS.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 mod admission;
 mod aggregate;
 pub mod audit;

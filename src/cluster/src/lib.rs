@@ -4,6 +4,9 @@
 //! (description, certificates, SSH keys, node configurations), the user's
 //! kubeconfig entry and the order in which a driver is asked to do things.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 mod access;
 pub mod addons;
 mod choice;

@@ -4,6 +4,9 @@
 //! pure functions what is to be done, and does it through the API. One file or
 //! folder is one controller; [`run`] starts them all.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 pub mod autoscaler;
 pub mod bootstrap_tokens;
 pub mod certificates;

@@ -7,6 +7,9 @@
 //! ([`proxy`], [`streams`]) and does what concerns the machine: port-forwards
 //! ([`forwards`]), shells on nodes ([`shell`]), commands of `rkube` ([`commands`]).
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 mod answer;
 mod assets;
 mod clusters;

@@ -10,6 +10,9 @@
 //! Nothing polls what a watch or an event can tell. Containers outlive the agent:
 //! on its start it adopts what runs.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

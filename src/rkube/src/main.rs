@@ -3,6 +3,9 @@
 //! The first argument decides: a role inside a cluster (never typed by a
 //! person), or a command of the CLI.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocator;
 mod cli;

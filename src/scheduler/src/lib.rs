@@ -7,6 +7,9 @@
 //! and bound by a task of its own ([`actions`]), so that the next pod need not
 //! wait. [`engine`] ties these together and is the only place with state.
 
+// Reuses the readers and writers of typed objects that are compiled there.
+use rkube_client as _;
+
 pub mod actions;
 pub mod cluster;
 pub mod cycle;

@@ -1,0 +1,4 @@
+//! Code that every client of the API shares: controllers, scheduler, node agents
+//! and the command line.
+
+pub mod instances;
