@@ -14,8 +14,9 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -226,15 +227,26 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
     }
 
-    /// Works on the queue for ever, on up to `concurrency` items at a time.
+    /// Processes the queue forever, up to `concurrency` items at a time.
     ///
-    /// An item whose work fails is retried with back-off; conflicts are part
-    /// of life with optimistic concurrency and are only traced.
+    /// A failed item is retried with back-off. Conflicts are expected with optimistic
+    /// concurrency and are only traced.
     pub async fn work<F, Fut>(&self, controller: &'static str, concurrency: usize, sync: F)
     where
-        F: Fn(T) -> Fut,
-        Fut: Future<Output = Result<()>>,
+        F: Fn(T) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<()>> + Send,
     {
+        self.run(controller, concurrency, &|item| sync(item).boxed())
+            .await;
+    }
+
+    /// [`Queue::work`], compiled once per type of item instead of once per controller.
+    async fn run<'a>(
+        &self,
+        controller: &'static str,
+        concurrency: usize,
+        sync: &(dyn Fn(T) -> BoxFuture<'a, Result<()>> + Send + Sync + 'a),
+    ) {
         let mut running = FuturesUnordered::new();
         loop {
             tokio::select! {

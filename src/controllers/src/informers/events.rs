@@ -61,21 +61,23 @@ impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
         }
         match (event, kind, early) {
             (Some(event), _, _) => Ok(event),
-            (None, Some(kind), Some(object)) => late(kind, object).map_err(A::Error::custom),
+            (None, Some(kind), Some(object)) => late(kind, &object).map_err(A::Error::custom),
             (None, None, _) => Err(A::Error::missing_field("type")),
             (None, _, None) => Err(A::Error::missing_field("object")),
         }
     }
 }
 
-/// An event whose object was read before its type was known.
-fn late<K: DeserializeOwned>(kind: Kind, object: Value) -> serde_json::Result<WatchEvent<K>> {
+/// Reads an event whose object came before its type. The object goes through text
+/// once more, so that no second reader of `K` is compiled for this rare order.
+fn late<K: DeserializeOwned>(kind: Kind, object: &Value) -> serde_json::Result<WatchEvent<K>> {
+    let text = object.to_string();
     Ok(match kind {
-        Kind::Added => WatchEvent::Added(serde_json::from_value(object)?),
-        Kind::Modified => WatchEvent::Modified(serde_json::from_value(object)?),
-        Kind::Deleted => WatchEvent::Deleted(serde_json::from_value(object)?),
-        Kind::Bookmark => WatchEvent::Bookmark(serde_json::from_value(object)?),
-        Kind::Error => WatchEvent::Error(serde_json::from_value(object)?),
+        Kind::Added => WatchEvent::Added(serde_json::from_str(&text)?),
+        Kind::Modified => WatchEvent::Modified(serde_json::from_str(&text)?),
+        Kind::Deleted => WatchEvent::Deleted(serde_json::from_str(&text)?),
+        Kind::Bookmark => WatchEvent::Bookmark(serde_json::from_str(&text)?),
+        Kind::Error => WatchEvent::Error(serde_json::from_str(&text)?),
     })
 }
 

@@ -1,11 +1,12 @@
 //! Keeps a store true by list and watch.
 
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, StreamExt as _};
 use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::core::{ObjectList, Request};
+use kube::core::{ObjectList, Request, Status};
 
 use super::events;
 use super::store::{Store, Versioned};
@@ -71,14 +72,75 @@ enum End {
     Relist,
 }
 
-/// Keeps `store` true for ever.
-pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl Sink<K>) {
+/// A [`Sink`] that takes text, whatever its kind: the list and watch around it is
+/// compiled once, not once per kind.
+trait Feed: Send + Sync {
+    /// Replaces everything by a list, and returns the list's resource version.
+    fn replace(&self, path: &str, list: &str) -> serde_json::Result<String>;
+    /// Applies one event of a watch.
+    fn event(&self, line: &str) -> serde_json::Result<Step>;
+}
+
+/// The outcome of one event.
+enum Step {
+    /// The store is at this resource version now; `None` if the event had none.
+    At(Option<String>),
+    /// The server ended the watch with an error.
+    Failed(Box<Status>),
+}
+
+struct Typed<K, S> {
+    sink: S,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Versioned, S: Sink<K>> Feed for Typed<K, S> {
+    fn replace(&self, path: &str, list: &str) -> serde_json::Result<String> {
+        let list = read_list::<K>(path, list)?;
+        let version = list.metadata.resource_version.unwrap_or_default();
+        self.sink.replace(list.items, version.parse().unwrap_or(0));
+        Ok(version)
+    }
+
+    fn event(&self, line: &str) -> serde_json::Result<Step> {
+        let version = |object: &K| Step::At(object.metadata().resource_version.clone());
+        Ok(match events::read::<K>(line)? {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let step = version(&object);
+                self.sink.apply(object);
+                step
+            }
+            WatchEvent::Deleted(object) => {
+                let step = version(&object);
+                self.sink.remove(object);
+                step
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let version = bookmark.metadata.resource_version;
+                self.sink.bookmark(version.parse().unwrap_or(0));
+                Step::At(Some(version))
+            }
+            WatchEvent::Error(status) => Step::Failed(status),
+        })
+    }
+}
+
+/// Keeps `store` current, forever.
+pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl Sink<K> + 'static) {
+    let feed: Box<dyn Feed> = Box::new(Typed {
+        sink: store,
+        kind: PhantomData,
+    });
+    run(client, source, feed).await;
+}
+
+async fn run(client: Client, source: Source, feed: Box<dyn Feed>) {
     let mut delay = FIRST_DELAY;
     let mut resume = None;
     loop {
         let version = match resume.take() {
             Some(version) => version,
-            None => match list(&client, &source, &store).await {
+            None => match list(&client, &source, &*feed).await {
                 Ok(version) => version,
                 Err(error) => {
                     tracing::warn!(path = %source.path, %error, "cannot list");
@@ -88,7 +150,7 @@ pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl S
             },
         };
         let began = tokio::time::Instant::now();
-        match watch(&client, &source, &store, &version).await {
+        match watch(&client, &source, &*feed, &version).await {
             Ok(End::Resume(version)) => resume = Some(version),
             Ok(End::Relist) => {}
             Err((error, version)) => {
@@ -117,11 +179,7 @@ async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> kube::Resu
         .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
 
-async fn list<K: Versioned>(
-    client: &Client,
-    source: &Source,
-    store: &impl Sink<K>,
-) -> kube::Result<String> {
+async fn list(client: &Client, source: &Source, feed: &dyn Feed) -> kube::Result<String> {
     let params = ListParams {
         field_selector: source.fields.clone(),
         ..Default::default()
@@ -134,10 +192,8 @@ async fn list<K: Versioned>(
     }
     .map_err(kube::Error::BuildRequest)?;
     let list = in_time(client.request_text(request)).await?;
-    let list = read_list::<K>(&source.path, &list).map_err(kube::Error::SerdeError)?;
-    let version = list.metadata.resource_version.unwrap_or_default();
-    store.replace(list.items, version.parse().unwrap_or(0));
-    Ok(version)
+    feed.replace(&source.path, &list)
+        .map_err(kube::Error::SerdeError)
 }
 
 /// Reads a list. An object that is not what its kind's type says is left out: one
@@ -151,7 +207,9 @@ fn read_list<K: Versioned>(path: &str, text: &str) -> serde_json::Result<ObjectL
     let mut items = Vec::with_capacity(list.items.len());
     for item in list.items {
         let metadata = item["metadata"].clone();
-        match serde_json::from_value(item) {
+        // Through text: a reader of trees would be compiled for each kind, for this
+        // alone.
+        match serde_json::from_str(&item.to_string()) {
             Ok(item) => items.push(item),
             Err(error) => tracing::warn!(
                 path,
@@ -169,10 +227,10 @@ fn read_list<K: Versioned>(path: &str, text: &str) -> serde_json::Result<ObjectL
     })
 }
 
-async fn watch<K: Versioned>(
+async fn watch(
     client: &Client,
     source: &Source,
-    store: &impl Sink<K>,
+    feed: &dyn Feed,
     version: &str,
 ) -> Result<End, (kube::Error, String)> {
     let params = WatchParams {
@@ -206,20 +264,10 @@ async fn watch<K: Versioned>(
             Some(Err(error)) => return Err(fail(kube::Error::ReadEvents(error), &at)),
             None => return Ok(End::Resume(at)),
         };
-        match events::read::<K>(&line) {
-            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                set(&mut at, &object);
-                store.apply(object);
-            }
-            Ok(WatchEvent::Deleted(object)) => {
-                set(&mut at, &object);
-                store.remove(object);
-            }
-            Ok(WatchEvent::Bookmark(bookmark)) => {
-                at = bookmark.metadata.resource_version;
-                store.bookmark(at.parse().unwrap_or(0));
-            }
-            Ok(WatchEvent::Error(status)) => {
+        match feed.event(&line) {
+            Ok(Step::At(Some(version))) => at = version,
+            Ok(Step::At(None)) => {}
+            Ok(Step::Failed(status)) => {
                 if status.code != 410 {
                     tracing::warn!(path = %source.path, %status, "watch answered an error");
                 }
@@ -233,12 +281,6 @@ async fn watch<K: Versioned>(
                 return Ok(End::Relist);
             }
         }
-    }
-}
-
-fn set<K: Versioned>(at: &mut String, object: &K) {
-    if let Some(version) = &object.metadata().resource_version {
-        at.clone_from(version);
     }
 }
 
