@@ -1,10 +1,10 @@
-//! Reads the blob that the build wrote, in place.
+//! Reads the schema blob, in place. The package `tests/schema` generates it.
 
 use std::io::Read as _;
 
 use super::format::{DEF_SIZE, FIELD_SIZE, LIST_SIZE, MAX_KEYS, NONE, TYPE_SIZE, flag, list_type};
 
-static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
+static BLOB: &[u8] = include_bytes!("schema.bin");
 
 const STRINGS: usize = 0;
 const DEFS: usize = 1;
@@ -40,7 +40,7 @@ pub fn string(index: u16) -> Option<&'static str> {
     if index == NONE {
         return None;
     }
-    // The build script wrote it from a `str`.
+    // The generator wrote it from a `str`.
     Some(std::str::from_utf8(piece(STRINGS, usize::from(index))).unwrap_or_default())
 }
 

@@ -1,9 +1,9 @@
 //! How objects are shaped: one view of built-in types and of custom resources'
 //! structural schemas.
 //!
-//! [`Type`] is what decoding, patching and server-side apply take. It is a
-//! small `Copy` handle; a built-in one points into a blob that the build wrote
-//! and that is read in place, so nothing is parsed at start.
+//! [`Type`] is what decoding, patching and server-side apply take. It is a small
+//! `Copy` handle. A built-in one points into the checked-in blob `schema.bin`, which
+//! is read in place, so that nothing is parsed at start.
 
 pub(crate) mod blob;
 mod format;
