@@ -2,6 +2,7 @@
 //! semantics of upstream's structured merge and diff (v6) and of the field
 //! manager around it.
 
+mod field_type;
 mod managed;
 mod path;
 mod set;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::schema::Type;
 
+use super::field_type::field_type;
 use super::path::PathElement;
-use super::typed::field_type;
 
 /// A set of paths, kept as a trie. A node stands for a path that is in the set
 /// (`member`), or leads to some that are, or both.

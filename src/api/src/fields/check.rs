@@ -8,7 +8,8 @@ use crate::quantity::Quantity;
 use crate::schema::{Kind, Schema, Type};
 use crate::status::Status;
 
-use super::{Path, cannot_be_handled};
+use super::path::Path;
+use super::validation::cannot_be_handled;
 
 /// Beyond this many unknown fields the rest are dropped unreported.
 const MAX_MESSAGES: usize = 100;

@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use crate::Object;
 use crate::status::Status;
 
-use super::Path;
+use super::path::Path;
 
 /// How deep objects may nest; the parsers stop there too.
 pub const MAX_DEPTH: usize = 127;

@@ -6,7 +6,7 @@ use crate::Object;
 use crate::fields::MAX_DEPTH;
 use crate::status::Status;
 
-use super::rejected;
+use super::rejected::rejected;
 
 /// How many operations a patch may have.
 pub const MAX_OPERATIONS: usize = 10_000;

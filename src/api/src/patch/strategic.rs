@@ -9,7 +9,7 @@ use crate::Object;
 use crate::schema::{Kind, PatchStrategy, Type};
 use crate::status::Status;
 
-use super::rejected;
+use super::rejected::rejected;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";

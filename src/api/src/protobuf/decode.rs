@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::encode::json_schema;
 use super::table::{self, Field as Declared, Holder, Message, Shape};
-use super::wire::{Field, Reader};
-use super::{MAGIC, MAX_DEPTH};
+use super::wire::{Field, MAGIC, MAX_DEPTH, Reader};
 use crate::status::Status;
 use crate::{Object, meta};
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::table::{self, Field, Holder, Message, Shape};
-use super::{MAX_DEPTH, wire};
+use super::wire::{self, MAX_DEPTH};
 use crate::meta;
 use crate::status::Status;
 

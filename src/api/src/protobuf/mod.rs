@@ -19,15 +19,10 @@ use serde_json::Value;
 use crate::status::Status;
 pub use decode::decode;
 pub use table::Message;
+use wire::MAGIC;
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
-
-/// What every body begins with.
-const MAGIC: &[u8] = b"k8s\0";
-
-/// How deep messages may nest.
-const MAX_DEPTH: usize = 100;
 
 /// An object encoded once: the body as a client takes it, and where in it the
 /// message itself begins, which lists are made of.

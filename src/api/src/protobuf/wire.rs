@@ -1,5 +1,11 @@
 //! The protobuf wire format: numbered fields of four shapes.
 
+/// The first bytes of every body.
+pub const MAGIC: &[u8] = b"k8s\0";
+
+/// The deepest nesting of messages.
+pub const MAX_DEPTH: usize = 100;
+
 /// A field's content.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Field<'a> {

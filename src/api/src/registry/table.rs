@@ -3,7 +3,7 @@
 
 use crate::gvk::GroupVersionKind;
 
-use super::{ALL_VERBS, CONNECT_VERBS, CREATE_ONLY, PART_VERBS, Resource, Subresource};
+use super::types::{ALL_VERBS, CONNECT_VERBS, CREATE_ONLY, PART_VERBS, Resource, Subresource};
 
 /// Verbs of a proxy in discovery, where `get` and the others stand for methods.
 const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
