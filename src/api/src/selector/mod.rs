@@ -4,6 +4,8 @@ mod field;
 mod label;
 mod parse;
 mod requirement;
+#[cfg(test)]
+mod tests;
 
 pub use field::{FieldOperator, FieldRequirement, FieldSelector};
 pub use label::LabelSelector;
