@@ -4,10 +4,10 @@ use crate::meta;
 use crate::status::{FieldError, Status};
 use crate::{Object, gvk};
 
-/// What to do about unknown and duplicate fields (`?fieldValidation=`).
+/// The treatment of unknown and duplicate fields (`?fieldValidation=`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Validation {
-    /// Refuse the request.
+    /// Reject the request.
     Strict,
     /// Drop them and warn.
     #[default]
@@ -17,8 +17,10 @@ pub enum Validation {
 }
 
 impl Validation {
-    /// Reads the query parameter; empty is the default. The error is the
-    /// detail of an `Unsupported value`.
+    /// Parses the query parameter; empty is the default.
+    ///
+    /// # Errors
+    /// 400 with the message `Unsupported value`.
     pub fn parse(text: &str) -> Result<Self, Status> {
         match text {
             "" | "Warn" => Ok(Self::Warn),
@@ -31,8 +33,11 @@ impl Validation {
         }
     }
 
-    /// What to do about the messages of [`parse_json`] and [`check`]: an error,
-    /// warnings, or nothing.
+    /// Converts the messages of [`parse_json`](super::parse_json) and
+    /// [`check`](super::check) into the warnings of the response.
+    ///
+    /// # Errors
+    /// 400 if there are messages and the validation is strict.
     pub fn judge(self, object: &Object, messages: Vec<String>) -> Result<Vec<String>, Status> {
         match self {
             _ if messages.is_empty() => Ok(messages),
@@ -46,7 +51,7 @@ impl Validation {
     }
 }
 
-/// 400: `Deployment in version "v1" cannot be handled as a Deployment: …`.
+/// Returns 400: `Deployment in version "v1" cannot be handled as a Deployment: …`.
 pub fn cannot_be_handled(object: &Object, why: &str) -> Status {
     let (kind, api_version) = (meta::kind(object), meta::api_version(object));
     if kind.is_empty() {

@@ -258,7 +258,7 @@ impl<'a> Schemas<'a> {
         let at = match self.descriptions.iter().position(|d| d.covers(def)) {
             Some(at) => at,
             None => {
-                self.descriptions.push(Descriptions::of(def));
+                self.descriptions.push(Descriptions::read(def));
                 self.descriptions.len() - 1
             }
         };

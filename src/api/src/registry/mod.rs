@@ -12,20 +12,20 @@ pub use types::{
     ALL_VERBS, CONNECT_VERBS, CREATE_ONLY, PART_VERBS, Resource, Subresource, group_version_path,
 };
 
-/// Every built-in resource, in the order of discovery.
+/// Returns every built-in resource, in the order of discovery.
 pub fn builtin() -> &'static [Resource] {
     static TABLE: LazyLock<Vec<Resource>> = LazyLock::new(table::rows);
     &TABLE
 }
 
-/// A built-in resource by group, version and plural name.
+/// Returns a built-in resource by group, version and plural name.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
     builtin()
         .iter()
         .find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
-/// A built-in resource by group, version and kind.
+/// Returns a built-in resource by group, version and kind.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
     builtin()
         .iter()

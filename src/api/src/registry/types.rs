@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::gvk::{GroupKind, GroupResource, GroupVersionKind, GroupVersionResource, api_version};
 use crate::schema::{Schema, TypeRef};
 
-/// The verbs of a resource that is stored and changed in the usual way.
+/// The verbs of a resource that is stored.
 pub const ALL_VERBS: &[&str] = &[
     "create",
     "delete",
@@ -16,14 +16,14 @@ pub const ALL_VERBS: &[&str] = &[
     "update",
     "watch",
 ];
-/// The verbs of a subresource that shows a part of the object.
+/// The verbs of a subresource that is a part of the object.
 pub const PART_VERBS: &[&str] = &["get", "patch", "update"];
-/// The verb of a resource that only answers.
+/// The verb of a resource that is evaluated and not stored.
 pub const CREATE_ONLY: &[&str] = &["create"];
-/// The verbs of a connection to something that runs.
+/// The verbs of a subresource that connects to a running workload.
 pub const CONNECT_VERBS: &[&str] = &["create", "get"];
 
-/// A row of the table: a resource in one version.
+/// A resource in one version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
     /// The group, empty for the core group.
@@ -36,22 +36,22 @@ pub struct Resource {
     pub singular: Cow<'static, str>,
     /// The kind of an object.
     pub kind: Cow<'static, str>,
-    /// The kind of a list of them.
+    /// The kind of lists.
     pub list_kind: Cow<'static, str>,
-    /// Whether objects live in namespaces.
+    /// Whether objects are namespaced.
     pub namespaced: bool,
     /// Short names for kubectl.
     pub short_names: Vec<Cow<'static, str>>,
     /// Categories for kubectl, as `all`.
     pub categories: Vec<Cow<'static, str>>,
-    /// What may be done, sorted; `watch` stands here too.
+    /// The supported verbs, sorted.
     pub verbs: &'static [&'static str],
-    /// What hangs below an object.
+    /// The subresources.
     pub subresources: Vec<Subresource>,
     /// The OpenAPI definition's name; empty for custom resources.
     pub definition: Cow<'static, str>,
-    /// The group under which objects are stored: another than `group` where
-    /// two groups serve the same objects, as events are.
+    /// The group under which objects are stored. It differs from `group` where two groups
+    /// serve the same objects, as with events.
     pub storage_group: Cow<'static, str>,
     /// The version in which objects of this group and kind are stored.
     pub storage_version: Cow<'static, str>,
@@ -60,65 +60,65 @@ pub struct Resource {
     pub selectable_fields: Vec<Cow<'static, str>>,
 }
 
-/// What hangs below an object, as `pods/exec`.
+/// A subresource of an object, as `pods/exec`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subresource {
     /// The name after the object's, as `status`.
     pub name: Cow<'static, str>,
-    /// The kind that it takes and gives; may be of another group.
+    /// The kind of its objects; may be of another group.
     pub kind: GroupVersionKind,
-    /// What may be done, sorted.
+    /// The supported verbs, sorted.
     pub verbs: &'static [&'static str],
 }
 
 impl Resource {
-    /// Group, version and kind.
+    /// Returns group, version and kind.
     pub fn gvk(&self) -> GroupVersionKind {
         GroupVersionKind::new(&*self.group, &*self.version, &*self.kind)
     }
 
-    /// Group, version and plural name.
+    /// Returns group, version and plural name.
     pub fn gvr(&self) -> GroupVersionResource {
         GroupVersionResource::new(&*self.group, &*self.version, &*self.plural)
     }
 
-    /// Group and plural name.
+    /// Returns group and plural name.
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(&*self.group, &*self.plural)
     }
 
-    /// Group and kind.
+    /// Returns group and kind.
     pub fn group_kind(&self) -> GroupKind {
         GroupKind::new(&*self.group, &*self.kind)
     }
 
-    /// What stands in an object's `apiVersion`.
+    /// Returns the `apiVersion` of objects.
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
     }
 
-    /// The schema of a built-in kind; `None` for custom resources.
+    /// Returns the schema of a built-in kind; `None` for custom resources.
     pub fn schema(&self) -> Option<TypeRef> {
         Schema::builtin().definition(&self.definition)
     }
 
-    /// Whether `verb` may be done.
+    /// Returns whether `verb` is supported.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }
 
-    /// A subresource by name.
+    /// Returns a subresource by name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
     }
 
-    /// Whether objects are stored, rather than answered or computed.
+    /// Returns whether objects are stored, rather than evaluated or computed.
     pub fn is_stored(&self) -> bool {
         self.has_verb("watch")
     }
 
-    /// Whether deleting an object answers with the object even when it is gone
-    /// at once; other resources answer with a `Status`.
+    /// Returns whether the response to a deletion is the object even if it is removed at
+    /// once. The response of other resources is then a `Status`.
     pub fn returns_deleted_object(&self) -> bool {
         matches!(
             (&*self.group, &*self.plural),
@@ -145,8 +145,8 @@ impl Resource {
         )
     }
 
-    /// Where the store keeps the objects: `/registry/apps/deployments/`; all
-    /// versions and groups that serve them share it.
+    /// Returns the prefix of the objects' keys in the store: `/registry/apps/deployments/`.
+    /// All versions and groups that serve the objects share it.
     pub fn storage_prefix(&self) -> String {
         let group = if self.storage_group.is_empty() {
             "core"
@@ -156,7 +156,7 @@ impl Resource {
         format!("/registry/{group}/{}/", self.plural)
     }
 
-    /// Where the store keeps one object.
+    /// Returns the key of an object in the store.
     pub fn storage_key(&self, namespace: &str, name: &str) -> String {
         let mut key = self.storage_prefix();
         if self.namespaced {
@@ -167,12 +167,12 @@ impl Resource {
         key
     }
 
-    /// The path under which the group version is served: `/api/v1`, `/apis/apps/v1`.
+    /// Returns the path under which the group version is served: `/api/v1`, `/apis/apps/v1`.
     pub fn group_version_path(&self) -> String {
         group_version_path(&self.group, &self.version)
     }
 
-    /// Whether a field selector may name `field`.
+    /// Returns whether field selectors support `field`.
     pub fn is_selectable(&self, field: &str) -> bool {
         field == "metadata.name"
             || field == "metadata.namespace" && (self.namespaced || self.definition.is_empty())
@@ -180,7 +180,7 @@ impl Resource {
     }
 }
 
-/// The path under which a group version is served.
+/// Returns the path under which a group version is served.
 pub fn group_version_path(group: &str, version: &str) -> String {
     if group.is_empty() {
         format!("/api/{version}")

@@ -9,25 +9,25 @@ use super::types::TypeRef;
 pub struct Schema(());
 
 impl Schema {
-    /// The one there is.
+    /// Returns the only instance.
     pub fn builtin() -> &'static Schema {
         static SCHEMA: Schema = Schema(());
         &SCHEMA
     }
 
-    /// The type with an OpenAPI definition name, as `io.k8s.api.core.v1.Pod`.
+    /// Returns the type with an OpenAPI definition name, as `io.k8s.api.core.v1.Pod`.
     pub fn definition(&self, name: &str) -> Option<TypeRef> {
         blob::find_def(name).map(|d| TypeRef(blob::def(d).ty))
     }
 
-    /// The names of all definitions, sorted.
+    /// Returns the names of all definitions, sorted.
     pub fn definitions(&self) -> impl Iterator<Item = &'static str> + use<> {
         (0..blob::def_count()).map(|d| blob::def(d).name)
     }
 
-    /// `ObjectMeta`, which every object has.
+    /// Returns the type `ObjectMeta` of every object's metadata.
     pub fn object_meta(&self) -> TypeRef {
-        // Its presence is checked by a test; without it nothing else would be right either.
+        // A test checks that it exists.
         self.definition("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
             .unwrap_or(TypeRef(0))
     }
@@ -42,7 +42,7 @@ impl TypeRef {
         Self(index)
     }
 
-    /// The record of the definition that this type is or refers to.
+    /// Returns the record of the definition that this type is or refers to.
     pub(crate) fn def(self) -> Option<blob::DefRecord> {
         let record = self.record();
         match record.tag {
@@ -52,7 +52,7 @@ impl TypeRef {
         }
     }
 
-    /// The OpenAPI name of the definition, for types that have one.
+    /// Returns the OpenAPI name of the definition, for types that have one.
     pub fn definition_name(self) -> Option<&'static str> {
         self.def().map(|d| d.name)
     }
@@ -62,7 +62,7 @@ impl TypeRef {
         (record.tag == tag::ARRAY).then(|| blob::list(record.b))
     }
 
-    /// The format of a scalar, as `int32`, `byte`, `date-time`.
+    /// Returns the format of a scalar, as `int32`, `byte`, `date-time`.
     pub fn format(self) -> Option<&'static str> {
         let record = self.record();
         matches!(record.tag, tag::STRING | tag::INTEGER | tag::NUMBER)
@@ -70,7 +70,7 @@ impl TypeRef {
             .flatten()
     }
 
-    /// What the map type is where the field says so itself.
+    /// Returns the map type that the use of the type specifies, if it does.
     pub(crate) fn own_map_type(self) -> Option<&'static str> {
         let flags = self.record().flags;
         if flags & flag::ATOMIC != 0 {

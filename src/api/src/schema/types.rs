@@ -4,72 +4,73 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-/// A type: what a value at some place of an object may be.
+/// A type of values.
 #[derive(Clone, Copy, Debug)]
 pub enum Type<'a> {
-    /// Of a built-in kind.
+    /// A type of a built-in kind.
     Builtin(TypeRef),
-    /// Of a custom resource.
+    /// A type of a custom resource.
     Structural(&'a Structural),
 }
 
-/// A built-in type, by its place in the schema blob.
+/// A built-in type, by its position in the schema blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeRef(pub(super) u16);
 
-/// What sort of type it is.
+/// The kind of a type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Declared fields; see [`Type::field`] and [`Type::element`] for others.
+    /// A struct. [`Type::field`] returns its declared fields and [`Type::element`] the type
+    /// of others.
     Object,
-    /// Free keys with values of one type.
+    /// A map with values of one type.
     Map,
-    /// Items of one type.
+    /// A list of items of one type.
     Array,
-    /// A text.
+    /// A string.
     String,
-    /// A text of base64.
+    /// Bytes as a string of base64.
     Bytes,
-    /// A whole number of 64 bits, or 32 when [`Type::is_int32`].
+    /// An integer of 64 bits, or of 32 if [`Type::is_int32`].
     Integer,
     /// A floating-point number.
     Number,
-    /// True or false.
+    /// A boolean.
     Boolean,
-    /// A number or a text.
+    /// A number or a string.
     IntOrString,
-    /// A resource quantity, as a text or a number.
+    /// A resource quantity, as a string or a number.
     Quantity,
-    /// RFC 3339 with seconds.
+    /// A time, RFC 3339 in seconds.
     Time,
-    /// RFC 3339 with microseconds.
+    /// A time, RFC 3339 in microseconds.
     MicroTime,
-    /// Anything at all.
+    /// Any value.
     Any,
-    /// A JSON schema, or a list of them, or a boolean, or a list of texts, as a
-    /// CustomResourceDefinition has them.
+    /// A JSON schema, a list of them, a boolean, or a list of strings, as in a
+    /// CustomResourceDefinition.
     SchemaOr,
 }
 
-/// How a list behaves in server-side apply.
+/// The treatment of a list in server-side apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListType {
-    /// Changed as a whole.
+    /// Replaced as a whole.
     Atomic,
-    /// Scalars, each there once.
+    /// A set of unique scalars.
     Set,
-    /// Objects told apart by their keys.
+    /// A list of objects that are identified by keys.
     Map,
 }
 
-/// How strategic merge patch treats a field.
+/// The treatment of a field in strategic merge patch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PatchStrategy {
     /// Items are merged rather than the list replaced.
     pub merge: bool,
     /// The value is replaced although it is an object.
     pub replace: bool,
-    /// Keys that the patch does not name are cleared.
+    /// Keys that the patch does not contain are removed.
     pub retain_keys: bool,
 }
 
@@ -80,16 +81,16 @@ pub struct Field<'a> {
     pub name: &'a str,
     /// The field's type.
     pub ty: Type<'a>,
-    /// Whether it must be there.
+    /// Whether the field is required.
     pub required: bool,
-    /// Whether Go encodes it even when it has no value.
+    /// Whether Go encodes the field even when it is empty.
     pub always_encoded: bool,
 }
 
 /// A structural schema, or a part of one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Structural {
-    /// `type`, empty when it says none.
+    /// `type`, empty when missing.
     pub type_name: String,
     /// `format`.
     pub format: Option<String>,

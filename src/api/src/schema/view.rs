@@ -19,7 +19,7 @@ impl<'a> From<&'a Structural> for Type<'a> {
 }
 
 impl<'a> Type<'a> {
-    /// The sort of type.
+    /// Returns the kind of type.
     pub fn kind(self) -> Kind {
         match self {
             Self::Builtin(ty) => match ty.record().tag {
@@ -42,7 +42,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether an integer has 32 bits.
+    /// Returns whether an integer has 32 bits.
     pub fn is_int32(self) -> bool {
         match self {
             Self::Builtin(ty) => ty.format() == Some("int32"),
@@ -50,7 +50,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// A declared field.
+    /// Returns a declared field.
     pub fn field(self, name: &str) -> Option<Field<'a>> {
         match self {
             Self::Builtin(ty) => {
@@ -63,7 +63,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// All declared fields, sorted by name.
+    /// Returns all declared fields, sorted by name.
     pub fn fields(self) -> Vec<Field<'a>> {
         match self {
             Self::Builtin(ty) => match ty.def() {
@@ -76,8 +76,8 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The declared fields that are structs which Go holds by value: they are
-    /// there in every object, if only empty.
+    /// Returns the names of the declared fields that are structs held by value in Go.
+    /// Every encoded object contains them, even if empty.
     pub fn embedded_fields(self) -> impl Iterator<Item = &'static str> + use<> {
         let def = match self {
             Self::Builtin(ty) if ty.record().tag == tag::OBJECT => ty.def(),
@@ -91,8 +91,8 @@ impl<'a> Type<'a> {
         })
     }
 
-    /// The type of an array's items, of a map's values, or of an object's
-    /// undeclared fields where those have one.
+    /// Returns the type of an array's items, of a map's values, or of an object's
+    /// undeclared fields if those have one.
     pub fn element(self) -> Option<Type<'a>> {
         match self {
             Self::Builtin(ty) => {
@@ -104,7 +104,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether undeclared fields are kept although nothing is known of them.
+    /// Returns whether undeclared fields of unknown type are kept.
     pub fn preserves_unknown(self) -> bool {
         match self {
             Self::Builtin(_) => self.kind() == Kind::Any,
@@ -112,7 +112,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether null is a value of its own; elsewhere it means absent.
+    /// Returns whether null is a distinct value; otherwise it means absent.
     pub fn is_nullable(self) -> bool {
         match self {
             Self::Builtin(_) => false,
@@ -120,7 +120,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether an object or map is changed as a whole.
+    /// Returns whether an object or map is replaced as a whole.
     pub fn is_atomic_map(self) -> bool {
         match self {
             Self::Builtin(ty) => match ty.own_map_type() {
@@ -134,7 +134,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// How a list behaves in server-side apply.
+    /// Returns how server-side apply treats a list.
     pub fn list_type(self) -> ListType {
         match self {
             Self::Builtin(ty) => match ty.list().map(|l| l.list_type) {
@@ -146,7 +146,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The fields that tell the items of a list map apart.
+    /// Returns the fields that identify the items of a list map.
     pub fn list_map_keys(self) -> Vec<&'a str> {
         match self {
             Self::Builtin(ty) => ty.list().map(|l| l.keys().collect()).unwrap_or_default(),
@@ -154,7 +154,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The key by which strategic merge merges a list of objects.
+    /// Returns the key by which strategic merge patch merges a list of objects.
     pub fn merge_key(self) -> Option<&'a str> {
         match self {
             Self::Builtin(ty) => ty.list()?.merge_key,
@@ -162,7 +162,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// How strategic merge patch treats the field with this type.
+    /// Returns how strategic merge patch treats a field of this type.
     pub fn patch_strategy(self) -> PatchStrategy {
         let bits = match self {
             Self::Builtin(ty) => match ty.record() {
@@ -179,7 +179,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// A declared field's default, for fields that publish one.
+    /// Returns the default of a declared field, if it publishes one.
     pub fn field_default(self, name: &str) -> Option<Value> {
         match self {
             Self::Builtin(ty) => {
@@ -190,7 +190,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The Go type's name as decoding errors have it: `v1.Pod`, `[]v1.Container`,
+    /// Returns the name of the Go type, as in decoding errors: `v1.Pod`, `[]v1.Container`,
     /// `map[string]string`, `int32`.
     pub fn go_name(self) -> String {
         match self.kind() {

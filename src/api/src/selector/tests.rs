@@ -164,83 +164,34 @@ fn prints_upstreams_table() {
     }
 }
 
-/// Upstream's `TestRequirementConstructor`: key, operator, values, the field and the
-/// detail of the error.
+/// Key, operator and values of a requirement, and the field and the detail of its error.
+type Construction<'a> = (&'a str, Operator, &'a [&'a str], Option<(&'a str, &'a str)>);
+
+/// Upstream's `TestRequirementConstructor`.
 #[test]
 fn creates_upstreams_table() {
     use Operator::{DoesNotExist, Equals, Exists, GreaterThan, In, LessThan, NotIn};
+    const EMPTY: &str = "for 'in', 'notin' operators, values set can't be empty";
+    const SINGLE: &str = "exact-match compatibility requires one single value";
+    const NONE: &str = "values set must be empty for exists and does not exist";
+    const ONE_BOUND: &str = "for 'Gt', 'Lt' operators, exactly one value is required";
+    const INTEGER: &str = "for 'Gt', 'Lt' operators, the value must be an integer";
     let long = "a".repeat(254);
-    let table: &[(&str, Operator, &[&str], Option<(&str, &str)>)] = &[
-        (
-            "x1",
-            In,
-            &[],
-            Some((
-                "values",
-                "for 'in', 'notin' operators, values set can't be empty",
-            )),
-        ),
-        (
-            "x2",
-            NotIn,
-            &[],
-            Some((
-                "values",
-                "for 'in', 'notin' operators, values set can't be empty",
-            )),
-        ),
+    let table: &[Construction<'_>] = &[
+        ("x1", In, &[], Some(("values", EMPTY))),
+        ("x2", NotIn, &[], Some(("values", EMPTY))),
         ("x3", In, &["foo"], None),
         ("x4", NotIn, &["foo"], None),
-        (
-            "x5",
-            Equals,
-            &["foo", "bar"],
-            Some((
-                "values",
-                "exact-match compatibility requires one single value",
-            )),
-        ),
+        ("x5", Equals, &["foo", "bar"], Some(("values", SINGLE))),
         ("x6", Exists, &[], None),
         ("x7", DoesNotExist, &[], None),
-        (
-            "x8",
-            Exists,
-            &["foo"],
-            Some((
-                "values",
-                "values set must be empty for exists and does not exist",
-            )),
-        ),
+        ("x8", Exists, &["foo"], Some(("values", NONE))),
         ("x9", In, &["bar"], None),
         ("x11", GreaterThan, &["1"], None),
         ("x12", LessThan, &["6"], None),
-        (
-            "x13",
-            GreaterThan,
-            &[],
-            Some((
-                "values",
-                "for 'Gt', 'Lt' operators, exactly one value is required",
-            )),
-        ),
-        (
-            "x14",
-            GreaterThan,
-            &["bar"],
-            Some((
-                "values[0]",
-                "for 'Gt', 'Lt' operators, the value must be an integer",
-            )),
-        ),
-        (
-            "x15",
-            LessThan,
-            &["bar"],
-            Some((
-                "values[0]",
-                "for 'Gt', 'Lt' operators, the value must be an integer",
-            )),
-        ),
+        ("x13", GreaterThan, &[], Some(("values", ONE_BOUND))),
+        ("x14", GreaterThan, &["bar"], Some(("values[0]", INTEGER))),
+        ("x15", LessThan, &["bar"], Some(("values[0]", INTEGER))),
         (
             &long,
             Exists,

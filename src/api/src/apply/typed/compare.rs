@@ -9,15 +9,18 @@ use crate::schema::Type;
 
 use super::atom::{Atom, atom, index_items, items_of};
 
-/// How one tree differs from another.
+/// The difference between two trees.
 #[derive(Clone, Debug, Default)]
 pub(in crate::apply) struct Comparison {
+    /// Fields only in the first tree.
     pub removed: FieldSet,
+    /// Fields with different values.
     pub modified: FieldSet,
+    /// Fields only in the second tree.
     pub added: FieldSet,
 }
 
-/// What became of `old` in `new`.
+/// Compares two trees.
 pub(in crate::apply) fn compare(ty: Option<Type<'_>>, old: &Value, new: &Value) -> Comparison {
     let mut comparison = Comparison::default();
     compare_at(ty, Some(old), Some(new), &mut Vec::new(), &mut comparison);
@@ -31,11 +34,11 @@ fn compare_at(
     path: &mut Vec<PathElement>,
     out: &mut Comparison,
 ) {
-    // Equal subtrees have nothing to say, and most are equal.
+    // Most subtrees are equal.
     if old == new {
         return;
     }
-    // Without a type the two sides may be of different sorts; each is then walked as its own.
+    // Without a type the sides may be treated differently; then each is walked alone.
     if let (Some(o), Some(n)) = (old, new)
         && std::mem::discriminant(&atom(ty, o)) != std::mem::discriminant(&atom(ty, n))
     {
@@ -47,7 +50,7 @@ fn compare_at(
     compare_shape(ty, old, new, shape, path, out);
 }
 
-/// One half of a comparison between values of different sorts.
+/// Compares values as one of them is treated, and adds the result to `out`.
 fn compare_side(
     ty: Option<Type<'_>>,
     old: Option<&Value>,
@@ -157,7 +160,7 @@ fn compare_items(
                     out,
                 );
             }
-            // Items that share a step are compared as one.
+            // Duplicate items are compared as one.
             ([_, _, ..], [_, _, ..]) => {
                 if before != after {
                     out.modified.insert(path);

@@ -8,7 +8,7 @@ use crate::schema::Type;
 
 use super::atom::{Atom, atom, index_items, item_element, items_of};
 
-/// What a configuration makes of a live tree. `None` is nothing at all.
+/// Merges a configuration into a live tree. `None` is an absent value.
 pub(in crate::apply) fn merge(
     ty: Option<Type<'_>>,
     live: Option<&Value>,
@@ -59,12 +59,12 @@ pub(in crate::apply) fn merge(
     }
 }
 
-/// Merges list items. Those of the configuration keep their order; those only
-/// in the live list stay where they are relative to the items that both have.
+/// Merges list items. Items of the configuration keep their order. Items only in the live
+/// list keep their position relative to the items of both.
 fn merge_items(ty: Type<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
     let (live_order, live_items) = index_items(ty, live);
     let (config_order, config_items) = index_items(ty, config);
-    // A live item whose step is there twice is not merged with.
+    // Duplicate live items are not merged.
     let live_item = |step: &PathElement| match live_items.get(step).map(Vec::as_slice) {
         Some([item]) => Some(*item),
         _ => None,
@@ -96,7 +96,7 @@ fn merge_items(ty: Type<'_>, live: &[Value], config: &[Value]) -> Vec<Value> {
                 continue;
             }
             if config_items.contains_key(step) && next_shared.is_some_and(|next| next != step) {
-                // Both have it, and it is not its turn.
+                // An item of both that comes later in the configuration.
                 l += 1;
                 continue;
             }
