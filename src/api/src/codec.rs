@@ -1,27 +1,27 @@
-//! Objects as bytes other than JSON.
+//! Encodes objects as JSON and YAML.
 
 use serde_json::Value;
 
 use crate::Object;
 
-/// An object as YAML, keys sorted.
+/// Encodes an object as YAML, with keys sorted.
 pub fn to_yaml(object: &Object) -> String {
-    // A tree of JSON has no key and no number that YAML could not write.
+    // A JSON tree has only keys and numbers that YAML can express.
     serde_yaml::to_string(object).unwrap_or_default()
 }
 
-/// An object as compact JSON.
+/// Encodes an object as compact JSON.
 pub fn to_json(object: &Object) -> Vec<u8> {
     object.to_string().into_bytes()
 }
 
-/// An object as JSON for people: indented by two, as `?pretty` asks.
+/// Encodes an object as JSON indented by two, as `?pretty` requests.
 pub fn to_json_pretty(object: &Object) -> Vec<u8> {
     // Serialising a tree into memory cannot fail.
     serde_json::to_vec_pretty(object).unwrap_or_default()
 }
 
-/// The object without what no wire format writes: nulls in maps, recursively.
+/// Removes nulls in maps, recursively; no wire format contains them.
 pub fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {

@@ -1,4 +1,4 @@
-//! The coordinates of kinds and resources.
+//! Identifiers of kinds and resources.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub struct GroupVersionResource {
     pub resource: String,
 }
 
-/// A resource whatever its version.
+/// A resource in any version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupResource {
     /// The group, empty for the core group.
@@ -33,7 +33,7 @@ pub struct GroupResource {
     pub resource: String,
 }
 
-/// A kind whatever its version.
+/// A kind in any version.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupKind {
     /// The group, empty for the core group.
@@ -42,12 +42,12 @@ pub struct GroupKind {
     pub kind: String,
 }
 
-/// Splits `apps/v1` into group and version; `v1` is the core group's.
+/// Splits an `apiVersion` into group and version; `v1` has the core group.
 pub fn parse_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
 }
 
-/// Joins a group and a version as an object's `apiVersion`.
+/// Joins a group and a version into an `apiVersion`.
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() {
         version.to_owned()
@@ -57,7 +57,7 @@ pub fn api_version(group: &str, version: &str) -> String {
 }
 
 impl GroupVersionKind {
-    /// A kind from its three parts.
+    /// Creates a kind from its three parts.
     pub fn new(
         group: impl Into<String>,
         version: impl Into<String>,
@@ -70,18 +70,18 @@ impl GroupVersionKind {
         }
     }
 
-    /// The kind that an object says it is; missing parts are empty.
+    /// Returns the kind in an object's `apiVersion` and `kind`; missing parts are empty.
     pub fn of(object: &crate::Object) -> Self {
         let (group, version) = parse_api_version(crate::meta::api_version(object));
         Self::new(group, version, crate::meta::kind(object))
     }
 
-    /// What stands in `apiVersion`.
+    /// Returns the `apiVersion` of objects of this kind.
     pub fn api_version(&self) -> String {
         api_version(&self.group, &self.version)
     }
 
-    /// Without the version.
+    /// Returns the kind without the version.
     pub fn group_kind(&self) -> GroupKind {
         GroupKind {
             group: self.group.clone(),
@@ -91,7 +91,7 @@ impl GroupVersionKind {
 }
 
 impl GroupVersionResource {
-    /// A resource from its three parts.
+    /// Creates a resource from its three parts.
     pub fn new(
         group: impl Into<String>,
         version: impl Into<String>,
@@ -104,14 +104,14 @@ impl GroupVersionResource {
         }
     }
 
-    /// Without the version.
+    /// Returns the resource without the version.
     pub fn group_resource(&self) -> GroupResource {
         GroupResource::new(self.group.clone(), self.resource.clone())
     }
 }
 
 impl GroupResource {
-    /// A resource from its two parts.
+    /// Creates a resource from its two parts.
     pub fn new(group: impl Into<String>, resource: impl Into<String>) -> Self {
         Self {
             group: group.into(),
@@ -121,7 +121,7 @@ impl GroupResource {
 }
 
 impl GroupKind {
-    /// A kind from its two parts.
+    /// Creates a kind from its two parts.
     pub fn new(group: impl Into<String>, kind: impl Into<String>) -> Self {
         Self {
             group: group.into(),
@@ -130,7 +130,7 @@ impl GroupKind {
     }
 }
 
-/// As in messages: `deployments.apps`, `pods`.
+/// The form in messages: `deployments.apps`, `pods`.
 impl fmt::Display for GroupResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.resource)?;
@@ -141,7 +141,7 @@ impl fmt::Display for GroupResource {
     }
 }
 
-/// As in messages: `Deployment.apps`, `Pod`.
+/// The form in messages: `Deployment.apps`, `Pod`.
 impl fmt::Display for GroupKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;
@@ -152,14 +152,14 @@ impl fmt::Display for GroupKind {
     }
 }
 
-/// As in messages: `apps/v1, Kind=Deployment`.
+/// The form in messages: `apps/v1, Kind=Deployment`.
 impl fmt::Display for GroupVersionKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}, Kind={}", self.group, self.version, self.kind)
     }
 }
 
-/// As in messages: `apps/v1, Resource=deployments`.
+/// The form in messages: `apps/v1, Resource=deployments`.
 impl fmt::Display for GroupVersionResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -1,19 +1,19 @@
-//! Fields that hold a number or a text: ports by number or name, counts by
-//! number or percentage.
+//! Fields that are a number or a string: ports by number or name, counts by number or
+//! percentage.
 
 use serde_json::Value;
 
-/// A number or a text.
+/// A number or a string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IntOrString {
     /// A number.
     Int(i32),
-    /// A text: a name or a percentage.
+    /// A string: a name or a percentage.
     String(String),
 }
 
 impl IntOrString {
-    /// Reads a field; `None` when it is neither.
+    /// Converts a field; `None` if it is neither.
     pub fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Number(n) => n.as_i64().and_then(|n| n.try_into().ok()).map(Self::Int),
@@ -22,8 +22,11 @@ impl IntOrString {
         }
     }
 
-    /// The number, or the percentage of `total`, rounded up if `round_up` and
-    /// down otherwise. The error is worded as upstream's.
+    /// Returns the number, or the percentage of `total`, rounded up if `round_up` and down
+    /// otherwise.
+    ///
+    /// # Errors
+    /// Upstream's message for a string that is not a percentage.
     pub fn scaled_value(&self, total: i64, round_up: bool) -> Result<i64, String> {
         match self {
             Self::Int(n) => Ok(i64::from(*n)),

@@ -2,8 +2,8 @@
 //! shaped, and what may be done to an object of that shape.
 //!
 //! Objects are untyped trees ([`Object`]) checked against a schema
-//! ([`schema::Type`]). A built-in kind's schema lives in a blob that the build
-//! makes and the program reads in place; a custom kind's is built from its
+//! ([`schema::Type`]). A built-in kind's schema lives in a checked-in blob that the
+//! program reads in place; a custom kind's is built from its
 //! CustomResourceDefinition. Everything above the schema (decoding, patching,
 //! server-side apply, OpenAPI) is one code path for both.
 

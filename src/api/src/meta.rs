@@ -1,7 +1,7 @@
 //! Readers and writers of an object's metadata.
 //!
-//! Readers take what is there and never fail: a missing or ill-typed field
-//! reads as empty, as it would in a decoded Go struct.
+//! Readers never fail: a missing or ill-typed field reads as empty, as it does in a
+//! decoded Go struct.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -16,7 +16,7 @@ fn text<'a>(object: &'a Object, field: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// `apiVersion`, empty when missing.
+/// Returns `apiVersion`, empty when missing.
 pub fn api_version(object: &Object) -> &str {
     object
         .get("apiVersion")
@@ -24,7 +24,7 @@ pub fn api_version(object: &Object) -> &str {
         .unwrap_or_default()
 }
 
-/// `kind`, empty when missing.
+/// Returns `kind`, empty when missing.
 pub fn kind(object: &Object) -> &str {
     object
         .get("kind")
@@ -32,42 +32,43 @@ pub fn kind(object: &Object) -> &str {
         .unwrap_or_default()
 }
 
-/// `metadata.name`.
+/// Returns `metadata.name`.
 pub fn name(object: &Object) -> &str {
     text(object, "name")
 }
 
-/// `metadata.generateName`.
+/// Returns `metadata.generateName`.
 pub fn generate_name(object: &Object) -> &str {
     text(object, "generateName")
 }
 
-/// `metadata.namespace`, empty for cluster-scoped objects.
+/// Returns `metadata.namespace`, empty for cluster-scoped objects.
 pub fn namespace(object: &Object) -> &str {
     text(object, "namespace")
 }
 
-/// `metadata.uid`.
+/// Returns `metadata.uid`.
 pub fn uid(object: &Object) -> &str {
     text(object, "uid")
 }
 
-/// `metadata.resourceVersion`, opaque to clients.
+/// Returns `metadata.resourceVersion`, opaque to clients.
 pub fn resource_version(object: &Object) -> &str {
     text(object, "resourceVersion")
 }
 
-/// `metadata.creationTimestamp`, RFC 3339.
+/// Returns `metadata.creationTimestamp`, RFC 3339.
 pub fn creation_timestamp(object: &Object) -> &str {
     text(object, "creationTimestamp")
 }
 
-/// `metadata.deletionTimestamp`, RFC 3339; `None` while the object is not being deleted.
+/// Returns `metadata.deletionTimestamp`, RFC 3339; `None` if the object is not being
+/// deleted.
 pub fn deletion_timestamp(object: &Object) -> Option<&str> {
     Some(text(object, "deletionTimestamp")).filter(|t| !t.is_empty())
 }
 
-/// `metadata.deletionGracePeriodSeconds`.
+/// Returns `metadata.deletionGracePeriodSeconds`.
 pub fn deletion_grace_period_seconds(object: &Object) -> Option<i64> {
     object
         .get("metadata")?
@@ -75,7 +76,7 @@ pub fn deletion_grace_period_seconds(object: &Object) -> Option<i64> {
         .as_i64()
 }
 
-/// `metadata.generation`, 0 when missing.
+/// Returns `metadata.generation`, 0 when missing.
 pub fn generation(object: &Object) -> i64 {
     object
         .get("metadata")
@@ -84,44 +85,44 @@ pub fn generation(object: &Object) -> i64 {
         .unwrap_or(0)
 }
 
-/// `metadata.labels`.
+/// Returns `metadata.labels`.
 pub fn labels(object: &Object) -> Option<&Map<String, Value>> {
     object.get("metadata")?.get("labels")?.as_object()
 }
 
-/// `metadata.annotations`.
+/// Returns `metadata.annotations`.
 pub fn annotations(object: &Object) -> Option<&Map<String, Value>> {
     object.get("metadata")?.get("annotations")?.as_object()
 }
 
-/// One label's value.
+/// Returns the value of a label.
 pub fn label<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
     labels(object)?.get(key)?.as_str()
 }
 
-/// One annotation's value.
+/// Returns the value of an annotation.
 pub fn annotation<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
     annotations(object)?.get(key)?.as_str()
 }
 
-/// `metadata.ownerReferences`.
+/// Returns `metadata.ownerReferences`.
 pub fn owner_references(object: &Object) -> &[Value] {
     array(object, "ownerReferences")
 }
 
-/// The owner reference that has `controller: true`.
+/// Returns the owner reference with `controller: true`.
 pub fn controller_of(object: &Object) -> Option<&Value> {
     owner_references(object)
         .iter()
         .find(|r| r.get("controller").and_then(Value::as_bool) == Some(true))
 }
 
-/// `metadata.finalizers`.
+/// Returns `metadata.finalizers`.
 pub fn finalizers(object: &Object) -> impl Iterator<Item = &str> {
     array(object, "finalizers").iter().filter_map(Value::as_str)
 }
 
-/// `metadata.managedFields`.
+/// Returns `metadata.managedFields`.
 pub fn managed_fields(object: &Object) -> &[Value] {
     array(object, "managedFields")
 }
@@ -135,30 +136,31 @@ fn array<'a>(object: &'a Object, field: &str) -> &'a [Value] {
         .unwrap_or_default()
 }
 
-/// `metadata` for writing; made when missing or not a map. An `object` that is
-/// itself no map becomes one.
+/// Returns `metadata` for writing. It is created when missing or not a map, and an
+/// `object` that is not a map becomes one.
 pub fn metadata_mut(object: &mut Object) -> &mut Map<String, Value> {
     child_map(map_mut(object), "metadata")
 }
 
-/// The tree as a map for writing; whatever else it was is replaced.
+/// Returns the tree as a map for writing. A value of another type is replaced by an
+/// empty map.
 pub fn map_mut(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
     match value {
         Value::Object(map) => map,
-        // The branch above made it one.
+        // The branch above has made it a map.
         _ => unreachable!("a value that was just made a map"),
     }
 }
 
-/// A child map for writing; made when missing or not a map.
+/// Returns a child map for writing. It is created when missing or not a map.
 pub fn child_map<'a>(map: &'a mut Map<String, Value>, field: &str) -> &'a mut Map<String, Value> {
     map_mut(map.entry(field).or_insert(Value::Null))
 }
 
-/// Sets or, given `None` or an empty text, removes a field of `metadata`.
+/// Sets a field of `metadata`; `None` or an empty string removes it.
 pub fn set_text(object: &mut Object, field: &str, value: Option<&str>) {
     let metadata = metadata_mut(object);
     match value {
@@ -171,7 +173,7 @@ pub fn set_text(object: &mut Object, field: &str, value: Option<&str>) {
     }
 }
 
-/// Removes a field of `metadata` and answers what it was.
+/// Removes a field of `metadata` and returns its value.
 pub fn remove(object: &mut Object, field: &str) -> Option<Value> {
     object.get_mut("metadata")?.as_object_mut()?.remove(field)
 }
@@ -225,12 +227,12 @@ pub fn set_generation(object: &mut Object, generation: i64) {
     }
 }
 
-/// Sets one label.
+/// Sets a label.
 pub fn set_label(object: &mut Object, key: &str, value: &str) {
     child_map(metadata_mut(object), "labels").insert(key.to_owned(), value.into());
 }
 
-/// Sets one annotation.
+/// Sets an annotation.
 pub fn set_annotation(object: &mut Object, key: &str, value: &str) {
     child_map(metadata_mut(object), "annotations").insert(key.to_owned(), value.into());
 }
@@ -252,22 +254,22 @@ pub fn set_type(object: &mut Object, api_version: &str, kind: &str) {
     map.insert("kind".into(), kind.into());
 }
 
-/// A time as `metav1.Time` encodes it: UTC, whole seconds, `Z`.
+/// Formats a time as `metav1.Time`: UTC, whole seconds, `Z`.
 pub fn rfc3339(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// A time as `metav1.MicroTime` encodes it: UTC, six decimals, `Z`.
+/// Formats a time as `metav1.MicroTime`: UTC, six decimals, `Z`.
 pub fn rfc3339_micro(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-/// This moment as [`rfc3339`].
+/// Returns the current time as [`rfc3339`].
 pub fn now_rfc3339() -> String {
     rfc3339(Timestamp::now())
 }
 
-/// This moment as [`rfc3339_micro`].
+/// Returns the current time as [`rfc3339_micro`].
 pub fn now_micro() -> String {
     rfc3339_micro(Timestamp::now())
 }

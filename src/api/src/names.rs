@@ -1,6 +1,6 @@
-//! What names may look like, with upstream's messages when they do not.
+//! Validation of names, with upstream's messages.
 //!
-//! Each check answers the list of what is wrong; an empty list is a pass.
+//! Each check returns the list of its errors, which is empty for a valid name.
 
 const LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
@@ -36,17 +36,17 @@ fn matches_label_key(value: &str) -> bool {
             .all(|&b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// "must be no more than N characters".
+/// Returns the message "must be no more than N characters".
 pub fn max_len_error(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
-/// "must be between LO and HI, inclusive".
+/// Returns the message "must be between LO and HI, inclusive".
 pub fn inclusive_range_error(lo: i64, hi: i64) -> String {
     format!("must be between {lo} and {hi}, inclusive")
 }
 
-/// A message that quotes the regular expression and examples.
+/// Returns a message with a regular expression and examples.
 pub fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
     if examples.is_empty() {
         return format!("{message} (regex used for validation is '{regex}')");
@@ -66,7 +66,7 @@ pub fn regex_error(message: &str, regex: &str, examples: &[&str]) -> String {
     text
 }
 
-/// A DNS label by RFC 1123: at most 63 lower-case letters, digits and inner dashes.
+/// Checks a DNS label by RFC 1123: at most 63 lower-case letters, digits and inner dashes.
 pub fn dns1123_label(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
@@ -86,7 +86,7 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
     errors
 }
 
-/// A DNS subdomain by RFC 1123: labels joined by dots, at most 253 bytes.
+/// Checks a DNS subdomain by RFC 1123: labels joined by dots, at most 253 bytes.
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 253 {
@@ -106,7 +106,7 @@ fn subdomain_error() -> String {
     )
 }
 
-/// [`dns1123_subdomain`] whose labels may also hold underscores.
+/// Checks a [`dns1123_subdomain`] whose labels may also contain underscores.
 pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 253 {
@@ -122,7 +122,7 @@ pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     errors
 }
 
-/// A DNS label by RFC 1035: like [`dns1123_label`], starting with a letter.
+/// Checks a DNS label by RFC 1035: a [`dns1123_label`] that starts with a letter.
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
@@ -138,7 +138,7 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
     errors
 }
 
-/// `*.` and a subdomain.
+/// Checks a wildcard domain: `*.` and a [`dns1123_subdomain`].
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 253 {
@@ -154,9 +154,9 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     errors
 }
 
-/// A label key (a "qualified name"): an optional DNS prefix, a slash, a name.
+/// Checks a label key (a "qualified name"): an optional DNS prefix, a slash, a name.
 pub fn qualified_name(value: &str) -> Vec<String> {
-    const WHAT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
+    const RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
     const EXAMPLES: &[&str] = &["MyName", "my.name", "123-abc"];
     let mut errors = Vec::new();
     let mut parts = value.split('/');
@@ -178,7 +178,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         _ => {
             return vec![format!(
                 "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-                regex_error(WHAT, LABEL_KEY, EXAMPLES)
+                regex_error(RULE, LABEL_KEY, EXAMPLES)
             )];
         }
     };
@@ -190,13 +190,13 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if !matches_label_key(name) {
         errors.push(format!(
             "name part {}",
-            regex_error(WHAT, LABEL_KEY, EXAMPLES)
+            regex_error(RULE, LABEL_KEY, EXAMPLES)
         ));
     }
     errors
 }
 
-/// A label's value: empty, or at most 63 bytes shaped like a label key's name.
+/// Checks a label's value: empty, or at most 63 bytes in the form of a label key's name.
 pub fn label_value(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 63 {
@@ -212,7 +212,7 @@ pub fn label_value(value: &str) -> Vec<String> {
     errors
 }
 
-/// A path segment, as names of RBAC objects are: no `/`, no `%`, not `.` or `..`.
+/// Checks a path segment, as for names of RBAC objects: no `/`, no `%`, not `.` or `..`.
 pub fn path_segment_name(value: &str) -> Vec<String> {
     match value {
         "." => return vec!["may not be '.'".into()],
@@ -226,12 +226,12 @@ pub fn path_segment_name(value: &str) -> Vec<String> {
         .collect()
 }
 
-/// A TCP or UDP port.
+/// Checks a TCP or UDP port.
 pub fn port_number(port: i64) -> Vec<String> {
     in_range(port, 1, 65535)
 }
 
-/// `lo..=hi`.
+/// Checks that a value is in `lo..=hi`.
 pub fn in_range(value: i64, lo: i64, hi: i64) -> Vec<String> {
     if (lo..=hi).contains(&value) {
         Vec::new()
@@ -240,7 +240,8 @@ pub fn in_range(value: i64, lo: i64, hi: i64) -> Vec<String> {
     }
 }
 
-/// A port's name: at most 15 lower-case letters, digits and single inner dashes, one letter at least.
+/// Checks a port's name: at most 15 lower-case letters, digits and single inner dashes,
+/// with at least one letter.
 pub fn port_name(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 15 {
@@ -262,7 +263,7 @@ pub fn port_name(value: &str) -> Vec<String> {
     errors
 }
 
-/// `NN%`.
+/// Checks a percentage: digits and `%`.
 pub fn percent(value: &str) -> Vec<String> {
     let ok = value
         .strip_suffix('%')
@@ -277,7 +278,7 @@ pub fn percent(value: &str) -> Vec<String> {
     )]
 }
 
-/// An HTTP header's name.
+/// Checks the name of an HTTP header.
 pub fn http_header_name(value: &str) -> Vec<String> {
     if !value.is_empty()
         && value
@@ -293,7 +294,7 @@ pub fn http_header_name(value: &str) -> Vec<String> {
     )]
 }
 
-/// An environment variable's name: printable ASCII without `=`.
+/// Checks the name of an environment variable: printable ASCII without `=`.
 pub fn env_var_name(value: &str) -> Vec<String> {
     if value.is_empty() {
         return vec!["environment variable name must be non-empty".into()];
@@ -307,7 +308,7 @@ pub fn env_var_name(value: &str) -> Vec<String> {
     vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".into()]
 }
 
-/// An environment variable's name by the strict rule that prefixes still follow.
+/// Checks the name of an environment variable by the stricter rule that prefixes follow.
 pub fn strict_env_var_name(value: &str) -> Vec<String> {
     let ok = value.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '-' | '.' | '_'))
         && value
@@ -325,7 +326,7 @@ pub fn strict_env_var_name(value: &str) -> Vec<String> {
     errors
 }
 
-/// A key of a ConfigMap or Secret.
+/// Checks a key of a ConfigMap or Secret.
 pub fn config_map_key(value: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if value.len() > 253 {

@@ -1,10 +1,11 @@
-//! Random trees for property tests: shaped enough like objects to reach deep,
-//! wild enough to be hostile.
+//! Random trees for property tests: valid enough to reach deep into the code, and
+//! random enough to be hostile.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// Failures are reproduced from their printed input; no files are left behind.
+/// Returns the configuration of property tests. Failures are reproduced from the printed
+/// input, and no files are written.
 pub fn config() -> ProptestConfig {
     ProptestConfig {
         failure_persistence: None,
@@ -12,7 +13,7 @@ pub fn config() -> ProptestConfig {
     }
 }
 
-/// Any JSON, small.
+/// Returns a strategy for small JSON values of any form.
 pub fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -46,7 +47,7 @@ pub fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A well-typed pod with random contents.
+/// Returns a strategy for well-typed pods.
 pub fn pod() -> impl Strategy<Value = Value> {
     let labels = proptest::collection::btree_map("[a-c]", "[x-z]", 0..3);
     let ports = proptest::collection::btree_map(1u16..5, "[a-b]", 0..3);
@@ -95,7 +96,7 @@ pub fn pod() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A pod of which one part may be anything.
+/// Returns a strategy for pods of which one part may be any value.
 pub fn pod_like() -> impl Strategy<Value = Value> {
     (pod(), any_json(), 0..4).prop_map(|(mut pod, wild, place)| {
         match place {

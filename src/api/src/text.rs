@@ -1,8 +1,8 @@
-//! Text as Go prints it: error messages quote strings the way `%q` does.
+//! Go's quoting of strings, as by `%q` in error messages.
 
 use std::fmt::Write as _;
 
-/// `text` in double quotes with Go's escapes (`strconv.Quote`).
+/// Returns `text` in double quotes with Go's escapes, as `strconv.Quote`.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');

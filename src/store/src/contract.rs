@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Change, Expect, KeyValue, ListOptions, Revision, Store, StoreError, Watch};
+use crate::types::{Change, Expect, KeyValue, ListOptions, Revision, Store, StoreError, Watch};
 
 /// Runs every test against fresh stores that `open` makes.
 pub(crate) async fn run<F: AsyncFn() -> Arc<dyn Store>>(open: F) {

@@ -1,9 +1,10 @@
-//! A store's entries as one stream of bytes, and back: what a snapshot is made of.
+//! Dumps a store's entries as one stream of bytes, and restores them. Cluster snapshots
+//! contain such a stream.
 //!
-//! The stream begins with [`MAGIC`]. An entry is the key's length, the key, the
-//! value's length and the value; lengths are 32 bits, big-endian. After the last
-//! one come [`END`] and the number of entries in 64 bits, so that a stream that
-//! was cut off is told from one that is whole.
+//! The stream begins with [`MAGIC`]. An entry is the key's length, the key, the value's
+//! length and the value. Lengths are 32 bits, big-endian. After the last entry come
+//! [`END`] and the number of entries in 64 bits, so that a truncated stream is
+//! detected.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -12,20 +13,20 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 
-use crate::{Expect, KeyValue, ListOptions, Revision, Store, StoreError};
+use crate::types::{Expect, KeyValue, ListOptions, Revision, Store, StoreError};
 
-/// What a stream begins with; the number is the layout's.
+/// The first bytes of a stream; the number is the version of the layout.
 const MAGIC: &[u8] = b"rkube store 1\n";
-/// Stands where the next key's length would.
+/// Marks the end, in place of the next key's length.
 const END: u32 = u32::MAX;
-/// Entries that are read from the store at once.
-const PAGE: usize = 500;
-/// Writes that are under way at once: they share the disk's syncs.
-const WRITES: usize = 64;
-/// No key or value is longer, in bytes; a longer one is damage.
-const LONGEST: u32 = 64 << 20;
+/// The number of entries that are read from the store at once.
+const PAGE_SIZE: usize = 500;
+/// The number of concurrent writes, which share the disk's syncs.
+const MAX_CONCURRENT_WRITES: usize = 64;
+/// The longest key or value in bytes; a larger length is damage.
+const MAX_PART_BYTES: u32 = 64 << 20;
 
-/// Every entry below `prefix`, all of one revision.
+/// Dumps every entry below `prefix`, all at one revision.
 pub fn dump(
     store: Arc<dyn Store>,
     prefix: String,
@@ -41,7 +42,7 @@ pub fn dump(
         store,
         prefix,
         options: ListOptions {
-            limit: PAGE,
+            limit: PAGE_SIZE,
             ..ListOptions::default()
         },
         count: 0,
@@ -90,7 +91,7 @@ pub struct Entry {
     pub value: Bytes,
 }
 
-/// Reads a dump entry by entry. One that is damaged or cut off ends in an error.
+/// An iterator over the entries of a dump. A damaged or truncated dump ends in an error.
 pub struct Entries<R> {
     input: R,
     count: u64,
@@ -98,10 +99,10 @@ pub struct Entries<R> {
 }
 
 impl<R: Read> Entries<R> {
-    /// Reads what a dump begins with.
+    /// Reads the beginning of a dump.
     ///
     /// # Errors
-    /// When it is no dump, or of a layout that is not known here.
+    /// When `input` is not a dump, or is one of an unknown layout.
     pub fn new(mut input: R) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
@@ -122,10 +123,10 @@ impl<R: Read> Entries<R> {
     }
 
     fn part(&mut self, length: u32) -> io::Result<Vec<u8>> {
-        if length > LONGEST {
+        if length > MAX_PART_BYTES {
             return Err(damaged("a length is beyond all bounds"));
         }
-        // Grows as bytes come: a damaged length takes no memory.
+        // The buffer grows with the bytes read: a damaged length allocates nothing.
         let mut part = Vec::new();
         let read = (&mut self.input)
             .take(u64::from(length))
@@ -171,11 +172,15 @@ fn damaged(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
-/// Makes everything below `prefix` what `entries` say. What is the same already is
-/// left alone; revisions go on, so that nobody takes an old one for a new one.
-/// Interrupted, it can be done again. Gives the number of writes.
+/// Replaces everything below `prefix` with `entries` and returns the number of writes.
 ///
-/// Nobody else may write meanwhile: there is no transaction around it.
+/// Entries that are the same already are not written. Revisions continue, so that no
+/// client can mistake an old one for a new one. An interrupted restore can be repeated.
+///
+/// There is no transaction around the writes, so there must be no other writer.
+///
+/// # Errors
+/// Any error of the store; then only a part may have been written.
 pub async fn restore(
     store: &dyn Store,
     prefix: &str,
@@ -188,7 +193,7 @@ pub async fn restore(
         .collect();
     let mut stale: Vec<(Arc<str>, Revision)> = Vec::new();
     let mut options = ListOptions {
-        limit: PAGE,
+        limit: PAGE_SIZE,
         ..ListOptions::default()
     };
     loop {
@@ -197,7 +202,7 @@ pub async fn restore(
             if wanted.get(&*entry.key) == Some(&entry.value) {
                 wanted.remove(&*entry.key);
             } else {
-                // Also where another value follows: it is another life of the key.
+                // Deleted even if a new value follows, which is then a new object.
                 stale.push((entry.key.clone(), entry.mod_revision));
             }
         }
@@ -215,12 +220,12 @@ pub async fn restore(
                 .await
                 .map(drop)
         })
-        .buffer_unordered(WRITES)
+        .buffer_unordered(MAX_CONCURRENT_WRITES)
         .try_collect::<()>()
         .await?;
     futures::stream::iter(wanted)
         .map(|(key, value)| async move { store.put(&key, value, Expect::Absent).await.map(drop) })
-        .buffer_unordered(WRITES)
+        .buffer_unordered(MAX_CONCURRENT_WRITES)
         .try_collect::<()>()
         .await?;
     Ok(writes)
@@ -253,12 +258,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
         // More than a page.
-        for i in 0..PAGE + 7 {
+        for i in 0..PAGE_SIZE + 7 {
             put(&*store, &format!("/r/{i:05}"), &i.to_string()).await;
         }
         put(&*store, "/other", "x").await;
         let dump = dumped(&store).await;
-        assert_eq!(entries(&dump).unwrap().len(), PAGE + 7);
+        assert_eq!(entries(&dump).unwrap().len(), PAGE_SIZE + 7);
 
         let same = store.get("/r/00003").await.unwrap().0;
         put(&*store, "/r/00001", "changed").await;

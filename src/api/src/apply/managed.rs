@@ -1,4 +1,4 @@
-//! `metadata.managedFields`: who owns which places.
+//! `metadata.managedFields`: the managers of an object and the fields that they own.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use crate::meta;
 
 use super::set::FieldSet;
 
-/// How many managers may be recorded from updates; the oldest are merged.
+/// The largest number of managers that are recorded for updates; the oldest are merged.
 const MAX_UPDATE_MANAGERS: usize = 10;
-/// Who owns what merged managers owned.
-const ANCIENT: &str = "ancient-changes";
+/// The manager that merged managers become.
+const ANCIENT_CHANGES: &str = "ancient-changes";
 
-/// How a manager came by its fields. Ordered as upstream sorts entries.
+/// The operation of a manager, ordered as upstream sorts entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Operation {
     Apply,
@@ -30,7 +30,7 @@ impl Operation {
     }
 }
 
-/// Who a manager is. For appliers the version is no part of that.
+/// The identity of a manager. For appliers the version is not a part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Manager {
     pub name: String,
@@ -55,7 +55,7 @@ impl Manager {
         }
     }
 
-    /// As conflicts name it.
+    /// Formats the manager as in conflicts.
     pub fn describe(&self) -> String {
         let mut text = crate::text::quote(&self.name);
         if !self.subresource.is_empty() {
@@ -70,7 +70,7 @@ impl Manager {
     }
 }
 
-/// What a manager owns, in which version, since when.
+/// The fields that a manager owns, their version, and the time of the last change.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Owned {
     pub set: FieldSet,
@@ -78,14 +78,14 @@ pub(super) struct Owned {
     pub time: Option<String>,
 }
 
-/// All managers of an object.
+/// The managers of an object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Managed {
     pub entries: BTreeMap<Manager, Owned>,
 }
 
 impl Managed {
-    /// Reads an object's `managedFields`.
+    /// Decodes an object's `managedFields`.
     pub fn decode(entries: &[Value]) -> Result<Self, String> {
         let mut managed = Self::default();
         for (i, entry) in entries.iter().enumerate() {
@@ -137,15 +137,15 @@ impl Managed {
         Ok(managed)
     }
 
-    /// Those of an object; none if they can't be read.
-    pub fn of(object: Option<&Object>) -> Self {
+    /// Returns the managers of an object; none if they cannot be decoded.
+    pub fn from_object(object: Option<&Object>) -> Self {
         object
             .map(meta::managed_fields)
             .and_then(|entries| Self::decode(entries).ok())
             .unwrap_or_default()
     }
 
-    /// Writes them into an object.
+    /// Encodes the managers into an object.
     pub fn encode_into(&self, object: &mut Object) {
         if self.entries.is_empty() {
             meta::remove(object, "managedFields");
@@ -174,8 +174,9 @@ impl Managed {
         meta::metadata_mut(object).insert("managedFields".into(), entries.into());
     }
 
-    /// Merges the oldest managers from updates until there are not too many.
-    pub fn cap(&mut self) {
+    /// Merges the oldest managers of updates while there are more than
+    /// [`MAX_UPDATE_MANAGERS`].
+    pub fn merge_oldest(&mut self) {
         let mut updaters: Vec<(i64, Manager)> = self
             .entries
             .iter()
@@ -198,7 +199,7 @@ impl Managed {
             let Some(owned) = self.entries.get(&manager).cloned() else {
                 continue;
             };
-            let bucket = Manager::new(ANCIENT, Operation::Update, &owned.api_version, "");
+            let bucket = Manager::new(ANCIENT_CHANGES, Operation::Update, &owned.api_version, "");
             let Some(first) = first_of.get(&owned.api_version) else {
                 first_of.insert(owned.api_version.clone(), manager);
                 continue;

@@ -1,7 +1,7 @@
-//! Server-side apply and the tracking of who owns which field, with the
-//! semantics of upstream's structured merge and diff (v6) and of the field
-//! manager around it.
+//! Server-side apply and the tracking of field ownership, with the semantics of
+//! upstream's `structured-merge-diff` (v6) and of its field manager.
 
+mod field_type;
 mod managed;
 mod path;
 mod set;
@@ -24,21 +24,21 @@ pub use path::PathElement;
 pub use set::FieldSet;
 use typed::Comparison;
 
-/// The annotation in which kubectl's client-side apply keeps what it applied.
+/// The annotation in which kubectl's client-side apply records its configuration.
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Who owned an object's fields before anybody applied it.
+/// The manager of an object's fields before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// Converts an object between versions of its kind, for field sets that were
 /// recorded in another version than the request's.
 pub trait Versions {
-    /// The object in `api_version`, and its type there; `None` if that version
-    /// is not served any more.
+    /// Converts an object to `api_version` and returns it with its type in that version;
+    /// `None` if the version is no longer served.
     fn convert<'s>(&'s self, object: &Object, api_version: &str) -> Option<(Object, Type<'s>)>;
 }
 
-/// One write, as field ownership sees it.
+/// A write, with the data that field ownership needs.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The kind's type in the request's version.
@@ -51,15 +51,15 @@ pub struct Request<'a> {
     pub subresource: Option<&'a str>,
     /// The time, RFC 3339 in seconds.
     pub now: &'a str,
-    /// Conversion between the kind's versions, when there are several. Without
-    /// it all field sets are taken to be of the request's version.
+    /// Converts between the kind's versions, if there are several. Without it all field
+    /// sets are assumed to be of the request's version.
     pub versions: Option<&'a dyn Versions>,
-    /// Fields that this write resets, which it can therefore not own, as paths
-    /// of names: `[["status"]]`.
+    /// Fields that this write resets and therefore cannot own, as paths of names:
+    /// `[["status"]]`.
     pub reset_fields: &'a [&'a [&'a str]],
 }
 
-/// A conflict: a place, and who else owns it.
+/// A conflict: a manager and the path of a field that it owns.
 type Conflict = (Manager, Vec<PathElement>);
 
 enum Failure {
@@ -75,9 +75,12 @@ impl From<Status> for Failure {
 
 /// Merges an applied configuration into the live object (none on create).
 ///
-/// The objects are in the request's version. Fails with 409 and causes where
-/// others own fields that would change, unless `force`. The answer is not yet
-/// defaulted nor checked.
+/// The objects are in the request's version. The result is neither defaulted nor
+/// validated.
+///
+/// # Errors
+/// 409 with causes if other managers own fields that would change, unless `force` is set.
+/// 400 and 500 with upstream's messages for an invalid configuration.
 pub fn apply(
     request: &Request<'_>,
     live: Option<&Object>,
@@ -121,7 +124,7 @@ pub fn apply(
     };
     let mut managed = Managed::decode(meta::managed_fields(live))
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
-    // A new object holds nothing that anyone could have owned before.
+    // A new object has no fields with a previous owner.
     if managed.entries.is_empty() && !is_new {
         let nothing = fields::zero(request.ty);
         let request = Request {
@@ -171,11 +174,12 @@ pub fn apply(
     Ok(object)
 }
 
-/// Records who changed what when `new` (as it is to be stored) replaces the
-/// live object (none on create); answers `new` with its `managedFields`.
+/// Records the ownership of the fields that change when `new` replaces the live object
+/// (none on create). Returns `new`, which is as it will be stored, with its
+/// `managedFields`.
 ///
-/// A `new` whose `managedFields` is an empty list, or has one empty entry, asks
-/// for all ownership to be forgotten.
+/// If `managedFields` of `new` is an empty list or has one empty entry, all ownership is
+/// reset.
 pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> Object {
     let is_reset = match new.get("metadata").and_then(|m| m.get("managedFields")) {
         Some(Value::Array(entries)) => match entries.as_slice() {
@@ -186,17 +190,17 @@ pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> 
         _ => false,
     };
     let mut managed = if request.subresource.is_some_and(|s| !s.is_empty()) {
-        Managed::of(live)
+        Managed::from_object(live)
     } else if is_reset {
         Managed::default()
     } else {
         match Managed::decode(meta::managed_fields(&new)) {
             Ok(managed) if !managed.entries.is_empty() => managed,
-            _ => Managed::of(live),
+            _ => Managed::from_object(live),
         }
     };
     meta::remove(&mut new, "managedFields");
-    // An object that lived untracked stays so until it is applied.
+    // An object without managed fields stays so until it is applied.
     let untracked = managed.entries.is_empty() && live.is_some_and(|l| !meta::uid(l).is_empty());
     if !untracked {
         let nothing;
@@ -208,14 +212,14 @@ pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> 
             }
         };
         track(request, live, &new, &mut managed);
-        managed.cap();
+        managed.merge_oldest();
     }
     managed.encode_into(&mut new);
     new
 }
 
-/// An object in some version, with its type there.
-fn view<'a>(
+/// Returns an object in a version, with its type in that version.
+fn object_in_version<'a>(
     request: &Request<'a>,
     object: &'a Object,
     api_version: &str,
@@ -228,7 +232,7 @@ fn view<'a>(
     }
 }
 
-/// Places that belong to no one.
+/// Fields that have no owner.
 static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     let mut set = FieldSet::default();
     for field in ["apiVersion", "kind", "metadata"] {
@@ -250,7 +254,7 @@ static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
     set
 });
 
-fn reset_set(request: &Request<'_>) -> FieldSet {
+fn reset_fields(request: &Request<'_>) -> FieldSet {
     let mut set = FieldSet::default();
     request
         .reset_fields
@@ -259,21 +263,25 @@ fn reset_set(request: &Request<'_>) -> FieldSet {
     set
 }
 
-/// Makes the sets fit the present schema; drops those of versions that are gone.
+/// Adapts field sets to the current schema, and drops those of versions that are no longer
+/// served.
 fn reconcile(request: &Request<'_>, live: &Object, managed: &mut Managed) {
-    managed
-        .entries
-        .retain(|_, owned| match view(request, live, &owned.api_version) {
+    managed.entries.retain(
+        |_, owned| match object_in_version(request, live, &owned.api_version) {
             Some((_, ty)) => {
                 owned.set = typed::reconcile(Some(ty), &owned.set);
                 true
             }
             None => false,
-        });
+        },
+    );
 }
 
-/// Takes changed places away from all managers but `own`; without `force` that
-/// is a conflict. Answers how the objects differ.
+/// Removes the changed fields from all managers but `own`, and returns how the objects
+/// differ.
+///
+/// # Errors
+/// The conflicts, unless `force` is set.
 fn take_over(
     request: &Request<'_>,
     live: &Object,
@@ -283,11 +291,11 @@ fn take_over(
     force: bool,
 ) -> Result<Comparison, Failure> {
     let whole = typed::compare(Some(request.ty), live, new);
-    let reset = reset_set(request);
+    let reset = reset_fields(request);
     let mut by_version: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
     by_version.insert(
         request.api_version.to_owned(),
-        Some(filtered(&whole, &reset)),
+        Some(without_reset_fields(&whole, &reset)),
     );
     let mut conflicts: Vec<Conflict> = Vec::new();
     for (manager, owned) in &managed.entries {
@@ -297,9 +305,12 @@ fn take_over(
         let comparison = by_version
             .entry(owned.api_version.clone())
             .or_insert_with(|| {
-                let (old, ty) = view(request, live, &owned.api_version)?;
-                let (new, _) = view(request, new, &owned.api_version)?;
-                Some(filtered(&typed::compare(Some(ty), &old, &new), &reset))
+                let (old, ty) = object_in_version(request, live, &owned.api_version)?;
+                let (new, _) = object_in_version(request, new, &owned.api_version)?;
+                Some(without_reset_fields(
+                    &typed::compare(Some(ty), &old, &new),
+                    &reset,
+                ))
             });
         if let Some(comparison) = comparison {
             let changed = comparison.modified.clone().union(&comparison.added);
@@ -318,7 +329,7 @@ fn take_over(
         if Some(manager) == own {
             return true;
         }
-        // Sets of versions that are gone go too.
+        // Sets of versions that are no longer served are dropped too.
         let Some(Some(comparison)) = by_version.get(&owned.api_version) else {
             return false;
         };
@@ -332,7 +343,7 @@ fn take_over(
     Ok(whole)
 }
 
-fn filtered(comparison: &Comparison, reset: &FieldSet) -> Comparison {
+fn without_reset_fields(comparison: &Comparison, reset: &FieldSet) -> Comparison {
     if reset.is_empty() {
         return comparison.clone();
     }
@@ -343,17 +354,17 @@ fn filtered(comparison: &Comparison, reset: &FieldSet) -> Comparison {
     }
 }
 
-/// Gives the places that an update changed to its manager.
+/// Makes the manager of an update the owner of the fields that it changed.
 fn track(request: &Request<'_>, live: &Object, new: &Object, managed: &mut Managed) {
     reconcile(request, live, managed);
     let Ok(comparison) = take_over(request, live, new, managed, None, true) else {
-        // Only unforced writes conflict.
+        // Forced writes have no conflicts.
         return;
     };
     let set = comparison
         .modified
         .union(&comparison.added)
-        .recursive_difference(&reset_set(request))
+        .recursive_difference(&reset_fields(request))
         .difference(&STRIPPED);
     if set.is_empty() {
         return;
@@ -390,7 +401,8 @@ fn apply_managed(
     let merged =
         typed::merge(Some(request.ty), Some(live), Some(applied)).unwrap_or_else(|| live.clone());
     let last = managed.entries.get(&own).cloned();
-    let set = typed::field_set(Some(request.ty), applied).recursive_difference(&reset_set(request));
+    let set =
+        typed::field_set(Some(request.ty), applied).recursive_difference(&reset_fields(request));
     let time = last.as_ref().and_then(|l| l.time.clone());
     managed.entries.insert(
         own.clone(),
@@ -420,15 +432,15 @@ fn apply_managed(
     Ok((object, managed))
 }
 
-/// Removes what the manager applied last time, does not apply now, and nobody
-/// else owns.
+/// Removes the fields that the manager applied last time, does not apply now, and that no
+/// other manager owns.
 fn prune(
     request: &Request<'_>,
     merged: &Object,
     managed: &Managed,
     last: &Owned,
 ) -> Result<Object, Status> {
-    let Some((at_last, ty)) = view(request, merged, &last.api_version) else {
+    let Some((at_last, ty)) = object_in_version(request, merged, &last.api_version) else {
         return Ok(merged.clone());
     };
     let named = |set: &FieldSet, ty: Type<'_>| set.with_named_fields(Some(ty));
@@ -437,7 +449,7 @@ fn prune(
     };
     let mut pruned = without(ty, &at_last, &named(&last.set, ty));
 
-    // Put back what anyone owns, the new configuration included.
+    // Restore the fields that any manager owns, including the new configuration.
     let mut owned_at: BTreeMap<&str, FieldSet> = BTreeMap::new();
     for owned in managed.entries.values() {
         let set = owned_at.entry(&owned.api_version).or_default();
@@ -448,7 +460,7 @@ fn prune(
         .remove(last.api_version.as_str())
         .map(|set| (last.api_version.as_str(), set));
     for (at, owned) in first.into_iter().chain(owned_at) {
-        let Some((merged_there, ty)) = view(request, merged, at) else {
+        let Some((merged_there, ty)) = object_in_version(request, merged, at) else {
             continue;
         };
         let pruned_there = if at == version || request.versions.is_none() {
@@ -465,7 +477,7 @@ fn prune(
         version = at.to_owned();
     }
 
-    // Put back what the manager did not own to begin with.
+    // Restore the fields that the manager did not own before.
     let pruned_at_last = if version == last.api_version || request.versions.is_none() {
         pruned
     } else {
@@ -495,7 +507,7 @@ fn prune(
     }
 }
 
-/// Removing all of a map leaves null in its place; what was no null before goes.
+/// Removes nulls that replaced a map whose last field was removed.
 fn drop_new_nulls(before: &Value, after: &mut Value) {
     if let (Value::Object(before), Value::Object(after)) = (before, after) {
         after.retain(|key, value| !value.is_null() || before.get(key).is_none_or(Value::is_null));
@@ -507,8 +519,8 @@ fn drop_new_nulls(before: &Value, after: &mut Value) {
     }
 }
 
-/// What client-side apply applied last and is still so: fields that server-side
-/// apply by kubectl may take over. `None` without such a record.
+/// Returns the fields of the last client-side apply that are unchanged, which kubectl's
+/// server-side apply may take over. `None` if the object has no such record.
 fn allowed_by_last_applied(request: &Request<'_>, live: &Object) -> Option<FieldSet> {
     let text = meta::annotation(live, LAST_APPLIED).filter(|a| !a.is_empty())?;
     let (last, _) = fields::parse_json(text.as_bytes()).ok()?;

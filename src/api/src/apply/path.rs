@@ -1,11 +1,11 @@
-//! Places in objects, as field ownership names them.
+//! Paths in objects, as in field ownership.
 
 use std::cmp::Ordering;
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// One step of a path.
+/// An element of a path.
 #[derive(Clone, Debug)]
 pub enum PathElement {
     /// A field of a struct or a key of a map.
@@ -14,17 +14,17 @@ pub enum PathElement {
     Key(Vec<(String, Value)>),
     /// An item of a set, by its value.
     Value(Value),
-    /// An item of a list, by its place.
+    /// An item of a list, by its index.
     Index(i64),
 }
 
 impl PathElement {
-    /// The step to a field.
+    /// Returns the element of a field.
     pub fn field(name: &str) -> Self {
         Self::Field(name.to_owned())
     }
 
-    /// As a key of `fieldsV1`: `f:name`, `k:{"name":"a"}`, `v:"a"`, `i:0`.
+    /// Encodes the element as a key of `fieldsV1`: `f:name`, `k:{"name":"a"}`, `v:"a"`, `i:0`.
     pub fn serialize(&self) -> String {
         match self {
             Self::Field(name) => format!("f:{name}"),
@@ -37,8 +37,11 @@ impl PathElement {
         }
     }
 
-    /// Reads a key of `fieldsV1`. `Ok(None)` is a sort of step that is not
-    /// known and is passed over, as upstream does.
+    /// Decodes a key of `fieldsV1`. `Ok(None)` is an element of an unknown type, which is
+    /// ignored as upstream does.
+    ///
+    /// # Errors
+    /// A message when the key is malformed.
     pub fn deserialize(text: &str) -> Result<Option<Self>, String> {
         let (sort, rest) = text
             .split_once(':')
@@ -69,7 +72,7 @@ impl PathElement {
     }
 }
 
-/// A total order of values; equal numbers are equal whatever their notation.
+/// Compares values in a total order. Equal numbers are equal in any notation.
 fn compare_values(a: &Value, b: &Value) -> Ordering {
     fn rank(value: &Value) -> u8 {
         match value {
@@ -146,7 +149,7 @@ impl PartialEq for PathElement {
 
 impl Eq for PathElement {}
 
-/// As in conflicts: `.name`, `[name="a"]`, `[="a"]`, `[0]`.
+/// The form in conflicts: `.name`, `[name="a"]`, `[="a"]`, `[0]`.
 impl fmt::Display for PathElement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -167,7 +170,7 @@ impl fmt::Display for PathElement {
     }
 }
 
-/// A value as upstream prints it in paths.
+/// Formats a value as in upstream's paths.
 fn go_text(value: &Value) -> String {
     match value {
         Value::String(text) => crate::text::quote(text),
@@ -175,7 +178,7 @@ fn go_text(value: &Value) -> String {
     }
 }
 
-/// A path as in conflicts: `.spec.containers[name="a"].image`.
+/// Formats a path as in conflicts: `.spec.containers[name="a"].image`.
 pub fn path_text(path: &[PathElement]) -> String {
     path.iter().map(ToString::to_string).collect()
 }

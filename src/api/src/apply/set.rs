@@ -1,4 +1,4 @@
-//! Sets of places, and their encoding as `fieldsV1`.
+//! Sets of paths, and their encoding as `fieldsV1`.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use crate::schema::Type;
 
+use super::field_type::field_type;
 use super::path::PathElement;
-use super::typed::field_type;
 
-/// A set of paths, kept as a trie. A node stands for a path that is in the set
-/// (`member`), or leads to some that are, or both.
+/// A set of paths, stored as a trie. A node is a path in the set (`member`), the prefix of
+/// such paths, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSet {
     nodes: BTreeMap<PathElement, Node>,
@@ -24,13 +24,13 @@ struct Node {
 }
 
 impl FieldSet {
-    /// Whether no path is in it.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
-        // No empty nodes are kept.
+        // There are no empty nodes.
         self.nodes.is_empty()
     }
 
-    /// Adds a path. The empty path is in no set.
+    /// Adds a path. The empty path is never in a set.
     pub fn insert(&mut self, path: &[PathElement]) {
         if let Some((first, rest)) = path.split_first() {
             let node = match self.nodes.get_mut(first) {
@@ -51,12 +51,12 @@ impl FieldSet {
         self.insert(&path);
     }
 
-    /// Whether a path of one step is in it.
+    /// Returns whether the set has a path of one element.
     pub fn has(&self, element: &PathElement) -> bool {
         self.nodes.get(element).is_some_and(|n| n.member)
     }
 
-    /// Whether a path is in it.
+    /// Returns whether the set has a path.
     pub fn has_path(&self, path: &[PathElement]) -> bool {
         match path.split_first() {
             None => false,
@@ -68,7 +68,8 @@ impl FieldSet {
         }
     }
 
-    /// The paths that go on after a step.
+    /// Returns the remainders of the paths that begin with an element; `None` if there are
+    /// none.
     pub fn below(&self, element: &PathElement) -> Option<&FieldSet> {
         self.nodes
             .get(element)
@@ -76,14 +77,15 @@ impl FieldSet {
             .filter(|c| !c.is_empty())
     }
 
-    /// The steps at the top: each with whether it is in the set, and what is below.
+    /// Returns the first elements: each with whether it is in the set, and the remainders
+    /// of the paths that begin with it.
     pub fn top(&self) -> impl Iterator<Item = (&PathElement, bool, &FieldSet)> {
         self.nodes
             .iter()
             .map(|(element, node)| (element, node.member, &node.children))
     }
 
-    /// All paths of either set.
+    /// Returns the paths of either set.
     #[must_use]
     pub fn union(mut self, other: &FieldSet) -> Self {
         self.add(other);
@@ -104,7 +106,7 @@ impl FieldSet {
         }
     }
 
-    /// The paths of both sets.
+    /// Returns the paths that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &FieldSet) -> Self {
         self.combine(other, |mine, theirs| match theirs {
@@ -116,8 +118,8 @@ impl FieldSet {
         })
     }
 
-    /// The paths of this set that the other has not. Paths below one of the
-    /// other's stay.
+    /// Returns the paths of this set that are not in the other. Extensions of the other's
+    /// paths stay.
     #[must_use]
     pub fn difference(&self, other: &FieldSet) -> Self {
         self.combine(other, |mine, theirs| match theirs {
@@ -129,7 +131,8 @@ impl FieldSet {
         })
     }
 
-    /// The paths of this set that are not the other's, nor below one of the other's.
+    /// Returns the paths of this set that are neither in the other nor extensions of the
+    /// other's paths.
     #[must_use]
     pub fn recursive_difference(&self, other: &FieldSet) -> Self {
         self.combine(other, |mine, theirs| match theirs {
@@ -152,7 +155,7 @@ impl FieldSet {
         }
     }
 
-    /// The set in which every declared field that leads to a path is itself a path.
+    /// Returns the set extended by every declared field that is a prefix of a path.
     #[must_use]
     pub fn with_named_fields(&self, ty: Option<Type<'_>>) -> Self {
         let nodes = self.nodes.iter().map(|(element, node)| {
@@ -174,7 +177,7 @@ impl FieldSet {
         }
     }
 
-    /// Calls back for every path.
+    /// Calls `visit` for every path.
     pub fn for_each(&self, path: &mut Vec<PathElement>, visit: &mut impl FnMut(&[PathElement])) {
         for (element, node) in &self.nodes {
             path.push(element.clone());
@@ -186,7 +189,7 @@ impl FieldSet {
         }
     }
 
-    /// As `fieldsV1`.
+    /// Encodes the set as `fieldsV1`.
     pub fn to_fields_v1(&self) -> Value {
         self.encode(false)
     }
@@ -202,7 +205,10 @@ impl FieldSet {
         Value::Object(map)
     }
 
-    /// Reads `fieldsV1`.
+    /// Decodes `fieldsV1`.
+    ///
+    /// # Errors
+    /// A message when it is malformed.
     pub fn from_fields_v1(value: &Value) -> Result<Self, String> {
         match value {
             Value::Null => Ok(Self::default()),

@@ -1,4 +1,4 @@
-//! A tree against its type, as Go's decoder would fill the type from it.
+//! Checks trees against their types, as Go's decoder does when it fills a struct.
 
 use serde_json::{Map, Value};
 
@@ -8,21 +8,23 @@ use crate::quantity::Quantity;
 use crate::schema::{Kind, Schema, Type};
 use crate::status::Status;
 
-use super::{Path, cannot_be_handled};
+use super::path::Path;
+use super::validation::cannot_be_handled;
 
-/// Beyond this many unknown fields the rest are dropped unreported.
+/// The largest number of unknown fields that are reported; all are dropped.
 const MAX_MESSAGES: usize = 100;
 
-/// Checks an object against its type and makes it what a Go struct of the type
-/// would encode to.
+/// Checks an object against its type and normalises it to the encoding of a Go struct
+/// of the type. Returns messages about unknown fields.
 ///
-/// Unknown fields are dropped and answered as `unknown field "…"`. Null is
-/// absent. Structs that Go holds by value are there even if empty
-/// (`status: {}`), empty optional lists and maps are not, quantities take their
-/// canonical form. Ill-typed fields fail with the words of Go's decoder.
+/// Unknown fields are dropped and reported as `unknown field "…"`. Nulls are removed, as
+/// are empty optional lists and maps. Structs that Go holds by value are added
+/// (`status: {}`). Quantities are brought into canonical form.
 ///
-/// A custom resource keeps its nulls where its schema allows them and its
-/// empty lists and maps.
+/// A custom resource keeps empty lists and maps, and nulls where its schema allows them.
+///
+/// # Errors
+/// 400 with the message of Go's decoder for a field of the wrong type.
 pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<String>, Status> {
     let ty = ty.into();
     let mut checker = Checker {
@@ -36,16 +38,15 @@ pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<Str
     }
 }
 
-/// An object of the type as Go makes it: nothing but the structs held by value.
+/// Returns an empty object of the type: only the structs that Go holds by value.
 pub fn empty<'a>(ty: impl Into<Type<'a>>) -> Object {
     let mut map = Map::new();
     add_embedded(ty.into(), &mut map, 0);
     Value::Object(map)
 }
 
-/// An object of the type as Go's reflection sees a new one: with the zero of
-/// every field that is always encoded, so that a list that must be there counts
-/// as there. Custom resources have nothing.
+/// Returns an object of the type with the zero value of every field that is always
+/// encoded, as Go's reflection sees a new struct. A custom resource is empty.
 pub fn zero<'a>(ty: impl Into<Type<'a>>) -> Object {
     let ty = ty.into();
     let mut object = empty(ty);
@@ -70,7 +71,7 @@ fn add_zeros(ty: Type<'_>, object: &mut Object) {
 }
 
 fn add_embedded(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
-    // No type embeds itself by value; the bound only guards against damage.
+    // No type contains itself by value; the bound only guards against a damaged blob.
     if depth > 16 {
         return;
     }
@@ -409,7 +410,7 @@ fn go_number(value: &Value) -> String {
     }
 }
 
-/// What Go's decoder puts where a list or a map of values has null.
+/// Returns the value that Go's decoder stores for a null in a list or map of values.
 fn zero_of(ty: Type<'_>) -> Value {
     match ty.kind() {
         Kind::String | Kind::Bytes => Value::from(""),

@@ -1,5 +1,5 @@
-//! JSON and YAML into trees. What a hostile client sends costs no more memory
-//! than a fixed multiple of what it sent.
+//! Parses JSON and YAML into trees. The memory in use is bounded by a fixed multiple of
+//! the input's size, also for hostile input.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,15 +11,15 @@ use serde_json::{Map, Number, Value};
 use crate::Object;
 use crate::status::Status;
 
-use super::Path;
+use super::path::Path;
 
-/// How deep objects may nest; the parsers stop there too.
+/// The deepest nesting of objects. The parsers have the same limit.
 pub const MAX_DEPTH: usize = 127;
 
-/// Beyond this many duplicate keys the rest are not reported.
+/// The largest number of duplicate keys that are reported.
 const MAX_DUPLICATES: usize = 100;
 
-/// What a document may still cost, and what was found in it.
+/// The remaining memory budget of a document, and the duplicate keys found in it.
 struct State {
     path: Path,
     duplicates: Vec<String>,
@@ -28,7 +28,7 @@ struct State {
 
 impl State {
     fn new(bytes: &[u8]) -> RefCell<Self> {
-        // Without aliases every node and every text costs at least its bytes.
+        // Without aliases every node and every string takes at least its bytes of input.
         let budget = bytes.len().saturating_mul(10).saturating_add(10_000);
         RefCell::new(Self {
             path: Path::default(),
@@ -38,7 +38,8 @@ impl State {
     }
 }
 
-/// Parses JSON; also answers `duplicate field "…"` messages (the last one wins).
+/// Parses JSON and returns the tree with messages about duplicate keys,
+/// `duplicate field "…"`. The last value of a key counts.
 pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     let state = State::new(bytes);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -54,8 +55,8 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     Ok((value, state.into_inner().duplicates))
 }
 
-/// Parses one YAML document, like [`parse_json`]. Keys that are numbers or
-/// booleans become texts, as upstream's conversion to JSON makes them.
+/// Parses one YAML document, like [`parse_json`]. Keys that are numbers or booleans
+/// become strings, as in upstream's conversion to JSON.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     check_nesting(bytes)?;
     let state = State::new(bytes);
@@ -68,13 +69,14 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     Ok((value, state.into_inner().duplicates))
 }
 
-/// Brackets that a YAML document may leave open at once.
-const MAX_OPEN: usize = 1000;
+/// The largest number of brackets that may be open at once in a YAML document.
+const MAX_OPEN_BRACKETS: usize = 1000;
 
-/// Refuses what no document needs: the parser looks at every bracket that is
-/// open for each of its steps, so that a few hundred kilobytes of them would
-/// keep it busy for minutes. Brackets in texts count too; none has so many more
-/// that open than that close.
+/// Rejects documents with too many open brackets.
+///
+/// The parser visits every open bracket in each of its steps, so that a few hundred
+/// kilobytes of them would take minutes. Brackets in strings count too; no valid document
+/// opens so many more than it closes.
 fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
     let mut open = 0usize;
     for byte in bytes {
@@ -83,24 +85,24 @@ fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
             b']' | b'}' => open = open.saturating_sub(1),
             _ => continue,
         }
-        if open > MAX_OPEN {
+        if open > MAX_OPEN_BRACKETS {
             return Err(Status::bad_request(format!(
-                "error converting YAML to JSON: yaml: exceeded max depth of {MAX_OPEN}"
+                "error converting YAML to JSON: yaml: exceeded max depth of {MAX_OPEN_BRACKETS}"
             )));
         }
     }
     Ok(())
 }
 
-/// Where a YAML document first repeats a key, worded as upstream's strict
-/// decoder does; it counts lines from 1.
+/// Returns upstream's message about the first repeated key of a YAML document, with its
+/// line counted from 1; `None` if no key is repeated.
 pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
     check_nesting(bytes).ok()?;
     let error = Strict
         .deserialize(serde_yaml::Deserializer::from_slice(bytes))
         .err()?;
     let line = error.location()?.line();
-    // The parser adds the place to what is said here.
+    // The parser adds the position to this message.
     let text = error.to_string();
     let key = text.split_once(REPEATED)?.1.trim_start();
     let key = &key[..key.rfind(REPEATED_END)?];
@@ -112,7 +114,7 @@ pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
 const REPEATED: &str = "repeated key";
 const REPEATED_END: &str = " (repeated)";
 
-/// Reads a document for its keys only, and fails at the first repeated one.
+/// Reads only the keys of a document and fails at the first repeated one.
 #[derive(Clone, Copy)]
 struct Strict;
 
@@ -170,8 +172,8 @@ impl<'de> Visitor<'de> for Strict {
     }
 }
 
-/// A key that must not have been there. It fails while the parser is at the
-/// key, so that the error's place is the key's.
+/// A key that must be unique. The check fails while the parser is at the key, so that
+/// the error has the key's position.
 struct NewKey<'s>(&'s BTreeSet<String>);
 
 impl NewKey<'_> {
@@ -346,7 +348,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 }
 
-/// A map's key: a text, or a scalar of YAML as one.
+/// A map's key: a string, or another scalar of YAML as a string.
 struct KeySeed;
 
 impl<'de> DeserializeSeed<'de> for KeySeed {

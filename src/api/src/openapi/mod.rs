@@ -1,47 +1,30 @@
-//! The OpenAPI documents, made from the tables when someone asks.
+//! The OpenAPI documents, generated from the resource table and the schemas on
+//! request.
 //!
-//! Version 3 has a document a group version, version 2 one for all. Both say
-//! the same in different dialects ([`Dialect`]).
+//! Version 3 has one document per group version, version 2 one document for all. Both
+//! have the same content.
 
+mod names;
 mod operation;
 mod paths;
 mod queries;
+mod resource;
 mod schemas;
+mod simplify;
+mod types;
 
 use serde_json::{Map, Value, json};
 
 use crate::registry::{Resource, group_version_path};
 
 use schemas::Schemas;
+pub use types::Custom;
+use types::Dialect;
 
-/// What a custom resource contributes to the documents.
-pub struct Custom<'a> {
-    /// Its row.
-    pub resource: &'a Resource,
-    /// Its `openAPIV3Schema`.
-    pub schema: &'a Value,
-}
-
-/// The two ways of saying the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dialect {
-    V2,
-    V3,
-}
-
-impl Dialect {
-    /// A reference to a definition.
-    fn reference(self, name: &str) -> Value {
-        let base = match self {
-            Self::V2 => "#/definitions/",
-            Self::V3 => "#/components/schemas/",
-        };
-        json!({"$ref": format!("{base}{name}")})
-    }
-}
-
-/// `/openapi/v3`: where the documents are. `group_versions` are those served,
-/// and `hash` names the version of the document at a path like `apis/apps/v1`.
+/// Returns the index of the version 3 documents, served at `/openapi/v3`.
+///
+/// `group_versions` are those that are served. `hash` returns the hash of the document
+/// for a path like `apis/apps/v1`.
 pub fn v3_index<'a>(
     group_versions: impl IntoIterator<Item = (&'a str, &'a str)>,
     hash: &dyn Fn(&str) -> String,
@@ -56,8 +39,8 @@ pub fn v3_index<'a>(
     json!({"paths": paths})
 }
 
-/// `/openapi/v3/apis/<group>/<version>`: one group version's document. Rows of
-/// other group versions are passed over.
+/// Returns the version 3 document of one group version, served at
+/// `/openapi/v3/apis/<group>/<version>`. Resources of other group versions are ignored.
 pub fn v3_document(
     group: &str,
     version: &str,
@@ -71,11 +54,11 @@ pub fn v3_document(
     let mut paths = Map::new();
     paths::group_version(Dialect::V3, group, version, &mut schemas, &mut paths);
     for resource in &resources {
-        paths::resource(Dialect::V3, resource, &mut schemas, &mut paths);
+        resource::paths(Dialect::V3, resource, &mut schemas, &mut paths);
     }
     for custom in &custom {
         schemas.add_custom(custom);
-        paths::resource(Dialect::V3, custom.resource, &mut schemas, &mut paths);
+        resource::paths(Dialect::V3, custom.resource, &mut schemas, &mut paths);
     }
     json!({
         "openapi": "3.0.0",
@@ -88,7 +71,7 @@ pub fn v3_document(
     })
 }
 
-/// `/openapi/v2`: everything in one document.
+/// Returns the version 2 document, served at `/openapi/v2`.
 pub fn v2_document(resources: &[&Resource], custom: &[Custom<'_>]) -> Value {
     let mut group_versions: Vec<(&str, &str)> = Vec::new();
     let rows = resources
@@ -109,11 +92,11 @@ pub fn v2_document(resources: &[&Resource], custom: &[Custom<'_>]) -> Value {
         paths::group_version(Dialect::V2, group, version, &mut schemas, &mut paths);
     }
     for resource in resources {
-        paths::resource(Dialect::V2, resource, &mut schemas, &mut paths);
+        resource::paths(Dialect::V2, resource, &mut schemas, &mut paths);
     }
     for custom in custom {
         schemas.add_custom(custom);
-        paths::resource(Dialect::V2, custom.resource, &mut schemas, &mut paths);
+        resource::paths(Dialect::V2, custom.resource, &mut schemas, &mut paths);
     }
     json!({
         "swagger": "2.0",

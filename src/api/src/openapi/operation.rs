@@ -1,61 +1,52 @@
-//! Operations, and how either dialect writes them.
+//! Operations and their encoding in either version of OpenAPI.
 
 use serde_json::{Map, Value, json};
 
 use crate::gvk::GroupVersionKind;
 
-use super::Dialect;
 use super::queries::Query;
+use super::types::Dialect;
 
-/// One method on a path.
+/// Media types of objects.
+pub(super) const OBJECT_TYPES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/cbor",
+];
+
+/// An operation: one HTTP method of a path.
 pub(super) struct Operation {
+    /// The HTTP method in lower case.
     pub method: &'static str,
+    /// The `operationId`.
     pub id: String,
+    /// The description.
     pub description: String,
+    /// The `x-kubernetes-action`.
     pub action: Option<&'static str>,
+    /// The `x-kubernetes-group-version-kind`.
     pub kind: Option<GroupVersionKind>,
+    /// The query parameters.
     pub queries: Vec<Query>,
+    /// The request's body.
     pub body: Option<Body>,
-    /// Answers with an object of this schema under each of these codes; `None`
-    /// is a text.
-    pub answer: Option<Value>,
+    /// The schema of successful responses; `None` is a plain string.
+    pub response: Option<Value>,
+    /// The status codes of successful responses.
     pub codes: &'static [&'static str],
+    /// The media types of the request's body.
     pub consumes: &'static [&'static str],
+    /// The media types of responses.
     pub produces: &'static [&'static str],
 }
 
+/// The body of a request.
 pub(super) struct Body {
+    /// The schema.
     pub schema: Value,
+    /// Whether the body is required.
     pub required: bool,
-}
-
-/// `Apps`, `RbacAuthorization`, `Core`: a group in operation names.
-pub(super) fn group_name(group: &str) -> String {
-    if group.is_empty() {
-        return "Core".into();
-    }
-    let group = group.strip_suffix(".k8s.io").unwrap_or(group);
-    group.split('.').map(capital).collect()
-}
-
-pub(super) fn capital(word: &str) -> String {
-    let mut chars = word.chars();
-    match chars.next() {
-        Some(first) => first.to_uppercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
-pub(super) fn lower_first(word: &str) -> String {
-    let mut chars = word.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
-pub(super) fn tag(group: &str, version: &str) -> String {
-    format!("{}_{version}", lower_first(&group_name(group)))
 }
 
 impl Operation {
@@ -83,47 +74,14 @@ impl Operation {
         if !parameters.is_empty() {
             out.insert("parameters".into(), parameters.into());
         }
-        let mut responses = Map::new();
         let schema = self
-            .answer
+            .response
             .clone()
             .unwrap_or_else(|| json!({"type": "string"}));
-        match dialect {
-            Dialect::V2 => {
-                out.insert("consumes".into(), self.consumes.into());
-                out.insert("produces".into(), self.produces.into());
-                out.insert("schemes".into(), json!(["https"]));
-                for code in self.codes {
-                    let text = code_text(code);
-                    responses.insert(
-                        (*code).into(),
-                        json!({"description": text, "schema": schema}),
-                    );
-                }
-            }
-            Dialect::V3 => {
-                let content = |types: &[&str], schema: &Value| -> Value {
-                    types
-                        .iter()
-                        .map(|t| ((*t).to_owned(), json!({"schema": schema})))
-                        .collect::<Map<_, _>>()
-                        .into()
-                };
-                if let Some(body) = &self.body {
-                    let mut request = json!({"content": content(self.consumes, &body.schema)});
-                    if body.required {
-                        crate::meta::map_mut(&mut request).insert("required".into(), true.into());
-                    }
-                    out.insert("requestBody".into(), request);
-                }
-                for code in self.codes {
-                    responses.insert(
-                        (*code).into(),
-                        json!({"description": code_text(code), "content": content(self.produces, &schema)}),
-                    );
-                }
-            }
-        }
+        let mut responses = match dialect {
+            Dialect::V2 => self.write_v2(&schema, &mut out),
+            Dialect::V3 => self.write_v3(&schema, &mut out),
+        };
         responses.insert("401".into(), json!({"description": "Unauthorized"}));
         out.insert("responses".into(), responses.into());
         if let Some(action) = self.action {
@@ -137,8 +95,45 @@ impl Operation {
         }
         Value::Object(out)
     }
+
+    /// Writes the parts that only version 2 has, and returns the responses.
+    fn write_v2(&self, schema: &Value, out: &mut Map<String, Value>) -> Map<String, Value> {
+        out.insert("consumes".into(), self.consumes.into());
+        out.insert("produces".into(), self.produces.into());
+        out.insert("schemes".into(), json!(["https"]));
+        self.responses(|text| json!({"description": text, "schema": schema}))
+    }
+
+    /// Writes the parts that only version 3 has, and returns the responses.
+    fn write_v3(&self, schema: &Value, out: &mut Map<String, Value>) -> Map<String, Value> {
+        let content = |types: &[&str], schema: &Value| -> Value {
+            types
+                .iter()
+                .map(|t| ((*t).to_owned(), json!({"schema": schema})))
+                .collect::<Map<_, _>>()
+                .into()
+        };
+        if let Some(body) = &self.body {
+            let mut request = json!({"content": content(self.consumes, &body.schema)});
+            if body.required {
+                crate::meta::map_mut(&mut request).insert("required".into(), true.into());
+            }
+            out.insert("requestBody".into(), request);
+        }
+        self.responses(
+            |text| json!({"description": text, "content": content(self.produces, schema)}),
+        )
+    }
+
+    fn responses(&self, response: impl Fn(&str) -> Value) -> Map<String, Value> {
+        self.codes
+            .iter()
+            .map(|code| ((*code).to_owned(), response(code_text(code))))
+            .collect()
+    }
 }
 
+/// Returns the description of a status code.
 fn code_text(code: &str) -> &'static str {
     match code {
         "201" => "Created",
@@ -147,12 +142,13 @@ fn code_text(code: &str) -> &'static str {
     }
 }
 
-/// Writes a path. Parameters that all operations share stand on the path.
-pub(super) fn write(
+/// Writes a path with its operations. Parameters that all operations share are written
+/// on the path.
+pub(super) fn write_path(
     dialect: Dialect,
     path: &str,
     tag: &str,
-    in_path: Vec<Value>,
+    path_parameters: Vec<Value>,
     operations: &[Operation],
     out: &mut Map<String, Value>,
 ) {
@@ -172,7 +168,7 @@ pub(super) fn write(
             operation.to_value(dialect, tag, &shared),
         );
     }
-    let mut parameters = in_path;
+    let mut parameters = path_parameters;
     parameters.extend(shared.iter().map(|q| q.to_value(dialect)));
     if !parameters.is_empty() {
         parameters.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));

@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::Dialect;
+use super::types::Dialect;
 
-/// A parameter that some requests take.
+/// A query parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Query {
+    /// The parameter's name.
     pub name: &'static str,
     kind: &'static str,
     text: &'static str,
@@ -16,6 +17,7 @@ const fn query(name: &'static str, kind: &'static str, text: &'static str) -> Qu
     Query { name, kind, text }
 }
 
+/// The parameter of nearly all operations.
 pub(super) const PRETTY: Query = query(
     "pretty",
     "string",
@@ -120,8 +122,11 @@ const PROPAGATION_POLICY: Query = query(
     "What becomes of dependents: `Orphan` leaves them, `Background` deletes them later, `Foreground` first.",
 );
 
+/// The parameters of creations and replacements.
 pub(super) const WRITE: &[Query] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
+/// The parameters of patches.
 pub(super) const APPLY: &[Query] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
+/// The parameters of lists and watches.
 pub(super) const LIST: &[Query] = &[
     ALLOW_WATCH_BOOKMARKS,
     CONTINUE,
@@ -135,6 +140,7 @@ pub(super) const LIST: &[Query] = &[
     TIMEOUT_SECONDS,
     WATCH,
 ];
+/// The parameters of deletions.
 pub(super) const DELETE: &[Query] = &[
     DRY_RUN,
     GRACE_PERIOD_SECONDS,
@@ -142,6 +148,7 @@ pub(super) const DELETE: &[Query] = &[
     ORPHAN_DEPENDENTS,
     PROPAGATION_POLICY,
 ];
+/// The parameters of deletions of collections.
 pub(super) const DELETE_COLLECTION: &[Query] = &[
     CONTINUE,
     DRY_RUN,
@@ -169,8 +176,8 @@ const STDIN: Query = query("stdin", "boolean", "Stream the standard input.");
 const STDOUT: Query = query("stdout", "boolean", "Stream the standard output.");
 const TTY: Query = query("tty", "boolean", "Use a terminal.");
 
-/// The parameters of a subresource that connects to something.
-pub(super) fn of_subresource(kind: &str, name: &str) -> &'static [Query] {
+/// Returns the parameters of a connecting subresource, by the kind of its options.
+pub(super) fn subresource_queries(kind: &str, name: &str) -> &'static [Query] {
     match (kind, name) {
         ("PodAttachOptions", _) => &[CONTAINER, STDERR, STDIN, STDOUT, TTY],
         ("PodExecOptions", _) => {
@@ -236,13 +243,14 @@ pub(super) fn of_subresource(kind: &str, name: &str) -> &'static [Query] {
 }
 
 impl Query {
+    /// Encodes the parameter.
     pub fn to_value(self, dialect: Dialect) -> Value {
         parameter(dialect, self.name, "query", self.kind, self.text)
     }
 }
 
-/// A parameter of the path.
-pub(super) fn in_path(dialect: Dialect, name: &str, text: &str) -> Value {
+/// Returns a parameter of the path.
+pub(super) fn path_parameter(dialect: Dialect, name: &str, text: &str) -> Value {
     let mut value = parameter(dialect, name, "path", "string", text);
     crate::meta::map_mut(&mut value).insert("required".into(), true.into());
     value

@@ -9,15 +9,17 @@ use crate::registry::{self, Resource};
 use crate::schema::blob::{self, DefRecord, Descriptions};
 use crate::schema::{Kind, PatchStrategy, Type, TypeRef};
 
-use super::{Custom, Dialect};
+use super::names::capitalize;
+use super::simplify::{simplify, truth};
+use super::types::{Custom, Dialect};
 
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
-/// Collects the definitions that a document refers to.
+/// The definitions that a document refers to, collected while it is written.
 pub(super) struct Schemas<'a> {
     dialect: Dialect,
     group_versions: Vec<(&'a str, &'a str)>,
-    /// Built-in definitions still to be written.
+    /// Built-in definitions that are referenced and not written yet.
     wanted: BTreeSet<&'static str>,
     done: BTreeMap<String, Value>,
     descriptions: Vec<Descriptions>,
@@ -27,7 +29,7 @@ fn gvk_value(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-/// The definition name of a custom resource's kind: the group reversed.
+/// Returns the definition name of a custom resource's kind, with the group reversed.
 pub(super) fn custom_name(resource: &Resource, kind: &str) -> String {
     let mut parts: Vec<&str> = resource.group.rsplit('.').collect();
     parts.push(&resource.version);
@@ -35,8 +37,8 @@ pub(super) fn custom_name(resource: &Resource, kind: &str) -> String {
     parts.join(".")
 }
 
-/// The definition name of a resource's objects.
-pub(super) fn definition_of(resource: &Resource) -> String {
+/// Returns the definition name of a resource's objects.
+pub(super) fn definition_name(resource: &Resource) -> String {
     if resource.definition.is_empty() {
         custom_name(resource, &resource.kind)
     } else {
@@ -44,14 +46,15 @@ pub(super) fn definition_of(resource: &Resource) -> String {
     }
 }
 
-/// The definition name of a resource's lists.
-fn list_definition_of(resource: &Resource) -> String {
-    let own = definition_of(resource);
+/// Returns the definition name of a resource's lists.
+fn list_definition_name(resource: &Resource) -> String {
+    let own = definition_name(resource);
     let package = own.rsplit_once('.').map_or("", |(package, _)| package);
     format!("{package}.{}", resource.list_kind)
 }
 
-/// The definition of a built-in kind that a subresource takes, if it has one.
+/// Returns the definition name of the built-in kind that a subresource takes, if it
+/// has one.
 pub(super) fn definition_of_kind(kind: &GroupVersionKind) -> Option<&'static str> {
     if let Some(row) = registry::find_kind(&kind.group, &kind.version, &kind.kind) {
         return Some(&row.definition);
@@ -65,6 +68,7 @@ pub(super) fn definition_of_kind(kind: &GroupVersionKind) -> Option<&'static str
 }
 
 impl<'a> Schemas<'a> {
+    /// Creates an empty collection for the document of these group versions.
     pub fn new(dialect: Dialect, group_versions: &[(&'a str, &'a str)]) -> Self {
         Self {
             dialect,
@@ -75,7 +79,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// A reference to a built-in definition, which will be in the document.
+    /// Returns a reference to a built-in definition and adds it to the document.
     pub fn builtin(&mut self, name: &str) -> Value {
         if let Some(index) = blob::find_def(name) {
             let name = blob::def(index).name;
@@ -86,23 +90,23 @@ impl<'a> Schemas<'a> {
         self.dialect.reference(name)
     }
 
-    /// A reference to a type of the meta group.
+    /// Returns a reference to a type of the meta group.
     pub fn meta(&mut self, kind: &str) -> Value {
         self.builtin(&format!("{META}{kind}"))
     }
 
-    /// A reference to a resource's objects.
+    /// Returns a reference to a resource's objects.
     pub fn object(&mut self, resource: &Resource) -> Value {
         if resource.definition.is_empty() {
-            self.dialect.reference(&definition_of(resource))
+            self.dialect.reference(&definition_name(resource))
         } else {
             self.builtin(&resource.definition)
         }
     }
 
-    /// A reference to a resource's lists.
+    /// Returns a reference to a resource's lists.
     pub fn list(&mut self, resource: &Resource) -> Value {
-        let name = list_definition_of(resource);
+        let name = list_definition_name(resource);
         if !self.done.contains_key(&name) {
             let item = self.object(resource);
             let list_meta = self.meta("ListMeta");
@@ -126,7 +130,7 @@ impl<'a> Schemas<'a> {
         self.dialect.reference(&name)
     }
 
-    /// A reference that says something: version 3 allows no siblings of `$ref`.
+    /// Adds a description to a reference. Version 3 allows no siblings of `$ref`.
     fn described(&self, reference: Value, description: &str) -> Value {
         match self.dialect {
             Dialect::V2 => {
@@ -139,7 +143,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// What every object's `apiVersion`, `kind` and `metadata` say.
+    /// Returns the properties `apiVersion`, `kind` and `metadata` of every object.
     fn object_properties(&mut self) -> [(&'static str, Value); 3] {
         let metadata = self.meta("ObjectMeta");
         let (version, kind, meta) = match blob::find_def("io.k8s.api.core.v1.Pod") {
@@ -169,20 +173,20 @@ impl<'a> Schemas<'a> {
         ]
     }
 
-    /// Objects within an object (`x-kubernetes-embedded-resource`) have a kind
-    /// and metadata of their own.
-    fn embedded(&mut self, schema: &mut Value) {
+    /// Adds kind and metadata to the objects within an object
+    /// (`x-kubernetes-embedded-resource`).
+    fn add_embedded(&mut self, schema: &mut Value) {
         let Value::Object(map) = schema else { return };
         if let Some(Value::Object(properties)) = map.get_mut("properties") {
-            properties.values_mut().for_each(|p| self.embedded(p));
+            properties.values_mut().for_each(|p| self.add_embedded(p));
         }
         for key in ["items", "additionalProperties"] {
             if let Some(inner) = map.get_mut(key) {
-                self.embedded(inner);
+                self.add_embedded(inner);
             }
         }
         let embedded = truth(map, "x-kubernetes-embedded-resource");
-        // Clients refuse unknown fields where known ones are listed.
+        // Clients reject unknown fields where known ones are listed.
         let open =
             self.dialect == Dialect::V2 && truth(map, "x-kubernetes-preserve-unknown-fields");
         if !embedded || open {
@@ -212,7 +216,7 @@ impl<'a> Schemas<'a> {
         let root = crate::meta::map_mut(&mut schema);
         let open = truth(root, "x-kubernetes-preserve-unknown-fields");
         if v2 && open {
-            // Clients would refuse what is not listed, so nothing is.
+            // Clients reject fields that are not listed, so none are.
             schema = json!({"type": "object"});
         } else {
             if v2 {
@@ -224,7 +228,7 @@ impl<'a> Schemas<'a> {
             for (name, property) in own {
                 properties.insert(name.into(), property);
             }
-            self.embedded(&mut schema);
+            self.add_embedded(&mut schema);
         }
         let root = crate::meta::map_mut(&mut schema);
         root.insert(
@@ -235,10 +239,10 @@ impl<'a> Schemas<'a> {
                 &resource.kind
             )]),
         );
-        self.done.insert(definition_of(resource), schema);
+        self.done.insert(definition_name(resource), schema);
     }
 
-    /// All definitions, with everything that they refer to.
+    /// Returns all definitions, with everything that they refer to.
     pub fn finish(mut self) -> Value {
         while let Some(name) = self.wanted.pop_first() {
             let Some(index) = blob::find_def(name) else {
@@ -254,7 +258,7 @@ impl<'a> Schemas<'a> {
         let at = match self.descriptions.iter().position(|d| d.covers(def)) {
             Some(at) => at,
             None => {
-                self.descriptions.push(Descriptions::of(def));
+                self.descriptions.push(Descriptions::read(def));
                 self.descriptions.len() - 1
             }
         };
@@ -301,7 +305,8 @@ impl<'a> Schemas<'a> {
                 out.insert("type".into(), "string".into());
                 out.insert("format".into(), "date-time".into());
             }
-            // What can be anything says no type; the others are objects without known fields.
+            // A definition of any value has no type; the rest are objects without known
+            // fields.
             Kind::SchemaOr => {}
             _ if def.name.ends_with(".JSON") => {}
             _ => {
@@ -329,7 +334,7 @@ impl<'a> Schemas<'a> {
                 other => Map::from_iter([("default".to_owned(), other)]),
             };
             let default = default_of(&field, ty).filter(|_| self.dialect == Dialect::V3);
-            // A reference that something stands beside.
+            // Version 3 allows no siblings of a reference.
             if self.dialect == Dialect::V3
                 && (!description.is_empty() || default.is_some())
                 && let Some(reference) = schema.remove("$ref")
@@ -342,7 +347,7 @@ impl<'a> Schemas<'a> {
             if let Some(default) = default {
                 schema.insert("default".into(), default);
             }
-            // Bytes are a text in JSON, but upstream's marker of a list is published.
+            // Bytes are a string in JSON, but upstream publishes the marker of a list.
             if (def.name, field.name) == LISTED_BYTES {
                 schema.insert("x-kubernetes-list-type".into(), "atomic".into());
             }
@@ -359,7 +364,7 @@ impl<'a> Schemas<'a> {
         }
     }
 
-    /// The schema of a use of a type.
+    /// Returns the schema of a use of a type.
     fn type_schema(&mut self, ty: TypeRef) -> Value {
         let view = Type::Builtin(ty);
         let mut out = Map::new();
@@ -414,7 +419,7 @@ impl<'a> Schemas<'a> {
     fn gvks(&self, name: &str) -> Option<Value> {
         if let Some(meta) = name.strip_prefix(META) {
             return match meta {
-                // These go with every group version.
+                // These belong to every group version.
                 "DeleteOptions" | "WatchEvent" => {
                     let mut all = vec![gvk_value("", "v1", meta)];
                     for (group, version) in &self.group_versions {
@@ -449,8 +454,8 @@ impl<'a> Schemas<'a> {
     }
 }
 
-/// The default that a field publishes: its own, the empty struct that is held by
-/// value, or the zero of a scalar that is always encoded.
+/// Returns the default that a field publishes: that of its type, the empty struct
+/// that Go holds by value, or the zero of a scalar that is always encoded.
 fn default_of(field: &blob::FieldRecord, ty: TypeRef) -> Option<Value> {
     if let Some(default) = field.default {
         return serde_json::from_str(default).ok();
@@ -505,18 +510,14 @@ fn patch_facts(strategy: PatchStrategy, merge_key: Option<&str>, out: &mut Map<S
     }
 }
 
-fn truth(map: &Map<String, Value>, key: &str) -> bool {
-    map.get(key).and_then(Value::as_bool).unwrap_or(false)
-}
-
-/// The one field of bytes that upstream marks as a list.
+/// The only field of bytes that upstream marks as a list.
 const LISTED_BYTES: (&str, &str) = (
     "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
     "caBundle",
 );
 
-/// Definitions of which one field at most is set, which the discriminator (if
-/// there is one) names.
+/// Definitions of which at most one field is set: definition, discriminator (or empty),
+/// fields.
 const UNIONS: [(&str, &str, &[&str]); 6] = [
     (
         "io.k8s.api.core.v1.AppArmorProfile",
@@ -550,69 +551,16 @@ const UNIONS: [(&str, &str, &[&str]); 6] = [
     ),
 ];
 
-/// As `x-kubernetes-unions` has it: the discriminator's values are the fields'
-/// names as Go has them.
+/// Returns the value of `x-kubernetes-unions`. The discriminator's values are the
+/// fields' Go names.
 fn union(discriminator: &str, fields: &[&str]) -> Value {
     let by: Map<String, Value> = fields
         .iter()
-        .map(|field| ((*field).to_owned(), super::operation::capital(field).into()))
+        .map(|field| ((*field).to_owned(), capitalize(field).into()))
         .collect();
     let mut union = json!({"fields-to-discriminateBy": by});
     if !discriminator.is_empty() {
         crate::meta::map_mut(&mut union).insert("discriminator".into(), discriminator.into());
     }
     json!([union])
-}
-
-/// A custom resource's schema in what version 2 can say: clients would refuse
-/// objects for what it says otherwise.
-fn simplify(schema: &mut Value) {
-    let Value::Object(map) = schema else { return };
-    for key in ["oneOf", "anyOf", "allOf", "not"] {
-        map.remove(key);
-    }
-    // Null cannot be said: what may be null is not required, and anything.
-    let nullable: Vec<String> = match map.get("properties") {
-        Some(Value::Object(properties)) => properties
-            .iter()
-            .filter(|(_, p)| p["nullable"] == true)
-            .map(|(name, _)| name.clone())
-            .collect(),
-        _ => Vec::new(),
-    };
-    if map
-        .get("additionalProperties")
-        .is_some_and(|p| p["nullable"] == true)
-    {
-        map.remove("required");
-    } else if let Some(Value::Array(required)) = map.get_mut("required") {
-        required.retain(|r| !nullable.iter().any(|n| r == n));
-        if required.is_empty() {
-            map.remove("required");
-        }
-    }
-    if map.remove("nullable").is_some_and(|n| n == true) {
-        for key in ["type", "items", "properties"] {
-            map.remove(key);
-        }
-    }
-    if truth(map, "x-kubernetes-preserve-unknown-fields") {
-        map.remove("items");
-        map.remove("properties");
-        if map.get("type").is_some_and(|t| t == "object") {
-            map.remove("type");
-        }
-    }
-    // A list of what cannot be said is not a list to clients.
-    if !map.contains_key("items") && map.get("type").is_some_and(|t| t == "array") {
-        map.remove("type");
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(inner) = map.get_mut(key) {
-            simplify(inner);
-        }
-    }
-    if let Some(Value::Object(properties)) = map.get_mut("properties") {
-        properties.values_mut().for_each(simplify);
-    }
 }

@@ -6,16 +6,16 @@ use crate::Object;
 use crate::fields::MAX_DEPTH;
 use crate::status::Status;
 
-use super::rejected;
+use super::rejected::rejected;
 
-/// How many operations a patch may have.
+/// The largest number of operations in a patch.
 pub const MAX_OPERATIONS: usize = 10_000;
 
-/// Applies a JSON patch. A malformed patch is a bad request (400), one with too
-/// many operations too large (413), one that does not fit the object
-/// unprocessable (422).
+/// Applies a JSON patch. As upstream, a negative index counts from the end of a list.
 ///
-/// As upstream, a negative index counts from the end of a list.
+/// # Errors
+/// 400 for a malformed patch, 413 for too many operations, 422 for a patch that does not
+/// fit the object.
 pub fn json_patch(object: &Object, patch: &Object) -> Result<Object, Status> {
     let Value::Array(operations) = patch else {
         return Err(Status::bad_request(format!(
@@ -41,7 +41,7 @@ pub fn json_patch(object: &Object, patch: &Object) -> Result<Object, Status> {
         )));
     }
     let mut document = object.clone();
-    // Copies may at most double the document each; bound what they add up to.
+    // Each copy may double the document; the budget bounds their sum.
     let mut budget = 3 * 1024 * 1024;
     for operation in operations {
         apply(&mut document, operation, &mut budget).ok_or_else(rejected)?;
@@ -67,7 +67,7 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         }
         "move" => {
             let from = pointer(text("from")?)?;
-            // A place can't be moved into itself.
+            // A value cannot be moved into itself.
             if path.len() > from.len() && path.starts_with(&from) {
                 return None;
             }
@@ -78,23 +78,23 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         "copy" => {
             let from = pointer(text("from")?)?;
             let value = find_mut(document, &from)?.clone();
-            *budget = budget.checked_sub(weight(&value))?;
+            *budget = budget.checked_sub(value_bytes(&value))?;
             check_depth(&path, &value)?;
             add(document, &path, value)
         }
         "test" => {
             let expected = operation.get("value").unwrap_or(&Value::Null);
             let found = find_mut(document, &path);
-            // What is missing passes for null.
-            let same = found.map_or(expected.is_null(), |found| equal(found, expected));
+            // A missing value compares as null.
+            let same = found.map_or(expected.is_null(), |found| json_equal(found, expected));
             same.then_some(())
         }
         _ => None,
     }
 }
 
-/// Copies into themselves could nest a document without bound; it stays as
-/// shallow as the parsers keep it.
+/// Checks the depth of an added value. Copies into themselves could nest a document
+/// without bound; the limit is that of the parsers.
 fn check_depth(path: &[String], value: &Value) -> Option<()> {
     fn depth(value: &Value) -> usize {
         match value {
@@ -106,38 +106,38 @@ fn check_depth(path: &[String], value: &Value) -> Option<()> {
     (path.len() + depth(value) <= MAX_DEPTH).then_some(())
 }
 
-/// Roughly the bytes of a value.
-fn weight(value: &Value) -> usize {
+/// Estimates the size of a value in bytes.
+fn value_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(weight).sum::<usize>(),
+        Value::Array(items) => 2 + items.iter().map(value_bytes).sum::<usize>(),
         Value::Object(map) => {
             2 + map
                 .iter()
-                .map(|(k, v)| k.len() + 4 + weight(v))
+                .map(|(k, v)| k.len() + 4 + value_bytes(v))
                 .sum::<usize>()
         }
         _ => 8,
     }
 }
 
-/// Equal as JSON: numbers by value.
-fn equal(a: &Value, b: &Value) -> bool {
+/// Returns whether two values are equal as JSON, with numbers compared by value.
+fn json_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b))
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| json_equal(a, b))
         }
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len()
                 && a.iter()
-                    .all(|(key, value)| b.get(key).is_some_and(|other| equal(value, other)))
+                    .all(|(key, value)| b.get(key).is_some_and(|other| json_equal(value, other)))
         }
         _ => a == b,
     }
 }
 
-/// The steps of a JSON pointer.
+/// Splits a JSON pointer into its segments.
 fn pointer(text: &str) -> Option<Vec<String>> {
     if text.is_empty() {
         return Some(Vec::new());
@@ -150,8 +150,9 @@ fn pointer(text: &str) -> Option<Vec<String>> {
     )
 }
 
-/// The place of an index in a list of `length`; `end` allows the one after the last.
-fn place(step: &str, length: usize, end: bool) -> Option<usize> {
+/// Resolves an index into a list of `length`; `end` allows the position after the last
+/// item.
+fn resolve_index(step: &str, length: usize, end: bool) -> Option<usize> {
     let limit = if end { length + 1 } else { length };
     let index: i64 = step.parse().ok()?;
     let index = if index < 0 {
@@ -166,7 +167,7 @@ fn find_mut<'v>(document: &'v mut Value, path: &[String]) -> Option<&'v mut Valu
     path.iter().try_fold(document, |value, step| match value {
         Value::Object(map) => map.get_mut(step),
         Value::Array(items) => {
-            let at = place(step, items.len(), false)?;
+            let at = resolve_index(step, items.len(), false)?;
             items.get_mut(at)
         }
         _ => None,
@@ -186,7 +187,7 @@ fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {
             let at = if last == "-" {
                 items.len()
             } else {
-                place(last, items.len(), true)?
+                resolve_index(last, items.len(), true)?
             };
             items.insert(at, value);
         }
@@ -200,7 +201,7 @@ fn remove(document: &mut Value, path: &[String]) -> Option<Value> {
     match find_mut(document, parent)? {
         Value::Object(map) => map.remove(last),
         Value::Array(items) => {
-            let at = place(last, items.len(), false)?;
+            let at = resolve_index(last, items.len(), false)?;
             Some(items.remove(at))
         }
         _ => None,

@@ -1,5 +1,5 @@
-//! Strategic merge patch: a merge patch that knows lists. Items of some lists
-//! are merged by a key, and directives in the patch say more than values can.
+//! Strategic merge patch: a merge patch that merges the items of some lists by a key and
+//! has directives for operations that values cannot express.
 
 use std::cmp::Ordering;
 
@@ -9,16 +9,16 @@ use crate::Object;
 use crate::schema::{Kind, PatchStrategy, Type};
 use crate::status::Status;
 
-use super::rejected;
+use super::rejected::rejected;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const SET_ORDER: &str = "$setElementOrder/";
 
-/// Applies a strategic merge patch by the type's merge keys and strategies.
+/// Applies a strategic merge patch, with the merge keys and strategies of the type.
 ///
-/// Directives: `$patch: replace|delete|merge`, `$retainKeys`,
+/// Directives are `$patch: replace|delete|merge`, `$retainKeys`,
 /// `$deleteFromPrimitiveList/<list>`, `$setElementOrder/<list>`.
 pub fn strategic_merge<'a>(
     ty: impl Into<Type<'a>>,
@@ -35,25 +35,25 @@ fn bad_format(of: &str) -> Status {
     Status::bad_request(format!("invalid patch format of {of}"))
 }
 
-/// A failure that upstream lets through as it is.
-fn failure(message: String) -> Status {
+/// Returns 500 for a failure that upstream does not convert.
+fn internal_failure(message: String) -> Status {
     Status::new(500, "", message)
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Status {
-    failure(format!(
+    internal_failure(format!(
         "map: {item} does not contain declared merge key: {key}"
     ))
 }
 
-/// What the type says of a field.
+/// The merge rules of a field.
 struct FieldRules<'a> {
     ty: Option<Type<'a>>,
     strategy: PatchStrategy,
     merge_key: Option<&'a str>,
 }
 
-fn rules<'a>(ty: Option<Type<'a>>, field: &str) -> FieldRules<'a> {
+fn field_rules<'a>(ty: Option<Type<'a>>, field: &str) -> FieldRules<'a> {
     let field = ty.and_then(|ty| match ty.kind() {
         Kind::Map => ty.element(),
         _ => ty.field(field).map(|f| f.ty),
@@ -78,14 +78,14 @@ fn merge_map(
             "merge" => {}
             other => {
                 let map = Value::Object(patch);
-                return Err(failure(format!(
+                return Err(internal_failure(format!(
                     "unknown patch type: {other} found in map: {map}"
                 )));
             }
         },
         Some(other) => {
             let map = Value::Object(patch);
-            return Err(failure(format!(
+            return Err(internal_failure(format!(
                 "unknown patch type: {other} found in map: {map}"
             )));
         }
@@ -109,7 +109,7 @@ fn merge_map(
         }
         let merged = match (original.remove(&key), value) {
             (Some(Value::Object(old)), Value::Object(new)) => {
-                let rules = rules(ty, &key);
+                let rules = field_rules(ty, &key);
                 Some(Value::Object(if rules.strategy.replace {
                     new
                 } else {
@@ -117,13 +117,13 @@ fn merge_map(
                 }))
             }
             (Some(Value::Array(old)), Value::Array(new)) => {
-                let rules = rules(ty, &key);
+                let rules = field_rules(ty, &key);
                 Some(Value::Array(merge_list(&rules, old, new)?))
             }
             (Some(old), new) if std::mem::discriminant(&old) == std::mem::discriminant(&new) => {
                 Some(new)
             }
-            (_, new) => clean(new),
+            (_, new) => strip_directives(new),
         };
         if let Some(merged) = merged {
             original.insert(key, merged);
@@ -132,8 +132,8 @@ fn merge_map(
     Ok(original)
 }
 
-/// A new value without nulls and directives; `None` if it says to delete itself.
-fn clean(value: Value) -> Option<Value> {
+/// Removes nulls and directives from a new value; `None` if a directive deletes it.
+fn strip_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) => {
             if map.get(PATCH).and_then(Value::as_str) == Some("delete") {
@@ -142,10 +142,12 @@ fn clean(value: Value) -> Option<Value> {
             let map = map
                 .into_iter()
                 .filter(|(key, value)| !value.is_null() && !is_directive(key))
-                .filter_map(|(key, value)| clean(value).map(|value| (key, value)));
+                .filter_map(|(key, value)| strip_directives(value).map(|value| (key, value)));
             Some(Value::Object(map.collect()))
         }
-        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(clean).collect())),
+        Value::Array(items) => Some(Value::Array(
+            items.into_iter().filter_map(strip_directives).collect(),
+        )),
         scalar => Some(scalar),
     }
 }
@@ -178,7 +180,7 @@ fn retain_keys(
     Ok(())
 }
 
-/// Merges the lists whose order the patch gives, and takes them out of the patch.
+/// Merges the lists whose order the patch defines, and removes them from the patch.
 fn set_element_order(
     ty: Option<Type<'_>>,
     original: &mut Map<String, Value>,
@@ -201,7 +203,7 @@ fn set_element_order(
         };
         let before = list(original)?;
         let change = list(patch)?;
-        let rules = rules(ty, key);
+        let rules = field_rules(ty, key);
         check_order(
             change.as_deref().unwrap_or_default(),
             &order,
@@ -209,7 +211,7 @@ fn set_element_order(
         )?;
         let merged = match (&before, change) {
             (Some(before), None) => before.clone(),
-            (None, Some(change)) => match clean(Value::Array(change)) {
+            (None, Some(change)) => match strip_directives(Value::Array(change)) {
                 Some(Value::Array(items)) => items,
                 _ => continue,
             },
@@ -228,7 +230,7 @@ fn set_element_order(
     Ok(())
 }
 
-/// The items of a patch's list must stand in the order that the patch gives.
+/// Checks that the items of a patch's list are in the order that the patch defines.
 fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(), Status> {
     let mut rest = order.iter();
     for item in change {
@@ -257,7 +259,7 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
     Ok(())
 }
 
-/// Whether two items are the same one: by key for maps, by value for others.
+/// Returns whether two items are the same one: by key for maps, by value for others.
 fn same_item(a: &Value, b: &Value, key: Option<&str>) -> bool {
     match key {
         Some(key) if a.is_object() && b.is_object() => match (a.get(key), b.get(key)) {
@@ -286,7 +288,9 @@ fn merge_list(
         .chain(&patch)
         .any(|item| item.is_object() != maps)
     {
-        return Err(failure("lists of mixed types can't be merged".into()));
+        return Err(internal_failure(
+            "lists of mixed types can't be merged".into(),
+        ));
     }
     if original.iter().chain(&patch).any(Value::is_array) {
         // Lists of lists.
@@ -302,7 +306,9 @@ fn merge_list(
         return sort_items(merged, &patch, &original, None);
     }
     let Some(key) = rules.merge_key else {
-        return Err(failure("cannot merge lists without merge key".into()));
+        return Err(internal_failure(
+            "cannot merge lists without merge key".into(),
+        ));
     };
     let element = rules.ty.and_then(Type::element);
     let (mut merged, patch) = special_items(original.clone(), patch, key)?;
@@ -322,14 +328,14 @@ fn merge_list(
                     *slot = Value::Object(result);
                 }
             }
-            _ => merged.extend(clean(item.clone())),
+            _ => merged.extend(strip_directives(item.clone())),
         }
     }
     sort_items(merged, &patch, &original, Some(key))
 }
 
-/// Carries out the items that are directives: `$patch: delete` removes the items
-/// with its key, `$patch: replace` makes the patch's other items the list.
+/// Executes the items that are directives. `$patch: delete` removes the items with its
+/// key, `$patch: replace` replaces the list with the patch's other items.
 fn special_items(
     mut original: Vec<Value>,
     patch: Vec<Value>,
@@ -349,18 +355,18 @@ fn special_items(
                 }
                 "replace" => replace = true,
                 "merge" => {
-                    return Err(failure(
+                    return Err(internal_failure(
                         "merging lists cannot yet be specified in the patch".into(),
                     ));
                 }
                 other => {
-                    return Err(failure(format!(
+                    return Err(internal_failure(format!(
                         "unknown patch type: {other} found in list of maps"
                     )));
                 }
             },
             Some(other) => {
-                return Err(failure(format!(
+                return Err(internal_failure(format!(
                     "unknown patch type: {other} found in list of maps"
                 )));
             }
@@ -373,8 +379,8 @@ fn special_items(
     }
 }
 
-/// Orders merged items: those of the patch as `order` has them, those only on
-/// the server as they were, and the two kinds woven by the server's order.
+/// Sorts merged items: those of the patch by `order`, those only on the server by their
+/// previous order. Both are interleaved by the server's order.
 fn sort_items(
     merged: Vec<Value>,
     order: &[Value],
@@ -399,7 +405,7 @@ fn sort_items(
         .into_iter()
         .partition(|item| position(order, item).is_some());
     patched.sort_by(|a, b| by(order, a, b));
-    // All of these come from the server's list, so that this too is a total order.
+    // All of these are in the server's list, so that this is a total order too.
     server.sort_by_key(|item| position(server_order, item));
 
     let mut out = Vec::with_capacity(patched.len() + server.len());

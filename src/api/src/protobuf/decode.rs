@@ -1,7 +1,7 @@
-//! From messages to objects, as JSON has them.
+//! Decodes messages into objects in their JSON form.
 //!
-//! Go writes every field that is not a pointer, also when it holds nothing.
-//! Such a field is left out here where Go's JSON leaves it out.
+//! Go writes every field that is not a pointer, even when it is empty. Such a field is
+//! omitted where Go's JSON omits it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::encode::json_schema;
 use super::table::{self, Field as Declared, Holder, Message, Shape};
-use super::wire::{Field, Reader};
-use super::{MAGIC, MAX_DEPTH};
+use super::wire::{Field, MAGIC, MAX_DEPTH, Reader};
 use crate::status::Status;
 use crate::{Object, meta};
 
@@ -19,7 +18,7 @@ fn invalid(why: &str) -> Status {
     Status::bad_request(format!("the body is not valid protobuf: {why}"))
 }
 
-/// A body as an object.
+/// Decodes a body into an object.
 ///
 /// # Errors
 /// 400 when it is not protobuf of a known kind.
@@ -53,7 +52,7 @@ pub fn decode(bytes: &[u8]) -> Result<Object, Status> {
     if json {
         return serde_json::from_slice(raw).map_err(|e| invalid(&e.to_string()));
     }
-    let known = table::of_kind(&api_version, &kind)
+    let known = table::find_kind(&api_version, &kind)
         .ok_or_else(|| invalid(&format!("{api_version}, Kind={kind} is not known")))?;
     let mut map = Map::new();
     message(known, raw, &mut map, 0)?;
@@ -66,7 +65,7 @@ fn utf8(bytes: &[u8]) -> Result<String, Status> {
     String::from_utf8(bytes.to_vec()).map_err(|_| invalid("a text is not UTF-8"))
 }
 
-/// Reads a message into the fields of an object.
+/// Decodes a message into the fields of an object.
 pub fn message(
     message_: Message,
     bytes: &[u8],
@@ -78,7 +77,7 @@ pub fn message(
     }
     let mut reader = Reader::new(bytes);
     while let Some((number, field)) = reader.next().map_err(invalid)? {
-        // A field that is newer than this server.
+        // A field of a later version.
         let Some(declared) = message_.field(number) else {
             continue;
         };
@@ -97,7 +96,7 @@ pub fn message(
     Ok(())
 }
 
-/// Whether a value that Go does not hold by pointer is what nobody has set.
+/// Returns whether a value that Go does not hold by pointer is the zero value.
 fn is_unset(declared: &Declared, field: Field<'_>) -> bool {
     let scalar = matches!(
         declared.shape,
@@ -127,7 +126,7 @@ fn one(
         let Field::Bytes(bytes) = field else {
             return Err(invalid("a message is expected"));
         };
-        // A message that comes in pieces is put together.
+        // A message may come in several parts, which are merged.
         let slot = map.entry(declared.name).or_insert_with(|| json!({}));
         if let Some(object) = slot.as_object_mut() {
             message(inner, bytes, object, depth + 1)?;
@@ -155,7 +154,7 @@ fn list(
         return Ok(());
     };
     match (declared.shape, field) {
-        // Numbers may come packed.
+        // Numbers may be packed.
         (Shape::Int32 | Shape::Int64 | Shape::Flag, Field::Bytes(packed)) => {
             let mut reader = Reader::new(packed);
             while let Some(number) = reader.varint_if_any().map_err(invalid)? {
@@ -198,7 +197,7 @@ fn entry(
     Ok(())
 }
 
-/// The value that was left out of a map's entry.
+/// Returns the value of a map's entry that has none.
 fn empty(shape: Shape) -> Value {
     match shape {
         Shape::Text => "".into(),
@@ -211,7 +210,7 @@ fn empty(shape: Shape) -> Value {
     }
 }
 
-/// One value off the wire, as JSON has it.
+/// Decodes one value into its JSON form.
 fn value(shape: Shape, field: Field<'_>, depth: usize) -> Result<Value, Status> {
     Ok(match (shape, field) {
         (Shape::Text, Field::Bytes(bytes)) => utf8(bytes)?.into(),
@@ -239,18 +238,18 @@ fn value(shape: Shape, field: Field<'_>, depth: usize) -> Result<Value, Status> 
     })
 }
 
-/// A number as Go's JSON has it: whole ones without a fraction.
+/// Converts a number as Go's JSON does: integers without a fraction.
 fn double(number: f64) -> Value {
-    // Whole numbers up to here are exact in both forms.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if number.fract() == 0.0 && number.abs() <= EXACT {
+    // Integers up to here are exact in both forms.
+    const MAX_EXACT_INTEGER: f64 = 9_007_199_254_740_992.0;
+    if number.fract() == 0.0 && number.abs() <= MAX_EXACT_INTEGER {
         (number as i64).into()
     } else {
         number.into()
     }
 }
 
-/// The text in field 1.
+/// Decodes the string in field 1.
 fn quantity(bytes: &[u8]) -> Result<String, Status> {
     let mut reader = Reader::new(bytes);
     let mut text = String::new();
@@ -304,7 +303,7 @@ fn time(bytes: &[u8], format: fn(Timestamp) -> String) -> Result<Value, Status> 
             _ => {}
         }
     }
-    // Years that RFC 3339 can write.
+    // Years that RFC 3339 can express.
     if !(-62_135_596_800..253_402_300_800).contains(&seconds) {
         return Err(invalid("a time is out of range"));
     }
@@ -314,7 +313,7 @@ fn time(bytes: &[u8], format: fn(Timestamp) -> String) -> Result<Value, Status> 
         .map_err(|_| invalid("a time is out of range"))
 }
 
-/// JSON inside of a message, in field 1.
+/// Decodes JSON inside of a message, in field 1.
 fn raw(bytes: &[u8]) -> Result<Value, Status> {
     let mut reader = Reader::new(bytes);
     let mut value = Value::Null;
@@ -322,7 +321,7 @@ fn raw(bytes: &[u8]) -> Result<Value, Status> {
         if let (1, Field::Bytes(json)) = (number, field)
             && !json.is_empty()
         {
-            // A client may put protobuf where JSON is usual.
+            // A client may send protobuf in place of JSON.
             value = if json.starts_with(MAGIC) {
                 decode(json)?
             } else {
@@ -333,7 +332,7 @@ fn raw(bytes: &[u8]) -> Result<Value, Status> {
     Ok(value)
 }
 
-/// A schema, or schemas, or a flag, or texts, in a CustomResourceDefinition.
+/// Decodes a schema, schemas, a boolean or strings in a CustomResourceDefinition.
 fn schema_or(shape: Shape, bytes: &[u8], depth: usize) -> Result<Value, Status> {
     let schema = |bytes: &[u8]| -> Result<Value, Status> {
         let mut map = Map::new();

@@ -1,19 +1,19 @@
-//! From objects to messages.
+//! Encodes objects as messages.
 //!
-//! A message's length stands before it, so messages are written from their end
-//! to their beginning into a buffer that grows downwards: every length is known
-//! when it is due, and nothing is written or measured twice.
+//! A message is preceded by its length. Messages are therefore written from end to
+//! beginning, into a buffer that grows downwards: every length is known when it is
+//! written, and nothing is written or measured twice.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::table::{self, Field, Holder, Message, Shape};
-use super::{MAX_DEPTH, wire};
+use super::wire::{self, MAX_DEPTH};
 use crate::meta;
 use crate::status::Status;
 
-/// Bytes written backwards.
+/// A buffer that is written backwards.
 struct Backward {
     buffer: Vec<u8>,
     at: usize,
@@ -60,7 +60,7 @@ impl Backward {
         self.varint(u64::from(number) << 3 | 2);
     }
 
-    /// Ends what began when `before` bytes were written, as field `number`.
+    /// Completes field `number`, which began when `before` bytes were written.
     fn close(&mut self, number: u32, before: usize) {
         self.varint((self.written() - before) as u64);
         self.varint(u64::from(number) << 3 | 2);
@@ -71,15 +71,15 @@ impl Backward {
     }
 }
 
-/// An object as a message, without what says its kind.
+/// Encodes an object as a message, without the envelope that has its kind.
 pub fn message(message: Message, object: &Value) -> Result<Vec<u8>, Status> {
     let mut out = Backward::new();
     fields(&mut out, message, object, 0)?;
     Ok(out.finish())
 }
 
-/// What stands before a message of `length` bytes in a body, after the magic
-/// number.
+/// Encodes the part of the envelope between the magic number and a message of `length`
+/// bytes.
 pub fn envelope_head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
     let mut type_meta = Vec::new();
     wire::put_bytes(&mut type_meta, 1, api_version.as_bytes());
@@ -150,7 +150,29 @@ fn fields(
     Ok(())
 }
 
-/// One value as field `number`. Null is what a Go field holds that nobody set.
+/// Writes the fields of a time. A missing time is an empty message, as Go's zero time.
+fn time(out: &mut Backward, field: &Field, value: &Value) -> Result<(), Status> {
+    if value.is_null() {
+        return Ok(());
+    }
+    let text = value.as_str().ok_or_else(|| wrong(field, value))?;
+    let time = meta::parse_time(text).ok_or_else(|| wrong(field, value))?;
+    if text.starts_with("0001-01-01T00:00:00") {
+        return Ok(());
+    }
+    let nanos = time.as_nanosecond().rem_euclid(1_000_000_000) as u64;
+    let seconds = time.as_nanosecond().div_euclid(1_000_000_000) as i64;
+    // Only micro times have fractions of seconds.
+    let nanos = match field.shape {
+        Shape::MicroTime => nanos / 1000 * 1000,
+        _ => 0,
+    };
+    out.number(2, nanos);
+    out.number(1, seconds as u64);
+    Ok(())
+}
+
+/// Writes one value as field `number`. Null is written as Go's zero value.
 fn value(
     out: &mut Backward,
     field: &Field,
@@ -179,7 +201,7 @@ fn value(
             Value::Bool(flag) => out.number(number, u64::from(*flag)),
             _ => return Err(wrong()),
         },
-        // Negative numbers are ten bytes long, whatever their width.
+        // Negative numbers take ten bytes, whatever their width.
         Shape::Int32 | Shape::Int64 => out.number(number, integer()? as u64),
         Shape::Double => {
             let float = match value {
@@ -214,23 +236,7 @@ fn value(
         }
         Shape::Time | Shape::MicroTime => {
             let before = out.written();
-            if let Some(text) = value.as_str() {
-                let time = meta::parse_time(text).ok_or_else(wrong)?;
-                // Go's zero time is an empty message, as no time is.
-                if !text.starts_with("0001-01-01T00:00:00") {
-                    let nanos = time.as_nanosecond().rem_euclid(1_000_000_000) as u64;
-                    let seconds = time.as_nanosecond().div_euclid(1_000_000_000) as i64;
-                    // Plain times are told to the second.
-                    let nanos = match field.shape {
-                        Shape::MicroTime => nanos / 1000 * 1000,
-                        _ => 0,
-                    };
-                    out.number(2, nanos);
-                    out.number(1, seconds as u64);
-                }
-            } else if !value.is_null() {
-                return Err(wrong());
-            }
+            time(out, field, value)?;
             out.close(number, before);
         }
         Shape::Raw => {
@@ -264,7 +270,7 @@ fn value(
     Ok(())
 }
 
-/// The message of JSON schemas.
+/// Returns the message of JSON schemas.
 pub fn json_schema() -> Result<Message, Status> {
     table::named(
         "apiextensions-apiserver.pkg.apis.apiextensions.v1",
@@ -285,7 +291,7 @@ fn schema_or(out: &mut Backward, field: &Field, value: &Value, depth: usize) -> 
         (Shape::SchemaOrFlag, Value::Bool(flag)) => out.number(1, u64::from(*flag)),
         (Shape::SchemaOrFlag, Value::Object(_)) => {
             one(out, 2, value)?;
-            // A schema allows what it describes.
+            // A schema implies that additional values are allowed.
             out.number(1, 1);
         }
         (_, Value::Object(_)) => one(out, 1, value)?,

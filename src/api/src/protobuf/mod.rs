@@ -1,10 +1,10 @@
-//! Kubernetes' protobuf form of built-in kinds, which Go clients use by default.
+//! Encodes and decodes built-in kinds as protobuf, which Go clients use by default.
 //!
-//! The fields' numbers, types and order are facts of the published Go types and
-//! `generated.proto` files and stand in `fields.txt`; one [table] is read
-//! off it for both directions. Encoding is byte for byte what Go's generated
-//! marshalers write: fields in the order of their numbers, maps sorted by key,
-//! and whatever Go holds by value written also when it holds nothing.
+//! `fields.txt` lists the fields' numbers, types and order, which are facts of the
+//! published Go types and `generated.proto` files. Both directions use the [table] that is
+//! parsed from it. The encoding is byte for byte that of Go's generated marshalers: fields
+//! in the order of their numbers, maps sorted by key, and fields that Go holds by value
+//! written even when empty.
 
 mod decode;
 mod encode;
@@ -19,48 +19,43 @@ use serde_json::Value;
 use crate::status::Status;
 pub use decode::decode;
 pub use table::Message;
+use wire::MAGIC;
 
-/// The media type.
+/// The media type of the encoding.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
-/// What every body begins with.
-const MAGIC: &[u8] = b"k8s\0";
-
-/// How deep messages may nest.
-const MAX_DEPTH: usize = 100;
-
-/// An object encoded once: the body as a client takes it, and where in it the
-/// message itself begins, which lists are made of.
+/// An encoded object: the body for a client, and the range of the message in it, which
+/// lists consist of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// The whole body, self-describing.
+    /// The whole body, which includes the kind.
     pub body: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Encoded {
-    /// The body, and where in it the message lies.
+    /// Returns the body and the range of the message in it.
     pub fn into_parts(self) -> (Vec<u8>, std::ops::Range<usize>) {
         (self.body, self.start..self.end)
     }
 
-    /// The message without what says its kind.
+    /// Returns the message without the envelope that has its kind.
     pub fn raw(&self) -> &[u8] {
         &self.body[self.start..self.end]
     }
 }
 
-/// The message of a kind; `None` for kinds that have no protobuf form.
+/// Returns the message of a kind; `None` for kinds without protobuf encoding.
 pub fn message(api_version: &str, kind: &str) -> Option<Message> {
-    table::of_kind(api_version, kind)
+    table::find_kind(api_version, kind)
 }
 
-/// Encodes an object that says its `apiVersion` and `kind`.
+/// Encodes an object, whose `apiVersion` and `kind` must be set.
 ///
 /// # Errors
-/// 500 when its kind has no protobuf form (406 is for negotiation to say) or a
-/// value is not of its field's type.
+/// 500 when its kind has no protobuf encoding or a value is not of its field's type. The
+/// 406 for such kinds is up to content negotiation.
 pub fn encode(object: &Value) -> Result<Encoded, Status> {
     let text = |field: &str| {
         object
@@ -82,7 +77,7 @@ pub fn encode(object: &Value) -> Result<Encoded, Status> {
     })
 }
 
-/// A message as a body that says its kind.
+/// Wraps a message in the envelope that has its kind.
 fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let head = encode::envelope_head(api_version, kind, raw.len());
     let mut out = Vec::with_capacity(MAGIC.len() + head.len() + raw.len() + 4);
@@ -94,10 +89,10 @@ fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A list of objects that are encoded already.
+/// Encodes a list of objects that are encoded already.
 ///
 /// # Errors
-/// 500 when the list's metadata are not what a list has.
+/// 500 when the list's metadata is invalid.
 pub fn encode_list<'a>(
     api_version: &str,
     kind: &str,
@@ -106,7 +101,7 @@ pub fn encode_list<'a>(
 ) -> Result<Vec<u8>, Status> {
     let list_meta = table::named("apimachinery.pkg.apis.meta.v1", "ListMeta")
         .ok_or_else(|| Status::internal("no message of list metadata"))?;
-    // One old kind has its two fields the other way round.
+    // One old kind has its two fields in reverse order.
     let items_first = kind == "PartialObjectMetadataList" && api_version == "meta.k8s.io/v1beta1";
     let meta = encode::message(list_meta, meta)?;
     let mut raw = Vec::new();
@@ -122,8 +117,8 @@ pub fn encode_list<'a>(
     Ok(envelope(api_version, kind, &raw))
 }
 
-/// A watch's event as a frame: its length in four bytes, big end first, and a
-/// `WatchEvent` with the object's whole body in it.
+/// Appends a watch event as a frame: its length in four bytes, big-endian, and a
+/// `WatchEvent` with the object's whole body.
 pub fn watch_frame(kind: &str, body: &[u8], out: &mut impl Extend<u8>) {
     let mut object = Vec::with_capacity(6);
     wire::put_head(&mut object, 1, body.len());

@@ -1,9 +1,10 @@
-//! The table of messages.
+//! The table of messages, parsed from `fields.txt`.
 //!
-//! `fields.txt`: `@package`, then a line a message, `number:name=type` a field.
-//! A `!` after the name marks what JSON shows also when it is empty, `>` instead
-//! of a name a message whose fields JSON shows in its parent. A type is, after
-//! `*` (Go holds a pointer), `[]` (a list) or `{}` (a map by texts):
+//! The file has `@package` lines, each followed by one line per message with its fields as
+//! `number:name=type`. A `!` after the name marks fields that JSON contains even when
+//! empty. A `>` in place of the name marks a message whose fields JSON has in the parent.
+//! A type is preceded by `*` (held by pointer in Go), `[]` (a list) or `{}` (a map with
+//! string keys), and is one of:
 //!
 //! | | |
 //! | --- | --- |
@@ -18,11 +19,11 @@ use std::sync::LazyLock;
 
 const META: &str = "apimachinery.pkg.apis.meta.v1";
 
-/// A message's place in the table.
+/// A message, by its position in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message(u16);
 
-/// What one value is.
+/// The type of a single value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Text,
@@ -43,7 +44,7 @@ pub enum Shape {
     Message(Message),
 }
 
-/// How a field holds its values.
+/// The cardinality of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// One, always written.
@@ -52,7 +53,7 @@ pub enum Holder {
     Pointer,
     List,
     Map,
-    /// A message whose fields stand in the parent's object.
+    /// A message whose fields are in the parent's object.
     Inline,
 }
 
@@ -64,7 +65,7 @@ pub struct Field {
     pub name: &'static str,
     pub holder: Holder,
     pub shape: Shape,
-    /// Whether JSON shows it also when it is empty.
+    /// Whether JSON contains it even when it is empty.
     pub always: bool,
 }
 
@@ -76,12 +77,12 @@ struct Table {
 static TABLE: LazyLock<Table> = LazyLock::new(read);
 
 impl Message {
-    /// The fields in the order of their numbers.
+    /// Returns the fields in the order of their numbers.
     pub fn fields(self) -> &'static [Field] {
         &TABLE.messages[usize::from(self.0)]
     }
 
-    /// The field with a number.
+    /// Returns the field with a number.
     pub fn field(self, number: u32) -> Option<&'static Field> {
         let fields = self.fields();
         let at = fields.binary_search_by_key(&number, |f| f.number).ok()?;
@@ -89,12 +90,12 @@ impl Message {
     }
 }
 
-/// A message by package and name.
+/// Returns a message by package and name.
 pub fn named(package: &str, name: &str) -> Option<Message> {
     TABLE.names.get(&(package, name)).copied()
 }
 
-/// Every message by its OpenAPI definition's name without `io.k8s.`.
+/// Returns every message by the name of its OpenAPI definition without `io.k8s.`.
 #[cfg(test)]
 pub fn all() -> impl Iterator<Item = (String, Message)> {
     TABLE
@@ -103,17 +104,17 @@ pub fn all() -> impl Iterator<Item = (String, Message)> {
         .map(|((package, name), message)| (format!("{package}.{name}"), *message))
 }
 
-/// The message of a kind.
-pub fn of_kind(api_version: &str, kind: &str) -> Option<Message> {
+/// Returns the message of a kind.
+pub fn find_kind(api_version: &str, kind: &str) -> Option<Message> {
     let (group, version) = crate::gvk::parse_api_version(api_version);
-    // Every group version takes options and gives statuses.
+    // Every group version has options and statuses.
     let meta = || {
         (kind.ends_with("Options") || matches!(kind, "Status" | "WatchEvent"))
             .then(|| named(META, kind))
             .flatten()
     };
     match group {
-        // Kinds of old that are the same in both versions.
+        // Kinds that are the same in both versions.
         "meta.k8s.io" => named(&format!("apimachinery.pkg.apis.meta.{version}"), kind)
             .or_else(|| named(META, kind)),
         "apiextensions.k8s.io" => named(
@@ -128,7 +129,7 @@ pub fn of_kind(api_version: &str, kind: &str) -> Option<Message> {
         .or_else(meta),
         "" => named(&format!("api.core.{version}"), kind)
             .or_else(meta)
-            // What discovery answers with.
+            // Kinds of discovery.
             .or_else(|| kind.starts_with("API").then(|| named(META, kind)).flatten()),
         group => {
             let package = group.split('.').next().unwrap_or_default();

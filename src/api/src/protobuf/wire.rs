@@ -1,19 +1,25 @@
-//! The protobuf wire format: numbered fields of four shapes.
+//! The protobuf wire format: numbered fields of four types.
+
+/// The first bytes of every body.
+pub const MAGIC: &[u8] = b"k8s\0";
+
+/// The deepest nesting of messages.
+pub const MAX_DEPTH: usize = 100;
 
 /// A field's content.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Field<'a> {
-    /// A number of variable length.
+    /// A varint.
     Varint(u64),
     /// Eight bytes.
     Fixed64(u64),
     /// Four bytes.
     Fixed32(u32),
-    /// A text, bytes, a message, or packed numbers.
+    /// A string, bytes, a message, or packed numbers.
     Bytes(&'a [u8]),
 }
 
-/// Reads a message's fields in order.
+/// A reader of a message's fields, in order.
 pub struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -21,12 +27,12 @@ pub struct Reader<'a> {
 const TRUNCATED: &str = "it ends too early";
 
 impl<'a> Reader<'a> {
-    /// A reader of a message's bytes.
+    /// Creates a reader of an encoded message.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    /// A number, or `None` at the end.
+    /// Reads a varint; `None` at the end.
     pub fn varint_if_any(&mut self) -> Result<Option<u64>, &'static str> {
         if self.rest.is_empty() {
             Ok(None)
@@ -54,7 +60,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// The next field's number and content, or `None` at the end.
+    /// Reads the next field's number and content; `None` at the end.
     pub fn next(&mut self) -> Result<Option<(u32, Field<'a>)>, &'static str> {
         let Some(tag) = self.varint_if_any()? else {
             return Ok(None);
@@ -78,7 +84,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A number of variable length: the bytes, and how many of them count.
+/// Encodes a varint: the bytes, and how many of them are used.
 pub fn varint(mut value: u64) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let mut length = 0;
@@ -96,7 +102,7 @@ fn put(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&bytes[..length]);
 }
 
-/// Appends a field with a number in it.
+/// Appends a field with a varint.
 pub fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
     put(out, u64::from(number) << 3);
     put(out, value);
@@ -108,13 +114,13 @@ pub fn put_fixed64(out: &mut Vec<u8>, number: u32, bits: u64) {
     out.extend_from_slice(&bits.to_le_bytes());
 }
 
-/// Appends what stands before `length` bytes of a field.
+/// Appends the tag and length of a field of `length` bytes.
 pub fn put_head(out: &mut Vec<u8>, number: u32, length: usize) {
     put(out, u64::from(number) << 3 | 2);
     put(out, length as u64);
 }
 
-/// Appends a text, bytes or a message as a field.
+/// Appends a field with a string, bytes or a message.
 pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_head(out, number, bytes.len());
     out.extend_from_slice(bytes);

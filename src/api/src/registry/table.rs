@@ -1,11 +1,11 @@
-//! The rows. Group versions of v1.36 that are on by default, in the order of
-//! upstream's discovery; beta ones have been off by default since v1.24.
+//! The rows of the table: group versions of v1.36 that are enabled by default, in the order
+//! of upstream's discovery. Beta versions have been disabled by default since v1.24.
 
 use crate::gvk::GroupVersionKind;
 
-use super::{ALL_VERBS, CONNECT_VERBS, CREATE_ONLY, PART_VERBS, Resource, Subresource};
+use super::types::{ALL_VERBS, CONNECT_VERBS, CREATE_ONLY, PART_VERBS, Resource, Subresource};
 
-/// Verbs of a proxy in discovery, where `get` and the others stand for methods.
+/// The verbs of a proxy, each of which stands for HTTP methods.
 const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
 const NAMESPACE_VERBS: &[&str] = &[
     "create", "delete", "get", "list", "patch", "update", "watch",
@@ -53,12 +53,12 @@ impl Group {
         })
     }
 
-    /// A resource whose objects live in namespaces.
+    /// Creates a namespaced resource.
     fn namespaced(self, plural: &'static str, kind: &'static str) -> Row {
         self.row(plural, kind, true)
     }
 
-    /// A resource of the whole cluster.
+    /// Creates a cluster-scoped resource.
     fn cluster(self, plural: &'static str, kind: &'static str) -> Row {
         self.row(plural, kind, false)
     }
@@ -91,7 +91,7 @@ impl Row {
         self
     }
 
-    /// A subresource of the object's own kind.
+    /// Adds a subresource of the resource's kind.
     fn part(self, name: &'static str) -> Self {
         self.own(name, PART_VERBS)
     }
@@ -113,7 +113,7 @@ impl Row {
         )
     }
 
-    /// A subresource of another kind of the core group.
+    /// Adds a subresource of another kind, in the core group.
     fn core(self, name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Self {
         self.sub(name, GroupVersionKind::new("", "v1", kind), verbs)
     }

@@ -1,10 +1,10 @@
-//! Reads the blob that the build wrote, in place.
+//! Reads the schema blob, in place. The package `tests/schema` generates it.
 
 use std::io::Read as _;
 
 use super::format::{DEF_SIZE, FIELD_SIZE, LIST_SIZE, MAX_KEYS, NONE, TYPE_SIZE, flag, list_type};
 
-static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.bin"));
+static BLOB: &[u8] = include_bytes!("schema.bin");
 
 const STRINGS: usize = 0;
 const DEFS: usize = 1;
@@ -25,7 +25,7 @@ fn section(which: usize) -> usize {
     u32_at(which * 4)
 }
 
-/// The piece with an index in a section of offsets and pieces.
+/// Returns a piece, by index, of a section of offsets and pieces.
 fn piece(which: usize, index: usize) -> &'static [u8] {
     let base = section(which);
     let count = u32_at(base);
@@ -35,12 +35,12 @@ fn piece(which: usize, index: usize) -> &'static [u8] {
     &BLOB[pool + start..pool + end]
 }
 
-/// An interned string; [`NONE`] is `None`.
+/// Returns an interned string; `None` for [`NONE`].
 pub fn string(index: u16) -> Option<&'static str> {
     if index == NONE {
         return None;
     }
-    // The build script wrote it from a `str`.
+    // The generator wrote it from a `str`.
     Some(std::str::from_utf8(piece(STRINGS, usize::from(index))).unwrap_or_default())
 }
 
@@ -170,7 +170,7 @@ pub fn list(index: u16) -> ListRecord {
 }
 
 impl ListRecord {
-    /// Whether the field says no list type.
+    /// Returns whether the field has no list type.
     pub fn is_unset(&self) -> bool {
         self.list_type == list_type::UNSET
     }
@@ -181,18 +181,18 @@ impl ListRecord {
     }
 }
 
-/// The descriptions of one package's definitions and fields, unpacked.
+/// The decompressed descriptions of one package's definitions and fields.
 pub struct Descriptions {
     chunk: u8,
     texts: Vec<String>,
 }
 
 impl Descriptions {
-    /// Unpacks those that a definition's stand among.
-    pub fn of(def: &DefRecord) -> Self {
+    /// Decompresses the descriptions of a definition's package.
+    pub fn read(def: &DefRecord) -> Self {
         let mut text = String::new();
         let mut decoder = flate2::read::ZlibDecoder::new(piece(CHUNKS, usize::from(def.chunk)));
-        // The blob is part of the program; a program whose parts are damaged has no descriptions.
+        // The blob is part of the program, and only a damaged program has no descriptions.
         if decoder.read_to_string(&mut text).is_err() {
             text.clear();
         }

@@ -1,5 +1,5 @@
-//! The layout of the schema blob, shared by the build script that writes it and
-//! the reader. All numbers are little-endian, all references are indices.
+//! The layout of the schema blob, shared by its reader and by its generator in
+//! `tests/schema`. All numbers are little-endian, all references are indices.
 //!
 //! ```text
 //! header    7 × u32   byte offsets of the sections, in the order below
@@ -11,8 +11,10 @@
 //! chunks    (n+1) × u32 offsets into the zlib streams that follow: NUL-ended descriptions
 //! ```
 
-// Both sides include this file and neither uses all of it.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    reason = "reader and generator include this file, and neither uses all of it"
+)]
 
 pub const DEF_SIZE: usize = 12;
 pub const FIELD_SIZE: usize = 8;

@@ -1,46 +1,10 @@
-//! The schema of a custom resource: the part of `openAPIV3Schema` that says how
-//! objects are shaped. Value validation stays with whoever enforces it.
-
-use std::collections::BTreeMap;
+//! Structural schemas of custom resources: the part of `openAPIV3Schema` that describes
+//! the form of objects, without the validation of values.
 
 use serde_json::Value;
 
-use super::{Field, Kind, ListType, Schema, Type};
-
-/// A structural schema, or a part of one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Structural {
-    /// `type`, empty when it says none.
-    pub type_name: String,
-    /// `format`.
-    pub format: Option<String>,
-    /// `nullable`.
-    pub nullable: bool,
-    /// `properties`.
-    pub properties: BTreeMap<String, Structural>,
-    /// `required`.
-    pub required: Vec<String>,
-    /// `items`.
-    pub items: Option<Box<Structural>>,
-    /// `additionalProperties` with a schema.
-    pub additional: Option<Box<Structural>>,
-    /// `additionalProperties: true`.
-    pub additional_any: bool,
-    /// `x-kubernetes-preserve-unknown-fields`.
-    pub preserve_unknown_fields: bool,
-    /// `x-kubernetes-embedded-resource`, or the root.
-    pub resource: bool,
-    /// `x-kubernetes-int-or-string`.
-    pub int_or_string: bool,
-    /// `x-kubernetes-list-type`.
-    pub list_type: ListType,
-    /// `x-kubernetes-list-map-keys`.
-    pub list_map_keys: Vec<String>,
-    /// `x-kubernetes-map-type: atomic`.
-    pub atomic_map: bool,
-    /// `default`.
-    pub default: Option<Value>,
-}
+use super::builtin::Schema;
+use super::types::{Field, Kind, ListType, Structural, Type};
 
 impl Structural {
     /// Reads an `openAPIV3Schema`; its root is an object with metadata.

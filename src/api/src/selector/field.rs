@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::status::Status;
 
-/// How a field selector compares.
+/// The comparison of a requirement on a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldOperator {
     /// `=` or `==`.
@@ -13,7 +13,7 @@ pub enum FieldOperator {
     NotEquals,
 }
 
-/// One term of a field selector.
+/// One requirement of a field selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldRequirement {
     /// The field's path, as `metadata.name`.
@@ -24,7 +24,7 @@ pub struct FieldRequirement {
     pub value: String,
 }
 
-/// A conjunction of field terms; the empty one selects everything.
+/// A conjunction of requirements on fields; the empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
     requirements: Vec<FieldRequirement>,
@@ -32,6 +32,9 @@ pub struct FieldSelector {
 
 impl FieldSelector {
     /// Parses the query form.
+    ///
+    /// # Errors
+    /// 400 with upstream's message.
     pub fn parse(text: &str) -> Result<Self, Status> {
         let mut terms = split_terms(text);
         terms.sort_unstable();
@@ -54,7 +57,7 @@ impl FieldSelector {
         Ok(Self { requirements })
     }
 
-    /// The selector of objects whose `field` is `value`.
+    /// Returns the selector of objects whose `field` is `value`.
     pub fn equals(field: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             requirements: vec![FieldRequirement {
@@ -65,17 +68,17 @@ impl FieldSelector {
         }
     }
 
-    /// The terms.
+    /// Returns the requirements.
     pub fn requirements(&self) -> &[FieldRequirement] {
         &self.requirements
     }
 
-    /// Whether it selects everything.
+    /// Returns whether it matches every object.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// The value that the selector demands of `field`, if it does.
+    /// Returns the value that the selector requires of `field`, if it does.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.requirements
             .iter()
@@ -83,8 +86,8 @@ impl FieldSelector {
             .map(|r| r.value.as_str())
     }
 
-    /// Whether an object with these field values is selected; a missing field
-    /// compares as the empty text.
+    /// Returns whether an object with these field values matches. A missing field
+    /// compares as the empty string.
     pub fn matches(&self, mut value_of: impl FnMut(&str) -> Option<String>) -> bool {
         self.requirements.iter().all(|r| {
             let same = value_of(&r.field).unwrap_or_default() == r.value;
@@ -115,7 +118,7 @@ impl fmt::Display for FieldSelector {
     }
 }
 
-/// Splits at commas that no backslash precedes; backslashes stay.
+/// Splits at commas that are not escaped by a backslash. Backslashes stay.
 fn split_terms(text: &str) -> Vec<&str> {
     let mut terms = Vec::new();
     let mut start = 0;

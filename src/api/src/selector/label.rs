@@ -5,50 +5,16 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::names;
-use crate::status::{FieldError, Status};
+use crate::status::Status;
 
 use super::parse::parse;
+use super::requirement::{Operator, Requirement};
 
-/// How a label requirement compares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
-    /// `=`.
-    Equals,
-    /// `==`, the same as [`Operator::Equals`].
-    DoubleEquals,
-    /// `!=`; a missing label also passes.
-    NotEquals,
-    /// `in (…)`.
-    In,
-    /// `notin (…)`; a missing label also passes.
-    NotIn,
-    /// The label is there.
-    Exists,
-    /// `!`: the label is not there.
-    DoesNotExist,
-    /// `>`, as integers.
-    GreaterThan,
-    /// `<`, as integers.
-    LessThan,
-}
-
-/// One term of a label selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    /// The label's key.
-    pub key: String,
-    /// The comparison.
-    pub operator: Operator,
-    /// The values compared with, sorted.
-    pub values: Vec<String>,
-}
-
-/// A conjunction of label terms.
+/// A conjunction of requirements on labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
-    /// A selector that is not there (nil) matches nothing where upstream says so.
+    /// Whether it matches no object, as a selector that is nil in Go does.
     nothing: bool,
 }
 
@@ -58,110 +24,8 @@ impl Default for LabelSelector {
     }
 }
 
-impl Requirement {
-    /// A checked term; the error is worded as upstream's.
-    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, String> {
-        let mut errors = Vec::new();
-        let problems = names::qualified_name(key);
-        if !problems.is_empty() {
-            errors.push(FieldError::invalid("key", key, problems.join("; ")));
-        }
-        let list = || Value::from(values.clone());
-        match operator {
-            Operator::In | Operator::NotIn if values.is_empty() => {
-                errors.push(FieldError::invalid(
-                    "values",
-                    list(),
-                    "for 'in', 'notin' operators, values set can't be empty",
-                ))
-            }
-            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals
-                if values.len() != 1 =>
-            {
-                errors.push(FieldError::invalid(
-                    "values",
-                    list(),
-                    "exact-match compatibility requires one single value",
-                ))
-            }
-            Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
-                errors.push(FieldError::invalid(
-                    "values",
-                    list(),
-                    "values set must be empty for exists and does not exist",
-                ))
-            }
-            Operator::GreaterThan | Operator::LessThan => {
-                if values.len() != 1 {
-                    errors.push(FieldError::invalid(
-                        "values",
-                        list(),
-                        "for 'Gt', 'Lt' operators, exactly one value is required",
-                    ));
-                }
-                for (i, value) in values.iter().enumerate() {
-                    if value.parse::<i64>().is_err() {
-                        errors.push(FieldError::invalid(
-                            format!("values[{i}]"),
-                            value.as_str(),
-                            "for 'Gt', 'Lt' operators, the value must be an integer",
-                        ));
-                    }
-                }
-            }
-            _ => {}
-        }
-        for (i, value) in values.iter().enumerate() {
-            let problems = names::label_value(value);
-            if !problems.is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("values[{i}][{key}]"),
-                    value.as_str(),
-                    problems.join("; "),
-                ));
-            }
-        }
-        if errors.is_empty() {
-            Ok(Self {
-                key: key.to_owned(),
-                operator,
-                values,
-            })
-        } else {
-            Err(FieldError::aggregate(&errors))
-        }
-    }
-
-    fn matches<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
-        let value = lookup(&self.key);
-        match (self.operator, value) {
-            (Operator::Equals | Operator::DoubleEquals | Operator::In, Some(v)) => self.has(v),
-            (Operator::NotEquals | Operator::NotIn, Some(v)) => !self.has(v),
-            (Operator::NotEquals | Operator::NotIn | Operator::DoesNotExist, None) => true,
-            (Operator::Exists, value) => value.is_some(),
-            (Operator::GreaterThan | Operator::LessThan, Some(v)) => {
-                match (
-                    v.parse::<i64>(),
-                    self.values.first().map(|v| v.parse::<i64>()),
-                ) {
-                    (Ok(have), Some(Ok(than))) if self.operator == Operator::GreaterThan => {
-                        have > than
-                    }
-                    (Ok(have), Some(Ok(than))) => have < than,
-                    _ => false,
-                }
-            }
-            _ => false,
-        }
-    }
-
-    fn has(&self, value: &str) -> bool {
-        self.values.iter().any(|v| v == value)
-    }
-}
-
 impl LabelSelector {
-    /// Selects every object.
+    /// Returns the selector that matches every object.
     pub fn everything() -> Self {
         Self {
             requirements: Vec::new(),
@@ -169,7 +33,7 @@ impl LabelSelector {
         }
     }
 
-    /// Selects no object.
+    /// Returns the selector that matches no object.
     pub fn nothing() -> Self {
         Self {
             requirements: Vec::new(),
@@ -177,8 +41,10 @@ impl LabelSelector {
         }
     }
 
-    /// Parses the query form. The message is as upstream's parser gives it,
-    /// `unable to parse requirement: …`.
+    /// Parses the query form.
+    ///
+    /// # Errors
+    /// Upstream's message, `unable to parse requirement: …`.
     pub fn parse(text: &str) -> Result<Self, Status> {
         let mut requirements = parse(text).map_err(Status::bad_request)?;
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
@@ -188,8 +54,11 @@ impl LabelSelector {
         })
     }
 
-    /// Reads a `LabelSelector` object (`matchLabels`, `matchExpressions`).
-    /// A missing (null) one selects nothing, an empty one everything.
+    /// Converts a `LabelSelector` object (`matchLabels`, `matchExpressions`). Null
+    /// matches nothing, an empty object everything.
+    ///
+    /// # Errors
+    /// 400 with upstream's message when a requirement is invalid.
     pub fn from_value(value: &Value) -> Result<Self, Status> {
         if value.is_null() {
             return Ok(Self::nothing());
@@ -251,8 +120,8 @@ impl LabelSelector {
         })
     }
 
-    /// Reads a plain map of labels that must all be equal, as a Service's
-    /// selector. It is not validated, as upstream does not either.
+    /// Converts a map of labels that must all be equal, as a Service's selector. As
+    /// upstream, it does not validate them.
     pub fn from_map(map: &Map<String, Value>) -> Self {
         Self::from_pairs(
             map.iter()
@@ -260,7 +129,7 @@ impl LabelSelector {
         )
     }
 
-    /// The selector of these labels, all equal, not validated.
+    /// Returns the selector of labels that must all be equal, without validation.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut requirements: Vec<Requirement> = pairs
             .into_iter()
@@ -277,46 +146,29 @@ impl LabelSelector {
         }
     }
 
-    /// Whether it selects everything.
+    /// Returns whether it matches every object.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty() && !self.nothing
     }
 
-    /// Whether it selects nothing at all.
+    /// Returns whether it matches no object, whatever the labels.
     pub fn is_nothing(&self) -> bool {
         self.nothing
     }
 
-    /// The terms.
+    /// Returns the requirements, sorted by key.
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
     }
 
-    /// Whether an object with these labels is selected.
+    /// Returns whether an object with these labels matches.
     pub fn matches(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.matches_with(|key| labels?.get(key)?.as_str())
     }
 
-    /// Whether an object is selected whose labels `lookup` knows.
+    /// Returns whether an object matches, given a function that looks up its labels.
     pub fn matches_with<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(&lookup))
-    }
-}
-
-impl fmt::Display for Requirement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let values = || self.values.join(",");
-        match self.operator {
-            Operator::Equals => write!(f, "{}={}", self.key, values()),
-            Operator::DoubleEquals => write!(f, "{}=={}", self.key, values()),
-            Operator::NotEquals => write!(f, "{}!={}", self.key, values()),
-            Operator::In => write!(f, "{} in ({})", self.key, values()),
-            Operator::NotIn => write!(f, "{} notin ({})", self.key, values()),
-            Operator::Exists => f.write_str(&self.key),
-            Operator::DoesNotExist => write!(f, "!{}", self.key),
-            Operator::GreaterThan => write!(f, "{}>{}", self.key, values()),
-            Operator::LessThan => write!(f, "{}<{}", self.key, values()),
-        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! The parser of label selectors' query form. Its quirks are upstream's: `in`
-//! and `notin` are words where a key or value may stand, and commas in lists
-//! may stand for empty values.
+//! The parser of label selectors' query form. Its special cases are upstream's: `in`
+//! and `notin` are valid keys and values, and a comma in a list may stand for an empty
+//! value.
 
 use crate::names;
 use crate::status::FieldError;
 
-use super::label::{Operator, Requirement};
+use super::requirement::{Operator, Requirement};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -44,7 +44,7 @@ fn symbol(text: &str) -> Option<Token> {
     })
 }
 
-/// The terms of the query form, in its order.
+/// Parses the query form into requirements, in its order.
 pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, String> {
     let mut parser = Parser {
         tokens: scan(text),
@@ -56,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, String> {
 fn scan(text: &str) -> Vec<(Token, String)> {
     let is_space = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
     let mut tokens = Vec::new();
-    // Upstream's lexer takes a NUL for the end.
+    // Upstream's lexer treats a NUL as the end.
     let mut rest = text.split('\0').next().unwrap_or_default();
     loop {
         rest = rest.trim_start_matches(is_space);
@@ -65,7 +65,7 @@ fn scan(text: &str) -> Vec<(Token, String)> {
             return tokens;
         };
         let length = if is_special(first) {
-            // The longest known symbol; all single ones but none longer than two are known.
+            // The longest known symbol. Symbols have one or two characters.
             let two = rest.get(..2).filter(|t| symbol(t).is_some());
             two.map_or(1, str::len)
         } else {
@@ -97,7 +97,7 @@ impl Parser {
             .unwrap_or((Token::End, String::new()))
     }
 
-    /// The next token where `in` and `notin` are plain words.
+    /// Returns the next token, with `in` and `notin` as identifiers.
     fn peek(&self) -> (Token, String) {
         match self.raw() {
             (Token::In | Token::NotIn, literal) => (Token::Identifier, literal),
@@ -239,7 +239,7 @@ impl Parser {
                         }
                     }
                 }
-                // A comma before any value, or two in a row, stands for an empty value.
+                // A comma before any value, and a second comma, stand for an empty value.
                 (Token::Comma, _) => {
                     if values.is_empty() {
                         values.push(String::new());

@@ -1,13 +1,13 @@
-//! One broken rule of one field, worded as upstream's `field.Error`.
+//! Validation errors of fields, with the messages of upstream's `field.Error`.
 
 use serde_json::Value;
 
 use crate::text::quote;
 
-/// What sort of rule a field breaks.
+/// The type of a validation error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FieldErrorKind {
-    /// A referenced thing does not exist.
+    /// A referenced object does not exist.
     NotFound,
     /// The field has no value and must have one.
     Required,
@@ -34,7 +34,7 @@ pub enum FieldErrorKind {
 }
 
 impl FieldErrorKind {
-    /// The cause's reason in a `Status`.
+    /// Returns the reason of the cause in a `Status`.
     pub fn reason(self) -> &'static str {
         match self {
             Self::NotFound => "FieldValueNotFound",
@@ -52,7 +52,7 @@ impl FieldErrorKind {
         }
     }
 
-    /// How the message starts.
+    /// Returns the beginning of the message.
     pub fn title(self) -> &'static str {
         match self {
             Self::NotFound => "Not found",
@@ -70,16 +70,16 @@ impl FieldErrorKind {
     }
 }
 
-/// One broken rule of one field.
+/// A validation error of a field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldError {
-    /// The sort of rule.
+    /// The type of error.
     pub kind: FieldErrorKind,
     /// The field's path, as `spec.containers[0].name`.
     pub field: String,
-    /// The offending value; `None` leaves it out of the message.
+    /// The invalid value; `None` omits it from the message.
     pub value: Option<Value>,
-    /// What exactly is wrong; may be empty.
+    /// The details of the error; may be empty.
     pub detail: String,
 }
 
@@ -98,12 +98,12 @@ impl FieldError {
         }
     }
 
-    /// The field must have a value.
+    /// Returns the error for a required field without a value.
     pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Required, field, None, detail)
     }
 
-    /// The value is malformed or out of range.
+    /// Returns the error for a value that is malformed or out of range.
     pub fn invalid(
         field: impl Into<String>,
         value: impl Into<Value>,
@@ -112,7 +112,7 @@ impl FieldError {
         Self::new(FieldErrorKind::Invalid, field, Some(value.into()), detail)
     }
 
-    /// The value has the wrong type.
+    /// Returns the error for a value of the wrong type.
     pub fn type_invalid(
         field: impl Into<String>,
         value: impl Into<Value>,
@@ -126,7 +126,8 @@ impl FieldError {
         )
     }
 
-    /// The value is none of `supported` (listed in the order given).
+    /// Returns the error for a value that is none of `supported`, which the message lists
+    /// in the given order.
     pub fn not_supported<S: AsRef<str>>(
         field: impl Into<String>,
         value: impl Into<Value>,
@@ -146,22 +147,22 @@ impl FieldError {
         )
     }
 
-    /// The value collides with another.
+    /// Returns the error for a value that must be unique.
     pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::new(FieldErrorKind::Duplicate, field, Some(value.into()), "")
     }
 
-    /// A referenced thing does not exist.
+    /// Returns the error for a reference to an object that does not exist.
     pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::new(FieldErrorKind::NotFound, field, Some(value.into()), "")
     }
 
-    /// The value is not permitted here.
+    /// Returns the error for a value that is not permitted.
     pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Forbidden, field, None, detail)
     }
 
-    /// The value is longer than `max` bytes.
+    /// Returns the error for a value longer than `max` bytes.
     pub fn too_long(field: impl Into<String>, max: usize) -> Self {
         let unit = if max == 1 { "byte" } else { "bytes" };
         Self::new(
@@ -172,7 +173,7 @@ impl FieldError {
         )
     }
 
-    /// The value is longer than `max` characters.
+    /// Returns the error for a value longer than `max` characters.
     pub fn too_long_characters(field: impl Into<String>, max: usize) -> Self {
         let unit = if max == 1 { "character" } else { "characters" };
         Self::new(
@@ -183,7 +184,7 @@ impl FieldError {
         )
     }
 
-    /// There are `actual` items where `max` are allowed.
+    /// Returns the error for `actual` items where `max` are allowed.
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
         let unit = if max == 1 { "item" } else { "items" };
         Self::new(
@@ -194,7 +195,7 @@ impl FieldError {
         )
     }
 
-    /// There are `actual` items where `min` are needed.
+    /// Returns the error for `actual` items where `min` are required.
     pub fn too_few(field: impl Into<String>, actual: usize, min: usize) -> Self {
         let unit = if min == 1 { "item" } else { "items" };
         Self::new(
@@ -205,12 +206,12 @@ impl FieldError {
         )
     }
 
-    /// Validation itself failed.
+    /// Returns the error for a failure of the validation itself.
     pub fn internal(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(FieldErrorKind::Internal, field, None, detail)
     }
 
-    /// The message without the field: `Invalid value: "x": detail`.
+    /// Returns the message without the field: `Invalid value: "x": detail`.
     pub fn body(&self) -> String {
         let mut text = self.kind.title().to_owned();
         let with_value = !matches!(
@@ -235,8 +236,8 @@ impl FieldError {
         text
     }
 
-    /// Several errors as one text: alone as itself, more as `[a, b]`, the same
-    /// message only once.
+    /// Joins errors into one message: a single one as it is, several as `[a, b]`, without
+    /// duplicates.
     pub fn aggregate(errors: &[FieldError]) -> String {
         let mut messages: Vec<String> = Vec::with_capacity(errors.len());
         for error in errors {

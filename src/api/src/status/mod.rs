@@ -1,5 +1,5 @@
-//! Failures as the API reports them: the `Status` object, with upstream's
-//! codes, reasons, wording and causes.
+//! The errors of the API: the `Status` object, with upstream's codes, reasons, messages
+//! and causes.
 
 mod field;
 
@@ -23,11 +23,11 @@ pub struct Status {
     pub reason: Cow<'static, str>,
     /// The human-readable message.
     pub message: String,
-    /// What the failure is about.
+    /// The details of the failure.
     pub details: Option<Box<Details>>,
 }
 
-/// What a failure is about. Empty fields are left out of the encoding.
+/// The details of a failure. Empty fields are not encoded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Details {
     /// The object's name (or the operation's, for a server timeout).
@@ -38,9 +38,9 @@ pub struct Details {
     pub kind: String,
     /// The object's uid.
     pub uid: String,
-    /// The single causes.
+    /// The causes.
     pub causes: Vec<Cause>,
-    /// When the client may try again, in seconds; 0 says nothing.
+    /// The time after which the client may retry, in seconds; 0 if unspecified.
     pub retry_after_seconds: u32,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Status {
 impl std::error::Error for Status {}
 
 impl Status {
-    /// A failure without details.
+    /// Creates a failure without details.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -84,21 +84,21 @@ impl Status {
         self
     }
 
-    /// The failure with these details.
+    /// Sets the details.
     #[must_use]
     pub fn with_details(mut self, details: Details) -> Self {
         self.details = Some(Box::new(details));
         self
     }
 
-    /// The failure with a hint when to try again, in seconds.
+    /// Sets the time after which the client may retry, in seconds.
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.details.get_or_insert_default().retry_after_seconds = seconds;
         self
     }
 
-    /// 404: there is no such object.
+    /// Returns 404: the object does not exist.
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
         Self::new(
             404,
@@ -108,7 +108,7 @@ impl Status {
         .about(resource, name)
     }
 
-    /// 404 for a path that serves nothing.
+    /// Returns 404 for an unknown path.
     pub fn page_not_found() -> Self {
         Self::new(
             404,
@@ -118,7 +118,7 @@ impl Status {
         .with_details(Details::default())
     }
 
-    /// 409: the name is taken.
+    /// Returns 409: an object of the name exists.
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
         Self::new(
             409,
@@ -128,7 +128,7 @@ impl Status {
         .about(resource, name)
     }
 
-    /// 409: no free name was found for `generateName`.
+    /// Returns 409: no free name was found for `generateName`.
     pub fn generate_name_conflict(resource: &GroupResource, name: &str) -> Self {
         Self::new(
             409,
@@ -142,7 +142,7 @@ impl Status {
         .with_retry_after(1)
     }
 
-    /// 409: the object was changed meanwhile, or a precondition failed.
+    /// Returns 409: the object has been modified, or a precondition failed.
     pub fn conflict(resource: &GroupResource, name: &str, message: impl fmt::Display) -> Self {
         Self::new(
             409,
@@ -155,7 +155,7 @@ impl Status {
         .about(resource, name)
     }
 
-    /// [`Status::conflict`] for an optimistic lock that failed.
+    /// Returns [`Status::conflict`] for an outdated `resourceVersion`.
     pub fn modified(resource: &GroupResource, name: &str) -> Self {
         Self::conflict(
             resource,
@@ -164,7 +164,7 @@ impl Status {
         )
     }
 
-    /// 409: server-side apply met fields that others own.
+    /// Returns 409: other managers own fields of a server-side apply.
     pub fn apply_conflict(causes: Vec<Cause>, message: impl Into<String>) -> Self {
         Self::new(409, "Conflict", message).with_details(Details {
             causes,
@@ -172,7 +172,7 @@ impl Status {
         })
     }
 
-    /// 422: the object breaks the kind's rules.
+    /// Returns 422: the object is invalid.
     pub fn invalid(kind: &GroupKind, name: &str, errors: Vec<FieldError>) -> Self {
         let mut message = format!("{kind} {} is invalid", quote(name));
         if !errors.is_empty() {
@@ -196,12 +196,12 @@ impl Status {
         })
     }
 
-    /// 400: the request makes no sense.
+    /// Returns 400: the request is malformed.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
     }
 
-    /// 403: the user may not.
+    /// Returns 403: the user is not allowed to make the request.
     pub fn forbidden(resource: &GroupResource, name: &str, message: impl fmt::Display) -> Self {
         let text = if resource.resource.is_empty() {
             format!("forbidden: {message}")
@@ -213,12 +213,12 @@ impl Status {
         Self::new(403, "Forbidden", text).about(resource, name)
     }
 
-    /// 401: who is asking?
+    /// Returns 401: the request has no valid credentials.
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized")
     }
 
-    /// 405: the resource does not do this.
+    /// Returns 405: the resource does not support the verb.
     pub fn method_not_supported(resource: &GroupResource, verb: &str) -> Self {
         Self::new(
             405,
@@ -235,12 +235,12 @@ impl Status {
         })
     }
 
-    /// 410, reason `Expired`: the revision was compacted away.
+    /// Returns 410, reason `Expired`: the revision is compacted.
     pub fn gone(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }
 
-    /// 500: something broke.
+    /// Returns 500: an internal error.
     pub fn internal(message: impl fmt::Display) -> Self {
         let message = message.to_string();
         Self::new(
@@ -257,7 +257,7 @@ impl Status {
         })
     }
 
-    /// 429: come back in `retry_after` seconds.
+    /// Returns 429: the client may retry after `retry_after` seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after: u32) -> Self {
         Self::new(429, "TooManyRequests", message).with_details(Details {
             retry_after_seconds: retry_after,
@@ -265,12 +265,12 @@ impl Status {
         })
     }
 
-    /// 504: it took too long.
+    /// Returns 504: the request timed out.
     pub fn timeout(message: impl fmt::Display) -> Self {
         Self::new(504, "Timeout", format!("Timeout: {message}")).with_details(Details::default())
     }
 
-    /// 500, reason `ServerTimeout`: it can't be done right now.
+    /// Returns 500, reason `ServerTimeout`: the operation cannot be performed now.
     pub fn server_timeout(resource: &GroupResource, operation: &str, retry_after: u32) -> Self {
         Self::new(
             500,
@@ -283,7 +283,7 @@ impl Status {
         .with_retry_after(retry_after)
     }
 
-    /// 415: the request's encoding is not one of `accepted`.
+    /// Returns 415: the media type of the request is not one of `accepted`.
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {
         Self::new(
             415,
@@ -295,7 +295,7 @@ impl Status {
         )
     }
 
-    /// 406: none of `accepted` satisfies the request.
+    /// Returns 406: the client accepts none of the media types `accepted`.
     pub fn not_acceptable(accepted: &[&str]) -> Self {
         Self::new(
             406,
@@ -307,7 +307,7 @@ impl Status {
         )
     }
 
-    /// 413: the body is beyond the limit.
+    /// Returns 413: the body exceeds the limit.
     pub fn request_too_large(message: impl fmt::Display) -> Self {
         Self::new(
             413,
@@ -316,22 +316,22 @@ impl Status {
         )
     }
 
-    /// 503: not now.
+    /// Returns 503: the server is unavailable.
     pub fn service_unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message)
     }
 
-    /// Whether the reason is `NotFound`.
+    /// Returns whether the reason is `NotFound`.
     pub fn is_not_found(&self) -> bool {
         self.reason == "NotFound"
     }
 
-    /// Whether the reason is `Conflict`.
+    /// Returns whether the reason is `Conflict`.
     pub fn is_conflict(&self) -> bool {
         self.reason == "Conflict"
     }
 
-    /// The `Status` object that a client gets.
+    /// Encodes the failure as a `Status` object.
     pub fn to_value(&self) -> Object {
         let mut status = json!({
             "kind": "Status",
@@ -351,7 +351,7 @@ impl Status {
         status
     }
 
-    /// Reads a `Status` object, as another server answered it.
+    /// Decodes a `Status` object, such as the response of another server.
     pub fn from_value(value: &Object) -> Self {
         let text = |v: &Value, f: &str| {
             v.get(f)

@@ -1,11 +1,11 @@
 //! The files on disk: segments of CRC-framed records.
 //!
-//! A segment is a header and a run of frames. A frame is what one group commit
-//! wrote: it is whole on disk or it does not count, so a batch is never seen in
-//! part. Integers are little-endian. A log ends at its end or in zeros: room is
-//! written ahead, because syncing what lies within a file's size and blocks
-//! takes the disk one write, and syncing a file that grows takes the file
-//! system's journal too, which is several times as long.
+//! A segment is a header and a sequence of frames. A frame holds one group commit. It
+//! counts only if it is whole on disk, so that a batch is never seen in part. Integers
+//! are little-endian. A log ends at the end of its file or in zeros: the file is
+//! preallocated, because a sync within the file's size takes one write of the disk.
+//! A sync of a growing file also writes the file system's journal, which takes several
+//! times as long.
 //!
 //! ```text
 //! segment  magic[8] kind[4] base:u64 crc32(of the 20 bytes before):u32
@@ -18,26 +18,26 @@ use std::io::{self, BufRead as _, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Change, KeyValue, Revision, StoreError};
+use crate::types::{Change, KeyValue, Revision, StoreError};
 
 const SEGMENT_MAGIC: [u8; 8] = *b"rkstore\x01";
-/// Bytes that no UTF-8 text contains, so that a value in JSON is never taken
-/// for a frame when a damaged log is searched.
+/// Bytes that UTF-8 text cannot contain, so that a JSON value is never taken for a
+/// frame when a damaged log is searched.
 const FRAME_MAGIC: [u8; 4] = [0xff, 0xfe, 0xf6, 0xf7];
 pub(super) const SEGMENT_HEADER: usize = 24;
 const FRAME_HEADER: usize = 12;
 const RECORD_HEADER: usize = 25;
-/// Bytes of zeros written ahead at a time.
-const AHEAD: u64 = 1 << 20;
-/// Far above what a commit writes at once; a larger length is damage.
-const FRAME_MAX: usize = 1 << 30;
+/// The number of zero bytes that are preallocated at a time.
+const PREALLOCATE_BYTES: u64 = 1 << 20;
+/// The longest frame, far above that of a commit; a larger length is damage.
+const MAX_FRAME_BYTES: usize = 1 << 30;
 
-/// What a segment holds.
+/// The kind of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SegmentKind {
     /// Changes after the base revision.
     Log,
-    /// Everything that was live at the base revision.
+    /// All entries at the base revision.
     Snapshot,
 }
 
@@ -56,12 +56,12 @@ impl SegmentKind {
         }
     }
 
-    /// The path of a segment; names sort by revision.
+    /// Returns the path of a segment. Names sort by revision.
     pub(super) fn path(self, dir: &Path, base: Revision) -> PathBuf {
         dir.join(format!("{}{base:020}", self.file_prefix()))
     }
 
-    /// The base revision in a file name of this kind.
+    /// Parses the base revision in a file name of this kind.
     pub(super) fn parse_name(self, name: &str) -> Option<Revision> {
         let digits = name.strip_prefix(self.file_prefix())?;
         (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
@@ -69,7 +69,7 @@ impl SegmentKind {
     }
 }
 
-/// A record, as read back.
+/// A record of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record<'a> {
     Put {
@@ -82,7 +82,7 @@ pub(super) enum Record<'a> {
         revision: Revision,
         key: &'a str,
     },
-    /// The last record of a snapshot: how many entries came before it.
+    /// The last record of a snapshot, with the number of entries before it.
     End {
         count: u64,
     },
@@ -116,8 +116,8 @@ pub(super) struct FrameBuilder {
 }
 
 impl FrameBuilder {
-    /// Buffers above this are given back after a commit.
-    const KEEP: usize = 256 * 1024;
+    /// The capacity in bytes above which a buffer is freed after a commit.
+    const MAX_KEPT_BYTES: usize = 256 * 1024;
 
     fn start(&mut self) {
         self.buffer.clear();
@@ -154,12 +154,12 @@ impl FrameBuilder {
         put_record(&mut self.buffer, END, count, 0, "", &[]);
     }
 
-    /// Bytes so far.
+    /// Returns the frame's current length in bytes.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// The finished frame.
+    /// Completes the frame and returns it.
     pub(super) fn finish(&mut self) -> &[u8] {
         let length = ((self.buffer.len() - FRAME_HEADER) as u32).to_le_bytes();
         let mut crc = crc32fast::Hasher::new();
@@ -171,9 +171,9 @@ impl FrameBuilder {
         &self.buffer
     }
 
-    /// Makes ready for the next frame.
+    /// Starts the next frame.
     pub(super) fn reset(&mut self) {
-        if self.buffer.capacity() > Self::KEEP {
+        if self.buffer.capacity() > Self::MAX_KEPT_BYTES {
             self.buffer = Vec::new();
         }
         self.start();
@@ -190,7 +190,7 @@ fn segment_header(kind: SegmentKind, base: Revision) -> [u8; SEGMENT_HEADER] {
     header
 }
 
-/// Makes the names in `dir` durable.
+/// Makes the file names in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -209,8 +209,8 @@ pub(super) struct LogWriter {
     file: File,
     /// Where the next frame goes.
     length: u64,
-    /// Up to where the file has zeros ready.
-    reserved: u64,
+    /// The offset up to which the file is preallocated.
+    preallocated: u64,
 }
 
 impl LogWriter {
@@ -224,15 +224,15 @@ impl LogWriter {
         let mut log = LogWriter {
             file,
             length,
-            reserved: length,
+            preallocated: length,
         };
-        // Not before: a file that was not finished is known by its size.
-        log.reserve(length);
+        // Not earlier: an unfinished file is recognised by its size.
+        log.preallocate(length);
         Ok(log)
     }
 
-    /// Continues a log after its first `length` bytes; what follows them is
-    /// zeros, or the rest of a commit that was never acknowledged.
+    /// Continues a log after its first `length` bytes. Anything after them is zeros, or
+    /// the rest of a commit that was never acknowledged, and is cut off.
     pub(super) fn resume(path: &Path, length: u64) -> io::Result<LogWriter> {
         let file = OpenOptions::new().write(true).open(path)?;
         if file.metadata()?.len() != length {
@@ -242,15 +242,15 @@ impl LogWriter {
         Ok(LogWriter {
             file,
             length,
-            reserved: length,
+            preallocated: length,
         })
     }
 
     /// Appends a frame and makes it durable.
     pub(super) fn append(&mut self, frame: &[u8]) -> io::Result<()> {
         let end = self.length + frame.len() as u64;
-        if end > self.reserved {
-            self.reserve(end);
+        if end > self.preallocated {
+            self.preallocate(end);
         }
         let written = self
             .file
@@ -259,16 +259,16 @@ impl LogWriter {
         match written {
             Ok(()) => {
                 self.length = end;
-                self.reserved = self.reserved.max(end);
+                self.preallocated = self.preallocated.max(end);
                 Ok(())
             }
             Err(e) => {
-                // Nobody was told of these changes: better that they are gone
-                // after a restart than that half of them linger.
+                // These changes were not acknowledged. None of them must come back
+                // after a restart.
                 match self.file.set_len(self.length) {
-                    Ok(()) => self.reserved = self.length,
+                    Ok(()) => self.preallocated = self.length,
                     Err(undo) => {
-                        tracing::warn!(error = %undo, "cannot take back a failed write to the log");
+                        tracing::warn!(error = %undo, "cannot undo a failed write to the log");
                     }
                 }
                 Err(e)
@@ -276,33 +276,35 @@ impl LogWriter {
         }
     }
 
-    /// Writes zeros from where they end to [`AHEAD`] bytes after `end`; the next
-    /// sync makes them durable. A disk too full for them may have room for a frame.
-    fn reserve(&mut self, end: u64) {
+    /// Extends the preallocated zeros to [`PREALLOCATE_BYTES`] after `end`. The next
+    /// sync makes them durable.
+    ///
+    /// A failure is not an error: a disk too full for it may have space for a frame.
+    fn preallocate(&mut self, end: u64) {
         static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-        let until = end + AHEAD;
-        let mut at = self.reserved;
+        let until = end + PREALLOCATE_BYTES;
+        let mut at = self.preallocated;
         while at < until {
             let part = &ZEROS[..(until - at).min(ZEROS.len() as u64) as usize];
             if let Err(error) = self.file.write_all_at(part, at) {
-                tracing::debug!(%error, "no room is written ahead in the log");
-                if let Err(error) = self.file.set_len(self.reserved) {
-                    tracing::warn!(%error, "cannot take back room in the log");
+                tracing::debug!(%error, "cannot preallocate space in the log");
+                if let Err(error) = self.file.set_len(self.preallocated) {
+                    tracing::warn!(%error, "cannot free preallocated space in the log");
                 }
                 return;
             }
             at += part.len() as u64;
         }
-        self.reserved = until;
+        self.preallocated = until;
     }
 
-    /// The log's size in bytes.
+    /// Returns the length of the log in bytes, without preallocated zeros.
     pub(super) fn len(&self) -> u64 {
         self.length
     }
 }
 
-/// Writes the snapshot of `entries` at `base` under its final name.
+/// Writes the snapshot of `entries` at revision `base`; durable when this returns.
 pub(super) fn write_snapshot<E: AsRef<KeyValue>>(
     dir: &Path,
     base: Revision,
@@ -333,27 +335,27 @@ pub(super) struct SegmentReader {
     path: PathBuf,
     file: BufReader<File>,
     size: u64,
-    /// Where the next frame begins.
+    /// The offset of the next frame.
     offset: u64,
     payload: Vec<u8>,
 }
 
-/// What a segment had next.
+/// The result of reading the next frame of a segment.
 pub(super) enum Next {
     /// A whole frame; its records are in [`SegmentReader::records`].
     Frame,
     /// The end of the segment.
     End,
-    /// Bytes that are no whole frame, and why.
+    /// Bytes that are not a whole frame, and why.
     Broken(String),
 }
 
-/// How a segment's header read.
+/// The result of opening a segment.
 pub(super) enum Opened {
-    /// Well.
+    /// The header is valid.
     Reader(SegmentReader),
-    /// The file is no longer than a header and its header is not whole: it was
-    /// being created when the machine stopped.
+    /// The file is no longer than a header, and the header is incomplete: the machine
+    /// stopped while the file was created.
     Unfinished,
 }
 
@@ -410,8 +412,8 @@ impl SegmentReader {
         Ok(Next::Frame)
     }
 
-    /// Whether nothing but zeros follows what was read; where something does,
-    /// the reader stands anywhere.
+    /// Returns whether only zeros follow. If not, the reader's position is
+    /// unspecified.
     fn rest_is_zeros(&mut self) -> Result<bool, StoreError> {
         loop {
             let part = self.file.fill_buf().map_err(|e| disk(&self.path, &e))?;
@@ -426,20 +428,20 @@ impl SegmentReader {
         }
     }
 
-    /// The records of the frame that was read last.
+    /// Returns the records of the last frame that was read.
     pub(super) fn records(&self) -> Records<'_> {
         Records {
             rest: &self.payload,
         }
     }
 
-    /// Where the last whole frame ends.
+    /// Returns the offset of the end of the last whole frame.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Whether a whole frame follows the broken bytes at [`Self::offset`]:
-    /// then something that was acknowledged is damaged, not a torn last write.
+    /// Returns whether a whole frame follows the broken bytes at [`Self::offset`]. Then
+    /// an acknowledged write is damaged, and not just a last write torn.
     pub(super) fn intact_frame_follows(&mut self) -> Result<bool, StoreError> {
         let mut tail = Vec::new();
         self.file
@@ -466,19 +468,19 @@ impl SegmentReader {
         Ok(false)
     }
 
-    /// The error for damage at the present offset.
+    /// Returns the error for damage at the current offset.
     pub(super) fn corrupt(&self, why: &str) -> StoreError {
         corrupt(&self.path, self.offset, why)
     }
 }
 
-/// Length and checksum in a frame's header, if it is one.
+/// Returns length and checksum in a frame's header, if it is valid.
 fn frame_header(header: &[u8; FRAME_HEADER]) -> Option<(usize, u32)> {
     let word = |at: usize| {
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     let length = word(4) as usize;
-    (header[..4] == FRAME_MAGIC && length <= FRAME_MAX).then(|| (length, word(8)))
+    (header[..4] == FRAME_MAGIC && length <= MAX_FRAME_BYTES).then(|| (length, word(8)))
 }
 
 fn frame_crc(payload: &[u8]) -> u32 {
@@ -488,7 +490,7 @@ fn frame_crc(payload: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The records of one frame; `Err` where the frame's content is not records.
+/// An iterator over the records of one frame; `Err` for bytes that are no record.
 pub(super) struct Records<'a> {
     rest: &'a [u8],
 }
@@ -540,7 +542,7 @@ fn parse_record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
     Ok((record, rest))
 }
 
-/// Reads until `buffer` is full or the file ends; gives how much was read.
+/// Reads until `buffer` is full or the file ends, and returns the number of bytes.
 fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {

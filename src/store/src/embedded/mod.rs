@@ -1,17 +1,16 @@
-//! The default store: everything live in memory, every change in a log.
+//! The default store: all entries in memory, every change in a log.
 //!
-//! A write is decided and numbered at once, against everything decided before
-//! it. One thread then takes whatever has been decided, appends it to the log
-//! as one frame, syncs, makes it visible, hands it to the watches and answers
-//! the writers: under load many writes share a sync, and alone one waits for
-//! nobody. Nothing that is not durable can be read or has been acknowledged; a
-//! conflict with a write that is not durable yet is reported when that one is.
+//! A write is decided and gets its revision at once, against everything decided
+//! before it. The writer thread then appends all decided writes to the log as one
+//! frame, syncs it, makes the changes visible, delivers them to the watches and
+//! completes the writes. Under load many writes share one sync; a single write waits
+//! for no other. Nothing can be read or acknowledged before it is durable. A conflict
+//! with a write that is not durable yet is reported once that write is.
 //!
-//! When the log has outgrown what is live, a new log is begun, and a second
-//! thread writes a snapshot of the state at that point and removes the files
-//! before it. The history that older revisions are read and watched from lives
-//! in memory, within bounds, and comes back after a restart as far as the log
-//! reaches.
+//! When the log has outgrown the live entries, a new log is started. A second thread
+//! writes a snapshot of the state at that point and removes the files before it. The
+//! history that older revisions are read and watched from is kept in memory, within
+//! bounds. After a restart it reaches as far back as the log.
 
 mod log;
 mod recovery;
@@ -35,7 +34,7 @@ use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::oneshot;
 
-use crate::{
+use crate::types::{
     Change, Expect, KeyValue, ListOptions, Page, Pending, Revision, Store, StoreError, Watch,
     WatchBatch,
 };
@@ -46,15 +45,16 @@ use watchers::Watchers;
 /// The bounds of an [`EmbeddedStore`].
 #[derive(Clone, Debug)]
 pub struct EmbeddedOptions {
-    /// How many changes older revisions can be read and watched from.
+    /// The largest number of changes in the history.
     pub history_changes: usize,
-    /// How many bytes of values that history may hold.
+    /// The largest number of bytes of values in the history.
     pub history_bytes: usize,
-    /// How long a change stays in that history.
+    /// How long a change stays in the history.
     pub history_age: Duration,
-    /// The size in bytes below which the log is not worth a snapshot.
+    /// The size of the log in bytes below which no snapshot is taken.
     pub log_bytes: u64,
-    /// How many commits a watch's receiver may be behind before it is cut off.
+    /// The number of commits that a watch's receiver may be behind before it is
+    /// disconnected.
     pub watch_buffer: usize,
 }
 
@@ -70,42 +70,44 @@ impl Default for EmbeddedOptions {
     }
 }
 
-/// The longest key and the largest value; far above what Kubernetes stores.
-const KEY_MAX: usize = 4096;
-const VALUE_MAX: usize = 64 << 20;
-/// A commit takes no more than this at once, so that a frame stays modest.
-const COMMIT_BYTES: usize = 16 << 20;
-/// How often history that only ages is looked at.
-const AGEING: Duration = Duration::from_secs(60);
-const WRITER_STACK: usize = 256 * 1024;
+/// The longest key in bytes; Kubernetes' keys are far shorter.
+const MAX_KEY_BYTES: usize = 4096;
+/// The largest value in bytes; Kubernetes' values are far smaller.
+const MAX_VALUE_BYTES: usize = 64 << 20;
+/// The bytes of values after which a commit takes no more writes. It bounds frames.
+const MAX_COMMIT_BYTES: usize = 16 << 20;
+/// How often the history of an idle store is checked for changes past their age.
+const HISTORY_CHECK_PERIOD: Duration = Duration::from_secs(60);
+/// The stack of the store's threads, in bytes.
+const THREAD_STACK_BYTES: usize = 256 * 1024;
 
-/// A [`Store`] in a folder of its own. Dropping it finishes the writes that
-/// have begun and closes the files.
+/// A [`Store`] in a directory. Dropping it completes the writes that have begun and
+/// closes the files.
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
-    /// Held for as long as the store lives, so that no other process opens it.
+    /// Held while the store is open, so that no other process opens it.
     _lock: Flock<File>,
 }
 
 struct Shared {
-    /// Taken before `watchers` and `state`.
+    /// Locked before `watchers` and `state`.
     queue: Mutex<Queue>,
     work: Condvar,
-    /// Taken before `state`.
+    /// Locked before `state`.
     watchers: Mutex<Watchers>,
     state: RwLock<State>,
-    /// The newest durable revision, for a look without a lock.
+    /// The newest durable revision, readable without a lock.
     revision: AtomicU64,
 }
 
-/// What has been decided and is not durable yet.
+/// Writes that are decided and not durable yet.
 struct Queue {
     newest: Revision,
-    /// The newest decided state of the keys that have one.
+    /// The newest decided entry of each key that has one.
     decided: HashMap<Arc<str>, Decided>,
     entries: Vec<Entry>,
-    /// Why no more writes are taken.
+    /// The error of all further writes, once the store has stopped.
     stopped: Option<StoreError>,
     closing: bool,
 }
@@ -115,9 +117,11 @@ struct Decided {
     revision: Revision,
 }
 
+/// The result of a write: the entry, or the last entry of a deletion, and the
+/// revision.
 type Answer = Result<(Arc<KeyValue>, Revision), StoreError>;
 
-/// Something to answer when everything decided before it is durable.
+/// A result to return once everything decided before it is durable.
 enum Entry {
     Write {
         change: Change,
@@ -130,11 +134,11 @@ enum Entry {
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `dir`, which is made if it is not there.
+    /// Opens the store in `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the folder cannot be used or another process
-    /// has it open, [`StoreError::Corrupt`] when its files are damaged.
+    /// [`StoreError::Disk`] when the directory cannot be used or another process has
+    /// the store open, [`StoreError::Corrupt`] when its files are damaged.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
         let lock = prepare(dir)?;
         let window = Window {
@@ -169,7 +173,7 @@ impl EmbeddedStore {
         };
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
-            .stack_size(WRITER_STACK)
+            .stack_size(THREAD_STACK_BYTES)
             .spawn(move || writer.run())
             .map_err(|e| StoreError::Disk(format!("cannot start the writer: {e}")))?;
         Ok(Arc::new(EmbeddedStore {
@@ -180,7 +184,7 @@ impl EmbeddedStore {
     }
 }
 
-/// Makes the folder, private to its owner, and takes it.
+/// Creates the directory, private to its owner, and locks it.
 fn prepare(dir: &Path) -> Result<Flock<File>, StoreError> {
     let failed = |what: &str, e: &dyn std::fmt::Display| {
         StoreError::Disk(format!("cannot {what} {}: {e}", dir.display()))
@@ -284,15 +288,15 @@ impl Shared {
     }
 
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Answer {
-        // The sender is dropped unanswered only when the writer is gone.
+        // The sender is dropped without a result only when the writer has exited.
         self.decide(key, value, expect)?
             .await
             .unwrap_or(Err(StoreError::Closed))
     }
 
     fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        // Holding the watchers keeps the next commit from being published
-        // between the reading of history and the registration.
+        // The lock keeps the next commit from being published between the read of
+        // the history and the registration.
         let mut watchers = self.watchers.lock();
         let state = self.state.read();
         let first = WatchBatch {
@@ -317,7 +321,7 @@ impl Store for EmbeddedStore {
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> Pending<'a, Arc<KeyValue>> {
         Box::pin(async move {
-            if key.is_empty() || key.len() > KEY_MAX || value.len() > VALUE_MAX {
+            if key.is_empty() || key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
                 return Err(StoreError::TooLarge {
                     key: key.len(),
                     value: value.len(),
@@ -359,7 +363,7 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// The thread that makes decided writes durable and visible.
+/// The state of the thread that makes decided writes durable and visible.
 struct Writer {
     shared: Arc<Shared>,
     dir: PathBuf,
@@ -367,7 +371,7 @@ struct Writer {
     window: Window,
     /// [`EmbeddedOptions::log_bytes`].
     log_bytes: u64,
-    /// The log's size before which rotation is not tried again after a failure.
+    /// The log's size below which a failed rotation is not retried.
     rotate_at: u64,
     snapshot: Option<JoinHandle<()>>,
     frame: FrameBuilder,
@@ -375,7 +379,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        while let Some(entries) = self.next() {
+        while let Some(entries) = self.next_commit() {
             if let Err(error) = self.commit(entries) {
                 tracing::error!(%error, "the store takes no further writes");
                 self.stop(error);
@@ -388,18 +392,23 @@ impl Writer {
         }
     }
 
-    /// Waits for something to commit; `None` when the store closes.
-    fn next(&mut self) -> Option<Vec<Entry>> {
+    /// Waits for entries to commit; `None` when the store closes.
+    fn next_commit(&mut self) -> Option<Vec<Entry>> {
         let mut queue = self.shared.queue.lock();
         loop {
             if !queue.entries.is_empty() {
-                return Some(take_some(&mut queue.entries));
+                return Some(take_commit(&mut queue.entries));
             }
             if queue.closing {
                 return None;
             }
             if self.shared.state.read().has_history() {
-                if self.shared.work.wait_for(&mut queue, AGEING).timed_out() {
+                if self
+                    .shared
+                    .work
+                    .wait_for(&mut queue, HISTORY_CHECK_PERIOD)
+                    .timed_out()
+                {
                     self.shared.state.write().trim(&self.window, Instant::now());
                 }
             } else {
@@ -430,7 +439,7 @@ impl Writer {
             if let Err(e) = self.log.append(self.frame.finish()) {
                 let error = StoreError::Disk(e.to_string());
                 for (done, _) in answers {
-                    // A writer that no longer waits needs no answer.
+                    // Fails only if the caller no longer waits.
                     let _ = done.send(Err(error.clone()));
                 }
                 return Err(error);
@@ -438,7 +447,7 @@ impl Writer {
             self.publish(&changes);
         }
         for (done, answer) in answers {
-            // A writer that no longer waits needs no answer.
+            // Fails only if the caller no longer waits.
             let _ = done.send(answer);
         }
         if !changes.is_empty() {
@@ -475,19 +484,19 @@ impl Writer {
         }
     }
 
-    /// Fails everything that waits and everything that will come.
+    /// Fails all pending and all further writes.
     fn stop(&self, why: StoreError) {
         let mut queue = self.shared.queue.lock();
         queue.stopped = Some(why.clone());
         queue.decided.clear();
         for entry in queue.entries.drain(..) {
             let (Entry::Write { done, .. } | Entry::Conflict { done, .. }) = entry;
-            // A writer that no longer waits needs no answer.
+            // Fails only if the caller no longer waits.
             let _ = done.send(Err(why.clone()));
         }
     }
 
-    /// Begins a new log and a snapshot when the log has outgrown what is live.
+    /// Starts a new log and a snapshot when the log has outgrown the live entries.
     fn rotate(&mut self) {
         if self.log.len() < self.log_bytes.max(self.rotate_at) {
             return;
@@ -504,7 +513,7 @@ impl Writer {
         }
         let (base, entries) = (state.revision(), state.entries());
         drop(state);
-        // Without a new log the old one simply goes on.
+        // Without a new log the old one continues.
         match LogWriter::create(&self.dir, base) {
             Ok(log) => {
                 self.log = log;
@@ -519,16 +528,17 @@ impl Writer {
         let dir = self.dir.clone();
         let thread = std::thread::Builder::new()
             .name("store-snapshot".into())
-            .stack_size(WRITER_STACK);
-        // Without a snapshot the old files stay and are read again at start.
-        match thread.spawn(move || snapshot(&dir, base, &entries)) {
+            .stack_size(THREAD_STACK_BYTES);
+        // Without a snapshot the old files stay, and the next start reads them.
+        match thread.spawn(move || take_snapshot(&dir, base, &entries)) {
             Ok(handle) => self.snapshot = Some(handle),
             Err(error) => tracing::warn!(%error, "cannot start a snapshot"),
         }
     }
 }
 
-fn snapshot(dir: &Path, base: Revision, entries: &[Arc<KeyValue>]) {
+/// Writes a snapshot and removes the files that it replaces.
+fn take_snapshot(dir: &Path, base: Revision, entries: &[Arc<KeyValue>]) {
     if let Err(error) = log::write_snapshot(dir, base, entries) {
         tracing::warn!(%error, revision = base, "cannot write a snapshot");
         return;
@@ -545,11 +555,11 @@ fn join_snapshot(snapshot: JoinHandle<()>) {
     }
 }
 
-/// As many entries as fit one commit, from the front.
-fn take_some(entries: &mut Vec<Entry>) -> Vec<Entry> {
+/// Removes the first entries, as many as fit one commit.
+fn take_commit(entries: &mut Vec<Entry>) -> Vec<Entry> {
     let mut bytes = 0;
     let fit = entries.iter().take_while(|entry| {
-        let fits = bytes < COMMIT_BYTES;
+        let fits = bytes < MAX_COMMIT_BYTES;
         if let Entry::Write {
             change: Change::Put { now, .. },
             ..

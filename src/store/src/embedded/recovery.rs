@@ -1,4 +1,4 @@
-//! From the files on disk back to the state, at start-up.
+//! Restores the state from the files on disk at start.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use bytes::Bytes;
 
 use super::log::{LogWriter, Next, Opened, Record, SegmentKind, SegmentReader, corrupt, disk};
 use super::state::{State, Window};
-use crate::{Change, KeyValue, Revision, StoreError};
+use crate::types::{Change, KeyValue, Revision, StoreError};
 
-/// The revision of a store that nothing was written to.
-const FRESH: Revision = 1;
+/// The revision of an empty store.
+const FIRST_REVISION: Revision = 1;
 
 /// Reads the newest snapshot and the logs after it.
 ///
-/// A last write that was cut off is dropped: nobody was told of it. Anything
-/// else that does not read back is reported, never skipped.
+/// A torn last write is dropped, because it was never acknowledged. Any other damage
+/// is an error and never skipped.
 pub(super) fn recover(dir: &Path, window: &Window) -> Result<(State, LogWriter), StoreError> {
     let files = Files::find(dir)?;
     let now = Instant::now();
     let base = files.snapshots.last().copied();
     let mut state = match base {
         Some(base) => read_snapshot(dir, base)?,
-        None => State::new(FRESH),
+        None => State::new(FIRST_REVISION),
     };
     let start = state.revision();
     let logs: Vec<Revision> = files
@@ -57,11 +57,11 @@ pub(super) fn recover(dir: &Path, window: &Window) -> Result<(State, LogWriter),
         Some(log) => log,
         None => LogWriter::create(dir, state.revision()).map_err(|e| disk(dir, &e))?,
     };
-    files.remove_superseded(dir, base.unwrap_or(FRESH));
+    files.remove_superseded(dir, base.unwrap_or(FIRST_REVISION));
     Ok((state, log))
 }
 
-/// The segments in a store's folder, by base revision.
+/// The segments in a store's directory, by base revision.
 pub(super) struct Files {
     snapshots: Vec<Revision>,
     logs: Vec<Revision>,
@@ -91,8 +91,8 @@ impl Files {
         Ok(files)
     }
 
-    /// Removes what the snapshot at `base` and the log after it replace. What
-    /// cannot be removed is tried again at the next rotation or start.
+    /// Removes the files that the snapshot at `base` and the log after it replace. A
+    /// failure is retried at the next rotation or start.
     pub(super) fn remove_superseded(&self, dir: &Path, base: Revision) {
         let old = |kind: SegmentKind, bases: &[Revision]| -> Vec<_> {
             bases
@@ -151,8 +151,10 @@ fn read_snapshot(dir: &Path, base: Revision) -> Result<State, StoreError> {
     }
 }
 
-/// Applies a log to `state`. Gives the log to continue when it is the last one
-/// and could be opened; `None` where it must be made anew.
+/// Applies a log to `state`.
+///
+/// Returns the writer that continues the last log; `None` for any other log, and if the
+/// last one has to be created again.
 fn replay(
     dir: &Path,
     path: &Path,
@@ -176,9 +178,9 @@ fn replay(
                     return Err(reader.corrupt(&why));
                 }
                 tracing::warn!(
-                    folder = %dir.display(),
+                    dir = %dir.display(),
                     offset = reader.offset(),
-                    "dropping a last write that was cut off: {why}"
+                    "dropping a torn last write: {why}"
                 );
                 break;
             }

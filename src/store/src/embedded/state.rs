@@ -1,13 +1,13 @@
-//! What is live and what changed lately, in memory.
+//! The live entries and the history of recent changes, in memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{Change, KeyValue, ListOptions, Page, Revision, StoreError};
+use crate::types::{Change, KeyValue, ListOptions, Page, Revision, StoreError};
 
-/// How much history is kept; whichever bound is reached first counts.
+/// The bounds of the history. The one that is reached first applies.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub(super) changes: usize,
@@ -20,18 +20,18 @@ pub(super) struct State {
     live: BTreeMap<Arc<str>, Arc<KeyValue>>,
     live_bytes: u64,
     revision: Revision,
-    /// The oldest revision that can be read or watched from: every change
-    /// after it is in `history`.
+    /// The oldest revision that can be read or watched from. Every change after it is
+    /// in `history`.
     oldest: Revision,
     /// The changes of the revisions `oldest + 1 ..= revision`, one each.
     history: VecDeque<Change>,
     history_bytes: usize,
-    /// When the history up to a revision came about, for ageing.
+    /// When the changes up to a revision were made, to remove them by age.
     epochs: VecDeque<(Revision, Instant)>,
 }
 
 impl State {
-    /// An empty store, or one that a snapshot is loaded into.
+    /// Creates an empty state, which a snapshot may be loaded into.
     pub(super) fn new(revision: Revision) -> State {
         State {
             live: BTreeMap::new(),
@@ -58,7 +58,7 @@ impl State {
         self.oldest
     }
 
-    /// Bytes of keys and values that are live.
+    /// Returns the bytes of live keys and values.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
@@ -71,7 +71,7 @@ impl State {
         self.live.values().cloned().collect()
     }
 
-    /// Takes changes of consecutive revisions that follow the newest one.
+    /// Applies changes of the revisions that follow the newest one.
     pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = Change>, now: Instant) {
         for change in changes {
             debug_assert_eq!(
@@ -96,7 +96,7 @@ impl State {
             self.history.push_back(change);
         }
         match self.epochs.back_mut() {
-            // One mark a second is exact enough to age by.
+            // One mark per second is exact enough to remove changes by age.
             Some((revision, at)) if now.duration_since(*at) < Duration::from_secs(1) => {
                 *revision = self.revision
             }
@@ -104,7 +104,7 @@ impl State {
         }
     }
 
-    /// Forgets what falls out of the window.
+    /// Removes the history outside of the window.
     pub(super) fn trim(&mut self, window: &Window, now: Instant) {
         while self.history.len() > window.changes || self.history_bytes > window.bytes {
             self.forget_first();
@@ -115,18 +115,18 @@ impl State {
             self.epochs.pop_front();
             self.forget_until(revision);
         }
-        // A burst's room is given back when the burst has aged.
+        // Frees the memory of a burst of changes once they are removed.
         if self.history.capacity() > 1024 && self.history.len() < self.history.capacity() / 4 {
             self.history.shrink_to(self.history.len() * 2);
         }
     }
 
-    /// Whether there is history that will age.
+    /// Returns whether there is history that will reach its age.
     pub(super) fn has_history(&self) -> bool {
         !self.history.is_empty()
     }
 
-    /// Forgets the changes up to `revision`.
+    /// Removes the changes up to `revision` from the history.
     pub(super) fn forget_until(&mut self, revision: Revision) {
         while self.oldest < revision && !self.history.is_empty() {
             self.forget_first();
@@ -140,7 +140,7 @@ impl State {
         }
     }
 
-    /// Errs when `revision` can be neither read nor watched from.
+    /// Checks that `revision` can be read and watched from.
     pub(super) fn check(&self, revision: Revision) -> Result<(), StoreError> {
         if revision < self.oldest {
             return Err(StoreError::Compacted {
@@ -157,12 +157,12 @@ impl State {
         Ok(())
     }
 
-    /// The changes after `revision`, which [`Self::check`] passed.
+    /// Returns the changes after `revision`, which [`Self::check`] accepted.
     fn changes_after(&self, revision: Revision) -> impl Iterator<Item = &Change> {
         self.history.range((revision - self.oldest) as usize..)
     }
 
-    /// The changes under `prefix` after `revision`.
+    /// Returns the changes under `prefix` after `revision`.
     pub(super) fn changes(
         &self,
         prefix: &str,
@@ -176,7 +176,7 @@ impl State {
             .collect())
     }
 
-    /// A page of the entries under `prefix`.
+    /// Returns a page of the entries under `prefix`.
     pub(super) fn list(&self, prefix: &str, options: &ListOptions) -> Result<Page, StoreError> {
         let revision = options.revision.unwrap_or(self.revision);
         self.check(revision)?;
@@ -191,7 +191,8 @@ impl State {
                     _ => true,
                 }
         };
-        // What differed at `revision`: the state before the first change since.
+        // The keys that differed at `revision`, with the entry before the first change
+        // since.
         let mut then: BTreeMap<&str, Option<&Arc<KeyValue>>> = BTreeMap::new();
         for change in self.changes_after(revision).filter(|c| in_page(c.key())) {
             then.entry(change.key()).or_insert(change.before());
@@ -236,9 +237,9 @@ fn entry_bytes(entry: &KeyValue) -> u64 {
     (entry.key.len() + entry.value.len()) as u64
 }
 
-/// What a change keeps in memory, roughly: the value it wrote, which the next
-/// change shares as its state before, and the structures around it.
+/// Estimates the memory that a change keeps alive: the value that it wrote, which the
+/// next change shares as its state before, and the structures around it.
 fn history_bytes(change: &Change) -> usize {
-    const AROUND: usize = 128;
-    AROUND + change.after().map_or(0, |entry| entry.value.len())
+    const OVERHEAD_BYTES: usize = 128;
+    OVERHEAD_BYTES + change.after().map_or(0, |entry| entry.value.len())
 }

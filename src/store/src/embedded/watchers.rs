@@ -1,4 +1,4 @@
-//! Who gets which change: an index of watches by prefix.
+//! The delivery of changes: an index of watches by prefix.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::{Change, Revision, StoreError, Watch, WatchBatch};
+use crate::types::{Change, Revision, StoreError, Watch, WatchBatch};
 
-/// How often a watch without changes is told how far the store is. It rides
-/// on commits, so that an idle store wakes nobody.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// How often a watch without changes gets a batch that reports progress. Commits
+/// trigger it, so that an idle store wakes no thread.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
 struct Watcher {
     sender: mpsc::Sender<Result<WatchBatch, StoreError>>,
-    /// The newest revision that the receiver knows of.
+    /// The newest revision that was sent.
     sent: Revision,
 }
 
@@ -22,15 +22,15 @@ struct Watcher {
 struct Group {
     prefix: Arc<str>,
     watchers: Vec<Watcher>,
-    /// What the commit in hand changed under the prefix.
+    /// The changes of the current commit under the prefix.
     changes: Vec<Change>,
 }
 
-/// Every watch. A change looks up as many prefixes as there are distinct
-/// prefix lengths, however many watches there are.
+/// All watches. Publishing a change takes one lookup per distinct prefix length, however
+/// many watches there are.
 pub(super) struct Watchers {
     groups: HashMap<Arc<str>, Group>,
-    /// How many groups have a prefix of this length.
+    /// The number of groups by the length of their prefix.
     lengths: BTreeMap<usize, usize>,
     touched: Vec<Arc<str>>,
     count: usize,
@@ -40,7 +40,7 @@ pub(super) struct Watchers {
 }
 
 impl Watchers {
-    /// `buffer` is how many batches a receiver may be behind.
+    /// Creates an empty index. A receiver may be `buffer` batches behind.
     pub(super) fn new(buffer: usize) -> Watchers {
         Watchers {
             groups: HashMap::new(),
@@ -59,7 +59,7 @@ impl Watchers {
             self.sweep();
             self.swept_count = self.count.max(16);
         }
-        // One place is kept back for the error that ends a slow watch.
+        // One slot is reserved for the error that ends a slow watch.
         let (sender, receiver) = mpsc::channel(self.buffer + 1);
         let sent = first.revision;
         if !first.changes.is_empty() {
@@ -80,8 +80,8 @@ impl Watchers {
         receiver
     }
 
-    /// Hands a commit to the watches that it concerns. `oldest` is where a
-    /// watch that is cut off may start again.
+    /// Delivers a commit to the watches whose prefix it changed. A watch that is
+    /// disconnected may start again from `oldest`.
     pub(super) fn publish(
         &mut self,
         changes: &[Change],
@@ -92,7 +92,7 @@ impl Watchers {
         for change in changes {
             let key = change.key();
             for &length in self.lengths.keys() {
-                // A cut within a character is nobody's prefix.
+                // A position within a character cannot end a prefix.
                 let Some(prefix) = key.get(..length) else {
                     continue;
                 };
@@ -125,7 +125,7 @@ impl Watchers {
                 self.remove(&prefix);
             }
         }
-        if now.duration_since(self.progress_at) >= PROGRESS {
+        if now.duration_since(self.progress_at) >= PROGRESS_PERIOD {
             self.progress_at = now;
             self.sweep();
             for watcher in self.groups.values_mut().flat_map(|g| &mut g.watchers) {
@@ -134,7 +134,7 @@ impl Watchers {
         }
     }
 
-    /// Forgets the watches whose receivers are gone.
+    /// Removes the watches whose receivers are dropped.
     fn sweep(&mut self) {
         let mut empty = Vec::new();
         self.count = 0;
@@ -175,7 +175,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// Delivers a batch; `false` when the watch is over.
+    /// Delivers a batch; `false` when the watch has ended.
     fn send(&mut self, batch: WatchBatch, oldest: Revision) -> bool {
         let revision = batch.revision;
         if self.sender.capacity() > 1 {
@@ -186,16 +186,16 @@ impl Watcher {
             asked: self.sent,
             oldest,
         };
-        // Fails only if the receiver is gone, who then needs no error.
+        // Fails only if the receiver is dropped, and then nobody needs the error.
         let _ = self.sender.try_send(Err(slow));
         false
     }
 
     fn progress(&mut self, revision: Revision) {
-        // A receiver with a backlog learns the revision from that.
+        // A receiver with a backlog gets the revision from that.
         if self.sent < revision && self.sender.capacity() == self.sender.max_capacity() {
             self.sent = revision;
-            // Fails only if the receiver is gone; the next sweep notices.
+            // Fails only if the receiver is dropped; the next sweep removes it.
             let _ = self.sender.try_send(Ok(WatchBatch {
                 changes: Vec::new(),
                 revision,

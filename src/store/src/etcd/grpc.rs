@@ -1,5 +1,5 @@
-//! gRPC over HTTP/2, as much of it as etcd's API takes: one connection, single
-//! calls and streams.
+//! The parts of gRPC over HTTP/2 that etcd's API needs: one connection, unary calls
+//! and bidirectional streams.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -23,33 +23,36 @@ use super::wire;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// How long one attempt at a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How long a call may take, connecting included.
-const CALL: Duration = Duration::from_secs(10);
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a call may take, including the time to connect.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for a connection when there is none.
-const RECONNECT: Duration = Duration::from_secs(5);
-/// A connection on which nothing came back for so long is given up.
-const PING_EVERY: Duration = Duration::from_secs(15);
+const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an open connection is checked with a ping.
+const PING_PERIOD: Duration = Duration::from_secs(15);
+/// How long the response to a ping may take before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Flow-control window of a stream, in bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
+/// Flow-control window of the connection, in bytes.
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// Why a call failed.
 #[derive(Clone, Debug)]
 pub enum Failure {
-    /// etcd answered so.
+    /// etcd responded with an error.
     Status {
-        /// gRPC's code.
+        /// The gRPC status code.
         code: u32,
-        /// What etcd says.
+        /// The status message.
         message: String,
     },
     /// Nothing was sent: there is no connection.
     Unreachable(String),
     /// Nothing was sent: the connection had just been closed.
     NotSent(String),
-    /// Whether the call took effect is not known.
+    /// The connection broke; it is unknown whether the call took effect.
     Interrupted(String),
 }
 
@@ -68,14 +71,16 @@ impl std::fmt::Display for Failure {
 /// A server of the cluster.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
+    /// Host name or address, as certificates have it.
     pub host: String,
+    /// The port.
     pub port: u16,
-    /// Where to connect to when not to `host`.
+    /// The address to connect to, if not that of `host`.
     pub address: Option<IpAddr>,
 }
 
 impl Endpoint {
-    /// Whether it is on the loopback of whoever named it.
+    /// Returns whether the host is the loopback.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
@@ -91,7 +96,7 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
-/// A connection that is made again when it breaks.
+/// A connection to one of several endpoints, opened again when it breaks.
 pub struct Channel {
     endpoints: Vec<Endpoint>,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -106,6 +111,7 @@ struct Open {
 }
 
 impl Channel {
+    /// Creates a channel that connects with its first call.
     pub fn new(endpoints: Vec<Endpoint>, tls: Option<Arc<rustls::ClientConfig>>) -> Self {
         Self {
             endpoints,
@@ -114,9 +120,10 @@ impl Channel {
         }
     }
 
-    /// The connection, made if there is none; tried again for `patience`.
-    async fn sender(&self, patience: Duration) -> Result<(SendRequest<Body>, String), Failure> {
-        // Who comes meanwhile waits here and finds the connection made.
+    /// Returns the connection. Without one it tries all endpoints in turn, for
+    /// `retry_for`.
+    async fn sender(&self, retry_for: Duration) -> Result<(SendRequest<Body>, String), Failure> {
+        // Concurrent callers wait here and find the connection made.
         let mut open = self.open.lock().await;
         if let Some((sender, authority)) = &open.sender
             && !sender.is_closed()
@@ -124,20 +131,20 @@ impl Channel {
             return Ok((sender.clone(), authority.clone()));
         }
         open.sender = None;
-        let until = Instant::now() + patience;
+        let until = Instant::now() + retry_for;
         let mut pause = Duration::from_millis(50);
         loop {
             let mut reasons = Vec::new();
             for _ in 0..self.endpoints.len() {
                 let endpoint = &self.endpoints[open.next % self.endpoints.len()];
-                match timeout(CONNECT, self.connect(endpoint)).await {
+                match timeout(CONNECT_TIMEOUT, self.connect(endpoint)).await {
                     Ok(Ok(sender)) => {
                         let made = (sender, endpoint.to_string());
                         open.sender = Some(made.clone());
                         return Ok(made);
                     }
                     Ok(Err(why)) => reasons.push(format!("{endpoint}: {why}")),
-                    Err(_) => reasons.push(format!("{endpoint}: no answer in {CONNECT:?}")),
+                    Err(_) => reasons.push(format!("{endpoint}: no answer in {CONNECT_TIMEOUT:?}")),
                 }
                 open.next += 1;
             }
@@ -155,14 +162,14 @@ impl Channel {
             None => TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await,
         };
         let tcp = tcp.map_err(|e| e.to_string())?;
-        // Small requests are not to wait for more.
+        // Small requests must not wait for more data.
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(PING_EVERY)
+            .keep_alive_interval(PING_PERIOD)
             .keep_alive_timeout(PING_TIMEOUT);
         let Some(tls) = &self.tls else {
             let (sender, connection) = builder
@@ -190,9 +197,9 @@ impl Channel {
         &self,
         method: &str,
         body: Body,
-        patience: Duration,
+        retry_for: Duration,
     ) -> Result<http::Response<Incoming>, Failure> {
-        let (mut sender, authority) = self.sender(patience).await?;
+        let (mut sender, authority) = self.sender(retry_for).await?;
         sender
             .ready()
             .await
@@ -221,7 +228,7 @@ impl Channel {
         })
     }
 
-    /// A call with one answer. One that never left is tried again.
+    /// Performs a unary call. A call that was not sent is repeated.
     pub async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
         let calls = async {
             loop {
@@ -234,31 +241,32 @@ impl Channel {
                 }
             }
         };
-        timeout(CALL, calls)
+        timeout(CALL_TIMEOUT, calls)
             .await
             .unwrap_or_else(|_| Err(no_answer(method)))
     }
 
     async fn call_once(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
         let body = Full::new(wire::frame(message)).boxed_unsync();
-        let response = self.send(method, body, RECONNECT).await?;
+        let response = self.send(method, body, RECONNECT_TIMEOUT).await?;
         check(response.status().as_u16(), response.headers())?;
         let mut answers = Answers {
             body: response.into_body(),
             buffer: BytesMut::new(),
         };
         let message = answers.next().await?;
-        // A status may also come after a message.
+        // A status may also follow a message.
         while answers.next().await?.is_some() {}
         message.ok_or_else(|| Failure::Interrupted("an answer without a message".into()))
     }
 
-    /// A call in both directions; what is put into the sender goes out.
+    /// Opens a bidirectional stream with a first request. Requests put into the sender
+    /// follow it.
     pub async fn stream(
         &self,
         method: &str,
         first: &[u8],
-        patience: Duration,
+        retry_for: Duration,
     ) -> Result<(mpsc::Sender<Bytes>, Answers), Failure> {
         let (sender, receiver) = mpsc::channel::<Bytes>(8);
         let first = futures::stream::once(std::future::ready(wire::frame(first)));
@@ -269,7 +277,7 @@ impl Channel {
             .chain(rest)
             .map(|message| Ok::<_, Infallible>(Frame::data(message)));
         let body = StreamBody::new(frames).boxed_unsync();
-        let response = timeout(CALL, self.send(method, body, patience))
+        let response = timeout(CALL_TIMEOUT, self.send(method, body, retry_for))
             .await
             .unwrap_or_else(|_| Err(no_answer(method)))?;
         check(response.status().as_u16(), response.headers())?;
@@ -282,10 +290,10 @@ impl Channel {
 }
 
 fn no_answer(method: &str) -> Failure {
-    Failure::Interrupted(format!("no answer to {method} in {CALL:?}"))
+    Failure::Interrupted(format!("no answer to {method} in {CALL_TIMEOUT:?}"))
 }
 
-/// An error with what caused it.
+/// Formats an error with its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -296,7 +304,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Fails when headers or trailers carry a status other than 0.
+/// Checks the status in headers or trailers.
 fn check(http: u16, headers: &HeaderMap) -> Result<(), Failure> {
     let text = |name: &str| {
         headers
@@ -317,14 +325,14 @@ fn check(http: u16, headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// The messages that come back.
+/// The responses of a call.
 pub struct Answers {
     body: Incoming,
     buffer: BytesMut,
 }
 
 impl Answers {
-    /// The next message; `None` when the call ended well.
+    /// Receives the next message; `None` when the call ended successfully.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
             if let Some(message) = wire::unframe(&mut self.buffer) {

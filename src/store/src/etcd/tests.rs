@@ -9,8 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::*;
+use super::client::prefix_end;
+use super::options::parse_endpoint;
+use super::store::reports_progress;
+use super::{EtcdOptions, EtcdStore};
 use crate::contract;
+use crate::types::{Expect, ListOptions, Store, StoreError, Watch, WatchBatch};
 
 /// An etcd of the test's own, on the loopback; gone with it.
 struct Etcd {
@@ -164,8 +168,6 @@ async fn next(watch: &mut Watch) -> WatchBatch {
     }
 }
 
-use crate::WatchBatch;
-
 #[tokio::test]
 async fn keeps_the_contract() {
     let Some(etcd) = Etcd::start(false) else {
@@ -307,17 +309,17 @@ async fn nobody_there_is_said() {
 
 #[test]
 fn endpoints_are_urls() {
-    let (endpoint, secure) = endpoint("https://[::1]:1234/").unwrap();
+    let (endpoint, secure) = parse_endpoint("https://[::1]:1234/").unwrap();
     assert!(secure);
     assert_eq!(endpoint.to_string(), "[::1]:1234");
-    assert_eq!(super::endpoint("http://etcd").unwrap().0.port, 2379);
+    assert_eq!(parse_endpoint("http://etcd").unwrap().0.port, 2379);
     for wrong in ["etcd:2379", "ftp://x", "http://", "https://:1"] {
-        assert!(super::endpoint(wrong).is_err(), "{wrong}");
+        assert!(parse_endpoint(wrong).is_err(), "{wrong}");
     }
 }
 
 #[test]
-fn only_new_servers_tell_progress() {
+fn only_new_servers_report_progress() {
     for (version, tells) in [
         ("3.4.23", false),
         ("3.4.31", true),
@@ -326,7 +328,7 @@ fn only_new_servers_tell_progress() {
         ("3.6.0-rc.1", true),
         ("4.0.0", true),
     ] {
-        assert_eq!(tells_progress(version), tells, "{version}");
+        assert_eq!(reports_progress(version), tells, "{version}");
     }
 }
 

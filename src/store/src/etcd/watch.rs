@@ -1,97 +1,62 @@
-//! Watches: a stream each, made again when it breaks.
+//! Watches: one stream per watch, opened again when it breaks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
+use super::client::{Client, OUT_OF_RANGE, is_internal, prefix_end};
+use super::follower::Follower;
 use super::grpc::{Answers, Failure};
 use super::wire::{self, WatchResponse};
-use super::{Shared, change, is_own, prefix_end};
-use crate::{Revision, StoreError, Watch, WatchBatch};
+use crate::types::{Change, KeyValue, Revision, StoreError, Watch, WatchBatch};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
-/// Batches that wait for the receiver; beyond, etcd's stream is held back.
-const BUFFER: usize = 256;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The number of batches that may wait for the receiver. Above it, flow control
+/// holds etcd's stream back.
+const MAX_QUEUED_BATCHES: usize = 256;
+/// How long a new watch waits for a connection.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long etcd may take to report that a start revision is compacted.
+const COMPACTED_TIMEOUT: Duration = Duration::from_secs(2);
+const MIN_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// What the store knows of a running watch.
-pub struct Follower {
-    /// Everything up to here is in the receiver's channel.
-    delivered: watch::Sender<Revision>,
-    /// Where requests on the present stream go.
-    requests: parking_lot::Mutex<Option<mpsc::Sender<Bytes>>>,
-    prefix: String,
-}
-
-impl Follower {
-    /// What the keys begin with that are followed.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
-    /// Whether changes of `key` are delivered.
-    pub fn follows(&self, key: &str) -> bool {
-        key.starts_with(&self.prefix)
-    }
-
-    /// Everything up to here has been delivered.
-    pub fn revision(&self) -> Revision {
-        *self.delivered.borrow()
-    }
-
-    /// Waits until everything up to `revision` has been delivered.
-    pub async fn reached(&self, revision: Revision) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self
-            .delivered
-            .subscribe()
-            .wait_for(|now| *now >= revision)
-            .await;
-    }
-
-    /// Asks etcd how far the watch is; the answer comes as an empty batch.
-    pub fn ask_for_progress(&self) {
-        if let Some(requests) = &*self.requests.lock() {
-            // When others are waiting to go out, one of them asks the same.
-            let _ = requests.try_send(wire::frame(&wire::watch_progress()));
-        }
-    }
-
-    fn delivered(&self, revision: Revision) {
-        self.delivered.send_if_modified(|now| {
-            let later = revision > *now;
-            *now = revision.max(*now);
-            later
-        });
-    }
-}
-
-/// One watch's range.
+/// The range of a watch.
 struct Target {
     key: String,
     end: Vec<u8>,
 }
 
-/// A stream that etcd has confirmed.
+impl Target {
+    fn new(client: &Client, prefix: &str) -> Self {
+        let key = client.key(prefix);
+        Self {
+            end: prefix_end(key.as_bytes()),
+            key,
+        }
+    }
+}
+
+/// A watch stream that etcd has confirmed.
 struct Stream {
     requests: mpsc::Sender<Bytes>,
     answers: Answers,
 }
 
-/// Begins a stream after revision `after`.
-async fn begin(
-    shared: &Shared,
+/// Opens a stream of the changes after revision `after`. Without a connection it
+/// retries for `timeout`.
+async fn open_stream(
+    client: &Client,
     target: &Target,
     after: Revision,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Stream, StoreError> {
     let request = wire::watch_create(target.key.as_bytes(), &target.end, after + 1);
-    let (requests, mut answers) = shared.channel.stream(WATCH, &request, patience).await?;
-    let first = next(shared, &mut answers).await?;
-    compacted_or_canceled(&first, after)?;
+    let (requests, mut answers) = client.channel.stream(WATCH, &request, timeout).await?;
+    let first = next_response(client, &mut answers).await?;
+    check_running(&first, after)?;
     if !first.created {
         return Err(StoreError::Unavailable(
             "etcd did not confirm a watch".into(),
@@ -100,18 +65,23 @@ async fn begin(
     Ok(Stream { requests, answers })
 }
 
-async fn next(shared: &Shared, answers: &mut Answers) -> Result<WatchResponse, StoreError> {
+/// Receives the next response of a stream.
+async fn next_response(
+    client: &Client,
+    answers: &mut Answers,
+) -> Result<WatchResponse, StoreError> {
     let message = answers
         .next()
         .await?
         .ok_or_else(|| Failure::Interrupted("etcd ended a watch".into()))?;
-    let response = WatchResponse::decode(&shared.root, message)
+    let response: WatchResponse = wire::decode(&client.root, message)
         .ok_or_else(|| StoreError::Unavailable("etcd's watch cannot be read".into()))?;
-    shared.saw(response.revision);
+    client.observe(response.revision);
     Ok(response)
 }
 
-fn compacted_or_canceled(response: &WatchResponse, after: Revision) -> Result<(), StoreError> {
+/// Checks that a response does not end the watch.
+fn check_running(response: &WatchResponse, after: Revision) -> Result<(), StoreError> {
     if response.compacted > 0 {
         return Err(StoreError::Compacted {
             asked: after,
@@ -127,28 +97,16 @@ fn compacted_or_canceled(response: &WatchResponse, after: Revision) -> Result<()
     Ok(())
 }
 
-/// To which revision etcd is compacted, if that is after `revision`.
-pub async fn compacted(shared: &Shared, revision: Revision) -> Option<Revision> {
-    let key = shared.key("");
-    let target = Target {
-        end: prefix_end(key.as_bytes()),
-        key,
-    };
-    let stream = begin(
-        shared,
-        &target,
-        revision.saturating_sub(1).max(1),
-        Duration::ZERO,
-    )
-    .await;
-    let result = match stream {
-        // etcd says so in an answer of its own, after the confirmation.
+/// Returns the oldest revision that etcd still has, if it is after `revision`.
+async fn oldest_revision(client: &Client, revision: Revision) -> Option<Revision> {
+    let target = Target::new(client, "");
+    let after = revision.saturating_sub(1).max(1);
+    let result = match open_stream(client, &target, after, Duration::ZERO).await {
+        // etcd reports it in a separate response, after the confirmation.
         Ok(mut stream) => {
-            let response =
-                tokio::time::timeout(Duration::from_secs(2), next(shared, &mut stream.answers))
-                    .await;
-            match response {
-                Ok(Ok(response)) => compacted_or_canceled(&response, revision),
+            let response = next_response(client, &mut stream.answers);
+            match tokio::time::timeout(COMPACTED_TIMEOUT, response).await {
+                Ok(Ok(response)) => check_running(&response, revision),
                 _ => Ok(()),
             }
         }
@@ -160,31 +118,52 @@ pub async fn compacted(shared: &Shared, revision: Revision) -> Option<Revision> 
     }
 }
 
-/// Starts a watch that follows until its receiver goes.
-pub async fn start(
-    shared: &Arc<Shared>,
+/// Converts the failure of a request at revision `asked`, which etcd may have
+/// refused because it is compacted or has not happened yet.
+pub(super) async fn revision_error(
+    client: &Client,
+    asked: Revision,
+    failure: Failure,
+) -> StoreError {
+    match &failure {
+        Failure::Status { code, message } if *code == OUT_OF_RANGE => {
+            if message.contains("future") {
+                return match client.linear_revision().await {
+                    Ok(newest) => StoreError::Future { asked, newest },
+                    Err(error) => error,
+                };
+            }
+            let oldest = oldest_revision(client, asked).await.unwrap_or(asked + 1);
+            StoreError::Compacted { asked, oldest }
+        }
+        _ => failure.into(),
+    }
+}
+
+/// Starts a watch of the changes after revision `after`. It ends when its receiver is
+/// dropped.
+pub(super) async fn start(
+    client: &Arc<Client>,
     prefix: &str,
     after: Revision,
 ) -> Result<Watch, StoreError> {
-    let key = shared.key(prefix);
-    let target = Target {
-        end: prefix_end(key.as_bytes()),
-        key,
+    let target = Target::new(client, prefix);
+    let stream = open_stream(client, &target, after, START_TIMEOUT).await?;
+    let (sender, receiver) = mpsc::channel(MAX_QUEUED_BATCHES);
+    let follower = Arc::new(Follower::new(prefix, after, stream.requests.clone()));
+    client.add_follower(&follower);
+    let task = WatchTask {
+        client: client.clone(),
+        target,
+        follower,
+        sender,
     };
-    let stream = begin(shared, &target, after, Duration::from_secs(5)).await?;
-    let (sender, receiver) = mpsc::channel(BUFFER);
-    let follower = Arc::new(Follower {
-        delivered: watch::Sender::new(after),
-        requests: parking_lot::Mutex::new(Some(stream.requests.clone())),
-        prefix: prefix.to_owned(),
-    });
-    shared.followers.lock().push(Arc::downgrade(&follower));
-    tokio::spawn(follow(shared.clone(), target, follower, stream, sender));
+    tokio::spawn(task.run(stream));
     Ok(receiver)
 }
 
-/// What an answer delivers; `None` when it tells nothing.
-fn batch(response: WatchResponse) -> Option<WatchBatch> {
+/// Converts a response; `None` if it has nothing to deliver.
+fn to_batch(response: WatchResponse) -> Option<WatchBatch> {
     let Some(last) = response.events.last() else {
         // Progress: everything up to the header's revision has been sent.
         return (!response.created).then(|| WatchBatch {
@@ -192,76 +171,133 @@ fn batch(response: WatchResponse) -> Option<WatchBatch> {
             revision: response.revision,
         });
     };
-    // The header may be ahead of the events that are still to come.
+    // The header's revision may be ahead of events that are still to come.
     let revision = last.now.mod_revision;
     let changes = response
         .events
         .into_iter()
-        .filter(|event| !is_own(&event.now.key))
-        .map(change)
+        .filter(|event| !is_internal(&event.now.key))
+        .map(to_change)
         .collect();
     Some(WatchBatch { changes, revision })
 }
 
-async fn follow(
-    shared: Arc<Shared>,
+/// Converts an event of etcd into a change of the store.
+fn to_change(event: wire::WatchEvent) -> Change {
+    let revision = event.now.mod_revision;
+    if event.deleted {
+        // The state before may be compacted; the key is known in any case.
+        let before = event.before.unwrap_or_else(|| {
+            Arc::new(KeyValue {
+                key: event.now.key.clone(),
+                value: Bytes::new(),
+                create_revision: 0,
+                mod_revision: 0,
+            })
+        });
+        return Change::Delete { before, revision };
+    }
+    Change::Put {
+        now: event.now,
+        before: event.before,
+    }
+}
+
+/// What comes next on a stream.
+enum Next {
+    /// Changes or progress to deliver.
+    Batch(WatchBatch),
+    /// A response with nothing to deliver.
+    Nothing,
+    /// The stream has ended and can be opened again.
+    Broken(StoreError),
+    /// The watch has ended, with the last error for the receiver, if it is there.
+    Ended(Option<StoreError>),
+}
+
+/// The task that delivers one watch.
+struct WatchTask {
+    client: Arc<Client>,
     target: Target,
     follower: Arc<Follower>,
-    mut stream: Stream,
     sender: mpsc::Sender<Result<WatchBatch, StoreError>>,
-) {
-    loop {
-        let ended = tokio::select! {
-            () = sender.closed() => return,
-            () = shared.closing.cancelled() => {
-                let _ = sender.send(Err(StoreError::Closed)).await;
-                return;
-            }
-            response = next(&shared, &mut stream.answers) => match response {
-                Ok(response) => {
-                    match compacted_or_canceled(&response, follower.revision()) {
-                        Ok(()) => {
-                            if let Some(batch) = batch(response) {
-                                let revision = batch.revision;
-                                if sender.send(Ok(batch)).await.is_err() {
-                                    return;
-                                }
-                                follower.delivered(revision);
-                            }
-                            continue;
-                        }
-                        Err(error) => error,
+}
+
+impl WatchTask {
+    /// Delivers batches until the watch ends, across broken connections.
+    async fn run(self, mut stream: Stream) {
+        let error = loop {
+            match self.next_batch(&mut stream).await {
+                Next::Batch(batch) => {
+                    let revision = batch.revision;
+                    if self.sender.send(Ok(batch)).await.is_err() {
+                        return;
                     }
+                    self.follower.set_delivered(revision);
                 }
-                Err(error) => error,
-            },
+                Next::Nothing => {}
+                Next::Broken(error) => {
+                    self.follower.set_requests(None);
+                    tracing::warn!(%error, "a watch of etcd broke, going on from where it was");
+                    stream = match self.reconnect().await {
+                        Ok(stream) => stream,
+                        Err(error) => break error,
+                    };
+                    self.follower.set_requests(Some(stream.requests.clone()));
+                    tracing::info!("a watch of etcd goes on");
+                }
+                Next::Ended(error) => {
+                    self.follower.set_requests(None);
+                    break error;
+                }
+            }
         };
-        follower.requests.lock().take();
-        if !matches!(ended, StoreError::Unavailable(_)) {
-            let _ = sender.send(Err(ended)).await;
-            return;
+        if let Some(error) = error {
+            // Fails only if the receiver is gone, and then nobody needs the error.
+            let _ = self.sender.send(Err(error)).await;
         }
-        tracing::warn!(error = %ended, "a watch of etcd broke, going on from where it was");
-        let mut pause = FIRST_PAUSE;
-        stream = loop {
-            tokio::select! {
-                () = sender.closed() => return,
-                () = shared.closing.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
-            match begin(&shared, &target, follower.revision(), Duration::ZERO).await {
-                Ok(stream) => break stream,
-                Err(StoreError::Unavailable(why)) => {
-                    tracing::debug!(why, "etcd is away");
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(error) => {
-                    let _ = sender.send(Err(error)).await;
-                    return;
-                }
-            }
+    }
+
+    /// Waits for the next response of the stream.
+    async fn next_batch(&self, stream: &mut Stream) -> Next {
+        let response = tokio::select! {
+            () = self.sender.closed() => return Next::Ended(None),
+            () = self.client.closing.cancelled() => return Next::Ended(Some(StoreError::Closed)),
+            response = next_response(&self.client, &mut stream.answers) => response,
         };
-        *follower.requests.lock() = Some(stream.requests.clone());
-        tracing::info!("a watch of etcd goes on");
+        let checked = response.and_then(|response| {
+            check_running(&response, self.follower.revision())?;
+            Ok(response)
+        });
+        match checked {
+            Ok(response) => to_batch(response).map_or(Next::Nothing, Next::Batch),
+            Err(error @ StoreError::Unavailable(_)) => Next::Broken(error),
+            Err(error) => Next::Ended(Some(error)),
+        }
+    }
+
+    /// Opens the stream again after the last delivered revision, for as long as etcd
+    /// is unavailable.
+    ///
+    /// # Errors
+    /// The last error for the receiver, or `None` if it is gone or the store closes.
+    async fn reconnect(&self) -> Result<Stream, Option<StoreError>> {
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            tokio::select! {
+                () = self.sender.closed() => return Err(None),
+                () = self.client.closing.cancelled() => return Err(None),
+                () = tokio::time::sleep(backoff) => {}
+            }
+            let after = self.follower.revision();
+            match open_stream(&self.client, &self.target, after, Duration::ZERO).await {
+                Ok(stream) => return Ok(stream),
+                Err(StoreError::Unavailable(reason)) => {
+                    tracing::debug!(reason, "etcd is unavailable");
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+                Err(error) => return Err(Some(error)),
+            }
+        }
     }
 }

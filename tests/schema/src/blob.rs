@@ -1,4 +1,4 @@
-//! From JSON schemas to the blob of `schema/format.rs`.
+//! Encodes JSON schemas as the blob of `schema/format.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -54,7 +54,7 @@ fn id(length: usize) -> u16 {
         .expect("the schema fits 16-bit indices")
 }
 
-/// The facts of one field.
+/// What `facts.rs` has on one field.
 #[derive(Default)]
 struct Facts {
     list: Option<(u8, u8, Vec<&'static str>)>,
@@ -122,7 +122,7 @@ fn facts_of(def: &str, field: &str) -> Facts {
     facts
 }
 
-/// The tag of a definition that is not a plain object.
+/// Returns the tag of a definition that is not a plain object.
 fn special(name: &str) -> Option<u8> {
     Some(match name {
         "io.k8s.apimachinery.pkg.util.intstr.IntOrString" => tag::INT_OR_STRING,
@@ -223,6 +223,66 @@ impl Writer {
             other => panic!("{path}: a schema of type {other:?}: {schema}"),
         }
     }
+
+    /// Adds a definition's types and strings, and its descriptions to its chunk.
+    fn definition<'a>(
+        &mut self,
+        name: &str,
+        schema: &'a Value,
+        chunks: &mut Chunks<'a>,
+    ) -> DefRecord {
+        let short = facts::short(name);
+        let chunk = chunks.index_of(name);
+        let texts = &mut chunks.texts[chunk];
+        let first = id(texts.len());
+        texts.push(description(schema));
+        let required: Vec<&str> = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let mut fields = Vec::new();
+        let mut properties: Vec<(&String, &Value)> = schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .collect();
+        properties.sort_unstable_by_key(|(name, _)| *name);
+        for (field, property) in properties {
+            texts.push(description(property));
+            let facts = facts_of(short, field);
+            let ty = self.schema(property, &facts, &format!("{name}.{field}"));
+            let default = facts.default.map_or(NONE, |d| self.string(d));
+            self.string(field);
+            fields.push(FieldRecord {
+                name: field.clone(),
+                ty,
+                flags: field_flags(short, field, &required, schema, property),
+                default,
+            });
+        }
+        let def = self.def_ids[name];
+        let ty = match special(name) {
+            Some(tag) => self.ty((tag, 0, def, 0)),
+            None => self.ty((tag::OBJECT, 0, def, 0)),
+        };
+        let flags = if facts::ATOMIC_DEFS.contains(&short) {
+            flag::ATOMIC
+        } else {
+            0
+        };
+        DefRecord {
+            name: self.string(name),
+            flags,
+            chunk: u8::try_from(chunk).expect("fewer than 256 packages"),
+            fields,
+            description: first,
+            ty,
+        }
+    }
 }
 
 fn reference(schema: &Value) -> Option<&str> {
@@ -274,7 +334,10 @@ fn is_embedded(def: &str, field: &str, schema: &Value, property: &Value) -> bool
                 .any(|(d, fields)| *d == def && fields.contains(&field)))
 }
 
-/// Facts that name nothing are typing errors.
+/// Checks that every fact names a definition and a field that exist.
+///
+/// # Panics
+/// When one does not: it is a typing error.
 fn check_facts(definitions: &Map<String, Value>) {
     let has = |def: &str, field: Option<&str>| {
         let schema = definitions
@@ -324,8 +387,40 @@ fn check_facts(definitions: &Map<String, Value>) {
     facts::ATOMIC_DEFS.iter().for_each(|d| has(d, None));
 }
 
-/// The blob of all definitions.
-pub fn write(definitions: &Map<String, Value>) -> Vec<u8> {
+/// Descriptions by package, so that one group version's can be read alone.
+struct Chunks<'a> {
+    /// Names of packages, sorted; a chunk's index is its package's place here.
+    packages: Vec<&'a str>,
+    texts: Vec<Vec<&'a str>>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(definitions: &'a Map<String, Value>) -> Self {
+        let mut packages: Vec<&str> = definitions.keys().map(|name| package(name)).collect();
+        packages.sort_unstable();
+        packages.dedup();
+        let texts = vec![Vec::new(); packages.len()];
+        Self { packages, texts }
+    }
+
+    /// Returns the chunk that holds the descriptions of a definition.
+    fn index_of(&self, definition: &str) -> usize {
+        self.packages
+            .binary_search(&package(definition))
+            .expect("every package is listed")
+    }
+}
+
+/// Returns the package of a definition: its name without the kind.
+fn package(definition: &str) -> &str {
+    let (package, _) = definition
+        .rsplit_once('.')
+        .expect("definitions have a package");
+    package
+}
+
+/// Encodes all definitions as the blob.
+pub fn encode(definitions: &Map<String, Value>) -> Vec<u8> {
     check_facts(definitions);
     let mut w = Writer::default();
     for (i, name) in definitions.keys().enumerate() {
@@ -335,87 +430,26 @@ pub fn write(definitions: &Map<String, Value>) -> Vec<u8> {
         definitions.keys().is_sorted(),
         "definitions are looked up by binary search"
     );
-
-    // Descriptions go by package, so that one group version's can be read alone.
-    let mut chunks: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut packages: Vec<&str> = definitions
-        .keys()
-        .filter_map(|n| n.rsplit_once('.'))
-        .map(|(p, _)| p)
+    let mut chunks = Chunks::new(definitions);
+    let defs: Vec<DefRecord> = definitions
+        .iter()
+        .map(|(name, schema)| w.definition(name, schema, &mut chunks))
         .collect();
-    packages.sort_unstable();
-    packages.dedup();
-
-    let mut defs = Vec::new();
-    for (name, schema) in definitions {
-        let short = facts::short(name);
-        let (package, _) = name.rsplit_once('.').expect("definitions have a package");
-        let chunk = packages
-            .binary_search(&package)
-            .expect("every package is listed");
-        let texts = chunks.entry(package).or_default();
-        let first = id(texts.len());
-        texts.push(description(schema));
-        let required: Vec<&str> = schema
-            .get("required")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let mut fields = Vec::new();
-        let mut properties: Vec<(&String, &Value)> = schema
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .collect();
-        properties.sort_unstable_by_key(|(name, _)| *name);
-        for (field, property) in properties {
-            texts.push(description(property));
-            let facts = facts_of(short, field);
-            let ty = w.schema(property, &facts, &format!("{name}.{field}"));
-            let default = facts.default.map_or(NONE, |d| w.string(d));
-            w.string(field);
-            fields.push(FieldRecord {
-                name: field.clone(),
-                ty,
-                flags: field_flags(short, field, &required, schema, property),
-                default,
-            });
-        }
-        let def = w.def_ids[name];
-        let ty = match special(name) {
-            Some(tag) => w.ty((tag, 0, def, 0)),
-            None => w.ty((tag::OBJECT, 0, def, 0)),
-        };
-        let flags = if facts::ATOMIC_DEFS.contains(&short) {
-            flag::ATOMIC
-        } else {
-            0
-        };
-        let name = w.string(name);
-        defs.push(DefRecord {
-            name,
-            flags,
-            chunk: u8::try_from(chunk).expect("fewer than 256 packages"),
-            fields,
-            description: first,
-            ty,
-        });
-    }
-
-    let sections = [
+    join(&[
         offsets(w.strings.iter().map(|s| s.as_bytes().to_vec())),
         defs_section(&defs),
         fields_section(&w, &defs),
         types_section(&w),
         lists_section(&w),
-        offsets(packages.iter().map(|p| compress(&chunks[p]))),
-    ];
+        offsets(chunks.texts.iter().map(|texts| compress(texts))),
+    ])
+}
+
+/// Joins the sections behind a header of their offsets and the end's.
+fn join(sections: &[Vec<u8>]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = (sections.len() + 1) * 4;
-    for section in &sections {
+    for section in sections {
         out.extend(u32::try_from(at).expect("the blob is small").to_le_bytes());
         at += section.len();
     }
@@ -424,7 +458,7 @@ pub fn write(definitions: &Map<String, Value>) -> Vec<u8> {
     out
 }
 
-/// A count, offsets and the pieces that they point into.
+/// Encodes a section of pieces: their count, offsets, and the pieces themselves.
 fn offsets(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let pieces: Vec<Vec<u8>> = pieces.collect();
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! The types that the API serves. Everything that they are made of follows.
+//! The types that the API serves. The types of their fields are found from them.
 
 use k8s_openapi as k;
 use schemars::SchemaGenerator;
@@ -10,7 +10,7 @@ macro_rules! roots {
     };
 }
 
-/// All definitions by their OpenAPI names.
+/// Returns the JSON schemas of all definitions by OpenAPI name.
 pub fn definitions() -> Map<String, Value> {
     let mut g = SchemaGenerator::default();
     roots!(g;

@@ -1,8 +1,8 @@
-//! Resource quantities: exact decimals with an SI or binary suffix, printed in
-//! upstream's canonical form.
+//! Resource quantities: exact decimals with an SI or binary suffix, in upstream's
+//! canonical form.
 //!
-//! A quantity is a whole number of nano-units in 128 bits, so amounts beyond
-//! 1.7e29 saturate; upstream caps binary ones at 2^63-1 already.
+//! A quantity is an integer of nano-units in 128 bits, so that amounts beyond 1.7e29
+//! saturate. Upstream limits binary ones to 2^63-1.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,10 +10,12 @@ use std::hash::{Hash, Hasher};
 
 use serde_json::Value;
 
+/// Nano-units per unit.
 const NANO: i128 = 1_000_000_000;
-const CAP: i128 = i64::MAX as i128 * NANO;
+/// The largest amount of a binary quantity.
+const MAX_BINARY: i128 = i64::MAX as i128 * NANO;
 
-/// In which family of suffixes a quantity is written.
+/// The family of suffixes that a quantity is written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `12e6`.
@@ -24,22 +26,22 @@ pub enum Format {
     DecimalSi,
 }
 
-/// An amount of something: cores, bytes, pods.
+/// An amount of a resource, as cores or bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantity {
     nanos: i128,
     format: Format,
 }
 
-/// Why a text is no quantity, worded as upstream's.
+/// Why a string is not a quantity, with upstream's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// It is not a number followed by a suffix.
+    /// The string is not a number followed by a suffix.
     #[error(
         "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
     )]
     Format,
-    /// The suffix means nothing.
+    /// The suffix is unknown.
     #[error("unable to parse quantity's suffix")]
     Suffix,
     /// The number is malformed.
@@ -48,13 +50,13 @@ pub enum ParseError {
 }
 
 impl Quantity {
-    /// Nothing at all.
+    /// Zero.
     pub const ZERO: Self = Self {
         nanos: 0,
         format: Format::DecimalSi,
     };
 
-    /// A whole number of units.
+    /// Creates a quantity of units.
     pub fn new(value: i64, format: Format) -> Self {
         Self {
             nanos: i128::from(value) * NANO,
@@ -62,7 +64,7 @@ impl Quantity {
         }
     }
 
-    /// A number of thousandths.
+    /// Creates a quantity of thousandths.
     pub fn from_milli(value: i64, format: Format) -> Self {
         Self {
             nanos: i128::from(value) * (NANO / 1000),
@@ -71,6 +73,11 @@ impl Quantity {
     }
 
     /// Parses `[+-]digits[.digits][suffix]`.
+    ///
+    /// Digits below a nano-unit round up, away from zero. Amounts out of range saturate.
+    ///
+    /// # Errors
+    /// When the string is not of this form.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         if text.is_empty() {
             return Err(ParseError::Format);
@@ -90,8 +97,8 @@ impl Quantity {
             None => ("", rest),
         };
         if whole.is_empty() && fraction.is_empty() {
-            // Upstream's scanner takes a lone sign or dot for a zero with a suffix
-            // and fails on the number.
+            // Upstream's scanner takes a single sign or dot for a number without digits
+            // and fails to parse it.
             return Err(if suffix.is_empty() && !body.is_empty() {
                 ParseError::Numeric
             } else {
@@ -104,10 +111,10 @@ impl Quantity {
         let whole = whole.trim_start_matches('0');
         let digits = whole.len() + fraction.len();
         let saturated = |negative: bool| Self {
-            nanos: if negative { -CAP } else { CAP },
+            nanos: if negative { -MAX_BINARY } else { MAX_BINARY },
             format,
         };
-        // Digits beyond the ninth decimal only say that there is something left to round up.
+        // Digits beyond the ninth decimal only decide whether to round up.
         let nanos = match scale {
             Scale::Ten(exponent) => decimal_nanos(whole, fraction, exponent),
             Scale::Two(exponent) => binary_nanos(whole, fraction, exponent),
@@ -116,7 +123,7 @@ impl Quantity {
             return Ok(saturated(negative));
         };
         if format == Format::BinarySi {
-            nanos = nanos.min(CAP);
+            nanos = nanos.min(MAX_BINARY);
             if digits > 0 && nanos > 0 && nanos < NANO {
                 format = Format::DecimalSi;
             }
@@ -127,7 +134,10 @@ impl Quantity {
         })
     }
 
-    /// Reads a field that holds a quantity as a text or a number.
+    /// Converts a field that has a quantity as a string or a number. Null is zero.
+    ///
+    /// # Errors
+    /// When the value is not a quantity.
     pub fn from_value(value: &Value) -> Result<Self, ParseError> {
         match value {
             Value::String(text) => Self::parse(text.trim()),
@@ -137,17 +147,18 @@ impl Quantity {
         }
     }
 
-    /// The family of suffixes that it is written in.
+    /// Returns the family of suffixes that the quantity is written with.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// In units, rounded up (away from zero); saturates at the bounds of i64.
+    /// Returns the amount in units, rounded up (away from zero); saturates at the bounds of i64.
     pub fn value(&self) -> i64 {
         self.scaled(NANO)
     }
 
-    /// In thousandths, rounded up (away from zero); saturates at the bounds of i64.
+    /// Returns the amount in thousandths, rounded up (away from zero); saturates at the
+    /// bounds of i64.
     pub fn milli_value(&self) -> i64 {
         self.scaled(NANO / 1000)
     }
@@ -157,22 +168,23 @@ impl Quantity {
         i64::try_from(up).unwrap_or(if up > 0 { i64::MAX } else { i64::MIN })
     }
 
-    /// In units, as a fraction.
+    /// Returns the amount in units as a floating-point number.
     pub fn as_f64(&self) -> f64 {
         self.nanos as f64 / NANO as f64
     }
 
-    /// Whether it is nothing.
+    /// Returns whether the amount is zero.
     pub fn is_zero(&self) -> bool {
         self.nanos == 0
     }
 
-    /// -1, 0 or 1.
+    /// Returns the sign: -1, 0 or 1.
     pub fn sign(&self) -> i32 {
         self.nanos.signum() as i32
     }
 
-    /// Rounded up to whole multiples of 10^`scale` (`-3` is milli); whether that changed nothing.
+    /// Rounds up, away from zero, to a multiple of 10^`scale` (-3 is milli). Returns whether
+    /// the amount is unchanged.
     pub fn round_up(&mut self, scale: i32) -> bool {
         let Some(unit) = u32::try_from(scale + 9)
             .ok()
@@ -186,7 +198,7 @@ impl Quantity {
         same
     }
 
-    /// The sum; it keeps this quantity's format unless this is zero.
+    /// Returns the sum, in the format of this quantity unless it is zero.
     #[must_use]
     #[allow(
         clippy::should_implement_trait,
@@ -204,7 +216,7 @@ impl Quantity {
         }
     }
 
-    /// The difference; it keeps this quantity's format unless this is zero.
+    /// Returns the difference, in the format of this quantity unless it is zero.
     #[must_use]
     #[allow(
         clippy::should_implement_trait,
@@ -222,7 +234,7 @@ impl Quantity {
         }
     }
 
-    /// The negative.
+    /// Returns the negative amount.
     #[must_use]
     #[allow(
         clippy::should_implement_trait,
@@ -275,7 +287,7 @@ enum Scale {
     Two(u32),
 }
 
-/// The shape upstream's scanner lets pass: letters of the suffixes, a sign, digits.
+/// Checks the form that upstream's scanner accepts: letters of suffixes, a sign, digits.
 fn check_suffix_form(suffix: &str) -> Result<(), ParseError> {
     let rest =
         suffix.trim_start_matches(['e', 'E', 'i', 'n', 'u', 'm', 'k', 'K', 'M', 'G', 'T', 'P']);
@@ -310,7 +322,7 @@ fn interpret(suffix: &str) -> Option<(Scale, Format)> {
         _ => {
             let exponent = suffix.strip_prefix(['e', 'E'])?;
             let exponent: i64 = exponent.parse().ok()?;
-            // Beyond this nothing is left of any number, or it saturates.
+            // Beyond this any number rounds to the smallest amount or saturates.
             Some((
                 Scale::Ten(exponent.clamp(-100_000, 100_000) as i32),
                 Format::DecimalExponent,
@@ -319,9 +331,9 @@ fn interpret(suffix: &str) -> Option<(Scale, Format)> {
     }
 }
 
-/// |whole.fraction × 10^exponent| in nanos, rounded up; `None` beyond 128 bits.
+/// Returns whole.fraction × 10^exponent in nano-units, rounded up; `None` beyond 128 bits.
 fn decimal_nanos(whole: &str, fraction: &str, exponent: i32) -> Option<i128> {
-    // The decimal point sits `point` digits into the digits of whole and fraction.
+    // The decimal point is after `point` digits of whole and fraction.
     let digits = || {
         whole
             .bytes()
@@ -347,7 +359,7 @@ fn decimal_nanos(whole: &str, fraction: &str, exponent: i32) -> Option<i128> {
     nanos.checked_add(i128::from(rest))
 }
 
-/// |whole.fraction × 2^exponent| in nanos, rounded up; `None` beyond 128 bits.
+/// Returns whole.fraction × 2^exponent in nano-units, rounded up; `None` beyond 128 bits.
 fn binary_nanos(whole: &str, fraction: &str, exponent: u32) -> Option<i128> {
     let whole: i128 = if whole.is_empty() {
         0
@@ -356,7 +368,7 @@ fn binary_nanos(whole: &str, fraction: &str, exponent: u32) -> Option<i128> {
     };
     let unit = NANO.checked_shl(exponent)?;
     let mut nanos = whole.checked_mul(1i128 << exponent)?.checked_mul(NANO)?;
-    // Fraction: exact long division by ten a digit, the remainder carried as "something left".
+    // The fraction is divided exactly; a remainder rounds up.
     let mut rest = false;
     let kept = fraction.len().min(18);
     let (head, tail) = fraction.split_at(kept);
@@ -416,7 +428,7 @@ impl From<Quantity> for Value {
     }
 }
 
-/// The canonical form: no fraction digits, the greatest suffix that keeps it exact.
+/// The canonical form: no fractional digits, and the largest suffix that is exact.
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.nanos == 0 {
@@ -425,7 +437,7 @@ impl fmt::Display for Quantity {
         let mut format = self.format;
         if format == Format::BinarySi && (self.nanos.abs() < 1024 * NANO || self.nanos % NANO != 0)
         {
-            // Small or fractional ones would lose digits.
+            // Small and fractional amounts need decimal suffixes to be exact.
             format = Format::DecimalSi;
         }
         if format == Format::BinarySi {
@@ -460,117 +472,4 @@ impl fmt::Display for Quantity {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn canonical(text: &str) -> String {
-        Quantity::parse(text)
-            .unwrap_or_else(|e| panic!("{text}: {e}"))
-            .to_string()
-    }
-
-    #[test]
-    fn canonical_forms_are_upstreams() {
-        for (text, expected) in [
-            ("0", "0"),
-            ("0n", "0"),
-            ("0Ki", "0"),
-            ("1000m", "1"),
-            ("1.5", "1500m"),
-            ("0.5", "500m"),
-            ("100", "100"),
-            ("1024", "1024"),
-            ("1024Ki", "1Mi"),
-            ("1Ki", "1Ki"),
-            ("0.5Gi", "512Mi"),
-            ("1.5Gi", "1536Mi"),
-            ("1000Ki", "1000Ki"),
-            ("1000000", "1M"),
-            ("12000", "12k"),
-            ("1e3", "1e3"),
-            ("1E3", "1e3"),
-            ("1000e0", "1e3"),
-            ("12e-3", "12e-3"),
-            ("1E", "1E"),
-            ("100n", "100n"),
-            ("0.1n", "1n"),
-            ("1.1Ki", "1126400m"),
-            (".001", "1m"),
-            ("-1.5Gi", "-1536Mi"),
-            ("+5", "5"),
-            ("1.", "1"),
-            ("8Ei", "9223372036854775807"),
-            ("0.0001Ki", "102400u"),
-            ("512Ki", "512Ki"),
-            ("1023", "1023"),
-            ("100Gi", "100Gi"),
-            ("10e-12", "1e-9"),
-            ("1500m", "1500m"),
-        ] {
-            assert_eq!(canonical(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn rejects_what_upstream_rejects() {
-        for text in [
-            "", "a", "1.1.1", "--1", "1 Gi", "1gi", "1ki", "1Kii", "1e", "12z", "+", "1e3k", "Mi",
-        ] {
-            assert!(Quantity::parse(text).is_err(), "{text}");
-        }
-        assert_eq!(
-            Quantity::parse("1 Gi").unwrap_err().to_string(),
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-        );
-    }
-
-    #[test]
-    fn rounds_up_to_units() {
-        assert_eq!(Quantity::parse("1500m").unwrap().value(), 2);
-        assert_eq!(Quantity::parse("-1500m").unwrap().value(), -2);
-        assert_eq!(Quantity::parse("1u").unwrap().milli_value(), 1);
-        assert_eq!(Quantity::parse("1e100").unwrap().value(), i64::MAX);
-        assert_eq!(Quantity::parse("1e-100").unwrap().to_string(), "1e-9");
-        let mut q = Quantity::parse("1001u").unwrap();
-        assert!(!q.round_up(-3));
-        assert_eq!(q.to_string(), "2m");
-    }
-
-    #[test]
-    fn sums_keep_the_first_format() {
-        let a = Quantity::parse("1Gi").unwrap();
-        let b = Quantity::parse("1M").unwrap();
-        assert_eq!(a.add(b).format(), Format::BinarySi);
-        assert_eq!(Quantity::ZERO.add(a).to_string(), "1Gi");
-        assert_eq!(a.sub(a).to_string(), "0");
-        assert!(a > b);
-    }
-
-    proptest! {
-        #![proptest_config(crate::testing::config())]
-
-        #[test]
-        fn canonical_form_is_a_fixed_point(text in "[+-]?[0-9]{1,9}(\\.[0-9]{0,12})?(|n|u|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|e-?[0-9])") {
-            let q = Quantity::parse(&text).unwrap();
-            let again = Quantity::parse(&q.to_string()).unwrap();
-            prop_assert_eq!(again, q);
-            prop_assert_eq!(again.to_string(), q.to_string());
-        }
-
-        #[test]
-        fn never_panics(text in "\\PC{0,30}", digits in "[0-9.eEKMGi+-]{0,40}") {
-            let _ = Quantity::parse(&text);
-            if let Ok(q) = Quantity::parse(&digits) {
-                let _ = (q.to_string(), q.value(), q.milli_value(), q.add(q), q.sub(q).neg());
-            }
-        }
-
-        #[test]
-        fn adds_like_integers(a in -1_000_000_000i64..1_000_000_000, b in -1_000_000_000i64..1_000_000_000) {
-            let sum = Quantity::from_milli(a, Format::DecimalSi).add(Quantity::from_milli(b, Format::DecimalSi));
-            prop_assert_eq!(sum.milli_value(), a + b);
-        }
-    }
-}
+mod tests;

@@ -1,20 +1,24 @@
-//! Facts about fields that the types themselves do not carry, typed by hand
+//! Facts about fields that the types of `k8s-openapi` do not carry, written down
 //! from upstream's markers (`+listType`, `+listMapKey`, `+patchStrategy`,
-//! `+patchMergeKey`, `+mapType`, `+structType`, `+default`). A test of the crate
-//! holds them against upstream's published document where that is at hand.
+//! `+patchMergeKey`, `+mapType`, `+structType`, `+default`). A test of `rkube-api`
+//! compares them with upstream's published document where that is available.
 //!
-//! Definitions are named without the `io.k8s.` and `api.` in front.
+//! Definitions are named without the prefixes `io.k8s.` and `api.`.
 
-/// Lists that are merged item by item: definition, fields, the keys that tell
-/// items apart (`listMapKey`), whether strategic merge knows of it (its merge
-/// key is the first key) and keeps only the keys sent (`retainKeys`).
+/// Fields with lists that are merged item by item (`+listType=map`).
 pub struct ListMap {
+    /// The definition that has the fields.
     pub def: &'static str,
+    /// The fields.
     pub fields: &'static [&'static str],
+    /// The keys that identify an item (`+listMapKey`). The first is the merge key
+    /// of strategic merge patch.
     pub keys: &'static [&'static str],
+    /// The behaviour in strategic merge patch (`+patchStrategy`).
     pub patch: Patch,
 }
 
+/// How strategic merge patch treats a list map.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Patch {
     /// Strategic merge replaces the list.
@@ -41,6 +45,7 @@ const fn map(
 
 use Patch::{Merge, MergeRetainKeys, None as Plain};
 
+/// All list maps.
 pub const LIST_MAPS: &[ListMap] = &[
     map(
         "apimachinery.pkg.apis.meta.v1.ObjectMeta",
@@ -312,8 +317,8 @@ pub const LIST_MAPS: &[ListMap] = &[
     map("storage.v1.CSINodeSpec", &["drivers"], &["name"], Merge),
 ];
 
-/// Lists whose items are scalars, each there once; those that strategic merge
-/// merges too are marked.
+/// Lists of unique scalars (`+listType=set`): definition, fields, and whether
+/// strategic merge patch merges them too.
 pub const SETS: &[(&str, &[&str], bool)] = &[
     (
         "apimachinery.pkg.apis.meta.v1.ObjectMeta",
@@ -360,7 +365,8 @@ pub const SETS: &[(&str, &[&str], bool)] = &[
     ("storage.v1.CSIDriverSpec", &["volumeLifecycleModes"], false),
 ];
 
-/// Lists that server-side apply takes whole and strategic merge merges by a key.
+/// Lists that server-side apply replaces and strategic merge patch merges:
+/// definition, field, merge key.
 pub const ATOMIC_MERGED: &[(&str, &str, &str)] = &[
     ("core.v1.PodStatus", "hostIPs", "ip"),
     ("batch.v1.JobStatus", "conditions", "type"),
@@ -370,7 +376,7 @@ pub const ATOMIC_MERGED: &[(&str, &str, &str)] = &[
 pub const UNTYPED_LISTS: &[(&str, &str)] =
     &[("apimachinery.pkg.apis.meta.v1.APIResource", "verbs")];
 
-/// Objects that are changed as a whole.
+/// Definitions that server-side apply replaces as a whole (`+structType=atomic`).
 pub const ATOMIC_DEFS: &[&str] = &[
     "admissionregistration.v1.MatchResources",
     "admissionregistration.v1.NamedRuleWithOperations",
@@ -401,7 +407,7 @@ pub const ATOMIC_DEFS: &[&str] = &[
     "apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
 
-/// Maps that are changed as a whole.
+/// Maps that server-side apply replaces as a whole (`+mapType=atomic`).
 pub const ATOMIC_FIELDS: &[(&str, &str)] = &[
     ("core.v1.PodSpec", "nodeSelector"),
     ("core.v1.ReplicationControllerSpec", "selector"),
@@ -409,8 +415,8 @@ pub const ATOMIC_FIELDS: &[(&str, &str)] = &[
     ("node.v1.Scheduling", "nodeSelector"),
 ];
 
-/// Uses of an atomic object that are changed field by field, and maps that say
-/// so although they would be anyway.
+/// Fields marked `+mapType=granular`: uses of atomic definitions that are merged
+/// field by field, and maps that carry the marker although it is the default.
 pub const GRANULAR_FIELDS: &[(&str, &str)] = &[
     ("core.v1.PersistentVolumeSpec", "claimRef"),
     (
@@ -419,7 +425,7 @@ pub const GRANULAR_FIELDS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Objects with a patch strategy of their own: definition, field, strategy bits.
+/// Fields of objects with a patch strategy: definition, field, strategy bits.
 pub const OBJECT_STRATEGIES: &[(&str, &str, u8)] = &[
     (
         "apps.v1.DeploymentSpec",
@@ -433,8 +439,8 @@ pub const OBJECT_STRATEGIES: &[(&str, &str, u8)] = &[
     ),
 ];
 
-/// Structs that Go holds by value, so that encoded objects always have them,
-/// beyond the metadata, spec and status of a kind.
+/// Structs that Go holds by value, so that encoded objects always contain them.
+/// The metadata, spec and status of a kind are always such and not listed.
 pub const EMBEDDED: &[(&str, &[&str])] = &[
     (
         "admissionregistration.v1.MutatingWebhook",
@@ -587,7 +593,7 @@ pub const DEFAULTS: &[(&str, &str, &str)] = &[
     ("resource.v1.DeviceToleration", "operator", r#""Equal""#),
 ];
 
-/// Fields that the crate requires and upstream does not.
+/// Fields that `k8s-openapi` requires and upstream does not.
 pub const NOT_REQUIRED: &[(&str, &str)] = &[
     ("apimachinery.pkg.apis.meta.v1.Status", "metadata"),
     ("core.v1.ConfigMapEnvSource", "name"),
@@ -600,14 +606,14 @@ pub const NOT_REQUIRED: &[(&str, &str)] = &[
     ("core.v1.SecretProjection", "name"),
 ];
 
-/// Fields that upstream requires and the crate does not.
+/// Fields that upstream requires and `k8s-openapi` does not.
 pub const REQUIRED: &[(&str, &str)] = &[("events.v1.Event", "eventTime")];
 
-/// The one kind whose metadata is required; the crate has it so for all.
+/// The only kind whose metadata is required; `k8s-openapi` requires it for all.
 pub const METADATA_REQUIRED: &str = "core.v1.Event";
 
-/// Required scalars that Go holds by pointer, so that they have no zero that is
-/// encoded and publish no default.
+/// Required scalars that Go holds by pointer: their zero value is not encoded, and
+/// they publish no default.
 pub const POINTERS: &[(&str, &[&str])] = &[
     ("admissionregistration.v1.MutatingWebhook", &["sideEffects"]),
     (
@@ -687,7 +693,8 @@ pub const ZEROS: &[(&str, &[&str], &str)] = &[
     ("scheduling.v1.PriorityClass", &["value"], "0"),
 ];
 
-/// A fact's name for a definition: `io.k8s.api.core.v1.Pod` is `core.v1.Pod`.
+/// Returns the name that facts use for a definition: `core.v1.Pod` for
+/// `io.k8s.api.core.v1.Pod`.
 pub fn short(definition: &str) -> &str {
     let rest = definition.strip_prefix("io.k8s.").unwrap_or(definition);
     rest.strip_prefix("api.").unwrap_or(rest)

@@ -1,0 +1,198 @@
+use tempfile::TempDir;
+
+use super::super::log::{SEGMENT_HEADER, SegmentKind, write_snapshot};
+use super::*;
+
+#[test]
+fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
+    let dir = TempDir::new().unwrap();
+    let mut ends = Vec::new();
+    run(async {
+        let store = open(dir.path());
+        for i in 0..6 {
+            put(&store, &format!("/k{}", i % 2), &format!("value {i}")).await;
+            ends.push(written(&log_files(dir.path())[0]).len());
+        }
+    });
+    let whole = written(&log_files(dir.path())[0]);
+    let copy = TempDir::new().unwrap();
+    let log = SegmentKind::Log.path(copy.path(), 1);
+    for cut in 0..=whole.len() {
+        std::fs::write(&log, &whole[..cut]).unwrap();
+        let store = open(copy.path());
+        let commits = ends.iter().filter(|end| **end <= cut).count() as u64;
+        assert_eq!(store.revision(), 1 + commits, "cut at byte {cut}");
+        if cut % 7 == 0 {
+            // The next write continues where the whole ones end.
+            run(put(&store, "/next", "x"));
+            drop(store);
+            assert_eq!(
+                open(copy.path()).revision(),
+                2 + commits,
+                "cut at byte {cut}"
+            );
+        }
+    }
+    // What a crash of the machine leaves: zeros where the rest was to go.
+    for cut in SEGMENT_HEADER..=whole.len() {
+        let mut torn = whole[..cut].to_vec();
+        torn.resize(whole.len() + 8192, 0);
+        std::fs::write(&log, &torn).unwrap();
+        let commits = ends.iter().filter(|end| **end <= cut).count() as u64;
+        assert_eq!(
+            open(copy.path()).revision(),
+            1 + commits,
+            "zeros from byte {cut}"
+        );
+    }
+    // A hole in what was acknowledged is no end.
+    let mut holed = whole.clone();
+    holed[ends[2]..ends[3]].fill(0);
+    std::fs::write(&log, &holed).unwrap();
+    let opened = EmbeddedStore::open(copy.path(), EmbeddedOptions::default());
+    assert!(matches!(opened.err(), Some(StoreError::Corrupt(_))));
+}
+
+#[test]
+fn room_is_written_ahead_and_grows_with_the_log() {
+    let dir = TempDir::new().unwrap();
+    let size = || log_files(dir.path())[0].metadata().unwrap().len();
+    run(async {
+        let store = open(dir.path());
+        let fresh = size();
+        for i in 0..100 {
+            put(&store, "/k", &format!("value {i}")).await;
+        }
+        assert_eq!(size(), fresh, "what was written found room");
+        put(&store, "/large", &"v".repeat(2 << 20)).await;
+        assert!(size() > fresh + (2 << 20), "{} bytes", size());
+        put(&store, "/k", "after").await;
+    });
+    assert_eq!(open(dir.path()).revision(), 1 + 102);
+}
+
+#[test]
+fn a_torn_last_commit_with_garbage_is_dropped_and_damage_before_it_reported() {
+    let dir = TempDir::new().unwrap();
+    let mut ends = Vec::new();
+    run(async {
+        let store = open(dir.path());
+        for i in 0..4 {
+            put(&store, "/k", &format!("value {i}")).await;
+            ends.push(written(&log_files(dir.path())[0]).len());
+        }
+    });
+    let whole = written(&log_files(dir.path())[0]);
+    let copy = TempDir::new().unwrap();
+    let log = SegmentKind::Log.path(copy.path(), 1);
+    let try_open = |bytes: &[u8]| {
+        std::fs::write(&log, bytes).unwrap();
+        EmbeddedStore::open(copy.path(), EmbeddedOptions::default()).map(|s| s.revision())
+    };
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        let opened = try_open(&damaged);
+        if at >= ends[2] {
+            assert_eq!(opened, Ok(4), "byte {at} is in the last commit");
+        } else {
+            assert!(
+                matches!(opened, Err(StoreError::Corrupt(_))),
+                "byte {at} was acknowledged: {opened:?}"
+            );
+        }
+    }
+    let mut zeros = whole.clone();
+    zeros.extend([0; 4096]);
+    assert_eq!(
+        try_open(&zeros),
+        Ok(5),
+        "room that was never written to is no damage"
+    );
+}
+
+#[test]
+fn a_damaged_snapshot_or_a_missing_file_is_reported() {
+    let dir = TempDir::new().unwrap();
+    run(async {
+        let store = EmbeddedStore::open(dir.path(), small()).unwrap();
+        for i in 0..60 {
+            put(&store, &format!("/k{}", i % 3), &"v".repeat(60)).await;
+        }
+    });
+    let files = |prefix: &str| -> Vec<PathBuf> {
+        let all = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().path());
+        all.filter(|p| p.file_name().unwrap().to_str().unwrap().starts_with(prefix))
+            .collect()
+    };
+    let try_open = || EmbeddedStore::open(dir.path(), small()).map(|s| s.revision());
+    let expected = try_open().unwrap();
+    let snapshot = files("snapshot-").remove(0);
+    let whole = std::fs::read(&snapshot).unwrap();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&snapshot, &damaged).unwrap();
+        assert!(
+            matches!(try_open(), Err(StoreError::Corrupt(_))),
+            "byte {at}"
+        );
+        std::fs::write(&snapshot, &whole[..at]).unwrap();
+        assert!(
+            matches!(try_open(), Err(StoreError::Corrupt(_))),
+            "cut at byte {at}"
+        );
+    }
+    std::fs::remove_file(&snapshot).unwrap();
+    assert!(
+        matches!(try_open(), Err(StoreError::Corrupt(_))),
+        "the snapshot is missing"
+    );
+    std::fs::write(&snapshot, &whole).unwrap();
+    assert_eq!(try_open(), Ok(expected));
+    let log = log_files(dir.path()).pop().unwrap();
+    std::fs::remove_file(log).unwrap();
+    assert!(
+        matches!(try_open(), Err(StoreError::Corrupt(_))),
+        "the log is missing"
+    );
+}
+
+#[test]
+fn a_crash_between_the_steps_of_a_rotation_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    run(async {
+        let store = open(dir.path());
+        for i in 0..10 {
+            put(&store, &format!("/k{i}"), "v").await;
+        }
+    });
+    // A new log, of which not even the header is whole.
+    let unfinished = SegmentKind::Log.path(dir.path(), 11);
+    for length in [0, 10, 24] {
+        std::fs::write(&unfinished, vec![0; length]).unwrap();
+        assert_eq!(open(dir.path()).revision(), 11);
+    }
+    // A new log without its snapshot, with a half-written one beside it.
+    let temporary = dir.path().join("snapshot-00000000000000000011.tmp");
+    std::fs::write(&temporary, b"half").unwrap();
+    let store = open(dir.path());
+    run(put(&store, "/later", "v"));
+    let entries = store.shared.state.read().entries();
+    drop(store);
+    assert!(!temporary.exists());
+    assert_eq!(log_files(dir.path()).len(), 2);
+    assert_eq!(open(dir.path()).revision(), 12);
+    // The snapshot, with the files that it replaces still there.
+    let before: Vec<_> = entries
+        .iter()
+        .filter(|e| e.mod_revision <= 11)
+        .cloned()
+        .collect();
+    write_snapshot(dir.path(), 11, &before).unwrap();
+    let store = open(dir.path());
+    assert_eq!((store.revision(), log_files(dir.path()).len()), (12, 1));
+    assert_eq!(store.shared.state.read().entries(), entries);
+}
