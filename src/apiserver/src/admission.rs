@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::cache::Filter;
-use crate::handlers::write::{encode, parse};
+use crate::call::Call;
+use crate::codec::{decode, encode};
 use crate::resources::Resource;
-use crate::service::Call;
 
 /// A write on its way through admission.
 pub struct Admission<'a> {
@@ -380,7 +380,7 @@ impl QuotaStore for Quotas<'_> {
                 .put(&key, bytes, Expect::Revision(revision))
                 .await
             {
-                Ok(kv) => parse(&kv),
+                Ok(kv) => decode(&kv),
                 Err(StoreError::Conflict { .. }) => Err(Status::modified(&resource, &name)),
                 Err(error) => Err(Status::internal(error)),
             }

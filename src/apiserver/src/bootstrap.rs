@@ -16,12 +16,13 @@ use rkube_strategy::Context;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::apiextensions::controller;
 use crate::cache::{Cache, Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::codec::encode;
 use crate::reader::CacheReader;
 use crate::resources::Resources;
 use crate::{
-    ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
+    ApiServer, Config, Error, aggregator, audit, connect, events, fairness, inprocess, metrics,
     openapi, policies, services, webhooks,
 };
 
@@ -59,7 +60,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         .map_err(|e| Error::Pki(e.to_string()))?;
     let streams = connect::Transports::new(&config.pki)?;
     let audit = config.audit.as_ref().map(audit::Audit::open).transpose()?;
-    let aggregator = aggregate::Aggregator::new(&config.pki)?;
+    let aggregator = aggregator::Aggregator::new(&config.pki)?;
     let shutdown = CancellationToken::new();
     let server = Arc::new(ApiServer {
         store: config.store.clone(),
@@ -83,7 +84,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         shutdown: shutdown.clone(),
         config,
     });
-    crd::sync(&server);
+    controller::sync(&server);
 
     let stop = shutdown.clone();
     tokio::spawn(async move {
@@ -99,10 +100,16 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     server.cache.consistent().await;
 
     tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
-    tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
+    tokio::spawn(controller::follow(
+        Arc::downgrade(&server),
+        shutdown.clone(),
+    ));
     fairness::read(&server);
     tokio::spawn(fairness::follow(Arc::downgrade(&server), shutdown.clone()));
-    tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
+    tokio::spawn(aggregator::follow(
+        Arc::downgrade(&server),
+        shutdown.clone(),
+    ));
     tokio::spawn(policies::follow(Arc::downgrade(&server), shutdown.clone()));
     for (group, plural) in [
         ("", "namespaces"),
@@ -147,7 +154,7 @@ async fn write_objects(server: &Arc<ApiServer>) -> Result<(), Error> {
         futures::future::join_all(defaults),
         futures::future::join_all(own),
         futures::future::join_all(authentication),
-        aggregate::local::write_builtin(server),
+        aggregator::local::write_builtin(server),
     )
     .await;
     for result in defaults.into_iter().chain(own).chain(authentication) {

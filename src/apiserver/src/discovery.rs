@@ -10,19 +10,20 @@ use rkube_api::status::Status;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::aggregate::{self, Priority};
+use crate::aggregator;
+use crate::aggregator::remote::{Priority, Table};
 use crate::body::{self, Body};
-use crate::handlers;
+use crate::call::Call;
 use crate::negotiate::{self, Encoding};
 use crate::openapi::etag_matches;
+use crate::request::is_read;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
-use crate::service::Call;
 
 /// Serves a path that is no resource.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_end_matches('/');
-    if !handlers::is_read(&call.method) {
+    if !is_read(&call.method) {
         return Err(Status::new(
             405,
             "MethodNotAllowed",
@@ -151,7 +152,7 @@ fn version(server: &ApiServer) -> Value {
 /// Everything that is served at one moment, here and by other servers.
 struct Served {
     snapshot: Arc<Snapshot>,
-    remotes: Arc<aggregate::Table>,
+    remotes: Arc<Table>,
 }
 
 impl Served {
@@ -172,7 +173,7 @@ impl Served {
         for resource in &self.snapshot.all {
             let (group, version) = (&*resource.group, &*resource.version);
             if !all.iter().any(|(g, v, _)| *g == group && *v == version) {
-                let priority = aggregate::local::priority(group, version);
+                let priority = aggregator::local::priority(group, version);
                 all.push((group, version, priority));
             }
         }
@@ -387,10 +388,7 @@ async fn aggregated(
     });
     let bytes: Bytes = serde_json::to_vec(&list).map_err(Status::internal)?.into();
     let digest = ring::digest::digest(&ring::digest::SHA512, &bytes);
-    let etag = format!(
-        "\"{}\"",
-        crate::openapi::hex(digest.as_ref()).to_uppercase()
-    );
+    let etag = format!("\"{}\"", hex::encode(digest).to_uppercase());
     let mut response = if etag_matches(call, &etag) {
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -12,7 +12,7 @@ use rkube_api::status::Status;
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::cache::PREFIX;
-use crate::service::Call;
+use crate::call::Call;
 
 /// The path.
 pub const PATH: &str = "/rkube/v1/store";

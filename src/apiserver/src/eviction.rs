@@ -13,10 +13,10 @@ use crate::ApiServer;
 use crate::admission::Part;
 use crate::body::Body;
 use crate::cache::Filter;
+use crate::call::{Call, Incoming};
 use crate::handlers::delete::{DeleteOptions, check_preconditions, delete_object};
 use crate::handlers::options::WriteOptions;
 use crate::resources::Resource;
-use crate::service::{Call, Incoming};
 use crate::subresources::{admit, body_as, success, update_raw};
 
 const EVICTION: Part<'static> = Part {

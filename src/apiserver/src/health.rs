@@ -8,7 +8,7 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
-use crate::service::Call;
+use crate::call::Call;
 
 /// How long a check waits for the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);

@@ -11,14 +11,16 @@
 //! through [`ApiServer::client`] without sockets or TLS.
 
 mod admission;
-mod aggregate;
+mod aggregator;
+mod apiextensions;
 pub mod audit;
 mod body;
 mod bootstrap;
 pub mod cache;
+mod call;
+mod codec;
 mod connect;
 mod convert;
-mod crd;
 mod discovery;
 mod dump;
 mod events;
@@ -39,6 +41,7 @@ mod reviews;
 mod server;
 mod service;
 mod services;
+mod store_error;
 mod subresources;
 #[cfg(test)]
 mod tests;
@@ -176,7 +179,7 @@ pub struct ApiServer {
     pub(crate) webhooks: webhooks::Webhooks,
     pub(crate) policies: policies::Policies,
     pub(crate) openapi: openapi::Documents,
-    pub(crate) aggregator: aggregate::Aggregator,
+    pub(crate) aggregator: aggregator::Aggregator,
     pub(crate) components: inprocess::Components,
     pub(crate) bookmarks: tokio::sync::watch::Sender<u64>,
     pub(crate) started: Instant,

@@ -12,8 +12,8 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
+use crate::call::Call;
 use crate::request::RequestInfo;
-use crate::service::Call;
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 9] = [0.005, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];

@@ -13,10 +13,10 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
+use crate::call::Call;
 use crate::negotiate::Encoding;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
-use crate::service::Call;
 
 /// Documents that have been made, until the served resources change.
 #[derive(Default)]
@@ -29,11 +29,6 @@ struct Made {
     generation: u64,
     /// By path: the document and its ETag. Compressed, as few are read twice.
     documents: HashMap<String, (Bytes, String)>,
-}
-
-/// Bytes as lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether the client has this very version already.
@@ -62,7 +57,8 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
         }
         text.push('\n');
     }
-    hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()).to_uppercase()
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
+        .to_uppercase()
 }
 
 /// Names the state that documents are made of.
@@ -211,7 +207,7 @@ async fn v2(
         let mut document = openapi::v2_document(&rows, &custom);
         for entry in server.aggregator.table().values() {
             if let Some(part) = entry.remote.openapi_v2() {
-                crate::aggregate::merge_v2(&mut document, part);
+                crate::aggregator::merge_v2(&mut document, part);
             }
         }
         document
@@ -310,7 +306,7 @@ impl Documents {
         }
         let bytes: Bytes = make()?.into();
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let etag = format!("\"{}\"", hex(digest.as_ref()).to_uppercase());
+        let etag = format!("\"{}\"", hex::encode(digest.as_ref()).to_uppercase());
         let mut encoder =
             flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         let compressed = encoder

@@ -1,7 +1,9 @@
 //! What a request asks for, read from its method, path and query.
 
-use http::Method;
 use std::borrow::Cow;
+
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
 /// A request's query parameters, decoded.
 #[derive(Clone, Debug, Default)]
@@ -69,36 +71,25 @@ pub fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     if !(text.contains('%') || plus_is_space && text.contains('+')) {
         return Cow::Borrowed(text);
     }
-    let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        match (bytes[i], hex(bytes.get(i + 1)), hex(bytes.get(i + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                i += 2;
-            }
-            (b'+', ..) if plus_is_space => out.push(b' '),
-            (b, ..) => out.push(b),
-        }
-        i += 1;
-    }
-    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
+    let text = if plus_is_space && text.contains('+') {
+        Cow::Owned(text.replace('+', " "))
+    } else {
+        Cow::Borrowed(text)
+    };
+    let decoded = percent_encoding::percent_decode_str(&text);
+    Cow::Owned(decoded.decode_utf8_lossy().into_owned())
 }
+
+/// Everything but the unreserved characters of RFC 3986, section 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Encodes a query value.
 pub fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        match b {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(b as char)
-            }
-            _ => out.push_str(&format!("%{b:02X}")),
-        }
-    }
-    out
+    percent_encoding::utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// A request taken apart, as upstream's request-info resolver does.
@@ -226,6 +217,11 @@ impl RequestInfo {
                 )
                 || (self.subresource == "log" && self.query.is_true("follow")))
     }
+}
+
+/// Whether the request is a plain read.
+pub fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn method_verb(method: &Method) -> &'static str {

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
+use crate::call::Call;
 use crate::negotiate::{Accepted, Encoding, Offer, View};
 use crate::resources::Resource;
-use crate::service::Call;
 
 /// What goes into a list's metadata.
 #[derive(Default)]

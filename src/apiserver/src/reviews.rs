@@ -9,10 +9,11 @@ use serde_json::json;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
-use crate::handlers::{decode, options::WriteOptions};
+use crate::call::{Call, Incoming};
+use crate::handlers::decode::decode;
+use crate::handlers::options::WriteOptions;
 use crate::negotiate;
 use crate::resources::Resource;
-use crate::service::{Call, Incoming};
 
 /// Whether the resource is answered rather than stored.
 pub fn is_review(resource: &Resource) -> bool {

@@ -1,23 +1,23 @@
 //! The way of a request: limits, authentication, impersonation,
 //! authorization, then the handler; and the way of its answer back.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
+use rkube_api::duration;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
 use rkube_auth::authz::{self, Attributes, Decision};
 use rkube_auth::impersonation;
 
 use crate::body::{self, Body};
-use crate::fairness::Flow;
-use crate::request::RequestInfo;
+use crate::call::{Call, Incoming};
+use crate::request::{RequestInfo, is_read};
 use crate::server::Peer;
 use crate::{
     ApiServer, audit, connect, discovery, dump, fairness, handlers, health, metrics, openapi,
@@ -30,103 +30,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
-
-/// What handlers know of a request beside its body.
-pub struct Call {
-    /// What is asked for.
-    pub info: RequestInfo,
-    /// Who asks, after impersonation.
-    pub user: UserInfo,
-    /// Path and query as they were sent.
-    pub uri: Uri,
-    /// The request's headers.
-    pub headers: HeaderMap,
-    /// The request's method.
-    pub method: Method,
-    /// Sentences for the `Warning` header.
-    pub warnings: Mutex<Vec<String>>,
-    /// The request's id in logs.
-    pub audit_id: String,
-    /// What goes into the audit log beside the request.
-    pub annotations: Mutex<BTreeMap<String, String>>,
-    /// The request's flow, once it is known.
-    pub flow: Option<Arc<Flow>>,
-}
-
-impl Call {
-    /// Adds sentences for the `Warning` header, each once.
-    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        let mut all = self.warnings.lock();
-        for warning in warnings {
-            if !all.contains(&warning) {
-                all.push(warning);
-            }
-        }
-    }
-
-    /// Adds a note for the audit log. The first one under a key stays.
-    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.annotations
-            .lock()
-            .entry(key.into())
-            .or_insert_with(|| value.into());
-    }
-
-    /// A request of the server's own.
-    pub fn internal(user: &str) -> Self {
-        Self {
-            info: RequestInfo::default(),
-            user: UserInfo::authenticated(user, &["system:masters"]),
-            uri: Uri::default(),
-            headers: HeaderMap::new(),
-            method: Method::GET,
-            warnings: Mutex::default(),
-            audit_id: String::new(),
-            annotations: Mutex::default(),
-            flow: None,
-        }
-    }
-
-    /// A copy that outlives the request's handler, for streams.
-    pub fn detached(&self) -> Self {
-        Self {
-            info: self.info.clone(),
-            user: self.user.clone(),
-            uri: self.uri.clone(),
-            headers: self.headers.clone(),
-            method: self.method.clone(),
-            warnings: Mutex::default(),
-            audit_id: self.audit_id.clone(),
-            annotations: Mutex::default(),
-            flow: None,
-        }
-    }
-
-    /// Whether the client takes gzip.
-    pub fn gzip(&self) -> bool {
-        body::accepts_gzip(&self.headers)
-    }
-
-    /// The name that changes are recorded under in `managedFields`: the
-    /// parameter `fieldManager`, or what the user agent says before its slash.
-    pub fn field_manager(&self) -> String {
-        if let Some(manager) = self.info.query.non_empty("fieldManager") {
-            return manager.to_owned();
-        }
-        let agent = self
-            .headers
-            .get(header::USER_AGENT)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default();
-        let name = agent.split('/').next().unwrap_or_default();
-        let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
-        if name.is_empty() {
-            "unknown".to_owned()
-        } else {
-            name
-        }
-    }
-}
 
 impl ApiServer {
     /// Answers a request. A request that carries a [`UserInfo`] extension comes
@@ -235,7 +138,7 @@ impl ApiServer {
         mut request: Incoming,
         record: &mut Option<audit::Record>,
     ) -> Result<Response<Body>, Status> {
-        if !handlers::is_read(&call.method) {
+        if !is_read(&call.method) {
             // A client that has made a thing may rely on it at once: a role, a
             // webhook, a service account.
             self.cache.consistent().await;
@@ -362,14 +265,6 @@ impl ApiServer {
     }
 }
 
-/// A request's body and extensions.
-pub struct Incoming {
-    /// What the connection or the process attached.
-    pub extensions: http::Extensions,
-    /// The body, unread.
-    pub body: Body,
-}
-
 /// What a request asks the authorizer.
 fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
     if !info.is_resource {
@@ -409,56 +304,11 @@ fn request_timeout(info: &RequestInfo) -> Result<Duration, Status> {
     let Some(text) = info.query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);
     };
-    match parse_go_duration(text) {
+    match duration::parse(text) {
         Some(limit) if limit.is_zero() => Ok(REQUEST_TIMEOUT),
         Some(limit) => Ok(limit.min(REQUEST_TIMEOUT)),
         None => Err(Status::bad_request(format!(
             "invalid timeout specified in the request URL - time: invalid duration {text:?}"
         ))),
-    }
-}
-
-/// Go's duration syntax, as `1m30s` or `500ms`.
-pub fn parse_go_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit_end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit_end] {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_as_go_writes_them() {
-        assert_eq!(parse_go_duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(parse_go_duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(parse_go_duration("0"), Some(Duration::ZERO));
-        assert_eq!(parse_go_duration("5"), None);
-        assert_eq!(parse_go_duration(""), None);
-        assert_eq!(parse_go_duration("5x"), None);
-        assert_eq!(parse_go_duration("-5s"), None);
     }
 }

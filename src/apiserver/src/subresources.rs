@@ -16,14 +16,18 @@ use crate::ApiServer;
 use crate::admission::{Admission, Part};
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
+use crate::call::{Call, Incoming};
+use crate::codec;
+use crate::handlers::decode::{parse_body, report_fields};
 use crate::handlers::options::WriteOptions;
-use crate::handlers::write::{Ownership, Part as WrittenPart, Writer};
-use crate::handlers::{parse, read, report};
+use crate::handlers::ownership::{Ownership, Part as WrittenPart};
+use crate::handlers::read;
+use crate::handlers::write::Writer;
 use crate::negotiate::{self, Encoding};
 use crate::reader::CacheReader;
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
+use crate::store_error::store_error;
 
 const BINDING: Part<'static> = Part {
     group: "",
@@ -56,7 +60,7 @@ pub async fn body_as(
     let kind = part.kind;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
-    let (mut object, duplicates) = parse(&bytes, encoding)?;
+    let (mut object, duplicates) = parse_body(&bytes, encoding)?;
     let api_version = rkube_api::gvk::api_version(part.group, part.version);
     if !matches!(meta::kind(&object), k if k.is_empty() || k == kind) {
         return Err(Status::bad_request(format!(
@@ -66,7 +70,7 @@ pub async fn body_as(
     }
     if let Some(ty) = Schema::builtin().definition(part.definition) {
         let unknown = fields::check(ty, &mut object)?;
-        report(call, validation, duplicates, unknown)?;
+        report_fields(call, validation, duplicates, unknown)?;
     }
     if meta::api_version(&object).is_empty() {
         meta::set_type(&mut object, &api_version, kind);
@@ -187,7 +191,6 @@ pub async fn update_raw(
     dry_run: bool,
     make: &(dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync),
 ) -> Result<Object, Status> {
-    use crate::handlers::{store_error, write};
     server.cache.consistent().await;
     let mut current = resource
         .cache
@@ -199,7 +202,7 @@ pub async fn update_raw(
             return Err(Status::not_found(&resource.group_resource(), name));
         };
         let mut new = make(Some(old))?;
-        let bytes = write::encode(&mut new)?;
+        let bytes = codec::encode(&mut new)?;
         if dry_run {
             return Ok(new);
         }
@@ -208,10 +211,10 @@ pub async fn update_raw(
             .put(&key, bytes, rkube_store::Expect::Revision(*revision))
             .await
         {
-            Ok(kv) => return write::parse(&kv),
+            Ok(kv) => return codec::decode(&kv),
             Err(rkube_store::StoreError::Conflict { found }) => {
                 current = match found {
-                    Some(kv) => Some((write::parse(&kv)?, kv.mod_revision)),
+                    Some(kv) => Some((codec::decode(&kv)?, kv.mod_revision)),
                     None => None,
                 };
             }
@@ -230,7 +233,7 @@ pub async fn scale(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let info = &call.info;
-    let namespace = info.namespace_of(resource);
+    let namespace = resource.namespace_of(info);
     let view = |object: &Object| -> Result<Object, Status> {
         resource
             .strategy()
@@ -278,9 +281,9 @@ pub async fn scale(
         } else {
             Encoding::Json
         };
-        parse(&bytes, encoding)?
+        parse_body(&bytes, encoding)?
     };
-    report(call, validation, duplicates, Vec::new())?;
+    report_fields(call, validation, duplicates, Vec::new())?;
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
         let mut object = resource.served(old.clone())?;
@@ -315,7 +318,7 @@ pub async fn scale(
             }
         };
         let unknown = fields::check(ty, &mut scale)?;
-        report(call, validation, Vec::new(), unknown)?;
+        report_fields(call, validation, Vec::new(), unknown)?;
         let revision = meta::resource_version(&scale).to_owned();
         let uid = meta::uid(&scale).to_owned();
         resource.strategy().set_scale(&mut object, &scale)?;

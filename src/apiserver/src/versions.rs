@@ -15,8 +15,9 @@ use rkube_api::{Object, apply, meta};
 use tokio::runtime::Handle;
 
 use crate::ApiServer;
+use crate::apiextensions::version::CrdVersion;
+use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{CachedObject, Event, EventKind, Filter};
-use crate::crd::{Custom, Family};
 use crate::resources::Resource;
 
 /// What the `apiVersion` of encoded JSON is, if it stands first, as it does in
@@ -110,7 +111,7 @@ impl ApiServer {
                 let mut object = converted
                     .next()
                     .ok_or_else(|| Status::internal("a conversion gave too little"))?;
-                let json = crate::handlers::write::encode(&mut object)?;
+                let json = crate::codec::encode(&mut object)?;
                 let seen = resource.read_as(&item.namespace, &item.name, item.revision, &json);
                 seen.map(Arc::new)
                     .ok_or_else(|| Status::internal("a conversion gave no object"))
@@ -179,7 +180,7 @@ impl ApiServer {
         resource: &Resource,
         object: &mut Object,
     ) -> Result<(Bytes, Option<Bytes>), Status> {
-        let shown = crate::handlers::write::encode(object)?;
+        let shown = crate::codec::encode(object)?;
         let Some(family) = resource.family() else {
             return Ok((shown, None));
         };
@@ -191,7 +192,7 @@ impl ApiServer {
         let mut stored = stored
             .pop()
             .ok_or_else(|| Status::internal("a conversion gave nothing"))?;
-        Ok((crate::handlers::write::encode(&mut stored)?, Some(shown)))
+        Ok((crate::codec::encode(&mut stored)?, Some(shown)))
     }
 }
 
@@ -201,7 +202,7 @@ pub enum Shape {
     /// A built-in kind.
     Builtin(TypeRef),
     /// A version of a custom resource.
-    Custom(Arc<Custom>),
+    Custom(Arc<CrdVersion>),
 }
 
 impl Shape {
@@ -242,7 +243,7 @@ pub enum Views {
         /// The server, to ask webhooks through.
         server: Arc<ApiServer>,
         /// Its versions.
-        family: Arc<Family>,
+        family: Arc<CrdVersions>,
         /// Where to run conversions, when a webhook has to be asked. Such views
         /// may be used on threads alone that are allowed to block.
         runtime: Option<Handle>,
@@ -310,7 +311,7 @@ impl apply::Versions for Views {
                 family,
                 runtime,
             } => {
-                let custom: &'s Custom = family.version(api_version)?;
+                let custom: &'s CrdVersion = family.version(api_version)?;
                 let ty = Type::Structural(custom.structural());
                 match runtime {
                     Some(runtime) if meta::api_version(object) != api_version => {

@@ -20,9 +20,9 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::negotiate::{self, Encoding};
 use crate::server::Peer;
-use crate::service::{Call, Incoming};
 
 use log::Log;
 use policy::{Level, Policy, Stage, Verdict};
@@ -195,7 +195,7 @@ fn tree(bytes: &[u8], encoding: Encoding) -> Option<Value> {
     }
     match encoding {
         Encoding::Json => serde_json::from_slice(bytes).ok(),
-        _ => Some(crate::handlers::parse(bytes, encoding).ok()?.0),
+        _ => Some(crate::handlers::decode::parse_body(bytes, encoding).ok()?.0),
     }
 }
 

@@ -10,11 +10,11 @@ use hyper_util::rt::TokioIo;
 use rkube_api::status::Status;
 use rkube_auth::{authn, impersonation};
 
-use super::Target;
+use super::target::Target;
 use crate::ApiServer;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::server::Peer;
-use crate::service::{Call, Incoming};
 
 /// What kind of request is passed on.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupKind, GroupResource, Object, meta};
 use serde_json::Value;
 
-use super::{Target, Trust};
+use super::target::Target;
+use super::transport::Trust;
 use crate::ApiServer;
 use crate::request::RequestInfo;
 

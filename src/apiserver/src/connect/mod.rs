@@ -4,6 +4,7 @@
 mod forward;
 mod html;
 mod location;
+mod target;
 mod transport;
 mod websocket;
 
@@ -15,25 +16,14 @@ use rkube_api::status::Status;
 use rkube_auth::admission::Operation;
 
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::request::{RequestInfo, encode};
-use crate::service::{Call, Incoming};
 use crate::{ApiServer, admission};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
 pub use location::backend;
-pub use transport::{HttpClient, Transports, Trust, any_certificate, client_for};
-
-/// Where a request goes.
-pub struct Target {
-    /// `http` or `https`.
-    pub scheme: &'static str,
-    /// Address and port.
-    pub authority: String,
-    /// Path and query, encoded.
-    pub path_and_query: String,
-    /// How an HTTPS peer proves who it is.
-    pub trust: Trust,
-}
+use target::Target;
+pub use transport::{HttpClient, Transports, any_certificate, client_for};
 
 /// Whether the request is passed on rather than handled.
 pub fn is_connect(info: &RequestInfo) -> bool {

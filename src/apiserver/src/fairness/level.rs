@@ -7,11 +7,16 @@ use std::time::Duration;
 use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use rkube_api::{Object, meta};
+use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use super::allocation::Item;
 use super::queues::{Queues, Shape};
-use super::{MAX_LIST_SEATS, MAX_SEATS_PART, number};
+
+/// A list takes no more seats than this, whatever it gives out.
+const MAX_LIST_SEATS: u32 = 100;
+/// The part of a level's seats that one request may take.
+const MAX_SEATS_PART: f64 = 0.15;
 
 /// Why a request was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -351,6 +356,11 @@ impl Level {
             self.dispatch(&mut queues);
         }
     }
+}
+
+/// A number of a spec.
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok())
 }
 
 #[cfg(test)]

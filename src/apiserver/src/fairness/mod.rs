@@ -7,6 +7,7 @@
 //! request costs one atomic operation.
 
 mod allocation;
+pub mod flow;
 mod level;
 mod queues;
 mod rules;
@@ -20,15 +21,16 @@ use parking_lot::RwLock;
 use rkube_api::{Object, meta};
 use rkube_auth::UserInfo;
 use rkube_store::{Expect, StoreError};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiServer;
 use crate::cache::{Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::codec::encode;
 use crate::request::RequestInfo;
 
+use flow::Flow;
 pub use level::{Level, Permit, Refusal};
 use rules::Schema;
 
@@ -44,27 +46,6 @@ const ADJUSTMENT: Duration = Duration::from_secs(10);
 const MAX_WAIT: Duration = Duration::from_secs(15);
 /// Objects that a list may give out for one seat.
 const OBJECTS_PER_SEAT: usize = 100;
-/// A list takes no more seats than this, whatever it gives out.
-const MAX_LIST_SEATS: u32 = 100;
-/// The part of a level's seats that one request may take.
-const MAX_SEATS_PART: f64 = 0.15;
-
-/// A flow schema and its level.
-pub struct Flow {
-    schema: Schema,
-    /// What the response headers say.
-    pub schema_uid: HeaderValue,
-    /// Where its requests wait.
-    pub level: Arc<Level>,
-}
-
-impl Flow {
-    /// The schema's name.
-    pub fn name(&self) -> &str {
-        &self.schema.name
-    }
-}
-
 /// Classifies requests, and has them wait.
 #[derive(Default)]
 pub struct Fairness {
@@ -334,11 +315,6 @@ fn set_condition(schema: &mut Object, status: &str, reason: &str, message: &str)
         Some(found) => *found = condition,
         None => conditions.push(condition),
     }
-}
-
-/// A number of a spec.
-fn number(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|n| u32::try_from(n).ok())
 }
 
 #[cfg(test)]

@@ -13,17 +13,19 @@ use rkube_store::{Expect, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
 
+use super::decode::parse_body;
 use super::options::dry_run_values;
-use super::write::{parse, revised};
-use super::{read, store_error};
+use super::read;
 use crate::ApiServer;
 use crate::admission::{self, Admission};
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
+use crate::codec::{decode, revised};
 use crate::negotiate;
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
 use crate::services;
+use crate::store_error::store_error;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -90,7 +92,7 @@ impl DeleteOptions {
             object
         } else {
             let encoding = negotiate::content_encoding(&call.headers)?;
-            super::parse(&bytes, encoding)?.0
+            parse_body(&bytes, encoding)?.0
         };
         if !matches!(meta::kind(&object), "" | "DeleteOptions") {
             return Err(Status::bad_request(
@@ -170,7 +172,7 @@ pub async fn delete(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
-    let namespace = call.info.namespace_of(resource);
+    let namespace = resource.namespace_of(&call.info);
     let deleted = delete_object(
         server,
         call,
@@ -340,7 +342,7 @@ pub async fn delete_object(
         match result {
             Err(StoreError::Conflict { found }) => {
                 current = match found {
-                    Some(kv) => Some((server.load(resource, parse(&kv)?).await?, kv.mod_revision)),
+                    Some(kv) => Some((server.load(resource, decode(&kv)?).await?, kv.mod_revision)),
                     None => None,
                 };
             }

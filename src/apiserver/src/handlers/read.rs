@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::ApiServer;
 use crate::body::Body;
 use crate::cache::{CachedObject, Filter};
+use crate::call::Call;
 use crate::negotiate;
 use crate::request::RequestInfo;
 use crate::resources::Resource;
 use crate::respond::{self, ListMeta};
-use crate::service::Call;
+use crate::store_error::{store_error, too_large};
 
 /// Serves one object.
 pub async fn get(
@@ -34,7 +35,7 @@ pub async fn get(
     };
     let object = resource
         .cache
-        .get(&call.info.namespace_of(resource), &call.info.name)
+        .get(&resource.namespace_of(&call.info), &call.info.name)
         .ok_or_else(|| Status::not_found(&resource.group_resource(), &call.info.name))?;
     let protobuf = negotiate::Accepted {
         encoding: negotiate::Encoding::Protobuf,
@@ -65,7 +66,7 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
         }
         None => None,
     };
-    let namespace = info.namespace_of(resource);
+    let namespace = resource.namespace_of(info);
     let named_in_path = !info.name.is_empty() && info.query.non_empty("fieldSelector").is_none();
     Ok(Filter::new(
         (!namespace.is_empty()).then_some(namespace),
@@ -97,26 +98,6 @@ pub async fn at_least(server: &ApiServer, revision: u64) -> Result<u64, Status> 
         Ok(now) => Ok(now),
         Err(_) => Err(too_large(revision, server.cache.revision())),
     }
-}
-
-/// 504 for a revision that has not happened yet; clients know it by its cause.
-pub fn too_large(asked: u64, now: u64) -> Status {
-    let mut status = Status::new(
-        504,
-        "Timeout",
-        format!("Too large resource version: {asked}, current: {now}"),
-    );
-    let mut details = rkube_api::status::Details {
-        retry_after_seconds: 1,
-        ..Default::default()
-    };
-    details.causes.push(rkube_api::status::Cause {
-        reason: "ResourceVersionTooLarge".into(),
-        message: "Too large resource version".into(),
-        field: String::new(),
-    });
-    status = status.with_details(details);
-    status
 }
 
 /// Where the next page of a list starts.
@@ -284,7 +265,7 @@ async fn past(
         .store
         .list(resource.prefix(), options)
         .await
-        .map_err(|e| super::store_error(resource, "", e))?;
+        .map_err(|e| store_error(resource, "", e))?;
     Ok(page
         .items
         .iter()

@@ -18,10 +18,10 @@ use super::read::{at_least, filter, parse_revision, validate_match};
 use crate::ApiServer;
 use crate::body::{self, Body, BoxError};
 use crate::cache::{CachedObject, EventKind, Filter, TooOld, Watcher};
+use crate::call::{Call, Incoming};
 use crate::negotiate::{self, Accepted, Encoding, View};
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
 
 /// A watch ends after this many seconds when the client names no time, plus up
 /// to as many again, so that watches made together do not end together.

@@ -9,43 +9,25 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, apply, meta};
 use rkube_auth::admission::Operation;
 use rkube_store::{Expect, KeyValue, StoreError};
-use rkube_strategy::{Context, Subresource};
+use rkube_strategy::Context;
 use serde_json::{Map, Value};
 
 use super::options::WriteOptions;
-use super::store_error;
+use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
 use crate::ApiServer;
 use crate::admission::{self, Admission};
+use crate::apiextensions::definition;
 use crate::cache::with_revision;
-use crate::crd;
+use crate::call::Call;
+use crate::codec::{decode, revised};
 use crate::policies;
 use crate::resources::Resource;
-use crate::service::Call;
 use crate::services;
+use crate::store_error::store_error;
 use crate::versions::{Shape, Views};
 
 /// How often a write is tried again that lost a race it can win.
 const MAX_ATTEMPTS: usize = 8;
-
-/// Which part of an object a request may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Everything but the status.
-    Main,
-    /// The status alone.
-    Status,
-    /// What another subresource stands for.
-    Sub(Subresource),
-}
-
-/// How ownership of fields is recorded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    /// The manager owns what this write changes.
-    Update,
-    /// Server-side apply has recorded it already.
-    Applied,
-}
 
 /// A write under way.
 pub struct Writer<'a> {
@@ -63,7 +45,7 @@ pub struct Writer<'a> {
     pub ownership: Ownership,
     /// An apply that may have to wait for a conversion; it is used in place of
     /// what is given to [`update`](Self::update).
-    pub plan: Option<super::patch::Plan>,
+    pub plan: Option<Plan>,
 }
 
 /// Makes the new state from the present one, both in the form that objects of
@@ -110,14 +92,14 @@ impl Writer<'_> {
         if self.ownership == Ownership::Applied {
             return Ok(object);
         }
-        let tracking = super::patch::Tracking {
+        let tracking = Tracking {
             shape: Shape::of(self.resource)?,
             views: Views::of(self.server, self.resource),
             api_version: self.resource.api_version(),
             manager: self.options.manager.clone(),
             subresource: Some(self.subresource().to_owned()).filter(|s| !s.is_empty()),
             now: meta::rfc3339(now),
-            reset_fields: super::patch::reset_fields(self.resource, self.part),
+            reset_fields: reset_fields(self.resource, self.part),
         };
         if self.resource.working_api_version() == self.resource.api_version() {
             return tracking
@@ -240,7 +222,7 @@ impl Writer<'_> {
         let mut errors = metadata_errors(resource, &object);
         errors.extend(strategy.validate_create(&object));
         self.invalid(&name, errors)?;
-        crd::check(resource, &object, None)?;
+        definition::check(resource, &object, None)?;
         policies::check(resource, &object)?;
         self.call.warn(strategy.warnings(&object, None));
         admission.validate(&mut object, None).await?;
@@ -298,7 +280,7 @@ impl Writer<'_> {
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Lost(found) => {
                     current = match found {
-                        Some(kv) => Some(self.found(parse(&kv)?, kv.mod_revision).await?),
+                        Some(kv) => Some(self.found(decode(&kv)?, kv.mod_revision).await?),
                         None => None,
                     };
                 }
@@ -392,7 +374,7 @@ impl Writer<'_> {
         });
         self.invalid(name, errors)?;
         if self.part == Part::Main {
-            crd::check(resource, &new, Some(old))?;
+            definition::check(resource, &new, Some(old))?;
         }
         policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
@@ -643,30 +625,6 @@ fn finished(resource: &Resource, new: &Object, old: &Object) -> bool {
             || new["spec"]["finalizers"]
                 .as_array()
                 .is_none_or(Vec::is_empty))
-}
-
-/// An object as it is stored: compact JSON without its resourceVersion, which
-/// is the store's to say.
-pub fn encode(object: &mut Object) -> Result<Bytes, Status> {
-    meta::remove(object, "resourceVersion");
-    // The store and the cache keep it: without the room that growing leaves.
-    serde_json::to_vec(object)
-        .map(|json| Bytes::copy_from_slice(&json))
-        .map_err(Status::internal)
-}
-
-/// A stored entry as JSON with its revision; or what is shown in its place,
-/// where it is stored in another version.
-pub fn revised(kv: &KeyValue, shown: Option<Bytes>) -> Result<Bytes, Status> {
-    with_revision(shown.as_deref().unwrap_or(&kv.value), kv.mod_revision)
-        .ok_or_else(|| Status::internal("a stored object has no metadata"))
-}
-
-/// A stored entry as a tree with its revision.
-pub fn parse(kv: &KeyValue) -> Result<Object, Status> {
-    let mut object: Object = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
-    meta::set_resource_version(&mut object, &kv.mod_revision.to_string());
-    Ok(object)
 }
 
 /// `generateName` and five random characters that spell no word.

@@ -14,6 +14,9 @@ use crate::ApiServer;
 use crate::admission::Admission;
 use rkube_auth::UserInfo;
 
+/// The group that policies and webhooks are in.
+pub const GROUP: &str = "admissionregistration.k8s.io";
+
 /// Which variables there are beside those that always are.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {

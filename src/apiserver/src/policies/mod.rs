@@ -27,11 +27,8 @@ use crate::webhooks::review;
 
 pub use check::check;
 use compiled::{Compiled, Conditions};
-use environment::{Asker, Scope};
+use environment::{Asker, GROUP, Scope};
 pub use type_check::follow;
-
-/// The group that policies and webhooks are in.
-const GROUP: &str = "admissionregistration.k8s.io";
 
 /// Compiled programs by what they are of.
 #[derive(Default)]

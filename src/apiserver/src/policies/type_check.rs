@@ -7,13 +7,12 @@ use rkube_api::{Object, meta};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::GROUP;
-use super::environment::{Environment, Options};
+use super::environment::{Environment, GROUP, Options};
 use super::matching::resource_of_kind;
 use super::types::declared;
 use crate::ApiServer;
 use crate::cache::{Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::codec::encode;
 use crate::resources::Resource;
 use rkube_store::Expect;
 

@@ -7,6 +7,7 @@
 //! each other to change.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -255,10 +256,15 @@ pub async fn release(server: &ApiServer, old: &Object, new: Option<&Object>) {
     futures::future::join_all(removals).await;
 }
 
+/// The address of the service that leads to this server.
+pub fn own_address(server: &ApiServer) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(server.config.service_cidr.network()) + 1)
+}
+
 /// Whether this is the address of the service that leads to this server, which
 /// is made anew whenever it is deleted.
 pub fn is_own(server: &ApiServer, kind: Kind, id: &str) -> bool {
-    kind == Kind::Address && id == super::own_address(server).to_string()
+    kind == Kind::Address && id == own_address(server).to_string()
 }
 
 /// A stored entry as an object.

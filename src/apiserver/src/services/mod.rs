@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 
 use crate::ApiServer;
 use crate::cache::Filter;
-use crate::handlers::store_error;
 use crate::resources::Resource;
+use crate::store_error::store_error;
 
 pub use ledger::Held;
-use ledger::{Kind, Owner};
+use ledger::{Kind, Owner, own_address};
 pub use repair::run as repair;
 
 /// Why a service gets no address or port.
@@ -377,11 +377,6 @@ fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
         .into_iter()
         .flatten()
         .map(u64::from)
-}
-
-/// The address of the service that leads to this server.
-fn own_address(server: &ApiServer) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(server.config.service_cidr.network()) + 1)
 }
 
 /// The objects that lead clients inside the cluster to this server: the

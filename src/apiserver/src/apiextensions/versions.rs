@@ -9,7 +9,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, fields, gvk, meta};
 use serde_json::{Map, Value, json};
 
-use super::Custom;
+use super::version::CrdVersion;
 use crate::ApiServer;
 
 /// How long a conversion webhook may take.
@@ -31,19 +31,19 @@ enum Conversion {
 }
 
 /// All versions of a definition, also those that are not served.
-pub struct Family {
+pub struct CrdVersions {
     group: String,
     storage: String,
-    versions: BTreeMap<String, Arc<Custom>>,
+    versions: BTreeMap<String, Arc<CrdVersion>>,
     selectable: Vec<Cow<'static, str>>,
     conversion: Conversion,
 }
 
-impl Family {
+impl CrdVersions {
     /// Reads a definition's spec.
     pub fn new(
         spec: &Value,
-        versions: BTreeMap<String, Arc<Custom>>,
+        versions: BTreeMap<String, Arc<CrdVersion>>,
         selectable: Vec<Cow<'static, str>>,
     ) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -82,7 +82,7 @@ impl Family {
     }
 
     /// The schemas of a version.
-    pub fn version(&self, api_version: &str) -> Option<&Arc<Custom>> {
+    pub fn version(&self, api_version: &str) -> Option<&Arc<CrdVersion>> {
         let version = api_version.strip_prefix(&*self.group)?.strip_prefix('/')?;
         self.versions.get(version)
     }
@@ -93,7 +93,7 @@ impl Family {
     }
 
     /// All versions.
-    pub fn versions(&self) -> impl Iterator<Item = &Arc<Custom>> {
+    pub fn versions(&self) -> impl Iterator<Item = &Arc<CrdVersion>> {
         self.versions.values()
     }
 

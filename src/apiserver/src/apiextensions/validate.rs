@@ -6,7 +6,10 @@ use rkube_api::status::{FieldError, FieldErrorKind};
 use rkube_cel::Pattern;
 use serde_json::Value;
 
-use super::custom::list_rule;
+/// Whether a list's items must differ, and in what.
+pub fn list_rule(schema: &Structural) -> (ListType, &[String]) {
+    (schema.list_type, &schema.list_map_keys)
+}
 
 fn type_of(value: &Value) -> &'static str {
     match value {
@@ -227,7 +230,7 @@ fn fits_format(format: &str, text: &str) -> bool {
                 .decode(text)
                 .is_ok()
         }
-        "duration" => crate::service::parse_go_duration(text.trim_start_matches('-')).is_some(),
+        "duration" => rkube_api::duration::parse(text.trim_start_matches('-')).is_some(),
         _ => true,
     }
 }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Limited};
 use rkube_auth::UserInfo;
 use serde_json::{Value, json};
 
-use super::Remote;
+use super::remote::Remote;
 use crate::ApiServer;
 
 /// How long a server may take to answer.

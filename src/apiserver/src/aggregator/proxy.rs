@@ -14,10 +14,10 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 
-use super::Remote;
+use super::remote::Remote;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::connect::{self, HttpClient, backend};
-use crate::service::{Call, Incoming};
 use crate::{ApiServer, Error, Pki};
 
 /// An idle connection to a remote server is closed after this time.

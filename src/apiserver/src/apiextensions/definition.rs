@@ -10,8 +10,14 @@ use rkube_api::status::Status;
 use rkube_api::{GroupKind, Object, meta};
 use serde_json::{Value, json};
 
-use super::custom::Custom;
-use super::family::Family;
+use super::version::CrdVersion;
+use super::versions::CrdVersions;
+use crate::resources::Resource;
+
+/// The group of CustomResourceDefinition.
+pub const GROUP: &str = "apiextensions.k8s.io";
+/// The resource name of CustomResourceDefinition.
+pub const PLURAL: &str = "customresourcedefinitions";
 
 /// Holds a definition until its objects are gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -166,7 +172,7 @@ fn set_condition(status: &mut Value, kind: &str, value: &str, reason: &str, mess
 
 /// The served versions of a definition as rows of the table, and all of its
 /// versions together.
-pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
+pub fn rows(definition: &Object) -> (Vec<(Row, Arc<CrdVersion>)>, Arc<CrdVersions>) {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let text = |value: &Value| -> Cow<'static, str> {
@@ -188,9 +194,9 @@ pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
         .map(|v| text(&v["name"]))
         .unwrap_or_default();
     let group = text(&spec["group"]);
-    let all: BTreeMap<String, Arc<Custom>> = versions
+    let all: BTreeMap<String, Arc<CrdVersion>> = versions
         .iter()
-        .map(|v| (text(&v["name"]).into_owned(), Arc::new(Custom::new(v))))
+        .map(|v| (text(&v["name"]).into_owned(), Arc::new(CrdVersion::new(v))))
         .collect();
     // One index serves all versions.
     let mut selectable: Vec<Cow<'static, str>> = versions
@@ -267,12 +273,22 @@ pub fn rows(definition: &Object) -> (Vec<(Row, Arc<Custom>)>, Arc<Family>) {
             (row, custom)
         })
         .collect();
-    (rows, Arc::new(Family::new(spec, all, selectable)))
+    (rows, Arc::new(CrdVersions::new(spec, all, selectable)))
+}
+
+/// Checks the patterns, defaults and rules of a CustomResourceDefinition.
+/// Accepts objects of every other resource.
+pub fn check(resource: &Resource, object: &Object, old: Option<&Object>) -> Result<(), Status> {
+    if resource.is(GROUP, PLURAL) {
+        check_definition(object, old)
+    } else {
+        Ok(())
+    }
 }
 
 /// Refuses a definition with patterns that cannot be read, defaults that do
 /// not fit, or rules that do not compile or cost too much.
-pub fn check(definition: &Object, old: Option<&Object>) -> Result<(), Status> {
+fn check_definition(definition: &Object, old: Option<&Object>) -> Result<(), Status> {
     let mut errors = Vec::new();
     let fine = super::default_checks::check(definition, old, &mut errors);
     super::rule_checks::check(definition, &fine, &mut errors);
@@ -337,7 +353,7 @@ mod tests {
     fn rules_that_do_not_compile_are_refused_by_their_place() {
         let mut definition = sample("things.example.com", "things");
         definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = json!({"type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-validations": [{"rule": "self.x"}]}}});
-        let error = check(&definition, None).unwrap_err();
+        let error = check_definition(&definition, None).unwrap_err();
         assert_eq!(error.code, 422);
         assert!(
             error

@@ -10,10 +10,11 @@ use rkube_api::{Object, meta};
 use rkube_store::{Expect, StoreError};
 use serde_json::json;
 
-use super::{GROUP, PLURAL, Priority, availability, key};
+use super::availability;
+use super::remote::{GROUP, PLURAL, Priority, key};
 use crate::ApiServer;
 use crate::cache::Filter;
-use crate::handlers::write::encode;
+use crate::codec::encode;
 
 /// Says who keeps an `APIService`: `onstart` or `true`.
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";

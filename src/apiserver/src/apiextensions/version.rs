@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rkube_api::schema::{ListType, Structural};
+use rkube_api::schema::Structural;
 use rkube_api::status::{FieldError, FieldErrorKind, Status};
 use rkube_api::{Object, duration, meta};
 use rkube_strategy::{Context, Strategy};
@@ -25,7 +25,7 @@ struct Scale {
 }
 
 /// What a definition says of one version.
-pub struct Custom {
+pub struct CrdVersion {
     schema: Value,
     structural: Structural,
     has_defaults: bool,
@@ -36,7 +36,7 @@ pub struct Custom {
     rules: Option<Arc<OnceLock<Option<Rules>>>>,
 }
 
-impl Custom {
+impl CrdVersion {
     /// Reads a version of a definition's spec.
     pub fn new(version: &Value) -> Self {
         let schema = version["schema"]["openAPIV3Schema"].clone();
@@ -123,7 +123,7 @@ impl Custom {
     pub fn fingerprint(&self) -> String {
         let digest =
             ring::digest::digest(&ring::digest::SHA256, self.schema.to_string().as_bytes());
-        crate::openapi::hex(digest.as_ref())
+        hex::encode(digest)
     }
 
     /// The columns of a table.
@@ -247,7 +247,7 @@ fn apply_defaults(schema: &Structural, value: &mut Value) {
     }
 }
 
-impl Strategy for Custom {
+impl Strategy for CrdVersion {
     fn default(&self, object: &mut Object) {
         self.apply_defaults(object);
     }
@@ -384,11 +384,6 @@ impl Strategy for Custom {
         scale.spec_replicas.set(object, replicas.into());
         Ok(())
     }
-}
-
-/// Whether a list's items must differ, and in what.
-pub fn list_rule(schema: &Structural) -> (ListType, &[String]) {
-    (schema.list_type, &schema.list_map_keys)
 }
 
 #[cfg(test)]

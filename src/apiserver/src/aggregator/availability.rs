@@ -10,10 +10,10 @@ use rkube_auth::UserInfo;
 use rkube_store::{Expect, StoreError};
 use serde_json::{Value, json};
 
-use super::{GROUP, PLURAL, Remote, available_condition, key};
+use super::remote::{GROUP, PLURAL, Remote, available_condition, key};
 use crate::ApiServer;
 use crate::cache::Filter;
-use crate::handlers::write::encode;
+use crate::codec::encode;
 
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -12,95 +12,28 @@ pub mod local;
 mod openapi;
 mod openapi_v3;
 mod proxy;
+pub mod remote;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rkube_api::{Object, meta};
+use rkube_api::meta;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Filter, Watcher};
-use crate::connect::HttpClient;
 use crate::{ApiServer, Error, Pki};
 
 pub use openapi::merge_v2;
-
-/// The group of `APIService`.
-pub const GROUP: &str = "apiregistration.k8s.io";
-/// The resource name of `APIService`.
-pub const PLURAL: &str = "apiservices";
+use remote::{Entry, GROUP, PLURAL, Priority, Reference, Remote, Table};
 
 /// An available server is asked again after this time: nothing tells when one
 /// that does not run here changes or dies.
 const RESYNC: Duration = Duration::from_secs(30);
-
-/// Where a group version stands among others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Priority {
-    /// Groups with a higher number come first.
-    pub group: i64,
-    /// Versions with a higher number come first.
-    pub version: i64,
-}
-
-/// The service that an `APIService` leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Reference {
-    namespace: String,
-    name: String,
-    port: u64,
-}
-
-/// Another API server, for one group version.
-pub struct Remote {
-    /// The `APIService`'s name.
-    pub name: String,
-    /// The group that it serves.
-    pub group: String,
-    /// The version that it serves.
-    pub version: String,
-    reference: Reference,
-    /// How it is trusted, to tell whether it must be set up anew.
-    trust: Value,
-    client: Result<HttpClient, String>,
-    available: AtomicBool,
-    /// Look at it again now.
-    wake: Notify,
-    stop: CancellationToken,
-    found: Mutex<Found>,
-}
-
-/// What a remote server says that it serves.
-#[derive(Default)]
-struct Found {
-    /// Its `APIVersionDiscovery`, without freshness.
-    discovery: Option<Arc<Value>>,
-    /// Its ETag.
-    etag: Option<String>,
-    /// The paths of its OpenAPI v3 index that are of this group version.
-    v3: BTreeMap<String, Value>,
-    /// It has no OpenAPI v3: its v2 stands for it.
-    v2_only: bool,
-    /// Its part of the OpenAPI v2 document, compressed.
-    v2: Option<bytes::Bytes>,
-    v2_etag: Option<String>,
-}
-
-/// A remote server and its place among the group versions.
-pub struct Entry {
-    /// The server.
-    pub remote: Arc<Remote>,
-    /// Its place.
-    pub priority: Priority,
-}
-
-/// Every remote server, by group and version.
-pub type Table = BTreeMap<(String, String), Entry>;
 
 /// What is passed on, and how.
 pub struct Aggregator {
@@ -143,17 +76,6 @@ impl Aggregator {
         let mut parts = path.strip_prefix("/apis/")?.split('/');
         let key = (parts.next()?.to_owned(), parts.next()?.to_owned());
         table.get(&key).map(|entry| entry.remote.clone())
-    }
-}
-
-impl Remote {
-    /// Whether requests are passed on.
-    pub fn is_available(&self) -> bool {
-        self.available.load(Ordering::Acquire)
-    }
-
-    fn is_behind(&self, namespace: &str, service: &str) -> bool {
-        self.reference.namespace == namespace && self.reference.name == service
     }
 }
 
@@ -354,19 +276,6 @@ async fn tend(server: Weak<ApiServer>, remote: Arc<Remote>) {
 /// 1, 2, 4 … 30 seconds.
 fn backoff(failures: u32) -> Duration {
     RESYNC.min(Duration::from_secs(1 << failures.min(5)))
-}
-
-/// The key under which the store keeps an `APIService`.
-fn key(name: &str) -> String {
-    format!("/registry/{GROUP}/{PLURAL}/{name}")
-}
-
-/// The condition `Available` of an `APIService`.
-fn available_condition(api_service: &Object) -> Option<&Value> {
-    api_service["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == "Available")
 }
 
 #[cfg(test)]

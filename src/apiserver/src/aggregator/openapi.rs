@@ -9,11 +9,12 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use rkube_auth::UserInfo;
 use serde_json::{Map, Value, json};
 
-use super::{Remote, openapi_v3};
+use super::openapi_v3;
+use super::remote::Remote;
 use crate::ApiServer;
 use crate::body::Body;
+use crate::call::Call;
 use crate::connect;
-use crate::service::Call;
 
 fn user() -> UserInfo {
     UserInfo {
@@ -115,7 +116,7 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
 /// What names a version of a document.
 fn hash(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    crate::openapi::hex(digest.as_ref()).to_uppercase()
+    hex::encode(digest).to_uppercase()
 }
 
 /// The index's entries; nothing of a server that has no OpenAPI v3.

@@ -1,44 +1,21 @@
-//! Custom resources: what a CustomResourceDefinition makes of the engine.
-
-mod custom;
-mod default_checks;
-mod definition;
-mod family;
-mod path;
-mod rule_checks;
-mod rule_types;
-mod rules;
-mod validate;
+//! The controller of CustomResourceDefinitions: names, conditions, serving, and
+//! the deletion of what a definition defines.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
-use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use rkube_store::Expect;
 use tokio_util::sync::CancellationToken;
 
+use super::definition::{self, GROUP, PLURAL};
 use crate::cache::{Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::call::Call;
+use crate::codec::encode;
+use crate::handlers::delete::{DeleteOptions, delete_object};
 use crate::resources::Resource;
-use crate::{ApiServer, aggregate};
-
-pub use custom::Custom;
-pub use family::Family;
-
-const GROUP: &str = "apiextensions.k8s.io";
-const PLURAL: &str = "customresourcedefinitions";
-
-/// Refuses definitions whose patterns, defaults or rules cannot be; nothing
-/// for others.
-pub fn check(resource: &Resource, object: &Object, old: Option<&Object>) -> Result<(), Status> {
-    if resource.is(GROUP, PLURAL) {
-        definition::check(object, old)
-    } else {
-        Ok(())
-    }
-}
+use crate::{ApiServer, aggregator};
 
 /// Serves what the established definitions in the cache say, no more and no less.
 pub fn sync(server: &ApiServer) {
@@ -112,7 +89,7 @@ async fn reconcile(server: &Arc<ApiServer>) {
         }
     }
     sync(server);
-    aggregate::local::sync_custom(server, &all).await;
+    aggregator::local::sync_custom(server, &all).await;
 }
 
 async fn store(server: &ApiServer, old: &Object, mut new: Object) {
@@ -147,13 +124,13 @@ async fn empty(server: &Arc<ApiServer>, definition: &Object) {
         .unwrap_or_default();
     let mut left = 0;
     if let Some(resource) = snapshot.by_group(group, plural) {
-        let call = crate::service::Call::internal("system:apiserver");
-        let options = crate::handlers::delete::DeleteOptions {
+        let call = Call::internal("system:apiserver");
+        let options = DeleteOptions {
             object: serde_json::json!({}),
             ..Default::default()
         };
         for object in resource.cache.list(&Filter::default()) {
-            let result = crate::handlers::delete::delete_object(
+            let result = delete_object(
                 server,
                 &call,
                 resource,
