@@ -42,7 +42,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{
                 "clientCIDR": "0.0.0.0/0",
-                "serverAddress": format!("{}:{}", server.config.advertise_ip, server.config.advertise_port),
+                "serverAddress": format!("{}:{}", server.backend().config.advertise_ip, server.backend().config.advertise_port),
             }],
         }),
         ["apis"] => {
@@ -66,13 +66,14 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         [".well-known", "openid-configuration"] => {
             let jwks = format!(
                 "https://{}:{}/openid/v1/jwks",
-                server.config.advertise_ip, server.config.advertise_port
+                server.backend().config.advertise_ip,
+                server.backend().config.advertise_port
             );
-            rkube_auth::token::openid_configuration(server.signer.issuer(), &jwks)
+            rkube_auth::token::openid_configuration(server.security.signer.issuer(), &jwks)
         }
         ["openid", "v1", "jwks"] => {
             let keys = rkube_auth::token::jwks(std::slice::from_ref(
-                &server.config.pki.service_account_pub,
+                &server.backend().config.pki.service_account_pub,
             ))
             .map_err(Status::internal)?;
             let mut response = respond::value(call, StatusCode::OK, Encoding::Json, &keys).await;
@@ -124,7 +125,7 @@ fn root_paths(server: &ApiServer) -> Vec<String> {
 }
 
 fn version(server: &ApiServer) -> Value {
-    let version = &server.config.version;
+    let version = &server.backend().config.version;
     let mut numbers = version.trim_start_matches('v').split('.');
     let major = numbers.next().unwrap_or("1");
     let minor = numbers.next().unwrap_or_default();
@@ -158,7 +159,7 @@ struct Served {
 impl Served {
     fn now(server: &ApiServer) -> Self {
         Self {
-            snapshot: server.resources.snapshot(),
+            snapshot: server.backend().resources.snapshot(),
             remotes: server.aggregator.table(),
         }
     }
@@ -249,7 +250,7 @@ fn group_value(served: &Served, group: &str, alone: bool) -> Value {
 }
 
 fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
-    let snapshot = server.resources.snapshot();
+    let snapshot = server.backend().resources.snapshot();
     let mut resources = Vec::new();
     for resource in snapshot
         .all

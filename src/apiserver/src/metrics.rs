@@ -134,6 +134,7 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
     let name = "apiserver_resource_objects";
     out += &format!("# HELP {name} Objects by resource.\n# TYPE {name} gauge\n");
     for resource in server
+        .backend()
         .resources
         .snapshot()
         .all

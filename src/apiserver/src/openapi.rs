@@ -46,7 +46,7 @@ pub fn etag_matches(call: &Call, etag: &str) -> bool {
 
 /// A cheap name for a group version's document that changes when it does.
 fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
-    let mut text = format!("{}\n{path}\n", server.config.version);
+    let mut text = format!("{}\n{path}\n", server.backend().config.version);
     for resource in &snapshot.all {
         if document_path(&resource.group, &resource.version) != path {
             continue;
@@ -88,7 +88,7 @@ fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
 /// Serves the OpenAPI documents.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_matches('/').to_owned();
-    let snapshot = server.resources.snapshot();
+    let snapshot = server.backend().resources.snapshot();
     if path == "openapi/v2" {
         return v2(server, call, &snapshot).await;
     }
@@ -123,7 +123,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             return versioned(call, bytes.into(), &hash).await;
         }
         return remote
-            .openapi_document(server, call)
+            .openapi_document(&server.backend().cache, call)
             .await
             .map_err(Status::service_unavailable);
     }

@@ -20,7 +20,7 @@ use crate::call::{Call, Incoming};
 use crate::request::{RequestInfo, is_read};
 use crate::server::Peer;
 use crate::{
-    ApiServer, audit, connect, discovery, dump, fairness, handlers, health, metrics, openapi,
+    ApiServer, audit, connect, discovery, dump, flowcontrol, handlers, health, metrics, openapi,
     respond,
 };
 
@@ -48,7 +48,7 @@ impl ApiServer {
             .get(AUDIT_ID)
             .and_then(|v| v.to_str().ok())
             .filter(|v| !v.is_empty() && v.len() <= 64)
-            .map_or_else(crate::new_uid, str::to_owned);
+            .map_or_else(crate::uid::new_uid, str::to_owned);
         let mut call = Call {
             info,
             user: UserInfo::default(),
@@ -141,7 +141,7 @@ impl ApiServer {
         if !is_read(&call.method) {
             // A client that has made a thing may rely on it at once: a role, a
             // webhook, a service account.
-            self.cache.consistent().await;
+            self.backend().cache.consistent().await;
         }
         let authenticated = self.authenticate(call, &request);
         if let Some(audit) = &self.audit {
@@ -151,7 +151,7 @@ impl ApiServer {
         }
         let user = authenticated?;
         let asked = attributes(&call.info, &user);
-        let acting = impersonation::act(&call.headers, &user, &self.authorizer, &asked)?;
+        let acting = impersonation::act(&call.headers, &user, &self.security.authorizer, &asked)?;
         if let (Some(record), Some(acting)) = (record.as_mut(), &acting) {
             record.impersonates(acting);
         }
@@ -168,7 +168,8 @@ impl ApiServer {
             match &call.flow {
                 None => None,
                 Some(flow) => {
-                    let seats = fairness::width(self, &call.info, &flow.level);
+                    let seats =
+                        flowcontrol::seats_of_request(self.backend(), &call.info, &flow.level);
                     let entered = self
                         .fairness
                         .enter(flow, &call.user, &call.info, seats)
@@ -208,11 +209,13 @@ impl ApiServer {
         let peer = request.extensions.get::<Peer>();
         let certificates = peer.map(|p| &*p.certificates).unwrap_or_default();
         match self
+            .security
             .authenticators
             .authenticate(&call.headers, certificates)?
         {
             Some(user) => Ok(user),
             None => self
+                .security
                 .authenticators
                 .anonymous(&call.info.path)
                 .ok_or_else(Status::unauthorized),
@@ -222,9 +225,9 @@ impl ApiServer {
     fn authorize(&self, call: &Call) -> Result<(), Status> {
         let attributes = attributes(&call.info, &call.user);
         if self.audit.is_none() {
-            return self.authorizer.require(&attributes);
+            return self.security.authorizer.require(&attributes);
         }
-        let decision = self.authorizer.authorize(&attributes);
+        let decision = self.security.authorizer.authorize(&attributes);
         let (decided, reason) = match &decision {
             Decision::Allow(reason) => ("allow", reason),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
@@ -245,11 +248,17 @@ impl ApiServer {
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
         if let Some(remote) = self.aggregator.find(&call.info.path) {
-            return Ok(Box::pin(remote.forward(self, call, request)).await);
+            return Ok(Box::pin(remote.forward(self.backend(), call, request)).await);
         }
         if call.info.is_resource {
             if connect::is_connect(&call.info) {
-                return Box::pin(connect::handle(self, call, request)).await;
+                return Box::pin(connect::handle(
+                    &self.storage,
+                    &self.transports,
+                    call,
+                    request,
+                ))
+                .await;
             }
             return handlers::handle(self, call, request).await;
         }
@@ -258,7 +267,7 @@ impl ApiServer {
             Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
             Some("metrics") => return metrics::handle(self, call),
             Some("openapi") => return openapi::handle(self, call).await,
-            Some("rkube") => return dump::handle(self, call),
+            Some("rkube") => return dump::handle(self.backend(), call),
             _ => {}
         }
         discovery::handle(self, call).await

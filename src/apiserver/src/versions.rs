@@ -14,11 +14,12 @@ use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
 use tokio::runtime::Handle;
 
-use crate::ApiServer;
 use crate::apiextensions::version::CrdVersion;
 use crate::apiextensions::versions::CrdVersions;
+use crate::backend::Backend;
 use crate::cache::{CachedObject, Event, EventKind, Filter};
 use crate::resources::Resource;
+use crate::webhooks::client::WebhookClient;
 
 /// What the `apiVersion` of encoded JSON is, if it stands first, as it does in
 /// what this server writes.
@@ -58,18 +59,14 @@ impl Resource {
     }
 }
 
-impl ApiServer {
+impl Backend {
     /// A stored object in the version that the resource is worked on in.
-    pub(crate) async fn load(
-        self: &Arc<Self>,
-        resource: &Resource,
-        object: Object,
-    ) -> Result<Object, Status> {
+    pub async fn load(&self, resource: &Resource, object: Object) -> Result<Object, Status> {
         let Some(family) = resource.family() else {
             return Ok(object);
         };
         let mut objects = family
-            .read(self, vec![object], &resource.api_version())
+            .read(&self.webhook_client, vec![object], &resource.api_version())
             .await?;
         objects
             .pop()
@@ -77,14 +74,18 @@ impl ApiServer {
     }
 
     /// Stored objects in the version that the resource serves.
-    pub(crate) async fn serve_all(
-        self: &Arc<Self>,
+    pub async fn serve_all(
+        &self,
         resource: &Resource,
         items: &[Arc<CachedObject>],
     ) -> Result<Vec<Object>, Status> {
         let objects: Vec<Object> = items.iter().map(|item| item.parse()).collect();
         match resource.family() {
-            Some(family) => family.read(self, objects, &resource.api_version()).await,
+            Some(family) => {
+                family
+                    .read(&self.webhook_client, objects, &resource.api_version())
+                    .await
+            }
             None => objects.into_iter().map(|o| resource.served(o)).collect(),
         }
     }
@@ -92,7 +93,7 @@ impl ApiServer {
     /// Stored objects as the resource's version shows them, which is what
     /// selectors in that version are held against; the same number, in the same order.
     async fn as_served(
-        self: &Arc<Self>,
+        &self,
         resource: &Resource,
         items: &[Arc<CachedObject>],
     ) -> Result<Vec<Arc<CachedObject>>, Status> {
@@ -121,8 +122,8 @@ impl ApiServer {
 
     /// What of `items`, which are of the right names, `filter` selects. Without a
     /// webhook this is [`Filter::matches`] for each.
-    pub(crate) async fn select(
-        self: &Arc<Self>,
+    pub async fn select(
+        &self,
         resource: &Resource,
         items: Vec<Arc<CachedObject>>,
         filter: &Filter,
@@ -136,8 +137,8 @@ impl ApiServer {
     }
 
     /// What a watcher with `filter` sees of events.
-    pub(crate) async fn seen(
-        self: &Arc<Self>,
+    pub async fn seen(
+        &self,
         resource: &Resource,
         events: &[Arc<Event>],
         filter: &Filter,
@@ -175,8 +176,8 @@ impl ApiServer {
 
     /// An object as it is to be stored, and as the request's version shows it;
     /// both without a revision.
-    pub(crate) async fn to_store(
-        self: &Arc<Self>,
+    pub async fn to_store(
+        &self,
         resource: &Resource,
         object: &mut Object,
     ) -> Result<(Bytes, Option<Bytes>), Status> {
@@ -188,7 +189,9 @@ impl ApiServer {
         if meta::api_version(object) == storage {
             return Ok((shown, None));
         }
-        let mut stored = family.convert(self, vec![object.clone()], &storage).await?;
+        let mut stored = family
+            .convert(&self.webhook_client, vec![object.clone()], &storage)
+            .await?;
         let mut stored = stored
             .pop()
             .ok_or_else(|| Status::internal("a conversion gave nothing"))?;
@@ -240,8 +243,8 @@ pub enum Views {
     },
     /// A custom resource.
     Custom {
-        /// The server, to ask webhooks through.
-        server: Arc<ApiServer>,
+        /// The client of conversion webhooks.
+        client: Arc<WebhookClient>,
         /// Its versions.
         family: Arc<CrdVersions>,
         /// Where to run conversions, when a webhook has to be asked. Such views
@@ -252,15 +255,15 @@ pub enum Views {
 
 impl Views {
     /// The versions of a resource; none when there is only one.
-    pub fn of(server: &Arc<ApiServer>, resource: &Resource) -> Option<Self> {
+    pub fn of(backend: &Backend, resource: &Resource) -> Option<Self> {
         if let Some(family) = resource.family() {
             return (family.versions().count() > 1).then(|| Self::Custom {
-                server: server.clone(),
+                client: backend.webhook_client.clone(),
                 family: family.clone(),
                 runtime: family.has_webhook().then(Handle::current),
             });
         }
-        let snapshot = server.resources.snapshot();
+        let snapshot = backend.resources.snapshot();
         let all = snapshot.versions(resource)?.clone();
         let from = all
             .iter()
@@ -307,7 +310,7 @@ impl apply::Versions for Views {
                 Some((target.served(stored).ok()?, target.schema()))
             }
             Self::Custom {
-                server,
+                client,
                 family,
                 runtime,
             } => {
@@ -315,7 +318,7 @@ impl apply::Versions for Views {
                 let ty = Type::Structural(custom.structural());
                 match runtime {
                     Some(runtime) if meta::api_version(object) != api_version => {
-                        let asked = family.convert(server, vec![object.clone()], api_version);
+                        let asked = family.convert(client, vec![object.clone()], api_version);
                         match runtime.block_on(asked) {
                             Ok(mut objects) => Some((objects.pop()?, ty)),
                             Err(error) => {

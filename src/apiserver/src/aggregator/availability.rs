@@ -8,12 +8,12 @@ use http::{HeaderMap, Method};
 use rkube_api::{Object, meta};
 use rkube_auth::UserInfo;
 use rkube_store::{Expect, StoreError};
-use serde_json::{Value, json};
 
-use super::remote::{GROUP, PLURAL, Remote, available_condition, key};
-use crate::ApiServer;
+use super::remote::{GROUP, PLURAL, Remote, key};
+use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::codec::encode;
+use crate::conditions::{find_condition, set_condition};
 
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,22 +59,22 @@ impl Verdict {
 
 /// Whether the object's status says that the server is available.
 pub fn said(api_service: &Object) -> bool {
-    available_condition(api_service).is_some_and(|c| c["status"] == "True")
+    find_condition(api_service, "Available").is_some_and(|c| c["status"] == "True")
 }
 
 /// Whether the status says something else than is known.
 pub fn disagrees(remote: &Remote, api_service: &Object) -> bool {
-    available_condition(api_service).is_none() || said(api_service) != remote.is_available()
+    find_condition(api_service, "Available").is_none() || said(api_service) != remote.is_available()
 }
 
 /// Looks at the service, its endpoints and the server behind them.
-pub async fn check(server: &Arc<ApiServer>, remote: &Remote) -> Verdict {
-    if let Some((reason, message)) = missing(server, remote) {
+pub async fn check(backend: &Backend, remote: &Remote) -> Verdict {
+    if let Some((reason, message)) = missing(backend, remote) {
         return Verdict::Missing { reason, message };
     }
     let mut message = String::new();
     for _ in 0..ATTEMPTS {
-        match discovery(server, remote).await {
+        match discovery(backend, remote).await {
             Ok(()) => return Verdict::Available,
             Err(why) => message = why,
         }
@@ -83,10 +83,10 @@ pub async fn check(server: &Arc<ApiServer>, remote: &Remote) -> Verdict {
 }
 
 /// What is missing on the way to the server.
-fn missing(server: &ApiServer, remote: &Remote) -> Option<(&'static str, String)> {
+fn missing(backend: &Backend, remote: &Remote) -> Option<(&'static str, String)> {
     let reference = &remote.reference;
     let (namespace, name) = (&reference.namespace, &reference.name);
-    let service = server
+    let service = backend
         .cache
         .existing("", "services")
         .and_then(|cache| cache.get(namespace, name));
@@ -115,7 +115,7 @@ fn missing(server: &ApiServer, remote: &Remote) -> Option<(&'static str, String)
     };
     let port_name = port["name"].as_str().unwrap_or_default();
     let in_namespace = Filter::new(Some(namespace.clone()), None, None, None);
-    let slices: Vec<Arc<Object>> = server
+    let slices: Vec<Arc<Object>> = backend
         .cache
         .existing("discovery.k8s.io", "endpointslices")
         .map(|cache| cache.list(&in_namespace))
@@ -147,8 +147,10 @@ fn missing(server: &ApiServer, remote: &Remote) -> Option<(&'static str, String)
 }
 
 /// Asks for a document that every API server has to serve.
-async fn discovery(server: &Arc<ApiServer>, remote: &Remote) -> Result<(), String> {
-    let authority = remote.resolve(server).map_err(|status| status.message)?;
+async fn discovery(backend: &Backend, remote: &Remote) -> Result<(), String> {
+    let authority = remote
+        .resolve(&backend.cache)
+        .map_err(|status| status.message)?;
     let path = format!("/apis/{}/{}", remote.group, remote.version);
     let url = format!("https://{authority}{path}");
     let user = UserInfo {
@@ -173,40 +175,40 @@ async fn discovery(server: &Arc<ApiServer>, remote: &Remote) -> Result<(), Strin
 }
 
 /// Writes the verdict into the status, if it is not there yet.
-pub async fn publish(server: &Arc<ApiServer>, remote: &Remote, verdict: &Verdict) {
+pub async fn publish(backend: &Backend, remote: &Remote, verdict: &Verdict) {
     let (status, reason, message) = verdict.condition();
-    write(server, &remote.name, status, reason, message).await;
+    write(backend, &remote.name, status, reason, message).await;
 }
 
 /// An `APIService` without a service is served here, always.
-pub async fn local(server: &Arc<ApiServer>, api_service: &Object) {
-    let known = available_condition(api_service)
+pub async fn local(backend: &Backend, api_service: &Object) {
+    let known = find_condition(api_service, "Available")
         .is_some_and(|c| c["status"] == "True" && c["reason"] == "Local");
     if !known {
         let (reason, message) = ("Local", "Local APIServices are always available");
-        write(server, meta::name(api_service), "True", reason, message).await;
+        write(backend, meta::name(api_service), "True", reason, message).await;
     }
 }
 
-async fn write(server: &Arc<ApiServer>, name: &str, status: &str, reason: &str, message: &str) {
+async fn write(backend: &Backend, name: &str, status: &str, reason: &str, message: &str) {
     for _ in 0..WRITES {
-        let found = server
+        let found = backend
             .cache
             .existing(GROUP, PLURAL)
             .and_then(|cache| cache.get("", name));
         let Some(found) = found else { return };
         let old = found.parse();
         let mut new = old.clone();
-        set_condition(&mut new, status, reason, message);
+        set_condition(&mut new["status"], "Available", status, reason, message);
         if new == old {
             return;
         }
         let Ok(bytes) = encode(&mut new) else { return };
         let expect = Expect::Revision(found.revision);
-        match server.store.put(&key(name), bytes, expect).await {
+        match backend.store.put(&key(name), bytes, expect).await {
             Ok(_) => return,
             Err(StoreError::Conflict { .. }) => {
-                server.cache.consistent().await;
+                backend.cache.consistent().await;
             }
             Err(error) => {
                 return tracing::warn!(%error, name, "an APIService's status was not written");
@@ -215,48 +217,33 @@ async fn write(server: &Arc<ApiServer>, name: &str, status: &str, reason: &str, 
     }
 }
 
-/// Sets the condition `Available`; its time is that of its last change.
-pub fn set_condition(api_service: &mut Object, status: &str, reason: &str, message: &str) {
-    if !api_service["status"].is_object() {
-        api_service["status"] = json!({});
-    }
-    let conditions = &mut api_service["status"]["conditions"];
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let Some(conditions) = conditions.as_array_mut() else {
-        return;
-    };
-    let at = match conditions.iter().position(|c| c["type"] == "Available") {
-        Some(at) => at,
-        None => {
-            conditions.push(json!({"type": "Available"}));
-            conditions.len() - 1
-        }
-    };
-    let condition: &mut Value = &mut conditions[at];
-    if condition["status"] != status {
-        condition["status"] = status.into();
-        condition["lastTransitionTime"] = meta::now_rfc3339().into();
-    }
-    condition["reason"] = reason.into();
-    condition["message"] = message.into();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_conditions_time_is_that_of_its_change() {
         let mut object = json!({"status": {"conditions": [{"type": "Other"}, {
             "type": "Available", "status": "True", "reason": "Passed", "lastTransitionTime": "then",
         }]}});
-        set_condition(&mut object, "True", "Passed", "all checks passed");
+        set_condition(
+            &mut object["status"],
+            "Available",
+            "True",
+            "Passed",
+            "all checks passed",
+        );
         let condition = &object["status"]["conditions"][1];
         assert_eq!(condition["lastTransitionTime"], "then");
         assert_eq!(condition["message"], "all checks passed");
-        set_condition(&mut object, "False", "ServiceNotFound", "m");
+        set_condition(
+            &mut object["status"],
+            "Available",
+            "False",
+            "ServiceNotFound",
+            "m",
+        );
         assert_ne!(
             object["status"]["conditions"][1]["lastTransitionTime"],
             "then"

@@ -8,8 +8,8 @@ use http_body_util::{BodyExt as _, Limited};
 use rkube_auth::UserInfo;
 use serde_json::{Value, json};
 
-use super::remote::Remote;
-use crate::ApiServer;
+use super::remote::{Aggregator, Remote};
+use crate::cache::Cache;
 
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,13 +31,13 @@ impl Remote {
     /// Fetches a document, unless it still is the one that `etag` names.
     pub(super) async fn fetch(
         &self,
-        server: &ApiServer,
+        cache: &Cache,
         path: &str,
         accept: &'static str,
         etag: Option<&str>,
         user: &UserInfo,
     ) -> Result<Document, String> {
-        let authority = self.resolve(server).map_err(|status| status.message)?;
+        let authority = self.resolve(cache).map_err(|status| status.message)?;
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         if let Some(etag) = etag.and_then(|e| HeaderValue::from_str(e).ok()) {
@@ -84,8 +84,8 @@ impl Remote {
 }
 
 /// Fetches what the server serves, in the new form or else in the old one.
-pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
-    match fetch(server, remote).await {
+pub(super) async fn refresh(cache: &Cache, aggregator: &Aggregator, remote: &Remote) {
+    match fetch(cache, remote).await {
         Ok(Some((discovery, etag))) => {
             let discovery = Arc::new(discovery);
             let mut found = remote.found.lock();
@@ -94,7 +94,7 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
             if changed {
                 found.discovery = Some(discovery);
                 drop(found);
-                server.aggregator.touch();
+                aggregator.touch();
             }
         }
         Ok(None) => {}
@@ -104,10 +104,7 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
     }
 }
 
-async fn fetch(
-    server: &ApiServer,
-    remote: &Remote,
-) -> Result<Option<(Value, Option<String>)>, String> {
+async fn fetch(cache: &Cache, remote: &Remote) -> Result<Option<(Value, Option<String>)>, String> {
     let user = UserInfo {
         name: "system:kube-aggregator".into(),
         groups: vec!["system:masters".into()],
@@ -115,7 +112,7 @@ async fn fetch(
     };
     let etag = remote.found.lock().etag.clone();
     let answer = remote
-        .fetch(server, "/apis", ACCEPT, etag.as_deref(), &user)
+        .fetch(cache, "/apis", ACCEPT, etag.as_deref(), &user)
         .await?;
     if answer.code == StatusCode::NOT_MODIFIED {
         return Ok(None);
@@ -137,7 +134,7 @@ async fn fetch(
     }
     let path = format!("/apis/{}/{}", remote.group, remote.version);
     let answer = remote
-        .fetch(server, &path, "application/json", None, &user)
+        .fetch(cache, &path, "application/json", None, &user)
         .await?;
     if answer.code != StatusCode::OK {
         return Err(format!(

@@ -10,11 +10,11 @@ use rkube_api::{Object, meta};
 use rkube_store::{Expect, StoreError};
 use serde_json::json;
 
-use super::availability;
 use super::remote::{GROUP, PLURAL, Priority, key};
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::codec::encode;
+use crate::conditions::set_condition;
 
 /// Says who keeps an `APIService`: `onstart` or `true`.
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
@@ -75,7 +75,7 @@ fn object(group: &str, version: &str, managed: &str) -> Object {
         "metadata": {
             "name": format!("{version}.{group}"),
             "labels": {MANAGED: managed},
-            "uid": crate::new_uid(),
+            "uid": crate::uid::new_uid(),
             "creationTimestamp": meta::now_rfc3339(),
         },
         "spec": {
@@ -89,16 +89,16 @@ fn object(group: &str, version: &str, managed: &str) -> Object {
         object["spec"]["group"] = group.into();
     }
     let message = "Local APIServices are always available";
-    availability::set_condition(&mut object, "True", "Local", message);
+    set_condition(&mut object["status"], "Available", "True", "Local", message);
     object
 }
 
-async fn create(server: &ApiServer, mut object: Object) {
+async fn create(backend: &Backend, mut object: Object) {
     let name = meta::name(&object).to_owned();
     let Ok(bytes) = encode(&mut object) else {
         return;
     };
-    match server.store.put(&key(&name), bytes, Expect::Absent).await {
+    match backend.store.put(&key(&name), bytes, Expect::Absent).await {
         // Someone else was faster.
         Ok(_) | Err(StoreError::Conflict { .. }) => {}
         Err(error) => tracing::warn!(%error, name, "an APIService was not made"),
@@ -106,8 +106,8 @@ async fn create(server: &ApiServer, mut object: Object) {
 }
 
 /// Makes what is missing of the built-in groups' `APIService`s.
-pub async fn write_builtin(server: &Arc<ApiServer>) {
-    let cache = server.cache.resource(GROUP, PLURAL);
+pub async fn write_builtin(backend: &Backend) {
+    let cache = backend.cache.resource(GROUP, PLURAL);
     let missing = PRIORITIES
         .iter()
         .filter(|(group, version, ..)| {
@@ -117,13 +117,13 @@ pub async fn write_builtin(server: &Arc<ApiServer>) {
                     .any(|r| r.group == *group && r.version == *version)
                 && cache.get("", &format!("{version}.{group}")).is_none()
         })
-        .map(|(group, version, ..)| create(server, object(group, version, "onstart")));
+        .map(|(group, version, ..)| create(backend, object(group, version, "onstart")));
     futures::future::join_all(missing).await;
 }
 
 /// Makes and removes the `APIService`s of custom resources, so that there is
 /// one for each version that a definition in `definitions` serves.
-pub async fn sync_custom(server: &ApiServer, definitions: &[Arc<Object>]) {
+pub async fn sync_custom(backend: &Backend, definitions: &[Arc<Object>]) {
     let mut wanted: BTreeMap<String, (String, String)> = BTreeMap::new();
     for definition in definitions {
         let group = definition["spec"]["group"].as_str().unwrap_or_default();
@@ -136,13 +136,13 @@ pub async fn sync_custom(server: &ApiServer, definitions: &[Arc<Object>]) {
             }
         }
     }
-    let cache = server.cache.resource(GROUP, PLURAL);
+    let cache = backend.cache.resource(GROUP, PLURAL);
     for found in cache.list(&Filter::default()) {
         if wanted.remove(&*found.name).is_some() || found.label(MANAGED) != Some("true") {
             continue;
         }
         let expect = Expect::Revision(found.revision);
-        match server.store.delete(&key(&found.name), expect).await {
+        match backend.store.delete(&key(&found.name), expect).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => {}
             Err(error) => {
                 tracing::warn!(%error, name = &*found.name, "an APIService was not removed");
@@ -150,7 +150,7 @@ pub async fn sync_custom(server: &ApiServer, definitions: &[Arc<Object>]) {
         }
     }
     for (group, version) in wanted.into_values() {
-        create(server, object(&group, &version, "true")).await;
+        create(backend, object(&group, &version, "true")).await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, header};
@@ -10,9 +9,9 @@ use rkube_auth::UserInfo;
 use serde_json::{Map, Value, json};
 
 use super::openapi_v3;
-use super::remote::Remote;
-use crate::ApiServer;
+use super::remote::{Aggregator, Remote};
 use crate::body::Body;
+use crate::cache::Cache;
 use crate::call::Call;
 use crate::connect;
 
@@ -62,10 +61,10 @@ impl Remote {
     /// Serves one of the server's OpenAPI v3 documents, as it is.
     pub async fn openapi_document(
         &self,
-        server: &Arc<ApiServer>,
+        cache: &Cache,
         call: &Call,
     ) -> Result<Response<Body>, String> {
-        let authority = self.resolve(server).map_err(|status| status.message)?;
+        let authority = self.resolve(cache).map_err(|status| status.message)?;
         let mut headers = HeaderMap::new();
         for name in [header::ACCEPT, header::IF_NONE_MATCH] {
             if let Some(value) = call.headers.get(&name) {
@@ -81,9 +80,9 @@ impl Remote {
 }
 
 /// Fetches the documents again where they have changed.
-pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
+pub(super) async fn refresh(cache: &Cache, aggregator: &Aggregator, remote: &Remote) {
     let mut changed = false;
-    match fetch_v3(server, remote).await {
+    match fetch_v3(cache, remote).await {
         Ok(paths) => {
             let mut found = remote.found.lock();
             let v2_only = paths.is_none();
@@ -96,7 +95,7 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
             tracing::debug!(%error, name = remote.name, "no OpenAPI v3 from a remote API server");
         }
     }
-    match fetch_v2(server, remote).await {
+    match fetch_v2(cache, remote).await {
         Ok(Some((part, etag))) => {
             let mut found = remote.found.lock();
             changed |= found.v2.as_ref() != Some(&part);
@@ -109,7 +108,7 @@ pub(super) async fn refresh(server: &Arc<ApiServer>, remote: &Remote) {
         }
     }
     if changed {
-        server.aggregator.touch();
+        aggregator.touch();
     }
 }
 
@@ -121,11 +120,11 @@ fn hash(bytes: &[u8]) -> String {
 
 /// The index's entries; nothing of a server that has no OpenAPI v3.
 async fn fetch_v3(
-    server: &ApiServer,
+    cache: &Cache,
     remote: &Remote,
 ) -> Result<Option<BTreeMap<String, Value>>, String> {
     let answer = remote
-        .fetch(server, "/openapi/v3", "application/json", None, &user())
+        .fetch(cache, "/openapi/v3", "application/json", None, &user())
         .await?;
     if answer.code == StatusCode::NOT_FOUND {
         return Ok(None);
@@ -146,13 +145,13 @@ async fn fetch_v3(
 }
 
 async fn fetch_v2(
-    server: &ApiServer,
+    cache: &Cache,
     remote: &Remote,
 ) -> Result<Option<(Bytes, Option<String>)>, String> {
     let etag = remote.found.lock().v2_etag.clone();
     let answer = remote
         .fetch(
-            server,
+            cache,
             "/openapi/v2",
             "application/json",
             etag.as_deref(),

@@ -1,99 +1,24 @@
 //! Passing requests on to a remote API server, as the front proxy.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use base64::Engine as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming as Received;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde_json::Value;
 
 use super::remote::Remote;
+use crate::backend::Backend;
 use crate::body::{self, Body};
+use crate::cache::Cache;
 use crate::call::{Call, Incoming};
-use crate::connect::{self, HttpClient, backend};
-use crate::{ApiServer, Error, Pki};
-
-/// An idle connection to a remote server is closed after this time.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// The front proxy's identity, if the cluster has one.
-pub struct Tls {
-    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-}
-
-impl Tls {
-    /// Reads the front proxy's certificate and key.
-    pub fn new(pki: &Pki) -> Result<Self, Error> {
-        let invalid =
-            |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
-        let Some((certificate, key)) = pki
-            .front_proxy_client_cert
-            .as_ref()
-            .zip(pki.front_proxy_client_key.as_ref())
-        else {
-            return Ok(Self { identity: None });
-        };
-        let chain = CertificateDer::pem_slice_iter(certificate)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| invalid("front proxy certificate", &e))?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| invalid("front proxy key", &e))?;
-        Ok(Self {
-            identity: Some((chain, key)),
-        })
-    }
-
-    /// A client for the server that an `APIService`'s spec describes. What is
-    /// wrong with it is told to those who ask for that server.
-    pub fn client(&self, spec: &Value, server: &ApiServer) -> Result<HttpClient, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let versions = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?;
-        let trusting = if spec["insecureSkipTLSVerify"] == true {
-            versions
-                .dangerous()
-                .with_custom_certificate_verifier(connect::any_certificate(provider))
-        } else {
-            let pem = match spec["caBundle"].as_str().filter(|b| !b.is_empty()) {
-                Some(bundle) => base64::engine::general_purpose::STANDARD
-                    .decode(bundle)
-                    .map_err(|e| format!("caBundle: {e}"))?,
-                None => server.config.pki.ca_cert.clone(),
-            };
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-                roots
-                    .add(certificate)
-                    .map_err(|e| format!("caBundle: {e}"))?;
-            }
-            versions.with_root_certificates(roots)
-        };
-        let tls = match &self.identity {
-            Some((chain, key)) => trusting
-                .with_client_auth_cert(chain.clone(), key.clone_key())
-                .map_err(|e| e.to_string())?,
-            None => trusting.with_no_client_auth(),
-        };
-        let text = |field: &str| spec["service"][field].as_str().unwrap_or_default();
-        let name = format!("{}.{}.svc", text("name"), text("namespace"));
-        let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-        Ok(connect::client_for(tls, Some(name), IDLE))
-    }
-}
+use crate::connect;
+use crate::connect::location::service_address;
 
 impl Remote {
     /// Name or address, and port, of the server.
-    pub(super) fn resolve(&self, server: &ApiServer) -> Result<String, Status> {
+    pub(super) fn resolve(&self, cache: &Cache) -> Result<String, Status> {
         let service = &self.reference;
-        backend(server, &service.namespace, &service.name, service.port)
+        service_address(cache, &service.namespace, &service.name, service.port)
     }
 
     /// Sends a request of this server's own, on behalf of `user`.
@@ -120,7 +45,7 @@ impl Remote {
     /// Passes a client's request on, and the answer back: streams and upgrades too.
     pub async fn forward(
         &self,
-        server: &Arc<ApiServer>,
+        backend: &Backend,
         call: &Call,
         mut incoming: Incoming,
     ) -> Response<Body> {
@@ -131,7 +56,7 @@ impl Remote {
             Ok(client) => client,
             Err(why) => return text(StatusCode::INTERNAL_SERVER_ERROR, why),
         };
-        let Ok(authority) = self.resolve(server) else {
+        let Ok(authority) = self.resolve(&backend.cache) else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
         };
         let path = call.uri.path_and_query().map_or("/", |p| p.as_str());
@@ -167,7 +92,7 @@ impl Remote {
             }
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade {
-            return match connect::join(server, incoming, response) {
+            return match connect::join(&backend.shutdown, incoming, response) {
                 Ok(response) => response,
                 Err(status) => crate::respond::status(call, &status),
             };

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-use rkube_api::Object;
+use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::tls::Tls;
+use crate::config::{Error, Pki};
 use crate::connect::HttpClient;
 
 /// The group of `APIService`.
@@ -96,10 +97,47 @@ pub(super) fn key(name: &str) -> String {
     format!("/registry/{GROUP}/{PLURAL}/{name}")
 }
 
-/// The condition `Available` of an `APIService`.
-pub(super) fn available_condition(api_service: &Object) -> Option<&Value> {
-    api_service["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == "Available")
+/// What is passed on, and how.
+pub struct Aggregator {
+    pub(super) table: RwLock<Arc<Table>>,
+    pub(super) tls: Tls,
+    /// Grows when documents of remote servers change.
+    generation: AtomicU64,
+}
+
+impl Aggregator {
+    /// An aggregator that shows the front proxy's certificate.
+    pub fn new(pki: &Pki) -> Result<Self, Error> {
+        Ok(Self {
+            table: RwLock::default(),
+            tls: Tls::new(pki)?,
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// The remote servers at present.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.read().clone()
+    }
+
+    /// Differs whenever a remote server or one of its documents does.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Marks the documents of remote servers as changed.
+    pub(super) fn touch(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The remote server that a path belongs to.
+    pub fn find(&self, path: &str) -> Option<Arc<Remote>> {
+        let table = self.table.read();
+        if table.is_empty() {
+            return None;
+        }
+        let mut parts = path.strip_prefix("/apis/")?.split('/');
+        let key = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        table.get(&key).map(|entry| entry.remote.clone())
+    }
 }

@@ -2,24 +2,26 @@
 //! the deletion of what a definition defines.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use rkube_api::{Object, meta};
 use rkube_store::Expect;
-use tokio_util::sync::CancellationToken;
 
 use super::definition::{self, GROUP, PLURAL};
-use crate::cache::{Filter, Watcher};
+use crate::aggregator;
+use crate::backend::Backend;
+use crate::cache::{Event, Filter};
 use crate::call::Call;
 use crate::codec::encode;
+use crate::controller::Controller;
 use crate::handlers::delete::{DeleteOptions, delete_object};
 use crate::resources::Resource;
-use crate::{ApiServer, aggregator};
+use crate::storage::RestStorage;
 
 /// Serves what the established definitions in the cache say, no more and no less.
-pub fn sync(server: &ApiServer) {
-    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+pub fn sync(backend: &Backend) {
+    let Some(cache) = backend.cache.existing(GROUP, PLURAL) else {
         return;
     };
     let mut custom = Vec::new();
@@ -27,46 +29,39 @@ pub fn sync(server: &ApiServer) {
         let definition = object.tree();
         if definition::is_established(&definition) {
             let (rows, family) = definition::rows(&definition);
-            custom.extend(
-                rows.into_iter()
-                    .map(|(row, what)| Resource::custom(row, what, family.clone(), &server.cache)),
-            );
+            custom
+                .extend(rows.into_iter().map(|(row, what)| {
+                    Resource::custom(row, what, family.clone(), &backend.cache)
+                }));
         }
     }
-    server.resources.set_custom(custom);
+    backend.resources.set_custom(custom);
 }
 
-/// Follows definitions: accepts their names, establishes them, serves them, and
-/// empties them before they go.
-pub async fn follow(server: Weak<ApiServer>, stop: CancellationToken) {
-    loop {
-        let mut watcher = {
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            let cache = server.cache.resource(GROUP, PLURAL);
-            let (_, position) = cache.snapshot(&Filter::nothing(), 0);
-            reconcile(&server).await;
-            Watcher::new(cache, position)
-        };
-        loop {
-            let events = tokio::select! {
-                () = stop.cancelled() => return,
-                events = watcher.next() => events,
-            };
-            if events.is_err() {
-                break;
-            }
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            reconcile(&server).await;
-        }
+/// Accepts names, establishes and serves definitions, and empties them before
+/// they go.
+pub struct DefinitionController {
+    /// The storage of definitions and of what they define.
+    pub storage: Arc<RestStorage>,
+}
+
+impl Controller for DefinitionController {
+    fn resources(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(GROUP, PLURAL)]
+    }
+
+    async fn resync(&mut self) {
+        reconcile(&self.storage).await;
+    }
+
+    async fn handle_events(&mut self, _: usize, _: &[Arc<Event>]) {
+        reconcile(&self.storage).await;
     }
 }
 
-async fn reconcile(server: &Arc<ApiServer>) {
-    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+async fn reconcile(storage: &Arc<RestStorage>) {
+    let backend = &storage.backend;
+    let Some(cache) = backend.cache.existing(GROUP, PLURAL) else {
         return;
     };
     let all: Vec<Arc<Object>> = cache
@@ -83,23 +78,23 @@ async fn reconcile(server: &Arc<ApiServer>) {
         if status != definition["status"] {
             let mut new = (**definition).clone();
             new["status"] = status;
-            store(server, definition, new).await;
+            store(backend, definition, new).await;
         } else if meta::deletion_timestamp(definition).is_some() {
-            finalize(server, definition).await;
+            finalize(storage, definition).await;
         }
     }
-    sync(server);
-    aggregator::local::sync_custom(server, &all).await;
+    sync(backend);
+    aggregator::local::sync_custom(backend, &all).await;
 }
 
-async fn store(server: &ApiServer, old: &Object, mut new: Object) {
+async fn store(backend: &Backend, old: &Object, mut new: Object) {
     let Ok(revision) = meta::resource_version(old).parse() else {
         return;
     };
     let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(old));
     let Ok(bytes) = encode(&mut new) else { return };
     // Changed meanwhile: the change is an event, which leads here again.
-    if let Err(error) = server
+    if let Err(error) = backend
         .store
         .put(&key, bytes, Expect::Revision(revision))
         .await
@@ -109,15 +104,16 @@ async fn store(server: &ApiServer, old: &Object, mut new: Object) {
 }
 
 /// Deletes a definition's objects, then lets it go.
-fn finalize<'a>(server: &'a Arc<ApiServer>, definition: &'a Object) -> BoxFuture<'a, ()> {
-    Box::pin(empty(server, definition))
+fn finalize<'a>(storage: &'a Arc<RestStorage>, definition: &'a Object) -> BoxFuture<'a, ()> {
+    Box::pin(empty(storage, definition))
 }
 
-async fn empty(server: &Arc<ApiServer>, definition: &Object) {
+async fn empty(storage: &Arc<RestStorage>, definition: &Object) {
+    let backend = &storage.backend;
     if !meta::finalizers(definition).any(|f| f == definition::CLEANUP_FINALIZER) {
         return;
     }
-    let snapshot = server.resources.snapshot();
+    let snapshot = backend.resources.snapshot();
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
     let plural = definition["spec"]["names"]["plural"]
         .as_str()
@@ -131,7 +127,7 @@ async fn empty(server: &Arc<ApiServer>, definition: &Object) {
         };
         for object in resource.cache.list(&Filter::default()) {
             let result = delete_object(
-                server,
+                storage,
                 &call,
                 resource,
                 &object.namespace,
@@ -149,7 +145,7 @@ async fn empty(server: &Arc<ApiServer>, definition: &Object) {
     if left > 0 {
         // Finalizers of the objects are taken off by others, each an event of
         // the objects, not of the definition: look again in a while.
-        look_again(server, meta::name(definition).to_owned());
+        look_again(storage, meta::name(definition).to_owned());
         return;
     }
     let mut new = definition.clone();
@@ -166,28 +162,29 @@ async fn empty(server: &Arc<ApiServer>, definition: &Object) {
             return;
         };
         let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(definition));
-        if let Err(error) = server.store.delete(&key, Expect::Revision(revision)).await {
+        if let Err(error) = backend.store.delete(&key, Expect::Revision(revision)).await {
             tracing::debug!(%error, "a definition was not deleted");
         }
     } else {
-        store(server, definition, new).await;
+        store(backend, definition, new).await;
     }
 }
 
 /// Tries [`finalize`] once more, a second from now.
-fn look_again(server: &Arc<ApiServer>, name: String) {
-    let server = Arc::downgrade(server);
+fn look_again(storage: &Arc<RestStorage>, name: String) {
+    let storage = Arc::downgrade(storage);
     let again: BoxFuture<'static, ()> = Box::pin(async move {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        let Some(server) = server.upgrade() else {
+        let Some(storage) = storage.upgrade() else {
             return;
         };
-        let found = server
+        let found = storage
+            .backend
             .cache
             .existing(GROUP, PLURAL)
             .and_then(|c| c.get("", &name));
         if let Some(object) = found {
-            finalize(&server, &object.tree()).await;
+            finalize(&storage, &object.tree()).await;
         }
     });
     tokio::spawn(again);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::version::CrdVersion;
 use super::versions::CrdVersions;
+use crate::conditions::{find_condition, set_condition};
 use crate::resources::Resource;
 
 /// The group of CustomResourceDefinition.
@@ -22,16 +23,9 @@ pub const PLURAL: &str = "customresourcedefinitions";
 /// Holds a definition until its objects are gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-fn condition<'a>(definition: &'a Object, kind: &str) -> Option<&'a Value> {
-    definition["status"]["conditions"]
-        .as_array()?
-        .iter()
-        .find(|c| c["type"] == kind)
-}
-
 /// Whether the definition's resources are served.
 pub fn is_established(definition: &Object) -> bool {
-    condition(definition, "Established").is_some_and(|c| c["status"] == "True")
+    find_condition(definition, "Established").is_some_and(|c| c["status"] == "True")
 }
 
 fn texts(value: &Value) -> Vec<&str> {
@@ -144,30 +138,6 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
     }
     status["storedVersions"] = json!(stored);
     status
-}
-
-fn set_condition(status: &mut Value, kind: &str, value: &str, reason: &str, message: &str) {
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    let Some(conditions) = status["conditions"].as_array_mut() else {
-        return;
-    };
-    let found = conditions.iter_mut().find(|c| c["type"] == kind);
-    if let Some(found) = found {
-        if found["status"] == value {
-            return;
-        }
-        found["status"] = value.into();
-        found["reason"] = reason.into();
-        found["message"] = message.into();
-        found["lastTransitionTime"] = meta::now_rfc3339().into();
-        return;
-    }
-    conditions.push(json!({
-        "type": kind, "status": value, "reason": reason, "message": message,
-        "lastTransitionTime": meta::now_rfc3339(),
-    }));
 }
 
 /// The served versions of a definition as rows of the table, and all of its
@@ -329,7 +299,7 @@ mod tests {
         second["status"] = status(&second, &names);
         assert!(!is_established(&second));
         assert_eq!(
-            condition(&second, "NamesAccepted").unwrap()["reason"],
+            find_condition(&second, "NamesAccepted").unwrap()["reason"],
             "Conflict"
         );
         assert_eq!(

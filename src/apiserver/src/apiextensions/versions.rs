@@ -10,7 +10,8 @@ use rkube_api::{Object, fields, gvk, meta};
 use serde_json::{Map, Value, json};
 
 use super::version::CrdVersion;
-use crate::ApiServer;
+use crate::uid::new_uid;
+use crate::webhooks::client::WebhookClient;
 
 /// How long a conversion webhook may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,7 +25,7 @@ enum Conversion {
     /// By asking a webhook.
     Webhook {
         /// Its `WebhookClientConfig`.
-        client: Value,
+        config: Value,
         /// The first version of `ConversionReview` that both sides know.
         review: Option<&'static str>,
     },
@@ -58,7 +59,7 @@ impl CrdVersions {
         let conversion = if spec["conversion"]["strategy"] == "Webhook" {
             let known = webhook["conversionReviewVersions"].as_array();
             Conversion::Webhook {
-                client: webhook["clientConfig"].clone(),
+                config: webhook["clientConfig"].clone(),
                 review: known.into_iter().flatten().find_map(|v| {
                     let v = v.as_str()?;
                     REVIEW_VERSIONS.into_iter().find(|known| *known == v)
@@ -106,7 +107,7 @@ impl CrdVersions {
     /// were, converted, and held to the schema of what they become.
     pub async fn read(
         &self,
-        server: &Arc<ApiServer>,
+        client: &WebhookClient,
         mut objects: Vec<Object>,
         api_version: &str,
     ) -> Result<Vec<Object>, Status> {
@@ -115,13 +116,13 @@ impl CrdVersions {
                 custom.apply_defaults(object);
             }
         }
-        self.convert(server, objects, api_version).await
+        self.convert(client, objects, api_version).await
     }
 
     /// Objects in another version.
     pub async fn convert(
         &self,
-        server: &Arc<ApiServer>,
+        client: &WebhookClient,
         mut objects: Vec<Object>,
         api_version: &str,
     ) -> Result<Vec<Object>, Status> {
@@ -150,9 +151,9 @@ impl CrdVersions {
                     objects[*i]["apiVersion"] = api_version.into();
                 }
             }
-            Conversion::Webhook { client, review } => {
+            Conversion::Webhook { config, review } => {
                 let asked: Vec<&Object> = other.iter().map(|i| &objects[*i]).collect();
-                let converted = Box::pin(ask(server, client, *review, &asked, api_version)).await?;
+                let converted = Box::pin(ask(client, config, *review, &asked, api_version)).await?;
                 for (i, object) in other.iter().zip(converted) {
                     objects[*i] = object;
                 }
@@ -182,8 +183,8 @@ fn plain(message: String) -> Status {
 }
 
 async fn ask(
-    server: &Arc<ApiServer>,
-    client: &Value,
+    client: &WebhookClient,
+    config: &Value,
     review: Option<&'static str>,
     objects: &[&Object],
     api_version: &str,
@@ -199,16 +200,13 @@ async fn ask(
     };
     let of = format!("{}, Kind={kind}", meta::api_version(first));
     let failed = |why: String| plain(format!("conversion webhook for {of} failed: {why}"));
-    let uid = crate::new_uid();
+    let uid = new_uid();
     let request = json!({
         "kind": "ConversionReview",
         "apiVersion": format!("apiextensions.k8s.io/{review}"),
         "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
     });
-    let answer = server
-        .webhooks
-        .post(server, client, &request, TIMEOUT)
-        .await;
+    let answer = client.post(config, &request, TIMEOUT).await;
     let mut answer = answer.map_err(failed)?;
     if review == "v1" {
         let (group_version, kind) = (meta::api_version(&answer), meta::kind(&answer));

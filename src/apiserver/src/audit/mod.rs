@@ -18,9 +18,9 @@ use rkube_auth::UserInfo;
 use rkube_auth::impersonation::Acting;
 use serde_json::{Map, Value, json};
 
-use crate::Error;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
+use crate::config::Error;
 use crate::negotiate::{self, Encoding};
 use crate::server::Peer;
 

@@ -13,39 +13,26 @@ mod queues;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use parking_lot::RwLock;
 use rkube_api::{Object, meta};
 use rkube_auth::UserInfo;
-use rkube_store::{Expect, StoreError};
 use serde_json::json;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use crate::ApiServer;
-use crate::cache::{Filter, Watcher};
-use crate::codec::encode;
 use crate::request::RequestInfo;
 
 use flow::Flow;
 pub use level::{Level, Permit, Refusal};
 use rules::Schema;
 
-const GROUP: &str = "flowcontrol.apiserver.k8s.io";
-const SCHEMAS: &str = "flowschemas";
-const LEVELS: &str = "prioritylevelconfigurations";
-
 /// Seats of all levels together: upstream's 400 reads and 200 writes.
 const SEATS: u32 = 600;
-/// How often levels lend seats to each other while some are short of them.
-const ADJUSTMENT: Duration = Duration::from_secs(10);
 /// A request waits no longer than this: a quarter of a request's time.
 const MAX_WAIT: Duration = Duration::from_secs(15);
-/// Objects that a list may give out for one seat.
-const OBJECTS_PER_SEAT: usize = 100;
 /// Classifies requests, and has them wait.
 #[derive(Default)]
 pub struct Fairness {
@@ -84,8 +71,18 @@ impl Fairness {
         self.levels.read().values().cloned().collect()
     }
 
+    /// Returns whether a priority level is configured.
+    pub fn has_level(&self, name: &str) -> bool {
+        self.levels.read().contains_key(name)
+    }
+
+    /// Returns what is notified when a request has to wait for seats.
+    pub fn contended(&self) -> &Arc<Notify> {
+        &self.contended
+    }
+
     /// Takes over what the objects say.
-    fn configure(&self, schemas: &[Arc<Object>], configurations: &[Arc<Object>]) {
+    pub fn configure(&self, schemas: &[Arc<Object>], configurations: &[Arc<Object>]) {
         let mut levels = self.levels.write();
         let mut known: BTreeMap<String, Arc<Level>> = BTreeMap::new();
         for configuration in configurations {
@@ -123,7 +120,7 @@ impl Fairness {
     /// Lends seats of levels that do not need them to those that do. Says
     /// whether any level was short of seats of its own; if none was, each has
     /// its own again.
-    fn adjust(&self) -> bool {
+    pub fn adjust(&self) -> bool {
         let levels = self.levels();
         let limited: Vec<&Arc<Level>> = levels.iter().filter(|l| !l.is_exempt()).collect();
         // Exempt levels take what they like; what they took is not there to lend.
@@ -145,175 +142,6 @@ impl Fairness {
             level.set_current(seats);
         }
         true
-    }
-}
-
-/// How many seats a request takes.
-pub fn width(server: &ApiServer, info: &RequestInfo, level: &Level) -> u32 {
-    let lists = match info.verb {
-        "list" => true,
-        "watch" => {
-            let revision = info.query.get("resourceVersion").unwrap_or_default();
-            info.query.is_true("sendInitialEvents") || matches!(revision, "" | "0")
-        }
-        _ => false,
-    };
-    // One object by its name is a get.
-    if !lists || !info.name.is_empty() {
-        return 1;
-    }
-    let resource = server
-        .resources
-        .find(&info.group, &info.version, &info.resource);
-    let Some(resource) = resource.filter(|r| r.is_stored()) else {
-        return 1;
-    };
-    let objects = resource.cache.len();
-    let limit: usize = info
-        .query
-        .non_empty("limit")
-        .and_then(|l| l.parse().ok())
-        .unwrap_or(0);
-    let objects = if limit > 0 {
-        objects.min(limit)
-    } else {
-        objects
-    };
-    let seats = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(u32::MAX);
-    seats.clamp(1, level.max_seats())
-}
-
-/// Follows flow schemas and priority levels, and adjusts seats while they are
-/// short.
-pub async fn follow(server: Weak<ApiServer>, stop: CancellationToken) {
-    loop {
-        let (mut schemas, mut levels, contended) = {
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            let watch = |plural: &str| {
-                let cache = server.cache.resource(GROUP, plural);
-                let (_, position) = cache.snapshot(&Filter::nothing(), 0);
-                Watcher::new(cache, position)
-            };
-            let watchers = (
-                watch(SCHEMAS),
-                watch(LEVELS),
-                server.fairness.contended.clone(),
-            );
-            sync(&server).await;
-            watchers
-        };
-        let mut moved = false;
-        let mut next = tokio::time::Instant::now() + ADJUSTMENT;
-        loop {
-            let events = tokio::select! {
-                () = stop.cancelled() => return,
-                events = schemas.next() => Some(events),
-                events = levels.next() => Some(events),
-                // While seats are as they were, only a wait is news.
-                () = contended.notified(), if !moved => {
-                    moved = true;
-                    next = tokio::time::Instant::now() + ADJUSTMENT;
-                    None
-                }
-                () = tokio::time::sleep_until(next), if moved => {
-                    next += ADJUSTMENT;
-                    let Some(server) = server.upgrade() else { return };
-                    moved = server.fairness.adjust();
-                    None
-                }
-            };
-            match events {
-                None => {}
-                Some(Ok(_)) => {
-                    let Some(server) = server.upgrade() else {
-                        return;
-                    };
-                    sync(&server).await;
-                }
-                Some(Err(_)) => break,
-            }
-        }
-    }
-}
-
-/// Reads the objects, before the first request is served.
-pub fn read(server: &ApiServer) {
-    let list = |plural: &str| -> Vec<Arc<Object>> {
-        let cache = server.cache.resource(GROUP, plural);
-        cache
-            .list(&Filter::default())
-            .iter()
-            .map(|o| o.tree())
-            .collect()
-    };
-    server.fairness.configure(&list(SCHEMAS), &list(LEVELS));
-}
-
-async fn sync(server: &Arc<ApiServer>) {
-    read(server);
-    let cache = server.cache.resource(GROUP, SCHEMAS);
-    for object in cache.list(&Filter::default()) {
-        let schema = object.tree();
-        let level = schema["spec"]["priorityLevelConfiguration"]["name"]
-            .as_str()
-            .unwrap_or_default();
-        let found = server.fairness.levels.read().contains_key(level);
-        let (status, reason, message) = if found {
-            (
-                "False",
-                "Found",
-                format!(
-                    "This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"
-                ),
-            )
-        } else {
-            (
-                "True",
-                "NotFound",
-                format!(
-                    "This FlowSchema references the PriorityLevelConfiguration object named {level:?} but there is no such object"
-                ),
-            )
-        };
-        let condition = schema["status"]["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|c| c["type"] == "Dangling");
-        if condition.is_some_and(|c| c["status"] == status && c["message"] == message.as_str()) {
-            continue;
-        }
-        let mut new = (*schema).clone();
-        set_condition(&mut new, status, reason, &message);
-        let key = format!("/registry/{GROUP}/{SCHEMAS}/{}", object.name);
-        let Ok(bytes) = encode(&mut new) else {
-            continue;
-        };
-        let expect = Expect::Revision(object.revision);
-        match server.store.put(&key, bytes, expect).await {
-            // Lost to another writer: its event leads here again.
-            Ok(_) | Err(StoreError::Conflict { .. }) => {}
-            Err(error) => tracing::warn!(%error, "a flow schema's status was not written"),
-        }
-    }
-}
-
-fn set_condition(schema: &mut Object, status: &str, reason: &str, message: &str) {
-    if !schema["status"]["conditions"].is_array() {
-        schema["status"]["conditions"] = json!([]);
-    }
-    let Some(conditions) = schema["status"]["conditions"].as_array_mut() else {
-        return;
-    };
-    let condition = json!({
-        "type": "Dangling", "status": status, "reason": reason, "message": message,
-        "lastTransitionTime": meta::now_rfc3339(),
-    });
-    match conditions.iter_mut().find(|c| c["type"] == "Dangling") {
-        Some(found) => *found = condition,
-        None => conditions.push(condition),
     }
 }
 

@@ -10,8 +10,6 @@ pub mod write;
 pub mod ownership;
 mod patch;
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use rkube_api::meta;
 use rkube_api::status::Status;
@@ -23,6 +21,7 @@ use crate::call::{Call, Incoming};
 use crate::negotiate;
 use crate::resources::Resource;
 use crate::reviews;
+use crate::storage::RestStorage;
 use crate::subresources;
 use decode::{decode, namespace_of_request};
 use options::WriteOptions;
@@ -31,12 +30,13 @@ use write::Writer;
 
 /// Serves a request for a resource.
 pub async fn handle(
-    server: &Arc<ApiServer>,
+    server: &ApiServer,
     call: &Call,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
+    let (storage, backend) = (&*server.storage, server.backend());
     let info = &call.info;
-    let Some(resource) = server
+    let Some(resource) = backend
         .resources
         .find(&info.group, &info.version, &info.resource)
     else {
@@ -65,23 +65,26 @@ pub async fn handle(
             ));
         }
         if reviews::is_review(&resource) {
-            return reviews::handle(server, call, &resource, request).await;
+            return reviews::handle(backend, &server.security, call, &resource, request).await;
         }
         if resource.is("", "componentstatuses") {
-            return subresources::component_statuses(server, call, &resource).await;
+            return subresources::component_statuses(backend, &server.components, call, &resource)
+                .await;
         }
         if resource.is("", "bindings") {
-            return Box::pin(subresources::bind(server, call, &resource, request)).await;
+            return Box::pin(subresources::bind(storage, call, &resource, request)).await;
         }
         return match info.verb {
-            "get" => read::get(server, call, &resource).await,
-            "list" => read::list(server, call, &resource).await,
-            "watch" => watch::watch(server, call, &resource, request).await,
-            "create" => create(server, call, &resource, request).await,
-            "update" => update(server, call, &resource, request, Part::Main).await,
-            "patch" => patch::patch(server, call, &resource, request, Part::Main).await,
-            "delete" => delete::delete(server, call, &resource, request).await,
-            "deletecollection" => delete::delete_collection(server, call, &resource, request).await,
+            "get" => read::get(backend, call, &resource).await,
+            "list" => read::list(backend, call, &resource).await,
+            "watch" => watch::watch(backend, &server.metrics, call, &resource, request).await,
+            "create" => create(storage, call, &resource, request).await,
+            "update" => update(storage, call, &resource, request, Part::Main).await,
+            "patch" => patch::patch(storage, call, &resource, request, Part::Main).await,
+            "delete" => delete::delete(storage, call, &resource, request).await,
+            "deletecollection" => {
+                delete::delete_collection(storage, call, &resource, request).await
+            }
             other => Err(Status::method_not_supported(
                 &resource.group_resource(),
                 other,
@@ -106,18 +109,27 @@ pub async fn handle(
         "resize" => Part::Sub(Subresource::Resize),
         "approval" => Part::Sub(Subresource::Approval),
         "finalize" => Part::Sub(Subresource::Finalize),
-        "scale" => return Box::pin(subresources::scale(server, call, &resource, request)).await,
-        "binding" => return Box::pin(subresources::bind(server, call, &resource, request)).await,
+        "scale" => return Box::pin(subresources::scale(storage, call, &resource, request)).await,
+        "binding" => return Box::pin(subresources::bind(storage, call, &resource, request)).await,
         "eviction" => {
-            return Box::pin(crate::eviction::evict(server, call, &resource, request)).await;
+            return Box::pin(crate::eviction::evict(storage, call, &resource, request)).await;
         }
-        "token" => return Box::pin(subresources::token(server, call, &resource, request)).await,
+        "token" => {
+            return Box::pin(subresources::token(
+                storage,
+                &server.security.signer,
+                call,
+                &resource,
+                request,
+            ))
+            .await;
+        }
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {
-        "get" => read::get(server, call, &resource).await,
-        "update" => update(server, call, &resource, request, part).await,
-        "patch" => patch::patch(server, call, &resource, request, part).await,
+        "get" => read::get(backend, call, &resource).await,
+        "update" => update(storage, call, &resource, request, part).await,
+        "patch" => patch::patch(storage, call, &resource, request, part).await,
         other => Err(Status::method_not_supported(
             &resource.group_resource(),
             other,
@@ -126,7 +138,7 @@ pub async fn handle(
 }
 
 async fn create(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -138,7 +150,7 @@ async fn create(
     let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
     namespace_of_request(call, resource, &mut object)?;
     let writer = Writer {
-        server,
+        storage,
         call,
         resource,
         part: Part::Main,
@@ -147,13 +159,14 @@ async fn create(
         plan: None,
     };
     let written = writer.create(resource.stored(object)?).await?;
-    server
+    storage
+        .backend
         .object_response(call, resource, StatusCode::CREATED, accepted, written.json)
         .await
 }
 
 async fn update(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -179,7 +192,7 @@ async fn update(
     let namespace = resource.namespace_of(&call.info);
     let may_create = part == Part::Main && resource.strategy().allow_create_on_update();
     let writer = Writer {
-        server,
+        storage,
         call,
         resource,
         part,
@@ -205,7 +218,8 @@ async fn update(
     } else {
         StatusCode::OK
     };
-    server
+    storage
+        .backend
         .object_response(call, resource, code, accepted, written.json)
         .await
 }

@@ -1,7 +1,5 @@
 //! `patch` in its four forms.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use rkube_api::fields;
 use rkube_api::status::Status;
@@ -11,11 +9,11 @@ use super::decode::{namespace_of_request, parse_body, report_fields};
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
 use super::write::Writer;
-use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
 use crate::negotiate::{self, Encoding};
 use crate::resources::Resource;
+use crate::storage::RestStorage;
 use crate::versions::{Shape, Views};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +31,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 
 /// Serves a patch of an object or a part of it.
 pub async fn patch(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -120,11 +118,11 @@ pub async fn patch(
     let validation = options.validation;
     let manager = options.manager.clone();
     let sub = Some(call.info.subresource.clone()).filter(|s| !s.is_empty());
-    let views = Views::of(server, resource);
+    let views = Views::of(&storage.backend, resource);
     let tracking = |now: String| -> Result<Tracking, Status> {
         Ok(Tracking {
             shape: Shape::of(resource)?,
-            views: Views::of(server, resource),
+            views: Views::of(&storage.backend, resource),
             api_version: resource.api_version(),
             manager: manager.clone(),
             subresource: sub.clone(),
@@ -181,7 +179,7 @@ pub async fn patch(
         .transpose()?;
     let namespace = resource.namespace_of(&call.info);
     let writer = Writer {
-        server,
+        storage,
         call,
         resource,
         part,
@@ -209,7 +207,8 @@ pub async fn patch(
     } else {
         StatusCode::OK
     };
-    server
+    storage
+        .backend
         .object_response(call, resource, code, accepted, written.json)
         .await
 }

@@ -14,8 +14,7 @@ use serde_json::{Map, Value};
 
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
-use crate::ApiServer;
-use crate::admission::{self, Admission};
+use crate::admission::attributes::Admission;
 use crate::apiextensions::definition;
 use crate::cache::with_revision;
 use crate::call::Call;
@@ -23,6 +22,7 @@ use crate::codec::{decode, revised};
 use crate::policies;
 use crate::resources::Resource;
 use crate::services;
+use crate::storage::RestStorage;
 use crate::store_error::store_error;
 use crate::versions::{Shape, Views};
 
@@ -31,8 +31,8 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// A write under way.
 pub struct Writer<'a> {
-    /// The server.
-    pub server: &'a Arc<ApiServer>,
+    /// The storage that is written to.
+    pub storage: &'a RestStorage,
     /// The request.
     pub call: &'a Call,
     /// The resource.
@@ -94,7 +94,7 @@ impl Writer<'_> {
         }
         let tracking = Tracking {
             shape: Shape::of(self.resource)?,
-            views: Views::of(self.server, self.resource),
+            views: Views::of(&self.storage.backend, self.resource),
             api_version: self.resource.api_version(),
             manager: self.options.manager.clone(),
             subresource: Some(self.subresource().to_owned()).filter(|s| !s.is_empty()),
@@ -153,13 +153,14 @@ impl Writer<'_> {
         strategy.default(&mut object);
         // What is filled in from here on is nobody's.
         object = self.own(None, object, now).await?;
-        meta::set_uid(&mut object, &crate::new_uid());
+        meta::set_uid(&mut object, &crate::uid::new_uid());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
 
         let generate = meta::generate_name(&object).to_owned();
         let generated = meta::name(&object).is_empty() && !generate.is_empty();
         let admission = Admission {
-            server: self.server,
+            backend: &self.storage.backend,
+            authorizer: &self.storage.admission.authorizer,
             call: self.call,
             requested: None,
             resource,
@@ -180,10 +181,13 @@ impl Writer<'_> {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
             strategy.prepare_create(&ctx, &mut object);
-            admission.mutate(&mut object, None).await?;
+            self.storage
+                .admission
+                .mutate(&admission, &mut object, None)
+                .await?;
             strategy.default(&mut object);
             let mut held = services::allocate(
-                self.server,
+                &self.storage.backend,
                 resource,
                 &mut object,
                 None,
@@ -225,15 +229,24 @@ impl Writer<'_> {
         definition::check(resource, &object, None)?;
         policies::check(resource, &object)?;
         self.call.warn(strategy.warnings(&object, None));
-        admission.validate(&mut object, None).await?;
-        admission::check_escalation(self.server, self.call, resource, &object, None)?;
-        admission.charge_quota(&mut object, None).await?;
+        self.storage
+            .admission
+            .validate(admission, &mut object, None)
+            .await?;
+        self.storage
+            .admission
+            .check_escalation(self.call, resource, &object, None)?;
+        self.storage
+            .admission
+            .charge_quota(admission, &mut object, None)
+            .await?;
 
         let key = resource.key(meta::namespace(&object), &name);
-        let (bytes, shown) = self.server.to_store(resource, &mut object).await?;
+        let (bytes, shown) = self.storage.backend.to_store(resource, &mut object).await?;
         if self.options.dry_run {
             let (found, _) = self
-                .server
+                .storage
+                .backend
                 .store
                 .get(&key)
                 .await
@@ -246,7 +259,7 @@ impl Writer<'_> {
                 }),
             });
         }
-        let write = self.server.store.put(&key, bytes, Expect::Absent);
+        let write = self.storage.backend.store.put(&key, bytes, Expect::Absent);
         match held.through(write).await {
             Ok(kv) => Ok(Ok(Written {
                 json: revised(&kv, shown)?,
@@ -267,7 +280,7 @@ impl Writer<'_> {
         make: Make<'_>,
     ) -> Result<Written, Status> {
         let resource = self.resource;
-        self.server.cache.consistent().await;
+        self.storage.backend.cache.consistent().await;
         let mut current = match resource.cache.get(namespace, name) {
             Some(object) => Some(self.found(object.parse(), object.revision).await?),
             None => None,
@@ -295,7 +308,7 @@ impl Writer<'_> {
             .family()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
         Ok(Found {
-            object: self.server.load(self.resource, object).await?,
+            object: self.storage.backend.load(self.resource, object).await?,
             revision,
             outdated,
         })
@@ -327,7 +340,8 @@ impl Writer<'_> {
         keep_system_metadata(&mut new, old);
         new = self.own(Some(old), new, now).await?;
         let admission = Admission {
-            server: self.server,
+            backend: &self.storage.backend,
+            authorizer: &self.storage.admission.authorizer,
             call: self.call,
             requested: None,
             resource,
@@ -336,12 +350,22 @@ impl Writer<'_> {
             options: &self.options.object,
             part: None,
         };
-        admission.mutate(&mut new, Some(old)).await?;
+        self.storage
+            .admission
+            .mutate(&admission, &mut new, Some(old))
+            .await?;
         strategy.default(&mut new);
         let mut held = match self.part {
             Part::Main => {
                 let dry_run = self.options.dry_run;
-                services::allocate(self.server, resource, &mut new, Some(old), dry_run).await?
+                services::allocate(
+                    &self.storage.backend,
+                    resource,
+                    &mut new,
+                    Some(old),
+                    dry_run,
+                )
+                .await?
             }
             _ => services::Held::default(),
         };
@@ -378,16 +402,25 @@ impl Writer<'_> {
         }
         policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
-        admission.validate(&mut new, Some(old)).await?;
-        admission::check_escalation(self.server, self.call, resource, &new, Some(old))?;
-        admission.charge_quota(&mut new, Some(old)).await?;
+        self.storage
+            .admission
+            .validate(admission, &mut new, Some(old))
+            .await?;
+        self.storage
+            .admission
+            .check_escalation(self.call, resource, &new, Some(old))?;
+        self.storage
+            .admission
+            .charge_quota(admission, &mut new, Some(old))
+            .await?;
 
         let key = resource.key(namespace, name);
         if !found.outdated && unchanged(&new, old) {
             // Nothing to store; but a stale reader must not believe that it won.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
-                .server
+                .storage
+                .backend
                 .store
                 .get(&key)
                 .await
@@ -401,7 +434,7 @@ impl Writer<'_> {
             };
         }
         let gone = finished(resource, &new, old);
-        let (bytes, shown) = self.server.to_store(resource, &mut new).await?;
+        let (bytes, shown) = self.storage.backend.to_store(resource, &mut new).await?;
         if self.options.dry_run {
             let json = with_revision(shown.as_ref().unwrap_or(&bytes), revision)
                 .ok_or_else(|| Status::internal("an object has no metadata"))?;
@@ -413,13 +446,14 @@ impl Writer<'_> {
         if gone {
             // The last finalizer is off: the object goes, and the answer is its last state.
             return match self
-                .server
+                .storage
+                .backend
                 .store
                 .delete(&key, Expect::Revision(revision))
                 .await
             {
                 Ok((_, at)) => {
-                    services::release(self.server, resource, old, None).await;
+                    services::release(&self.storage.backend, resource, old, None).await;
                     let json = with_revision(shown.as_ref().unwrap_or(&bytes), at)
                         .ok_or_else(|| Status::internal("an object has no metadata"))?;
                     Ok(Attempt::Done(Written {
@@ -432,12 +466,13 @@ impl Writer<'_> {
             };
         }
         let write = self
-            .server
+            .storage
+            .backend
             .store
             .put(&key, bytes, Expect::Revision(revision));
         match held.through(write).await {
             Ok(kv) => {
-                services::release(self.server, resource, old, Some(&new)).await;
+                services::release(&self.storage.backend, resource, old, Some(&new)).await;
                 Ok(Attempt::Done(Written {
                     json: revised(&kv, shown)?,
                     created: false,

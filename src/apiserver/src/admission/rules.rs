@@ -8,7 +8,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::admission::Operation;
 use serde_json::Value;
 
-use crate::admission::Admission;
+use super::attributes::Admission;
 use crate::resources::Resource;
 
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
@@ -92,7 +92,7 @@ pub fn coverage(
     if exact {
         return Coverage::None;
     }
-    let snapshot = admission.server.resources.snapshot();
+    let snapshot = admission.backend.resources.snapshot();
     let other = snapshot.all.iter().find(|other| {
         // What shares a cache is the same objects in another version or group.
         Arc::ptr_eq(&other.cache, &resource.cache)
@@ -101,23 +101,6 @@ pub fn coverage(
             && covered(&Target::new(admission, other))
     });
     other.map_or(Coverage::None, |other| Coverage::Equivalent(other.clone()))
-}
-
-/// Whether a webhook's selectors and conditions let it be asked about a write that
-/// its rules cover.
-pub fn applies(
-    admission: &Admission<'_>,
-    hook: &Value,
-    object: Option<&Object>,
-    old: Option<&Object>,
-) -> Result<bool, Status> {
-    if !selected(admission, hook, object, old)? {
-        return Ok(false);
-    }
-    admission
-        .server
-        .policies
-        .conditions_hold(admission, hook, object, old)
 }
 
 /// Whether the `namespaceSelector` and the `objectSelector` of a webhook, policy or
@@ -158,7 +141,7 @@ fn namespace_matches(
         return true;
     }
     let found = admission
-        .server
+        .backend
         .cache
         .existing("", "namespaces")
         .and_then(|c| c.get("", &namespace));
