@@ -23,7 +23,6 @@ use crate::backend::Backend;
 use crate::cache::{Cache, Event};
 use crate::codec::encode;
 use crate::controller::{self, Controller};
-use crate::fairness::Fairness;
 use crate::flowcontrol::FlowController;
 use crate::policies::{Policies, TypeChecker};
 use crate::reader::CacheReader;
@@ -36,6 +35,7 @@ use crate::{
     ApiServer, Config, Error, Security, aggregator, audit, connect, events, flowcontrol, inprocess,
     metrics, openapi, services,
 };
+use rkube_fairness::Fairness;
 
 /// Who writes what the server itself writes.
 const SELF: &str = "system:apiserver";

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use rkube_auth::UserInfo;
 
 use crate::body::{self, Body};
-use crate::fairness::flow::Flow;
-use crate::request::RequestInfo;
+use rkube_fairness::Flow;
+use rkube_request::RequestInfo;
 
 /// What handlers know of a request beside its body.
 pub struct Call {

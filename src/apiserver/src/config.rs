@@ -6,8 +6,6 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use rkube_store::{Store, StoreError};
 
-use crate::audit;
-
 /// Certificates and keys, each as the PEM bytes of its file.
 #[derive(Clone, Default)]
 pub struct Pki {
@@ -77,7 +75,7 @@ pub struct Config {
     /// The port that the service `kubernetes` leads to.
     pub advertise_port: u16,
     /// What is written down of requests, and where; nothing when `None`.
-    pub audit: Option<audit::Config>,
+    pub audit: Option<rkube_audit::Config>,
 }
 
 /// Why the server did not start.

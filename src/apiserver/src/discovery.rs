@@ -16,9 +16,9 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::negotiate::{self, Encoding};
 use crate::openapi::etag_matches;
-use crate::request::is_read;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
+use rkube_request::is_read;
 
 /// Serves a path that is no resource.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {

@@ -12,8 +12,8 @@ use crate::cache::{Event, Filter};
 use crate::codec::encode;
 use crate::conditions::{find_condition, set_condition};
 use crate::controller::Controller;
-use crate::fairness::{Fairness, Level};
-use crate::request::RequestInfo;
+use rkube_fairness::{Fairness, Level};
+use rkube_request::RequestInfo;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SCHEMAS: &str = "flowschemas";

@@ -29,7 +29,6 @@ mod discovery;
 mod dump;
 mod events;
 mod eviction;
-mod fairness;
 mod flowcontrol;
 mod handlers;
 mod health;
@@ -39,7 +38,6 @@ mod negotiate;
 mod openapi;
 mod policies;
 mod reader;
-mod request;
 mod resources;
 mod respond;
 mod reviews;
@@ -87,7 +85,7 @@ pub struct ApiServer {
     /// Authentication and authorization.
     pub(crate) security: Security,
     /// Priority and fairness.
-    pub(crate) fairness: Arc<fairness::Fairness>,
+    pub(crate) fairness: Arc<rkube_fairness::Fairness>,
     /// The audit log, if one is configured.
     pub(crate) audit: Option<audit::Audit>,
     /// Counters of requests.

@@ -19,7 +19,7 @@ use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
 use crate::negotiate::Offer;
-use crate::request::RequestInfo;
+use rkube_request::RequestInfo;
 
 /// A resource in one served version, with all that handlers need of it.
 pub struct Resource {

@@ -17,12 +17,12 @@ use rkube_auth::impersonation;
 
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
-use crate::request::{RequestInfo, is_read};
 use crate::server::Peer;
 use crate::{
     ApiServer, audit, connect, discovery, dump, flowcontrol, handlers, health, metrics, openapi,
     respond,
 };
+use rkube_request::{RequestInfo, is_read};
 
 /// How long a request that is not long-running may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);

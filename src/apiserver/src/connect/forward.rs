@@ -251,7 +251,7 @@ fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style)
 
 /// The path up to and with `/proxy`.
 fn proxy_prefix(call: &Call) -> String {
-    let rest = crate::request::decode(&call.info.rest, false);
+    let rest = rkube_request::decode(&call.info.rest, false);
     call.info
         .path
         .strip_suffix(&*rest)

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::target::Target;
 use super::transport::Trust;
 use crate::cache::Cache;
-use crate::request::RequestInfo;
+use rkube_request::RequestInfo;
 
 /// A cached object of the core group, or 404.
 fn get(cache: &Cache, resource: &str, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {

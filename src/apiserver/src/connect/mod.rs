@@ -16,8 +16,8 @@ use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::cache::Cache;
 use crate::call::{Call, Incoming};
-use crate::request::{RequestInfo, encode};
 use crate::storage::RestStorage;
+use rkube_request::{RequestInfo, encode};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
 use target::Target;

@@ -15,10 +15,10 @@ use crate::body::Body;
 use crate::cache::{CachedObject, Filter};
 use crate::call::Call;
 use crate::negotiate;
-use crate::request::RequestInfo;
 use crate::resources::Resource;
 use crate::respond::{self, ListMeta};
 use crate::store_error::{store_error, too_large};
+use rkube_request::RequestInfo;
 
 /// Serves one object.
 pub async fn get(

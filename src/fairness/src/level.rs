@@ -10,9 +10,11 @@ use rkube_api::{Object, meta};
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
-use super::allocation::Item;
-use super::queues::{Queues, Shape};
+use crate::allocation::Item;
+use crate::queues::{Queues, Shape};
 
+/// Seats of all levels together: upstream's 400 reads and 200 writes.
+pub(crate) const SEATS: u32 = 600;
 /// A list takes no more seats than this, whatever it gives out.
 const MAX_LIST_SEATS: u32 = 100;
 /// The part of a level's seats that one request may take.
@@ -252,7 +254,7 @@ impl Level {
         let low = least.max(nominal.min(most));
         let high = match spec.borrowing {
             Some(part) => nominal + (nominal * part).round(),
-            None => nominal + f64::from(super::SEATS),
+            None => nominal + f64::from(SEATS),
         };
         let item = Item {
             low,

@@ -7,7 +7,7 @@
 //! request costs one atomic operation.
 
 mod allocation;
-pub mod flow;
+mod flow;
 mod level;
 mod queues;
 mod rules;
@@ -20,17 +20,16 @@ use http::HeaderValue;
 use parking_lot::RwLock;
 use rkube_api::{Object, meta};
 use rkube_auth::UserInfo;
-use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::request::RequestInfo;
+use rkube_request::RequestInfo;
 
-use flow::Flow;
+use level::SEATS;
+
+pub use flow::Flow;
 pub use level::{Level, Permit, Refusal};
 use rules::Schema;
 
-/// Seats of all levels together: upstream's 400 reads and 200 writes.
-const SEATS: u32 = 600;
 /// A request waits no longer than this: a quarter of a request's time.
 const MAX_WAIT: Duration = Duration::from_secs(15);
 /// Classifies requests, and has them wait.
@@ -148,6 +147,7 @@ impl Fairness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn level(name: &str, shares: u32) -> Arc<Object> {
         Arc::new(

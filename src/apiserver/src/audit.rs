@@ -1,11 +1,7 @@
 //! The audit log: who asked for what, when, and how it ended, as a policy says.
 
-mod log;
-mod policy;
-
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, header};
@@ -14,6 +10,7 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use rkube_api::meta;
 use rkube_api::status::Status;
+use rkube_audit::{Level, Log, Policy, Stage, Verdict};
 use rkube_auth::UserInfo;
 use rkube_auth::impersonation::Acting;
 use serde_json::{Map, Value, json};
@@ -24,36 +21,7 @@ use crate::config::Error;
 use crate::negotiate::{self, Encoding};
 use crate::server::Peer;
 
-use log::Log;
-use policy::{Level, Policy, Stage, Verdict};
-
-/// What is written down, and where.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The policy file: a `Policy` of `audit.k8s.io/v1`.
-    pub policy: PathBuf,
-    /// The log, a JSON `Event` a line.
-    pub log: PathBuf,
-    /// Bytes after which a new file is begun.
-    pub max_size: u64,
-    /// Old files that are kept; all of them when zero.
-    pub max_backups: usize,
-    /// How long old files are kept.
-    pub max_age: Option<Duration>,
-}
-
-impl Config {
-    /// A policy with a log in its usual size: files of 100 MB, ten of them.
-    pub fn new(policy: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
-        Self {
-            policy: policy.into(),
-            log: log.into(),
-            max_size: 100 << 20,
-            max_backups: 10,
-            max_age: None,
-        }
-    }
-}
+pub use rkube_audit::Config;
 
 /// The audit log of a server.
 pub struct Audit {

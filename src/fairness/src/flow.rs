@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::level::Level;
-use super::rules::Schema;
+use crate::level::Level;
+use crate::rules::Schema;
 
 /// A flow schema and its level.
 pub struct Flow {

@@ -3,7 +3,7 @@
 use rkube_auth::UserInfo;
 use serde_json::Value;
 
-use crate::request::RequestInfo;
+use rkube_request::RequestInfo;
 
 /// How much is written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

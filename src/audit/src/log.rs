@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::Config;
+use crate::Config;
 
 /// Lines that may wait to be written; then requests wait for the disk.
 const WAITING_LINES: usize = 1024;

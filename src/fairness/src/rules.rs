@@ -6,7 +6,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::UserInfo;
 use serde_json::Value;
 
-use crate::request::RequestInfo;
+use rkube_request::RequestInfo;
 
 const ALL: &str = "*";
 
