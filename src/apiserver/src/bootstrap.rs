@@ -16,14 +16,26 @@ use rkube_strategy::Context;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::cache::{Cache, Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::admission::chain::AdmissionChain;
+use crate::aggregator::AggregationController;
+use crate::apiextensions::controller::{self as definitions, DefinitionController};
+use crate::backend::Backend;
+use crate::cache::{Cache, Event};
+use crate::codec::encode;
+use crate::controller::{self, Controller};
+use crate::flowcontrol::FlowController;
+use crate::policies::{Policies, TypeChecker};
 use crate::reader::CacheReader;
 use crate::resources::Resources;
+use crate::storage::RestStorage;
+use crate::uid::new_uid;
+use crate::webhooks::Webhooks;
+use crate::webhooks::client::WebhookClient;
 use crate::{
-    ApiServer, Config, Error, aggregate, audit, connect, crd, events, fairness, inprocess, metrics,
-    openapi, policies, services, webhooks,
+    ApiServer, Config, Error, Security, aggregator, audit, connect, events, flowcontrol, inprocess,
+    metrics, openapi, services,
 };
+use rkube_fairness::Fairness;
 
 /// Who writes what the server itself writes.
 const SELF: &str = "system:apiserver";
@@ -57,53 +69,85 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     let plugins = Plugins::new(reader, authorizer.clone(), PluginsConfig::default());
     let signer = TokenSigner::from_pem(&config.pki.service_account_key, &issuer)
         .map_err(|e| Error::Pki(e.to_string()))?;
-    let streams = connect::Transports::new(&config.pki)?;
+    let transports = connect::Transports::new(&config.pki)?;
     let audit = config.audit.as_ref().map(audit::Audit::open).transpose()?;
-    let aggregator = aggregate::Aggregator::new(&config.pki)?;
-    let shutdown = CancellationToken::new();
-    let server = Arc::new(ApiServer {
+    let aggregator = aggregator::remote::Aggregator::new(&config.pki)?;
+    let backend = Arc::new(Backend {
+        webhook_client: Arc::new(WebhookClient::new(
+            cache.clone(),
+            config.pki.ca_cert.clone(),
+        )),
         store: config.store.clone(),
         cache: cache.clone(),
         resources,
-        authenticators,
-        authorizer,
-        plugins,
-        signer,
-        fairness: fairness::Fairness::default(),
-        audit,
-        metrics: metrics::Metrics::default(),
-        streams,
-        webhooks: webhooks::Webhooks::default(),
-        policies: policies::Policies::default(),
-        openapi: openapi::Documents::default(),
-        aggregator,
-        components: inprocess::Components::default(),
         bookmarks: tokio::sync::watch::Sender::new(0),
-        started: Instant::now(),
-        shutdown: shutdown.clone(),
+        shutdown: CancellationToken::new(),
         config,
     });
-    crd::sync(&server);
+    let policies = Arc::new(Policies::default());
+    let storage = Arc::new(RestStorage {
+        backend: backend.clone(),
+        admission: AdmissionChain {
+            plugins,
+            authorizer: authorizer.clone(),
+            webhooks: Webhooks::new(policies.clone()),
+            policies,
+        },
+    });
+    let server = Arc::new(ApiServer {
+        storage: storage.clone(),
+        security: Security {
+            authenticators,
+            authorizer,
+            signer,
+        },
+        fairness: Arc::new(Fairness::default()),
+        audit,
+        metrics: metrics::Metrics::default(),
+        transports,
+        openapi: openapi::Documents::default(),
+        aggregator: Arc::new(aggregator),
+        components: inprocess::Components::default(),
+        started: Instant::now(),
+    });
+    definitions::sync(&backend);
 
-    let stop = shutdown.clone();
+    let stop = backend.shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
             () = cache.follow(changes) => {}
             () = stop.cancelled() => {}
         }
     });
-    write_objects(&server).await?;
+    write_objects(&backend).await?;
     // Services from before there were reservations get theirs before anybody
     // can be given what they have.
-    services::repair(&server, jiff::Timestamp::now()).await?;
-    server.cache.consistent().await;
+    services::repair(&backend, jiff::Timestamp::now()).await?;
+    backend.cache.consistent().await;
+    flowcontrol::read(&backend, &server.fairness);
+    start_controllers(&server);
+    Ok(server)
+}
 
-    tokio::spawn(events::upkeep(Arc::downgrade(&server), shutdown.clone()));
-    tokio::spawn(crd::follow(Arc::downgrade(&server), shutdown.clone()));
-    fairness::read(&server);
-    tokio::spawn(fairness::follow(Arc::downgrade(&server), shutdown.clone()));
-    tokio::spawn(aggregate::follow(Arc::downgrade(&server), shutdown.clone()));
-    tokio::spawn(policies::follow(Arc::downgrade(&server), shutdown.clone()));
+/// Starts the server's own controllers, which run until it shuts down.
+fn start_controllers(server: &ApiServer) {
+    let backend = server.backend();
+    tokio::spawn(events::upkeep(backend.clone()));
+    let definitions = DefinitionController {
+        storage: server.storage.clone(),
+    };
+    tokio::spawn(controller::run(definitions, backend.clone()));
+    let flows = FlowController::new(backend.clone(), server.fairness.clone());
+    tokio::spawn(controller::run(flows, backend.clone()));
+    let aggregation = AggregationController {
+        backend: backend.clone(),
+        aggregator: server.aggregator.clone(),
+    };
+    tokio::spawn(controller::run(aggregation, backend.clone()));
+    let type_checker = TypeChecker {
+        backend: backend.clone(),
+    };
+    tokio::spawn(controller::run(type_checker, backend.clone()));
     for (group, plural) in [
         ("", "namespaces"),
         ("", "services"),
@@ -111,43 +155,41 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         ("discovery.k8s.io", "endpointslices"),
         ("", "configmaps"),
     ] {
-        tokio::spawn(guard(
-            Arc::downgrade(&server),
+        let guard = RestoreController {
+            backend: backend.clone(),
             group,
             plural,
-            shutdown.clone(),
-        ));
+        };
+        tokio::spawn(controller::run(guard, backend.clone()));
     }
-    Ok(server)
 }
 
 /// Writes what is missing or has been changed, all at once, so that the store
 /// takes it in few commits.
-async fn write_objects(server: &Arc<ApiServer>) -> Result<(), Error> {
+async fn write_objects(backend: &Backend) -> Result<(), Error> {
     let all = objects::objects(&BootstrapConfig::default());
     let defaults = all
         .into_iter()
-        .map(|expected| async move { reconcile(server, expected).await });
+        .map(|expected| async move { reconcile(backend, expected).await });
     let range = json!({
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [server.config.service_cidr.to_string()]},
+        "spec": {"cidrs": [backend.config.service_cidr.to_string()]},
     });
     let range = ("networking.k8s.io", "servicecidrs", range);
-    let own =
-        services::kubernetes_service(server)
-            .into_iter()
-            .chain([range])
-            .map(|(group, plural, wanted)| async move {
-                ensure(server, group, plural, wanted, true).await
-            });
-    let authentication = aggregate_authentication(server)
+    let own = services::kubernetes_service(backend)
         .into_iter()
-        .map(|wanted| async move { ensure(server, "", "configmaps", wanted, true).await });
+        .chain([range])
+        .map(|(group, plural, wanted)| async move {
+            ensure(backend, group, plural, wanted, true).await
+        });
+    let authentication = aggregate_authentication(backend)
+        .into_iter()
+        .map(|wanted| async move { ensure(backend, "", "configmaps", wanted, true).await });
     let (defaults, own, authentication, ()) = futures::future::join4(
         futures::future::join_all(defaults),
         futures::future::join_all(own),
         futures::future::join_all(authentication),
-        aggregate::local::write_builtin(server),
+        aggregator::local::write_builtin(backend),
     )
     .await;
     for result in defaults.into_iter().chain(own).chain(authentication) {
@@ -157,8 +199,8 @@ async fn write_objects(server: &Arc<ApiServer>) -> Result<(), Error> {
 }
 
 /// A default object: made when missing, repaired when it must be as it was.
-async fn reconcile(server: &Arc<ApiServer>, expected: BootstrapObject) -> Result<(), Status> {
-    let snapshot = server.resources.snapshot();
+async fn reconcile(backend: &Backend, expected: BootstrapObject) -> Result<(), Status> {
+    let snapshot = backend.resources.snapshot();
     let Some(resource) = snapshot.by_group(expected.group, expected.resource) else {
         return Err(Status::internal(format!(
             "{} is not served",
@@ -169,7 +211,7 @@ async fn reconcile(server: &Arc<ApiServer>, expected: BootstrapObject) -> Result
     let found = resource.cache.get(meta::namespace(&expected.object), name);
     let Some(found) = found else {
         return ensure(
-            server,
+            backend,
             expected.group,
             expected.resource,
             expected.object,
@@ -183,7 +225,7 @@ async fn reconcile(server: &Arc<ApiServer>, expected: BootstrapObject) -> Result
     let key = resource.key(meta::namespace(&wanted), name);
     if meta::resource_version(&wanted).is_empty() {
         // Another roleRef: a binding is replaced, not changed.
-        match server
+        match backend
             .store
             .delete(&key, Expect::Revision(found.revision))
             .await
@@ -191,10 +233,10 @@ async fn reconcile(server: &Arc<ApiServer>, expected: BootstrapObject) -> Result
             Ok(_) | Err(StoreError::Conflict { found: None }) => {}
             Err(error) => return Err(Status::internal(error)),
         }
-        return create(server, resource, wanted).await;
+        return create(backend, resource, wanted).await;
     }
     let bytes = encode(&mut wanted)?;
-    match server
+    match backend
         .store
         .put(&key, bytes, Expect::Revision(found.revision))
         .await
@@ -207,13 +249,13 @@ async fn reconcile(server: &Arc<ApiServer>, expected: BootstrapObject) -> Result
 /// Makes an object that is missing; with `restore`, one that is there gets
 /// back the fields that `wanted` names.
 pub async fn ensure(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     group: &str,
     plural: &str,
     wanted: Object,
     restore: bool,
 ) -> Result<(), Status> {
-    let snapshot = server.resources.snapshot();
+    let snapshot = backend.resources.snapshot();
     let Some(resource) = snapshot.by_group(group, plural) else {
         return Err(Status::internal(format!("{plural} is not served")));
     };
@@ -221,7 +263,7 @@ pub async fn ensure(
         .cache
         .get(meta::namespace(&wanted), meta::name(&wanted));
     let Some(found) = found else {
-        return create(server, resource, wanted).await;
+        return create(backend, resource, wanted).await;
     };
     if !restore || meta::deletion_timestamp(&found.tree()).is_some() {
         return Ok(());
@@ -234,7 +276,7 @@ pub async fn ensure(
     }
     let bytes = encode(&mut new)?;
     let key = resource.key(meta::namespace(&wanted), meta::name(&wanted));
-    match server
+    match backend
         .store
         .put(&key, bytes, Expect::Revision(found.revision))
         .await
@@ -265,7 +307,7 @@ fn overlay(object: &mut Value, wanted: &Value) {
 }
 
 async fn create(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     resource: &crate::resources::Resource,
     mut object: Object,
 ) -> Result<(), Status> {
@@ -273,72 +315,64 @@ async fn create(
     let strategy = resource.strategy();
     meta::set_type(&mut object, &resource.storage_api_version(), &resource.kind);
     strategy.default(&mut object);
-    meta::set_uid(&mut object, &crate::new_uid());
+    meta::set_uid(&mut object, &new_uid());
     meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
     strategy.prepare_create(&Context::new(now, SELF), &mut object);
     let key = resource.key(meta::namespace(&object), meta::name(&object));
     let bytes = encode(&mut object)?;
-    match server.store.put(&key, bytes, Expect::Absent).await {
+    match backend.store.put(&key, bytes, Expect::Absent).await {
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
         Err(error) => Err(Status::internal(error)),
     }
 }
 
-/// Brings back what every cluster has when someone deletes or breaks it.
-async fn guard(
-    server: std::sync::Weak<ApiServer>,
+/// Restores the objects that every cluster has when they are deleted or changed.
+struct RestoreController {
+    backend: Arc<Backend>,
     group: &'static str,
     plural: &'static str,
-    stop: CancellationToken,
-) {
-    loop {
-        let mut watcher = {
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            let cache = server.cache.resource(group, plural);
-            let (_, position) = cache.snapshot(&Filter::nothing(), 0);
-            let wanted = wanted(&server, plural);
-            for (plural, object) in wanted {
-                if let Err(error) =
-                    ensure(&server, group, plural, object, plural != "namespaces").await
-                {
-                    tracing::warn!(%error, plural, "an object of every cluster could not be restored");
-                }
-            }
-            Watcher::new(cache, position)
-        };
-        loop {
-            let events = tokio::select! {
-                () = stop.cancelled() => return,
-                events = watcher.next() => events,
-            };
-            let Ok(events) = events else { break };
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            let touched = wanted(&server, plural).into_iter().filter(|(_, object)| {
-                events.iter().any(|e| {
-                    *e.object.name == *meta::name(object)
-                        && *e.object.namespace == *meta::namespace(object)
-                })
-            });
-            for (plural, object) in touched {
-                if let Err(error) =
-                    ensure(&server, group, plural, object, plural != "namespaces").await
-                {
-                    tracing::warn!(%error, plural, "an object of every cluster could not be restored");
-                }
+}
+
+impl RestoreController {
+    async fn restore(&self, objects: impl Iterator<Item = (&'static str, Object)>) {
+        for (plural, object) in objects {
+            let restore = plural != "namespaces";
+            if let Err(error) = ensure(&self.backend, self.group, plural, object, restore).await {
+                tracing::warn!(%error, plural, "an object of every cluster could not be restored");
             }
         }
     }
 }
 
+impl Controller for RestoreController {
+    fn resources(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(self.group, self.plural)]
+    }
+
+    async fn resync(&mut self) {
+        self.restore(wanted(&self.backend, self.plural).into_iter())
+            .await;
+    }
+
+    async fn handle_events(&mut self, _: usize, events: &[Arc<Event>]) {
+        let touched: Vec<_> = wanted(&self.backend, self.plural)
+            .into_iter()
+            .filter(|(_, object)| {
+                events.iter().any(|e| {
+                    *e.object.name == *meta::name(object)
+                        && *e.object.namespace == *meta::namespace(object)
+                })
+            })
+            .collect();
+        self.restore(touched.into_iter()).await;
+    }
+}
+
 /// What aggregated API servers need to tell who asks them: the authority of
 /// users' certificates, and that of the front proxy with the headers it sets.
-fn aggregate_authentication(server: &ApiServer) -> Option<Object> {
+fn aggregate_authentication(backend: &Backend) -> Option<Object> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let pki = &server.config.pki;
+    let pki = &backend.config.pki;
     let mut data = serde_json::json!({"client-ca-file": text(&pki.ca_cert)});
     if let Some(front_proxy) = &pki.front_proxy_ca_cert {
         data["requestheader-client-ca-file"] = text(front_proxy).into();
@@ -362,7 +396,7 @@ fn aggregate_authentication(server: &ApiServer) -> Option<Object> {
     }))
 }
 
-fn wanted(server: &ApiServer, plural: &str) -> Vec<(&'static str, Object)> {
+fn wanted(backend: &Backend, plural: &str) -> Vec<(&'static str, Object)> {
     if plural == "namespaces" {
         return objects::SYSTEM_NAMESPACES
             .iter()
@@ -372,12 +406,12 @@ fn wanted(server: &ApiServer, plural: &str) -> Vec<(&'static str, Object)> {
             .collect();
     }
     if plural == "configmaps" {
-        return aggregate_authentication(server)
+        return aggregate_authentication(backend)
             .into_iter()
             .map(|object| ("configmaps", object))
             .collect();
     }
-    services::kubernetes_service(server)
+    services::kubernetes_service(backend)
         .into_iter()
         .filter(|(_, p, _)| *p == plural)
         .map(|(_, plural, object)| (plural, object))

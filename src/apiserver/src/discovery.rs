@@ -10,19 +10,20 @@ use rkube_api::status::Status;
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::aggregate::{self, Priority};
+use crate::aggregator;
+use crate::aggregator::remote::{Priority, Table};
 use crate::body::{self, Body};
-use crate::handlers;
+use crate::call::Call;
 use crate::negotiate::{self, Encoding};
 use crate::openapi::etag_matches;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
-use crate::service::Call;
+use rkube_request::is_read;
 
 /// Serves a path that is no resource.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_end_matches('/');
-    if !handlers::is_read(&call.method) {
+    if !is_read(&call.method) {
         return Err(Status::new(
             405,
             "MethodNotAllowed",
@@ -41,7 +42,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{
                 "clientCIDR": "0.0.0.0/0",
-                "serverAddress": format!("{}:{}", server.config.advertise_ip, server.config.advertise_port),
+                "serverAddress": format!("{}:{}", server.backend().config.advertise_ip, server.backend().config.advertise_port),
             }],
         }),
         ["apis"] => {
@@ -65,13 +66,14 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         [".well-known", "openid-configuration"] => {
             let jwks = format!(
                 "https://{}:{}/openid/v1/jwks",
-                server.config.advertise_ip, server.config.advertise_port
+                server.backend().config.advertise_ip,
+                server.backend().config.advertise_port
             );
-            rkube_auth::token::openid_configuration(server.signer.issuer(), &jwks)
+            rkube_auth::token::openid_configuration(server.security.signer.issuer(), &jwks)
         }
         ["openid", "v1", "jwks"] => {
             let keys = rkube_auth::token::jwks(std::slice::from_ref(
-                &server.config.pki.service_account_pub,
+                &server.backend().config.pki.service_account_pub,
             ))
             .map_err(Status::internal)?;
             let mut response = respond::value(call, StatusCode::OK, Encoding::Json, &keys).await;
@@ -123,7 +125,7 @@ fn root_paths(server: &ApiServer) -> Vec<String> {
 }
 
 fn version(server: &ApiServer) -> Value {
-    let version = &server.config.version;
+    let version = &server.backend().config.version;
     let mut numbers = version.trim_start_matches('v').split('.');
     let major = numbers.next().unwrap_or("1");
     let minor = numbers.next().unwrap_or_default();
@@ -151,13 +153,13 @@ fn version(server: &ApiServer) -> Value {
 /// Everything that is served at one moment, here and by other servers.
 struct Served {
     snapshot: Arc<Snapshot>,
-    remotes: Arc<aggregate::Table>,
+    remotes: Arc<Table>,
 }
 
 impl Served {
     fn now(server: &ApiServer) -> Self {
         Self {
-            snapshot: server.resources.snapshot(),
+            snapshot: server.backend().resources.snapshot(),
             remotes: server.aggregator.table(),
         }
     }
@@ -172,7 +174,7 @@ impl Served {
         for resource in &self.snapshot.all {
             let (group, version) = (&*resource.group, &*resource.version);
             if !all.iter().any(|(g, v, _)| *g == group && *v == version) {
-                let priority = aggregate::local::priority(group, version);
+                let priority = aggregator::local::priority(group, version);
                 all.push((group, version, priority));
             }
         }
@@ -248,7 +250,7 @@ fn group_value(served: &Served, group: &str, alone: bool) -> Value {
 }
 
 fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
-    let snapshot = server.resources.snapshot();
+    let snapshot = server.backend().resources.snapshot();
     let mut resources = Vec::new();
     for resource in snapshot
         .all
@@ -387,10 +389,7 @@ async fn aggregated(
     });
     let bytes: Bytes = serde_json::to_vec(&list).map_err(Status::internal)?.into();
     let digest = ring::digest::digest(&ring::digest::SHA512, &bytes);
-    let etag = format!(
-        "\"{}\"",
-        crate::openapi::hex(digest.as_ref()).to_uppercase()
-    );
+    let etag = format!("\"{}\"", hex::encode(digest).to_uppercase());
     let mut response = if etag_matches(call, &etag) {
         let mut response = Response::new(body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;

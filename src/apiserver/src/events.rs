@@ -8,8 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use rkube_api::meta;
 use rkube_store::Expect;
 
+use crate::backend::Backend;
 use crate::cache::Filter;
-use crate::{ApiServer, services};
+use crate::services;
 
 /// How long an event is kept, as upstream's default.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
@@ -21,23 +22,20 @@ const REPAIR_EVERY: u64 = 3;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until the server shuts down. One timer serves every purpose.
-pub async fn upkeep(server: std::sync::Weak<ApiServer>, stop: tokio_util::sync::CancellationToken) {
+pub async fn upkeep(backend: Arc<Backend>) {
     let mut ticks = 0u64;
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = backend.shutdown.cancelled() => return,
             () = tokio::time::sleep(BOOKMARK_EVERY) => {}
         }
-        let Some(server) = server.upgrade() else {
-            return;
-        };
         ticks += 1;
-        server.bookmarks.send_replace(ticks);
+        backend.bookmarks.send_replace(ticks);
         if ticks.is_multiple_of(SWEEP_EVERY) {
-            sweep(&server, Timestamp::now()).await;
+            sweep(&backend, Timestamp::now()).await;
         }
         if ticks.is_multiple_of(REPAIR_EVERY)
-            && let Err(error) = services::repair(&server, Timestamp::now()).await
+            && let Err(error) = services::repair(&backend, Timestamp::now()).await
         {
             tracing::warn!(%error, "reservations of services were not repaired");
         }
@@ -45,8 +43,8 @@ pub async fn upkeep(server: std::sync::Weak<ApiServer>, stop: tokio_util::sync::
 }
 
 /// Deletes the events that have outlived [`EVENT_TTL`].
-pub async fn sweep(server: &Arc<ApiServer>, now: Timestamp) {
-    let Some(cache) = server.cache.existing("", "events") else {
+pub async fn sweep(backend: &Backend, now: Timestamp) {
+    let Some(cache) = backend.cache.existing("", "events") else {
         return;
     };
     for event in cache.list(&Filter::default()) {
@@ -67,7 +65,7 @@ pub async fn sweep(server: &Arc<ApiServer>, now: Timestamp) {
         }
         let key = format!("/registry/core/events/{}/{}", event.namespace, event.name);
         // Changed or gone meanwhile: the next sweep sees.
-        let _ = server
+        let _ = backend
             .store
             .delete(&key, Expect::Revision(event.revision))
             .await;

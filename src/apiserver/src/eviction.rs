@@ -1,6 +1,5 @@
 //! `pods/eviction`: deletions that disruption budgets have a say in.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::{Response, StatusCode};
@@ -9,14 +8,15 @@ use rkube_api::status::{Cause, Details, Status};
 use rkube_api::{GroupResource, Object, meta};
 use serde_json::{Value, json};
 
-use crate::ApiServer;
-use crate::admission::Part;
+use crate::admission::attributes::Part;
 use crate::body::Body;
 use crate::cache::Filter;
+use crate::call::{Call, Incoming};
+use crate::conditions::set_condition;
 use crate::handlers::delete::{DeleteOptions, check_preconditions, delete_object};
 use crate::handlers::options::WriteOptions;
 use crate::resources::Resource;
-use crate::service::{Call, Incoming};
+use crate::storage::RestStorage;
 use crate::subresources::{admit, body_as, success, update_raw};
 
 const EVICTION: Part<'static> = Part {
@@ -28,7 +28,7 @@ const EVICTION: Part<'static> = Part {
 
 /// `pods/eviction`: a deletion that disruption budgets may refuse.
 pub async fn evict(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -41,7 +41,7 @@ pub async fn evict(
             "name in URL does not match name in Eviction object",
         ));
     }
-    admit(server, call, resource, EVICTION, &options, &mut eviction).await?;
+    admit(storage, call, resource, EVICTION, &options, &mut eviction).await?;
     let mut delete = eviction
         .get("deleteOptions")
         .cloned()
@@ -50,7 +50,7 @@ pub async fn evict(
         delete["dryRun"] = json!(["All"]);
     }
     let mut delete = DeleteOptions::from_object(delete)?;
-    server.cache.consistent().await;
+    storage.backend.cache.consistent().await;
     let pod = resource
         .cache
         .get(namespace, name)
@@ -59,14 +59,14 @@ pub async fn evict(
     let given = delete.revision.clone().filter(|r| !r.is_empty());
     let mut spared = None;
     if guarded_by_budget(&pod) {
-        spared = charge_budget(server, &pod, delete.dry_run).await?;
+        spared = charge_budget(storage, &pod, delete.dry_run).await?;
         if spared.is_some() && given.is_none() {
             // It went free because it was not ready: it must not have become so.
             delete.revision = Some(meta::resource_version(&pod).to_owned());
         }
     }
     if !delete.dry_run {
-        let marked = mark(server, resource, namespace, name, &delete).await;
+        let marked = mark(storage, resource, namespace, name, &delete).await;
         let marked = marked.map_err(|status| match &spared {
             Some(budget) if status.code == 409 && given.is_none() => try_again(budget),
             _ => status,
@@ -75,13 +75,13 @@ pub async fn evict(
             delete.revision = Some(meta::resource_version(&marked).to_owned());
         }
     }
-    delete_object(server, call, resource, namespace, name, &delete).await?;
+    delete_object(storage, call, resource, namespace, name, &delete).await?;
     success(call, StatusCode::CREATED).await
 }
 
 /// Says on the pod that it is disrupted, which controllers judge its end by.
 async fn mark(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     resource: &Resource,
     namespace: &str,
     name: &str,
@@ -93,31 +93,19 @@ async fn mark(
         let mut pod = old.clone();
         let status = meta::child_map(meta::map_mut(&mut pod), "status");
         let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-        let Some(conditions) = conditions.as_array_mut() else {
+        if !conditions.is_array() {
             return Err(Status::internal("the pod's conditions are no list"));
-        };
-        let mut condition = json!({
-            "type": "DisruptionTarget",
-            "status": "True",
-            "reason": "EvictionByEvictionAPI",
-            "message": "Eviction API: evicting",
-            "lastTransitionTime": meta::now_rfc3339(),
-        });
-        match conditions
-            .iter_mut()
-            .find(|c| c["type"] == condition["type"])
-        {
-            Some(before) => {
-                if before["status"] == condition["status"] {
-                    condition["lastTransitionTime"] = before["lastTransitionTime"].take();
-                }
-                *before = condition;
-            }
-            None => conditions.push(condition),
         }
+        set_condition(
+            &mut pod["status"],
+            "DisruptionTarget",
+            "True",
+            "EvictionByEvictionAPI",
+            "Eviction API: evicting",
+        );
         Ok(pod)
     };
-    update_raw(server, resource, namespace, name, false, &make).await
+    update_raw(storage, resource, namespace, name, false, &make).await
 }
 
 /// 429 for a pod that has changed while its budget was looked at.
@@ -137,11 +125,12 @@ fn guarded_by_budget(pod: &Object) -> bool {
 /// Takes one disruption off the pod's budget, or says why there is none. Names the
 /// budget where it lets the pod go for not being ready.
 async fn charge_budget(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     pod: &Object,
     dry_run: bool,
 ) -> Result<Option<String>, Status> {
-    let Some(resource) = server
+    let Some(resource) = storage
+        .backend
         .resources
         .find("policy", "v1", "poddisruptionbudgets")
     else {
@@ -209,7 +198,7 @@ async fn charge_budget(
         Ok(budget)
     };
     update_raw(
-        server,
+        storage,
         &resource,
         meta::namespace(pod),
         meta::name(&budget),

@@ -8,7 +8,7 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
-use crate::service::Call;
+use crate::call::Call;
 
 /// How long a check waits for the store.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ const CHECKS: [(&str, bool); 15] = [
 impl ApiServer {
     /// Why the store does not answer, or `None`. An embedded one always does.
     async fn store_failure(&self) -> Option<String> {
-        match tokio::time::timeout(STORE_PATIENCE, self.store.current()).await {
+        match tokio::time::timeout(STORE_PATIENCE, self.backend().store.current()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store does not answer".into()),
@@ -49,12 +49,14 @@ impl ApiServer {
     /// Why a check fails, or `None`.
     fn check(&self, name: &str, store: Option<&str>) -> Option<String> {
         match name {
-            "shutdown" | "etcd" | "etcd-readiness" if self.shutdown.is_cancelled() => {
+            "shutdown" | "etcd" | "etcd-readiness" if self.backend().shutdown.is_cancelled() => {
                 Some("process is shutting down".into())
             }
             "etcd" | "etcd-readiness" => store.map(str::to_owned),
             // The cache follows the store within a commit; far behind is broken.
-            "informer-sync" if self.cache.revision() + 10_000 < self.store.revision() => {
+            "informer-sync"
+                if self.backend().cache.revision() + 10_000 < self.backend().store.revision() =>
+            {
                 Some("the watch cache is behind the store".into())
             }
             // What begins as soon as the objects that it works on are there,

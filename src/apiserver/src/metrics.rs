@@ -12,8 +12,8 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
-use crate::request::RequestInfo;
-use crate::service::Call;
+use crate::call::Call;
+use rkube_request::RequestInfo;
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 9] = [0.005, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
@@ -134,6 +134,7 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
     let name = "apiserver_resource_objects";
     out += &format!("# HELP {name} Objects by resource.\n# TYPE {name} gauge\n");
     for resource in server
+        .backend()
         .resources
         .snapshot()
         .all
@@ -148,7 +149,7 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
         );
     }
     let levels = server.fairness.levels();
-    type Read = fn(&crate::fairness::Level) -> u64;
+    type Read = fn(&rkube_fairness::Level) -> u64;
     let gauges: [(&str, &str, &str, Read); 5] = [
         (
             "apiserver_flowcontrol_dispatched_requests_total",

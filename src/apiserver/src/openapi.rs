@@ -13,10 +13,10 @@ use rkube_api::status::Status;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
+use crate::call::Call;
 use crate::negotiate::Encoding;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
-use crate::service::Call;
 
 /// Documents that have been made, until the served resources change.
 #[derive(Default)]
@@ -29,11 +29,6 @@ struct Made {
     generation: u64,
     /// By path: the document and its ETag. Compressed, as few are read twice.
     documents: HashMap<String, (Bytes, String)>,
-}
-
-/// Bytes as lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Whether the client has this very version already.
@@ -51,7 +46,7 @@ pub fn etag_matches(call: &Call, etag: &str) -> bool {
 
 /// A cheap name for a group version's document that changes when it does.
 fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
-    let mut text = format!("{}\n{path}\n", server.config.version);
+    let mut text = format!("{}\n{path}\n", server.backend().config.version);
     for resource in &snapshot.all {
         if document_path(&resource.group, &resource.version) != path {
             continue;
@@ -62,7 +57,8 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
         }
         text.push('\n');
     }
-    hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref()).to_uppercase()
+    hex::encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
+        .to_uppercase()
 }
 
 /// Names the state that documents are made of.
@@ -92,7 +88,7 @@ fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
 /// Serves the OpenAPI documents.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_matches('/').to_owned();
-    let snapshot = server.resources.snapshot();
+    let snapshot = server.backend().resources.snapshot();
     if path == "openapi/v2" {
         return v2(server, call, &snapshot).await;
     }
@@ -127,7 +123,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             return versioned(call, bytes.into(), &hash).await;
         }
         return remote
-            .openapi_document(server, call)
+            .openapi_document(&server.backend().cache, call)
             .await
             .map_err(Status::service_unavailable);
     }
@@ -211,7 +207,7 @@ async fn v2(
         let mut document = openapi::v2_document(&rows, &custom);
         for entry in server.aggregator.table().values() {
             if let Some(part) = entry.remote.openapi_v2() {
-                crate::aggregate::merge_v2(&mut document, part);
+                crate::aggregator::merge_v2(&mut document, part);
             }
         }
         document
@@ -310,7 +306,7 @@ impl Documents {
         }
         let bytes: Bytes = make()?.into();
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-        let etag = format!("\"{}\"", hex(digest.as_ref()).to_uppercase());
+        let etag = format!("\"{}\"", hex::encode(digest.as_ref()).to_uppercase());
         let mut encoder =
             flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         let compressed = encoder

@@ -14,10 +14,12 @@ use rkube_store::KeyValue;
 use rkube_strategy::{Strategy, strategy_for, table};
 use serde_json::Value;
 
+use crate::apiextensions::version::CrdVersion;
+use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
-use crate::crd::{Custom, Family};
 use crate::negotiate::Offer;
+use rkube_request::RequestInfo;
 
 /// A resource in one served version, with all that handlers need of it.
 pub struct Resource {
@@ -36,8 +38,8 @@ enum Shape {
         strategy: &'static dyn Strategy,
     },
     Custom {
-        custom: Arc<Custom>,
-        family: Arc<Family>,
+        custom: Arc<CrdVersion>,
+        family: Arc<CrdVersions>,
     },
     /// Answered rather than stored, without a type of its own.
     Virtual,
@@ -65,7 +67,12 @@ impl Resource {
     }
 
     /// A custom resource in one version.
-    pub fn custom(row: Row, custom: Arc<Custom>, family: Arc<Family>, cache: &Cache) -> Self {
+    pub fn custom(
+        row: Row,
+        custom: Arc<CrdVersion>,
+        family: Arc<CrdVersions>,
+        cache: &Cache,
+    ) -> Self {
         let home = convert::Home::of(&row);
         Self::new(row, home, Shape::Custom { custom, family }, cache)
     }
@@ -119,7 +126,7 @@ impl Resource {
     }
 
     /// What the CustomResourceDefinition says, for custom resources.
-    pub fn as_custom(&self) -> Option<&Arc<Custom>> {
+    pub fn as_custom(&self) -> Option<&Arc<CrdVersion>> {
         match &self.shape {
             Shape::Custom { custom, .. } => Some(custom),
             _ => None,
@@ -127,7 +134,7 @@ impl Resource {
     }
 
     /// All versions of a custom resource.
-    pub fn family(&self) -> Option<&Arc<Family>> {
+    pub fn family(&self) -> Option<&Arc<CrdVersions>> {
         match &self.shape {
             Shape::Custom { family, .. } => Some(family),
             _ => None,
@@ -412,12 +419,12 @@ impl Resources {
     }
 }
 
-impl crate::request::RequestInfo {
-    /// The namespace that objects of `resource` are looked up in. A namespace's
-    /// own request names it twice.
-    pub fn namespace_of(&self, resource: &Row) -> String {
-        if resource.namespaced {
-            self.namespace.clone()
+impl Resource {
+    /// Returns the namespace in which a request's objects are looked up. The
+    /// request for a namespace itself names it twice.
+    pub fn namespace_of(&self, info: &RequestInfo) -> String {
+        if self.namespaced {
+            info.namespace.clone()
         } else {
             String::new()
         }

@@ -1,19 +1,17 @@
 //! Turning objects into responses: encodings, tables, metadata-only views.
 
-use std::sync::Arc;
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::Object;
 use rkube_api::status::Status;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
+use crate::call::Call;
 use crate::negotiate::{Accepted, Encoding, Offer, View};
 use crate::resources::Resource;
-use crate::service::Call;
 
 /// What goes into a list's metadata.
 #[derive(Default)]
@@ -141,10 +139,10 @@ pub async fn value(
     bytes(call, code, encoding, body).await
 }
 
-impl ApiServer {
+impl Backend {
     /// One stored object (JSON of the storage version with its revision) as a response.
-    pub(crate) async fn object_response(
-        self: &Arc<Self>,
+    pub async fn object_response(
+        &self,
         call: &Call,
         resource: &Resource,
         code: StatusCode,
@@ -169,7 +167,7 @@ impl ApiServer {
     }
 
     /// One object in the requested version as a response.
-    pub(crate) async fn tree_response(
+    pub async fn tree_response(
         &self,
         call: &Call,
         resource: &Resource,
@@ -190,8 +188,8 @@ impl ApiServer {
     }
 
     /// A list as a response. Items that need no change are copied as they are.
-    pub(crate) async fn list_response(
-        self: &Arc<Self>,
+    pub async fn list_response(
+        &self,
         call: &Call,
         resource: &Resource,
         accepted: Accepted,

@@ -1,18 +1,19 @@
 //! Resources that only answer: who am I, may I, is this token good.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
+use rkube_auth::authn::Authenticators;
 use serde_json::json;
 
-use crate::ApiServer;
+use crate::Security;
+use crate::backend::Backend;
 use crate::body::{self, Body};
-use crate::handlers::{decode, options::WriteOptions};
+use crate::call::{Call, Incoming};
+use crate::handlers::decode::decode;
+use crate::handlers::options::WriteOptions;
 use crate::negotiate;
 use crate::resources::Resource;
-use crate::service::{Call, Incoming};
 
 /// Whether the resource is answered rather than stored.
 pub fn is_review(resource: &Resource) -> bool {
@@ -24,7 +25,8 @@ pub fn is_review(resource: &Resource) -> bool {
 
 /// Answers a review.
 pub async fn handle(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
+    security: &Security,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -34,25 +36,25 @@ pub async fn handle(
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
     let review = decode(call, resource, &bytes, encoding, options.validation)?;
-    server.cache.consistent().await;
+    backend.cache.consistent().await;
     let answer = match &*resource.kind {
-        "TokenReview" => token_review(server, &review)?,
+        "TokenReview" => token_review(&security.authenticators, &review)?,
         "SelfSubjectReview" => {
             let mut answer = review;
             meta::set_creation_timestamp(&mut answer, &meta::now_rfc3339());
             answer["status"] = json!({"userInfo": call.user.to_value()});
             answer
         }
-        kind => server
+        kind => security
             .authorizer
             .review(kind, &call.info.namespace, &review, &call.user)?,
     };
-    Ok(server
+    Ok(backend
         .tree_response(call, resource, StatusCode::CREATED, accepted, answer)
         .await)
 }
 
-fn token_review(server: &ApiServer, review: &Object) -> Result<Object, Status> {
+fn token_review(authenticators: &Authenticators, review: &Object) -> Result<Object, Status> {
     if review["spec"]["token"]
         .as_str()
         .unwrap_or_default()
@@ -62,5 +64,5 @@ fn token_review(server: &ApiServer, review: &Object) -> Result<Object, Status> {
             "token is required for TokenReview in authentication",
         ));
     }
-    Ok(server.authenticators.token_review(review))
+    Ok(authenticators.token_review(review))
 }

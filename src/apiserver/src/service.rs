@@ -1,28 +1,28 @@
 //! The way of a request: limits, authentication, impersonation,
 //! authorization, then the handler; and the way of its answer back.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
+use rkube_api::duration;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
 use rkube_auth::authz::{self, Attributes, Decision};
 use rkube_auth::impersonation;
 
 use crate::body::{self, Body};
-use crate::fairness::Flow;
-use crate::request::RequestInfo;
+use crate::call::{Call, Incoming};
 use crate::server::Peer;
 use crate::{
-    ApiServer, audit, connect, discovery, dump, fairness, handlers, health, metrics, openapi,
+    ApiServer, audit, connect, discovery, dump, flowcontrol, handlers, health, metrics, openapi,
     respond,
 };
+use rkube_request::{RequestInfo, is_read};
 
 /// How long a request that is not long-running may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,103 +30,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
 const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
-
-/// What handlers know of a request beside its body.
-pub struct Call {
-    /// What is asked for.
-    pub info: RequestInfo,
-    /// Who asks, after impersonation.
-    pub user: UserInfo,
-    /// Path and query as they were sent.
-    pub uri: Uri,
-    /// The request's headers.
-    pub headers: HeaderMap,
-    /// The request's method.
-    pub method: Method,
-    /// Sentences for the `Warning` header.
-    pub warnings: Mutex<Vec<String>>,
-    /// The request's id in logs.
-    pub audit_id: String,
-    /// What goes into the audit log beside the request.
-    pub annotations: Mutex<BTreeMap<String, String>>,
-    /// The request's flow, once it is known.
-    pub flow: Option<Arc<Flow>>,
-}
-
-impl Call {
-    /// Adds sentences for the `Warning` header, each once.
-    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
-        let mut all = self.warnings.lock();
-        for warning in warnings {
-            if !all.contains(&warning) {
-                all.push(warning);
-            }
-        }
-    }
-
-    /// Adds a note for the audit log. The first one under a key stays.
-    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        self.annotations
-            .lock()
-            .entry(key.into())
-            .or_insert_with(|| value.into());
-    }
-
-    /// A request of the server's own.
-    pub fn internal(user: &str) -> Self {
-        Self {
-            info: RequestInfo::default(),
-            user: UserInfo::authenticated(user, &["system:masters"]),
-            uri: Uri::default(),
-            headers: HeaderMap::new(),
-            method: Method::GET,
-            warnings: Mutex::default(),
-            audit_id: String::new(),
-            annotations: Mutex::default(),
-            flow: None,
-        }
-    }
-
-    /// A copy that outlives the request's handler, for streams.
-    pub fn detached(&self) -> Self {
-        Self {
-            info: self.info.clone(),
-            user: self.user.clone(),
-            uri: self.uri.clone(),
-            headers: self.headers.clone(),
-            method: self.method.clone(),
-            warnings: Mutex::default(),
-            audit_id: self.audit_id.clone(),
-            annotations: Mutex::default(),
-            flow: None,
-        }
-    }
-
-    /// Whether the client takes gzip.
-    pub fn gzip(&self) -> bool {
-        body::accepts_gzip(&self.headers)
-    }
-
-    /// The name that changes are recorded under in `managedFields`: the
-    /// parameter `fieldManager`, or what the user agent says before its slash.
-    pub fn field_manager(&self) -> String {
-        if let Some(manager) = self.info.query.non_empty("fieldManager") {
-            return manager.to_owned();
-        }
-        let agent = self
-            .headers
-            .get(header::USER_AGENT)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default();
-        let name = agent.split('/').next().unwrap_or_default();
-        let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
-        if name.is_empty() {
-            "unknown".to_owned()
-        } else {
-            name
-        }
-    }
-}
 
 impl ApiServer {
     /// Answers a request. A request that carries a [`UserInfo`] extension comes
@@ -145,7 +48,7 @@ impl ApiServer {
             .get(AUDIT_ID)
             .and_then(|v| v.to_str().ok())
             .filter(|v| !v.is_empty() && v.len() <= 64)
-            .map_or_else(crate::new_uid, str::to_owned);
+            .map_or_else(crate::uid::new_uid, str::to_owned);
         let mut call = Call {
             info,
             user: UserInfo::default(),
@@ -235,10 +138,10 @@ impl ApiServer {
         mut request: Incoming,
         record: &mut Option<audit::Record>,
     ) -> Result<Response<Body>, Status> {
-        if !handlers::is_read(&call.method) {
+        if !is_read(&call.method) {
             // A client that has made a thing may rely on it at once: a role, a
             // webhook, a service account.
-            self.cache.consistent().await;
+            self.backend().cache.consistent().await;
         }
         let authenticated = self.authenticate(call, &request);
         if let Some(audit) = &self.audit {
@@ -248,7 +151,7 @@ impl ApiServer {
         }
         let user = authenticated?;
         let asked = attributes(&call.info, &user);
-        let acting = impersonation::act(&call.headers, &user, &self.authorizer, &asked)?;
+        let acting = impersonation::act(&call.headers, &user, &self.security.authorizer, &asked)?;
         if let (Some(record), Some(acting)) = (record.as_mut(), &acting) {
             record.impersonates(acting);
         }
@@ -265,7 +168,8 @@ impl ApiServer {
             match &call.flow {
                 None => None,
                 Some(flow) => {
-                    let seats = fairness::width(self, &call.info, &flow.level);
+                    let seats =
+                        flowcontrol::seats_of_request(self.backend(), &call.info, &flow.level);
                     let entered = self
                         .fairness
                         .enter(flow, &call.user, &call.info, seats)
@@ -305,11 +209,13 @@ impl ApiServer {
         let peer = request.extensions.get::<Peer>();
         let certificates = peer.map(|p| &*p.certificates).unwrap_or_default();
         match self
+            .security
             .authenticators
             .authenticate(&call.headers, certificates)?
         {
             Some(user) => Ok(user),
             None => self
+                .security
                 .authenticators
                 .anonymous(&call.info.path)
                 .ok_or_else(Status::unauthorized),
@@ -319,9 +225,9 @@ impl ApiServer {
     fn authorize(&self, call: &Call) -> Result<(), Status> {
         let attributes = attributes(&call.info, &call.user);
         if self.audit.is_none() {
-            return self.authorizer.require(&attributes);
+            return self.security.authorizer.require(&attributes);
         }
-        let decision = self.authorizer.authorize(&attributes);
+        let decision = self.security.authorizer.authorize(&attributes);
         let (decided, reason) = match &decision {
             Decision::Allow(reason) => ("allow", reason),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => ("forbid", reason),
@@ -342,11 +248,17 @@ impl ApiServer {
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
         if let Some(remote) = self.aggregator.find(&call.info.path) {
-            return Ok(Box::pin(remote.forward(self, call, request)).await);
+            return Ok(Box::pin(remote.forward(self.backend(), call, request)).await);
         }
         if call.info.is_resource {
             if connect::is_connect(&call.info) {
-                return Box::pin(connect::handle(self, call, request)).await;
+                return Box::pin(connect::handle(
+                    &self.storage,
+                    &self.transports,
+                    call,
+                    request,
+                ))
+                .await;
             }
             return handlers::handle(self, call, request).await;
         }
@@ -355,19 +267,11 @@ impl ApiServer {
             Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
             Some("metrics") => return metrics::handle(self, call),
             Some("openapi") => return openapi::handle(self, call).await,
-            Some("rkube") => return dump::handle(self, call),
+            Some("rkube") => return dump::handle(self.backend(), call),
             _ => {}
         }
         discovery::handle(self, call).await
     }
-}
-
-/// A request's body and extensions.
-pub struct Incoming {
-    /// What the connection or the process attached.
-    pub extensions: http::Extensions,
-    /// The body, unread.
-    pub body: Body,
 }
 
 /// What a request asks the authorizer.
@@ -409,56 +313,11 @@ fn request_timeout(info: &RequestInfo) -> Result<Duration, Status> {
     let Some(text) = info.query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);
     };
-    match parse_go_duration(text) {
+    match duration::parse(text) {
         Some(limit) if limit.is_zero() => Ok(REQUEST_TIMEOUT),
         Some(limit) => Ok(limit.min(REQUEST_TIMEOUT)),
         None => Err(Status::bad_request(format!(
             "invalid timeout specified in the request URL - time: invalid duration {text:?}"
         ))),
-    }
-}
-
-/// Go's duration syntax, as `1m30s` or `500ms`.
-pub fn parse_go_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let mut seconds = 0.0f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit_end = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit_end] {
-                "ns" => 1e-9,
-                "us" | "µs" | "μs" => 1e-6,
-                "ms" => 1e-3,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then(|| Duration::try_from_secs_f64(seconds).ok())?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_as_go_writes_them() {
-        assert_eq!(parse_go_duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(parse_go_duration("500ms"), Some(Duration::from_millis(500)));
-        assert_eq!(parse_go_duration("0"), Some(Duration::ZERO));
-        assert_eq!(parse_go_duration("5"), None);
-        assert_eq!(parse_go_duration(""), None);
-        assert_eq!(parse_go_duration("5x"), None);
-        assert_eq!(parse_go_duration("-5s"), None);
     }
 }

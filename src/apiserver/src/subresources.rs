@@ -1,7 +1,5 @@
 //! Subresources that are not simply a part of their object.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use rkube_api::fields::{self, Validation};
@@ -9,21 +7,28 @@ use rkube_api::schema::{Schema, Type};
 use rkube_api::status::Status;
 use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
 use rkube_auth::admission::Operation;
+use rkube_auth::token::TokenSigner;
 use rkube_strategy::Context;
 use serde_json::json;
 
-use crate::ApiServer;
-use crate::admission::{Admission, Part};
+use crate::admission::attributes::{Admission, Part};
+use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
+use crate::call::{Call, Incoming};
+use crate::codec;
+use crate::handlers::decode::{parse_body, report_fields};
 use crate::handlers::options::WriteOptions;
-use crate::handlers::write::{Ownership, Part as WrittenPart, Writer};
-use crate::handlers::{parse, read, report};
+use crate::handlers::ownership::{Ownership, Part as WrittenPart};
+use crate::handlers::read;
+use crate::handlers::write::Writer;
+use crate::inprocess::Components;
 use crate::negotiate::{self, Encoding};
 use crate::reader::CacheReader;
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
+use crate::storage::RestStorage;
+use crate::store_error::store_error;
 
 const BINDING: Part<'static> = Part {
     group: "",
@@ -56,7 +61,7 @@ pub async fn body_as(
     let kind = part.kind;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
-    let (mut object, duplicates) = parse(&bytes, encoding)?;
+    let (mut object, duplicates) = parse_body(&bytes, encoding)?;
     let api_version = rkube_api::gvk::api_version(part.group, part.version);
     if !matches!(meta::kind(&object), k if k.is_empty() || k == kind) {
         return Err(Status::bad_request(format!(
@@ -66,7 +71,7 @@ pub async fn body_as(
     }
     if let Some(ty) = Schema::builtin().definition(part.definition) {
         let unknown = fields::check(ty, &mut object)?;
-        report(call, validation, duplicates, unknown)?;
+        report_fields(call, validation, duplicates, unknown)?;
     }
     if meta::api_version(&object).is_empty() {
         meta::set_type(&mut object, &api_version, kind);
@@ -76,7 +81,7 @@ pub async fn body_as(
 
 /// Admission of what is posted to a subresource.
 pub async fn admit(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     part: Part<'_>,
@@ -92,7 +97,8 @@ pub async fn admit(
     let namespace = call.info.namespace.clone();
     meta::set_namespace(object, &namespace);
     let admission = Admission {
-        server,
+        backend: &storage.backend,
+        authorizer: &storage.admission.authorizer,
         call,
         requested: None,
         resource,
@@ -102,8 +108,8 @@ pub async fn admit(
         // `bindings` are a resource, but one whose objects are not stored.
         part: Some(part),
     };
-    admission.mutate(object, None).await?;
-    admission.validate(object, None).await
+    storage.admission.mutate(&admission, object, None).await?;
+    storage.admission.validate(&admission, object, None).await
 }
 
 pub async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
@@ -114,7 +120,7 @@ pub async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, St
 
 /// `pods/binding` and `bindings`: a scheduler's decision.
 pub async fn bind(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -135,11 +141,12 @@ pub async fn bind(
             "name in URL does not match name in Binding object",
         ));
     }
-    let pods = server
+    let pods = storage
+        .backend
         .resources
         .find("", "v1", "pods")
         .ok_or_else(Status::page_not_found)?;
-    admit(server, call, resource, BINDING, &options, &mut binding).await?;
+    admit(storage, call, resource, BINDING, &options, &mut binding).await?;
     let user = &call.user;
     let revision = meta::resource_version(&binding).to_owned();
     let make = |old: Option<&Object>| -> Result<Object, Status> {
@@ -167,7 +174,7 @@ pub async fn bind(
         Ok(pod)
     };
     update_raw(
-        server,
+        storage,
         &pods,
         &call.info.namespace,
         &name,
@@ -180,15 +187,14 @@ pub async fn bind(
 
 /// Changes an object as the server itself decides, past strategies and admission.
 pub async fn update_raw(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     resource: &Resource,
     namespace: &str,
     name: &str,
     dry_run: bool,
     make: &(dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync),
 ) -> Result<Object, Status> {
-    use crate::handlers::{store_error, write};
-    server.cache.consistent().await;
+    storage.backend.cache.consistent().await;
     let mut current = resource
         .cache
         .get(namespace, name)
@@ -199,19 +205,20 @@ pub async fn update_raw(
             return Err(Status::not_found(&resource.group_resource(), name));
         };
         let mut new = make(Some(old))?;
-        let bytes = write::encode(&mut new)?;
+        let bytes = codec::encode(&mut new)?;
         if dry_run {
             return Ok(new);
         }
-        match server
+        match storage
+            .backend
             .store
             .put(&key, bytes, rkube_store::Expect::Revision(*revision))
             .await
         {
-            Ok(kv) => return write::parse(&kv),
+            Ok(kv) => return codec::decode(&kv),
             Err(rkube_store::StoreError::Conflict { found }) => {
                 current = match found {
-                    Some(kv) => Some((write::parse(&kv)?, kv.mod_revision)),
+                    Some(kv) => Some((codec::decode(&kv)?, kv.mod_revision)),
                     None => None,
                 };
             }
@@ -223,14 +230,14 @@ pub async fn update_raw(
 
 /// `scale`: the replica count of whatever has one.
 pub async fn scale(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let info = &call.info;
-    let namespace = info.namespace_of(resource);
+    let namespace = resource.namespace_of(info);
     let view = |object: &Object| -> Result<Object, Status> {
         resource
             .strategy()
@@ -238,12 +245,12 @@ pub async fn scale(
             .ok_or_else(|| Status::internal(format!("{} has no scale", resource.group_resource())))
     };
     if info.verb == "get" {
-        server.cache.consistent().await;
+        storage.backend.cache.consistent().await;
         let object = resource
             .cache
             .get(&namespace, &info.name)
             .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
-        let object = server.load(resource, object.parse()).await?;
+        let object = storage.backend.load(resource, object.parse()).await?;
         let scale = view(&resource.served(object)?)?;
         return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
     }
@@ -278,9 +285,9 @@ pub async fn scale(
         } else {
             Encoding::Json
         };
-        parse(&bytes, encoding)?
+        parse_body(&bytes, encoding)?
     };
-    report(call, validation, duplicates, Vec::new())?;
+    report_fields(call, validation, duplicates, Vec::new())?;
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
         let mut object = resource.served(old.clone())?;
@@ -315,7 +322,7 @@ pub async fn scale(
             }
         };
         let unknown = fields::check(ty, &mut scale)?;
-        report(call, validation, Vec::new(), unknown)?;
+        report_fields(call, validation, Vec::new(), unknown)?;
         let revision = meta::resource_version(&scale).to_owned();
         let uid = meta::uid(&scale).to_owned();
         resource.strategy().set_scale(&mut object, &scale)?;
@@ -329,7 +336,7 @@ pub async fn scale(
         resource.stored(object)
     };
     let writer = Writer {
-        server,
+        storage,
         call,
         resource,
         part: WrittenPart::Main,
@@ -345,7 +352,8 @@ pub async fn scale(
 
 /// `serviceaccounts/token`: a new token for a service account.
 pub async fn token(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
+    signer: &TokenSigner,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -353,10 +361,18 @@ pub async fn token(
     let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let mut review = body_as(call, request, &TOKEN_REQUEST, options.validation).await?;
-    server.cache.consistent().await;
-    admit(server, call, resource, TOKEN_REQUEST, &options, &mut review).await?;
-    let reader = CacheReader(server.cache.clone());
-    let answer = server.signer.token_request(
+    storage.backend.cache.consistent().await;
+    admit(
+        storage,
+        call,
+        resource,
+        TOKEN_REQUEST,
+        &options,
+        &mut review,
+    )
+    .await?;
+    let reader = CacheReader(storage.backend.cache.clone());
+    let answer = signer.token_request(
         &reader,
         &call.info.namespace,
         &call.info.name,
@@ -368,18 +384,19 @@ pub async fn token(
 
 /// The old list of the control plane's parts, made when asked for.
 pub async fn component_statuses(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
+    components: &Components,
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
     call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
     let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let parts = ["scheduler", "controller-manager", "etcd-0"];
-    let store = ask_store(server).await;
+    let store = ask_store(backend).await;
     let component = |name: &str| {
         let trouble = match name {
             "etcd-0" => store.clone().err(),
-            name => (!server.components.is_alive(&format!("system:kube-{name}")))
+            name => (!components.is_alive(&format!("system:kube-{name}")))
                 .then(|| "the component does not run".to_owned()),
         };
         let condition = match trouble {
@@ -401,7 +418,7 @@ pub async fn component_statuses(
             ));
         }
         let object = component(&call.info.name);
-        return Ok(server
+        return Ok(backend
             .tree_response(call, resource, StatusCode::OK, accepted, object)
             .await);
     }
@@ -429,9 +446,9 @@ pub async fn component_statuses(
 }
 
 /// Has the store answer a read.
-async fn ask_store(server: &ApiServer) -> Result<(), String> {
+async fn ask_store(backend: &Backend) -> Result<(), String> {
     const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
-    let asked = server.store.get("/registry/health");
+    let asked = backend.store.get("/registry/health");
     match tokio::time::timeout(LIMIT, asked).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),

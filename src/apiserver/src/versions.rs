@@ -14,10 +14,12 @@ use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
 use tokio::runtime::Handle;
 
-use crate::ApiServer;
+use crate::apiextensions::version::CrdVersion;
+use crate::apiextensions::versions::CrdVersions;
+use crate::backend::Backend;
 use crate::cache::{CachedObject, Event, EventKind, Filter};
-use crate::crd::{Custom, Family};
 use crate::resources::Resource;
+use crate::webhooks::client::WebhookClient;
 
 /// What the `apiVersion` of encoded JSON is, if it stands first, as it does in
 /// what this server writes.
@@ -57,18 +59,14 @@ impl Resource {
     }
 }
 
-impl ApiServer {
+impl Backend {
     /// A stored object in the version that the resource is worked on in.
-    pub(crate) async fn load(
-        self: &Arc<Self>,
-        resource: &Resource,
-        object: Object,
-    ) -> Result<Object, Status> {
+    pub async fn load(&self, resource: &Resource, object: Object) -> Result<Object, Status> {
         let Some(family) = resource.family() else {
             return Ok(object);
         };
         let mut objects = family
-            .read(self, vec![object], &resource.api_version())
+            .read(&self.webhook_client, vec![object], &resource.api_version())
             .await?;
         objects
             .pop()
@@ -76,14 +74,18 @@ impl ApiServer {
     }
 
     /// Stored objects in the version that the resource serves.
-    pub(crate) async fn serve_all(
-        self: &Arc<Self>,
+    pub async fn serve_all(
+        &self,
         resource: &Resource,
         items: &[Arc<CachedObject>],
     ) -> Result<Vec<Object>, Status> {
         let objects: Vec<Object> = items.iter().map(|item| item.parse()).collect();
         match resource.family() {
-            Some(family) => family.read(self, objects, &resource.api_version()).await,
+            Some(family) => {
+                family
+                    .read(&self.webhook_client, objects, &resource.api_version())
+                    .await
+            }
             None => objects.into_iter().map(|o| resource.served(o)).collect(),
         }
     }
@@ -91,7 +93,7 @@ impl ApiServer {
     /// Stored objects as the resource's version shows them, which is what
     /// selectors in that version are held against; the same number, in the same order.
     async fn as_served(
-        self: &Arc<Self>,
+        &self,
         resource: &Resource,
         items: &[Arc<CachedObject>],
     ) -> Result<Vec<Arc<CachedObject>>, Status> {
@@ -110,7 +112,7 @@ impl ApiServer {
                 let mut object = converted
                     .next()
                     .ok_or_else(|| Status::internal("a conversion gave too little"))?;
-                let json = crate::handlers::write::encode(&mut object)?;
+                let json = crate::codec::encode(&mut object)?;
                 let seen = resource.read_as(&item.namespace, &item.name, item.revision, &json);
                 seen.map(Arc::new)
                     .ok_or_else(|| Status::internal("a conversion gave no object"))
@@ -120,8 +122,8 @@ impl ApiServer {
 
     /// What of `items`, which are of the right names, `filter` selects. Without a
     /// webhook this is [`Filter::matches`] for each.
-    pub(crate) async fn select(
-        self: &Arc<Self>,
+    pub async fn select(
+        &self,
         resource: &Resource,
         items: Vec<Arc<CachedObject>>,
         filter: &Filter,
@@ -135,8 +137,8 @@ impl ApiServer {
     }
 
     /// What a watcher with `filter` sees of events.
-    pub(crate) async fn seen(
-        self: &Arc<Self>,
+    pub async fn seen(
+        &self,
         resource: &Resource,
         events: &[Arc<Event>],
         filter: &Filter,
@@ -174,12 +176,12 @@ impl ApiServer {
 
     /// An object as it is to be stored, and as the request's version shows it;
     /// both without a revision.
-    pub(crate) async fn to_store(
-        self: &Arc<Self>,
+    pub async fn to_store(
+        &self,
         resource: &Resource,
         object: &mut Object,
     ) -> Result<(Bytes, Option<Bytes>), Status> {
-        let shown = crate::handlers::write::encode(object)?;
+        let shown = crate::codec::encode(object)?;
         let Some(family) = resource.family() else {
             return Ok((shown, None));
         };
@@ -187,11 +189,13 @@ impl ApiServer {
         if meta::api_version(object) == storage {
             return Ok((shown, None));
         }
-        let mut stored = family.convert(self, vec![object.clone()], &storage).await?;
+        let mut stored = family
+            .convert(&self.webhook_client, vec![object.clone()], &storage)
+            .await?;
         let mut stored = stored
             .pop()
             .ok_or_else(|| Status::internal("a conversion gave nothing"))?;
-        Ok((crate::handlers::write::encode(&mut stored)?, Some(shown)))
+        Ok((crate::codec::encode(&mut stored)?, Some(shown)))
     }
 }
 
@@ -201,7 +205,7 @@ pub enum Shape {
     /// A built-in kind.
     Builtin(TypeRef),
     /// A version of a custom resource.
-    Custom(Arc<Custom>),
+    Custom(Arc<CrdVersion>),
 }
 
 impl Shape {
@@ -239,10 +243,10 @@ pub enum Views {
     },
     /// A custom resource.
     Custom {
-        /// The server, to ask webhooks through.
-        server: Arc<ApiServer>,
+        /// The client of conversion webhooks.
+        client: Arc<WebhookClient>,
         /// Its versions.
-        family: Arc<Family>,
+        family: Arc<CrdVersions>,
         /// Where to run conversions, when a webhook has to be asked. Such views
         /// may be used on threads alone that are allowed to block.
         runtime: Option<Handle>,
@@ -251,15 +255,15 @@ pub enum Views {
 
 impl Views {
     /// The versions of a resource; none when there is only one.
-    pub fn of(server: &Arc<ApiServer>, resource: &Resource) -> Option<Self> {
+    pub fn of(backend: &Backend, resource: &Resource) -> Option<Self> {
         if let Some(family) = resource.family() {
             return (family.versions().count() > 1).then(|| Self::Custom {
-                server: server.clone(),
+                client: backend.webhook_client.clone(),
                 family: family.clone(),
                 runtime: family.has_webhook().then(Handle::current),
             });
         }
-        let snapshot = server.resources.snapshot();
+        let snapshot = backend.resources.snapshot();
         let all = snapshot.versions(resource)?.clone();
         let from = all
             .iter()
@@ -306,15 +310,15 @@ impl apply::Versions for Views {
                 Some((target.served(stored).ok()?, target.schema()))
             }
             Self::Custom {
-                server,
+                client,
                 family,
                 runtime,
             } => {
-                let custom: &'s Custom = family.version(api_version)?;
+                let custom: &'s CrdVersion = family.version(api_version)?;
                 let ty = Type::Structural(custom.structural());
                 match runtime {
                     Some(runtime) if meta::api_version(object) != api_version => {
-                        let asked = family.convert(server, vec![object.clone()], api_version);
+                        let asked = family.convert(client, vec![object.clone()], api_version);
                         match runtime.block_on(asked) {
                             Ok(mut objects) => Some((objects.pop()?, ty)),
                             Err(error) => {

@@ -1,7 +1,6 @@
 //! Passing one request on and its answer back.
 
 use std::io::Read as _;
-use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -9,12 +8,13 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use rkube_api::status::Status;
 use rkube_auth::{authn, impersonation};
+use tokio_util::sync::CancellationToken;
 
-use super::Target;
-use crate::ApiServer;
+use super::target::Target;
+use super::transport::Transports;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::server::Peer;
-use crate::service::{Call, Incoming};
 
 /// What kind of request is passed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,8 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 /// Sends the request to `target` and gives its answer; when both sides agree on
 /// an upgrade, joins the two connections until either ends.
 pub async fn forward(
-    server: &Arc<ApiServer>,
+    transports: &Transports,
+    shutdown: &CancellationToken,
     call: &Call,
     mut incoming: Incoming,
     target: Target,
@@ -87,8 +88,7 @@ pub async fn forward(
         passed_headers(call, incoming.extensions.get::<Peer>(), upgrade, style);
 
     let peer = || format!("{}://{}", target.scheme, target.authority);
-    let response = server
-        .streams
+    let response = transports
         .client(target.trust)
         .request(request)
         .await
@@ -109,7 +109,7 @@ pub async fn forward(
         })?;
 
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && upgrade {
-        return join(server, incoming, response);
+        return join(shutdown, incoming, response);
     }
 
     let failed = !response.status().is_success();
@@ -138,7 +138,7 @@ pub async fn forward(
 /// Joins the client's connection with the peer's, both of which leave HTTP, until
 /// either ends. The answer tells the client to go on.
 pub fn join(
-    server: &Arc<ApiServer>,
+    shutdown: &CancellationToken,
     mut incoming: Incoming,
     mut response: Response<hyper::body::Incoming>,
 ) -> Result<Response<Body>, Status> {
@@ -147,7 +147,7 @@ pub fn join(
     };
     let backend = hyper::upgrade::on(&mut response);
     let headers = response.headers().clone();
-    let stop = server.shutdown.clone();
+    let stop = shutdown.clone();
     tokio::spawn(async move {
         let joined = async {
             let (client, backend) = tokio::try_join!(client, backend)?;
@@ -251,7 +251,7 @@ fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style)
 
 /// The path up to and with `/proxy`.
 fn proxy_prefix(call: &Call) -> String {
-    let rest = crate::request::decode(&call.info.rest, false);
+    let rest = rkube_request::decode(&call.info.rest, false);
     call.info
         .path
         .strip_suffix(&*rest)

@@ -6,19 +6,14 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupKind, GroupResource, Object, meta};
 use serde_json::Value;
 
-use super::{Target, Trust};
-use crate::ApiServer;
-use crate::request::RequestInfo;
+use super::target::Target;
+use super::transport::Trust;
+use crate::cache::Cache;
+use rkube_request::RequestInfo;
 
 /// A cached object of the core group, or 404.
-fn get(
-    server: &ApiServer,
-    resource: &str,
-    namespace: &str,
-    name: &str,
-) -> Result<Arc<Object>, Status> {
-    server
-        .cache
+fn get(cache: &Cache, resource: &str, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+    cache
         .existing("", resource)
         .and_then(|cache| cache.get(namespace, name))
         .map(|object| object.tree())
@@ -26,8 +21,8 @@ fn get(
 }
 
 /// A pod, or 404.
-pub fn get_pod(server: &ApiServer, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
-    get(server, "pods", namespace, name)
+pub fn get_pod(cache: &Cache, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+    get(cache, "pods", namespace, name)
 }
 
 fn strings<'a>(value: &'a Value, list: &str, field: &str) -> Vec<&'a str> {
@@ -124,7 +119,7 @@ pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
 
 /// An endpoint of the agent on the pod's node.
 pub fn agent_of_pod(
-    server: &ApiServer,
+    cache: &Cache,
     pod: &Object,
     path: &str,
     query: &str,
@@ -135,7 +130,7 @@ pub fn agent_of_pod(
             meta::name(pod)
         )));
     };
-    let node = get(server, "nodes", "", node)?;
+    let node = get(cache, "nodes", "", node)?;
     let (address, port) = agent_address(&node)?;
     let separator = if query.is_empty() { "" } else { "?" };
     Ok(Target {
@@ -188,10 +183,10 @@ fn rest(info: &RequestInfo) -> String {
 }
 
 /// A node's own endpoints, or another port of the node.
-pub fn node(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+pub fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let invalid = || Status::bad_request(format!("invalid node request {:?}", info.name));
     let (scheme, name, port) = split_name(&info.name).ok_or_else(invalid)?;
-    let node = get(server, "nodes", "", name)?;
+    let node = get(cache, "nodes", "", name)?;
     let (address, agent_port) = agent_address(&node)?;
     if port.is_empty() || port == agent_port.to_string() {
         return Ok(Target {
@@ -211,10 +206,10 @@ pub fn node(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
 }
 
 /// A port of a pod; its first declared one when none is named.
-pub fn pod(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
-    let pod = get_pod(server, &info.namespace, name)?;
+    let pod = get_pod(cache, &info.namespace, name)?;
     let address = pod["status"]["podIP"]
         .as_str()
         .filter(|a| !a.is_empty())
@@ -251,12 +246,12 @@ pub fn pod(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
 }
 
 /// One of a service's ready endpoints, at random.
-pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status> {
+pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
     Ok(Target {
         scheme: if scheme == "https" { "https" } else { "http" },
-        authority: service_endpoint(server, &info.namespace, name, port)?,
+        authority: service_endpoint(cache, &info.namespace, name, port)?,
         path_and_query: rest(info),
         trust: Trust::Anyone,
     })
@@ -264,28 +259,28 @@ pub fn service(server: &ApiServer, info: &RequestInfo) -> Result<Target, Status>
 
 /// Where a service that the API server itself asks (a webhook's, an `APIService`'s) is
 /// reached: one of its endpoints, or the name that an `ExternalName` stands for.
-pub fn backend(
-    server: &ApiServer,
+pub fn service_address(
+    cache: &Cache,
     namespace: &str,
     name: &str,
     port: u64,
 ) -> Result<String, Status> {
-    let service = get(server, "services", namespace, name)?;
+    let service = get(cache, "services", namespace, name)?;
     match service["spec"]["externalName"].as_str() {
         Some(host) if service["spec"]["type"] == "ExternalName" => Ok(format!("{host}:{port}")),
-        _ => service_endpoint(server, namespace, name, &port.to_string()),
+        _ => service_endpoint(cache, namespace, name, &port.to_string()),
     }
 }
 
 /// Address and port of one of a service's ready endpoints, at random. `port` is
 /// a number or a name of the service's, or empty for its only one.
 fn service_endpoint(
-    server: &ApiServer,
+    cache: &Cache,
     namespace: &str,
     name: &str,
     port: &str,
 ) -> Result<String, Status> {
-    let service = get(server, "services", namespace, name)?;
+    let service = get(cache, "services", namespace, name)?;
     let ports = service["spec"]["ports"]
         .as_array()
         .map(Vec::as_slice)
@@ -307,7 +302,7 @@ fn service_endpoint(
     };
     let port_name = chosen["name"].as_str().unwrap_or_default();
     let mut candidates = Vec::new();
-    if let Some(cache) = server.cache.existing("discovery.k8s.io", "endpointslices") {
+    if let Some(cache) = cache.existing("discovery.k8s.io", "endpointslices") {
         let in_namespace = crate::cache::Filter::new(Some(namespace.to_owned()), None, None, None);
         for slice in cache.list(&in_namespace) {
             if slice.label("kubernetes.io/service-name") != Some(name) {

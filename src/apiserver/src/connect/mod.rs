@@ -3,37 +3,25 @@
 
 mod forward;
 mod html;
-mod location;
+pub mod location;
+mod target;
 mod transport;
 mod websocket;
-
-use std::sync::Arc;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use rkube_api::GroupResource;
 use rkube_api::status::Status;
-use rkube_auth::admission::Operation;
 
+use crate::backend::Backend;
 use crate::body::{self, Body};
-use crate::request::{RequestInfo, encode};
-use crate::service::{Call, Incoming};
-use crate::{ApiServer, admission};
+use crate::cache::Cache;
+use crate::call::{Call, Incoming};
+use crate::storage::RestStorage;
+use rkube_request::{RequestInfo, encode};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
-pub use location::backend;
-pub use transport::{HttpClient, Transports, Trust, any_certificate, client_for};
-
-/// Where a request goes.
-pub struct Target {
-    /// `http` or `https`.
-    pub scheme: &'static str,
-    /// Address and port.
-    pub authority: String,
-    /// Path and query, encoded.
-    pub path_and_query: String,
-    /// How an HTTPS peer proves who it is.
-    pub trust: Trust,
-}
+use target::Target;
+pub use transport::{HttpClient, Transports, any_certificate, client_for};
 
 /// Whether the request is passed on rather than handled.
 pub fn is_connect(info: &RequestInfo) -> bool {
@@ -48,10 +36,12 @@ pub fn is_connect(info: &RequestInfo) -> bool {
 
 /// Passes a request on.
 pub async fn handle(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
+    transports: &Transports,
     call: &Call,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
+    let backend = &storage.backend;
     let info = &call.info;
     let resource = GroupResource::new("", info.resource.clone());
     let supported = match info.subresource.as_str() {
@@ -62,16 +52,24 @@ pub async fn handle(
     if !supported {
         return Err(Status::method_not_supported(&resource, info.verb));
     }
-    server.cache.consistent().await;
+    backend.cache.consistent().await;
     match (info.resource.as_str(), info.subresource.as_str()) {
-        ("pods", "log") => logs(server, call, request).await,
+        ("pods", "log") => logs(backend, transports, call, request).await,
         ("pods", "exec" | "attach" | "portforward") => {
-            admit(server, call).await?;
-            let target = pod_stream(server, info)?;
-            forward::forward(server, call, request, target, forward::Style::Stream).await
+            admit(storage, call).await?;
+            let target = pod_stream(&backend.cache, info)?;
+            forward::forward(
+                transports,
+                &backend.shutdown,
+                call,
+                request,
+                target,
+                forward::Style::Stream,
+            )
+            .await
         }
         (_, _) => {
-            admit(server, call).await?;
+            admit(storage, call).await?;
             // A page without its last slash could not link to its neighbours.
             if info.rest.is_empty()
                 && matches!(call.method, Method::GET | Method::HEAD)
@@ -80,17 +78,25 @@ pub async fn handle(
                 return Ok(redirect(call));
             }
             let target = match info.resource.as_str() {
-                "pods" => location::pod(server, info)?,
-                "services" => location::service(server, info)?,
-                _ => location::node(server, info)?,
+                "pods" => location::pod(&backend.cache, info)?,
+                "services" => location::service(&backend.cache, info)?,
+                _ => location::node(&backend.cache, info)?,
             };
-            forward::forward(server, call, request, target, forward::Style::Proxy).await
+            forward::forward(
+                transports,
+                &backend.shutdown,
+                call,
+                request,
+                target,
+                forward::Style::Proxy,
+            )
+            .await
         }
     }
 }
 
 /// Admission of a connection.
-async fn admit(server: &Arc<ApiServer>, call: &Call) -> Result<(), Status> {
+async fn admit(storage: &RestStorage, call: &Call) -> Result<(), Status> {
     let info = &call.info;
     let kind = match (info.resource.as_str(), info.subresource.as_str()) {
         (_, "exec") => "PodExecOptions",
@@ -100,7 +106,10 @@ async fn admit(server: &Arc<ApiServer>, call: &Call) -> Result<(), Status> {
         ("services", _) => "ServiceProxyOptions",
         _ => "NodeProxyOptions",
     };
-    admission::connect(server, call, kind, Operation::Connect).await
+    storage
+        .admission
+        .admit_connection(&storage.backend, call, kind)
+        .await
 }
 
 fn redirect(call: &Call) -> Response<Body> {
@@ -119,8 +128,8 @@ fn redirect(call: &Call) -> Response<Body> {
 }
 
 /// The node agent's endpoint for an exec, attach or port-forward.
-fn pod_stream(server: &Arc<ApiServer>, info: &RequestInfo) -> Result<Target, Status> {
-    let pod = location::get_pod(server, &info.namespace, &info.name)?;
+fn pod_stream(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
+    let pod = location::get_pod(cache, &info.namespace, &info.name)?;
     let mut query = Vec::new();
     let path = match info.subresource.as_str() {
         "portforward" => {
@@ -160,18 +169,19 @@ fn pod_stream(server: &Arc<ApiServer>, info: &RequestInfo) -> Result<Target, Sta
             )
         }
     };
-    location::agent_of_pod(server, &pod, &path, &query.join("&"))
+    location::agent_of_pod(cache, &pod, &path, &query.join("&"))
 }
 
 /// A container's log, as the node agent sends it.
 async fn logs(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
+    transports: &Transports,
     call: &Call,
     mut request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let info = &call.info;
     let socket = websocket::Handshake::of(call, &mut request)?;
-    let pod = location::get_pod(server, &info.namespace, &info.name)?;
+    let pod = location::get_pod(&backend.cache, &info.namespace, &info.name)?;
     location::validate_log_options(info)?;
     let container = location::container(&pod, info)?;
     let passed = [
@@ -202,10 +212,18 @@ async fn logs(
         info.name,
         encode(&container)
     );
-    let target = location::agent_of_pod(server, &pod, &path, &query.join("&"))?;
-    let answer = forward::forward(server, call, request, target, forward::Style::Log).await?;
+    let target = location::agent_of_pod(&backend.cache, &pod, &path, &query.join("&"))?;
+    let answer = forward::forward(
+        transports,
+        &backend.shutdown,
+        call,
+        request,
+        target,
+        forward::Style::Log,
+    )
+    .await?;
     Ok(match socket {
-        Some(socket) => socket.serve(answer, server.shutdown.clone()),
+        Some(socket) => socket.serve(answer, backend.shutdown.clone()),
         None => answer,
     })
 }

@@ -14,7 +14,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::body::Body;
-use crate::{Error, Pki};
+use crate::config::{Error, Pki};
 
 /// How an HTTPS peer proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::forward::is_upgrade;
 use crate::body::{self, Body};
-use crate::service::{Call, Incoming};
+use crate::call::{Call, Incoming};
 
 /// Carries a bearer token, not a protocol.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";

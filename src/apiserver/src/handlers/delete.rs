@@ -1,8 +1,6 @@
 //! `delete` and `deletecollection`: preconditions, grace, finalizers,
 //! propagation.
 
-use std::sync::Arc;
-
 use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -13,17 +11,19 @@ use rkube_store::{Expect, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
 
+use super::decode::parse_body;
 use super::options::dry_run_values;
-use super::write::{parse, revised};
-use super::{read, store_error};
-use crate::ApiServer;
-use crate::admission::{self, Admission};
+use super::read;
+use crate::admission::attributes::Admission;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
+use crate::codec::{decode, revised};
 use crate::negotiate;
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
 use crate::services;
+use crate::storage::RestStorage;
+use crate::store_error::store_error;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -90,7 +90,7 @@ impl DeleteOptions {
             object
         } else {
             let encoding = negotiate::content_encoding(&call.headers)?;
-            super::parse(&bytes, encoding)?.0
+            parse_body(&bytes, encoding)?.0
         };
         if !matches!(meta::kind(&object), "" | "DeleteOptions") {
             return Err(Status::bad_request(
@@ -163,16 +163,16 @@ pub struct Deleted {
 
 /// Serves the deletion of one object.
 pub async fn delete(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
-    let namespace = call.info.namespace_of(resource);
+    let namespace = resource.namespace_of(&call.info);
     let deleted = delete_object(
-        server,
+        storage,
         call,
         resource,
         &namespace,
@@ -188,7 +188,8 @@ pub async fn delete(
     let returned = RETURN_OBJECT.iter().any(|(g, r)| resource.is(g, r));
     if !deleted.gone || returned {
         let object = resource.served(deleted.object)?;
-        return Ok(server
+        return Ok(storage
+            .backend
             .tree_response(call, resource, code, accepted, object)
             .await);
     }
@@ -202,7 +203,7 @@ pub async fn delete(
 
 /// Serves the deletion of a selection.
 pub async fn delete_collection(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -210,9 +211,11 @@ pub async fn delete_collection(
     let accepted = negotiate::accept(&call.headers, resource.offer())?;
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
-    server.cache.consistent().await;
-    let (items, revision) = server.current(resource, &resource.stored_filter(&filter));
-    let items = server.select(resource, items, &filter).await?;
+    storage.backend.cache.consistent().await;
+    let (items, revision) = storage
+        .backend
+        .current(resource, &resource.stored_filter(&filter));
+    let items = storage.backend.select(resource, items, &filter).await?;
     // Several at once share the store's commits.
     let mut results = Vec::with_capacity(items.len());
     for chunk in items.chunks(32) {
@@ -220,7 +223,7 @@ pub async fn delete_collection(
             .iter()
             .map(|item| {
                 let deletion = delete_object(
-                    server,
+                    storage,
                     call,
                     resource,
                     &item.namespace,
@@ -242,7 +245,8 @@ pub async fn delete_collection(
         revision,
         ..Default::default()
     };
-    server
+    storage
+        .backend
         .list_response(call, resource, accepted, &items, meta)
         .await
 }
@@ -259,18 +263,18 @@ enum Step {
 
 /// Deletes one object, or starts to.
 pub async fn delete_object(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Deleted, Status> {
-    server.cache.consistent().await;
+    storage.backend.cache.consistent().await;
     let group_resource = resource.group_resource();
     let mut current = match resource.cache.get(namespace, name) {
         Some(object) => Some((
-            server.load(resource, object.parse()).await?,
+            storage.backend.load(resource, object.parse()).await?,
             object.revision,
         )),
         None => None,
@@ -282,7 +286,8 @@ pub async fn delete_object(
         };
         check_preconditions(resource, &object, options)?;
         let admission = Admission {
-            server,
+            backend: &storage.backend,
+            authorizer: &storage.admission.authorizer,
             call,
             requested: None,
             resource,
@@ -291,7 +296,10 @@ pub async fn delete_object(
             options: &options.object,
             part: None,
         };
-        admission::delete(&admission, &object).await?;
+        storage
+            .admission
+            .admit_deletion(&admission, &object)
+            .await?;
         let result = match step(resource, &object, options, Timestamp::now()) {
             Step::Pending => {
                 return Ok(Deleted {
@@ -300,14 +308,15 @@ pub async fn delete_object(
                 });
             }
             Step::Mark(mut marked) => {
-                let (bytes, shown) = server.to_store(resource, &mut marked).await?;
+                let (bytes, shown) = storage.backend.to_store(resource, &mut marked).await?;
                 if options.dry_run {
                     return Ok(Deleted {
                         object: marked,
                         gone: false,
                     });
                 }
-                match server
+                match storage
+                    .backend
                     .store
                     .put(&key, bytes, Expect::Revision(revision))
                     .await
@@ -327,9 +336,14 @@ pub async fn delete_object(
                 if options.dry_run {
                     return Ok(Deleted { object, gone: true });
                 }
-                match server.store.delete(&key, Expect::Revision(revision)).await {
+                match storage
+                    .backend
+                    .store
+                    .delete(&key, Expect::Revision(revision))
+                    .await
+                {
                     Ok((_, at)) => {
-                        services::release(server, resource, &object, None).await;
+                        services::release(&storage.backend, resource, &object, None).await;
                         meta::set_resource_version(&mut object, &at.to_string());
                         return Ok(Deleted { object, gone: true });
                     }
@@ -340,7 +354,10 @@ pub async fn delete_object(
         match result {
             Err(StoreError::Conflict { found }) => {
                 current = match found {
-                    Some(kv) => Some((server.load(resource, parse(&kv)?).await?, kv.mod_revision)),
+                    Some(kv) => Some((
+                        storage.backend.load(resource, decode(&kv)?).await?,
+                        kv.mod_revision,
+                    )),
                     None => None,
                 };
             }

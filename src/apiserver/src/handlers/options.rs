@@ -5,7 +5,7 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupKind, Object};
 use serde_json::json;
 
-use crate::service::Call;
+use crate::call::Call;
 
 /// How a write is to be done.
 #[derive(Clone)]

@@ -1,20 +1,19 @@
 //! `patch` in its four forms.
 
-use std::sync::Arc;
-
 use http::{Response, StatusCode};
 use rkube_api::fields;
 use rkube_api::status::Status;
-use rkube_api::{Object, apply, meta, patch as patches};
+use rkube_api::{Object, meta, patch as patches};
 
+use super::decode::{namespace_of_request, parse_body, report_fields};
 use super::options::WriteOptions;
-use super::write::{Ownership, Part, Writer};
-use super::{namespace_of_request, parse, report};
-use crate::ApiServer;
+use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
+use super::write::Writer;
 use crate::body::{self, Body};
+use crate::call::{Call, Incoming};
 use crate::negotiate::{self, Encoding};
 use crate::resources::Resource;
-use crate::service::{Call, Incoming};
+use crate::storage::RestStorage;
 use crate::versions::{Shape, Views};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,7 +31,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 
 /// Serves a patch of an object or a part of it.
 pub async fn patch(
-    server: &Arc<ApiServer>,
+    storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
@@ -81,7 +80,7 @@ pub async fn patch(
     } else {
         Encoding::Json
     };
-    let (mut patch, duplicates) = parse(&bytes, encoding)?;
+    let (mut patch, duplicates) = parse_body(&bytes, encoding)?;
     let repeated = match form {
         Form::Apply if !duplicates.is_empty() => fields::yaml_duplicate(&bytes),
         _ => None,
@@ -113,17 +112,17 @@ pub async fn patch(
             return Err(Status::bad_request("metadata.managedFields must be nil"));
         }
     } else {
-        report(call, options.validation, duplicates, Vec::new())?;
+        report_fields(call, options.validation, duplicates, Vec::new())?;
     }
 
     let validation = options.validation;
     let manager = options.manager.clone();
     let sub = Some(call.info.subresource.clone()).filter(|s| !s.is_empty());
-    let views = Views::of(server, resource);
+    let views = Views::of(&storage.backend, resource);
     let tracking = |now: String| -> Result<Tracking, Status> {
         Ok(Tracking {
             shape: Shape::of(resource)?,
-            views: Views::of(server, resource),
+            views: Views::of(&storage.backend, resource),
             api_version: resource.api_version(),
             manager: manager.clone(),
             subresource: sub.clone(),
@@ -165,7 +164,7 @@ pub async fn patch(
         let mut new = new;
         resource.check_kind(&mut new)?;
         let unknown = fields::check(resource.schema(), &mut new)?;
-        report(call, validation, Vec::new(), unknown)?;
+        report_fields(call, validation, Vec::new(), unknown)?;
         resource.stored(new)
     };
     let plan = (form == Form::Apply && views.as_ref().is_some_and(|v| v.must_be_planned()))
@@ -178,9 +177,9 @@ pub async fn patch(
             })
         })
         .transpose()?;
-    let namespace = call.info.namespace_of(resource);
+    let namespace = resource.namespace_of(&call.info);
     let writer = Writer {
-        server,
+        storage,
         call,
         resource,
         part,
@@ -208,7 +207,8 @@ pub async fn patch(
     } else {
         StatusCode::OK
     };
-    server
+    storage
+        .backend
         .object_response(call, resource, code, accepted, written.json)
         .await
 }
@@ -228,100 +228,5 @@ fn report_repeated(
         (Some(repeated), fields::Validation::Strict) => Err(Status::bad_request(format!(
             "error strict decoding YAML: {repeated}"
         ))),
-    }
-}
-
-fn applied(
-    request: &apply::Request<'_>,
-    live: Option<&Object>,
-    patch: &Object,
-    force: bool,
-) -> Result<Object, Status> {
-    let mut new = apply::apply(request, live, patch, force)?;
-    if let (Some(live), true) = (live, meta::resource_version(patch).is_empty()) {
-        meta::set_resource_version(&mut new, meta::resource_version(live));
-    }
-    Ok(new)
-}
-
-/// All that the tracking of ownership needs, so that it can be done elsewhere.
-#[derive(Clone)]
-pub struct Tracking {
-    /// How objects are shaped.
-    pub shape: Shape,
-    /// The kind's other versions.
-    pub views: Option<Views>,
-    /// The request's version.
-    pub api_version: String,
-    /// The field manager.
-    pub manager: String,
-    /// The subresource that is written.
-    pub subresource: Option<String>,
-    /// The time of the write.
-    pub now: String,
-    /// Fields that the write resets.
-    pub reset_fields: &'static [&'static [&'static str]],
-}
-
-impl Tracking {
-    fn request<T>(&self, work: impl FnOnce(&apply::Request<'_>) -> T) -> T {
-        work(&apply::Request {
-            ty: self.shape.ty(),
-            api_version: &self.api_version,
-            manager: &self.manager,
-            subresource: self.subresource.as_deref(),
-            now: &self.now,
-            versions: self.views.as_ref().map(|v| v as &dyn apply::Versions),
-            reset_fields: self.reset_fields,
-        })
-    }
-
-    /// Does `work`; on a thread that may wait where a webhook has to be asked
-    /// for what others own in other versions.
-    pub async fn run<T: Send + 'static>(
-        self,
-        live: Option<&Object>,
-        work: impl FnOnce(&apply::Request<'_>, Option<&Object>) -> T + Send + 'static,
-    ) -> Result<T, Status> {
-        let waits = self
-            .views
-            .as_ref()
-            .is_some_and(|views| views.must_wait(live, &self.api_version));
-        if !waits {
-            return Ok(self.request(|request| work(request, live)));
-        }
-        let live = live.cloned();
-        tokio::task::spawn_blocking(move || self.request(|request| work(request, live.as_ref())))
-            .await
-            .map_err(Status::internal)
-    }
-}
-
-/// An apply whose conversions may have to wait.
-pub struct Plan {
-    tracking: Tracking,
-    patch: Object,
-    force: bool,
-}
-
-impl Plan {
-    /// Applies to an object.
-    pub async fn run(&self, live: &Object) -> Result<Object, Status> {
-        let (patch, force) = (self.patch.clone(), self.force);
-        self.tracking
-            .clone()
-            .run(Some(live), move |request, live| {
-                applied(request, live, &patch, force)
-            })
-            .await?
-    }
-}
-
-/// Fields that a write to `part` resets, which it can therefore not own.
-pub fn reset_fields(resource: &Resource, part: Part) -> &'static [&'static [&'static str]] {
-    match part {
-        Part::Main if resource.subresource("status").is_some() => &[&["status"]],
-        Part::Status => &[&["spec"]],
-        _ => &[],
     }
 }

@@ -10,18 +10,19 @@ use rkube_api::selector::{FieldSelector, LabelSelector};
 use rkube_api::status::{FieldError, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::body::Body;
 use crate::cache::{CachedObject, Filter};
+use crate::call::Call;
 use crate::negotiate;
-use crate::request::RequestInfo;
 use crate::resources::Resource;
 use crate::respond::{self, ListMeta};
-use crate::service::Call;
+use crate::store_error::{store_error, too_large};
+use rkube_request::RequestInfo;
 
 /// Serves one object.
 pub async fn get(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
@@ -29,12 +30,12 @@ pub async fn get(
     respond::validate_table_options(call, accepted)?;
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
-        None => server.cache.try_consistent().await?,
-        Some(revision) => at_least(server, revision).await?,
+        None => backend.cache.try_consistent().await?,
+        Some(revision) => at_least(backend, revision).await?,
     };
     let object = resource
         .cache
-        .get(&call.info.namespace_of(resource), &call.info.name)
+        .get(&resource.namespace_of(&call.info), &call.info.name)
         .ok_or_else(|| Status::not_found(&resource.group_resource(), &call.info.name))?;
     let protobuf = negotiate::Accepted {
         encoding: negotiate::Encoding::Protobuf,
@@ -44,7 +45,7 @@ pub async fn get(
         let body = object.protobuf()?.body.clone();
         return Ok(respond::bytes(call, StatusCode::OK, accepted.encoding, body).await);
     }
-    server
+    backend
         .object_response(call, resource, StatusCode::OK, accepted, object.json())
         .await
 }
@@ -65,7 +66,7 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
         }
         None => None,
     };
-    let namespace = info.namespace_of(resource);
+    let namespace = resource.namespace_of(info);
     let named_in_path = !info.name.is_empty() && info.query.non_empty("fieldSelector").is_none();
     Ok(Filter::new(
         (!namespace.is_empty()).then_some(namespace),
@@ -88,35 +89,15 @@ pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
 }
 
 /// Waits a moment for a revision that may not have happened yet.
-pub async fn at_least(server: &ApiServer, revision: u64) -> Result<u64, Status> {
-    if server.cache.revision() >= revision {
-        return Ok(server.cache.revision());
+pub async fn at_least(backend: &Backend, revision: u64) -> Result<u64, Status> {
+    if backend.cache.revision() >= revision {
+        return Ok(backend.cache.revision());
     }
     let wait = std::time::Duration::from_secs(3);
-    match tokio::time::timeout(wait, server.cache.reached(revision)).await {
+    match tokio::time::timeout(wait, backend.cache.reached(revision)).await {
         Ok(now) => Ok(now),
-        Err(_) => Err(too_large(revision, server.cache.revision())),
+        Err(_) => Err(too_large(revision, backend.cache.revision())),
     }
-}
-
-/// 504 for a revision that has not happened yet; clients know it by its cause.
-pub fn too_large(asked: u64, now: u64) -> Status {
-    let mut status = Status::new(
-        504,
-        "Timeout",
-        format!("Too large resource version: {asked}, current: {now}"),
-    );
-    let mut details = rkube_api::status::Details {
-        retry_after_seconds: 1,
-        ..Default::default()
-    };
-    details.causes.push(rkube_api::status::Cause {
-        reason: "ResourceVersionTooLarge".into(),
-        message: "Too large resource version".into(),
-        field: String::new(),
-    });
-    status = status.with_details(details);
-    status
 }
 
 /// Where the next page of a list starts.
@@ -165,7 +146,7 @@ fn key_of(object: &CachedObject) -> String {
 
 /// Serves a list, or a page of it.
 pub async fn list(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
@@ -199,7 +180,7 @@ pub async fn list(
 
     if let Some(token) = token {
         let token = decode_continue(token)?;
-        return next_page(server, call, resource, accepted, &wanted, limit, token).await;
+        return next_page(backend, call, resource, accepted, &wanted, limit, token).await;
     }
     let exact = match (revision, matching) {
         (Some(revision), Some("Exact")) => Some(revision),
@@ -209,11 +190,11 @@ pub async fn list(
         _ => None,
     };
     if let Some(revision) = exact {
-        at_least(server, revision).await?;
-        let now = server.cache.revision();
+        at_least(backend, revision).await?;
+        let now = backend.cache.revision();
         if revision == now || resource.cache.last_change() <= revision {
             return page(
-                server,
+                backend,
                 call,
                 resource,
                 accepted,
@@ -224,35 +205,31 @@ pub async fn list(
             )
             .await;
         }
-        let items = past(server, resource, &filter, revision).await?;
+        let items = past(backend, resource, &filter, revision).await?;
         return page(
-            server, call, resource, accepted, items, limit, revision, &wanted,
+            backend, call, resource, accepted, items, limit, revision, &wanted,
         )
         .await;
     }
     match revision {
-        None => server.cache.try_consistent().await?,
-        Some(revision) => at_least(server, revision).await?,
+        None => backend.cache.try_consistent().await?,
+        Some(revision) => at_least(backend, revision).await?,
     };
-    let (mut items, mut revision) = server.current(resource, &filter);
+    let (mut items, mut revision) = backend.current(resource, &filter);
     if limit > 0 && items.len() > limit {
-        let (all, now) = resource.cache.first_page(server.cache.revision());
+        let (all, now) = resource.cache.first_page(backend.cache.revision());
         items = filtered(&all, &filter);
         revision = now;
     }
     page(
-        server, call, resource, accepted, items, limit, revision, &wanted,
+        backend, call, resource, accepted, items, limit, revision, &wanted,
     )
     .await
 }
 
-impl ApiServer {
+impl Backend {
     /// The present objects and a revision that they show.
-    pub(crate) fn current(
-        &self,
-        resource: &Resource,
-        filter: &Filter,
-    ) -> (Vec<Arc<CachedObject>>, u64) {
+    pub fn current(&self, resource: &Resource, filter: &Filter) -> (Vec<Arc<CachedObject>>, u64) {
         // Read first: what the cache takes in meanwhile is newer than it says,
         // which a watch from there repeats rather than misses.
         let revision = self.cache.revision();
@@ -271,7 +248,7 @@ fn filtered(items: &[Arc<CachedObject>], filter: &Filter) -> Vec<Arc<CachedObjec
 
 /// The state of a resource at a past revision, from the store's history.
 async fn past(
-    server: &ApiServer,
+    backend: &Backend,
     resource: &Resource,
     filter: &Filter,
     revision: u64,
@@ -280,11 +257,11 @@ async fn past(
         revision: Some(revision),
         ..Default::default()
     };
-    let page = server
+    let page = backend
         .store
         .list(resource.prefix(), options)
         .await
-        .map_err(|e| super::store_error(resource, "", e))?;
+        .map_err(|e| store_error(resource, "", e))?;
     Ok(page
         .items
         .iter()
@@ -299,7 +276,7 @@ async fn past(
     reason = "a page is all of these, and nothing else uses them together"
 )]
 async fn page(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
@@ -312,7 +289,7 @@ async fn page(
         revision,
         ..ListMeta::default()
     };
-    let mut items = server.select(resource, items, filter).await?;
+    let mut items = backend.select(resource, items, filter).await?;
     if limit > 0 && items.len() > limit {
         let remaining = items.len() - limit;
         items.truncate(limit);
@@ -324,13 +301,13 @@ async fn page(
             meta.remaining = Some(remaining as u64);
         }
     }
-    server
+    backend
         .list_response(call, resource, accepted, &items, meta)
         .await
 }
 
 async fn next_page(
-    server: &Arc<ApiServer>,
+    backend: &Backend,
     call: &Call,
     resource: &Resource,
     accepted: negotiate::Accepted,
@@ -342,8 +319,8 @@ async fn next_page(
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision goes on with whatever is there now.
         Err(_) => {
-            server.cache.try_consistent().await?;
-            server.current(resource, filter)
+            backend.cache.try_consistent().await?;
+            backend.current(resource, filter)
         }
         Ok(revision) => {
             if let Some(all) = resource.cache.further_page(revision) {
@@ -352,7 +329,7 @@ async fn next_page(
             } else if resource.cache.last_change() <= revision {
                 (resource.cache.list(filter), revision)
             } else {
-                match past(server, resource, filter, revision).await {
+                match past(backend, resource, filter, revision).await {
                     Ok(items) => (items, revision),
                     Err(status) if status.code == 410 => {
                         let status = Status::gone(
@@ -387,7 +364,7 @@ async fn next_page(
     };
     items.retain(|item| key_of(item) > token.start);
     page(
-        server, call, resource, accepted, items, limit, revision, wanted,
+        backend, call, resource, accepted, items, limit, revision, wanted,
     )
     .await
 }

@@ -15,13 +15,14 @@ use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::read::{at_least, filter, parse_revision, validate_match};
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::body::{self, Body, BoxError};
 use crate::cache::{CachedObject, EventKind, Filter, TooOld, Watcher};
+use crate::call::{Call, Incoming};
+use crate::metrics::Metrics;
 use crate::negotiate::{self, Accepted, Encoding, View};
 use crate::resources::Resource;
 use crate::respond;
-use crate::service::{Call, Incoming};
 
 /// A watch ends after this many seconds when the client names no time, plus up
 /// to as many again, so that watches made together do not end together.
@@ -50,12 +51,13 @@ struct WatchCall {
     accepted: Accepted,
     /// Whether what the cache holds encoded is sent as it is, where it is of the right version.
     raw: bool,
-    server: Arc<ApiServer>,
+    backend: Arc<Backend>,
 }
 
 /// Serves a watch.
 pub async fn watch(
-    server: &Arc<ApiServer>,
+    backend: &Arc<Backend>,
+    metrics: &Metrics,
     call: &Call,
     resource: &Arc<Resource>,
     request: Incoming,
@@ -91,19 +93,19 @@ pub async fn watch(
     let send_state = initial.unwrap_or(revision.is_none_or(|r| r == 0));
     let position = if send_state {
         let at = match revision {
-            None => server.cache.try_consistent().await?,
-            Some(revision) => at_least(server, revision).await?,
+            None => backend.cache.try_consistent().await?,
+            Some(revision) => at_least(backend, revision).await?,
         };
         let (items, position) = resource
             .cache
             .snapshot(&resource.stored_filter(&filter), at);
-        first = server.select(resource, items, &filter).await?;
+        first = backend.select(resource, items, &filter).await?;
         Ok(position)
     } else {
         match revision {
             // From now on, nothing before.
             None | Some(0) => {
-                let now = server.cache.try_consistent().await?;
+                let now = backend.cache.try_consistent().await?;
                 Ok(resource.cache.snapshot(&Filter::nothing(), now).1)
             }
             Some(revision) => resource.cache.position_after(revision),
@@ -115,7 +117,7 @@ pub async fn watch(
         resource: resource.clone(),
         accepted,
         raw: accepted.view == View::Whole,
-        server: server.clone(),
+        backend: backend.clone(),
     });
     let position = match position {
         Ok(position) => position,
@@ -130,10 +132,10 @@ pub async fn watch(
         call: watch_call,
         watcher: Watcher::new(resource.cache.clone(), position),
         filter,
-        bookmarks: bookmarks.then(|| server.bookmarks.subscribe()),
-        progress: server.cache.clone(),
+        bookmarks: bookmarks.then(|| backend.bookmarks.subscribe()),
+        progress: backend.cache.clone(),
         deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
-        shutdown: Box::pin(server.shutdown.clone().cancelled_owned()),
+        shutdown: Box::pin(backend.shutdown.clone().cancelled_owned()),
         sent_columns: false,
         done: false,
     };
@@ -147,7 +149,7 @@ pub async fn watch(
     if initial == Some(true) && bookmarks {
         stream.bookmark(true, &mut head);
     }
-    let gauge = server.metrics.watch_started(&resource.plural);
+    let gauge = metrics.watch_started(&resource.plural);
     let events = futures::stream::unfold(
         (stream, Some(head), gauge),
         |(mut stream, head, gauge)| async move {
@@ -232,7 +234,7 @@ impl Stream {
                 events = self.watcher.next() => match events {
                     Ok(events) => {
                         let call = self.call.clone();
-                        match call.server.seen(&call.resource, &events, &self.filter).await {
+                        match call.backend.seen(&call.resource, &events, &self.filter).await {
                             Ok(seen) => self.encode_all(&seen, &mut out).await,
                             Err(status) => {
                                 // As for a conversion in `encode_all`.
@@ -278,7 +280,7 @@ impl Stream {
             .collect();
         let mut converted = match other.is_empty() {
             true => Vec::new(),
-            false => match call.server.serve_all(&call.resource, &other).await {
+            false => match call.backend.serve_all(&call.resource, &other).await {
                 Ok(objects) => objects,
                 Err(status) => {
                     // The client lists again, and is told why it cannot.

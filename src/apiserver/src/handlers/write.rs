@@ -9,48 +9,30 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, apply, meta};
 use rkube_auth::admission::Operation;
 use rkube_store::{Expect, KeyValue, StoreError};
-use rkube_strategy::{Context, Subresource};
+use rkube_strategy::Context;
 use serde_json::{Map, Value};
 
 use super::options::WriteOptions;
-use super::store_error;
-use crate::ApiServer;
-use crate::admission::{self, Admission};
+use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
+use crate::admission::attributes::Admission;
+use crate::apiextensions::definition;
 use crate::cache::with_revision;
-use crate::crd;
+use crate::call::Call;
+use crate::codec::{decode, revised};
 use crate::policies;
 use crate::resources::Resource;
-use crate::service::Call;
 use crate::services;
+use crate::storage::RestStorage;
+use crate::store_error::store_error;
 use crate::versions::{Shape, Views};
 
 /// How often a write is tried again that lost a race it can win.
 const MAX_ATTEMPTS: usize = 8;
 
-/// Which part of an object a request may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Everything but the status.
-    Main,
-    /// The status alone.
-    Status,
-    /// What another subresource stands for.
-    Sub(Subresource),
-}
-
-/// How ownership of fields is recorded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    /// The manager owns what this write changes.
-    Update,
-    /// Server-side apply has recorded it already.
-    Applied,
-}
-
 /// A write under way.
 pub struct Writer<'a> {
-    /// The server.
-    pub server: &'a Arc<ApiServer>,
+    /// The storage that is written to.
+    pub storage: &'a RestStorage,
     /// The request.
     pub call: &'a Call,
     /// The resource.
@@ -63,7 +45,7 @@ pub struct Writer<'a> {
     pub ownership: Ownership,
     /// An apply that may have to wait for a conversion; it is used in place of
     /// what is given to [`update`](Self::update).
-    pub plan: Option<super::patch::Plan>,
+    pub plan: Option<Plan>,
 }
 
 /// Makes the new state from the present one, both in the form that objects of
@@ -110,14 +92,14 @@ impl Writer<'_> {
         if self.ownership == Ownership::Applied {
             return Ok(object);
         }
-        let tracking = super::patch::Tracking {
+        let tracking = Tracking {
             shape: Shape::of(self.resource)?,
-            views: Views::of(self.server, self.resource),
+            views: Views::of(&self.storage.backend, self.resource),
             api_version: self.resource.api_version(),
             manager: self.options.manager.clone(),
             subresource: Some(self.subresource().to_owned()).filter(|s| !s.is_empty()),
             now: meta::rfc3339(now),
-            reset_fields: super::patch::reset_fields(self.resource, self.part),
+            reset_fields: reset_fields(self.resource, self.part),
         };
         if self.resource.working_api_version() == self.resource.api_version() {
             return tracking
@@ -171,13 +153,14 @@ impl Writer<'_> {
         strategy.default(&mut object);
         // What is filled in from here on is nobody's.
         object = self.own(None, object, now).await?;
-        meta::set_uid(&mut object, &crate::new_uid());
+        meta::set_uid(&mut object, &crate::uid::new_uid());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
 
         let generate = meta::generate_name(&object).to_owned();
         let generated = meta::name(&object).is_empty() && !generate.is_empty();
         let admission = Admission {
-            server: self.server,
+            backend: &self.storage.backend,
+            authorizer: &self.storage.admission.authorizer,
             call: self.call,
             requested: None,
             resource,
@@ -198,10 +181,13 @@ impl Writer<'_> {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
             strategy.prepare_create(&ctx, &mut object);
-            admission.mutate(&mut object, None).await?;
+            self.storage
+                .admission
+                .mutate(&admission, &mut object, None)
+                .await?;
             strategy.default(&mut object);
             let mut held = services::allocate(
-                self.server,
+                &self.storage.backend,
                 resource,
                 &mut object,
                 None,
@@ -240,18 +226,27 @@ impl Writer<'_> {
         let mut errors = metadata_errors(resource, &object);
         errors.extend(strategy.validate_create(&object));
         self.invalid(&name, errors)?;
-        crd::check(resource, &object, None)?;
+        definition::check(resource, &object, None)?;
         policies::check(resource, &object)?;
         self.call.warn(strategy.warnings(&object, None));
-        admission.validate(&mut object, None).await?;
-        admission::check_escalation(self.server, self.call, resource, &object, None)?;
-        admission.charge_quota(&mut object, None).await?;
+        self.storage
+            .admission
+            .validate(admission, &mut object, None)
+            .await?;
+        self.storage
+            .admission
+            .check_escalation(self.call, resource, &object, None)?;
+        self.storage
+            .admission
+            .charge_quota(admission, &mut object, None)
+            .await?;
 
         let key = resource.key(meta::namespace(&object), &name);
-        let (bytes, shown) = self.server.to_store(resource, &mut object).await?;
+        let (bytes, shown) = self.storage.backend.to_store(resource, &mut object).await?;
         if self.options.dry_run {
             let (found, _) = self
-                .server
+                .storage
+                .backend
                 .store
                 .get(&key)
                 .await
@@ -264,7 +259,7 @@ impl Writer<'_> {
                 }),
             });
         }
-        let write = self.server.store.put(&key, bytes, Expect::Absent);
+        let write = self.storage.backend.store.put(&key, bytes, Expect::Absent);
         match held.through(write).await {
             Ok(kv) => Ok(Ok(Written {
                 json: revised(&kv, shown)?,
@@ -285,7 +280,7 @@ impl Writer<'_> {
         make: Make<'_>,
     ) -> Result<Written, Status> {
         let resource = self.resource;
-        self.server.cache.consistent().await;
+        self.storage.backend.cache.consistent().await;
         let mut current = match resource.cache.get(namespace, name) {
             Some(object) => Some(self.found(object.parse(), object.revision).await?),
             None => None,
@@ -298,7 +293,7 @@ impl Writer<'_> {
                 Attempt::Done(written) => return Ok(written),
                 Attempt::Lost(found) => {
                     current = match found {
-                        Some(kv) => Some(self.found(parse(&kv)?, kv.mod_revision).await?),
+                        Some(kv) => Some(self.found(decode(&kv)?, kv.mod_revision).await?),
                         None => None,
                     };
                 }
@@ -313,7 +308,7 @@ impl Writer<'_> {
             .family()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
         Ok(Found {
-            object: self.server.load(self.resource, object).await?,
+            object: self.storage.backend.load(self.resource, object).await?,
             revision,
             outdated,
         })
@@ -345,7 +340,8 @@ impl Writer<'_> {
         keep_system_metadata(&mut new, old);
         new = self.own(Some(old), new, now).await?;
         let admission = Admission {
-            server: self.server,
+            backend: &self.storage.backend,
+            authorizer: &self.storage.admission.authorizer,
             call: self.call,
             requested: None,
             resource,
@@ -354,12 +350,22 @@ impl Writer<'_> {
             options: &self.options.object,
             part: None,
         };
-        admission.mutate(&mut new, Some(old)).await?;
+        self.storage
+            .admission
+            .mutate(&admission, &mut new, Some(old))
+            .await?;
         strategy.default(&mut new);
         let mut held = match self.part {
             Part::Main => {
                 let dry_run = self.options.dry_run;
-                services::allocate(self.server, resource, &mut new, Some(old), dry_run).await?
+                services::allocate(
+                    &self.storage.backend,
+                    resource,
+                    &mut new,
+                    Some(old),
+                    dry_run,
+                )
+                .await?
             }
             _ => services::Held::default(),
         };
@@ -392,20 +398,29 @@ impl Writer<'_> {
         });
         self.invalid(name, errors)?;
         if self.part == Part::Main {
-            crd::check(resource, &new, Some(old))?;
+            definition::check(resource, &new, Some(old))?;
         }
         policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
-        admission.validate(&mut new, Some(old)).await?;
-        admission::check_escalation(self.server, self.call, resource, &new, Some(old))?;
-        admission.charge_quota(&mut new, Some(old)).await?;
+        self.storage
+            .admission
+            .validate(admission, &mut new, Some(old))
+            .await?;
+        self.storage
+            .admission
+            .check_escalation(self.call, resource, &new, Some(old))?;
+        self.storage
+            .admission
+            .charge_quota(admission, &mut new, Some(old))
+            .await?;
 
         let key = resource.key(namespace, name);
         if !found.outdated && unchanged(&new, old) {
             // Nothing to store; but a stale reader must not believe that it won.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
-                .server
+                .storage
+                .backend
                 .store
                 .get(&key)
                 .await
@@ -419,7 +434,7 @@ impl Writer<'_> {
             };
         }
         let gone = finished(resource, &new, old);
-        let (bytes, shown) = self.server.to_store(resource, &mut new).await?;
+        let (bytes, shown) = self.storage.backend.to_store(resource, &mut new).await?;
         if self.options.dry_run {
             let json = with_revision(shown.as_ref().unwrap_or(&bytes), revision)
                 .ok_or_else(|| Status::internal("an object has no metadata"))?;
@@ -431,13 +446,14 @@ impl Writer<'_> {
         if gone {
             // The last finalizer is off: the object goes, and the answer is its last state.
             return match self
-                .server
+                .storage
+                .backend
                 .store
                 .delete(&key, Expect::Revision(revision))
                 .await
             {
                 Ok((_, at)) => {
-                    services::release(self.server, resource, old, None).await;
+                    services::release(&self.storage.backend, resource, old, None).await;
                     let json = with_revision(shown.as_ref().unwrap_or(&bytes), at)
                         .ok_or_else(|| Status::internal("an object has no metadata"))?;
                     Ok(Attempt::Done(Written {
@@ -450,12 +466,13 @@ impl Writer<'_> {
             };
         }
         let write = self
-            .server
+            .storage
+            .backend
             .store
             .put(&key, bytes, Expect::Revision(revision));
         match held.through(write).await {
             Ok(kv) => {
-                services::release(self.server, resource, old, Some(&new)).await;
+                services::release(&self.storage.backend, resource, old, Some(&new)).await;
                 Ok(Attempt::Done(Written {
                     json: revised(&kv, shown)?,
                     created: false,
@@ -643,30 +660,6 @@ fn finished(resource: &Resource, new: &Object, old: &Object) -> bool {
             || new["spec"]["finalizers"]
                 .as_array()
                 .is_none_or(Vec::is_empty))
-}
-
-/// An object as it is stored: compact JSON without its resourceVersion, which
-/// is the store's to say.
-pub fn encode(object: &mut Object) -> Result<Bytes, Status> {
-    meta::remove(object, "resourceVersion");
-    // The store and the cache keep it: without the room that growing leaves.
-    serde_json::to_vec(object)
-        .map(|json| Bytes::copy_from_slice(&json))
-        .map_err(Status::internal)
-}
-
-/// A stored entry as JSON with its revision; or what is shown in its place,
-/// where it is stored in another version.
-pub fn revised(kv: &KeyValue, shown: Option<Bytes>) -> Result<Bytes, Status> {
-    with_revision(shown.as_deref().unwrap_or(&kv.value), kv.mod_revision)
-        .ok_or_else(|| Status::internal("a stored object has no metadata"))
-}
-
-/// A stored entry as a tree with its revision.
-pub fn parse(kv: &KeyValue) -> Result<Object, Status> {
-    let mut object: Object = serde_json::from_slice(&kv.value).map_err(Status::internal)?;
-    meta::set_resource_version(&mut object, &kv.mod_revision.to_string());
-    Ok(object)
 }
 
 /// `generateName` and five random characters that spell no word.

@@ -6,8 +6,7 @@ use rkube_api::{Object, meta};
 use rkube_cel::Type;
 use serde_json::Value;
 
-use super::GROUP;
-use super::environment::{Environment, Options};
+use super::environment::{Environment, GROUP, Options};
 use crate::resources::Resource;
 
 /// Refuses policies and webhooks whose expressions do not compile; nothing

@@ -10,9 +10,11 @@ use rkube_cel::{
 };
 use serde_json::Value;
 
-use crate::ApiServer;
-use crate::admission::Admission;
-use rkube_auth::UserInfo;
+use crate::admission::attributes::Admission;
+use rkube_auth::{UserInfo, authz};
+
+/// The group that policies and webhooks are in.
+pub const GROUP: &str = "admissionregistration.k8s.io";
 
 /// Which variables there are beside those that always are.
 #[derive(Clone, Copy, Debug, Default)]
@@ -450,8 +452,8 @@ impl<'a> Activation<'a> for Scope<'a> {
 
 /// Asks the server's authorizer for the request's user.
 pub struct Asker<'a> {
-    /// The server.
-    pub server: &'a ApiServer,
+    /// The server's authorizer.
+    pub authorizer: &'a authz::Authorizer,
     /// The request's user.
     pub user: &'a UserInfo,
 }
@@ -460,7 +462,7 @@ impl<'a> Asker<'a> {
     /// Who makes a write.
     pub fn of(admission: &'a Admission<'_>) -> Self {
         Self {
-            server: admission.server,
+            authorizer: admission.authorizer,
             user: &admission.call.user,
         }
     }
@@ -490,7 +492,7 @@ impl Authorizer for Asker<'_> {
                 ..Question::resource(user, &of.verb, &of.group, &of.resource)
             },
         };
-        let decision = self.server.authorizer.authorize(&question);
+        let decision = self.authorizer.authorize(&question);
         Decision {
             allowed: decision.is_allowed(),
             reason: decision.reason().to_owned(),

@@ -7,11 +7,11 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use serde_json::Value;
 
-use crate::ApiServer;
-use crate::admission::Admission;
+use crate::admission::attributes::Admission;
+use crate::admission::rules::{Coverage, coverage, covers, selected};
+use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::resources::Resource;
-use crate::webhooks::rules::{Coverage, coverage, covers, selected};
 
 /// Whether a policy or binding is about a write.
 pub enum Match {
@@ -61,13 +61,9 @@ pub fn matches(
 }
 
 /// The resource with an apiVersion and kind.
-pub fn resource_of_kind(
-    server: &ApiServer,
-    api_version: &str,
-    kind: &str,
-) -> Option<Arc<Resource>> {
+pub fn resource_of_kind(backend: &Backend, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let snapshot = server.resources.snapshot();
+    let snapshot = backend.resources.snapshot();
     snapshot
         .all
         .iter()
@@ -92,7 +88,7 @@ pub fn params(
     }
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (text(kind, "apiVersion"), text(kind, "kind"));
-    let Some(resource) = resource_of_kind(admission.server, &api_version, &kind) else {
+    let Some(resource) = resource_of_kind(admission.backend, &api_version, &kind) else {
         return Err(format!(
             "paramKind kind `{api_version}, Kind={kind}` not known"
         ));

@@ -21,17 +21,14 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use serde_json::Value;
 
-use crate::admission::Admission;
+use crate::admission::attributes::Admission;
+use crate::admission::review::review;
 use crate::cache::Filter;
-use crate::webhooks::review;
 
 pub use check::check;
 use compiled::{Compiled, Conditions};
-use environment::{Asker, Scope};
-pub use type_check::follow;
-
-/// The group that policies and webhooks are in.
-const GROUP: &str = "admissionregistration.k8s.io";
+use environment::{Asker, GROUP, Scope};
+pub use type_check::TypeChecker;
 
 /// Compiled programs by what they are of.
 #[derive(Default)]
@@ -97,7 +94,7 @@ impl<'a> Subject<'a> {
             None
         } else {
             admission
-                .server
+                .backend
                 .cache
                 .existing("", "namespaces")
                 .and_then(|cache| cache.get("", &namespace_name))
@@ -126,7 +123,7 @@ impl<'a> Subject<'a> {
 impl Policies {
     /// The policies of a kind that have bindings, in the order of their names.
     fn hooks(&self, admission: &Admission<'_>, policies: &str, bindings: &str) -> Vec<Hook> {
-        let cache = &admission.server.cache;
+        let cache = &admission.backend.cache;
         let Some(found) = cache.existing(GROUP, policies).filter(|c| !c.is_empty()) else {
             return Vec::new();
         };

@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use super::compiled::Mutation;
 use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
-use crate::admission::{Admission, Rounds};
+use crate::admission::attributes::Admission;
+use crate::admission::reinvocation::Reinvocation;
+use crate::admission::review::{maybe_seen_in, seen_in};
 use crate::resources::Resource;
-use crate::webhooks::{maybe_seen_in, seen_in};
 
 /// Why a policy could not do its work.
 struct Problem {
@@ -45,7 +46,7 @@ impl Policies {
         admission: &Admission<'_>,
         object: &mut Object,
         old: Option<&Object>,
-        rounds: &mut Rounds,
+        rounds: &mut Reinvocation,
     ) -> Result<(), Status> {
         let hooks = self.hooks(
             admission,

@@ -1,56 +1,47 @@
 //! `status.typeChecking`: what is wrong with a validating policy's expressions
 //! when the kinds that it is about are known.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use rkube_api::{Object, meta};
+use rkube_store::Expect;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::GROUP;
-use super::environment::{Environment, Options};
+use super::environment::{Environment, GROUP, Options};
 use super::matching::resource_of_kind;
 use super::types::declared;
-use crate::ApiServer;
-use crate::cache::{Filter, Watcher};
-use crate::handlers::write::encode;
+use crate::backend::Backend;
+use crate::cache::{Event, Filter};
+use crate::codec::encode;
+use crate::controller::Controller;
 use crate::resources::Resource;
-use rkube_store::Expect;
 
 const PLURAL: &str = "validatingadmissionpolicies";
 /// More kinds than this are not looked at.
 const MAX_KINDS: usize = 10;
 
-/// Follows policies, and writes down what their types say of them.
-pub async fn follow(server: Weak<ApiServer>, stop: CancellationToken) {
-    loop {
-        let mut watcher = {
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            let cache = server.cache.resource(GROUP, PLURAL);
-            let (_, position) = cache.snapshot(&Filter::nothing(), 0);
-            check_all(&server).await;
-            Watcher::new(cache, position)
-        };
-        loop {
-            let events = tokio::select! {
-                () = stop.cancelled() => return,
-                events = watcher.next() => events,
-            };
-            if events.is_err() {
-                break;
-            }
-            let Some(server) = server.upgrade() else {
-                return;
-            };
-            check_all(&server).await;
-        }
+/// Writes type errors of policies into their status.
+pub struct TypeChecker {
+    /// The policies, and the resources that they are about.
+    pub backend: Arc<Backend>,
+}
+
+impl Controller for TypeChecker {
+    fn resources(&self) -> Vec<(&'static str, &'static str)> {
+        vec![(GROUP, PLURAL)]
+    }
+
+    async fn resync(&mut self) {
+        check_all(&self.backend).await;
+    }
+
+    async fn handle_events(&mut self, _: usize, _: &[Arc<Event>]) {
+        check_all(&self.backend).await;
     }
 }
 
-async fn check_all(server: &Arc<ApiServer>) {
-    let Some(cache) = server.cache.existing(GROUP, PLURAL) else {
+async fn check_all(backend: &Backend) {
+    let Some(cache) = backend.cache.existing(GROUP, PLURAL) else {
         return;
     };
     for object in cache.list(&Filter::default()) {
@@ -59,7 +50,7 @@ async fn check_all(server: &Arc<ApiServer>) {
         if policy["status"]["observedGeneration"] == generation {
             continue;
         }
-        let warnings = warnings(server, &policy);
+        let warnings = warnings(backend, &policy);
         let mut new = (*policy).clone();
         let mut checking = json!({});
         if !warnings.is_empty() {
@@ -75,7 +66,7 @@ async fn check_all(server: &Arc<ApiServer>) {
         };
         let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(&policy));
         // Changed meanwhile: the change is an event, which leads here again.
-        if let Err(error) = server
+        if let Err(error) = backend
             .store
             .put(&key, bytes, Expect::Revision(object.revision))
             .await
@@ -86,7 +77,7 @@ async fn check_all(server: &Arc<ApiServer>) {
 }
 
 /// Kinds that a policy names without wildcards.
-fn kinds(server: &ApiServer, spec: &Value) -> Vec<Arc<Resource>> {
+fn kinds(backend: &Backend, spec: &Value) -> Vec<Arc<Resource>> {
     let texts = |value: &Value| -> Vec<String> {
         let list = value.as_array().into_iter().flatten();
         list.filter_map(|t| t.as_str().map(str::to_owned)).collect()
@@ -101,7 +92,7 @@ fn kinds(server: &ApiServer, spec: &Value) -> Vec<Arc<Resource>> {
                     if wild || plural.contains('/') {
                         continue;
                     }
-                    if let Some(resource) = server.resources.find(&group, &version, &plural) {
+                    if let Some(resource) = backend.resources.find(&group, &version, &plural) {
                         found.push(resource);
                     }
                 }
@@ -126,15 +117,15 @@ fn kinds(server: &ApiServer, spec: &Value) -> Vec<Arc<Resource>> {
     found
 }
 
-fn warnings(server: &ApiServer, policy: &Object) -> Vec<Value> {
+fn warnings(backend: &Backend, policy: &Object) -> Vec<Value> {
     let spec = &policy["spec"];
     let params = spec["paramKind"].is_object().then(|| {
         let text = |key: &str| spec["paramKind"][key].as_str().unwrap_or_default();
-        resource_of_kind(server, text("apiVersion"), text("kind"))
+        resource_of_kind(backend, text("apiVersion"), text("kind"))
             .map(|r| Arc::new(declared(r.schema())).named("typeOfParams"))
     });
     let mut environments = Vec::new();
-    for resource in kinds(server, spec) {
+    for resource in kinds(backend, spec) {
         let object = Arc::new(declared(resource.schema())).named("typeOfObject");
         let mut environment = Environment::typed(
             Options {

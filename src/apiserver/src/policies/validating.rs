@@ -12,8 +12,8 @@ use super::compiled::Validation;
 use super::environment::Asker;
 use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
-use crate::admission::Admission;
-use crate::webhooks::both_seen_in;
+use crate::admission::attributes::Admission;
+use crate::admission::review::both_seen_in;
 
 /// Where the audit log tells what a policy with the action Audit found.
 const FAILURE_NOTE: &str = "validation.policy.admission.k8s.io/validation_failure";

@@ -7,6 +7,7 @@
 //! each other to change.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use rkube_api::{Object, meta};
 use rkube_store::{Expect, KeyValue, Store, StoreError};
 use serde_json::{Value, json};
 
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::cache::ResourceCache;
 
 /// Which component an `IPAddress` says has made it.
@@ -82,9 +83,9 @@ impl Kind {
     }
 
     /// The entries that this server has seen.
-    pub fn seen(self, server: &ApiServer) -> Arc<ResourceCache> {
+    pub fn seen(self, backend: &Backend) -> Arc<ResourceCache> {
         let (group, plural) = self.place();
-        server.cache.resource(group, plural)
+        backend.cache.resource(group, plural)
     }
 
     /// Whether an entry is the allocator's, and not somebody's own `IPAddress`.
@@ -109,7 +110,7 @@ impl Kind {
         if self == Self::Address {
             entry["apiVersion"] = "networking.k8s.io/v1".into();
             entry["kind"] = "IPAddress".into();
-            entry["metadata"]["uid"] = crate::new_uid().into();
+            entry["metadata"]["uid"] = crate::uid::new_uid().into();
             entry["metadata"]["labels"] = json!({FAMILY: "IPv4", MANAGED_BY: MANAGER});
         }
         entry.to_string().into()
@@ -227,18 +228,18 @@ async fn give_back(store: &Arc<dyn Store>, entries: Vec<Arc<KeyValue>>) {
 }
 
 /// Gives back what a service had and has no more.
-pub async fn release(server: &ApiServer, old: &Object, new: Option<&Object>) {
+pub async fn release(backend: &Backend, old: &Object, new: Option<&Object>) {
     let kept = new.map(of).unwrap_or_default();
     let owner = Owner::of(old);
     let given = of(old).into_iter().filter(|id| !kept.contains(id));
     let removals = given.map(|(kind, id)| {
         let owner = &owner;
         async move {
-            if is_own(server, kind, &id) {
+            if is_own(backend, kind, &id) {
                 return;
             }
             let key = kind.key(&id);
-            let entry = match server.store.get(&key).await {
+            let entry = match backend.store.get(&key).await {
                 Ok((Some(entry), _)) => entry,
                 Ok((None, _)) => return,
                 Err(error) => {
@@ -248,17 +249,22 @@ pub async fn release(server: &ApiServer, old: &Object, new: Option<&Object>) {
             };
             let named = parse(&entry).ok().as_ref().and_then(Owner::named_by);
             if named.as_ref() == Some(owner) {
-                give_back(&server.store, vec![entry]).await;
+                give_back(&backend.store, vec![entry]).await;
             }
         }
     });
     futures::future::join_all(removals).await;
 }
 
-/// Whether this is the address of the service that leads to this server, which
+/// The address of the service that leads to this server.
+pub fn own_address(backend: &Backend) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(backend.config.service_cidr.network()) + 1)
+}
+
+/// Whether this is the address of the service that leads to this backend, which
 /// is made anew whenever it is deleted.
-pub fn is_own(server: &ApiServer, kind: Kind, id: &str) -> bool {
-    kind == Kind::Address && id == super::own_address(server).to_string()
+pub fn is_own(backend: &Backend, kind: Kind, id: &str) -> bool {
+    kind == Kind::Address && id == own_address(backend).to_string()
 }
 
 /// A stored entry as an object.

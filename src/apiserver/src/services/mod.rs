@@ -17,13 +17,13 @@ use rkube_api::{Object, meta};
 use rkube_store::StoreError;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::cache::Filter;
-use crate::handlers::store_error;
 use crate::resources::Resource;
+use crate::store_error::store_error;
 
 pub use ledger::Held;
-use ledger::{Kind, Owner};
+use ledger::{Kind, Owner, own_address};
 pub use repair::run as repair;
 
 /// Why a service gets no address or port.
@@ -47,7 +47,7 @@ impl From<StoreError> for Refusal {
 /// Gives a service the addresses and ports that it needs and does not name,
 /// and refuses what is taken. Does nothing for other resources.
 pub async fn allocate(
-    server: &ApiServer,
+    backend: &Backend,
     resource: &Resource,
     service: &mut Object,
     old: Option<&Object>,
@@ -57,9 +57,9 @@ pub async fn allocate(
         return Ok(Held::default());
     }
     let mut allocation = Allocation {
-        server,
+        backend,
         owner: Owner::of(service),
-        held: Held::new(server.store.clone()),
+        held: Held::new(backend.store.clone()),
         dry_run,
     };
     // Boxed, since every write has this in it and few are of services.
@@ -77,15 +77,15 @@ pub async fn allocate(
 }
 
 /// Gives back what a service had and has no more, once that is stored.
-pub async fn release(server: &ApiServer, resource: &Resource, old: &Object, new: Option<&Object>) {
+pub async fn release(backend: &Backend, resource: &Resource, old: &Object, new: Option<&Object>) {
     if resource.is("", "services") {
-        ledger::release(server, old, new).await;
+        ledger::release(backend, old, new).await;
     }
 }
 
 /// One write's search for what is free.
 struct Allocation<'s> {
-    server: &'s ApiServer,
+    backend: &'s Backend,
     owner: Owner,
     held: Held,
     dry_run: bool,
@@ -105,21 +105,21 @@ impl Allocation<'_> {
     /// Whether somebody has it, as far as this server has heard. An address is
     /// also taken where its entry was deleted by hand.
     fn is_taken(&self, kind: Kind, id: &str) -> bool {
-        if kind.seen(self.server).get("", id).is_some() {
+        if kind.seen(self.backend).get("", id).is_some() {
             return true;
         }
         let Ok(selector) = FieldSelector::parse(&format!("spec.clusterIP={id}")) else {
             return false;
         };
         let filter = Filter::new(None, None, None, Some(selector));
-        let services = self.server.cache.resource("", "services");
+        let services = self.backend.cache.resource("", "services");
         kind == Kind::Address && !services.list(&filter).is_empty()
     }
 
     /// Takes what was asked for by number; `false` if somebody has it.
     async fn take(&mut self, kind: Kind, id: &str) -> Result<bool, StoreError> {
         // What was given back a moment ago must not seem to be taken.
-        self.server.cache.consistent().await;
+        self.backend.cache.consistent().await;
         if self.is_taken(kind, id) {
             return Ok(false);
         }
@@ -135,7 +135,7 @@ impl Allocation<'_> {
         for again in [false, true] {
             if again {
                 // Nothing seems to be free: look at what is there by now.
-                self.server.cache.consistent().await;
+                self.backend.cache.consistent().await;
             }
             for candidate in candidates() {
                 let id = candidate.to_string();
@@ -160,7 +160,7 @@ impl Allocation<'_> {
                 service["spec"]["clusterIPs"] = json!(["None"]);
             }
         } else if asked.is_empty() {
-            let range = self.server.config.service_cidr;
+            let range = self.backend.config.service_cidr;
             let address = self
                 .take_any(Kind::Address, || addresses(range))
                 .await?
@@ -197,7 +197,7 @@ impl Allocation<'_> {
     }
 
     async fn asked_address(&mut self, asked: &str) -> Result<(), Refusal> {
-        let range = self.server.config.service_cidr;
+        let range = self.backend.config.service_cidr;
         let invalid = |why: String| {
             let detail = format!("failed to allocate IP {asked}: {why}");
             Refusal::Field(FieldError::invalid(
@@ -226,7 +226,7 @@ impl Allocation<'_> {
         old: Option<&Object>,
         kind: &str,
     ) -> Result<(), Refusal> {
-        let range = self.server.config.node_ports;
+        let range = self.backend.config.node_ports;
         let had: HashSet<u64> = old
             .and_then(|o| o["spec"]["ports"].as_array())
             .into_iter()
@@ -317,7 +317,7 @@ impl Allocation<'_> {
     }
 
     async fn free_port(&mut self, mine: &HashSet<u64>, field: &str) -> Result<u64, Refusal> {
-        let range = self.server.config.node_ports;
+        let range = self.backend.config.node_ports;
         let candidates = || ports(range).filter(|n| !mine.contains(n));
         let found = self.take_any(Kind::Port, candidates).await?;
         found.ok_or_else(|| FieldError::internal(field, "range is full").into())
@@ -379,18 +379,13 @@ fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
         .map(u64::from)
 }
 
-/// The address of the service that leads to this server.
-fn own_address(server: &ApiServer) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(server.config.service_cidr.network()) + 1)
-}
-
 /// The objects that lead clients inside the cluster to this server: the
 /// service `kubernetes` and its endpoints.
-pub fn kubernetes_service(server: &ApiServer) -> Vec<(&'static str, &'static str, Object)> {
-    let first = own_address(server).to_string();
+pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str, Object)> {
+    let first = own_address(backend).to_string();
     let (ip, port) = (
-        server.config.advertise_ip.to_string(),
-        server.config.advertise_port,
+        backend.config.advertise_ip.to_string(),
+        backend.config.advertise_port,
     );
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({

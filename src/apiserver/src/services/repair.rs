@@ -10,7 +10,7 @@ use rkube_api::{Object, meta};
 use rkube_store::{Expect, StoreError};
 
 use super::ledger::{self, Kind, Owner};
-use crate::ApiServer;
+use crate::backend::Backend;
 use crate::cache::{CachedObject, Filter};
 
 /// How long a write may take from its reservation to its service.
@@ -47,27 +47,27 @@ struct Service {
 }
 
 /// Looks at everything once.
-pub async fn run(server: &ApiServer, now: Timestamp) -> Result<(), StoreError> {
-    server.cache.consistent().await;
+pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
+    backend.cache.consistent().await;
     // In this order: what comes between is a reservation whose service is seen,
     // or an entry that has changed when it is to be removed.
-    let entries = entries(server);
-    let services = services(server);
+    let entries = entries(backend);
+    let services = services(backend);
     let mut steps = steps(&entries, &services, now);
     steps.retain(|step| match step {
-        Step::Remove(kind, id, _) => !ledger::is_own(server, *kind, id),
+        Step::Remove(kind, id, _) => !ledger::is_own(backend, *kind, id),
         _ => true,
     });
     for chunk in steps.chunks(AT_ONCE) {
-        let done = futures::future::join_all(chunk.iter().map(|step| take(server, step))).await;
+        let done = futures::future::join_all(chunk.iter().map(|step| take(backend, step))).await;
         done.into_iter().collect::<Result<(), StoreError>>()?;
     }
     Ok(())
 }
 
-fn entries(server: &ApiServer) -> Vec<Entry> {
+fn entries(backend: &Backend) -> Vec<Entry> {
     let of = |kind: Kind| {
-        let all = kind.seen(server).list(&Filter::default());
+        let all = kind.seen(backend).list(&Filter::default());
         all.into_iter().map(move |entry: Arc<CachedObject>| Entry {
             kind,
             id: entry.name.to_string(),
@@ -79,8 +79,8 @@ fn entries(server: &ApiServer) -> Vec<Entry> {
     of(Kind::Address).chain(of(Kind::Port)).collect()
 }
 
-fn services(server: &ApiServer) -> Vec<Service> {
-    let all = server
+fn services(backend: &Backend) -> Vec<Service> {
+    let all = backend
         .cache
         .resource("", "services")
         .list(&Filter::default());
@@ -96,8 +96,8 @@ fn services(server: &ApiServer) -> Vec<Service> {
         .collect()
 }
 
-async fn take(server: &ApiServer, step: &Step) -> Result<(), StoreError> {
-    let store = &server.store;
+async fn take(backend: &Backend, step: &Step) -> Result<(), StoreError> {
+    let store = &backend.store;
     let result = match step {
         Step::Make(kind, id, owner) => {
             let entry = kind.entry(id, owner);

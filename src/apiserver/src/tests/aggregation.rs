@@ -140,6 +140,7 @@ async fn condition(t: &TestServer, reason: &str) -> Value {
 async fn put(t: &TestServer, key: &str, value: Value) {
     let bytes = serde_json::to_vec(&value).unwrap();
     t.server
+        .backend()
         .store
         .put(key, bytes.into(), Expect::Any)
         .await

@@ -422,7 +422,7 @@ async fn state_survives_a_restart() {
     let (_, made) = t.post(MAPS, config_map("a")).await;
     let pki = t.pki.pki.clone();
     // The store is let go of before it is opened again.
-    t.server.shutdown.cancel();
+    t.server.backend().shutdown.cancel();
     let other = tempfile::tempdir().unwrap();
     let old = std::mem::replace(
         &mut t.server,

@@ -158,7 +158,7 @@ async fn until<'a, F: Future<Output = bool>>(
 
 async fn stored(t: &TestServer, name: &str) -> Value {
     let key = format!("/registry/example.com/hosts/default/{name}");
-    let (kv, _) = t.server.store.get(&key).await.unwrap();
+    let (kv, _) = t.server.backend().store.get(&key).await.unwrap();
     serde_json::from_slice(&kv.unwrap().value).unwrap()
 }
 
@@ -243,7 +243,11 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
         json!(["v1", "v2"])
     );
     until(&t, |t| async {
-        let found = t.server.resources.find("example.com", "v2", "hosts");
+        let found = t
+            .server
+            .backend()
+            .resources
+            .find("example.com", "v2", "hosts");
         found.is_some_and(|r| r.serves_storage_version())
     })
     .await;

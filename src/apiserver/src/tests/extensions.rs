@@ -374,7 +374,7 @@ async fn a_pod_waits_for_its_namespaces_account_and_gets_its_nodes_place() {
     );
 
     use rkube_auth::ObjectReader as _;
-    let reader = crate::reader::CacheReader(t.server.cache.clone());
+    let reader = crate::reader::CacheReader(t.server.backend().cache.clone());
     assert_eq!(reader.pods_on_node("n", "default").len(), 1);
     assert_eq!(reader.pods_on_node("m", "default").len(), 0);
     assert_eq!(reader.pods_on_node("n", "kube-system").len(), 0);
@@ -478,13 +478,17 @@ async fn events_are_one_object_in_two_groups_and_age() {
         "{other}"
     );
     let made = jiff::Timestamp::now();
-    crate::events::sweep(&t.server, made).await;
+    crate::events::sweep(t.server.backend(), made).await;
     assert_eq!(
         t.get("/api/v1/namespaces/default/events/e").await.0,
         200,
         "young by its own creation"
     );
-    crate::events::sweep(&t.server, made + jiff::SignedDuration::from_hours(2)).await;
+    crate::events::sweep(
+        t.server.backend(),
+        made + jiff::SignedDuration::from_hours(2),
+    )
+    .await;
     assert_eq!(t.get("/api/v1/namespaces/default/events/e").await.0, 404);
 }
 

@@ -93,7 +93,7 @@ async fn paths(t: &TestServer) -> Vec<String> {
         .iter()
         .map(|p| p.as_str().unwrap().to_owned())
         .collect();
-    for resource in &t.server.resources.snapshot().all {
+    for resource in &t.server.backend().resources.snapshot().all {
         let group = if resource.group.is_empty() {
             format!("/api/{}", resource.version)
         } else {
@@ -193,10 +193,10 @@ async fn tokens_are_good_for_what_they_are_good_for() {
             expiration_seconds: seconds,
             warn_after_seconds: None,
         };
-        t.server.signer.issue(&spec, now).unwrap().token
+        t.server.security.signer.issue(&spec, now).unwrap().token
     };
     let now = Timestamp::now();
-    let issuer = t.server.signer.issuer().to_owned();
+    let issuer = t.server.security.signer.issuer().to_owned();
     let good = issue(3600, &issuer, now);
     let request = async |token: &str, path: &str| {
         let head = format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}");

@@ -160,17 +160,18 @@ async fn play(steps: Vec<Step>) {
             Step::Break(client) => clients[client].watch = None,
             Step::Compact => t
                 .server
+                .backend()
                 .store
-                .compact(t.server.store.revision())
+                .compact(t.server.backend().store.revision())
                 .await
                 .unwrap(),
             Step::Forget => {
-                t.server.cache.consistent().await;
+                t.server.backend().cache.consistent().await;
                 // Its watch is not needed: the one that is there goes on. What the
                 // server writes at its start may come in between; then it is once more.
                 loop {
-                    drop(t.server.cache.load().await.unwrap());
-                    if t.server.cache.revision() >= t.server.store.revision() {
+                    drop(t.server.backend().cache.load().await.unwrap());
+                    if t.server.backend().cache.revision() >= t.server.backend().store.revision() {
                         break;
                     }
                 }

@@ -48,7 +48,12 @@ fn node_port(name: &str) -> Value {
 }
 
 async fn ports(t: &TestServer) -> Vec<String> {
-    let page = t.server.store.list(PORTS, ListOptions::default()).await;
+    let page = t
+        .server
+        .backend()
+        .store
+        .list(PORTS, ListOptions::default())
+        .await;
     let items = page.unwrap().items;
     items
         .iter()
@@ -257,12 +262,15 @@ async fn what_was_left_behind_or_deleted_is_repaired() {
     let key = "/registry/networking.k8s.io/ipaddresses/10.96.3.3";
     let bytes = leak.to_string().into();
     t.server
+        .backend()
         .store
         .put(key, bytes, Expect::Absent)
         .await
         .unwrap();
     let now = jiff::Timestamp::now();
-    crate::services::repair(&t.server, now).await.unwrap();
+    crate::services::repair(t.server.backend(), now)
+        .await
+        .unwrap();
     let mut wanted = vec!["10.96.0.1".to_owned(), address];
     wanted.sort();
     assert_eq!(addresses(&t).await, wanted);

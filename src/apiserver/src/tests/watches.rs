@@ -110,7 +110,7 @@ async fn initial_events_end_with_a_bookmark() {
     )
     .await;
     t.get(MAPS).await;
-    t.server.bookmarks.send_replace(1);
+    t.server.backend().bookmarks.send_replace(1);
     let event = watch.next().await.unwrap();
     assert_eq!(event["type"], "BOOKMARK", "{event}");
 }

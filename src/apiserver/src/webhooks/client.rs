@@ -16,35 +16,46 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::ApiServer;
-use crate::connect::backend;
+use crate::cache::Cache;
+use crate::connect::location::service_address;
 
 /// Bytes that a webhook may answer: a conversion answers with a whole list.
 const MAX_ANSWER: usize = 64 << 20;
 /// TLS set-ups that are kept; there are as many as CA bundles.
 const MAX_KEPT: usize = 64;
 
-/// TLS set-ups by CA bundle.
-#[derive(Default)]
-pub struct Clients {
+/// Posts reviews to admission and conversion webhooks.
+pub struct WebhookClient {
+    cache: Arc<Cache>,
+    /// PEM certificates that servers without a CA bundle are verified against.
+    ca_cert: Vec<u8>,
+    /// TLS configurations by CA bundle.
     tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
 }
 
-impl Clients {
+impl WebhookClient {
+    /// Creates a client that finds services in `cache`.
+    pub fn new(cache: Arc<Cache>, ca_cert: Vec<u8>) -> Self {
+        Self {
+            cache,
+            ca_cert,
+            tls: Mutex::default(),
+        }
+    }
+
     /// Posts a review to where `config` (a `WebhookClientConfig`) says. The
     /// webhook is told how long it is waited for; an error names where it is.
     pub async fn post(
         &self,
-        server: &ApiServer,
         config: &Value,
         review: &Value,
         limit: Duration,
     ) -> Result<Value, String> {
-        let mut place = place(server, config)?;
+        let mut place = place(&self.cache, config)?;
         let sign = if place.path.contains('?') { '&' } else { '?' };
         place.path = format!("{}{sign}timeout={}s", place.path, limit.as_secs());
         let url = place.url();
-        let answer = self.send(server, config, review, place);
+        let answer = self.send(config, review, place);
         match tokio::time::timeout(limit, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(reason)) => Err(format!("Post {url:?}: {reason}")),
@@ -52,20 +63,14 @@ impl Clients {
         }
     }
 
-    async fn send(
-        &self,
-        server: &ApiServer,
-        config: &Value,
-        review: &Value,
-        place: Place,
-    ) -> Result<Value, String> {
+    async fn send(&self, config: &Value, review: &Value, place: Place) -> Result<Value, String> {
         let Place {
             address,
             name,
             path,
             ..
         } = place;
-        let tls = self.tls(server, config["caBundle"].as_str().unwrap_or_default())?;
+        let tls = self.tls(config["caBundle"].as_str().unwrap_or_default())?;
         let name_of_server = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
         let stream = TcpStream::connect(&address)
             .await
@@ -105,13 +110,13 @@ impl Clients {
         serde_json::from_slice(&body).map_err(|e| format!("the answer is no JSON: {e}"))
     }
 
-    fn tls(&self, server: &ApiServer, bundle: &str) -> Result<Arc<ClientConfig>, String> {
+    fn tls(&self, bundle: &str) -> Result<Arc<ClientConfig>, String> {
         if let Some(found) = self.tls.lock().get(bundle) {
             return Ok(found.clone());
         }
         use base64::Engine as _;
         let pem = if bundle.is_empty() {
-            server.config.pki.ca_cert.clone()
+            self.ca_cert.clone()
         } else {
             base64::engine::general_purpose::STANDARD
                 .decode(bundle)
@@ -156,7 +161,7 @@ impl Place {
     }
 }
 
-fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
+fn place(cache: &Cache, config: &Value) -> Result<Place, String> {
     if let Some(url) = config["url"].as_str().filter(|u| !u.is_empty()) {
         let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
         let host = uri
@@ -179,7 +184,7 @@ fn place(server: &ApiServer, config: &Value) -> Result<Place, String> {
         .as_u64()
         .and_then(|p| u16::try_from(p).ok())
         .unwrap_or(443);
-    let address = backend(server, namespace, name, port.into()).map_err(|e| e.message)?;
+    let address = service_address(cache, namespace, name, port.into()).map_err(|e| e.message)?;
     let path = match text("path") {
         "" => "/".to_owned(),
         path if path.starts_with('/') => path.to_owned(),

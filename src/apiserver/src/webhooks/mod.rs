@@ -1,8 +1,7 @@
 //! Admission webhooks: `MutatingWebhookConfiguration` and
 //! `ValidatingWebhookConfiguration`.
 
-mod client;
-pub(crate) mod rules;
+pub mod client;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +13,21 @@ use rkube_api::patch::json_patch;
 use rkube_api::schema::Schema;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
-use crate::ApiServer;
-use crate::admission::{Admission, Rounds};
+use crate::admission::attributes::Admission;
+use crate::admission::reinvocation::Reinvocation;
+use crate::admission::review::{both_seen_in, maybe_seen_in, review, seen_in};
+use crate::admission::rules::{self, Coverage, Target};
 use crate::cache::Filter;
+use crate::policies::Policies;
 use crate::resources::Resource;
-
-use rules::{Coverage, Target};
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Calls webhooks, and keeps what is costly to make for the next call.
-#[derive(Default)]
+/// Calls the admission webhooks that the cluster configures.
 pub struct Webhooks {
-    clients: client::Clients,
+    policies: Arc<Policies>,
 }
 
 /// One webhook that a write must pass.
@@ -42,51 +40,6 @@ struct Hook {
     version: Option<Arc<Resource>>,
 }
 
-/// An object in a version of its resource.
-pub(crate) async fn seen_in(
-    admission: &Admission<'_>,
-    version: &Resource,
-    object: &Object,
-) -> Result<Object, Status> {
-    match (version.family(), admission.part) {
-        (Some(family), None) => {
-            let objects = vec![object.clone()];
-            let mut seen = family
-                .convert(admission.server, objects, &version.api_version())
-                .await?;
-            seen.pop()
-                .ok_or_else(|| Status::internal("a conversion gave nothing"))
-        }
-        // Built-in kinds are worked on in one version, and shown in any.
-        _ => Ok(object.clone()),
-    }
-}
-
-/// The states of a write, of which it may lack one, in a version of its resource.
-pub(crate) async fn both_seen_in(
-    admission: &Admission<'_>,
-    version: &Resource,
-    object: Option<&Object>,
-    old: Option<&Object>,
-) -> Result<(Option<Object>, Option<Object>), Status> {
-    Ok((
-        maybe_seen_in(admission, version, object).await?,
-        maybe_seen_in(admission, version, old).await?,
-    ))
-}
-
-/// An object, where there is one, in a version of its resource.
-pub(crate) async fn maybe_seen_in(
-    admission: &Admission<'_>,
-    version: &Resource,
-    object: Option<&Object>,
-) -> Result<Option<Object>, Status> {
-    match object {
-        Some(object) => seen_in(admission, version, object).await.map(Some),
-        None => Ok(None),
-    }
-}
-
 /// What a webhook has answered.
 struct Answer {
     patch: Option<Value>,
@@ -96,22 +49,14 @@ struct Answer {
 }
 
 impl Webhooks {
-    /// Posts a review to where `client` (a `WebhookClientConfig`) says.
-    pub async fn post(
-        &self,
-        server: &ApiServer,
-        client: &Value,
-        review: &Value,
-        timeout: Duration,
-    ) -> Result<Value, String> {
-        // Every write has room for what its futures may come to; most wait for
-        // no webhook, and are moved about without this room.
-        Box::pin(self.clients.post(server, client, review, timeout)).await
+    /// Creates a caller that evaluates match conditions with `policies`.
+    pub fn new(policies: Arc<Policies>) -> Self {
+        Self { policies }
     }
 
     /// The configurations of a kind, in the order of their names.
     fn configurations(admission: &Admission<'_>, plural: &str) -> Vec<Arc<Object>> {
-        let Some(cache) = admission.server.cache.existing(GROUP, plural) else {
+        let Some(cache) = admission.backend.cache.existing(GROUP, plural) else {
             return Vec::new();
         };
         // Whoever breaks admission must be able to repair it.
@@ -126,6 +71,7 @@ impl Webhooks {
 
     /// The webhook, if the write must pass it.
     async fn matching(
+        &self,
         admission: &Admission<'_>,
         hook: &Value,
         object: Option<&Object>,
@@ -137,12 +83,12 @@ impl Webhooks {
         let covered = |target: &Target<'_>| all.iter().any(|r| rules::covers(r, target));
         let (version, applies) = match rules::coverage(admission, exact, covered) {
             Coverage::None => return Ok(None),
-            Coverage::Exact => (None, rules::applies(admission, hook, object, old)?),
+            Coverage::Exact => (None, self.applies(admission, hook, object, old)?),
             Coverage::Equivalent(version) => {
                 let (object, old) =
                     Box::pin(both_seen_in(admission, &version, object, old)).await?;
                 let seen = admission.through(&version);
-                let applies = rules::applies(&seen, hook, object.as_ref(), old.as_ref())?;
+                let applies = self.applies(&seen, hook, object.as_ref(), old.as_ref())?;
                 (Some(version), applies)
             }
         };
@@ -154,6 +100,21 @@ impl Webhooks {
         }))
     }
 
+    /// Whether a webhook's selectors and conditions let it be asked about a write that
+    /// its rules cover.
+    fn applies(
+        &self,
+        admission: &Admission<'_>,
+        hook: &Value,
+        object: Option<&Object>,
+        old: Option<&Object>,
+    ) -> Result<bool, Status> {
+        if !rules::selected(admission, hook, object, old)? {
+            return Ok(false);
+        }
+        self.policies.conditions_hold(admission, hook, object, old)
+    }
+
     /// Lets mutating webhooks change the object, one after the other; each is held
     /// against the object as those before have left it.
     pub async fn mutate(
@@ -161,7 +122,7 @@ impl Webhooks {
         admission: &Admission<'_>,
         object: &mut Object,
         old: Option<&Object>,
-        rounds: &mut Rounds,
+        rounds: &mut Reinvocation,
     ) -> Result<(), Status> {
         rounds.begin(object);
         for configuration in Self::configurations(admission, "mutatingwebhookconfigurations") {
@@ -170,7 +131,7 @@ impl Webhooks {
                 if rounds.skips(&name) {
                     continue;
                 }
-                let Some(hook) = Self::matching(admission, hook, Some(object), old).await? else {
+                let Some(hook) = self.matching(admission, hook, Some(object), old).await? else {
                     continue;
                 };
                 let changed = Box::pin(self.call_mutating(admission, &hook, object, old)).await?;
@@ -271,7 +232,7 @@ impl Webhooks {
         let mut hooks = Vec::new();
         for configuration in Self::configurations(admission, "validatingwebhookconfigurations") {
             for hook in configuration["webhooks"].as_array().into_iter().flatten() {
-                hooks.extend(Self::matching(admission, hook, object, old).await?);
+                hooks.extend(self.matching(admission, hook, object, old).await?);
             }
         }
         let answers = join_all(
@@ -313,10 +274,8 @@ impl Webhooks {
             .clamp(1, 30);
         let limit = Duration::from_secs(seconds);
         let config = &hook.value["clientConfig"];
-        let result = self
-            .clients
-            .post(admission.server, config, &review, limit)
-            .await;
+        let client = &admission.backend.webhook_client;
+        let result = client.post(config, &review, limit).await;
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
             Ok(Ok(answer)) => {
@@ -342,53 +301,6 @@ impl Webhooks {
             ))),
         }
     }
-}
-
-/// The `AdmissionReview` for a write, and its uid.
-pub(crate) fn review(
-    admission: &Admission<'_>,
-    object: Option<&Object>,
-    old: Option<&Object>,
-) -> Result<(String, Value), Status> {
-    let resource = admission.resource;
-    let requested = admission.requested();
-    let uid = crate::new_uid();
-    let served = |object: Option<&Object>| -> Result<Value, Status> {
-        object.map_or(Ok(Value::Null), |o| admission.served(o.clone()))
-    };
-    let named = object.or(old);
-    let namespace = admission.namespace(named);
-    let (group, version, kind) = admission.kind();
-    let asked = admission.requested_kind();
-    let mut request = json!({
-        "uid": uid,
-        "kind": {"group": group, "version": version, "kind": kind},
-        "resource": {"group": &*resource.group, "version": &*resource.version, "resource": &*resource.plural},
-        "requestKind": {"group": asked.0, "version": asked.1, "kind": asked.2},
-        "requestResource": {"group": &*requested.group, "version": &*requested.version, "resource": &*requested.plural},
-        "operation": admission.operation.as_str(),
-        "userInfo": admission.call.user.to_value(),
-        "object": served(object)?,
-        "oldObject": served(old)?,
-        "dryRun": admission.dry_run,
-        "options": admission.options,
-    });
-    let name = admission.name(named);
-    if !name.is_empty() {
-        request["name"] = name.into();
-    }
-    if !namespace.is_empty() {
-        request["namespace"] = namespace.into();
-    }
-    let subresource = admission.call.info.subresource.as_str();
-    if !subresource.is_empty() && admission.operation != Operation::Delete {
-        request["subResource"] = subresource.into();
-        request["requestSubResource"] = subresource.into();
-    }
-    Ok((
-        uid,
-        json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": request}),
-    ))
 }
 
 /// Reads an answer: what it allows, or the `response` that refuses.

@@ -1,0 +1,176 @@
+//! The admission chain: plugins, policies and webhooks.
+
+use std::sync::Arc;
+
+use rkube_api::status::Status;
+use rkube_api::{Object, meta};
+use rkube_auth::admission::{Operation, Plugins};
+use rkube_auth::authz::Authorizer;
+use serde_json::{Value, json};
+
+use super::attributes::{Admission, Part};
+use super::quotas::StoredQuotas;
+use super::reinvocation::Reinvocation;
+use crate::backend::Backend;
+use crate::call::Call;
+use crate::policies::Policies;
+use crate::resources::Resource;
+use crate::webhooks::Webhooks;
+
+/// Everything that may change or refuse a write before it is stored.
+pub struct AdmissionChain {
+    /// The plugins that are built in.
+    pub plugins: Plugins,
+    /// Decides what policies and escalation checks ask.
+    pub authorizer: Arc<Authorizer>,
+    /// Admission policies in CEL.
+    pub policies: Arc<Policies>,
+    /// Admission webhooks.
+    pub webhooks: Webhooks,
+}
+
+impl AdmissionChain {
+    /// Lets plugins, policies and webhooks fill in the object. What a policy or webhook
+    /// changed goes through all of it once more, so that a container that was put in has
+    /// its defaults too.
+    pub async fn mutate(
+        &self,
+        admission: &Admission<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let (name, namespace) = admission.name_and_namespace(object);
+        let request = admission.plugin_request(Some(&mut *object), old, &name, &namespace);
+        self.plugins.wait_until_ready(&request).await;
+        let mut policies = Reinvocation::default();
+        let mut webhooks = Reinvocation::default();
+        loop {
+            let mut request = admission.plugin_request(Some(&mut *object), old, &name, &namespace);
+            let warnings = self.plugins.mutate(&mut request)?;
+            admission.call.warn(warnings);
+            self.policies
+                .mutate(admission, object, old, &mut policies)
+                .await?;
+            self.webhooks
+                .mutate(admission, object, old, &mut webhooks)
+                .await?;
+            let again = [&mut policies, &mut webhooks].map(Reinvocation::next);
+            if !again.contains(&true) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets plugins, policies and webhooks refuse the object.
+    pub async fn validate(
+        &self,
+        admission: &Admission<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let (name, namespace) = admission.name_and_namespace(object);
+        let request = admission.plugin_request(Some(&mut *object), old, &name, &namespace);
+        let warnings = self.plugins.validate(&request)?;
+        admission.call.warn(warnings);
+        self.policies.validate(admission, Some(object), old).await?;
+        self.webhooks.validate(admission, Some(object), old).await
+    }
+
+    /// Lets plugins, policies and webhooks refuse a deletion.
+    pub async fn admit_deletion(
+        &self,
+        admission: &Admission<'_>,
+        old: &Object,
+    ) -> Result<(), Status> {
+        let (name, namespace) = admission.name_and_namespace(old);
+        let mut request = admission.plugin_request(None, Some(old), &name, &namespace);
+        let mut warnings = self.plugins.mutate(&mut request)?;
+        warnings.extend(self.plugins.validate(&request)?);
+        admission.call.warn(warnings);
+        self.policies.validate(admission, None, Some(old)).await?;
+        self.webhooks.validate(admission, None, Some(old)).await
+    }
+
+    /// Charges the namespace's quotas; the last step before storing.
+    pub async fn charge_quota(
+        &self,
+        admission: &Admission<'_>,
+        object: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        let (name, namespace) = admission.name_and_namespace(object);
+        let request = admission.plugin_request(Some(object), old, &name, &namespace);
+        self.plugins
+            .charge_quota(&request, &StoredQuotas(admission.backend))
+            .await
+    }
+
+    /// Admits a connection to a pod, service or node.
+    pub async fn admit_connection(
+        &self,
+        backend: &Backend,
+        call: &Call,
+        kind: &str,
+    ) -> Result<(), Status> {
+        let info = &call.info;
+        let Some(resource) = backend
+            .resources
+            .find(&info.group, &info.version, &info.resource)
+        else {
+            return Err(Status::page_not_found());
+        };
+        let mut options = json!({"kind": kind, "apiVersion": "v1"});
+        for key in ["stdin", "stdout", "stderr", "tty"] {
+            if info.query.get(key).is_some() {
+                options[key] = info.query.is_true(key).into();
+            }
+        }
+        if let Some(container) = info.query.non_empty("container") {
+            options["container"] = container.into();
+        }
+        let command: Vec<&str> = info.query.all("command").collect();
+        if !command.is_empty() {
+            options["command"] = json!(command);
+        }
+        let none = Value::Null;
+        let definition = format!("io.k8s.api.core.v1.{kind}");
+        let admission = Admission {
+            backend,
+            authorizer: &self.authorizer,
+            call,
+            requested: None,
+            resource: &resource,
+            operation: Operation::Connect,
+            dry_run: false,
+            options: &none,
+            part: Some(Part {
+                group: "",
+                version: "v1",
+                kind,
+                definition: &definition,
+            }),
+        };
+        self.mutate(&admission, &mut options, None).await?;
+        self.validate(&admission, &mut options, None).await
+    }
+
+    /// Refuses roles and bindings that grant more than the writer has.
+    pub fn check_escalation(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        new: &Object,
+        old: Option<&Object>,
+    ) -> Result<(), Status> {
+        if resource.group != "rbac.authorization.k8s.io" {
+            return Ok(());
+        }
+        self.authorizer.check_escalation(
+            &call.user,
+            &resource.plural,
+            meta::namespace(new),
+            new,
+            old,
+        )
+    }
+}

@@ -1,0 +1,253 @@
+//! Whether a remote API server can be reached, and saying so in its
+//! `APIService`'s status with upstream's reasons and messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+use rkube_api::{Object, meta};
+use rkube_auth::UserInfo;
+use rkube_store::{Expect, StoreError};
+
+use super::remote::{GROUP, PLURAL, Remote, key};
+use crate::backend::Backend;
+use crate::cache::Filter;
+use crate::codec::encode;
+use crate::conditions::{find_condition, set_condition};
+
+/// How long a server may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a server is asked before it counts as unreachable; its endpoints
+/// are chosen at random, and some of them may be well.
+const ATTEMPTS: usize = 5;
+/// How often a status is written again that lost a race.
+const WRITES: usize = 5;
+
+/// What a look at a remote server has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It answers.
+    Available,
+    /// An object that leads to it is missing or wrong.
+    Missing {
+        /// The condition's reason.
+        reason: &'static str,
+        /// The condition's message.
+        message: String,
+    },
+    /// It does not answer as it must.
+    Unreachable {
+        /// The condition's message.
+        message: String,
+    },
+}
+
+impl Verdict {
+    /// Whether requests may be passed on.
+    pub fn is_available(&self) -> bool {
+        *self == Self::Available
+    }
+
+    fn condition(&self) -> (&'static str, &str, &str) {
+        match self {
+            Self::Available => ("True", "Passed", "all checks passed"),
+            Self::Missing { reason, message } => ("False", reason, message),
+            Self::Unreachable { message } => ("False", "FailedDiscoveryCheck", message),
+        }
+    }
+}
+
+/// Whether the object's status says that the server is available.
+pub fn said(api_service: &Object) -> bool {
+    find_condition(api_service, "Available").is_some_and(|c| c["status"] == "True")
+}
+
+/// Whether the status says something else than is known.
+pub fn disagrees(remote: &Remote, api_service: &Object) -> bool {
+    find_condition(api_service, "Available").is_none() || said(api_service) != remote.is_available()
+}
+
+/// Looks at the service, its endpoints and the server behind them.
+pub async fn check(backend: &Backend, remote: &Remote) -> Verdict {
+    if let Some((reason, message)) = missing(backend, remote) {
+        return Verdict::Missing { reason, message };
+    }
+    let mut message = String::new();
+    for _ in 0..ATTEMPTS {
+        match discovery(backend, remote).await {
+            Ok(()) => return Verdict::Available,
+            Err(why) => message = why,
+        }
+    }
+    Verdict::Unreachable { message }
+}
+
+/// What is missing on the way to the server.
+fn missing(backend: &Backend, remote: &Remote) -> Option<(&'static str, String)> {
+    let reference = &remote.reference;
+    let (namespace, name) = (&reference.namespace, &reference.name);
+    let service = backend
+        .cache
+        .existing("", "services")
+        .and_then(|cache| cache.get(namespace, name));
+    let Some(service) = service.map(|s| s.tree()) else {
+        return Some((
+            "ServiceNotFound",
+            format!("service/{name} in {namespace:?} is not present"),
+        ));
+    };
+    if service["spec"]["type"].as_str().unwrap_or("ClusterIP") != "ClusterIP" {
+        return None;
+    }
+    let port = service["spec"]["ports"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|p| p["port"].as_u64() == Some(reference.port));
+    let Some(port) = port else {
+        return Some((
+            "ServicePortError",
+            format!(
+                "service/{name} in {namespace:?} is not listening on port {}",
+                reference.port
+            ),
+        ));
+    };
+    let port_name = port["name"].as_str().unwrap_or_default();
+    let in_namespace = Filter::new(Some(namespace.clone()), None, None, None);
+    let slices: Vec<Arc<Object>> = backend
+        .cache
+        .existing("discovery.k8s.io", "endpointslices")
+        .map(|cache| cache.list(&in_namespace))
+        .unwrap_or_default()
+        .iter()
+        .filter(|slice| slice.label("kubernetes.io/service-name") == Some(name))
+        .map(|slice| slice.tree())
+        .collect();
+    if slices.is_empty() {
+        return Some((
+            "EndpointsNotFound",
+            format!("cannot find endpointslices for service/{name} in {namespace:?}"),
+        ));
+    }
+    let some = slices.iter().any(|slice| {
+        let each = |field: &str| slice[field].as_array().into_iter().flatten();
+        each("endpoints").any(|e| e["conditions"]["ready"].as_bool().unwrap_or(true))
+            && each("ports")
+                .any(|p| p["name"].as_str().unwrap_or_default() == port_name && p["port"].is_u64())
+    });
+    (!some).then(|| {
+        (
+            "MissingEndpoints",
+            format!(
+                "endpointslices for service/{name} in {namespace:?} have no addresses with port name {port_name:?}"
+            ),
+        )
+    })
+}
+
+/// Asks for a document that every API server has to serve.
+async fn discovery(backend: &Backend, remote: &Remote) -> Result<(), String> {
+    let authority = remote
+        .resolve(&backend.cache)
+        .map_err(|status| status.message)?;
+    let path = format!("/apis/{}/{}", remote.group, remote.version);
+    let url = format!("https://{authority}{path}");
+    let user = UserInfo {
+        name: "system:kube-aggregator".into(),
+        groups: vec!["system:masters".into()],
+        ..UserInfo::default()
+    };
+    let asked = remote.ask(&authority, Method::GET, &path, &user, HeaderMap::new());
+    match tokio::time::timeout(TIMEOUT, asked).await {
+        Ok(Ok(response)) if response.status().is_success() => Ok(()),
+        Ok(Ok(response)) => Err(format!(
+            "failing or missing response from {url}: bad status from {url}: {}",
+            response.status().as_u16()
+        )),
+        Ok(Err(why)) => Err(format!(
+            "failing or missing response from {url}: Get {url:?}: {why}"
+        )),
+        Err(_) => Err(format!(
+            "failing or missing response from {url}: Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+        )),
+    }
+}
+
+/// Writes the verdict into the status, if it is not there yet.
+pub async fn publish(backend: &Backend, remote: &Remote, verdict: &Verdict) {
+    let (status, reason, message) = verdict.condition();
+    write(backend, &remote.name, status, reason, message).await;
+}
+
+/// An `APIService` without a service is served here, always.
+pub async fn local(backend: &Backend, api_service: &Object) {
+    let known = find_condition(api_service, "Available")
+        .is_some_and(|c| c["status"] == "True" && c["reason"] == "Local");
+    if !known {
+        let (reason, message) = ("Local", "Local APIServices are always available");
+        write(backend, meta::name(api_service), "True", reason, message).await;
+    }
+}
+
+async fn write(backend: &Backend, name: &str, status: &str, reason: &str, message: &str) {
+    for _ in 0..WRITES {
+        let found = backend
+            .cache
+            .existing(GROUP, PLURAL)
+            .and_then(|cache| cache.get("", name));
+        let Some(found) = found else { return };
+        let old = found.parse();
+        let mut new = old.clone();
+        set_condition(&mut new["status"], "Available", status, reason, message);
+        if new == old {
+            return;
+        }
+        let Ok(bytes) = encode(&mut new) else { return };
+        let expect = Expect::Revision(found.revision);
+        match backend.store.put(&key(name), bytes, expect).await {
+            Ok(_) => return,
+            Err(StoreError::Conflict { .. }) => {
+                backend.cache.consistent().await;
+            }
+            Err(error) => {
+                return tracing::warn!(%error, name, "an APIService's status was not written");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_conditions_time_is_that_of_its_change() {
+        let mut object = json!({"status": {"conditions": [{"type": "Other"}, {
+            "type": "Available", "status": "True", "reason": "Passed", "lastTransitionTime": "then",
+        }]}});
+        set_condition(
+            &mut object["status"],
+            "Available",
+            "True",
+            "Passed",
+            "all checks passed",
+        );
+        let condition = &object["status"]["conditions"][1];
+        assert_eq!(condition["lastTransitionTime"], "then");
+        assert_eq!(condition["message"], "all checks passed");
+        set_condition(
+            &mut object["status"],
+            "Available",
+            "False",
+            "ServiceNotFound",
+            "m",
+        );
+        assert_ne!(
+            object["status"]["conditions"][1]["lastTransitionTime"],
+            "then"
+        );
+        assert!(!said(&object));
+    }
+}

@@ -1,0 +1,96 @@
+//! What an API server is configured with.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use rkube_store::{Store, StoreError};
+
+/// Certificates and keys, each as the PEM bytes of its file.
+#[derive(Clone, Default)]
+pub struct Pki {
+    /// The cluster's CA: clients and node agents are of it.
+    pub ca_cert: Vec<u8>,
+    /// The server's own certificate chain.
+    pub serving_cert: Vec<u8>,
+    /// The key of `serving_cert`.
+    pub serving_key: Vec<u8>,
+    /// What the server shows to node agents.
+    pub kubelet_client_cert: Vec<u8>,
+    /// The key of `kubelet_client_cert`.
+    pub kubelet_client_key: Vec<u8>,
+    /// The CA of front proxies that may assert users by header.
+    pub front_proxy_ca_cert: Option<Vec<u8>>,
+    /// What the server shows to aggregated API servers.
+    pub front_proxy_client_cert: Option<Vec<u8>>,
+    /// The key of `front_proxy_client_cert`.
+    pub front_proxy_client_key: Option<Vec<u8>>,
+    /// Signs service-account tokens (PKCS#8, ECDSA P-256).
+    pub service_account_key: Vec<u8>,
+    /// Verifies service-account tokens (SPKI).
+    pub service_account_pub: Vec<u8>,
+}
+
+impl Pki {
+    /// Reads the files of a control-plane node's PKI folder, named as
+    /// `rkube_config::paths::PKI` says.
+    pub fn read(folder: &std::path::Path) -> Result<Self, Error> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path)
+                .map_err(|e| Error::Pki(format!("cannot read {}: {e}", path.display())))
+        };
+        Ok(Self {
+            ca_cert: read("ca.crt")?,
+            serving_cert: read("apiserver.crt")?,
+            serving_key: read("apiserver.key")?,
+            kubelet_client_cert: read("apiserver-kubelet-client.crt")?,
+            kubelet_client_key: read("apiserver-kubelet-client.key")?,
+            front_proxy_ca_cert: Some(read("front-proxy-ca.crt")?),
+            front_proxy_client_cert: Some(read("front-proxy-client.crt")?),
+            front_proxy_client_key: Some(read("front-proxy-client.key")?),
+            service_account_key: read("sa.key")?,
+            service_account_pub: read("sa.pub")?,
+        })
+    }
+}
+
+/// What the API server is told to be.
+#[derive(Clone)]
+pub struct Config {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Certificates and keys.
+    pub pki: Pki,
+    /// What `/version` answers, as `v1.36.0+rkube0.1.0`.
+    pub version: String,
+    /// DNS suffix of services, as `cluster.local`.
+    pub dns_domain: String,
+    /// Where service addresses come from.
+    pub service_cidr: Ipv4Net,
+    /// First and last port of the NodePort range.
+    pub node_ports: (u16, u16),
+    /// The address that the service `kubernetes` leads to.
+    pub advertise_ip: Ipv4Addr,
+    /// The port that the service `kubernetes` leads to.
+    pub advertise_port: u16,
+    /// What is written down of requests, and where; nothing when `None`.
+    pub audit: Option<rkube_audit::Config>,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A certificate or key is missing or not usable.
+    #[error("the cluster's certificates are not usable: {0}")]
+    Pki(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit policy cannot be used, or its log cannot be written.
+    #[error("the audit log cannot be kept: {0}")]
+    Audit(String),
+    /// An object that every cluster has could not be written.
+    #[error("a bootstrap object could not be written: {0}")]
+    Bootstrap(String),
+}

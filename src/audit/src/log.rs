@@ -1,0 +1,164 @@
+//! The audit log's files.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::Config;
+
+/// Lines that may wait to be written; then requests wait for the disk.
+const WAITING_LINES: usize = 1024;
+
+/// Writes lines in order, in a thread of its own.
+pub struct Log {
+    lines: mpsc::Sender<Vec<u8>>,
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    max_size: u64,
+    max_backups: usize,
+    max_age: Option<std::time::Duration>,
+}
+
+impl Log {
+    /// Opens the log, appending to what is there.
+    pub fn open(config: &Config) -> std::io::Result<Arc<Self>> {
+        if let Some(folder) = config.log.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let file = open(&config.log)?;
+        let mut writer = Writer {
+            size: file.metadata()?.len(),
+            path: config.log.clone(),
+            file,
+            max_size: config.max_size.max(1),
+            max_backups: config.max_backups,
+            max_age: config.max_age,
+        };
+        let (lines, mut received) = mpsc::channel::<Vec<u8>>(WAITING_LINES);
+        std::thread::Builder::new()
+            .name("audit-log".into())
+            .spawn(move || {
+                while let Some(line) = received.blocking_recv() {
+                    if let Err(error) = writer.write(&line) {
+                        tracing::error!(%error, path = %writer.path.display(), "an audit event is lost");
+                    }
+                }
+            })?;
+        Ok(Arc::new(Self { lines }))
+    }
+
+    /// Writes a line; waits while the disk is behind.
+    pub async fn write(&self, mut line: Vec<u8>) {
+        line.push(b'\n');
+        // The thread lives as long as this does.
+        let _ = self.lines.send(line).await;
+    }
+
+    /// Writes a line if there is room for it at once.
+    pub fn try_write(&self, mut line: Vec<u8>) {
+        line.push(b'\n');
+        if self.lines.try_send(line).is_err() {
+            tracing::error!("an audit event is lost: the log is too far behind");
+        }
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    // It tells who did what: not for everyone to read.
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+}
+
+impl Writer {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
+        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
+            self.rotate()?;
+        }
+        self.file.write_all(line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+
+    /// `audit.log` becomes `audit-<time>.log`, and the oldest of those go.
+    fn rotate(&mut self) -> std::io::Result<()> {
+        let stem = self.path.file_stem().unwrap_or_default();
+        let (stem, now) = (stem.to_string_lossy(), jiff::Timestamp::now());
+        let suffix = match self.path.extension() {
+            Some(extension) => format!(".{}", extension.to_string_lossy()),
+            None => String::new(),
+        };
+        let time = now.strftime("%Y-%m-%dT%H-%M-%S%.6f");
+        let backup = self.path.with_file_name(format!("{stem}-{time}{suffix}"));
+        std::fs::rename(&self.path, backup)?;
+        self.file = open(&self.path)?;
+        self.size = 0;
+        let Some(folder) = self.path.parent() else {
+            return Ok(());
+        };
+        let mut backups: Vec<PathBuf> = std::fs::read_dir(folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(&format!("{stem}-")) && name.ends_with(&suffix)
+            })
+            .collect();
+        // Their names are their times.
+        backups.sort();
+        let too_many = match self.max_backups {
+            0 => 0,
+            kept => backups.len().saturating_sub(kept),
+        };
+        for (i, path) in backups.iter().enumerate() {
+            let age = || path.metadata().ok()?.modified().ok()?.elapsed().ok();
+            let too_old = self
+                .max_age
+                .is_some_and(|max| age().is_some_and(|age| age > max));
+            if i < too_many || too_old {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_rotate_and_the_oldest_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let mut writer = Writer {
+            file: open(&path).unwrap(),
+            path: path.clone(),
+            size: 0,
+            max_size: 10,
+            max_backups: 2,
+            max_age: None,
+        };
+        for i in 0..6 {
+            writer.write(format!("line-{i}\n").as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "line-5\n");
+        let mut all: Vec<String> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| std::fs::read_to_string(e.unwrap().path()).unwrap())
+            .collect();
+        all.sort();
+        assert_eq!(all, ["line-3\n", "line-4\n", "line-5\n"]);
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,195 @@
+//! API priority and fairness: who waits for whom when there is much to do.
+//!
+//! Each request is put into a flow by the first `FlowSchema` that matches it,
+//! and each flow belongs to a priority level. A level has a share of all seats;
+//! a request that finds no free seat waits in one of the level's queues, which
+//! take turns, so that one flow cannot starve the others. While nobody waits, a
+//! request costs one atomic operation.
+
+mod allocation;
+mod flow;
+mod level;
+mod queues;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use parking_lot::RwLock;
+use rkube_api::{Object, meta};
+use rkube_auth::UserInfo;
+use tokio::sync::Notify;
+
+use rkube_request::RequestInfo;
+
+use level::SEATS;
+
+pub use flow::Flow;
+pub use level::{Level, Permit, Refusal};
+use rules::Schema;
+
+/// A request waits no longer than this: a quarter of a request's time.
+const MAX_WAIT: Duration = Duration::from_secs(15);
+/// Classifies requests, and has them wait.
+#[derive(Default)]
+pub struct Fairness {
+    flows: RwLock<Arc<[Arc<Flow>]>>,
+    levels: RwLock<BTreeMap<String, Arc<Level>>>,
+    /// Told when a request has to wait.
+    contended: Arc<Notify>,
+}
+
+impl Fairness {
+    /// The flow of a request; `None` only while the configuration is missing.
+    pub fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Option<Arc<Flow>> {
+        let flows = self.flows.read();
+        flows
+            .iter()
+            .find(|flow| flow.schema.matches(user, info))
+            .or_else(|| flows.last())
+            .cloned()
+    }
+
+    /// Takes seats for a request, waiting for them if need be.
+    pub async fn enter(
+        &self,
+        flow: &Flow,
+        user: &UserInfo,
+        info: &RequestInfo,
+        seats: u32,
+    ) -> Result<Permit, Refusal> {
+        let level = &flow.level;
+        let hash = || flow.schema.hash(user, info);
+        level.enter(seats, hash, MAX_WAIT).await
+    }
+
+    /// Every level, for metrics.
+    pub fn levels(&self) -> Vec<Arc<Level>> {
+        self.levels.read().values().cloned().collect()
+    }
+
+    /// Returns whether a priority level is configured.
+    pub fn has_level(&self, name: &str) -> bool {
+        self.levels.read().contains_key(name)
+    }
+
+    /// Returns what is notified when a request has to wait for seats.
+    pub fn contended(&self) -> &Arc<Notify> {
+        &self.contended
+    }
+
+    /// Takes over what the objects say.
+    pub fn configure(&self, schemas: &[Arc<Object>], configurations: &[Arc<Object>]) {
+        let mut levels = self.levels.write();
+        let mut known: BTreeMap<String, Arc<Level>> = BTreeMap::new();
+        for configuration in configurations {
+            let name = meta::name(configuration);
+            let level = match levels.get(name) {
+                Some(level) => level.clone(),
+                None => Arc::new(Level::new(name, self.contended.clone())),
+            };
+            level.configure(configuration);
+            known.insert(name.to_owned(), level);
+        }
+        let shares: u64 = known.values().map(|l| l.shares()).sum();
+        for level in known.values() {
+            level.set_nominal(SEATS, shares);
+        }
+        let mut flows: Vec<Arc<Flow>> = schemas
+            .iter()
+            .filter_map(|object| {
+                let schema = Schema::read(object);
+                let level = known.get(&schema.level)?.clone();
+                Some(Arc::new(Flow {
+                    schema_uid: HeaderValue::from_str(meta::uid(object)).ok()?,
+                    schema,
+                    level,
+                }))
+            })
+            .collect();
+        flows.sort_by(|a, b| {
+            (a.schema.precedence, &a.schema.name).cmp(&(b.schema.precedence, &b.schema.name))
+        });
+        *levels = known;
+        *self.flows.write() = flows.into();
+    }
+
+    /// Lends seats of levels that do not need them to those that do. Says
+    /// whether any level was short of seats of its own; if none was, each has
+    /// its own again.
+    pub fn adjust(&self) -> bool {
+        let levels = self.levels();
+        let limited: Vec<&Arc<Level>> = levels.iter().filter(|l| !l.is_exempt()).collect();
+        // Exempt levels take what they like; what they took is not there to lend.
+        let exempt: u32 = levels
+            .iter()
+            .filter(|l| l.is_exempt())
+            .map(|l| l.take_demand().min(l.nominal()))
+            .sum();
+        let demands: Vec<(allocation::Item, bool)> = limited.iter().map(|l| l.demand()).collect();
+        if !demands.iter().any(|(_, short)| *short) {
+            for level in limited {
+                level.set_current(level.nominal());
+            }
+            return false;
+        }
+        let demands: Vec<allocation::Item> = demands.into_iter().map(|(item, _)| item).collect();
+        let seats = allocation::share(f64::from(SEATS.saturating_sub(exempt)), &demands);
+        for (level, seats) in limited.iter().zip(seats) {
+            level.set_current(seats);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn level(name: &str, shares: u32) -> Arc<Object> {
+        Arc::new(
+            json!({"metadata": {"name": name, "uid": name}, "spec": {"type": "Limited", "limited": {
+            "nominalConcurrencyShares": shares, "lendablePercent": 50,
+            "limitResponse": {"type": "Queue", "queuing": {"queues": 8, "handSize": 2, "queueLengthLimit": 5}}}}}),
+        )
+    }
+
+    fn schema(name: &str, level: &str, precedence: u32, user: &str) -> Arc<Object> {
+        Arc::new(json!({"metadata": {"name": name, "uid": name}, "spec": {
+            "priorityLevelConfiguration": {"name": level}, "matchingPrecedence": precedence,
+            "distinguisherMethod": {"type": "ByUser"},
+            "rules": [{"subjects": [{"kind": "User", "user": {"name": user}}],
+                "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]}]}]}}))
+    }
+
+    #[test]
+    fn requests_find_their_flow_and_levels_lend() {
+        let fairness = Fairness::default();
+        fairness.configure(
+            &[
+                schema("b", "low", 9000, "*"),
+                schema("a", "high", 100, "jane"),
+                schema("dangling", "none", 1, "*"),
+            ],
+            &[level("low", 20), level("high", 40)],
+        );
+        let info = RequestInfo::parse(&http::Method::GET, "/api/v1/pods", "");
+        let flow = |user: &str| {
+            let user = UserInfo::authenticated(user, &[]);
+            fairness.classify(&user, &info).unwrap()
+        };
+        assert_eq!((flow("jane").name(), flow("joe").name()), ("a", "b"));
+        let (low, high) = (flow("joe").level.clone(), flow("jane").level.clone());
+        assert_eq!((low.nominal(), high.nominal()), (200, 400));
+        // Nobody needs anything: everyone keeps what is his.
+        assert!(!fairness.adjust());
+        low.want(300);
+        assert!(fairness.adjust());
+        assert!(low.current() > 200, "{}", low.current());
+        assert!(high.current() >= 200, "half may be lent");
+        assert!(low.current() + high.current() <= SEATS + 1);
+    }
+}
