@@ -23,7 +23,6 @@ mod library;
 mod macros;
 mod number;
 mod parser;
-mod pattern;
 mod plan;
 mod program;
 mod runtime_cost;
@@ -41,7 +40,6 @@ pub use authz::{Attributes, Authorizer, Check, Decision, NoAuthorizer};
 pub use cost::{Range, Sizes, Unknown};
 pub use decl::{DeclField, DeclType, MAX_REQUEST_SIZE, Read, escape, unescape};
 pub use env::{Compiled, Env, TypeProvider};
-pub use pattern::Pattern;
 pub use program::{
     Activation, MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
 };

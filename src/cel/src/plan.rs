@@ -8,9 +8,9 @@ use crate::checker::Checked;
 use crate::eval::Ctx;
 use crate::functions;
 use crate::library::{self, Run};
-use crate::pattern::Pattern;
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
+use rkube_go_regexp::Pattern;
 
 /// A step of evaluation.
 #[derive(Debug)]

@@ -4,10 +4,10 @@
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
 use crate::library::format;
-use crate::pattern::Pattern;
 use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
+use rkube_go_regexp::Pattern;
 
 /// Calls a function with every node, parents first.
 pub(crate) fn visit<'e>(e: &'e Expr, f: &mut dyn FnMut(&'e Expr)) {

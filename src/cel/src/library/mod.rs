@@ -14,8 +14,8 @@ pub(crate) mod strings;
 pub(crate) mod url;
 
 use crate::eval::Ctx;
-use crate::pattern::Pattern;
 use crate::value::{EvalError, Outcome, Value};
+use rkube_go_regexp::Pattern;
 
 /// A function: the evaluation, its arguments, and its pattern if that is constant.
 pub(crate) type Run =

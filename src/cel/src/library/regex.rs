@@ -2,8 +2,8 @@
 
 use super::convert::{text, texts};
 use super::{Run, no_overload};
-use crate::pattern::Pattern;
 use crate::value::{EvalError, Value};
+use rkube_go_regexp::Pattern;
 
 pub(crate) fn implementation(name: &str) -> Option<Run> {
     Some(match name {
