@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::checker::Checked;
-use crate::eval::Ctx;
+use crate::ctx::Ctx;
 use crate::functions;
 use crate::library::{self, Run};
 use crate::types::Type;

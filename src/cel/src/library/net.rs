@@ -3,87 +3,157 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::convert::text;
-use super::{Run, no_overload};
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
 use crate::number::go_quote;
-use crate::value::{EvalError, Value};
+use crate::value::{EvalError, Outcome, Value};
+use rkube_go_regexp::Pattern;
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "ip" => |_, args, _| match args {
-            [Value::Cidr(ip, _)] => Ok(Value::Ip(*ip)),
-            [s] => parse_ip(text(s)?).map(Value::Ip).map_err(EvalError::new),
-            _ => no_overload(),
-        },
-        "isIP" => |_, args, _| match args {
-            [s] => Ok(Value::Bool(parse_ip(text(s)?).is_ok())),
-            _ => no_overload(),
-        },
-        "ip.isCanonical" => |_, args, _| match args {
-            [s] => {
-                let s = text(s)?;
-                let ip = parse_ip(s).map_err(EvalError::new)?;
-                Ok(Value::Bool(ip.to_string() == s))
-            }
-            _ => no_overload(),
-        },
-        "family" => |_, args, _| match args {
-            [Value::Ip(ip)] => Ok(Value::Int(if ip.is_ipv4() { 4 } else { 6 })),
-            _ => no_overload(),
-        },
-        "isUnspecified" => |_, args, _| test(args, IpAddr::is_unspecified),
-        "isLoopback" => |_, args, _| test(args, IpAddr::is_loopback),
-        "isLinkLocalMulticast" => |_, args, _| test(args, is_link_local_multicast),
-        "isLinkLocalUnicast" => |_, args, _| test(args, is_link_local_unicast),
-        "isGlobalUnicast" => |_, args, _| {
-            test(args, |ip| {
-                let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-                !(broadcast
-                    || ip.is_unspecified()
-                    || ip.is_loopback()
-                    || ip.is_multicast()
-                    || is_link_local_unicast(ip))
-            })
-        },
-        "cidr" => |_, args, _| match args {
-            [s] => parse_cidr(text(s)?)
-                .map(|(ip, bits)| Value::Cidr(ip, bits))
-                .map_err(again),
-            _ => no_overload(),
-        },
-        "isCIDR" => |_, args, _| match args {
-            [s] => Ok(Value::Bool(parse_cidr(text(s)?).is_ok())),
-            _ => no_overload(),
-        },
-        "prefixLength" => |_, args, _| match args {
-            [Value::Cidr(_, bits)] => Ok(Value::Int(i64::from(*bits))),
-            _ => no_overload(),
-        },
-        "masked" => |_, args, _| match args {
-            [Value::Cidr(ip, bits)] => Ok(Value::Cidr(mask(*ip, *bits), *bits)),
-            _ => no_overload(),
-        },
-        "containsIP" => |_, args, _| {
-            let [Value::Cidr(net, bits), other] = args else {
-                return no_overload();
-            };
-            let ip = match other {
-                Value::Ip(ip) => *ip,
-                other => parse_ip(text(other)?).map_err(EvalError::new)?,
-            };
-            Ok(Value::Bool(contains(*net, *bits, ip)))
-        },
-        "containsCIDR" => |_, args, _| {
-            let [Value::Cidr(net, bits), other] = args else {
-                return no_overload();
-            };
-            let (inner, its) = match other {
-                Value::Cidr(inner, its) => (*inner, *its),
-                other => parse_cidr(text(other)?).map_err(again)?,
-            };
-            Ok(Value::Bool(bits <= &its && contains(*net, *bits, inner)))
-        },
-        _ => return None,
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("ip", to_ip),
+    ("isIP", is_ip),
+    ("ip.isCanonical", ip_is_canonical),
+    ("family", family),
+    ("isUnspecified", is_unspecified),
+    ("isLoopback", is_loopback),
+    ("isLinkLocalMulticast", is_link_local_multicast),
+    ("isLinkLocalUnicast", is_link_local_unicast),
+    ("isGlobalUnicast", is_global_unicast),
+    ("cidr", to_cidr),
+    ("isCIDR", is_cidr),
+    ("prefixLength", prefix_length),
+    ("masked", masked),
+    ("containsIP", contains_ip),
+    ("containsCIDR", contains_cidr),
+];
+
+fn to_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(ip, _)] => Ok(Value::Ip(*ip)),
+        [s] => parse_ip(text(s)?).map(Value::Ip).map_err(EvalError::new),
+        _ => no_overload(),
+    }
+}
+
+fn is_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::Bool(parse_ip(text(s)?).is_ok())),
+        _ => no_overload(),
+    }
+}
+
+fn ip_is_canonical<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [s] => {
+            let s = text(s)?;
+            let ip = parse_ip(s).map_err(EvalError::new)?;
+            Ok(Value::Bool(ip.to_string() == s))
+        }
+        _ => no_overload(),
+    }
+}
+
+fn family<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Ip(ip)] => Ok(Value::Int(if ip.is_ipv4() { 4 } else { 6 })),
+        _ => no_overload(),
+    }
+}
+
+fn is_unspecified<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    test(args, IpAddr::is_unspecified)
+}
+
+fn is_loopback<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    test(args, IpAddr::is_loopback)
+}
+
+fn is_link_local_multicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, link_local_multicast)
+}
+
+fn is_link_local_unicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, link_local_unicast)
+}
+
+fn is_global_unicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, |ip| {
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        !(broadcast
+            || ip.is_unspecified()
+            || ip.is_loopback()
+            || ip.is_multicast()
+            || link_local_unicast(ip))
     })
+}
+
+fn to_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => parse_cidr(text(s)?)
+            .map(|(ip, bits)| Value::Cidr(ip, bits))
+            .map_err(again),
+        _ => no_overload(),
+    }
+}
+
+fn is_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::Bool(parse_cidr(text(s)?).is_ok())),
+        _ => no_overload(),
+    }
+}
+
+fn prefix_length<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(_, bits)] => Ok(Value::Int(i64::from(*bits))),
+        _ => no_overload(),
+    }
+}
+
+fn masked<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(ip, bits)] => Ok(Value::Cidr(mask(*ip, *bits), *bits)),
+        _ => no_overload(),
+    }
+}
+
+fn contains_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Cidr(net, bits), other] = args else {
+        return no_overload();
+    };
+    let ip = match other {
+        Value::Ip(ip) => *ip,
+        other => parse_ip(text(other)?).map_err(EvalError::new)?,
+    };
+    Ok(Value::Bool(contains(*net, *bits, ip)))
+}
+
+fn contains_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Cidr(net, bits), other] = args else {
+        return no_overload();
+    };
+    let (inner, its) = match other {
+        Value::Cidr(inner, its) => (*inner, *its),
+        other => parse_cidr(text(other)?).map_err(again)?,
+    };
+    Ok(Value::Bool(bits <= &its && contains(*net, *bits, inner)))
 }
 
 fn again(problem: String) -> EvalError {
@@ -99,14 +169,14 @@ fn test<'a>(args: &[Value<'a>], test: impl Fn(&IpAddr) -> bool) -> Result<Value<
     }
 }
 
-fn is_link_local_multicast(ip: &IpAddr) -> bool {
+fn link_local_multicast(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
         IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
     }
 }
 
-fn is_link_local_unicast(ip: &IpAddr) -> bool {
+fn link_local_unicast(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
