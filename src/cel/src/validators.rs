@@ -41,7 +41,9 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
         {
             let bad = match (function.as_str(), literal) {
                 ("duration", Literal::String(s)) => time::parse_duration(s).is_none(),
-                ("timestamp", Literal::String(s)) => time::parse_rfc3339(s).is_none(),
+                ("timestamp", Literal::String(s)) => {
+                    !time::parse_rfc3339(s).is_some_and(time::is_in_range)
+                }
                 ("matches", Literal::String(s)) => Pattern::new(s).is_err(),
                 _ => false,
             };

@@ -139,12 +139,14 @@ fn to_timestamp<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>
         [Value::Timestamp(t)] => Ok(Value::Timestamp(*t)),
         [Value::Int(i)] => jiff::Timestamp::from_second(*i)
             .ok()
-            .filter(|t| (-62_135_596_800..=253_402_300_799).contains(&t.as_second()))
+            .filter(|t| time::is_in_range(*t))
             .map(Value::Timestamp)
             .ok_or_else(|| EvalError::new("timestamp overflow")),
-        [Value::String(s)] => time::parse_rfc3339(s)
-            .map(Value::Timestamp)
-            .ok_or_else(|| failed(&args[0], "google.protobuf.Timestamp")),
+        [Value::String(s)] => match time::parse_rfc3339(s) {
+            Some(t) if time::is_in_range(t) => Ok(Value::Timestamp(t)),
+            Some(_) => Err(EvalError::new("timestamp overflow")),
+            None => Err(failed(&args[0], "google.protobuf.Timestamp")),
+        },
         _ => no_overload(),
     }
 }

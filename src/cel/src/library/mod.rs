@@ -6,6 +6,7 @@ pub(crate) mod format;
 mod lists;
 mod named;
 mod net;
+mod netip;
 mod quantity;
 mod regex;
 mod semver;

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::convert::text;
+use super::netip::parse_error;
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::number::go_quote;
@@ -206,29 +207,8 @@ fn parse_ip(raw: &str) -> Result<IpAddr, String> {
             "IP Address {} parse error during conversion from string: ParseAddr({}): {}",
             go_quote(raw),
             go_quote(raw),
-            why(raw)
+            parse_error(raw)
         )),
-    }
-}
-
-/// Roughly what Go's parser says of a text that is no address.
-fn why(raw: &str) -> &'static str {
-    if !raw.contains(['.', ':', '%']) {
-        "unable to parse IP"
-    } else if raw.contains(':') {
-        "unexpected character"
-    } else if raw.split('.').any(str::is_empty) {
-        "IPv4 field must have at least one digit"
-    } else if raw.split('.').any(|p| p.parse::<u32>().is_err()) {
-        "unexpected character"
-    } else if raw.split('.').any(|p| p.parse::<u8>().is_err()) {
-        "IPv4 field has value >255"
-    } else if raw.split('.').any(|p| p.len() > 1 && p.starts_with('0')) {
-        "IPv4 field has octet with leading zero"
-    } else if raw.split('.').count() < 4 {
-        "IPv4 address too short"
-    } else {
-        "IPv4 address too long"
     }
 }
 
@@ -250,7 +230,7 @@ fn parse_cidr(raw: &str) -> Result<(IpAddr, u8), String> {
         bad(&format!(
             "ParseAddr({}): {}",
             go_quote(address),
-            why(address)
+            parse_error(address)
         ))
     })?;
     let plain = !bits.is_empty()

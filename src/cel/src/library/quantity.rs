@@ -112,6 +112,10 @@ fn compare(args: &[Value<'_>]) -> Result<Ordering, EvalError> {
 /// The amount as a whole number, if it is one.
 fn integer(q: &Quantity) -> Option<i64> {
     let value = q.value();
+    // Quantities beyond 64 bits are saturated; upstream does not convert them.
+    if value.unsigned_abs() >= i64::MAX.unsigned_abs() {
+        return None;
+    }
     (Quantity::new(value, Format::DecimalSi).cmp(q) == Ordering::Equal).then_some(value)
 }
 

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use super::signature::{Run, no_overload};
 use crate::ast::op;
 use crate::ctx::Ctx;
+use crate::time;
 use crate::value::{EvalError, List, Map, Outcome, OwnMap, Value};
 use rkube_go_regexp::Pattern;
 
@@ -369,9 +370,7 @@ fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
     let sum = moment
         .checked_add(SignedDuration::from_nanos(nanos))
         .map_err(|_| error())?;
-    let first = -62_135_596_800;
-    let last = 253_402_300_799;
-    if (first..=last).contains(&sum.as_second()) {
+    if time::is_in_range(sum) {
         Ok(sum)
     } else {
         Err(error())

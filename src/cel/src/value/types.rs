@@ -411,14 +411,11 @@ impl<'a> Value<'a> {
             (Self::Double(a), Value::Double(b)) => a.partial_cmp(b),
             (Self::Int(a), Value::Uint(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
             (Self::Uint(a), Value::Int(b)) => Some(i128::from(*a).cmp(&i128::from(*b))),
-            (Self::Int(a), Value::Double(b)) => compare_double(i128::from(*a), *b),
-            (Self::Uint(a), Value::Double(b)) => compare_double(i128::from(*a), *b),
-            (Self::Double(a), Value::Int(b)) => {
-                compare_double(i128::from(*b), *a).map(Ordering::reverse)
-            }
-            (Self::Double(a), Value::Uint(b)) => {
-                compare_double(i128::from(*b), *a).map(Ordering::reverse)
-            }
+            // As in cel-go, the integer is rounded to a double.
+            (Self::Int(a), Value::Double(b)) => (*a as f64).partial_cmp(b),
+            (Self::Uint(a), Value::Double(b)) => (*a as f64).partial_cmp(b),
+            (Self::Double(a), Value::Int(b)) => a.partial_cmp(&(*b as f64)),
+            (Self::Double(a), Value::Uint(b)) => a.partial_cmp(&(*b as f64)),
             _ => None,
         }
     }
@@ -453,22 +450,4 @@ impl<'a> Value<'a> {
             other => other.type_of().runtime_name().to_owned(),
         }
     }
-}
-
-fn compare_double(a: i128, b: f64) -> Option<Ordering> {
-    if b.is_nan() {
-        return None;
-    }
-    // Beyond these no 64-bit integer lies.
-    if b >= 1e20 {
-        return Some(Ordering::Less);
-    }
-    if b <= -1e20 {
-        return Some(Ordering::Greater);
-    }
-    let whole = b.trunc();
-    Some(
-        a.cmp(&(whole as i128))
-            .then_with(|| 0.0f64.partial_cmp(&(b - whole)).unwrap_or(Ordering::Equal)),
-    )
 }
