@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use rkube_go_regexp::Pattern;
+
 use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::checker::Checked;
 use crate::ctx::Ctx;
@@ -10,7 +12,6 @@ use crate::functions;
 use crate::library::{self, Run};
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
-use rkube_go_regexp::Pattern;
 
 /// A step of evaluation.
 #[derive(Debug)]

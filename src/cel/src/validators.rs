@@ -1,13 +1,14 @@
 //! What is wrong with an expression although its types fit: constant
 //! arguments that can only fail.
 
+use rkube_go_regexp::Pattern;
+
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
 use crate::library::format;
 use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
-use rkube_go_regexp::Pattern;
 
 /// Calls a function with every node, parents first.
 pub(crate) fn visit<'e>(e: &'e Expr, f: &mut dyn FnMut(&'e Expr)) {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::text;
 use super::signature::{Run, no_overload};
 use crate::authz::{Attributes, Check, Decision};
 use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

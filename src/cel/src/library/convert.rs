@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use rkube_go_regexp::Pattern;
+
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::time;
 use crate::value::{EvalError, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

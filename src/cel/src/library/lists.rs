@@ -2,12 +2,13 @@
 
 use std::cmp::Ordering;
 
+use rkube_go_regexp::Pattern;
+
 use super::signature::{Run, no_overload};
 use super::standard::add_values;
 use super::strings;
 use crate::ctx::Ctx;
 use crate::value::{EvalError, List, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

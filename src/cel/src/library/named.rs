@@ -1,10 +1,11 @@
 //! Formats by name.
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::{text, texts};
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::value::{NamedFormat, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 fn known<'a>(name: &str) -> Outcome<'a> {
     NamedFormat::find(name).map_or_else(no_overload, |f| Ok(Value::Format(f)))

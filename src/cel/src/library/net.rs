@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::text;
 use super::netip::parse_error;
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::number::go_quote;
 use crate::value::{EvalError, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

@@ -4,12 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use rkube_api::quantity::{Format, Quantity};
+use rkube_go_regexp::Pattern;
 
 use super::convert::text;
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
+use rkube_go_regexp::Pattern;
 
 use super::signature::{Run, no_overload};
 use crate::ast::op;
 use crate::ctx::Ctx;
 use crate::time;
 use crate::value::{EvalError, List, Map, Outcome, OwnMap, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

@@ -1,10 +1,11 @@
 //! Texts: upstream's extension library in its second version.
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::{text, texts};
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::text;
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::value::{EvalError, Map, Outcome, OwnMap, Url, Value};
-use rkube_go_regexp::Pattern;
 
 /// Functions by name.
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
