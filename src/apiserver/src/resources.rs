@@ -10,8 +10,9 @@ use rkube_api::registry::{self, Resource as Row};
 use rkube_api::schema::{Structural, Type, TypeRef};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
+use rkube_printers as table;
 use rkube_store::KeyValue;
-use rkube_strategy::{Strategy, strategy_for, table};
+use rkube_strategy::{Strategy, strategy_for};
 use serde_json::Value;
 
 use crate::apiextensions::version::CrdVersion;

@@ -4,17 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ast::Ast;
-use crate::checker::{self, Checked};
-use crate::cost;
 use crate::decl::{self, DeclType};
 use crate::functions;
-use crate::parser;
-use crate::plan;
-use crate::program::Program;
-use crate::source::Issues;
 use crate::types::Type;
-use crate::validators;
 
 /// Types that are not all known beforehand.
 pub trait TypeProvider: fmt::Debug + Send + Sync {
@@ -71,7 +63,7 @@ impl Env {
         self
     }
 
-    /// The place of a variable among those given to [`Program::run`].
+    /// The place of a variable among those given to [`crate::Program::run`].
     pub fn slot(&self, name: &str) -> Option<usize> {
         self.variables.iter().position(|(n, _)| n == name)
     }
@@ -106,73 +98,5 @@ impl Env {
             return found.map(|f| f.ty.ty.clone());
         }
         self.provider.as_ref()?.field(name, field)
-    }
-
-    /// Compiles an expression.
-    ///
-    /// # Errors
-    /// It is not well-formed, or its types do not fit.
-    pub fn compile(&self, source: &str) -> Result<Compiled, Issues> {
-        let ast: Ast = parser::parse(source)?;
-        let checked = checker::check(source, ast, self)?;
-        validators::validate(source, &checked)?;
-        let ty = checked.ty(&checked.ast.root).clone();
-        Ok(Compiled {
-            env: self.clone(),
-            checked: Arc::new(checked),
-            ty,
-        })
-    }
-}
-
-/// A checked expression.
-#[derive(Clone, Debug)]
-pub struct Compiled {
-    env: Env,
-    checked: Arc<Checked>,
-    ty: Type,
-}
-
-impl Compiled {
-    /// The type of its value.
-    pub fn output(&self) -> &Type {
-        &self.ty
-    }
-
-    /// Whether a variable is used.
-    pub fn uses(&self, variable: &str) -> bool {
-        self.checked
-            .references
-            .iter()
-            .flatten()
-            .any(|r| matches!(r, checker::Reference::Ident(name) if name == variable))
-    }
-
-    /// The names of fields that are selected directly from a variable.
-    pub fn fields_of(&self, variable: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        validators::visit(&self.checked.ast.root, &mut |e| {
-            if let crate::ast::Kind::Select { operand, field, .. } = &e.kind
-                && matches!(&operand.kind, crate::ast::Kind::Ident(n) if n == variable)
-                && !found.contains(field)
-            {
-                found.push(field.clone());
-            }
-        });
-        found
-    }
-
-    /// What an evaluation may cost at most, by what is declared of sizes.
-    pub fn estimate(&self, sizes: &dyn cost::Sizes) -> cost::Range {
-        cost::estimate(&self.checked, sizes)
-    }
-
-    /// Makes it ready to run.
-    ///
-    /// # Errors
-    /// A constant part cannot be evaluated.
-    pub fn program(&self) -> Result<Program, String> {
-        let plan = plan::plan(&self.checked, &|name| self.env.slot(name))?;
-        Ok(Program::new(plan))
     }
 }

@@ -5,64 +5,12 @@
 
 use std::sync::Arc;
 
-use crate::authz::Authorizer;
+use crate::ctx::Ctx;
 use crate::plan::{Call, Fold, Index, Mode, Node, Select, Struct};
-use crate::program::Activation;
 use crate::runtime_cost;
 use crate::value::{EvalError, Key, List, Made, Map, Object, Outcome, OwnMap, Value};
 
-/// What may be looked at without being charged for, so that no expression
-/// that is cheap by upstream's rules takes long: nested equal parts, say.
-const MAX_WORK: u64 = 20_000_000;
-
-/// One evaluation under way.
-pub(crate) struct Ctx<'a, 'r> {
-    variables: &'r mut dyn Activation<'a>,
-    pub(crate) authorizer: &'r dyn Authorizer,
-    locals: Vec<Value<'a>>,
-    pub(crate) cost: u64,
-    pub(crate) limit: u64,
-    pub(crate) work: u64,
-}
-
-impl<'a, 'r> Ctx<'a, 'r> {
-    pub(crate) fn new(
-        variables: &'r mut dyn Activation<'a>,
-        authorizer: &'r dyn Authorizer,
-        limit: u64,
-    ) -> Self {
-        Self {
-            variables,
-            authorizer,
-            locals: Vec::new(),
-            cost: 0,
-            limit,
-            work: MAX_WORK,
-        }
-    }
-
-    pub(crate) fn charge(&mut self, cost: u64) -> Result<(), EvalError> {
-        self.cost = self.cost.saturating_add(cost);
-        if self.cost > self.limit {
-            return Err(EvalError::over_limit());
-        }
-        Ok(())
-    }
-
-    /// Counts what is looked at.
-    pub(crate) fn work(&mut self, amount: u64) -> Result<(), EvalError> {
-        self.work = self
-            .work
-            .checked_sub(amount)
-            .ok_or_else(EvalError::over_limit)?;
-        Ok(())
-    }
-
-    pub(crate) fn equals(&mut self, a: &Value<'_>, b: &Value<'_>) -> Result<bool, EvalError> {
-        a.equals(b, &mut self.work)
-            .ok_or_else(EvalError::over_limit)
-    }
-
+impl<'a> Ctx<'a, '_> {
     pub(crate) fn eval(&mut self, node: &'a Node) -> Outcome<'a> {
         match node {
             Node::Const(value) => Ok(value.clone()),
@@ -230,12 +178,15 @@ impl<'a, 'r> Ctx<'a, 'r> {
             [Value::Map(Map::Own(map)), key, value] => {
                 let mut map = std::mem::take(map);
                 let own = Arc::make_mut(&mut map);
-                Some(insert(own, key.clone(), value.clone()).map(|()| Value::Map(Map::Own(map))))
+                Some(
+                    own.try_insert(key.clone(), value.clone())
+                        .map(|()| Value::Map(Map::Own(map))),
+                )
             }
             [Value::Map(Map::Own(map)), Value::Map(more)] => {
                 let mut map = std::mem::take(map);
                 let own = Arc::make_mut(&mut map);
-                Some(insert_all(own, more).map(|()| Value::Map(Map::Own(map))))
+                Some(own.insert_all(more).map(|()| Value::Map(Map::Own(map))))
             }
             _ => None,
         }
@@ -460,32 +411,6 @@ impl<'a, 'r> Ctx<'a, 'r> {
             value => Ok(value),
         }
     }
-}
-
-/// Adds an entry to a map.
-pub(crate) fn insert<'a>(
-    map: &mut OwnMap<'a>,
-    key: Value<'a>,
-    value: Value<'a>,
-) -> Result<(), EvalError> {
-    let shown = key.shown();
-    match map.insert(key, value) {
-        Some(true) => Ok(()),
-        Some(false) => Err(EvalError::new(format!(
-            "insert failed: key {shown} already exists"
-        ))),
-        None => Err(EvalError::new(format!("unsupported key type: {shown}"))),
-    }
-}
-
-/// Adds the entries of another map.
-pub(crate) fn insert_all<'a>(map: &mut OwnMap<'a>, more: &Map<'a>) -> Result<(), EvalError> {
-    for key in more.keys() {
-        if let Some(value) = more.get(&key) {
-            insert(map, key, value?)?;
-        }
-    }
-    Ok(())
 }
 
 fn not_optional(name: &str, value: &Value<'_>) -> EvalError {

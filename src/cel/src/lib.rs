@@ -10,10 +10,13 @@
 //! No input makes the parser, checker or evaluator panic or recurse without
 //! bound.
 
+mod activation;
 mod ast;
 mod authz;
 mod checker;
+mod compile;
 mod cost;
+mod ctx;
 mod decl;
 mod env;
 mod eval;
@@ -23,7 +26,6 @@ mod library;
 mod macros;
 mod number;
 mod parser;
-mod pattern;
 mod plan;
 mod program;
 mod runtime_cost;
@@ -37,13 +39,14 @@ mod unify;
 mod validators;
 mod value;
 
+pub use activation::Activation;
 pub use authz::{Attributes, Authorizer, Check, Decision, NoAuthorizer};
+pub use compile::Compiled;
 pub use cost::{Range, Sizes, Unknown};
 pub use decl::{DeclField, DeclType, MAX_REQUEST_SIZE, Read, escape, unescape};
-pub use env::{Compiled, Env, TypeProvider};
-pub use pattern::Pattern;
+pub use env::{Env, TypeProvider};
 pub use program::{
-    Activation, MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
+    MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
 };
 pub use source::{Issue, Issues};
 pub use types::Type;

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 
+use rkube_go_regexp::Pattern;
+
 use crate::ast::{Comprehension, Expr, Kind, Literal, op};
 use crate::checker::Checked;
-use crate::eval::Ctx;
+use crate::ctx::Ctx;
 use crate::functions;
 use crate::library::{self, Run};
-use crate::pattern::Pattern;
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
 

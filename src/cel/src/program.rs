@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::activation::Activation;
 use crate::authz::{Authorizer, NoAuthorizer};
-use crate::eval::Ctx;
+use crate::ctx::Ctx;
 use crate::plan::Node;
 use crate::value::{EvalError, Outcome, Value};
 
@@ -15,32 +16,6 @@ pub const RUNTIME_BUDGET: u64 = 10_000_000;
 pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
 /// The longest message that a message expression may give, in bytes.
 pub const MAX_MESSAGE: usize = 5 * 1024;
-
-/// Where variables' values come from.
-pub trait Activation<'a> {
-    /// A variable's value, by its place in the [`crate::Env`].
-    fn variable(&mut self, slot: usize) -> Outcome<'a>;
-
-    /// A field of a variable whose fields are only known when asked for;
-    /// `None` if it is none of those.
-    fn field(&mut self, slot: usize, name: &str) -> Option<Outcome<'a>> {
-        let _ = (slot, name);
-        None
-    }
-
-    /// Costs of what [`Activation::field`] evaluated since it was last asked.
-    fn spent(&mut self) -> u64 {
-        0
-    }
-}
-
-impl<'a> Activation<'a> for &[Value<'a>] {
-    fn variable(&mut self, slot: usize) -> Outcome<'a> {
-        self.get(slot)
-            .cloned()
-            .ok_or_else(|| EvalError::new("no such attribute(s)"))
-    }
-}
 
 /// A program; cheap to clone.
 #[derive(Clone, Debug)]

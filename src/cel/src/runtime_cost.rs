@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use crate::ast::op;
-use crate::eval::Ctx;
+use crate::ctx::Ctx;
 use crate::plan::Call;
 use crate::value::{List, Value};
 

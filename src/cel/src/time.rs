@@ -4,6 +4,17 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
+/// First second of the range of timestamps, 0001-01-01T00:00:00Z.
+const MIN_SECOND: i64 = -62_135_596_800;
+/// Last second of the range of timestamps, 9999-12-31T23:59:59Z.
+const MAX_SECOND: i64 = 253_402_300_799;
+
+/// Returns whether a moment is within the range of `google.protobuf.Timestamp`.
+pub(crate) fn is_in_range(moment: Timestamp) -> bool {
+    let second = moment.as_nanosecond().div_euclid(1_000_000_000);
+    (i128::from(MIN_SECOND)..=i128::from(MAX_SECOND)).contains(&second)
+}
+
 /// A day as RFC 3339 has it.
 pub(crate) fn parse_date(text: &str) -> Result<Timestamp, String> {
     let date: Date = text.parse().map_err(|e| format!("{e}"))?;

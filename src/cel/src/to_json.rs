@@ -2,7 +2,6 @@
 
 use serde_json::Value as Json;
 
-use crate::library;
 use crate::time;
 use crate::value::{EvalError, Map, Object, Value};
 
@@ -69,7 +68,7 @@ impl Value<'_> {
             Self::Optional(Some(value)) => value.write(left)?,
             Self::Optional(None) => Json::Null,
             Self::Quantity(q) => q.to_string().into(),
-            Self::Ip(_) | Self::Cidr(..) => library::shown(self)?.into(),
+            Self::Ip(_) | Self::Cidr(..) => self.to_text()?.into(),
             other => {
                 return Err(EvalError::new(format!(
                     "a value of type '{}' has no form in JSON",

@@ -1,10 +1,11 @@
 //! What is wrong with an expression although its types fit: constant
 //! arguments that can only fail.
 
+use rkube_go_regexp::Pattern;
+
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
 use crate::library::format;
-use crate::pattern::Pattern;
 use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
@@ -41,7 +42,9 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
         {
             let bad = match (function.as_str(), literal) {
                 ("duration", Literal::String(s)) => time::parse_duration(s).is_none(),
-                ("timestamp", Literal::String(s)) => time::parse_rfc3339(s).is_none(),
+                ("timestamp", Literal::String(s)) => {
+                    !time::parse_rfc3339(s).is_some_and(time::is_in_range)
+                }
                 ("matches", Literal::String(s)) => Pattern::new(s).is_err(),
                 _ => false,
             };

@@ -1,12 +1,11 @@
-//! What one kind means: defaults, preparation, validation, printing.
+//! Defaulting, preparation and validation of built-in kinds.
 //!
 //! The API server's engine is generic; everything that a schema cannot say
 //! about a built-in kind stands here, one small file a kind or family. The
 //! functions are pure: they see untyped [`Object`]s that already fit their
 //! schema, and a [`Context`] that carries time and user. They follow
 //! Kubernetes v1.36: defaults its `SetDefaults_*` functions, preparation its
-//! registry strategies, validation its `validation` packages, tables its
-//! printers.
+//! registry strategies, validation its `validation` packages.
 //!
 //! Upstream validates *internal* types after conversion; here objects are in
 //! a served version. For the groups with more than one version the rules
@@ -32,20 +31,22 @@ mod policy;
 mod quantities;
 mod rbac;
 mod resource;
-#[cfg(test)]
-mod robustness;
 mod scheduling;
 mod selectors;
 mod storage;
-pub mod table;
-mod tree;
+#[cfg(test)]
+mod tests;
+pub mod tree;
 
 use std::collections::BTreeMap;
 
+pub use self::core::pod::addresses as pod_addresses;
+pub use self::core::pod_defaults::is_sidecar;
 pub use generic::{Generic, WithoutStatus};
 pub use metadata::{NameRule, validate_metadata, validate_metadata_update};
 pub use rkube_api::Object;
 use rkube_api::status::{FieldError, Status};
+pub use selectors::{format as format_selector, format_labels};
 
 static NO_EXTRA: BTreeMap<String, Vec<String>> = BTreeMap::new();
 

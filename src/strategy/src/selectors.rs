@@ -74,7 +74,7 @@ pub(crate) fn map_matches(selector: &Value, labels: Option<&Map<String, Value>>)
 }
 
 /// A `LabelSelector` as a table shows it: `a=b,c in (d,e),!f`, `<none>` when empty.
-pub(crate) fn format(selector: &Value) -> String {
+pub fn format(selector: &Value) -> String {
     if selector.is_null() || is_empty(selector) {
         return "<none>".to_owned();
     }
@@ -85,7 +85,7 @@ pub(crate) fn format(selector: &Value) -> String {
 }
 
 /// A map of labels as a table shows it, `<none>` when empty.
-pub(crate) fn format_labels(value: &Value, path: &str) -> String {
+pub fn format_labels(value: &Value, path: &str) -> String {
     let pairs: Vec<String> = map(value, path)
         .into_iter()
         .flatten()

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 static NULL: Value = Value::Null;
 
 /// The value at a dotted path, `Null` when any step is missing.
-pub(crate) fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
+pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     let mut here = value;
     for step in path.split('.') {
         here = match here.get(step) {
@@ -18,7 +18,7 @@ pub(crate) fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
 }
 
 /// The same, to be changed; `None` when a step is missing or null.
-pub(crate) fn at_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
+pub fn at_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     let mut here = value;
     for step in path.split('.') {
         here = here.get_mut(step)?;
@@ -27,52 +27,49 @@ pub(crate) fn at_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Val
 }
 
 /// The string at a path, empty when unset.
-pub(crate) fn text<'a>(value: &'a Value, path: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     at(value, path).as_str().unwrap_or_default()
 }
 
 /// The integer at a path.
-pub(crate) fn int(value: &Value, path: &str) -> Option<i64> {
+pub fn int(value: &Value, path: &str) -> Option<i64> {
     at(value, path).as_i64()
 }
 
 /// The boolean at a path, false when unset.
-pub(crate) fn flag(value: &Value, path: &str) -> bool {
+pub fn flag(value: &Value, path: &str) -> bool {
     at(value, path).as_bool().unwrap_or_default()
 }
 
 /// The list at a path, empty when unset.
-pub(crate) fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
+pub fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
     at(value, path).as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The list at a path to be changed, empty when unset.
-pub(crate) fn list_mut<'a>(value: &'a mut Value, path: &str) -> &'a mut [Value] {
+pub fn list_mut<'a>(value: &'a mut Value, path: &str) -> &'a mut [Value] {
     at_mut(value, path)
         .and_then(Value::as_array_mut)
         .map_or(&mut [], Vec::as_mut_slice)
 }
 
 /// The map at a path, `None` when unset.
-pub(crate) fn map<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
+pub fn map<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
     at(value, path).as_object()
 }
 
 /// The entries of the map at a path.
-pub(crate) fn entries<'a>(
-    value: &'a Value,
-    path: &str,
-) -> impl Iterator<Item = (&'a String, &'a Value)> {
+pub fn entries<'a>(value: &'a Value, path: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     map(value, path).into_iter().flatten()
 }
 
 /// Is there something at the path?
-pub(crate) fn has(value: &Value, path: &str) -> bool {
+pub fn has(value: &Value, path: &str) -> bool {
     !at(value, path).is_null()
 }
 
 /// The map at a path, made when missing.
-pub(crate) fn ensure<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
+pub fn ensure<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
     let mut here = value;
     for step in path.split('.') {
         here = as_map(here).entry(step).or_insert(Value::Null);
@@ -81,7 +78,7 @@ pub(crate) fn ensure<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String
 }
 
 /// `value` as a map, turned into an empty one if it is none.
-pub(crate) fn as_map(value: &mut Value) -> &mut Map<String, Value> {
+pub fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
@@ -92,14 +89,14 @@ pub(crate) fn as_map(value: &mut Value) -> &mut Map<String, Value> {
 }
 
 /// Sets a field of a map value; other values stay as they are.
-pub(crate) fn set(value: &mut Value, key: &str, to: impl Into<Value>) {
+pub fn set(value: &mut Value, key: &str, to: impl Into<Value>) {
     if let Value::Object(map) = value {
         map.insert(key.to_owned(), to.into());
     }
 }
 
 /// Sets the field at a dotted path, making what is missing above it.
-pub(crate) fn put(value: &mut Value, path: &str, to: impl Into<Value>) {
+pub fn put(value: &mut Value, path: &str, to: impl Into<Value>) {
     match path.rsplit_once('.') {
         Some((parent, key)) => {
             ensure(value, parent).insert(key.to_owned(), to.into());
@@ -111,7 +108,7 @@ pub(crate) fn put(value: &mut Value, path: &str, to: impl Into<Value>) {
 }
 
 /// Removes the field at a dotted path and returns it.
-pub(crate) fn remove(value: &mut Value, path: &str) -> Option<Value> {
+pub fn remove(value: &mut Value, path: &str) -> Option<Value> {
     let (parent, key) = match path.rsplit_once('.') {
         Some((parent, key)) => (at_mut(value, parent)?, key),
         None => (value, path),
@@ -120,7 +117,7 @@ pub(crate) fn remove(value: &mut Value, path: &str) -> Option<Value> {
 }
 
 /// Makes the field at `path` of `new` what it is in `old`.
-pub(crate) fn keep(new: &mut Value, old: &Value, path: &str) {
+pub fn keep(new: &mut Value, old: &Value, path: &str) {
     match at(old, path) {
         Value::Null => {
             remove(new, path);
@@ -130,7 +127,7 @@ pub(crate) fn keep(new: &mut Value, old: &Value, path: &str) {
 }
 
 /// Sets a string field that is unset or empty.
-pub(crate) fn default_text(value: &mut Value, key: &str, to: &str) {
+pub fn default_text(value: &mut Value, key: &str, to: &str) {
     if let Value::Object(map) = value
         && map
             .get(key)
@@ -142,7 +139,7 @@ pub(crate) fn default_text(value: &mut Value, key: &str, to: &str) {
 }
 
 /// Sets a field that is unset (a pointer in Go).
-pub(crate) fn default_value(value: &mut Value, key: &str, to: impl Into<Value>) {
+pub fn default_value(value: &mut Value, key: &str, to: impl Into<Value>) {
     if let Value::Object(map) = value
         && map.get(key).is_none_or(Value::is_null)
     {
@@ -151,7 +148,7 @@ pub(crate) fn default_value(value: &mut Value, key: &str, to: impl Into<Value>) 
 }
 
 /// Sets a number that is unset or zero (a plain integer in Go).
-pub(crate) fn default_number(value: &mut Value, key: &str, to: i64) {
+pub fn default_number(value: &mut Value, key: &str, to: i64) {
     if let Value::Object(map) = value
         && map.get(key).and_then(Value::as_i64).is_none_or(|n| n == 0)
     {
@@ -160,7 +157,7 @@ pub(crate) fn default_number(value: &mut Value, key: &str, to: i64) {
 }
 
 /// Is the value Go's zero: null, empty string, empty list or map?
-pub(crate) fn is_empty(value: &Value) -> bool {
+pub fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(s) => s.is_empty(),
@@ -172,7 +169,7 @@ pub(crate) fn is_empty(value: &Value) -> bool {
 
 /// Equality as `equality.Semantic.DeepEqual` sees it: unset and empty are the
 /// same, whichever way they are written.
-pub(crate) fn same(a: &Value, b: &Value) -> bool {
+pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             a.iter()
@@ -188,7 +185,7 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// Are the fields at a path the same in both?
-pub(crate) fn same_at(a: &Value, b: &Value, path: &str) -> bool {
+pub fn same_at(a: &Value, b: &Value, path: &str) -> bool {
     same(at(a, path), at(b, path))
 }
 

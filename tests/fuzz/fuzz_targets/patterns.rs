@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use rkube_cel::Pattern;
 use rkube_fuzz::Source;
+use rkube_go_regexp::Pattern;
 
 /// What both read alike.
 const PARTS: [&str; 24] = [

@@ -5,7 +5,8 @@
 use rkube_api::Object;
 use rkube_api::schema::Structural;
 use rkube_api::status::FieldError;
-use rkube_cel::{Pattern, RUNTIME_BUDGET};
+use rkube_cel::RUNTIME_BUDGET;
+use rkube_go_regexp::Pattern;
 use serde_json::Value;
 
 use super::rules::Rules;

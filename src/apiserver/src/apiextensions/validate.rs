@@ -3,7 +3,7 @@
 use rkube_api::Object;
 use rkube_api::schema::{ListType, Structural};
 use rkube_api::status::{FieldError, FieldErrorKind};
-use rkube_cel::Pattern;
+use rkube_go_regexp::Pattern;
 use serde_json::Value;
 
 /// Whether a list's items must differ, and in what.

@@ -2,86 +2,135 @@
 
 use std::sync::Arc;
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::text;
-use super::{Run, no_overload};
+use super::signature::{Run, no_overload};
 use crate::authz::{Attributes, Check, Decision};
+use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "path" => |_, args, _| {
-            let (Check::Authorizer(of), path) = one(args)? else {
-                return no_overload();
-            };
-            if path.is_empty() {
-                return Err(EvalError::new("path must not be empty"));
-            }
-            let mut of = of.clone();
-            of.path = Some(path.to_owned());
-            made(Check::Path(of))
-        },
-        "group" => |_, args, _| {
-            let (Check::Authorizer(of), group) = one(args)? else {
-                return no_overload();
-            };
-            let mut of = of.clone();
-            of.group = group.to_owned();
-            made(Check::Group(of))
-        },
-        "serviceAccount" => |_, args, _| {
-            let [Value::Check(check), namespace, name] = args else {
-                return no_overload();
-            };
-            let Check::Authorizer(of) = &**check else {
-                return no_overload();
-            };
-            let (namespace, name) = (text(namespace)?, text(name)?);
-            if let Some(why) = rkube_api::names::dns1123_subdomain(name).first() {
-                return Err(EvalError::new(format!(
-                    "Invalid service account name: {why}"
-                )));
-            }
-            if let Some(why) = rkube_api::names::dns1123_label(namespace).first() {
-                return Err(EvalError::new(format!(
-                    "Invalid service account namespace: {why}"
-                )));
-            }
-            let mut of = of.clone();
-            of.service_account = Some((namespace.to_owned(), name.to_owned()));
-            made(Check::Authorizer(of))
-        },
-        "resource" => |_, args, _| {
-            let (Check::Group(of), resource) = one(args)? else {
-                return no_overload();
-            };
-            if resource.is_empty() {
-                return Err(EvalError::new("resource must not be empty"));
-            }
-            let mut of = of.clone();
-            of.resource = resource.to_owned();
-            made(Check::Resource(of))
-        },
-        "subresource" => |_, args, _| with(args, |of, s| of.subresource = s),
-        "namespace" => |_, args, _| with(args, |of, s| of.namespace = s),
-        "name" => |_, args, _| with(args, |of, s| of.name = s),
-        "fieldSelector" => |_, args, _| with(args, |of, s| of.field_selector = Some(s)),
-        "labelSelector" => |_, args, _| with(args, |of, s| of.label_selector = Some(s)),
-        "check" => |ctx, args, _| {
-            let (Check::Path(of) | Check::Resource(of), verb) = one(args)? else {
-                return no_overload();
-            };
-            let mut of = of.clone();
-            of.verb = verb.to_owned();
-            made(Check::Decision(ctx.authorizer.authorize(&of)))
-        },
-        "allowed" => |_, args, _| decision(args, |d| Value::Bool(d.allowed)),
-        "reason" => |_, args, _| decision(args, |d| Value::text(d.reason.clone())),
-        "errored" => |_, args, _| decision(args, |d| Value::Bool(d.error.is_some())),
-        "error" => {
-            |_, args, _| decision(args, |d| Value::text(d.error.clone().unwrap_or_default()))
-        }
-        _ => return None,
-    })
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("path", path),
+    ("group", group),
+    ("serviceAccount", service_account),
+    ("resource", resource),
+    ("subresource", subresource),
+    ("namespace", namespace),
+    ("name", name),
+    ("fieldSelector", field_selector),
+    ("labelSelector", label_selector),
+    ("check", check),
+    ("allowed", allowed),
+    ("reason", reason),
+    ("errored", errored),
+    ("error", error),
+];
+
+fn path<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let (Check::Authorizer(of), path) = one(args)? else {
+        return no_overload();
+    };
+    if path.is_empty() {
+        return Err(EvalError::new("path must not be empty"));
+    }
+    let mut of = of.clone();
+    of.path = Some(path.to_owned());
+    made(Check::Path(of))
+}
+
+fn group<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let (Check::Authorizer(of), group) = one(args)? else {
+        return no_overload();
+    };
+    let mut of = of.clone();
+    of.group = group.to_owned();
+    made(Check::Group(of))
+}
+
+fn service_account<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    let [Value::Check(check), namespace, name] = args else {
+        return no_overload();
+    };
+    let Check::Authorizer(of) = &**check else {
+        return no_overload();
+    };
+    let (namespace, name) = (text(namespace)?, text(name)?);
+    if let Some(why) = rkube_api::names::dns1123_subdomain(name).first() {
+        return Err(EvalError::new(format!(
+            "Invalid service account name: {why}"
+        )));
+    }
+    if let Some(why) = rkube_api::names::dns1123_label(namespace).first() {
+        return Err(EvalError::new(format!(
+            "Invalid service account namespace: {why}"
+        )));
+    }
+    let mut of = of.clone();
+    of.service_account = Some((namespace.to_owned(), name.to_owned()));
+    made(Check::Authorizer(of))
+}
+
+fn resource<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let (Check::Group(of), resource) = one(args)? else {
+        return no_overload();
+    };
+    if resource.is_empty() {
+        return Err(EvalError::new("resource must not be empty"));
+    }
+    let mut of = of.clone();
+    of.resource = resource.to_owned();
+    made(Check::Resource(of))
+}
+
+fn subresource<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    with(args, |of, s| of.subresource = s)
+}
+
+fn namespace<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    with(args, |of, s| of.namespace = s)
+}
+
+fn name<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    with(args, |of, s| of.name = s)
+}
+
+fn field_selector<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    with(args, |of, s| of.field_selector = Some(s))
+}
+
+fn label_selector<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    with(args, |of, s| of.label_selector = Some(s))
+}
+
+fn check<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let (Check::Path(of) | Check::Resource(of), verb) = one(args)? else {
+        return no_overload();
+    };
+    let mut of = of.clone();
+    of.verb = verb.to_owned();
+    made(Check::Decision(ctx.authorizer.authorize(&of)))
+}
+
+fn allowed<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    decision(args, |d| Value::Bool(d.allowed))
+}
+
+fn reason<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    decision(args, |d| Value::text(d.reason.clone()))
+}
+
+fn errored<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    decision(args, |d| Value::Bool(d.error.is_some()))
+}
+
+fn error<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    decision(args, |d| Value::text(d.error.clone().unwrap_or_default()))
 }
 
 fn made<'a>(check: Check) -> Outcome<'a> {

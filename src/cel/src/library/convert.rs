@@ -2,112 +2,154 @@
 
 use std::sync::Arc;
 
-use super::{Run, no_overload};
-use crate::number::go_general;
+use rkube_go_regexp::Pattern;
+
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
 use crate::time;
 use crate::value::{EvalError, Outcome, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "type" => |_, args, _| match args {
-            [value] => Ok(Value::Type(value.type_of())),
-            _ => no_overload(),
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("type", type_of),
+    ("dyn", to_dyn),
+    ("bool", to_bool),
+    ("bytes", to_bytes),
+    ("double", to_double),
+    ("duration", to_duration),
+    ("int", to_int),
+    ("uint", to_uint),
+    ("string", to_string),
+    ("timestamp", to_timestamp),
+];
+
+fn type_of<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [value] => Ok(Value::Type(value.type_of())),
+        _ => no_overload(),
+    }
+}
+
+fn to_dyn<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [value] => Ok(value.clone()),
+        _ => no_overload(),
+    }
+}
+
+fn to_bool<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Bool(b)] => Ok(Value::Bool(*b)),
+        [Value::String(s)] => match &**s {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
+            _ => Err(failed(&args[0], "bool")),
         },
-        "dyn" => |_, args, _| match args {
-            [value] => Ok(value.clone()),
-            _ => no_overload(),
-        },
-        "bool" => |_, args, _| match args {
-            [Value::Bool(b)] => Ok(Value::Bool(*b)),
-            [Value::String(s)] => match &**s {
-                "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
-                "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
-                _ => Err(failed(&args[0], "bool")),
-            },
-            _ => no_overload(),
-        },
-        "bytes" => |_, args, _| match args {
-            [Value::Bytes(b)] => Ok(Value::Bytes(b.clone())),
-            [Value::String(s)] => Ok(Value::Bytes(Arc::from(s.as_bytes()))),
-            _ => no_overload(),
-        },
-        "double" => |_, args, _| match args {
-            [Value::Double(d)] => Ok(Value::Double(*d)),
-            [Value::Int(i)] => Ok(Value::Double(*i as f64)),
-            [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
-            [Value::String(s)] => s
-                .parse()
-                .map(Value::Double)
-                .map_err(|_| failed(&args[0], "double")),
-            _ => no_overload(),
-        },
-        "duration" => |_, args, _| match args {
-            [Value::Duration(d)] => Ok(Value::Duration(*d)),
-            [Value::Int(i)] => Ok(Value::Duration(*i)),
-            [Value::String(s)] => time::parse_duration(s)
-                .map(Value::Duration)
-                .ok_or_else(|| failed(&args[0], "google.protobuf.Duration")),
-            _ => no_overload(),
-        },
-        "int" => |_, args, _| match args {
-            [Value::Int(i)] => Ok(Value::Int(*i)),
-            [Value::Duration(d)] => Ok(Value::Int(*d)),
-            [Value::Timestamp(t)] => Ok(Value::Int(t.as_second())),
-            [Value::Uint(u)] => i64::try_from(*u)
-                .map(Value::Int)
-                .map_err(|_| EvalError::new("integer overflow")),
-            [Value::Double(d)] => {
-                // The limits themselves cannot be told from what is beyond them.
-                if *d > -9_223_372_036_854_775_808.0 && *d < 9_223_372_036_854_775_807.0 {
-                    Ok(Value::Int(*d as i64))
-                } else {
-                    Err(EvalError::new("integer overflow"))
-                }
+        _ => no_overload(),
+    }
+}
+
+fn to_bytes<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Bytes(b)] => Ok(Value::Bytes(b.clone())),
+        [Value::String(s)] => Ok(Value::Bytes(Arc::from(s.as_bytes()))),
+        _ => no_overload(),
+    }
+}
+
+fn to_double<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Double(d)] => Ok(Value::Double(*d)),
+        [Value::Int(i)] => Ok(Value::Double(*i as f64)),
+        [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
+        [Value::String(s)] => s
+            .parse()
+            .map(Value::Double)
+            .map_err(|_| failed(&args[0], "double")),
+        _ => no_overload(),
+    }
+}
+
+fn to_duration<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Duration(d)] => Ok(Value::Duration(*d)),
+        [Value::Int(i)] => Ok(Value::Duration(*i)),
+        [Value::String(s)] => time::parse_duration(s)
+            .map(Value::Duration)
+            .ok_or_else(|| failed(&args[0], "google.protobuf.Duration")),
+        _ => no_overload(),
+    }
+}
+
+fn to_int<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(i)] => Ok(Value::Int(*i)),
+        [Value::Duration(d)] => Ok(Value::Int(*d)),
+        [Value::Timestamp(t)] => Ok(Value::Int(t.as_second())),
+        [Value::Uint(u)] => i64::try_from(*u)
+            .map(Value::Int)
+            .map_err(|_| EvalError::new("integer overflow")),
+        [Value::Double(d)] => {
+            // The limits themselves cannot be told from what is beyond them.
+            if *d > -9_223_372_036_854_775_808.0 && *d < 9_223_372_036_854_775_807.0 {
+                Ok(Value::Int(*d as i64))
+            } else {
+                Err(EvalError::new("integer overflow"))
             }
-            [Value::String(s)] => s
-                .parse()
-                .map(Value::Int)
-                .map_err(|_| failed(&args[0], "int")),
-            _ => no_overload(),
-        },
-        "uint" => |_, args, _| match args {
-            [Value::Uint(u)] => Ok(Value::Uint(*u)),
-            [Value::Int(i)] => u64::try_from(*i)
-                .map(Value::Uint)
-                .map_err(|_| EvalError::new("unsigned integer overflow")),
-            [Value::Double(d)] => {
-                if *d >= 0.0 && *d < 18_446_744_073_709_551_615.0 {
-                    Ok(Value::Uint(*d as u64))
-                } else {
-                    Err(EvalError::new("unsigned integer overflow"))
-                }
+        }
+        [Value::String(s)] => s
+            .parse()
+            .map(Value::Int)
+            .map_err(|_| failed(&args[0], "int")),
+        _ => no_overload(),
+    }
+}
+
+fn to_uint<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Uint(u)] => Ok(Value::Uint(*u)),
+        [Value::Int(i)] => u64::try_from(*i)
+            .map(Value::Uint)
+            .map_err(|_| EvalError::new("unsigned integer overflow")),
+        [Value::Double(d)] => {
+            if *d >= 0.0 && *d < 18_446_744_073_709_551_615.0 {
+                Ok(Value::Uint(*d as u64))
+            } else {
+                Err(EvalError::new("unsigned integer overflow"))
             }
-            [Value::String(s)] => s
-                .parse()
-                .map(Value::Uint)
-                .map_err(|_| failed(&args[0], "uint")),
-            _ => no_overload(),
+        }
+        [Value::String(s)] => s
+            .parse()
+            .map(Value::Uint)
+            .map_err(|_| failed(&args[0], "uint")),
+        _ => no_overload(),
+    }
+}
+
+fn to_string<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [value @ Value::String(_)] => Ok(value.clone()),
+        [Value::Type(t)] => Ok(Value::text(t.runtime_name())),
+        [value] => value.to_text().map(Value::text),
+        _ => no_overload(),
+    }
+}
+
+fn to_timestamp<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Timestamp(t)] => Ok(Value::Timestamp(*t)),
+        [Value::Int(i)] => jiff::Timestamp::from_second(*i)
+            .ok()
+            .filter(|t| time::is_in_range(*t))
+            .map(Value::Timestamp)
+            .ok_or_else(|| EvalError::new("timestamp overflow")),
+        [Value::String(s)] => match time::parse_rfc3339(s) {
+            Some(t) if time::is_in_range(t) => Ok(Value::Timestamp(t)),
+            Some(_) => Err(EvalError::new("timestamp overflow")),
+            None => Err(failed(&args[0], "google.protobuf.Timestamp")),
         },
-        "string" => |_, args, _| match args {
-            [value @ Value::String(_)] => Ok(value.clone()),
-            [Value::Type(t)] => Ok(Value::text(t.runtime_name())),
-            [value] => string(value).map(Value::text),
-            _ => no_overload(),
-        },
-        "timestamp" => |_, args, _| match args {
-            [Value::Timestamp(t)] => Ok(Value::Timestamp(*t)),
-            [Value::Int(i)] => jiff::Timestamp::from_second(*i)
-                .ok()
-                .filter(|t| (-62_135_596_800..=253_402_300_799).contains(&t.as_second()))
-                .map(Value::Timestamp)
-                .ok_or_else(|| EvalError::new("timestamp overflow")),
-            [Value::String(s)] => time::parse_rfc3339(s)
-                .map(Value::Timestamp)
-                .ok_or_else(|| failed(&args[0], "google.protobuf.Timestamp")),
-            _ => no_overload(),
-        },
-        _ => return None,
-    })
+        _ => no_overload(),
+    }
 }
 
 fn failed(value: &Value<'_>, to: &str) -> EvalError {
@@ -115,31 +157,6 @@ fn failed(value: &Value<'_>, to: &str) -> EvalError {
         "type conversion error from '{}' to '{to}'",
         value.type_of().runtime_name()
     ))
-}
-
-/// A value as text.
-pub(crate) fn string(value: &Value<'_>) -> Result<String, EvalError> {
-    Ok(match value {
-        Value::String(s) => s.to_string(),
-        Value::Bool(b) => b.to_string(),
-        Value::Int(i) => i.to_string(),
-        Value::Uint(u) => u.to_string(),
-        Value::Double(d) => go_general(*d),
-        Value::Bytes(b) => match std::str::from_utf8(b) {
-            Ok(text) => text.to_owned(),
-            Err(_) => {
-                return Err(EvalError::new(
-                    "invalid UTF-8 in bytes, cannot convert to string",
-                ));
-            }
-        },
-        Value::Duration(d) => time::format_duration(*d),
-        Value::Timestamp(t) => time::format(*t),
-        Value::Type(t) => t.runtime_name().to_owned(),
-        Value::Ip(ip) => ip.to_string(),
-        Value::Cidr(ip, bits) => format!("{ip}/{bits}"),
-        _ => return no_overload(),
-    })
 }
 
 /// For functions that take nothing but texts: the value, or nothing such.

@@ -1,9 +1,8 @@
 //! `format`: values put into a text.
 
-use super::convert::string;
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
-use crate::eval::Ctx;
+use crate::ctx::Ctx;
 use crate::number::{go_fixed, go_quote, go_scientific};
 use crate::source::Issues;
 use crate::types::Type;
@@ -276,7 +275,7 @@ fn plain(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<Option<String>, Str
         | Value::Timestamp(_)
         | Value::Bytes(_)
         | Value::Duration(_)
-        | Value::Type(_) => string(value).map_err(|e| e.message)?,
+        | Value::Type(_) => value.to_text().map_err(|e| e.message)?,
         _ => return Ok(None),
     }))
 }
@@ -291,13 +290,13 @@ fn element(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<String, String> {
         Value::Timestamp(_) => {
             format!(
                 "timestamp({})",
-                go_quote(&string(value).map_err(|e| e.message)?)
+                go_quote(&value.to_text().map_err(|e| e.message)?)
             )
         }
         Value::Duration(_) => {
             format!(
                 "duration({})",
-                go_quote(&string(value).map_err(|e| e.message)?)
+                go_quote(&value.to_text().map_err(|e| e.message)?)
             )
         }
         value => match plain(ctx, value)? {

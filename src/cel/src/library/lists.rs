@@ -2,148 +2,218 @@
 
 use std::cmp::Ordering;
 
-use super::standard::add;
-use super::strings::{index_of, last_index_of};
-use super::{Run, no_overload};
-use crate::eval::Ctx;
+use rkube_go_regexp::Pattern;
+
+use super::signature::{Run, no_overload};
+use super::standard::add_values;
+use super::strings;
+use crate::ctx::Ctx;
 use crate::value::{EvalError, List, Outcome, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "isSorted" => |_, args, _| {
-            let mut last: Option<Value<'_>> = None;
-            for item in list(args)?.iter() {
-                let item = item?;
-                if let Some(last) = &last
-                    && last.compare(&item)? == Ordering::Greater
-                {
-                    return Ok(Value::Bool(false));
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("isSorted", is_sorted),
+    ("sum", sum),
+    ("max", max),
+    ("min", min),
+    ("indexOf", index_of),
+    ("lastIndexOf", last_index_of),
+    ("slice", slice),
+    ("flatten", flatten),
+    ("sort", sort),
+    ("@sortByAssociatedKeys", sort_by_associated_keys),
+    ("lists.range", lists_range),
+    ("reverse", reverse),
+    ("distinct", distinct),
+    ("sets.contains", sets_contains),
+    ("sets.equivalent", sets_equivalent),
+    ("sets.intersects", sets_intersects),
+];
+
+fn is_sorted<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let mut last: Option<Value<'_>> = None;
+    for item in list(args)?.iter() {
+        let item = item?;
+        if let Some(last) = &last
+            && last.compare(&item)? == Ordering::Greater
+        {
+            return Ok(Value::Bool(false));
+        }
+        last = Some(item);
+    }
+    Ok(Value::Bool(true))
+}
+
+fn sum<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let mut sum: Option<Value<'_>> = None;
+    for item in list(args)?.iter() {
+        let item = item?;
+        sum = Some(match sum {
+            None => item,
+            Some(sum) => add_values(&sum, &item)?,
+        });
+    }
+    Ok(sum.unwrap_or(Value::Int(0)))
+}
+
+fn max<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    extreme(args, "max", Ordering::Less)
+}
+
+fn min<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    extreme(args, "min", Ordering::Greater)
+}
+
+fn index_of<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::List(list), item] => position(ctx, list, item, false),
+        [Value::String(s), Value::String(part)] => strings::index_of(s, part, None).map(Value::Int),
+        [Value::String(s), Value::String(part), Value::Int(from)] => {
+            strings::index_of(s, part, Some(*from)).map(Value::Int)
+        }
+        _ => no_overload(),
+    }
+}
+
+fn last_index_of<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::List(list), item] => position(ctx, list, item, true),
+        [Value::String(s), Value::String(part)] => {
+            strings::last_index_of(s, part, None).map(Value::Int)
+        }
+        [Value::String(s), Value::String(part), Value::Int(from)] => {
+            strings::last_index_of(s, part, Some(*from)).map(Value::Int)
+        }
+        _ => no_overload(),
+    }
+}
+
+fn slice<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::List(list), Value::Int(from), Value::Int(to)] = args else {
+        return no_overload();
+    };
+    let problem = if *from < 0 || *to < 0 {
+        "negative indexes not supported".to_owned()
+    } else if from > to {
+        "start index must be less than or equal to end index".to_owned()
+    } else if (list.len() as i64) < *to {
+        format!("list is length {}", list.len())
+    } else {
+        ctx.work((to - from) as u64)?;
+        let items = (*from..*to).map_while(|i| list.get(i as usize));
+        return Ok(Value::list(items.collect::<Result<_, _>>()?));
+    };
+    Err(EvalError::new(format!(
+        "cannot slice({from}, {to}), {problem}"
+    )))
+}
+
+fn flatten<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let depth = match args.get(1) {
+        None => 1,
+        Some(Value::Int(depth)) => *depth,
+        Some(_) => return no_overload(),
+    };
+    if depth < 0 {
+        return Err(EvalError::new("level must be non-negative"));
+    }
+    let mut items = Vec::new();
+    flatten_into(ctx, list(args)?, depth, &mut items)?;
+    Ok(Value::list(items))
+}
+
+fn sort<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let list = list(args)?;
+    sorted(ctx, list, list)
+}
+
+fn sort_by_associated_keys<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::List(list), Value::List(keys)] => sorted(ctx, list, keys),
+        _ => no_overload(),
+    }
+}
+
+fn lists_range<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(n)] => {
+            ctx.work((*n).max(0) as u64)?;
+            Ok(Value::list((0..*n).map(Value::Int).collect()))
+        }
+        _ => no_overload(),
+    }
+}
+
+fn reverse<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let list = list(args)?;
+    ctx.work(list.len() as u64)?;
+    let mut items: Vec<_> = list.iter().collect::<Result<_, _>>()?;
+    items.reverse();
+    Ok(Value::list(items))
+}
+
+fn distinct<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let mut items: Vec<Value<'_>> = Vec::new();
+    'next: for item in list(args)?.iter() {
+        let item = item?;
+        for seen in &items {
+            if ctx.equals(seen, &item)? {
+                continue 'next;
+            }
+        }
+        items.push(item);
+    }
+    Ok(Value::list(items))
+}
+
+fn sets_contains<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::List(list), Value::List(part)] => contains_all(ctx, list, part).map(Value::Bool),
+        _ => no_overload(),
+    }
+}
+
+fn sets_equivalent<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::List(a), Value::List(b)] => Ok(Value::Bool(
+            contains_all(ctx, a, b)? && contains_all(ctx, b, a)?,
+        )),
+        _ => no_overload(),
+    }
+}
+
+fn sets_intersects<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::List(a), Value::List(b)] => {
+            for item in b.iter() {
+                if contains(ctx, a, &item?)? {
+                    return Ok(Value::Bool(true));
                 }
-                last = Some(item);
             }
-            Ok(Value::Bool(true))
-        },
-        "sum" => |_, args, _| {
-            let mut sum: Option<Value<'_>> = None;
-            for item in list(args)?.iter() {
-                let item = item?;
-                sum = Some(match sum {
-                    None => item,
-                    Some(sum) => add(&sum, &item)?,
-                });
-            }
-            Ok(sum.unwrap_or(Value::Int(0)))
-        },
-        "max" => |_, args, _| extreme(args, "max", Ordering::Less),
-        "min" => |_, args, _| extreme(args, "min", Ordering::Greater),
-        "indexOf" => |ctx, args, _| match args {
-            [Value::List(list), item] => position(ctx, list, item, false),
-            [Value::String(s), Value::String(part)] => index_of(s, part, None).map(Value::Int),
-            [Value::String(s), Value::String(part), Value::Int(from)] => {
-                index_of(s, part, Some(*from)).map(Value::Int)
-            }
-            _ => no_overload(),
-        },
-        "lastIndexOf" => |ctx, args, _| match args {
-            [Value::List(list), item] => position(ctx, list, item, true),
-            [Value::String(s), Value::String(part)] => last_index_of(s, part, None).map(Value::Int),
-            [Value::String(s), Value::String(part), Value::Int(from)] => {
-                last_index_of(s, part, Some(*from)).map(Value::Int)
-            }
-            _ => no_overload(),
-        },
-        "slice" => |ctx, args, _| {
-            let [Value::List(list), Value::Int(from), Value::Int(to)] = args else {
-                return no_overload();
-            };
-            let problem = if *from < 0 || *to < 0 {
-                "negative indexes not supported".to_owned()
-            } else if from > to {
-                "start index must be less than or equal to end index".to_owned()
-            } else if (list.len() as i64) < *to {
-                format!("list is length {}", list.len())
-            } else {
-                ctx.work((to - from) as u64)?;
-                let items = (*from..*to).map_while(|i| list.get(i as usize));
-                return Ok(Value::list(items.collect::<Result<_, _>>()?));
-            };
-            Err(EvalError::new(format!(
-                "cannot slice({from}, {to}), {problem}"
-            )))
-        },
-        "flatten" => |ctx, args, _| {
-            let depth = match args.get(1) {
-                None => 1,
-                Some(Value::Int(depth)) => *depth,
-                Some(_) => return no_overload(),
-            };
-            if depth < 0 {
-                return Err(EvalError::new("level must be non-negative"));
-            }
-            let mut items = Vec::new();
-            flatten(ctx, list(args)?, depth, &mut items)?;
-            Ok(Value::list(items))
-        },
-        "sort" => |ctx, args, _| {
-            let list = list(args)?;
-            sorted(ctx, list, list)
-        },
-        "@sortByAssociatedKeys" => |ctx, args, _| match args {
-            [Value::List(list), Value::List(keys)] => sorted(ctx, list, keys),
-            _ => no_overload(),
-        },
-        "lists.range" => |ctx, args, _| match args {
-            [Value::Int(n)] => {
-                ctx.work((*n).max(0) as u64)?;
-                Ok(Value::list((0..*n).map(Value::Int).collect()))
-            }
-            _ => no_overload(),
-        },
-        "reverse" => |ctx, args, _| {
-            let list = list(args)?;
-            ctx.work(list.len() as u64)?;
-            let mut items: Vec<_> = list.iter().collect::<Result<_, _>>()?;
-            items.reverse();
-            Ok(Value::list(items))
-        },
-        "distinct" => |ctx, args, _| {
-            let mut items: Vec<Value<'_>> = Vec::new();
-            'next: for item in list(args)?.iter() {
-                let item = item?;
-                for seen in &items {
-                    if ctx.equals(seen, &item)? {
-                        continue 'next;
-                    }
-                }
-                items.push(item);
-            }
-            Ok(Value::list(items))
-        },
-        "sets.contains" => |ctx, args, _| match args {
-            [Value::List(list), Value::List(part)] => {
-                contains_all(ctx, list, part).map(Value::Bool)
-            }
-            _ => no_overload(),
-        },
-        "sets.equivalent" => |ctx, args, _| match args {
-            [Value::List(a), Value::List(b)] => Ok(Value::Bool(
-                contains_all(ctx, a, b)? && contains_all(ctx, b, a)?,
-            )),
-            _ => no_overload(),
-        },
-        "sets.intersects" => |ctx, args, _| match args {
-            [Value::List(a), Value::List(b)] => {
-                for item in b.iter() {
-                    if contains(ctx, a, &item?)? {
-                        return Ok(Value::Bool(true));
-                    }
-                }
-                Ok(Value::Bool(false))
-            }
-            _ => no_overload(),
-        },
-        _ => return None,
-    })
+            Ok(Value::Bool(false))
+        }
+        _ => no_overload(),
+    }
 }
 
 fn list<'v, 'a>(args: &'v [Value<'a>]) -> Result<&'v List<'a>, EvalError> {
@@ -182,7 +252,7 @@ fn position<'a>(
     Ok(Value::Int(-1))
 }
 
-fn flatten<'a>(
+fn flatten_into<'a>(
     ctx: &mut Ctx<'a, '_>,
     list: &List<'a>,
     depth: i64,
@@ -191,7 +261,7 @@ fn flatten<'a>(
     for item in list.iter() {
         ctx.work(1)?;
         match item? {
-            Value::List(inner) if depth > 0 => flatten(ctx, &inner, depth - 1, into)?,
+            Value::List(inner) if depth > 0 => flatten_into(ctx, &inner, depth - 1, into)?,
             item => into.push(item),
         }
     }

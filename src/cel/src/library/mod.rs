@@ -1,47 +1,47 @@
-//! What functions do.
+//! Implementations of the functions that `functions` declares.
 
 mod authz;
 mod convert;
 pub(crate) mod format;
 mod lists;
-pub(crate) mod named;
+mod named;
 mod net;
+mod netip;
 mod quantity;
-pub(crate) mod regex;
-pub(crate) mod semver;
+mod regex;
+mod semver;
+mod signature;
 mod standard;
-pub(crate) mod strings;
-pub(crate) mod url;
+mod strings;
+mod url;
 
-use crate::eval::Ctx;
-use crate::pattern::Pattern;
-use crate::value::{EvalError, Outcome, Value};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
-/// A function: the evaluation, its arguments, and its pattern if that is constant.
-pub(crate) type Run =
-    for<'a, 'r, 'x> fn(&mut Ctx<'a, 'r>, &[Value<'a>], Option<&'x Pattern>) -> Outcome<'a>;
+pub(crate) use signature::Run;
 
-/// The function with a name.
+/// All functions by name.
+static FUNCTIONS: LazyLock<HashMap<&'static str, Run>> = LazyLock::new(|| {
+    [
+        standard::FUNCTIONS,
+        convert::FUNCTIONS,
+        strings::FUNCTIONS,
+        lists::FUNCTIONS,
+        regex::FUNCTIONS,
+        net::FUNCTIONS,
+        quantity::FUNCTIONS,
+        semver::FUNCTIONS,
+        url::FUNCTIONS,
+        named::FUNCTIONS,
+        authz::FUNCTIONS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect()
+});
+
+/// Returns the implementation of the function with the given name.
 pub(crate) fn implementation(name: &str) -> Option<Run> {
-    standard::implementation(name)
-        .or_else(|| convert::implementation(name))
-        .or_else(|| strings::implementation(name))
-        .or_else(|| lists::implementation(name))
-        .or_else(|| regex::implementation(name))
-        .or_else(|| net::implementation(name))
-        .or_else(|| quantity::implementation(name))
-        .or_else(|| semver::implementation(name))
-        .or_else(|| url::implementation(name))
-        .or_else(|| named::implementation(name))
-        .or_else(|| authz::implementation(name))
-}
-
-/// The error for arguments that a function does not take.
-pub(crate) fn no_overload<T>() -> Result<T, EvalError> {
-    Err(EvalError::no_overload())
-}
-
-/// A value as `string()` has it.
-pub(crate) fn shown(value: &Value<'_>) -> Result<String, EvalError> {
-    convert::string(value)
+    FUNCTIONS.get(name).copied()
 }

@@ -1,178 +1,139 @@
 //! Formats by name.
 
-use rkube_api::names;
+use rkube_go_regexp::Pattern;
 
 use super::convert::{text, texts};
-use super::url::Url;
-use super::{Run, no_overload};
-use crate::time;
-use crate::value::{Outcome, Value};
-
-/// A way to check texts.
-#[derive(Debug)]
-pub struct NamedFormat {
-    /// The name, which equality goes by.
-    pub name: &'static str,
-    check: fn(&str) -> Vec<String>,
-    /// The length of the pattern that costs are counted by.
-    pub pattern_size: u64,
-}
-
-/// Checks a name that something will be added to.
-fn prefix(check: fn(&str) -> Vec<String>, name: &str) -> Vec<String> {
-    // What is added ends the name, so a dash may end the prefix.
-    match name.strip_suffix('-') {
-        Some(stem) if !stem.is_empty() => check(&format!("{stem}a")),
-        _ => check(name),
-    }
-}
-
-fn is_uuid(s: &str) -> bool {
-    let mut groups: Vec<usize> = Vec::new();
-    for group in s.split('-') {
-        if !group.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return false;
-        }
-        groups.push(group.len());
-    }
-    // Dashes may be left out.
-    s.len() == 32 && groups == [32] || groups == [8, 4, 4, 4, 12]
-}
-
-fn is_base64(s: &str) -> bool {
-    use base64::Engine;
-    !s.is_empty()
-        && base64::engine::general_purpose::STANDARD
-            .decode(s.as_bytes())
-            .is_ok()
-}
-
-fn unless(fine: bool, problem: &str) -> Vec<String> {
-    if fine {
-        Vec::new()
-    } else {
-        vec![problem.to_owned()]
-    }
-}
-
-/// All of them, by the name that expressions use.
-static FORMATS: [(&str, NamedFormat); 13] = [
-    format("dns1123Label", "DNS1123Label", names::dns1123_label, 30),
-    format(
-        "dns1123Subdomain",
-        "DNS1123Subdomain",
-        names::dns1123_subdomain,
-        60,
-    ),
-    format("dns1035Label", "DNS1035Label", names::dns1035_label, 30),
-    format("qualifiedName", "QualifiedName", names::qualified_name, 60),
-    format(
-        "dns1123LabelPrefix",
-        "DNS1123LabelPrefix",
-        |s| prefix(names::dns1123_label, s),
-        30,
-    ),
-    format(
-        "dns1123SubdomainPrefix",
-        "DNS1123SubdomainPrefix",
-        |s| prefix(names::dns1123_subdomain, s),
-        60,
-    ),
-    format(
-        "dns1035LabelPrefix",
-        "DNS1035LabelPrefix",
-        |s| prefix(names::dns1035_label, s),
-        30,
-    ),
-    format("labelValue", "LabelValue", names::label_value, 40),
-    format(
-        "uri",
-        "URI",
-        |s| Url::parse(s).err().into_iter().collect(),
-        1103,
-    ),
-    format(
-        "uuid",
-        "uuid",
-        |s| unless(is_uuid(s), "does not match the UUID format"),
-        69,
-    ),
-    format(
-        "byte",
-        "byte",
-        |s| unless(is_base64(s), "invalid base64"),
-        84,
-    ),
-    format(
-        "date",
-        "date",
-        |s| unless(time::parse_date(s).is_ok() && s.len() == 10, "invalid date"),
-        70,
-    ),
-    format(
-        "datetime",
-        "datetime",
-        |s| unless(time::parse_date_time(s).is_ok(), "invalid datetime"),
-        70,
-    ),
-];
-
-const fn format(
-    key: &'static str,
-    name: &'static str,
-    check: fn(&str) -> Vec<String>,
-    pattern_size: u64,
-) -> (&'static str, NamedFormat) {
-    (
-        key,
-        NamedFormat {
-            name,
-            check,
-            pattern_size,
-        },
-    )
-}
-
-fn find(name: &str) -> Option<&'static NamedFormat> {
-    FORMATS.iter().find(|(n, _)| *n == name).map(|(_, f)| f)
-}
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
+use crate::value::{NamedFormat, Outcome, Value};
 
 fn known<'a>(name: &str) -> Outcome<'a> {
-    find(name).map_or_else(no_overload, |f| Ok(Value::Format(f)))
+    NamedFormat::find(name).map_or_else(no_overload, |f| Ok(Value::Format(f)))
 }
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "validate" => |_, args, _| {
-            let [Value::Format(format), s] = args else {
-                return no_overload();
-            };
-            let problems = (format.check)(text(s)?);
-            if problems.is_empty() {
-                return Ok(Value::Optional(None));
-            }
-            texts(problems).map(Value::some)
-        },
-        "format.named" => |_, args, _| match args {
-            [s] => Ok(match find(text(s)?) {
-                Some(format) => Value::some(Value::Format(format)),
-                None => Value::Optional(None),
-            }),
-            _ => no_overload(),
-        },
-        "format.dns1123Label" => |_, _, _| known("dns1123Label"),
-        "format.dns1123Subdomain" => |_, _, _| known("dns1123Subdomain"),
-        "format.dns1035Label" => |_, _, _| known("dns1035Label"),
-        "format.qualifiedName" => |_, _, _| known("qualifiedName"),
-        "format.dns1123LabelPrefix" => |_, _, _| known("dns1123LabelPrefix"),
-        "format.dns1123SubdomainPrefix" => |_, _, _| known("dns1123SubdomainPrefix"),
-        "format.dns1035LabelPrefix" => |_, _, _| known("dns1035LabelPrefix"),
-        "format.labelValue" => |_, _, _| known("labelValue"),
-        "format.uri" => |_, _, _| known("uri"),
-        "format.uuid" => |_, _, _| known("uuid"),
-        "format.byte" => |_, _, _| known("byte"),
-        "format.date" => |_, _, _| known("date"),
-        "format.datetime" => |_, _, _| known("datetime"),
-        _ => return None,
-    })
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("validate", validate),
+    ("format.named", format_named),
+    ("format.dns1123Label", format_dns1123_label),
+    ("format.dns1123Subdomain", format_dns1123_subdomain),
+    ("format.dns1035Label", format_dns1035_label),
+    ("format.qualifiedName", format_qualified_name),
+    ("format.dns1123LabelPrefix", format_dns1123_label_prefix),
+    (
+        "format.dns1123SubdomainPrefix",
+        format_dns1123_subdomain_prefix,
+    ),
+    ("format.dns1035LabelPrefix", format_dns1035_label_prefix),
+    ("format.labelValue", format_label_value),
+    ("format.uri", format_uri),
+    ("format.uuid", format_uuid),
+    ("format.byte", format_byte),
+    ("format.date", format_date),
+    ("format.datetime", format_datetime),
+];
+
+fn validate<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Format(format), s] = args else {
+        return no_overload();
+    };
+    let problems = format.check(text(s)?);
+    if problems.is_empty() {
+        return Ok(Value::Optional(None));
+    }
+    texts(problems).map(Value::some)
+}
+
+fn format_named<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(match NamedFormat::find(text(s)?) {
+            Some(format) => Value::some(Value::Format(format)),
+            None => Value::Optional(None),
+        }),
+        _ => no_overload(),
+    }
+}
+
+fn format_dns1123_label<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1123Label")
+}
+
+fn format_dns1123_subdomain<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1123Subdomain")
+}
+
+fn format_dns1035_label<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1035Label")
+}
+
+fn format_qualified_name<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("qualifiedName")
+}
+
+fn format_dns1123_label_prefix<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1123LabelPrefix")
+}
+
+fn format_dns1123_subdomain_prefix<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1123SubdomainPrefix")
+}
+
+fn format_dns1035_label_prefix<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("dns1035LabelPrefix")
+}
+
+fn format_label_value<'a>(
+    _: &mut Ctx<'a, '_>,
+    _: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    known("labelValue")
+}
+
+fn format_uri<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    known("uri")
+}
+
+fn format_uuid<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    known("uuid")
+}
+
+fn format_byte<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    known("byte")
+}
+
+fn format_date<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    known("date")
+}
+
+fn format_datetime<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    known("datetime")
 }

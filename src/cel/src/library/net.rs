@@ -2,88 +2,160 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::convert::text;
-use super::{Run, no_overload};
-use crate::number::go_quote;
-use crate::value::{EvalError, Value};
+use rkube_go_regexp::Pattern;
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "ip" => |_, args, _| match args {
-            [Value::Cidr(ip, _)] => Ok(Value::Ip(*ip)),
-            [s] => parse_ip(text(s)?).map(Value::Ip).map_err(EvalError::new),
-            _ => no_overload(),
-        },
-        "isIP" => |_, args, _| match args {
-            [s] => Ok(Value::Bool(parse_ip(text(s)?).is_ok())),
-            _ => no_overload(),
-        },
-        "ip.isCanonical" => |_, args, _| match args {
-            [s] => {
-                let s = text(s)?;
-                let ip = parse_ip(s).map_err(EvalError::new)?;
-                Ok(Value::Bool(ip.to_string() == s))
-            }
-            _ => no_overload(),
-        },
-        "family" => |_, args, _| match args {
-            [Value::Ip(ip)] => Ok(Value::Int(if ip.is_ipv4() { 4 } else { 6 })),
-            _ => no_overload(),
-        },
-        "isUnspecified" => |_, args, _| test(args, IpAddr::is_unspecified),
-        "isLoopback" => |_, args, _| test(args, IpAddr::is_loopback),
-        "isLinkLocalMulticast" => |_, args, _| test(args, is_link_local_multicast),
-        "isLinkLocalUnicast" => |_, args, _| test(args, is_link_local_unicast),
-        "isGlobalUnicast" => |_, args, _| {
-            test(args, |ip| {
-                let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-                !(broadcast
-                    || ip.is_unspecified()
-                    || ip.is_loopback()
-                    || ip.is_multicast()
-                    || is_link_local_unicast(ip))
-            })
-        },
-        "cidr" => |_, args, _| match args {
-            [s] => parse_cidr(text(s)?)
-                .map(|(ip, bits)| Value::Cidr(ip, bits))
-                .map_err(again),
-            _ => no_overload(),
-        },
-        "isCIDR" => |_, args, _| match args {
-            [s] => Ok(Value::Bool(parse_cidr(text(s)?).is_ok())),
-            _ => no_overload(),
-        },
-        "prefixLength" => |_, args, _| match args {
-            [Value::Cidr(_, bits)] => Ok(Value::Int(i64::from(*bits))),
-            _ => no_overload(),
-        },
-        "masked" => |_, args, _| match args {
-            [Value::Cidr(ip, bits)] => Ok(Value::Cidr(mask(*ip, *bits), *bits)),
-            _ => no_overload(),
-        },
-        "containsIP" => |_, args, _| {
-            let [Value::Cidr(net, bits), other] = args else {
-                return no_overload();
-            };
-            let ip = match other {
-                Value::Ip(ip) => *ip,
-                other => parse_ip(text(other)?).map_err(EvalError::new)?,
-            };
-            Ok(Value::Bool(contains(*net, *bits, ip)))
-        },
-        "containsCIDR" => |_, args, _| {
-            let [Value::Cidr(net, bits), other] = args else {
-                return no_overload();
-            };
-            let (inner, its) = match other {
-                Value::Cidr(inner, its) => (*inner, *its),
-                other => parse_cidr(text(other)?).map_err(again)?,
-            };
-            Ok(Value::Bool(bits <= &its && contains(*net, *bits, inner)))
-        },
-        _ => return None,
+use super::convert::text;
+use super::netip::parse_error;
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
+use crate::number::go_quote;
+use crate::value::{EvalError, Outcome, Value};
+
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("ip", to_ip),
+    ("isIP", is_ip),
+    ("ip.isCanonical", ip_is_canonical),
+    ("family", family),
+    ("isUnspecified", is_unspecified),
+    ("isLoopback", is_loopback),
+    ("isLinkLocalMulticast", is_link_local_multicast),
+    ("isLinkLocalUnicast", is_link_local_unicast),
+    ("isGlobalUnicast", is_global_unicast),
+    ("cidr", to_cidr),
+    ("isCIDR", is_cidr),
+    ("prefixLength", prefix_length),
+    ("masked", masked),
+    ("containsIP", contains_ip),
+    ("containsCIDR", contains_cidr),
+];
+
+fn to_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(ip, _)] => Ok(Value::Ip(*ip)),
+        [s] => parse_ip(text(s)?).map(Value::Ip).map_err(EvalError::new),
+        _ => no_overload(),
+    }
+}
+
+fn is_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::Bool(parse_ip(text(s)?).is_ok())),
+        _ => no_overload(),
+    }
+}
+
+fn ip_is_canonical<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [s] => {
+            let s = text(s)?;
+            let ip = parse_ip(s).map_err(EvalError::new)?;
+            Ok(Value::Bool(ip.to_string() == s))
+        }
+        _ => no_overload(),
+    }
+}
+
+fn family<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Ip(ip)] => Ok(Value::Int(if ip.is_ipv4() { 4 } else { 6 })),
+        _ => no_overload(),
+    }
+}
+
+fn is_unspecified<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    test(args, IpAddr::is_unspecified)
+}
+
+fn is_loopback<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    test(args, IpAddr::is_loopback)
+}
+
+fn is_link_local_multicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, link_local_multicast)
+}
+
+fn is_link_local_unicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, link_local_unicast)
+}
+
+fn is_global_unicast<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    test(args, |ip| {
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        !(broadcast
+            || ip.is_unspecified()
+            || ip.is_loopback()
+            || ip.is_multicast()
+            || link_local_unicast(ip))
     })
+}
+
+fn to_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => parse_cidr(text(s)?)
+            .map(|(ip, bits)| Value::Cidr(ip, bits))
+            .map_err(again),
+        _ => no_overload(),
+    }
+}
+
+fn is_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::Bool(parse_cidr(text(s)?).is_ok())),
+        _ => no_overload(),
+    }
+}
+
+fn prefix_length<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(_, bits)] => Ok(Value::Int(i64::from(*bits))),
+        _ => no_overload(),
+    }
+}
+
+fn masked<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Cidr(ip, bits)] => Ok(Value::Cidr(mask(*ip, *bits), *bits)),
+        _ => no_overload(),
+    }
+}
+
+fn contains_ip<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Cidr(net, bits), other] = args else {
+        return no_overload();
+    };
+    let ip = match other {
+        Value::Ip(ip) => *ip,
+        other => parse_ip(text(other)?).map_err(EvalError::new)?,
+    };
+    Ok(Value::Bool(contains(*net, *bits, ip)))
+}
+
+fn contains_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Cidr(net, bits), other] = args else {
+        return no_overload();
+    };
+    let (inner, its) = match other {
+        Value::Cidr(inner, its) => (*inner, *its),
+        other => parse_cidr(text(other)?).map_err(again)?,
+    };
+    Ok(Value::Bool(bits <= &its && contains(*net, *bits, inner)))
 }
 
 fn again(problem: String) -> EvalError {
@@ -99,14 +171,14 @@ fn test<'a>(args: &[Value<'a>], test: impl Fn(&IpAddr) -> bool) -> Result<Value<
     }
 }
 
-fn is_link_local_multicast(ip: &IpAddr) -> bool {
+fn link_local_multicast(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.octets()[..3] == [224, 0, 0],
         IpAddr::V6(v6) => v6.segments()[0] & 0xff0f == 0xff02,
     }
 }
 
-fn is_link_local_unicast(ip: &IpAddr) -> bool {
+fn link_local_unicast(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => v4.is_link_local(),
         IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
@@ -136,29 +208,8 @@ fn parse_ip(raw: &str) -> Result<IpAddr, String> {
             "IP Address {} parse error during conversion from string: ParseAddr({}): {}",
             go_quote(raw),
             go_quote(raw),
-            why(raw)
+            parse_error(raw)
         )),
-    }
-}
-
-/// Roughly what Go's parser says of a text that is no address.
-fn why(raw: &str) -> &'static str {
-    if !raw.contains(['.', ':', '%']) {
-        "unable to parse IP"
-    } else if raw.contains(':') {
-        "unexpected character"
-    } else if raw.split('.').any(str::is_empty) {
-        "IPv4 field must have at least one digit"
-    } else if raw.split('.').any(|p| p.parse::<u32>().is_err()) {
-        "unexpected character"
-    } else if raw.split('.').any(|p| p.parse::<u8>().is_err()) {
-        "IPv4 field has value >255"
-    } else if raw.split('.').any(|p| p.len() > 1 && p.starts_with('0')) {
-        "IPv4 field has octet with leading zero"
-    } else if raw.split('.').count() < 4 {
-        "IPv4 address too short"
-    } else {
-        "IPv4 address too long"
     }
 }
 
@@ -180,7 +231,7 @@ fn parse_cidr(raw: &str) -> Result<(IpAddr, u8), String> {
         bad(&format!(
             "ParseAddr({}): {}",
             go_quote(address),
-            why(address)
+            parse_error(address)
         ))
     })?;
     let plain = !bits.is_empty()

@@ -4,49 +4,101 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use rkube_api::quantity::{Format, Quantity};
+use rkube_go_regexp::Pattern;
 
 use super::convert::text;
-use super::{Run, no_overload};
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "quantity" => |_, args, _| match args {
-            [s] => match Quantity::parse(text(s)?) {
-                Ok(quantity) => Ok(Value::Quantity(Arc::new(quantity))),
-                Err(e) => Err(EvalError::new(e.to_string())),
-            },
-            _ => no_overload(),
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("quantity", to_quantity),
+    ("isQuantity", is_quantity),
+    ("sign", sign),
+    ("isGreaterThan", is_greater_than),
+    ("isLessThan", is_less_than),
+    ("compareTo", compare_to),
+    ("asApproximateFloat", as_approximate_float),
+    ("isInteger", is_integer),
+    ("asInteger", as_integer),
+    ("add", add),
+    ("sub", sub),
+];
+
+fn to_quantity<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => match Quantity::parse(text(s)?) {
+            Ok(quantity) => Ok(Value::Quantity(Arc::new(quantity))),
+            Err(e) => Err(EvalError::new(e.to_string())),
         },
-        "isQuantity" => |_, args, _| match args {
-            [s] => Ok(Value::Bool(Quantity::parse(text(s)?).is_ok())),
-            _ => no_overload(),
-        },
-        "sign" => |_, args, _| match args {
-            [Value::Quantity(q)] => Ok(Value::Int(i64::from(q.sign()))),
-            _ => no_overload(),
-        },
-        "isGreaterThan" => |_, args, _| compare(args).map(|o| Value::Bool(o == Ordering::Greater)),
-        "isLessThan" => |_, args, _| compare(args).map(|o| Value::Bool(o == Ordering::Less)),
-        "compareTo" => |_, args, _| compare(args).map(|o| Value::Int(o as i64)),
-        "asApproximateFloat" => |_, args, _| match args {
-            [Value::Quantity(q)] => Ok(Value::Double(q.as_f64())),
-            _ => no_overload(),
-        },
-        "isInteger" => |_, args, _| match args {
-            [Value::Quantity(q)] => Ok(Value::Bool(integer(q).is_some())),
-            _ => no_overload(),
-        },
-        "asInteger" => |_, args, _| match args {
-            [Value::Quantity(q)] => integer(q)
-                .map(Value::Int)
-                .ok_or_else(|| EvalError::new("cannot convert value to integer")),
-            _ => no_overload(),
-        },
-        "add" => |_, args, _| arithmetic(args, Quantity::add),
-        "sub" => |_, args, _| arithmetic(args, Quantity::sub),
-        _ => return None,
-    })
+        _ => no_overload(),
+    }
+}
+
+fn is_quantity<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::Bool(Quantity::parse(text(s)?).is_ok())),
+        _ => no_overload(),
+    }
+}
+
+fn sign<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Quantity(q)] => Ok(Value::Int(i64::from(q.sign()))),
+        _ => no_overload(),
+    }
+}
+
+fn is_greater_than<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    compare(args).map(|o| Value::Bool(o == Ordering::Greater))
+}
+
+fn is_less_than<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args).map(|o| Value::Bool(o == Ordering::Less))
+}
+
+fn compare_to<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args).map(|o| Value::Int(o as i64))
+}
+
+fn as_approximate_float<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::Quantity(q)] => Ok(Value::Double(q.as_f64())),
+        _ => no_overload(),
+    }
+}
+
+fn is_integer<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Quantity(q)] => Ok(Value::Bool(integer(q).is_some())),
+        _ => no_overload(),
+    }
+}
+
+fn as_integer<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Quantity(q)] => integer(q)
+            .map(Value::Int)
+            .ok_or_else(|| EvalError::new("cannot convert value to integer")),
+        _ => no_overload(),
+    }
+}
+
+fn add<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    arithmetic(args, Quantity::add)
+}
+
+fn sub<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    arithmetic(args, Quantity::sub)
 }
 
 fn compare(args: &[Value<'_>]) -> Result<Ordering, EvalError> {
@@ -60,6 +112,10 @@ fn compare(args: &[Value<'_>]) -> Result<Ordering, EvalError> {
 /// The amount as a whole number, if it is one.
 fn integer(q: &Quantity) -> Option<i64> {
     let value = q.value();
+    // Quantities beyond 64 bits are saturated; upstream does not convert them.
+    if value.unsigned_abs() >= i64::MAX.unsigned_abs() {
+        return None;
+    }
     (Quantity::new(value, Format::DecimalSi).cmp(q) == Ordering::Equal).then_some(value)
 }
 

@@ -5,187 +5,347 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
+use rkube_go_regexp::Pattern;
 
-use super::{Run, no_overload};
+use super::signature::{Run, no_overload};
 use crate::ast::op;
-use crate::eval::{insert, insert_all};
-use crate::value::{EvalError, List, Map, Outcome, Value};
+use crate::ctx::Ctx;
+use crate::time;
+use crate::value::{EvalError, List, Map, Outcome, OwnMap, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        op::NOT => |_, args, _| match args {
-            [Value::Bool(b)] => Ok(Value::Bool(!b)),
-            _ => no_overload(),
-        },
-        op::NOT_STRICTLY_FALSE => |_, args, _| match args {
-            [Value::Bool(b)] => Ok(Value::Bool(*b)),
-            _ => Ok(Value::Bool(true)),
-        },
-        op::NEGATE => |_, args, _| match args {
-            [Value::Int(i)] => i.checked_neg().map(Value::Int).ok_or_else(overflow),
-            [Value::Double(d)] => Ok(Value::Double(-d)),
-            _ => no_overload(),
-        },
-        op::EQUALS => |ctx, args, _| match args {
-            [a, b] => ctx.equals(a, b).map(Value::Bool),
-            _ => no_overload(),
-        },
-        "_!=_" => |ctx, args, _| match args {
-            [a, b] => ctx.equals(a, b).map(|same| Value::Bool(!same)),
-            _ => no_overload(),
-        },
-        "_<_" => |_, args, _| compare(args, |o| o == Ordering::Less),
-        "_<=_" => |_, args, _| compare(args, |o| o != Ordering::Greater),
-        "_>_" => |_, args, _| compare(args, |o| o == Ordering::Greater),
-        "_>=_" => |_, args, _| compare(args, |o| o != Ordering::Less),
-        op::ADD => |ctx, args, _| match args {
-            [Value::List(a), Value::List(b)] => {
-                a.clone().concat(b.clone(), &mut ctx.work).map(Value::List)
-            }
-            [a, b] => add(a, b),
-            _ => no_overload(),
-        },
-        "_-_" => |_, args, _| subtract(args),
-        "_*_" => |_, args, _| match args {
-            [Value::Int(a), Value::Int(b)] => {
-                a.checked_mul(*b).map(Value::Int).ok_or_else(overflow)
-            }
-            [Value::Uint(a), Value::Uint(b)] => a
-                .checked_mul(*b)
-                .map(Value::Uint)
-                .ok_or_else(unsigned_overflow),
-            [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a * b)),
-            _ => no_overload(),
-        },
-        "_/_" => |_, args, _| match args {
-            [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
-                Err(EvalError::new("division by zero"))
-            }
-            [Value::Int(a), Value::Int(b)] => {
-                a.checked_div(*b).map(Value::Int).ok_or_else(overflow)
-            }
-            [Value::Uint(a), Value::Uint(b)] => Ok(Value::Uint(a / b)),
-            [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a / b)),
-            _ => no_overload(),
-        },
-        "_%_" => |_, args, _| match args {
-            [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
-                Err(EvalError::new("modulus by zero"))
-            }
-            [Value::Int(a), Value::Int(b)] => {
-                a.checked_rem(*b).map(Value::Int).ok_or_else(overflow)
-            }
-            [Value::Uint(a), Value::Uint(b)] => Ok(Value::Uint(a % b)),
-            _ => no_overload(),
-        },
-        op::IN => |ctx, args, _| match args {
-            [needle, Value::List(list)] => {
-                for item in list.iter() {
-                    ctx.work(1)?;
-                    if ctx.equals(&item?, needle)? {
-                        return Ok(Value::Bool(true));
-                    }
-                }
-                Ok(Value::Bool(false))
-            }
-            [key, Value::Map(map)] => Ok(Value::Bool(map.get(key).is_some())),
-            [Value::String(name), Value::Object(object)] => {
-                Ok(Value::Bool(object.field(name).is_some()))
-            }
-            _ => no_overload(),
-        },
-        "size" => |_, args, _| match args {
-            [Value::Ip(_) | Value::Cidr(..)] => no_overload(),
-            [value] => match value.size() {
-                Some(size) => Ok(Value::Int(size as i64)),
-                None => no_overload(),
-            },
-            _ => no_overload(),
-        },
-        op::MAP_INSERT => |ctx, args, _| {
-            let [Value::Map(map), rest @ ..] = args else {
-                return no_overload();
-            };
-            ctx.work(map.len() as u64)?;
-            let mut own = match map {
-                Map::Own(own) => (**own).clone(),
-                Map::Json(..) => {
-                    let mut own = crate::value::OwnMap::default();
-                    insert_all(&mut own, map)?;
-                    own
-                }
-            };
-            match rest {
-                [key, value] => insert(&mut own, key.clone(), value.clone())?,
-                [Value::Map(more)] => insert_all(&mut own, more)?,
-                _ => return no_overload(),
-            }
-            Ok(Value::Map(Map::Own(Arc::new(own))))
-        },
-        "optional.of" => |_, args, _| match args {
-            [value] => Ok(Value::some(value.clone())),
-            _ => no_overload(),
-        },
-        "optional.ofNonZeroValue" => |_, args, _| match args {
-            [value] if is_zero(value) => Ok(Value::Optional(None)),
-            [value] => Ok(Value::some(value.clone())),
-            _ => no_overload(),
-        },
-        "optional.none" => |_, _, _| Ok(Value::Optional(None)),
-        "value" => |_, args, _| match args {
-            [Value::Optional(Some(value))] => Ok((**value).clone()),
-            [Value::Optional(None)] => Err(EvalError::new("optional.none() dereference")),
-            _ => no_overload(),
-        },
-        "hasValue" => |_, args, _| match args {
-            [Value::Optional(value)] => Ok(Value::Bool(value.is_some())),
-            _ => no_overload(),
-        },
-        "or" | "orValue" => |_, _, _| no_overload(),
-        "first" => |_, args, _| match args {
-            [Value::List(list)] => end(list, 0),
-            _ => no_overload(),
-        },
-        "last" => |_, args, _| match args {
-            [Value::List(list)] => end(list, list.len().saturating_sub(1)),
-            _ => no_overload(),
-        },
-        "optional.unwrap" | "unwrapOpt" => |ctx, args, _| {
-            let [Value::List(list)] = args else {
-                return no_overload();
-            };
-            ctx.work(list.len() as u64)?;
-            let mut items = Vec::new();
-            for item in list.iter() {
-                match item? {
-                    Value::Optional(value) => items.extend(value.map(|v| (*v).clone())),
-                    other => {
-                        return Err(EvalError::new(format!(
-                            "value {} is not optional",
-                            other.shown()
-                        )));
-                    }
-                }
-            }
-            Ok(Value::list(items))
-        },
-        "getFullYear" => |_, args, _| moment(args, |t| i64::from(t.year())),
-        "getMonth" => |_, args, _| moment(args, |t| i64::from(t.month()) - 1),
-        "getDayOfYear" => |_, args, _| moment(args, |t| i64::from(t.day_of_year()) - 1),
-        "getDayOfMonth" => |_, args, _| moment(args, |t| i64::from(t.day()) - 1),
-        "getDate" => |_, args, _| moment(args, |t| i64::from(t.day())),
-        "getDayOfWeek" => {
-            |_, args, _| moment(args, |t| i64::from(t.weekday().to_sunday_zero_offset()))
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    (op::NOT, not),
+    (op::NOT_STRICTLY_FALSE, not_strictly_false),
+    (op::NEGATE, negate),
+    (op::EQUALS, equals),
+    ("_!=_", not_equals),
+    ("_<_", less),
+    ("_<=_", less_equals),
+    ("_>_", greater),
+    ("_>=_", greater_equals),
+    (op::ADD, add),
+    ("_-_", subtract),
+    ("_*_", multiply),
+    ("_/_", divide),
+    ("_%_", modulo),
+    (op::IN, is_in),
+    ("size", size),
+    (op::MAP_INSERT, map_insert),
+    ("optional.of", optional_of),
+    ("optional.ofNonZeroValue", optional_of_non_zero_value),
+    ("optional.none", optional_none),
+    ("value", optional_value),
+    ("hasValue", has_value),
+    ("or", or),
+    ("orValue", or),
+    ("first", first),
+    ("last", last),
+    ("optional.unwrap", unwrap_optionals),
+    ("unwrapOpt", unwrap_optionals),
+    ("getFullYear", get_full_year),
+    ("getMonth", get_month),
+    ("getDayOfYear", get_day_of_year),
+    ("getDayOfMonth", get_day_of_month),
+    ("getDate", get_date),
+    ("getDayOfWeek", get_day_of_week),
+    ("getHours", get_hours),
+    ("getMinutes", get_minutes),
+    ("getSeconds", get_seconds),
+    ("getMilliseconds", get_milliseconds),
+];
+
+fn not<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Bool(b)] => Ok(Value::Bool(!b)),
+        _ => no_overload(),
+    }
+}
+
+fn not_strictly_false<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [Value::Bool(b)] => Ok(Value::Bool(*b)),
+        _ => Ok(Value::Bool(true)),
+    }
+}
+
+fn negate<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(i)] => i.checked_neg().map(Value::Int).ok_or_else(overflow),
+        [Value::Double(d)] => Ok(Value::Double(-d)),
+        _ => no_overload(),
+    }
+}
+
+fn equals<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [a, b] => ctx.equals(a, b).map(Value::Bool),
+        _ => no_overload(),
+    }
+}
+
+fn not_equals<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [a, b] => ctx.equals(a, b).map(|same| Value::Bool(!same)),
+        _ => no_overload(),
+    }
+}
+
+fn less<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args, |o| o == Ordering::Less)
+}
+
+fn less_equals<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args, |o| o != Ordering::Greater)
+}
+
+fn greater<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args, |o| o == Ordering::Greater)
+}
+
+fn greater_equals<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    compare(args, |o| o != Ordering::Less)
+}
+
+fn add<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::List(a), Value::List(b)] => {
+            a.clone().concat(b.clone(), &mut ctx.work).map(Value::List)
         }
-        "getHours" => |_, args, _| span(args, 3_600_000_000_000, |t| i64::from(t.hour())),
-        "getMinutes" => |_, args, _| span(args, 60_000_000_000, |t| i64::from(t.minute())),
-        "getSeconds" => |_, args, _| span(args, 1_000_000_000, |t| i64::from(t.second())),
-        "getMilliseconds" => |_, args, _| {
-            span(args, 1_000_000, |t| {
-                i64::from(t.subsec_nanosecond()) / 1_000_000
-            })
+        [a, b] => add_values(a, b),
+        _ => no_overload(),
+    }
+}
+
+fn subtract<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    subtract_values(args)
+}
+
+fn multiply<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(a), Value::Int(b)] => a.checked_mul(*b).map(Value::Int).ok_or_else(overflow),
+        [Value::Uint(a), Value::Uint(b)] => a
+            .checked_mul(*b)
+            .map(Value::Uint)
+            .ok_or_else(unsigned_overflow),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a * b)),
+        _ => no_overload(),
+    }
+}
+
+fn divide<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
+            Err(EvalError::new("division by zero"))
+        }
+        [Value::Int(a), Value::Int(b)] => a.checked_div(*b).map(Value::Int).ok_or_else(overflow),
+        [Value::Uint(a), Value::Uint(b)] => Ok(Value::Uint(a / b)),
+        [Value::Double(a), Value::Double(b)] => Ok(Value::Double(a / b)),
+        _ => no_overload(),
+    }
+}
+
+fn modulo<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Int(_), Value::Int(0)] | [Value::Uint(_), Value::Uint(0)] => {
+            Err(EvalError::new("modulus by zero"))
+        }
+        [Value::Int(a), Value::Int(b)] => a.checked_rem(*b).map(Value::Int).ok_or_else(overflow),
+        [Value::Uint(a), Value::Uint(b)] => Ok(Value::Uint(a % b)),
+        _ => no_overload(),
+    }
+}
+
+fn is_in<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [needle, Value::List(list)] => {
+            for item in list.iter() {
+                ctx.work(1)?;
+                if ctx.equals(&item?, needle)? {
+                    return Ok(Value::Bool(true));
+                }
+            }
+            Ok(Value::Bool(false))
+        }
+        [key, Value::Map(map)] => Ok(Value::Bool(map.get(key).is_some())),
+        [Value::String(name), Value::Object(object)] => {
+            Ok(Value::Bool(object.field(name).is_some()))
+        }
+        _ => no_overload(),
+    }
+}
+
+fn size<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Ip(_) | Value::Cidr(..)] => no_overload(),
+        [value] => match value.size() {
+            Some(size) => Ok(Value::Int(size as i64)),
+            None => no_overload(),
         },
-        _ => return None,
+        _ => no_overload(),
+    }
+}
+
+fn map_insert<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::Map(map), rest @ ..] = args else {
+        return no_overload();
+    };
+    ctx.work(map.len() as u64)?;
+    let mut own = match map {
+        Map::Own(own) => (**own).clone(),
+        Map::Json(..) => {
+            let mut own = OwnMap::default();
+            own.insert_all(map)?;
+            own
+        }
+    };
+    match rest {
+        [key, value] => own.try_insert(key.clone(), value.clone())?,
+        [Value::Map(more)] => own.insert_all(more)?,
+        _ => return no_overload(),
+    }
+    Ok(Value::Map(Map::Own(Arc::new(own))))
+}
+
+fn optional_of<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [value] => Ok(Value::some(value.clone())),
+        _ => no_overload(),
+    }
+}
+
+fn optional_of_non_zero_value<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    match args {
+        [value] if is_zero(value) => Ok(Value::Optional(None)),
+        [value] => Ok(Value::some(value.clone())),
+        _ => no_overload(),
+    }
+}
+
+fn optional_none<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    Ok(Value::Optional(None))
+}
+
+fn optional_value<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Optional(Some(value))] => Ok((**value).clone()),
+        [Value::Optional(None)] => Err(EvalError::new("optional.none() dereference")),
+        _ => no_overload(),
+    }
+}
+
+fn has_value<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::Optional(value)] => Ok(Value::Bool(value.is_some())),
+        _ => no_overload(),
+    }
+}
+
+fn or<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    no_overload()
+}
+
+fn first<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::List(list)] => end(list, 0),
+        _ => no_overload(),
+    }
+}
+
+fn last<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [Value::List(list)] => end(list, list.len().saturating_sub(1)),
+        _ => no_overload(),
+    }
+}
+
+fn unwrap_optionals<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    let [Value::List(list)] = args else {
+        return no_overload();
+    };
+    ctx.work(list.len() as u64)?;
+    let mut items = Vec::new();
+    for item in list.iter() {
+        match item? {
+            Value::Optional(value) => items.extend(value.map(|v| (*v).clone())),
+            other => {
+                return Err(EvalError::new(format!(
+                    "value {} is not optional",
+                    other.shown()
+                )));
+            }
+        }
+    }
+    Ok(Value::list(items))
+}
+
+fn get_full_year<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.year()))
+}
+
+fn get_month<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.month()) - 1)
+}
+
+fn get_day_of_year<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.day_of_year()) - 1)
+}
+
+fn get_day_of_month<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.day()) - 1)
+}
+
+fn get_date<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.day()))
+}
+
+fn get_day_of_week<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    moment(args, |t| i64::from(t.weekday().to_sunday_zero_offset()))
+}
+
+fn get_hours<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    span(args, 3_600_000_000_000, |t| i64::from(t.hour()))
+}
+
+fn get_minutes<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    span(args, 60_000_000_000, |t| i64::from(t.minute()))
+}
+
+fn get_seconds<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    span(args, 1_000_000_000, |t| i64::from(t.second()))
+}
+
+fn get_milliseconds<'a>(
+    _: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    span(args, 1_000_000, |t| {
+        i64::from(t.subsec_nanosecond()) / 1_000_000
     })
 }
 
@@ -210,9 +370,7 @@ fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
     let sum = moment
         .checked_add(SignedDuration::from_nanos(nanos))
         .map_err(|_| error())?;
-    let first = -62_135_596_800;
-    let last = 253_402_300_799;
-    if (first..=last).contains(&sum.as_second()) {
+    if time::is_in_range(sum) {
         Ok(sum)
     } else {
         Err(error())
@@ -220,7 +378,7 @@ fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
 }
 
 /// The sum of two values of most types.
-pub(super) fn add<'a>(a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
+pub(super) fn add_values<'a>(a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.checked_add(*b).map(Value::Int).ok_or_else(overflow),
         (Value::Uint(a), Value::Uint(b)) => a
@@ -241,7 +399,7 @@ pub(super) fn add<'a>(a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     }
 }
 
-fn subtract<'a>(args: &[Value<'a>]) -> Outcome<'a> {
+fn subtract_values<'a>(args: &[Value<'a>]) -> Outcome<'a> {
     match args {
         [Value::Int(a), Value::Int(b)] => a.checked_sub(*b).map(Value::Int).ok_or_else(overflow),
         [Value::Uint(a), Value::Uint(b)] => a

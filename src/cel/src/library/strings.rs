@@ -1,156 +1,199 @@
 //! Texts: upstream's extension library in its second version.
 
+use rkube_go_regexp::Pattern;
+
 use super::convert::{text, texts};
-use super::{Run, no_overload};
+use super::signature::{Run, no_overload};
+use crate::ctx::Ctx;
 use crate::value::{EvalError, Outcome, Value};
 
-pub(crate) fn implementation(name: &str) -> Option<Run> {
-    Some(match name {
-        "contains" => |_, args, _| {
-            let [s, part] = args else {
-                return no_overload();
-            };
-            Ok(Value::Bool(text(s)?.contains(text(part)?)))
-        },
-        "startsWith" => |_, args, _| {
-            let [s, part] = args else {
-                return no_overload();
-            };
-            Ok(Value::Bool(text(s)?.starts_with(text(part)?)))
-        },
-        "endsWith" => |_, args, _| {
-            let [s, part] = args else {
-                return no_overload();
-            };
-            Ok(Value::Bool(text(s)?.ends_with(text(part)?)))
-        },
-        "charAt" => |_, args, _| {
-            let [Value::String(s), Value::Int(at)] = args else {
-                return no_overload();
-            };
-            let size = s.chars().count() as i64;
-            if *at < 0 || *at > size {
-                return out_of_range(*at);
+/// Functions by name.
+pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
+    ("contains", contains),
+    ("startsWith", starts_with),
+    ("endsWith", ends_with),
+    ("charAt", char_at),
+    ("lowerAscii", lower_ascii),
+    ("upperAscii", upper_ascii),
+    ("trim", trim),
+    ("replace", replace),
+    ("split", split),
+    ("substring", substring),
+    ("join", join),
+    ("strings.quote", quote),
+    ("format", format_values),
+    ("jsonpatch.escapeKey", escape_key),
+];
+
+fn contains<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [s, part] = args else {
+        return no_overload();
+    };
+    Ok(Value::Bool(text(s)?.contains(text(part)?)))
+}
+
+fn starts_with<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [s, part] = args else {
+        return no_overload();
+    };
+    Ok(Value::Bool(text(s)?.starts_with(text(part)?)))
+}
+
+fn ends_with<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [s, part] = args else {
+        return no_overload();
+    };
+    Ok(Value::Bool(text(s)?.ends_with(text(part)?)))
+}
+
+fn char_at<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::String(s), Value::Int(at)] = args else {
+        return no_overload();
+    };
+    let size = s.chars().count() as i64;
+    if *at < 0 || *at > size {
+        return out_of_range(*at);
+    }
+    let c = s.chars().nth(*at as usize);
+    Ok(Value::text(c.map(String::from).unwrap_or_default()))
+}
+
+fn lower_ascii<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::text(text(s)?.to_ascii_lowercase())),
+        _ => no_overload(),
+    }
+}
+
+fn upper_ascii<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::text(text(s)?.to_ascii_uppercase())),
+        _ => no_overload(),
+    }
+}
+
+fn trim<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::text(text(s)?.trim())),
+        _ => no_overload(),
+    }
+}
+
+fn replace<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [s, from, to, rest @ ..] = args else {
+        return no_overload();
+    };
+    let (s, from, to) = (text(s)?, text(from)?, text(to)?);
+    let count = match rest {
+        [] => -1,
+        [Value::Int(n)] => *n,
+        _ => return no_overload(),
+    };
+    // A short text may become a very long one.
+    let found = s.matches(from).count();
+    if found.saturating_mul(to.len()) > MAX_TEXT {
+        return Err(EvalError::over_limit());
+    }
+    ctx.work(s.len() as u64 / 16)?;
+    Ok(Value::text(match usize::try_from(count) {
+        Ok(count) => s.replacen(from, to, count),
+        Err(_) => s.replace(from, to),
+    }))
+}
+
+fn split<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [s, by, rest @ ..] = args else {
+        return no_overload();
+    };
+    let (s, by) = (text(s)?, text(by)?);
+    let count = match rest {
+        [] => -1,
+        [Value::Int(n)] => *n,
+        _ => return no_overload(),
+    };
+    texts(split_text(s, by, count))
+}
+
+fn substring<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::String(s), Value::Int(from), rest @ ..] = args else {
+        return no_overload();
+    };
+    let size = s.chars().count() as i64;
+    let to = match rest {
+        [] => size,
+        [Value::Int(to)] => *to,
+        _ => return no_overload(),
+    };
+    if !rest.is_empty() && *from > to {
+        return Err(EvalError::new(format!(
+            "invalid substring range. start: {from}, end: {to}"
+        )));
+    }
+    if *from < 0 || *from > size {
+        return out_of_range(*from);
+    }
+    if to < 0 || to > size {
+        return out_of_range(to);
+    }
+    let part = s.chars().skip(*from as usize).take((to - from) as usize);
+    Ok(Value::text(part.collect::<String>()))
+}
+
+fn join<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    let [Value::List(list), rest @ ..] = args else {
+        return no_overload();
+    };
+    let between = match rest.first() {
+        Some(between) => text(between)?,
+        None => "",
+    };
+    let mut joined = String::new();
+    for (i, item) in list.iter().enumerate() {
+        if i > 0 {
+            joined.push_str(between);
+        }
+        match item? {
+            Value::String(s) => {
+                ctx.work(1)?;
+                if joined.len() + s.len() + between.len() > MAX_TEXT {
+                    return Err(EvalError::over_limit());
+                }
+                joined.push_str(&s);
             }
-            let c = s.chars().nth(*at as usize);
-            Ok(Value::text(c.map(String::from).unwrap_or_default()))
-        },
-        "lowerAscii" => |_, args, _| match args {
-            [s] => Ok(Value::text(text(s)?.to_ascii_lowercase())),
-            _ => no_overload(),
-        },
-        "upperAscii" => |_, args, _| match args {
-            [s] => Ok(Value::text(text(s)?.to_ascii_uppercase())),
-            _ => no_overload(),
-        },
-        "trim" => |_, args, _| match args {
-            [s] => Ok(Value::text(text(s)?.trim())),
-            _ => no_overload(),
-        },
-        "replace" => |ctx, args, _| {
-            let [s, from, to, rest @ ..] = args else {
-                return no_overload();
-            };
-            let (s, from, to) = (text(s)?, text(from)?, text(to)?);
-            let count = match rest {
-                [] => -1,
-                [Value::Int(n)] => *n,
-                _ => return no_overload(),
-            };
-            // A short text may become a very long one.
-            let found = s.matches(from).count();
-            if found.saturating_mul(to.len()) > MAX_TEXT {
-                return Err(EvalError::over_limit());
-            }
-            ctx.work(s.len() as u64 / 16)?;
-            Ok(Value::text(match usize::try_from(count) {
-                Ok(count) => s.replacen(from, to, count),
-                Err(_) => s.replace(from, to),
-            }))
-        },
-        "split" => |_, args, _| {
-            let [s, by, rest @ ..] = args else {
-                return no_overload();
-            };
-            let (s, by) = (text(s)?, text(by)?);
-            let count = match rest {
-                [] => -1,
-                [Value::Int(n)] => *n,
-                _ => return no_overload(),
-            };
-            texts(split(s, by, count))
-        },
-        "substring" => |_, args, _| {
-            let [Value::String(s), Value::Int(from), rest @ ..] = args else {
-                return no_overload();
-            };
-            let size = s.chars().count() as i64;
-            let to = match rest {
-                [] => size,
-                [Value::Int(to)] => *to,
-                _ => return no_overload(),
-            };
-            if !rest.is_empty() && *from > to {
+            other => {
                 return Err(EvalError::new(format!(
-                    "invalid substring range. start: {from}, end: {to}"
+                    "join: invalid input: {}",
+                    other.shown()
                 )));
             }
-            if *from < 0 || *from > size {
-                return out_of_range(*from);
-            }
-            if to < 0 || to > size {
-                return out_of_range(to);
-            }
-            let part = s.chars().skip(*from as usize).take((to - from) as usize);
-            Ok(Value::text(part.collect::<String>()))
-        },
-        "join" => |ctx, args, _| {
-            let [Value::List(list), rest @ ..] = args else {
-                return no_overload();
-            };
-            let between = match rest.first() {
-                Some(between) => text(between)?,
-                None => "",
-            };
-            let mut joined = String::new();
-            for (i, item) in list.iter().enumerate() {
-                if i > 0 {
-                    joined.push_str(between);
-                }
-                match item? {
-                    Value::String(s) => {
-                        ctx.work(1)?;
-                        if joined.len() + s.len() + between.len() > MAX_TEXT {
-                            return Err(EvalError::over_limit());
-                        }
-                        joined.push_str(&s);
-                    }
-                    other => {
-                        return Err(EvalError::new(format!(
-                            "join: invalid input: {}",
-                            other.shown()
-                        )));
-                    }
-                }
-            }
-            Ok(Value::text(joined))
-        },
-        "strings.quote" => |_, args, _| match args {
-            [s] => Ok(Value::text(quote(text(s)?))),
-            _ => no_overload(),
-        },
-        "format" => |ctx, args, _| {
-            let [Value::String(s), Value::List(list)] = args else {
-                return no_overload();
-            };
-            super::format::format(ctx, s, list)
-        },
-        "jsonpatch.escapeKey" => |_, args, _| match args {
-            [s] => Ok(Value::text(text(s)?.replace('~', "~0").replace('/', "~1"))),
-            _ => no_overload(),
-        },
-        _ => return None,
-    })
+        }
+    }
+    Ok(Value::text(joined))
+}
+
+fn quote<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::text(quote_text(text(s)?))),
+        _ => no_overload(),
+    }
+}
+
+fn format_values<'a>(
+    ctx: &mut Ctx<'a, '_>,
+    args: &[Value<'a>],
+    _: Option<&Pattern>,
+) -> Outcome<'a> {
+    let [Value::String(s), Value::List(list)] = args else {
+        return no_overload();
+    };
+    super::format::format(ctx, s, list)
+}
+
+fn escape_key<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    match args {
+        [s] => Ok(Value::text(text(s)?.replace('~', "~0").replace('/', "~1"))),
+        _ => no_overload(),
+    }
 }
 
 /// No text that is larger is made of smaller ones, in bytes; what is charged
@@ -203,7 +246,7 @@ pub(super) fn last_index_of(s: &str, part: &str, up_to: Option<i64>) -> Result<i
     })
 }
 
-fn split(s: &str, by: &str, count: i64) -> Vec<String> {
+fn split_text(s: &str, by: &str, count: i64) -> Vec<String> {
     if count == 0 {
         return Vec::new();
     }
@@ -224,7 +267,7 @@ fn split(s: &str, by: &str, count: i64) -> Vec<String> {
     s.splitn(most, by).map(str::to_owned).collect()
 }
 
-fn quote(s: &str) -> String {
+fn quote_text(s: &str) -> String {
     let mut out = String::from("\"");
     for c in s.chars() {
         match c {

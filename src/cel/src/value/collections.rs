@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{EvalError, Key, List, Map, Object, Outcome, Str, Value};
+use super::types::{EvalError, Key, List, Map, Object, Outcome, OwnMap, Str, Value};
 use crate::decl::{DeclType, Read};
 
 impl<'a> List<'a> {
@@ -294,5 +294,37 @@ impl<'a> Object<'a> {
             }
             _ => Some(false),
         }
+    }
+}
+
+impl<'a> OwnMap<'a> {
+    /// Adds an entry with a new key.
+    ///
+    /// # Errors
+    ///
+    /// The key exists already or is of a type that cannot be a key.
+    pub(crate) fn try_insert(&mut self, key: Value<'a>, value: Value<'a>) -> Result<(), EvalError> {
+        let shown = key.shown();
+        match self.insert(key, value) {
+            Some(true) => Ok(()),
+            Some(false) => Err(EvalError::new(format!(
+                "insert failed: key {shown} already exists"
+            ))),
+            None => Err(EvalError::new(format!("unsupported key type: {shown}"))),
+        }
+    }
+
+    /// Adds the entries of another map, whose keys must be new.
+    ///
+    /// # Errors
+    ///
+    /// As [`OwnMap::try_insert`], or an entry of the other map is invalid.
+    pub(crate) fn insert_all(&mut self, more: &Map<'a>) -> Result<(), EvalError> {
+        for key in more.keys() {
+            if let Some(value) = more.get(&key) {
+                self.try_insert(key, value?)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -271,7 +271,7 @@ fn set_condition(pod: &mut Object, mut condition: Value) {
 }
 
 /// A pod's addresses, the first one first.
-pub(crate) fn addresses(pod: &Object) -> Vec<&str> {
+pub fn addresses(pod: &Object) -> Vec<&str> {
     let all: Vec<&str> = list(pod, "status.podIPs")
         .iter()
         .map(|ip| text(ip, "ip"))

@@ -252,7 +252,7 @@ fn downward_items(value: &mut Value, path: &str) {
 }
 
 /// Is the init container a sidecar, that is restarted for the pod's life?
-pub(crate) fn is_sidecar(container: &Value) -> bool {
+pub fn is_sidecar(container: &Value) -> bool {
     text(container, "restartPolicy") == "Always"
 }
 

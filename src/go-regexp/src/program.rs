@@ -1,8 +1,8 @@
 //! Patterns as programs, run for all alternatives at once, so that time grows
 //! with the text's length times the program's and no faster.
 
-use super::class::Set;
-use super::parse::{Look, Node, Parsed};
+use crate::class::Set;
+use crate::parse::{Look, Node, Parsed};
 
 /// The most instructions of a program. Upstream allows about three times as
 /// many; a program is kept as long as the schema that has it.
@@ -29,7 +29,7 @@ struct Members {
 }
 
 #[derive(Debug)]
-pub(super) struct Program {
+pub(crate) struct Program {
     code: Box<[Instruction]>,
     sets: Box<[Members]>,
     /// It can match at the text's start only.

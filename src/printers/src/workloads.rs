@@ -1,176 +1,182 @@
 //! Rows of what makes pods.
 
+use jiff::Timestamp;
+use rkube_strategy::tree::{at, has, int, list, text};
+use rkube_strategy::{Object, format_labels, format_selector};
 use serde_json::Value;
 
-use super::{
-    AGE, NAME, Printer, age, boolean, containers, integer, is_true, name, or, or_unset, since,
-    string, wide,
-};
-use crate::Object;
-use crate::quantities;
-use crate::selectors;
-use crate::tree::{at, has, int, list, text};
+use crate::cells::{age, containers, is_true, name, or, or_unset, quantity, since};
+use crate::types::{AGE, NAME, Printer, boolean, integer, string, wide};
 
-pub(super) fn printer(kind: &str) -> Option<Printer> {
-    Some(match kind {
-        "Deployment" => (
-            const {
-                &[
-                    NAME,
-                    string("Ready"),
-                    integer("Up-to-date"),
-                    integer("Available"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            deployment,
-        ),
-        "ReplicaSet" => (
-            const {
-                &[
-                    NAME,
-                    integer("Desired"),
-                    integer("Current"),
-                    integer("Ready"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            |o, now| {
-                let [names, images] = containers(at(o, "spec.template.spec"));
-                vec![
-                    name(o),
-                    number(o, "spec.replicas"),
-                    number(o, "status.replicas"),
-                    number(o, "status.readyReplicas"),
-                    age(o, now),
-                    names,
-                    images,
-                    selectors::format(at(o, "spec.selector")).into(),
-                ]
-            },
-        ),
-        "StatefulSet" => (
-            const {
-                &[
-                    NAME,
-                    string("Ready"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                ]
-            },
-            |o, now| {
-                let [names, images] = containers(at(o, "spec.template.spec"));
-                vec![name(o), ready(o), age(o, now), names, images]
-            },
-        ),
-        "DaemonSet" => (
-            const {
-                &[
-                    NAME,
-                    integer("Desired"),
-                    integer("Current"),
-                    integer("Ready"),
-                    integer("Up-to-date"),
-                    integer("Available"),
-                    string("Node Selector"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            daemon_set,
-        ),
-        "ControllerRevision" => (
-            const { &[NAME, string("Controller"), integer("Revision"), AGE] },
-            controller_revision,
-        ),
-        "Job" => (
-            const {
-                &[
-                    NAME,
-                    string("Status"),
-                    string("Completions"),
-                    string("Duration"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            job,
-        ),
-        "CronJob" => (
-            const {
-                &[
-                    NAME,
-                    string("Schedule"),
-                    string("Timezone"),
-                    boolean("Suspend"),
-                    integer("Active"),
-                    string("Last Schedule"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            cron_job,
-        ),
-        "HorizontalPodAutoscaler" => (
-            const {
-                &[
-                    NAME,
-                    string("Reference"),
-                    string("Targets"),
-                    string("MinPods"),
-                    string("MaxPods"),
-                    integer("Replicas"),
-                    AGE,
-                ]
-            },
-            autoscaler,
-        ),
-        "Scale" => (
-            const { &[NAME, integer("Desired"), integer("Available"), AGE] },
-            |o, now| {
-                vec![
-                    name(o),
-                    number(o, "spec.replicas"),
-                    number(o, "status.replicas"),
-                    age(o, now),
-                ]
-            },
-        ),
-        "PodDisruptionBudget" => (
-            const {
-                &[
-                    NAME,
-                    string("Min Available"),
-                    string("Max Unavailable"),
-                    integer("Allowed Disruptions"),
-                    AGE,
-                ]
-            },
-            |o, now| {
-                vec![
-                    name(o),
-                    or_not_applicable(at(o, "spec.minAvailable")),
-                    or_not_applicable(at(o, "spec.maxUnavailable")),
-                    number(o, "status.disruptionsAllowed"),
-                    age(o, now),
-                ]
-            },
-        ),
-        _ => return None,
-    })
+pub(crate) static PRINTERS: &[Printer] = &[
+    Printer {
+        group: "apps",
+        kind: "Deployment",
+        columns: &[
+            NAME,
+            string("Ready"),
+            integer("Up-to-date"),
+            integer("Available"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: deployment,
+    },
+    Printer {
+        group: "apps",
+        kind: "ReplicaSet",
+        columns: &[
+            NAME,
+            integer("Desired"),
+            integer("Current"),
+            integer("Ready"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: replica_set,
+    },
+    Printer {
+        group: "apps",
+        kind: "StatefulSet",
+        columns: &[
+            NAME,
+            string("Ready"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+        ],
+        cells: stateful_set,
+    },
+    Printer {
+        group: "apps",
+        kind: "DaemonSet",
+        columns: &[
+            NAME,
+            integer("Desired"),
+            integer("Current"),
+            integer("Ready"),
+            integer("Up-to-date"),
+            integer("Available"),
+            string("Node Selector"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: daemon_set,
+    },
+    Printer {
+        group: "apps",
+        kind: "ControllerRevision",
+        columns: &[NAME, string("Controller"), integer("Revision"), AGE],
+        cells: controller_revision,
+    },
+    Printer {
+        group: "batch",
+        kind: "Job",
+        columns: &[
+            NAME,
+            string("Status"),
+            string("Completions"),
+            string("Duration"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: job,
+    },
+    Printer {
+        group: "batch",
+        kind: "CronJob",
+        columns: &[
+            NAME,
+            string("Schedule"),
+            string("Timezone"),
+            boolean("Suspend"),
+            integer("Active"),
+            string("Last Schedule"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: cron_job,
+    },
+    Printer {
+        group: "autoscaling",
+        kind: "HorizontalPodAutoscaler",
+        columns: &[
+            NAME,
+            string("Reference"),
+            string("Targets"),
+            string("MinPods"),
+            string("MaxPods"),
+            integer("Replicas"),
+            AGE,
+        ],
+        cells: autoscaler,
+    },
+    Printer {
+        group: "autoscaling",
+        kind: "Scale",
+        columns: &[NAME, integer("Desired"), integer("Available"), AGE],
+        cells: scale,
+    },
+    Printer {
+        group: "policy",
+        kind: "PodDisruptionBudget",
+        columns: &[
+            NAME,
+            string("Min Available"),
+            string("Max Unavailable"),
+            integer("Allowed Disruptions"),
+            AGE,
+        ],
+        cells: pod_disruption_budget,
+    },
+];
+
+fn replica_set(o: &Object, now: Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![
+        name(o),
+        number(o, "spec.replicas"),
+        number(o, "status.replicas"),
+        number(o, "status.readyReplicas"),
+        age(o, now),
+        names,
+        images,
+        format_selector(at(o, "spec.selector")).into(),
+    ]
+}
+
+fn stateful_set(o: &Object, now: Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![name(o), ready(o), age(o, now), names, images]
+}
+
+fn scale(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        name(o),
+        number(o, "spec.replicas"),
+        number(o, "status.replicas"),
+        age(o, now),
+    ]
+}
+
+fn pod_disruption_budget(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        name(o),
+        or_not_applicable(at(o, "spec.minAvailable")),
+        or_not_applicable(at(o, "spec.maxUnavailable")),
+        number(o, "status.disruptionsAllowed"),
+        age(o, now),
+    ]
 }
 
 fn number(o: &Object, path: &str) -> Value {
@@ -194,7 +200,7 @@ fn ready(o: &Object) -> Value {
     .into()
 }
 
-fn deployment(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn deployment(o: &Object, now: Timestamp) -> Vec<Value> {
     let [names, images] = containers(at(o, "spec.template.spec"));
     vec![
         name(o),
@@ -204,11 +210,11 @@ fn deployment(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
         age(o, now),
         names,
         images,
-        selectors::format(at(o, "spec.selector")).into(),
+        format_selector(at(o, "spec.selector")).into(),
     ]
 }
 
-fn daemon_set(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn daemon_set(o: &Object, now: Timestamp) -> Vec<Value> {
     let [names, images] = containers(at(o, "spec.template.spec"));
     vec![
         name(o),
@@ -217,15 +223,15 @@ fn daemon_set(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
         number(o, "status.numberReady"),
         number(o, "status.updatedNumberScheduled"),
         number(o, "status.numberAvailable"),
-        selectors::format_labels(o, "spec.template.spec.nodeSelector").into(),
+        format_labels(o, "spec.template.spec.nodeSelector").into(),
         age(o, now),
         names,
         images,
-        selectors::format(at(o, "spec.selector")).into(),
+        format_selector(at(o, "spec.selector")).into(),
     ]
 }
 
-fn controller_revision(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn controller_revision(o: &Object, now: Timestamp) -> Vec<Value> {
     let owner = rkube_api::meta::controller_of(o).map(|owner| {
         let kind = text(owner, "kind").to_lowercase();
         let name = text(owner, "name");
@@ -242,7 +248,7 @@ fn controller_revision(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn job(o: &Object, now: Timestamp) -> Vec<Value> {
     let status = if is_true(o, "Complete") {
         "Complete"
     } else if is_true(o, "Failed") {
@@ -280,11 +286,11 @@ fn job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
         age(o, now),
         names,
         images,
-        selectors::format(at(o, "spec.selector")).into(),
+        format_selector(at(o, "spec.selector")).into(),
     ]
 }
 
-fn cron_job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn cron_job(o: &Object, now: Timestamp) -> Vec<Value> {
     let last = match text(o, "status.lastScheduleTime") {
         "" => "<none>".to_owned(),
         time => since(time, now),
@@ -305,11 +311,11 @@ fn cron_job(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
         age(o, now),
         names,
         images,
-        selectors::format(at(o, "spec.jobTemplate.spec.selector")).into(),
+        format_selector(at(o, "spec.jobTemplate.spec.selector")).into(),
     ]
 }
 
-fn autoscaler(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn autoscaler(o: &Object, now: Timestamp) -> Vec<Value> {
     let reference = format!(
         "{}/{}",
         text(o, "spec.scaleTargetRef.kind"),
@@ -355,7 +361,7 @@ fn metrics(o: &Object) -> String {
         };
         let (metric, now) = (at(spec, key), at(at(now, key), "current"));
         let amount = |value: &Value, field: &str| match value.get(field) {
-            Some(v) if !v.is_null() => quantities::of(Some(v)).to_string(),
+            Some(v) if !v.is_null() => quantity(v),
             _ => "<unknown>".to_owned(),
         };
         let target = at(metric, "target");
@@ -402,7 +408,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn now() -> jiff::Timestamp {
+    fn now() -> Timestamp {
         "2026-01-01T01:00:00Z".parse().unwrap()
     }
 

@@ -8,7 +8,7 @@ const LAST: u32 = char::MAX as u32;
 
 /// Inclusive ranges of code points, ordered and apart once [`Set::clean`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Set(Vec<(u32, u32)>);
+pub(crate) struct Set(Vec<(u32, u32)>);
 
 impl Set {
     pub fn of(ranges: &[(char, char)]) -> Set {
@@ -97,7 +97,7 @@ fn from_class(class: &ClassUnicode) -> Set {
 }
 
 /// Perl's sets, which are ASCII's: `\d`, `\s`, `\w` by their letter.
-pub(super) fn perl(letter: char) -> Option<Set> {
+pub(crate) fn perl(letter: char) -> Option<Set> {
     Some(match letter {
         'd' => Set::of(&[('0', '9')]),
         's' => Set::of(&[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')]),
@@ -107,7 +107,7 @@ pub(super) fn perl(letter: char) -> Option<Set> {
 }
 
 /// POSIX's sets by name: what stands between `[:` and `:]`.
-pub(super) fn posix(name: &str) -> Option<Set> {
+pub(crate) fn posix(name: &str) -> Option<Set> {
     Some(match name {
         "alnum" => Set::of(&[('0', '9'), ('A', 'Z'), ('a', 'z')]),
         "alpha" => Set::of(&[('A', 'Z'), ('a', 'z')]),
@@ -133,7 +133,7 @@ const SCRIPTS: &str = include_str!("scripts.txt");
 /// Unicode's sets by name: general categories by their short and long names,
 /// scripts by their long ones, as Go knows them. Case, spaces, hyphens and
 /// underscores do not count.
-pub(super) fn unicode(name: &str) -> Option<Set> {
+pub(crate) fn unicode(name: &str) -> Option<Set> {
     let name: String = name
         .chars()
         .filter(|c| !matches!(c, '_' | '-' | ' '))

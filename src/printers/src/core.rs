@@ -1,183 +1,224 @@
 //! Rows of the core group.
 
+use jiff::Timestamp;
+use rkube_strategy::tree::{at, entries, flag, has, int, list, text};
+use rkube_strategy::{Object, format_labels};
 use serde_json::Value;
 
-use super::{
-    AGE, NAME, Printer, access_modes, age, containers, count, integer, is_true, name, or, or_none,
-    or_unset, since, string, wide,
+use crate::cells::{
+    access_modes, age, containers, count, is_true, name, or, or_none, or_unset, quantity, since,
 };
-use crate::Object;
-use crate::quantities;
-use crate::tree::{at, entries, flag, has, int, list, text};
+use crate::network;
+use crate::types::{AGE, Column, NAME, Printer, integer, string, wide};
 
-pub(super) fn printer(kind: &str) -> Option<Printer> {
-    Some(match kind {
-        "Node" => (
-            const {
-                &[
-                    NAME,
-                    string("Status"),
-                    string("Roles"),
-                    AGE,
-                    string("Version"),
-                    wide("Internal-IP"),
-                    wide("External-IP"),
-                    wide("OS-Image"),
-                    wide("Kernel-Version"),
-                    wide("Container-Runtime"),
-                ]
-            },
-            node,
-        ),
-        "Namespace" => (const { &[NAME, string("Status"), AGE] }, |o, now| {
-            vec![name(o), text(o, "status.phase").into(), age(o, now)]
-        }),
-        "Service" => (
-            const {
-                &[
-                    NAME,
-                    string("Type"),
-                    string("Cluster-IP"),
-                    string("External-IP"),
-                    string("Port(s)"),
-                    AGE,
-                    wide("Selector"),
-                ]
-            },
-            super::network::service,
-        ),
-        "Endpoints" => (
-            const { &[NAME, string("Endpoints"), AGE] },
-            super::network::endpoints,
-        ),
-        "Secret" => (
-            const { &[NAME, string("Type"), string("Data"), AGE] },
-            |o, now| {
-                vec![
-                    name(o),
-                    text(o, "type").into(),
-                    count(o, "data"),
-                    age(o, now),
-                ]
-            },
-        ),
-        "ConfigMap" => (const { &[NAME, string("Data"), AGE] }, |o, now| {
-            let entries = entries(o, "data").count() + entries(o, "binaryData").count();
-            vec![name(o), entries.into(), age(o, now)]
-        }),
-        "ServiceAccount" => (const { &[NAME, string("Secrets"), AGE] }, |o, now| {
-            vec![name(o), count(o, "secrets"), age(o, now)]
-        }),
-        "PersistentVolume" => (
-            const {
-                &[
-                    NAME,
-                    string("Capacity"),
-                    string("Access Modes"),
-                    string("Reclaim Policy"),
-                    string("Status"),
-                    string("Claim"),
-                    string("StorageClass"),
-                    string("VolumeAttributesClass"),
-                    string("Reason"),
-                    AGE,
-                    wide("VolumeMode"),
-                ]
-            },
-            volume,
-        ),
-        "PersistentVolumeClaim" => (
-            const {
-                &[
-                    NAME,
-                    string("Status"),
-                    string("Volume"),
-                    string("Capacity"),
-                    string("Access Modes"),
-                    string("StorageClass"),
-                    string("VolumeAttributesClass"),
-                    AGE,
-                    wide("VolumeMode"),
-                ]
-            },
-            claim,
-        ),
-        "Event" => (
-            const {
-                &[
-                    string("Last Seen"),
-                    string("Type"),
-                    string("Reason"),
-                    string("Object"),
-                    wide("Subobject"),
-                    wide("Source"),
-                    string("Message"),
-                    wide("First Seen"),
-                    wide("Count"),
-                    super::Column {
-                        priority: 1,
-                        ..NAME
-                    },
-                ]
-            },
-            event,
-        ),
-        "ReplicationController" => (
-            const {
-                &[
-                    NAME,
-                    integer("Desired"),
-                    integer("Current"),
-                    integer("Ready"),
-                    AGE,
-                    wide("Containers"),
-                    wide("Images"),
-                    wide("Selector"),
-                ]
-            },
-            |o, now| {
-                let [names, images] = containers(at(o, "spec.template.spec"));
-                vec![
-                    name(o),
-                    int(o, "spec.replicas").unwrap_or(0).into(),
-                    int(o, "status.replicas").unwrap_or(0).into(),
-                    int(o, "status.readyReplicas").unwrap_or(0).into(),
-                    age(o, now),
-                    names,
-                    images,
-                    crate::selectors::format_labels(o, "spec.selector").into(),
-                ]
-            },
-        ),
-        "ResourceQuota" => (
-            const { &[NAME, string("Request"), string("Limit"), AGE] },
-            resource_quota,
-        ),
-        "ComponentStatus" => (
-            const { &[NAME, string("Status"), string("Message"), string("Error")] },
-            component_status,
-        ),
-        "PodTemplate" => (
-            const {
-                &[
-                    NAME,
-                    string("Containers"),
-                    string("Images"),
-                    string("Pod Labels"),
-                ]
-            },
-            |o, _| {
-                let [names, images] = containers(at(o, "template.spec"));
-                vec![
-                    name(o),
-                    names,
-                    images,
-                    crate::selectors::format_labels(o, "template.metadata.labels").into(),
-                ]
-            },
-        ),
-        _ => return None,
-    })
+const EVENT_COLUMNS: &[Column] = &[
+    string("Last Seen"),
+    string("Type"),
+    string("Reason"),
+    string("Object"),
+    wide("Subobject"),
+    wide("Source"),
+    string("Message"),
+    wide("First Seen"),
+    wide("Count"),
+    Column {
+        priority: 1,
+        ..NAME
+    },
+];
+
+pub(crate) static PRINTERS: &[Printer] = &[
+    Printer {
+        group: "",
+        kind: "Node",
+        columns: &[
+            NAME,
+            string("Status"),
+            string("Roles"),
+            AGE,
+            string("Version"),
+            wide("Internal-IP"),
+            wide("External-IP"),
+            wide("OS-Image"),
+            wide("Kernel-Version"),
+            wide("Container-Runtime"),
+        ],
+        cells: node,
+    },
+    Printer {
+        group: "",
+        kind: "Namespace",
+        columns: &[NAME, string("Status"), AGE],
+        cells: namespace,
+    },
+    Printer {
+        group: "",
+        kind: "Service",
+        columns: &[
+            NAME,
+            string("Type"),
+            string("Cluster-IP"),
+            string("External-IP"),
+            string("Port(s)"),
+            AGE,
+            wide("Selector"),
+        ],
+        cells: network::service,
+    },
+    Printer {
+        group: "",
+        kind: "Endpoints",
+        columns: &[NAME, string("Endpoints"), AGE],
+        cells: network::endpoints,
+    },
+    Printer {
+        group: "",
+        kind: "Secret",
+        columns: &[NAME, string("Type"), string("Data"), AGE],
+        cells: secret,
+    },
+    Printer {
+        group: "",
+        kind: "ConfigMap",
+        columns: &[NAME, string("Data"), AGE],
+        cells: config_map,
+    },
+    Printer {
+        group: "",
+        kind: "ServiceAccount",
+        columns: &[NAME, string("Secrets"), AGE],
+        cells: service_account,
+    },
+    Printer {
+        group: "",
+        kind: "PersistentVolume",
+        columns: &[
+            NAME,
+            string("Capacity"),
+            string("Access Modes"),
+            string("Reclaim Policy"),
+            string("Status"),
+            string("Claim"),
+            string("StorageClass"),
+            string("VolumeAttributesClass"),
+            string("Reason"),
+            AGE,
+            wide("VolumeMode"),
+        ],
+        cells: volume,
+    },
+    Printer {
+        group: "",
+        kind: "PersistentVolumeClaim",
+        columns: &[
+            NAME,
+            string("Status"),
+            string("Volume"),
+            string("Capacity"),
+            string("Access Modes"),
+            string("StorageClass"),
+            string("VolumeAttributesClass"),
+            AGE,
+            wide("VolumeMode"),
+        ],
+        cells: claim,
+    },
+    Printer {
+        group: "",
+        kind: "Event",
+        columns: EVENT_COLUMNS,
+        cells: event,
+    },
+    Printer {
+        group: "events.k8s.io",
+        kind: "Event",
+        columns: EVENT_COLUMNS,
+        cells: event,
+    },
+    Printer {
+        group: "",
+        kind: "ReplicationController",
+        columns: &[
+            NAME,
+            integer("Desired"),
+            integer("Current"),
+            integer("Ready"),
+            AGE,
+            wide("Containers"),
+            wide("Images"),
+            wide("Selector"),
+        ],
+        cells: replication_controller,
+    },
+    Printer {
+        group: "",
+        kind: "ResourceQuota",
+        columns: &[NAME, string("Request"), string("Limit"), AGE],
+        cells: resource_quota,
+    },
+    Printer {
+        group: "",
+        kind: "ComponentStatus",
+        columns: &[NAME, string("Status"), string("Message"), string("Error")],
+        cells: component_status,
+    },
+    Printer {
+        group: "",
+        kind: "PodTemplate",
+        columns: &[
+            NAME,
+            string("Containers"),
+            string("Images"),
+            string("Pod Labels"),
+        ],
+        cells: pod_template,
+    },
+];
+
+fn namespace(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(o), text(o, "status.phase").into(), age(o, now)]
+}
+
+fn secret(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        name(o),
+        text(o, "type").into(),
+        count(o, "data"),
+        age(o, now),
+    ]
+}
+
+fn config_map(o: &Object, now: Timestamp) -> Vec<Value> {
+    let entries = entries(o, "data").count() + entries(o, "binaryData").count();
+    vec![name(o), entries.into(), age(o, now)]
+}
+
+fn service_account(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![name(o), count(o, "secrets"), age(o, now)]
+}
+
+fn replication_controller(o: &Object, now: Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "spec.template.spec"));
+    vec![
+        name(o),
+        int(o, "spec.replicas").unwrap_or(0).into(),
+        int(o, "status.replicas").unwrap_or(0).into(),
+        int(o, "status.readyReplicas").unwrap_or(0).into(),
+        age(o, now),
+        names,
+        images,
+        format_labels(o, "spec.selector").into(),
+    ]
+}
+
+fn pod_template(o: &Object, _: Timestamp) -> Vec<Value> {
+    let [names, images] = containers(at(o, "template.spec"));
+    vec![
+        name(o),
+        names,
+        images,
+        format_labels(o, "template.metadata.labels").into(),
+    ]
 }
 
 /// Roles stand in labels: `node-role.kubernetes.io/<role>`, or the value of
@@ -198,7 +239,7 @@ fn roles(node: &Object) -> String {
     or(&roles.join(","), "<none>").to_owned()
 }
 
-fn node(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn node(o: &Object, now: Timestamp) -> Vec<Value> {
     let ready = list(o, "status.conditions")
         .iter()
         .find(|c| text(c, "type") == "Ready");
@@ -235,7 +276,7 @@ fn node(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
 
 fn storage(o: &Object, path: &str) -> String {
     match at(o, path).get("storage") {
-        Some(value) => quantities::of(Some(value)).to_string(),
+        Some(value) => quantity(value),
         None => String::new(),
     }
 }
@@ -259,7 +300,7 @@ fn phase(o: &Object) -> Value {
     }
 }
 
-fn volume(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn volume(o: &Object, now: Timestamp) -> Vec<Value> {
     let claim = if has(o, "spec.claimRef") {
         format!(
             "{}/{}",
@@ -285,7 +326,7 @@ fn volume(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn claim(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn claim(o: &Object, now: Timestamp) -> Vec<Value> {
     let bound = !text(o, "spec.volumeName").is_empty();
     let (capacity, modes) = if bound {
         (
@@ -317,7 +358,7 @@ fn first<'a>(o: &'a Object, paths: &[&str]) -> &'a str {
         .unwrap_or_default()
 }
 
-fn event(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn event(o: &Object, now: Timestamp) -> Vec<Value> {
     let time = |paths: &[&str]| since(first(o, paths), now);
     let first_seen = time(&["firstTimestamp", "deprecatedFirstTimestamp", "eventTime"]);
     let mut last_seen = match first(o, &["lastTimestamp", "deprecatedLastTimestamp"]) {
@@ -374,12 +415,12 @@ fn event(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn resource_quota(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn resource_quota(o: &Object, now: Timestamp) -> Vec<Value> {
     let mut requests = Vec::new();
     let mut limits = Vec::new();
     for (resource, hard) in entries(o, "status.hard") {
-        let used = quantities::of(at(o, "status.used").get(resource));
-        let hard = quantities::of(Some(hard));
+        let used = quantity(&at(o, "status.used")[resource.as_str()]);
+        let hard = quantity(hard);
         let line = format!("{resource}: {used}/{hard}");
         if resource.starts_with("limits") {
             limits.push(line);
@@ -395,7 +436,7 @@ fn resource_quota(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn component_status(o: &Object, _now: jiff::Timestamp) -> Vec<Value> {
+fn component_status(o: &Object, _now: Timestamp) -> Vec<Value> {
     let healthy = list(o, "conditions")
         .iter()
         .find(|c| text(c, "type") == "Healthy");
@@ -418,7 +459,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn now() -> jiff::Timestamp {
+    fn now() -> Timestamp {
         "2026-01-01T00:00:10Z".parse().unwrap()
     }
 

@@ -1,9 +1,13 @@
-//! Patterns as Go's `regexp` reads them: its syntax, its messages, its
-//! preference among matches, and time that grows with the text's length only.
+//! Regular expressions with the syntax and semantics of Go's `regexp` package.
 //!
-//! A matcher of our own, because what there is either knows no classes of
-//! Unicode or writes one out for each of a thousand repetitions. The tables
-//! are those of regex-syntax, which other crates bring anyway.
+//! Kubernetes specifies patterns in CRD schemas and CEL expressions as RE2
+//! patterns, compiled by Go. This crate accepts the same syntax, reports the
+//! same messages and prefers the same match. Matching takes time linear in the
+//! length of the text.
+//!
+//! The matcher is written for this project because the `regex` crate differs in
+//! its classes and repetition limits, and expands a Unicode class once per
+//! repetition. The Unicode tables come from `regex-syntax`.
 
 mod class;
 mod parse;
@@ -11,12 +15,17 @@ mod program;
 #[cfg(test)]
 mod tests;
 
-/// A compiled pattern.
+/// A compiled regular expression (Go: `regexp.Regexp`).
 #[derive(Debug)]
 pub struct Pattern(program::Program);
 
 impl Pattern {
-    /// Compiles a pattern, or says as Go does what is wrong with it.
+    /// Compiles a pattern.
+    ///
+    /// # Errors
+    ///
+    /// Returns the message that Go's `regexp.Compile` returns for a malformed or
+    /// too large pattern.
     pub fn new(pattern: &str) -> Result<Pattern, String> {
         let parsed = parse::parse(pattern)?;
         program::Program::new(&parsed)
@@ -24,17 +33,19 @@ impl Pattern {
             .ok_or_else(|| parse::too_large(pattern))
     }
 
-    /// Whether some part of the text matches.
+    /// Returns whether any part of the text matches (Go: `MatchString`).
     pub fn is_match(&self, text: &str) -> bool {
         self.0.search(text, 0, true).is_some()
     }
 
-    /// The first match.
+    /// Returns the first match (Go: `FindString`).
     pub fn find<'t>(&self, text: &'t str) -> Option<&'t str> {
         self.0.search(text, 0, false).map(|(a, b)| &text[a..b])
     }
 
-    /// Matches that do not overlap; an empty one does not follow another.
+    /// Returns successive non-overlapping matches (Go: `FindAllString`).
+    ///
+    /// An empty match directly after another match is left out.
     pub fn find_all<'t>(&'t self, text: &'t str) -> impl Iterator<Item = &'t str> {
         let mut at = Some(0);
         let mut previous = None;

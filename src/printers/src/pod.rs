@@ -1,14 +1,19 @@
 //! A pod's row, whose STATUS is drawn from the states of its containers.
 
+use jiff::Timestamp;
+use rkube_strategy::tree::{at, flag, has, int, list, text};
+use rkube_strategy::{Object, is_sidecar, pod_addresses};
 use serde_json::Value;
 
-use super::{AGE, Column, NAME, Printer, age, is_true, name, or, since, string, wide};
-use crate::Object;
-use crate::core::pod::addresses;
-use crate::core::pod_defaults::is_sidecar;
-use crate::tree::{at, flag, has, int, list, text};
+use crate::cells::{age, is_true, name, or, since};
+use crate::types::{AGE, Column, NAME, Printer, string, wide};
 
-pub(super) const PRINTER: Printer = (COLUMNS, cells);
+pub(crate) static PRINTERS: &[Printer] = &[Printer {
+    group: "",
+    kind: "Pod",
+    columns: COLUMNS,
+    cells,
+}];
 
 const COLUMNS: &[Column] = &[
     NAME,
@@ -31,7 +36,7 @@ struct Summary {
     last_restart: Option<String>,
 }
 
-fn cells(pod: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn cells(pod: &Object, now: Timestamp) -> Vec<Value> {
     let summary = summarize(pod);
     let restarts = match &summary.last_restart {
         Some(time) if summary.restarts != 0 => {
@@ -56,7 +61,7 @@ fn cells(pod: &Object, now: jiff::Timestamp) -> Vec<Value> {
         restarts.into(),
         age(pod, now),
         or(
-            addresses(pod).first().copied().unwrap_or_default(),
+            pod_addresses(pod).first().copied().unwrap_or_default(),
             "<none>",
         )
         .into(),

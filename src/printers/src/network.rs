@@ -1,63 +1,82 @@
 //! Rows of services and of what routes to them.
 
+use jiff::Timestamp;
+use rkube_strategy::tree::{at, has, int, list, text};
+use rkube_strategy::{Object, format_labels, format_selector};
 use serde_json::Value;
 
-use super::{AGE, NAME, Printer, age, few, name, or, or_none, string};
-use crate::Object;
-use crate::selectors;
-use crate::tree::{at, has, int, list, text};
+use crate::cells::{age, few, name, or, or_none};
+use crate::types::{AGE, NAME, Printer, string};
 
 /// Entries of a list that a cell shows before it counts.
 const SHOWN: usize = 3;
 
-pub(super) fn printer(kind: &str) -> Option<Printer> {
-    Some(match kind {
-        "Ingress" => (
-            const {
-                &[
-                    NAME,
-                    string("Class"),
-                    string("Hosts"),
-                    string("Address"),
-                    string("Ports"),
-                    AGE,
-                ]
-            },
-            ingress,
-        ),
-        "IngressClass" => (
-            const { &[NAME, string("Controller"), string("Parameters"), AGE] },
-            ingress_class,
-        ),
-        "NetworkPolicy" => (const { &[NAME, string("Pod-Selector"), AGE] }, |o, now| {
-            vec![
-                name(o),
-                selectors::format(at(o, "spec.podSelector")).into(),
-                age(o, now),
-            ]
-        }),
-        "ServiceCIDR" => (const { &[NAME, string("CIDRs"), AGE] }, |o, now| {
-            vec![
-                name(o),
-                texts(list(o, "spec.cidrs")).join(",").into(),
-                age(o, now),
-            ]
-        }),
-        "IPAddress" => (const { &[NAME, string("ParentRef")] }, ip_address),
-        "EndpointSlice" => (
-            const {
-                &[
-                    NAME,
-                    string("AddressType"),
-                    string("Ports"),
-                    string("Endpoints"),
-                    AGE,
-                ]
-            },
-            endpoint_slice,
-        ),
-        _ => return None,
-    })
+pub(crate) static PRINTERS: &[Printer] = &[
+    Printer {
+        group: "networking.k8s.io",
+        kind: "Ingress",
+        columns: &[
+            NAME,
+            string("Class"),
+            string("Hosts"),
+            string("Address"),
+            string("Ports"),
+            AGE,
+        ],
+        cells: ingress,
+    },
+    Printer {
+        group: "networking.k8s.io",
+        kind: "IngressClass",
+        columns: &[NAME, string("Controller"), string("Parameters"), AGE],
+        cells: ingress_class,
+    },
+    Printer {
+        group: "networking.k8s.io",
+        kind: "NetworkPolicy",
+        columns: &[NAME, string("Pod-Selector"), AGE],
+        cells: network_policy,
+    },
+    Printer {
+        group: "networking.k8s.io",
+        kind: "ServiceCIDR",
+        columns: &[NAME, string("CIDRs"), AGE],
+        cells: service_cidr,
+    },
+    Printer {
+        group: "networking.k8s.io",
+        kind: "IPAddress",
+        columns: &[NAME, string("ParentRef")],
+        cells: ip_address,
+    },
+    Printer {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        columns: &[
+            NAME,
+            string("AddressType"),
+            string("Ports"),
+            string("Endpoints"),
+            AGE,
+        ],
+        cells: endpoint_slice,
+    },
+];
+
+fn network_policy(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        name(o),
+        format_selector(at(o, "spec.podSelector")).into(),
+        age(o, now),
+    ]
+}
+
+fn service_cidr(o: &Object, now: Timestamp) -> Vec<Value> {
+    vec![
+        name(o),
+        texts(list(o, "spec.cidrs")).join(",").into(),
+        age(o, now),
+    ]
 }
 
 fn texts(list: &[Value]) -> Vec<String> {
@@ -79,7 +98,7 @@ fn load_balancer(o: &Object) -> Vec<String> {
     all
 }
 
-pub(super) fn service(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     let external = texts(list(o, "spec.externalIPs"));
     let outside = match text(o, "spec.type") {
         "LoadBalancer" => {
@@ -112,11 +131,11 @@ pub(super) fn service(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
         outside.into(),
         or_none(&ports.join(",")),
         age(o, now),
-        selectors::format_labels(o, "spec.selector").into(),
+        format_labels(o, "spec.selector").into(),
     ]
 }
 
-pub(super) fn endpoints(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+pub(super) fn endpoints(o: &Object, now: Timestamp) -> Vec<Value> {
     let mut all = Vec::new();
     for subset in list(o, "subsets") {
         let addresses = || list(subset, "addresses").iter().map(|a| text(a, "ip"));
@@ -138,7 +157,7 @@ pub(super) fn endpoints(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     vec![name(o), few(&all, SHOWN, "<none>").into(), age(o, now)]
 }
 
-fn endpoint_slice(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
     let ports: Vec<String> = list(o, "ports")
         .iter()
         .map(|p| match int(p, "port") {
@@ -159,7 +178,7 @@ fn endpoint_slice(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn ingress(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn ingress(o: &Object, now: Timestamp) -> Vec<Value> {
     let hosts: Vec<String> = list(o, "spec.rules")
         .iter()
         .map(|r| text(r, "host"))
@@ -186,7 +205,7 @@ fn ingress(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn ingress_class(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
+fn ingress_class(o: &Object, now: Timestamp) -> Vec<Value> {
     let parameters = at(o, "spec.parameters");
     let shown = if parameters.is_null() {
         "<none>".to_owned()
@@ -206,7 +225,7 @@ fn ingress_class(o: &Object, now: jiff::Timestamp) -> Vec<Value> {
     ]
 }
 
-fn ip_address(o: &Object, _now: jiff::Timestamp) -> Vec<Value> {
+fn ip_address(o: &Object, _now: Timestamp) -> Vec<Value> {
     let parent = at(o, "spec.parentRef");
     let shown = if parent.is_null() {
         "<none>".to_owned()
@@ -230,7 +249,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const NOW: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     #[test]
     fn services() {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::class::{self, Set};
+use crate::class::{self, Set};
 
 /// The most that a count may be, and the product of counts within each other.
 const MAX_REPEAT: u32 = 1000;
@@ -12,7 +12,7 @@ const MAX_HEIGHT: u32 = 1000;
 const MAX_RANGES: usize = 1 << 20;
 
 #[derive(Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Empty,
     Literal(char),
     Any,
@@ -32,7 +32,7 @@ pub(super) enum Node {
 
 /// What holds between two characters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     TextStart,
     TextEnd,
     LineStart,
@@ -41,7 +41,7 @@ pub(super) enum Look {
     NoWordBoundary,
 }
 
-pub(super) struct Parsed {
+pub(crate) struct Parsed {
     pub root: Node,
     pub sets: Vec<Set>,
 }
@@ -87,12 +87,12 @@ fn error(what: &str, at: &str) -> String {
 
 const BAD_CLASS: &str = "invalid character class range";
 
-pub(super) fn too_large(pattern: &str) -> String {
+pub(crate) fn too_large(pattern: &str) -> String {
     error("expression too large", pattern)
 }
 
 /// The pattern's tree.
-pub(super) fn parse(pattern: &str) -> Result<Parsed, String> {
+pub(crate) fn parse(pattern: &str) -> Result<Parsed, String> {
     let flags = Flags {
         fold: false,
         lines: false,

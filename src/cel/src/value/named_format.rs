@@ -1,0 +1,143 @@
+//! Named formats.
+
+use rkube_api::names;
+
+use super::url::Url;
+use crate::time;
+
+/// A way to check texts.
+#[derive(Debug)]
+pub struct NamedFormat {
+    /// The name, which equality goes by.
+    pub name: &'static str,
+    check: fn(&str) -> Vec<String>,
+    /// The length of the pattern that costs are counted by.
+    pub pattern_size: u64,
+}
+
+impl NamedFormat {
+    /// Returns the format that expressions refer to by the name.
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
+        FORMATS.iter().find(|(n, _)| *n == name).map(|(_, f)| f)
+    }
+
+    /// Returns what is wrong with a text; empty if it conforms.
+    pub(crate) fn check(&self, text: &str) -> Vec<String> {
+        (self.check)(text)
+    }
+}
+
+/// Checks a name that something will be added to.
+fn prefix(check: fn(&str) -> Vec<String>, name: &str) -> Vec<String> {
+    // What is added ends the name, so a dash may end the prefix.
+    match name.strip_suffix('-') {
+        Some(stem) if !stem.is_empty() => check(&format!("{stem}a")),
+        _ => check(name),
+    }
+}
+
+fn is_uuid(s: &str) -> bool {
+    let mut groups: Vec<usize> = Vec::new();
+    for group in s.split('-') {
+        if !group.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return false;
+        }
+        groups.push(group.len());
+    }
+    // Dashes may be left out.
+    s.len() == 32 && groups == [32] || groups == [8, 4, 4, 4, 12]
+}
+
+fn is_base64(s: &str) -> bool {
+    use base64::Engine;
+    !s.is_empty()
+        && base64::engine::general_purpose::STANDARD
+            .decode(s.as_bytes())
+            .is_ok()
+}
+
+fn unless(fine: bool, problem: &str) -> Vec<String> {
+    if fine {
+        Vec::new()
+    } else {
+        vec![problem.to_owned()]
+    }
+}
+
+/// All of them, by the name that expressions use.
+static FORMATS: [(&str, NamedFormat); 13] = [
+    format("dns1123Label", "DNS1123Label", names::dns1123_label, 30),
+    format(
+        "dns1123Subdomain",
+        "DNS1123Subdomain",
+        names::dns1123_subdomain,
+        60,
+    ),
+    format("dns1035Label", "DNS1035Label", names::dns1035_label, 30),
+    format("qualifiedName", "QualifiedName", names::qualified_name, 60),
+    format(
+        "dns1123LabelPrefix",
+        "DNS1123LabelPrefix",
+        |s| prefix(names::dns1123_label, s),
+        30,
+    ),
+    format(
+        "dns1123SubdomainPrefix",
+        "DNS1123SubdomainPrefix",
+        |s| prefix(names::dns1123_subdomain, s),
+        60,
+    ),
+    format(
+        "dns1035LabelPrefix",
+        "DNS1035LabelPrefix",
+        |s| prefix(names::dns1035_label, s),
+        30,
+    ),
+    format("labelValue", "LabelValue", names::label_value, 40),
+    format(
+        "uri",
+        "URI",
+        |s| Url::parse(s).err().into_iter().collect(),
+        1103,
+    ),
+    format(
+        "uuid",
+        "uuid",
+        |s| unless(is_uuid(s), "does not match the UUID format"),
+        69,
+    ),
+    format(
+        "byte",
+        "byte",
+        |s| unless(is_base64(s), "invalid base64"),
+        84,
+    ),
+    format(
+        "date",
+        "date",
+        |s| unless(time::parse_date(s).is_ok() && s.len() == 10, "invalid date"),
+        70,
+    ),
+    format(
+        "datetime",
+        "datetime",
+        |s| unless(time::parse_date_time(s).is_ok(), "invalid datetime"),
+        70,
+    ),
+];
+
+const fn format(
+    key: &'static str,
+    name: &'static str,
+    check: fn(&str) -> Vec<String>,
+    pattern_size: u64,
+) -> (&'static str, NamedFormat) {
+    (
+        key,
+        NamedFormat {
+            name,
+            check,
+            pattern_size,
+        },
+    )
+}

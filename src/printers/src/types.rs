@@ -1,0 +1,74 @@
+//! Columns and printers.
+
+use jiff::Timestamp;
+use rkube_strategy::Object;
+use serde_json::{Value, json};
+
+/// A column of a table (`TableColumnDefinition`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Header; clients print it in capitals.
+    pub name: &'static str,
+    /// OpenAPI type of the cells.
+    pub kind: &'static str,
+    /// OpenAPI format; `name` marks the column that names the object.
+    pub format: &'static str,
+    /// 0 for columns that are always shown, 1 for those of `-o wide`.
+    pub priority: i32,
+}
+
+impl Column {
+    /// Returns the `TableColumnDefinition` of `meta.k8s.io/v1`.
+    pub fn to_value(self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": "",
+            "priority": self.priority,
+        })
+    }
+}
+
+pub(crate) const fn column(name: &'static str, kind: &'static str, priority: i32) -> Column {
+    Column {
+        name,
+        kind,
+        format: "",
+        priority,
+    }
+}
+
+pub(crate) const fn string(name: &'static str) -> Column {
+    column(name, "string", 0)
+}
+
+pub(crate) const fn integer(name: &'static str) -> Column {
+    column(name, "integer", 0)
+}
+
+pub(crate) const fn boolean(name: &'static str) -> Column {
+    column(name, "boolean", 0)
+}
+
+pub(crate) const fn wide(name: &'static str) -> Column {
+    column(name, "string", 1)
+}
+
+pub(crate) const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    priority: 0,
+};
+pub(crate) const AGE: Column = string("Age");
+
+/// The columns of a kind, and the function that computes the cells of a row.
+#[derive(Clone, Copy)]
+pub(crate) struct Printer {
+    pub group: &'static str,
+    pub kind: &'static str,
+    pub columns: &'static [Column],
+    /// Returns as many cells as there are columns.
+    pub cells: fn(&Object, Timestamp) -> Vec<Value>,
+}

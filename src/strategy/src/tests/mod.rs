@@ -1,0 +1,3 @@
+//! Tests across all kinds.
+
+mod robustness;
