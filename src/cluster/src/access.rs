@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, ports};
+use rkube_config::ports;
 use rkube_drivers::Endpoints;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_ssh::client::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 

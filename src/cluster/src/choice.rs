@@ -1,9 +1,8 @@
 //! Which driver makes a new cluster's nodes.
 
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 

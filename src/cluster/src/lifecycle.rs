@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{Driver, MachineOptions, PortMapping};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::Progress;
 use crate::access;

@@ -6,9 +6,8 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use kube::api::{DeleteParams, EvictParams, ListParams};
 use kube::{Api, Client, ResourceExt};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 use crate::lifecycle::{configure, provision};

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, StoreConfig, ports};
+use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, ports};
 use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
 use kube::{Api, Client};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{Driver, NodeState};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 use crate::profile::Profile;

@@ -18,9 +18,8 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::AsyncReadExt;
 use futures::future::try_join_all;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
+use rkube_failure::{Failure, Kind, Source};
 use rkube_store::dump::Entries;
 use serde::{Deserialize, Serialize};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use rkube_config::Failure;
 use rkube_drivers::NodeState;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use crate::access;

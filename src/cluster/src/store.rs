@@ -5,8 +5,9 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, StoreConfig};
+use rkube_config::StoreConfig;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_store::{EtcdOptions, EtcdStore};
 
 use crate::files::{io_failure, write_private};

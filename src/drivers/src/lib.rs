@@ -18,7 +18,8 @@ use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
-use rkube_config::{Failure, ports};
+use rkube_config::ports;
+use rkube_failure::Failure;
 use serde::{Deserialize, Serialize};
 
 /// What a driver needs to know of a cluster.
@@ -416,7 +417,7 @@ pub(crate) fn read_logs(
     folder: &std::path::Path,
     files: &[(&str, &str)],
 ) -> Result<Vec<Log>, Failure> {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     let mut logs = Vec::new();
     for (name, file) in files {
         let path = folder.join(file);
@@ -441,7 +442,7 @@ pub(crate) fn read_logs(
 
 /// The driver of that name.
 pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     match name {
         #[cfg(target_os = "linux")]
         "native" => Ok(Box::new(native::Native)),
@@ -470,7 +471,7 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
 /// A driver that this platform cannot have.
 #[cfg(not(target_os = "linux"))]
 fn not_here(name: &str, why: &str) -> Failure {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     Failure::new(
         Source::Driver,
         Kind::Unsupported,

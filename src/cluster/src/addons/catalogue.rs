@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::description::{Addon, DESCRIPTION, Origin, check_name, is_label};
 use crate::files::{Home, io_failure};

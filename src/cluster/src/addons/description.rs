@@ -2,8 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
 /// The file that makes a folder an addon.

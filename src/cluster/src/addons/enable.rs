@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::core::GroupVersionKind;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde_json::{Value, json};
 
 use super::applyset::{self, Claim, PART_OF, Parent, Scope, State};

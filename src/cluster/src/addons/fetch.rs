@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::description::{Addon, Manifest, Origin, is_loopback};
 use crate::files::io_failure;

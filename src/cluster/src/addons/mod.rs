@@ -19,8 +19,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Serialize;
 
 use crate::files::Home;

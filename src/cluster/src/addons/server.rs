@@ -8,8 +8,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope as KindScope, verbs};
 use kube::{Api, Client, ResourceExt};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde_json::Value;
 
 use super::applyset::{self, ADDON, NAMESPACE, PART_OF, Parent};

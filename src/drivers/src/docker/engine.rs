@@ -6,8 +6,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
 /// The oldest API that has what nodes need (private control group namespaces);

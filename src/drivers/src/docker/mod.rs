@@ -26,8 +26,7 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use self::engine::{Engine, failure, is_missing};

@@ -15,8 +15,9 @@ use bollard::query_parameters::{
     UploadToContainerOptionsBuilder,
 };
 use futures::TryStreamExt;
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, paths, ports};
+use rkube_config::{paths, ports};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 
 use super::engine::{Engine, failure, is_missing};
 use super::{archive, boot, hex, labels, rights, runs};

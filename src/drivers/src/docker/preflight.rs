@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::engine::Engine;
 use super::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label, network};

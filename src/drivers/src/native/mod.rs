@@ -27,8 +27,7 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use self::control::{Request, Response, ask};
 use self::state::State;

@@ -31,8 +31,7 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use self::machine::{Parts, control};
 use self::qmp::{Heard, Qmp};

@@ -2,8 +2,7 @@
 
 use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::Kind;
+use rkube_failure::{Failure, Kind};
 
 use super::output::table;
 use super::{Global, Output};

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, NodeConfig, paths};
+use rkube_config::{NodeConfig, paths};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_init::state::{Part, State};
 use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
@@ -92,7 +93,8 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
     if let Command::State { command } = args.command {
         return state(command);
     }
-    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    let config = NodeConfig::read(paths::NODE_CONFIG)
+        .map_err(|e| Failure::new(Source::Program, Kind::Config, e.to_string()))?;
     let mut settings = RuntimeConfig::new(
         paths::RUNTIME,
         paths::IMAGES,

@@ -1,7 +1,6 @@
 //! `rkube ctl`, where no node can be.
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output};
 

@@ -3,9 +3,8 @@
 use std::process::{Command, Stdio};
 
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_dashboard::{Dashboard, Options};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output, interrupted};
 

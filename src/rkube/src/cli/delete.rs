@@ -1,7 +1,7 @@
 //! `rkube delete`
 
 use rkube_cluster::{Home, Kubeconfig, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 

@@ -1,8 +1,8 @@
 //! `rkube driver`
 
 use rkube_cluster::{Candidate, Home};
-use rkube_config::Failure;
 use rkube_drivers::MachineOptions;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use super::output::table;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, OMITTED_LAYERS};
+use rkube_config::OMITTED_LAYERS;
 use rkube_drivers::docker::Export;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 

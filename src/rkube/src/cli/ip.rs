@@ -1,7 +1,7 @@
 //! `rkube ip`
 
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 

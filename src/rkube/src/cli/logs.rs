@@ -1,7 +1,7 @@
 //! `rkube logs`
 
 use rkube_cluster::{Home, Profile};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::Global;
 

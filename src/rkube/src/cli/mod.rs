@@ -28,8 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use rkube_cluster::Home;
-use rkube_config::Failure;
-use rkube_config::failure::{EXIT_INTERRUPTED, Kind, Source};
+use rkube_failure::{EXIT_INTERRUPTED, Failure, Kind, Source};
 
 #[cfg(not(target_os = "linux"))]
 use ctl_elsewhere as ctl;

@@ -1,7 +1,7 @@
 //! `rkube node`
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::output::table;
 use super::{Global, Output};

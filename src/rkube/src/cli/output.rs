@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rkube_cluster::Progress;
-use rkube_config::Failure;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 /// How to print.

@@ -1,7 +1,7 @@
 //! `rkube profile`
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use super::output::table;

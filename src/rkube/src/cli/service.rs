@@ -5,8 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, ResourceExt};
 use rkube_cluster::{Forward, Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Serialize;
 
 use super::output::table;

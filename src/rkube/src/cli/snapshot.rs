@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rkube_cluster::{Home, Progress, Snapshot};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::output::table;
 use super::start::parse_duration;

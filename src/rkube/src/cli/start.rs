@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{MachineOptions, PortMapping};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output, interrupted};
 

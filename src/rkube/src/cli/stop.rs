@@ -1,7 +1,7 @@
 //! `rkube stop`
 
 use rkube_cluster::Home;
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 

@@ -1,7 +1,7 @@
 //! `rkube tunnel`
 
 use rkube_cluster::{Home, Profile, Progress, TunnelChange};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output, interrupted};
 
