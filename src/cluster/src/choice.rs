@@ -118,6 +118,7 @@ pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
     ClusterPlan {
         name: name.to_owned(),
         run_dir: home.run_dir(name),
+        owner_uid: home.owner_uid(),
         binary: dir.join("bin/rkube"),
         dir,
         node_cidr: Ipv4Net::default(),

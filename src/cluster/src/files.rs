@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rkube_failure::{Failure, Kind, Source};
 
+use crate::sudo::{act_for_owner_of, owner_of, refuse_link, sudo_user};
+
 /// `$RKUBE_HOME`, `~/.rkube` by default.
 #[derive(Clone, Debug)]
 pub struct Home {
@@ -23,7 +25,7 @@ impl Home {
                     format!("RKUBE_HOME is not a path: {e}"),
                 )
             })?,
-            _ => dirs::home_dir()
+            _ => home_dir()
                 .ok_or_else(|| {
                     Failure::new(
                         Source::Program,
@@ -60,8 +62,17 @@ impl Home {
     /// Sockets and pid files of one profile; lost at reboot.
     pub fn run_dir(&self, name: &str) -> PathBuf {
         #[cfg(target_os = "linux")]
-        if nix::unistd::geteuid().is_root() {
-            return Path::new("/run/rkube").join(name);
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let of_root = Path::new("/run/rkube").join(name);
+            let user = nix::unistd::geteuid();
+            // A cluster of this user's that was started with sudo.
+            let shared = rkube_drivers::native::control_socket(&of_root)
+                .metadata()
+                .is_ok_and(|socket| socket.uid() == user.as_raw());
+            if user.is_root() || shared {
+                return of_root;
+            }
         }
         // Drivers that need no root need a place that none has to make.
         match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -99,8 +110,12 @@ impl Home {
     /// Keeps two commands from changing one profile at once.
     pub fn lock(&self, name: &str) -> Result<Lock, Failure> {
         let dir = self.profiles_dir();
+        if owner_of(&self.root).is_some() {
+            self.refuse_links(name)?;
+        }
         make_private_dir(&dir)?;
         let path = dir.join(format!(".{name}.lock"));
+        let _owner = act_for_owner_of(&path);
         let file = owned(
             File::options().create(true).truncate(false).write(true),
             0o600,
@@ -118,9 +133,37 @@ impl Home {
         })
     }
 
+    /// Fails if a directory that root writes below is a symbolic link.
+    fn refuse_links(&self, name: &str) -> Result<(), Failure> {
+        let profile = self.profile_dir(name);
+        refuse_link(&self.root)?;
+        refuse_link(&self.profiles_dir())?;
+        refuse_link(&profile)?;
+        for dir in [profile.join("nodes"), profile] {
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            for entry in entries {
+                refuse_link(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the user who may ask for the cluster's state, if root acts for one.
+    pub(crate) fn owner_uid(&self) -> Option<u32> {
+        owner_of(&self.root).map(|user| user.uid)
+    }
+
     /// Removes the lock's file; the caller still holds the lock.
     pub fn forget_lock(&self, name: &str) {
         let _ = fs::remove_file(self.profiles_dir().join(format!(".{name}.lock")));
+    }
+}
+
+/// Returns the home directory of the user for whom this process runs.
+pub(crate) fn home_dir() -> Option<PathBuf> {
+    match sudo_user() {
+        Some(user) => Some(user.home.clone()),
+        None => dirs::home_dir(),
     }
 }
 
@@ -220,6 +263,7 @@ pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
 
 /// Makes a folder, and those above it, for the owner only.
 pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
+    let _owner = act_for_owner_of(path);
     let mut builder = DirBuilder::new();
     rights::folder(&mut builder, 0o700);
     builder
@@ -242,6 +286,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
+    let _owner = act_for_owner_of(path);
     let write = || {
         let mut options = File::options();
         options.create(true).write(true).truncate(true);

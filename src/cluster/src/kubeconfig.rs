@@ -12,7 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use rkube_failure::{Failure, Kind, Source};
 use serde_yaml::{Mapping, Value};
 
-use crate::files::{io_failure, owned, write_durable};
+use crate::files::{home_dir, io_failure, owned, write_durable};
+use crate::sudo::act_for_owner_of;
 
 /// How long to wait for somebody else's lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ pub fn default_path() -> Result<PathBuf, Failure> {
             return Ok(path.clone());
         }
     }
-    dirs::home_dir()
+    home_dir()
         .map(|home| home.join(".kube/config"))
         .ok_or_else(|| {
             Failure::new(
@@ -172,6 +173,8 @@ impl Kubeconfig {
         {
             crate::files::make_private_dir(dir)?;
         }
+        // Also for what a link leads to: the user may write it, or the edit fails.
+        let _owner = act_for_owner_of(&self.path);
         let _lock = self.lock()?;
         // A link to the real file stays a link.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());

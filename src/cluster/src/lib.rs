@@ -19,6 +19,7 @@ mod ready;
 mod snapshots;
 mod status;
 mod store;
+mod sudo;
 mod tunnel;
 
 pub use access::{client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_key};

@@ -18,6 +18,7 @@ use crate::profile::{NewProfile, Node, Profile, check_name};
 use crate::publish;
 use crate::ready::{Booted, wait_for_api, wait_for_nodes};
 use crate::store::StoreOptions;
+use crate::sudo::act_for_owner_of;
 
 /// What `rkube start` is asked to do. Options that shape a cluster count only
 /// when the profile is new.
@@ -355,6 +356,7 @@ pub(crate) fn configure(home: &Home, profile: &Profile) -> Result<(), Failure> {
     make_private_dir(&dir.join("ssh"))?;
     let key = access::ssh_key(home, profile);
     if !key.exists() {
+        let _owner = act_for_owner_of(&key);
         rkube_ssh::keys::generate_files(&key, &format!("rkube-{}", profile.name))
             .map_err(|e| ssh_failure(&e))?;
     }
@@ -384,6 +386,7 @@ fn provision_node(
     pki.provision(profile, node, &etc)?;
     let host_key = ssh.join("ssh_host_ed25519_key");
     if !host_key.exists() {
+        let _owner = act_for_owner_of(&host_key);
         rkube_ssh::keys::generate_files(&host_key, &node.name).map_err(|e| ssh_failure(&e))?;
     }
     write_private(&ssh.join("authorized_keys"), public_key.as_bytes())?;
@@ -424,6 +427,7 @@ fn install_binary(own: &Path, target: &Path) -> Result<(), Failure> {
         make_private_dir(dir)?;
     }
     let temporary = target.with_extension("new");
+    let _owner = act_for_owner_of(target);
     let install = || {
         std::fs::copy(own, &temporary)?;
         crate::files::make_executable(&temporary)?;

@@ -322,6 +322,7 @@ impl Profile {
         ClusterPlan {
             name: self.name.clone(),
             run_dir: home.run_dir(&self.name),
+            owner_uid: home.owner_uid(),
             binary: binary(&dir),
             dir,
             node_cidr: self.node_cidr,

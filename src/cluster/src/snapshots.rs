@@ -27,6 +27,7 @@ use crate::files::{Home, Lock, io_failure, make_private_dir, owned, remove_tree,
 use crate::lifecycle::{provision, running};
 use crate::profile::{Node, Profile};
 use crate::ready::{Booted, wait_for_api, wait_for_nodes};
+use crate::sudo::act_for_owner_of;
 use crate::{Progress, access};
 
 /// The layout that this binary writes.
@@ -285,6 +286,7 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
 
 /// A file that only its owner reads.
 fn create(file: &Path) -> Result<File, Failure> {
+    let _owner = act_for_owner_of(file);
     owned(
         File::options().create(true).write(true).truncate(true),
         0o600,

@@ -31,6 +31,10 @@ pub struct ClusterPlan {
     pub dir: PathBuf,
     /// For sockets and pid files; lost at reboot.
     pub run_dir: PathBuf,
+    /// The user who may ask for the nodes' states without being root; see
+    /// [`native`]. `None` leaves that to the user who runs the driver.
+    #[serde(default)]
+    pub owner_uid: Option<u32>,
     /// The binary that the nodes run.
     pub binary: PathBuf,
     /// The nodes' address range; its first address is the gateway.
@@ -516,6 +520,7 @@ mod tests {
             name: "p".into(),
             dir: "/p".into(),
             run_dir: "/r".into(),
+            owner_uid: None,
             binary: "/b".into(),
             node_cidr: "10.0.0.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),

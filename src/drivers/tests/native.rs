@@ -94,6 +94,7 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         name: "drivertest".into(),
         dir: dir.to_path_buf(),
         run_dir: run_dir.to_path_buf(),
+        owner_uid: None,
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
         loopback_ports: vec![5000],

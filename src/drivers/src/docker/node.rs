@@ -379,6 +379,7 @@ mod tests {
             name: "p".into(),
             dir: "/home/p".into(),
             run_dir: "/run/p".into(),
+            owner_uid: None,
             binary: "/home/p/bin/rkube".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),

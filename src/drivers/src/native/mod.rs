@@ -14,9 +14,9 @@ mod state;
 mod supervisor;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,6 +29,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rkube_failure::{Failure, Kind, Source};
 
+pub use self::control::socket_path as control_socket;
 use self::control::{Request, Response, ask};
 use self::state::State;
 use crate::{ClusterPlan, Driver, Log, NodeState, Problem};
@@ -122,7 +123,10 @@ impl Driver for Native {
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
-        blocking(move || start(&plan, nodes).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("start")?;
+            start(&plan, nodes).map_err(|e| failure(&e))
+        })
     }
 
     fn stop<'a>(
@@ -131,7 +135,10 @@ impl Driver for Native {
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
-        blocking(move || stop(&plan, nodes, true).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("stop")?;
+            stop(&plan, nodes, true).map_err(|e| failure(&e))
+        })
     }
 
     fn remove<'a>(
@@ -141,6 +148,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
+            require_root("delete")?;
             stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
             for node in nodes {
                 remove_tree(&plan.node_dir(&node)).map_err(|e| failure(&e))?;
@@ -183,16 +191,52 @@ impl Driver for Native {
 
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
         let plan = plan.clone();
-        blocking(move || destroy(&plan).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("delete")?;
+            destroy(&plan).map_err(|e| failure(&e))
+        })
     }
 }
 
-fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
+/// Fails unless this process is root.
+fn require_root(command: &str) -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Host,
+        Kind::Permission,
+        format!("the native driver needs root to {command} nodes"),
+    )
+    .advise(sudo_advice()))
+}
+
+/// Names the command line to run as root.
+fn sudo_advice() -> String {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    format!("run it as root: sudo rkube {}", args.join(" "))
+}
+
+/// Creates the directory of the control socket. If root acts for another user, the
+/// directory can be passed through: the socket belongs to that user, everything else in
+/// it is private to root.
+fn make_run_dir(plan: &ClusterPlan) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&plan.run_dir)
-        .with_context(|| format!("cannot make {}", plan.run_dir.display()))?;
+        .with_context(|| format!("cannot create {}", plan.run_dir.display()))?;
+    if plan.owner_uid.is_some() {
+        for dir in plan.run_dir.parent().into_iter().chain([&*plan.run_dir]) {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o711))
+                .with_context(|| format!("cannot change the mode of {}", dir.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
+    make_run_dir(plan)?;
     state::write_atomically(&plan.run_dir.join("plan.json"), &serde_json::to_vec(plan)?)?;
     let request = Request::Start { nodes };
     let answer = match ask(&plan.run_dir, &request, ANSWER_LIMIT)? {

@@ -31,10 +31,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
                 Kind::Permission,
                 "the native driver needs root to make namespaces, links and mounts",
             )
-            .advise(format!(
-                "run it as root: sudo rkube {}",
-                std::env::args().skip(1).collect::<Vec<_>>().join(" ")
-            )),
+            .advise(super::sudo_advice()),
         )];
     }
     let mut problems = Vec::new();

@@ -6,15 +6,15 @@
 //! standby that died. Nodes do not depend on either staying alive.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -195,6 +195,13 @@ impl Supervisor {
         }
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
+        // Without it the nodes run all the same; only their owner does not see it.
+        if let Err(e) = self.share(&path) {
+            eprintln!(
+                "supervisor: cannot give {} to its owner: {e:#}",
+                path.display()
+            );
+        }
         self.state.save(&self.run_dir)?;
         self.ensure_standby();
 
@@ -230,6 +237,15 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Lets the user for whom root made the cluster ask for its state.
+    fn share(&self, socket: &Path) -> anyhow::Result<()> {
+        std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+        if let Some(owner) = read_plan(&self.run_dir)?.owner_uid {
+            std::os::unix::fs::chown(socket, Some(owner), None)?;
+        }
+        Ok(())
     }
 
     fn ensure_standby(&mut self) {
@@ -337,6 +353,7 @@ impl Supervisor {
         let mut end = false;
         let result = match request {
             Request::Status => Ok(()),
+            _ if !is_root(&stream) => Err(anyhow!("only root may start and stop nodes")),
             Request::Start { nodes } => self.start(&nodes),
             Request::Stop { nodes, grace } => self.stop(&nodes, grace),
             Request::Shutdown { grace } => {
@@ -551,6 +568,12 @@ fn reap() {
             break;
         }
     }
+}
+
+/// Whether the client is root. The cluster's owner may connect, too.
+fn is_root(stream: &UnixStream) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }
 
 /// The pause before restarting a node that failed `failures` times in a row.

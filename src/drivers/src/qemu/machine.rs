@@ -437,6 +437,7 @@ mod tests {
             name: "p".into(),
             dir: "/home/a,b".into(),
             run_dir: "/run/p".into(),
+            owner_uid: None,
             binary: "/b".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),
