@@ -10,7 +10,7 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     rkube_cluster::write_context(home, &profile, &kubeconfig)?;
     output.say(&format!(
-        "The context '{}' in {} is up to date.",
+        "The context '{}' in {} was updated.",
         profile.name,
         kubeconfig.path().display()
     ));
