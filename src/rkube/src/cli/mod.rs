@@ -118,6 +118,11 @@ enum Command {
     Ctl(ctl::Args),
 }
 
+/// Returns the parser of the command line, for generated documentation.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line, runs the command and turns its result into an exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
