@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub struct ClusterPlan {
     /// The profile's name.
     pub name: String,
-    /// The profile's folder; everything that must survive a reboot is below it.
+    /// The profile's directory; everything that must survive a reboot is below it.
     pub dir: PathBuf,
     /// For sockets and pid files; lost at reboot.
     pub run_dir: PathBuf,
@@ -62,7 +62,7 @@ pub struct MachineOptions {
     /// The kernel's image; the best of the host's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// The folder of the kernel's modules; looked for beside it when absent.
+    /// The directory of the kernel's modules; looked for beside it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<PathBuf>,
     /// How big a node's disk is, in bytes.
@@ -254,7 +254,7 @@ impl ClusterPlan {
             .unwrap_or(self.node_cidr.network())
     }
 
-    /// A node's folder.
+    /// A node's directory.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.dir.join("nodes").join(node)
     }
@@ -380,7 +380,7 @@ pub trait Driver: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Removes everything of the cluster but the profile's folder, whatever
+    /// Removes everything of the cluster but the profile's directory, whatever
     /// state it is in and whoever died.
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>>;
 }
@@ -415,7 +415,7 @@ pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     None
 }
 
-/// Logs that lie as files in `folder`: name and path below it.
+/// Logs that lie as files in `directory`: name and path below it.
 #[cfg(unix)]
 pub(crate) fn read_logs(
     folder: &std::path::Path,

@@ -251,7 +251,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
         if Instant::now() > deadline {
-            // The folder goes with the test: what its processes said is told now.
+            // The directory goes with the test: what its processes said is told now.
             let logs = Command::new("sh")
                 .args([
                     "-c",
@@ -268,7 +268,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
 }
 
 /// Processes of this test's cluster that play `role`: nodes are in its groups,
-/// supervisors name its folder. Other clusters of this machine are not touched.
+/// supervisors name its directory. Other clusters of this machine are not touched.
 fn pids(role: &str) -> Vec<Pid> {
     let own = std::env::current_exe().expect("own path");
     let binaries = [own.as_os_str().as_encoded_bytes(), paths::BINARY.as_bytes()];

@@ -88,7 +88,7 @@ pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
         ),
     )
     .advise(format!(
-        "addons of your own are folders in {}, or are named by their path",
+        "your own addons are directories in {}, or are given by path",
         folder(home).display()
     )))
 }
@@ -121,7 +121,7 @@ fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
                     Source::Program,
                     Kind::Config,
                     format!(
-                        "the folder {} holds an addon of another name, '{}'",
+                        "the directory {} contains an addon with another name, '{}'",
                         dir.join(&name).display(),
                         addon.name
                     ),

@@ -54,7 +54,7 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .create_network(request)
         .await
         .map(|answer| answer.id)
-        .map_err(|e| failure("cannot make the nodes' network", &e))
+        .map_err(|e| failure("cannot create the nodes' network", &e))
 }
 
 /// Removes the networks that a filter finds.
@@ -131,6 +131,9 @@ pub async fn conflict(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Fail
                 plan.node_cidr, owner.network
             ),
         )
-        .advise("choose another one with --subnet, after: rkube delete")
+        .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            ))
     }))
 }

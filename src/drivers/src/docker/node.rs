@@ -116,7 +116,12 @@ async fn create(engine: &Engine, name: &str, body: ContainerCreateBody) -> Resul
         .create_container(Some(options), body)
         .await
         .map(|answer| answer.id)
-        .map_err(|e| failure(format!("cannot make the container of the node {name}"), &e))
+        .map_err(|e| {
+            failure(
+                format!("cannot create the container of the node {name}"),
+                &e,
+            )
+        })
 }
 
 /// Puts the node's configuration, certificates and keys into its container.

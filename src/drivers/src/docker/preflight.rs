@@ -132,7 +132,10 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
                 Kind::Conflict,
                 format!("the address range {} is taken: {what}", plan.node_cidr),
             )
-            .advise("choose another one with --subnet, after: rkube delete"),
+            .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            )),
         ),
         Err(failure) => Some(failure),
     }

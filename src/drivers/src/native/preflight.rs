@@ -29,7 +29,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
             Failure::new(
                 Source::Host,
                 Kind::Permission,
-                "the native driver needs root to make namespaces, links and mounts",
+                "the native driver needs root to create namespaces, network interfaces and mounts",
             )
             .advise(super::sudo_advice()),
         )];
@@ -138,7 +138,9 @@ fn home(dir: &Path) -> Option<Failure> {
             "{} is on an overlay file system, where nodes cannot keep their roots",
             existing.display()
         ))
-        .advise("set RKUBE_HOME to a folder on a real file system (ext4, xfs, btrfs) or on a tmpfs")
+        .advise(
+            "set RKUBE_HOME to a directory on a real file system (ext4, xfs, btrfs) or on a tmpfs",
+        )
     })
 }
 
@@ -157,7 +159,7 @@ fn disk(dir: &Path) -> Option<Failure> {
                 DISK_MIN >> 20
             ),
         )
-        .advise("free some space, or set RKUBE_HOME to a folder on another disk")
+        .advise("free some space, or set RKUBE_HOME to a directory on another disk")
     })
 }
 
@@ -171,7 +173,10 @@ fn range(plan: &ClusterPlan) -> Option<Failure> {
                 Kind::Conflict,
                 format!("the address range {} is taken: {what}", plan.node_cidr),
             )
-            .advise("choose another one with --subnet, after: rkube delete"),
+            .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            )),
         ),
         Err(e) => Some(Failure::new(
             Source::LocalNetwork,

@@ -150,7 +150,7 @@ fn space(plan: &ClusterPlan) -> Option<Failure> {
                 DISK_MIN >> 20
             ),
         )
-        .advise("free some space, or set RKUBE_HOME to a folder on another disk")
+        .advise("free some space, or set RKUBE_HOME to a directory on another disk")
     })
 }
 
