@@ -130,16 +130,24 @@ mod linux {
     ///
     /// Must not be held across an await point: the identity is that of one thread.
     pub(crate) fn act_for_owner_of(path: &Path) -> Identity {
-        Identity {
-            saved: owner_of(path).map(|user| {
+        Identity::of(owner_of(path))
+    }
+
+    impl Identity {
+        /// Makes this thread act with the permissions of `user`, if there is one.
+        pub(super) fn of(user: Option<&SudoUser>) -> Self {
+            let saved = user.map(|user| {
                 let groups = getgroups().unwrap_or_default();
                 set_groups(&[Gid::from_raw(user.gid)]);
                 let gid = setfsgid(Gid::from_raw(user.gid));
                 // Last: from here on the kernel checks files as the user's.
                 let uid = setfsuid(Uid::from_raw(user.uid));
                 (uid, gid, groups)
-            }),
-            _not_send: PhantomData,
+            });
+            Self {
+                saved,
+                _not_send: PhantomData,
+            }
         }
     }
 
@@ -200,7 +208,7 @@ mod other {
 mod tests {
     use std::path::PathBuf;
 
-    use super::linux::{SudoUser, find, owned_dirs};
+    use super::linux::{Identity, SudoUser, find, owned_dirs};
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
@@ -263,6 +271,38 @@ mod tests {
         assert_eq!(dirs(""), [PathBuf::from(rkube), PathBuf::from(kube)]);
         assert_eq!(dirs("RKUBE_HOME"), [PathBuf::from(kube)]);
         assert_eq!(dirs("KUBECONFIG"), [PathBuf::from(rkube)]);
+    }
+
+    #[test]
+    fn files_are_created_with_the_users_permissions() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root can act for another user");
+            return;
+        }
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let home = dir.path().join("home");
+        std::fs::create_dir(&home).unwrap();
+        chown(&home, Some(1000), Some(1000)).unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        // A trap: root would follow the link and write the file.
+        let of_root = dir.path().join("of-root");
+        std::fs::write(&of_root, "kept").unwrap();
+        std::os::unix::fs::symlink(&of_root, home.join("trap")).unwrap();
+
+        let user = ann("/unused");
+        let identity = Identity::of(Some(&user));
+        std::fs::write(home.join("file"), "").unwrap();
+        std::fs::write(home.join("trap"), "lost").unwrap_err();
+        std::fs::write(dir.path().join("file"), "").unwrap_err();
+        drop(identity);
+
+        let meta = home.join("file").metadata().unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (1000, 1000));
+        assert_eq!(std::fs::read_to_string(&of_root).unwrap(), "kept");
+        // Root again.
+        std::fs::write(dir.path().join("file"), "").unwrap();
     }
 
     #[test]
