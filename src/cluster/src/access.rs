@@ -1,12 +1,13 @@
-//! Reaching a cluster from the host: its API and its nodes' shells.
+//! Access to a cluster from the host: its API server, its logs and SSH to its nodes.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, ports};
+use rkube_config::ports;
 use rkube_drivers::Endpoints;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_ssh::client::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -15,7 +16,7 @@ use crate::kubeconfig::Entry;
 use crate::pki;
 use crate::profile::{Node, Profile};
 
-/// How the host reaches the cluster.
+/// Returns the addresses at which the host reaches the cluster.
 pub fn endpoints(home: &Home, profile: &Profile) -> Result<Endpoints, Failure> {
     Ok(rkube_drivers::by_name(&profile.driver)?.endpoints(&profile.plan(home)))
 }
@@ -37,14 +38,15 @@ pub(crate) fn entry(home: &Home, profile: &Profile) -> Result<Entry, Failure> {
     })
 }
 
-/// A client with the administrator's rights, whatever the user's kubeconfig says.
+/// Creates a client with the cluster administrator's credentials, independent of the
+/// user's kubeconfig.
 pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Failure> {
     let entry = entry(home, profile)?;
     let failed = |e: String| {
         Failure::new(
             Source::ControlPlane,
             Kind::Config,
-            format!("cannot make an API client: {e}"),
+            format!("cannot create an API client: {e}"),
         )
     };
     use base64::Engine as _;
@@ -109,8 +111,8 @@ pub fn ssh_address(home: &Home, profile: &Profile, node: &Node) -> Result<Socket
         .unwrap_or_else(|| SocketAddr::from((node.ip, ports::SSH))))
 }
 
-/// Runs a command on a node with `input`, its output going to `output`: its exit
-/// code, and what it said of an error.
+/// Runs a command on a node with `input` and writes its output to `output`. Returns its
+/// exit code and error message.
 pub async fn on_node(
     home: &Home,
     profile: &Profile,
@@ -128,7 +130,7 @@ pub async fn on_node(
             Failure::new(
                 Source::Guest,
                 Kind::Error,
-                format!("the connection to {} broke: {e}", node.name),
+                format!("the connection to the node {} was lost: {e}", node.name),
             )
         })?;
     let error = String::from_utf8_lossy(&stderr);
@@ -136,7 +138,7 @@ pub async fn on_node(
     Ok((code, error))
 }
 
-/// Opens an SSH connection to a node, pinned to the host key that it was given.
+/// Opens an SSH connection to a node; only the host key that rkube created is accepted.
 pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session, Failure> {
     let dir = home.profile_dir(&profile.name);
     let host_key = dir
@@ -155,7 +157,7 @@ pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session,
                 format!("cannot reach node {} at {address}: {e}", node.name),
             )
             .advise(format!(
-                "see whether it runs: rkube status -p {}",
+                "check the status of the cluster: rkube status -p {}",
                 profile.name
             ))
         })

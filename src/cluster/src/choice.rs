@@ -1,9 +1,8 @@
 //! Which driver makes a new cluster's nodes.
 
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 
@@ -119,6 +118,7 @@ pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
     ClusterPlan {
         name: name.to_owned(),
         run_dir: home.run_dir(name),
+        owner_uid: home.owner_uid(),
         binary: dir.join("bin/rkube"),
         dir,
         node_cidr: Ipv4Net::default(),

@@ -1,11 +1,12 @@
-//! Where rkube keeps its files, and writing them safely.
+//! The directory of rkube's files, and safe writes to it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
+
+use crate::sudo::{act_for_owner_of, owner_of, refuse_link, sudo_user};
 
 /// `$RKUBE_HOME`, `~/.rkube` by default.
 #[derive(Clone, Debug)]
@@ -14,7 +15,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// Finds the folder; makes nothing.
+    /// Finds the directory without creating it.
     pub fn find() -> Result<Self, Failure> {
         let root = match std::env::var_os("RKUBE_HOME") {
             Some(dir) if !dir.is_empty() => std::path::absolute(dir).map_err(|e| {
@@ -24,12 +25,12 @@ impl Home {
                     format!("RKUBE_HOME is not a path: {e}"),
                 )
             })?,
-            _ => dirs::home_dir()
+            _ => home_dir()
                 .ok_or_else(|| {
                     Failure::new(
                         Source::Program,
                         Kind::Config,
-                        "the home folder is not known",
+                        "the home directory is not known",
                     )
                     .advise("set HOME or RKUBE_HOME")
                 })?
@@ -38,40 +39,49 @@ impl Home {
         Ok(Self { root })
     }
 
-    /// A home at a place of the caller's.
+    /// Returns a home at `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The folder of all profiles.
+    /// Returns the directory of all profiles.
     pub fn profiles_dir(&self) -> PathBuf {
         self.root.join("profiles")
     }
 
-    /// The folder of one profile.
+    /// Returns the directory of one profile.
     pub fn profile_dir(&self, name: &str) -> PathBuf {
         self.profiles_dir().join(name)
     }
 
-    /// The folder of the user's own addons.
+    /// Returns the directory of the user's own addons.
     pub fn addons_dir(&self) -> PathBuf {
         self.root.join("addons")
     }
 
-    /// Sockets and pid files of one profile; lost at reboot.
+    /// Returns the directory for sockets and PID files of one profile. Lost at reboot.
     pub fn run_dir(&self, name: &str) -> PathBuf {
         #[cfg(target_os = "linux")]
-        if nix::unistd::geteuid().is_root() {
-            return Path::new("/run/rkube").join(name);
+        {
+            use std::os::unix::fs::MetadataExt as _;
+            let of_root = Path::new("/run/rkube").join(name);
+            let user = nix::unistd::geteuid();
+            // A cluster of this user's that was started with sudo.
+            let shared = rkube_drivers::native::control_socket(&of_root)
+                .metadata()
+                .is_ok_and(|socket| socket.uid() == user.as_raw());
+            if user.is_root() || shared {
+                return of_root;
+            }
         }
-        // Drivers that need no root need a place that none has to make.
+        // Without root there may be no runtime directory.
         match std::env::var_os("XDG_RUNTIME_DIR") {
             Some(dir) if Path::new(&dir).is_absolute() => Path::new(&dir).join("rkube").join(name),
             _ => self.root.join("run").join(name),
         }
     }
 
-    /// Names of all profiles on disk, sorted.
+    /// Returns the names of all profiles, sorted.
     pub fn profile_names(&self) -> Result<Vec<String>, Failure> {
         let dir = self.profiles_dir();
         let entries = match fs::read_dir(&dir) {
@@ -89,19 +99,23 @@ impl Home {
         Ok(names)
     }
 
-    /// Removes the home's own folders when the last profile has gone.
+    /// Removes the directories of the home if they are empty.
     pub fn tidy(&self) {
-        // Not empty is the normal case, and then they stay.
+        // Fails if they are not empty, as intended.
         let _ = fs::remove_dir(self.profiles_dir());
         let _ = fs::remove_dir(self.root.join("run"));
         let _ = fs::remove_dir(&self.root);
     }
 
-    /// Keeps two commands from changing one profile at once.
+    /// Locks a profile, so that only one command at a time changes it.
     pub fn lock(&self, name: &str) -> Result<Lock, Failure> {
         let dir = self.profiles_dir();
+        if owner_of(&self.root).is_some() {
+            self.refuse_links(name)?;
+        }
         make_private_dir(&dir)?;
         let path = dir.join(format!(".{name}.lock"));
+        let _owner = act_for_owner_of(&path);
         let file = owned(
             File::options().create(true).truncate(false).write(true),
             0o600,
@@ -114,22 +128,50 @@ impl Home {
                 Kind::Conflict,
                 format!("another rkube command is changing the profile '{name}'"),
             )
-            .advise("wait until it has ended"),
+            .advise("wait until that command has finished"),
             TryLockError::Error(e) => io_failure("lock", &path, &e),
         })
     }
 
-    /// Removes the lock's file; the caller still holds the lock.
+    /// Fails if a directory that root writes below is a symbolic link.
+    fn refuse_links(&self, name: &str) -> Result<(), Failure> {
+        let profile = self.profile_dir(name);
+        refuse_link(&self.root)?;
+        refuse_link(&self.profiles_dir())?;
+        refuse_link(&profile)?;
+        for dir in [profile.join("nodes"), profile] {
+            let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+            for entry in entries {
+                refuse_link(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the user who may ask for the cluster's state, if root acts for one.
+    pub(crate) fn owner_uid(&self) -> Option<u32> {
+        owner_of(&self.root).map(|user| user.uid)
+    }
+
+    /// Removes the lock file. The caller must hold the lock.
     pub fn forget_lock(&self, name: &str) {
         let _ = fs::remove_file(self.profiles_dir().join(format!(".{name}.lock")));
     }
 }
 
-/// A file that only this process has, until dropped.
+/// Returns the home directory of the user for whom this process runs.
+pub(crate) fn home_dir() -> Option<PathBuf> {
+    match sudo_user() {
+        Some(user) => Some(user.home.clone()),
+        None => dirs::home_dir(),
+    }
+}
+
+/// A locked file; unlocked on drop.
 pub struct Lock(File);
 
 impl Lock {
-    /// Locks the file unless somebody else has.
+    /// Locks the file, or fails if another process has locked it.
     pub(crate) fn take(file: File) -> Result<Self, TryLockError> {
         file.try_lock()?;
         Ok(Self(file))
@@ -138,15 +180,14 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing alone would not do while a child that has not become another
-        // program yet holds a copy. Without a lock there is nothing to take back.
+        // Closing is not enough while a forked child has a copy of the descriptor.
+        // Unlocking fails only if there is no lock.
         let _ = self.0.unlock();
     }
 }
 
-/// Makes the files and folders of these options their owner's, with these rights.
-/// On Windows they inherit the rights of the folder that they are in: what is in a
-/// user's profile is that user's.
+/// File modes. On Windows, files inherit the permissions of their directory, and a user's
+/// profile directory is private to the user.
 #[cfg(unix)]
 mod rights {
     use std::fs::{DirBuilder, OpenOptions, Permissions};
@@ -183,29 +224,29 @@ mod rights {
         None
     }
 
-    #[allow(clippy::unnecessary_wraps)] // As where there are such rights.
+    #[allow(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
     pub fn set(_path: &Path, _mode: u32) -> std::io::Result<()> {
         Ok(())
     }
 }
 
-/// Options for a file that gets these rights when it is made.
+/// Sets the mode that a new file gets.
 pub(crate) fn owned(options: &mut OpenOptions, mode: u32) -> &mut OpenOptions {
     rights::file(options, mode);
     options
 }
 
-/// The rights of a file; `None` where it is not there, or the system has no such.
+/// Returns the mode of a file; `None` if it does not exist or the system has no modes.
 pub(crate) fn mode(path: &Path) -> Option<u32> {
     rights::of(path)
 }
 
-/// Makes the file a program that everyone may run.
+/// Makes the file executable by everyone.
 pub(crate) fn make_executable(path: &Path) -> std::io::Result<()> {
     rights::set(path, 0o755)
 }
 
-/// A failed file operation, in words.
+/// Converts the error of a file operation.
 pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
     let kind = match e.kind() {
         std::io::ErrorKind::PermissionDenied => Kind::Permission,
@@ -219,22 +260,23 @@ pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
     )
 }
 
-/// Makes a folder, and those above it, for the owner only.
+/// Creates a directory and its parents with mode 0700.
 pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
+    let _owner = act_for_owner_of(path);
     let mut builder = DirBuilder::new();
     rights::folder(&mut builder, 0o700);
     builder
         .recursive(true)
         .create(path)
-        .map_err(|e| io_failure("make", path, &e))
+        .map_err(|e| io_failure("create", path, &e))
 }
 
-/// Writes a file so that a reader sees the old or the new content, never half.
+/// Writes a file atomically with mode 0600.
 pub fn write_private(path: &Path, content: &[u8]) -> Result<(), Failure> {
     replace(path, content, 0o600, false)
 }
 
-/// As [`write_private`], and on disk before it returns: a power cut loses nothing.
+/// Writes a file atomically and syncs its data to disk.
 pub fn write_durable(path: &Path, content: &[u8], mode: u32) -> Result<(), Failure> {
     replace(path, content, mode, true)
 }
@@ -243,6 +285,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
+    let _owner = act_for_owner_of(path);
     let write = || {
         let mut options = File::options();
         options.create(true).write(true).truncate(true);
@@ -251,7 +294,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
         if durable {
             file.sync_data()?;
         }
-        // An open file may not be renamed everywhere.
+        // Windows does not rename open files.
         drop(file);
         fs::rename(&temporary, path)
     };
@@ -261,7 +304,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     })
 }
 
-/// Removes a folder with all it holds; nothing there is fine.
+/// Removes a directory tree. A missing directory is not an error.
 pub fn remove_tree(path: &Path) -> Result<(), Failure> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_failure("remove", path, &e)),

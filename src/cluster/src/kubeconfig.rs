@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde_yaml::{Mapping, Value};
 
-use crate::files::{io_failure, owned, write_durable};
+use crate::files::{home_dir, io_failure, owned, write_durable};
+use crate::sudo::act_for_owner_of;
 
-/// How long to wait for somebody else's lock.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait for another program's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lock this old was left by a program that died.
-const LOCK_STALE: Duration = Duration::from_secs(60);
+const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
 
 /// What a profile adds to a kubeconfig.
 #[derive(Clone, Debug)]
@@ -51,13 +51,13 @@ pub fn default_path() -> Result<PathBuf, Failure> {
             return Ok(path.clone());
         }
     }
-    dirs::home_dir()
+    home_dir()
         .map(|home| home.join(".kube/config"))
         .ok_or_else(|| {
             Failure::new(
                 Source::Program,
                 Kind::Config,
-                "the home folder is not known",
+                "the home directory is not known",
             )
             .advise("set HOME or KUBECONFIG")
         })
@@ -156,7 +156,7 @@ impl Kubeconfig {
         };
         let damaged = |why: String| {
             Failure::new(Source::Program, Kind::Config, format!("{} is not a kubeconfig: {why}", self.path.display()))
-                .advise("repair or move that file, or choose another one with KUBECONFIG; rkube has not touched it")
+                .advise("repair or move that file, or choose another one with KUBECONFIG; rkube has not changed it")
         };
         match serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))? {
             Value::Null => Ok(Mapping::new()),
@@ -173,6 +173,8 @@ impl Kubeconfig {
         {
             crate::files::make_private_dir(dir)?;
         }
+        // Also applies to the target of a symbolic link.
+        let _owner = act_for_owner_of(&self.path);
         let _lock = self.lock()?;
         // A link to the real file stays a link.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
@@ -188,7 +190,7 @@ impl Kubeconfig {
                 Kind::Config,
                 format!("{} is not a kubeconfig: {why}", path.display()),
             )
-            .advise("repair or move that file; rkube has not touched it")
+            .advise("repair or move that file; rkube has not changed it")
         })?;
         let text = serde_yaml::to_string(&config).map_err(|e| {
             Failure::new(
@@ -197,7 +199,7 @@ impl Kubeconfig {
                 format!("cannot write {}: {e}", path.display()),
             )
         })?;
-        // The owner may have opened it to others on purpose.
+        // Keeps the mode, which the user may have changed.
         let mode = crate::files::mode(&path).unwrap_or(0o600);
         write_durable(&path, text.as_bytes(), mode)
     }
@@ -206,7 +208,7 @@ impl Kubeconfig {
         let mut path = self.path.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        let deadline = Instant::now() + LOCK_LIMIT;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match owned(File::options().create_new(true).write(true), 0o600).open(&path) {
                 Ok(_) => return Ok(Lock(path)),
@@ -215,7 +217,7 @@ impl Kubeconfig {
                         .and_then(|m| m.modified())
                         .ok()
                         .and_then(|t| t.elapsed().ok());
-                    if age.is_some_and(|age| age > LOCK_STALE) {
+                    if age.is_some_and(|age| age > STALE_LOCK_AGE) {
                         let _ = std::fs::remove_file(&path);
                     } else if Instant::now() > deadline {
                         return Err(Failure::new(
@@ -223,12 +225,15 @@ impl Kubeconfig {
                             Kind::Conflict,
                             format!("{} is locked by another program", self.path.display()),
                         )
-                        .advise(format!("if none is running, remove {}", path.display())));
+                        .advise(format!(
+                            "if no other program is using it, remove {}",
+                            path.display()
+                        )));
                     } else {
                         std::thread::sleep(Duration::from_millis(20));
                     }
                 }
-                Err(e) => return Err(io_failure("make", &path, &e)),
+                Err(e) => return Err(io_failure("create", &path, &e)),
             }
         }
     }

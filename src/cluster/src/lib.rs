@@ -1,8 +1,8 @@
-//! A profile's life: plan, provision, start, stop, delete.
+//! The life cycle of clusters: plan, provision, start, stop, delete.
 //!
-//! A profile is a folder under `$RKUBE_HOME/profiles`. This room owns its files
-//! (description, certificates, SSH keys, node configurations), the user's
-//! kubeconfig entry and the order in which a driver is asked to do things.
+//! A profile is a directory in `$RKUBE_HOME/profiles`. This crate owns its files
+//! (description, certificates, SSH keys, node configurations), the entry in the user's
+//! kubeconfig, and the order of calls to the driver.
 
 // Reuses the readers and writers of typed objects that are compiled there.
 use rkube_client as _;
@@ -16,12 +16,15 @@ mod kubeconfig;
 mod lifecycle;
 mod nodes;
 mod pki;
+mod plan;
 mod profile;
+mod provision;
 mod publish;
 mod ready;
 mod snapshots;
 mod status;
 mod store;
+mod sudo;
 mod tunnel;
 
 pub use access::{client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_key};
@@ -29,18 +32,19 @@ pub use choice::{Candidate, candidates, none_works};
 pub use files::Home;
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
-pub use lifecycle::{StartOptions, Started, delete, start, stop, wait_ready, write_context};
+pub use lifecycle::{Started, delete, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
+pub use plan::StartOptions;
 pub use profile::{Node, Profile};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;
 pub use tunnel::{Change as TunnelChange, is_open as tunnel_is_open, run as tunnel};
 
-/// Tells the user what is going on.
+/// Reports progress to the user.
 pub trait Progress: Send + Sync {
-    /// A step begins; it ends with the next one. `name` is for machines.
+    /// Starts a step, which ends with the next one. `name` is for programs.
     fn step(&self, name: &str, message: &str);
-    /// Something that the user should know and that stops nothing.
+    /// Reports a problem that does not stop the operation.
     fn warn(&self, message: &str);
 }

@@ -6,24 +6,23 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use kube::api::{DeleteParams, EvictParams, ListParams};
 use kube::{Api, Client, ResourceExt};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
-use crate::lifecycle::{configure, provision};
 use crate::pki::Pki;
 use crate::profile::{Node, Profile};
+use crate::provision::{configure, provision};
 use crate::publish;
-use crate::ready::{Booted, wait_for_nodes};
+use crate::ready::{RestartedNodes, wait_for_nodes};
 use crate::{Progress, access};
 
-/// How long a new node may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How long a deleted node's pods may take to end.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// How long a new node may take to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the pods of a deleted node may take to terminate.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Adds a node to a cluster, and starts it when the cluster runs.
+/// Adds a node to a cluster and starts it if the cluster is running.
 pub async fn add_node(
     home: &Home,
     profile: &str,
@@ -52,8 +51,8 @@ pub async fn add_node(
             wait_for_nodes(
                 &client,
                 std::slice::from_ref(&node.name),
-                &Booted::nobody(),
-                Instant::now() + READY_LIMIT,
+                &RestartedNodes::none(),
+                Instant::now() + READY_TIMEOUT,
             )
             .await?;
         }
@@ -61,7 +60,7 @@ pub async fn add_node(
     }
     .await;
     if let Err(failure) = result {
-        // Nothing half-made stays.
+        // Undoes what was created.
         let _ = driver
             .remove(&profile.plan(home), std::slice::from_ref(&node.name))
             .await;
@@ -72,22 +71,24 @@ pub async fn add_node(
     Ok(node)
 }
 
-fn control_plane_needed(node: &Node, action: &str) -> Result<(), Failure> {
+fn refuse_control_plane(profile: &str, node: &Node, action: &str) -> Result<(), Failure> {
     if node.control_plane {
         return Err(Failure::new(
             Source::Program,
             Kind::Conflict,
             format!(
-                "{} runs the control plane, the cluster cannot do without it",
+                "{} is the control-plane node, which the cluster cannot do without",
                 node.name
             ),
         )
-        .advise(format!("{action} the whole cluster: rkube {action}")));
+        .advise(format!(
+            "{action} the whole cluster: rkube {action} -p {profile}"
+        )));
     }
     Ok(())
 }
 
-/// Drains a node, removes it and forgets it.
+/// Drains a node and deletes it.
 pub async fn delete_node(
     home: &Home,
     profile: &str,
@@ -97,7 +98,7 @@ pub async fn delete_node(
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let node = profile.node(Some(node))?.clone();
-    control_plane_needed(&node, "delete")?;
+    refuse_control_plane(&profile.name, &node, "delete")?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
     let cluster_runs = driver.states(&plan).await?.first() == Some(&NodeState::Running);
@@ -107,15 +108,12 @@ pub async fn delete_node(
         None
     };
     if let Some(client) = &client {
-        progress.step(
-            "drain",
-            &format!("Moving the pods of {} elsewhere", node.name),
-        );
+        progress.step("drain", &format!("Draining the node {}", node.name));
         if let Err(e) = drain(client, &node.name).await {
-            progress.warn(&format!("not every pod left in order: {e}"));
+            progress.warn(&format!("the node was not drained completely: {e}"));
         }
     }
-    progress.step("remove", &format!("Removing the node {}", node.name));
+    progress.step("remove", &format!("Deleting the node {}", node.name));
     driver
         .remove(&plan, std::slice::from_ref(&node.name))
         .await?;
@@ -152,7 +150,7 @@ async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
     let all: Api<Pod> = Api::all(client.clone());
     let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
     let evictable = |pod: &Pod| !pod.owner_references().iter().any(|o| o.kind == "DaemonSet");
-    let deadline = Instant::now() + DRAIN_LIMIT;
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
     loop {
         let pods: Vec<Pod> = all
             .list(&here)
@@ -189,7 +187,7 @@ pub async fn stop_node(
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let name = profile.node(Some(node))?.name.clone();
-    control_plane_needed(profile.node(Some(node))?, "stop")?;
+    refuse_control_plane(&profile.name, profile.node(Some(node))?, "stop")?;
     progress.step("stop", &format!("Stopping the node {name}"));
     let driver = rkube_drivers::by_name(&profile.driver)?;
     driver
@@ -212,15 +210,15 @@ pub async fn start_node(
     let driver = rkube_drivers::by_name(&profile.driver)?;
     progress.step("start", &format!("Starting the node {name}"));
     provision(home, &profile, &driver.binary().await?)?;
-    let booted = Booted::those_down(driver.as_ref(), home, &profile).await?;
+    let restarted = RestartedNodes::stopped(driver.as_ref(), home, &profile).await?;
     driver
         .start(&profile.plan(home), std::slice::from_ref(&name))
         .await?;
     set_stopped(&mut profile, &name, false);
     profile.save(home)?;
     let client = access::client(home, &profile).await?;
-    let deadline = Instant::now() + READY_LIMIT;
-    wait_for_nodes(&client, &[name], &booted, deadline).await
+    let deadline = Instant::now() + READY_TIMEOUT;
+    wait_for_nodes(&client, &[name], &restarted, deadline).await
 }
 
 fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {

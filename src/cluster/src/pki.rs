@@ -1,8 +1,8 @@
-//! Certificates and keys of a profile, made once and kept.
+//! Certificates and keys of a profile, created once and kept.
 //!
-//! One certificate authority a profile signs everything; a second one, the
-//! front proxy's, is there for aggregated API servers, which must be able to
-//! tell the API server's requests from a user's.
+//! Each profile has one certificate authority that signs all certificates, and a second
+//! one for the front proxy, by which aggregated API servers recognise requests that the
+//! API server forwards.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -12,8 +12,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::{io_failure, make_private_dir, write_private};
 use crate::profile::{Node, Profile};
@@ -23,14 +22,14 @@ const CA_YEARS: i64 = 10;
 /// How long every other certificate is good, in years.
 const LEAF_YEARS: i64 = 10;
 
-/// The profile's `pki` folder.
+/// The profile's `pki` directory.
 pub struct Pki {
     dir: PathBuf,
     ca: Issuer<'static, KeyPair>,
     front_proxy_ca: Issuer<'static, KeyPair>,
 }
 
-/// Who a certificate is for.
+/// The subject and the usages of a certificate.
 struct Subject<'a> {
     common_name: &'a str,
     organization: Option<&'a str>,
@@ -45,12 +44,12 @@ fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
         Failure::new(
             Source::Program,
             Kind::Error,
-            format!("cannot make {what}: {e}"),
+            format!("cannot create {what}: {e}"),
         )
     }
 }
 
-/// What the administrator's client needs, PEM.
+/// The cluster administrator's client credentials, PEM.
 pub struct Credentials {
     /// The authority's certificate.
     pub ca: String,
@@ -74,9 +73,9 @@ pub fn credentials(dir: &Path) -> Result<Credentials, Failure> {
 }
 
 impl Pki {
-    /// Opens the profile's authorities, making what is not there yet of them and of the
-    /// administrator's certificate. For those who hold the profile's lock: who only reads
-    /// would bring back what is being deleted, and has [`credentials`].
+    /// Opens the profile's authorities. Creates them and the administrator's certificate if
+    /// they do not exist. The caller must hold the profile's lock; code that only reads
+    /// uses [`credentials`].
     pub fn open(dir: &Path) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         let ca = authority(dir, "ca", "rkube-ca")?;
@@ -195,7 +194,7 @@ impl Pki {
         Ok(())
     }
 
-    /// Forgets a deleted node's identity.
+    /// Deletes the certificate of a deleted node.
     pub fn forget(&self, node: &str) {
         for suffix in ["crt", "key"] {
             let _ = std::fs::remove_file(self.dir.join(format!("agent-{node}.{suffix}")));
@@ -207,7 +206,7 @@ impl Pki {
         std::fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))
     }
 
-    /// Issues a certificate once; a later call keeps what is there.
+    /// Issues a certificate unless it exists.
     fn issue(
         &self,
         name: &str,
@@ -261,7 +260,8 @@ impl Pki {
     }
 }
 
-/// Every name and address by which a client may reach the API server.
+/// Returns the subject of the serving certificate, with all names and addresses of the
+/// API server.
 fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
     let mut names = vec![
         node.name.clone(),
@@ -283,7 +283,7 @@ fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
 }
 
 fn set_validity(params: &mut CertificateParams, years: i64) {
-    // A day back: clocks of a VM's guest may lag.
+    // One day in the past, because the clock of a virtual machine may lag.
     let from = jiff::Zoned::now().date().saturating_sub(1.day());
     let to = from.saturating_add(years.years());
     let date = |d: jiff::civil::Date| {
@@ -329,7 +329,7 @@ fn authority(
             Kind::Config,
             format!("{} is damaged: {e}", path.display()),
         )
-        .advise("delete the cluster and start it again: rkube delete")
+        .advise("delete the cluster with rkube delete, and start it again")
     };
     let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
     Issuer::from_ca_cert_pem(&read(&certificate_path)?, key)

@@ -1,22 +1,23 @@
-//! What a profile is, on disk and in memory.
+//! Profiles: the descriptions of clusters, on disk and in memory.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{ClusterConfig, Failure, NodeAddress, NodeConfig, StoreConfig, ports};
+use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, ports};
 use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
 
 /// The layout of `profile.yaml` that this binary writes.
 const FORMAT: u32 = 1;
-/// Pods that a node takes at most, as the kubelet's default.
+/// Maximum number of pods per node, the kubelet's default.
 const MAX_PODS: u32 = 110;
 
-/// A cluster as the user asked for it.
+/// The description of a cluster, as stored in `profile.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Profile {
@@ -24,15 +25,15 @@ pub struct Profile {
     pub format: u32,
     /// The profile's, the cluster's and the kubeconfig context's name.
     pub name: String,
-    /// The driver that makes its nodes.
+    /// The driver that creates the nodes.
     pub driver: String,
-    /// When it was made, RFC 3339.
+    /// The time of creation, RFC 3339.
     pub created: String,
-    /// Where nodes' addresses come from.
+    /// Address range of the nodes.
     pub node_cidr: Ipv4Net,
-    /// Where nodes' pod ranges come from.
+    /// Address range of pods; each node gets a part of it.
     pub pod_cidr: Ipv4Net,
-    /// Where service addresses come from.
+    /// Address range of services.
     pub service_cidr: Ipv4Net,
     /// Suffix of service names.
     pub dns_domain: String,
@@ -48,10 +49,10 @@ pub struct Profile {
     /// The etcd that the cluster's objects are in, if not the embedded store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
-    /// What its nodes are made of, where they are virtual machines.
+    /// Options of virtual-machine nodes.
     #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
     pub machine: MachineOptions,
-    /// The snapshot that lies on the nodes and that they become at their next boot.
+    /// The snapshot that is staged on the nodes and restored at their next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
     /// The nodes; the first runs the control plane.
@@ -85,7 +86,7 @@ pub struct Node {
     pub stopped: bool,
 }
 
-/// What a new profile is made from.
+/// The values of a new profile.
 pub(crate) struct NewProfile<'a> {
     pub name: &'a str,
     pub driver: &'a str,
@@ -112,7 +113,7 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     Err(Failure::new(
         Source::Program,
         Kind::Usage,
-        format!("'{name}' cannot name a profile"),
+        format!("'{name}' is not a valid profile name"),
     )
     .advise(
         "use at most 40 lower-case letters, digits and '-', with a letter or digit at both ends",
@@ -158,7 +159,7 @@ impl Profile {
             Failure::new(
                 Source::LocalNetwork,
                 Kind::Config,
-                format!("{range} has no {what} left for another node"),
+                format!("{range} has no free {what} for another node"),
             )
         };
         let name = (1..)
@@ -228,9 +229,9 @@ impl Profile {
             None => Err(Failure::new(
                 Source::Guest,
                 Kind::NotFound,
-                format!("there is no profile '{name}'"),
+                format!("the cluster '{name}' does not exist"),
             )
-            .advise(format!("make one with: rkube start -p {name}"))),
+            .advise(format!("create it with: rkube start -p {name}"))),
         }
     }
 
@@ -302,7 +303,7 @@ impl Profile {
             Failure::new(
                 Source::Guest,
                 Kind::NotFound,
-                format!("the profile '{}' has no node '{name}'", self.name),
+                format!("the cluster '{}' has no node '{name}'", self.name),
             )
             .advise(format!("its nodes are: {}", names.join(", ")))
         })
@@ -321,6 +322,7 @@ impl Profile {
         ClusterPlan {
             name: self.name.clone(),
             run_dir: home.run_dir(&self.name),
+            owner_uid: home.owner_uid(),
             binary: binary(&dir),
             dir,
             node_cidr: self.node_cidr,
@@ -348,7 +350,7 @@ impl Profile {
         }
     }
 
-    /// What one node is told to be.
+    /// Returns the configuration of one node.
     pub(crate) fn node_config(&self, node: &Node, upstream_dns: &[IpAddr]) -> NodeConfig {
         NodeConfig {
             cluster: ClusterConfig {

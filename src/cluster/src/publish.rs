@@ -9,9 +9,8 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{PortMapping, Protocol};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 use crate::profile::Profile;

@@ -5,33 +5,32 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
 use kube::{Api, Client};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{Driver, NodeState};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 use crate::profile::Profile;
 
-/// Nodes that the API server may know from an earlier life, and that boot now: what
-/// it says of them counts once they have spoken since.
+/// Nodes that are being restarted. Their Ready condition is ignored until the kubelet has
+/// posted a heartbeat that is newer than the restart.
 #[derive(Debug)]
-pub(crate) struct Booted {
+pub(crate) struct RestartedNodes {
     nodes: Vec<String>,
-    /// By this machine's clock.
+    /// The time of the restart by the host's clock.
     at: Timestamp,
 }
 
-impl Booted {
-    /// None.
-    pub(crate) fn nobody() -> Self {
+impl RestartedNodes {
+    /// Returns an empty set.
+    pub(crate) fn none() -> Self {
         Self {
             nodes: Vec::new(),
             at: Timestamp::now(),
         }
     }
 
-    /// The profile's nodes that do not run now.
-    pub(crate) async fn those_down(
+    /// Returns the nodes of a profile that are not running.
+    pub(crate) async fn stopped(
         driver: &dyn Driver,
         home: &Home,
         profile: &Profile,
@@ -41,11 +40,11 @@ impl Booted {
         let down = nodes.filter(|(_, state)| *state != NodeState::Running);
         Ok(Self {
             nodes: down.map(|(node, _)| node.name.clone()).collect(),
-            ..Self::nobody()
+            ..Self::none()
         })
     }
 
-    /// When they booted, by the cluster's clock, in whole seconds as heartbeats are.
+    /// Returns the time of the restart by the cluster's clock, in whole seconds as in heartbeats.
     async fn since(&self, client: &Client) -> Timestamp {
         if self.nodes.is_empty() {
             return self.at;
@@ -64,10 +63,10 @@ impl Booted {
     }
 }
 
-/// How often to look again while the API server comes up.
-const RETRY: Duration = Duration::from_millis(10);
+/// The interval between checks while the API server starts.
+const RETRY_PERIOD: Duration = Duration::from_millis(10);
 
-/// Waits until the API server says that it is ready.
+/// Waits until the API server reports that it is ready.
 pub(crate) async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(), Failure> {
     loop {
         let request = http_get("/readyz");
@@ -79,15 +78,15 @@ pub(crate) async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(
             return Err(Failure::new(
                 Source::ControlPlane,
                 Kind::Timeout,
-                format!("the API server does not become ready: {error}"),
+                format!("the API server did not become ready: {error}"),
             )
-            .advise("look at its log with: rkube logs"));
+            .advise("see the log of the control plane: rkube logs"));
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_PERIOD).await;
     }
 }
 
-/// A GET without a body, for paths that are no resources.
+/// Creates a GET request without a body, for paths that are not resources.
 fn http_get(path: &str) -> http::Request<Vec<u8>> {
     let mut request = http::Request::new(Vec::new());
     if let Ok(uri) = path.parse() {
@@ -105,8 +104,8 @@ fn ready_condition(node: &ApiNode) -> Option<&NodeCondition> {
     conditions.iter().find(|c| c.type_ == "Ready")
 }
 
-/// Whether a node has reported at a time or later.
-fn spoke_since(node: &ApiNode, since: Timestamp) -> bool {
+/// Returns whether the last heartbeat of a node is not older than `since`.
+fn has_heartbeat_since(node: &ApiNode, since: Timestamp) -> bool {
     ready_condition(node)
         .and_then(|c| c.last_heartbeat_time.as_ref())
         .is_some_and(|beat| beat.0 >= since)
@@ -116,7 +115,7 @@ fn spoke_since(node: &ApiNode, since: Timestamp) -> bool {
 pub(crate) async fn wait_for_nodes(
     client: &Client,
     names: &[String],
-    booted: &Booted,
+    restarted: &RestartedNodes,
     deadline: Instant,
 ) -> Result<(), Failure> {
     use futures::{StreamExt, TryStreamExt};
@@ -124,18 +123,18 @@ pub(crate) async fn wait_for_nodes(
     let api: Api<ApiNode> = Api::all(client.clone());
     let mut waiting: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let watch = async {
-        let since = booted.since(client).await;
+        let since = restarted.since(client).await;
         let mut changes = watcher(api, watcher::Config::default())
             .default_backoff()
             .touched_objects()
             .boxed();
         while !waiting.is_empty() {
-            // Errors are retried by the back-off above; the deadline ends it.
+            // Errors are retried with back-off until the deadline.
             if let Ok(Some(node)) = changes.try_next().await
                 && let Some(name) = node.metadata.name.as_deref()
                 && is_ready(&node)
-                && (spoke_since(&node, since) || !booted.nodes.iter().any(|n| n == name))
-                // The control plane gives them just after a node has registered.
+                && (has_heartbeat_since(&node, since) || !restarted.nodes.iter().any(|n| n == name))
+                // The control plane sets role labels after a node has registered.
                 && node.metadata.labels.iter().flatten().any(|(k, _)| k.starts_with("node-role.kubernetes.io/"))
             {
                 waiting.remove(name);
@@ -150,9 +149,7 @@ pub(crate) async fn wait_for_nodes(
             Kind::Timeout,
             format!("not ready in time: {}", names.join(", ")),
         )
-        .advise(
-            "look at the node's log with: rkube logs -n NODE, and at: kubectl describe node NODE",
-        ));
+        .advise("see the log of the node: rkube logs -n NODE, and: kubectl describe node NODE"));
     }
     Ok(())
 }

@@ -18,16 +18,17 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::AsyncReadExt;
 use futures::future::try_join_all;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::NodeState;
+use rkube_failure::{Failure, Kind, Source};
 use rkube_store::dump::Entries;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, Lock, io_failure, make_private_dir, owned, remove_tree, write_private};
-use crate::lifecycle::{provision, running};
+use crate::lifecycle::running;
 use crate::profile::{Node, Profile};
-use crate::ready::{Booted, wait_for_api, wait_for_nodes};
+use crate::provision::provision;
+use crate::ready::{RestartedNodes, wait_for_api, wait_for_nodes};
+use crate::sudo::act_for_owner_of;
 use crate::{Progress, access};
 
 /// The layout that this binary writes.
@@ -87,7 +88,7 @@ fn root(home: &Home, profile: &Profile) -> PathBuf {
     home.profile_dir(&profile.name).join("snapshots")
 }
 
-/// Where a snapshot is; fails unless it is there.
+/// Returns the directory of a snapshot; fails if it does not exist.
 fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failure> {
     check_name(name)?;
     let folder = root(home, profile).join(name);
@@ -98,7 +99,10 @@ fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failu
         Kind::NotFound,
         format!("the profile '{}' has no snapshot '{name}'", profile.name),
     )
-    .advise("list what there is with: rkube snapshot list"))
+    .advise(format!(
+        "list snapshots with: rkube snapshot list -p {}",
+        profile.name
+    )))
 }
 
 fn archive(folder: &Path, node: &str) -> PathBuf {
@@ -110,7 +114,7 @@ fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Failure {
         Kind::Config,
         format!("the snapshot is damaged, {}: {why}", file.display()),
     )
-    .advise("remove it with: rkube snapshot delete NAME")
+    .advise("delete the snapshot with: rkube snapshot delete NAME")
 }
 
 fn describe(folder: &Path) -> Result<Description, Failure> {
@@ -173,7 +177,7 @@ pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failu
     Ok((good, bad))
 }
 
-/// A folder that goes unless it is kept: whoever stops half-way leaves nothing.
+/// A directory that is removed on drop unless it is kept.
 struct Unfinished(Option<PathBuf>);
 
 impl Unfinished {
@@ -185,7 +189,7 @@ impl Unfinished {
 
     fn keep_as(mut self, folder: &Path) -> Result<(), Failure> {
         if let Some(own) = &self.0 {
-            std::fs::rename(own, folder).map_err(|e| io_failure("make", folder, &e))?;
+            std::fs::rename(own, folder).map_err(|e| io_failure("create", folder, &e))?;
         }
         self.0 = None;
         Ok(())
@@ -217,10 +221,11 @@ pub async fn save_snapshot(
     if folder.exists() {
         return Err(failure(
             Kind::Conflict,
-            format!("there is a snapshot '{name}' already"),
+            format!("the snapshot '{name}' already exists"),
         )
         .advise(format!(
-            "choose another name, or remove it with: rkube snapshot delete {name}"
+            "choose another name, or delete it with: rkube snapshot delete {name} -p {}",
+            profile.name
         )));
     }
     every_node_runs(home, &profile).await?;
@@ -256,7 +261,7 @@ pub async fn save_snapshot(
     read(&folder, name)
 }
 
-/// Fails unless the nodes can be asked for what they hold.
+/// Fails unless all nodes are running.
 async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let states = driver.states(&profile.plan(home)).await?;
@@ -264,9 +269,9 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
         return Err(Failure::new(
             Source::Guest,
             Kind::NotRunning,
-            format!("the cluster '{}' does not run", profile.name),
+            format!("the cluster '{}' is not running", profile.name),
         )
-        .advise("start it with: rkube start"));
+        .advise(format!("start it with: rkube start -p {}", profile.name)));
     }
     for (node, state) in profile.nodes.iter().zip(states) {
         if state != NodeState::Running {
@@ -274,27 +279,31 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
                 Source::Guest,
                 Kind::NotRunning,
                 format!(
-                    "the node {} does not run, and volumes live on every node",
+                    "the node {} is not running, but a snapshot includes the volumes of all nodes",
                     node.name
                 ),
             )
-            .advise(format!("start it with: rkube node start {}", node.name)));
+            .advise(format!(
+                "start it with: rkube node start {} -p {}",
+                node.name, profile.name
+            )));
         }
     }
     Ok(())
 }
 
-/// A file that only its owner reads.
+/// Creates a file with mode 0600.
 fn create(file: &Path) -> Result<File, Failure> {
+    let _owner = act_for_owner_of(file);
     owned(
         File::options().create(true).write(true).truncate(true),
         0o600,
     )
     .open(file)
-    .map_err(|e| io_failure("make", file, &e))
+    .map_err(|e| io_failure("create", file, &e))
 }
 
-/// Writes the dump of the store; gives the number of objects.
+/// Writes the dump of the store and returns the number of objects.
 async fn save_objects(home: &Home, profile: &Profile, file: &Path) -> Result<u64, Failure> {
     let failed = |e: &dyn std::fmt::Display| {
         Failure::new(
@@ -424,9 +433,12 @@ pub async fn stage_snapshot(
         if profile.nodes.iter().all(|n| n.name != *node) {
             return Err(failure(
                 Kind::Conflict,
-                format!("the snapshot has the node {node}, which the cluster has no more"),
+                format!("the snapshot has the node {node}, which the cluster no longer has"),
             )
-            .advise("add it, names are given in order: rkube node add"));
+            .advise(format!(
+                "add it with: rkube node add -p {} (names are assigned in order)",
+                profile.name
+            )));
         }
     }
     let objects = folder.join(OBJECTS);
@@ -504,14 +516,14 @@ impl Staged {
         driver.stop(&plan, &names).await?;
         provision(home, profile, &binary)?;
         let wanted = running(profile);
-        let booted = Booted::those_down(driver.as_ref(), home, profile).await?;
+        let restarted = RestartedNodes::stopped(driver.as_ref(), home, profile).await?;
         progress.step("nodes", "Starting the nodes");
         driver.start(&plan, &wanted).await?;
         progress.step("ready", "Waiting for the nodes to be ready");
         let client = access::client(home, profile).await?;
         let deadline = Instant::now() + limit;
         wait_for_api(&client, deadline).await?;
-        wait_for_nodes(&client, &wanted, &booted, deadline).await?;
+        wait_for_nodes(&client, &wanted, &restarted, deadline).await?;
         profile.restore = None;
         profile.save(home)
     }

@@ -1,12 +1,12 @@
-//! How a cluster is doing.
+//! The status of a cluster.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node as ApiNode;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use rkube_config::Failure;
 use rkube_drivers::NodeState;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use crate::access;
@@ -15,8 +15,8 @@ use crate::kubeconfig::Kubeconfig;
 use crate::profile::Profile;
 use crate::ready::is_ready;
 
-/// How long the API server may take to answer.
-const API_LIMIT: Duration = Duration::from_secs(3);
+/// How long the API server may take to respond.
+const API_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A cluster's state, with the field names of `minikube status -o json`.
 #[derive(Clone, Debug, Serialize)]
@@ -26,7 +26,7 @@ pub struct ClusterStatus {
     pub name: String,
     /// The driver.
     pub driver: String,
-    /// One entry a node.
+    /// One entry per node.
     pub nodes: Vec<NodeStatus>,
 }
 
@@ -57,8 +57,8 @@ pub struct NodeStatus {
 }
 
 impl ClusterStatus {
-    /// The exit code of `rkube status`, as minikube's: 1 for a host that does not
-    /// run, 2 for the cluster, 4 for Kubernetes, added up.
+    /// Returns the exit code of `rkube status`. As with minikube it is the sum of 1 (a node
+    /// is not running), 2 (the API server is not) and 4 (a kubelet is not ready).
     pub fn exit_code(&self) -> u8 {
         let mut code = 0;
         for node in &self.nodes {
@@ -76,7 +76,7 @@ impl ClusterStatus {
     }
 }
 
-/// Asks the driver and the API server.
+/// Reads the status from the driver and the API server.
 pub async fn status(
     home: &Home,
     profile: &Profile,
@@ -87,7 +87,7 @@ pub async fn status(
     let api_nodes = if states.first() == Some(&NodeState::Running) {
         let client = access::client(home, profile).await?;
         let api: Api<ApiNode> = Api::all(client);
-        let listed = tokio::time::timeout(API_LIMIT, api.list(&ListParams::default())).await;
+        let listed = tokio::time::timeout(API_TIMEOUT, api.list(&ListParams::default())).await;
         listed.ok().and_then(Result::ok).map(|l| l.items)
     } else {
         None

@@ -5,14 +5,15 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, StoreConfig};
+use rkube_config::StoreConfig;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_store::{EtcdOptions, EtcdStore};
 
 use crate::files::{io_failure, write_private};
 
 /// How long an endpoint has to take a connection.
-const PATIENCE: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An etcd as the user names it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,7 +102,7 @@ impl StoreOptions {
                         .to_socket_addrs()
                         .map_err(|e| e.to_string())?;
                     let address = addresses.next().ok_or("no address")?;
-                    TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| e.to_string())
+                    TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(|e| e.to_string())
                 });
             match reason {
                 Ok(_) => return Ok(()),

@@ -5,7 +5,6 @@
 //! the node, and init, control plane and node agent read it. The paths and ports
 //! that those processes share are named here and nowhere else.
 
-pub mod failure;
 pub mod machine;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,8 +12,6 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-
-pub use failure::Failure;
 
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";

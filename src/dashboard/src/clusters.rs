@@ -7,7 +7,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
 use parking_lot::Mutex;
 use rkube_cluster::{Home, Profile};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 /// The clients by profile.
 pub struct Clusters {
@@ -105,7 +105,7 @@ async fn from_kubeconfig(name: &str, server: &str) -> Option<Client> {
 
 /// The status of an answer to a request that failed here.
 pub fn status_of(failure: &Failure) -> StatusCode {
-    use rkube_config::failure::Kind;
+    use rkube_failure::Kind;
     match failure.kind {
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Conflict => StatusCode::CONFLICT,

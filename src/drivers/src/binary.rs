@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64, PT_INTERP};
 use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 /// Names the nodes' binary, whatever lies where.
 const OVERRIDE: &str = "RKUBE_NODE_BINARY";

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
-use rkube_config::{Failure, ports};
+use rkube_config::ports;
+use rkube_failure::Failure;
 use serde::{Deserialize, Serialize};
 
 /// What a driver needs to know of a cluster.
@@ -26,10 +27,14 @@ use serde::{Deserialize, Serialize};
 pub struct ClusterPlan {
     /// The profile's name.
     pub name: String,
-    /// The profile's folder; everything that must survive a reboot is below it.
+    /// The profile's directory; everything that must survive a reboot is below it.
     pub dir: PathBuf,
     /// For sockets and pid files; lost at reboot.
     pub run_dir: PathBuf,
+    /// The user who may ask for the nodes' states without being root; see
+    /// [`native`]. `None` leaves that to the user who runs the driver.
+    #[serde(default)]
+    pub owner_uid: Option<u32>,
     /// The binary that the nodes run.
     pub binary: PathBuf,
     /// The nodes' address range; its first address is the gateway.
@@ -57,7 +62,7 @@ pub struct MachineOptions {
     /// The kernel's image; the best of the host's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// The folder of the kernel's modules; looked for beside it when absent.
+    /// The directory of the kernel's modules; looked for beside it when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<PathBuf>,
     /// How big a node's disk is, in bytes.
@@ -249,7 +254,7 @@ impl ClusterPlan {
             .unwrap_or(self.node_cidr.network())
     }
 
-    /// A node's folder.
+    /// A node's directory.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.dir.join("nodes").join(node)
     }
@@ -375,7 +380,7 @@ pub trait Driver: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Removes everything of the cluster but the profile's folder, whatever
+    /// Removes everything of the cluster but the profile's directory, whatever
     /// state it is in and whoever died.
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>>;
 }
@@ -410,13 +415,13 @@ pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     None
 }
 
-/// Logs that lie as files in `folder`: name and path below it.
+/// Logs that lie as files in `directory`: name and path below it.
 #[cfg(unix)]
 pub(crate) fn read_logs(
     folder: &std::path::Path,
     files: &[(&str, &str)],
 ) -> Result<Vec<Log>, Failure> {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     let mut logs = Vec::new();
     for (name, file) in files {
         let path = folder.join(file);
@@ -441,7 +446,7 @@ pub(crate) fn read_logs(
 
 /// The driver of that name.
 pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     match name {
         #[cfg(target_os = "linux")]
         "native" => Ok(Box::new(native::Native)),
@@ -470,7 +475,7 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
 /// A driver that this platform cannot have.
 #[cfg(not(target_os = "linux"))]
 fn not_here(name: &str, why: &str) -> Failure {
-    use rkube_config::failure::{Kind, Source};
+    use rkube_failure::{Kind, Source};
     Failure::new(
         Source::Driver,
         Kind::Unsupported,
@@ -515,6 +520,7 @@ mod tests {
             name: "p".into(),
             dir: "/p".into(),
             run_dir: "/r".into(),
+            owner_uid: None,
             binary: "/b".into(),
             node_cidr: "10.0.0.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),

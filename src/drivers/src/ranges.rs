@@ -3,8 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 /// Ranges for a new cluster's nodes that `taken` does not hold, best first.
 pub(crate) fn candidates(taken: &[Ipv4Net]) -> Vec<Ipv4Net> {

@@ -112,6 +112,7 @@ fn plan(dir: &Path) -> ClusterPlan {
         name: PROFILE.into(),
         dir: dir.to_path_buf(),
         run_dir: dir.join("run"),
+        owner_uid: None,
         binary: dir.join("bin/rkube"),
         node_cidr: "192.168.246.0/24".parse().expect("a range"),
         loopback_ports: Vec::new(),

@@ -94,6 +94,7 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         name: "drivertest".into(),
         dir: dir.to_path_buf(),
         run_dir: run_dir.to_path_buf(),
+        owner_uid: None,
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
         loopback_ports: vec![5000],
@@ -250,7 +251,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
         if Instant::now() > deadline {
-            // The folder goes with the test: what its processes said is told now.
+            // The directory goes with the test: what its processes said is told now.
             let logs = Command::new("sh")
                 .args([
                     "-c",
@@ -267,7 +268,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
 }
 
 /// Processes of this test's cluster that play `role`: nodes are in its groups,
-/// supervisors name its folder. Other clusters of this machine are not touched.
+/// supervisors name its directory. Other clusters of this machine are not touched.
 fn pids(role: &str) -> Vec<Pid> {
     let own = std::env::current_exe().expect("own path");
     let binaries = [own.as_os_str().as_encoded_bytes(), paths::BINARY.as_bytes()];

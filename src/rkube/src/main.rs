@@ -1,14 +1,12 @@
-//! `rkube`: one binary, every role.
+//! `rkube`: one binary for the command line and for every process of a cluster.
 //!
-//! The first argument decides: a role inside a cluster (never typed by a
-//! person), or a command of the CLI.
+//! The first argument selects an internal role or a command of the command line.
 
 // Reuses the readers and writers of typed objects that are compiled there.
 use rkube_client as _;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod allocator;
-mod cli;
 #[cfg(target_os = "linux")]
 mod roles;
 #[cfg(not(target_os = "linux"))]
@@ -21,28 +19,27 @@ use roles_elsewhere as roles;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    // Before anything else: shims and supervisors must stay small and
-    // single-threaded.
+    // First, because shims and supervisors must stay small and single-threaded.
     if let Some(role) = args.first().and_then(|a| a.to_str())
         && let Some(code) = roles::run(role, &args[1..])
     {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     #[cfg(windows)]
-    return on_a_deep_stack();
+    return run_on_large_stack();
     #[cfg(not(windows))]
-    cli::main()
+    rkube::main()
 }
 
-/// The CLI on as much stack as it has elsewhere: Windows gives the first thread 1 MB.
+/// Runs the command line on an 8 MiB stack, as on Unix. The main thread on Windows has 1 MiB.
 #[cfg(windows)]
-fn on_a_deep_stack() -> ExitCode {
+fn run_on_large_stack() -> ExitCode {
     let thread = std::thread::Builder::new()
         .stack_size(8 << 20)
-        .spawn(cli::main);
+        .spawn(rkube::main);
     match thread.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
-        // It has said why.
+        // The panic message has been printed.
         Ok(Err(_)) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("error: cannot start a thread: {e}");

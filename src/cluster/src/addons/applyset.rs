@@ -140,7 +140,7 @@ impl Parent {
         let data = |key: &str| map(&object.data, key);
         let name = label(ADDON);
         if name.is_empty() || label(ID) != id(&name) {
-            return Err("it was not made by rkube addons".into());
+            return Err("it was not created by rkube addons".into());
         }
         let tooling = annotation(TOOLING);
         if !tooling.starts_with("rkube/") {

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::description::{Addon, DESCRIPTION, Origin, check_name, is_label};
 use crate::files::{Home, io_failure};
@@ -89,7 +88,7 @@ pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
         ),
     )
     .advise(format!(
-        "addons of your own are folders in {}, or are named by their path",
+        "your own addons are directories in {}, or are given by path",
         folder(home).display()
     )))
 }
@@ -122,7 +121,7 @@ fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
                     Source::Program,
                     Kind::Config,
                     format!(
-                        "the folder {} holds an addon of another name, '{}'",
+                        "the directory {} contains an addon with another name, '{}'",
                         dir.join(&name).display(),
                         addon.name
                     ),

@@ -2,8 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
 /// The file that makes a folder an addon.
@@ -90,7 +89,7 @@ impl Addon {
                 Kind::Config,
                 format!("{place} describes no addon: {why}"),
             )
-            .advise("addons/README.md of rkube's source tells what may stand there")
+            .advise("the format is described in addons/README.md of rkube's source")
         };
         let written: Written = serde_yaml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         check_name(&written.name)?;
@@ -157,7 +156,9 @@ fn check_file(file: &str) -> Result<(), String> {
     if inside {
         return Ok(());
     }
-    Err(format!("'{file}' is no file of the addon's own folder"))
+    Err(format!(
+        "'{file}' is not a file in the addon's own directory"
+    ))
 }
 
 /// HTTPS; without TLS only what this machine itself serves.
@@ -250,9 +251,9 @@ manifests:
                 "file: ../tool.yaml",
                 "'../tool.yaml'",
             ),
-            ("file: sub/tool.yaml", "file: sub/../../t", "own folder"),
+            ("file: sub/tool.yaml", "file: sub/../../t", "own directory"),
             ("file: sub/tool.yaml", "file: /etc/passwd", "'/etc/passwd'"),
-            ("file: sub/tool.yaml", "file: ''", "own folder"),
+            ("file: sub/tool.yaml", "file: ''", "own directory"),
             ("file: sub/tool.yaml", "fiel: x", "fiel"),
             ("file: sub/tool.yaml", "sha256: x", "either a file or a url"),
             (

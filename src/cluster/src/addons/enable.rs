@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::core::GroupVersionKind;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde_json::{Value, json};
 
 use super::applyset::{self, Claim, PART_OF, Parent, Scope, State};
@@ -17,7 +16,7 @@ use super::{fetch, remove};
 use crate::Progress;
 
 /// How long the server may take to serve what definitions define.
-const DEFINITION_LIMIT: Duration = Duration::from_secs(30);
+const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -194,8 +193,8 @@ fn taken(title: &str, labels: Option<&BTreeMap<String, String>>) -> Failure {
         )
     } else {
         (
-            "is there already, and was not made by this addon",
-            "delete it if nobody needs it, and enable the addon again",
+            "already exists and was not created by this addon",
+            "delete it if it is not needed, and enable the addon again",
         )
     };
     Failure::new(
@@ -232,7 +231,7 @@ async fn wait_for_definitions(
     definitions: &[Object],
     rest: &[Object],
 ) -> Result<(), Failure> {
-    let deadline = Instant::now() + DEFINITION_LIMIT;
+    let deadline = Instant::now() + DEFINITION_TIMEOUT;
     for object in definitions {
         wait_until_established(server, object, deadline).await?;
     }
@@ -249,7 +248,7 @@ async fn wait_for_definitions(
                 Kind::Timeout,
                 format!("the cluster does not come to serve the kind {kind} of {version}"),
             )
-            .advise("see what its definition says: kubectl get crd -o yaml"));
+            .advise("see the status of its definition: kubectl get crd -o yaml"));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -277,7 +276,7 @@ async fn wait_until_established(
             return Ok(());
         }
         if Instant::now() >= deadline {
-            let why = refusal.unwrap_or_else(|| "the API server does not say why".into());
+            let why = refusal.unwrap_or_else(|| "the API server gave no reason".into());
             return Err(Failure::new(
                 Source::ControlPlane,
                 Kind::Timeout,

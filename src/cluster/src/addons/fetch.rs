@@ -4,20 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::redirect::{Attempt, Policy};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::description::{Addon, Manifest, Origin, is_loopback};
 use crate::files::io_failure;
 
 /// The largest manifest; the largest known ones have 3 MB.
-const SIZE_LIMIT: u64 = 16 << 20;
+const MAX_SIZE: u64 = 16 << 20;
 /// How long a server may take to take a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may be silent.
-const STALL_LIMIT: Duration = Duration::from_secs(20);
+const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a download may take.
-const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
 
@@ -84,13 +83,15 @@ fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>, Failure> {
         )
     };
     if !target.starts_with(&inside) {
-        return Err(refused("it is a link out of the addon's folder"));
+        return Err(refused(
+            "it is a symbolic link that leaves the addon's directory",
+        ));
     }
     let meta = std::fs::metadata(&target).map_err(|e| io_failure("read", &target, &e))?;
     if !meta.is_file() {
         return Err(refused("it is no file"));
     }
-    if meta.len() > SIZE_LIMIT {
+    if meta.len() > MAX_SIZE {
         return Err(refused("it is larger than 16 MiB"));
     }
     std::fs::read(&target).map_err(|e| io_failure("read", &target, &e))
@@ -101,7 +102,7 @@ async fn download(addon: &Addon, url: &str, sha256: Option<&str>) -> Result<Vec<
     let failed = |kind, why: String| {
         Failure::new(Source::Internet, kind, format!("cannot download {url}: {why}")).advise(
             format!(
-                "without a way there, download it elsewhere into a folder with an addon.yaml that says 'name: {}' and 'file:' for that 'url:', and enable that folder",
+                "if this machine cannot reach it, download it elsewhere into a directory with an addon.yaml that has 'name: {}' and 'file:' instead of 'url:', and enable that directory",
                 addon.name
             ),
         )
@@ -112,7 +113,7 @@ async fn download(addon: &Addon, url: &str, sha256: Option<&str>) -> Result<Vec<
         Some(wanted) if wanted != sum => Err(Failure::new(
             Source::Internet,
             Kind::Conflict,
-            format!("{url} is not what the addon '{}' was made for: its SHA-256 is {sum}, and should be {wanted}", addon.name),
+            format!("{url} is not the file that the addon '{}' expects: its SHA-256 is {sum}, expected {wanted}", addon.name),
         )
         .advise("look at the document; if it is to be trusted, write its sum into an addon.yaml of your own")),
         _ => Ok(bytes),
@@ -143,11 +144,11 @@ async fn get(url: &str) -> Result<Vec<u8>, (Kind, String)> {
     }
     let mut bytes = Vec::new();
     let too_large = || (Kind::Error, "it is larger than 16 MiB".to_owned());
-    if response.content_length() > Some(SIZE_LIMIT) {
+    if response.content_length() > Some(MAX_SIZE) {
         return Err(too_large());
     }
     while let Some(chunk) = response.chunk().await.map_err(unreached)? {
-        if bytes.len() + chunk.len() > SIZE_LIMIT as usize {
+        if bytes.len() + chunk.len() > MAX_SIZE as usize {
             return Err(too_large());
         }
         bytes.extend_from_slice(&chunk);
@@ -161,9 +162,9 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_LIMIT)
-        .read_timeout(STALL_LIMIT)
-        .timeout(DOWNLOAD_LIMIT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(STALL_TIMEOUT)
+        .timeout(DOWNLOAD_TIMEOUT)
         .redirect(Policy::custom(redirect));
     // A proxy does not reach this machine's loopback, nor are certificates needed.
     let builder = if is_loopback(url) {
@@ -191,7 +192,7 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 /// An HTTP error's last cause; the URL is in the message around it.
 fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "the server does not answer in time".into();
+        return "the server did not respond in time".into();
     }
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -281,7 +282,7 @@ mod tests {
         std::os::unix::fs::symlink("sub/x.yaml", folder.join("inner")).unwrap();
         std::os::unix::fs::symlink("../outside", folder.join("outer")).unwrap();
         let large = std::fs::File::create(folder.join("large")).unwrap();
-        large.set_len(SIZE_LIMIT + 1).unwrap();
+        large.set_len(MAX_SIZE + 1).unwrap();
         let read = async |file: &str| {
             let addon = addon(Manifest::File(file.into()), Origin::Folder(folder.clone()));
             manifests(&addon).await.map(|t| t[0].text.clone())

@@ -19,8 +19,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Serialize;
 
 use crate::files::Home;
@@ -30,9 +29,9 @@ use crate::{Progress, access, ready};
 pub use description::{Addon, Manifest, Origin};
 
 /// How long the API server may take to answer when addons are listed.
-const LIST_LIMIT: Duration = Duration::from_secs(3);
+const LIST_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it may take to be ready, just after a start.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether a cluster has an addon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -89,7 +88,7 @@ async fn parents(home: &Home, profile: &Profile) -> Result<Option<Vec<applyset::
         return Ok(None);
     }
     let client = access::client(home, profile).await?;
-    let listed = tokio::time::timeout(LIST_LIMIT, server::parents(client)).await;
+    let listed = tokio::time::timeout(LIST_TIMEOUT, server::parents(client)).await;
     Ok(listed.ok().and_then(Result::ok))
 }
 
@@ -184,7 +183,7 @@ pub async fn disable(
     {
         return Ok(());
     }
-    // That there is no such addon at all says more.
+    // An unknown addon is reported as such.
     match find(home, name) {
         Err(e) if e.kind == Kind::NotFound => Err(e),
         _ => Err(Failure::new(
@@ -192,7 +191,10 @@ pub async fn disable(
             Kind::NotFound,
             format!("the addon '{name}' is not enabled"),
         )
-        .advise("see which are: rkube addons list")),
+        .advise(format!(
+            "list addons with: rkube addons list -p {}",
+            profile.name
+        ))),
     }
 }
 
@@ -208,11 +210,11 @@ async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
         return Err(Failure::new(
             Source::Guest,
             Kind::NotRunning,
-            format!("the cluster '{name}' does not run"),
+            format!("the cluster '{name}' is not running"),
         )
         .advise(format!("start it with: rkube start -p {name}")));
     }
     let client = access::client(home, profile).await?;
-    ready::wait_for_api(&client, Instant::now() + READY_LIMIT).await?;
+    ready::wait_for_api(&client, Instant::now() + READY_TIMEOUT).await?;
     Ok(client)
 }

@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::GroupVersionKind;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize as _;
 use serde_json::Value;
 

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use kube::Client;
 use kube::api::{DeleteParams, Preconditions};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::applyset::{self, State};
 use super::server::{Member, Server, failure, none_if_missing};

@@ -8,8 +8,7 @@ use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope as KindScope, verbs};
 use kube::{Api, Client, ResourceExt};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde_json::Value;
 
 use super::applyset::{self, ADDON, NAMESPACE, PART_OF, Parent};
@@ -19,9 +18,9 @@ use super::objects::{GroupKind, removal_step};
 const MANAGER: &str = "rkube-addons";
 /// How long a request is repeated that the server cannot answer yet: the webhooks
 /// that it asks may just have been installed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is repeated.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// A cluster's API and the kinds that it has.
 pub(super) struct Server {
@@ -134,7 +133,7 @@ impl Server {
         let api = self.api(resource, namespace);
         // What was changed since by hand is changed back, as enabling promises.
         let params = PatchParams::apply(MANAGER).force();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
             let error = match api.patch(name, &params, &Patch::Apply(content)).await {
                 Ok(object) => return Ok(object.uid().unwrap_or_default()),
@@ -145,7 +144,7 @@ impl Server {
                 let doing = format!("cannot apply {}", title(&resource.kind, namespace, name));
                 return Err(failure(&doing, error));
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_PERIOD).await;
         }
     }
 
@@ -170,7 +169,7 @@ impl Server {
                     "ConfigMap {NAMESPACE}/{name} does not describe the addon '{addon}': {why}"
                 ),
             )
-            .advise("delete or rename it, if nobody needs it")),
+            .advise("delete it if it is not needed, or rename it")),
         }
     }
 

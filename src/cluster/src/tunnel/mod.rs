@@ -1,10 +1,10 @@
 //! Addresses for services of type LoadBalancer, reachable from the host.
 //!
-//! Every such service gets an address of the upper half of the nodes' range and
-//! keeps it: which one is written down in the profile. The host routes the
-//! address to the control-plane node, whose service proxy does the rest. Where
-//! the host cannot route to nodes, services get addresses of its loopback, and
-//! connections are carried over SSH.
+//! Every such service gets an address from the upper half of the nodes' range and keeps
+//! it: assignments are stored in the profile. The host routes the address to the
+//! control-plane node, whose service proxy forwards to the pods. If the host has no
+//! route to the nodes, services get loopback addresses, and connections are forwarded
+//! over SSH.
 
 mod carry;
 #[cfg(not(target_os = "linux"))]
@@ -22,8 +22,7 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 #[cfg(not(target_os = "linux"))]
 use no_routes as routes;
@@ -31,11 +30,12 @@ use no_routes as routes;
 use crate::access;
 use crate::files::{Home, Lock, io_failure, write_private};
 use crate::profile::Profile;
+use crate::sudo::act_for_owner_of;
 
-/// Who the status written by the tunnel belongs to.
+/// Field manager of the status that the tunnel writes.
 const MANAGER: &str = "rkube-tunnel";
 
-/// What happened to a service.
+/// A change of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The service can be reached at the address.
@@ -47,16 +47,16 @@ pub enum Change {
         /// Its ports.
         ports: Vec<u16>,
     },
-    /// The service has gone, or no longer wants an address.
+    /// The service was deleted, or no longer needs an address.
     Down {
         /// `namespace/name`.
         service: String,
     },
-    /// Something that did not work and is tried again at the next change.
+    /// An operation that failed and is retried at the next change.
     Trouble(String),
 }
 
-/// Whether somebody serves a tunnel for the profile now.
+/// Returns whether a tunnel for the profile is running.
 pub fn is_open(home: &Home, profile: &Profile) -> bool {
     let Ok(file) = std::fs::File::options()
         .write(true)
@@ -67,12 +67,12 @@ pub fn is_open(home: &Home, profile: &Profile) -> bool {
     Lock::take(file).is_err()
 }
 
-/// The file that whoever serves a profile's tunnel has locked.
+/// Returns the path of the file that a running tunnel holds locked.
 fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
     dir.join("tunnel.lock")
 }
 
-/// Serves until `stop` resolves, then takes every address and route back.
+/// Runs the tunnel until `stop` resolves, then removes all addresses and routes.
 pub async fn run(
     home: &Home,
     profile: &Profile,
@@ -85,39 +85,41 @@ pub async fn run(
         return Err(Failure::new(
             Source::Guest,
             Kind::NotRunning,
-            format!("the cluster '{}' does not run", profile.name),
+            format!("the cluster '{}' is not running", profile.name),
         )
         .advise(format!("start it with: rkube start -p {}", profile.name)));
     }
     let path = lock_of(&plan.dir);
+    let owner = act_for_owner_of(&path);
     let file = std::fs::File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
         .map_err(|e| io_failure("open", &path, &e))?;
+    drop(owner);
     let _lock = Lock::take(file).map_err(|e| match e {
         TryLockError::WouldBlock => Failure::new(
             Source::Program,
             Kind::Conflict,
-            format!("a tunnel for '{}' runs already", profile.name),
+            format!("a tunnel for '{}' is already running", profile.name),
         ),
         TryLockError::Error(e) => io_failure("lock", &path, &e),
     })?;
-    let way = if driver.endpoints(&plan).routable {
-        Way::Route(routes::Routes {
+    let route = if driver.endpoints(&plan).routable {
+        RouteKind::Route(routes::Routes {
             via: profile.control_plane().ip,
         })
     } else {
-        Way::Ssh(Box::new(carry::Carrier::new(home, profile)))
+        RouteKind::Ssh(Box::new(carry::Carrier::new(home, profile)))
     };
     let mut tunnel = Tunnel {
         client: access::client(home, profile).await?,
-        book: Book::load(home, profile, way.range(profile))?,
-        way,
+        assignments: AddressAssignments::load(home, profile, route.range(profile))?,
+        route,
         up: BTreeMap::new(),
     };
-    tunnel.way.begin(profile)?;
+    tunnel.route.begin(profile)?;
 
     tokio::pin!(stop);
     let services: Api<Service> = Api::all(tunnel.client.clone());
@@ -128,7 +130,7 @@ pub async fn run(
     loop {
         let event = tokio::select! {
             () = &mut stop => break,
-            what = tunnel.way.trouble() => {
+            what = tunnel.route.trouble() => {
                 report(Change::Trouble(what));
                 continue;
             }
@@ -157,7 +159,7 @@ pub async fn run(
             Some(Ok(watcher::Event::Delete(service))) => {
                 let key = key(&service);
                 tunnel.take_down(&key, &mut report);
-                tunnel.book.forget(&key)?;
+                tunnel.assignments.forget(&key)?;
             }
         }
     }
@@ -173,16 +175,16 @@ fn key(service: &Service) -> String {
     )
 }
 
-/// Whether rkube is to give the service an address: another class of load
-/// balancer has an implementation of its own.
+/// Returns whether the tunnel assigns an address to the service. Services with a load
+/// balancer class are left to the implementation of that class.
 fn wants_address(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| {
         s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none()
     }) && service.metadata.deletion_timestamp.is_none()
 }
 
-/// How packets for a load balancer's address come to the cluster.
-enum Way {
+/// How packets for a load balancer's address reach the cluster.
+enum RouteKind {
     /// The host routes them to a node.
     Route(routes::Routes),
     /// The host listens at an address of its loopback and carries connections
@@ -190,8 +192,8 @@ enum Way {
     Ssh(Box<carry::Carrier>),
 }
 
-impl Way {
-    /// Where addresses come from.
+impl RouteKind {
+    /// Returns the range of addresses to assign.
     fn range(&self, profile: &Profile) -> Ipv4Net {
         match self {
             Self::Route(_) => profile.load_balancer_range(),
@@ -244,8 +246,8 @@ impl Way {
 
 struct Tunnel {
     client: Client,
-    way: Way,
-    book: Book,
+    route: RouteKind,
+    assignments: AddressAssignments,
     up: BTreeMap<String, (Ipv4Addr, Vec<u16>)>,
 }
 
@@ -267,7 +269,7 @@ impl Tunnel {
             .as_ref()
             .and_then(|s| s.load_balancer_ip.as_deref())
             .and_then(|ip| ip.parse().ok());
-        let address = match self.book.address(&key, wished) {
+        let address = match self.assignments.address(&key, wished) {
             Ok(address) => address,
             Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
         };
@@ -280,7 +282,7 @@ impl Tunnel {
         let now = (address, ports);
         if self.up.get(&key) != Some(&now) {
             self.take_down(&key, report);
-            if let Err(e) = self.way.up(&key, service, address) {
+            if let Err(e) = self.route.up(&key, service, address) {
                 let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
                 return report(Change::Trouble(format!(
                     "cannot lead {address} to the cluster: {}{advice}",
@@ -307,7 +309,7 @@ impl Tunnel {
         let Some((address, _)) = self.up.remove(key) else {
             return;
         };
-        match self.way.down(key, address) {
+        match self.route.down(key, address) {
             Ok(()) => report(Change::Down {
                 service: key.to_owned(),
             }),
@@ -329,7 +331,7 @@ impl Tunnel {
         );
         let load_balancer = match address {
             Some(ip) => {
-                serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": self.way.ip_mode() }] })
+                serde_json::json!({ "ingress": [{ "ip": ip, "ipMode": self.route.ip_mode() }] })
             }
             None => serde_json::json!({ "ingress": null }),
         };
@@ -385,13 +387,13 @@ fn published(service: &Service) -> Vec<String> {
 }
 
 /// Which service has which address; survives restarts of tunnel and cluster.
-struct Book {
+struct AddressAssignments {
     path: std::path::PathBuf,
     range: Ipv4Net,
     entries: BTreeMap<String, Ipv4Addr>,
 }
 
-impl Book {
+impl AddressAssignments {
     fn load(home: &Home, profile: &Profile, range: Ipv4Net) -> Result<Self, Failure> {
         let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
         let mut entries: BTreeMap<String, Ipv4Addr> = match std::fs::read_to_string(&path) {
@@ -406,7 +408,7 @@ impl Book {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(e) => return Err(io_failure("read", &path, &e)),
         };
-        // The way in may be another one than last time.
+        // The kind of route may have changed since the last run.
         entries.retain(|_, address| range.contains(&*address));
         Ok(Self {
             path,
@@ -467,35 +469,39 @@ mod tests {
     fn addresses_are_kept_wished_for_and_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("book.yaml");
-        let mut book = Book {
+        let mut assignments = AddressAssignments {
             path,
             range: "192.168.58.128/25".parse().unwrap(),
             entries: BTreeMap::new(),
         };
-        let first = book.address("a/x", None).unwrap();
+        let first = assignments.address("a/x", None).unwrap();
         assert_eq!(first, Ipv4Addr::new(192, 168, 58, 129));
-        assert_eq!(book.address("a/x", None).unwrap(), first);
-        assert!(book.address("a/y", Some(first)).is_err());
+        assert_eq!(assignments.address("a/x", None).unwrap(), first);
+        assert!(assignments.address("a/y", Some(first)).is_err());
         assert!(
-            book.address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
+            assignments
+                .address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
                 .is_err()
         );
         let wish = Ipv4Addr::new(192, 168, 58, 200);
-        assert_eq!(book.address("a/y", Some(wish)).unwrap(), wish);
-        book.forget("a/x").unwrap();
-        assert_eq!(book.address("a/z", None).unwrap(), first);
+        assert_eq!(assignments.address("a/y", Some(wish)).unwrap(), wish);
+        assignments.forget("a/x").unwrap();
+        assert_eq!(assignments.address("a/z", None).unwrap(), first);
     }
 
     #[test]
     fn services_share_the_only_address_there_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut book = Book {
+        let mut assignments = AddressAssignments {
             path: dir.path().join("book.yaml"),
             range: Ipv4Net::from(Ipv4Addr::LOCALHOST),
             entries: BTreeMap::new(),
         };
         for service in ["a/x", "a/y"] {
-            assert_eq!(book.address(service, None).unwrap(), Ipv4Addr::LOCALHOST);
+            assert_eq!(
+                assignments.address(service, None).unwrap(),
+                Ipv4Addr::LOCALHOST
+            );
         }
     }
 }

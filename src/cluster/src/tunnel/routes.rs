@@ -3,8 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use rkube_network::netlink::{Netlink, Route};
 
 /// Routes to single addresses over one node.

@@ -37,7 +37,7 @@ fn roots() -> io::Result<Option<Vec<u8>>> {
     Ok((!text.is_empty()).then(|| text.into_bytes()))
 }
 
-/// A node's `etc` folder as `etc/rkube`, and the host's roots of trust for
+/// A node's `etc` directory as `etc/rkube`, and the host's roots of trust for
 /// registries, all belonging to root.
 pub fn of_etc(etc: &Path) -> io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -83,7 +83,7 @@ fn file(tar: &mut tar::Builder<Vec<u8>>, path: &Path, mode: u32, content: &[u8])
     tar.append_data(&mut header, path, content)
 }
 
-/// The logs (`*.log`) in an archive of a node's log folder, the control plane's first.
+/// The logs (`*.log`) in an archive of a node's log directory, the control plane's first.
 pub fn logs(archive: &[u8]) -> io::Result<Vec<Log>> {
     let mut found = Vec::new();
     for entry in tar::Archive::new(archive).entries()? {

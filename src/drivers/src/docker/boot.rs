@@ -1,7 +1,7 @@
 //! `rkube docker-init`: what the first process of a node's container does
 //! before it becomes `rkube init`.
 
-/// Where the driver binds the folders of the host that become the tool box.
+/// Where the driver binds the directories of the host that become the tool box.
 pub const TOOL_BOX: &str = "/.host";
 
 /// Completes the container's file systems and becomes `rkube init`.
@@ -21,7 +21,7 @@ pub fn docker_init() -> anyhow::Result<()> {
     // Engines that cannot be asked for a namespace of one's own leave the host's.
     let groups = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc")?;
     if groups.lines().any(|l| !l.ends_with(":/")) {
-        unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot create a cgroup namespace")?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     rootfs::bind_flags(root, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;

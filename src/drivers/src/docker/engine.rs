@@ -6,8 +6,7 @@ use std::time::Duration;
 use bollard::errors::Error;
 use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
 /// The oldest API that has what nodes need (private control group namespaces);
@@ -17,7 +16,7 @@ pub const API_MIN: ClientVersion = ClientVersion {
     minor_version: 41,
 };
 /// How long the engine may take to say who it is.
-const HELLO_LIMIT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it may take for anything else, in seconds.
 const REQUEST_LIMIT: u64 = 120;
 
@@ -55,21 +54,21 @@ pub struct Engine {
 impl Engine {
     /// Finds the engine that the `docker` command would use and greets it.
     pub async fn connect() -> Result<Self, Failure> {
-        let address = locate(&Surroundings::of_this_process())?;
+        let address = locate(&EngineEnv::from_process())?;
         let docker = client(&address)?;
         let hello = async {
             let docker = docker.negotiate_version().await?;
             let info = docker.info().await?;
             Ok::<_, Error>((docker, info))
         };
-        let (docker, info) = match tokio::time::timeout(HELLO_LIMIT, hello).await {
+        let (docker, info) = match tokio::time::timeout(CONNECT_TIMEOUT, hello).await {
             Ok(Ok(found)) => found,
             Ok(Err(e)) => return Err(not_reached(&address, &e)),
             Err(_) => {
                 return Err(Failure::new(
                     Source::Provider,
                     Kind::Unavailable,
-                    format!("the container engine at {address} does not answer"),
+                    format!("the container engine at {address} does not respond"),
                 )
                 .advise("restart it (for Docker on Linux: systemctl restart docker)"));
             }
@@ -218,11 +217,12 @@ pub fn failure(doing: impl std::fmt::Display, e: &Error) -> Failure {
         || has("ports are not available")
     {
         return Failure::new(Source::LocalNetwork, Kind::Conflict, text)
-            .advise("end the program that listens there; rkube chooses its own ports anew at: rkube stop && rkube start");
+            .advise("stop the program that listens on that port, or run rkube stop and rkube start, which choose other ports for the API server and SSH");
     }
     if has("pool overlaps") || has("subnet") && has("already") {
-        return Failure::new(Source::LocalNetwork, Kind::Conflict, text)
-            .advise("choose another address range with --subnet, after: rkube delete");
+        return Failure::new(Source::LocalNetwork, Kind::Conflict, text).advise(
+            "choose another address range with --subnet; an existing cluster must be deleted first",
+        );
     }
     match (status, e) {
         (Some(404), _) => Failure::new(Source::Provider, Kind::NotFound, text),
@@ -249,8 +249,8 @@ pub fn is_missing(e: &Error) -> bool {
     )
 }
 
-/// What decides which engine is used.
-struct Surroundings {
+/// The environment that selects the container engine.
+struct EngineEnv {
     docker_host: Option<String>,
     docker_context: Option<String>,
     /// `$DOCKER_CONFIG`, `~/.docker` by default.
@@ -259,8 +259,8 @@ struct Surroundings {
     sockets: Vec<PathBuf>,
 }
 
-impl Surroundings {
-    fn of_this_process() -> Self {
+impl EngineEnv {
+    fn from_process() -> Self {
         let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
         let home = dirs::home_dir();
         let below_home = |path: &str| home.as_ref().map(|h| h.join(path));
@@ -289,27 +289,27 @@ impl Surroundings {
     }
 }
 
-/// Where engines listen on Windows: Docker and what takes its place, Podman.
+/// Named pipes of engines on Windows: Docker, Docker Desktop, Podman.
 const PIPES: [&str; 3] = [
     "//./pipe/docker_engine",
     "//./pipe/dockerDesktopLinuxEngine",
     "//./pipe/podman-machine-default",
 ];
 
-/// The engine's address: `DOCKER_HOST`, else the current context, else the
-/// first of the usual sockets that somebody listens on.
-fn locate(around: &Surroundings) -> Result<Address, Failure> {
-    if let Some(host) = &around.docker_host {
+/// Finds the engine's address: `DOCKER_HOST`, else the current context, else the first
+/// of the usual sockets that accepts connections.
+fn locate(env: &EngineEnv) -> Result<Address, Failure> {
+    if let Some(host) = &env.docker_host {
         return parse(host).map_err(|f| f.context("DOCKER_HOST"));
     }
-    if let Some(host) = context_host(around)? {
+    if let Some(host) = context_host(env)? {
         return parse(&host);
     }
     if cfg!(windows) {
         let there = PIPES.iter().find(|pipe| Path::new(pipe).exists());
         return Ok(Address::Pipe(there.unwrap_or(&PIPES[0]).to_string()));
     }
-    let there: Vec<&PathBuf> = around.sockets.iter().filter(|s| s.exists()).collect();
+    let there: Vec<&PathBuf> = env.sockets.iter().filter(|s| s.exists()).collect();
     #[cfg(unix)]
     let listening = there
         .iter()
@@ -383,11 +383,11 @@ struct ContextEndpoint {
 }
 
 /// The address of the `docker` command's current context; `None` for the default one.
-fn context_host(around: &Surroundings) -> Result<Option<String>, Failure> {
-    let Some(dir) = &around.config_dir else {
+fn context_host(env: &EngineEnv) -> Result<Option<String>, Failure> {
+    let Some(dir) = &env.config_dir else {
         return Ok(None);
     };
-    let name = match &around.docker_context {
+    let name = match &env.docker_context {
         Some(name) => Some(name.clone()),
         None => read_json::<CliConfig>(&dir.join("config.json"))?.and_then(|c| c.current_context),
     };
@@ -441,8 +441,8 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, F
 mod tests {
     use super::*;
 
-    fn bare(dir: &Path) -> Surroundings {
-        Surroundings {
+    fn bare(dir: &Path) -> EngineEnv {
+        EngineEnv {
             docker_host: None,
             docker_context: None,
             config_dir: Some(dir.to_path_buf()),
@@ -453,20 +453,20 @@ mod tests {
     #[test]
     fn the_environment_comes_before_the_context_and_that_before_sockets() {
         let dir = tempfile::tempdir().unwrap();
-        let mut around = bare(dir.path());
-        assert_eq!(locate(&around).unwrap_err().exit_code(), 65);
+        let mut env = bare(dir.path());
+        assert_eq!(locate(&env).unwrap_err().exit_code(), 65);
         let socket = dir.path().join("d.sock");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let stale = dir.path().join("stale.sock");
         std::fs::write(&stale, "").unwrap();
-        around.sockets = vec![stale, socket.clone()];
-        assert_eq!(locate(&around).unwrap(), Address::Unix(socket));
+        env.sockets = vec![stale, socket.clone()];
+        assert_eq!(locate(&env).unwrap(), Address::Unix(socket));
         std::fs::write(
             dir.path().join("config.json"),
             r#"{"currentContext":"colima"}"#,
         )
         .unwrap();
-        assert_eq!(locate(&around).unwrap_err().exit_code(), 68);
+        assert_eq!(locate(&env).unwrap_err().exit_code(), 68);
         let id = super::super::hex(ring::digest::digest(&ring::digest::SHA256, b"colima").as_ref());
         let meta = dir.path().join("contexts/meta").join(id);
         std::fs::create_dir_all(&meta).unwrap();
@@ -475,10 +475,10 @@ mod tests {
             r#"{"Name":"colima","Metadata":{},"Endpoints":{"docker":{"Host":"unix:///c.sock","SkipTLSVerify":false}}}"#,
         )
         .unwrap();
-        assert_eq!(locate(&around).unwrap(), Address::Unix("/c.sock".into()));
-        around.docker_host = Some("tcp://localhost:2375".into());
+        assert_eq!(locate(&env).unwrap(), Address::Unix("/c.sock".into()));
+        env.docker_host = Some("tcp://localhost:2375".into());
         assert_eq!(
-            locate(&around).unwrap(),
+            locate(&env).unwrap(),
             Address::Http("localhost:2375".into())
         );
     }

@@ -9,8 +9,7 @@ use bollard::models::ImageSummary;
 use bollard::query_parameters::{ImportImageOptions, ListImagesOptionsBuilder, RemoveImageOptions};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use tokio::io::AsyncReadExt;
 
 use super::engine::{Engine, failure, is_missing};

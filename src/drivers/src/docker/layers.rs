@@ -55,15 +55,15 @@ struct Contents {
     links: HashMap<PathBuf, PathBuf>,
 }
 
-/// Layers that are left out of an archive.
+/// Layers that are left out of an archive because the node has them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Omission {
+pub struct SkippedLayers {
     files: HashSet<PathBuf>,
     /// By the names that the image's manifest uses.
     sizes: BTreeMap<String, u64>,
 }
 
-/// A path of an archive without what says nothing.
+/// Normalizes a path of an archive: no `.`, `..` or leading `/`.
 fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
@@ -78,13 +78,13 @@ fn clean(path: &Path) -> PathBuf {
     clean
 }
 
-impl Omission {
-    /// Whether everything is sent.
+impl SkippedLayers {
+    /// Returns whether all layers are sent.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// How many layers are not sent.
+    /// Returns the number of layers that are not sent.
     pub fn len(&self) -> usize {
         self.sizes.len()
     }
@@ -135,13 +135,13 @@ impl Contents {
 
 /// What to leave out of an image's archive when the layers with `present` set are
 /// there; nothing where the archive is not as expected.
-pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<Omission> {
+pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<SkippedLayers> {
     let contents = Contents::read(archive)?;
     let [image] = contents.images.as_slice() else {
-        return Ok(Omission::default());
+        return Ok(SkippedLayers::default());
     };
     if image.layers.len() != present.len() {
-        return Ok(Omission::default());
+        return Ok(SkippedLayers::default());
     }
     // Two layers may be one file, of which one is there and the other is not.
     let kept: HashSet<PathBuf> = image
@@ -151,7 +151,7 @@ pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<Omission> {
         .filter(|(_, there)| !**there)
         .filter_map(|(name, _)| contents.file(name))
         .collect();
-    let mut omission = Omission::default();
+    let mut skipped = SkippedLayers::default();
     for (name, _) in image
         .layers
         .iter()
@@ -160,23 +160,23 @@ pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<Omission> {
     {
         if let Some(file) = contents.file(name).filter(|f| !kept.contains(f)) {
             let size = contents.sizes.get(&file).copied().unwrap_or_default();
-            omission.sizes.insert(name.clone(), size);
-            omission.files.insert(file);
+            skipped.sizes.insert(name.clone(), size);
+            skipped.files.insert(file);
         }
     }
-    Ok(omission)
+    Ok(skipped)
 }
 
-/// Copies an archive without the layers of `omission`, and says in it which these
+/// Copies an archive without the layers of `skipped`, and says in it which these
 /// were and how big, in a file called `list`.
 pub fn copy(
     archive: impl Read,
-    omission: &Omission,
+    skipped: &SkippedLayers,
     list: &str,
     out: impl Write,
 ) -> io::Result<()> {
     let mut out = tar::Builder::new(out);
-    let sizes = serde_json::to_vec(&omission.sizes)?;
+    let sizes = serde_json::to_vec(&skipped.sizes)?;
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o600);
     header.set_size(sizes.len() as u64);
@@ -185,7 +185,7 @@ pub fn copy(
     for entry in archive.entries()? {
         let entry = entry?;
         let path = entry.path()?.into_owned();
-        if omission.files.contains(&clean(&path)) {
+        if skipped.files.contains(&clean(&path)) {
             continue;
         }
         let mut header = entry.header().clone();
@@ -254,9 +254,9 @@ mod tests {
             ],
             &[("3/layer.tar", "../1/layer.tar")],
         );
-        let omission = plan(whole.as_slice(), &[true, true, true]).unwrap();
+        let skipped = plan(whole.as_slice(), &[true, true, true]).unwrap();
         let mut out = Vec::new();
-        copy(whole.as_slice(), &omission, "omitted", &mut out).unwrap();
+        copy(whole.as_slice(), &skipped, "omitted", &mut out).unwrap();
         assert_eq!(
             names(&out),
             ["omitted", "3/layer.tar", "c.json", "manifest.json"]
@@ -269,14 +269,11 @@ mod tests {
         assert_eq!(list["3/layer.tar"], 3);
 
         // The third is the first's file and is not there.
-        let omission = plan(whole.as_slice(), &[true, true, false]).unwrap();
-        assert_eq!(
-            omission.files,
-            HashSet::from([PathBuf::from("2/layer.tar")])
-        );
+        let skipped = plan(whole.as_slice(), &[true, true, false]).unwrap();
+        assert_eq!(skipped.files, HashSet::from([PathBuf::from("2/layer.tar")]));
         // Not what the engine said of the image.
-        let omission = plan(whole.as_slice(), &[true]).unwrap();
-        assert_eq!(omission, Omission::default());
+        let skipped = plan(whole.as_slice(), &[true]).unwrap();
+        assert_eq!(skipped, SkippedLayers::default());
         assert!(plan(&whole[..700], &[true]).is_err());
     }
 
@@ -292,9 +289,9 @@ mod tests {
                 .unwrap();
         }
         let whole = tar.into_inner().unwrap();
-        let omission = plan(whole.as_slice(), &[false, true]).unwrap();
+        let skipped = plan(whole.as_slice(), &[false, true]).unwrap();
         let mut out = Vec::new();
-        copy(whole.as_slice(), &omission, "omitted", &mut out).unwrap();
+        copy(whole.as_slice(), &skipped, "omitted", &mut out).unwrap();
         assert_eq!(names(&out)[1..], [long, MANIFEST.to_owned()]);
     }
 }

@@ -26,8 +26,7 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use self::engine::{Engine, failure, is_missing};
@@ -37,7 +36,7 @@ pub use boot::docker_init;
 
 /// Label of everything that belongs to a cluster: the profile's name.
 const PROFILE_LABEL: &str = "io.rkube.profile";
-/// Label beside it: the profile's folder, since each RKUBE_HOME has names of its own.
+/// Label beside it: the profile's directory, since each RKUBE_HOME has names of its own.
 const HOME_LABEL: &str = "io.rkube.home";
 /// Label of a node's container and volumes: the node's name.
 const NODE_LABEL: &str = "io.rkube.node";
@@ -100,18 +99,18 @@ impl Export {
         }
         let archive = SyncIoBridge::new(StreamReader::new(whole()));
         let there = present.clone();
-        let omission = blocking(move || Ok(layers::plan(archive, &there)?))
+        let skipped = blocking(move || Ok(layers::plan(archive, &there)?))
             .await
             .map_err(|f| f.context(format!("cannot read the image {}", self.name)))?;
-        if omission.is_empty() {
+        if skipped.is_empty() {
             return all();
         }
-        let left = present.len() - omission.len();
+        let left = present.len() - skipped.len();
         let archive = SyncIoBridge::new(StreamReader::new(whole()));
         let (sender, mut receiver) = tokio::sync::mpsc::channel(PIECES);
         tokio::task::spawn_blocking(move || {
             let out = std::io::BufWriter::with_capacity(PIECE, Sender(sender.clone()));
-            if let Err(e) = layers::copy(archive, &omission, list, out) {
+            if let Err(e) = layers::copy(archive, &skipped, list, out) {
                 // Nobody reads any more where this fails too.
                 let _ = sender.blocking_send(Err(e));
             }

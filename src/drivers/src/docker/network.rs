@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{ListNetworksOptions, ListNetworksOptionsBuilder};
 use ipnet::Ipv4Net;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::engine::{Engine, failure, is_missing};
 use super::{PROFILE_LABEL, labels, ours};
@@ -55,7 +54,7 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .create_network(request)
         .await
         .map(|answer| answer.id)
-        .map_err(|e| failure("cannot make the nodes' network", &e))
+        .map_err(|e| failure("cannot create the nodes' network", &e))
 }
 
 /// Removes the networks that a filter finds.
@@ -132,6 +131,9 @@ pub async fn conflict(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Fail
                 plan.node_cidr, owner.network
             ),
         )
-        .advise("choose another one with --subnet, after: rkube delete")
+        .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            ))
     }))
 }

@@ -15,8 +15,9 @@ use bollard::query_parameters::{
     UploadToContainerOptionsBuilder,
 };
 use futures::TryStreamExt;
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, paths, ports};
+use rkube_config::{paths, ports};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 
 use super::engine::{Engine, failure, is_missing};
 use super::{archive, boot, hex, labels, rights, runs};
@@ -115,7 +116,12 @@ async fn create(engine: &Engine, name: &str, body: ContainerCreateBody) -> Resul
         .create_container(Some(options), body)
         .await
         .map(|answer| answer.id)
-        .map_err(|e| failure(format!("cannot make the container of the node {name}"), &e))
+        .map_err(|e| {
+            failure(
+                format!("cannot create the container of the node {name}"),
+                &e,
+            )
+        })
 }
 
 /// Puts the node's configuration, certificates and keys into its container.
@@ -378,6 +384,7 @@ mod tests {
             name: "p".into(),
             dir: "/home/p".into(),
             run_dir: "/run/p".into(),
+            owner_uid: None,
             binary: "/home/p/bin/rkube".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),

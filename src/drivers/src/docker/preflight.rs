@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::engine::Engine;
 use super::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label, network};
@@ -133,7 +132,10 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
                 Kind::Conflict,
                 format!("the address range {} is taken: {what}", plan.node_cidr),
             )
-            .advise("choose another one with --subnet, after: rkube delete"),
+            .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            )),
         ),
         Err(failure) => Some(failure),
     }

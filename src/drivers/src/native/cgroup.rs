@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rkube_init::cgroup::{Hierarchy, enable_controllers};
 
-/// The folder of all clusters in each hierarchy.
+/// The directory of all clusters in each hierarchy.
 const TOP: &str = "rkube";
 
 /// CPU and memory limits of a node.
@@ -39,14 +39,14 @@ pub fn create(
         let group = cluster.join(node);
         if hierarchy.unified {
             fs::create_dir_all(&group)
-                .with_context(|| format!("cannot make {}", group.display()))?;
+                .with_context(|| format!("cannot create {}", group.display()))?;
             for parent in [&hierarchy.mount_point, &top, &cluster] {
                 enable_controllers(parent);
             }
         } else {
             for level in [&top, &cluster, &group] {
                 fs::create_dir_all(level)
-                    .with_context(|| format!("cannot make {}", level.display()))?;
+                    .with_context(|| format!("cannot create {}", level.display()))?;
                 // Also one that was there: whoever made it may not be done yet.
                 if hierarchy.has("cpuset") {
                     fill_cpuset(level)?;
@@ -175,7 +175,7 @@ pub fn remove(
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        // The folder of all clusters goes with the last one.
+        // The directory of all clusters goes with the last one.
         let _ = fs::remove_dir(hierarchy.mount_point.join(TOP));
     }
     Ok(())

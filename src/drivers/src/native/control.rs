@@ -1,5 +1,5 @@
-//! How the CLI and the supervisor talk: one JSON line each way over a Unix
-//! socket that only the profile's owner can reach.
+//! The protocol between the command line and the supervisor: one JSON line each way
+//! over a Unix socket that only root and the cluster's owner can connect to.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// What the supervisor can be asked.
+/// A request to the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Request {
@@ -19,13 +19,13 @@ pub enum Request {
     Start { nodes: Vec<String> },
     /// Stop these nodes; without `grace` they are killed.
     Stop { nodes: Vec<String>, grace: bool },
-    /// Which nodes run?
+    /// Return the running nodes.
     Status,
-    /// Stop everything and end.
+    /// Stop all nodes and exit.
     Shutdown { grace: bool },
 }
 
-/// The supervisor's answer.
+/// The supervisor's response.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Response {
     /// Why the request failed.
@@ -34,12 +34,12 @@ pub struct Response {
     pub running: BTreeMap<String, i32>,
 }
 
-/// Where the supervisor listens.
+/// Returns the path of the supervisor's socket.
 pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// Asks the supervisor; `Ok(None)` when there is none.
+/// Sends a request to the supervisor. Returns `Ok(None)` if none is running.
 pub fn ask(
     run_dir: &Path,
     request: &Request,
@@ -64,7 +64,7 @@ pub fn ask(
     stream.set_read_timeout(Some(timeout))?;
     send(&mut stream, request).context("cannot send to the supervisor")?;
     receive(&stream)
-        .context("the supervisor does not answer")
+        .context("the supervisor does not respond")
         .map(Some)
 }
 

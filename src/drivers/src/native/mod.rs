@@ -1,8 +1,13 @@
-//! Nodes as nested containers, made with nothing but the kernel.
+//! Nodes as containers that this driver creates with system calls of Linux.
 //!
-//! A cluster is a process tree: two supervisors in a network namespace of the
-//! cluster's own, and under them a sandbox a node with its own mount, PID,
-//! network, UTS, IPC and cgroup namespaces.
+//! A cluster is a process tree: two supervisors in the cluster's network namespace,
+//! and below them one sandbox per node with its own mount, PID, network, UTS, IPC and
+//! cgroup namespaces.
+//!
+//! The driver needs root. If root acts for another user ([`ClusterPlan::owner_uid`]),
+//! the control socket belongs to that user, who may only ask for the nodes' states.
+//! A user who administers a cluster can become root on the host, as with Docker:
+//! privileged pods are not isolated from it.
 
 mod cgroup;
 mod control;
@@ -14,9 +19,9 @@ mod state;
 mod supervisor;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,22 +32,22 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
+pub use self::control::socket_path as control_socket;
 use self::control::{Request, Response, ask};
 use self::state::State;
 use crate::{ClusterPlan, Driver, Log, NodeState, Problem};
 
-/// How long the supervisor may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(60);
-/// How long processes may take to die when everything is torn down.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long the supervisor may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long killed processes may take to disappear.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The native driver.
 pub struct Native;
 
-/// The roles of the binary that this driver adds; `None` when `role` is not one.
+/// Runs a role of this driver; returns `None` if `role` is not one.
 pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     let path = |i: usize| {
         args.get(i)
@@ -80,7 +85,7 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     })
 }
 
-/// Name of the host's link to a cluster's nodes.
+/// Returns the name of the host's network interface to a cluster's nodes.
 pub(crate) fn link_name(plan: &ClusterPlan) -> String {
     network::host(plan).link_name()
 }
@@ -89,7 +94,7 @@ fn failure(e: &anyhow::Error) -> Failure {
     Failure::new(Source::Driver, Kind::Error, format!("{e:#}"))
 }
 
-/// Runs blocking work of the driver without holding up the caller's runtime.
+/// Runs blocking work on a thread where it does not block the caller's runtime.
 fn blocking<'a, T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> BoxFuture<'a, Result<T, Failure>> {
@@ -123,7 +128,10 @@ impl Driver for Native {
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
-        blocking(move || start(&plan, nodes).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("start")?;
+            start(&plan, nodes).map_err(|e| failure(&e))
+        })
     }
 
     fn stop<'a>(
@@ -132,7 +140,10 @@ impl Driver for Native {
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
-        blocking(move || stop(&plan, nodes, true).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("stop")?;
+            stop(&plan, nodes, true).map_err(|e| failure(&e))
+        })
     }
 
     fn remove<'a>(
@@ -142,6 +153,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
+            require_root("delete")?;
             stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
             for node in nodes {
                 remove_tree(&plan.node_dir(&node)).map_err(|e| failure(&e))?;
@@ -184,25 +196,61 @@ impl Driver for Native {
 
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
         let plan = plan.clone();
-        blocking(move || destroy(&plan).map_err(|e| failure(&e)))
+        blocking(move || {
+            require_root("delete")?;
+            destroy(&plan).map_err(|e| failure(&e))
+        })
     }
 }
 
-fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
+/// Fails unless this process is root.
+fn require_root(command: &str) -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Host,
+        Kind::Permission,
+        format!("the native driver needs root to {command} nodes"),
+    )
+    .advise(sudo_advice()))
+}
+
+/// Names the command line to run as root.
+fn sudo_advice() -> String {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    format!("run it as root: sudo rkube {}", args.join(" "))
+}
+
+/// Creates the directory of the control socket. If root acts for another user, the
+/// directory can be passed through: the socket belongs to that user, everything else in
+/// it is private to root.
+fn make_run_dir(plan: &ClusterPlan) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&plan.run_dir)
-        .with_context(|| format!("cannot make {}", plan.run_dir.display()))?;
+        .with_context(|| format!("cannot create {}", plan.run_dir.display()))?;
+    if plan.owner_uid.is_some() {
+        for dir in plan.run_dir.parent().into_iter().chain([&*plan.run_dir]) {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o711))
+                .with_context(|| format!("cannot change the mode of {}", dir.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
+    make_run_dir(plan)?;
     state::write_atomically(&plan.run_dir.join("plan.json"), &serde_json::to_vec(plan)?)?;
     let request = Request::Start { nodes };
-    let answer = match ask(&plan.run_dir, &request, ANSWER_LIMIT)? {
+    let answer = match ask(&plan.run_dir, &request, RESPONSE_TIMEOUT)? {
         Some(answer) => answer,
         None => {
-            // Whatever a crash left must not be in the way.
+            // Removes what a crash left behind.
             clear(plan)?;
             spawn_supervisor(plan)?;
-            ask(&plan.run_dir, &request, ANSWER_LIMIT)?.context("the supervisor ended")?
+            ask(&plan.run_dir, &request, RESPONSE_TIMEOUT)?.context("the supervisor ended")?
         }
     };
     succeed(answer)
@@ -226,6 +274,8 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
         .create(true)
         .append(true)
         .mode(0o600)
+        // The directory may belong to the user for whom root acts.
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     let start = log.metadata()?.len();
@@ -254,7 +304,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
         .spawn()
         .with_context(|| format!("cannot run {}", plan.binary.display()))?;
     let deadline = Instant::now() + Duration::from_secs(10);
-    while ask(&plan.run_dir, &Request::Status, ANSWER_LIMIT)?.is_none() {
+    while ask(&plan.run_dir, &Request::Status, RESPONSE_TIMEOUT)?.is_none() {
         if child.try_wait()?.is_some() {
             let log = std::fs::read(&path).unwrap_or_default();
             let said = String::from_utf8_lossy(log.get(start as usize..).unwrap_or_default())
@@ -264,7 +314,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
         }
         anyhow::ensure!(
             Instant::now() < deadline,
-            "the supervisor does not come up; see {}",
+            "the supervisor does not start; see {}",
             path.display()
         );
         std::thread::sleep(Duration::from_millis(1));
@@ -273,14 +323,23 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
 }
 
 fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<()> {
-    let Some(answer) = ask(&plan.run_dir, &Request::Stop { nodes, grace }, ANSWER_LIMIT)? else {
-        // No supervisor: whatever else is left belongs to a crash.
+    let Some(answer) = ask(
+        &plan.run_dir,
+        &Request::Stop { nodes, grace },
+        RESPONSE_TIMEOUT,
+    )?
+    else {
+        // No supervisor: removes what a crash left behind.
         return clear(plan);
     };
     let none_left = answer.running.is_empty();
     succeed(answer)?;
     if none_left
-        && let Some(answer) = ask(&plan.run_dir, &Request::Shutdown { grace }, ANSWER_LIMIT)?
+        && let Some(answer) = ask(
+            &plan.run_dir,
+            &Request::Shutdown { grace },
+            RESPONSE_TIMEOUT,
+        )?
     {
         succeed(answer)?;
     }
@@ -288,7 +347,7 @@ fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<(
 }
 
 fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
-    let running = match ask(&plan.run_dir, &Request::Status, ANSWER_LIMIT)? {
+    let running = match ask(&plan.run_dir, &Request::Status, RESPONSE_TIMEOUT)? {
         Some(answer) => answer.running,
         None => std::collections::BTreeMap::new(),
     };
@@ -308,23 +367,23 @@ fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
 }
 
 fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
-    // In order when somebody is there to do it; a hung or damaged one is killed below.
+    // A supervisor that does not respond is killed below.
     let _ = ask(
         &plan.run_dir,
         &Request::Shutdown { grace: false },
-        KILL_LIMIT * 2,
+        KILL_TIMEOUT * 2,
     );
     clear(plan)?;
     remove_tree(&plan.run_dir)?;
     if let Some(parent) = plan.run_dir.parent() {
-        // Shared by all profiles; goes with the last one.
+        // Shared by all profiles; removed with the last one.
         let _ = std::fs::remove_dir(parent);
     }
     Ok(())
 }
 
-/// Removes every process, group, link and rule of the cluster, whoever died
-/// before. The caller is in the host's network namespace.
+/// Removes every process, control group, network interface and firewall rule of the
+/// cluster. The caller must be in the host's network namespace.
 fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
     for pid in supervisors(&plan.run_dir) {
         let _ = kill(pid, Signal::SIGKILL);
@@ -335,8 +394,8 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
         }
     }
     let hierarchies = rkube_init::cgroup::hierarchies()?;
-    cgroup::kill_all(&hierarchies, &plan.name, None, KILL_LIMIT)?;
-    cgroup::remove(&hierarchies, &plan.name, None, KILL_LIMIT)?;
+    cgroup::kill_all(&hierarchies, &plan.name, None, KILL_TIMEOUT)?;
+    cgroup::remove(&hierarchies, &plan.name, None, KILL_TIMEOUT)?;
     network::host(plan).down()?;
     for file in ["state.json", "control.sock"] {
         match std::fs::remove_file(plan.run_dir.join(file)) {
@@ -351,7 +410,7 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Supervisors of the cluster by their command lines: they are in no group.
+/// Finds the cluster's supervisors by their command lines; they are in no control group.
 fn supervisors(run_dir: &Path) -> Vec<Pid> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Vec::new();

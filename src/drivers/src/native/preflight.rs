@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::network;
 use crate::{ClusterPlan, Problem};
@@ -30,12 +29,9 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
             Failure::new(
                 Source::Host,
                 Kind::Permission,
-                "the native driver needs root to make namespaces, links and mounts",
+                "the native driver needs root to create namespaces, network interfaces and mounts",
             )
-            .advise(format!(
-                "run it as root: sudo rkube {}",
-                std::env::args().skip(1).collect::<Vec<_>>().join(" ")
-            )),
+            .advise(super::sudo_advice()),
         )];
     }
     let mut problems = Vec::new();
@@ -142,7 +138,9 @@ fn home(dir: &Path) -> Option<Failure> {
             "{} is on an overlay file system, where nodes cannot keep their roots",
             existing.display()
         ))
-        .advise("set RKUBE_HOME to a folder on a real file system (ext4, xfs, btrfs) or on a tmpfs")
+        .advise(
+            "set RKUBE_HOME to a directory on a real file system (ext4, xfs, btrfs) or on a tmpfs",
+        )
     })
 }
 
@@ -161,7 +159,7 @@ fn disk(dir: &Path) -> Option<Failure> {
                 DISK_MIN >> 20
             ),
         )
-        .advise("free some space, or set RKUBE_HOME to a folder on another disk")
+        .advise("free some space, or set RKUBE_HOME to a directory on another disk")
     })
 }
 
@@ -175,7 +173,10 @@ fn range(plan: &ClusterPlan) -> Option<Failure> {
                 Kind::Conflict,
                 format!("the address range {} is taken: {what}", plan.node_cidr),
             )
-            .advise("choose another one with --subnet, after: rkube delete"),
+            .advise(format!(
+                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
+                plan.name
+            )),
         ),
         Err(e) => Some(Failure::new(
             Source::LocalNetwork,

@@ -18,7 +18,7 @@ use super::mounts;
 /// What the inside of a sandbox is told by the supervisor, as JSON on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
-    /// The node's folder.
+    /// The node's directory.
     pub dir: PathBuf,
     /// Placed at `/etc/rkube`.
     pub etc: PathBuf,
@@ -28,31 +28,33 @@ pub struct SandboxSpec {
     pub images: PathBuf,
 }
 
-/// A sandbox whose first process waits to be let go.
-pub struct Born {
+/// A sandbox whose PID 1 is blocked on the gate pipe.
+pub struct PendingInit {
     /// The node's PID 1, in the caller's PID namespace.
     pub pid: Pid,
     gate: File,
 }
 
-impl Born {
-    /// Lets the node's first process go on.
+impl PendingInit {
+    /// Unblocks the node's PID 1.
     pub fn release(mut self) -> std::io::Result<()> {
         self.gate.write_all(b"g")
     }
 }
 
-/// Makes the namespaces of a node. The new process does nothing until
-/// [`Born::release`]; it ends when `Born` is dropped instead.
+/// Creates the namespaces of a node and its PID 1, which blocks until
+/// [`PendingInit::release`] and exits if the `PendingInit` is dropped.
 ///
-/// The caller must be single-threaded: the child is a copy of it.
-pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born> {
+/// The caller must be single-threaded, as with fork(2).
+pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<PendingInit> {
     let (wait, gate) =
-        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot create a pipe")?;
     let log = File::options()
         .create(true)
         .append(true)
         .mode(0o600)
+        // The directory may belong to the user for whom root acts.
+        .custom_flags(libc::O_NOFOLLOW)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
     // Everything that allocates happens before the child exists.
@@ -87,12 +89,12 @@ pub fn give_birth(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Born
         )
     };
     match pid {
-        -1 => Err(std::io::Error::last_os_error()).context("cannot make the node's namespaces"),
+        -1 => Err(std::io::Error::last_os_error()).context("cannot create the node's namespaces"),
         0 => {
             drop(gate);
             child(&wait, &log, &program, &args, &env)
         }
-        pid => Ok(Born {
+        pid => Ok(PendingInit {
             pid: Pid::from_raw(i32::try_from(pid)?),
             gate: File::from(gate),
         }),
@@ -153,7 +155,7 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
 
     let hierarchies = rkube_init::cgroup::hierarchies()?;
     // Not before the supervisor has put this process in its groups.
-    unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make a cgroup namespace")?;
+    unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot create a cgroup namespace")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     mounts::enter(&spec, &hierarchies)?;
     rkube_init::cgroup::make_room(Path::new("/"))?;

@@ -1,20 +1,20 @@
 //! The process that keeps a cluster's nodes running.
 //!
-//! There are two of them, alike, in the cluster's network namespace: the
-//! primary serves the control socket and watches the nodes; the standby watches
-//! the primary and takes its place when it dies, and the primary replaces a
-//! standby that died. Nodes do not depend on either staying alive.
+//! Two supervisors run in the cluster's network namespace. The primary serves the
+//! control socket and restarts nodes. The standby watches the primary and takes over
+//! when it dies; the primary replaces a standby that died. Nodes keep running while
+//! no supervisor does.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -25,28 +25,28 @@ use nix::unistd::Pid;
 use super::cgroup::{self, Limits};
 use super::control::{self, Request, Response};
 use super::network;
-use super::sandbox::{self, Born, SandboxSpec};
+use super::sandbox::{self, PendingInit, SandboxSpec};
 use super::state::{ProcessId, State};
 use crate::{ClusterPlan, NodePlan};
 use rkube_init::cgroup::Hierarchy;
 
-/// How long a node may take to stop in order before it is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How long killed processes and emptied groups may take to go.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// A node that ran this long before it died is restarted at once.
+/// How long a node may take to shut down before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long killed processes and their groups may take to disappear.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A node that ran at least this long before it died is restarted without delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-/// The longest pause between two restarts of a node.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The maximum delay between two restarts of a node.
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 
-/// A node's init as the supervisor sees it.
+/// A running node: its init process.
 struct Running {
     pid: Pid,
     pidfd: OwnedFd,
     since: Instant,
 }
 
-/// A node that died and waits to be started again.
+/// A node that died and will be restarted.
 struct Pending {
     due: Instant,
     failures: u32,
@@ -76,7 +76,7 @@ pub fn read_plan(run_dir: &Path) -> anyhow::Result<ClusterPlan> {
 pub fn primary(run_dir: &Path) -> anyhow::Result<()> {
     let host_netns = rkube_network::netlink::current_netns()?;
     let lock = lock(run_dir)?;
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make the cluster's network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("cannot create the cluster's network namespace")?;
     let plan = read_plan(run_dir)?;
     network::up(&plan, host_netns.as_fd())?;
     Supervisor::new(run_dir, host_netns, lock, State::default())?.run()
@@ -87,7 +87,7 @@ pub fn standby(run_dir: &Path, primary: Pid, host_netns: OwnedFd) -> anyhow::Res
     if let Ok(pidfd) = sandbox::pidfd(primary) {
         wait_readable(&[pidfd.as_fd()], None)?;
     }
-    // A primary that ended in order took the state with it.
+    // A primary that shut down has removed the state.
     if !run_dir.join("state.json").exists() {
         return Ok(());
     }
@@ -111,7 +111,7 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
         .with_context(|| format!("cannot lock {}", path.display()))
 }
 
-/// Waits for any of `fds`, answering which are ready.
+/// Waits for any of `fds` and returns which are ready.
 fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> anyhow::Result<Vec<bool>> {
     let mut polled: Vec<PollFd> = fds
         .iter()
@@ -157,7 +157,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Takes over the nodes of a dead predecessor.
+    /// Adopts the nodes of a supervisor that died.
     fn adopt(&mut self) {
         self.state.primary = ProcessId::of(Pid::this());
         self.state.standby = None;
@@ -195,6 +195,13 @@ impl Supervisor {
         }
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
+        // Not fatal: only the status command of that user fails.
+        if let Err(e) = self.share(&path) {
+            eprintln!(
+                "supervisor: cannot give {} to its owner: {e:#}",
+                path.display()
+            );
+        }
         self.state.save(&self.run_dir)?;
         self.ensure_standby();
 
@@ -218,7 +225,7 @@ impl Supervisor {
                 self.standby = None;
             }
             self.ensure_standby();
-            self.restart_the_dead();
+            self.restart_exited();
             if asked {
                 match listener.accept() {
                     Ok((stream, _)) => {
@@ -230,6 +237,15 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Lets the user for whom root made the cluster ask for its state.
+    fn share(&self, socket: &Path) -> anyhow::Result<()> {
+        std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+        if let Some(owner) = read_plan(&self.run_dir)?.owner_uid {
+            std::os::unix::fs::chown(socket, Some(owner), None)?;
+        }
+        Ok(())
     }
 
     fn ensure_standby(&mut self) {
@@ -263,8 +279,8 @@ impl Supervisor {
         Ok((pid, sandbox::pidfd(pid)?))
     }
 
-    /// Notes nodes that ended and starts those whose pause is over.
-    fn restart_the_dead(&mut self) {
+    /// Records nodes that exited and starts those whose back-off has elapsed.
+    fn restart_exited(&mut self) {
         let dead: Vec<String> = self
             .running
             .iter()
@@ -287,7 +303,7 @@ impl Supervisor {
             self.pending.insert(
                 name.clone(),
                 Pending {
-                    due: Instant::now() + pause(failures),
+                    due: Instant::now() + restart_delay(failures),
                     failures,
                 },
             );
@@ -315,7 +331,7 @@ impl Supervisor {
                     self.pending.insert(
                         name,
                         Pending {
-                            due: now + pause(failures),
+                            due: now + restart_delay(failures),
                             failures,
                         },
                     );
@@ -324,19 +340,20 @@ impl Supervisor {
         }
     }
 
-    /// Answers one client; true when the supervisor is to end.
+    /// Serves one request. Returns true if the supervisor must exit.
     fn serve(&mut self, mut stream: UnixStream) -> bool {
         let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
         let request: Request = match control::receive(&stream) {
             Ok(request) => request,
             Err(e) => {
-                eprintln!("supervisor: a client sent nonsense: {e:#}");
+                eprintln!("supervisor: invalid request: {e:#}");
                 return false;
             }
         };
         let mut end = false;
         let result = match request {
             Request::Status => Ok(()),
+            _ if !is_root(&stream) => Err(anyhow!("only root may start and stop nodes")),
             Request::Start { nodes } => self.start(&nodes),
             Request::Stop { nodes, grace } => self.stop(&nodes, grace),
             Request::Shutdown { grace } => {
@@ -352,10 +369,10 @@ impl Supervisor {
                 .map(|(name, r)| (name.clone(), r.pid.as_raw()))
                 .collect(),
         };
-        // A shutdown that failed half-way leaves the supervisor in charge.
+        // After a failed shutdown the supervisor keeps running.
         end &= response.error.is_none();
         if let Err(e) = control::send(&mut stream, &response) {
-            eprintln!("supervisor: a client did not wait for its answer: {e:#}");
+            eprintln!("supervisor: cannot send the response: {e:#}");
         }
         end
     }
@@ -371,17 +388,17 @@ impl Supervisor {
                 wanted.push(node);
             }
         }
-        // All are cloned first: no other thread may exist then. What takes long,
-        // the control groups, is done for all at once after that.
-        let born: Vec<(&NodePlan, Born)> = wanted
+        // Clones all processes first, while this process has one thread. Control groups
+        // take longer and are set up in parallel afterwards.
+        let inits: Vec<(&NodePlan, PendingInit)> = wanted
             .into_iter()
-            .map(|node| Ok((node, self.give_birth(&plan, node)?)))
+            .map(|node| Ok((node, self.spawn_init(&plan, node)?)))
             .collect::<anyhow::Result<_>>()?;
         let prepared: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
-            let tasks: Vec<_> = born
+            let tasks: Vec<_> = inits
                 .iter()
-                .map(|(node, born)| {
-                    scope.spawn(|| prepare(&self.hierarchies, &plan, node, born.pid))
+                .map(|(node, init)| {
+                    scope.spawn(|| prepare(&self.hierarchies, &plan, node, init.pid))
                 })
                 .collect();
             tasks
@@ -390,16 +407,16 @@ impl Supervisor {
                 .collect()
         });
         let mut failed = None;
-        for ((node, born), prepared) in born.into_iter().zip(prepared) {
-            let pid = born.pid;
+        for ((node, init), prepared) in inits.into_iter().zip(prepared) {
+            let pid = init.pid;
             let started = prepared.and_then(|()| {
                 let pidfd = sandbox::pidfd(pid).context("the node's first process died")?;
-                // Before it goes on: a successor must know of every node that runs.
+                // Before the release: a successor must know every running node.
                 self.state
                     .nodes
                     .insert(node.name.clone(), ProcessId::of(pid));
                 self.state.save(&self.run_dir)?;
-                born.release().context("the node's first process died")?;
+                init.release().context("the node's first process died")?;
                 Ok(pidfd)
             });
             match started {
@@ -423,7 +440,7 @@ impl Supervisor {
         failed.map_or(Ok(()), Err)
     }
 
-    fn give_birth(&self, plan: &ClusterPlan, node: &NodePlan) -> anyhow::Result<Born> {
+    fn spawn_init(&self, plan: &ClusterPlan, node: &NodePlan) -> anyhow::Result<PendingInit> {
         let dir = plan.node_dir(&node.name);
         let spec = SandboxSpec {
             etc: plan.node_etc(&node.name),
@@ -440,16 +457,21 @@ impl Supervisor {
                 .recursive(true)
                 .mode(0o700)
                 .create(&folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+                .with_context(|| format!("cannot create {}", folder.display()))?;
         }
         let path = self
             .run_dir
             .join("nodes")
             .join(format!("{}.json", node.name));
         super::state::write_atomically(&path, &serde_json::to_vec(&spec)?)?;
-        // Groups of a node that died may still hold its pods' groups.
-        cgroup::remove(&self.hierarchies, &plan.name, Some(&node.name), KILL_LIMIT)?;
-        sandbox::give_birth(&plan.binary, &path, &dir.join("log/init.log"))
+        // The groups of a node that died may still contain those of its pods.
+        cgroup::remove(
+            &self.hierarchies,
+            &plan.name,
+            Some(&node.name),
+            KILL_TIMEOUT,
+        )?;
+        sandbox::spawn_init(&plan.binary, &path, &dir.join("log/init.log"))
     }
 
     fn stop(&mut self, names: &[String], grace: bool) -> anyhow::Result<()> {
@@ -470,13 +492,13 @@ impl Supervisor {
         for (_, running) in &leaving {
             let _ = kill(running.pid, signal);
         }
-        let deadline = Instant::now() + if grace { STOP_LIMIT } else { KILL_LIMIT };
+        let deadline = Instant::now() + if grace { STOP_TIMEOUT } else { KILL_TIMEOUT };
         for (name, running) in &leaving {
             while !sandbox::has_ended(&running.pidfd) {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     let _ = kill(running.pid, Signal::SIGKILL);
-                    wait_readable(&[running.pidfd.as_fd()], Some(KILL_LIMIT))?;
+                    wait_readable(&[running.pidfd.as_fd()], Some(KILL_TIMEOUT))?;
                     if !sandbox::has_ended(&running.pidfd) {
                         bail!("node {name} (process {}) does not die", running.pid);
                     }
@@ -490,7 +512,7 @@ impl Supervisor {
             if let Some(node) = plan.node(name) {
                 network::disconnect(node)?;
             }
-            cgroup::remove(&self.hierarchies, &plan.name, Some(name), KILL_LIMIT)?;
+            cgroup::remove(&self.hierarchies, &plan.name, Some(name), KILL_TIMEOUT)?;
         }
         Ok(())
     }
@@ -506,7 +528,7 @@ impl Supervisor {
                 .collect::<Vec<_>>(),
         );
         self.stop(&names, grace)?;
-        cgroup::remove(&self.hierarchies, &plan.name, None, KILL_LIMIT)?;
+        cgroup::remove(&self.hierarchies, &plan.name, None, KILL_TIMEOUT)?;
         // Without its state file, the standby ends instead of taking over.
         for file in ["state.json", "control.sock"] {
             let path = self.run_dir.join(file);
@@ -515,7 +537,7 @@ impl Supervisor {
         }
         if let Some((pid, pidfd)) = self.standby.take() {
             let _ = kill(pid, Signal::SIGKILL);
-            wait_readable(&[pidfd.as_fd()], Some(KILL_LIMIT))?;
+            wait_readable(&[pidfd.as_fd()], Some(KILL_TIMEOUT))?;
             reap();
         }
         network::down(&plan, self.host_netns.as_fd())
@@ -553,13 +575,19 @@ fn reap() {
     }
 }
 
-/// The pause before restarting a node that failed `failures` times in a row.
-fn pause(failures: u32) -> Duration {
+/// Whether the client is root. The cluster's owner may connect, too.
+fn is_root(stream: &UnixStream) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
+}
+
+/// Returns the delay before a node is restarted that failed `failures` times in a row.
+fn restart_delay(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
         n => Duration::from_millis(500)
             .saturating_mul(1 << (n - 1).min(10))
-            .min(LONGEST_PAUSE),
+            .min(MAX_RESTART_DELAY),
     }
 }
 
@@ -569,8 +597,8 @@ mod tests {
 
     #[test]
     fn restarts_slow_down() {
-        assert_eq!(pause(0), Duration::ZERO);
-        assert_eq!(pause(1), Duration::from_millis(500));
-        assert_eq!(pause(30), LONGEST_PAUSE);
+        assert_eq!(restart_delay(0), Duration::ZERO);
+        assert_eq!(restart_delay(1), Duration::from_millis(500));
+        assert_eq!(restart_delay(30), MAX_RESTART_DELAY);
     }
 }

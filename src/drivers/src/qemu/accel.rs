@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 /// Overrides the choice: `kvm`, `hvf` or `tcg`.
 const OVERRIDE: &str = "RKUBE_QEMU_ACCEL";

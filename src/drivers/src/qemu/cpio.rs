@@ -19,7 +19,7 @@ impl<W: Write> Archive<W> {
         Self { out, inode: 1 }
     }
 
-    /// A folder; the one it is in must be there already.
+    /// A directory; the one it is in must be there already.
     pub fn folder(&mut self, name: &str, mode: u32) -> io::Result<()> {
         self.head(name, FOLDER | mode, 0, (0, 0))
     }

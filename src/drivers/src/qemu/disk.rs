@@ -37,7 +37,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The disk in `folder`, made and formatted if there is none.
+/// The disk in `directory`, made and formatted if there is none.
 pub fn make(folder: &Path, size: u64) -> anyhow::Result<Disk> {
     let qcow = Disk {
         path: folder.join("disk.qcow2"),
@@ -76,7 +76,7 @@ pub fn make(folder: &Path, size: u64) -> anyhow::Result<Disk> {
         }
     });
     let _ = fs::remove_file(&blank);
-    finished.with_context(|| format!("cannot make a disk in {}", folder.display()))
+    finished.with_context(|| format!("cannot create a disk in {}", folder.display()))
 }
 
 fn format(path: &Path, size: u64) -> anyhow::Result<()> {
@@ -86,7 +86,7 @@ fn format(path: &Path, size: u64) -> anyhow::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(path)
-        .with_context(|| format!("cannot make {}", path.display()))?;
+        .with_context(|| format!("cannot create {}", path.display()))?;
     file.set_len(size)?;
     let tool = program("mkfs.ext4").context("there is no mkfs.ext4; install e2fsprogs")?;
     run(Command::new(tool)

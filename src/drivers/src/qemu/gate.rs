@@ -1,12 +1,12 @@
-//! What machines may send to the world.
+//! Filters the frames that machines send to QEMU's user network.
 //!
-//! QEMU's user network opens a connection to the host's own loopback for whoever
-//! asks at its gateway, at any port, and goes to whatever `127.0.0.0/8` a packet
-//! names; there is no option against it but one that closes the world as well.
-//! So the machine's link does not lead into that network but to this gate, in the
-//! process that is the switch, which passes on what is allowed. It knows the
-//! beginning of every conversation by the frame alone: a TCP segment that opens
-//! a connection, and for UDP whether the other side has spoken first.
+//! QEMU's user network connects a guest to any port of the host's loopback, both by
+//! the gateway's address and by addresses in `127.0.0.0/8`. The only option against
+//! that blocks all other destinations, too. Therefore a machine's network interface is
+//! not attached to the user network but to this gate, in the switch's process, which
+//! forwards allowed frames only. A single frame is enough to recognise a new flow: for
+//! TCP the segment that opens a connection, for UDP a packet that does not answer one
+//! from the host.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 
 use super::machine;
 
-/// The machine's side of the gate, a file in its run directory.
-pub const INSIDE: &str = "out";
-/// The side of QEMU's user network.
-pub const OUTSIDE: &str = "world";
-/// How long a machine may answer a UDP packet; QEMU forgets it as soon.
-const UDP_PATIENCE: Duration = Duration::from_secs(240);
-/// How many conversations over UDP are remembered for a machine.
-const UDP_MOST: usize = 1024;
+/// Name of the gate's socket on the guest's side, in the machine's run directory.
+pub const GUEST_SOCKET: &str = "out";
+/// Name of the gate's socket on the side of QEMU's user network.
+pub const HOST_SOCKET: &str = "world";
+/// How long a machine may answer a UDP packet. QEMU uses the same timeout.
+const UDP_FLOW_TIMEOUT: Duration = Duration::from_secs(240);
+/// Maximum number of UDP flows that are tracked per machine.
+const MAX_UDP_FLOWS: usize = 1024;
 /// The port of name servers.
 const DNS: u16 = 53;
 
@@ -34,12 +34,12 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Where the gate listens.
+/// Returns the path of the gate's socket.
 pub fn socket(cluster: &Path) -> PathBuf {
     cluster.join("vm").join("gate")
 }
 
-/// A machine's end of the gate, [`INSIDE`] or [`OUTSIDE`].
+/// A machine's end of the gate, [`GUEST_SOCKET`] or [`HOST_SOCKET`].
 pub fn port(cluster: &Path, node: &str, side: &str) -> PathBuf {
     machine::run_dir(cluster, node).join(side)
 }
@@ -48,11 +48,11 @@ pub fn port(cluster: &Path, node: &str, side: &str) -> PathBuf {
 #[derive(Debug)]
 pub struct Gates {
     loopback_ports: Vec<u16>,
-    machines: HashMap<PathBuf, Spoken>,
+    machines: HashMap<PathBuf, UdpFlows>,
 }
 
 impl Gates {
-    /// Gates that let machines reach these TCP ports of the host's loopback.
+    /// Creates gates that let machines reach these TCP ports of the host's loopback.
     pub fn new(loopback_ports: &[u16]) -> Self {
         Self {
             loopback_ports: loopback_ports.to_vec(),
@@ -60,7 +60,7 @@ impl Gates {
         }
     }
 
-    /// Passes a frame on to the other side, or drops it.
+    /// Forwards a frame to the other side, or drops it.
     pub fn pass(&mut self, socket: &UnixDatagram, from: &SocketAddr, frame: &[u8]) {
         let Some((folder, side)) = from
             .as_pathname()
@@ -68,31 +68,31 @@ impl Gates {
         else {
             return;
         };
-        let spoken = match self.machines.get_mut(folder) {
-            Some(spoken) => spoken,
+        let flows = match self.machines.get_mut(folder) {
+            Some(flows) => flows,
             None => self.machines.entry(folder.to_owned()).or_default(),
         };
         let now = Instant::now();
         let to = match side {
-            INSIDE if may_leave(frame, &self.loopback_ports, spoken, now) => OUTSIDE,
-            OUTSIDE => {
-                spoken.hear(frame, now);
-                INSIDE
+            GUEST_SOCKET if may_leave(frame, &self.loopback_ports, flows, now) => HOST_SOCKET,
+            HOST_SOCKET => {
+                flows.record(frame, now);
+                GUEST_SOCKET
             }
             _ => return,
         };
-        // What the other side does not take is lost, as on any network.
+        // A frame that the receiver does not accept is lost, as on any network.
         let _ = socket.send_to(frame, folder.join(to));
     }
 }
 
-/// Who has sent the machine packets over UDP from the host's loopback: the port
-/// there, the machine's port, and when.
+/// UDP flows that the host's loopback has opened to a machine: the host's port, the
+/// machine's port, and the time of the last packet.
 #[derive(Debug, Default)]
-struct Spoken(HashMap<(u16, u16), Instant>);
+struct UdpFlows(HashMap<(u16, u16), Instant>);
 
-impl Spoken {
-    fn hear(&mut self, frame: &[u8], now: Instant) {
+impl UdpFlows {
+    fn record(&mut self, frame: &[u8], now: Instant) {
         let Some(packet) = Packet::read(frame) else {
             return;
         };
@@ -100,10 +100,10 @@ impl Spoken {
             return;
         }
         if let Some(ports) = packet.ports() {
-            if self.0.len() >= UDP_MOST {
-                self.0.retain(|_, last| now - *last < UDP_PATIENCE);
+            if self.0.len() >= MAX_UDP_FLOWS {
+                self.0.retain(|_, last| now - *last < UDP_FLOW_TIMEOUT);
             }
-            if self.0.len() < UDP_MOST {
+            if self.0.len() < MAX_UDP_FLOWS {
                 self.0.insert(ports, now);
             }
         }
@@ -112,7 +112,7 @@ impl Spoken {
     fn answers(&self, machine: u16, host: u16, now: Instant) -> bool {
         self.0
             .get(&(host, machine))
-            .is_some_and(|last| now - *last < UDP_PATIENCE)
+            .is_some_and(|last| now - *last < UDP_FLOW_TIMEOUT)
     }
 }
 
@@ -163,7 +163,7 @@ impl<'a> Packet<'a> {
 }
 
 /// Whether what a machine sends may go out.
-fn may_leave(frame: &[u8], loopback_ports: &[u16], spoken: &Spoken, now: Instant) -> bool {
+fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instant) -> bool {
     if frame.get(ETHERNET - 2..ETHERNET) == Some(&ARP) {
         return true;
     }
@@ -189,7 +189,7 @@ fn may_leave(frame: &[u8], loopback_ports: &[u16], spoken: &Spoken, now: Instant
         // QEMU answers these itself.
         (ICMP, machine::HOST | machine::NAME_SERVER) => true,
         (TCP, machine::HOST) => loopback_ports.contains(&port) || !packet.opens(),
-        (UDP, machine::HOST) => spoken.answers(from, port, now),
+        (UDP, machine::HOST) => flows.answers(from, port, now),
         // Other ports there would lead to the host that the name server is on.
         (TCP | UDP, machine::NAME_SERVER) => port == DNS,
         _ => false,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     fn leaves(frame: &[u8]) -> bool {
-        may_leave(frame, &[5000], &Spoken::default(), Instant::now())
+        may_leave(frame, &[5000], &UdpFlows::default(), Instant::now())
     }
 
     #[test]
@@ -273,21 +273,21 @@ mod tests {
 
     #[test]
     fn udp_is_answered_and_not_begun() {
-        let mut spoken = Spoken::default();
+        let mut flows = UdpFlows::default();
         let now = Instant::now();
         let answer = frame([192, 0, 2, 2], UDP, (30053, 41000), 0);
-        let out = |spoken: &Spoken, frame: &[u8], now| may_leave(frame, &[], spoken, now);
-        assert!(!out(&spoken, &answer, now));
-        spoken.hear(
+        let out = |flows: &UdpFlows, frame: &[u8], now| may_leave(frame, &[], flows, now);
+        assert!(!out(&flows, &answer, now));
+        flows.record(
             &from_to([192, 0, 2, 2], [192, 0, 2, 15], UDP, (41000, 30053), 0),
             now,
         );
-        assert!(out(&spoken, &answer, now));
+        assert!(out(&flows, &answer, now));
         assert!(!out(
-            &spoken,
+            &flows,
             &frame([192, 0, 2, 2], UDP, (30053, 41001), 0),
             now
         ));
-        assert!(!out(&spoken, &answer, now + UDP_PATIENCE));
+        assert!(!out(&flows, &answer, now + UDP_FLOW_TIMEOUT));
     }
 }

@@ -27,7 +27,7 @@ const TRUST: [&str; 3] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// Makes the initramfs in `folder`, unless the one that is there is of the same
+/// Makes the initramfs in `directory`, unless the one that is there is of the same
 /// kernel and binary, and gives its path.
 pub fn make(folder: &Path, kernel: &Kernel, binary: &Path) -> anyhow::Result<PathBuf> {
     let image = folder.join("initramfs");
@@ -48,7 +48,7 @@ pub fn make(folder: &Path, kernel: &Kernel, binary: &Path) -> anyhow::Result<Pat
     write(BufWriter::new(out), kernel, binary, tools.as_deref())
         .and_then(|()| Ok(fs::rename(&temporary, &image)?))
         .and_then(|()| Ok(fs::write(&mark, made_of)?))
-        .with_context(|| format!("cannot make {}", image.display()))?;
+        .with_context(|| format!("cannot create {}", image.display()))?;
     Ok(image)
 }
 

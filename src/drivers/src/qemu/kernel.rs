@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::modules::Modules;
 use crate::ClusterPlan;
@@ -18,7 +17,7 @@ const ADVICE: &str = "install one made for virtual machines (Debian: linux-image
 pub struct Kernel {
     /// The image.
     pub image: PathBuf,
-    /// A folder like `/lib/modules/6.1.0`.
+    /// A directory like `/lib/modules/6.1.0`.
     pub modules: PathBuf,
 }
 
@@ -107,7 +106,7 @@ fn modules_of(image: &Path) -> Option<PathBuf> {
         .find(|dir| dir.join("modules.builtin").exists())
 }
 
-/// The newest kernel of a folder that has modules; one for virtual machines first.
+/// The newest kernel of a directory that has modules; one for virtual machines first.
 fn best(boot: &Path) -> Option<Kernel> {
     let mut found: Vec<(bool, Vec<u64>, Kernel)> = fs::read_dir(boot)
         .ok()?

@@ -183,6 +183,17 @@ fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
+/// QEMU's command line.
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn add(&mut self, words: &[&str]) {
+        self.0.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+}
+
+/// Returns QEMU's command line for a node.
 fn arguments(
     plan: &ClusterPlan,
     node: &NodePlan,
@@ -190,8 +201,32 @@ fn arguments(
     disk: &Disk,
     facts: &MachineFacts,
 ) -> Vec<String> {
+    let mut args = Arguments::default();
+    add_hardware(&mut args, plan, node, parts);
+    add_console(&mut args, plan, node);
+    add_disk(&mut args, disk);
+    add_networks(&mut args, plan, node, facts);
     let run = run_dir(&plan.run_dir, &node.name);
-    let console = plan.node_dir(&node.name).join("log/console.log");
+    for (name, file) in [(vm::IDENTITY, "etc"), (vm::FACTS, "facts")] {
+        args.add(&[
+            "-fw_cfg",
+            &format!("name={name},file={}", escape(&run.join(file))),
+        ]);
+    }
+    add_logs(&mut args, plan, node);
+    if parts.shares {
+        args.add(&[
+            "-fsdev",
+            "local,id=usr,path=/usr,security_model=none,readonly=on,multidevs=remap",
+            "-device",
+            &format!("virtio-9p-pci,fsdev=usr,mount_tag={}", vm::TOOL_BOX_TAG),
+        ]);
+    }
+    args.0
+}
+
+/// Adds the machine, its processors and memory, and what it boots.
+fn add_hardware(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, parts: &Parts) {
     let memory = node.memory_bytes.unwrap_or(DEFAULT_MEMORY) >> 20;
     let cpus = node
         .cpu_millis
@@ -202,27 +237,30 @@ fn arguments(
         "aarch64" => ("virt,gic-version=max", "ttyAMA0"),
         _ => ("q35,usb=off,vmport=off", "ttyS0"),
     };
-    let mut args: Vec<String> = Vec::new();
-    let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
-    add(&["-name", &format!("rkube/{}/{}", plan.name, node.name)]);
-    add(&[
+    args.add(&["-name", &format!("rkube/{}/{}", plan.name, node.name)]);
+    args.add(&[
         "-nodefaults",
         "-no-user-config",
         "-display",
         "none",
         "-no-reboot",
     ]);
-    add(&["-machine", machine, "-accel", parts.accelerator.accel()]);
-    add(&["-cpu", parts.accelerator.cpu(), "-smp", &cpus.to_string()]);
-    add(&["-m", &memory.to_string()]);
-    add(&["-kernel", &parts.kernel.image.display().to_string()]);
-    add(&["-initrd", &parts.initramfs.display().to_string()]);
-    // A panic ends QEMU, whose supervisor starts it again.
-    add(&[
+    args.add(&["-machine", machine, "-accel", parts.accelerator.accel()]);
+    args.add(&["-cpu", parts.accelerator.cpu(), "-smp", &cpus.to_string()]);
+    args.add(&["-m", &memory.to_string()]);
+    args.add(&["-kernel", &parts.kernel.image.display().to_string()]);
+    args.add(&["-initrd", &parts.initramfs.display().to_string()]);
+    // A panic ends QEMU, and the supervisor restarts it.
+    args.add(&[
         "-append",
         &format!("console={terminal} panic=-1 rdinit=/init -- vm-init"),
     ]);
-    add(&[
+}
+
+/// Adds the console's log and the control sockets.
+fn add_console(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan) {
+    let console = plan.node_dir(&node.name).join("log/console.log");
+    args.add(&[
         "-chardev",
         &format!("file,id=console,append=on,path={}", escape(&console)),
         "-serial",
@@ -232,13 +270,16 @@ fn arguments(
         control(&plan.run_dir, &node.name),
         monitor(&plan.run_dir, &node.name),
     ] {
-        add(&[
+        args.add(&[
             "-qmp",
             &format!("unix:{},server=on,wait=off", escape(&socket)),
         ]);
     }
-    // A full host disk pauses the machine until there is space again.
-    add(&[
+}
+
+/// Adds the disk. A full host disk pauses the machine until there is space again.
+fn add_disk(args: &mut Arguments, disk: &Disk) {
+    args.add(&[
         "-drive",
         &format!(
             "if=none,id=state,file={},format={},discard=unmap,detect-zeroes=unmap,werror=enospc",
@@ -248,7 +289,11 @@ fn arguments(
         "-device",
         "virtio-blk-pci,drive=state,serial=state",
     ]);
-    add(&[
+}
+
+/// Adds the network of the nodes and, behind the gate, QEMU's user network.
+fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts: &MachineFacts) {
+    args.add(&[
         "-netdev",
         &format!(
             "dgram,id=nodes,local.type=unix,local.path={},remote.type=unix,remote.path={}",
@@ -261,8 +306,8 @@ fn arguments(
             mac(facts.node_mac)
         ),
     ]);
-    // The machine's link to the world is the gate's inner side, QEMU's user network
-    // its outer one; the hub is what joins the latter two.
+    // The guest is on the gate's inner side, QEMU's user network on its outer side; a
+    // hub connects the user network to the latter.
     let gate = |id: &str, side: &str| {
         format!(
             "dgram,id={id},local.type=unix,local.path={},remote.type=unix,remote.path={}",
@@ -270,9 +315,9 @@ fn arguments(
             escape(&gate::socket(&plan.run_dir))
         )
     };
-    add(&["-netdev", &gate("outside", gate::INSIDE)]);
-    add(&["-netdev", &gate("gate", gate::OUTSIDE)]);
-    add(&[
+    args.add(&["-netdev", &gate("outside", gate::GUEST_SOCKET)]);
+    args.add(&["-netdev", &gate("gate", gate::HOST_SOCKET)]);
+    args.add(&[
         "-netdev",
         &format!(
             "user,id=world,ipv6=off,net={OUTSIDE}/24,host={HOST},dns={NAME_SERVER},dhcpstart={GUEST}{}",
@@ -288,30 +333,19 @@ fn arguments(
             mac(facts.outside_mac)
         ),
     ]);
-    for (name, file) in [(vm::IDENTITY, "etc"), (vm::FACTS, "facts")] {
-        add(&[
-            "-fw_cfg",
-            &format!("name={name},file={}", escape(&run.join(file))),
-        ]);
-    }
-    add(&["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+}
+
+/// Adds the source of random numbers and the ports that carry the logs.
+fn add_logs(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan) {
+    args.add(&["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
     for (role, file) in super::log_ports(&plan.node_dir(&node.name).join("log")) {
-        add(&[
+        args.add(&[
             "-chardev",
             &format!("file,id={role},append=on,path={}", escape(&file)),
             "-device",
             &format!("virtserialport,chardev={role},name={}{role}", vm::LOG_PORT),
         ]);
     }
-    if parts.shares {
-        add(&[
-            "-fsdev",
-            "local,id=usr,path=/usr,security_model=none,readonly=on,multidevs=remap",
-            "-device",
-            &format!("virtio-9p-pci,fsdev=usr,mount_tag={}", vm::TOOL_BOX_TAG),
-        ]);
-    }
-    args
 }
 
 /// Ports of the host that lead into the machine.
@@ -394,13 +428,13 @@ fn add_folder(
     Ok(())
 }
 
-/// Makes a folder, and those above it, for the owner only.
+/// Makes a directory, and those above it, for the owner only.
 pub fn private_dir(path: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .with_context(|| format!("cannot make {}", path.display()))
+        .with_context(|| format!("cannot create {}", path.display()))
 }
 
 /// Writes a private file so that a reader sees the old or the new content.
@@ -437,6 +471,7 @@ mod tests {
             name: "p".into(),
             dir: "/home/a,b".into(),
             run_dir: "/run/p".into(),
+            owner_uid: None,
             binary: "/b".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
             loopback_ports: Vec::new(),

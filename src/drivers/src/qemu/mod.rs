@@ -31,11 +31,10 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use self::machine::{Parts, control};
-use self::qmp::{Heard, Qmp};
+use self::qmp::{Qmp, QmpMessage};
 use crate::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem, ranges};
 
 /// How long a machine may take to power off in order.
@@ -48,7 +47,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// A log is moved aside at a start once it is this big, in bytes.
 const LOG_LIMIT: u64 = 10 << 20;
-/// A node's logs: their names, and their files in its folder.
+/// A node's logs: their names, and their files in its directory.
 const LOGS: [(&str, &str); 4] = [
     ("machine", "qemu.log"),
     ("console", "console.log"),
@@ -92,7 +91,7 @@ fn explain(said: &str) -> Failure {
             .advise("another program has taken that port; stop it, or choose another with --ports")
     } else if said.contains("No space left") {
         new(Source::Resource, Kind::Error)
-            .advise("free some space, or set RKUBE_HOME to a folder on another disk")
+            .advise("free some space, or set RKUBE_HOME to a directory on another disk")
     } else if said.contains("Cannot allocate memory") || said.contains("set up guest memory") {
         new(Source::Resource, Kind::Error)
             .advise("start fewer nodes, or smaller ones with --memory")
@@ -402,7 +401,7 @@ fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
             qmp.execute("system_powerdown", None)?;
             let pressed = Instant::now();
             while let Some(left) = PRESS_EVERY.checked_sub(pressed.elapsed()) {
-                if qmp.hear(Some(left))? == Heard::End {
+                if qmp.next_message(Some(left))? == QmpMessage::End {
                     return Ok(true);
                 }
             }
@@ -411,7 +410,7 @@ fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
     qmp.execute("quit", None)?;
     let deadline = Instant::now() + KILL_LIMIT;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-        if qmp.hear(Some(left))? == Heard::End {
+        if qmp.next_message(Some(left))? == QmpMessage::End {
             return Ok(true);
         }
     }

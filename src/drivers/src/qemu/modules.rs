@@ -44,7 +44,7 @@ fn name_of(file: &str) -> Option<String> {
 }
 
 impl Modules {
-    /// Looks through a folder like `/lib/modules/6.1.0`.
+    /// Looks through a directory like `/lib/modules/6.1.0`.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         let mut open = vec![dir.to_path_buf()];

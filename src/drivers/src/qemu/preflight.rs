@@ -4,8 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{accel, disk, kernel, machine};
 use crate::{ClusterPlan, Problem};
@@ -151,7 +150,7 @@ fn space(plan: &ClusterPlan) -> Option<Failure> {
                 DISK_MIN >> 20
             ),
         )
-        .advise("free some space, or set RKUBE_HOME to a folder on another disk")
+        .advise("free some space, or set RKUBE_HOME to a directory on another disk")
     })
 }
 

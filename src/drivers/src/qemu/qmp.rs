@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 /// How long a living QEMU may take to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a machine.
 pub struct Qmp {
@@ -17,15 +17,15 @@ pub struct Qmp {
     line: Vec<u8>,
 }
 
-/// What can be heard from a machine.
+/// A message from QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
-    /// An event: its name and data.
+pub enum QmpMessage {
+    /// An event with its name and data.
     Event(String, Value),
-    /// QEMU has ended.
+    /// QEMU closed the connection.
     End,
-    /// Nothing, for as long as was waited.
-    Silence,
+    /// No message before the timeout.
+    Timeout,
 }
 
 /// Whether a QEMU listens at `socket`; a dead one's socket refuses.
@@ -49,11 +49,11 @@ impl Qmp {
             reader: BufReader::new(stream),
             line: Vec::new(),
         };
-        match qmp.next(ANSWER_LIMIT)? {
+        match qmp.next(RESPONSE_TIMEOUT)? {
             Some(Some(greeting)) if greeting.get("QMP").is_some() => {}
             Some(Some(other)) => bail!("{} speaks no QMP: {other}", socket.display()),
             Some(None) => return Ok(None),
-            None => bail!("the machine at {} does not answer", socket.display()),
+            None => bail!("the machine at {} does not respond", socket.display()),
         }
         qmp.execute("qmp_capabilities", None)?;
         Ok(Some(qmp))
@@ -71,11 +71,11 @@ impl Qmp {
             .get_mut()
             .write_all(&line)
             .with_context(|| format!("cannot send {command} to the machine"))?;
-        let deadline = Instant::now() + ANSWER_LIMIT;
+        let deadline = Instant::now() + RESPONSE_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let Some(message) = self.next(left)? else {
-                bail!("the machine does not answer {command}");
+                bail!("the machine does not respond to {command}");
             };
             let Some(message) = message else {
                 // What ends a machine may end it before the answer is out.
@@ -96,8 +96,8 @@ impl Qmp {
         }
     }
 
-    /// Waits for the next event; for ever without a limit.
-    pub fn hear(&mut self, limit: Option<Duration>) -> anyhow::Result<Heard> {
+    /// Waits for the next event; without a `limit`, indefinitely.
+    pub fn next_message(&mut self, limit: Option<Duration>) -> anyhow::Result<QmpMessage> {
         let deadline = limit.map(|l| Instant::now() + l);
         loop {
             let left = deadline.map_or(Duration::ZERO, |d| {
@@ -105,11 +105,11 @@ impl Qmp {
                     .max(Duration::from_millis(1))
             });
             match self.next(left)? {
-                None => return Ok(Heard::Silence),
-                Some(None) => return Ok(Heard::End),
+                None => return Ok(QmpMessage::Timeout),
+                Some(None) => return Ok(QmpMessage::End),
                 Some(Some(message)) => {
                     if let Some(name) = message.get("event").and_then(Value::as_str) {
-                        return Ok(Heard::Event(name.to_owned(), message["data"].clone()));
+                        return Ok(QmpMessage::Event(name.to_owned(), message["data"].clone()));
                     }
                 }
             }
@@ -169,12 +169,12 @@ mod tests {
             qmp.execute("query-status", None).unwrap()["status"],
             "running"
         );
-        let heard = qmp.hear(None).unwrap();
+        let message = qmp.next_message(None).unwrap();
         assert_eq!(
-            heard,
-            Heard::Event("SHUTDOWN".into(), json!({"reason": "guest-reset"}))
+            message,
+            QmpMessage::Event("SHUTDOWN".into(), json!({"reason": "guest-reset"}))
         );
-        assert_eq!(qmp.hear(None).unwrap(), Heard::End);
+        assert_eq!(qmp.next_message(None).unwrap(), QmpMessage::End);
         let seen = server.join().unwrap();
         assert!(seen[0].contains("qmp_capabilities") && seen[1].contains("query-status"));
         // The listener has gone: its socket is that of a dead machine.

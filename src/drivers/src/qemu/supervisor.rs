@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::machine::{self, Launch};
-use super::qmp::{Heard, Qmp};
+use super::qmp::{Qmp, QmpMessage};
 use super::switch;
 use crate::ClusterPlan;
 
@@ -236,8 +236,8 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
     let mut reason = None;
     let mut full = false;
     loop {
-        match qmp.hear(full.then_some(DISK_PAUSE)) {
-            Ok(Heard::Event(name, data)) => match name.as_str() {
+        match qmp.next_message(full.then_some(DISK_PAUSE)) {
+            Ok(QmpMessage::Event(name, data)) => match name.as_str() {
                 "SHUTDOWN" => {
                     reason = data["reason"].as_str().map(str::to_owned);
                 }
@@ -254,13 +254,13 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
                 _ => {}
             },
             // No event tells that a disk has space again.
-            Ok(Heard::Silence) => {
+            Ok(QmpMessage::Timeout) => {
                 if let Err(e) = qmp.execute("cont", None) {
                     eprintln!("supervisor: {node}: {e:#}");
                 }
                 full = false;
             }
-            Ok(Heard::End) => return reason,
+            Ok(QmpMessage::End) => return reason,
             Err(e) => {
                 eprintln!("supervisor: {node}: {e:#}");
                 return reason;

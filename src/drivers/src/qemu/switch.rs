@@ -26,7 +26,7 @@ use crate::ClusterPlan;
 const FRAME: usize = 70_000;
 /// How long a port whose queue is full is waited for. Then the frame is lost, as
 /// on any network; the others do not wait longer.
-const PATIENCE: Duration = Duration::from_millis(20);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(20);
 /// Destination and source address of a frame.
 const HEAD: usize = 12;
 
@@ -121,7 +121,7 @@ fn listen(path: &Path) -> anyhow::Result<UnixDatagram> {
     }
     let socket =
         UnixDatagram::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
     Ok(socket)
 }
 

@@ -62,7 +62,7 @@ pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
     // SAFETY: the request is complete and outlives the call.
     if unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw const request) } < 0 {
         return Err(std::io::Error::last_os_error())
-            .with_context(|| format!("cannot make the link {name}"));
+            .with_context(|| format!("cannot create the link {name}"));
     }
     // Before there is an address to send anything to.
     host::isolate(&plan.name, &name)?;

@@ -2,8 +2,7 @@
 
 use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::Kind;
+use rkube_failure::{Failure, Kind};
 
 use super::output::table;
 use super::{Global, Output};
@@ -16,23 +15,23 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List the addons there are, and which the cluster has
+    /// List available addons and whether they are enabled
     List,
-    /// Give the cluster addons, or bring them up to date
+    /// Enable addons, or update enabled ones
     Enable {
-        /// Names of addons, or paths of folders with an addon.yaml (./my-addon)
+        /// Names of addons, or paths of directories with an addon.yaml (./my-addon)
         #[arg(required = true, value_name = "ADDON")]
         addons: Vec<String>,
     },
-    /// Take addons away from the cluster, with all that they brought
+    /// Disable addons and remove everything they installed
     Disable {
         /// Names of addons
         #[arg(required = true, value_name = "NAME")]
         addons: Vec<String>,
     },
-    /// Tell what an addon is and which manifests it applies
+    /// Show the description and the manifests of an addon
     Show {
-        /// The addon's name, or the path of its folder
+        /// Name of the addon, or path of its directory
         addon: String,
     },
 }
@@ -41,7 +40,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     match args.command {
         Command::List => list(home, global, output).await,
         Command::Enable { addons } => {
-            // A misspelt one is told before anything is changed.
+            // Unknown addons are reported before anything is changed.
             let addons = find(home, &addons)?;
             let profile = Profile::load(home, &global.profile)?;
             enable(home, &profile, &addons, output).await
@@ -50,7 +49,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             let profile = Profile::load(home, &global.profile)?;
             for name in &addons {
                 addons::disable(home, &profile, name, output).await?;
-                output.say(&format!("The addon '{name}' is disabled."));
+                output.say(&format!("The addon '{name}' was disabled."));
             }
             Ok(())
         }
@@ -58,13 +57,12 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     }
 }
 
-/// The addons of these names.
+/// Finds addons by name.
 pub fn find(home: &Home, names: &[String]) -> Result<Vec<Addon>, Failure> {
     names.iter().map(|name| addons::find(home, name)).collect()
 }
 
-/// Enables addons in order; one that fails does not hold up the others, and the
-/// first failure is the result.
+/// Enables addons in order. Continues after a failure and returns the first one.
 pub async fn enable(
     home: &Home,
     profile: &Profile,
@@ -75,7 +73,7 @@ pub async fn enable(
     for addon in addons {
         match addons::enable(home, profile, addon, output).await {
             Ok(()) => output.say(&format!(
-                "The addon '{}' is enabled ({}).",
+                "The addon '{}' was enabled ({}).",
                 addon.name, addon.version
             )),
             Err(failure) if first.is_none() => first = Some(failure),
@@ -88,7 +86,7 @@ pub async fn enable(
 async fn list(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
     let profile = match Profile::load(home, &global.profile) {
         Ok(profile) => Some(profile),
-        // What there is can be told before there is a cluster.
+        // The catalogue does not depend on a cluster.
         Err(e) if e.kind == Kind::NotFound => None,
         Err(e) => return Err(e),
     };
@@ -107,7 +105,7 @@ fn text(entries: &[Entry]) -> String {
             Status::Incomplete => "incomplete",
             Status::Unknown => "unknown",
         };
-        // Enabling it again would change it.
+        // `addons enable` would update it.
         let status = match &e.enabled_version {
             Some(version) if *version != e.version => format!("{status} ({version})"),
             _ => status.to_owned(),

@@ -1,10 +1,11 @@
-//! `rkube ctl`, for use on a node: its containers and images, straight from the
-//! runtime, also when no API server answers.
+//! `rkube ctl`, for use on a node: reads containers and images from the container
+//! runtime and does not need the API server.
 
 use std::path::{Path, PathBuf};
 
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, NodeConfig, paths};
+use rkube_config::{NodeConfig, paths};
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use rkube_init::state::{Part, State};
 use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
@@ -21,7 +22,7 @@ pub struct Args {
 enum Command {
     /// List containers
     Ps {
-        /// Also those that have ended
+        /// Include containers that have exited
         #[arg(short, long)]
         all: bool,
     },
@@ -29,15 +30,15 @@ enum Command {
     Images,
     /// Print a container's log
     Logs {
-        /// The container's ID or the beginning of it
+        /// ID of the container or a prefix of it
         container: String,
     },
-    /// Load an archive of images
+    /// Load images from an archive
     Load {
-        /// The archive; standard input when not given
+        /// Path of the archive [default: standard input]
         archive: Option<PathBuf>,
     },
-    /// Print those of the layers that are unpacked here
+    /// Print which of the given layers the node has
     #[command(hide = true)]
     Layers {
         /// Chain IDs
@@ -45,15 +46,15 @@ enum Command {
     },
     /// Pull an image from its registry
     Pull {
-        /// The image
+        /// Name of the image
         image: String,
     },
     /// Remove an image
     Rmi {
-        /// The image
+        /// Name of the image
         image: String,
     },
-    /// What `rkube snapshot` keeps of a node
+    /// Save or restore the state of the node
     #[command(hide = true)]
     State {
         #[command(subcommand)]
@@ -63,13 +64,13 @@ enum Command {
 
 #[derive(clap::Subcommand)]
 enum StateCommand {
-    /// Write the volumes to standard output, a compressed archive
+    /// Write the volumes to standard output as a compressed archive
     Save,
-    /// Keep standard input for the next boot
+    /// Store standard input for the next boot
     Stage {
-        /// The snapshot
+        /// ID of the snapshot
         id: String,
-        /// What of it
+        /// Part of the snapshot
         part: StatePart,
     },
 }
@@ -85,14 +86,15 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
         return Err(Failure::new(
             Source::Program,
             Kind::Unsupported,
-            "'rkube ctl' works on a node only",
+            "'rkube ctl' must be run on a node",
         )
-        .advise("go to one first: rkube ssh"));
+        .advise("run it through SSH: rkube ssh -- rkube ctl ps"));
     }
     if let Command::State { command } = args.command {
         return state(command);
     }
-    let config = NodeConfig::read(paths::NODE_CONFIG)?;
+    let config = NodeConfig::read(paths::NODE_CONFIG)
+        .map_err(|e| Failure::new(Source::Program, Kind::Config, e.to_string()))?;
     let mut settings = RuntimeConfig::new(
         paths::RUNTIME,
         paths::IMAGES,
@@ -129,13 +131,13 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             println!("{}", status.id);
         }
         Command::Rmi { image } => {
-            // To the runtime an image that is gone already is as good as removed.
+            // The runtime does not report images that do not exist.
             if runtime.image_status(&image).is_none() {
                 return Err(image_failure(ImageError::NotPresent(image)));
             }
             runtime.remove_image(&image).await.map_err(image_failure)?;
         }
-        // Above: the runtime is not asked.
+        // Handled above.
         Command::State { .. } => {}
     }
     Ok(())
@@ -160,7 +162,7 @@ fn failure(e: impl std::fmt::Display) -> Failure {
     Failure::new(Source::Runtime, Kind::Error, e.to_string())
 }
 
-/// A failed operation on an image; each kind has an exit code of its own.
+/// Converts an image error; each kind has its own exit code.
 fn image_failure(e: ImageError) -> Failure {
     let kind = match &e {
         ImageError::InvalidReference { .. } => Kind::Usage,
@@ -176,7 +178,7 @@ fn image_failure(e: ImageError) -> Failure {
     Failure::new(Source::Runtime, kind, e.to_string())
 }
 
-/// Label of a container in its pod, as every Kubernetes runtime sets it.
+/// Returns a container label that the kubelet sets (`io.kubernetes.*`).
 fn label<'a>(container: &'a ContainerStatus, key: &str) -> &'a str {
     container
         .spec
@@ -189,7 +191,7 @@ fn short(id: &str) -> String {
     id.trim_start_matches("sha256:").chars().take(13).collect()
 }
 
-/// A name of the container's image; what was asked for when it has none left.
+/// Returns a name of the container's image, or the requested name if it has none.
 fn image_name(runtime: &Runtime, container: &ContainerStatus) -> String {
     let image = runtime.image_status(&container.image_id);
     let name = image.and_then(|i| i.repo_tags.first().cloned());
@@ -264,7 +266,7 @@ fn images(runtime: &Runtime, output: &Output) {
     });
 }
 
-/// One row a name; an image without one shows as `<none>`.
+/// Returns one row per name; an image without a name is shown as `<none>`.
 fn image_rows(image: &ImageStatus) -> Vec<Vec<String>> {
     let size = format!("{:.1} MB", image.size as f64 / 1e6);
     let row = |name: &str, tag: &str| {
@@ -303,7 +305,7 @@ fn logs(runtime: &Runtime, wanted: &str) -> Result<(), Failure> {
         [] => return Err(not_found(format!("there is no container '{wanted}'"))),
         _ => {
             return Err(not_found(format!(
-                "more than one container begins with '{wanted}'"
+                "the ID prefix '{wanted}' matches more than one container"
             )));
         }
     };
@@ -318,7 +320,7 @@ fn logs(runtime: &Runtime, wanted: &str) -> Result<(), Failure> {
         )
     })?;
     for line in text.lines() {
-        // The CRI's format: time, stream, tag, then what the program wrote.
+        // CRI log format: time, stream, tag, message.
         let Some(message) = line.splitn(4, ' ').nth(3) else {
             continue;
         };

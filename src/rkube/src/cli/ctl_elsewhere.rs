@@ -1,13 +1,12 @@
-//! `rkube ctl`, where no node can be.
+//! `rkube ctl` on systems that cannot be a node.
 
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to look at, as on a node
+    /// Arguments of the command on a node
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -16,7 +15,7 @@ pub struct Args {
     words: Vec<String>,
 }
 
-/// Always fails, and says where the command is to be run.
+/// Always fails, with advice to run the command on a node.
 pub async fn run(_global: &Global, args: Args, _output: &Output) -> Result<(), Failure> {
     let words = match args.words.is_empty() {
         true => "ps".to_owned(),
@@ -26,9 +25,11 @@ pub async fn run(_global: &Global, args: Args, _output: &Output) -> Result<(), F
         Source::Program,
         Kind::Unsupported,
         format!(
-            "rkube ctl looks into the node that it runs on, and no node is on {}",
+            "'rkube ctl' must be run on a node, and nodes do not run on {}",
             std::env::consts::OS
         ),
     )
-    .advise(format!("run it on a node: rkube ssh -- rkube ctl {words}")))
+    .advise(format!(
+        "run it through SSH: rkube ssh -- rkube ctl {words}"
+    )))
 }

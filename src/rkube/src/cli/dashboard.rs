@@ -3,18 +3,17 @@
 use std::process::{Command, Stdio};
 
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_dashboard::{Dashboard, Options};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output, interrupted};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the address instead of opening a browser
+    /// Print the URL instead of opening a browser
     #[arg(long)]
     url: bool,
-    /// The port on the loopback [default: a free one]
+    /// Local port of the dashboard [default: an unused port]
     #[arg(
         long,
         default_value_t = 0,
@@ -30,7 +29,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Failure::new(
             Source::Host,
             Kind::Error,
-            format!("cannot find this binary: {e}"),
+            format!("cannot determine the path of the rkube binary: {e}"),
         )
     })?;
     let dashboard = Dashboard::bind(Options {
@@ -49,10 +48,10 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         output.result(&serde_json::json!({ "url": link }), || format!("{link}\n"));
     } else {
         if !open(&link) {
-            output.warn("there is no browser to open here; open the link below yourself");
+            output.warn("cannot open a browser; open the link below");
         }
         output.say(&format!(
-            "The dashboard of '{}' is at {link}\nThe link works once; Ctrl-C ends the dashboard.",
+            "The dashboard of '{}' is at {link}\nThe link works once. Press Ctrl-C to stop the dashboard.",
             profile.name
         ));
     }
@@ -60,16 +59,16 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     Ok(())
 }
 
-/// Opens the user's browser; false where there is none.
+/// Opens the user's web browser. Returns false if there is none.
 fn open(link: &str) -> bool {
     let program = if cfg!(target_os = "macos") {
         "open"
     } else if cfg!(windows) {
-        // Unlike `start` it reads no character of the link as the shell's.
+        // Unlike `start` it does not interpret shell characters in the link.
         "rundll32"
     } else {
         let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-        // Without a screen it would try text browsers, in this terminal.
+        // Without a display it would run text browsers in this terminal.
         if !set("DISPLAY") && !set("WAYLAND_DISPLAY") {
             return false;
         }

@@ -1,13 +1,13 @@
 //! `rkube delete`
 
 use rkube_cluster::{Home, Kubeconfig, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Delete the clusters of all profiles
+    /// Delete all clusters
     #[arg(long)]
     all: bool,
 }
@@ -21,7 +21,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     for name in names {
         rkube_cluster::delete(home, &name, Some(&kubeconfig), output).await?;
-        output.say(&format!("The cluster '{name}' is deleted."));
+        output.say(&format!("The cluster '{name}' was deleted."));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! `rkube driver`
 
 use rkube_cluster::{Candidate, Home};
-use rkube_config::Failure;
 use rkube_drivers::MachineOptions;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use super::output::table;
@@ -16,22 +16,22 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List all drivers with what this machine lacks for them
+    /// List all drivers, with problems and fixes
     List,
 }
 
-/// A driver as it is printed.
+/// A driver in the output.
 #[derive(Serialize)]
 pub struct Entry {
     name: &'static str,
     healthy: bool,
-    /// Whether `rkube start` takes it when none is asked for.
+    /// Whether `rkube start` uses it by default.
     default: bool,
     problems: Vec<String>,
     fixes: Vec<String>,
 }
 
-/// Candidates as they are printed; the first that works is the default.
+/// Converts candidates for output; the first usable one is the default.
 pub fn entries(candidates: Vec<Candidate>) -> Vec<Entry> {
     let chosen = candidates.iter().position(Candidate::works);
     candidates
@@ -55,7 +55,7 @@ pub fn entries(candidates: Vec<Candidate>) -> Vec<Entry> {
         .collect()
 }
 
-/// The drivers as a table, and below it what they lack, with the fixes.
+/// Formats the drivers as a table, followed by their problems and fixes.
 pub fn text(entries: &[Entry]) -> String {
     let mut rows = vec![["DRIVER", "HEALTHY", "DEFAULT"].map(str::to_owned).to_vec()];
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
-use rkube_config::failure::{Kind, Source};
-use rkube_config::{Failure, OMITTED_LAYERS};
+use rkube_config::OMITTED_LAYERS;
 use rkube_drivers::docker::Export;
+use rkube_failure::Failure;
+use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
@@ -20,27 +21,27 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Put the images of a tar archive, or an image of the container engine, on every node
+    /// Load images into all nodes, from a tar archive or from the local container engine
     Load {
-        /// A docker-archive or an OCI image layout, plain or compressed by gzip or zstd;
-        /// else the name of an image that Docker, Podman or Colima has
+        /// Path of a `docker save` or OCI archive (optionally gzip or zstd compressed), or
+        /// name of an image in Docker, Podman or Colima
         source: String,
     },
-    /// List the images on a node
+    /// List the images of a node
     #[command(alias = "list")]
     Ls {
-        /// The node; the control plane's when not given
+        /// Name of the node [default: the control-plane node]
         #[arg(short, long, value_name = "NODE")]
         node: Option<String>,
     },
-    /// Remove an image from every node
+    /// Remove an image from all nodes
     Rm {
-        /// The image
+        /// Name of the image
         image: String,
     },
-    /// Pull an image on every node
+    /// Pull an image on all nodes
     Pull {
-        /// The image
+        /// Name of the image
         image: String,
     },
 }
@@ -69,25 +70,30 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::Rm { image } => {
             output.step(
                 "remove",
-                &format!("Removing {image} from {} nodes", profile.nodes.len()),
+                &format!("Removing {image} from {}", nodes(&profile)),
             );
             everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
-            output.say(&format!("{image} is removed."));
+            output.say(&format!("The image {image} was removed from all nodes."));
             Ok(())
         }
         Command::Pull { image } => {
-            output.step(
-                "pull",
-                &format!("Pulling {image} on {} nodes", profile.nodes.len()),
-            );
+            output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
             everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
-            output.say(&format!("{image} is on every node."));
+            output.say(&format!("The image {image} was pulled on all nodes."));
             Ok(())
         }
     }
 }
 
-/// An image name as one word of a shell's line.
+/// Returns the number of nodes in words.
+fn nodes(profile: &Profile) -> String {
+    match profile.nodes.len() {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    }
+}
+
+/// Checks that an image name is one word of a shell command line.
 fn word(image: &str) -> Result<&str, Failure> {
     if !image.is_empty()
         && image
@@ -99,36 +105,36 @@ fn word(image: &str) -> Result<&str, Failure> {
     Err(Failure::new(
         Source::Program,
         Kind::Usage,
-        format!("'{image}' is not an image name"),
+        format!("'{image}' is not a valid image name"),
     ))
 }
 
-/// What a node reads.
+/// The standard input of a command on a node.
 type Input = Box<dyn AsyncRead + Send + Unpin>;
 
-/// How many layers of an image were sent to a node.
+/// The number of layers that were sent to a node, and the number the image has.
 #[derive(Clone, Copy)]
 struct Sent {
     sent: usize,
     of: usize,
 }
 
-/// Where an image comes from.
+/// The source of an image.
 enum Origin {
-    /// A file, and its size.
+    /// A file and its size in bytes.
     Archive(PathBuf, u64),
-    /// The container engine.
+    /// An image of the container engine.
     Engine(Box<Export>),
 }
 
 impl Origin {
-    /// A file of that name, else an image of the engine.
+    /// Finds a file of that name, else an image of the container engine.
     async fn find(source: &str) -> Result<Self, Failure> {
         let path = PathBuf::from(source);
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => return Ok(Self::Archive(path, meta.len())),
             Ok(_) => return Err(unreadable(&path, "not a file")),
-            // What cannot be an image's name was meant to be a path.
+            // Not a valid image name, so it was meant as a path.
             Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
                 return Err(unreadable(&path, &e.to_string()));
             }
@@ -140,8 +146,8 @@ impl Origin {
             .map(|e| Self::Engine(Box::new(e)))
     }
 
-    /// The archive, without the layers that are `present` on the node where that
-    /// can be done; and how many it holds of how many.
+    /// Opens the archive, without the layers that are `present` on the node if the source
+    /// supports that. Also returns the number of layers sent.
     async fn open(&self, present: &[String]) -> Result<(Input, Option<Sent>), Failure> {
         match self {
             Self::Archive(path, _) => {
@@ -169,7 +175,7 @@ fn unreadable(path: &std::path::Path, why: &str) -> Failure {
         format!("cannot read {}: {why}", path.display()),
     )
     .advise(
-        "give the path of a tar archive (docker save NAME -o app.tar), or the name of an image of the container engine",
+        "specify the path of a tar archive (docker save NAME -o app.tar), or the name of an image in the container engine",
     )
 }
 
@@ -185,11 +191,10 @@ async fn load(
             let mib = *size as f64 / f64::from(1 << 20);
             format!("{} ({mib:.1} MiB)", path.display())
         }
-        Origin::Engine(_) => format!("{source} of the container engine"),
+        Origin::Engine(_) => format!("{source} from the container engine"),
     };
-    let count = profile.nodes.len();
-    output.step("load", &format!("Loading {what} on {count} nodes"));
-    // The first node unpacks; the others find the layers, where nodes share them.
+    output.step("load", &format!("Loading {what} into {}", nodes(profile)));
+    // The first node unpacks the layers; with drivers that share them, the others reuse them.
     let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
     let mut loaded = Vec::new();
     let mut most: Option<Sent> = None;
@@ -204,14 +209,14 @@ async fn load(
     let loaded = loaded.join(", ");
     match most {
         Some(Sent { sent, of }) if sent < of => output.say(&format!(
-            "Loaded on every node: {loaded} (at most {sent} of its {of} layers sent to a node)"
+            "Loaded into all nodes: {loaded} (at most {sent} of its {of} layers sent to a node)"
         )),
-        _ => output.say(&format!("Loaded on every node: {loaded}")),
+        _ => output.say(&format!("Loaded into all nodes: {loaded}")),
     }
     Ok(())
 }
 
-/// Loads an image on a node: its names, and how much of it was sent.
+/// Loads an image into a node. Returns the image's names and the layers sent.
 async fn load_on(
     home: &Home,
     profile: &Profile,
@@ -236,12 +241,12 @@ async fn load_on(
         if present.is_empty() {
             return Err(remote_failure(node, code, &error));
         }
-        // A layer may have been removed meanwhile.
+        // A layer may have been removed in the meantime: send all of them.
         present.clear();
     }
 }
 
-/// The layers of an image that a node has. An answer that cannot be had is none.
+/// Returns the layers of an image that a node has; none if the node does not respond.
 async fn layers(home: &Home, profile: &Profile, node: &Node, export: &Export) -> Vec<String> {
     let wanted = export.layers();
     if wanted.is_empty() {
@@ -254,8 +259,8 @@ async fn layers(home: &Home, profile: &Profile, node: &Node, export: &Export) ->
     }
 }
 
-/// Whether a node has that very image under that name, so that nothing needs to
-/// be sent. An answer that cannot be had is a no.
+/// Returns whether a node has exactly this image under this name, so that nothing needs
+/// to be sent; false if the node does not respond.
 async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bool {
     let command = "rkube ctl images -o json";
     let Ok((0, text, _)) = on_node(home, profile, node, command, None).await else {
@@ -271,7 +276,7 @@ async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bo
     })
 }
 
-/// An image's name with what is left out of it: `app` is `docker.io/library/app:latest`.
+/// Completes an image name: `app` becomes `docker.io/library/app:latest`.
 fn full_name(name: &str) -> String {
     let (first, rest) = name.split_once('/').unwrap_or(("", name));
     let registry = first.contains(['.', ':']) || first == "localhost";
@@ -302,7 +307,7 @@ async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(),
     results.into_iter().collect()
 }
 
-/// What `rkube ctl` on a node ended with, as this rkube's own failure.
+/// Converts the result of a failed `rkube ctl` on a node.
 fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     let runtime = Source::Runtime as i32;
     let kind = if (runtime..runtime + 10).contains(&code) {
@@ -313,7 +318,7 @@ fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name))
 }
 
-/// Runs a command on a node: its exit code, output and error, trimmed.
+/// Runs a command on a node. Returns its exit code, output and error message.
 async fn on_node(
     home: &Home,
     profile: &Profile,

@@ -1,13 +1,13 @@
 //! `rkube ip`
 
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The node; the control plane's when not given
+    /// Name of the node [default: the control-plane node]
     #[arg(short, long, value_name = "NODE")]
     node: Option<String>,
 }
@@ -19,7 +19,8 @@ pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<
     if !rkube_cluster::endpoints(home, &profile)?.routable {
         let ssh = rkube_cluster::ssh_address(home, &profile, node)?;
         output.warn(&format!(
-            "this machine does not reach that address; its SSH server is at {ssh}, for the rest use: rkube service, rkube tunnel"
+            "this machine has no route to that address. SSH is available at {ssh}; for services use: rkube service -p {name}, rkube tunnel -p {name}",
+            name = profile.name
         ));
     }
     Ok(())

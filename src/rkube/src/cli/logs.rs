@@ -1,16 +1,16 @@
 //! `rkube logs`
 
 use rkube_cluster::{Home, Profile};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::Global;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this node's
+    /// Name of the node [default: all nodes]
     #[arg(short, long, value_name = "NODE")]
     node: Option<String>,
-    /// Print this many lines of each log
+    /// Number of lines to print of each log
     #[arg(short = 'l', long, default_value_t = 60, value_name = "N")]
     length: usize,
 }

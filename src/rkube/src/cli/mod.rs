@@ -1,4 +1,4 @@
-//! The command line: a file a command, and what they share.
+//! The command line: one file per command, and the code they share.
 
 mod addons;
 #[cfg(target_os = "linux")]
@@ -28,14 +28,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use rkube_cluster::Home;
-use rkube_config::Failure;
-use rkube_config::failure::{EXIT_INTERRUPTED, Kind, Source};
+use rkube_failure::{EXIT_INTERRUPTED, Failure, Kind, Source};
 
 #[cfg(not(target_os = "linux"))]
 use ctl_elsewhere as ctl;
 use output::Output;
 
-/// A real multi-node Kubernetes on this machine, in about a second.
+/// Runs multi-node Kubernetes clusters on this machine
 #[derive(Parser)]
 #[command(name = "rkube", version = rkube_config::VERSION, propagate_version = true, max_term_width = 100)]
 struct Cli {
@@ -48,7 +47,7 @@ struct Cli {
 /// Flags that every command takes.
 #[derive(clap::Args)]
 pub struct Global {
-    /// The cluster to work on; several run side by side
+    /// Name of the cluster (profile)
     #[arg(
         short,
         long,
@@ -58,7 +57,7 @@ pub struct Global {
         value_name = "NAME"
     )]
     pub profile: String,
-    /// How to print: text for people, json for programs
+    /// Output format
     #[arg(
         short,
         long,
@@ -71,52 +70,57 @@ pub struct Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a cluster, making it first if there is none
+    /// Start a cluster; create it if it does not exist
     Start(Box<start::Args>),
-    /// Stop a cluster; `start` brings it back as it was
+    /// Stop a cluster and keep its data
     Stop(stop::Args),
-    /// Delete a cluster and everything it left on this machine
+    /// Delete a cluster and all its data
     Delete(delete::Args),
-    /// Tell how a cluster is doing
+    /// Show the status of a cluster
     Status(status::Args),
-    /// List, add, delete, stop and start nodes
+    /// Add, delete, start, stop or list nodes
     Node(node::Args),
-    /// Open a shell on a node, or run a command there
+    /// Open a shell or run a command on a node
     Ssh(ssh::Args),
-    /// Print the path of the SSH key for the nodes
+    /// Print the path of the private SSH key for the nodes
     SshKey,
-    /// Print a node's address
+    /// Print the IP address of a node
     Ip(ip::Args),
-    /// Give services of type LoadBalancer addresses that this machine reaches
+    /// Make services of type LoadBalancer reachable from this machine
     Tunnel,
-    /// Print the URLs of a service
+    /// Print the URLs of services
     Service(service::Args),
-    /// Open the dashboard, a page in the browser
+    /// Open the dashboard in a web browser
     Dashboard(dashboard::Args),
-    /// Load, list and remove container images on the nodes
+    /// Load, pull, list or remove container images on the nodes
     Image(image::Args),
-    /// Save what a cluster holds, and bring it back
+    /// Save, restore, list or delete snapshots of a cluster
     Snapshot(snapshot::Args),
-    /// List, enable and disable addons: third-party software as manifests
+    /// Enable, disable or list addons
     #[command(alias = "addon")]
     Addons(addons::Args),
-    /// Print the logs of a cluster's own processes
+    /// Print the logs of the nodes and the control plane
     Logs(logs::Args),
-    /// List profiles
+    /// List clusters (profiles)
     Profile(profile::Args),
-    /// Tell which drivers work on this machine, and what the others lack
+    /// List drivers and the reasons why they cannot be used
     Driver(driver::Args),
-    /// Write the cluster's entry in the kubeconfig again
+    /// Update the cluster's entry in the kubeconfig file
     UpdateContext,
-    /// Print versions
+    /// Print the version of rkube and of Kubernetes
     Version,
-    /// Print the completion script of a shell
+    /// Print a shell completion script
     Completion {
-        /// The shell
+        /// Name of the shell
         shell: clap_complete::Shell,
     },
-    /// On a node: look at its containers, images and their logs
+    /// Inspect containers and images; must be run on a node
     Ctl(ctl::Args),
+}
+
+/// Returns the parser of the command line, for generated documentation.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the command line, runs the command and turns its result into an exit code.
@@ -125,7 +129,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
-    // Fails only when somebody was first, which is as good.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let output = Output::new(cli.global.output);
     let runtime = match tokio::runtime::Builder::new_current_thread()
@@ -137,18 +141,18 @@ pub fn main() -> ExitCode {
             return output.fail(&Failure::new(
                 Source::Host,
                 Kind::Error,
-                format!("cannot start the runtime: {e}"),
+                format!("cannot start the asynchronous runtime: {e}"),
             ));
         }
     };
-    // These take back on Ctrl-C what they have done.
+    // These commands undo their work on Ctrl-C.
     let handles_interrupt = matches!(
         cli.command,
         Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
     );
     let result = runtime.block_on(async {
-        // Not even made where the command looks itself: a signal would be taken
-        // here before the command asks for it.
+        // Not installed for commands that handle signals: it would receive the signal
+        // before the command does.
         let otherwise = async {
             if handles_interrupt {
                 std::future::pending().await
@@ -180,7 +184,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Help and version are no errors; everything else is `PROGRAM_USAGE`.
+/// Prints a parser result. Help and version exit with 0, errors with `PROGRAM_USAGE`.
 fn usage(e: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     let _ = e.print();
@@ -190,8 +194,8 @@ fn usage(e: &clap::Error) -> ExitCode {
     }
 }
 
-/// Resolves at Ctrl-C, SIGTERM or the terminal's end. Signals are caught from the
-/// call on, not only from the first poll on: nothing begun after it can be cut short.
+/// Resolves on SIGINT, SIGTERM or SIGHUP. Signals are caught from the call on, not only
+/// from the first poll on, so that work started after the call is never killed.
 #[cfg(unix)]
 fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -216,15 +220,15 @@ fn interrupted() -> impl Future<Output = ()> {
     }
 }
 
-/// Resolves at Ctrl-C, Ctrl-Break or the console's end. They are caught from the call
-/// on, not only from the first poll on: nothing begun after it can be cut short.
+/// Resolves on Ctrl-C, Ctrl-Break or when the console closes. Events are caught from the
+/// call on, not only from the first poll on, so that work started after it is never killed.
 #[cfg(windows)]
 fn interrupted() -> impl Future<Output = ()> {
     use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
     let (key, other_key) = (ctrl_c(), ctrl_break());
     let (closed, shut_down) = (ctrl_close(), ctrl_shutdown());
     async move {
-        // One that cannot be listened for never comes.
+        // An event that cannot be listened for never resolves.
         macro_rules! next {
             ($events:expr) => {
                 async {

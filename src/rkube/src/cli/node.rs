@@ -1,7 +1,7 @@
 //! `rkube node`
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::output::table;
 use super::{Global, Output};
@@ -14,35 +14,35 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List a cluster's nodes
+    /// List the nodes of a cluster
     List,
-    /// Add a node
+    /// Add a worker node
     Add {
-        /// CPUs that it may use, 1.5 for example [default: all]
+        /// CPU limit of the node, such as 2 or 1.5 [default: no limit]
         #[arg(long, value_name = "N", value_parser = parse_cpus)]
         cpus: Option<u64>,
-        /// Memory that it may use, 2g or 512m for example [default: all]
+        /// Memory limit of the node, such as 2g or 512m [default: no limit]
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
         memory: Option<u64>,
     },
-    /// Move a node's pods elsewhere and remove it
+    /// Drain a node and delete it
     Delete {
-        /// The node
+        /// Name of the node
         node: String,
     },
-    /// Stop a node; it stays stopped until it is started by name
+    /// Stop a node; it stays stopped until `rkube node start`
     Stop {
-        /// The node
+        /// Name of the node
         node: String,
     },
-    /// Start a node
+    /// Start a stopped node
     Start {
-        /// The node
+        /// Name of the node
         node: String,
     },
 }
 
-/// CPUs as a decimal number, to millicores.
+/// Parses a decimal number of CPUs and returns millicores.
 pub fn parse_cpus(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         Ok(cpus) if (0.1..=1024.0).contains(&cpus) => Ok((cpus * 1000.0).round() as u64),
@@ -50,7 +50,7 @@ pub fn parse_cpus(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A size with a unit, to bytes; without a unit it is megabytes, as minikube's.
+/// Parses a size with a unit and returns bytes. The default unit is MiB, as minikube's.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -59,15 +59,15 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "k" | "kb" | "ki" | "kib" => 1 << 10,
         "" | "m" | "mb" | "mi" | "mib" => 1 << 20,
         "g" | "gb" | "gi" | "gib" => 1 << 30,
-        _ => return Err(format!("'{text}' is not a size like 512m or 2g")),
+        _ => return Err(format!("'{text}' is not a size such as 512m or 2g")),
     };
     let bytes = digits
         .parse::<u64>()
         .ok()
         .and_then(|n| n.checked_mul(factor))
-        .ok_or_else(|| format!("'{text}' is not a size like 512m or 2g"))?;
+        .ok_or_else(|| format!("'{text}' is not a size such as 512m or 2g"))?;
     if bytes < 64 << 20 {
-        return Err(format!("'{text}' is too little, a node needs 64m"));
+        return Err(format!("'{text}' is too small, the minimum is 64m"));
     }
     Ok(bytes)
 }
@@ -78,22 +78,22 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::List => list(home, global, output).await,
         Command::Add { cpus, memory } => {
             let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
-            output.say(&format!("The node {} is part of the cluster.", node.name));
+            output.say(&format!("The node '{}' was added.", node.name));
             Ok(())
         }
         Command::Delete { node } => {
             rkube_cluster::delete_node(home, profile, &node, output).await?;
-            output.say(&format!("The node {node} is deleted."));
+            output.say(&format!("The node '{node}' was deleted."));
             Ok(())
         }
         Command::Stop { node } => {
             rkube_cluster::stop_node(home, profile, &node, output).await?;
-            output.say(&format!("The node {node} is stopped."));
+            output.say(&format!("The node '{node}' was stopped."));
             Ok(())
         }
         Command::Start { node } => {
             rkube_cluster::start_node(home, profile, &node, output).await?;
-            output.say(&format!("The node {node} is ready."));
+            output.say(&format!("The node '{node}' is ready."));
             Ok(())
         }
     }

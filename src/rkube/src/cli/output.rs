@@ -1,7 +1,7 @@
-//! What a command prints: text and progress for people, JSON for programs.
+//! Output of commands: text and progress for people, JSON for programs.
 //!
 //! With `-o json`, steps, warnings and errors go to standard output as
-//! CloudEvents (<https://cloudevents.io>), one a line, of the types that
+//! CloudEvents (<https://cloudevents.io>), one per line, with the types that
 //! minikube uses; results are plain JSON documents.
 
 use std::io::IsTerminal;
@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use rkube_cluster::Progress;
-use rkube_config::Failure;
+use rkube_failure::Failure;
 use serde::Serialize;
 
-/// How to print.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// Text for people
     Text,
-    /// For programs.
+    /// JSON for programs
     Json,
 }
 
@@ -60,7 +60,7 @@ impl Output {
         }
     }
 
-    /// Prints a line that tells what has been done.
+    /// Prints a message about completed work.
     pub fn say(&self, message: &str) {
         self.finish();
         if self.json() {
@@ -73,7 +73,7 @@ impl Output {
         }
     }
 
-    /// Ends the step that is under way, as done.
+    /// Marks the current step as done.
     pub fn finish(&self) {
         let Some((bar, message, since)) = self.take() else {
             return;
@@ -83,7 +83,7 @@ impl Output {
         eprintln!("  {} {message} {}", style("✓", "32"), style(&took, "2"));
     }
 
-    /// Prints a failure and gives its exit code.
+    /// Prints a failure and returns its exit code.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
         self.break_off();
         if self.json() {
@@ -105,7 +105,7 @@ impl Output {
         ExitCode::from(failure.exit_code())
     }
 
-    /// Tells that Ctrl-C ended the command.
+    /// Reports that Ctrl-C ended the command.
     pub fn interrupted(&self) {
         self.break_off();
         if !self.json() {
@@ -178,8 +178,8 @@ impl Progress for Output {
     }
 }
 
-/// Colours only where somebody sees them (<https://no-color.org>); a console of
-/// Windows shows the sequences themselves unless it is asked not to.
+/// Colours text on terminals unless `NO_COLOR` is set (<https://no-color.org>). Windows
+/// consoles print the escape sequences unless virtual terminal processing is enabled.
 fn style(text: &str, code: &str) -> String {
     if !cfg!(windows)
         && std::io::stderr().is_terminal()
@@ -199,7 +199,7 @@ fn format_duration(took: Duration) -> String {
     }
 }
 
-/// A table with columns as wide as their widest cell.
+/// Formats a table; each column is as wide as its widest cell.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |i: usize| {
@@ -222,8 +222,8 @@ pub fn table(rows: &[Vec<String>]) -> String {
         .collect()
 }
 
-/// Writes to standard output. That its reader has gone (`rkube status | head`)
-/// ends nothing: what is being done is more than what is told of it.
+/// Writes to standard output. Ignores errors: a closed pipe (`rkube status | head`) must
+/// not end the command's work.
 fn print_out(text: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();

@@ -1,7 +1,7 @@
 //! `rkube profile`
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 use serde::Serialize;
 
 use super::output::table;
@@ -15,7 +15,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// List all profiles
+    /// List all clusters
     List,
 }
 
@@ -52,7 +52,7 @@ pub async fn run(
     }
     output.result(&entries, || {
         if entries.is_empty() {
-            return "There are no profiles; make one with: rkube start".into();
+            return "There are no clusters; create one with: rkube start".into();
         }
         let mut rows = vec![
             ["PROFILE", "DRIVER", "NODES", "ADDRESS", "STATUS"]
@@ -84,7 +84,7 @@ async fn entry(home: &Home, name: &str, kubeconfig: &Kubeconfig) -> Result<Entry
                 _ => "Degraded".to_owned(),
             }
         }
-        // The container engine does not run, for example.
+        // Such as a container engine that is not running.
         Err(e) => format!("Unknown: {}", e.message),
     };
     Ok(Entry {

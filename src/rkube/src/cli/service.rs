@@ -5,8 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use k8s_openapi::api::core::v1::Service;
 use kube::{Api, ResourceExt};
 use rkube_cluster::{Forward, Home, Profile, Progress};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 use serde::Serialize;
 
 use super::output::table;
@@ -14,27 +13,27 @@ use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The service; all services with node ports when not given
+    /// Name of the service [default: all services with external ports]
     name: Option<String>,
-    /// The service's namespace
+    /// Namespace of the service
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     namespace: String,
-    /// Print only the URLs
+    /// Print only the URLs, one per line
     #[arg(long)]
     url: bool,
 }
 
-/// One way in.
+/// A URL of a service port.
 #[derive(Serialize)]
-struct Way {
+struct Endpoint {
     namespace: String,
     name: String,
     port: String,
     url: String,
     #[serde(skip)]
     scheme: &'static str,
-    /// Where connections have to be carried when there is no route; `None` for
-    /// what a tunnel carries already.
+    /// The address to forward connections to if this machine has no route to the nodes;
+    /// `None` if a tunnel forwards them already.
     #[serde(skip)]
     target: Option<SocketAddr>,
 }
@@ -52,10 +51,10 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         e => Failure::new(
             Source::ControlPlane,
             Kind::Unavailable,
-            format!("cannot read services: {e}"),
+            format!("cannot list services: {e}"),
         )
         .advise(format!(
-            "see whether the cluster runs: rkube status -p {}",
+            "check the status of the cluster: rkube status -p {}",
             profile.name
         )),
     };
@@ -73,17 +72,20 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }
     };
     let node = profile.control_plane().ip;
-    let mut ways: Vec<Way> = services.iter().flat_map(|s| ways(s, node)).collect();
+    let mut endpoints: Vec<Endpoint> = services
+        .iter()
+        .flat_map(|s| service_endpoints(s, node))
+        .collect();
     if let Some(name) = &args.name
-        && ways.is_empty()
+        && endpoints.is_empty()
     {
         return Err(Failure::new(
             Source::Service,
             Kind::Unavailable,
-            format!("the service '{name}' has no node port and no load balancer address"),
+            format!("the service '{name}' has neither a node port nor a load balancer address"),
         )
         .advise(format!(
-            "reach it with: kubectl port-forward -n {} service/{name} PORT",
+            "forward a port with: kubectl port-forward -n {} service/{name} PORT",
             args.namespace
         )));
     }
@@ -91,18 +93,18 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let forwards = if routable {
         Vec::new()
     } else {
-        forward(&mut ways)?
+        forward(&mut endpoints)?
     };
-    output.result(&ways, || {
+    output.result(&endpoints, || {
         if args.url {
-            return ways.iter().map(|w| format!("{}\n", w.url)).collect();
+            return endpoints.iter().map(|w| format!("{}\n", w.url)).collect();
         }
         let mut rows = vec![
             ["NAMESPACE", "NAME", "PORT", "URL"]
                 .map(str::to_owned)
                 .to_vec(),
         ];
-        rows.extend(ways.iter().map(|w| {
+        rows.extend(endpoints.iter().map(|w| {
             vec![
                 w.namespace.clone(),
                 w.name.clone(),
@@ -115,7 +117,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     if forwards.is_empty() {
         return Ok(());
     }
-    output.warn("these URLs work as long as this command runs; end it with Ctrl-C");
+    output.warn("these URLs work while this command runs; stop it with Ctrl-C");
     let carried = forwards
         .into_iter()
         .map(|f| f.run(home.clone(), profile.clone(), |what| output.warn(&what)));
@@ -123,20 +125,22 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     Ok(())
 }
 
-/// Gives ways that this machine has no route for ports of its own, with what
-/// carries their connections.
-fn forward(ways: &mut [Way]) -> Result<Vec<Forward>, Failure> {
+/// Binds a loopback port for each endpoint that this machine has no route to, and
+/// updates the endpoint's URL. The returned forwards must be run.
+fn forward(endpoints: &mut [Endpoint]) -> Result<Vec<Forward>, Failure> {
     let mut forwards = Vec::new();
-    for way in ways {
-        let Some(target) = way.target else { continue };
+    for endpoint in endpoints {
+        let Some(target) = endpoint.target else {
+            continue;
+        };
         let forward = Forward::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target)?;
-        way.url = format!("{}://{}", way.scheme, forward.address());
+        endpoint.url = format!("{}://{}", endpoint.scheme, forward.address());
         forwards.push(forward);
     }
     Ok(forwards)
 }
 
-fn ways(service: &Service, node: Ipv4Addr) -> Vec<Way> {
+fn service_endpoints(service: &Service, node: Ipv4Addr) -> Vec<Endpoint> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
@@ -166,7 +170,7 @@ fn ways(service: &Service, node: Ipv4Addr) -> Vec<Way> {
             } else {
                 "http"
             };
-            Some(Way {
+            Some(Endpoint {
                 namespace: service.namespace().unwrap_or_default(),
                 name: service.name_any(),
                 port: port.name.clone().unwrap_or_else(|| port.port.to_string()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rkube_cluster::{Home, Progress, Snapshot};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::output::table;
 use super::start::parse_duration;
@@ -17,34 +17,34 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Save all objects and the data of volumes, while the cluster runs
+    /// Save all API objects and the data of volumes of a running cluster
     Save {
-        /// The snapshot's name
+        /// Name of the snapshot
         name: String,
     },
     /// List the snapshots of a cluster
     #[command(alias = "ls")]
     List,
-    /// Make the cluster what it was: its objects and the data of its volumes are replaced,
-    /// and its nodes boot
+    /// Restore a snapshot: replace all API objects and the data of volumes, and restart
+    /// the nodes
     Restore {
-        /// The snapshot's name
+        /// Name of the snapshot
         name: String,
-        /// How long the nodes may take to be ready
+        /// Maximum time to wait for the nodes to be ready, such as 90s or 6m
         #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
         wait_timeout: Duration,
     },
-    /// Remove a snapshot
+    /// Delete a snapshot
     #[command(alias = "rm")]
     Delete {
-        /// The snapshot's name
+        /// Name of the snapshot
         name: String,
     },
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = &global.profile;
-    // Whatever of it has no effect yet is dropped at Ctrl-C, and cleans up after itself.
+    // Until a command takes effect, Ctrl-C drops its future, which cleans up.
     let interrupt = interrupted();
     match args.command {
         Command::Save { name } => {
@@ -66,12 +66,14 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
                 () = interrupt => return Err(Failure::interruption()),
             };
             staged.restore(wait_timeout, output).await?;
-            output.say(&format!("The cluster '{profile}' is what '{name}' says."));
+            output.say(&format!(
+                "The cluster '{profile}' was restored from the snapshot '{name}'."
+            ));
             Ok(())
         }
         Command::Delete { name } => {
             rkube_cluster::delete_snapshot(home, profile, &name)?;
-            output.say(&format!("The snapshot '{name}' is removed."));
+            output.say(&format!("The snapshot '{name}' was deleted."));
             Ok(())
         }
     }
@@ -81,7 +83,7 @@ fn list(home: &Home, profile: &str, output: &Output) -> Result<(), Failure> {
     let (snapshots, damaged) = rkube_cluster::snapshots(home, profile)?;
     for failure in damaged {
         if output.json() {
-            // Events would spoil the document that programs read.
+            // Standard output must stay one JSON document.
             eprintln!("{}", failure.message);
         } else {
             output.warn(&failure.message);
@@ -89,7 +91,9 @@ fn list(home: &Home, profile: &str, output: &Output) -> Result<(), Failure> {
     }
     output.result(&snapshots, || {
         if snapshots.is_empty() {
-            return "There are no snapshots; make one with: rkube snapshot save NAME".into();
+            return format!(
+                "There are no snapshots; create one with: rkube snapshot save NAME -p {profile}"
+            );
         }
         let heads = ["NAME", "CREATED", "OBJECTS", "SIZE", "NODES"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];
@@ -109,7 +113,7 @@ fn row(snapshot: &Snapshot) -> Vec<String> {
     ]
 }
 
-/// Bytes for people.
+/// Formats a number of bytes.
 fn size(bytes: u64) -> String {
     match bytes {
         0..=1023 => format!("{bytes} B"),

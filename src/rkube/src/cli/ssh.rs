@@ -4,17 +4,16 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use rkube_cluster::{Home, Profile};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::Global;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The node; the control plane's when not given
+    /// Name of the node [default: the control-plane node]
     #[arg(short, long, value_name = "NODE")]
     node: Option<String>,
-    /// A command to run instead of a shell
+    /// Command to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -44,14 +43,14 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
         Failure::new(
             Source::Guest,
             Kind::Error,
-            format!("the connection to {} broke: {e}", node.name),
+            format!("the connection to the node {} was lost: {e}", node.name),
         )
     })?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// One argument is a shell's line as it stands, as with OpenSSH; several keep
-/// their borders.
+/// Joins arguments to a shell command line. A single argument is passed as it is, as
+/// OpenSSH does; several are quoted where needed.
 fn quote(words: &[String]) -> String {
     if let [line] = words {
         return line.clone();

@@ -5,67 +5,66 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
-use rkube_config::Failure;
-use rkube_config::failure::{Kind, Source};
 use rkube_drivers::{MachineOptions, PortMapping};
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output, interrupted};
 
-/// Flags of `rkube start`. All but --insecure-registry, --extra-config, --addons, --wait
-/// and the kubeconfig's count only when the cluster is new.
+// Only a new cluster uses all of them; on an existing one --insecure-registry,
+// --extra-config, --addons, --wait and --keep-context take effect.
 #[derive(clap::Args)]
 pub struct Args {
     /// Number of nodes [default for a new cluster: 1]
     #[arg(short, long, env = "RKUBE_NODES", value_name = "N")]
     nodes: Option<u32>,
-    /// How nodes are made: native, docker or qemu [default: the first that works here]
+    /// Driver that creates the nodes: native, docker or qemu [default: the first usable one]
     #[arg(short, long, env = "RKUBE_DRIVER", value_name = "NAME")]
     driver: Option<String>,
-    /// CPUs that each node may use, 1.5 for example [default: all]
+    /// CPU limit of each node, such as 2 or 1.5 [default: no limit]
     #[arg(long, env = "RKUBE_CPUS", value_name = "N", value_parser = super::node::parse_cpus)]
     cpus: Option<u64>,
-    /// Memory that each node may use, 2g or 512m for example [default: all]
+    /// Memory limit of each node, such as 2g or 512m [default: no limit]
     #[arg(long, env = "RKUBE_MEMORY", value_name = "SIZE", value_parser = super::node::parse_size)]
     memory: Option<u64>,
-    /// Where nodes' and load balancers' addresses come from [default: a free 192.168.x.0/24]
+    /// Address range for nodes and load balancers [default: an unused 192.168.x.0/24]
     #[arg(long, value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
-    /// Where pods' addresses come from
+    /// Address range for pods
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pod_network_cidr: Ipv4Net,
-    /// Where services' addresses come from
+    /// Address range for service cluster IPs
     #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
     service_cluster_ip_range: Ipv4Net,
-    /// Suffix of services' names
+    /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     dns_domain: String,
-    /// A registry to reach over plain HTTP, HOST[:PORT]; may be repeated
+    /// Image registry to access over plain HTTP, HOST[:PORT]; can be repeated
     #[arg(long, value_name = "REGISTRY")]
     insecure_registry: Vec<String>,
-    /// A port of the first node to publish on this machine, [IP:]HOST:NODE[/udp]; may be
+    /// Publish a port of the first node, [HOST_IP:]HOST_PORT:NODE_PORT[/udp]; can be
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS")]
     ports: Vec<PortMapping>,
-    /// The kernel of nodes that are virtual machines (driver qemu) [default: the best in /boot]
+    /// Kernel image of virtual-machine nodes (driver qemu) [default: the newest usable in /boot]
     #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// The folder of that kernel's modules [default: looked for beside it]
+    /// Directory of kernel modules for --kernel (driver qemu) [default: the kernel's own]
     #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
     modules: Option<PathBuf>,
-    /// How big the disk of a node is that is a virtual machine [default: 20g]
+    /// Disk size of each virtual-machine node (driver qemu) [default: 20g]
     #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
     disk_size: Option<u64>,
-    /// A component's own setting, COMPONENT.KEY=VALUE; there is
-    /// apiserver.audit-policy-file=FILE, which switches the audit log on
+    /// Set a component option, COMPONENT.KEY=VALUE. Supported:
+    /// apiserver.audit-policy-file=FILE (enables the audit log)
     #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
     extra_config: Vec<Extra>,
-    /// Addons to enable once the cluster is ready, NAME[,...]; may be repeated
+    /// Addons to enable after the cluster is ready, NAME[,...]; can be repeated
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     addons: Vec<String>,
-    /// Only tell which driver would be used and why; change nothing
+    /// Show which driver would be used and why, without changing anything
     #[arg(long)]
     dry_run: bool,
-    /// Where objects are kept: embedded, or etcd=https://HOST:2379[,...]
+    /// Storage of API objects: embedded, or etcd=https://HOST:2379[,...]
     #[arg(
         long,
         env = "RKUBE_STORE",
@@ -73,27 +72,27 @@ pub struct Args {
         value_name = "STORE"
     )]
     store: String,
-    /// The authority that etcd's certificate is of, PEM
+    /// CA certificate that signed etcd's server certificate (PEM)
     #[arg(long, value_name = "FILE")]
     store_ca: Option<std::path::PathBuf>,
-    /// The client certificate for etcd, PEM
+    /// Client certificate for etcd (PEM)
     #[arg(long, value_name = "FILE")]
     store_cert: Option<std::path::PathBuf>,
-    /// The key of --store-cert, PEM
+    /// Private key of --store-cert (PEM)
     #[arg(long, value_name = "FILE")]
     store_key: Option<std::path::PathBuf>,
-    /// Leave the kubeconfig's current context as it is
+    /// Do not switch kubectl's current context to this cluster
     #[arg(long)]
     keep_context: bool,
-    /// Wait until all nodes are ready
+    /// Wait until the API server and all nodes are ready
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     wait: bool,
-    /// How long to wait for that, 90s or 6m for example
+    /// Maximum time to wait with --wait, such as 90s or 6m
     #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
     wait_timeout: Duration,
 }
 
-/// A setting of `--extra-config`.
+/// A component option of `--extra-config`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Extra {
     /// `apiserver.audit-policy-file`
@@ -103,18 +102,18 @@ enum Extra {
 fn parse_extra(text: &str) -> Result<Extra, String> {
     let (key, value) = text
         .split_once('=')
-        .ok_or_else(|| format!("'{text}' is not COMPONENT.KEY=VALUE"))?;
+        .ok_or_else(|| format!("'{text}' does not have the form COMPONENT.KEY=VALUE"))?;
     match key {
         "apiserver.audit-policy-file" if !value.is_empty() => Ok(Extra::AuditPolicy(value.into())),
-        "apiserver.audit-policy-file" => Err(format!("{key} needs a file")),
+        "apiserver.audit-policy-file" => Err(format!("{key} requires a file name")),
         _ => Err(format!(
-            "rkube has no setting {key}; there is apiserver.audit-policy-file"
+            "unknown option {key}; supported: apiserver.audit-policy-file"
         )),
     }
 }
 
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a time like 90s, 6m or 1h");
+    let wrong = || format!("'{text}' is not a duration such as 90s, 6m or 1h");
     let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let seconds = match unit {
@@ -129,13 +128,13 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
-/// Where a path leads whatever folder rkube is run in later.
+/// Makes a path independent of the current directory, for later runs of rkube.
 fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
     std::path::absolute(&path).map_err(|e| {
         Failure::new(
             Source::Program,
             Kind::Usage,
-            format!("{} is not a path: {e}", path.display()),
+            format!("invalid path {}: {e}", path.display()),
         )
     })
 }
@@ -153,7 +152,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             format!("--dns-domain: '{}' is not a domain name", args.dns_domain),
         ));
     }
-    // A misspelt one is told before anything is made.
+    // Unknown addons are reported before anything is created.
     let addons = super::addons::find(home, &args.addons)?;
     let options = StartOptions {
         profile: global.profile.clone(),
@@ -188,7 +187,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let new = !home.profile_dir(&options.profile).exists();
     let wait = args.wait.then_some(args.wait_timeout);
     let Some(profile) = start(home, &options, wait, output).await? else {
-        // A cluster that was there before stays, with what runs of it.
+        // An existing cluster is kept, with the nodes that already run.
         if new {
             let kubeconfig = options.kubeconfig.as_ref();
             rkube_cluster::delete(home, &options.profile, kubeconfig, output).await?;
@@ -203,21 +202,25 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         "has been started"
     };
     output.say(&format!(
-        "The cluster '{}' {state}: {count} node{}, Kubernetes {}, in {:.1} s. kubectl's context is '{}'.",
+        "The cluster '{}' {state}: {count} node{}, Kubernetes {}, in {:.1} s. {}",
         profile.name,
         if count == 1 { "" } else { "s" },
         rkube_config::version(),
         started.elapsed().as_secs_f64(),
-        if args.keep_context { "unchanged" } else { &profile.name },
+        if args.keep_context {
+            "kubectl's current context is unchanged.".to_owned()
+        } else {
+            format!("kubectl's current context is '{}'.", profile.name)
+        },
     ));
-    // Whatever becomes of them, the cluster stays.
+    // The cluster is kept if enabling an addon fails.
     tokio::select! {
         enabled = super::addons::enable(home, &profile, &addons, output) => enabled,
         () = interrupted() => Err(Failure::interruption()),
     }
 }
 
-/// What `rkube start` would do.
+/// The result of `rkube start --dry-run`.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DryRun {
@@ -228,7 +231,7 @@ struct DryRun {
     drivers: Vec<super::driver::Entry>,
 }
 
-/// Tells which driver a start would use and why.
+/// Prints which driver a start would use and why.
 async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result<(), Failure> {
     let existing = match Profile::load(home, &options.profile) {
         Ok(profile) => Some(profile),
@@ -240,26 +243,26 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         let problem = c.problems.iter().find(|p| p.fatal)?;
         Some(problem.failure.clone())
     };
-    // Why `rkube start` would fail.
+    // The error that `rkube start` would return.
     let mut refusal = None;
     let (driver, reason) = if let Some(profile) = &existing {
-        let reason = "the profile was made with it".to_owned();
+        let reason = "the cluster was created with it".to_owned();
         (Some(profile.driver.clone()), reason)
     } else if let Some(name) = &options.driver {
         rkube_drivers::by_name(name)?;
         refusal = candidates.iter().find(|c| c.name == name).and_then(lacks);
-        (Some(name.clone()), "--driver asks for it".to_owned())
+        (Some(name.clone()), "selected by --driver".to_owned())
     } else {
         let tried = rkube_drivers::NAMES.join(", ");
         match candidates.iter().find(|c| c.works()) {
             Some(c) => (
                 Some(c.name.to_owned()),
-                format!("the first that works here of {tried}"),
+                format!("the first usable one of {tried}"),
             ),
             None => {
                 let why = candidates.iter().filter_map(|c| Some((c.name, lacks(c)?)));
                 refusal = Some(rkube_cluster::none_works(why.collect()));
-                (None, format!("none works here of {tried}"))
+                (None, format!("none of {tried} can be used on this machine"))
             }
         }
     };
@@ -275,17 +278,17 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         drivers: super::driver::entries(candidates),
     };
     output.result(&result, || {
-        let action = if result.exists { "start" } else { "make" };
+        let action = if result.exists { "start" } else { "create" };
         let plural = if nodes == 1 { "" } else { "s" };
         let (name, reason) = (&result.profile, &result.reason);
         let head = match &result.driver {
             Some(driver) if refusal.is_some() => format!(
-                "Could not {action} the cluster '{name}' with the driver {driver} ({reason})."
+                "Cannot {action} the cluster '{name}' with the driver {driver} ({reason})."
             ),
             Some(driver) => format!(
-                "Would {action} the cluster '{name}' of {nodes} node{plural} with the driver {driver}: {reason}."
+                "Would {action} the cluster '{name}' with {nodes} node{plural} and the driver {driver}: {reason}."
             ),
-            None => format!("Could not {action} the cluster '{name}': {reason}."),
+            None => format!("Cannot {action} the cluster '{name}': {reason}."),
         };
         format!("{head}\n\n{}", super::driver::text(&result.drivers))
     });
@@ -295,8 +298,8 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
     }
 }
 
-/// Starts and waits; `None` when Ctrl-C came first. What changes the machine is
-/// short and runs to its end; only the waiting is cut short.
+/// Starts a cluster and waits for it. Returns `None` on Ctrl-C. The steps that change the
+/// machine are short and always completed; only the waiting is interrupted.
 async fn start(
     home: &Home,
     options: &StartOptions,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 

@@ -1,13 +1,13 @@
 //! `rkube stop`
 
 use rkube_cluster::Home;
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Stop the clusters of all profiles
+    /// Stop all clusters
     #[arg(long)]
     all: bool,
 }
@@ -20,7 +20,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     };
     for name in names {
         rkube_cluster::stop(home, &name, output).await?;
-        output.say(&format!("The cluster '{name}' is stopped."));
+        output.say(&format!("The cluster '{name}' was stopped."));
     }
     Ok(())
 }

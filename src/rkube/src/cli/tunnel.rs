@@ -1,7 +1,7 @@
 //! `rkube tunnel`
 
 use rkube_cluster::{Home, Profile, Progress, TunnelChange};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output, interrupted};
 
@@ -10,10 +10,10 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
     let range = if rkube_cluster::endpoints(home, &profile)?.routable {
         profile.load_balancer_range().to_string()
     } else {
-        "this machine's loopback".to_owned()
+        "the loopback interface".to_owned()
     };
     output.say(&format!(
-        "Giving load balancers of '{}' addresses of {range}; Ctrl-C takes them back.",
+        "Services of type LoadBalancer in '{}' get addresses from {range}. Press Ctrl-C to stop.",
         profile.name
     ));
     rkube_cluster::tunnel(home, &profile, interrupted(), |change| match change {
@@ -28,7 +28,7 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
                 ports.join(", ")
             ));
         }
-        TunnelChange::Down { service } => output.say(&format!("{service}   withdrawn")),
+        TunnelChange::Down { service } => output.say(&format!("{service}   removed")),
         TunnelChange::Trouble(what) => output.warn(&what),
     })
     .await

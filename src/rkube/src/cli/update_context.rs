@@ -1,7 +1,7 @@
 //! `rkube update-context`
 
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
-use rkube_config::Failure;
+use rkube_failure::Failure;
 
 use super::{Global, Output};
 
@@ -10,7 +10,7 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     rkube_cluster::write_context(home, &profile, &kubeconfig)?;
     output.say(&format!(
-        "The context '{}' in {} is up to date.",
+        "The context '{}' in {} was updated.",
         profile.name,
         kubeconfig.path().display()
     ));

@@ -1,26 +1,26 @@
-//! Errors for the person at the keyboard.
+//! Errors that are reported to the user.
 //!
 //! Exit codes follow minikube's scheme, so that scripts carry over: the tens
-//! say where the problem lies, the ones say of which kind it is.
+//! digit names the component that failed, the ones digit the kind of problem.
 
 use std::fmt;
 
-/// Where a problem lies; the tens of the exit code.
+/// The component that failed: the tens of the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// rkube itself: flags, profiles, files (10).
     Program = 10,
-    /// Memory, disk, rights (20).
+    /// Memory, disk, permissions (20).
     Resource = 20,
-    /// The machine (30).
+    /// The host (30).
     Host = 30,
-    /// Something on the internet, a registry for example (40).
+    /// A server on the internet, such as a registry (40).
     Internet = 40,
-    /// The driver that makes nodes (50).
+    /// The driver that creates nodes (50).
     Driver = 50,
-    /// What the driver relies on: an engine, a hypervisor (60).
+    /// The software that the driver uses: an engine, a hypervisor (60).
     Provider = 60,
-    /// Networking on this machine (70).
+    /// Networking on the host (70).
     LocalNetwork = 70,
     /// A node (80).
     Guest = 80,
@@ -32,33 +32,33 @@ pub enum Source {
     Service = 110,
 }
 
-/// What kind of problem it is; the ones of the exit code.
+/// The kind of problem: the ones of the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// No other kind fits.
     Error = 0,
-    /// Existing data is in the way.
+    /// The request conflicts with existing state.
     Conflict = 1,
-    /// It took too long.
+    /// The operation timed out.
     Timeout = 2,
-    /// It is not running.
+    /// The component is not running.
     NotRunning = 3,
-    /// The command line is wrong.
+    /// The command line is invalid.
     Usage = 4,
-    /// It does not exist.
+    /// The object does not exist.
     NotFound = 5,
-    /// It is not supported.
+    /// The operation is not supported.
     Unsupported = 6,
-    /// Rights are missing.
+    /// Permission is denied.
     Permission = 7,
-    /// A configuration is wrong.
+    /// The configuration is invalid.
     Config = 8,
-    /// It does not answer.
+    /// The component does not respond.
     Unavailable = 9,
 }
 
 impl Kind {
-    /// The kind that an exit code's ones say, as another rkube ended with it.
+    /// Returns the kind that the ones digit of an rkube exit code stands for.
     pub fn of_exit_code(code: i32) -> Self {
         match code.rem_euclid(10) {
             1 => Self::Conflict,
@@ -75,27 +75,27 @@ impl Kind {
     }
 }
 
-/// What failed, why, and what to do next.
+/// An error for the user: what failed, why, and what to do next.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// Where the problem lies.
+    /// The component that failed.
     pub source: Source,
-    /// What kind it is.
+    /// The kind of problem.
     pub kind: Kind,
-    /// What failed and why, one sentence without a full stop.
+    /// What failed and why: one sentence without a full stop.
     pub message: String,
-    /// What to do next, if there is something.
+    /// What to do next.
     pub advice: Option<String>,
 }
 
-/// Exit code of a command ended by Ctrl-C.
+/// The exit code of a command that Ctrl-C ended.
 pub const EXIT_INTERRUPTED: u8 = 2;
 
 /// The message of [`Failure::interruption`].
 const INTERRUPTED: &str = "interrupted";
 
 impl Failure {
-    /// A failure without advice.
+    /// Creates a failure without advice.
     pub fn new(source: Source, kind: Kind, message: impl Into<String>) -> Self {
         Self {
             source,
@@ -105,36 +105,36 @@ impl Failure {
         }
     }
 
-    /// Not a failure, but Ctrl-C: the process ends with [`EXIT_INTERRUPTED`].
+    /// Returns the marker for Ctrl-C: the process exits with [`EXIT_INTERRUPTED`].
     pub fn interruption() -> Self {
         Self::new(Source::Program, Kind::Error, INTERRUPTED)
     }
 
-    /// Whether this is [`Failure::interruption`].
+    /// Returns whether this is [`Failure::interruption`].
     pub fn is_interruption(&self) -> bool {
         self.source == Source::Program && self.kind == Kind::Error && self.message == INTERRUPTED
     }
 
-    /// Adds what to do next.
+    /// Sets the advice.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
     }
 
-    /// Puts what was being done before the message.
+    /// Prefixes the message with the operation that failed.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {
         self.message = format!("{doing}: {}", self.message);
         self
     }
 
-    /// The process's exit code.
+    /// Returns the process's exit code.
     pub fn exit_code(&self) -> u8 {
         self.source as u8 + self.kind as u8
     }
 
-    /// The name of the exit code, for JSON output: `PROGRAM_USAGE` and the like.
+    /// Returns the name of the exit code for JSON output, such as `PROGRAM_USAGE`.
     pub fn name(&self) -> String {
         let upper = |text: String| {
             let mut out = String::new();
@@ -161,12 +161,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-impl From<super::ConfigError> for Failure {
-    fn from(e: super::ConfigError) -> Self {
-        Self::new(Source::Program, Kind::Config, e.to_string())
-    }
-}
 
 #[cfg(test)]
 mod tests {

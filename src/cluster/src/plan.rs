@@ -1,0 +1,251 @@
+//! The description of a new cluster, from the options of `rkube start`.
+
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use rkube_drivers::{MachineOptions, PortMapping};
+use rkube_failure::{Failure, Kind, Source};
+
+use crate::Progress;
+use crate::choice;
+use crate::files::Home;
+use crate::kubeconfig::Kubeconfig;
+use crate::profile::{NewProfile, Profile};
+use crate::store::StoreOptions;
+
+/// The maximum number of nodes of a cluster.
+const MAX_NODES: u32 = 100;
+
+/// Options of `rkube start`. Those that describe the cluster apply only to a new one.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// The profile's name.
+    pub profile: String,
+    /// Number of nodes; 1 for a new profile when `None`.
+    pub nodes: Option<u32>,
+    /// The driver; the first usable one when `None`.
+    pub driver: Option<String>,
+    /// CPU limit of each node, in millicores.
+    pub cpu_millis: Option<u64>,
+    /// Memory limit of each node, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Address range of the nodes; an unused one when `None`.
+    pub node_cidr: Option<Ipv4Net>,
+    /// Address range of pods.
+    pub pod_cidr: Ipv4Net,
+    /// Address range of services.
+    pub service_cidr: Ipv4Net,
+    /// DNS domain of the cluster.
+    pub dns_domain: String,
+    /// Registries reached over plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Ports of the first node to publish on the host.
+    pub ports: Vec<PortMapping>,
+    /// The etcd that stores API objects; the embedded store when `None`.
+    pub store: Option<StoreOptions>,
+    /// Options of virtual-machine nodes.
+    pub machine: MachineOptions,
+    /// The API server's audit policy, a file on the host; kept for later starts.
+    pub audit_policy: Option<PathBuf>,
+    /// The kubeconfig file to update, if any.
+    pub kubeconfig: Option<Kubeconfig>,
+    /// Whether to make the context the current one.
+    pub set_context: bool,
+}
+
+/// Warns about options that do not apply to an existing cluster.
+pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Progress) {
+    let count = profile.nodes.len();
+    if let Some(wanted) = options.nodes
+        && wanted as usize != count
+    {
+        progress.warn(&format!(
+            "the cluster '{name}' already has {count} node{}; to change that use: rkube node add -p {name}, rkube node delete NODE -p {name}",
+            if count == 1 { "" } else { "s" },
+            name = profile.name
+        ));
+    }
+    if let Some(store) = &options.store
+        && profile.store != Some(store.config(&profile.name))
+    {
+        progress.warn(&format!(
+            "--store is ignored: the cluster '{}' uses another store, which cannot be changed",
+            profile.name
+        ));
+    }
+    if options
+        .driver
+        .as_ref()
+        .is_some_and(|d| *d != profile.driver)
+    {
+        progress.warn(&format!(
+            "--driver is ignored: the cluster '{}' uses the driver {}, which cannot be changed",
+            profile.name, profile.driver
+        ));
+    }
+}
+
+/// Creates the profile of a new cluster, in memory.
+pub(crate) async fn new_profile(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+    if let Some(store) = &options.store {
+        store.check()?;
+    }
+    let nodes = options.nodes.unwrap_or(1);
+    if nodes == 0 || nodes > MAX_NODES {
+        return Err(usage(format!(
+            "--nodes is {nodes}, it can be 1 to {MAX_NODES}"
+        )));
+    }
+    let driver_name = match options.driver.as_deref() {
+        Some(name) => name,
+        None => choice::first(home, &options.profile, &options.machine).await?,
+    };
+    let driver = rkube_drivers::by_name(driver_name)?;
+    if home.run_dir(&options.profile).join("control.sock").exists() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!(
+                "a cluster '{}' of another RKUBE_HOME is running on this machine",
+                options.profile
+            ),
+        )
+        .advise("choose another name with -p, or delete that cluster with its RKUBE_HOME"));
+    }
+    if !options.ports.is_empty() && !driver.publishes() {
+        return Err(usage(format!(
+            "the driver {driver_name} cannot publish ports (--ports)"
+        ))
+        .advise("the nodes' own addresses are reachable from this machine: rkube ip"));
+    }
+    let node_cidr = match options.node_cidr {
+        Some(range) => range.trunc(),
+        None => driver.free_range(&used_ranges(home)?).await?,
+    };
+    check_ranges(node_cidr, options)?;
+    Profile::new(&NewProfile {
+        name: &options.profile,
+        driver: driver_name,
+        nodes,
+        node_cidr,
+        pod_cidr: options.pod_cidr,
+        service_cidr: options.service_cidr,
+        dns_domain: &options.dns_domain,
+        cpu_millis: options.cpu_millis,
+        memory_bytes: options.memory_bytes,
+        insecure_registries: &options.insecure_registries,
+        ports: &options.ports,
+        store: options.store.as_ref().map(|s| s.config(&options.profile)),
+        machine: &options.machine,
+    })
+}
+
+fn usage(message: String) -> Failure {
+    Failure::new(Source::Program, Kind::Usage, message)
+}
+
+/// Returns the address ranges of the nodes of all profiles.
+fn used_ranges(home: &Home) -> Result<Vec<Ipv4Net>, Failure> {
+    let mut used = Vec::new();
+    for name in home.profile_names()? {
+        // The range of a damaged profile is not known; only delete works on it.
+        if let Ok(Some(profile)) = Profile::try_load(home, &name) {
+            used.push(profile.node_cidr);
+        }
+    }
+    Ok(used)
+}
+
+/// Fails if an address range is too small or two of them overlap.
+fn check_ranges(node_cidr: Ipv4Net, options: &StartOptions) -> Result<(), Failure> {
+    for (flag, range, longest) in [
+        ("--subnet", node_cidr, 28),
+        ("--pod-network-cidr", options.pod_cidr, 24),
+        ("--service-cluster-ip-range", options.service_cidr, 24),
+    ] {
+        if range.prefix_len() > longest {
+            return Err(usage(format!(
+                "{flag} {range} is too small, the minimum is a /{longest}"
+            )));
+        }
+    }
+    let ranges = [node_cidr, options.pod_cidr, options.service_cidr];
+    for (i, a) in ranges.iter().enumerate() {
+        if let Some(b) = ranges[i + 1..]
+            .iter()
+            .find(|b| a.contains(*b) || b.contains(a))
+        {
+            return Err(usage(format!(
+                "the address ranges {a} and {b} overlap; nodes, pods and services need separate ranges"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> StartOptions {
+        StartOptions {
+            profile: "p".into(),
+            nodes: Some(2),
+            driver: Some("native".into()),
+            cpu_millis: None,
+            memory_bytes: None,
+            node_cidr: Some("192.168.99.0/24".parse().unwrap()),
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            dns_domain: "cluster.local".into(),
+            insecure_registries: Vec::new(),
+            ports: Vec::new(),
+            store: None,
+            machine: MachineOptions::default(),
+            audit_policy: None,
+            kubeconfig: None,
+            set_context: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_plans_are_usage_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        new_profile(&home, &options()).await.unwrap();
+        let bad = [
+            StartOptions {
+                nodes: Some(0),
+                ..options()
+            },
+            StartOptions {
+                nodes: Some(101),
+                ..options()
+            },
+            StartOptions {
+                node_cidr: Some("10.96.0.0/24".parse().unwrap()),
+                ..options()
+            },
+            StartOptions {
+                service_cidr: "10.0.0.0/30".parse().unwrap(),
+                ..options()
+            },
+        ];
+        for bad in bad {
+            assert_eq!(new_profile(&home, &bad).await.unwrap_err().exit_code(), 14);
+        }
+        assert_eq!(
+            new_profile(
+                &home,
+                &StartOptions {
+                    driver: Some("x".into()),
+                    ..options()
+                }
+            )
+            .await
+            .unwrap_err()
+            .exit_code(),
+            55
+        );
+    }
+}
