@@ -1,35 +1,33 @@
-//! Everything between a pod's `eth0` and the rest of the world.
+//! The network of pods, nodes and services.
 //!
-//! - [`netlink`]: links, addresses, routes and network namespaces, over rtnetlink.
-//! - [`nft`]: packet filter tables, over nf_tables' netlink protocol.
-//! - [`host`]: what the host of a cluster needs: one link, one table.
-//! - [`node`]: a node's bridge, pod addresses, host ports and routes to its peers.
-//! - [`proxy`]: services, compiled to a rule set and applied in one transaction.
+//! - [`host`]: the host's link to a cluster and its packet filter table.
+//! - [`node`]: a node's bridge, pod addresses, host ports and routes to other nodes.
+//! - [`proxy`]: services, compiled to a rule set that is applied in one transaction.
 //! - [`dns`]: the cluster's name server.
 //!
-//! Nothing here speaks HTTP to the API server and nothing runs another program:
-//! the node agent feeds objects in, the kernel is spoken to directly. The calls
-//! that speak to the kernel are synchronous and take from microseconds to a few
-//! milliseconds; from async code run them with `spawn_blocking`.
+//! The node agent passes Kubernetes objects in; the crate has no API client. Links and
+//! rules are set by [`rkube_nf`], whose modules are re-exported. Calls that reach the
+//! kernel are synchronous and take from microseconds to a few milliseconds; use
+//! `spawn_blocking` to make them from async code.
 
 pub mod dns;
 mod firewall;
 mod hash;
 pub mod host;
-pub mod netlink;
-pub mod nft;
 pub mod node;
 pub mod proxy;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
+pub use rkube_nf::{netlink, nft};
+
 pub use dns::{DnsConfig, DnsServer, DnsState};
 pub use host::{HostNetwork, HostNetworkConfig};
 pub use node::{AttachPod, HostPort, NetworkConfig, NodeNetwork, PodNetwork, Protocol};
 pub use proxy::{ProxyConfig, ServiceProxy, ServiceState};
 
-/// Why something about the network could not be done.
+/// An error of a network operation.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The kernel refused a request about links, addresses, routes or rules.
@@ -38,17 +36,17 @@ pub enum NetworkError {
     /// A file (state, sysctl, namespace) could not be read or written.
     #[error("cannot {action} {path}: {source}")]
     File {
-        /// `read`, `write`, `open` …
+        /// The failed operation: `read`, `write`, `open` …
         action: &'static str,
         /// The file.
         path: String,
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A server's address cannot be listened on.
+    /// The address of a server could not be bound.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// Where.
+        /// The address.
         address: std::net::SocketAddr,
         /// The operating system's reason.
         source: std::io::Error,
@@ -56,7 +54,7 @@ pub enum NetworkError {
     /// The node's pod range has no free address.
     #[error("no free pod address in {0}")]
     AddressesExhausted(ipnet::Ipv4Net),
-    /// What was asked for contradicts itself or what is there.
+    /// The request contradicts itself or the current state.
     #[error("{0}")]
     Invalid(String),
 }

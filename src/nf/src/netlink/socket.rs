@@ -3,6 +3,10 @@
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR,
+};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvmsg, send,
@@ -13,32 +17,25 @@ use parking_lot::Mutex;
 use super::message::{Attributes, HEADER, Writer, ne32, text};
 use super::netns::in_netns;
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTR: u16 = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
+/// Attribute of an extended acknowledgement: the reason in words (`enum nlmsgerr_attrs`).
 const NLMSGERR_ATTR_MSG: u16 = 1;
 /// Larger than any single message the kernel sends (dumps come in 32 KiB parts).
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// What the kernel answered to a request.
+/// A request that the kernel refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{action}: {}{}", errno.desc(), detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
 pub struct NetlinkError {
-    /// What was asked for, `cannot create bridge rk0`.
+    /// The request, as in `cannot create bridge rk0`.
     pub action: String,
     /// The kernel's reason.
     pub errno: Errno,
-    /// The kernel's own words, when it gave any.
+    /// The kernel's explanation, if it sent one.
     pub detail: Option<String>,
 }
 
 impl NetlinkError {
-    /// An error of `action`.
+    /// Returns an error of `action` without an explanation.
     pub fn new(action: impl Into<String>, errno: Errno) -> Self {
         Self {
             action: action.into(),
@@ -47,7 +44,7 @@ impl NetlinkError {
         }
     }
 
-    /// Whether the thing asked about does not exist.
+    /// Returns whether the object of the request does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(
             self.errno,
@@ -55,22 +52,26 @@ impl NetlinkError {
         )
     }
 
-    /// Whether the thing to be made exists already.
+    /// Returns whether the object to be created exists already.
     pub fn is_exists(&self) -> bool {
         self.errno == Errno::EEXIST
     }
 }
 
-/// The reason of a refused message.
-pub(crate) struct Refusal {
+/// The reason why the kernel refused a message.
+#[derive(Debug)]
+pub struct Refusal {
     /// Sequence number of the message that was refused.
-    pub(crate) seq: u32,
-    pub(crate) errno: Errno,
-    pub(crate) detail: Option<String>,
+    pub seq: u32,
+    /// The kernel's reason.
+    pub errno: Errno,
+    /// The kernel's explanation, if it sent one.
+    pub detail: Option<String>,
 }
 
 impl Refusal {
-    pub(crate) fn because(self, action: impl Into<String>) -> NetlinkError {
+    /// Converts the refusal to an error of `action`.
+    pub fn because(self, action: impl Into<String>) -> NetlinkError {
         NetlinkError {
             action: action.into(),
             errno: self.errno,
@@ -90,7 +91,7 @@ impl From<Errno> for Refusal {
 }
 
 /// A netlink socket of any protocol, used by one request at a time.
-pub(crate) struct Socket {
+pub struct Socket {
     fd: OwnedFd,
     state: Mutex<State>,
 }
@@ -102,7 +103,7 @@ struct State {
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
-    pub(crate) fn open(protocol: SockProtocol) -> Result<Self, Errno> {
+    pub fn open(protocol: SockProtocol) -> Result<Self, Errno> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
@@ -135,7 +136,7 @@ impl Socket {
     }
 
     /// Sends one request and waits for its acknowledgement.
-    pub(crate) fn request(
+    pub fn request(
         &self,
         kind: u16,
         flags: u16,
@@ -144,8 +145,9 @@ impl Socket {
         self.query(kind, flags, body, |_, _| None::<()>).map(drop)
     }
 
-    /// Sends one request, hands what comes before its acknowledgement to `each`.
-    pub(crate) fn query<T>(
+    /// Sends one request and passes every message before its acknowledgement to `each`.
+    /// Returns the last result of `each`.
+    pub fn query<T>(
         &self,
         kind: u16,
         flags: u16,
@@ -175,16 +177,16 @@ impl Socket {
         Ok(found)
     }
 
-    /// Sends a dump request and hands each answer (type, payload after the header) to `each`.
-    /// Starts over when the kernel says that the dump was torn by a change.
-    pub(crate) fn dump<T>(
+    /// Sends a dump request and passes the type and payload of each response to `each`.
+    /// Repeats the dump if a concurrent change made it inconsistent, at most four times.
+    pub fn dump<T>(
         &self,
         kind: u16,
         body: impl Fn(&mut Writer),
         mut each: impl FnMut(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         let mut state = self.state.lock();
-        // A busy system may tear every attempt; the last one is then as good as any.
+        // On a busy system every attempt may be inconsistent; the last one has to do.
         for attempt in 0.. {
             state.seq = state.seq.wrapping_add(1);
             let seq = state.seq;
@@ -218,22 +220,18 @@ impl Socket {
     }
 
     /// Sends a batch and waits for the acknowledgement of the last message before its
-    /// end, or for the first refusal, which comes with the refused message's place in
-    /// the batch.
+    /// end. On a refusal, returns the first one with the message's position in the batch.
     ///
-    /// `write` gets the first sequence number and answers the messages, numbered from
-    /// there, and how many they are: a beginning, at least one, of which only the last
-    /// asks for an acknowledgement, and an end.
-    pub(crate) fn batch(
-        &self,
-        write: impl FnOnce(u32) -> (Writer, u32),
-    ) -> Result<(), (Refusal, u32)> {
+    /// `write` receives the first sequence number and returns the messages, numbered from
+    /// there, and their count: a beginning, at least one, of which only the last
+    /// requests an acknowledgement, and an end.
+    pub fn batch(&self, write: impl FnOnce(u32) -> (Writer, u32)) -> Result<(), (Refusal, u32)> {
         let mut state = self.state.lock();
         let first = state.seq.wrapping_add(1);
         let (writer, count) = write(first);
         state.seq = state.seq.wrapping_add(count);
         if count < 3 {
-            // Nothing to do, and nobody would answer.
+            // Nothing to do, and the kernel would not acknowledge it.
             return Ok(());
         }
         self.grow_buffers(writer.len())
@@ -303,7 +301,7 @@ impl Socket {
         }
     }
 
-    /// Receives one datagram and hands its messages to `each` until one fails.
+    /// Receives one datagram and passes its messages to `each` until one fails.
     fn receive(
         &self,
         state: &mut State,
@@ -314,7 +312,7 @@ impl Socket {
             let mut parts = [IoSliceMut::new(&mut state.buffer)];
             match recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut parts, None, MsgFlags::empty()) {
                 Ok(got) => {
-                    // Only the kernel (port 0) is believed.
+                    // Only messages of the kernel (port 0) are trusted.
                     if got.address.is_some_and(|from| from.pid() != 0) {
                         continue;
                     }
@@ -382,21 +380,21 @@ impl Received<'_> {
     }
 }
 
-/// A connection to the kernel about links, addresses and routes of one network
-/// namespace: the one that it was opened in, whatever thread uses it later.
+/// A connection to the kernel for the links, addresses and routes of one network
+/// namespace: the one that it was opened in, whichever thread uses it later.
 pub struct Netlink {
     pub(super) socket: Socket,
 }
 
 impl Netlink {
-    /// Opens one in the calling thread's network namespace.
+    /// Opens a connection in the calling thread's network namespace.
     pub fn open() -> Result<Self, NetlinkError> {
         Socket::open(SockProtocol::NetlinkRoute)
             .map(|socket| Self { socket })
             .map_err(|errno| NetlinkError::new("cannot open a netlink socket", errno))
     }
 
-    /// Opens one in the network namespace that `netns` refers to.
+    /// Opens a connection in the network namespace that `netns` refers to.
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
         in_netns(netns, Self::open)?
     }

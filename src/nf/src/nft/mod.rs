@@ -1,17 +1,19 @@
-//! Packet filter tables, spoken to the kernel directly (nf_tables over netlink).
+//! Packet filter tables: nf_tables over netlink, without the `nft` program.
 //!
 //! A [`Table`] is a plain value: sets, maps and chains of rules made of
 //! [`Expr`]essions, as `nft --debug=netlink` shows them. [`Nftables::apply`] makes
 //! the kernel's table equal to one, in a single transaction: either all of it or
-//! nothing takes effect, and no packet sees a half-made state.
+//! nothing takes effect, and no packet is filtered by a partial table.
 //!
 //! Numbers in packets are in network byte order, those that the kernel computes
 //! (marks, `numgen`, connection states) in the machine's: [`Data`] has a
 //! constructor for each.
 
 mod encode;
+mod encode_expr;
 mod expr;
 mod kernel;
+mod nfta;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -9,10 +9,10 @@ use ipnet::Ipv4Net;
 
 use super::expr::{CmpOp, Ct, Data, Expr, Meta, Reg, Verdict};
 
-/// A name of a chain or set; shared, as it stands in many rules.
+/// A name of a chain or set; shared, because many rules refer to it.
 pub type Name = Arc<str>;
 
-/// The packets that a table sees.
+/// The address family of a table's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -23,19 +23,19 @@ pub enum Family {
     Inet,
 }
 
-/// Priorities of hooks: the lower runs earlier.
+/// Priorities of hooks. Lower ones run earlier.
 pub mod priority {
     /// Before connection tracking.
     pub const RAW: i32 = -300;
-    /// Where destinations are translated.
+    /// Translation of destinations.
     pub const DNAT: i32 = -100;
-    /// Where packets are filtered.
+    /// Filtering.
     pub const FILTER: i32 = 0;
-    /// Where sources are translated.
+    /// Translation of sources.
     pub const SNAT: i32 = 100;
 }
 
-/// A table: everything in it comes and goes with it.
+/// A table: a named collection of sets and chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Family.
@@ -49,7 +49,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// An empty table.
+    /// Returns an empty table.
     pub fn new(family: Family, name: impl Into<String>) -> Self {
         Self {
             family,
@@ -59,7 +59,7 @@ impl Table {
         }
     }
 
-    /// Adds a chain that only jumps lead to.
+    /// Adds a chain without a hook, which other chains jump to.
     pub fn chain(&mut self, name: impl Into<Name>, rules: Vec<Rule>) -> Name {
         let name = name.into();
         self.chains
@@ -88,45 +88,45 @@ impl Table {
     }
 }
 
-/// What a chain at a hook may do.
+/// The type of a base chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainKind {
-    /// Let through or not.
+    /// Accepts or drops packets.
     Filter,
-    /// Translate addresses of new connections.
+    /// Translates addresses of new connections.
     Nat,
-    /// Have packets routed again after a change of theirs.
+    /// Reroutes packets that it changes.
     Route,
 }
 
-/// A point in a packet's way.
+/// A point in the processing of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {
-    /// Come in, not yet routed.
+    /// Received, before routing.
     Prerouting,
-    /// For this machine.
+    /// Destined for this machine.
     Input,
-    /// For another machine.
+    /// Forwarded to another machine.
     Forward,
-    /// From this machine.
+    /// Sent by this machine.
     Output,
-    /// About to leave.
+    /// About to be sent.
     Postrouting,
 }
 
-/// Where a chain hangs.
+/// The hook that a base chain is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// What it may do.
+    /// Type of the chain.
     pub kind: ChainKind,
-    /// Where.
+    /// The point of processing.
     pub hook: HookKind,
     /// Order among chains of the same hook.
     pub priority: i32,
 }
 
 impl Hook {
-    /// A hook.
+    /// Returns a hook.
     pub fn new(kind: ChainKind, hook: HookKind, priority: i32) -> Self {
         Self {
             kind,
@@ -139,18 +139,18 @@ impl Hook {
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Where it hangs; none for a chain that is jumped to.
+    /// Its hook; `None` for a chain that others jump to.
     pub hook: Option<Hook>,
     /// Its rules in order.
     pub rules: Vec<Rule>,
 }
 
-/// A rule: instructions, and a remark for whoever lists the table.
+/// A rule: expressions, and a comment that `nft list` shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Instructions in order.
+    /// Expressions in order of evaluation.
     pub exprs: Vec<Expr>,
-    /// At most 127 bytes are kept.
+    /// Comment, truncated to 127 bytes.
     pub comment: Option<String>,
 }
 
@@ -163,20 +163,20 @@ impl From<Vec<Expr>> for Rule {
     }
 }
 
-/// Builds a rule from matches in `nft`'s words.
+/// Builder methods, named after `nft`'s syntax.
 impl Rule {
-    /// A rule without instructions, which matches everything and does nothing.
+    /// Returns a rule without expressions, which matches everything and does nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Appends an instruction.
+    /// Appends an expression.
     pub fn expr(mut self, expr: Expr) -> Self {
         self.exprs.push(expr);
         self
     }
 
-    /// Sets the remark.
+    /// Sets the comment.
     pub fn comment(mut self, text: impl Into<String>) -> Self {
         self.comment = Some(text.into());
         self
@@ -247,7 +247,7 @@ impl Rule {
             .expr(Expr::eq(Reg::word(0), Data::byte(number)))
     }
 
-    /// `th dport N`, behind [`Rule::protocol`].
+    /// `th dport N`; follows [`Rule::protocol`].
     pub fn destination_port(self, port: u16) -> Self {
         self.expr(Expr::destination_port(Reg::word(0)))
             .expr(Expr::eq(Reg::word(0), Data::port(port)))
@@ -301,7 +301,7 @@ impl Rule {
     }
 }
 
-/// A part of a set's key or a map's value, with `nft`'s name for its type.
+/// A component of a set's key or a map's value, with `nft`'s name for its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// `ipv4_addr`.
@@ -314,12 +314,12 @@ pub enum Field {
     Mark,
     /// `ifname`.
     LinkName,
-    /// A 32-bit number of the kernel's making (`numgen`).
+    /// A 32-bit number computed by the kernel (`numgen`).
     Number,
 }
 
 impl Field {
-    /// `nft`'s number of the type, which only `nft list` needs.
+    /// Returns `nft`'s number of the type, which only `nft list` needs.
     pub(super) fn type_number(self) -> u32 {
         match self {
             Self::Number => 4,
@@ -331,7 +331,7 @@ impl Field {
         }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub(super) fn length(self) -> usize {
         match self {
             Self::Protocol => 1,
@@ -347,7 +347,7 @@ impl Field {
 pub struct Key(Data);
 
 impl Key {
-    /// A key; each part of a concatenation takes whole 32-bit words.
+    /// Returns a key. Parts of a concatenation are padded to 32-bit words.
     pub fn new(parts: &[Data]) -> Self {
         if let [one] = parts {
             return Self(*one);
@@ -379,48 +379,48 @@ impl From<u32> for Key {
     }
 }
 
-/// What a map leads to.
+/// The value of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Nothing: the element of a set.
+    /// None: an element of a set.
     None,
     /// A verdict.
     Verdict(Verdict),
-    /// A value, concatenated as a key is.
+    /// Data, concatenated like a key.
     Data(Key),
 }
 
-/// What a set's elements lead to.
+/// The type of a set's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetData {
-    /// Nothing: a set.
+    /// None: a set.
     None,
     /// Verdicts: a verdict map.
     Verdict,
-    /// Values: a map.
+    /// Data: a map.
     Fields(Vec<Field>),
 }
 
-/// An element, for building.
+/// A key with its value.
 pub type Element = (Key, Value);
 
 /// A set, map or verdict map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Set {
-    /// Parts of the key.
+    /// Components of the key.
     pub key: Vec<Field>,
-    /// What elements lead to.
+    /// Type of the values.
     pub data: SetData,
-    /// Elements. Empty for intervals and for those that rules fill.
+    /// Elements. Empty for sets of ranges and sets that rules add to.
     pub elements: BTreeMap<Key, Value>,
-    /// Address ranges, for a set of one [`Field::Ipv4`]; overlaps are joined.
+    /// Address ranges without overlaps, for a set of one [`Field::Ipv4`].
     pub ranges: Option<Vec<Ipv4Net>>,
-    /// Set for a set that rules fill ([`Expr::Update`]): how long an element stays.
+    /// Timeout of elements, for a set that rules add to ([`Expr::Update`]).
     pub timeout: Option<Duration>,
 }
 
 impl Set {
-    /// A set.
+    /// Returns a set.
     pub fn of(key: &[Field], elements: impl IntoIterator<Item = Key>) -> Self {
         Self {
             key: key.to_vec(),
@@ -431,7 +431,7 @@ impl Set {
         }
     }
 
-    /// A set of address ranges.
+    /// Returns a set of address ranges; overlapping ones are merged.
     pub fn of_ranges(ranges: &[Ipv4Net]) -> Self {
         let ranges = Ipv4Net::aggregate(&ranges.iter().map(Ipv4Net::trunc).collect());
         Self {
@@ -440,7 +440,7 @@ impl Set {
         }
     }
 
-    /// A set that rules fill with elements that stay for `timeout`.
+    /// Returns an empty set that rules add elements to, which expire after `timeout`.
     pub fn dynamic(key: &[Field], timeout: Duration) -> Self {
         Self {
             timeout: Some(timeout),
@@ -448,7 +448,7 @@ impl Set {
         }
     }
 
-    /// A verdict map.
+    /// Returns a verdict map.
     pub fn verdicts(key: &[Field], elements: impl IntoIterator<Item = (Key, Verdict)>) -> Self {
         Self {
             data: SetData::Verdict,
@@ -460,7 +460,7 @@ impl Set {
         }
     }
 
-    /// A map.
+    /// Returns a map.
     pub fn map(
         key: &[Field],
         value: &[Field],
@@ -476,7 +476,7 @@ impl Set {
         }
     }
 
-    /// Whether two sets differ in elements at most.
+    /// Returns whether two sets differ in their elements at most.
     pub(super) fn same_shape(&self, other: &Self) -> bool {
         self.key == other.key
             && self.data == other.data

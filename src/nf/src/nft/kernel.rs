@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::encode::{Batch, GETTABLE, NEWTABLE, family_number, message_type, nfgen};
+use super::nfta;
 use super::table::{Family, Key, Table, Value};
 use crate::netlink::{Attributes, NetlinkError, Socket, in_netns};
 
@@ -15,29 +16,28 @@ pub struct Nftables {
 }
 
 impl Nftables {
-    /// Opens one in the calling thread's network namespace.
+    /// Opens a connection in the calling thread's network namespace.
     pub fn open() -> Result<Self, NetlinkError> {
         Socket::open(SockProtocol::NetlinkNetFilter)
             .map(|socket| Self { socket })
             .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
     }
 
-    /// Opens one in the network namespace that `netns` refers to.
+    /// Opens a connection in the network namespace that `netns` refers to.
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
         in_netns(netns, Self::open)?
     }
 
-    /// Makes the kernel's table `new`, in one transaction.
+    /// Makes the kernel's table equal to `new`, in one transaction.
     ///
-    /// With `old`, what the kernel has (as applied before), only the differences are
-    /// written, and what rules have put into sets stays; nothing at all when there is
-    /// none. Without, the table is replaced whatever it was. Answers whether anything
-    /// was written.
+    /// With `old`, the table as applied before, only differences are written and
+    /// elements that rules have added to sets are kept. Without, the table is replaced.
+    /// Returns whether anything was written.
     pub fn apply(&self, old: Option<&Table>, new: &Table) -> Result<bool, NetlinkError> {
         if old == Some(new) {
             return Ok(false);
         }
-        // Rules hold on to their sets, so that a set can't be made anew under them.
+        // A set cannot be replaced while rules refer to it.
         let same_sets = |old: &&Table| {
             old.name == new.name
                 && old.family == new.family
@@ -59,7 +59,7 @@ impl Nftables {
         Ok(true)
     }
 
-    /// Deletes a table. Answers whether it was there.
+    /// Deletes a table. Returns whether it existed.
     pub fn delete_table(&self, family: Family, name: &str) -> Result<bool, NetlinkError> {
         let table = Table::new(family, name);
         match self.transaction(&table, |batch| batch.delete_table()) {
@@ -69,7 +69,7 @@ impl Nftables {
         }
     }
 
-    /// Names of the family's tables.
+    /// Lists the names of the family's tables.
     pub fn tables(&self, family: Family) -> Result<Vec<String>, NetlinkError> {
         let family = family_number(family);
         self.socket
@@ -80,7 +80,8 @@ impl Nftables {
                     if kind != message_type(NEWTABLE) || payload.first() != Some(&family) {
                         return None;
                     }
-                    let (_, name) = Attributes(payload.get(4..)?).find(|(kind, _)| *kind == 1)?;
+                    let (_, name) = Attributes(payload.get(4..)?)
+                        .find(|(kind, _)| *kind == nfta::TABLE_NAME)?;
                     let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
                     Some(String::from_utf8_lossy(&name[..end]).into_owned())
                 },
@@ -111,10 +112,10 @@ impl Nftables {
     }
 }
 
-/// Writes what leads from `old` to `new`, in an order in which the kernel never
-/// meets a reference to something that is not there (any more).
+/// Writes the differences from `old` to `new`, in an order in which no message refers
+/// to a chain or set that does not exist.
 fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
-    // A base chain's hook cannot be altered: the chain is made again.
+    // A base chain's hook cannot be changed: the chain is created again.
     let chain_stays = |name: &str| match (old.chains.get(name), new.chains.get(name)) {
         (Some(was), Some(now)) => was.hook == now.hook,
         _ => false,
@@ -122,7 +123,7 @@ fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
     let rules_stay =
         |name: &str| chain_stays(name) && old.chains[name].rules == new.chains[name].rules;
 
-    // What refers goes before what is referred to.
+    // Delete references before their targets.
     for (name, set) in &old.sets {
         if let Some(now) = new.sets.get(name) {
             let gone = |(key, value): &(&Key, &Value)| now.elements.get(*key) != Some(*value);
@@ -140,7 +141,7 @@ fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
     for name in old.chains.keys().filter(|name| !chain_stays(name)) {
         batch.delete_chain(name);
     }
-    // What is referred to comes before what refers.
+    // Create targets before references.
     for (name, set) in &new.sets {
         if !old.sets.contains_key(name) {
             batch.new_set(name, set);

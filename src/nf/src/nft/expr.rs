@@ -14,7 +14,7 @@ impl Reg {
     /// a link name takes four.
     pub const fn word(n: u32) -> Self {
         assert!(n < 16);
-        Self(8 + n) // NFT_REG32_00
+        Self(libc::NFT_REG32_00 as u32 + n)
     }
 }
 
@@ -26,7 +26,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// Bytes as they stand.
+    /// Returns bytes unchanged. Panics if there are more than 20.
     pub fn bytes(value: &[u8]) -> Self {
         let mut bytes = [0; 20];
         bytes[..value.len()].copy_from_slice(value);
@@ -36,27 +36,27 @@ impl Data {
         }
     }
 
-    /// An address.
+    /// Returns an address.
     pub fn ip(ip: Ipv4Addr) -> Self {
         Self::bytes(&ip.octets())
     }
 
-    /// A port, in network byte order.
+    /// Returns a port, in network byte order.
     pub fn port(port: u16) -> Self {
         Self::bytes(&port.to_be_bytes())
     }
 
-    /// A byte: a protocol number.
+    /// Returns a byte, such as a protocol number.
     pub fn byte(value: u8) -> Self {
         Self::bytes(&[value])
     }
 
-    /// A number that the kernel computes: a mark, a state, a random number.
+    /// Returns a number in the machine's byte order: a mark, a state, a random number.
     pub fn host(value: u32) -> Self {
         Self::bytes(&value.to_ne_bytes())
     }
 
-    /// The name of a link, for whole comparison.
+    /// Returns the name of a link, zero-padded, for comparison as a whole.
     pub fn link(name: &str) -> Self {
         let mut bytes = [0; 16];
         let length = name.len().min(15);
@@ -64,7 +64,7 @@ impl Data {
         Self::bytes(&bytes)
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
@@ -79,22 +79,22 @@ impl std::fmt::Debug for Data {
     }
 }
 
-/// What becomes of a packet.
+/// The decision about a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Let through by this chain; later hooks still see it.
+    /// Accepts the packet in this hook; later hooks still process it.
     Accept,
-    /// Dropped silently.
+    /// Drops the packet without a response.
     Drop,
-    /// Back to the chain that jumped here.
+    /// Returns to the calling chain.
     Return,
-    /// On in another chain, coming back after it.
+    /// Continues in another chain and returns after its end.
     Jump(Name),
-    /// On in another chain, without coming back.
+    /// Continues in another chain without returning.
     Goto(Name),
 }
 
-/// How to compare.
+/// A comparison operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CmpOp {
     /// Equal.
@@ -111,18 +111,18 @@ pub enum CmpOp {
     Ge,
 }
 
-/// What is known about a packet beside its bytes.
+/// Metadata of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meta {
     /// The packet's mark, a 32-bit number.
     Mark,
-    /// Index of the link it came in by.
+    /// Index of the input link.
     InLink,
-    /// Index of the link it goes out by.
+    /// Index of the output link.
     OutLink,
-    /// Name of the link it came in by, 16 bytes.
+    /// Name of the input link, 16 bytes.
     InName,
-    /// Name of the link it goes out by, 16 bytes.
+    /// Name of the output link, 16 bytes.
     OutName,
     /// Transport protocol, one byte.
     L4Proto,
@@ -130,7 +130,7 @@ pub enum Meta {
     NfProto,
 }
 
-/// Where a field of a packet is counted from.
+/// The header that a field's offset is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadBase {
     /// The network header.
@@ -139,7 +139,7 @@ pub enum PayloadBase {
     Transport,
 }
 
-/// What connection tracking knows about a packet's connection.
+/// Connection tracking data of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ct {
     /// A bit of [`ct_state`].
@@ -154,13 +154,13 @@ pub enum Ct {
 
 /// Values of [`Ct::State`]: one bit is set.
 pub mod ct_state {
-    /// Not attributable to a connection.
+    /// Belongs to no connection.
     pub const INVALID: u32 = 1;
-    /// Of a connection that has seen packets both ways.
+    /// Belongs to a connection with packets in both directions.
     pub const ESTABLISHED: u32 = 2;
-    /// Begins a connection that belongs to another (an ICMP error).
+    /// Starts a connection related to another (an ICMP error).
     pub const RELATED: u32 = 4;
-    /// Begins a connection.
+    /// Starts a connection.
     pub const NEW: u32 = 8;
 }
 
@@ -172,7 +172,7 @@ pub mod ct_status {
     pub const DNAT: u32 = 1 << 5;
 }
 
-/// Which address is translated.
+/// The address that is translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatKind {
     /// The source.
@@ -181,7 +181,7 @@ pub enum NatKind {
     Destination,
 }
 
-/// How a packet is refused.
+/// The response to a rejected packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
     /// A TCP reset.
@@ -194,23 +194,24 @@ pub enum Reject {
     AdminProhibited,
 }
 
-/// The set or map of a lookup.
+/// A reference to the set or map of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetRef {
-    /// One of the table's, by name.
+    /// A set of the table, by name.
     Named(Name),
-    /// One that belongs to this rule alone.
+    /// A set that belongs to the rule.
     Anonymous(Box<Set>),
 }
 
-/// An instruction. A rule runs them in order until a comparison fails or a verdict falls.
+/// An expression. A rule evaluates them in order until a comparison fails or one gives a
+/// verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
     /// Loads a constant.
     Immediate(Reg, Data),
-    /// Gives a verdict.
+    /// Issues a verdict.
     Verdict(Verdict),
-    /// Goes on when the register compares so.
+    /// Continues if the comparison of the register holds.
     Cmp(Reg, CmpOp, Data),
     /// `register = (register & mask) ^ xor`; both are as long as the value.
     Bitwise {
@@ -221,64 +222,65 @@ pub enum Expr {
         /// Bits flipped after that.
         xor: Data,
     },
-    /// Loads what is known about the packet.
+    /// Loads metadata of the packet.
     Meta(Meta, Reg),
-    /// Sets it (only the mark can be).
+    /// Sets metadata (only the mark can be set).
     SetMeta(Meta, Reg),
     /// Loads bytes of the packet.
     Payload {
-        /// Counted from here.
+        /// The header that `offset` is relative to.
         base: PayloadBase,
-        /// First byte.
+        /// Offset of the first byte.
         offset: u32,
-        /// How many.
+        /// Number of bytes.
         length: u32,
-        /// Where to.
+        /// The destination register.
         reg: Reg,
     },
-    /// Loads what is known about the connection.
+    /// Loads connection tracking data.
     Ct(Ct, Reg),
-    /// Looks the register up; goes on when it is there.
+    /// Looks up the register in a set and continues if it is found.
     Lookup {
-        /// Where.
+        /// The set.
         set: SetRef,
         /// The key.
         reg: Reg,
-        /// Goes on when it is not there instead.
+        /// Continues if it is not found instead.
         invert: bool,
     },
-    /// Looks the register up in a map; gives the verdict found or goes on behind the rule.
+    /// Looks up the register in a map and issues the verdict found; ends the rule if
+    /// there is none.
     LookupVerdict {
         /// The map.
         map: SetRef,
         /// The key.
         reg: Reg,
     },
-    /// Looks the register up in a map and loads the value found.
+    /// Looks up the register in a map and loads the value found.
     LookupValue {
         /// The map.
         map: SetRef,
         /// The key.
         reg: Reg,
-        /// Where to.
+        /// The destination register.
         to: Reg,
     },
     /// Translates addresses of the connection.
     Nat {
-        /// Which end.
+        /// The translated address.
         kind: NatKind,
-        /// Holds the new address.
+        /// Register with the new address.
         address: Reg,
-        /// Holds the new port; unchanged when absent.
+        /// Register with the new port; unchanged if absent.
         port: Option<Reg>,
     },
-    /// Makes the source the address of the link that the packet leaves by.
+    /// Sets the source to the address of the output link.
     Masquerade {
-        /// Whether source ports are picked at random, which avoids clashes of
+        /// Whether source ports are chosen at random, which avoids collisions of
         /// concurrent connections.
         fully_random: bool,
     },
-    /// Makes the destination this machine, with the port in the register if given.
+    /// Sets the destination to this machine, with the port in the register if given.
     Redirect(Option<Reg>),
     /// Loads the kind of the destination address (`RTN_LOCAL` is 2), a 32-bit number.
     FibDestinationType(Reg),
@@ -286,43 +288,43 @@ pub enum Expr {
     FibSourceType(Reg),
     /// Loads a random number below `modulus`.
     Random {
-        /// Where to.
+        /// The destination register.
         reg: Reg,
-        /// One more than the largest.
+        /// Exclusive upper bound.
         modulus: u32,
     },
     /// Loads 0, 1 … `modulus - 1`, 0 … in turn.
     Incremental {
-        /// Where to.
+        /// The destination register.
         reg: Reg,
-        /// One more than the largest.
+        /// Exclusive upper bound.
         modulus: u32,
     },
     /// Counts packets and bytes.
     Counter,
-    /// Goes on for so many packets each second.
+    /// Continues for a limited number of packets per second.
     Limit {
-        /// Packets.
+        /// Packets per second.
         per_second: u64,
-        /// Packets beyond that at once.
+        /// Packets in excess of the rate that may arrive at once.
         burst: u32,
     },
-    /// Refuses the packet, telling its sender.
+    /// Rejects the packet with a response.
     Reject(Reject),
-    /// Leaves the packet out of connection tracking.
+    /// Excludes the packet from connection tracking.
     NoTrack,
-    /// Puts the register into a set of the table, or starts its time anew.
+    /// Adds the register to a set of the table, or restarts its timeout.
     Update {
         /// The set.
         set: Name,
         /// The key.
         reg: Reg,
-        /// How long it stays; the set's own time when absent.
+        /// Timeout of the element; the set's if absent.
         timeout: Option<Duration>,
     },
 }
 
-/// Common instructions, spelled short.
+/// Constructors of common expressions.
 impl Expr {
     /// Loads the IPv4 source address.
     pub fn source_ip(reg: Reg) -> Self {
@@ -354,22 +356,22 @@ impl Expr {
         }
     }
 
-    /// Goes on when the register equals.
+    /// Continues if the register equals `data`.
     pub fn eq(reg: Reg, data: Data) -> Self {
         Self::Cmp(reg, CmpOp::Eq, data)
     }
 
-    /// Goes on when the register does not equal.
+    /// Continues if the register does not equal `data`.
     pub fn ne(reg: Reg, data: Data) -> Self {
         Self::Cmp(reg, CmpOp::Ne, data)
     }
 
-    /// A jump.
+    /// Jumps to a chain.
     pub fn jump(chain: &Name) -> Self {
         Self::Verdict(Verdict::Jump(chain.clone()))
     }
 
-    /// A goto.
+    /// Continues in a chain without returning.
     pub fn goto(chain: &Name) -> Self {
         Self::Verdict(Verdict::Goto(chain.clone()))
     }

@@ -1,7 +1,8 @@
-//! A small synchronous rtnetlink client.
+//! A small synchronous rtnetlink client, and the socket that other netlink protocols
+//! share.
 //!
 //! ```no_run
-//! # use rkube_network::netlink::{Netlink, Netns, Veth};
+//! # use rkube_nf::netlink::{Netlink, Netns, Veth};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let nl = Netlink::open()?;
 //! nl.create_bridge("rk0")?;
@@ -27,8 +28,7 @@ mod tests;
 
 pub use address::Address;
 pub use link::{Link, LinkRef, Netns, Veth};
-pub(crate) use message::{Attributes, Writer};
+pub use message::{Attributes, Writer};
 pub use netns::{current_netns, in_netns, new_netns, open_netns, pid_netns};
 pub use route::{Route, RouteScope};
-pub(crate) use socket::Socket;
-pub use socket::{Netlink, NetlinkError};
+pub use socket::{Netlink, NetlinkError, Refusal, Socket};

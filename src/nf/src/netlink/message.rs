@@ -1,30 +1,23 @@
 //! Netlink's wire format: a header, a fixed part, and attributes that nest.
 
+use netlink_packet_core::{Emitable, NLA_F_NESTED, NLA_TYPE_MASK};
+
 /// Length of `struct nlmsghdr`.
 pub(crate) const HEADER: usize = 16;
-/// Attribute whose value is attributes.
-const NLA_F_NESTED: u16 = 0x8000;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
 /// Writes any number of messages, one after the other.
 #[derive(Default)]
-pub(crate) struct Writer {
+pub struct Writer {
     buf: Vec<u8>,
 }
 
 impl Writer {
-    pub(crate) fn new() -> Self {
+    /// Returns a writer without messages.
+    pub fn new() -> Self {
         Self::default()
     }
 
     /// Appends a message; `body` writes the fixed part and the attributes.
-    pub(crate) fn message(
-        &mut self,
-        kind: u16,
-        flags: u16,
-        seq: u32,
-        body: impl FnOnce(&mut Self),
-    ) {
+    pub fn message(&mut self, kind: u16, flags: u16, seq: u32, body: impl FnOnce(&mut Self)) {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; 4]);
         self.buf.extend_from_slice(&kind.to_ne_bytes());
@@ -37,13 +30,21 @@ impl Writer {
     }
 
     /// Appends bytes of a message's fixed part.
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
         self.pad();
     }
 
+    /// Appends a body: fixed part and attributes.
+    pub fn emit(&mut self, body: &impl Emitable) {
+        let start = self.buf.len();
+        self.buf.resize(start + body.buffer_len(), 0);
+        body.emit(&mut self.buf[start..]);
+        self.pad();
+    }
+
     /// Appends an attribute.
-    pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
+    pub fn attr(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).expect("a netlink attribute below 64 KiB");
         self.buf.extend_from_slice(&length.to_ne_bytes());
         self.buf.extend_from_slice(&kind.to_ne_bytes());
@@ -52,7 +53,7 @@ impl Writer {
     }
 
     /// Appends a string attribute with its terminating zero.
-    pub(crate) fn string(&mut self, kind: u16, value: &str) {
+    pub fn string(&mut self, kind: u16, value: &str) {
         let length = u16::try_from(5 + value.len()).expect("a netlink attribute below 64 KiB");
         self.buf.extend_from_slice(&length.to_ne_bytes());
         self.buf.extend_from_slice(&kind.to_ne_bytes());
@@ -61,23 +62,24 @@ impl Writer {
         self.pad();
     }
 
-    /// Appends a number in the machine's byte order (rtnetlink's way).
-    pub(crate) fn u32(&mut self, kind: u16, value: u32) {
+    /// Appends a number in the machine's byte order.
+    #[cfg(test)]
+    fn u32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_ne_bytes());
     }
 
-    /// Appends a number in network byte order (nfnetlink's way).
-    pub(crate) fn be32(&mut self, kind: u16, value: u32) {
+    /// Appends a number in network byte order, as nfnetlink expects.
+    pub fn be32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
     }
 
     /// Appends a 64-bit number in network byte order.
-    pub(crate) fn be64(&mut self, kind: u16, value: u64) {
+    pub fn be64(&mut self, kind: u16, value: u64) {
         self.attr(kind, &value.to_be_bytes());
     }
 
     /// Appends an attribute made of attributes.
-    pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+    pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; 2]);
         self.buf
@@ -89,17 +91,24 @@ impl Writer {
     }
 
     /// Adds flags to the message that begins at `start`.
-    pub(crate) fn add_flags(&mut self, start: usize, flags: u16) {
+    pub fn add_flags(&mut self, start: usize, flags: u16) {
         let place = start + 6..start + 8;
         let old = u16::from_ne_bytes([self.buf[place.start], self.buf[place.start + 1]]);
         self.buf[place].copy_from_slice(&(old | flags).to_ne_bytes());
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the length of all messages in bytes.
+    pub fn len(&self) -> usize {
         self.buf.len()
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    /// Returns whether there is no message yet.
+    pub fn is_empty(&self) -> bool {
+        self.buf.is_empty()
+    }
+
+    /// Returns the messages.
+    pub fn as_bytes(&self) -> &[u8] {
         &self.buf
     }
 
@@ -110,9 +119,13 @@ impl Writer {
     }
 }
 
-/// The attributes in a received message, in order.
+/// Iterates over the attributes of a received message, in order, as pairs of type and
+/// value. Ends at the first malformed one.
 #[derive(Clone, Copy)]
-pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
+pub struct Attributes<'a>(
+    /// The attributes' bytes.
+    pub &'a [u8],
+);
 
 impl<'a> Iterator for Attributes<'a> {
     type Item = (u16, &'a [u8]);
@@ -126,7 +139,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// A number in the machine's byte order, zero when the value is too short.
+/// Reads a number in the machine's byte order; zero if the value is too short.
 pub(crate) fn ne32(value: &[u8]) -> u32 {
     value
         .get(..4)
@@ -134,7 +147,7 @@ pub(crate) fn ne32(value: &[u8]) -> u32 {
         .map_or(0, u32::from_ne_bytes)
 }
 
-/// A string attribute without its terminating zero.
+/// Reads a string attribute without its terminating zero.
 pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()

@@ -9,10 +9,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::NetlinkError;
 
-/// Runs `work` on a fresh thread inside the network namespace `netns`.
+/// Runs `work` on a new thread inside the network namespace `netns`.
 ///
 /// The calling thread never changes its namespace, so that a failure half-way
-/// cannot leave it in the wrong one. A panic of `work` goes on in the caller.
+/// cannot leave it in the wrong one. A panic of `work` is resumed in the caller.
 pub fn in_netns<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> T + Send,
@@ -44,8 +44,8 @@ pub fn current_netns() -> Result<OwnedFd, NetlinkError> {
     open_netns(Path::new("/proc/thread-self/ns/net"))
 }
 
-/// Makes a new, empty network namespace that lives as long as the descriptor
-/// (or a process or mount made from it), with its loopback link down.
+/// Creates an empty network namespace with its loopback link down. It exists as long
+/// as the descriptor, or a process or mount that refers to it.
 pub fn new_netns() -> Result<OwnedFd, NetlinkError> {
     on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)

@@ -1,0 +1,58 @@
+//! From services to rules.
+//!
+//! The table's shape follows kube-proxy's nftables mode. Verdict maps lead from
+//! address, protocol and port to a chain for each service port, which translates the
+//! destination to an endpoint picked at random (or the one that the client used last):
+//!
+//! ```text
+//! nat prerouting, output ─ services ─ @service-ips, @service-nodeports
+//!     ├─ service-…   (any endpoint)           ─ dnat to one of @endpoints
+//!     ├─ local-…     (endpoints on this node) ─ dnat to one of @endpoints
+//!     └─ external-…  (mark for masquerading)  ─ service-… or local-…
+//! filter prerouting, output ─ firewall ─ @firewall-ips ─ firewall-…
+//! filter input, forward, output ─ no-endpoints ─ @no-endpoint-ips, @no-endpoint-nodeports
+//! filter forward, output (translated) ─ cluster-ips: refuse ports that no service has
+//! nat postrouting ─ masquerade what is marked, and pods that reach themselves
+//! ```
+//!
+//! All services' endpoints are in one map, keyed by the chain's hash and a number, so
+//! that a change of endpoints is a change of elements: the kernel looks chains and sets
+//! up one by one when it loads rules, elements by hash. Services with session affinity
+//! have a chain and a set of clients for each endpoint (`endpoint-…`, `affinity-…`).
+
+mod base;
+mod port;
+mod rules;
+mod types;
+
+use std::collections::BTreeMap;
+
+pub use types::{HealthCheck, Ruleset, UdpBackends};
+
+use self::base::{base_chains, refusal_chain};
+use self::port::Port;
+use self::types::Maps;
+use super::ProxyConfig;
+use super::state::ServiceState;
+use crate::nft::{Family, Table};
+
+/// Name of the proxy's table.
+pub const TABLE: &str = "rkube-proxy";
+
+/// Compiles services to rules, without I/O.
+pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
+    let mut rules = Ruleset {
+        table: Table::new(Family::Ip, TABLE),
+        health_checks: BTreeMap::new(),
+        udp: UdpBackends::default(),
+    };
+    let refuse = refusal_chain(&mut rules.table);
+    let mut maps = Maps::default();
+    for service in &state.ports {
+        if !config.local_ips.contains(&service.cluster_ip) {
+            Port::new(service, config, &refuse).compile(&mut rules, &mut maps);
+        }
+    }
+    base_chains(&mut rules.table, maps, &refuse);
+    rules
+}

@@ -1,0 +1,59 @@
+//! The result of compiling services, and its parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::nft::{Key, Table, Verdict};
+
+/// The rules and checks compiled from the services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// The packet filter's table.
+    pub table: Table,
+    /// Health checks to serve, by port.
+    pub health_checks: BTreeMap<u16, HealthCheck>,
+    /// Endpoints of UDP services, for the detection of stale connections.
+    pub udp: UdpBackends,
+}
+
+/// The response to a load balancer's health check of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub name: String,
+    /// Number of the service's endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// Addresses of pods behind UDP services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpBackends {
+    /// By address and port of the service.
+    pub by_address: BTreeMap<(Ipv4Addr, u16), BTreeSet<Ipv4Addr>>,
+    /// By node port.
+    pub by_node_port: BTreeMap<u16, BTreeSet<Ipv4Addr>>,
+}
+
+impl UdpBackends {
+    /// Returns whether there is no UDP service with endpoints.
+    pub fn is_empty(&self) -> bool {
+        self.by_address.is_empty() && self.by_node_port.is_empty()
+    }
+}
+
+/// Elements of the maps and sets, collected service by service.
+#[derive(Default)]
+pub(super) struct Maps {
+    pub(super) service_ips: BTreeMap<Key, Verdict>,
+    pub(super) service_node_ports: BTreeMap<Key, Verdict>,
+    pub(super) no_endpoint_ips: BTreeMap<Key, Verdict>,
+    pub(super) no_endpoint_node_ports: BTreeMap<Key, Verdict>,
+    pub(super) firewall_ips: BTreeMap<Key, Verdict>,
+    pub(super) cluster_ips: BTreeSet<Key>,
+    /// From a chain's hash and a number to address and port.
+    pub(super) endpoints: BTreeMap<Key, Key>,
+    /// Pairs of a pod's address with itself.
+    pub(super) hairpins: BTreeSet<Key>,
+}

@@ -1,0 +1,437 @@
+//! Links: bridges, veth pairs, dummies.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable, ParseableParametrized};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage, LinkMessageBuffer,
+};
+use nix::errno::Errno;
+
+use super::{Netlink, NetlinkError};
+
+/// Longest name of a link, without the terminating zero.
+const MAX_NAME_LENGTH: usize = libc::IFNAMSIZ - 1;
+
+/// A link, by index or by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkRef<'a> {
+    /// Its index in the namespace.
+    Index(u32),
+    /// Its name.
+    Name(&'a str),
+}
+
+impl From<u32> for LinkRef<'_> {
+    fn from(index: u32) -> Self {
+        Self::Index(index)
+    }
+}
+
+impl<'a> From<&'a str> for LinkRef<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl<'a> From<&'a String> for LinkRef<'a> {
+    fn from(name: &'a String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl std::fmt::Display for LinkRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "#{index}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A network namespace to put a link into.
+#[derive(Clone, Copy, Debug)]
+pub enum Netns<'a> {
+    /// An open namespace file.
+    Fd(BorrowedFd<'a>),
+    /// The namespace of a process.
+    Pid(i32),
+}
+
+impl Netns<'_> {
+    fn attribute(self) -> LinkAttribute {
+        match self {
+            Self::Fd(fd) => LinkAttribute::NetNsFd(fd.as_raw_fd()),
+            Self::Pid(pid) => LinkAttribute::NetNsPid(pid.cast_unsigned()),
+        }
+    }
+}
+
+/// A link and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Index in its namespace.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// `bridge`, `veth`, `dummy` …; `None` for hardware and loopback.
+    pub kind: Option<String>,
+    /// Hardware address, if it has six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Maximum packet size in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is the loopback link.
+    pub loopback: bool,
+    /// Index of the bridge that it is a port of.
+    pub master: Option<u32>,
+    /// Whether it is a bridge's port in state forwarding, which a veth reaches shortly
+    /// (mostly less than a millisecond) after both ends have come up.
+    pub forwarding: bool,
+    /// For a veth, the other end's index in the other end's namespace.
+    pub peer: Option<u32>,
+}
+
+/// A veth pair to create.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Veth<'a> {
+    /// Name of the end in this namespace.
+    pub name: &'a str,
+    /// Its hardware address; random if absent.
+    pub mac: Option<[u8; 6]>,
+    /// Index of the bridge that it becomes a port of.
+    pub master: Option<u32>,
+    /// Maximum packet size of both ends, in bytes; 1500 if absent.
+    pub mtu: Option<u32>,
+    /// Whether this end is brought up immediately.
+    pub up: bool,
+    /// Name of the other end.
+    pub peer_name: &'a str,
+    /// Its hardware address; random if absent.
+    pub peer_mac: Option<[u8; 6]>,
+    /// Namespace of the other end; this one if absent.
+    pub peer_netns: Option<Netns<'a>>,
+}
+
+/// Returns a message about a link, without attributes but its name.
+fn link_message(link: LinkRef<'_>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    match link {
+        LinkRef::Index(index) => message.header.index = index,
+        LinkRef::Name(name) => message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned())),
+    }
+    message
+}
+
+/// Returns a message about one end of a new veth pair.
+fn veth_end(name: &str, mac: Option<[u8; 6]>, mtu: Option<u32>) -> LinkMessage {
+    let mut message = link_message(name.into());
+    let attributes = &mut message.attributes;
+    attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message
+}
+
+fn check_name(action: &str, name: &str) -> Result<(), NetlinkError> {
+    let bad = name.is_empty()
+        || name.len() > MAX_NAME_LENGTH
+        || name == "."
+        || name == ".."
+        || name
+            .bytes()
+            .any(|b| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace());
+    if bad {
+        return Err(NetlinkError {
+            action: format!("{action} {name:?}"),
+            errno: Errno::EINVAL,
+            detail: Some(format!(
+                "a link's name has 1 to {MAX_NAME_LENGTH} characters, no space, '/' or ':'"
+            )),
+        });
+    }
+    Ok(())
+}
+
+impl Netlink {
+    /// Creates a bridge, down. Returns its index.
+    pub fn create_bridge(&self, name: &str) -> Result<u32, NetlinkError> {
+        self.create(InfoKind::Bridge, name)
+    }
+
+    /// Creates a dummy link, down. Returns its index. Kernels may lack the driver
+    /// (`Operation not supported`).
+    pub fn create_dummy(&self, name: &str) -> Result<u32, NetlinkError> {
+        self.create(InfoKind::Dummy, name)
+    }
+
+    fn create(&self, kind: InfoKind, name: &str) -> Result<u32, NetlinkError> {
+        let action = format!("cannot create {kind}");
+        check_name(&action, name)?;
+        let mut message = link_message(name.into());
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        self.socket
+            .request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |w| w.emit(&message))
+            .map_err(|refusal| refusal.because(format!("{action} {name}")))?;
+        self.index_of(name)
+    }
+
+    /// Creates a veth pair, the other end directly in another namespace. Returns this
+    /// end's index.
+    pub fn create_veth(&self, veth: &Veth<'_>) -> Result<u32, NetlinkError> {
+        check_name("cannot create veth", veth.name)?;
+        check_name("cannot create veth", veth.peer_name)?;
+        let mut peer = veth_end(veth.peer_name, veth.peer_mac, veth.mtu);
+        peer.attributes
+            .extend(veth.peer_netns.map(Netns::attribute));
+        let mut message = veth_end(veth.name, veth.mac, veth.mtu);
+        if veth.up {
+            message.header.flags = LinkFlags::Up;
+            message.header.change_mask = LinkFlags::Up;
+        }
+        message
+            .attributes
+            .extend(veth.master.map(LinkAttribute::Controller));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.socket
+            .request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, |w| w.emit(&message))
+            .map_err(|refusal| {
+                refusal.because(format!(
+                    "cannot create veth {} with peer {}",
+                    veth.name, veth.peer_name
+                ))
+            })?;
+        self.index_of(veth.name)
+    }
+
+    /// Lists every link of the namespace.
+    pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        self.socket
+            .dump(
+                RTM_GETLINK,
+                |w| w.emit(&LinkMessage::default()),
+                |kind, payload| (kind == RTM_NEWLINK).then(|| parse_link(payload)).flatten(),
+            )
+            .map_err(|refusal| refusal.because("cannot list links"))
+    }
+
+    /// Returns the link, or `None` if there is none of that name or index.
+    pub fn link<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<Option<Link>, NetlinkError> {
+        let link = link.into();
+        let result = self.socket.query(
+            RTM_GETLINK,
+            0,
+            |w| w.emit(&link_message(link)),
+            |kind, payload| (kind == RTM_NEWLINK).then(|| parse_link(payload)).flatten(),
+        );
+        match result {
+            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
+            other => other.map_err(|refusal| refusal.because(format!("cannot find link {link}"))),
+        }
+    }
+
+    /// Returns the index of a link. Fails if no link has the name.
+    pub fn index_of<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<u32, NetlinkError> {
+        let link = link.into();
+        match link {
+            LinkRef::Index(index) => Ok(index),
+            LinkRef::Name(name) => self.link(link)?.map(|found| found.index).ok_or_else(|| {
+                NetlinkError::new(format!("cannot find link {name}"), Errno::ENODEV)
+            }),
+        }
+    }
+
+    /// Brings a link up.
+    pub fn set_up<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<(), NetlinkError> {
+        self.set(link.into(), "bring up", LinkFlags::Up, LinkFlags::Up, None)
+    }
+
+    /// Brings a link down.
+    pub fn set_down<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<(), NetlinkError> {
+        self.set(
+            link.into(),
+            "bring down",
+            LinkFlags::empty(),
+            LinkFlags::Up,
+            None,
+        )
+    }
+
+    /// Makes a link a port of a bridge, or detaches it from its bridge.
+    pub fn set_master<'a>(
+        &self,
+        link: impl Into<LinkRef<'a>>,
+        master: Option<LinkRef<'_>>,
+    ) -> Result<(), NetlinkError> {
+        let master = master.map_or(Ok(0), |master| self.index_of(master))?;
+        let master = LinkAttribute::Controller(master);
+        self.set_attribute(link.into(), "set the bridge of", master)
+    }
+
+    /// Sets the maximum packet size, in bytes.
+    pub fn set_mtu<'a>(&self, link: impl Into<LinkRef<'a>>, mtu: u32) -> Result<(), NetlinkError> {
+        self.set_attribute(link.into(), "set the MTU of", LinkAttribute::Mtu(mtu))
+    }
+
+    /// Sets the hardware address.
+    pub fn set_mac<'a>(
+        &self,
+        link: impl Into<LinkRef<'a>>,
+        mac: [u8; 6],
+    ) -> Result<(), NetlinkError> {
+        let address = LinkAttribute::Address(mac.to_vec());
+        self.set_attribute(link.into(), "set the hardware address of", address)
+    }
+
+    /// Renames a link. Older kernels require it to be down.
+    pub fn rename<'a>(&self, link: impl Into<LinkRef<'a>>, name: &str) -> Result<(), NetlinkError> {
+        check_name("cannot rename a link to", name)?;
+        let link = link.into();
+        let mut message = link_message(self.index_of(link)?.into());
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        self.socket
+            .request(RTM_SETLINK, 0, |w| w.emit(&message))
+            .map_err(|refusal| refusal.because(format!("cannot rename link {link} to {name}")))
+    }
+
+    /// Moves a link to another namespace, where it is down and has no address.
+    pub fn move_to<'a>(
+        &self,
+        link: impl Into<LinkRef<'a>>,
+        netns: Netns<'_>,
+    ) -> Result<(), NetlinkError> {
+        self.set_attribute(link.into(), "move", netns.attribute())
+    }
+
+    /// Sets whether a bridge sends packets back out of the port that they came from. A
+    /// pod that reaches itself through a service needs it.
+    pub fn set_hairpin<'a>(
+        &self,
+        port: impl Into<LinkRef<'a>>,
+        on: bool,
+    ) -> Result<(), NetlinkError> {
+        let port = port.into();
+        let mut message = link_message(self.index_of(port)?.into());
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                on,
+            )])),
+        ]));
+        self.socket
+            .request(RTM_NEWLINK, 0, |w| w.emit(&message))
+            .map_err(|refusal| refusal.because(format!("cannot set hairpin mode of link {port}")))
+    }
+
+    /// Deletes a link (of a veth, both ends). Returns whether it existed.
+    pub fn delete_link<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<bool, NetlinkError> {
+        let link = link.into();
+        let message = link_message(link);
+        let result = self.socket.request(RTM_DELLINK, 0, |w| w.emit(&message));
+        match result {
+            Ok(()) => Ok(true),
+            Err(refusal) if refusal.errno == Errno::ENODEV => Ok(false),
+            Err(refusal) => Err(refusal.because(format!("cannot delete link {link}"))),
+        }
+    }
+
+    fn set_attribute(
+        &self,
+        link: LinkRef<'_>,
+        action: &str,
+        attribute: LinkAttribute,
+    ) -> Result<(), NetlinkError> {
+        let none = LinkFlags::empty();
+        self.set(link, action, none, none, Some(attribute))
+    }
+
+    fn set(
+        &self,
+        link: LinkRef<'_>,
+        action: &str,
+        flags: LinkFlags,
+        change_mask: LinkFlags,
+        attribute: Option<LinkAttribute>,
+    ) -> Result<(), NetlinkError> {
+        let mut message = link_message(link);
+        message.header.flags = flags;
+        message.header.change_mask = change_mask;
+        message.attributes.extend(attribute);
+        self.socket
+            .request(RTM_NEWLINK, 0, |w| w.emit(&message))
+            .map_err(|refusal| refusal.because(format!("cannot {action} link {link}")))
+    }
+}
+
+/// Parses an `RTM_NEWLINK` message. Attributes that cannot be decoded are ignored, so
+/// that a newer kernel's do not hide the link.
+fn parse_link(payload: &[u8]) -> Option<Link> {
+    let buffer = LinkMessageBuffer::new_checked(&payload).ok()?;
+    let header = LinkHeader::parse(&buffer).ok()?;
+    let mut link = Link {
+        index: header.index,
+        name: String::new(),
+        kind: None,
+        mac: None,
+        mtu: 0,
+        up: header.flags.contains(LinkFlags::Up),
+        loopback: header.flags.contains(LinkFlags::Loopback),
+        master: None,
+        forwarding: false,
+        peer: None,
+    };
+    for attribute in buffer.attributes().map_while(Result::ok) {
+        let Ok(attribute) = LinkAttribute::parse_with_param(&attribute, header.interface_family)
+        else {
+            continue;
+        };
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(address) => link.mac = address.try_into().ok(),
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(peer) => link.peer = Some(peer),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::PortData(data) => link.forwarding = is_forwarding(&data),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn is_forwarding(port: &InfoPortData) -> bool {
+    let InfoPortData::BridgePort(attributes) = port else {
+        return false;
+    };
+    attributes.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parsing_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = super::parse_link(&bytes);
+        }
+    }
+}
