@@ -1,37 +1,39 @@
-//! `port-forward`: connections into a pod, over SPDY in a WebSocket, over SPDY, or
-//! over the older channels of a WebSocket.
+//! `port-forward`: connections into a pod over SPDY, SPDY inside a WebSocket, or the
+//! older channels of a WebSocket.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::body::Incoming;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use rkube_runtime::Runtime;
+use rkube_streams::spdy;
+use rkube_streams::websocket::{self, Message, Payload, Socket, Version, message_bytes};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
+use super::answer::{Answer, text, upgraded};
 use super::query::Query;
-use super::spdy::session;
-use super::websocket::{self, Version};
-use super::{Answer, spdy, text};
-use crate::agent::Agent;
 use crate::kinds::*;
 use crate::pods::Snapshot;
 
-/// What SPDY streams carry here.
+/// Protocol of the SPDY streams.
 const PROTOCOL: &str = "portforward.k8s.io";
-/// SPDY inside a WebSocket.
-const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Sub-protocol of SPDY inside a WebSocket.
+const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Maximum number of ports of one request.
+const MAX_PORTS: usize = 100;
+/// Size of the buffers of a connection.
+const CHUNK_BYTES: usize = 32 << 10;
 
-/// Answers `/portForward`.
-pub(crate) async fn serve(
-    agent: Arc<Agent>,
-    pod: Snapshot,
-    query: Query,
-    mut request: Request<Incoming>,
+/// Serves `/portForward`.
+pub(crate) fn serve(
+    runtime: Runtime,
+    pod: &Snapshot,
+    query: &Query,
+    request: Request<Incoming>,
 ) -> Answer {
     let Some(sandbox) = pod.sandbox.clone() else {
         return text(
@@ -40,58 +42,17 @@ pub(crate) async fn serve(
         );
     };
     let target = Target {
-        agent,
+        runtime,
         sandbox,
         pod: pod.pod.uid().to_owned(),
     };
-    let headers = request.headers().clone();
-    if websocket::wanted(&headers) {
-        let tunnel = websocket::offers(&headers).iter().any(|o| o == TUNNEL);
-        let upgrade = hyper::upgrade::on(&mut request);
-        if tunnel {
-            tokio::spawn(async move {
-                match upgrade.await {
-                    Ok(upgraded) => {
-                        let socket = websocket::open(upgraded).await;
-                        let (streams, connect) = session::prepare();
-                        connect.start(tunneled(socket));
-                        forward(target, streams).await;
-                    }
-                    Err(e) => debug!("upgrade: {e}"),
-                }
-            });
-            return websocket::accept(&headers, TUNNEL);
-        }
-        let Some(version) = websocket::negotiate(&headers) else {
-            return text(
-                StatusCode::FORBIDDEN,
-                "none of the offered WebSocket protocols is known here",
-            );
-        };
-        let ports: Vec<u16> = query
-            .all("port")
-            .chain(query.all("ports"))
-            .flat_map(|p| p.split(','))
-            .filter_map(|p| p.parse().ok())
-            .collect();
-        if ports.is_empty() || ports.len() > 100 {
-            return text(
-                StatusCode::BAD_REQUEST,
-                "query parameter \"port\" is required",
-            );
-        }
-        tokio::spawn(async move {
-            match upgrade.await {
-                Ok(upgraded) => {
-                    channels(target, websocket::open(upgraded).await, version, ports).await;
-                }
-                Err(e) => debug!("upgrade: {e}"),
-            }
-        });
-        return websocket::accept(&headers, version.name);
+    if websocket::is_upgrade(request.headers()) {
+        return over_websocket(target, query, request);
     }
-    if spdy::wanted(&headers) {
-        return spdy::upgrade(request, &[PROTOCOL], |streams, _| forward(target, streams));
+    if spdy::is_upgrade(request.headers()) {
+        return upgraded(spdy::upgrade(request, &[PROTOCOL], |streams, _| {
+            forward(target, streams)
+        }));
     }
     text(
         StatusCode::BAD_REQUEST,
@@ -99,49 +60,84 @@ pub(crate) async fn serve(
     )
 }
 
-/// The bytes of a WebSocket's binary messages as one stream.
-fn tunneled(socket: websocket::Socket) -> DuplexStream {
-    let (mine, theirs) = tokio::io::duplex(64 << 10);
-    let (mut read, mut write) = tokio::io::split(mine);
-    let (mut sink, mut stream) = socket.split();
+fn over_websocket(target: Target, query: &Query, mut request: Request<Incoming>) -> Answer {
+    let headers = request.headers().clone();
+    if websocket::offered_protocols(&headers).contains(&TUNNEL_PROTOCOL) {
+        return upgrade(
+            &mut request,
+            &headers,
+            TUNNEL_PROTOCOL,
+            move |socket| async move {
+                let (streams, session) = spdy::prepare();
+                session.start(websocket::tunnel(socket));
+                forward(target, streams).await;
+            },
+        );
+    }
+    let Some(version) = websocket::negotiate(&headers) else {
+        return text(
+            StatusCode::FORBIDDEN,
+            "none of the offered WebSocket protocols is known here",
+        );
+    };
+    let ports = requested_ports(query);
+    if ports.is_empty() || ports.len() > MAX_PORTS {
+        return text(
+            StatusCode::BAD_REQUEST,
+            "query parameter \"port\" is required",
+        );
+    }
+    upgrade(
+        &mut request,
+        &headers,
+        version.name,
+        move |socket| async move {
+            channels(target, socket, version, ports).await;
+        },
+    )
+}
+
+/// Upgrades the connection to a WebSocket and runs `serve` with it.
+fn upgrade<F>(
+    request: &mut Request<Incoming>,
+    headers: &HeaderMap,
+    protocol: &str,
+    serve: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Answer
+where
+    F: Future<Output = ()> + Send,
+{
+    let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        while let Some(Ok(message)) = stream.next().await {
-            let bytes = match message {
-                Message::Binary(bytes) => bytes,
-                Message::Text(text) => text.into(),
-                Message::Close(_) => break,
-                _ => continue,
-            };
-            if write.write_all(&bytes).await.is_err() {
-                break;
-            }
+        match upgrade.await {
+            Ok(connection) => serve(websocket::open(connection).await).await,
+            Err(e) => debug!("upgrade: {e}"),
         }
-        let _ = write.shutdown().await;
     });
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 32 << 10];
-        while let Ok(n @ 1..) = read.read(&mut buffer).await {
-            let message = Message::binary(Bytes::copy_from_slice(&buffer[..n]));
-            if sink.send(message).await.is_err() {
-                return;
-            }
-        }
-        let _ = sink.close().await;
-    });
-    theirs
+    upgraded(websocket::accept(headers, protocol))
+}
+
+/// Returns the ports of a request: numbers in `port` or `ports`, separated by commas.
+fn requested_ports(query: &Query) -> Vec<u16> {
+    query
+        .all("port")
+        .chain(query.all("ports"))
+        .flat_map(|p| p.split(','))
+        .filter_map(|p| p.parse().ok())
+        .collect()
 }
 
 #[derive(Clone)]
 struct Target {
-    agent: Arc<Agent>,
+    runtime: Runtime,
     sandbox: String,
+    /// UID of the pod.
     pod: String,
 }
 
 impl Target {
     async fn connect(&self, port: u16) -> Result<tokio::net::TcpStream, String> {
-        let runtime = &self.agent.runtime;
-        runtime
+        self.runtime
             .connect_sandbox(&self.sandbox, port)
             .await
             .map_err(|e| {
@@ -153,21 +149,21 @@ impl Target {
     }
 }
 
-/// Pairs a request's error and data streams, and serves each pair.
-async fn forward(target: Target, mut streams: session::Streams) {
-    let mut halves: HashMap<String, HashMap<String, session::Stream>> = HashMap::new();
+/// Serves each request once its error stream and its data stream are open.
+async fn forward(target: Target, mut streams: spdy::Streams) {
+    let mut open: HashMap<String, HashMap<String, spdy::Stream>> = HashMap::new();
     while let Some(stream) = streams.recv().await {
         let header = |name: &str| stream.headers.get(name).cloned().unwrap_or_default();
         let kind = header("streamtype");
         let mut request = header("requestid");
         if request.is_empty() {
-            // Old clients name no request; there is one at a time a port.
+            // Old clients send no request ID; each port has one request at a time.
             request = format!("port {}", header("port"));
         }
-        let pair = halves.entry(request.clone()).or_default();
+        let pair = open.entry(request.clone()).or_default();
         pair.insert(kind, stream);
         if pair.contains_key("error") && pair.contains_key("data") {
-            let Some(mut pair) = halves.remove(&request) else {
+            let Some(mut pair) = open.remove(&request) else {
                 continue;
             };
             if let (Some(error), Some(data)) = (pair.remove("error"), pair.remove("data")) {
@@ -177,13 +173,13 @@ async fn forward(target: Target, mut streams: session::Streams) {
     }
 }
 
-async fn serve_pair(target: Target, mut error: session::Stream, mut data: session::Stream) {
+async fn serve_pair(target: Target, mut error: spdy::Stream, mut data: spdy::Stream) {
     let port = data.headers.get("port").and_then(|p| p.parse().ok());
     let done = match port {
         None => Err("unable to parse the port".to_owned()),
         Some(port) => match target.connect(port).await {
             Ok(mut tcp) => {
-                // Either side may hang up; that is how a connection ends.
+                // Either side may disconnect; that is how a connection ends.
                 if let Err(e) = tokio::io::copy_bidirectional(&mut data.io, &mut tcp).await {
                     debug!("port-forward: {e}");
                 }
@@ -199,9 +195,10 @@ async fn serve_pair(target: Target, mut error: session::Stream, mut data: sessio
     let _ = data.io.shutdown().await;
 }
 
-/// The older protocol: for each port a data and an error channel, each beginning
-/// with the port's number.
-async fn channels(target: Target, socket: websocket::Socket, version: Version, ports: Vec<u16>) {
+/// Serves the older protocol: one data and one error channel per port.
+///
+/// Each channel begins with the port's number.
+async fn channels(target: Target, socket: Socket, version: Version, ports: Vec<u16>) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outgoing) = mpsc::channel::<Message>(16);
     let writer = tokio::spawn(async move {
@@ -228,11 +225,10 @@ async fn channels(target: Target, socket: websocket::Socket, version: Version, p
     }
     drop(sender);
     while let Some(Ok(message)) = stream.next().await {
-        let bytes = match message {
-            Message::Binary(b) => b,
-            Message::Text(t) => t.into(),
-            Message::Close(_) => break,
-            _ => continue,
+        let bytes = match message_bytes(message) {
+            Some(Payload::Data(bytes)) => bytes,
+            Some(Payload::Close) => break,
+            None => continue,
         };
         if let Some((channel, bytes)) = version.decode(&bytes)
             && let Some(input) = inputs.get(&channel)
@@ -275,10 +271,10 @@ async fn serve_channel(
         }
         let _ = write.shutdown().await;
     };
-    // The end of what the pod sends ends the WebSocket, as soon as this lets go
-    // of its sender: the protocol has no other word for it.
+    // The pod's end of data ends the WebSocket, once this sender is dropped: the
+    // protocol has no other way to say it.
     let download = async move {
-        let mut buffer = vec![0; 32 << 10];
+        let mut buffer = vec![0; CHUNK_BYTES];
         while let Ok(n @ 1..) = read.read(&mut buffer).await {
             if out.send(version.encode(data, &buffer[..n])).await.is_err() {
                 return;
@@ -286,4 +282,22 @@ async fn serve_channel(
         }
     };
     tokio::join!(upload, download);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_come_in_one_or_several_parameters() {
+        for (query, ports) in [
+            ("", &[][..]),
+            ("port=80", &[80]),
+            ("port=80&port=443", &[80, 443]),
+            ("ports=80,443", &[80, 443]),
+            ("port=80&ports=443,x,70000", &[80, 443]),
+        ] {
+            assert_eq!(requested_ports(&Query::parse(query)), ports, "{query}");
+        }
+    }
 }

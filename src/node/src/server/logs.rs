@@ -15,8 +15,8 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc::{Sender, channel};
 
+use super::answer::{Answer, no_pod, text};
 use super::query::Query;
-use super::{Answer, no_pod, text};
 use crate::agent::Agent;
 use crate::kinds::*;
 use crate::pods::container::log_path;
@@ -84,8 +84,8 @@ impl Wanted {
             None => seconds,
         };
         Ok(Self {
-            follow: query.on(&["follow"]),
-            timestamps: query.on(&["timestamps"]),
+            follow: query.is_set(&["follow"]),
+            timestamps: query.is_set(&["timestamps"]),
             tail: positive("tailLines")?.and_then(|n| u64::try_from(n).ok()),
             since,
             limit: positive("limitBytes")?.and_then(|n| u64::try_from(n).ok()),
@@ -125,9 +125,9 @@ pub(crate) async fn serve(
         .get(container)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let instance = match choose(attempts, query.on(&["previous"])) {
+    let instance = match choose(attempts, query.is_set(&["previous"])) {
         Some(instance) => instance,
-        None if query.on(&["previous"]) => {
+        None if query.is_set(&["previous"]) => {
             return text(
                 StatusCode::BAD_REQUEST,
                 format!("previous terminated container {container:?} in pod {pod:?} not found"),

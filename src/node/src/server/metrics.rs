@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use http::{Response, header};
 
-use super::{Answer, full};
+use super::answer::{Answer, full};
 use crate::agent::Agent;
 use crate::kinds::*;
 use crate::pods::instance::Instance;

@@ -4,10 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rkube_config::ports;
@@ -16,57 +13,21 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+mod answer;
 mod forward;
 mod identity;
 pub(crate) mod logs;
 mod metrics;
 mod query;
 mod remote;
-mod spdy;
 mod stats;
-mod websocket;
 
 use crate::agent::Agent;
 use crate::client::Pki;
 use crate::pods::{Snapshot, instance};
+use answer::{Answer, full, json, no_pod, not_found, text};
 use identity::Identity;
 use query::Query;
-
-pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
-pub(crate) type Answer = Response<Body>;
-
-/// A body that is there already.
-pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never: Infallible| match never {})
-        .boxed_unsync()
-}
-
-/// A plain-text answer.
-pub(crate) fn text(status: StatusCode, message: impl Into<String>) -> Answer {
-    let mut response = Response::new(full(message.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    response
-}
-
-/// A JSON answer.
-pub(crate) fn json(value: &impl serde::Serialize) -> Answer {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => {
-            let mut response = Response::new(full(bytes));
-            response.headers_mut().insert(
-                header::CONTENT_TYPE,
-                header::HeaderValue::from_static("application/json"),
-            );
-            response
-        }
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
-    }
-}
 
 /// The endpoint, with its port taken.
 pub(crate) struct Server {
@@ -175,19 +136,25 @@ async fn handle(agent: Arc<Agent>, identity: Identity, request: Request<Incoming
             let (uid, container) = match rest {
                 [container] => (None, *container),
                 [uid, container] => (Some(*uid), *container),
-                _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+                _ => return not_found(),
             };
             let id = match running(&agent, namespace, pod, uid, container) {
                 Ok(id) => id,
                 Err(e) => return text(StatusCode::NOT_FOUND, e),
             };
-            remote::serve(agent, *kind == "attach", id, query, request).await
+            remote::serve(
+                agent.runtime.clone(),
+                *kind == "attach",
+                id,
+                &query,
+                request,
+            )
         }
         ["run", namespace, pod, rest @ ..] => {
             let (uid, container) = match rest {
                 [container] => (None, *container),
                 [uid, container] => (Some(*uid), *container),
-                _ => return text(StatusCode::NOT_FOUND, "404 page not found\n"),
+                _ => return not_found(),
             };
             match running(&agent, namespace, pod, uid, container) {
                 Ok(id) => run(&agent, &id, &query).await,
@@ -198,7 +165,7 @@ async fn handle(agent: Arc<Agent>, identity: Identity, request: Request<Incoming
             let Some(found) = agent.pods.find(namespace, pod, rest.first().copied()) else {
                 return no_pod(namespace, pod);
             };
-            forward::serve(agent, found, query, request).await
+            forward::serve(agent.runtime.clone(), &found, &query, request)
         }
         ["stats", "summary"] => stats::summary(&agent).await,
         ["metrics"] => metrics::own(&agent),
@@ -211,15 +178,8 @@ async fn handle(agent: Arc<Agent>, identity: Identity, request: Request<Incoming
             StatusCode::NOT_FOUND,
             "rkube does not checkpoint containers\n",
         ),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        _ => not_found(),
     }
-}
-
-fn no_pod(namespace: &str, pod: &str) -> Answer {
-    text(
-        StatusCode::NOT_FOUND,
-        format!("pod does not exist: {namespace}/{pod}"),
-    )
 }
 
 /// The ID of a running container, or why there is none.
@@ -341,7 +301,7 @@ async fn log_files(parts: &[&str]) -> Answer {
     let path = parts.iter().fold(root.to_owned(), |p, part| p.join(part));
     // Links may lead anywhere on the node; only what lies below is a log.
     let Ok(real) = tokio::fs::canonicalize(&path).await else {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+        return not_found();
     };
     if !real.starts_with(root) {
         return text(StatusCode::FORBIDDEN, "not below /var/log");

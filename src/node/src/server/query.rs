@@ -1,10 +1,12 @@
-//! Query strings.
+//! Query strings of requests.
 
-/// A parsed query, in its order.
+/// A parsed query string, its parameters in the order of the request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
-/// Undoes percent-encoding; what is not UTF-8 afterwards is replaced.
+/// Decodes percent-encoding.
+///
+/// Invalid escapes stay as they are; bytes that are not UTF-8 are replaced.
 pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -30,6 +32,7 @@ pub(crate) fn decode(text: &str) -> String {
 }
 
 impl Query {
+    /// Parses a query string; every text is valid.
     pub(crate) fn parse(text: &str) -> Self {
         Self(
             text.split('&')
@@ -43,10 +46,12 @@ impl Query {
         )
     }
 
+    /// Returns the first value of a parameter.
     pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.all(key).next()
     }
 
+    /// Returns all values of a parameter.
     pub(crate) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
         self.0
             .iter()
@@ -54,15 +59,19 @@ impl Query {
             .map(|(_, v)| v.as_str())
     }
 
-    /// Whether any of the keys is switched on.
-    pub(crate) fn on(&self, keys: &[&str]) -> bool {
+    /// Returns whether one of the parameters is true.
+    pub(crate) fn is_set(&self, keys: &[&str]) -> bool {
         keys.iter().any(|k| {
             self.all(k)
                 .any(|v| matches!(v, "1" | "true" | "TRUE" | "True"))
         })
     }
 
-    /// A number; an error names the parameter.
+    /// Returns a parameter that is a number; `None` when it is absent or empty.
+    ///
+    /// # Errors
+    ///
+    /// Fails for any other value; the message names the parameter.
     pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, String> {
         match self.get(key) {
             None | Some("") => Ok(None),
@@ -80,18 +89,67 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn decodes() {
+    fn parameters_keep_their_order() {
         let q = Query::parse("command=ls&command=-l+a%20b&tty=1&empty=&x");
         assert_eq!(q.all("command").collect::<Vec<_>>(), ["ls", "-l a b"]);
-        assert!(q.on(&["tty"]) && !q.on(&["stdin"]));
-        assert_eq!(q.number("empty"), Ok(None));
-        assert!(q.number("command").is_err());
+        assert_eq!(q.get("command"), Some("ls"));
+        assert_eq!(q.get("x"), Some(""));
+        assert_eq!(q.get("y"), None);
+    }
+
+    #[test]
+    fn booleans() {
+        for (text, set) in [
+            ("tty=1", true),
+            ("tty=true", true),
+            ("tty=TRUE", true),
+            ("tty=True", true),
+            ("tty=0", false),
+            ("tty=yes", false),
+            ("tty=", false),
+            ("tty", false),
+            ("stdin=1", false),
+            ("tty=0&tty=1", true),
+        ] {
+            assert_eq!(Query::parse(text).is_set(&["tty"]), set, "{text}");
+        }
+        assert!(Query::parse("stdin=1").is_set(&["input", "stdin"]));
+    }
+
+    #[test]
+    fn numbers() {
+        for (text, number) in [
+            ("", Ok(None)),
+            ("n=", Ok(None)),
+            ("n=12", Ok(Some(12))),
+            ("n=-1", Ok(Some(-1))),
+            ("n=1.5", Err("invalid value for n: \"1.5\"".to_owned())),
+            ("n=x", Err("invalid value for n: \"x\"".to_owned())),
+        ] {
+            assert_eq!(Query::parse(text).number("n"), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn invalid_escapes_stay() {
         assert_eq!(decode("%zz%4"), "%zz%4");
+        assert_eq!(decode("%41%c3%a9"), "A\u{e9}");
+        assert_eq!(decode("%ff"), "\u{fffd}");
+    }
+
+    fn encode(text: &str) -> String {
+        text.bytes().map(|b| format!("%{b:02x}")).collect()
     }
 
     proptest! {
         #[test]
-        fn any_query_is_read(text in ".*") {
+        fn encoded_parameters_round_trip(key in ".{1,10}", value in ".*") {
+            let q = Query::parse(&format!("a=1&{}={}", encode(&key), encode(&value)));
+            prop_assert_eq!(q.all(&key).last(), Some(value.as_str()));
+        }
+
+        #[test]
+        fn parsing_never_panics(text in ".*") {
             let _ = Query::parse(&text);
         }
     }

@@ -5,7 +5,7 @@ use rkube_config::paths;
 use rkube_runtime::Stats;
 use serde_json::{Value, json};
 
-use super::{Answer, json as answer};
+use super::answer::{Answer, json as answer};
 use crate::agent::Agent;
 use crate::kinds::*;
 use crate::machine;

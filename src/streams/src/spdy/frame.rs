@@ -1,4 +1,4 @@
-//! Frames: an 8-byte head and what follows it.
+//! Frames: an 8-byte header and a body.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -14,13 +14,14 @@ mod kind {
     pub(super) const WINDOW_UPDATE: u16 = 9;
 }
 
-/// The sender has said all that it will on this stream.
+/// Flag of the sender's last frame of a stream.
 const FIN: u8 = 0x01;
-const HEAD: usize = 8;
-/// A frame may not be larger than this; clients stay far below.
-const MAX_LENGTH: usize = 4 << 20;
+/// Length of a frame's header.
+const HEADER_BYTES: usize = 8;
+/// Maximum length of a frame's body; clients stay far below.
+const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// A frame; header blocks are still packed.
+/// A frame; header blocks are still compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     SynStream {
@@ -49,31 +50,31 @@ pub(crate) enum Frame {
         fin: bool,
         bytes: Bytes,
     },
-    /// Settings, later headers and window updates, of which nothing here depends:
-    /// the peers of this protocol leave flow control to TCP.
+    /// Settings, later headers and window updates, which have no effect here: clients
+    /// leave flow control to TCP.
     Ignored,
 }
 
-/// A frame that breaks the protocol; the connection ends.
+/// Error returned for a frame that violates the protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed SPDY frame: {0}")]
 pub(crate) struct Malformed(&'static str);
 
-/// Takes the next frame off `buffer`; `None` while it is incomplete.
+/// Removes the next frame from `buffer`; `None` while it is incomplete.
 pub(crate) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
-    let Some(head) = buffer.first_chunk::<HEAD>() else {
+    let Some(head) = buffer.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
     let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     let flags = head[4];
     let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
-    if length > MAX_LENGTH {
+    if length > MAX_BODY_BYTES {
         return Err(Malformed("too long"));
     }
-    if buffer.len() < HEAD + length {
+    if buffer.len() < HEADER_BYTES + length {
         return Ok(None);
     }
-    buffer.advance(HEAD);
+    buffer.advance(HEADER_BYTES);
     let mut body = buffer.split_to(length).freeze();
     let fin = flags & FIN != 0;
     if first & 0x8000_0000 == 0 {
@@ -141,7 +142,7 @@ fn head(flags: u8, length: usize, out: &mut BytesMut) {
     out.put_u32(u32::from(flags) << 24 | u32::try_from(length).unwrap_or(0) & 0x00ff_ffff);
 }
 
-/// Appends a frame.
+/// Appends a frame to `out`.
 pub(crate) fn encode(frame: &Frame, out: &mut BytesMut) {
     let flag = |fin: &bool| if *fin { FIN } else { 0 };
     match frame {
@@ -186,7 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn frames_go_there_and_back() {
+    fn frames_round_trip_byte_by_byte() {
         let frames = [
             Frame::SynStream {
                 id: 1,
@@ -223,9 +224,70 @@ mod tests {
         assert_eq!(seen, frames);
     }
 
+    #[test]
+    fn invalid_frames_end_in_errors() {
+        for (wire, reason) in [
+            (&[0, 0, 0, 0, 0, 0, 0, 0][..], "data on stream 0"),
+            (&[0, 0, 0, 1, 0, 0xff, 0xff, 0xff], "too long"),
+            (&[0x80, 2, 0, 1, 0, 0, 0, 0], "not version 3"),
+            (&[0x80, 3, 0, 5, 0, 0, 0, 0], "unknown type"),
+            (&[0x80, 3, 0, 6, 0, 0, 0, 0], "too short"),
+            (&[0x80, 3, 0, 3, 0, 0, 0, 4, 0, 0, 0, 1], "too short"),
+            (
+                &[0x80, 3, 0, 1, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                "too short",
+            ),
+        ] {
+            let error = decode(&mut BytesMut::from(wire)).unwrap_err();
+            assert_eq!(error.0, reason, "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn frames_without_effect_are_ignored() {
+        for kind in [4, 8, 9] {
+            let mut buffer = BytesMut::from(&[0x80, 3, 0, kind, 0, 0, 0, 1, 7][..]);
+            assert_eq!(decode(&mut buffer).unwrap(), Some(Frame::Ignored));
+            assert!(buffer.is_empty());
+        }
+    }
+
+    fn any_frame() -> impl Strategy<Value = Frame> {
+        let id = 1u32..0x8000_0000;
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+        prop_oneof![
+            (id.clone(), any::<bool>(), bytes()).prop_map(|(id, fin, block)| Frame::SynStream {
+                id,
+                fin,
+                block
+            }),
+            (id.clone(), any::<bool>(), bytes()).prop_map(|(id, fin, block)| Frame::SynReply {
+                id,
+                fin,
+                block
+            }),
+            (id.clone(), any::<bool>(), bytes()).prop_map(|(id, fin, bytes)| Frame::Data {
+                id,
+                fin,
+                bytes
+            }),
+            (id.clone(), 0u32..100).prop_map(|(id, status)| Frame::Rst { id, status }),
+            id.clone().prop_map(|id| Frame::Ping { id }),
+            (id, 0u32..100).prop_map(|(last, status)| Frame::GoAway { last, status }),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn hostile_bytes_end_in_errors(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_frame_round_trips(frame in any_frame()) {
+            let mut wire = BytesMut::new();
+            encode(&frame, &mut wire);
+            prop_assert_eq!(decode(&mut wire).unwrap(), Some(frame));
+            prop_assert!(wire.is_empty());
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut buffer = BytesMut::from(&bytes[..]);
             while let Ok(Some(_)) = decode(&mut buffer) {}
         }

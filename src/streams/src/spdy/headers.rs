@@ -1,4 +1,4 @@
-//! Header blocks: names and values, in one zlib stream a direction.
+//! Header blocks: names and values, in one zlib stream per direction.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +7,28 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::dictionary::DICTIONARY;
 
 /// Header fields by lower-case name.
-pub(crate) type Headers = BTreeMap<String, String>;
+pub type Headers = BTreeMap<String, String>;
 
-/// A block may not be larger than this when unpacked.
-const MAX_BLOCK: usize = 64 << 10;
+/// Maximum size of a decompressed block.
+const MAX_BLOCK_BYTES: usize = 64 << 10;
 
-/// A header block that is not one.
+/// Error returned for an invalid header block.
 #[derive(Debug, thiserror::Error)]
 #[error("malformed SPDY header block")]
 pub(crate) struct Malformed;
 
-/// Unpacks the peer's blocks.
+/// Decoder of the peer's header blocks.
 ///
-/// The inflater at hand takes no preset dictionary. A stored block of the raw
-/// stream has the same effect: it is fed first and its output thrown away, and
-/// what follows may refer to it.
-pub(crate) struct Unpacker {
+/// The inflater has no preset dictionaries. A stored block of the raw stream has the
+/// same effect: it is fed first and its output discarded, and later blocks may refer
+/// to it.
+pub(crate) struct HeaderDecoder {
     inflater: Decompress,
-    /// Bytes of the zlib header still to be passed over.
+    /// Bytes of the zlib header seen so far; `None` once it is complete.
     header: Option<Vec<u8>>,
 }
 
-impl Unpacker {
+impl HeaderDecoder {
     pub(crate) fn new() -> Result<Self, Malformed> {
         let mut inflater = Decompress::new(false);
         let dictionary = &*DICTIONARY;
@@ -50,8 +50,10 @@ impl Unpacker {
         })
     }
 
-    /// Takes the next block of the stream.
-    pub(crate) fn block(&mut self, packed: &[u8]) -> Result<Headers, Malformed> {
+    /// Decodes the next block of the stream.
+    ///
+    /// After an error the decoder must not be used any more.
+    pub(crate) fn decode(&mut self, packed: &[u8]) -> Result<Headers, Malformed> {
         let mut packed = packed;
         if let Some(seen) = &mut self.header {
             // CMF, FLG, and the dictionary's checksum when FLG says so.
@@ -83,21 +85,21 @@ impl Unpacker {
             let used = usize::try_from(self.inflater.total_in() - before).map_err(|_| Malformed)?;
             packed = &packed[used..];
             plain.extend_from_slice(&chunk);
-            if plain.len() > MAX_BLOCK {
+            if plain.len() > MAX_BLOCK_BYTES {
                 return Err(Malformed);
             }
             if status == Status::StreamEnd || (used == 0 && chunk.is_empty()) {
                 break;
             }
         }
-        // What did not fit the last time.
+        // Output that did not fit into the last chunk.
         loop {
             chunk.clear();
             let done = self
                 .inflater
                 .decompress_vec(&[], &mut chunk, FlushDecompress::Sync);
             plain.extend_from_slice(&chunk);
-            if plain.len() > MAX_BLOCK {
+            if plain.len() > MAX_BLOCK_BYTES {
                 return Err(Malformed);
             }
             if done.is_err() || chunk.is_empty() {
@@ -133,15 +135,16 @@ fn parse(mut plain: &[u8]) -> Result<Headers, Malformed> {
     Ok(headers)
 }
 
-/// Packs our blocks. They are few and empty: stored blocks need no compressor,
-/// and a reader that knows the dictionary need not find it used.
+/// Encoder of the server's header blocks.
+///
+/// They are few and empty, so they are stored without compression.
 #[derive(Default)]
-pub(crate) struct Packer {
+pub(crate) struct HeaderEncoder {
     begun: bool,
 }
 
-impl Packer {
-    pub(crate) fn block(&mut self, headers: &Headers) -> Vec<u8> {
+impl HeaderEncoder {
+    pub(crate) fn encode(&mut self, headers: &Headers) -> Vec<u8> {
         let mut plain = Vec::new();
         let number = |plain: &mut Vec<u8>, n: usize| {
             plain.extend_from_slice(&u32::try_from(n).unwrap_or(u32::MAX).to_be_bytes());
@@ -166,7 +169,7 @@ impl Packer {
             packed.extend_from_slice(&(!length).to_le_bytes());
             packed.extend_from_slice(part);
         }
-        // An empty stored block ends a flush: some readers hand out nothing before it.
+        // An empty stored block ends a flush; some readers return nothing before it.
         packed.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         packed
     }
@@ -184,19 +187,63 @@ mod tests {
     }
 
     #[test]
-    fn blocks_go_there_and_back() {
-        let (mut packer, mut unpacker) = (Packer::default(), Unpacker::new().unwrap());
+    fn blocks_round_trip() {
+        let mut encoder = HeaderEncoder::default();
+        let mut decoder = HeaderDecoder::new().unwrap();
         for h in [
             headers(&[]),
             headers(&[("streamtype", "data"), ("port", "8080")]),
             headers(&[("x", &"y".repeat(9000))]),
         ] {
-            assert_eq!(unpacker.block(&packer.block(&h)).unwrap(), h);
+            assert_eq!(decoder.decode(&encoder.encode(&h)).unwrap(), h);
         }
     }
 
     #[test]
-    fn the_dictionary_is_understood() {
+    fn names_become_lower_case() {
+        let block = HeaderEncoder::default().encode(&headers(&[("StreamType", "Error")]));
+        assert_eq!(
+            HeaderDecoder::new().unwrap().decode(&block).unwrap(),
+            headers(&[("streamtype", "Error")])
+        );
+    }
+
+    #[test]
+    fn invalid_blocks_end_in_errors() {
+        let stored = |plain: &[u8]| {
+            let length = u16::try_from(plain.len()).unwrap();
+            let mut block = vec![0x78, 0x01, 0];
+            block.extend_from_slice(&length.to_le_bytes());
+            block.extend_from_slice(&(!length).to_le_bytes());
+            block.extend_from_slice(plain);
+            block
+        };
+        let large =
+            HeaderEncoder::default().encode(&headers(&[("x", &"y".repeat(MAX_BLOCK_BYTES))]));
+        for (block, reason) in [
+            (vec![], "no zlib header"),
+            (vec![0x78], "half a zlib header"),
+            (vec![0x78, 0x01, 0xff], "an unknown kind of deflate block"),
+            (stored(&[]), "no count"),
+            (stored(&[0, 0, 0, 1]), "a header that is missing"),
+            (
+                stored(&[0, 0, 0, 1, 0, 0, 0, 9, b'a']),
+                "a name beyond the end",
+            ),
+            (
+                stored(&[0, 0, 0, 1, 0, 0, 0, 1, 0xff, 0, 0, 0, 0]),
+                "a name that is not UTF-8",
+            ),
+            (stored(&[0xff; 8]), "more headers than bytes"),
+            (large, "a block that is too large"),
+        ] {
+            let mut decoder = HeaderDecoder::new().unwrap();
+            assert!(decoder.decode(&block).is_err(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn blocks_may_refer_to_the_dictionary() {
         // Two blocks of one stream as Python's zlib makes them with the dictionary
         // (level 9, sync flush): {"port": "80", "streamtype": "error"} and
         // {"port": "80", "streamtype": "data"}.
@@ -210,24 +257,34 @@ mod tests {
                 0x22, 0x42, 0x21, 0xa8, 0x04, 0x4a, 0x04, 0x00, 0x00, 0x00, 0xff, 0xff,
             ][..],
         ];
-        let mut unpacker = Unpacker::new().unwrap();
+        let mut decoder = HeaderDecoder::new().unwrap();
         assert_eq!(
-            unpacker.block(blocks[0]).unwrap(),
+            decoder.decode(blocks[0]).unwrap(),
             headers(&[("port", "80"), ("streamtype", "error")])
         );
         assert_eq!(
-            unpacker.block(blocks[1]).unwrap(),
+            decoder.decode(blocks[1]).unwrap(),
             headers(&[("port", "80"), ("streamtype", "data")])
         );
     }
 
     proptest! {
         #[test]
-        fn hostile_blocks_end_in_errors(blocks in proptest::collection::vec(
+        fn any_headers_round_trip(list in proptest::collection::vec(
+            proptest::collection::btree_map("[a-z-]{0,10}", ".{0,40}", 0..5), 1..4)) {
+            let mut encoder = HeaderEncoder::default();
+            let mut decoder = HeaderDecoder::new().unwrap();
+            for headers in list {
+                prop_assert_eq!(decoder.decode(&encoder.encode(&headers)).unwrap(), headers);
+            }
+        }
+
+        #[test]
+        fn hostile_blocks_never_panic(blocks in proptest::collection::vec(
             proptest::collection::vec(any::<u8>(), 0..200), 1..4)) {
-            let mut unpacker = Unpacker::new().unwrap();
+            let mut decoder = HeaderDecoder::new().unwrap();
             for block in blocks {
-                if unpacker.block(&block).is_err() {
+                if decoder.decode(&block).is_err() {
                     break;
                 }
             }

@@ -1,4 +1,4 @@
-//! A connection's streams, from the server's side.
+//! A connection's streams, server side.
 
 use std::collections::HashMap;
 
@@ -10,34 +10,48 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::frame::{self, Frame};
-use super::headers::{Headers, Packer, Unpacker};
+use super::headers::{self, HeaderDecoder, HeaderEncoder, Headers};
 
-/// Bytes a stream holds between the connection and who uses it.
-const BUFFER: usize = 64 << 10;
-/// Frames of a stream that may wait for its user before the connection stands still.
-const BACKLOG: usize = 256;
-const CHUNK: usize = 32 << 10;
-/// Why a stream is refused: it is there already, or it cannot be.
+/// Bytes that a stream holds between the connection and its user.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Frames of a stream that may wait for its user before the connection stalls.
+const MAX_PENDING_FRAMES: usize = 256;
+/// Size of read buffers.
+const CHUNK_BYTES: usize = 32 << 10;
+/// Status of a refused stream: its ID is in use or not a client's.
 const STATUS_PROTOCOL_ERROR: u32 = 1;
 
+/// Error that ends a connection.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Frame(#[from] frame::Malformed),
+    #[error(transparent)]
+    Headers(#[from] headers::Malformed),
+    #[error("the connection is gone")]
+    Closed,
+}
+
 /// A stream that the client opened.
-pub(crate) struct Stream {
-    /// What the client said of it.
+pub struct Stream {
+    /// Headers that the client opened it with.
     pub headers: Headers,
-    /// Its bytes both ways; shutting it down ends our direction.
+    /// Its bytes in both directions; shutting it down ends the server's direction.
     pub io: DuplexStream,
 }
 
 /// Streams in the order of their opening; `None` once the connection has ended.
-pub(crate) type Streams = mpsc::Receiver<Stream>;
+pub type Streams = mpsc::Receiver<Stream>;
 
-/// The other end of [`Streams`], waiting for its connection.
-pub(crate) struct Connect(mpsc::Sender<Stream>);
+/// A session whose connection is not established yet.
+pub struct PendingSession(mpsc::Sender<Stream>);
 
-/// Makes the streams of a connection that is still to come.
-pub(crate) fn prepare() -> (Streams, Connect) {
+/// Returns the streams of a session before its connection is established.
+pub fn prepare() -> (Streams, PendingSession) {
     let (sender, receiver) = mpsc::channel(16);
-    (receiver, Connect(sender))
+    (receiver, PendingSession(sender))
 }
 
 enum Outgoing {
@@ -45,9 +59,12 @@ enum Outgoing {
     Frame(Frame),
 }
 
-impl Connect {
-    /// Speaks SPDY on `io` until it ends, or until nobody takes streams and all have ended.
-    pub(crate) fn start(self, io: impl AsyncRead + AsyncWrite + Send + 'static) {
+impl PendingSession {
+    /// Serves SPDY on `io`, in the background.
+    ///
+    /// The session ends with the connection, or once the receiver of streams is dropped
+    /// and all streams have ended.
+    pub fn start(self, io: impl AsyncRead + AsyncWrite + Send + 'static) {
         let (read, write) = tokio::io::split(io);
         let (sender, receiver) = mpsc::channel(64);
         tokio::spawn(write_all(write, receiver));
@@ -65,22 +82,22 @@ impl Connect {
 }
 
 async fn write_all(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Outgoing>) {
-    let mut packer = Packer::default();
+    let mut encoder = HeaderEncoder::default();
     let mut buffer = BytesMut::new();
     while let Some(outgoing) = frames.recv().await {
         let mut next = Some(outgoing);
-        // What waits goes out together.
+        // Pending frames are written together.
         while let Some(outgoing) = next {
             let frame = match outgoing {
                 Outgoing::Frame(frame) => frame,
                 Outgoing::Reply(id) => Frame::SynReply {
                     id,
                     fin: false,
-                    block: packer.block(&Headers::new()).into(),
+                    block: encoder.encode(&Headers::new()).into(),
                 },
             };
             frame::encode(&frame, &mut buffer);
-            next = if buffer.len() < BUFFER {
+            next = if buffer.len() < BUFFER_BYTES {
                 frames.try_recv().ok()
             } else {
                 None
@@ -101,12 +118,12 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(&mut self, mut from: impl AsyncRead + Unpin) -> anyhow::Result<()> {
-        let mut unpacker = Unpacker::new()?;
-        let mut buffer = BytesMut::with_capacity(CHUNK);
+    async fn run(&mut self, mut from: impl AsyncRead + Unpin) -> Result<(), SessionError> {
+        let mut decoder = HeaderDecoder::new()?;
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
         loop {
             while let Some(frame) = frame::decode(&mut buffer)? {
-                self.take(frame, &mut unpacker).await?;
+                self.handle(frame, &mut decoder).await?;
             }
             if from.read_buf(&mut buffer).await? == 0 {
                 return Ok(());
@@ -114,32 +131,36 @@ impl Reader {
         }
     }
 
-    async fn send(&self, outgoing: Outgoing) -> anyhow::Result<()> {
+    async fn send(&self, outgoing: Outgoing) -> Result<(), SessionError> {
         self.out
             .send(outgoing)
             .await
-            .map_err(|_| anyhow::anyhow!("the connection is gone"))
+            .map_err(|_| SessionError::Closed)
     }
 
-    async fn take(&mut self, frame: Frame, unpacker: &mut Unpacker) -> anyhow::Result<()> {
+    async fn handle(
+        &mut self,
+        frame: Frame,
+        decoder: &mut HeaderDecoder,
+    ) -> Result<(), SessionError> {
         match frame {
             Frame::SynStream { id, fin, block } => {
-                // Unpacked in any case: later blocks build on it.
-                let headers = unpacker.block(&block)?;
+                // Decoded in any case: later blocks refer to it.
+                let headers = decoder.decode(&block)?;
                 if self.open.contains_key(&id) || id % 2 == 0 {
                     let status = STATUS_PROTOCOL_ERROR;
                     return self.send(Outgoing::Frame(Frame::Rst { id, status })).await;
                 }
                 let stream = self.open_stream(id, fin, headers);
                 self.send(Outgoing::Reply(id)).await?;
-                // Nobody takes streams any more: the connection is about to close.
+                // The receiver is dropped when the connection is about to close.
                 let _ = self.streams.send(stream).await;
             }
             Frame::Data { id, fin, bytes } => {
                 if let Some(to) = self.open.get(&id)
                     && !bytes.is_empty()
                 {
-                    // Whoever reads it may be gone; the stream's end tells the peer.
+                    // The stream's user may have dropped it; the peer learns it by the end.
                     let _ = to.send(bytes).await;
                 }
                 if fin {
@@ -153,7 +174,7 @@ impl Reader {
                 self.send(Outgoing::Frame(Frame::Ping { id })).await?;
             }
             Frame::SynReply { block, .. } => {
-                unpacker.block(&block)?;
+                decoder.decode(&block)?;
             }
             Frame::Ping { .. } | Frame::GoAway { .. } | Frame::Ignored => {}
         }
@@ -161,9 +182,9 @@ impl Reader {
     }
 
     fn open_stream(&mut self, id: u32, fin: bool, headers: Headers) -> Stream {
-        let (mine, io) = tokio::io::duplex(BUFFER);
-        let (read, write) = tokio::io::split(mine);
-        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let (near, io) = tokio::io::duplex(BUFFER_BYTES);
+        let (read, write) = tokio::io::split(near);
+        let (sender, receiver) = mpsc::channel(MAX_PENDING_FRAMES);
         if !fin {
             self.open.insert(id, sender);
         }
@@ -173,7 +194,7 @@ impl Reader {
     }
 }
 
-/// From the connection to the stream's user.
+/// Copies bytes from the connection to the stream's user.
 async fn inbound(mut from: mpsc::Receiver<Bytes>, mut to: WriteHalf<DuplexStream>) {
     while let Some(bytes) = from.recv().await {
         if to.write_all(&bytes).await.is_err() {
@@ -183,9 +204,9 @@ async fn inbound(mut from: mpsc::Receiver<Bytes>, mut to: WriteHalf<DuplexStream
     let _ = to.shutdown().await;
 }
 
-/// From the stream's user to the connection; its end is the stream's.
+/// Copies bytes from the stream's user to the connection, then ends the stream.
 async fn outbound(id: u32, mut from: ReadHalf<DuplexStream>, to: mpsc::Sender<Outgoing>) {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; CHUNK_BYTES];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         let bytes = Bytes::copy_from_slice(&buffer[..n]);
         let data = Frame::Data {
@@ -209,10 +230,10 @@ async fn outbound(id: u32, mut from: ReadHalf<DuplexStream>, to: mpsc::Sender<Ou
 mod tests {
     use super::*;
 
-    /// The client's end, frame by frame.
+    /// A client that sends and receives single frames.
     struct Client {
         io: DuplexStream,
-        packer: Packer,
+        encoder: HeaderEncoder,
         buffer: BytesMut,
     }
 
@@ -228,7 +249,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect();
-            let block = self.packer.block(&headers).into();
+            let block = self.encoder.encode(&headers).into();
             self.send(Frame::SynStream {
                 id,
                 fin: false,
@@ -254,7 +275,7 @@ mod tests {
         connect.start(theirs);
         let mut client = Client {
             io: mine,
-            packer: Packer::default(),
+            encoder: HeaderEncoder::default(),
             buffer: BytesMut::new(),
         };
         client.open(1, &[("streamtype", "data")]).await;

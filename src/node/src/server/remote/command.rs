@@ -1,0 +1,157 @@
+//! A command in a container, without the protocol of its client.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rkube_runtime::{ExecSpec, Input, Runtime, RuntimeError, Session, SessionControl};
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+
+use crate::server::query::Query;
+
+/// How long output is read after a command has ended: a background process may hold
+/// it open.
+const EXEC_OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for the end of an attached container.
+const ATTACH_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A command to run, or a container to attach to, and the streams that the client wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    pub attach: bool,
+    /// ID of the container.
+    pub id: String,
+    pub command: Vec<String>,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+impl Command {
+    /// Reads the parameters of `/exec` or `/attach`.
+    ///
+    /// # Errors
+    ///
+    /// Fails without any stream, and for `/exec` without a command. The message is
+    /// the response's body.
+    pub(super) fn from_query(
+        attach: bool,
+        id: String,
+        query: &Query,
+    ) -> Result<Self, &'static str> {
+        let tty = query.is_set(&["tty"]);
+        let command = Self {
+            attach,
+            id,
+            command: query.all("command").map(str::to_owned).collect(),
+            stdin: query.is_set(&["input", "stdin"]),
+            stdout: query.is_set(&["output", "stdout"]),
+            // A terminal has one output.
+            stderr: query.is_set(&["error", "stderr"]) && !tty,
+            tty,
+        };
+        if !command.stdin && !command.stdout && !command.stderr {
+            return Err("you must specify at least 1 of stdin, stdout, stderr");
+        }
+        if !attach && command.command.is_empty() {
+            return Err("you must specify a command");
+        }
+        Ok(command)
+    }
+
+    /// Starts the command, or attaches to the container.
+    pub(super) async fn start(&self, runtime: &Runtime) -> Result<Session, RuntimeError> {
+        if self.attach {
+            return runtime.attach(&self.id, self.stdin).await;
+        }
+        let spec = ExecSpec {
+            command: self.command.clone(),
+            tty: self.tty,
+            stdin: self.stdin,
+            ..Default::default()
+        };
+        runtime.exec(&self.id, spec).await
+    }
+
+    /// Hangs up a command on a terminal whose client has disconnected.
+    pub(super) fn hang_up(&self, control: &SessionControl) {
+        if !self.attach && self.tty {
+            // The command may have ended in the meantime.
+            let _ = control.kill(libc::SIGHUP);
+        }
+    }
+
+    /// Waits for the command's end and for its output, which `pumps` copy.
+    ///
+    /// Returns the exit code; that of an attached container is always 0.
+    pub(super) async fn finish(
+        &self,
+        control: SessionControl,
+        pumps: impl Future<Output = ()>,
+    ) -> Result<i32, RuntimeError> {
+        tokio::pin!(pumps);
+        let wait = control.wait();
+        tokio::pin!(wait);
+        let code = tokio::select! {
+            code = &mut wait => {
+                let limit = if self.attach { ATTACH_OUTPUT_TIMEOUT } else { EXEC_OUTPUT_TIMEOUT };
+                // What comes later is lost, as upstream has it.
+                let _ = tokio::time::timeout(limit, &mut pumps).await;
+                code
+            }
+            () = &mut pumps => wait.await,
+        };
+        // An attached container's exit code is not the command's result.
+        if self.attach { code.map(|_| 0) } else { code }
+    }
+}
+
+/// Writes a client's input to the program and closes it when `input` ends.
+pub(super) async fn write_input(stdin: Option<Input>, mut input: mpsc::UnboundedReceiver<Bytes>) {
+    let Some(mut stdin) = stdin else { return };
+    while let Some(bytes) = input.recv().await {
+        if stdin.write_all(&bytes).await.is_err() || stdin.flush().await.is_err() {
+            return;
+        }
+    }
+    // The program may have closed its input already.
+    let _ = stdin.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(attach: bool, query: &str) -> Result<Command, &'static str> {
+        Command::from_query(attach, "id".into(), &Query::parse(query))
+    }
+
+    #[test]
+    fn exec_takes_a_command_and_streams() {
+        let command = read(false, "command=ls&command=-l&input=1&output=1&error=1").unwrap();
+        assert_eq!(command.command, ["ls", "-l"]);
+        assert!(command.stdin && command.stdout && command.stderr && !command.tty);
+        let command = read(false, "command=sh&stdin=true&stdout=true&stderr=true").unwrap();
+        assert!(command.stdin && command.stdout && command.stderr);
+    }
+
+    #[test]
+    fn a_terminal_has_no_standard_error() {
+        let command = read(false, "command=sh&output=1&error=1&tty=1").unwrap();
+        assert!(command.tty && command.stdout && !command.stderr);
+        assert_eq!(
+            read(false, "command=sh&error=1&tty=1"),
+            Err("you must specify at least 1 of stdin, stdout, stderr")
+        );
+    }
+
+    #[test]
+    fn streams_and_commands_are_required() {
+        let no_streams = Err("you must specify at least 1 of stdin, stdout, stderr");
+        assert_eq!(read(false, "command=ls"), no_streams);
+        assert_eq!(read(true, "input=0"), no_streams);
+        assert_eq!(read(false, "output=1"), Err("you must specify a command"));
+        assert!(read(true, "output=1").is_ok());
+    }
+}
