@@ -13,6 +13,8 @@ mod clusters;
 mod commands;
 mod forwards;
 mod guard;
+#[cfg(test)]
+mod page_tests;
 mod paths;
 mod proxy;
 mod server;
