@@ -311,6 +311,7 @@ async fn paths_lead_nowhere_else() {
         "/c/none",
         "/assets.rs",
         "/types.d.ts",
+        "/tests/vt.test.mjs",
         "/tsconfig.json",
     ] {
         let reply = server.get(path).await;

@@ -1,9 +1,12 @@
-/** What differs between two texts, line by line. */
+/** Compares texts line by line. */
 import { h } from './dom.js';
 /** @import { Line } from './types.d.ts' */
 
+/** More changed lines than this are not compared, which would take too long. */
+const MAX_EDITS = 2000;
+
 /**
- * The shortest edit script, by Myers' greedy algorithm.
+ * Returns the lines of both texts with the fewest changes, by Myers' greedy algorithm.
  *
  * @param {string[]} before
  * @param {string[]} after
@@ -20,63 +23,66 @@ export function diff(before, after) {
   ) tail++;
   const a = before.slice(head, before.length - tail);
   const b = after.slice(head, after.length - tail);
-  /**
-   * @param {string} text
-   * @returns {Line}
-   */
-  const same = (text) => ({ sign: ' ', text });
-  return [...before.slice(0, head).map(same), ...middle(a, b), ...before.slice(before.length - tail).map(same)];
+  return [...signed(' ', before.slice(0, head)), ...middle(a, b), ...signed(' ', before.slice(before.length - tail))];
 }
 
 /**
+ * @param {Line['sign']} sign
+ * @param {string[]} lines
+ * @returns {Line[]}
+ */
+const signed = (sign, lines) => lines.map((text) => ({ sign, text }));
+
+/**
+ * Returns the difference of texts that have no common start and end.
+ *
  * @param {string[]} a
  * @param {string[]} b
  * @returns {Line[]}
  */
 function middle(a, b) {
-  const max = a.length + b.length;
-  if (!max) return [];
-  /** @type {Map<number, number>[]} */
+  const max = Math.min(a.length + b.length, MAX_EDITS);
+  // `reach[max + 1 + k]` is the furthest index in `a` on diagonal k, for the number of
+  // edits so far.
+  const origin = max + 1;
+  const reach = new Int32Array(2 * origin + 1).fill(-1);
+  reach[origin + 1] = 0;
+  /** @type {(k: number) => number} */
+  const at = (k) => /** @type {number} */ (reach[origin + k]);
+  /** @type {Int32Array[]} */
   const trail = [];
-  /** @type {Map<number, number>} */
-  let reach = new Map([[1, 0]]);
-  /**
-   * @param {Map<number, number>} map
-   * @param {number} k
-   */
-  const at = (map, k) => map.get(k) ?? -1;
   for (let d = 0; d <= max; d++) {
-    trail.push(new Map(reach));
+    // Diagonals from -d - 1 to d + 1, as they were before this edit.
+    trail.push(reach.slice(origin - d - 1, origin + d + 2));
     for (let k = -d; k <= d; k += 2) {
-      let x = k === -d || (k !== d && at(reach, k - 1) < at(reach, k + 1)) ? at(reach, k + 1) : at(reach, k - 1) + 1;
+      let x = k === -d || (k !== d && at(k - 1) < at(k + 1)) ? at(k + 1) : at(k - 1) + 1;
       let y = x - k;
       while (x < a.length && y < b.length && a[x] === b[y]) {
         x++;
         y++;
       }
-      reach.set(k, x);
-      if (x >= a.length && y >= b.length) return back(a, b, trail, d);
+      reach[origin + k] = x;
+      if (x >= a.length && y >= b.length) return back(a, b, trail);
     }
-    reach = new Map(reach);
   }
-  return [];
+  return [...signed('-', a), ...signed('+', b)];
 }
 
 /**
+ * Follows the trail of the edits backwards.
+ *
  * @param {string[]} a
  * @param {string[]} b
- * @param {Map<number, number>[]} trail
- * @param {number} length
+ * @param {Int32Array[]} trail
  * @returns {Line[]}
  */
-function back(a, b, trail, length) {
+function back(a, b, trail) {
   /** @type {Line[]} */
   const out = [];
   let [x, y] = [a.length, b.length];
-  for (let d = length; d >= 0; d--) {
-    const reach = /** @type {Map<number, number>} */ (trail[d]);
+  for (let d = trail.length - 1; d >= 0; d--) {
     /** @param {number} k */
-    const at = (k) => reach.get(k) ?? -1;
+    const at = (k) => trail[d]?.[d + 1 + k] ?? -1;
     const k = x - y;
     const from = k === -d || (k !== d && at(k - 1) < at(k + 1)) ? k + 1 : k - 1;
     const px = d === 0 ? 0 : at(from);

@@ -1,10 +1,10 @@
 /**
  * A small reactive layer over the DOM: signals, effects with owners, elements.
  *
- * Strings become text nodes and attribute values, never markup, so that no name
- * or log line of a cluster can be anything but text.
+ * Strings become text nodes and attribute values, never markup. Names and log lines
+ * of a cluster can thus not inject any.
  */
-/** @import { Child, Props, Signal, Value } from './types.d.ts' */
+/** @import { Child, Props, Readable, Signal, Value } from './types.d.ts' */
 
 /** @typedef {() => void} Dispose */
 
@@ -57,7 +57,7 @@ export function signal(initial) {
 }
 
 function flush() {
-  // An effect that sets what it reads must not hang the page.
+  // An effect that sets a signal that it reads must not block the page.
   for (let round = 0; dirty.size && round < 50; round++) {
     const batch = [...dirty];
     dirty.clear();
@@ -66,7 +66,7 @@ function flush() {
       try {
         effect.run();
       } catch (error) {
-        // One view's mistake must not stop all others from being drawn.
+        // An error in one view must not affect the others.
         reportError(error);
       }
     }
@@ -117,11 +117,11 @@ export function effect(fn) {
 }
 
 /**
- * A signal computed from others.
+ * Returns a signal that is computed from others.
  *
  * @template T
  * @param {() => T} fn
- * @returns {{ readonly value: T; peek(): T }}
+ * @returns {Readable<T>}
  */
 export function computed(fn) {
   /** @type {Signal<T>} */
@@ -133,7 +133,7 @@ export function computed(fn) {
 }
 
 /**
- * Calls `fn` when what is being built is taken away.
+ * Calls `fn` when the effect or root that is running is disposed of.
  *
  * @param {Dispose} fn
  */
@@ -142,7 +142,7 @@ export function onDispose(fn) {
 }
 
 /**
- * Runs `fn` without making the caller depend on what it reads.
+ * Runs `fn` without making the current effect depend on the signals that it reads.
  *
  * @template T
  * @param {() => T} fn
@@ -159,7 +159,8 @@ export function untracked(fn) {
 }
 
 /**
- * Builds something that is taken away by the returned function.
+ * Runs `fn` outside of any effect, and returns its result and a function that disposes
+ * of the effects that it started.
  *
  * @template T
  * @param {() => T} fn
@@ -181,7 +182,7 @@ export function root(fn) {
 }
 
 /**
- * Makes an element: `h('button.primary', { onclick }, 'Apply')`.
+ * Creates an element: `h('button.primary', { onclick }, 'Apply')`.
  *
  * @param {string} tag
  * @param {Props | null} [props]
@@ -198,7 +199,7 @@ export function h(tag, props, ...children) {
 }
 
 /**
- * Makes an SVG element.
+ * Creates an SVG element.
  *
  * @param {string} tag
  * @param {Props | null} [props]
@@ -248,7 +249,7 @@ export function set(element, name, value) {
 }
 
 /**
- * Adds children; functions are computed again when their signals change.
+ * Adds children. Functions are called again when signals that they read change.
  *
  * @param {Node} parent
  * @param {Child[]} children
@@ -274,7 +275,7 @@ function dynamic(parent, child) {
   let nodes = [];
   effect(() => {
     const next = child();
-    // First the old ones: a node may be among the new ones again.
+    // Old nodes are removed first: one may be among the new ones.
     for (const node of nodes) node.remove();
     const fragment = document.createDocumentFragment();
     append(fragment, [next]);
@@ -295,8 +296,8 @@ export function fill(element, ...children) {
 }
 
 /**
- * Calls once a frame however often it is asked, or once in `pause` milliseconds;
- * slowly while nobody looks.
+ * Returns a function that calls `fn` at most once per frame and at most once per `pause`
+ * milliseconds, or once per second while the page is hidden.
  *
  * @param {() => void} fn
  * @param {() => number} [pause]
@@ -320,7 +321,7 @@ export function perFrame(fn, pause = () => 0) {
 }
 
 /**
- * Removes and adds so that `parent` has just these children in this order.
+ * Gives `parent` exactly these children in this order. Elements that stay are not moved.
  *
  * @param {Element} parent
  * @param {Element[]} wanted

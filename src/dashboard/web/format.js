@@ -1,7 +1,7 @@
-/** Numbers, times and quantities for people. */
+/** Formats numbers, times and quantities. */
 
 /**
- * Seconds as kubectl shows ages: at most two units.
+ * Returns a duration as kubectl shows ages (`HumanDuration`).
  *
  * @param {number} seconds
  * @returns {string}
@@ -18,7 +18,8 @@ export function age(seconds) {
   const d = Math.floor(h / 24);
   if (d < 8) return h % 24 ? `${d}d${h % 24}h` : `${d}d`;
   if (d < 730) return `${d}d`;
-  return `${Math.floor(d / 365)}y${d % 365 ? `${d % 365}d` : ''}`;
+  const y = Math.floor(d / 365);
+  return y < 8 && d % 365 ? `${y}y${d % 365}d` : `${y}y`;
 }
 
 /**
@@ -35,7 +36,7 @@ const UNITS = {
 };
 
 /**
- * A quantity's number; NaN for what is none.
+ * Returns the number of a quantity, or NaN for other texts.
  *
  * @param {string | number | undefined} text
  * @returns {number}
@@ -81,7 +82,7 @@ export function cpu(cores) {
 export const plural = (n, one, many = `${one}s`) => `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
 
 /**
- * How a word of a status is meant.
+ * Returns the color class of a status.
  *
  * @param {string} status
  * @returns {'good' | 'warn' | 'bad' | 'busy' | 'idle'}
@@ -96,7 +97,7 @@ export function tone(status) {
   return 'idle';
 }
 
-/** Natural order: numbers in names count as numbers. */
+/** Compares digits in names as numbers. */
 const collator = new Intl.Collator('en', { numeric: true });
 
 /**

@@ -1,21 +1,16 @@
-/** Lists of a kind: the server's table, drawn a screenful at a time. */
+/** Lists of a kind: the server's table, of which only the visible part is drawn. */
 import { findKind, kindKey, path, api } from './api.js';
 import { append, effect, h, onDispose, reconcile, signal, untracked } from './dom.js';
-import { natural, plural, quantity, since, tone } from './format.js';
+import { plural, since, tone } from './format.js';
 import { icon } from './icons.js';
 import { go, link, namespace, objectLink, route } from './route.js';
+import { BY_NAMESPACE, cellText, gridTracks, nameOf, RowOrder, rowForKey, searchWords, shownColumns, visibleRange } from './rows.js';
 import { attempt, confirm, emptyPage, emptyState, live, now } from './ui.js';
 import { Table } from './watch.js';
-/** @import { Column, Kind, Row, Signal } from './types.d.ts' */
+/** @import { Column, Kind, Readable, Row, ShownColumn, Signal } from './types.d.ts' */
 
+/** The height of a row in pixels, as in the style sheet. */
 const ROW = 32;
-const SPARE = 8;
-
-/**
- * @typedef {object} Shown
- * @property {Column} column
- * @property {number} index
- */
 
 /** @returns {HTMLElement} */
 export function listView() {
@@ -27,7 +22,7 @@ export function listView() {
   };
   effect(() => {
     const { group, name } = target();
-    // Another query is another list of the same kind.
+    // The query of the address belongs to the list.
     wanted.value = `${kindKey(group, name)} ${group}/${name}?${route.value.query}`;
   });
   effect(() => {
@@ -155,367 +150,405 @@ function build(kind, query) {
 let grids = 0;
 
 /**
- * The rows; `search` narrows them, columns sort them.
+ * Returns a virtual list: only the rows in view are in the document.
  *
  * @param {Kind} kind
  * @param {Table} table
- * @param {{ readonly value: string; peek(): string }} search
- * @param {(text: string) => void} count
- * @param {{ value: ReadonlySet<string>; peek(): ReadonlySet<string> }} [selected]
+ * @param {Readable<string>} search
+ * @param {(text: string) => void} count receives the number of rows as a text
+ * @param {Signal<ReadonlySet<string>>} [selected] the names of the selected rows
  * @returns {HTMLElement}
  */
-export function grid(
-  kind,
-  table,
-  search,
-  count,
-  selected,
-) {
-  /** @type {Signal<{ by: number; down: boolean; }>} */
-  const sort = signal({ by: -1, down: false });
-  const spacer = h('div.spacer');
-  const rows = h('div.rows', { role: 'rowgroup' });
-  const head = h('div.row.head', { role: 'row' });
-  const scroller = h('div.grid', { role: 'grid', tabindex: 0, 'aria-label': kind.kind, 'aria-multiselectable': selected ? 'true' : null }, h('div', { role: 'rowgroup', class: 'top' }, head), spacer);
-  spacer.append(rows);
-  const empty = h('div.overlay');
-  const frame = h('div.fill.gridbox', null, scroller, empty);
+export function grid(kind, table, search, count, selected) {
+  return new Grid(kind, table, search, count, selected).frame;
+}
 
-  const prefix = `row${++grids}-`;
-  /** @type {Row[]} */
-  let order = [];
-  /** @type {Shown[]} */
-  let shown = [];
-  /** @type {Column[] | null} */
-  let columnsOf = null;
-  let active = '';
-  /** @type {Map<string, { element: HTMLElement; version: number; at: number; cells: HTMLElement[]; }>} */
-  const drawn = new Map();
-  const withNamespace = () => kind.namespaced && !namespace.peek();
+/**
+ * @typedef {object} DrawnRow
+ * @property {HTMLElement} element
+ * @property {number} version The row's version that is drawn.
+ * @property {number} at The row's index that is drawn.
+ * @property {HTMLElement[]} cells
+ */
 
-  const columns = () => {
-    columnsOf = table.columns;
-    const wide = frame.clientWidth > 1000;
-    shown = table.columns
-      .map((column, index) => ({ column, index }))
-      .filter(({ column }) => column.priority === 0 || (wide && /^(ip|node|images?|containers|selector)$/i.test(column.name)));
-    /** @type {string[]} */
-    const widths = shown.map(({ column }, i) => (i === 0 ? 'minmax(160px, 2.4fr)' : /^age$/i.test(column.name) ? '72px' : /^(status|reason)$/i.test(column.name) ? 'minmax(132px, 1.1fr)' : 'minmax(70px, 1fr)'));
-    if (withNamespace()) widths.splice(1, 0, 'minmax(90px, 1fr)');
-    if (selected) widths.unshift('32px');
-    scroller.style.setProperty('--columns', widths.join(' '));
-    drawn.clear();
-    rows.replaceChildren();
-    head.replaceChildren();
-    if (selected) head.append(h('span', { role: 'columnheader' }, all()));
-    /**
-     * @param {string} name
-     * @param {number} by
-     * @param {string} description
-     */
-    const title = (name, by, description) => {
-      const state = sort.peek();
-      const mine = state.by === by;
-      head.append(
-        h(
-          'span',
-          { role: 'columnheader', 'aria-sort': mine ? (state.down ? 'descending' : 'ascending') : 'none' },
-          h(
-            'button.sort',
-            {
-              title: description || name,
-              onclick: () => {
-                sort.value = { by, down: mine ? !state.down : false };
-                columns();
-                arrange();
-              },
-            },
-            name,
-            mine ? h('i', { 'aria-hidden': 'true' }, state.down ? ' ↓' : ' ↑') : null,
-          ),
-        ),
-      );
+class Grid {
+  #kind;
+  #table;
+  #search;
+  #count;
+  #selected;
+  #order;
+  #prefix = `row${++grids}-`;
+  /** @type {ShownColumn[]} */
+  #shown = [];
+  /**
+   * The table's columns that the header shows.
+   *
+   * @type {Column[] | null}
+   */
+  #columns = null;
+  /** The key of the row that keys act on. */
+  #active = '';
+  /** @type {Map<string, DrawnRow>} */
+  #drawn = new Map();
+  #spacer = h('div.spacer');
+  #rows = h('div.rows', { role: 'rowgroup' });
+  #head = h('div.row.head', { role: 'row' });
+  #empty = h('div.overlay');
+  #scroller;
+
+  /**
+   * @param {Kind} kind
+   * @param {Table} table
+   * @param {Readable<string>} search
+   * @param {(text: string) => void} count
+   * @param {Signal<ReadonlySet<string>> | undefined} selected
+   */
+  constructor(kind, table, search, count, selected) {
+    this.#kind = kind;
+    this.#table = table;
+    this.#search = search;
+    this.#count = count;
+    this.#selected = selected;
+    this.#order = new RowOrder(table);
+    this.#scroller = h(
+      'div.grid',
+      { role: 'grid', tabindex: 0, 'aria-label': kind.kind, 'aria-multiselectable': selected ? 'true' : null },
+      h('div', { role: 'rowgroup', class: 'top' }, this.#head),
+      this.#spacer,
+    );
+    this.#spacer.append(this.#rows);
+    /** @readonly */
+    this.frame = h('div.fill.gridbox', null, this.#scroller, this.#empty);
+    this.#listen();
+    this.#follow();
+  }
+
+  #withNamespace() {
+    return this.#kind.namespaced && !namespace.peek();
+  }
+
+  /** Handles events of the DOM. */
+  #listen() {
+    let asked = false;
+    const onScroll = () => {
+      if (asked) return;
+      asked = true;
+      requestAnimationFrame(() => {
+        asked = false;
+        this.#paint();
+      });
     };
-    shown.forEach(({ column, index }, i) => {
-      title(column.name, index, column.description);
-      if (i === 0 && withNamespace()) title('Namespace', -2, '');
+    this.#scroller.addEventListener('scroll', onScroll, { passive: true });
+    this.#scroller.addEventListener('keydown', (event) => {
+      if (this.#onKey(event)) event.preventDefault();
     });
-  };
+    this.#rows.addEventListener('click', (event) => {
+      const target = /** @type {HTMLElement} */ (event.target);
+      if (target.closest('a, input, button')) return;
+      const row = this.#table.rows.get(/** @type {HTMLElement | null} */ (target.closest('.row'))?.dataset['key'] ?? '');
+      if (row && !getSelection()?.toString()) go(objectLink(this.#kind, row.meta));
+    });
+    const resize = new ResizeObserver(() => {
+      if (this.#table.columns.length) this.#drawHead();
+      this.#paint();
+    });
+    resize.observe(this.frame);
+    onDispose(() => resize.disconnect());
+  }
 
-  const all = () =>
-    h('input', {
+  /** Draws again when the table, the search or the time changes. */
+  #follow() {
+    const table = this.#table;
+    effect(() => {
+      void this.#search.value;
+      this.#arrange();
+    });
+    effect(() => {
+      void table.tick.value;
+      if (this.#order.update(searchWords(this.#search.peek()))) this.#arranged();
+      else this.#paint();
+    });
+    effect(() => {
+      void now.value;
+      // Ages grow although no row changes.
+      for (const [key, entry] of this.#drawn) {
+        const row = table.rows.get(key);
+        if (row) this.#fillCells(entry, row, ({ column }) => isAge(column));
+      }
+    });
+    effect(() => {
+      void table.tick.value;
+      this.#empty.replaceChildren();
+      const state = this.#emptyState();
+      if (state) this.#empty.append(state);
+      this.#empty.hidden = !state;
+    });
+  }
+
+  /** @returns {HTMLElement | null} */
+  #emptyState() {
+    const table = this.#table;
+    const { name, namespaced } = this.#kind;
+    const phase = table.follower.phase.value;
+    if (phase === 'failed') return emptyState('Cannot be listed', table.follower.error.value);
+    if (phase !== 'live') return null;
+    if (!table.rows.size) {
+      const where = namespaced && namespace.value ? ` in ${namespace.value}` : '';
+      return emptyState(`No ${name}${where}`, 'They appear here as soon as there are some.');
+    }
+    const search = this.#search.value;
+    return search && !this.#order.rows.length ? emptyState('Nothing matches', `No ${name} with “${search}”.`) : null;
+  }
+
+  /** Draws the header, and drops the drawn rows, whose cells depend on it. */
+  #drawHead() {
+    this.#columns = this.#table.columns;
+    this.#shown = shownColumns(this.#columns, this.frame.clientWidth > 1000);
+    const tracks = gridTracks(this.#shown, { namespaces: this.#withNamespace(), checkboxes: Boolean(this.#selected) });
+    this.#scroller.style.setProperty('--columns', tracks);
+    this.#drawn.clear();
+    this.#rows.replaceChildren();
+    this.#head.replaceChildren();
+    if (this.#selected) this.#head.append(h('span', { role: 'columnheader' }, this.#selectAll(this.#selected)));
+    this.#shown.forEach(({ column, index }, i) => {
+      this.#head.append(this.#title(column.name, index, column.description));
+      if (i === 0 && this.#withNamespace()) this.#head.append(this.#title('Namespace', BY_NAMESPACE, ''));
+    });
+  }
+
+  /**
+   * Returns a column's title, which sorts by the column.
+   *
+   * @param {string} name
+   * @param {number} by
+   * @param {string} description
+   * @returns {HTMLElement}
+   */
+  #title(name, by, description) {
+    const { sort } = this.#order;
+    const sorted = sort.by === by;
+    const onclick = () => {
+      this.#order.sort = { by, down: sorted && !sort.down };
+      this.#drawHead();
+      this.#arrange();
+    };
+    return h(
+      'span',
+      { role: 'columnheader', 'aria-sort': sorted ? (sort.down ? 'descending' : 'ascending') : 'none' },
+      h(
+        'button.sort',
+        { title: description || name, onclick },
+        name,
+        sorted ? h('i', { 'aria-hidden': 'true' }, sort.down ? ' ↓' : ' ↑') : null,
+      ),
+    );
+  }
+
+  /**
+   * @param {Signal<ReadonlySet<string>>} selected
+   * @returns {HTMLElement}
+   */
+  #selectAll(selected) {
+    return h('input', {
       type: 'checkbox',
       'aria-label': 'Select all',
       onchange: (/** @type {Event} */ event) => {
-        if (!selected) return;
-        const on = /** @type {HTMLInputElement} */ (event.target).checked;
-        selected.value = new Set(on ? order.map((r) => nameOf(r)) : []);
-        repaint();
+        const { checked } = /** @type {HTMLInputElement} */ (event.target);
+        selected.value = new Set(checked ? this.#order.rows.map(nameOf) : []);
+        this.#repaint();
       },
     });
+  }
+
+  #arrange() {
+    this.#order.arrange(searchWords(this.#search.peek()));
+    this.#arranged();
+  }
+
+  /** Draws what depends on the number and the order of the rows. */
+  #arranged() {
+    const { length } = this.#order.rows;
+    const { size } = this.#table.rows;
+    this.#spacer.style.height = `${length * ROW}px`;
+    this.#scroller.setAttribute('aria-rowcount', String(length + 1));
+    this.#count(length === size ? plural(length, 'object') : `${length} of ${plural(size, 'object')}`);
+    this.#paint();
+  }
 
   /**
+   * Writes a row's cells into its element.
+   *
+   * @param {DrawnRow} entry
    * @param {Row} row
-   * @param {number} index
-   * @returns {string}
+   * @param {(shown: ShownColumn) => boolean} [choose]
    */
-  const text = (row, index) => {
-    const value = row.cells[index];
-    return value === null || value === undefined ? '' : String(value);
-  };
+  #fillCells(entry, row, choose = () => true) {
+    this.#shown.forEach((shown, i) => {
+      if (choose(shown)) fillCell(/** @type {HTMLElement} */ (entry.cells[i]), row, shown);
+    });
+  }
 
   /**
-   * @param {Row} a
-   * @param {Row} b
-   * @returns {number}
-   */
-  const compare = (a, b) => {
-    const { by, down } = sort.peek();
-    let result = 0;
-    if (by === -2) result = natural(a.meta.namespace ?? '', b.meta.namespace ?? '');
-    else if (by >= 0) {
-      const name = table.columns[by]?.name ?? '';
-      if (/^age$/i.test(name)) result = (b.meta.creationTimestamp ?? '').localeCompare(a.meta.creationTimestamp ?? '');
-      else {
-        const [x, y] = [text(a, by), text(b, by)];
-        const [p, q] = [quantity(x), quantity(y)];
-        result = Number.isNaN(p) || Number.isNaN(q) ? natural(x, y) : p - q;
-      }
-    }
-    if (result === 0) result = natural(a.meta.namespace ?? '', b.meta.namespace ?? '') || natural(a.meta.name, b.meta.name);
-    return down ? -result : result;
-  };
-
-  const wantedWords = () => search.peek().toLowerCase().split(/\s+/).filter(Boolean);
-  /**
+   * Makes a row's element, with empty cells.
+   *
    * @param {Row} row
-   * @param {string[]} words
-   * @returns {boolean}
+   * @returns {DrawnRow}
    */
-  const matches = (row, words) => {
-    if (!words.length) return true;
-    const hay = `${row.meta.name} ${row.meta.namespace ?? ''} ${row.cells.join(' ')}`.toLowerCase();
-    return words.every((w) => hay.includes(w));
-  };
-
-  /** Puts all rows in order. */
-  const arrange = () => {
-    table.fresh = false;
-    table.touched.clear();
-    const words = wantedWords();
-    order = [...table.rows.values()].filter((row) => matches(row, words));
-    order.sort(compare);
-    arranged();
-  };
-
-  /** Puts what changed in order: sorting thousands at every change would cost frames. */
-  const rearrange = () => {
-    if (table.fresh || table.touched.size > Math.max(64, order.length / 8)) return arrange();
-    const words = wantedWords();
-    // Of what has changed, only a sort by a column or a search depends.
-    const sorted = words.length > 0 || sort.peek().by >= 0;
-    /** @type {Set<string>} */
-    const moved = new Set();
-    for (const [key, change] of table.touched) if (sorted || change !== 'changed') moved.add(key);
-    table.touched.clear();
-    if (!moved.size) return paint();
-    order = order.filter((row) => !moved.has(row.key));
-    for (const key of moved) {
-      const row = table.rows.get(key);
-      if (!row || !matches(row, words)) continue;
-      let [low, high] = [0, order.length];
-      while (low < high) {
-        const middle = (low + high) >> 1;
-        if (compare(/** @type {Row} */ (order[middle]), row) < 0) low = middle + 1;
-        else high = middle;
-      }
-      order.splice(low, 0, row);
-    }
-    arranged();
-  };
-
-  const arranged = () => {
-    spacer.style.height = `${order.length * ROW}px`;
-    scroller.setAttribute('aria-rowcount', String(order.length + 1));
-    count(order.length === table.rows.size ? plural(order.length, 'object') : `${order.length} of ${plural(table.rows.size, 'object')}`);
-    paint();
-  };
-
-  /** @param {Row} row */
-  const nameOf = (row) => `${row.meta.namespace ?? ''}/${row.meta.name}`;
-
-  /**
-   * @param {HTMLElement} cell
-   * @param {Row} row
-   * @param {Shown} options
-   */
-  const fillCell = (cell, row, { column, index }) => {
-    const value = /^age$/i.test(column.name) && row.meta.creationTimestamp ? since(row.meta.creationTimestamp) : text(row, index);
-    if (cell.dataset['v'] === value) return;
-    cell.dataset['v'] = value;
-    cell.title = value;
-    if (/^(status|phase|state)$/i.test(column.name)) {
-      cell.replaceChildren(h(`span.badge.${row.meta.deletionTimestamp ? 'busy' : tone(value.split(',')[0] ?? '')}`, null, value));
-    } else {
-      cell.textContent = value === '<none>' ? '–' : value;
-    }
-  };
-
-  /** @param {Row} row */
-  const make = (row) => {
+  #makeRow(row) {
     /** @type {HTMLElement[]} */
     const cells = [];
-    const element = h('div.row', { role: 'row', 'data-key': row.key, id: `${prefix}${row.key}` });
-    if (selected) {
-      element.append(
-        h(
-          'span',
-          { role: 'gridcell' },
-          h('input', {
-            type: 'checkbox',
-            tabindex: -1,
-            'aria-label': `Select ${row.meta.name}`,
-            checked: selected.peek().has(nameOf(row)),
-            onchange: (/** @type {Event} */ event) => {
-              const next = new Set(selected.peek());
-              if (/** @type {HTMLInputElement} */ (event.target).checked) next.add(nameOf(row));
-              else next.delete(nameOf(row));
-              selected.value = next;
-            },
-          }),
-        ),
-      );
-    }
-    shown.forEach((_, i) => {
-      if (i === 0) {
-        const a = h('a', { href: objectLink(kind, row.meta), tabindex: -1 });
-        element.append(h('span.name', { role: 'gridcell' }, a));
-        cells.push(a);
-        if (withNamespace()) element.append(h('span.dim', { role: 'gridcell', title: row.meta.namespace ?? '' }, row.meta.namespace ?? ''));
-      } else {
+    const element = h('div.row', { role: 'row', 'data-key': row.key, id: `${this.#prefix}${row.key}` });
+    if (this.#selected) element.append(h('span', { role: 'gridcell' }, selectBox(row, this.#selected)));
+    this.#shown.forEach((_, i) => {
+      if (i > 0) {
         const cell = h('span', { role: 'gridcell' });
         element.append(cell);
         cells.push(cell);
+        return;
       }
+      const a = h('a', { href: objectLink(this.#kind, row.meta), tabindex: -1 });
+      element.append(h('span.name', { role: 'gridcell' }, a));
+      cells.push(a);
+      const space = row.meta.namespace ?? '';
+      if (this.#withNamespace()) element.append(h('span.dim', { role: 'gridcell', title: space }, space));
     });
     const entry = { element, version: -1, at: -1, cells };
-    drawn.set(row.key, entry);
+    this.#drawn.set(row.key, entry);
     return entry;
-  };
+  }
 
-  const paint = () => {
-    if (columnsOf !== table.columns && table.columns.length) columns();
-    const first = Math.max(0, Math.floor(scroller.scrollTop / ROW) - SPARE);
-    const last = Math.min(order.length, Math.ceil((scroller.scrollTop + scroller.clientHeight) / ROW) + SPARE);
+  /** Draws the rows in view. */
+  #paint() {
+    if (this.#columns !== this.#table.columns && this.#table.columns.length) this.#drawHead();
+    const { scrollTop, clientHeight } = this.#scroller;
+    const { rows } = this.#order;
+    const [first, last] = visibleRange(scrollTop, clientHeight, ROW, rows.length);
     /** @type {HTMLElement[]} */
     const wanted = [];
     /** @type {Set<string>} */
     const keys = new Set();
     for (let i = first; i < last; i++) {
-      const row = /** @type {Row} */ (order[i]);
-      const entry = drawn.get(row.key) ?? make(row);
+      const row = /** @type {Row} */ (rows[i]);
       keys.add(row.key);
-      if (entry.version !== row.version) {
-        entry.version = row.version;
-        shown.forEach((s, c) => fillCell(/** @type {HTMLElement} */ (entry.cells[c]), row, s));
-        entry.element.classList.toggle('going', Boolean(row.meta.deletionTimestamp));
-      }
-      entry.element.classList.toggle('active', row.key === active);
-      if (selected) entry.element.setAttribute('aria-selected', String(selected.peek().has(nameOf(row))));
-      if (entry.at !== i) {
-        // Each at its own place: scrolling moves none, so none is painted again.
-        entry.at = i;
-        entry.element.style.top = `${i * ROW}px`;
-        entry.element.setAttribute('aria-rowindex', String(i + 2));
-      }
-      wanted.push(entry.element);
+      wanted.push(this.#paintRow(row, i));
     }
-    for (const key of drawn.keys()) if (!keys.has(key)) drawn.delete(key);
-    reconcile(rows, wanted);
-    // Focus stays on the grid; this tells which of its rows is meant.
-    if (keys.has(active)) scroller.setAttribute('aria-activedescendant', `${prefix}${active}`);
-    else scroller.removeAttribute('aria-activedescendant');
-  };
+    for (const key of this.#drawn.keys()) if (!keys.has(key)) this.#drawn.delete(key);
+    reconcile(this.#rows, wanted);
+    // The grid keeps the focus; the attribute names the active row.
+    if (keys.has(this.#active)) this.#scroller.setAttribute('aria-activedescendant', `${this.#prefix}${this.#active}`);
+    else this.#scroller.removeAttribute('aria-activedescendant');
+  }
 
-  const repaint = () => {
-    drawn.clear();
-    rows.replaceChildren();
-    paint();
-  };
+  /**
+   * @param {Row} row
+   * @param {number} index
+   * @returns {HTMLElement}
+   */
+  #paintRow(row, index) {
+    const entry = this.#drawn.get(row.key) ?? this.#makeRow(row);
+    const { element } = entry;
+    if (entry.version !== row.version) {
+      entry.version = row.version;
+      this.#fillCells(entry, row);
+      element.classList.toggle('going', Boolean(row.meta.deletionTimestamp));
+    }
+    element.classList.toggle('active', row.key === this.#active);
+    if (this.#selected) element.setAttribute('aria-selected', String(this.#selected.peek().has(nameOf(row))));
+    if (entry.at !== index) {
+      // Rows have absolute positions, so that scrolling does not repaint them.
+      entry.at = index;
+      element.style.top = `${index * ROW}px`;
+      element.setAttribute('aria-rowindex', String(index + 2));
+    }
+    return element;
+  }
 
-  let asked = false;
-  scroller.addEventListener('scroll', () => {
-    if (asked) return;
-    asked = true;
-    requestAnimationFrame(() => {
-      asked = false;
-      paint();
-    });
-  }, { passive: true });
-  scroller.addEventListener('keydown', (event) => {
-    const at = order.findIndex((r) => r.key === active);
+  #repaint() {
+    this.#drawn.clear();
+    this.#rows.replaceChildren();
+    this.#paint();
+  }
+
+  /**
+   * Handles a key. Returns whether it had a meaning.
+   *
+   * @param {KeyboardEvent} event
+   * @returns {boolean}
+   */
+  #onKey(event) {
+    const { rows } = this.#order;
+    const scroller = this.#scroller;
+    const at = rows.findIndex((row) => row.key === this.#active);
     const page = Math.max(1, Math.floor(scroller.clientHeight / ROW) - 2);
-    /** @type {Record<string, number>} */
-    const steps = { ArrowDown: at + 1, j: at + 1, ArrowUp: at - 1, k: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: order.length - 1 };
-    const to = steps[event.key];
-    if (to !== undefined && order.length && !event.ctrlKey && !event.metaKey) {
-      const index = Math.min(order.length - 1, Math.max(0, to));
-      active = order[index]?.key ?? '';
-      const top = index * ROW;
+    const to = event.ctrlKey || event.metaKey ? null : rowForKey(event.key, at, page, rows.length);
+    if (to !== null) {
+      this.#active = rows[to]?.key ?? '';
+      const top = to * ROW;
       if (top < scroller.scrollTop) scroller.scrollTop = top;
+      // The header covers the height of one row.
       else if (top + 2 * ROW > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + 2 * ROW - scroller.clientHeight;
-      paint();
-      event.preventDefault();
-    } else if (event.key === 'Enter' && event.target === scroller && order[at]) {
-      go(objectLink(kind, /** @type {Row} */ (order[at]).meta));
-    } else if (event.key === ' ' && event.target === scroller && selected && order[at]) {
-      const name = nameOf(/** @type {Row} */ (order[at]));
-      const next = new Set(selected.peek());
-      if (!next.delete(name)) next.add(name);
-      selected.value = next;
-      repaint();
-      event.preventDefault();
+      this.#paint();
+      return true;
     }
-  });
-  rows.addEventListener('click', (event) => {
-    const target = /** @type {HTMLElement} */ (event.target);
-    if (target.closest('a, input, button')) return;
-    const row = table.rows.get(/** @type {HTMLElement | null} */ (target.closest('.row'))?.dataset['key'] ?? '');
-    if (row && !getSelection()?.toString()) go(objectLink(kind, row.meta));
-  });
-  const resize = new ResizeObserver(() => {
-    if (table.columns.length) columns();
-    paint();
-  });
-  resize.observe(frame);
-  onDispose(() => resize.disconnect());
+    const row = rows[at];
+    if (!row || event.target !== scroller) return false;
+    if (event.key === 'Enter') {
+      go(objectLink(this.#kind, row.meta));
+    } else if (event.key === ' ' && this.#selected) {
+      const next = new Set(this.#selected.peek());
+      if (!next.delete(nameOf(row))) next.add(nameOf(row));
+      this.#selected.value = next;
+      this.#repaint();
+      return true;
+    }
+    return false;
+  }
+}
 
-  effect(() => {
-    void search.value;
-    arrange();
+/**
+ * @param {Column} column
+ * @returns {boolean}
+ */
+const isAge = (column) => /^age$/i.test(column.name);
+
+/**
+ * Returns the box that selects a row.
+ *
+ * @param {Row} row
+ * @param {Signal<ReadonlySet<string>>} selected
+ * @returns {HTMLElement}
+ */
+function selectBox(row, selected) {
+  return h('input', {
+    type: 'checkbox',
+    tabindex: -1,
+    'aria-label': `Select ${row.meta.name}`,
+    checked: selected.peek().has(nameOf(row)),
+    onchange: (/** @type {Event} */ event) => {
+      const next = new Set(selected.peek());
+      if (/** @type {HTMLInputElement} */ (event.target).checked) next.add(nameOf(row));
+      else next.delete(nameOf(row));
+      selected.value = next;
+    },
   });
-  effect(() => {
-    void table.tick.value;
-    rearrange();
-  });
-  effect(() => {
-    void now.value;
-    // Ages grow although nothing changes.
-    for (const [key, entry] of drawn) {
-      const row = table.rows.get(key);
-      if (row) shown.forEach((s, c) => /^age$/i.test(s.column.name) && fillCell(/** @type {HTMLElement} */ (entry.cells[c]), row, s));
-    }
-  });
-  effect(() => {
-    void table.tick.value;
-    const phase = table.follower.phase.value;
-    empty.replaceChildren();
-    if (phase === 'failed') empty.append(emptyState('Cannot be listed', table.follower.error.value));
-    else if (phase === 'live' && !table.rows.size) {
-      const where = kind.namespaced && namespace.value ? ` in ${namespace.value}` : '';
-      empty.append(emptyState(`No ${kind.name}${where}`, 'They appear here as soon as there are some.'));
-    } else if (phase === 'live' && search.value && !order.length) empty.append(emptyState('Nothing matches', `No ${kind.name} with “${search.value}”.`));
-    empty.hidden = !empty.childElementCount;
-  });
-  return frame;
+}
+
+/**
+ * Writes a value into its cell, if it is not there yet.
+ *
+ * @param {HTMLElement} cell
+ * @param {Row} row
+ * @param {ShownColumn} shown
+ */
+function fillCell(cell, row, { column, index }) {
+  const value = isAge(column) && row.meta.creationTimestamp ? since(row.meta.creationTimestamp) : cellText(row, index);
+  if (cell.dataset['v'] === value) return;
+  cell.dataset['v'] = value;
+  cell.title = value;
+  if (/^(status|phase|state)$/i.test(column.name)) {
+    cell.replaceChildren(h(`span.badge.${row.meta.deletionTimestamp ? 'busy' : tone(value.split(',')[0] ?? '')}`, null, value));
+  } else {
+    cell.textContent = value === '<none>' ? '–' : value;
+  }
 }

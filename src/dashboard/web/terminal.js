@@ -1,9 +1,10 @@
-/** A terminal in the page, over the API server's exec or the dashboard's node shell. */
+/** A terminal for the API server's exec and the dashboard's node shell. */
 import { at, core, path } from './api.js';
 import { effect, h, onDispose, perFrame, signal, untracked } from './dom.js';
 import { containersOf } from './logs.js';
 import { action } from './ui.js';
-import { BOLD, colour, DIM, INVERSE, ITALIC, Screen, STRIKE, UNDERLINE } from './vt.js';
+import { BOLD, colour, DIM, INVERSE, ITALIC, STRIKE, UNDERLINE } from './vt-style.js';
+import { Screen } from './vt.js';
 /** @import { Any, Cell, Obj, Signal } from './types.d.ts' */
 
 /** @type {Record<string, string>} */
@@ -18,7 +19,7 @@ const KEYS = {
 const ARROWS = { ArrowUp: 'A', ArrowDown: 'B', ArrowRight: 'C', ArrowLeft: 'D', Home: 'H', End: 'F' };
 
 /**
- * The bytes that a key sends; null for what the browser keeps.
+ * Returns the bytes that a key sends, or null for keys that the browser handles.
  *
  * @param {KeyboardEvent} event
  * @param {boolean} application
@@ -44,12 +45,12 @@ export function keyBytes(event, application) {
     return null;
   }
   if (event.altKey && !event.ctrlKey) return `\u001b${key}`;
-  // Plain characters come as input, which knows compositions and phones.
+  // Plain characters arrive as input events, which support compositions and phones.
   return null;
 }
 
 /**
- * Opens a terminal on a WebSocket that speaks the channel protocol.
+ * Returns a terminal on a WebSocket with the channel protocol of Kubernetes.
  *
  * @param {string} url
  * @param {string} label
@@ -114,8 +115,8 @@ export function terminal(url, label) {
         if (style.flags & BOLD) span.style.fontWeight = '600';
         if (style.flags & DIM) span.style.opacity = '0.6';
         if (style.flags & ITALIC) span.style.fontStyle = 'italic';
-        if (style.flags & UNDERLINE) span.style.textDecoration = 'underline';
-        if (style.flags & STRIKE) span.style.textDecoration = 'line-through';
+        const decoration = [style.flags & UNDERLINE ? 'underline' : '', style.flags & STRIKE ? 'line-through' : ''].join(' ').trim();
+        if (decoration) span.style.textDecoration = decoration;
         if (special) span.className = 'cursor';
         row.append(span);
       }
@@ -135,11 +136,16 @@ export function terminal(url, label) {
   };
 
   let fromHistory = -1;
+  let trims = 0;
   const paint = () => {
     const atBottom = box.scrollTop + box.clientHeight >= box.scrollHeight - 40;
     const past = screen.alternate ? [] : screen.history;
     const first = past.length;
-    // The past does not change; only its length does.
+    if (trims !== screen.trims) {
+      trims = screen.trims;
+      fromHistory = -1;
+    }
+    // Lines of the history do not change: only new ones are drawn.
     if (fromHistory !== first || lines.childElementCount < first) {
       if (fromHistory >= 0 && first > fromHistory && lines.childElementCount >= fromHistory) {
         while (lines.childElementCount > fromHistory) lines.lastElementChild?.remove();
@@ -191,7 +197,7 @@ export function terminal(url, label) {
           const status = JSON.parse(new TextDecoder().decode(body));
           if (status.status !== 'Success') ending.value = status.message ?? '';
         } catch {
-          // An empty end is a good one.
+          // An empty status means success.
         }
       }
     };
@@ -202,7 +208,7 @@ export function terminal(url, label) {
 
   input.addEventListener('keydown', (event) => {
     if (event.isComposing) return;
-    // Tab is the terminal's; without this, keyboards would not get out of it.
+    // The terminal takes the Tab key; another one must leave it.
     if (event.key === 'F6' && event.shiftKey) {
       event.preventDefault();
       /** @type {HTMLElement | null} */ (document.querySelector('main [role="tab"][aria-selected="true"]'))?.focus();
@@ -226,7 +232,7 @@ export function terminal(url, label) {
   input.addEventListener('paste', (event) => {
     const text = (event.clipboardData?.getData('text') ?? '').replace(/\r?\n/g, '\r');
     event.preventDefault();
-    // Pasted text must not end its own bracket.
+    // Pasted text must not contain the end of the bracket.
     send(0, screen.brackets ? `\u001b[200~${text.replaceAll('\u001b', '')}\u001b[201~` : text);
   });
   const resize = new ResizeObserver(fit);
@@ -236,7 +242,7 @@ export function terminal(url, label) {
     resize.disconnect();
     const mine = socket;
     socket = null;
-    // One that is not open yet is closed when it is: before, browsers complain.
+    // Browsers report an error when a WebSocket is closed while it connects.
     if (mine?.readyState === WebSocket.CONNECTING) mine.onopen = () => mine.close();
     else mine?.close();
   });
@@ -253,7 +259,7 @@ export function terminal(url, label) {
 }
 
 /**
- * A terminal in one of a pod's containers.
+ * Returns a terminal in one of a pod's containers.
  *
  * @param {() => Obj} pod
  * @returns {HTMLElement}
@@ -292,7 +298,7 @@ export function execPane(pod) {
 }
 
 /**
- * A shell on a node.
+ * Returns a shell on a node.
  *
  * @param {string} node
  * @returns {HTMLElement}

@@ -1,4 +1,4 @@
-/** Types that several modules of the page share. */
+/** Types that modules of the page share. */
 import type { ApiError } from './api.js';
 
 /* api.js */
@@ -27,7 +27,7 @@ export interface Owner {
   controller?: boolean;
 }
 
-/** Objects of any kind: what a view needs of one it narrows itself. */
+/** Objects of any kind, whose fields views check themselves. */
 export type Any = any;
 
 export interface Obj {
@@ -56,7 +56,7 @@ export interface Sending {
   body?: unknown;
   type?: string;
   accept?: string;
-  /** What the server warns of. */
+  /** Receives a warning of the server. */
   warn?: (text: string) => void;
 }
 
@@ -68,6 +68,13 @@ export interface Line {
 }
 
 /* dom.js */
+
+/** A value that effects can read, and not set. */
+export interface Readable<T> {
+  readonly value: T;
+  /** Reads the value without depending on it. */
+  peek(): T;
+}
 
 /** A value that effects depend on by reading it. */
 export interface Signal<T> {
@@ -96,7 +103,7 @@ export interface Editor {
 
 export interface Sample {
   time: number;
-  /** Cores; NaN until two readings are there. */
+  /** Cores; NaN for the first sample. */
   cpu: number;
   /** Bytes. */
   memory: number;
@@ -104,7 +111,7 @@ export interface Sample {
 
 /* overview.js */
 
-/** What counts here of a pod: thousands of them must stay small. */
+/** The fields of a pod that views need. There may be thousands, so that they are few. */
 export interface SlimPod extends Obj {
   node: string;
   phase: string;
@@ -134,10 +141,10 @@ export interface Field {
 export interface Place {
   /** Field names from the top; `-` steps into a list. */
   path: string[];
-  /** What has been typed of a name, or of the value of `key`. */
+  /** The typed part of a name, or of the value of `key`. */
   typed: string;
   key: string | null;
-  /** Names that stand beside it. */
+  /** Names of the same mapping. */
   beside: string[];
 }
 
@@ -146,7 +153,7 @@ export interface Place {
 export interface Handlers {
   opened?(): void;
   data(bytes: Uint8Array): void;
-  /** It has ended; with an error where it was refused or broke. */
+  /** Called at the end, with an error if the stream was refused or broke. */
   ended(error?: ApiError): void;
 }
 
@@ -194,15 +201,27 @@ export interface Column {
   description: string;
 }
 
+/** A column that a list shows, with its number among the table's columns. */
+export interface ShownColumn {
+  column: Column;
+  index: number;
+}
+
+/** The order of a list: `by` is a column's number, or negative for an order by name. */
+export interface Sort {
+  by: number;
+  down: boolean;
+}
+
 export interface Row {
   key: string;
   meta: Meta;
   cells: Any[];
-  /** Grows with every change, so that drawn rows know whether they are true. */
+  /** Grows with every change, which shows whether a drawn row is current. */
   version: number;
 }
 
-/** What happened to a row. */
+/** The change of a row. */
 export type Change = 'new' | 'changed' | 'gone';
 
 /* yaml.js */

@@ -1,85 +1,118 @@
-/** Writes YAML, and colours it. Reading is the server's business. */
+/** Writes and highlights YAML. The server reads it. */
 /** @import { Token } from './types.d.ts' */
 
-const PLAIN = /^[A-Za-z_./][A-Za-z0-9_./ +()@-]*$/;
-/* Words that YAML 1.1 readers take for something else. */
-const WORDS = /^(y|n|yes|no|on|off|true|false|null|~|\.inf|\.nan)$/i;
+/** Strings that need no quotes, apart from `RESERVED` and `NUMBER`. */
+const PLAIN = /^[A-Za-z_./](?:[A-Za-z0-9_./ +()@-]*[A-Za-z0-9_./+()@-])?$/;
+
+/** Words with another meaning, those of YAML 1.1 included, and the end of a document. */
+const RESERVED = /^(y|n|yes|no|on|off|true|false|null|~|\.inf|\.nan|\.\.\.)$/i;
+
+const NUMBER = /^[.]\d/;
+
+/** Characters that only an escape in double quotes can express. */
+const UNPRINTABLE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]/;
 
 /**
- * @param {unknown} value
+ * Returns a string as a block scalar, or null when that cannot express it.
+ *
+ * @param {string} value
  * @param {string} indent
- * @returns {string}
+ * @returns {string | null}
  */
-function scalar(value, indent) {
-  if (value === null || value === undefined) return 'null';
-  if (typeof value !== 'string') return JSON.stringify(value);
-  if (value.includes('\n') && !/[\u0000-\u0008\u000b-\u001f\u007f\u0085\u2028\u2029\ufeff]/.test(value) && !/^\s/.test(value) && !/[ \t]\n/.test(value)) {
-    const tail = value.endsWith('\n\n') ? '+' : value.endsWith('\n') ? '' : '-';
-    const body = tail === '+' ? value.slice(0, -1) : value.replace(/\n$/, '');
-    return `|${tail}\n${body.split('\n').map((line) => (line ? indent + line : '')).join('\n')}`;
-  }
-  if (PLAIN.test(value) && !WORDS.test(value) && !value.endsWith(' ') && !/^[.]?\d/.test(value)) return value;
-  // JSON's strings are YAML's double-quoted ones.
-  return JSON.stringify(value).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+function block(value, indent) {
+  // White space at the start needs an indentation indicator; at the end of a line,
+  // quotes make it visible.
+  if (!value.includes('\n') || UNPRINTABLE.test(value) || /^\s/.test(value) || /[ \t]$/m.test(value)) return null;
+  const chomping = value.endsWith('\n\n') ? '+' : value.endsWith('\n') ? '' : '-';
+  const body = chomping === '+' ? value.slice(0, -1) : value.replace(/\n$/, '');
+  return `|${chomping}\n${body.split('\n').map((line) => (line ? indent + line : '')).join('\n')}`;
 }
 
 /**
- * @param {unknown} value
- * @returns {boolean}
+ * Returns a string without line breaks in the text, quoted if it has to be.
+ *
+ * @param {string} value
+ * @returns {string}
  */
-const empty = (value) =>
-  Array.isArray(value) ? value.length === 0 : Object.keys(/** @type {object} */ (value)).length === 0;
+function flow(value) {
+  if (PLAIN.test(value) && !RESERVED.test(value) && !NUMBER.test(value)) return value;
+  // JSON's strings are YAML's double-quoted ones, except for some characters.
+  return JSON.stringify(value).replace(new RegExp(UNPRINTABLE, 'g'), (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
 
 /**
+ * Returns a value that has no members.
+ *
  * @param {unknown} value
+ * @param {string} indent the indentation of a block scalar's lines
+ * @returns {string}
+ */
+function leaf(value, indent) {
+  if (value === null || value === undefined) return 'null';
+  if (typeof value === 'string') return block(value, indent) ?? flow(value);
+  if (typeof value === 'object') return Array.isArray(value) ? '[]' : '{}';
+  return JSON.stringify(value);
+}
+
+/**
+ * Returns whether a value has no members.
+ *
+ * @param {object} value
+ * @returns {boolean}
+ */
+const isEmpty = (value) => (Array.isArray(value) ? value.length === 0 : Object.values(value).every((item) => item === undefined));
+
+/**
+ * Returns whether a value is written over several lines.
+ *
+ * @param {unknown} value
+ * @returns {value is object}
+ */
+const isNode = (value) => value !== null && typeof value === 'object' && !isEmpty(value);
+
+/**
+ * Writes a list or a mapping.
+ *
+ * @param {object} value
  * @param {string} indent
  * @param {string[]} out
  */
 function node(value, indent, out) {
+  const deeper = `${indent}  `;
   if (Array.isArray(value)) {
     for (const item of value) {
-      if (item !== null && typeof item === 'object' && !empty(item)) {
-        /** @type {string[]} */
-        const inner = [];
-        node(item, `${indent}  `, inner);
-        inner[0] = `${indent}- ${(inner[0] ?? '').slice(indent.length + 2)}`;
-        out.push(...inner);
-      } else {
-        out.push(`${indent}- ${leaf(item, `${indent}  `)}`);
+      if (!isNode(item)) {
+        out.push(`${indent}- ${leaf(item, deeper)}`);
+        continue;
       }
+      /** @type {string[]} */
+      const inner = [];
+      node(item, deeper, inner);
+      inner[0] = `${indent}- ${(inner[0] ?? '').slice(deeper.length)}`;
+      for (const line of inner) out.push(line);
     }
     return;
   }
-  for (const [key, item] of Object.entries(/** @type {object} */ (value))) {
+  for (const [key, item] of Object.entries(value)) {
     if (item === undefined) continue;
-    const name = scalar(key, '');
-    if (item !== null && typeof item === 'object' && !empty(item)) {
+    const name = flow(key);
+    if (isNode(item)) {
       out.push(`${indent}${name}:`);
-      node(item, Array.isArray(item) ? indent : `${indent}  `, out);
+      node(item, Array.isArray(item) ? indent : deeper, out);
     } else {
-      out.push(`${indent}${name}: ${leaf(item, `${indent}  `)}`);
+      out.push(`${indent}${name}: ${leaf(item, deeper)}`);
     }
   }
 }
 
 /**
- * @param {unknown} value
- * @param {string} indent
- * @returns {string}
- */
-function leaf(value, indent) {
-  if (value !== null && typeof value === 'object') return Array.isArray(value) ? '[]' : '{}';
-  return scalar(value, indent);
-}
-
-/**
- * A document.
+ * Returns a value as a YAML document.
  *
  * @param {unknown} value
  * @returns {string}
  */
 export function write(value) {
-  if (value === null || typeof value !== 'object' || empty(value)) return `${leaf(value, '  ')}\n`;
+  if (!isNode(value)) return `${leaf(value, '  ')}\n`;
   /** @type {string[]} */
   const out = [];
   node(value, '', out);
@@ -87,7 +120,8 @@ export function write(value) {
 }
 
 /**
- * One line's tokens.
+ * Splits a line into tokens that are highlighted differently. Their texts make up the
+ * line. A line is all it knows: those of a block scalar look like others.
  *
  * @param {string} line
  * @returns {Token[]}
@@ -120,11 +154,11 @@ export function tokens(line) {
   const value = comment >= 0 && !quoted ? rest.slice(0, comment) : rest;
   const text = value.trim();
   /** @type {Token['kind']} */
-  const kind = /^-?[0-9.]+$/.test(text)
+  const kind = /^-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i.test(text)
     ? 'number'
     : /^(true|false|null|~|\{\}|\[\])$/.test(text)
       ? 'word'
-      : /^[|>][+-]?$/.test(text)
+      : /^[|>][0-9+-]*$/.test(text)
         ? 'mark'
         : key || lead.trim() === '-' || quoted
           ? 'string'
