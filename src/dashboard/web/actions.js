@@ -1,4 +1,4 @@
-/** What can be done to an object, by its kind. */
+/** Actions on objects, by kind. */
 import { api, ApiError, core, find, merge, need, path } from './api.js';
 import { h, signal } from './dom.js';
 import { view } from './diff.js';
@@ -9,7 +9,7 @@ import { write } from './yaml.js';
 /** @import { Any, Child, Kind, Obj, Signal } from './types.d.ts' */
 
 /**
- * The buttons of an object; `o` gives its present state.
+ * Returns the buttons of an object's actions; `o` returns its current state.
  *
  * @param {Kind} kind
  * @param {() => Obj} o
@@ -193,7 +193,7 @@ function remove(kind, o) {
  */
 
 /**
- * The earlier templates of a workload.
+ * Returns the earlier revisions of a workload's template.
  *
  * @param {Kind} kind
  * @param {Obj} o
@@ -298,7 +298,7 @@ async function history(kind, o) {
  */
 
 /**
- * Moves a node's pods elsewhere, telling how far it is.
+ * Drains a node and shows the progress.
  *
  * @param {Kind} kind
  * @param {Obj} o

@@ -1,4 +1,4 @@
-/** The cluster's pane of addons: third-party software that comes as manifests. */
+/** The cluster's addons: third-party software that is installed from manifests. */
 import { api, discover } from './api.js';
 import { h } from './dom.js';
 import { loaded, run, table } from './machine.js';
@@ -9,7 +9,7 @@ import { action, attempt, badge, confirm } from './ui.js';
 const WORDS = { enabled: 'Enabled', disabled: 'Disabled', incomplete: 'Incomplete', unknown: 'Unknown' };
 
 /**
- * A link to where it is told more; what is no address of the web stays text.
+ * Returns a link to an addon's home page, or plain text unless it is an HTTP address.
  *
  * @param {Any} addon
  * @returns {HTMLElement | null}
@@ -24,7 +24,7 @@ export function addonsPane() {
   return loaded(
     () => api('/rkube/addons'),
     (/** @type {Any[]} */ all, again) => {
-      // An addon may bring kinds, which the menu shows.
+      // An addon may define new kinds, which the menu shows.
       const after = () => {
         again();
         void attempt('', discover);

@@ -1,4 +1,4 @@
-/** Requests to the dashboard's server and through it to API servers; discovery. */
+/** Requests to the dashboard's server and, through it, to API servers; discovery. */
 import { signal } from './dom.js';
 /** @import { Any, Kind, Obj, Sending, Signal } from './types.d.ts' */
 
@@ -23,11 +23,11 @@ export class ApiError extends Error {
 /** The profile that the page shows. */
 export const profile = signal('');
 
-/** The port that the server listens on; another one in the address is a forwarded one. */
+/** The port that the server listens on. The page's address has another one behind a port-forward. */
 export const serverPort = signal(0);
 
 /**
- * The path of something of the present profile.
+ * Returns the dashboard's path for a path of the current profile's API server.
  *
  * @param {string} path
  * @returns {string}
@@ -69,7 +69,7 @@ async function send(path, { method = 'GET', body, type, accept, warn } = {}) {
 }
 
 /**
- * JSON of a path as it stands.
+ * Returns the JSON at a path of the dashboard's server.
  *
  * @param {string} path
  * @param {Sending} [options]
@@ -80,7 +80,7 @@ export async function json(path, options) {
 }
 
 /**
- * JSON of the present profile's API server.
+ * Returns the JSON at a path of the current profile's API server.
  *
  * @param {string} path
  * @param {Sending} [options]
@@ -89,7 +89,7 @@ export async function json(path, options) {
 export const api = (path, options) => json(at(path), options);
 
 /**
- * Text of the present profile.
+ * Returns the text at a path of the current profile's API server.
  *
  * @param {string} path
  * @param {Sending} [options]
@@ -100,7 +100,7 @@ export async function text(path, options) {
 }
 
 /**
- * JSON lines as they come.
+ * Calls `each` for every line of JSON as soon as it arrives.
  *
  * @param {string} path
  * @param {Sending} options
@@ -126,7 +126,7 @@ export async function lines(path, options, each) {
 const DISCOVERY = 'application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList';
 
 /**
- * Every kind that can be listed, by the preferred version of its group.
+ * Every kind that the API server serves, in the preferred version of its group.
  *
  * @type {Signal<Kind[]>}
  */
@@ -174,8 +174,9 @@ export function findKind(group, name) {
 }
 
 /**
- * The kind as a text that changes only when the kind does: kinds are discovered
- * anew whenever a definition comes, which must not take away what people write.
+ * Returns a kind as a text that changes only when the kind does. Kinds are discovered
+ * again whenever a custom resource definition changes. Views must not be rebuilt then,
+ * which would discard what the user has typed.
  *
  * @param {string} group
  * @param {string} name
@@ -184,7 +185,7 @@ export function findKind(group, name) {
 export const kindKey = (group, name) => JSON.stringify(findKind(group, name) ?? null);
 
 /**
- * The kind of an object by its `apiVersion` and `kind`.
+ * Returns the kind of an object by its `apiVersion` and `kind`.
  *
  * @param {string} apiVersion
  * @param {string} kind
@@ -202,7 +203,7 @@ export function kindOf(apiVersion, kind) {
 export const gv = (k) => (k.group ? `${k.group}/${k.version}` : k.version);
 
 /**
- * The API path of a kind, of its objects in a namespace, or of one of them.
+ * Returns the API path of a kind, of its objects in a namespace, or of one object.
  *
  * @param {Kind} k
  * @param {string} [namespace]
@@ -237,7 +238,7 @@ export function need(group, name) {
 }
 
 /**
- * Changes some fields of an object.
+ * Applies a merge patch to an object.
  *
  * @param {Kind} k
  * @param {Obj} o
@@ -254,7 +255,7 @@ export function merge(k, o, patch, sub) {
 }
 
 /**
- * A value as field selectors have them: roles may be named with what separates terms.
+ * Escapes a value for a field selector. Names of roles may contain the separators.
  *
  * @param {string} value
  * @returns {string}
@@ -262,7 +263,8 @@ export function merge(k, o, patch, sub) {
 export const fieldValue = (value) => value.replace(/[\\,=]/g, '\\$&');
 
 /**
- * An object, if there is one: a missing one is no error in the browser's console.
+ * Returns an object, or undefined. It is listed rather than read, because browsers report
+ * a response of 404 as an error in their console.
  *
  * @param {Kind} k
  * @param {string | undefined} namespace

@@ -1,4 +1,4 @@
-/** Sending edited YAML: first as a dry run whose differences are shown. */
+/** Applies edited YAML, after a dry run whose differences are shown. */
 import { api, ApiError, find, findKind, json, kindOf, path } from './api.js';
 import { h } from './dom.js';
 import { view } from './diff.js';
@@ -11,7 +11,7 @@ import { write } from './yaml.js';
 const FIELD_MANAGER = 'fieldManager=rkube-dashboard';
 
 /**
- * An object as people edit it: the names first, the field managers not at all.
+ * Returns an object for the editor: names first, without field managers.
  *
  * @param {Obj} o
  * @returns {Obj}
@@ -24,7 +24,7 @@ export function editable(o) {
 }
 
 /**
- * The documents of a text; mistakes are marked in the editor.
+ * Returns the documents of a text. Syntax errors are marked in the editor.
  *
  * @param {Editor} source
  * @returns {Promise<Obj[] | null>}
@@ -48,7 +48,7 @@ async function documents(source) {
 }
 
 /**
- * Without what changes with every write.
+ * Returns an object without the fields that change with every write.
  *
  * @param {Obj} o
  * @returns {string}
@@ -61,7 +61,7 @@ function comparable(o) {
 }
 
 /**
- * The editor of an object that exists.
+ * Returns the editor of an existing object.
  *
  * @param {Kind} kind
  * @param {() => Obj} current
@@ -179,7 +179,7 @@ spec:
 `;
 
 /**
- * The page on which objects are made.
+ * Returns the view that creates objects.
  *
  * @returns {HTMLElement}
  */
@@ -249,7 +249,7 @@ export function createView() {
  */
 
 /**
- * Tries an object without storing it.
+ * Applies an object as a dry run.
  *
  * @param {Obj} o
  * @param {Obj[]} all
@@ -277,7 +277,7 @@ async function plan(o, all) {
   try {
     after = comparable(await api(`${target}?dryRun=All&${FIELD_MANAGER}`, { method: 'PATCH', body: o, type: 'application/apply-patch+yaml', warn }));
   } catch (error) {
-    // What an earlier document makes is not there yet in a dry run.
+    // A dry run does not create what a later document needs.
     const coming = all.some((other) => other !== o && ((other.kind === 'Namespace' && other.metadata.name === ns) || other.kind === 'CustomResourceDefinition'));
     if (!coming) throw error;
     after = write(o);

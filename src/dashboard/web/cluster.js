@@ -1,4 +1,4 @@
-/** The cluster as the machine sees it: nodes, images, addons, snapshots, tunnel, logs. */
+/** The cluster as rkube manages it on this machine: nodes, images, addons, snapshots, tunnel, logs. */
 import { addonsPane } from './addons.js';
 import { api, json, profile, text } from './api.js';
 import { h, signal, untracked } from './dom.js';

@@ -1,4 +1,4 @@
-/** An object: what it is, how it is doing, what belongs to it, what can be done. */
+/** The view of one object: fields, status, related objects, actions. */
 import { actions } from './actions.js';
 import { core, fieldValue, findKind, gv, kindKey, kindOf } from './api.js';
 import { editPane } from './apply.js';
@@ -55,7 +55,7 @@ function build(kind, ns, name) {
     const found = list.list[0];
     if (found) {
       present.value = { apiVersion: gv(kind), kind: kind.kind, ...found };
-      // Component statuses are made up when asked for and have no identity.
+      // Component statuses are computed on request and have no UID.
       uid.value = found.metadata.uid || found.metadata.name;
       gone.value = false;
     } else if (list.follower.phase.value === 'live' && list.tick.value) {
@@ -63,9 +63,9 @@ function build(kind, ns, name) {
     }
   });
   effect(() => {
-    // A new object of the old name is another object, and drawn anew.
+    // A new object of the same name has its own view.
     if (uid.value) {
-      // Whatever becomes of the connection: somebody may be writing here.
+      // Stays while the connection is lost: the user may be editing.
       box.replaceChildren(untracked(() => page(kind, /** @type {{ value: Obj; peek(): Obj }} */ (present), gone, list)));
       return;
     }
@@ -215,7 +215,7 @@ const field = (label, value) => h('div.field', null, h('dt', null, label), h('dd
  */
 function labelsOf(title, values, kind) {
   return () => {
-    // What kubectl remembers of its last apply says nothing that the object does not.
+    // kubectl's last applied configuration repeats the object.
     const all = Object.entries(values() ?? {}).filter(([k]) => k !== 'kubectl.kubernetes.io/last-applied-configuration');
     if (!all.length) return null;
     return h(
@@ -313,7 +313,7 @@ function conditions(o) {
 }
 
 /**
- * What objects of a kind own, as far as it is known which kinds those are.
+ * The kinds that objects of a kind own.
  *
  * @type {Record<string, [string, string][]>}
  */
@@ -359,7 +359,7 @@ function owned(kind, o) {
  */
 
 /**
- * What is worth telling of some kinds.
+ * Returns the additional fields and sections of some kinds.
  *
  * @param {Kind} kind
  * @param {() => Obj} o

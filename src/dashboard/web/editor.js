@@ -1,4 +1,4 @@
-/** A YAML editor: a text area over its coloured text, with completion. */
+/** A YAML editor: a text area over highlighted text, with completion. */
 import { effect, h, onDispose, signal } from './dom.js';
 import { fields, place, values } from './schema.js';
 import { tokens } from './yaml.js';
@@ -37,7 +37,7 @@ export function editor(initial, readonly = false, changed = () => {}) {
   const element = h('div.editor', null, numbers, pane);
   const bad = signal(0);
 
-  // Lines keep their elements as long as their text stays.
+  // Lines whose text does not change keep their elements.
   /** @type {{ text: string; element: HTMLElement }[]} */
   let drawn = [];
   const draw = () => {
@@ -127,7 +127,7 @@ export function editor(initial, readonly = false, changed = () => {}) {
   const complete = async (always) => {
     const mine = ++asked;
     const text = area.value;
-    // Of several documents the one around the cursor counts.
+    // Completion looks at the document that contains the cursor.
     const start = text.lastIndexOf('\n---', area.selectionStart - 1) + 1;
     const after = text.indexOf('\n---', area.selectionStart);
     const part = text.slice(start, after < 0 ? undefined : after);

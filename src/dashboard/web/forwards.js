@@ -1,4 +1,4 @@
-/** Port-forwards: the dashboard's server opens a local port. */
+/** Port-forwards, which the dashboard's server opens on local ports. */
 import { api, serverPort } from './api.js';
 import { h, onDispose, signal } from './dom.js';
 import { icon } from './icons.js';
@@ -15,8 +15,8 @@ import { attempt, note } from './ui.js';
  */
 
 /**
- * The link of a local port. It names the loopback as the page does not: cookies
- * do not keep ports apart, and what runs in a pod must not get the page's.
+ * Returns the link to a local port. Its host is another name of the loopback than the
+ * page's: cookies do not depend on ports, and a pod must not receive the page's.
  *
  * @param {number} port
  * @returns {string}
@@ -82,7 +82,7 @@ export function forwardsPane(pod) {
     ),
     () => {
       const [first] = open.value;
-      // The page came through a forwarded port, and through that one alone.
+      // The page itself came through a port-forward, which does not cover other ports.
       if (!first || Number(location.port || 80) === serverPort.value) return null;
       return h('p.warning', null, 'This page comes from another machine, and so do these ports. Forward them as well: ', h('code', null, `ssh ${open.value.map((f) => `-L ${f.local}:127.0.0.1:${f.local}`).join(' ')} HOST`));
     },

@@ -1,11 +1,11 @@
-/** What keys do, and whether single ones do it. */
+/** Keyboard shortcuts. */
 import { h } from './dom.js';
 import { dialog } from './ui.js';
 
 const STORED = 'shortcuts';
 
 /**
- * Whether keys without a modifier do anything outside of lists and fields.
+ * Returns whether shortcuts without a modifier are enabled.
  *
  * @returns {boolean}
  */
@@ -30,7 +30,7 @@ const KEYS = [
   [['Shift', 'F6'], 'Leave the terminal'],
 ];
 
-/** Shows them. */
+/** Shows the shortcuts. */
 export function showKeys() {
   dialog('Keys', (close) => [
     h('dl.keys', null, KEYS.map(([keys, what]) => h('div', null, h('dt', null, keys.map((k) => [h('kbd', null, k), ' '])), h('dd', null, what)))),

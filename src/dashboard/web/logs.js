@@ -1,4 +1,4 @@
-/** Container logs: live, searchable, of all containers, of previous ones. */
+/** Container logs: live, with search, of all containers or of previous instances. */
 import { core, path, text } from './api.js';
 import { effect, h, onDispose, perFrame, signal, untracked } from './dom.js';
 import { plural } from './format.js';
@@ -8,7 +8,7 @@ import { attempt, live, save } from './ui.js';
 
 const LINE = 18;
 
-/** Lines that are kept; older ones are in the download. */
+/** Maximum number of lines in the view; the download has all of them. */
 const KEPT = 50_000;
 const TAIL = 2000;
 
@@ -19,7 +19,7 @@ const TAIL = 2000;
  * @property {string} text
  */
 
-/* Colours and other escapes mean nothing here. */
+/** Escape sequences, such as colors, which the view does not interpret. */
 const ESCAPES = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|[@-_])/g;
 
 /**
@@ -132,7 +132,7 @@ export function logsPane(pod) {
     const space = raw.indexOf(' ');
     const entry = { time: raw.slice(0, space), source, text: raw.slice(space + 1).replace(ESCAPES, '') };
     width = Math.max(width, Math.min(entry.text.length, 4000));
-    // Streams of several containers come apart; their times put them together.
+    // Lines of several containers are merged by their times.
     let i = lines.length;
     while (i > 0 && lines.length - i < 500 && /** @type {LogLine} */ (lines[i - 1]).time > entry.time) i--;
     if (i === lines.length) lines.push(entry);
@@ -191,7 +191,7 @@ export function logsPane(pod) {
               rest = parts.pop() ?? '';
               for (const part of parts) {
                 const time = part.slice(0, part.indexOf(' '));
-                // `sinceTime` gives whole seconds again.
+                // `sinceTime` has a resolution of one second, so that some lines come again.
                 if (resumed && time <= resumed) continue;
                 last = time;
                 add(source, part);
@@ -210,7 +210,7 @@ export function logsPane(pod) {
                 problem.value = error.message;
                 phase.value = lines.length ? 'behind' : 'failed';
               }
-              // The container may be about to start, or to start again.
+              // The container may not have started yet, or be restarting.
               setTimeout(run, delay);
               delay = Math.min(delay * 2, 10_000);
             },

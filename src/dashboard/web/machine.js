@@ -1,11 +1,11 @@
-/** What the cluster's panes share: commands of the machine, tables of what it tells. */
+/** Parts that the cluster's panes share: commands of rkube, and tables. */
 import { lines } from './api.js';
 import { h, signal } from './dom.js';
 import { dialog } from './ui.js';
 /** @import { Any, Child, Signal } from './types.d.ts' */
 
 /**
- * Runs a command of rkube, showing its steps.
+ * Runs a command of rkube and shows its steps.
  *
  * @param {string} title
  * @param {unknown} body
@@ -55,7 +55,7 @@ export function run(title, body, then, target = '/rkube/run', method = 'POST') {
 const failed = (error) => h('p.warning', null, error.message);
 
 /**
- * Something that is asked for, and asked for again.
+ * Returns an element with the result of `load`, which can be loaded again.
  *
  * @template T
  * @param {() => Promise<T>} load
@@ -80,7 +80,7 @@ export function loaded(load, show) {
 }
 
 /**
- * A plain table; a column without a title is that of the buttons.
+ * Returns a table. A column without a title holds buttons.
  *
  * @param {string} label
  * @param {string[]} columns

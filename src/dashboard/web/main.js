@@ -24,7 +24,7 @@ const trouble = signal('');
 const namespaces = signal([]);
 const menuOpen = signal(false);
 
-/** Counts what makes everything be drawn anew: another profile, a cluster that started. */
+/** Changes when everything must be drawn again: another profile, a cluster that started. */
 const epoch = signal(0);
 
 /** @typedef {'dark' | 'light' | ''} Theme */
@@ -52,7 +52,7 @@ const GROUPS = [
   ['Cluster', 'cluster', (k) => k.group === '' || /^(apiregistration|admissionregistration|coordination|events|flowcontrol\.apiserver|node|resource|apiextensions|internal\.apiserver|storagemigration)\./.test(k.group)],
 ];
 
-/** What stands first in its group. */
+/** The kinds that come first in their group. */
 const FIRST = ['pods', 'deployments', 'statefulsets', 'daemonsets', 'jobs', 'cronjobs', 'replicasets', 'services', 'ingresses', 'configmaps', 'secrets', 'nodes', 'namespaces', 'events'];
 
 /** @returns {HTMLElement} */
@@ -188,12 +188,12 @@ const VIEWS = {
 };
 
 /**
- * Draws everything anew, for a cluster that has changed under the page.
+ * Draws everything again after the cluster was replaced.
  *
  * @returns {Promise<void>}
  */
 export async function reload() {
-  // Profiles come and go with what the page asks for.
+  // The page's own commands create and delete profiles.
   session.value = await json('/rkube/session').catch(() => session.peek());
   const left = session.peek()?.profiles ?? [];
   const other = left[0];
@@ -228,7 +228,7 @@ function content() {
     if (!round) return;
     const [element, dispose] = root(() => {
       if (trouble.peek() && name !== 'cluster') return unreachable();
-      // Until it is known what the server serves there is nothing to draw from.
+      // Views need the result of discovery.
       if (!kinds.peek().length && name !== 'cluster') return h('p.quiet', null, 'Loading…');
       return (VIEWS[name] ?? overviewView)();
     });
@@ -261,7 +261,7 @@ effect(() => {
 const viewName = signal('overview');
 effect(() => {
   const { view, parts } = route.value;
-  // The list of another kind is another view; another tab of an object is not.
+  // Lists of two kinds are two views; two tabs of an object are one.
   viewName.value = view === 'list' ? `list ${parts.join('/')}` : view;
 });
 
@@ -288,7 +288,7 @@ function keys() {
       return;
     }
     if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
-    // Whoever speaks to the machine types letters without meaning to.
+    // Speech input may type single letters by accident.
     if (!shortcutsOn()) return;
     if (event.key === '?') {
       event.preventDefault();
@@ -314,7 +314,7 @@ function keys() {
 
 /** @returns {Promise<void>} */
 async function start() {
-  // The token has done its work and must not stay in the address.
+  // The token has been used and must not stay in the address.
   if (location.search) history.replaceState(null, '', location.pathname + location.hash);
   const app = document.getElementById('app');
   if (!app) return;
@@ -336,7 +336,7 @@ async function start() {
   if (!location.hash) go(link('overview'), true);
   window.addEventListener('hashchange', () => {
     read();
-    // Whoever followed a link with the keyboard goes on in what it led to.
+    // Keyboard users continue in the view that they opened.
     keepFocus();
   });
   effect(() => {
@@ -350,7 +350,7 @@ async function start() {
       namespaces.value = list.list.map((n) => n.metadata.name);
     });
   });
-  // Kinds come and go with custom resource definitions.
+  // Custom resource definitions add and remove kinds.
   effect(() => {
     if (!epoch.value) return;
     const crd = untracked(() => kinds.peek().find((k) => k.name === 'customresourcedefinitions'));

@@ -1,6 +1,6 @@
 /**
- * What nodes, pods and containers use: the node agents' statistics, asked for
- * while somebody looks. The API server has nothing to watch here.
+ * Resource usage of nodes, pods and containers: the kubelets' statistics, which are
+ * polled while a view shows them. They cannot be watched.
  */
 import { api, core, path } from './api.js';
 import { h, onDispose, signal, svg } from './dom.js';
@@ -83,7 +83,7 @@ async function round() {
 }
 
 /**
- * Asks for a node's statistics until what is being built is taken away.
+ * Polls the statistics of nodes until the current view is disposed of.
  *
  * @param {string[]} nodes
  */
@@ -130,7 +130,7 @@ export const latest = (key) => {
  */
 
 /**
- * A small live graph with its present value.
+ * Returns a small live graph with the current value.
  *
  * @param {Graph} options
  * @returns {HTMLElement}
@@ -150,7 +150,7 @@ export function graph({ label, key, of, limit }) {
     const end = all[all.length - 1]?.time ?? 0;
     const peak = Math.max(...all.map((s) => s[of]), of === 'cpu' ? 0.01 : 1);
     const top = limit && peak > limit / 4 ? Math.max(limit, peak) : peak * 1.3;
-    // The picture fills from a minute on.
+    // Less than a minute of samples does not fill the graph.
     const span = Math.max(60_000, end - (all[0]?.time ?? end));
     const points = all.map((s) => `${(100 - ((end - s.time) / span) * 100).toFixed(2)} ${(30 - (s[of] / top) * 28).toFixed(2)}`);
     line.setAttribute('d', `M${points.join('L')}`);
@@ -169,7 +169,7 @@ export function graph({ label, key, of, limit }) {
 }
 
 /**
- * The graphs of a pod and its containers.
+ * Returns the graphs of a pod and its containers.
  *
  * @param {() => Obj} pod
  * @returns {HTMLElement}

@@ -1,4 +1,4 @@
-/** How the cluster is doing, at a glance. */
+/** The overview of the cluster. */
 import { core, findKind, kindOf } from './api.js';
 import { effect, h, onDispose, root, signal } from './dom.js';
 import { plural, quantity } from './format.js';
@@ -64,7 +64,7 @@ export const slimEvent = (o) => ({
 export const byTime = (a, b) => String(b['last']).localeCompare(String(a['last']));
 
 /**
- * Events as rows.
+ * Returns events as rows.
  *
  * @param {Obj[]} events
  * @param {boolean} named
@@ -105,7 +105,7 @@ const WORKLOADS = [
 ];
 
 /**
- * Whether a workload is as it should be, and how far.
+ * Returns whether a workload is healthy, and a short description.
  *
  * @param {Kind} kind
  * @param {Obj} o

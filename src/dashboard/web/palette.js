@@ -1,4 +1,4 @@
-/** The command palette: everything by typing. */
+/** The command palette. */
 import { api, kinds, path, core } from './api.js';
 import { effect, h, signal } from './dom.js';
 import { go, link, listLink, namespace, objectLink, setNamespace } from './route.js';
@@ -13,7 +13,7 @@ import { dialog } from './ui.js';
  */
 
 /**
- * How well `text` matches; higher is better, null for not at all.
+ * Returns how well `text` matches; higher is better, null for no match.
  *
  * @param {string} query
  * @param {string} text

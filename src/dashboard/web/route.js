@@ -1,4 +1,4 @@
-/** Where the page is: `#/PROFILE/VIEW/…?…`. */
+/** The page's location: `#/PROFILE/VIEW/…?…`. */
 import { profile } from './api.js';
 import { signal } from './dom.js';
 /** @import { Kind, Meta, Route, Signal } from './types.d.ts' */
@@ -65,7 +65,7 @@ export function go(target, replace = false) {
 const group = (k) => k.group || 'core';
 
 /**
- * The list of a kind.
+ * Returns the link to the list of a kind.
  *
  * @param {Kind} k
  * @param {Record<string, string>} [query]
@@ -74,7 +74,7 @@ const group = (k) => k.group || 'core';
 export const listLink = (k, query) => link('list', [group(k), k.name], query);
 
 /**
- * The page of an object.
+ * Returns the link to the view of an object.
  *
  * @param {Kind} k
  * @param {Meta} meta

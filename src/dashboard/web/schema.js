@@ -1,4 +1,4 @@
-/** What fields an object may have, from the server's OpenAPI v3 documents. */
+/** Fields of objects, from the server's OpenAPI v3 documents. */
 import { api } from './api.js';
 /** @import { Any, Field, Place } from './types.d.ts' */
 
@@ -6,7 +6,7 @@ import { api } from './api.js';
 const documents = new Map();
 
 /**
- * The document of an `apiVersion`.
+ * Returns the document of an `apiVersion`.
  *
  * @param {string} apiVersion
  * @returns {Promise<Any>}
@@ -42,7 +42,7 @@ function resolve(doc, schema) {
 }
 
 /**
- * The schema of a kind, followed along `path`; numbers step into lists.
+ * Returns the document and the schema at a path of a kind; `-` steps into a list.
  *
  * @param {string} apiVersion
  * @param {string} kind
@@ -68,7 +68,7 @@ async function follow(apiVersion, kind, path) {
 }
 
 /**
- * The fields that an object has at `path`.
+ * Returns the fields of an object at a path.
  *
  * @param {string} apiVersion
  * @param {string} kind
@@ -91,7 +91,7 @@ export async function fields(apiVersion, kind, path) {
 }
 
 /**
- * The values that a field may have, where they are counted.
+ * Returns the values of a field that is an enumeration or a boolean.
  *
  * @param {string} apiVersion
  * @param {string} kind
@@ -112,7 +112,7 @@ export async function values(apiVersion, kind, path) {
 const indentOf = (line) => /^[ ]*(?:- +)*/.exec(line)?.[0].length ?? 0;
 
 /**
- * Where in a document the cursor is, by indentation.
+ * Returns the place of the cursor in a document, by indentation.
  *
  * @param {string} text
  * @param {number} cursor
@@ -134,7 +134,7 @@ export function place(text, cursor) {
    * @param {number} below
    */
   const dashes = (of, below) => {
-    // `- a:` is a list's item and its first field in one.
+    // `- a:` is both a list's item and its first field.
     for (const match of [...of.matchAll(/- +/g)].reverse()) {
       if ((match.index ?? 0) < below) {
         path.unshift('-');

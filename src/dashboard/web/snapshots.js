@@ -1,4 +1,4 @@
-/** The cluster's pane of snapshots: all its objects and volumes as they were. */
+/** The cluster's snapshots of objects and volumes. */
 import { api } from './api.js';
 import { h } from './dom.js';
 import { bytes } from './format.js';
@@ -7,7 +7,7 @@ import { reload } from './main.js';
 import { action, ageOf, ask, confirm } from './ui.js';
 /** @import { Any } from './types.d.ts' */
 
-/** A DNS label, as the command wants it. */
+/** A DNS label, as the command requires. */
 const NAME = { pattern: '[a-z0-9]([a-z0-9\\-]*[a-z0-9])?', maxlength: 63, title: 'Lower-case letters, digits and -, with a letter or digit at both ends' };
 
 /** @returns {HTMLElement} */

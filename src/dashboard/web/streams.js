@@ -1,4 +1,4 @@
-/** Many streams over one WebSocket; see the server's `streams`. */
+/** Multiplexes streams over one WebSocket; see the server's `streams`. */
 import { ApiError, at } from './api.js';
 import { signal } from './dom.js';
 /** @import { Handlers } from './types.d.ts' */
@@ -6,10 +6,10 @@ import { signal } from './dom.js';
 const OPENED = 1;
 const DATA = 2;
 
-/** Whether the server is there. */
+/** Whether the server can be reached. */
 export const connected = signal(true);
 
-/** Whether another one is there, which this page's cookie does not open. */
+/** Whether another dashboard listens on the port, which refuses this page's cookie. */
 export const refused = signal(false);
 
 /**
@@ -23,7 +23,7 @@ export const refused = signal(false);
 const waiting = new Set();
 
 /**
- * Calls `fn` when the server is there again; the result forgets it.
+ * Calls `fn` when the server can be reached again. The returned function cancels it.
  *
  * @param {() => void} fn
  * @returns {() => void}
@@ -42,7 +42,7 @@ let socket = null;
 let delay = 250;
 
 /**
- * Opens a stream; the result closes it.
+ * Opens a stream. The returned function closes it.
  *
  * @param {string} target
  * @param {string | undefined} accept
@@ -54,7 +54,7 @@ export function stream(target, accept, handlers) {
   const entry = { path: at(target), accept, handlers };
   open.set(id, entry);
   if (socket?.readyState === WebSocket.OPEN) ask(id, entry);
-  // Otherwise it is asked for when the server is found again.
+  // Otherwise it is opened when the connection is.
   else if (connected.peek()) connect();
   return () => {
     if (!open.delete(id)) return;
@@ -71,7 +71,8 @@ function ask(id, entry) {
 }
 
 /**
- * Connects once the server answers: a socket that is refused does not say why.
+ * Connects once the server answers: browsers do not report why they failed to open a
+ * WebSocket.
  *
  * @returns {Promise<void>}
  */
@@ -79,14 +80,14 @@ async function find() {
   if (socket) return;
   try {
     const answer = await fetch('/rkube/session', { headers: { Accept: 'application/json' } });
-    // Another dashboard has the port now, and knows nothing of this page.
+    // Another dashboard listens on the port now.
     refused.value = answer.status === 401;
     if (answer.ok) {
       connect();
       return;
     }
   } catch {
-    // Nobody is there.
+    // The server cannot be reached.
   }
   setTimeout(() => void find(), delay);
   delay = Math.min(delay * 2, 5000);
@@ -132,7 +133,7 @@ function connect() {
     const broken = [...open.values()];
     open.clear();
     for (const entry of broken) entry.handlers.ended(new ApiError(0, 'the dashboard does not answer; does `rkube dashboard` still run?'));
-    // Always: what was open waits for the server before it asks again.
+    // Open streams wait for the server before they are opened again.
     setTimeout(() => void find(), delay);
     delay = Math.min(delay * 2, 5000);
   };
@@ -148,7 +149,7 @@ function refusal(reason) {
   try {
     message = JSON.parse(body).message ?? body;
   } catch {
-    // It is text.
+    // The message is plain text.
   }
   return new ApiError(Number(reason.slice(0, 3)), message);
 }

@@ -1,4 +1,4 @@
-/** The cluster as a live picture: ways in, services, nodes with their pods. */
+/** A live diagram of the cluster: ingresses, services, nodes with their pods. */
 import { core, findKind } from './api.js';
 import { effect, h, onDispose, perFrame, reconcile, signal, svg, untracked } from './dom.js';
 import { plural, tone } from './format.js';
@@ -146,7 +146,7 @@ function picture(scope) {
    * @param {string} none
    */
   const lane = (parent, title, wanted, none) => {
-    // Elements stay where they are: what has the focus must not lose it.
+    // Elements are not moved: that would take the focus from them.
     const heading = parent.firstElementChild ?? h('h2', null, title);
     reconcile(parent, [heading, ...(wanted.length ? wanted : [h('p.dim', null, none)])]);
   };
@@ -201,7 +201,7 @@ function picture(scope) {
       (ingresses?.list ?? []).map((i) => box(`i:${id(i)}`, 'Ingress', i.metadata.name, rules(i).map((r) => `${r.host}${r.path}`).join(', ') || 'no rules', 'good')),
       'No ingresses here',
     );
-    // The panel beside it takes room, so it comes before the lines.
+    // The panel changes the layout, on which the lines depend.
     explain();
     connect();
   };
@@ -232,7 +232,7 @@ function picture(scope) {
         edge(elements.get(key), elements.get(service), 'way', lit.has(key) && lit.has(service));
       }
     }
-    // Thousands of lines would be a blot: without a choice, a line a node.
+    // Thousands of lines would be unreadable: without a selection, one line per node.
     for (const service of services.list) {
       const key = `s:${id(service)}`;
       const from = elements.get(key);
@@ -258,7 +258,7 @@ function picture(scope) {
   };
 
   /**
-   * Everything that a request through what is chosen may pass.
+   * Returns everything that a request through the selection may pass.
    *
    * @returns {Set<string>}
    */

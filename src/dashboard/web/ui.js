@@ -5,7 +5,7 @@ import { icon } from './icons.js';
 /** @import { Child, Dialog, Phase, Signal, Tab } from './types.d.ts' */
 
 /**
- * Ticks once a second while somebody looks, for ages.
+ * The current time, which changes once per second while the page is visible.
  *
  * @type {Signal<number>}
  */
@@ -14,12 +14,12 @@ setInterval(() => {
   if (!document.hidden) now.value = Date.now();
 }, 1000);
 
-// There from the start: what is said in a region that comes with it goes unheard.
+// Exists from the start: screen readers do not announce the first text of a new region.
 const notes = h('div.notes', { role: 'status', 'aria-live': 'polite' });
 document.body.append(notes);
 
 /**
- * Tells something at the edge of the page; screen readers hear it.
+ * Shows a message at the edge of the page; screen readers announce it.
  *
  * @param {string} text
  * @param {'good' | 'bad' | 'info'} [kind]
@@ -37,7 +37,7 @@ export function note(text, kind = 'info') {
 }
 
 /**
- * Runs something that the user asked for and tells how it ended.
+ * Runs an action of the user and shows its result.
  *
  * @param {string} done
  * @param {() => Promise<unknown>} what
@@ -54,7 +54,7 @@ export async function attempt(done, what) {
   }
 }
 
-/** Once what had the focus is gone, the view has it and not the whole page. */
+/** Moves the focus to the view when the focused element is gone. */
 export function keepFocus() {
   setTimeout(() => {
     if (document.activeElement && document.activeElement !== document.body) return;
@@ -63,7 +63,7 @@ export function keepFocus() {
 }
 
 /**
- * Opens a dialog; what `body` builds is taken away when it closes.
+ * Opens a dialog. The effects of `body` are disposed of when it closes.
  *
  * @param {string} title
  * @param {(close: () => void) => Child} body
@@ -98,7 +98,7 @@ export function dialog(title, body, wide = false) {
 }
 
 /**
- * Asks before something is done.
+ * Asks for a confirmation.
  *
  * @param {string} title
  * @param {Child} text
@@ -113,7 +113,7 @@ export function confirm(title, text, action, danger, run) {
       {
         autofocus: true,
         onclick: async () => {
-          // First, so that a dialog that it opens has the focus.
+          // Closes first, so that a dialog that the action opens has the focus.
           close();
           await run();
         },
@@ -125,7 +125,7 @@ export function confirm(title, text, action, danger, run) {
 }
 
 /**
- * Asks for one value; `rules` are attributes of its field.
+ * Asks for a value. `rules` are attributes of its field.
  *
  * @param {string} title
  * @param {string} label
@@ -175,7 +175,7 @@ export function ageOf(time) {
 }
 
 /**
- * How a live list is doing.
+ * Returns the state of a live list.
  *
  * @param {() => Phase} phase
  * @param {() => string} error
@@ -198,7 +198,7 @@ export function emptyState(title, text, ...actions) {
 }
 
 /**
- * The same as the whole of a page.
+ * Returns an empty state that fills the page.
  *
  * @param {string} title
  * @param {Child} [text]
@@ -210,7 +210,7 @@ export function emptyPage(title, text, ...actions) {
 }
 
 /**
- * Tabs; `choose` tells which was taken.
+ * Returns tabs. `choose` is called with the selected one.
  *
  * @param {Tab[]} all
  * @param {() => string} present
@@ -263,7 +263,7 @@ export function tabs(all, present, choose, label) {
 }
 
 /**
- * A button with an icon.
+ * Returns a button with an icon.
  *
  * @param {string} name
  * @param {string} label

@@ -1,4 +1,4 @@
-/** Lists that stay true by watching: as server-side tables, or as objects. */
+/** Lists that are kept current by watches: as server-side tables, or as objects. */
 import { ApiError, api, path } from './api.js';
 import { onDispose, perFrame, signal } from './dom.js';
 import { onReconnect, stream } from './streams.js';
@@ -6,7 +6,7 @@ import { onReconnect, stream } from './streams.js';
 
 const PAGE = 500;
 
-/** Objects from which on a view is told of changes a few times a second only. */
+/** Number of objects above which views are updated a few times per second only. */
 const MANY = 500;
 const CALM = 250;
 const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
@@ -18,7 +18,7 @@ const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
  */
 
 /**
- * What a list keeps of what the server sends.
+ * The format of a list, and what to do with it.
  *
  * @typedef {object} Form
  * @property {string} accept
@@ -27,7 +27,7 @@ const TABLE = 'application/json;as=Table;v=v1;g=meta.k8s.io,application/json';
  * @property {() => void} clear
  */
 
-/** Lists in pages, then watches; lists again when the past is gone. */
+/** Lists in pages, then watches. Lists again when the resource version has expired. */
 class Follower {
   /** @readonly @type {Signal<Phase>} */
   phase = signal('loading');
@@ -64,7 +64,7 @@ class Follower {
     this.#scope = scope;
     this.#form = form;
     this.#changed = changed;
-    // Nobody waits out a pause that was for a server which is there again.
+    // A server that can be reached again ends the back-off.
     this.#forget = onReconnect(() => {
       if (this.#timer) this.#pending?.();
     });
@@ -114,9 +114,9 @@ class Follower {
       this.#watch();
     } catch (error) {
       if (this.#stopped) return;
-      // An expired page begins anew at once, everything else waits.
+      // An expired page restarts the list at once; other errors wait.
       this.#fail(/** @type {Error} */ (error));
-      // A selector that the server does not understand will not be understood later.
+      // The server will not accept an invalid selector later either.
       if (!(error instanceof ApiError && error.status === 400)) this.#again(() => void this.#list());
     }
   }
@@ -177,7 +177,7 @@ class Follower {
           return;
         }
         if (error) this.#fail(error);
-        // A watch ends now and then by itself, which is no news.
+        // Watches end regularly, which is no error.
         this.#again(() => (error instanceof ApiError && error.status === 0 ? void this.#list() : this.#watch()));
       },
     });
@@ -191,7 +191,7 @@ class Follower {
 const keyOf = (meta) => meta.uid ?? `${meta.namespace ?? ''}/${meta.name}`;
 
 /**
- * What the page needs of metadata; field managers weigh more than all the rest.
+ * Returns the metadata that the page needs. Field managers are larger than the rest.
  *
  * @param {Meta} meta
  * @returns {Meta}
@@ -208,23 +208,23 @@ function slim(meta) {
   return out;
 }
 
-/** A kind's rows as the server draws them. */
+/** A kind's rows, as the server's table has them. */
 export class Table {
   /** @readonly @type {Map<string, Row>} */
   rows = new Map();
   /** @type {Column[]} */
   columns = [];
   /**
-   * Counts frames in which something changed.
+   * Changes in every frame in which a row changed.
    *
    * @readonly
    * @type {Signal<number>}
    */
   tick = signal(0);
-  /** Whether the list began anew since somebody last looked. */
+  /** Whether the list restarted since the view last read it. */
   fresh = true;
   /**
-   * What happened to which rows since somebody last looked.
+   * The changes of rows since the view last read them, by key.
    *
    * @readonly
    * @type {Map<string, Change>}
@@ -288,7 +288,7 @@ export class Table {
 }
 
 /**
- * Names are ASCII.
+ * Compares names, which are ASCII.
  *
  * @param {string} a
  * @param {string} b
@@ -297,7 +297,7 @@ export class Table {
 const plain = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
 /**
- * A kind's objects, or what `keep` keeps of each.
+ * A kind's objects, or what `keep` returns for each.
  *
  * @template {Obj} [T=Obj]
  */
@@ -311,7 +311,7 @@ export class Objects {
   /** @type {T[] | null} */
   #sorted = null;
   /**
-   * Keys in order; those that came since stand at its end.
+   * Keys in order, followed by those of new objects.
    *
    * @type {string[]}
    */
@@ -324,7 +324,7 @@ export class Objects {
    * @param {(o: Obj) => T} [keep]
    */
   constructor(kind, scope, keep = (o) => /** @type {T} */ (o)) {
-    // What is counted from thousands need not be counted every frame.
+    // Aggregates of thousands of objects need not follow every frame.
     const tell = perFrame(
       () => (this.tick.value = this.tick.peek() + 1),
       () => (this.items.size > MANY ? CALM : 0),
@@ -363,7 +363,7 @@ export class Objects {
   }
 
   /**
-   * All of them by namespace and name; whoever reads it depends on the list.
+   * All objects by namespace and name. Effects that read it depend on the list.
    *
    * @returns {T[]}
    */
@@ -382,7 +382,7 @@ export class Objects {
         known.add(key);
         left.push([key, item]);
       }
-      // Nearly in order already, which costs next to nothing.
+      // Sorting is cheap: the keys are almost in order.
       left.sort(([, a], [, b]) => plain(a.metadata.namespace ?? '', b.metadata.namespace ?? '') || plain(a.metadata.name, b.metadata.name));
       this.#keys = left.map(([key]) => key);
       this.#sorted = left.map(([, item]) => item);
