@@ -1,4 +1,4 @@
-//! The server's security, tried over real connections.
+//! Tests of the server's security over real connections.
 
 use std::sync::Mutex;
 
@@ -66,7 +66,7 @@ impl Running {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Sends a request as it stands and reads the answer to its end.
+    /// Sends a request without changes, and reads the response to its end.
     async fn raw(&self, request: String) -> Reply {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port))
             .await
@@ -321,7 +321,7 @@ async fn paths_lead_nowhere_else() {
 }
 
 #[tokio::test]
-async fn every_answer_has_its_armour() {
+async fn every_response_has_security_headers() {
     let server = Running::start().await;
     let page = server.enter().await;
     let policy = page.header("content-security-policy").unwrap();
