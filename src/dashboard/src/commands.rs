@@ -63,7 +63,7 @@ pub enum Action {
 impl Action {
     /// Returns the command's arguments. Fails if a name could be something else, such as
     /// an option or a path.
-    pub fn words(&self) -> Result<Vec<&str>, Failure> {
+    pub fn arguments(&self) -> Result<Vec<&str>, Failure> {
         let name = |text: &'_ str| -> Result<(), Failure> {
             let good = text
                 .bytes()
@@ -165,9 +165,9 @@ impl Commands {
 
     /// Runs a command and responds with its JSON document. A command may have one although
     /// it fails, such as the status of a stopped cluster.
-    pub async fn document(&self, profile: &str, words: &[&str]) -> Response<Body> {
+    pub async fn run_json(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
         let mut command = self.command(profile);
-        let output = match command.args(["-o", "json"]).args(words).output().await {
+        let output = match command.args(["-o", "json"]).args(arguments).output().await {
             Ok(output) => output,
             Err(e) => return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         };
@@ -183,8 +183,8 @@ impl Commands {
     }
 
     /// Runs a command and responds with its text.
-    pub async fn text(&self, profile: &str, words: &[&str]) -> Response<Body> {
-        match self.command(profile).args(words).output().await {
+    pub async fn run_text(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
+        match self.command(profile).args(arguments).output().await {
             Ok(output) if output.status.success() => answer::typed(
                 StatusCode::OK,
                 "text/plain; charset=utf-8",
@@ -200,15 +200,15 @@ impl Commands {
 
     /// Runs a command and responds with its events as they arrive, then `{"exit": CODE}`.
     /// The command continues when the page disconnects.
-    pub fn stream(&self, profile: &str, words: &[&str]) -> Response<Body> {
+    pub fn run_events(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
         let mut command = self.command(profile);
-        command.args(["-o", "json"]).args(words);
+        command.args(["-o", "json"]).args(arguments);
         events(command, None)
     }
 
     /// Loads the image archive in the request's body on every node.
-    pub async fn load(&self, profile: &str, request: Request<Incoming>) -> Response<Body> {
-        let archive = match save(request).await {
+    pub async fn load_images(&self, profile: &str, request: Request<Incoming>) -> Response<Body> {
+        let archive = match save_body(request).await {
             Ok(archive) => archive,
             Err(e) => return answer::failure(StatusCode::BAD_REQUEST, e.to_string()),
         };
@@ -398,7 +398,9 @@ fn events(mut command: Command, archive: Option<tempfile::NamedTempFile>) -> Res
 }
 
 /// Saves a body as a temporary file that only this user can read.
-async fn save(request: Request<Incoming>) -> Result<tempfile::NamedTempFile, answer::BoxError> {
+async fn save_body(
+    request: Request<Incoming>,
+) -> Result<tempfile::NamedTempFile, answer::BoxError> {
     let archive = tempfile::NamedTempFile::new()?;
     let mut file = tokio::fs::File::from_std(archive.reopen()?);
     let mut body = request.into_body();
@@ -426,21 +428,21 @@ mod tests {
             image: image.into(),
         };
         assert_eq!(
-            pull("docker.io/library/nginx:1.29").words().unwrap(),
+            pull("docker.io/library/nginx:1.29").arguments().unwrap(),
             ["image", "pull", "docker.io/library/nginx:1.29"]
         );
         for bad in ["", "--driver=x", "-h", "a b", "$(id)", "a;b", "a\nb"] {
-            assert!(pull(bad).words().is_err(), "{bad}");
-            assert!(Action::NodeDelete { node: bad.into() }.words().is_err());
+            assert!(pull(bad).arguments().is_err(), "{bad}");
+            assert!(Action::NodeDelete { node: bad.into() }.arguments().is_err());
         }
     }
 
     #[test]
     fn addons_and_snapshots_are_labels() {
-        let words = |action: &str, field: &str, name: &str| {
+        let arguments = |action: &str, field: &str, name: &str| {
             let text = serde_json::json!({ "action": action, field: name });
             let action: Action = serde_json::from_value(text).unwrap();
-            action.words().map(|words| words.join(" "))
+            action.arguments().map(|words| words.join(" "))
         };
         let cases = [
             ("addon-enable", "addon", "addons enable a-1"),
@@ -450,11 +452,11 @@ mod tests {
             ("snapshot-delete", "name", "snapshot delete a-1"),
         ];
         for (action, field, expected) in cases {
-            assert_eq!(words(action, field, "a-1").unwrap(), expected);
+            assert_eq!(arguments(action, field, "a-1").unwrap(), expected);
             for bad in [
                 "", "-a", "--all", "a-", "A", "a.b", "./a", "..", "a b", "a/b",
             ] {
-                assert!(words(action, field, bad).is_err(), "{action} {bad}");
+                assert!(arguments(action, field, bad).is_err(), "{action} {bad}");
             }
         }
     }

@@ -77,14 +77,14 @@ impl Forwards {
         profile: &str,
         request: ForwardRequest,
     ) -> Result<Forward, Failure> {
-        let name = |text: &str| {
+        let is_name = |text: &str| {
             !text.is_empty()
                 && text.len() <= 253
                 && text
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
         };
-        if !name(&request.namespace) || !name(&request.pod) || request.port == 0 {
+        if !is_name(&request.namespace) || !is_name(&request.pod) || request.port == 0 {
             return Err(Failure::new(
                 Source::Program,
                 Kind::Usage,

@@ -55,7 +55,7 @@ impl Guard {
     pub fn new() -> Self {
         Self {
             // Cookies do not depend on ports, so that every dashboard needs another name.
-            cookie: format!("rkube-{}", &secret()[..8]),
+            cookie: format!("rkube-{}", &new_secret()[..8]),
             links: Mutex::default(),
             sessions: Mutex::default(),
         }
@@ -63,7 +63,7 @@ impl Guard {
 
     /// Returns a new token, which admits one browser.
     pub fn token(&self) -> String {
-        let token = secret();
+        let token = new_secret();
         self.links.lock().insert(digest(&token));
         token
     }
@@ -103,7 +103,7 @@ impl Guard {
     }
 
     fn open_session(&self) -> Result<Admission, Refusal> {
-        let session = secret();
+        let session = new_secret();
         let mut sessions = self.sessions.lock();
         if sessions.len() >= MAX_SESSIONS {
             return Err(refuse(
@@ -207,7 +207,7 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn secret() -> String {
+fn new_secret() -> String {
     let mut bytes = [0; SECRET_BYTES];
     SystemRandom::new()
         .fill(&mut bytes)

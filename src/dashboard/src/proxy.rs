@@ -44,7 +44,7 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Sends the request to `path` of the API server, and returns its response.
-pub async fn pass(
+pub async fn forward_request(
     client: &Client,
     path: &str,
     query: Option<&str>,
@@ -92,7 +92,7 @@ pub async fn pass(
     {
         let server = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
-            if let Err(e) = join(browser, server).await {
+            if let Err(e) = copy_both_ways(browser, server).await {
                 debug!("a stream ended: {e}");
             }
         });
@@ -127,7 +127,7 @@ pub fn unreachable_server(e: &kube::Error) -> Response<Body> {
 }
 
 /// Copies data between two upgraded connections until either ends.
-async fn join(
+async fn copy_both_ways(
     browser: hyper::upgrade::OnUpgrade,
     server: hyper::upgrade::OnUpgrade,
 ) -> Result<(), answer::BoxError> {

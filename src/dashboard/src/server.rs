@@ -25,7 +25,7 @@ use crate::forwards::{ForwardRequest, Forwards};
 use crate::guard::{Admission, Guard};
 #[cfg(not(unix))]
 use crate::shell_elsewhere as shell;
-use crate::streams::split;
+use crate::streams::split_profile;
 use crate::{assets, proxy, shell, socket, streams};
 
 /// Maximum size of a request to the dashboard itself, in bytes.
@@ -172,7 +172,7 @@ impl AppState {
             Ok(admission) => admission,
             Err(refusal) => {
                 let mut response = answer::text(refusal.status, refusal.message);
-                secure(response.headers_mut(), None);
+                set_security_headers(response.headers_mut(), None);
                 return response;
             }
         };
@@ -189,22 +189,24 @@ impl AppState {
         if let Admission::Link(cookie) = admission {
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
-        secure(response.headers_mut(), host.as_ref().filter(|_| page));
+        set_security_headers(response.headers_mut(), host.as_ref().filter(|_| page));
         response
     }
 
     async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().map(str::to_owned);
-        if let Some((profile, rest)) = split(&path) {
+        if let Some((profile, rest)) = split_profile(&path) {
             if let Some(own) = rest.strip_prefix("/rkube/") {
-                return self.own(profile, own, query.as_deref(), request).await;
+                return self
+                    .route_profile(profile, own, query.as_deref(), request)
+                    .await;
             }
             let client = match self.clusters.client(profile).await {
                 Ok(client) => client,
                 Err(e) => return answer::failure(status_of(&e), e.message),
             };
-            let response = proxy::pass(&client, rest, query.as_deref(), request).await;
+            let response = proxy::forward_request(&client, rest, query.as_deref(), request).await;
             if response.status() == StatusCode::BAD_GATEWAY {
                 self.clusters.forget(profile);
             }
@@ -214,15 +216,15 @@ impl AppState {
             (Method::GET, "/rkube/session") => self.session(),
             (Method::GET, "/rkube/profiles") => {
                 self.commands
-                    .document(&self.profile, &["profile", "list"])
+                    .run_json(&self.profile, &["profile", "list"])
                     .await
             }
             (Method::GET, "/rkube/streams") => {
                 let clusters = self.clusters.clone();
                 socket::accept(request, None, |socket| streams::serve(clusters, socket))
             }
-            (Method::POST, "/rkube/yaml") => match read(request).await {
-                Ok(bytes) => parse(&bytes),
+            (Method::POST, "/rkube/yaml") => match read_body(request).await {
+                Ok(bytes) => parse_yaml(&bytes),
                 Err(response) => response,
             },
             _ => answer::failure(StatusCode::NOT_FOUND, "there is nothing at this path"),
@@ -243,7 +245,7 @@ impl AppState {
     }
 
     /// Handles paths of a profile that the dashboard itself serves.
-    async fn own(
+    async fn route_profile(
         self: &Arc<Self>,
         name: &str,
         path: &str,
@@ -260,22 +262,22 @@ impl AppState {
             Err(e) => return answer::failure(status_of(&e), e.message),
         };
         match (request.method().clone(), path) {
-            (Method::GET, "status") => self.commands.document(name, &["status"]).await,
+            (Method::GET, "status") => self.commands.run_json(name, &["status"]).await,
             (Method::GET, "images") => {
                 let node = node.unwrap_or_else(|| profile.control_plane().name.clone());
                 self.commands
-                    .document(name, &["image", "ls", "-n", &node])
+                    .run_json(name, &["image", "ls", "-n", &node])
                     .await
             }
-            (Method::PUT, "images") => self.commands.load(name, request).await,
-            (Method::GET, "addons") => self.commands.document(name, &["addons", "list"]).await,
-            (Method::GET, "snapshots") => self.commands.document(name, &["snapshot", "list"]).await,
+            (Method::PUT, "images") => self.commands.load_images(name, request).await,
+            (Method::GET, "addons") => self.commands.run_json(name, &["addons", "list"]).await,
+            (Method::GET, "snapshots") => self.commands.run_json(name, &["snapshot", "list"]).await,
             (Method::GET, "logs") => {
-                let mut words = vec!["logs", "--length", "400"];
+                let mut arguments = vec!["logs", "--length", "400"];
                 if let Some(node) = &node {
-                    words.extend(["-n", node]);
+                    arguments.extend(["-n", node]);
                 }
-                self.commands.text(name, &words).await
+                self.commands.run_text(name, &arguments).await
             }
             (Method::GET, "tunnel") => answer::json(&serde_json::json!({
                 "open": rkube_cluster::tunnel_is_open(self.clusters.home(), &profile),
@@ -295,8 +297,8 @@ impl AppState {
                 answer::json(&serde_json::json!({}))
             }
             (Method::POST, "run") => match read_json::<Action>(request).await {
-                Ok(action) => match action.words() {
-                    Ok(words) => self.commands.stream(name, &words),
+                Ok(action) => match action.arguments() {
+                    Ok(arguments) => self.commands.run_events(name, &arguments),
                     Err(e) => answer::failure(status_of(&e), e.message),
                 },
                 Err(response) => response,
@@ -342,7 +344,7 @@ impl AppState {
 
 /// Sets the security headers of a response. `page` is the requested host if the response
 /// is a file of the page.
-fn secure(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
+fn set_security_headers(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
     let policy = match page.and_then(|h| h.to_str().ok()) {
         // In older browsers, 'self' does not include WebSockets.
         Some(host) => format!(
@@ -375,7 +377,7 @@ fn secure(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
 }
 
 /// Reads the body of a request.
-async fn read(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>> {
+async fn read_body(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>> {
     Limited::new(request.into_body(), MAX_BODY_BYTES)
         .collect()
         .await
@@ -386,12 +388,12 @@ async fn read(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>
 async fn read_json<T: for<'de> Deserialize<'de>>(
     request: Request<Incoming>,
 ) -> Result<T, Response<Body>> {
-    serde_json::from_slice(&read(request).await?)
+    serde_json::from_slice(&read_body(request).await?)
         .map_err(|e| answer::failure(StatusCode::BAD_REQUEST, e.to_string()))
 }
 
 /// Responds with YAML documents as JSON, or with the place of a syntax error.
-fn parse(bytes: &[u8]) -> Response<Body> {
+fn parse_yaml(bytes: &[u8]) -> Response<Body> {
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_slice(bytes) {
         match serde_json::Value::deserialize(document) {

@@ -145,7 +145,7 @@ impl Stream {
         path: &str,
         accept: Option<String>,
     ) -> Result<(), String> {
-        let (profile, target) = split(path).ok_or("400 not a path of a cluster")?;
+        let (profile, target) = split_profile(path).ok_or("400 not a path of a cluster")?;
         let (path, _) = target.split_once('?').unwrap_or((target, ""));
         paths::check(path).map_err(|why| format!("400 {why}"))?;
         let client = clusters
@@ -211,7 +211,7 @@ impl Stream {
 }
 
 /// Splits `/c/PROFILE/REST` into `PROFILE` and `/REST`.
-pub fn split(path: &str) -> Option<(&str, &str)> {
+pub fn split_profile(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/c/")?;
     let (profile, _) = rest.split_once('/')?;
     Some((profile, &rest[profile.len()..]))
