@@ -193,7 +193,7 @@ describe('output in pieces', () => {
 });
 
 describe('sequences that are none', () => {
-  test('an escape begins anew', () => {
+  test('an escape starts another sequence', () => {
     shows(screen(10, 2, `${ESC}${ESC}[1;3Hx`), '  x');
     shows(screen(10, 2, `${CSI}3${CSI}1;3Hx`), '  x');
   });
