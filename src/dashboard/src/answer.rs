@@ -1,4 +1,4 @@
-//! Answers that the server makes itself.
+//! Responses that the server creates itself.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -8,24 +8,24 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use serde::Serialize;
 
-/// What went wrong while a body was on its way.
+/// An error while a body is read or written.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-/// An answer's body.
+/// The body of a response.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// A body that is there.
+/// Returns a body that is already complete.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
 }
 
-/// A body that comes in pieces.
+/// Returns a body that is sent in pieces.
 pub fn streamed(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     StreamBody::new(pieces.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync()
 }
 
-/// An answer of the given type.
+/// Returns a response with the content type `kind`.
 pub fn typed(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -35,12 +35,12 @@ pub fn typed(status: StatusCode, kind: &'static str, body: Body) -> Response<Bod
     response
 }
 
-/// Plain text.
+/// Returns a response of plain text.
 pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", full(text.into()))
 }
 
-/// A document.
+/// Returns a response of JSON.
 pub fn json(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(bytes) => typed(StatusCode::OK, "application/json", full(bytes)),
@@ -48,7 +48,8 @@ pub fn json(value: &impl Serialize) -> Response<Body> {
     }
 }
 
-/// An error as the API server words them, so that the page knows one form only.
+/// Returns an error in the API server's format, a `Status`, so that the page has to handle
+/// one format only.
 pub fn failure(status: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = json(&serde_json::json!({
         "kind": "Status",

@@ -1,4 +1,4 @@
-//! The page's files.
+//! The files of the page.
 
 use std::io::Read;
 
@@ -16,13 +16,13 @@ pub struct Asset {
 
 static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
-/// The file at a path; the page itself is at `/`.
+/// Returns the file at a path; the page itself is at `/`.
 pub fn find(path: &str) -> Option<&'static Asset> {
     let path = if path == "/" { "/index.html" } else { path };
     ASSETS.iter().find(|a| a.path == path)
 }
 
-/// The file, or that the browser has it already.
+/// Responds with the file, or with 304 if the browser has it already.
 pub fn serve(asset: &'static Asset, request: &HeaderMap) -> Response<Body> {
     let list = |name| {
         request

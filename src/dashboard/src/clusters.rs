@@ -1,4 +1,4 @@
-//! Clients of the profiles' API servers, made when first needed.
+//! Clients of the profiles' API servers, created on first use.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 use rkube_cluster::{Home, Profile};
 use rkube_failure::Failure;
 
-/// The clients by profile.
+/// The clients, by profile.
 pub struct Clusters {
     home: Home,
     clients: Mutex<HashMap<String, (String, Client)>>,
 }
 
 impl Clusters {
-    /// None yet.
+    /// Creates an empty set of clients.
     pub fn new(home: Home) -> Self {
         Self {
             home,
@@ -24,21 +24,21 @@ impl Clusters {
         }
     }
 
-    /// Where profiles are.
+    /// Returns the directory of the profiles.
     pub fn home(&self) -> &Home {
         &self.home
     }
 
-    /// A profile, if there is one of that name.
+    /// Loads the profile of that name.
     pub fn profile(&self, name: &str) -> Result<Profile, Failure> {
         Profile::load(&self.home, name)
     }
 
-    /// The client with the user's credentials for that profile: those of the
-    /// kubeconfig's context, or the profile's own where it has none.
+    /// Returns the profile's client, with the user's credentials: those of the
+    /// kubeconfig's context, or the profile's own if there is none.
     pub async fn client(&self, name: &str) -> Result<Client, Failure> {
         let profile = self.profile(name)?;
-        // A cluster that was deleted and made again has another authority.
+        // A cluster that was deleted and created again has another certificate authority.
         let mark = profile_mark(&self.home, name);
         if let Some((known, client)) = self.clients.lock().get(name)
             && *known == mark
@@ -56,13 +56,13 @@ impl Clusters {
         Ok(client)
     }
 
-    /// Forgets a client whose server did not answer.
+    /// Removes the client of a profile whose server did not answer.
     pub fn forget(&self, name: &str) {
         self.clients.lock().remove(name);
     }
 }
 
-/// Changes when a profile is made anew.
+/// Returns a value that changes when a profile is created again.
 fn profile_mark(home: &Home, name: &str) -> String {
     let ca = home.profile_dir(name).join("pki/ca.crt");
     std::fs::metadata(ca)
@@ -70,8 +70,8 @@ fn profile_mark(home: &Home, name: &str) -> String {
         .map_or_else(|e| e.to_string(), |time| format!("{time:?}"))
 }
 
-/// The user's own credentials, if the kubeconfig has a context of the profile's
-/// name that leads to this very server.
+/// Returns a client with the user's own credentials, if the kubeconfig has a context of
+/// the profile's name for the same server.
 async fn from_kubeconfig(name: &str, server: &str) -> Option<Client> {
     let path = rkube_cluster::default_kubeconfig().ok()?;
     let document = ClientConfig::read_from(path).ok()?;
@@ -103,7 +103,7 @@ async fn from_kubeconfig(name: &str, server: &str) -> Option<Client> {
     Client::try_from(config).ok()
 }
 
-/// The status of an answer to a request that failed here.
+/// Returns the HTTP status for a failure.
 pub fn status_of(failure: &Failure) -> StatusCode {
     use rkube_failure::Kind;
     match failure.kind {

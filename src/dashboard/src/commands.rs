@@ -1,12 +1,10 @@
-//! What concerns the machine: the page asks for a command of `rkube` and gets
-//! its JSON events as they come.
+//! Runs commands of `rkube` for the page, and passes their JSON events on.
 //!
-//! The binary itself is run, so that the dashboard does just what the command
+//! The binary itself is run, so that the dashboard does exactly what the command
 //! line does. Arguments never pass a shell and never begin with a dash.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -21,13 +19,13 @@ use tokio::process::{Child, Command};
 
 use crate::answer::{self, Body};
 
-/// How many bytes an image archive may have.
-const ARCHIVE_LIMIT: u64 = 16 << 30;
+/// Maximum size of an image archive, in bytes.
+const MAX_ARCHIVE_BYTES: u64 = 16 << 30;
 
-/// How long a tunnel may take to open.
-const TUNNEL_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+/// Maximum time that a tunnel may take to open.
+const TUNNEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// What the page may ask for.
+/// A command that the page may run.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case")]
 pub enum Action {
@@ -49,21 +47,22 @@ pub enum Action {
     ImagePull { image: String },
     /// Remove an image from every node.
     ImageRemove { image: String },
-    /// Give the cluster an addon, or bring it up to date.
+    /// Enable an addon, or update it.
     AddonEnable { addon: String },
-    /// Take an addon away.
+    /// Disable an addon.
     AddonDisable { addon: String },
     /// Save the cluster's objects and volumes.
     SnapshotSave { name: String },
-    /// Replace them by those of a snapshot.
+    /// Restore a snapshot's objects and volumes.
     SnapshotRestore { name: String },
     /// Delete a snapshot.
     SnapshotDelete { name: String },
 }
 
 impl Action {
-    /// The command's words.
-    pub fn words(&self) -> Result<Vec<&str>, Failure> {
+    /// Returns the command's arguments. Fails if a name could be something else, such as
+    /// an option or a path.
+    pub fn arguments(&self) -> Result<Vec<&str>, Failure> {
         let name = |text: &'_ str| -> Result<(), Failure> {
             let good = text
                 .bytes()
@@ -82,7 +81,6 @@ impl Action {
                 "that is no name of a node or an image",
             ))
         };
-        // What is a path for the command must not come from the page.
         let label = |text: &'_ str| -> Result<(), Failure> {
             if rkube_api::names::dns1123_label(text).is_empty() {
                 return Ok(());
@@ -142,14 +140,14 @@ impl Action {
     }
 }
 
-/// Runs this machine's `rkube`.
+/// Runs `rkube` on this machine.
 pub struct Commands {
     binary: PathBuf,
     tunnel: Mutex<Option<(String, Child)>>,
 }
 
 impl Commands {
-    /// Commands of the given binary.
+    /// Creates a runner of the given binary.
     pub fn new(binary: PathBuf) -> Self {
         Self {
             binary,
@@ -157,22 +155,23 @@ impl Commands {
         }
     }
 
-    /// A command for a profile.
+    /// Returns a command for a profile, without arguments.
     pub fn command(&self, profile: &str) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["-p", profile]).stdin(Stdio::null());
         command
     }
 
-    /// Its JSON document; a failing status (a cluster that is stopped) still has one.
-    pub async fn document(&self, profile: &str, words: &[&str]) -> Response<Body> {
+    /// Runs a command and responds with its JSON document. A command may have one although
+    /// it fails, such as the status of a stopped cluster.
+    pub async fn run_json(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
         let mut command = self.command(profile);
-        let output = match command.args(["-o", "json"]).args(words).output().await {
+        let output = match command.args(["-o", "json"]).args(arguments).output().await {
             Ok(output) => output,
             Err(e) => return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
         };
-        if let Some(told) = told_failure(&output.stdout) {
-            return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, told);
+        if let Some(message) = reported_failure(&output.stdout) {
+            return answer::failure(StatusCode::INTERNAL_SERVER_ERROR, message);
         }
         if serde_json::from_slice::<serde::de::IgnoredAny>(&output.stdout).is_err() {
             let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -182,9 +181,9 @@ impl Commands {
         answer::typed(StatusCode::OK, "application/json", document)
     }
 
-    /// Its text.
-    pub async fn text(&self, profile: &str, words: &[&str]) -> Response<Body> {
-        match self.command(profile).args(words).output().await {
+    /// Runs a command and responds with its text.
+    pub async fn run_text(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
+        match self.command(profile).args(arguments).output().await {
             Ok(output) if output.status.success() => answer::typed(
                 StatusCode::OK,
                 "text/plain; charset=utf-8",
@@ -198,16 +197,17 @@ impl Commands {
         }
     }
 
-    /// Its events as they come, then `{"exit": CODE}`. It runs on when the page leaves.
-    pub fn stream(&self, profile: &str, words: &[&str]) -> Response<Body> {
+    /// Runs a command and responds with its events as they arrive, then `{"exit": CODE}`.
+    /// The command continues when the page disconnects.
+    pub fn run_events(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
         let mut command = self.command(profile);
-        command.args(["-o", "json"]).args(words);
+        command.args(["-o", "json"]).args(arguments);
         events(command, None)
     }
 
-    /// Puts an archive on every node; `request`'s body is the archive.
-    pub async fn load(&self, profile: &str, request: Request<Incoming>) -> Response<Body> {
-        let archive = match save(request).await {
+    /// Loads the image archive in the request's body on every node.
+    pub async fn load_images(&self, profile: &str, request: Request<Incoming>) -> Response<Body> {
+        let archive = match save_body(request).await {
             Ok(archive) => archive,
             Err(e) => return answer::failure(StatusCode::BAD_REQUEST, e.to_string()),
         };
@@ -218,7 +218,9 @@ impl Commands {
         events(command, Some(archive))
     }
 
-    /// Opens a tunnel that ends with the dashboard, and waits until `is_open`.
+    /// Opens a tunnel, which ends with the dashboard, and waits until `is_open`.
+    ///
+    /// Fails if the tunnel of another profile is open, or with the message of `rkube tunnel`.
     pub async fn open_tunnel(
         &self,
         profile: &str,
@@ -244,14 +246,14 @@ impl Commands {
             .spawn()
             .map_err(|e| failed(Kind::Error, format!("cannot run rkube tunnel: {e}")))?;
         let stderr = child.stderr.take();
-        // A lock tells nobody that it has been taken.
-        let deadline = tokio::time::Instant::now() + TUNNEL_LIMIT;
+        // The lock of an open tunnel cannot be watched.
+        let deadline = tokio::time::Instant::now() + TUNNEL_TIMEOUT;
         while !is_open() && tokio::time::Instant::now() < deadline {
             let pause = std::time::Duration::from_millis(20);
             if let Ok(ended) = tokio::time::timeout(pause, child.wait()).await {
                 let mut why = String::new();
                 if let Some(mut stderr) = stderr {
-                    // Without a reason there is still the exit code.
+                    // Falls back to the exit code.
                     let _ = stderr.read_to_string(&mut why).await;
                 }
                 let code = ended.map_or_else(|e| e.to_string(), |s| s.to_string());
@@ -260,7 +262,7 @@ impl Commands {
             }
         }
         if let Some(stderr) = stderr {
-            // A pipe that nobody reads would stop it.
+            // The tunnel would block once the pipe is full.
             tokio::spawn(async move {
                 let mut lines = BufReader::new(stderr).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
@@ -272,7 +274,7 @@ impl Commands {
         Ok(())
     }
 
-    /// Ends this dashboard's tunnel as Ctrl-C would, and waits for it.
+    /// Ends this dashboard's tunnel as Ctrl-C would, and waits for the process.
     pub async fn close_tunnel(&self) {
         let Some((_, mut child)) = self.tunnel.lock().take() else {
             return;
@@ -281,7 +283,7 @@ impl Commands {
         let _ = child.wait().await;
     }
 
-    /// Whose tunnel this dashboard has open.
+    /// Returns the profile whose tunnel this dashboard has open.
     pub fn tunnel_of(&self) -> Option<String> {
         let mut tunnel = self.tunnel.lock();
         if let Some((_, child)) = tunnel.as_mut()
@@ -293,8 +295,8 @@ impl Commands {
     }
 }
 
-/// The failure that a command ended with, if it told one in place of its document.
-fn told_failure(stdout: &[u8]) -> Option<String> {
+/// Returns the failure that a command reported in place of its document.
+fn reported_failure(stdout: &[u8]) -> Option<String> {
     let last = stdout.trim_ascii_end().rsplit(|b| *b == b'\n').next()?;
     let event: serde_json::Value = serde_json::from_slice(last).ok()?;
     let kind = event.get("type")?.as_str()?;
@@ -305,7 +307,7 @@ fn told_failure(stdout: &[u8]) -> Option<String> {
     (kind == "io.k8s.sigs.minikube.error").then(|| format!("{message}{and}{advice}"))
 }
 
-/// Asking a command to end as Ctrl-C would.
+/// Ends a command as Ctrl-C would.
 #[cfg(unix)]
 mod interrupt {
     use nix::sys::signal::{Signal, kill};
@@ -316,35 +318,35 @@ mod interrupt {
 
     pub fn send(child: &Child) {
         if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
     }
 }
 
-/// Asking a command to end as Ctrl-Break would: Ctrl-C cannot be meant for one
-/// process alone.
+/// Ends a command as Ctrl-Break would: Ctrl-C cannot be sent to a single process.
 #[cfg(windows)]
 mod interrupt {
     use tokio::process::{Child, Command};
     use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
     use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
 
-    /// Makes it the first of a group, which can be sent to.
+    /// Puts the process into a group of its own, to which events can be sent.
     pub fn prepare(command: &mut Command) {
         command.creation_flags(CREATE_NEW_PROCESS_GROUP);
     }
 
     pub fn send(child: &Child) {
         if let Some(group) = child.id() {
-            // SAFETY: passes numbers only. It may have ended by itself.
+            // SAFETY: the call takes numbers only. The process may have ended already.
             let _ = unsafe { GenerateConsoleCtrlEvent(CTRL_BREAK_EVENT, group) };
         }
     }
 }
 
-/// A command's standard output line by line; `kept` lives as long.
-fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Response<Body> {
+/// Responds with a command's standard output, line by line. Keeps `archive` until the
+/// command has ended.
+fn events(mut command: Command, archive: Option<tempfile::NamedTempFile>) -> Response<Body> {
     let child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -355,7 +357,6 @@ fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Respon
     };
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel::<Bytes>();
     tokio::spawn(async move {
-        let kept = Arc::new(kept);
         let stderr = child.stderr.take();
         let errors = tokio::spawn(async move {
             let mut text = String::new();
@@ -371,7 +372,7 @@ fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Respon
         if let Some(stdout) = child.stdout.take() {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // The page may have left; the command goes on.
+                // The page may have disconnected; the command continues.
                 let _ = sender.send(format!("{line}\n").into());
             }
         }
@@ -382,7 +383,7 @@ fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Respon
         };
         let end = serde_json::json!({ "exit": code, "stderr": errors });
         let _ = sender.send(format!("{end}\n").into());
-        drop(kept);
+        drop(archive);
     });
     let lines = futures::stream::unfold(receiver, |mut receiver| async move {
         let line = receiver.recv().await?;
@@ -395,8 +396,10 @@ fn events(mut command: Command, kept: Option<tempfile::NamedTempFile>) -> Respon
     )
 }
 
-/// A body as a file that nobody else reads.
-async fn save(request: Request<Incoming>) -> Result<tempfile::NamedTempFile, answer::BoxError> {
+/// Saves a body as a temporary file that only this user can read.
+async fn save_body(
+    request: Request<Incoming>,
+) -> Result<tempfile::NamedTempFile, answer::BoxError> {
     let archive = tempfile::NamedTempFile::new()?;
     let mut file = tokio::fs::File::from_std(archive.reopen()?);
     let mut body = request.into_body();
@@ -404,7 +407,7 @@ async fn save(request: Request<Incoming>) -> Result<tempfile::NamedTempFile, ans
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
             size += data.len() as u64;
-            if size > ARCHIVE_LIMIT {
+            if size > MAX_ARCHIVE_BYTES {
                 return Err("the archive is too large".into());
             }
             file.write_all(&data).await?;
@@ -424,21 +427,21 @@ mod tests {
             image: image.into(),
         };
         assert_eq!(
-            pull("docker.io/library/nginx:1.29").words().unwrap(),
+            pull("docker.io/library/nginx:1.29").arguments().unwrap(),
             ["image", "pull", "docker.io/library/nginx:1.29"]
         );
         for bad in ["", "--driver=x", "-h", "a b", "$(id)", "a;b", "a\nb"] {
-            assert!(pull(bad).words().is_err(), "{bad}");
-            assert!(Action::NodeDelete { node: bad.into() }.words().is_err());
+            assert!(pull(bad).arguments().is_err(), "{bad}");
+            assert!(Action::NodeDelete { node: bad.into() }.arguments().is_err());
         }
     }
 
     #[test]
     fn addons_and_snapshots_are_labels() {
-        let words = |action: &str, field: &str, name: &str| {
+        let arguments = |action: &str, field: &str, name: &str| {
             let text = serde_json::json!({ "action": action, field: name });
             let action: Action = serde_json::from_value(text).unwrap();
-            action.words().map(|words| words.join(" "))
+            action.arguments().map(|words| words.join(" "))
         };
         let cases = [
             ("addon-enable", "addon", "addons enable a-1"),
@@ -448,28 +451,28 @@ mod tests {
             ("snapshot-delete", "name", "snapshot delete a-1"),
         ];
         for (action, field, expected) in cases {
-            assert_eq!(words(action, field, "a-1").unwrap(), expected);
+            assert_eq!(arguments(action, field, "a-1").unwrap(), expected);
             for bad in [
                 "", "-a", "--all", "a-", "A", "a.b", "./a", "..", "a b", "a/b",
             ] {
-                assert!(words(action, field, bad).is_err(), "{action} {bad}");
+                assert!(arguments(action, field, bad).is_err(), "{action} {bad}");
             }
         }
     }
 
     #[test]
-    fn failures_are_told_in_the_commands_words() {
+    fn failures_have_the_commands_message() {
         let event = |kind: &str, advice: &str| {
             format!(
                 "{{\"type\":\"x\"}}\n{{\"type\":\"io.k8s.sigs.minikube.{kind}\",\"data\":{{\"message\":\"no\",\"advice\":\"{advice}\"}}}}\n"
             )
         };
-        let told = |text: &str| told_failure(text.as_bytes());
-        assert_eq!(told(&event("error", "")), Some("no".into()));
-        assert_eq!(told(&event("error", "do")), Some("no; do".into()));
-        assert_eq!(told(&event("step", "")), None);
-        assert_eq!(told("[]\n"), None);
-        assert_eq!(told("[\n  {\n \"type\": \"x\"}\n]\n"), None);
-        assert_eq!(told(""), None);
+        let message = |text: &str| reported_failure(text.as_bytes());
+        assert_eq!(message(&event("error", "")), Some("no".into()));
+        assert_eq!(message(&event("error", "do")), Some("no; do".into()));
+        assert_eq!(message(&event("step", "")), None);
+        assert_eq!(message("[]\n"), None);
+        assert_eq!(message("[\n  {\n \"type\": \"x\"}\n]\n"), None);
+        assert_eq!(message(""), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Port-forwards: a port of the loopback for a port of a pod.
+//! Port-forwards: ports of the loopback that lead to ports of pods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,22 +21,23 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::debug;
 
-/// The protocol: a byte names the channel, 0 for data and 1 for errors.
+/// The protocol. The first byte of a message is its channel: 0 for data, 1 for errors.
 const PROTOCOL: &str = "v4.channel.k8s.io";
-const BUFFER: usize = 32 << 10;
+/// Maximum size of a message, in bytes.
+const BUFFER_SIZE: usize = 32 << 10;
 
-/// What the page asks for.
+/// The page's request for a port-forward.
 #[derive(Deserialize)]
-pub struct Wish {
+pub struct ForwardRequest {
     namespace: String,
     pod: String,
     port: u16,
 }
 
-/// A forward that is open.
+/// An open port-forward.
 #[derive(Clone, Serialize)]
 pub struct Forward {
-    /// Names it here.
+    /// Identifies the port-forward in this server.
     pub id: u32,
     profile: String,
     namespace: String,
@@ -45,7 +46,7 @@ pub struct Forward {
     local: u16,
 }
 
-/// All that are open.
+/// The open port-forwards.
 #[derive(Default)]
 pub struct Forwards {
     next: AtomicU32,
@@ -61,33 +62,37 @@ impl Drop for Forwards {
 }
 
 impl Forwards {
-    /// Those of a profile.
+    /// Returns the port-forwards of a profile.
     pub fn list(&self, profile: &str) -> Vec<Forward> {
         let open = self.open.lock();
         let of = |(forward, _): &&(Forward, JoinHandle<()>)| forward.profile == profile;
         open.values().filter(of).map(|(f, _)| f.clone()).collect()
     }
 
-    /// Opens one; the one that is open already, if there is.
-    pub async fn add(&self, client: Client, profile: &str, wish: Wish) -> Result<Forward, Failure> {
-        let name = |text: &str| {
+    /// Opens a port-forward. Returns the existing one if the port is already forwarded.
+    pub async fn add(
+        &self,
+        client: Client,
+        profile: &str,
+        request: ForwardRequest,
+    ) -> Result<Forward, Failure> {
+        let is_name = |text: &str| {
             !text.is_empty()
                 && text.len() <= 253
                 && text
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
         };
-        if !name(&wish.namespace) || !name(&wish.pod) || wish.port == 0 {
+        if !is_name(&request.namespace) || !is_name(&request.pod) || request.port == 0 {
             return Err(Failure::new(
                 Source::Program,
                 Kind::Usage,
                 "a forward needs a pod and a port",
             ));
         }
-        let known = self
-            .list(profile)
-            .into_iter()
-            .find(|f| f.namespace == wish.namespace && f.pod == wish.pod && f.port == wish.port);
+        let known = self.list(profile).into_iter().find(|f| {
+            f.namespace == request.namespace && f.pod == request.pod && f.port == request.port
+        });
         if let Some(known) = known {
             return Ok(known);
         }
@@ -102,9 +107,9 @@ impl Forwards {
         let forward = Forward {
             id: self.next.fetch_add(1, Ordering::Relaxed),
             profile: profile.to_owned(),
-            namespace: wish.namespace,
-            pod: wish.pod,
-            port: wish.port,
+            namespace: request.namespace,
+            pod: request.pod,
+            port: request.port,
             local: listener.local_addr().map_err(failed)?.port(),
         };
         let task = tokio::spawn(serve(listener, client, forward.clone()));
@@ -112,7 +117,7 @@ impl Forwards {
         Ok(forward)
     }
 
-    /// Closes one with its connections; whether it was there.
+    /// Closes a port-forward and its connections. Returns whether it existed.
     pub fn remove(&self, id: u32) -> bool {
         match self.open.lock().remove(&id) {
             Some((_, task)) => {
@@ -124,6 +129,7 @@ impl Forwards {
     }
 }
 
+/// Accepts connections until the task is aborted.
 async fn serve(listener: TcpListener, client: Client, forward: Forward) {
     let forward = Arc::new(forward);
     // Aborting this task drops the set and with it every connection.
@@ -134,7 +140,7 @@ async fn serve(listener: TcpListener, client: Client, forward: Forward) {
                 Ok((connection, _)) => {
                     let (client, forward) = (client.clone(), forward.clone());
                     connections.spawn(async move {
-                        if let Err(e) = carry(connection, &client, &forward).await {
+                        if let Err(e) = forward_connection(connection, &client, &forward).await {
                             debug!("a forwarded connection ended: {e}");
                         }
                     });
@@ -149,7 +155,8 @@ async fn serve(listener: TcpListener, client: Client, forward: Forward) {
     }
 }
 
-async fn carry(
+/// Forwards one connection until either side closes it.
+async fn forward_connection(
     mut connection: TcpStream,
     client: &Client,
     forward: &Forward,
@@ -178,12 +185,12 @@ async fn carry(
     let (mut sink, mut source) = socket.split();
     let (mut read, mut write) = connection.split();
     let up = async {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         loop {
             let n = read.read(&mut buffer[1..]).await?;
             if n == 0 {
-                // The protocol knows no half-closed connection: the answer may
-                // still be on its way.
+                // The protocol has no half-closed connections: the response may not have
+                // arrived yet.
                 return std::future::pending::<Result<(), crate::answer::BoxError>>().await;
             }
             buffer[0] = 0;

@@ -1,9 +1,9 @@
-//! Who may talk to the dashboard.
+//! Decides which requests the dashboard accepts.
 //!
-//! It holds the administrator's rights, and every page that the user has open
-//! and every process on the machine can reach its port. So: a secret cookie, got
-//! for a link that works once; the host's name must be the loopback's (against
-//! DNS rebinding); the origin must be the page's own (against forged requests).
+//! The dashboard has administrator rights. Every page in the user's browser and every
+//! process on the machine can reach its port. Requests therefore need a secret cookie,
+//! which the browser gets for a link that works once. The host must be the loopback
+//! (against DNS rebinding), and the origin the page's own (against forged requests).
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -13,36 +13,36 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 
-/// Bytes of a secret.
-const SECRET: usize = 32;
-/// Sessions at a time; a link makes one, and a user opens few.
-const SESSIONS: usize = 64;
+/// Length of a secret in bytes.
+const SECRET_BYTES: usize = 32;
+/// Maximum number of sessions. Every link opens one, and a user opens few links.
+const MAX_SESSIONS: usize = 64;
 
-/// A secret's hash: what is looked up takes no longer for a good guess.
+/// The hash of a secret. Looking up hashes leaks no prefix of a secret through timing.
 type Digest = [u8; 32];
 
-/// The secrets in force.
+/// The valid secrets.
 pub struct Guard {
     cookie: String,
     links: Mutex<HashSet<Digest>>,
     sessions: Mutex<HashSet<Digest>>,
 }
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The answer's status.
+    /// The status of the response.
     pub status: StatusCode,
-    /// What to tell.
+    /// The text of the response.
     pub message: &'static str,
 }
 
-/// What an admitted request gets.
+/// How a request was admitted.
 #[derive(Debug)]
 pub enum Admission {
-    /// It has a session.
+    /// By the cookie of a session.
     Session,
-    /// It came by the link and gets a session by this cookie.
+    /// By a link. The response sets this cookie, which opens a session.
     Link(HeaderValue),
 }
 
@@ -51,27 +51,27 @@ const fn refuse(status: StatusCode, message: &'static str) -> Refusal {
 }
 
 impl Guard {
-    /// A guard that admits nobody yet.
+    /// Creates a guard that refuses every request.
     pub fn new() -> Self {
         Self {
-            // Cookies do not keep ports apart: several dashboards must.
-            cookie: format!("rkube-{}", &secret()[..8]),
+            // Cookies do not depend on ports, so that every dashboard needs another name.
+            cookie: format!("rkube-{}", &new_secret()[..8]),
             links: Mutex::default(),
             sessions: Mutex::default(),
         }
     }
 
-    /// A token that admits one browser.
+    /// Returns a new token, which admits one browser.
     pub fn token(&self) -> String {
-        let token = secret();
+        let token = new_secret();
         self.links.lock().insert(digest(&token));
         token
     }
 
-    /// Checks a request for any path but those that are nobody's.
+    /// Checks a request, whatever its path is.
     pub fn admit(&self, request: &Parts) -> Result<Admission, Refusal> {
         let host = check_host(&request.headers)?;
-        // A whole address is for proxies, and says another thing than the header may.
+        // An absolute address is for proxies, and may differ from the header.
         if request.uri.authority().is_some() {
             return Err(refuse(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -81,7 +81,7 @@ impl Guard {
         let token = token_of(request);
         check_origin(request, host, token.is_some())?;
         if let Some(token) = token {
-            // A second opening in the browser that has the session is no theft.
+            // The browser that has the session may open the link again.
             if self.has_session(&request.headers) {
                 return Ok(Admission::Session);
             }
@@ -103,9 +103,9 @@ impl Guard {
     }
 
     fn open_session(&self) -> Result<Admission, Refusal> {
-        let session = secret();
+        let session = new_secret();
         let mut sessions = self.sessions.lock();
-        if sessions.len() >= SESSIONS {
+        if sessions.len() >= MAX_SESSIONS {
             return Err(refuse(
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many browsers have opened this dashboard.",
@@ -134,7 +134,7 @@ impl Guard {
     }
 }
 
-/// The token of the one path that takes one.
+/// Returns the token in a request for the page, the only path that takes one.
 fn token_of(request: &Parts) -> Option<&str> {
     if request.method != Method::GET || request.uri.path() != "/" {
         return None;
@@ -146,8 +146,8 @@ fn token_of(request: &Parts) -> Option<&str> {
         .find_map(|pair| pair.strip_prefix("token="))
 }
 
-/// The name must be the loopback's: any other is a name that somebody made
-/// resolve to it. The port may differ, as the user may have forwarded it.
+/// Returns the host, which must be a name or address of the loopback. An attacker may
+/// make any other name resolve to it. The port may differ, since it may be forwarded.
 fn check_host(headers: &HeaderMap) -> Result<&str, Refusal> {
     let wrong = refuse(
         StatusCode::MISDIRECTED_REQUEST,
@@ -173,7 +173,7 @@ fn check_host(headers: &HeaderMap) -> Result<&str, Refusal> {
     if loopback { Ok(host) } else { Err(wrong) }
 }
 
-/// A request comes from the page itself, or from the user's typing the address.
+/// Checks that a request comes from the page itself, or from the address bar.
 fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> {
     let foreign = refuse(
         StatusCode::FORBIDDEN,
@@ -185,7 +185,7 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     if own == Some(false) {
         return Err(foreign);
     }
-    // Opening the page by a link elsewhere is fine: it shows nothing to others.
+    // A link in another page may open this one: the other page sees nothing of it.
     let opening = request.method == Method::GET
         && request.uri.path() == "/"
         && text("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
@@ -198,7 +198,7 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     if link && !opening {
         return Err(foreign);
     }
-    // Browsers name the origin of everything that changes something.
+    // Browsers send the origin with every request that may change something.
     let reads = matches!(request.method, Method::GET | Method::HEAD)
         && !headers.contains_key(header::UPGRADE);
     if !reads && own.is_none() {
@@ -207,11 +207,11 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn secret() -> String {
-    let mut bytes = [0; SECRET];
+fn new_secret() -> String {
+    let mut bytes = [0; SECRET_BYTES];
     SystemRandom::new()
         .fill(&mut bytes)
-        .expect("the kernel gives random bytes");
+        .expect("the system provides random bytes");
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
 }
 

@@ -1,11 +1,11 @@
 //! The dashboard: a page that is part of the binary, and the small server
 //! between it and the clusters.
 //!
-//! The server listens on the loopback only. It admits the browser that opened
-//! its one-time link ([`guard`]), hands out the page ([`assets`]), passes
-//! requests on to a profile's API server with the user's own credentials
-//! ([`proxy`], [`streams`]) and does what concerns the machine: port-forwards
-//! ([`forwards`]), shells on nodes ([`shell`]), commands of `rkube` ([`commands`]).
+//! The server listens on the loopback only. It admits the browser that opened its one-time
+//! link ([`guard`]) and serves the page ([`assets`]). It passes requests on to a profile's
+//! API server with the user's own credentials ([`proxy`], [`streams`]). It also opens
+//! port-forwards ([`forwards`]) and shells on nodes ([`shell`]), and runs commands of
+//! `rkube` ([`commands`]).
 
 // Reuses the readers and writers of typed objects that are compiled there.
 use rkube_client as _;
@@ -16,6 +16,8 @@ mod clusters;
 mod commands;
 mod forwards;
 mod guard;
+#[cfg(test)]
+mod page_tests;
 mod paths;
 mod proxy;
 mod server;

@@ -1,12 +1,14 @@
-//! Which paths of an API server the page may ask for.
+//! Decides which paths of an API server the page may request.
 
-/// First segments that are passed on.
+/// First segments of permitted paths.
 const ROOTS: [&str; 7] = [
     "api", "apis", "openapi", "version", "healthz", "livez", "readyz",
 ];
 
-/// A path as it may be passed on, or why not. It must not have two readings:
-/// one here, another at a server that decodes or normalizes it.
+/// Checks whether a path may be passed on to an API server.
+///
+/// The path must be unambiguous: a server that decodes or normalizes it must not read
+/// another one. Errors are messages for the page.
 pub fn check(path: &str) -> Result<(), &'static str> {
     let Some(rest) = path.strip_prefix('/') else {
         return Err("a path begins with a slash");
@@ -34,13 +36,13 @@ pub fn check(path: &str) -> Result<(), &'static str> {
         }
         segments.push(decoded);
     }
-    // As the API server reads it: `%70roxy` is `proxy` there.
+    // Decoded, as in the API server: `%70roxy` is `proxy`.
     let segments: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
     check_proxy(&segments)
 }
 
-/// What a pod or a service answers must never come from this page's own origin;
-/// of a node's agent, the statistics are harmless.
+/// Checks that a path does not lead to a proxy: responses of pods and services must never
+/// have this page's origin. The statistics of kubelets are harmless.
 fn check_proxy(segments: &[&[u8]]) -> Result<(), &'static str> {
     let refused = Err("proxied pages are not served here; use a port-forward");
     let [b"api", b"v1", segments @ ..] = segments else {
@@ -55,7 +57,7 @@ fn check_proxy(segments: &[&[u8]]) -> Result<(), &'static str> {
     }
 }
 
-/// Undoes percent escapes.
+/// Decodes percent escapes. Returns `None` if one is malformed.
 fn decode(segment: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(segment.len());
     let mut bytes = segment.bytes();

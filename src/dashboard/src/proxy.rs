@@ -1,4 +1,4 @@
-//! Requests passed on to an API server.
+//! Passes requests on to an API server.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
@@ -11,14 +11,15 @@ use tracing::debug;
 use crate::answer::{self, Body};
 use crate::paths;
 
-/// Bytes of a request's body, as upstream's API server limits them.
-const BODY_LIMIT: usize = 3 << 20;
+/// Maximum size of a request's body in bytes, as in the API server.
+const MAX_BODY_BYTES: usize = 3 << 20;
 
-/// What of a request's headers goes on: nothing that says who asks.
-const PASSED: [HeaderName; 3] = [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH];
+/// Headers of requests that are passed on, none of which is a credential.
+const REQUEST_HEADERS: [HeaderName; 3] =
+    [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH];
 
-/// What of them belongs to a WebSocket's handshake.
-const HANDSHAKE: [HeaderName; 5] = [
+/// Further headers of WebSocket handshakes that are passed on.
+const HANDSHAKE_HEADERS: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
     header::SEC_WEBSOCKET_PROTOCOL,
@@ -26,8 +27,8 @@ const HANDSHAKE: [HeaderName; 5] = [
     header::UPGRADE,
 ];
 
-/// What of an answer's headers comes back.
-const RETURNED: [HeaderName; 5] = [
+/// Headers of responses that are passed back.
+const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::ETAG,
     header::RETRY_AFTER,
@@ -35,15 +36,15 @@ const RETURNED: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
-/// Whether the request asks for a WebSocket.
+/// Returns whether the request opens a WebSocket.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get(header::UPGRADE)
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Sends the request to `path` (with its query) of the API server and gives its answer.
-pub async fn pass(
+/// Sends the request to `path` of the API server, and returns its response.
+pub async fn forward_request(
     client: &Client,
     path: &str,
     query: Option<&str>,
@@ -61,7 +62,9 @@ pub async fn pass(
     };
     let upgrade = is_upgrade(request.headers());
     let mut headers = HeaderMap::new();
-    let names = PASSED.iter().chain(HANDSHAKE.iter().filter(|_| upgrade));
+    let names = REQUEST_HEADERS
+        .iter()
+        .chain(HANDSHAKE_HEADERS.iter().filter(|_| upgrade));
     for name in names {
         for value in request.headers().get_all(name) {
             headers.append(name, value.clone());
@@ -69,7 +72,7 @@ pub async fn pass(
     }
     let method = request.method().clone();
     let browser = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let body = match Limited::new(request.into_body(), BODY_LIMIT)
+    let body = match Limited::new(request.into_body(), MAX_BODY_BYTES)
         .collect()
         .await
     {
@@ -89,20 +92,23 @@ pub async fn pass(
     {
         let server = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
-            if let Err(e) = join(browser, server).await {
+            if let Err(e) = copy_both_ways(browser, server).await {
                 debug!("a stream ended: {e}");
             }
         });
-        let mut answer = returned(&response);
+        let mut answer = copy_head(&response);
         let headers = answer.headers_mut();
-        for name in HANDSHAKE.iter().chain([&header::SEC_WEBSOCKET_ACCEPT]) {
+        for name in HANDSHAKE_HEADERS
+            .iter()
+            .chain([&header::SEC_WEBSOCKET_ACCEPT])
+        {
             if let Some(value) = response.headers().get(name) {
                 headers.insert(name, value.clone());
             }
         }
         return answer;
     }
-    let mut answer = returned(&response);
+    let mut answer = copy_head(&response);
     let kind = content_type(response.headers());
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     *answer.body_mut() = response
@@ -112,7 +118,7 @@ pub async fn pass(
     answer
 }
 
-/// What a request without an answer ends with.
+/// Returns the response for a server that does not answer.
 pub fn unreachable_server(e: &kube::Error) -> Response<Body> {
     answer::failure(
         StatusCode::BAD_GATEWAY,
@@ -120,8 +126,8 @@ pub fn unreachable_server(e: &kube::Error) -> Response<Body> {
     )
 }
 
-/// Joins two upgraded connections until either ends.
-async fn join(
+/// Copies data between two upgraded connections until either ends.
+async fn copy_both_ways(
     browser: hyper::upgrade::OnUpgrade,
     server: hyper::upgrade::OnUpgrade,
 ) -> Result<(), answer::BoxError> {
@@ -131,10 +137,11 @@ async fn join(
     Ok(())
 }
 
-fn returned(response: &Response<ClientBody>) -> Response<Body> {
+/// Returns a response with the status and the permitted headers of another.
+fn copy_head(response: &Response<ClientBody>) -> Response<Body> {
     let mut answer = Response::new(answer::full(""));
     *answer.status_mut() = response.status();
-    for name in &RETURNED {
+    for name in &RESPONSE_HEADERS {
         for value in response.headers().get_all(name) {
             answer.headers_mut().append(name, value.clone());
         }
@@ -142,7 +149,8 @@ fn returned(response: &Response<ClientBody>) -> Response<Body> {
     answer
 }
 
-/// Data keeps its type; anything that a browser might run becomes text.
+/// Returns the content type of a response: types that a browser could execute become
+/// plain text.
 fn content_type(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(header::CONTENT_TYPE);
     let harmless = given.and_then(|v| v.to_str().ok()).is_some_and(|v| {

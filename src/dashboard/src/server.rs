@@ -1,4 +1,4 @@
-//! The server: who comes in, and where to.
+//! The server and its routes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,36 +20,37 @@ use tracing::debug;
 use crate::answer::{self, Body};
 use crate::clusters::{Clusters, status_of};
 use crate::commands::{Action, Commands};
-use crate::forwards::{Forwards, Wish};
+use crate::forwards::{ForwardRequest, Forwards};
 use crate::guard::{Admission, Guard};
 #[cfg(not(unix))]
 use crate::shell_elsewhere as shell;
-use crate::streams::split;
+use crate::streams::split_profile;
 use crate::{assets, proxy, shell, socket, streams};
 
-/// Bytes of what the page sends to the dashboard itself.
-const BODY_LIMIT: usize = 3 << 20;
+/// Maximum size of a request to the dashboard itself, in bytes.
+const MAX_BODY_BYTES: usize = 3 << 20;
 
-/// What a dashboard is for.
+/// The options of a dashboard.
 pub struct Options {
-    /// Where profiles are.
+    /// The directory of the profiles.
     pub home: Home,
-    /// The profile that the page opens with.
+    /// The profile that the page shows first.
     pub profile: String,
     /// The port to listen on; 0 for a free one.
     pub port: u16,
-    /// The `rkube` that does what concerns the machine.
+    /// The binary of `rkube`, which runs the page's commands.
     pub binary: PathBuf,
 }
 
-/// A dashboard that listens.
+/// A dashboard that listens, and serves in [`Dashboard::run`].
 pub struct Dashboard {
     listener: TcpListener,
     address: SocketAddr,
-    house: Arc<House>,
+    state: Arc<AppState>,
 }
 
-struct House {
+/// What requests share.
+struct AppState {
     profile: String,
     port: u16,
     guard: Guard,
@@ -59,7 +60,7 @@ struct House {
 }
 
 impl Dashboard {
-    /// Takes the port, without serving yet.
+    /// Listens on the port, without serving requests yet.
     pub async fn bind(options: Options) -> Result<Self, Failure> {
         let failed = |e: std::io::Error| {
             Failure::new(
@@ -80,7 +81,7 @@ impl Dashboard {
         Ok(Self {
             listener,
             address,
-            house: Arc::new(House {
+            state: Arc::new(AppState {
                 profile: options.profile,
                 port: address.port(),
                 guard: Guard::new(),
@@ -91,24 +92,24 @@ impl Dashboard {
         })
     }
 
-    /// An address that opens the page, once.
+    /// Returns a new address, which opens the page in one browser.
     pub fn link(&self) -> String {
         format!(
             "http://{}/?token={}",
             self.address,
-            self.house.guard.token()
+            self.state.guard.token()
         )
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether the profile's API server answers; its failure says what to do.
+    /// Checks that the profile's API server answers. The failure has advice for the user.
     pub async fn check(&self) -> Result<(), Failure> {
-        let name = &self.house.profile;
-        let client = self.house.clusters.client(name).await?;
+        let name = &self.state.profile;
+        let client = self.state.clusters.client(name).await?;
         client.apiserver_version().await.map(drop).map_err(|e| {
             debug!("{e}");
             Failure::new(
@@ -120,7 +121,7 @@ impl Dashboard {
         })
     }
 
-    /// Serves until `stop` resolves, then closes what it opened.
+    /// Serves requests until `stop` resolves, then closes connections and the tunnel.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut connections = JoinSet::new();
@@ -129,12 +130,12 @@ impl Dashboard {
                 () = &mut stop => break,
                 accepted = self.listener.accept() => match accepted {
                     Ok((connection, _)) => {
-                        // Small messages must not wait for each other.
+                        // Small messages must not be delayed by Nagle's algorithm.
                         let _ = connection.set_nodelay(true);
-                        let house = self.house.clone();
-                        connections.spawn(serve(connection, house));
+                        let state = self.state.clone();
+                        connections.spawn(serve(connection, state));
                     }
-                    // Too many open files, for example: others must end first.
+                    // Too many open files, for example, which needs time to change.
                     Err(e) => {
                         debug!("accept: {e}");
                         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -144,14 +145,14 @@ impl Dashboard {
             }
         }
         connections.shutdown().await;
-        self.house.commands.close_tunnel().await;
+        self.state.commands.close_tunnel().await;
     }
 }
 
-async fn serve(connection: tokio::net::TcpStream, house: Arc<House>) {
+async fn serve(connection: tokio::net::TcpStream, state: Arc<AppState>) {
     let service = service_fn(move |request| {
-        let house = house.clone();
-        async move { Ok::<_, std::convert::Infallible>(house.handle(request).await) }
+        let state = state.clone();
+        async move { Ok::<_, std::convert::Infallible>(state.handle(request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -163,14 +164,14 @@ async fn serve(connection: tokio::net::TcpStream, house: Arc<House>) {
     }
 }
 
-impl House {
+impl AppState {
     async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let admission = match self.guard.admit(&parts) {
             Ok(admission) => admission,
             Err(refusal) => {
                 let mut response = answer::text(refusal.status, refusal.message);
-                secure(response.headers_mut(), None);
+                set_security_headers(response.headers_mut(), None);
                 return response;
             }
         };
@@ -187,22 +188,24 @@ impl House {
         if let Admission::Link(cookie) = admission {
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
-        secure(response.headers_mut(), host.as_ref().filter(|_| page));
+        set_security_headers(response.headers_mut(), host.as_ref().filter(|_| page));
         response
     }
 
     async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().map(str::to_owned);
-        if let Some((profile, rest)) = split(&path) {
+        if let Some((profile, rest)) = split_profile(&path) {
             if let Some(own) = rest.strip_prefix("/rkube/") {
-                return self.own(profile, own, query.as_deref(), request).await;
+                return self
+                    .route_profile(profile, own, query.as_deref(), request)
+                    .await;
             }
             let client = match self.clusters.client(profile).await {
                 Ok(client) => client,
                 Err(e) => return answer::failure(status_of(&e), e.message),
             };
-            let response = proxy::pass(&client, rest, query.as_deref(), request).await;
+            let response = proxy::forward_request(&client, rest, query.as_deref(), request).await;
             if response.status() == StatusCode::BAD_GATEWAY {
                 self.clusters.forget(profile);
             }
@@ -212,22 +215,22 @@ impl House {
             (Method::GET, "/rkube/session") => self.session(),
             (Method::GET, "/rkube/profiles") => {
                 self.commands
-                    .document(&self.profile, &["profile", "list"])
+                    .run_json(&self.profile, &["profile", "list"])
                     .await
             }
             (Method::GET, "/rkube/streams") => {
                 let clusters = self.clusters.clone();
                 socket::accept(request, None, |socket| streams::serve(clusters, socket))
             }
-            (Method::POST, "/rkube/yaml") => match read(request).await {
-                Ok(bytes) => parse(&bytes),
+            (Method::POST, "/rkube/yaml") => match read_body(request).await {
+                Ok(bytes) => parse_yaml(&bytes),
                 Err(response) => response,
             },
             _ => answer::failure(StatusCode::NOT_FOUND, "there is nothing at this path"),
         }
     }
 
-    /// What the page needs before it can draw.
+    /// Responds with what the page needs to start.
     fn session(&self) -> Response<Body> {
         match self.clusters.home().profile_names() {
             Ok(profiles) => answer::json(&serde_json::json!({
@@ -240,8 +243,8 @@ impl House {
         }
     }
 
-    /// Paths of a profile that concern the machine.
-    async fn own(
+    /// Handles paths of a profile that the dashboard itself serves.
+    async fn route_profile(
         self: &Arc<Self>,
         name: &str,
         path: &str,
@@ -258,22 +261,22 @@ impl House {
             Err(e) => return answer::failure(status_of(&e), e.message),
         };
         match (request.method().clone(), path) {
-            (Method::GET, "status") => self.commands.document(name, &["status"]).await,
+            (Method::GET, "status") => self.commands.run_json(name, &["status"]).await,
             (Method::GET, "images") => {
                 let node = node.unwrap_or_else(|| profile.control_plane().name.clone());
                 self.commands
-                    .document(name, &["image", "ls", "-n", &node])
+                    .run_json(name, &["image", "ls", "-n", &node])
                     .await
             }
-            (Method::PUT, "images") => self.commands.load(name, request).await,
-            (Method::GET, "addons") => self.commands.document(name, &["addons", "list"]).await,
-            (Method::GET, "snapshots") => self.commands.document(name, &["snapshot", "list"]).await,
+            (Method::PUT, "images") => self.commands.load_images(name, request).await,
+            (Method::GET, "addons") => self.commands.run_json(name, &["addons", "list"]).await,
+            (Method::GET, "snapshots") => self.commands.run_json(name, &["snapshot", "list"]).await,
             (Method::GET, "logs") => {
-                let mut words = vec!["logs", "--length", "400"];
+                let mut arguments = vec!["logs", "--length", "400"];
                 if let Some(node) = &node {
-                    words.extend(["-n", node]);
+                    arguments.extend(["-n", node]);
                 }
-                self.commands.text(name, &words).await
+                self.commands.run_text(name, &arguments).await
             }
             (Method::GET, "tunnel") => answer::json(&serde_json::json!({
                 "open": rkube_cluster::tunnel_is_open(self.clusters.home(), &profile),
@@ -293,15 +296,15 @@ impl House {
                 answer::json(&serde_json::json!({}))
             }
             (Method::POST, "run") => match read_json::<Action>(request).await {
-                Ok(action) => match action.words() {
-                    Ok(words) => self.commands.stream(name, &words),
+                Ok(action) => match action.arguments() {
+                    Ok(arguments) => self.commands.run_events(name, &arguments),
                     Err(e) => answer::failure(status_of(&e), e.message),
                 },
                 Err(response) => response,
             },
             (Method::GET, "forwards") => answer::json(&self.forwards.list(name)),
-            (Method::POST, "forwards") => match read_json::<Wish>(request).await {
-                Ok(wish) => match self.forward(name, wish).await {
+            (Method::POST, "forwards") => match read_json::<ForwardRequest>(request).await {
+                Ok(request) => match self.forward(name, request).await {
                     Ok(forward) => answer::json(&forward),
                     Err(e) => answer::failure(status_of(&e), e.message),
                 },
@@ -331,17 +334,18 @@ impl House {
     async fn forward(
         &self,
         profile: &str,
-        wish: Wish,
+        request: ForwardRequest,
     ) -> Result<crate::forwards::Forward, Failure> {
         let client = self.clusters.client(profile).await?;
-        self.forwards.add(client, profile, wish).await
+        self.forwards.add(client, profile, request).await
     }
 }
 
-/// Headers of every answer; `page` is the host that a page of ours came from.
-fn secure(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
+/// Sets the security headers of a response. `page` is the requested host if the response
+/// is a file of the page.
+fn set_security_headers(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
     let policy = match page.and_then(|h| h.to_str().ok()) {
-        // Older browsers do not count WebSockets to 'self'.
+        // In older browsers, 'self' does not include WebSockets.
         Some(host) => format!(
             "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
              connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; \
@@ -371,8 +375,9 @@ fn secure(headers: &mut http::HeaderMap, page: Option<&HeaderValue>) {
         .or_insert(HeaderValue::from_static("no-store"));
 }
 
-async fn read(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>> {
-    Limited::new(request.into_body(), BODY_LIMIT)
+/// Reads the body of a request.
+async fn read_body(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>> {
+    Limited::new(request.into_body(), MAX_BODY_BYTES)
         .collect()
         .await
         .map(|body| body.to_bytes())
@@ -382,16 +387,16 @@ async fn read(request: Request<Incoming>) -> Result<bytes::Bytes, Response<Body>
 async fn read_json<T: for<'de> Deserialize<'de>>(
     request: Request<Incoming>,
 ) -> Result<T, Response<Body>> {
-    serde_json::from_slice(&read(request).await?)
+    serde_json::from_slice(&read_body(request).await?)
         .map_err(|e| answer::failure(StatusCode::BAD_REQUEST, e.to_string()))
 }
 
-/// YAML documents as JSON, or the place of the mistake.
-fn parse(bytes: &[u8]) -> Response<Body> {
+/// Responds with YAML documents as JSON, or with the place of a syntax error.
+fn parse_yaml(bytes: &[u8]) -> Response<Body> {
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_slice(bytes) {
         match serde_json::Value::deserialize(document) {
-            // Comments between two separators.
+            // Nothing but comments between two separators.
             Ok(serde_json::Value::Null) => {}
             Ok(value) => documents.push(value),
             Err(e) => {

@@ -1,8 +1,8 @@
-//! A shell on a node, in the page's terminal.
+//! Shells on nodes, in the page's terminal.
 //!
-//! It is `rkube ssh` in a pseudo-terminal, spoken to as the API server's exec
-//! is: a byte names the channel, 0 for input, 1 for output, 3 for the end, 4
-//! for the size.
+//! A shell is `rkube ssh` in a pseudo-terminal. The protocol is that of the API server's
+//! exec: the first byte of a message is its channel, 0 for input, 1 for output, 3 for the
+//! end, 4 for the size.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::socket::Socket;
 
-/// The protocol that the page offers.
+/// The WebSocket protocol that the page offers.
 pub const PROTOCOL: &str = "v5.channel.k8s.io";
 
 const INPUT: u8 = 0;
@@ -35,7 +35,7 @@ struct Size {
     height: u16,
 }
 
-/// Runs `command` for the page until it ends or the page leaves.
+/// Runs `command` for the page until it ends or the page disconnects.
 pub async fn serve(command: Command, mut socket: Socket) {
     let ended = match run(command, &mut socket).await {
         Ok(ended) => ended,
@@ -43,7 +43,7 @@ pub async fn serve(command: Command, mut socket: Socket) {
     };
     let mut message = vec![END];
     message.extend_from_slice(ended.as_bytes());
-    // The page may have left.
+    // The page may have disconnected.
     let _ = socket.send(Message::binary(message)).await;
     let _ = socket.close(None).await;
 }
@@ -57,14 +57,14 @@ async fn run(mut command: Command, socket: &mut Socket) -> std::io::Result<Strin
         .env("TERM", "xterm-256color")
         .kill_on_drop(true);
     let mut child = command.spawn()?;
-    // It holds the terminal's other end, which must close with the child's.
+    // Only the child may keep the terminal's other end open.
     drop(command);
     let pid = child.id();
     nix::fcntl::fcntl(
         master.as_raw_fd(),
         nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
     )?;
-    // SAFETY: an owned descriptor stays open and the same for the life of its owner.
+    // SAFETY: an owned descriptor stays open and unchanged for the life of its owner.
     let master = unsafe { AsyncFd::register(master) }?;
     let mut buffer = [0; 16 << 10];
     loop {
@@ -77,7 +77,7 @@ async fn run(mut command: Command, socket: &mut Socket) -> std::io::Result<Strin
                         return Ok(String::new());
                     }
                 }
-                // EIO is how a terminal says that nobody is there any more.
+                // EIO means that the terminal's other end is closed.
                 _ => break,
             },
             message = socket.next() => match message {
@@ -121,8 +121,8 @@ async fn write(master: &AsyncFd<OwnedFd>, mut data: &[u8]) -> std::io::Result<()
     Ok(())
 }
 
-/// Sets the terminal's size and tells the child, which has no controlling
-/// terminal that would.
+/// Sets the terminal's size and signals it to the child. The kernel does not, because the
+/// terminal is not the child's controlling one.
 fn resize(master: &AsyncFd<OwnedFd>, pid: Option<u32>, size: &Size) -> std::io::Result<()> {
     let size = Winsize {
         ws_row: size.height.clamp(1, 1000),
@@ -130,7 +130,7 @@ fn resize(master: &AsyncFd<OwnedFd>, pid: Option<u32>, size: &Size) -> std::io::
         ws_xpixel: 0,
         ws_ypixel: 0,
     };
-    // SAFETY: the descriptor is open and the structure is what the request takes.
+    // SAFETY: the descriptor is open, and the request takes this structure.
     unsafe { set_size(master.get_ref().as_raw_fd(), &raw const size) }?;
     if let Some(pid) = pid.and_then(|p| i32::try_from(p).ok()) {
         // The child may have ended.

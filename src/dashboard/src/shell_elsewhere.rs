@@ -1,5 +1,4 @@
-//! A shell on a node, in the page's terminal: not where there are no
-//! pseudo-terminals for `rkube ssh` to run in.
+//! Shells on nodes, on platforms without pseudo-terminals: these have none.
 
 use futures::SinkExt;
 use tokio::process::Command;
@@ -7,12 +6,12 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::socket::Socket;
 
-/// The protocol that the page offers.
+/// The WebSocket protocol that the page offers.
 pub const PROTOCOL: &str = "v5.channel.k8s.io";
 
 const END: u8 = 3;
 
-/// Tells the page that there is none, and what to do instead.
+/// Sends the page a failure that explains the alternative.
 pub async fn serve(_command: Command, mut socket: Socket) {
     let ended = serde_json::json!({
         "status": "Failure",
@@ -21,7 +20,7 @@ pub async fn serve(_command: Command, mut socket: Socket) {
     });
     let mut message = vec![END];
     message.extend_from_slice(ended.to_string().as_bytes());
-    // The page may have left.
+    // The page may have disconnected.
     let _ = socket.send(Message::binary(message)).await;
     let _ = socket.close(None).await;
 }

@@ -1,4 +1,4 @@
-//! WebSockets that end here.
+//! WebSockets of the dashboard itself.
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -11,14 +11,14 @@ use tracing::debug;
 
 use crate::answer::{self, Body};
 
-/// A browser's end of a WebSocket.
+/// A WebSocket to a browser.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// The largest message that a browser sends here.
-const MESSAGE_LIMIT: usize = 1 << 20;
+/// Maximum size of a message of a browser, in bytes.
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Answers the handshake, taking `protocol` if one is named, and hands the
-/// socket to `serve` when it is open.
+/// Responds to the handshake, with `protocol` if there is one, and calls `serve` when the
+/// socket is open.
 pub fn accept<F>(
     mut request: Request<Incoming>,
     protocol: Option<&'static str>,
@@ -35,8 +35,8 @@ where
         match upgrade.await {
             Ok(upgraded) => {
                 let config = WebSocketConfig::default()
-                    .max_message_size(Some(MESSAGE_LIMIT))
-                    .max_frame_size(Some(MESSAGE_LIMIT));
+                    .max_message_size(Some(MAX_MESSAGE_BYTES))
+                    .max_frame_size(Some(MAX_MESSAGE_BYTES));
                 let io = TokioIo::new(upgraded);
                 let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
                 serve(socket).await;
@@ -59,6 +59,7 @@ where
     response
 }
 
+/// Returns the key that accepts the handshake, or `None` if the request is none.
 fn handshake(headers: &HeaderMap) -> Option<HeaderValue> {
     if !crate::proxy::is_upgrade(headers) {
         return None;

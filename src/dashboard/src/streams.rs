@@ -1,12 +1,11 @@
-//! Watches and logs, many over one WebSocket.
+//! Multiplexes watches and logs over one WebSocket.
 //!
-//! A browser opens six connections to a server at a time and no more, and a
-//! page that is live needs dozens of streams. The browser sends JSON:
+//! A browser opens at most six connections to a server, and the page needs dozens of
+//! streams. The browser sends JSON:
 //! `{"open": ID, "path": "/c/PROFILE/api/…", "accept": "…"}`, `{"close": ID}`,
-//! `{"ack": BYTES}`. What goes back is binary: one byte that says what it is,
-//! the id (four bytes, little-endian), the rest. [`WINDOW`] bytes may be on
-//! their way without acknowledgement, so that a slow page slows its sources
-//! instead of growing.
+//! `{"ack": BYTES}`. The server's messages are binary: a byte for the type, the ID (four
+//! bytes, little-endian), the payload. At most [`WINDOW_BYTES`] are sent without
+//! acknowledgement, so that a slow page slows its sources down instead of growing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,26 +24,26 @@ use crate::clusters::Clusters;
 use crate::paths;
 use crate::socket::Socket;
 
-/// The stream is open; the rest is empty.
+/// Message type: the stream is open. The payload is empty.
 const OPENED: u8 = 1;
-/// Bytes of the stream.
+/// Message type: data of the stream.
 const DATA: u8 = 2;
-/// The stream has ended; the rest is empty, or says why it failed: the
-/// status's three digits, a space, the body.
+/// Message type: the stream has ended. The payload is empty, or the error: the three
+/// digits of the status, a space, the body.
 const ENDED: u8 = 3;
 
-/// Bytes on their way to the page.
-const WINDOW: usize = 4 << 20;
-/// Bytes of one message.
-const PIECE: usize = 64 << 10;
-/// Streams of one page.
-const STREAMS: usize = 256;
-/// Bytes of an error that are told.
-const ERROR_BYTES: usize = 16 << 10;
+/// Maximum number of bytes that the page has not acknowledged.
+const WINDOW_BYTES: usize = 4 << 20;
+/// Maximum payload of one message, in bytes.
+const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+/// Maximum number of streams of one page.
+const MAX_STREAMS: usize = 256;
+/// Maximum length of an error message sent to the page.
+const MAX_ERROR_BYTES: usize = 16 << 10;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Wish {
+enum StreamRequest {
     Open {
         open: u32,
         path: String,
@@ -59,17 +58,17 @@ enum Wish {
     },
 }
 
-/// Serves one page until it leaves.
+/// Serves one page until it disconnects.
 pub async fn serve(clusters: Arc<Clusters>, socket: Socket) {
     let (mut sink, mut source) = socket.split();
     let (out, mut messages) = mpsc::channel::<Bytes>(64);
-    let window = Arc::new(Semaphore::new(WINDOW));
+    let window = Arc::new(Semaphore::new(WINDOW_BYTES));
     let writer = tokio::spawn(async move {
         while let Some(message) = messages.recv().await {
             if sink.feed(Message::binary(message)).await.is_err() {
                 return;
             }
-            // What is there goes out together.
+            // Messages that are ready are sent together.
             if messages.is_empty() && sink.flush().await.is_err() {
                 return;
             }
@@ -80,18 +79,18 @@ pub async fn serve(clusters: Arc<Clusters>, socket: Socket) {
         let Message::Text(text) = message else {
             continue;
         };
-        let Ok(wish) = serde_json::from_str::<Wish>(&text) else {
+        let Ok(request) = serde_json::from_str::<StreamRequest>(&text) else {
             break;
         };
-        match wish {
-            Wish::Open { open, path, accept } => {
+        match request {
+            StreamRequest::Open { open, path, accept } => {
                 streams.0.retain(|_, task| !task.is_finished());
                 let stream = Stream {
                     id: open,
                     out: out.clone(),
                     window: window.clone(),
                 };
-                if streams.0.len() >= STREAMS {
+                if streams.0.len() >= MAX_STREAMS {
                     stream.end("429 too many streams").await;
                     continue;
                 }
@@ -107,13 +106,13 @@ pub async fn serve(clusters: Arc<Clusters>, socket: Socket) {
                     old.abort();
                 }
             }
-            Wish::Close { close } => {
+            StreamRequest::Close { close } => {
                 if let Some(task) = streams.0.remove(&close) {
                     task.abort();
                 }
             }
-            Wish::Ack { ack } => {
-                let owed = WINDOW.saturating_sub(window.available_permits());
+            StreamRequest::Ack { ack } => {
+                let owed = WINDOW_BYTES.saturating_sub(window.available_permits());
                 window.add_permits(owed.min(ack as usize));
             }
         }
@@ -122,7 +121,7 @@ pub async fn serve(clusters: Arc<Clusters>, socket: Socket) {
     writer.abort();
 }
 
-/// Streams end with the page.
+/// The tasks of the open streams, by ID. They end with the page.
 struct Streams(HashMap<u32, JoinHandle<()>>);
 
 impl Drop for Streams {
@@ -146,7 +145,7 @@ impl Stream {
         path: &str,
         accept: Option<String>,
     ) -> Result<(), String> {
-        let (profile, target) = split(path).ok_or("400 not a path of a cluster")?;
+        let (profile, target) = split_profile(path).ok_or("400 not a path of a cluster")?;
         let (path, _) = target.split_once('?').unwrap_or((target, ""));
         paths::check(path).map_err(|why| format!("400 {why}"))?;
         let client = clusters
@@ -172,7 +171,7 @@ impl Stream {
                 if let Ok(data) = frame.into_data() {
                     text.extend_from_slice(&data);
                 }
-                if text.len() > ERROR_BYTES {
+                if text.len() > MAX_ERROR_BYTES {
                     break;
                 }
             }
@@ -185,7 +184,7 @@ impl Stream {
             let Ok(data) = frame.into_data() else {
                 continue;
             };
-            for piece in data.chunks(PIECE) {
+            for piece in data.chunks(MAX_PAYLOAD_BYTES) {
                 let cost = u32::try_from(piece.len()).unwrap_or(u32::MAX);
                 match self.window.acquire_many(cost).await {
                     Ok(permits) => permits.forget(),
@@ -201,18 +200,18 @@ impl Stream {
         self.send(ENDED, reason.as_bytes()).await;
     }
 
-    async fn send(&self, what: u8, rest: &[u8]) {
-        let mut message = BytesMut::with_capacity(rest.len() + 5);
-        message.put_u8(what);
+    async fn send(&self, message_type: u8, payload: &[u8]) {
+        let mut message = BytesMut::with_capacity(payload.len() + 5);
+        message.put_u8(message_type);
         message.put_u32_le(self.id);
-        message.put_slice(rest);
-        // The page has left when nobody takes it, which ends this task too.
+        message.put_slice(payload);
+        // Sending fails when the page has disconnected, which ends this task too.
         let _ = self.out.send(message.freeze()).await;
     }
 }
 
-/// `/c/PROFILE/rest` as its profile and `/rest`.
-pub fn split(path: &str) -> Option<(&str, &str)> {
+/// Splits `/c/PROFILE/REST` into `PROFILE` and `/REST`.
+pub fn split_profile(path: &str) -> Option<(&str, &str)> {
     let rest = path.strip_prefix("/c/")?;
     let (profile, _) = rest.split_once('/')?;
     Some((profile, &rest[profile.len()..]))
