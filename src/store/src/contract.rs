@@ -1,4 +1,4 @@
-//! What every implementation of [`Store`] must do, whatever it is made of.
+//! The tests that every implementation of [`Store`] must pass.
 
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ async fn reads_what_was_written(store: &dyn Store) {
     assert_eq!(
         again.create_revision,
         start + 4,
-        "a key that was deleted is made anew"
+        "a deleted key is created again"
     );
     let empty = put(store, "/empty", "").await;
     assert_eq!(store.get("/empty").await.unwrap().0, Some(empty));

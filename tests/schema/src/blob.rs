@@ -54,7 +54,7 @@ fn id(length: usize) -> u16 {
         .expect("the schema fits 16-bit indices")
 }
 
-/// What `facts.rs` has on one field.
+/// The facts of one field.
 #[derive(Default)]
 struct Facts {
     list: Option<(u8, u8, Vec<&'static str>)>,
@@ -317,14 +317,14 @@ fn field_flags(def: &str, field: &str, required: &[&str], schema: &Value, proper
     flags
 }
 
-/// Whether a definition is of a kind rather than of a part.
+/// Returns whether a definition is a kind rather than a part of one.
 fn is_kind(schema: &Value) -> bool {
     schema["properties"].get("apiVersion").is_some()
         && schema["properties"].get("metadata").is_some()
 }
 
-/// Whether Go holds the struct in a field by value. A kind's own metadata, spec
-/// and status are always held so.
+/// Returns whether Go holds the struct in a field by value. This is always so for the
+/// metadata, spec and status of a kind.
 fn is_embedded(def: &str, field: &str, schema: &Value, property: &Value) -> bool {
     let plain = reference(property).is_some_and(|r| special(r).is_none());
     plain

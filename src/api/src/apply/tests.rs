@@ -34,7 +34,7 @@ fn fields_of<'a>(object: &'a Value, manager: &str) -> Option<&'a Value> {
         .map(|e| &e["fieldsV1"])
 }
 
-/// As stored: checked and given an identity.
+/// Returns an object in its stored form: checked, and with a uid.
 fn stored(ty: Type<'_>, mut object: Value) -> Value {
     fields::check(ty, &mut object).unwrap();
     meta::set_uid(&mut object, "u");
@@ -430,7 +430,7 @@ proptest! {
         let mut live = update(&request(ty, "v1", "a"), None, old);
         meta::set_uid(&mut live, "u");
         let next = update(&request(ty, "v1", "b"), Some(&live), new.clone());
-        // Whatever is recorded exists, and changing nothing records nothing.
+        // All recorded fields exist, and an update without changes records nothing.
         let mut uid = next.clone();
         meta::set_uid(&mut uid, "u");
         let same = update(&request(ty, "v1", "c"), Some(&uid), uid.clone());

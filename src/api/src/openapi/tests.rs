@@ -215,7 +215,7 @@ fn definitions_are_upstreams() {
     );
 }
 
-/// What two values say differently, by place. Texts for people come from the
+/// Collects the differences between two values, by path. Descriptions come from the
 /// same source on both sides and are passed over.
 fn differences(place: &str, ours: &Value, theirs: &Value, out: &mut Vec<String>) {
     match (ours, theirs) {

@@ -103,7 +103,7 @@ fn unset_fields_are_left_out_and_pointers_kept() {
     assert_eq!(object["spec"], json!({"replicas": 0}));
 }
 
-/// What Go's marshaler writes of a namespace, byte by byte.
+/// Go's encoding of a namespace, byte by byte.
 #[test]
 fn what_go_holds_by_value_is_written_when_empty() {
     let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}});
@@ -333,7 +333,7 @@ impl Choices<'_> {
     }
 }
 
-/// A random value; what nobody has set is not among them, as Go tells it from
+/// A random value. Zero values are not among them, as Go distinguishes them from
 /// nothing only where it holds pointers.
 fn random(shape: Shape, pointer: bool, choices: &mut Choices<'_>, depth: usize) -> Value {
     let pick = choices.next();
@@ -431,7 +431,7 @@ proptest! {
             let encoded = encode(&object).unwrap();
             let back = decode(&encoded.body).unwrap();
             prop_assert_eq!(&back, &object, "{}", row.kind);
-            // What comes back is encoded to the same bytes.
+            // The decoded object is encoded to the same bytes.
             prop_assert_eq!(encode(&back).unwrap(), encoded);
         }
     }
@@ -450,7 +450,7 @@ proptest! {
             ("v1", "DeleteOptions"),
         ] {
             if let Ok(object) = decode(&envelope(version, kind, &raw)) {
-                // What was understood can be said again.
+                // A decoded object can be encoded.
                 prop_assert!(encode(&object).is_ok(), "{}", object);
             }
         }
@@ -478,7 +478,7 @@ proptest! {
     }
 }
 
-/// Go's JSON says null of lists and times that nobody has set.
+/// Go's JSON has null for lists and times that are not set.
 fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(map) => {

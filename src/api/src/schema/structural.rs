@@ -7,14 +7,14 @@ use super::builtin::Schema;
 use super::types::{Field, Kind, ListType, Structural, Type};
 
 impl Structural {
-    /// Reads an `openAPIV3Schema`; its root is an object with metadata.
+    /// Converts an `openAPIV3Schema`, whose root is an object with metadata.
     pub fn root(schema: &Value) -> Self {
         let mut root = Self::from_value(schema);
         root.resource = true;
         root
     }
 
-    /// The schema of a kind that has none: everything is kept.
+    /// Returns the schema of a kind without one: all fields are kept.
     pub fn anything() -> Self {
         let mut root = Self::from_value(&Value::Null);
         root.type_name = "object".into();
@@ -23,7 +23,7 @@ impl Structural {
         root
     }
 
-    /// Reads a part of a schema. What it can't read counts as not said.
+    /// Converts a part of a schema. Malformed attributes are ignored.
     pub fn from_value(schema: &Value) -> Self {
         let text = |key: &str| schema.get(key).and_then(Value::as_str);
         let truth = |key: &str| schema.get(key).and_then(Value::as_bool).unwrap_or(false);
@@ -78,7 +78,7 @@ impl Structural {
             "object" if self.properties.is_empty() && !self.resource => match &self.additional {
                 Some(_) => Kind::Map,
                 None if self.additional_any || self.preserve_unknown_fields => Kind::Any,
-                // An object of which nothing is said has no fields at all after pruning.
+                // An object without any attribute has no fields after pruning.
                 None => Kind::Object,
             },
             "object" => Kind::Object,

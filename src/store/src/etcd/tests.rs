@@ -16,7 +16,7 @@ use super::{EtcdOptions, EtcdStore};
 use crate::contract;
 use crate::types::{Expect, ListOptions, Store, StoreError, Watch, WatchBatch};
 
-/// An etcd of the test's own, on the loopback; gone with it.
+/// An etcd on the loopback, which is killed when dropped.
 struct Etcd {
     child: Child,
     folder: TempDir,
@@ -31,7 +31,7 @@ fn free_port() -> u16 {
 }
 
 impl Etcd {
-    /// `None`, saying so, where etcd is not installed.
+    /// Starts an etcd; `None`, with a message, if it is not installed.
     fn start(tls: bool) -> Option<Self> {
         if Command::new("etcd")
             .arg("--version")
@@ -224,14 +224,14 @@ async fn stores_that_share_an_etcd_see_each_other() {
         Err(StoreError::Conflict { found: Some(_) })
     ));
     stranger.put("/y", value("1"), Expect::Any).await.unwrap();
-    // What a stranger writes moves the revision on, and the watch tells.
+    // Writes below another root advance the revision, and the watch reports it.
     stranger.put("/x", value("1"), Expect::Any).await.unwrap();
     let narrow = other.watch("/k/", other.revision()).await.unwrap();
     one.put("/b", value("1"), Expect::Any).await.unwrap();
     let current = other.current().await.unwrap();
     assert_eq!(next(&mut watch).await.changes.len(), 1);
     for mut watch in [watch, narrow] {
-        let told = tokio::time::timeout(Duration::from_secs(60), async {
+        let progress = tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 let batch = watch.recv().await.unwrap().unwrap();
                 assert!(batch.changes.is_empty());
@@ -240,15 +240,11 @@ async fn stores_that_share_an_etcd_see_each_other() {
                 }
             }
         });
-        told.await.expect("progress is told");
+        progress.await.expect("progress is reported");
     }
     let page = one.list("/", ListOptions::default()).await.unwrap();
     let keys: Vec<_> = page.items.iter().map(|item| &*item.key).collect();
-    assert_eq!(
-        keys,
-        ["/a", "/b"],
-        "what stores tell each other is not shown"
-    );
+    assert_eq!(keys, ["/a", "/b"], "internal keys are not listed");
 }
 
 #[tokio::test]

@@ -203,7 +203,7 @@ fn to_change(event: wire::WatchEvent) -> Change {
     }
 }
 
-/// What comes next on a stream.
+/// The next event of a stream.
 enum Next {
     /// Changes or progress to deliver.
     Batch(WatchBatch),

@@ -44,7 +44,7 @@ fn collect(ty: Option<Type<'_>>, value: &Value, path: &mut Vec<PathElement>, set
                 path.pop();
             }
         }
-        // Of the wrong type: nothing to own.
+        // A value of the wrong type has no fields.
         _ => {}
     }
 }

@@ -23,7 +23,7 @@ fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
         let commits = ends.iter().filter(|end| **end <= cut).count() as u64;
         assert_eq!(store.revision(), 1 + commits, "cut at byte {cut}");
         if cut % 7 == 0 {
-            // The next write continues where the whole ones end.
+            // The next write continues after the last whole commit.
             run(put(&store, "/next", "x"));
             drop(store);
             assert_eq!(
@@ -33,7 +33,7 @@ fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
             );
         }
     }
-    // What a crash of the machine leaves: zeros where the rest was to go.
+    // A crash of the machine leaves zeros in place of the rest.
     for cut in SEGMENT_HEADER..=whole.len() {
         let mut torn = whole[..cut].to_vec();
         torn.resize(whole.len() + 8192, 0);
@@ -45,7 +45,7 @@ fn a_log_cut_anywhere_in_its_last_commits_opens_at_a_commit() {
             "zeros from byte {cut}"
         );
     }
-    // A hole in what was acknowledged is no end.
+    // A hole in acknowledged data is not the end of the log.
     let mut holed = whole.clone();
     holed[ends[2]..ends[3]].fill(0);
     std::fs::write(&log, &holed).unwrap();
