@@ -5,7 +5,7 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use super::pod_volumes;
-use crate::errors::{Errors, child, index, keyed};
+use crate::errors::{Errors, IMMUTABLE, child, index, keyed};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, entries, has, keep, list, put, remove, same, text,
@@ -150,12 +150,13 @@ pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &str) {
         Some(value) => {
             if quantities::of(Some(value)).sign() <= 0 {
                 errors.invalid(
-                    storage.clone(),
+                    storage,
                     quantities::of(Some(value)).to_string(),
                     "must be greater than zero",
                 );
+            } else {
+                quantities::validate_quantity(errors, "storage", value, &storage);
             }
-            quantities::validate_quantity(errors, "storage", value, &storage);
         }
     }
     let class = text(spec, "storageClassName");
@@ -339,9 +340,13 @@ impl Strategy for Volume {
                 "spec.persistentvolumesource is immutable after creation",
             );
         }
-        super::service::immutable(&mut errors, new, old, "spec.volumeMode");
-        if has(old, "spec.nodeAffinity") {
-            super::service::immutable(&mut errors, new, old, "spec.nodeAffinity");
+        // Upstream's field paths lack `spec` here.
+        for key in ["volumeMode", "nodeAffinity"] {
+            let path = child("spec", key);
+            let fixed = key == "volumeMode" || has(old, &path);
+            if fixed && !same(at(new, &path), at(old, &path)) {
+                errors.invalid(key, at(new, &path).clone(), IMMUTABLE);
+            }
         }
         errors.0
     }
