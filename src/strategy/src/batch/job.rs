@@ -16,6 +16,8 @@ use crate::{Context, NameRule, Strategy, selectors};
 
 /// Maximum length of `managedBy` (upstream: `maxManagedByLength`).
 const MAX_MANAGED_BY_LENGTH: usize = 63;
+/// Maximum number of exit codes of a pod failure policy's rule.
+const MAX_EXIT_CODES: usize = 255;
 
 /// The strategy of kind `Job`.
 pub(crate) struct Job;
@@ -455,6 +457,8 @@ fn failure_policy(errors: &mut Errors, spec: &Value, path: &str) {
                     at(codes, "values").clone(),
                     "at least one value is required",
                 );
+            } else if values.len() > MAX_EXIT_CODES {
+                errors.too_many(child(&field, "values"), values.len(), MAX_EXIT_CODES);
             }
             exit_codes(errors, operator, values, &child(&field, "values"));
         }

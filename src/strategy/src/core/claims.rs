@@ -355,6 +355,45 @@ impl Strategy for Volume {
 fn volume(errors: &mut Errors, obj: &Object) {
     let spec = at(obj, "spec");
     access_modes(errors, spec, "spec.accessModes");
+    capacity(errors, spec);
+    match text(spec, "persistentVolumeReclaimPolicy") {
+        "" | "Delete" | "Recycle" | "Retain" => {}
+        other => errors.not_supported(
+            "spec.persistentVolumeReclaimPolicy",
+            other,
+            &["Delete", "Recycle", "Retain"],
+        ),
+    }
+    if has(spec, "nodeAffinity") {
+        match at(spec, "nodeAffinity.required") {
+            Value::Null => errors.required(
+                "spec.nodeAffinity.required",
+                "must specify required node constraints",
+            ),
+            required => {
+                super::pod_validation::node_selector(errors, required, "spec.nodeAffinity.required")
+            }
+        }
+    }
+    volume_source(errors, spec);
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        errors.invalid_each(
+            "spec.storageClassName",
+            class,
+            names::dns1123_subdomain(class),
+        );
+    }
+    volume_mode(errors, spec, "spec.volumeMode");
+    for (i, option) in list(spec, "mountOptions").iter().enumerate() {
+        if option.as_str().is_none_or(str::is_empty) {
+            errors.required(index("spec.mountOptions", i), "");
+        }
+    }
+}
+
+/// Validates the capacity of a volume, which has `storage` only.
+fn capacity(errors: &mut Errors, spec: &Value) {
     match at(spec, "capacity") {
         capacity if crate::tree::is_empty(capacity) => errors.required("spec.capacity", ""),
         capacity => {
@@ -381,25 +420,10 @@ fn volume(errors: &mut Errors, obj: &Object) {
             }
         }
     }
-    match text(spec, "persistentVolumeReclaimPolicy") {
-        "" | "Delete" | "Recycle" | "Retain" => {}
-        other => errors.not_supported(
-            "spec.persistentVolumeReclaimPolicy",
-            other,
-            &["Delete", "Recycle", "Retain"],
-        ),
-    }
-    if has(spec, "nodeAffinity") {
-        match at(spec, "nodeAffinity.required") {
-            Value::Null => errors.required(
-                "spec.nodeAffinity.required",
-                "must specify required node constraints",
-            ),
-            required => {
-                super::pod_validation::node_selector(errors, required, "spec.nodeAffinity.required")
-            }
-        }
-    }
+}
+
+/// Validates that a volume has one source, and the source itself.
+fn volume_source(errors: &mut Errors, spec: &Value) {
     const NOT_SOURCES: [&str; 9] = [
         "capacity",
         "accessModes",
@@ -450,20 +474,6 @@ fn volume(errors: &mut Errors, obj: &Object) {
     }
     if count == 0 {
         errors.required("spec", "must specify a volume type");
-    }
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        errors.invalid_each(
-            "spec.storageClassName",
-            class,
-            names::dns1123_subdomain(class),
-        );
-    }
-    volume_mode(errors, spec, "spec.volumeMode");
-    for (i, option) in list(spec, "mountOptions").iter().enumerate() {
-        if option.as_str().is_none_or(str::is_empty) {
-            errors.required(index("spec.mountOptions", i), "");
-        }
     }
 }
 
