@@ -2,19 +2,19 @@
 
 use crate::value::{EvalError, Outcome, Value};
 
-/// Where variables' values come from.
+/// Source of the values of variables.
 pub trait Activation<'a> {
-    /// A variable's value, by its place in the [`crate::Env`].
+    /// Returns the value of a variable, by its index in the [`crate::Env`].
     fn variable(&mut self, slot: usize) -> Outcome<'a>;
 
-    /// A field of a variable whose fields are only known when asked for;
-    /// `None` if it is none of those.
+    /// Returns a field of a variable whose fields are evaluated on demand,
+    /// `None` for other variables and fields.
     fn field(&mut self, slot: usize, name: &str) -> Option<Outcome<'a>> {
         let _ = (slot, name);
         None
     }
 
-    /// Costs of what [`Activation::field`] evaluated since it was last asked.
+    /// Returns the cost of [`Activation::field`] since the last call.
     fn spent(&mut self) -> u64 {
         0
     }

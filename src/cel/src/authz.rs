@@ -1,72 +1,73 @@
-//! Questions to the authorizer.
+//! Authorization checks.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// What is asked.
+/// Attributes of a request that a check is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// Another identity than the request's: a service account's namespace and name.
+    /// Namespace and name of the service account to check instead of the user.
     pub service_account: Option<(String, String)>,
-    /// A path that is no resource's.
+    /// Path of a non-resource request.
     pub path: Option<String>,
-    /// A resource's group.
+    /// API group of the resource.
     pub group: String,
-    /// The resource.
+    /// Resource, in the plural.
     pub resource: String,
-    /// Its subresource, if any.
+    /// Subresource; empty for none.
     pub subresource: String,
-    /// The namespace, if any.
+    /// Namespace; empty for none.
     pub namespace: String,
-    /// The object's name, if any.
+    /// Name of the object; empty for none.
     pub name: String,
-    /// A field selector as text.
+    /// Field selector, unparsed.
     pub field_selector: Option<String>,
-    /// A label selector as text.
+    /// Label selector, unparsed.
     pub label_selector: Option<String>,
-    /// What would be done.
+    /// Verb of the request.
     pub verb: String,
 }
 
-/// What was answered.
+/// Decision of the authorizer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// Whether it may be done.
+    /// Whether the request is allowed.
     pub allowed: bool,
-    /// Why, if the authorizer says.
+    /// Reason; empty if the authorizer gives none.
     pub reason: String,
-    /// What went wrong, if anything.
+    /// Error of the evaluation, if any.
     pub error: Option<String>,
 }
 
-/// Answers questions.
+/// Source of decisions for the variable `authorizer`.
 pub trait Authorizer {
-    /// Whether the request's user, or the service account named, may do it.
+    /// Decides about the attributes, for the request's user or for the service
+    /// account in the attributes.
     fn authorize(&self, attributes: &Attributes) -> Decision;
 }
 
-/// A question in the making, or its answer.
+/// State of a check that an expression builds, or its decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Check {
-    /// Whom to ask for.
+    /// `Authorizer`: the user or service account.
     Authorizer(Attributes),
-    /// About a path.
+    /// `PathCheck`
     Path(Attributes),
-    /// About a group.
+    /// `GroupCheck`
     Group(Attributes),
-    /// About a resource.
+    /// `ResourceCheck`
     Resource(Attributes),
-    /// The answer.
+    /// `Decision`
     Decision(Decision),
 }
 
 impl Check {
-    /// The value of the variable `authorizer`.
+    /// Returns the value of the variable `authorizer`.
     pub fn start() -> Arc<Self> {
         Arc::new(Self::Authorizer(Attributes::default()))
     }
 
-    /// The value of the variable `authorizer.requestResource`.
+    /// Returns the value of the variable `authorizer.requestResource`.
     pub fn resource(attributes: Attributes) -> Arc<Self> {
         Arc::new(Self::Resource(attributes))
     }
@@ -82,7 +83,7 @@ impl Check {
     }
 }
 
-/// Refuses everything: for where no authorizer is.
+/// Authorizer that denies everything, for contexts without one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoAuthorizer;
 

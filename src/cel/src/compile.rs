@@ -14,10 +14,11 @@ use crate::types::Type;
 use crate::validators;
 
 impl Env {
-    /// Compiles an expression.
+    /// Parses and checks an expression.
     ///
     /// # Errors
-    /// It is not well-formed, or its types do not fit.
+    ///
+    /// Returns what is wrong with its syntax or its types.
     pub fn compile(&self, source: &str) -> Result<Compiled, Issues> {
         let ast: Ast = parser::parse(source)?;
         let checked = checker::check(source, ast, self)?;
@@ -40,12 +41,12 @@ pub struct Compiled {
 }
 
 impl Compiled {
-    /// The type of its value.
+    /// Returns the type of the expression's value.
     pub fn output(&self) -> &Type {
         &self.ty
     }
 
-    /// Whether a variable is used.
+    /// Returns whether the expression refers to a variable.
     pub fn uses(&self, variable: &str) -> bool {
         self.checked
             .references
@@ -54,7 +55,7 @@ impl Compiled {
             .any(|r| matches!(r, Reference::Ident(name) if name == variable))
     }
 
-    /// The names of fields that are selected directly from a variable.
+    /// Returns the names of fields that are selected directly from a variable.
     pub fn fields_of(&self, variable: &str) -> Vec<String> {
         let mut found = Vec::new();
         validators::visit(&self.checked.ast.root, &mut |e| {
@@ -68,15 +69,16 @@ impl Compiled {
         found
     }
 
-    /// What an evaluation may cost at most, by what is declared of sizes.
+    /// Estimates the cost of an evaluation from the declared sizes.
     pub fn estimate(&self, sizes: &dyn cost::Sizes) -> cost::Range {
         cost::estimate(&self.checked, sizes)
     }
 
-    /// Makes it ready to run.
+    /// Converts the expression to a program.
     ///
     /// # Errors
-    /// A constant part cannot be evaluated.
+    ///
+    /// Returns why a constant part cannot be evaluated.
     pub fn program(&self) -> Result<Program, String> {
         let plan = plan::plan(&self.checked, &|name| self.env.slot(name))?;
         Ok(Program::new(plan))

@@ -1,4 +1,4 @@
-//! What an expression may refer to.
+//! Declarations that expressions refer to.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,31 +8,32 @@ use crate::decl::{self, DeclType};
 use crate::functions;
 use crate::types::Type;
 
-/// Types that are not all known beforehand.
+/// Types that are resolved on demand.
 pub trait TypeProvider: fmt::Debug + Send + Sync {
-    /// Whether a name is a type that can be made.
+    /// Returns whether a name is a type that expressions can construct.
     fn knows(&self, name: &str) -> bool;
-    /// The type of a field.
+    /// Returns the type of a field of a type.
     fn field(&self, name: &str, field: &str) -> Option<Type>;
 }
 
-/// Variables and types.
+/// Declarations of variables and types.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     variables: Vec<(String, Type)>,
     types: BTreeMap<String, Arc<DeclType>>,
     provider: Option<Arc<dyn TypeProvider>>,
-    /// Whether `jsonpatch.escapeKey` is there.
+    /// Whether `jsonpatch.escapeKey` is declared.
     pub(crate) patches: bool,
 }
 
 impl Env {
-    /// The functions and types that every Kubernetes expression has.
+    /// Returns an environment with the functions and types of all Kubernetes
+    /// expressions, without variables.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A variable.
+    /// Declares a variable, or changes its type.
     #[must_use]
     pub fn variable(mut self, name: &str, ty: Type) -> Self {
         match self.variables.iter_mut().find(|(n, _)| n == name) {
@@ -42,14 +43,14 @@ impl Env {
         self
     }
 
-    /// A variable with a declared type, whose objects thereby have names.
+    /// Declares a variable of a schema's type, and the object types in it.
     #[must_use]
     pub fn declared(mut self, name: &str, decl: &Arc<DeclType>) -> Self {
         decl.collect(&mut self.types);
         self.variable(name, decl.ty.clone())
     }
 
-    /// Types to make objects of.
+    /// Sets the provider of types that expressions can construct.
     #[must_use]
     pub fn provider(mut self, provider: Arc<dyn TypeProvider>) -> Self {
         self.provider = Some(provider);
@@ -63,7 +64,7 @@ impl Env {
         self
     }
 
-    /// The place of a variable among those given to [`crate::Program::run`].
+    /// Returns the index of a variable among those given to [`crate::Program::run`].
     pub fn slot(&self, name: &str) -> Option<usize> {
         self.variables.iter().position(|(n, _)| n == name)
     }

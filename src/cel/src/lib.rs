@@ -1,11 +1,11 @@
 //! The Common Expression Language as Kubernetes 1.36 uses it.
 //!
-//! An [`Env`] says which variables there are and of which types.
-//! [`Env::compile`] parses and checks an expression, with messages worded and
-//! placed as upstream's; [`Compiled::estimate`] bounds what an evaluation may
-//! cost, and [`Compiled::program`] makes a [`Program`], which can be run any
-//! number of times from any number of threads. Values of JSON documents are
-//! read in place, and every evaluation ends within the cost it is given.
+//! An [`Env`] declares variables and types. [`Env::compile`] parses and checks
+//! an expression, with the messages and positions of upstream's compiler.
+//! [`Compiled::estimate`] bounds the cost of an evaluation.
+//! [`Compiled::program`] returns a [`Program`], which can be evaluated any
+//! number of times, concurrently. Values of JSON documents are read in place,
+//! and every evaluation ends within the given cost.
 //!
 //! No input makes the parser, checker or evaluator panic or recurse without
 //! bound.

@@ -210,7 +210,30 @@ fn fold(
     };
     let body = next()?;
     let last = args.next();
-    let (init, condition, step, result) = match function {
+    let (init, condition, step, result) = fold_parts(make, function, (first, &var), body, last);
+    Ok(make.fold(Comprehension {
+        range: target,
+        var,
+        var2,
+        accu: ACCUMULATOR.into(),
+        init,
+        condition,
+        step,
+        result,
+    }))
+}
+
+/// Returns the initial value, the condition, the step and the result of a
+/// macro's fold. `variable` is the first variable, as written and by name.
+fn fold_parts(
+    make: &mut Make<'_>,
+    function: &str,
+    variable: (Expr, &str),
+    body: Expr,
+    last: Option<Expr>,
+) -> (Expr, Expr, Expr, Expr) {
+    let (first, var) = variable;
+    match function {
         "all" => {
             let init = make.literal(Literal::Bool(true));
             let accu = make.accu();
@@ -267,7 +290,7 @@ fn fold(
             let condition = make.literal(Literal::Bool(true));
             let accu = make.accu();
             let args = if function == "transformMap" {
-                vec![accu, make.ident(&var), transform]
+                vec![accu, make.ident(var), transform]
             } else {
                 vec![accu, transform]
             };
@@ -275,17 +298,7 @@ fn fold(
             let step = make.filtered(filter, step);
             (init, condition, step, make.accu())
         }
-    };
-    Ok(make.fold(Comprehension {
-        range: target,
-        var,
-        var2,
-        accu: ACCUMULATOR.into(),
-        init,
-        condition,
-        step,
-        result,
-    }))
+    }
 }
 
 fn optional_map(

@@ -1,4 +1,4 @@
-//! Expressions ready to run.
+//! Programs: expressions that can be evaluated.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use crate::ctx::Ctx;
 use crate::plan::Node;
 use crate::value::{EvalError, Outcome, Value};
 
-/// What one evaluation may cost; about a tenth of a second.
+/// Maximum cost of one evaluation; about a tenth of a second.
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
-/// What all evaluations of one policy binding or custom resource may cost.
+/// Maximum cost of all evaluations of one policy binding or custom resource.
 pub const RUNTIME_BUDGET: u64 = 10_000_000;
-/// What all match conditions of one webhook or binding may cost.
+/// Maximum cost of all match conditions of one webhook or binding.
 pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
-/// The longest message that a message expression may give, in bytes.
+/// Maximum length of the result of a message expression, in bytes.
 pub const MAX_MESSAGE: usize = 5 * 1024;
 
-/// A program; cheap to clone.
+/// A program; cheap to clone. Evaluations do not change it.
 #[derive(Clone, Debug)]
 pub struct Program {
     root: Arc<Node>,
 }
 
-/// What came of it.
+/// Result of an evaluation.
 #[derive(Clone, Debug)]
 pub struct Run<'a> {
-    /// The value, or why there is none.
+    /// Value or error.
     pub outcome: Outcome<'a>,
-    /// What it cost.
+    /// Cost.
     pub cost: u64,
 }
 
@@ -39,13 +39,13 @@ impl Program {
         }
     }
 
-    /// Evaluates with values for the environment's variables, in their order.
+    /// Evaluates with the values of the environment's variables, in their order.
     pub fn run<'a>(&'a self, variables: &[Value<'a>], limit: u64) -> Run<'a> {
         let mut variables = variables;
         self.evaluate(&mut variables, &NoAuthorizer, limit)
     }
 
-    /// Evaluates with variables from anywhere.
+    /// Evaluates with variables from an activation.
     pub fn evaluate<'a>(
         &'a self,
         activation: &mut dyn Activation<'a>,

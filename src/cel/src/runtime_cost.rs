@@ -28,50 +28,64 @@ fn pattern_cost(text: u64, pattern: u64) -> u64 {
     share(text + 1, 0.1).saturating_mul(share(pattern, 0.25))
 }
 
-/// What a call costs by its arguments.
+/// Returns what a call costs by its arguments.
 pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 {
+    list_cost(call.overload, args)
+        .or_else(|| library_cost(call, args, ctx))
+        .unwrap_or_else(|| standard_cost(call.overload, args))
+}
+
+/// Returns the cost of a function of the list and set extensions.
+fn list_cost(overload: &str, args: &[Value<'_>]) -> Option<u64> {
     let first = || arg(args, 0);
     let second = || arg(args, 1);
-    match call.overload {
+    Some(match overload {
         "list_slice" => match (args.get(1), args.get(2)) {
             (Some(Value::Int(from)), Some(Value::Int(to))) => {
                 let taken = to.saturating_sub(*from).max(0) as u64;
-                return 11 + taken.min(first());
+                11 + taken.min(first())
             }
-            _ => return 11,
+            _ => 11,
         },
         "lists_range" => match args.first() {
-            Some(Value::Int(n)) => return 11u64.saturating_add((*n).max(0) as u64),
-            _ => return 11,
+            Some(Value::Int(n)) => 11u64.saturating_add((*n).max(0) as u64),
+            _ => 11,
         },
-        "list_reverse" => return 11 + first(),
-        "list_flatten" => return 11 + first(),
+        "list_reverse" => 11 + first(),
+        "list_flatten" => 11 + first(),
         "list_flatten_int" => {
             let depth = match args.get(1) {
                 Some(Value::Int(depth)) => (*depth).max(0) as f64,
                 _ => 1.0,
             };
-            return 11u64.saturating_add((first() as f64 * depth) as u64);
+            11u64.saturating_add((first() as f64 * depth) as u64)
         }
         "list_sets_contains_list" | "list_sets_intersects_list" => {
-            return 1u64.saturating_add(first().saturating_mul(second()));
+            1u64.saturating_add(first().saturating_mul(second()))
         }
         "list_sets_equivalent_list" => {
-            return 1u64.saturating_add(first().saturating_mul(second()).saturating_mul(2));
+            1u64.saturating_add(first().saturating_mul(second()).saturating_mul(2))
         }
-        "list_distinct" => return self_compare(&args[0]),
-        id if id.ends_with("_sort") => return self_compare(&args[0]),
-        id if id.ends_with("_sortByAssociatedKeys") => return self_compare(&args[1]),
-        _ => {}
-    }
-    match call.function {
-        "check" => return 350_000,
+        "list_distinct" => self_compare(&args[0]),
+        id if id.ends_with("_sort") => self_compare(&args[0]),
+        id if id.ends_with("_sortByAssociatedKeys") => self_compare(&args[1]),
+        _ => return None,
+    })
+}
+
+/// Returns the cost of a function of Kubernetes' libraries or the string
+/// extension.
+fn library_cost(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> Option<u64> {
+    let first = || arg(args, 0);
+    let second = || arg(args, 1);
+    Some(match call.function {
+        "check" => 350_000,
         "fieldSelector" | "labelSelector" => {
             let length = second();
-            return 10 + share(length, 0.1) + share(share(length, 0.5), 50.0);
+            10 + share(length, 0.1) + share(share(length, 0.5), 50.0)
         }
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => {
-            return args.first().map_or(0, |v| traversal(v, ctx));
+            args.first().map_or(0, |v| traversal(v, ctx))
         }
         "url"
         | "lowerAscii"
@@ -85,37 +99,42 @@ pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 
         | "quantity"
         | "isQuantity"
         | "semver"
-        | "isSemver" => {
-            return share(first(), 0.1);
-        }
-        "ip" if call.overload != "cidr_ip" => return share(first(), 0.1),
-        "replace" | "split" | "ip.isCanonical" => return share(first(), 0.2),
+        | "isSemver" => share(first(), 0.1),
+        "ip" if call.overload != "cidr_ip" => share(first(), 0.1),
+        "replace" | "split" | "ip.isCanonical" => share(first(), 0.2),
         // Known when it is done.
-        "join" => return 0,
-        "find" | "findAll" => return pattern_cost(first(), second()),
+        "join" => 0,
+        "find" | "findAll" => pattern_cost(first(), second()),
         "containsIP" => {
             let mut cost = share(first() * 2, 0.1);
             if call.overload == "cidr_contains_ip_string" {
                 cost += share(second(), 0.1);
             }
-            return cost;
+            cost
         }
         "containsCIDR" => {
             let mut cost = share(first() * 2, 0.1) + share(first(), 0.1) + 1;
             if call.overload == "cidr_contains_cidr_string" {
                 cost += share(second(), 0.1);
             }
-            return cost;
+            cost
         }
         "validate" => {
-            if let Some(Value::Format(format)) = args.first() {
-                return pattern_cost(second(), format.pattern_size);
-            }
+            let Some(Value::Format(format)) = args.first() else {
+                return None;
+            };
+            pattern_cost(second(), format.pattern_size)
         }
-        op::EQUALS if is_own(args.first()) => return 1,
-        _ => {}
-    }
-    match call.overload {
+        op::EQUALS if is_own(args.first()) => 1,
+        _ => return None,
+    })
+}
+
+/// Returns the cost of a function of the language.
+fn standard_cost(overload: &str, args: &[Value<'_>]) -> u64 {
+    let first = || arg(args, 0);
+    let second = || arg(args, 1);
+    match overload {
         "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
         | "strings_quote" | "string_format" => share(first(), 0.1),
         "in_list" => second(),

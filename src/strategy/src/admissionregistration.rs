@@ -77,101 +77,99 @@ fn validate(obj: &Object) -> Vec<FieldError> {
         if !seen.insert(name) {
             errors.duplicate(child(&field, "name"), name);
         }
-        for (j, rule) in list(hook, "rules").iter().enumerate() {
-            rule_of(&mut errors, rule, &index(&child(&field, "rules"), j));
-        }
-        one_of(
-            &mut errors,
-            hook,
-            "failurePolicy",
-            &["Fail", "Ignore"],
-            &field,
+        webhook(&mut errors, hook, &field);
+    }
+    errors.0
+}
+
+/// Validates a webhook, its name apart.
+fn webhook(errors: &mut Errors, hook: &Value, field: &str) {
+    for (j, rule) in list(hook, "rules").iter().enumerate() {
+        rule_of(errors, rule, &index(&child(field, "rules"), j));
+    }
+    one_of(errors, hook, "failurePolicy", &["Fail", "Ignore"], field);
+    one_of(errors, hook, "matchPolicy", &["Equivalent", "Exact"], field);
+    match text(hook, "sideEffects") {
+        "None" | "NoneOnDryRun" => {}
+        "" => errors.required(
+            child(field, "sideEffects"),
+            "must specify one of None, NoneOnDryRun",
+        ),
+        other => errors.not_supported(
+            child(field, "sideEffects"),
+            other,
+            &["None", "NoneOnDryRun"],
+        ),
+    }
+    if let Some(seconds) = int(hook, "timeoutSeconds")
+        && !(1..=30).contains(&seconds)
+    {
+        errors.invalid(
+            child(field, "timeoutSeconds"),
+            seconds,
+            "the timeout value must be between 1 and 30 seconds",
         );
-        one_of(
-            &mut errors,
-            hook,
-            "matchPolicy",
-            &["Equivalent", "Exact"],
-            &field,
+    }
+    for key in ["namespaceSelector", "objectSelector"] {
+        if has(hook, key) {
+            selectors::validate(errors, at(hook, key), &child(field, key));
+        }
+    }
+    client_config(errors, hook, &child(field, "clientConfig"));
+    let versions = list(hook, "admissionReviewVersions");
+    if versions.is_empty() {
+        errors.required(
+            child(field, "admissionReviewVersions"),
+            "must specify one of v1, v1beta1",
         );
-        match text(hook, "sideEffects") {
-            "None" | "NoneOnDryRun" => {}
-            "" => errors.required(
-                child(&field, "sideEffects"),
-                "must specify one of None, NoneOnDryRun",
-            ),
-            other => errors.not_supported(
-                child(&field, "sideEffects"),
-                other,
-                &["None", "NoneOnDryRun"],
-            ),
+    } else if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
+        errors.invalid(
+            child(field, "admissionReviewVersions"),
+            at(hook, "admissionReviewVersions").clone(),
+            "must include at least one of v1, v1beta1",
+        );
+    }
+    let reinvocation = text(hook, "reinvocationPolicy");
+    if !matches!(reinvocation, "" | "Never" | "IfNeeded") {
+        errors.not_supported(
+            child(field, "reinvocationPolicy"),
+            reinvocation,
+            &["IfNeeded", "Never"],
+        );
+    }
+}
+
+/// Validates how a webhook is called: by URL or as a service.
+fn client_config(errors: &mut Errors, hook: &Value, config: &str) {
+    match (
+        has(hook, "clientConfig.url"),
+        has(hook, "clientConfig.service"),
+    ) {
+        (true, true) | (false, false) => {
+            errors.required(config, "exactly one of url or service is required");
         }
-        if let Some(seconds) = int(hook, "timeoutSeconds")
-            && !(1..=30).contains(&seconds)
-        {
-            errors.invalid(
-                child(&field, "timeoutSeconds"),
-                seconds,
-                "the timeout value must be between 1 and 30 seconds",
-            );
-        }
-        for key in ["namespaceSelector", "objectSelector"] {
-            if has(hook, key) {
-                selectors::validate(&mut errors, at(hook, key), &child(&field, key));
+        (true, false) => {
+            let url = text(hook, "clientConfig.url");
+            if !url.starts_with("https://") {
+                errors.invalid(
+                    child(config, "url"),
+                    url,
+                    "'https' is the only allowed URL scheme; desired format: https://host[/path]"
+                        .to_string(),
+                );
             }
         }
-        let config = child(&field, "clientConfig");
-        match (
-            has(hook, "clientConfig.url"),
-            has(hook, "clientConfig.service"),
-        ) {
-            (true, true) | (false, false) => {
-                errors.required(config, "exactly one of url or service is required");
-            }
-            (true, false) => {
-                let url = text(hook, "clientConfig.url");
-                if !url.starts_with("https://") {
-                    errors.invalid(
-                        child(&config, "url"),
-                        url,
-                        "'https' is the only allowed URL scheme; desired format: https://host[/path]".to_string(),
+        (false, true) => {
+            for key in ["name", "namespace"] {
+                if text(at(hook, "clientConfig.service"), key).is_empty() {
+                    errors.required(
+                        format!("{config}.service.{key}"),
+                        format!("service {key} is required"),
                     );
                 }
             }
-            (false, true) => {
-                for key in ["name", "namespace"] {
-                    if text(at(hook, "clientConfig.service"), key).is_empty() {
-                        errors.required(
-                            format!("{config}.service.{key}"),
-                            format!("service {key} is required"),
-                        );
-                    }
-                }
-            }
-        }
-        let versions = list(hook, "admissionReviewVersions");
-        if versions.is_empty() {
-            errors.required(
-                child(&field, "admissionReviewVersions"),
-                "must specify one of v1, v1beta1",
-            );
-        } else if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
-            errors.invalid(
-                child(&field, "admissionReviewVersions"),
-                at(hook, "admissionReviewVersions").clone(),
-                "must include at least one of v1, v1beta1",
-            );
-        }
-        let reinvocation = text(hook, "reinvocationPolicy");
-        if !matches!(reinvocation, "" | "Never" | "IfNeeded") {
-            errors.not_supported(
-                child(&field, "reinvocationPolicy"),
-                reinvocation,
-                &["IfNeeded", "Never"],
-            );
         }
     }
-    errors.0
 }
 
 fn one_of(errors: &mut Errors, hook: &Value, key: &str, known: &[&str], field: &str) {

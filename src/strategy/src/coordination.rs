@@ -6,7 +6,7 @@ use rkube_api::status::FieldError;
 use crate::Strategy;
 use crate::errors::Errors;
 use crate::generic::Rules;
-use crate::tree::{has, int, text};
+use crate::tree::{int, text};
 
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "Lease").then_some(&LEASE)
@@ -31,10 +31,10 @@ fn validate(obj: &Object) -> Vec<FieldError> {
     {
         errors.invalid("spec.leaseTransitions", n, crate::errors::NOT_NEGATIVE);
     }
-    if has(obj, "spec.preferredHolder") && text(obj, "spec.strategy").is_empty() {
+    if !text(obj, "spec.preferredHolder").is_empty() && text(obj, "spec.strategy").is_empty() {
         errors.forbidden(
             "spec.preferredHolder",
-            "may not be specified when strategy is not defined",
+            "may only be specified if `strategy` is defined",
         );
     }
     errors.0

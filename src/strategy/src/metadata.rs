@@ -150,10 +150,10 @@ fn owner_references(errors: &mut Errors, meta: &Value, path: &str) {
                     path,
                     at(meta, "ownerReferences").clone(),
                     format!(
-                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {name}"
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {kind}/{name}"
                     ),
                 ),
-                None => controller = Some(name.to_owned()),
+                None => controller = Some(format!("{kind}/{name}")),
             }
         }
     }

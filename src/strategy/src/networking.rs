@@ -209,7 +209,7 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
         (false, false) => {
             errors.invalid(field, "", "cannot set both resource and service backends")
         }
-        (true, true) => errors.required(field, "cannot have empty backend"),
+        (true, true) => errors.invalid(field, "", "resource or service backend is required"),
         (true, false) => {
             for key in ["kind", "name"] {
                 if text(resource, key).is_empty() {
@@ -218,6 +218,7 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
             }
         }
         (false, true) => {
+            let of_backend = field;
             let field = child(field, "service");
             let name = text(service, "name");
             if name.is_empty() {
@@ -228,11 +229,9 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
             let number = int(service, "port.number").unwrap_or(0);
             let named = text(service, "port.name");
             match (named.is_empty(), number) {
-                (false, n) if n != 0 => errors.invalid(
-                    field,
-                    service.clone(),
-                    "cannot set both port name & port number",
-                ),
+                (false, n) if n != 0 => {
+                    errors.invalid(of_backend, "", "cannot set both port name & port number")
+                }
                 (false, _) => {
                     errors.invalid_each(
                         &format!("{field}.port.name"),
@@ -240,7 +239,7 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
                         names::port_name(named),
                     );
                 }
-                (true, 0) => errors.required(field, "port name or number is required"),
+                (true, 0) => errors.required(of_backend, "port name or number is required"),
                 (true, n) => {
                     for message in names::port_number(n) {
                         errors.invalid(format!("{field}.port.number"), n, message);
@@ -263,13 +262,7 @@ static INGRESS_CLASS: Rules = Rules {
         if controller.len() > 250 {
             errors.too_long("spec.controller", 250);
         }
-        if !controller.is_empty() && !controller.contains('/') {
-            errors.invalid(
-                "spec.controller",
-                controller,
-                "must be a domain-prefixed path (such as \"acme.io/foo\")",
-            );
-        }
+        names::domain_prefixed_path(&mut errors, controller, "spec.controller");
         if has(obj, "spec.parameters") {
             let scope = text(obj, "spec.parameters.scope");
             let namespace = text(obj, "spec.parameters.namespace");
@@ -380,8 +373,9 @@ fn policy_port(errors: &mut Errors, port: &Value, field: &str) {
     }
     if let Some(end) = int(port, "endPort") {
         match number {
-            Value::Null => errors.required(
+            Value::Null => errors.invalid(
                 child(field, "endPort"),
+                end,
                 "may not be specified when `port` is not specified",
             ),
             Value::String(_) => errors.invalid(

@@ -1,4 +1,4 @@
-//! Asking the authorizer.
+//! Functions of authorization checks.
 
 use std::sync::Arc;
 

@@ -159,7 +159,11 @@ fn failed(value: &Value<'_>, to: &str) -> EvalError {
     ))
 }
 
-/// For functions that take nothing but texts: the value, or nothing such.
+/// Returns the text of a string value.
+///
+/// # Errors
+///
+/// The value is not a string.
 pub(crate) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, EvalError> {
     match value {
         Value::String(s) => Ok(s),
@@ -167,7 +171,7 @@ pub(crate) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, EvalError> {
     }
 }
 
-/// A list of texts.
+/// Returns a list of strings.
 pub(crate) fn texts<'a>(items: impl IntoIterator<Item = String>) -> Outcome<'a> {
     Ok(Value::list(items.into_iter().map(Value::text).collect()))
 }

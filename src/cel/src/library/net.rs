@@ -1,4 +1,4 @@
-//! Addresses and networks.
+//! Functions of IP addresses and CIDRs.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! Amounts.
+//! Functions of quantities.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -109,7 +109,7 @@ fn compare(args: &[Value<'_>]) -> Result<Ordering, EvalError> {
     }
 }
 
-/// The amount as a whole number, if it is one.
+/// Returns the quantity as an integer, `None` if it is not one.
 fn integer(q: &Quantity) -> Option<i64> {
     let value = q.value();
     // Quantities beyond 64 bits are saturated; upstream does not convert them.

@@ -1,4 +1,4 @@
-//! Functions that take patterns.
+//! Functions of regular expressions.
 
 use rkube_go_regexp::Pattern;
 

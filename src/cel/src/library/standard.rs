@@ -1,4 +1,4 @@
-//! Operators, sizes, times, optional values.
+//! Operators, sizes, times and optional values.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -364,7 +364,11 @@ fn compare<'a>(args: &[Value<'a>], fits: fn(Ordering) -> bool) -> Outcome<'a> {
     }
 }
 
-/// A moment so much later, if it is within the years that may be written.
+/// Adds a duration to a timestamp.
+///
+/// # Errors
+///
+/// The sum is out of the range of timestamps.
 fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
     let error = || EvalError::new("timestamp overflow");
     let sum = moment
@@ -377,7 +381,7 @@ fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
     }
 }
 
-/// The sum of two values of most types.
+/// Adds two values of one type, or a duration and a timestamp; lists apart.
 pub(super) fn add_values<'a>(a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.checked_add(*b).map(Value::Int).ok_or_else(overflow),

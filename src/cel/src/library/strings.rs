@@ -1,4 +1,4 @@
-//! Texts: upstream's extension library in its second version.
+//! Functions of strings: upstream's extension library in version 2.
 
 use rkube_go_regexp::Pattern;
 
@@ -196,15 +196,15 @@ fn escape_key<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) 
     }
 }
 
-/// No text that is larger is made of smaller ones, in bytes; what is charged
-/// for a text's making does not always tell how large it gets.
+/// Maximum length in bytes of a string that a function builds. The cost of
+/// building a string does not always bound its length.
 const MAX_TEXT: usize = 16 << 20;
 
 fn out_of_range<'a>(at: i64) -> Outcome<'a> {
     Err(EvalError::new(format!("index out of range: {at}")))
 }
 
-/// Where a text is in another, from a place on.
+/// Returns the index of the first occurrence at or after `from`, or -1.
 pub(super) fn index_of(s: &str, part: &str, from: Option<i64>) -> Result<i64, EvalError> {
     let from = from.unwrap_or(0);
     if part.is_empty() {
@@ -222,7 +222,8 @@ pub(super) fn index_of(s: &str, part: &str, from: Option<i64>) -> Result<i64, Ev
     })
 }
 
-/// Where a text is last in another, up to a place.
+/// Returns the index of the last occurrence that begins at or before `up_to`,
+/// or -1.
 pub(super) fn last_index_of(s: &str, part: &str, up_to: Option<i64>) -> Result<i64, EvalError> {
     let size = s.chars().count() as i64;
     if part.is_empty() {

@@ -1,5 +1,6 @@
 //! Tests of the whole: expression in, value, cost or message out.
 
+mod authorization;
 mod conformance;
 mod language;
 mod libraries;

@@ -5,13 +5,13 @@ use rkube_api::names;
 use super::url::Url;
 use crate::time;
 
-/// A way to check texts.
+/// A format that strings can be validated against.
 #[derive(Debug)]
 pub struct NamedFormat {
-    /// The name, which equality goes by.
+    /// Name, by which formats are compared.
     pub name: &'static str,
     check: fn(&str) -> Vec<String>,
-    /// The length of the pattern that costs are counted by.
+    /// Length of the pattern that costs are computed from.
     pub pattern_size: u64,
 }
 
@@ -27,9 +27,9 @@ impl NamedFormat {
     }
 }
 
-/// Checks a name that something will be added to.
+/// Validates the prefix of a generated name.
 fn prefix(check: fn(&str) -> Vec<String>, name: &str) -> Vec<String> {
-    // What is added ends the name, so a dash may end the prefix.
+    // A suffix follows, so the prefix may end in a dash.
     match name.strip_suffix('-') {
         Some(stem) if !stem.is_empty() => check(&format!("{stem}a")),
         _ => check(name),
@@ -64,7 +64,7 @@ fn unless(fine: bool, problem: &str) -> Vec<String> {
     }
 }
 
-/// All of them, by the name that expressions use.
+/// All formats by the name that expressions use.
 static FORMATS: [(&str, NamedFormat); 13] = [
     format("dns1123Label", "DNS1123Label", names::dns1123_label, 30),
     format(

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::number::go_quote;
 
-/// A semantic version, 2.0.0.
+/// A semantic version (semver 2.0.0).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Semver {
     major: u64,
@@ -20,7 +20,11 @@ enum Part {
 }
 
 impl Semver {
-    /// The version of a text, or why it is none.
+    /// Parses a version.
+    ///
+    /// # Errors
+    ///
+    /// Returns the message of `blang/semver`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("Version string empty".into());
@@ -60,7 +64,11 @@ impl Semver {
         Ok(version)
     }
 
-    /// The version of a text that may have a `v`, fewer parts, and leading zeros.
+    /// Parses a version that may have a `v`, fewer parts and leading zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`Semver::parse`].
     pub(crate) fn parse_loose(text: &str) -> Result<Self, String> {
         let text = text.strip_prefix('v').unwrap_or(text);
         let mut parts: Vec<String> = text
@@ -98,7 +106,7 @@ impl Semver {
         self.patch
     }
 
-    /// Which version is the later one.
+    /// Compares the precedence of two versions.
     pub fn compare(&self, other: &Self) -> Ordering {
         (self.major, self.minor, self.patch)
             .cmp(&(other.major, other.minor, other.patch))

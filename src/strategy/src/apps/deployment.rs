@@ -172,7 +172,7 @@ fn strategy(errors: &mut Errors, obj: &Object) {
                 at_most_all(errors, unavailable, field);
             }
         },
-        other => errors.not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"]),
+        other => errors.not_supported("spec.strategy", other, &["Recreate", "RollingUpdate"]),
     }
 }
 

@@ -14,6 +14,11 @@ use crate::tree::{
 };
 use crate::{Context, NameRule, Strategy, selectors};
 
+/// Maximum length of `managedBy` (upstream: `maxManagedByLength`).
+const MAX_MANAGED_BY_LENGTH: usize = 63;
+/// Maximum number of exit codes of a pod failure policy's rule.
+const MAX_EXIT_CODES: usize = 255;
+
 /// The strategy of kind `Job`.
 pub(crate) struct Job;
 
@@ -366,13 +371,13 @@ pub(crate) fn validate_spec(errors: &mut Errors, spec: &Value, path: &str) {
             "only \"Never\" is supported when podFailurePolicy is specified",
         );
     }
-    let manager = text(spec, "managedBy");
-    if !manager.is_empty() {
-        errors.invalid_each(
-            &child(path, "managedBy"),
-            manager,
-            crate::names::qualified_name(manager),
-        );
+    if has(spec, "managedBy") {
+        let field = child(path, "managedBy");
+        let manager = text(spec, "managedBy");
+        crate::names::domain_prefixed_path(errors, manager, &field);
+        if manager.len() > MAX_MANAGED_BY_LENGTH {
+            errors.too_long(field, MAX_MANAGED_BY_LENGTH);
+        }
     }
 }
 
@@ -452,17 +457,27 @@ fn failure_policy(errors: &mut Errors, spec: &Value, path: &str) {
                     at(codes, "values").clone(),
                     "at least one value is required",
                 );
+            } else if values.len() > MAX_EXIT_CODES {
+                errors.too_many(child(&field, "values"), values.len(), MAX_EXIT_CODES);
             }
-            for (j, value) in values.iter().enumerate() {
-                if operator == "In" && value.as_i64() == Some(0) {
-                    errors.invalid(
-                        index(&child(&field, "values"), j),
-                        0,
-                        "must not be 0 for the In operator",
-                    );
-                }
-            }
+            exit_codes(errors, operator, values, &child(&field, "values"));
         }
+    }
+}
+
+/// Validates the values of an `onExitCodes` requirement one by one.
+fn exit_codes(errors: &mut Errors, operator: &str, values: &[Value], path: &str) {
+    let codes: Vec<i64> = values.iter().filter_map(Value::as_i64).collect();
+    for (i, code) in codes.iter().enumerate() {
+        if operator == "In" && *code == 0 {
+            errors.invalid(index(path, i), 0, "must not be 0 for the In operator");
+        }
+        if codes[..i].contains(code) {
+            errors.duplicate(index(path, i), *code);
+        }
+    }
+    if !codes.is_sorted() {
+        errors.invalid(path, values.to_vec(), "must be ordered");
     }
 }
 

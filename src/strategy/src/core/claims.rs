@@ -5,7 +5,7 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use super::pod_volumes;
-use crate::errors::{Errors, child, index, keyed};
+use crate::errors::{Errors, IMMUTABLE, child, index, keyed};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, entries, has, keep, list, put, remove, same, text,
@@ -150,12 +150,13 @@ pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &str) {
         Some(value) => {
             if quantities::of(Some(value)).sign() <= 0 {
                 errors.invalid(
-                    storage.clone(),
+                    storage,
                     quantities::of(Some(value)).to_string(),
                     "must be greater than zero",
                 );
+            } else {
+                quantities::validate_quantity(errors, "storage", value, &storage);
             }
-            quantities::validate_quantity(errors, "storage", value, &storage);
         }
     }
     let class = text(spec, "storageClassName");
@@ -339,9 +340,13 @@ impl Strategy for Volume {
                 "spec.persistentvolumesource is immutable after creation",
             );
         }
-        super::service::immutable(&mut errors, new, old, "spec.volumeMode");
-        if has(old, "spec.nodeAffinity") {
-            super::service::immutable(&mut errors, new, old, "spec.nodeAffinity");
+        // Upstream's field paths lack `spec` here.
+        for key in ["volumeMode", "nodeAffinity"] {
+            let path = child("spec", key);
+            let fixed = key == "volumeMode" || has(old, &path);
+            if fixed && !same(at(new, &path), at(old, &path)) {
+                errors.invalid(key, at(new, &path).clone(), IMMUTABLE);
+            }
         }
         errors.0
     }
@@ -350,6 +355,45 @@ impl Strategy for Volume {
 fn volume(errors: &mut Errors, obj: &Object) {
     let spec = at(obj, "spec");
     access_modes(errors, spec, "spec.accessModes");
+    capacity(errors, spec);
+    match text(spec, "persistentVolumeReclaimPolicy") {
+        "" | "Delete" | "Recycle" | "Retain" => {}
+        other => errors.not_supported(
+            "spec.persistentVolumeReclaimPolicy",
+            other,
+            &["Delete", "Recycle", "Retain"],
+        ),
+    }
+    if has(spec, "nodeAffinity") {
+        match at(spec, "nodeAffinity.required") {
+            Value::Null => errors.required(
+                "spec.nodeAffinity.required",
+                "must specify required node constraints",
+            ),
+            required => {
+                super::pod_validation::node_selector(errors, required, "spec.nodeAffinity.required")
+            }
+        }
+    }
+    volume_source(errors, spec);
+    let class = text(spec, "storageClassName");
+    if !class.is_empty() {
+        errors.invalid_each(
+            "spec.storageClassName",
+            class,
+            names::dns1123_subdomain(class),
+        );
+    }
+    volume_mode(errors, spec, "spec.volumeMode");
+    for (i, option) in list(spec, "mountOptions").iter().enumerate() {
+        if option.as_str().is_none_or(str::is_empty) {
+            errors.required(index("spec.mountOptions", i), "");
+        }
+    }
+}
+
+/// Validates the capacity of a volume, which has `storage` only.
+fn capacity(errors: &mut Errors, spec: &Value) {
     match at(spec, "capacity") {
         capacity if crate::tree::is_empty(capacity) => errors.required("spec.capacity", ""),
         capacity => {
@@ -376,25 +420,10 @@ fn volume(errors: &mut Errors, obj: &Object) {
             }
         }
     }
-    match text(spec, "persistentVolumeReclaimPolicy") {
-        "" | "Delete" | "Recycle" | "Retain" => {}
-        other => errors.not_supported(
-            "spec.persistentVolumeReclaimPolicy",
-            other,
-            &["Delete", "Recycle", "Retain"],
-        ),
-    }
-    if has(spec, "nodeAffinity") {
-        match at(spec, "nodeAffinity.required") {
-            Value::Null => errors.required(
-                "spec.nodeAffinity.required",
-                "must specify required node constraints",
-            ),
-            required => {
-                super::pod_validation::node_selector(errors, required, "spec.nodeAffinity.required")
-            }
-        }
-    }
+}
+
+/// Validates that a volume has one source, and the source itself.
+fn volume_source(errors: &mut Errors, spec: &Value) {
     const NOT_SOURCES: [&str; 9] = [
         "capacity",
         "accessModes",
@@ -445,20 +474,6 @@ fn volume(errors: &mut Errors, obj: &Object) {
     }
     if count == 0 {
         errors.required("spec", "must specify a volume type");
-    }
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        errors.invalid_each(
-            "spec.storageClassName",
-            class,
-            names::dns1123_subdomain(class),
-        );
-    }
-    volume_mode(errors, spec, "spec.volumeMode");
-    for (i, option) in list(spec, "mountOptions").iter().enumerate() {
-        if option.as_str().is_none_or(str::is_empty) {
-            errors.required(index("spec.mountOptions", i), "");
-        }
     }
 }
 

@@ -200,15 +200,16 @@ pub(super) fn env_from(errors: &mut Errors, sources: &[Value], path: &str) {
                 }
             }
         }
+        // Upstream names the list, not the entry, here.
         if count == 0 {
             errors.invalid(
-                field,
+                path,
                 "",
                 "must specify one of: `configMapRef` or `secretRef`",
             );
         } else if count > 1 {
             errors.invalid(
-                field,
+                path,
                 "",
                 "may not have more than one field specified at a time",
             );

@@ -354,59 +354,80 @@ fn mounts(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str)
         } else if !points.insert(point) {
             errors.invalid(child(&field, "mountPath"), point, "must be unique");
         }
-        for key in ["subPath", "subPathExpr"] {
-            let sub = text(mount, key);
-            if sub.is_empty() {
-                continue;
-            }
-            if names::is_absolute(sub) {
-                errors.invalid(child(&field, key), sub, "must be a relative path");
-            }
-            if names::has_backsteps(sub) {
-                errors.invalid(child(&field, key), sub, "must not contain '..'");
-            }
+        sub_paths(errors, mount, &field);
+        mount_options(errors, value, mount, &field);
+    }
+    devices(errors, value, volumes, &points, path);
+}
+
+/// Validates `subPath` and `subPathExpr` of a mount.
+fn sub_paths(errors: &mut Errors, mount: &Value, field: &str) {
+    for key in ["subPath", "subPathExpr"] {
+        let sub = text(mount, key);
+        if sub.is_empty() {
+            continue;
         }
-        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-            errors.invalid(
-                child(&field, "subPathExpr"),
-                text(mount, "subPathExpr"),
-                "subPathExpr and subPath are mutually exclusive",
+        if names::is_absolute(sub) {
+            errors.invalid(child(field, key), sub, "must be a relative path");
+        }
+        if names::has_backsteps(sub) {
+            errors.invalid(child(field, key), sub, "must not contain '..'");
+        }
+    }
+    if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
+        errors.invalid(
+            child(field, "subPathExpr"),
+            text(mount, "subPathExpr"),
+            "subPathExpr and subPath are mutually exclusive",
+        );
+    }
+}
+
+/// Validates the propagation of a mount, and whether it is recursively read-only.
+fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &str) {
+    let propagation = text(mount, "mountPropagation");
+    if !propagation.is_empty() {
+        let known = ["Bidirectional", "HostToContainer", "None"];
+        if !known.contains(&propagation) {
+            errors.not_supported(child(field, "mountPropagation"), propagation, &known);
+        }
+        if propagation == "Bidirectional" && !flag(container, "securityContext.privileged") {
+            errors.forbidden(
+                child(field, "mountPropagation"),
+                "Bidirectional mount propagation is available only to privileged containers",
             );
         }
-        let propagation = text(mount, "mountPropagation");
-        if !propagation.is_empty() {
-            let known = ["Bidirectional", "HostToContainer", "None"];
-            if !known.contains(&propagation) {
-                errors.not_supported(child(&field, "mountPropagation"), propagation, &known);
-            }
-            if propagation == "Bidirectional" && !flag(value, "securityContext.privileged") {
+    }
+    let recursive = text(mount, "recursiveReadOnly");
+    if !recursive.is_empty() {
+        let known = ["Disabled", "Enabled", "IfPossible"];
+        if !known.contains(&recursive) {
+            errors.not_supported(child(field, "recursiveReadOnly"), recursive, &known);
+        } else if recursive != "Disabled" {
+            if !flag(mount, "readOnly") {
                 errors.forbidden(
-                    child(&field, "mountPropagation"),
-                    "Bidirectional mount propagation is available only to privileged containers",
+                    child(field, "recursiveReadOnly"),
+                    "may only be specified when readOnly is true",
+                );
+            }
+            if !matches!(propagation, "" | "None") {
+                errors.forbidden(
+                    child(field, "recursiveReadOnly"),
+                    "may only be specified when mountPropagation is None or not specified",
                 );
             }
         }
-        let recursive = text(mount, "recursiveReadOnly");
-        if !recursive.is_empty() {
-            let known = ["Disabled", "Enabled", "IfPossible"];
-            if !known.contains(&recursive) {
-                errors.not_supported(child(&field, "recursiveReadOnly"), recursive, &known);
-            } else if recursive != "Disabled" {
-                if !flag(mount, "readOnly") {
-                    errors.forbidden(
-                        child(&field, "recursiveReadOnly"),
-                        "may only be specified when readOnly is true",
-                    );
-                }
-                if !matches!(propagation, "" | "None") {
-                    errors.forbidden(
-                        child(&field, "recursiveReadOnly"),
-                        "may only be specified when mountPropagation is None or not specified",
-                    );
-                }
-            }
-        }
     }
+}
+
+/// Validates `volumeDevices`, whose paths must differ from those of mounts.
+fn devices(
+    errors: &mut Errors,
+    value: &Value,
+    volumes: &Volumes<'_>,
+    points: &BTreeSet<&str>,
+    path: &str,
+) {
     let mut devices = BTreeSet::new();
     for (i, device) in list(value, "volumeDevices").iter().enumerate() {
         let field = index(&child(path, "volumeDevices"), i);

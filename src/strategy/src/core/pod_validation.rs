@@ -372,11 +372,11 @@ fn dns_config(errors: &mut Errors, spec: &Value, path: &str) {
 fn scheduling_gates(errors: &mut Errors, spec: &Value, path: &str) {
     let mut seen = BTreeSet::new();
     for (i, gate) in list(spec, "schedulingGates").iter().enumerate() {
-        let field = child(&index(path, i), "name");
+        let field = index(path, i);
         let name = text(gate, "name");
         errors.invalid_each(&field, name, names::qualified_name(name));
         if !seen.insert(name) {
-            errors.duplicate(index(path, i), name);
+            errors.duplicate(field, name);
         }
     }
     if !seen.is_empty() {

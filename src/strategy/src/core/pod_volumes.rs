@@ -108,71 +108,78 @@ fn source(errors: &mut Errors, volume: &Value, path: &str) {
                     errors.not_supported(child(&field, "pullPolicy"), policy, &known);
                 }
             }
-            "iscsi" => {
-                for key in ["targetPortal", "iqn"] {
-                    required(errors, source, key, &field);
-                }
-                if !(0..=255).contains(&int(source, "lun").unwrap_or(0)) {
-                    errors.invalid(
-                        child(&field, "lun"),
-                        at(source, "lun").clone(),
-                        "must be between 0 and 255, inclusive",
-                    );
-                }
-            }
-            "rbd" => {
-                if list(source, "monitors").is_empty() {
-                    errors.required(child(&field, "monitors"), "");
-                }
-                required(errors, source, "image", &field);
-            }
-            "cephfs" if list(source, "monitors").is_empty() => {
-                errors.required(child(&field, "monitors"), "");
-            }
-            "fc" => {
-                let wwids = !list(source, "wwids").is_empty();
-                let wwns = !list(source, "targetWWNs").is_empty();
-                if !wwids && !wwns {
-                    errors.required(
-                        child(&field, "targetWWNs"),
-                        "must specify either targetWWNs or wwids, but not both",
-                    );
-                }
-                if wwids && wwns {
-                    errors.invalid(
-                        child(&field, "targetWWNs"),
-                        at(source, "targetWWNs").clone(),
-                        "targetWWNs and wwids can not be specified simultaneously",
-                    );
-                }
-            }
-            "glusterfs" => {
-                for key in ["endpoints", "path"] {
-                    required(errors, source, key, &field);
-                }
-            }
-            "gitRepo" => required(errors, source, "repository", &field),
-            "awsElasticBlockStore" => required(errors, source, "volumeID", &field),
-            "gcePersistentDisk" => required(errors, source, "pdName", &field),
-            "cinder" => required(errors, source, "volumeID", &field),
-            "flexVolume" => required(errors, source, "driver", &field),
-            "vsphereVolume" => required(errors, source, "volumePath", &field),
-            "azureFile" => {
-                for key in ["secretName", "shareName"] {
-                    required(errors, source, key, &field);
-                }
-            }
-            "azureDisk" => {
-                for key in ["diskName", "diskURI"] {
-                    required(errors, source, key, &field);
-                }
-            }
-            "portworxVolume" => required(errors, source, "volumeID", &field),
-            _ => {}
+            _ => network_source(errors, kind, source, &field),
         }
     }
     if count == 0 {
         errors.required(path, "must specify a volume type");
+    }
+}
+
+/// Validates a source that a network file system or a cloud provides.
+fn network_source(errors: &mut Errors, kind: &str, source: &Value, field: &str) {
+    match kind {
+        "iscsi" => {
+            for key in ["targetPortal", "iqn"] {
+                required(errors, source, key, field);
+            }
+            if !(0..=255).contains(&int(source, "lun").unwrap_or(0)) {
+                errors.invalid(
+                    child(field, "lun"),
+                    at(source, "lun").clone(),
+                    "must be between 0 and 255, inclusive",
+                );
+            }
+        }
+        "rbd" => {
+            if list(source, "monitors").is_empty() {
+                errors.required(child(field, "monitors"), "");
+            }
+            required(errors, source, "image", field);
+        }
+        "cephfs" if list(source, "monitors").is_empty() => {
+            errors.required(child(field, "monitors"), "");
+        }
+        "fc" => {
+            let wwids = !list(source, "wwids").is_empty();
+            let wwns = !list(source, "targetWWNs").is_empty();
+            if !wwids && !wwns {
+                errors.required(
+                    child(field, "targetWWNs"),
+                    "must specify either targetWWNs or wwids, but not both",
+                );
+            }
+            if wwids && wwns {
+                errors.invalid(
+                    child(field, "targetWWNs"),
+                    at(source, "targetWWNs").clone(),
+                    "targetWWNs and wwids can not be specified simultaneously",
+                );
+            }
+        }
+        "glusterfs" => {
+            for key in ["endpoints", "path"] {
+                required(errors, source, key, field);
+            }
+        }
+        "gitRepo" => required(errors, source, "repository", field),
+        "awsElasticBlockStore" => required(errors, source, "volumeID", field),
+        "gcePersistentDisk" => required(errors, source, "pdName", field),
+        "cinder" => required(errors, source, "volumeID", field),
+        "flexVolume" => required(errors, source, "driver", field),
+        "vsphereVolume" => required(errors, source, "volumePath", field),
+        "azureFile" => {
+            for key in ["secretName", "shareName"] {
+                required(errors, source, key, field);
+            }
+        }
+        "azureDisk" => {
+            for key in ["diskName", "diskURI"] {
+                required(errors, source, key, field);
+            }
+        }
+        "portworxVolume" => required(errors, source, "volumeID", field),
+        _ => {}
     }
 }
 

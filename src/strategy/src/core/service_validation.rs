@@ -11,17 +11,33 @@ use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{at, has, int, list, text};
 
+/// Validates a service, metadata apart (upstream: `ValidateService`).
 pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
     let kind = text(spec, "type");
-    let ports = list(spec, "ports");
-    if ports.is_empty() && !is_headless(obj) && kind != "ExternalName" {
+    if list(spec, "ports").is_empty() && !is_headless(obj) && kind != "ExternalName" {
         errors.required("spec.ports", "");
     }
-    match kind {
+    validate_fields_of_type(&mut errors, obj);
+    validate_ports(&mut errors, obj);
+    crate::metadata::label_map(&mut errors, at(spec, "selector"), "spec.selector");
+    validate_session_affinity(&mut errors, spec);
+    validate_cluster_ips(&mut errors, obj);
+    validate_external_ips(&mut errors, spec);
+    validate_type(&mut errors, spec);
+    validate_load_balancer(&mut errors, spec);
+    validate_traffic_policies(&mut errors, spec);
+    validate_health_check_node_port(&mut errors, spec);
+    errors.0
+}
+
+/// Validates ports and addresses that the type of the service restricts.
+fn validate_fields_of_type(errors: &mut Errors, obj: &Object) {
+    let spec = at(obj, "spec");
+    match text(spec, "type") {
         "LoadBalancer" => {
-            for (i, port) in ports.iter().enumerate() {
+            for (i, port) in list(spec, "ports").iter().enumerate() {
                 if int(port, "port") == Some(10250) {
                     errors.invalid(
                         format!("spec.ports[{i}].port"),
@@ -45,38 +61,43 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
                 "may not be set to 'None' for NodePort services",
             );
         }
-        "ExternalName" => {
-            if !list(spec, "clusterIPs").is_empty() {
-                errors.forbidden(
-                    "spec.clusterIPs",
-                    "may not be set for ExternalName services",
-                );
-            }
-            for key in ["ipFamilies", "ipFamilyPolicy"] {
-                if has(spec, key) {
-                    errors.forbidden(
-                        child("spec", key),
-                        "may not be set for ExternalName services",
-                    );
-                }
-            }
-            // A DNS name may end in a dot.
-            let name = text(spec, "externalName");
-            let trimmed = name.strip_suffix('.').unwrap_or(name);
-            if trimmed.is_empty() {
-                errors.required("spec.externalName", "");
-            } else {
-                errors.invalid_each(
-                    "spec.externalName",
-                    trimmed,
-                    names::dns1123_subdomain(trimmed),
-                );
-            }
-        }
+        "ExternalName" => validate_external_name(errors, spec),
         _ => {}
     }
-    validate_ports(&mut errors, obj);
-    crate::metadata::label_map(&mut errors, at(spec, "selector"), "spec.selector");
+}
+
+/// Validates an `ExternalName` service, which has no addresses.
+fn validate_external_name(errors: &mut Errors, spec: &Value) {
+    if !list(spec, "clusterIPs").is_empty() {
+        errors.forbidden(
+            "spec.clusterIPs",
+            "may not be set for ExternalName services",
+        );
+    }
+    for key in ["ipFamilies", "ipFamilyPolicy"] {
+        if has(spec, key) {
+            errors.forbidden(
+                child("spec", key),
+                "may not be set for ExternalName services",
+            );
+        }
+    }
+    // A DNS name may end in a dot.
+    let name = text(spec, "externalName");
+    let trimmed = name.strip_suffix('.').unwrap_or(name);
+    if trimmed.is_empty() {
+        errors.required("spec.externalName", "");
+    } else {
+        errors.invalid_each(
+            "spec.externalName",
+            trimmed,
+            names::dns1123_subdomain(trimmed),
+        );
+    }
+}
+
+/// Validates `sessionAffinity` and its configuration.
+fn validate_session_affinity(errors: &mut Errors, spec: &Value) {
     match text(spec, "sessionAffinity") {
         "" => errors.required("spec.sessionAffinity", ""),
         "ClientIP" => match int(spec, "sessionAffinityConfig.clientIP.timeoutSeconds") {
@@ -98,16 +119,24 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
         }
         other => errors.not_supported("spec.sessionAffinity", other, &["ClientIP", "None"]),
     }
-    validate_cluster_ips(&mut errors, obj);
+}
+
+/// Validates `externalIPs`.
+fn validate_external_ips(errors: &mut Errors, spec: &Value) {
     for (i, ip) in list(spec, "externalIPs").iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
         let field = index("spec.externalIPs", i);
         let problems = names::ip(ip);
         if problems.is_empty() {
-            non_special_ip(&mut errors, ip, &field);
+            non_special_ip(errors, ip, &field);
         }
         errors.invalid_each(&field, ip, problems);
     }
+}
+
+/// Validates `type`, and that node ports fit it.
+fn validate_type(errors: &mut Errors, spec: &Value) {
+    let kind = text(spec, "type");
     match kind {
         "" => errors.required("spec.type", ""),
         "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName" => {}
@@ -118,7 +147,7 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
         ),
     }
     if kind == "ClusterIP" || kind == "ExternalName" {
-        for (i, port) in ports.iter().enumerate() {
+        for (i, port) in list(spec, "ports").iter().enumerate() {
             if int(port, "nodePort").unwrap_or(0) != 0 {
                 errors.forbidden(
                     format!("spec.ports[{i}].nodePort"),
@@ -127,6 +156,11 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
             }
         }
     }
+}
+
+/// Validates the fields that only load balancers have.
+fn validate_load_balancer(errors: &mut Errors, spec: &Value) {
+    let kind = text(spec, "type");
     for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
         let range = range.as_str().unwrap_or_default().trim();
         if kind != "LoadBalancer" {
@@ -163,6 +197,11 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
             );
         }
     }
+}
+
+/// Validates the traffic policies and `trafficDistribution`.
+fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
+    let kind = text(spec, "type");
     let external = matches!(kind, "NodePort" | "LoadBalancer")
         || kind == "ClusterIP" && !list(spec, "externalIPs").is_empty();
     match text(spec, "externalTrafficPolicy") {
@@ -191,6 +230,10 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
             &["PreferClose", "PreferSameNode", "PreferSameZone"],
         ),
     }
+}
+
+/// Validates `healthCheckNodePort`.
+fn validate_health_check_node_port(errors: &mut Errors, spec: &Value) {
     if let Some(port) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
         if port < 0 {
             errors.invalid(
@@ -198,7 +241,9 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
                 port,
                 crate::errors::NOT_NEGATIVE,
             );
-        } else if kind != "LoadBalancer" || text(spec, "externalTrafficPolicy") != "Local" {
+        } else if text(spec, "type") != "LoadBalancer"
+            || text(spec, "externalTrafficPolicy") != "Local"
+        {
             errors.invalid(
                 "spec.healthCheckNodePort",
                 port,
@@ -206,7 +251,6 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
             );
         }
     }
-    errors.0
 }
 
 /// Addresses that would capture a node's own traffic.

@@ -1,3 +1,4 @@
 //! Tests across all kinds.
 
 mod robustness;
+mod validation;

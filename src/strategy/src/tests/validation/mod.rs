@@ -1,0 +1,109 @@
+//! Valid and invalid objects, with the errors that upstream's validation
+//! reports for them.
+//!
+//! A case is a JSON merge patch (RFC 7386) for a valid object, whose defaults
+//! are set, and the expected errors as `Kind field`, separated by commas. As in
+//! upstream's tests, defaulting does not run again after the patch.
+
+mod apps;
+mod batch;
+mod cluster;
+mod config;
+mod metadata;
+mod network;
+mod pods;
+mod services;
+mod storage;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Context, strategy_for};
+use rkube_api::status::FieldError;
+
+/// A merge patch, and the errors that the patched object has.
+type Case<'a> = (&'a str, &'a str);
+
+/// Merges a patch into a value, after RFC 7386.
+fn merge(value: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *value = patch.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    for (key, patch) in fields {
+        if patch.is_null() {
+            value.as_object_mut().expect("an object").remove(key);
+        } else {
+            merge(&mut value[key.as_str()], patch);
+        }
+    }
+}
+
+fn patched(object: &Value, patch: &str) -> Value {
+    let mut object = object.clone();
+    let patch: Value = serde_json::from_str(patch).unwrap_or_else(|e| panic!("{patch}: {e}"));
+    merge(&mut object, &patch);
+    object
+}
+
+/// Writes errors as cases do.
+fn summary(errors: &[FieldError]) -> String {
+    let errors: Vec<String> = errors
+        .iter()
+        .map(|e| format!("{:?} {}", e.kind, e.field))
+        .collect();
+    errors.join(", ")
+}
+
+/// Returns an object with its defaults, ready to be validated.
+fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
+    let strategy = strategy_for(group, kind);
+    if object["metadata"]["name"].is_null() {
+        object["metadata"]["name"] = json!("x");
+    }
+    strategy.default(&mut object);
+    let ctx = Context::new(jiff::Timestamp::UNIX_EPOCH, "user");
+    strategy.prepare_create(&ctx, &mut object);
+    object
+}
+
+#[track_caller]
+fn report(differences: &[String]) {
+    assert!(differences.is_empty(), "\n{}", differences.join("\n"));
+}
+
+/// Asserts the errors of new objects.
+#[track_caller]
+fn assert_create(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
+    let strategy = strategy_for(group, kind);
+    let base = prepared(group, kind, object);
+    let valid = strategy.validate_create(&base);
+    assert!(valid.is_empty(), "the base of {kind}: {}", summary(&valid));
+    let mut differences = Vec::new();
+    for (patch, want) in cases {
+        let errors = strategy.validate_create(&patched(&base, patch));
+        let got = summary(&errors);
+        if got != *want {
+            differences.push(format!("{patch}\n   got: {got}\n  want: {want}"));
+        }
+    }
+    report(&differences);
+}
+
+/// Asserts the errors of changed objects.
+#[track_caller]
+fn assert_update(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
+    let strategy = strategy_for(group, kind);
+    let base = prepared(group, kind, object);
+    let mut differences = Vec::new();
+    for (patch, want) in cases {
+        let errors = strategy.validate_update(&patched(&base, patch), &base);
+        let got = summary(&errors);
+        if got != *want {
+            differences.push(format!("{patch}\n   got: {got}\n  want: {want}"));
+        }
+    }
+    report(&differences);
+}

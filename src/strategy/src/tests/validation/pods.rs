@@ -1,0 +1,546 @@
+//! Pods and pod templates.
+
+use serde_json::json;
+
+use super::{Case, assert_create, assert_update};
+
+fn pod() -> serde_json::Value {
+    json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+}
+
+const SPEC: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"containers": []}}"#,
+        "Required spec.containers",
+    ),
+    (
+        r#"{"spec": {"restartPolicy": ""}}"#,
+        "Required spec.restartPolicy",
+    ),
+    (
+        r#"{"spec": {"restartPolicy": "Sometimes"}}"#,
+        "NotSupported spec.restartPolicy",
+    ),
+    (
+        r#"{"spec": {"dnsPolicy": "Unknown"}}"#,
+        "NotSupported spec.dnsPolicy",
+    ),
+    (
+        r#"{"spec": {"dnsPolicy": "None"}}"#,
+        "Required spec.dnsConfig",
+    ),
+    (
+        r#"{"spec": {"dnsPolicy": "None", "dnsConfig": {"nameservers": []}}}"#,
+        "Required spec.dnsConfig.nameservers",
+    ),
+    (
+        r#"{"spec": {"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.2.3.4"]}}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"nameservers": ["x"]}}}"#,
+        "Invalid spec.dnsConfig.nameservers[0]",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}}}"#,
+        "Invalid spec.dnsConfig.nameservers",
+    ),
+    (
+        r#"{"spec": {"terminationGracePeriodSeconds": -1}}"#,
+        "Invalid spec.terminationGracePeriodSeconds",
+    ),
+    (
+        r#"{"spec": {"activeDeadlineSeconds": 0}}"#,
+        "Invalid spec.activeDeadlineSeconds",
+    ),
+    (
+        r#"{"spec": {"activeDeadlineSeconds": 2147483648}}"#,
+        "Invalid spec.activeDeadlineSeconds",
+    ),
+    (r#"{"spec": {"activeDeadlineSeconds": 30}}"#, ""),
+    (
+        r#"{"spec": {"nodeSelector": {"-k": "v"}}}"#,
+        "Invalid spec.nodeSelector",
+    ),
+    (
+        r#"{"spec": {"nodeName": "Node_1"}}"#,
+        "Invalid spec.nodeName",
+    ),
+    (
+        r#"{"spec": {"serviceAccountName": "A"}}"#,
+        "Invalid spec.serviceAccountName",
+    ),
+    (r#"{"spec": {"hostname": "a.b"}}"#, "Invalid spec.hostname"),
+    (
+        r#"{"spec": {"subdomain": "a.b"}}"#,
+        "Invalid spec.subdomain",
+    ),
+    (
+        r#"{"spec": {"priorityClassName": "A"}}"#,
+        "Invalid spec.priorityClassName",
+    ),
+    (
+        r#"{"spec": {"runtimeClassName": "A"}}"#,
+        "Invalid spec.runtimeClassName",
+    ),
+    (
+        r#"{"spec": {"hostAliases": [{"ip": "x", "hostnames": ["a"]}]}}"#,
+        "Invalid spec.hostAliases[0].ip",
+    ),
+    (
+        r#"{"spec": {"hostAliases": [{"ip": "1.2.3.4", "hostnames": ["A_"]}]}}"#,
+        "Invalid spec.hostAliases[0].hostnames[0]",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}]}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"operator": "Equal", "value": "b"}]}}"#,
+        "Invalid spec.tolerations[0].operator",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}"#,
+        "Invalid spec.tolerations[0].operator",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"key": "a", "operator": "In"}]}}"#,
+        "NotSupported spec.tolerations[0].operator",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"operator": "Exists", "effect": "Never"}]}}"#,
+        "NotSupported spec.tolerations[0].effect",
+    ),
+    (
+        r#"{"spec": {"tolerations": [{"operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 5}]}}"#,
+        "Invalid spec.tolerations[0].effect",
+    ),
+    (
+        r#"{"spec": {"readinessGates": [{"conditionType": "a b"}]}}"#,
+        "Invalid spec.readinessGates[0].conditionType",
+    ),
+    (
+        r#"{"spec": {"schedulingGates": [{"name": "a"}, {"name": "a"}]}}"#,
+        "Duplicate spec.schedulingGates[1]",
+    ),
+    (
+        r#"{"spec": {"schedulingGates": [{"name": "a b"}]}}"#,
+        "Invalid spec.schedulingGates[0]",
+    ),
+    (
+        r#"{"spec": {"ephemeralContainers": [{"name": "e", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Forbidden spec.ephemeralContainers",
+    ),
+    (
+        r#"{"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "z", "whenUnsatisfiable": "DoNotSchedule"}]}}"#,
+        "Invalid spec.topologySpreadConstraints[0].maxSkew",
+    ),
+    (
+        r#"{"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "", "whenUnsatisfiable": "DoNotSchedule"}]}}"#,
+        "Required spec.topologySpreadConstraints[0].topologyKey",
+    ),
+    (
+        r#"{"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "z", "whenUnsatisfiable": "X"}]}}"#,
+        "NotSupported spec.topologySpreadConstraints[0].whenUnsatisfiable",
+    ),
+];
+
+const CONTAINERS: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"containers": [{"name": "", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Required spec.containers[0].name",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "A", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Invalid spec.containers[0].name",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Required spec.containers[0].image",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": " i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Invalid spec.containers[0].image",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Often", "terminationMessagePolicy": "File"}]}}"#,
+        "NotSupported spec.containers[0].imagePullPolicy",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "Log"}]}}"#,
+        "NotSupported spec.containers[0].terminationMessagePolicy",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"},
+            {"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Duplicate spec.containers[1].name",
+    ),
+    (
+        r#"{"spec": {"initContainers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}"#,
+        "Duplicate spec.initContainers[0].name",
+    ),
+    (
+        r#"{"spec": {"initContainers": [{"name": "i", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "livenessProbe": {"exec": {"command": ["a"]}, "periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}}]}}"#,
+        "Forbidden spec.initContainers[0].livenessProbe",
+    ),
+];
+
+/// Fields of the one container, which the case names.
+const CONTAINER: &[Case<'_>] = &[
+    (
+        r#"{"ports": [{"containerPort": 80, "protocol": "TCP"}]}"#,
+        "",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 0, "protocol": "TCP"}]}"#,
+        "Required spec.containers[0].ports[0].containerPort",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 65536, "protocol": "TCP"}]}"#,
+        "Invalid spec.containers[0].ports[0].containerPort",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "hostPort": 65536, "protocol": "TCP"}]}"#,
+        "Invalid spec.containers[0].ports[0].hostPort",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "protocol": "tcp"}]}"#,
+        "NotSupported spec.containers[0].ports[0].protocol",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "protocol": ""}]}"#,
+        "Required spec.containers[0].ports[0].protocol",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "protocol": "TCP", "name": "a-name-that-is-too-long"}]}"#,
+        "Invalid spec.containers[0].ports[0].name",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "protocol": "TCP", "name": "a"}, {"containerPort": 81, "protocol": "TCP", "name": "a"}]}"#,
+        "Duplicate spec.containers[0].ports[1].name",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "hostPort": 9, "protocol": "TCP"}, {"containerPort": 81, "hostPort": 9, "protocol": "TCP"}]}"#,
+        "Duplicate spec.containers[0].ports[1].hostPort",
+    ),
+    (
+        r#"{"ports": [{"containerPort": 80, "hostPort": 9, "protocol": "TCP"}, {"containerPort": 80, "hostPort": 9, "protocol": "UDP"}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": "A", "value": "v"}, {"name": "a.b-c", "value": ""}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": ""}]}"#,
+        "Required spec.containers[0].env[0].name",
+    ),
+    (
+        r#"{"env": [{"name": "a=b"}]}"#,
+        "Invalid spec.containers[0].env[0].name",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom",
+    ),
+    (
+        r#"{"env": [{"name": "A", "value": "v", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.whoops"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels"}}}]}"#,
+        "NotSupported spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": ""}}}]}"#,
+        "Required spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "", "key": ""}}}]}"#,
+        "Required spec.containers[0].env[0].valueFrom.secretKeyRef.name, Required spec.containers[0].env[0].valueFrom.secretKeyRef.key",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "a/b"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.configMapKeyRef.key",
+    ),
+    (r#"{"envFrom": [{}]}"#, "Invalid spec.containers[0].envFrom"),
+    (
+        r#"{"envFrom": [{"prefix": "a=", "configMapRef": {"name": "m"}}]}"#,
+        "Invalid spec.containers[0].envFrom[0].prefix",
+    ),
+    (
+        r#"{"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}}"#,
+        "",
+    ),
+    (
+        r#"{"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}"#,
+        "Invalid spec.containers[0].resources.requests",
+    ),
+    (
+        r#"{"resources": {"requests": {"cpu": "-1"}}}"#,
+        "Invalid spec.containers[0].resources.requests[cpu]",
+    ),
+    (
+        r#"{"resources": {"requests": {"disk": "1"}}}"#,
+        "Invalid spec.containers[0].resources.requests[disk]",
+    ),
+    (
+        r#"{"resources": {"requests": {"example.com/gpu": "1"}, "limits": {"example.com/gpu": "1"}}}"#,
+        "",
+    ),
+    (
+        r#"{"resources": {"requests": {"example.com/gpu": "1"}}}"#,
+        "Required spec.containers[0].resources.limits",
+    ),
+    (
+        r#"{"resources": {"requests": {"example.com/gpu": "500m"}, "limits": {"example.com/gpu": "500m"}}}"#,
+        "Invalid spec.containers[0].resources.limits[example.com/gpu], Invalid spec.containers[0].resources.requests[example.com/gpu]",
+    ),
+    (
+        r#"{"resources": {"limits": {"hugepages-2Mi": "4Mi"}}}"#,
+        "Forbidden spec.containers[0].resources",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "v", "mountPath": "/v"}]}"#,
+        "NotFound spec.containers[0].volumeMounts[0].name",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "", "mountPath": ""}]}"#,
+        "Required spec.containers[0].volumeMounts[0].name, Required spec.containers[0].volumeMounts[0].mountPath",
+    ),
+    (
+        r#"{"workingDir": "/w", "command": ["a"], "args": ["b"]}"#,
+        "",
+    ),
+    (
+        r#"{"lifecycle": {"postStart": {}}}"#,
+        "Required spec.containers[0].lifecycle.postStart",
+    ),
+    (
+        r#"{"lifecycle": {"preStop": {"exec": {"command": []}}}}"#,
+        "Required spec.containers[0].lifecycle.preStop.exec.command",
+    ),
+    (
+        r#"{"lifecycle": {"preStop": {"exec": {"command": ["a"]}}}}"#,
+        "",
+    ),
+    (
+        r#"{"livenessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 2, "failureThreshold": 1}}"#,
+        "Invalid spec.containers[0].livenessProbe.successThreshold",
+    ),
+    (
+        r#"{"readinessProbe": {"periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}}"#,
+        "Required spec.containers[0].readinessProbe",
+    ),
+    (
+        r#"{"readinessProbe": {"tcpSocket": {"port": 80}, "exec": {"command": ["a"]}, "periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}}"#,
+        "Forbidden spec.containers[0].readinessProbe.tcpSocket",
+    ),
+    (
+        r#"{"readinessProbe": {"httpGet": {"path": "/", "port": 80, "scheme": "FTP"}, "periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}}"#,
+        "NotSupported spec.containers[0].readinessProbe.httpGet.scheme",
+    ),
+    (
+        r#"{"readinessProbe": {"tcpSocket": {"port": 0}, "initialDelaySeconds": -1, "periodSeconds": 1, "timeoutSeconds": 1, "successThreshold": 1, "failureThreshold": 1}}"#,
+        "Invalid spec.containers[0].readinessProbe.tcpSocket.port, Invalid spec.containers[0].readinessProbe.initialDelaySeconds",
+    ),
+    (
+        r#"{"securityContext": {"privileged": true, "allowPrivilegeEscalation": false}}"#,
+        "Invalid spec.containers[0].securityContext",
+    ),
+    (
+        r#"{"securityContext": {"runAsUser": -1}}"#,
+        "Invalid spec.containers[0].securityContext.runAsUser",
+    ),
+    (
+        r#"{"securityContext": {"procMount": "Other"}}"#,
+        "NotSupported spec.containers[0].securityContext.procMount",
+    ),
+    (
+        r#"{"securityContext": {"seccompProfile": {"type": "Localhost"}}}"#,
+        "Required spec.containers[0].securityContext.seccompProfile.localhostProfile",
+    ),
+];
+
+const VOLUMES: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "hostPath": {"path": "/p", "type": "Directory"}}]}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "", "emptyDir": {}}]}}"#,
+        "Required spec.volumes[0].name",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "a.b", "emptyDir": {}}]}}"#,
+        "Invalid spec.volumes[0].name",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]}}"#,
+        "Duplicate spec.volumes[1].name",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v"}]}}"#,
+        "Required spec.volumes[0]",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "emptyDir": {}, "nfs": {"server": "s", "path": "/p"}}]}}"#,
+        "Forbidden spec.volumes[0].nfs",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "hostPath": {"path": ""}}]}}"#,
+        "Required spec.volumes[0].hostPath.path",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}}"#,
+        "Invalid spec.volumes[0].hostPath.path",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/a", "type": "Any"}}]}}"#,
+        "NotSupported spec.volumes[0].hostPath.type",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "nfs": {"server": "", "path": "p"}}]}}"#,
+        "Required spec.volumes[0].nfs.server, Invalid spec.volumes[0].nfs.path",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "secret": {"secretName": ""}}]}}"#,
+        "Required spec.volumes[0].secret.secretName",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "secret": {"secretName": "s", "defaultMode": 512}}]}}"#,
+        "Invalid spec.volumes[0].secret.defaultMode",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "configMap": {"name": "m", "defaultMode": 420, "items": [{"key": "", "path": "../a"}]}}]}}"#,
+        "Required spec.volumes[0].configMap.items[0].key, Invalid spec.volumes[0].configMap.items[0].path",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": ""}}]}}"#,
+        "Required spec.volumes[0].persistentVolumeClaim.claimName",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "emptyDir": {"sizeLimit": "-1"}}]}}"#,
+        "Forbidden spec.volumes[0].emptyDir.sizeLimit",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "ephemeral": {}}]}}"#,
+        "Required spec.volumes[0].ephemeral.volumeClaimTemplate",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "iscsi": {"targetPortal": "", "iqn": "", "lun": 256}}]}}"#,
+        "Required spec.volumes[0].iscsi.targetPortal, Required spec.volumes[0].iscsi.iqn, Invalid spec.volumes[0].iscsi.lun",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "csi": {"driver": ""}}]}}"#,
+        "Required spec.volumes[0].csi.driver",
+    ),
+    (
+        r#"{"spec": {"volumes": [{"name": "v", "image": {"reference": "", "pullPolicy": "Always"}}]}}"#,
+        "Required spec.volumes[0].image.reference",
+    ),
+];
+
+const AFFINITY: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}}}"#,
+        "Required spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}]}}}}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]}}}}}"#,
+        "Required spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1", "2"]}]}]}}}}}"#,
+        "Required spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 199, "preference": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}]}}}}"#,
+        "Invalid spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight",
+    ),
+    (
+        r#"{"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "", "labelSelector": {"matchLabels": {"a": "b"}}}]}}}}"#,
+        "Required spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
+    ),
+    (
+        r#"{"spec": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 0, "podAffinityTerm": {"topologyKey": "z", "namespaces": ["A"]}}]}}}}"#,
+        "Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight, Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.namespaces[0]",
+    ),
+];
+
+const UPDATES: &[Case<'_>] = &[
+    (
+        r#"{"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}}"#,
+        "",
+    ),
+    (r#"{"spec": {"activeDeadlineSeconds": 5}}"#, ""),
+    (r#"{"spec": {"restartPolicy": "Never"}}"#, "Forbidden spec"),
+    (r#"{"spec": {"nodeName": "n"}}"#, "Forbidden spec"),
+    (r#"{"spec": {"hostNetwork": true}}"#, "Forbidden spec"),
+    (
+        r#"{"spec": {"tolerations": [{"key": "a", "operator": "Exists", "effect": "NoExecute"}]}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"terminationGracePeriodSeconds": 5}}"#,
+        "Forbidden spec",
+    ),
+];
+
+#[test]
+fn specs() {
+    assert_create("", "Pod", pod(), SPEC);
+}
+
+#[test]
+fn containers() {
+    assert_create("", "Pod", pod(), CONTAINERS);
+}
+
+#[test]
+fn fields_of_a_container() {
+    let patches: Vec<(String, &str)> = CONTAINER
+        .iter()
+        .map(|(fields, want)| {
+            let rest = fields.trim_start().trim_start_matches('{');
+            let container = format!(
+                r#"{{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File", {rest}"#
+            );
+            (format!(r#"{{"spec": {{"containers": [{container}]}}}}"#), *want)
+        })
+        .collect();
+    let cases: Vec<(&str, &str)> = patches.iter().map(|(p, w)| (p.as_str(), *w)).collect();
+    assert_create("", "Pod", pod(), &cases);
+}
+
+#[test]
+fn volumes() {
+    assert_create("", "Pod", pod(), VOLUMES);
+}
+
+#[test]
+fn affinity() {
+    assert_create("", "Pod", pod(), AFFINITY);
+}
+
+#[test]
+fn updates() {
+    assert_update("", "Pod", pod(), UPDATES);
+}
