@@ -396,7 +396,7 @@ pub const NAMES: [&str; 3] = if cfg!(target_os = "linux") {
 /// The roles of the binary that drivers add; `None` when `role` is not one.
 #[cfg_attr(not(unix), allow(unused_variables))] // The roles there take no arguments.
 pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
-    if role == "docker-init" {
+    if role == rkube_config::roles::DOCKER_INIT {
         return Some(match docker::docker_init() {
             Ok(()) => 0,
             Err(e) => {

@@ -32,6 +32,7 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rkube_config::roles;
 use rkube_failure::{Failure, Kind, Source};
 
 pub use self::control::socket_path as control_socket;
@@ -62,8 +63,8 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     };
     let run = || -> anyhow::Result<()> {
         match role {
-            "supervise" => supervisor::primary(&path(0)?),
-            "standby" => {
+            roles::SUPERVISE => supervisor::primary(&path(0)?),
+            roles::STANDBY => {
                 // SAFETY: the primary hands this descriptor down and names it here.
                 let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
                 nix::fcntl::fcntl(
@@ -76,7 +77,7 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
             _ => sandbox::native_init(&path(0)?),
         }
     };
-    matches!(role, "supervise" | "standby" | "native-init").then(|| match run() {
+    matches!(role, roles::SUPERVISE | roles::STANDBY | roles::NATIVE_INIT).then(|| match run() {
         Ok(()) => 0,
         Err(e) => {
             eprintln!("{role}: {e:#}");
@@ -281,7 +282,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
     let start = log.metadata()?.len();
     let mut command = Command::new(&plan.binary);
     command
-        .arg("supervise")
+        .arg(roles::SUPERVISE)
         .arg(&plan.run_dir)
         .current_dir("/")
         .stdin(Stdio::null());
@@ -423,7 +424,8 @@ fn supervisors(run_dir: &Path) -> Vec<Pid> {
             let mut args = line.split(|b| *b == 0).skip(1);
             let role = args.next()?;
             let dir = args.next()?;
-            let ours = matches!(role, b"supervise" | b"standby")
+            let supervisors = [roles::SUPERVISE, roles::STANDBY];
+            let ours = supervisors.iter().any(|name| name.as_bytes() == role)
                 && dir == run_dir.as_os_str().as_encoded_bytes();
             ours.then(|| Pid::from_raw(pid))
         })

@@ -61,7 +61,7 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
     let program = std::ffi::CString::new(binary.as_os_str().as_bytes())?;
     let args = [
         program.clone(),
-        c"native-init".to_owned(),
+        std::ffi::CString::new(rkube_config::roles::NATIVE_INIT)?,
         std::ffi::CString::new(spec.as_os_str().as_bytes())?,
     ];
     let env: Vec<std::ffi::CString> = ["RKUBE_LOG", "RUST_BACKTRACE"]

@@ -269,7 +269,7 @@ impl Supervisor {
             .context("cannot duplicate a descriptor")?;
         let mut command = Command::new(&plan.binary);
         command
-            .arg("standby")
+            .arg(rkube_config::roles::STANDBY)
             .arg(&self.run_dir)
             .arg(Pid::this().to_string())
             .arg(netns.to_string());

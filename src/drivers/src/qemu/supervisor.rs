@@ -26,7 +26,7 @@ use super::switch;
 use crate::ClusterPlan;
 
 /// The role's name on the command line.
-pub const ROLE: &str = "vm-supervise";
+pub const ROLE: &str = rkube_config::roles::VM_SUPERVISE;
 /// How long a QEMU may take to open its sockets.
 const COME_UP: Duration = Duration::from_secs(30);
 /// A machine that ran this long before it ended is started again at once.
