@@ -17,6 +17,7 @@ mod preflight;
 mod sandbox;
 mod state;
 mod supervisor;
+mod types;
 
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
@@ -38,7 +39,7 @@ use rkube_failure::{Failure, Kind, Source};
 pub use self::control::socket_path as control_socket;
 use self::control::{Request, Response, ask};
 use self::state::State;
-use crate::{ClusterPlan, Driver, Log, NodeState, Problem};
+use crate::types::{ClusterPlan, Driver, Log, NodeState, Problem};
 
 /// How long the supervisor may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -130,7 +131,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("start")?;
+            preflight::require_root("start")?;
             start(&plan, nodes).map_err(|e| failure(&e))
         })
     }
@@ -142,7 +143,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("stop")?;
+            preflight::require_root("stop")?;
             stop(&plan, nodes, true).map_err(|e| failure(&e))
         })
     }
@@ -154,7 +155,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("delete")?;
+            preflight::require_root("delete")?;
             stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
             for node in nodes {
                 remove_tree(&plan.node_dir(&node)).map_err(|e| failure(&e))?;
@@ -182,7 +183,7 @@ impl Driver for Native {
                 ("control-plane", "rkube/control-plane.log"),
                 ("agent", "rkube/agent.log"),
             ];
-            crate::read_logs(&plan.node_dir(node).join("log"), &files)
+            crate::types::read_logs(&plan.node_dir(node).join("log"), &files)
         })
     }
 
@@ -191,36 +192,17 @@ impl Driver for Native {
         plan: &'a ClusterPlan,
     ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
         Box::pin(async move {
-            crate::read_logs(&plan.dir.join("logs"), &[("supervisor", "supervisor.log")])
+            crate::types::read_logs(&plan.dir.join("logs"), &[("supervisor", "supervisor.log")])
         })
     }
 
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
         let plan = plan.clone();
         blocking(move || {
-            require_root("delete")?;
+            preflight::require_root("delete")?;
             destroy(&plan).map_err(|e| failure(&e))
         })
     }
-}
-
-/// Fails unless this process is root.
-fn require_root(command: &str) -> Result<(), Failure> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Source::Host,
-        Kind::Permission,
-        format!("the native driver needs root to {command} nodes"),
-    )
-    .advise(sudo_advice()))
-}
-
-/// Names the command line to run as root.
-fn sudo_advice() -> String {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    format!("run it as root: sudo rkube {}", args.join(" "))
 }
 
 /// Creates the directory of the control socket. If root acts for another user, the

@@ -25,9 +25,10 @@ use nix::unistd::Pid;
 use super::cgroup::{self, Limits};
 use super::control::{self, Request, Response};
 use super::network;
-use super::sandbox::{self, PendingInit, SandboxSpec};
+use super::sandbox::{self, PendingInit};
 use super::state::{ProcessId, State};
-use crate::{ClusterPlan, NodePlan};
+use super::types::SandboxSpec;
+use crate::types::{ClusterPlan, NodePlan};
 use rkube_init::cgroup::Hierarchy;
 
 /// How long a node may take to shut down before it is killed.
