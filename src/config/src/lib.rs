@@ -1,11 +1,12 @@
-//! What a cluster and a node are told to be.
+//! The configuration of clusters and nodes.
 //!
-//! [`NodeConfig`] is the one document that a node of any driver boots from. The
-//! cluster room writes it, the driver places it at [`paths::NODE_CONFIG`] inside
-//! the node, and init, control plane and node agent read it. The paths and ports
-//! that those processes share are named here and nowhere else.
+//! [`NodeConfig`] is the document that every node boots from, whatever its driver. The
+//! crate `cluster` writes it, the driver places it at [`paths::NODE_CONFIG`] inside the
+//! node, and init, control plane and node agent read it. The paths, ports and roles
+//! that those processes share are defined here only.
 
 pub mod machine;
+pub mod roles;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -16,17 +17,16 @@ use serde::{Deserialize, Serialize};
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
-/// What a node and the API server report as their version: Kubernetes' first.
+/// The version that nodes and the API server report; begins with Kubernetes' version.
 pub const VERSION: &str = concat!("v1.36.0+rkube", env!("CARGO_PKG_VERSION"));
 
-/// [`VERSION`], owned.
+/// Returns [`VERSION`] as an owned string.
 pub fn version() -> String {
     VERSION.to_owned()
 }
 
-/// A file of archives that rkube sends to nodes: layers that are not in it
-/// because the node's store has them, by the names that the manifest uses, with
-/// their sizes.
+/// Name of a file in image archives that rkube sends to nodes. It lists the layers that
+/// the archive leaves out because the node has them: names as in the manifest, and sizes.
 pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
 
 /// Ports inside a node.
@@ -41,7 +41,7 @@ pub mod ports {
     pub const NODE_PORTS: (u16, u16) = (30000, 32767);
 }
 
-/// Places inside a node, the same for every driver.
+/// Paths inside a node, the same for every driver.
 pub mod paths {
     /// The node's [`super::NodeConfig`], YAML, read-only to the node.
     pub const NODE_CONFIG: &str = "/etc/rkube/node.yaml";
@@ -54,58 +54,59 @@ pub mod paths {
     /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
     pub const PKI: &str = "/etc/rkube/pki";
-    /// The API server's audit policy; without it nothing is written down.
+    /// The API server's audit policy. Without it there is no audit log.
     pub const AUDIT_POLICY: &str = "/etc/rkube/audit-policy.yaml";
-    /// The API server's audit log, a JSON event a line.
+    /// The API server's audit log, one JSON event per line.
     pub const AUDIT_LOG: &str = "/var/log/rkube/audit/audit.log";
     /// `ssh_host_ed25519_key` (OpenSSH PEM) and `authorized_keys`.
     pub const SSH: &str = "/etc/rkube/ssh";
-    /// The binary itself: every role is run from here.
+    /// The rkube binary, which all [`roles`](super::roles) run.
     pub const BINARY: &str = "/usr/local/bin/rkube";
     /// State that survives a stop. Always a real file system, never an overlay.
     pub const STATE: &str = "/var/lib/rkube";
-    /// The embedded store's folder, on a control-plane node. A store outside
-    /// of the cluster is reached with `etcd-ca.crt`, `etcd-client.crt` and
-    /// `etcd-client.key` in [`PKI`], as far as there are such.
+    /// The embedded store's directory, on a control-plane node. The credentials of an
+    /// external etcd are `etcd-ca.crt`, `etcd-client.crt` and `etcd-client.key` in
+    /// [`PKI`], each optional.
     pub const STORE: &str = "/var/lib/rkube/store";
-    /// What the built-in provisioner made for claims that live on this node.
+    /// Volumes that the built-in provisioner created on this node.
     pub const VOLUMES: &str = "/var/lib/rkube/volumes";
-    /// Where a snapshot is staged until the node boots: see `rkube-init`'s `state`.
+    /// A snapshot that is staged until the next boot; see `rkube-init`'s `state`.
     pub const RESTORE: &str = "/var/lib/rkube/restore";
-    /// The objects of a snapshot, for the control plane to begin with.
+    /// The objects of a snapshot, which the control plane loads at its next start.
     pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";
     /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
     pub const PODS: &str = "/var/lib/rkube/pods";
     /// The runtime's root: containers, snapshots, the image index of this node.
     pub const RUNTIME: &str = "/var/lib/rkube/runtime";
-    /// Content-addressed image blobs and unpacked layers; a driver may share
-    /// this folder between the nodes of a cluster.
+    /// Content-addressed image blobs and unpacked layers. A driver may share this
+    /// directory between the nodes of a cluster.
     pub const IMAGES: &str = "/var/lib/rkube/images";
     /// Sockets and pid files, on a tmpfs.
     pub const RUN: &str = "/run/rkube";
-    /// One log a service, `<service>.log`.
+    /// Logs of the node's services, one file per service: `<service>.log`.
     pub const LOGS: &str = "/var/log/rkube";
-    /// Places of the tool box besides `/usr`, links into it on most distributions.
+    /// Directories of the host tools mount besides `/usr`; links into it on most
+    /// distributions.
     pub const USR_LINKS: [&str; 5] = ["bin", "sbin", "lib", "lib64", "lib32"];
     /// Container logs, `<namespace>_<pod>_<uid>/<container>/<restart>.log`.
     pub const POD_LOGS: &str = "/var/log/pods";
 }
 
-/// What every node of a cluster agrees on.
+/// Settings that all nodes of a cluster share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClusterConfig {
     /// The profile's name; also the kubeconfig context.
     pub name: String,
-    /// DNS suffix of services, `cluster.local` unless chosen.
+    /// DNS domain of the cluster, `cluster.local` by default.
     pub dns_domain: String,
-    /// Where service addresses come from.
+    /// Address range of services.
     pub service_cidr: Ipv4Net,
     /// The cluster DNS service's address, the tenth of `service_cidr`.
     pub dns_ip: Ipv4Addr,
-    /// Where the nodes' pod ranges come from.
+    /// Address range of pods; each node gets a part of it.
     pub pod_cidr: Ipv4Net,
-    /// Where the nodes' own addresses come from.
+    /// Address range of the nodes.
     pub node_cidr: Ipv4Net,
     /// The API server's address as nodes reach it.
     pub api_server_ip: Ipv4Addr,
@@ -116,7 +117,7 @@ pub struct ClusterConfig {
     pub nodes: Vec<NodeAddress>,
 }
 
-/// A node as its peers know it.
+/// The name and the address of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeAddress {
@@ -126,7 +127,7 @@ pub struct NodeAddress {
     pub ip: Ipv4Addr,
 }
 
-/// What one node is told to be.
+/// The configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeConfig {
@@ -138,14 +139,14 @@ pub struct NodeConfig {
     pub ip: Ipv4Addr,
     /// The node's own pod range.
     pub pod_cidr: Ipv4Net,
-    /// Whether the control plane runs here.
+    /// Whether the node runs the control plane.
     pub control_plane: bool,
     /// `node.kubernetes.io/...` provider string, `rkube://<driver>/<profile>/<node>`.
     pub provider_id: String,
-    /// CPUs that the node may use, in millicores; the machine's when absent.
+    /// CPU limit in millicores; without it, all CPUs of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_millis: Option<u64>,
-    /// Memory that the node may use, in bytes; the machine's when absent.
+    /// Memory limit in bytes; without it, all memory of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
     /// DNS servers for names outside the cluster.
@@ -154,33 +155,34 @@ pub struct NodeConfig {
     /// Registries reached over plain HTTP (`host[:port]`).
     #[serde(default)]
     pub insecure_registries: Vec<String>,
-    /// The host as the node reaches it: where registries on the host's loopback are.
+    /// The address at which the node reaches the host, for registries on the host's
+    /// loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<Ipv4Addr>,
-    /// Pods that the node takes at most.
+    /// Maximum number of pods on the node.
     pub max_pods: u32,
-    /// Where the cluster's objects are kept when not on this node.
+    /// The external store of API objects; without it, the embedded store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
-    /// The staged snapshot that the node is to become at its next boot.
+    /// The staged snapshot to restore at the next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
 }
 
-/// An etcd outside of the cluster.
+/// An external etcd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Its endpoints as this machine names them, `https://host:2379`.
+    /// Endpoints as the host resolves them, `https://host:2379`.
     pub endpoints: Vec<String>,
-    /// What the cluster's keys begin with.
+    /// Prefix of the cluster's keys.
     pub root: String,
 }
 
-/// Why a configuration cannot be used.
+/// An error of [`NodeConfig::read`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is not there or cannot be read.
+    /// The file does not exist or cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
@@ -188,12 +190,12 @@ pub enum ConfigError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The file is not what it should be.
+    /// The file is not a valid configuration.
     #[error("{path} is not a valid configuration: {reason}")]
     Parse {
         /// The file.
         path: String,
-        /// Where and why.
+        /// The position and the reason.
         reason: String,
     },
 }
@@ -212,7 +214,7 @@ impl NodeConfig {
         })
     }
 
-    /// The document as it is written to a node.
+    /// Returns the document as it is written to a node.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("a node configuration is plain data")
     }

@@ -1,11 +1,11 @@
-//! Which allocator a process uses.
+//! Selects the allocator of a process.
 //!
-//! The control plane makes and drops trees of small values all day, and keeps
-//! some of each in caches and histories. In glibc's heaps those hold a page
-//! each: 22 MB in use were 85 MB resident after a busy minute, and giving pages
-//! back left 63 MB. jemalloc keeps values of a size together, which leaves a
-//! quarter less, and takes a tenth to a half less processor time for writes. For
-//! everybody else, who allocates little, glibc's heap is the smaller one.
+//! The control plane constantly allocates and frees trees of small values and keeps some
+//! of them in caches and histories. In glibc's heap the kept values pin their pages: 22 MB
+//! in use were 85 MB resident after a busy minute, and 63 MB after trimming. jemalloc
+//! groups values by size, which leaves a quarter less resident, and needs a tenth to a
+//! half less CPU time for writes. All other roles allocate little, and glibc's heap is
+//! smaller for them.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_char;
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use tikv_jemallocator::Jemalloc;
 
-/// The role that has an allocator of its own, as `argv[1]`.
-const ROLE: &[u8] = b"control-plane";
+/// The role that uses jemalloc, as `argv[1]`.
+const ROLE: &[u8] = rkube_config::roles::CONTROL_PLANE.as_bytes();
 /// The page size that every build of jemalloc can work with: it is compiled for
 /// the builder's, which may be larger than this and must not be smaller than the
 /// machine's.
@@ -35,7 +35,7 @@ unsafe impl Sync for Options {}
 #[global_allocator]
 static ALLOCATOR: ByRole = ByRole;
 
-/// Asks either allocator, always the same one in a process.
+/// Forwards to one of the allocators, always the same one in a process.
 struct ByRole;
 
 /// 0 until the first allocation, then which one it was.
@@ -91,9 +91,9 @@ fn names(line: &[u8], role: &[u8]) -> bool {
     line.split(|byte| *byte == 0).nth(1) == Some(role)
 }
 
-/// Gives pages back that have not been needed for a while. jemalloc does so only
-/// while somebody allocates.
-pub fn give_back() {
+/// Purges unused pages whose decay time has passed. By itself jemalloc does so only during
+/// allocations.
+pub fn purge() {
     // "arena.<all>.decay": 4096 stands for all arenas (`MALLCTL_ARENAS_ALL`). It
     // takes no value and gives none.
     // SAFETY: the name is a C string, and null is what stands for no value.

@@ -258,7 +258,11 @@ mod tests {
         annotations.insert(TOOLING.into(), "kubectl/v1.36.0".into());
         assert!(Parent::read(&object).unwrap_err().contains("kubectl"));
         object.metadata.labels.as_mut().unwrap().remove(ID);
-        assert!(Parent::read(&object).unwrap_err().contains("not made by"));
+        assert!(
+            Parent::read(&object)
+                .unwrap_err()
+                .contains("not created by")
+        );
     }
 
     #[test]

@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(read("sub/x.yaml").await.unwrap(), "kind: X");
         assert_eq!(read("inner").await.unwrap(), "kind: X");
         let cases = [
-            ("outer", "a link out of"),
+            ("outer", "a symbolic link that leaves"),
             ("sub", "no file"),
             ("large", "larger"),
             ("bytes", "not text"),

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::Log;
+use crate::types::Log;
 
 /// The host's roots of trust as one file, where it has such.
 #[cfg(not(windows))]

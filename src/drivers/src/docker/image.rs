@@ -13,7 +13,7 @@ use rkube_failure::{Failure, Kind, Source};
 use tokio::io::AsyncReadExt;
 
 use super::engine::{Engine, failure, is_missing};
-use super::hex;
+use crate::hex::encode as hex;
 
 /// Label of every node image: its layer's digest.
 const LAYER_LABEL: &str = "io.rkube.layer";
@@ -133,7 +133,7 @@ async fn describe(binary: &Path) -> Result<(Layer, String), Failure> {
         let _ = std::fs::write(&memo, format!("{stamp} {digest}"));
         Ok((layer, digest))
     };
-    super::blocking(work).await
+    super::blocking::run_blocking(work).await
 }
 
 /// The node images that the engine has: of one layer, or all.

@@ -31,7 +31,7 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
             Some(parent) => {
                 let text = format!("{parent} {diff}");
                 let sum = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-                format!("sha256:{}", super::hex(sum.as_ref()))
+                format!("sha256:{}", crate::hex::encode(sum.as_ref()))
             }
         };
         chain.push(next);
@@ -238,7 +238,7 @@ mod tests {
         let sum = ring::digest::digest(&ring::digest::SHA256, b"sha256:a sha256:b");
         assert_eq!(
             chain[1],
-            format!("sha256:{}", super::super::hex(sum.as_ref()))
+            format!("sha256:{}", crate::hex::encode(sum.as_ref()))
         );
     }
 

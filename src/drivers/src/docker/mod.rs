@@ -5,22 +5,23 @@
 //! running: rkube leaves no process of its own on the host.
 
 mod archive;
+mod blocking;
 mod boot;
 mod engine;
 mod image;
 mod layers;
 mod network;
 mod node;
+mod objects;
 mod preflight;
 mod rights;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum as Summary};
+use bollard::models::ContainerSummaryStateEnum as Summary;
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveVolumeOptions,
+    ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder, RemoveVolumeOptions,
 };
 use bytes::Bytes;
 use futures::Stream;
@@ -29,17 +30,12 @@ use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use self::blocking::run_blocking;
 use self::engine::{Engine, failure, is_missing};
-use crate::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
+use self::objects::{NODE_LABEL, PROFILE_LABEL, by_node, containers, ours, runs};
+use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
 
 pub use boot::docker_init;
-
-/// Label of everything that belongs to a cluster: the profile's name.
-const PROFILE_LABEL: &str = "io.rkube.profile";
-/// Label beside it: the profile's directory, since each RKUBE_HOME has names of its own.
-const HOME_LABEL: &str = "io.rkube.home";
-/// Label of a node's container and volumes: the node's name.
-const NODE_LABEL: &str = "io.rkube.node";
 
 /// The docker driver.
 pub struct Docker;
@@ -99,7 +95,7 @@ impl Export {
         }
         let archive = SyncIoBridge::new(StreamReader::new(whole()));
         let there = present.clone();
-        let skipped = blocking(move || Ok(layers::plan(archive, &there)?))
+        let skipped = run_blocking(move || Ok(layers::plan(archive, &there)?))
             .await
             .map_err(|f| f.context(format!("cannot read the image {}", self.name)))?;
         if skipped.is_empty() {
@@ -138,81 +134,6 @@ impl std::io::Write for Sender {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Runs blocking work without holding up the caller's runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(anyhow::Error::from)
-        .flatten()
-        .map_err(|e| Failure::new(Source::Driver, Kind::Error, format!("{e:#}")))
-}
-
-/// Labels that make something part of the cluster.
-fn labels(plan: &ClusterPlan, node: Option<&str>) -> HashMap<String, String> {
-    let mut labels = HashMap::from([
-        (PROFILE_LABEL.to_owned(), plan.name.clone()),
-        (HOME_LABEL.to_owned(), plan.dir.display().to_string()),
-    ]);
-    labels.extend(node.map(|n| (NODE_LABEL.to_owned(), n.to_owned())));
-    labels
-}
-
-/// A filter of the engine's lists for what belongs to the cluster.
-fn ours(plan: &ClusterPlan) -> HashMap<&'static str, Vec<String>> {
-    HashMap::from([(
-        "label",
-        vec![
-            format!("{PROFILE_LABEL}={}", plan.name),
-            format!("{HOME_LABEL}={}", plan.dir.display()),
-        ],
-    )])
-}
-
-/// Containers that a filter finds, running or not.
-async fn containers(
-    engine: &Engine,
-    filters: &HashMap<&'static str, Vec<String>>,
-) -> Result<Vec<ContainerSummary>, Failure> {
-    let options = ListContainersOptionsBuilder::default()
-        .all(true)
-        .filters(filters)
-        .build();
-    engine
-        .docker
-        .list_containers(Some(options))
-        .await
-        .map_err(|e| failure("cannot list the engine's containers", &e))
-}
-
-fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
-    Some(container.labels.as_ref()?.get(name)?.as_str())
-}
-
-/// The cluster's containers by node.
-async fn by_node(
-    engine: &Engine,
-    plan: &ClusterPlan,
-) -> Result<BTreeMap<String, ContainerSummary>, Failure> {
-    Ok(containers(engine, &ours(plan))
-        .await?
-        .into_iter()
-        .filter_map(|c| Some((label(&c, NODE_LABEL)?.to_owned(), c)))
-        .collect())
-}
-
-fn runs(container: &ContainerSummary) -> bool {
-    matches!(
-        container.state,
-        Some(Summary::RUNNING | Summary::RESTARTING | Summary::PAUSED)
-    )
 }
 
 impl Driver for Docker {

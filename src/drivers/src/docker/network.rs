@@ -9,8 +9,8 @@ use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
 use super::engine::{Engine, failure, is_missing};
-use super::{PROFILE_LABEL, labels, ours};
-use crate::ClusterPlan;
+use super::objects::{PROFILE_LABEL, labels, ours};
+use crate::types::ClusterPlan;
 
 /// Whether the cluster's network is there.
 pub async fn exists(engine: &Engine, plan: &ClusterPlan) -> Result<bool, Failure> {

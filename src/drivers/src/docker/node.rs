@@ -20,8 +20,10 @@ use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
 
 use super::engine::{Engine, failure, is_missing};
-use super::{archive, boot, hex, labels, rights, runs};
-use crate::{ClusterPlan, Log, NodePlan};
+use super::objects::{label, labels, runs};
+use super::{archive, boot, rights};
+use crate::hex::encode as hex;
+use crate::types::{ClusterPlan, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
@@ -64,7 +66,7 @@ pub async fn start(
         labels.insert(SPEC_LABEL.to_owned(), digest.clone());
     }
     let reusable = existing
-        .filter(|c| super::label(c, SPEC_LABEL) == Some(&digest))
+        .filter(|c| label(c, SPEC_LABEL) == Some(&digest))
         .and_then(|c| c.id.clone());
     let id = match reusable {
         Some(id) => id,

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use rkube_failure::{Failure, Kind, Source};
 
 use super::engine::Engine;
-use super::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label, network};
-use crate::{ClusterPlan, Problem};
+use super::network;
+use super::objects::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label};
+use crate::types::{ClusterPlan, Problem};
 
 /// Least free space where a local engine keeps its data, in bytes.
 #[cfg(target_os = "linux")]

@@ -17,6 +17,7 @@ mod preflight;
 mod sandbox;
 mod state;
 mod supervisor;
+mod types;
 
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
@@ -32,12 +33,13 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rkube_config::roles;
 use rkube_failure::{Failure, Kind, Source};
 
 pub use self::control::socket_path as control_socket;
 use self::control::{Request, Response, ask};
 use self::state::State;
-use crate::{ClusterPlan, Driver, Log, NodeState, Problem};
+use crate::types::{ClusterPlan, Driver, Log, NodeState, Problem};
 
 /// How long the supervisor may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -62,8 +64,8 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     };
     let run = || -> anyhow::Result<()> {
         match role {
-            "supervise" => supervisor::primary(&path(0)?),
-            "standby" => {
+            roles::SUPERVISE => supervisor::primary(&path(0)?),
+            roles::STANDBY => {
                 // SAFETY: the primary hands this descriptor down and names it here.
                 let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
                 nix::fcntl::fcntl(
@@ -76,7 +78,7 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
             _ => sandbox::native_init(&path(0)?),
         }
     };
-    matches!(role, "supervise" | "standby" | "native-init").then(|| match run() {
+    matches!(role, roles::SUPERVISE | roles::STANDBY | roles::NATIVE_INIT).then(|| match run() {
         Ok(()) => 0,
         Err(e) => {
             eprintln!("{role}: {e:#}");
@@ -129,7 +131,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("start")?;
+            preflight::require_root("start")?;
             start(&plan, nodes).map_err(|e| failure(&e))
         })
     }
@@ -141,7 +143,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("stop")?;
+            preflight::require_root("stop")?;
             stop(&plan, nodes, true).map_err(|e| failure(&e))
         })
     }
@@ -153,7 +155,7 @@ impl Driver for Native {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         let (plan, nodes) = (plan.clone(), nodes.to_vec());
         blocking(move || {
-            require_root("delete")?;
+            preflight::require_root("delete")?;
             stop(&plan, nodes.clone(), false).map_err(|e| failure(&e))?;
             for node in nodes {
                 remove_tree(&plan.node_dir(&node)).map_err(|e| failure(&e))?;
@@ -181,7 +183,7 @@ impl Driver for Native {
                 ("control-plane", "rkube/control-plane.log"),
                 ("agent", "rkube/agent.log"),
             ];
-            crate::read_logs(&plan.node_dir(node).join("log"), &files)
+            crate::types::read_logs(&plan.node_dir(node).join("log"), &files)
         })
     }
 
@@ -190,36 +192,17 @@ impl Driver for Native {
         plan: &'a ClusterPlan,
     ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
         Box::pin(async move {
-            crate::read_logs(&plan.dir.join("logs"), &[("supervisor", "supervisor.log")])
+            crate::types::read_logs(&plan.dir.join("logs"), &[("supervisor", "supervisor.log")])
         })
     }
 
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
         let plan = plan.clone();
         blocking(move || {
-            require_root("delete")?;
+            preflight::require_root("delete")?;
             destroy(&plan).map_err(|e| failure(&e))
         })
     }
-}
-
-/// Fails unless this process is root.
-fn require_root(command: &str) -> Result<(), Failure> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Source::Host,
-        Kind::Permission,
-        format!("the native driver needs root to {command} nodes"),
-    )
-    .advise(sudo_advice()))
-}
-
-/// Names the command line to run as root.
-fn sudo_advice() -> String {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    format!("run it as root: sudo rkube {}", args.join(" "))
 }
 
 /// Creates the directory of the control socket. If root acts for another user, the
@@ -281,7 +264,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
     let start = log.metadata()?.len();
     let mut command = Command::new(&plan.binary);
     command
-        .arg("supervise")
+        .arg(roles::SUPERVISE)
         .arg(&plan.run_dir)
         .current_dir("/")
         .stdin(Stdio::null());
@@ -423,7 +406,8 @@ fn supervisors(run_dir: &Path) -> Vec<Pid> {
             let mut args = line.split(|b| *b == 0).skip(1);
             let role = args.next()?;
             let dir = args.next()?;
-            let ours = matches!(role, b"supervise" | b"standby")
+            let supervisors = [roles::SUPERVISE, roles::STANDBY];
+            let ours = supervisors.iter().any(|name| name.as_bytes() == role)
                 && dir == run_dir.as_os_str().as_encoded_bytes();
             ours.then(|| Pid::from_raw(pid))
         })

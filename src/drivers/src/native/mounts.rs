@@ -14,7 +14,7 @@ use rkube_init::rootfs::{
     bind, bind_file, bind_flags, make_dir, roots_of_trust, skeleton, special, tool_box,
 };
 
-use super::sandbox::SandboxSpec;
+use super::types::SandboxSpec;
 
 /// Builds the node's file systems and makes them the root of this process.
 pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {

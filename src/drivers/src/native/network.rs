@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use rkube_network::netlink::{self, Netlink, Netns, Route, Veth};
 use rkube_network::{HostNetwork, HostNetworkConfig};
 
-use crate::{ClusterPlan, NodePlan};
+use crate::types::{ClusterPlan, NodePlan};
 
 /// The bridge that all nodes are ports of.
 const BRIDGE: &str = "rkbr0";

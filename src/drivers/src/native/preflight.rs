@@ -7,7 +7,7 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use rkube_failure::{Failure, Kind, Source};
 
 use super::network;
-use crate::{ClusterPlan, Problem};
+use crate::types::{ClusterPlan, Problem};
 
 /// Least free disk space for the profile, in bytes.
 const DISK_MIN: u64 = 1 << 30;
@@ -31,7 +31,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
                 Kind::Permission,
                 "the native driver needs root to create namespaces, network interfaces and mounts",
             )
-            .advise(super::sudo_advice()),
+            .advise(sudo_advice()),
         )];
     }
     let mut problems = Vec::new();
@@ -47,6 +47,25 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
         fatal: false,
     }));
     problems
+}
+
+/// Fails unless this process is root.
+pub fn require_root(command: &str) -> Result<(), Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Host,
+        Kind::Permission,
+        format!("the native driver needs root to {command} nodes"),
+    )
+    .advise(sudo_advice()))
+}
+
+/// Names the command line to run as root.
+fn sudo_advice() -> String {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    format!("run it as root: sudo rkube {}", args.join(" "))
 }
 
 fn unsupported(message: impl Into<String>) -> Failure {

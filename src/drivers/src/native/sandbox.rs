@@ -5,28 +5,15 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use rkube_config::{NodeConfig, paths};
-use serde::{Deserialize, Serialize};
 
 use super::mounts;
-
-/// What the inside of a sandbox is told by the supervisor, as JSON on disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SandboxSpec {
-    /// The node's directory.
-    pub dir: PathBuf,
-    /// Placed at `/etc/rkube`.
-    pub etc: PathBuf,
-    /// The binary of every role.
-    pub binary: PathBuf,
-    /// Image blobs and layers, shared by the cluster's nodes.
-    pub images: PathBuf,
-}
+use super::types::SandboxSpec;
 
 /// A sandbox whose PID 1 is blocked on the gate pipe.
 pub struct PendingInit {
@@ -61,7 +48,7 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
     let program = std::ffi::CString::new(binary.as_os_str().as_bytes())?;
     let args = [
         program.clone(),
-        c"native-init".to_owned(),
+        std::ffi::CString::new(rkube_config::roles::NATIVE_INIT)?,
         std::ffi::CString::new(spec.as_os_str().as_bytes())?,
     ];
     let env: Vec<std::ffi::CString> = ["RKUBE_LOG", "RUST_BACKTRACE"]

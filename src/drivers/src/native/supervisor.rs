@@ -25,9 +25,10 @@ use nix::unistd::Pid;
 use super::cgroup::{self, Limits};
 use super::control::{self, Request, Response};
 use super::network;
-use super::sandbox::{self, PendingInit, SandboxSpec};
+use super::sandbox::{self, PendingInit};
 use super::state::{ProcessId, State};
-use crate::{ClusterPlan, NodePlan};
+use super::types::SandboxSpec;
+use crate::types::{ClusterPlan, NodePlan};
 use rkube_init::cgroup::Hierarchy;
 
 /// How long a node may take to shut down before it is killed.
@@ -269,7 +270,7 @@ impl Supervisor {
             .context("cannot duplicate a descriptor")?;
         let mut command = Command::new(&plan.binary);
         command
-            .arg("standby")
+            .arg(rkube_config::roles::STANDBY)
             .arg(&self.run_dir)
             .arg(Pid::this().to_string())
             .arg(netns.to_string());

@@ -11,15 +11,11 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::machine;
+use super::layout::{self, GUEST_SOCKET, HOST_SOCKET};
 
-/// Name of the gate's socket on the guest's side, in the machine's run directory.
-pub const GUEST_SOCKET: &str = "out";
-/// Name of the gate's socket on the side of QEMU's user network.
-pub const HOST_SOCKET: &str = "world";
 /// How long a machine may answer a UDP packet. QEMU uses the same timeout.
 const UDP_FLOW_TIMEOUT: Duration = Duration::from_secs(240);
 /// Maximum number of UDP flows that are tracked per machine.
@@ -33,16 +29,6 @@ const IPV4: [u8; 2] = [0x08, 0x00];
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// Returns the path of the gate's socket.
-pub fn socket(cluster: &Path) -> PathBuf {
-    cluster.join("vm").join("gate")
-}
-
-/// A machine's end of the gate, [`GUEST_SOCKET`] or [`HOST_SOCKET`].
-pub fn port(cluster: &Path, node: &str, side: &str) -> PathBuf {
-    machine::run_dir(cluster, node).join(side)
-}
 
 /// The gates of a cluster's machines.
 #[derive(Debug)]
@@ -96,7 +82,7 @@ impl UdpFlows {
         let Some(packet) = Packet::read(frame) else {
             return;
         };
-        if packet.source != machine::HOST || packet.protocol != UDP || packet.fragment {
+        if packet.source != layout::HOST || packet.protocol != UDP || packet.fragment {
             return;
         }
         if let Some(ports) = packet.ports() {
@@ -175,7 +161,7 @@ fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instan
     if matches!(to.octets()[0], 0 | 127 | 224..) {
         return false;
     }
-    if !machine::is_outside(to) {
+    if !layout::is_outside(to) {
         return true;
     }
     // Behind every address of QEMU's own network is the host's loopback.
@@ -187,11 +173,11 @@ fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instan
     };
     match (packet.protocol, to) {
         // QEMU answers these itself.
-        (ICMP, machine::HOST | machine::NAME_SERVER) => true,
-        (TCP, machine::HOST) => loopback_ports.contains(&port) || !packet.opens(),
-        (UDP, machine::HOST) => flows.answers(from, port, now),
+        (ICMP, layout::HOST | layout::NAME_SERVER) => true,
+        (TCP, layout::HOST) => loopback_ports.contains(&port) || !packet.opens(),
+        (UDP, layout::HOST) => flows.answers(from, port, now),
         // Other ports there would lead to the host that the name server is on.
-        (TCP | UDP, machine::NAME_SERVER) => port == DNS,
+        (TCP | UDP, layout::NAME_SERVER) => port == DNS,
         _ => false,
     }
 }

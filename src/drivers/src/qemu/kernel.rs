@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rkube_failure::{Failure, Kind, Source};
 
 use super::modules::Modules;
-use crate::ClusterPlan;
+use crate::types::ClusterPlan;
 
 /// The package to install where there is no kernel.
 const ADVICE: &str = "install one made for virtual machines (Debian: linux-image-cloud-amd64, \

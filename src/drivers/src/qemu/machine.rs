@@ -16,28 +16,14 @@ use serde::{Deserialize, Serialize};
 use super::accel::Accelerator;
 use super::disk::{self, Disk};
 use super::kernel::Kernel;
-use super::{gate, initramfs, modules, switch};
-use crate::{ClusterPlan, NodePlan};
+use super::layout::{self, GUEST, HOST, NAME_SERVER, OUTSIDE, control, monitor, run_dir};
+use super::{initramfs, modules};
+use crate::types::{ClusterPlan, NodePlan};
 
 /// A node's memory unless the user says otherwise, in bytes.
 pub const DEFAULT_MEMORY: u64 = 2 << 30;
 /// A node's CPUs unless the user says otherwise, in thousandths.
 const DEFAULT_CPUS: u64 = 2000;
-/// The network between a machine and its QEMU, which stands for the world. It is
-/// reserved for examples, so that no real network is hidden by it.
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
-/// The host as machines see it.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// QEMU's name server, which asks those of the host.
-pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
-/// Whether an address is of the network between a machine and its QEMU.
-pub fn is_outside(address: Ipv4Addr) -> bool {
-    address.octets()[..3] == OUTSIDE.octets()[..3]
-}
-
-/// Every machine as its own QEMU sees it.
-const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 15);
-
 /// Everything that starting a node's QEMU takes, on disk for its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
@@ -47,21 +33,6 @@ pub struct Launch {
     pub args: Vec<String>,
     /// Where what it says goes.
     pub log: PathBuf,
-}
-
-/// Where a node's sockets are.
-pub fn run_dir(cluster: &Path, node: &str) -> PathBuf {
-    cluster.join("vm").join(node)
-}
-
-/// The control socket of commands, beside the supervisor's own.
-pub fn control(cluster: &Path, node: &str) -> PathBuf {
-    run_dir(cluster, node).join("qmp")
-}
-
-/// The control socket of the supervisor.
-pub fn monitor(cluster: &Path, node: &str) -> PathBuf {
-    run_dir(cluster, node).join("monitor")
 }
 
 /// QEMU's name in the `PATH`.
@@ -297,8 +268,8 @@ fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts
         "-netdev",
         &format!(
             "dgram,id=nodes,local.type=unix,local.path={},remote.type=unix,remote.path={}",
-            escape(&switch::port(&plan.run_dir, &node.name)),
-            escape(&switch::socket(&plan.run_dir))
+            escape(&layout::switch_port(&plan.run_dir, &node.name)),
+            escape(&layout::switch_socket(&plan.run_dir))
         ),
         "-device",
         &format!(
@@ -311,12 +282,12 @@ fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts
     let gate = |id: &str, side: &str| {
         format!(
             "dgram,id={id},local.type=unix,local.path={},remote.type=unix,remote.path={}",
-            escape(&gate::port(&plan.run_dir, &node.name, side)),
-            escape(&gate::socket(&plan.run_dir))
+            escape(&layout::gate_port(&plan.run_dir, &node.name, side)),
+            escape(&layout::gate_socket(&plan.run_dir))
         )
     };
-    args.add(&["-netdev", &gate("outside", gate::GUEST_SOCKET)]);
-    args.add(&["-netdev", &gate("gate", gate::HOST_SOCKET)]);
+    args.add(&["-netdev", &gate("outside", layout::GUEST_SOCKET)]);
+    args.add(&["-netdev", &gate("gate", layout::HOST_SOCKET)]);
     args.add(&[
         "-netdev",
         &format!(
@@ -338,7 +309,7 @@ fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts
 /// Adds the source of random numbers and the ports that carry the logs.
 fn add_logs(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan) {
     args.add(&["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-    for (role, file) in super::log_ports(&plan.node_dir(&node.name).join("log")) {
+    for (role, file) in layout::log_ports(&plan.node_dir(&node.name).join("log")) {
         args.add(&[
             "-chardev",
             &format!("file,id={role},append=on,path={}", escape(&file)),
@@ -456,7 +427,7 @@ pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MachineOptions, PortMapping};
+    use crate::types::{MachineOptions, PortMapping};
 
     fn plan() -> ClusterPlan {
         let node = |name: &str, last, control_plane, port| NodePlan {

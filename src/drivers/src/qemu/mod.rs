@@ -11,6 +11,7 @@ mod disk;
 mod gate;
 mod initramfs;
 mod kernel;
+mod layout;
 mod machine;
 mod modules;
 mod preflight;
@@ -23,7 +24,7 @@ mod tap;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,11 @@ use ipnet::Ipv4Net;
 use nix::sys::signal::{Signal, kill};
 use rkube_failure::{Failure, Kind, Source};
 
-use self::machine::{Parts, control};
+use self::layout::control;
+use self::machine::Parts;
 use self::qmp::{Qmp, QmpMessage};
-use crate::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem, ranges};
+use crate::ranges;
+use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem};
 
 /// How long a machine may take to power off in order.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -156,11 +159,11 @@ impl Driver for Qemu {
     }
 
     fn resolvers(&self) -> Option<Vec<IpAddr>> {
-        Some(vec![machine::NAME_SERVER.into()])
+        Some(vec![layout::NAME_SERVER.into()])
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
+    fn binary(&self) -> BoxFuture<'_, Result<std::path::PathBuf, Failure>> {
         Box::pin(async { crate::binary::for_nodes(std::env::consts::ARCH) })
     }
 
@@ -191,7 +194,7 @@ impl Driver for Qemu {
         blocking(move || {
             stop(&plan, &nodes, false).map_err(|e| failure(&e))?;
             for node in nodes {
-                for dir in [plan.node_dir(&node), machine::run_dir(&plan.run_dir, &node)] {
+                for dir in [plan.node_dir(&node), layout::run_dir(&plan.run_dir, &node)] {
                     remove_tree(&dir).map_err(|e| failure(&e))?;
                 }
             }
@@ -212,7 +215,7 @@ impl Driver for Qemu {
         plan: &'a ClusterPlan,
         node: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
-        Box::pin(async move { crate::read_logs(&plan.node_dir(node).join("log"), &LOGS) })
+        Box::pin(async move { crate::types::read_logs(&plan.node_dir(node).join("log"), &LOGS) })
     }
 
     fn driver_logs<'a>(
@@ -221,7 +224,7 @@ impl Driver for Qemu {
     ) -> BoxFuture<'a, Result<Vec<Log>, Failure>> {
         Box::pin(async move {
             let file = [("supervisor", "supervisor.log")];
-            crate::read_logs(&plan.dir.join("logs"), &file)
+            crate::types::read_logs(&plan.dir.join("logs"), &file)
         })
     }
 
@@ -390,7 +393,7 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
     if !powered_off {
         supervisor::kill_machine(cluster, node)?;
     }
-    remove_tree(&machine::run_dir(cluster, node))
+    remove_tree(&layout::run_dir(cluster, node))
 }
 
 /// True when the machine is off.
@@ -458,11 +461,6 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// What a port of a machine for logs is called inside, and its file on the host.
-fn log_ports(logs: &Path) -> [(&'static str, PathBuf); 2] {
-    ["control-plane", "agent"].map(|role| (role, logs.join(format!("rkube/{role}.log"))))
 }
 
 #[cfg(test)]

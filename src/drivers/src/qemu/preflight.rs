@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use rkube_failure::{Failure, Kind, Source};
 
-use super::{accel, disk, kernel, machine};
-use crate::{ClusterPlan, Problem};
+use super::{accel, disk, kernel, layout, machine};
+use crate::types::{ClusterPlan, Problem};
 
 /// Least free disk space for the profile, in bytes.
 const DISK_MIN: u64 = 2 << 30;
@@ -108,7 +108,7 @@ fn sockets(plan: &ClusterPlan) -> Option<Failure> {
     let longest = plan
         .nodes
         .iter()
-        .map(|n| machine::monitor(&plan.run_dir, &n.name).as_os_str().len())
+        .map(|n| layout::monitor(&plan.run_dir, &n.name).as_os_str().len())
         .max()?;
     (longest > LONGEST).then(|| {
         Failure::new(

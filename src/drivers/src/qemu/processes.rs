@@ -5,11 +5,13 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-use super::{machine, supervisor};
+use rkube_config::roles;
+
+use super::layout;
 
 /// The QEMU of a node.
 pub fn of_machine(cluster: &Path, node: &str) -> Vec<Pid> {
-    let socket = format!("unix:{},", machine::control(cluster, node).display());
+    let socket = format!("unix:{},", layout::control(cluster, node).display());
     find(|args| args.iter().any(|a| a.starts_with(&socket)))
 }
 
@@ -22,7 +24,9 @@ pub fn machines(cluster: &Path) -> Vec<Pid> {
 /// Every supervisor of the cluster.
 pub fn supervisors(cluster: &Path) -> Vec<Pid> {
     let cluster = cluster.display().to_string();
-    find(|args| args.get(1).is_some_and(|a| a == supervisor::ROLE) && args.get(2) == Some(&cluster))
+    find(|args| {
+        args.get(1).is_some_and(|a| a == roles::VM_SUPERVISE) && args.get(2) == Some(&cluster)
+    })
 }
 
 #[cfg(target_os = "linux")]

@@ -22,11 +22,11 @@ use serde_json::Value;
 
 use super::machine::{self, Launch};
 use super::qmp::{Qmp, QmpMessage};
-use super::switch;
-use crate::ClusterPlan;
+use super::{layout, switch};
+use crate::types::ClusterPlan;
 
 /// The role's name on the command line.
-pub const ROLE: &str = "vm-supervise";
+pub const ROLE: &str = rkube_config::roles::VM_SUPERVISE;
 /// How long a QEMU may take to open its sockets.
 const COME_UP: Duration = Duration::from_secs(30);
 /// A machine that ran this long before it ended is started again at once.
@@ -42,7 +42,7 @@ pub fn plan_path(cluster: &Path) -> PathBuf {
 }
 
 fn lock_path(cluster: &Path, node: &str) -> PathBuf {
-    machine::run_dir(cluster, node).join("supervisor.lock")
+    layout::run_dir(cluster, node).join("supervisor.lock")
 }
 
 fn read_plan(cluster: &Path) -> anyhow::Result<ClusterPlan> {
@@ -146,7 +146,7 @@ pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
     loop {
         let started = Instant::now();
         let mut child = None;
-        let mut qmp = match Qmp::connect(&machine::monitor(cluster, node)) {
+        let mut qmp = match Qmp::connect(&layout::monitor(cluster, node)) {
             Ok(Some(qmp)) => qmp,
             Ok(None) => match launch(cluster, node, &mut child) {
                 Ok(qmp) => qmp,
@@ -200,13 +200,13 @@ fn pause(failures: u32) -> Duration {
 
 /// Starts QEMU and connects to it; its own words when it does not come up.
 fn launch(cluster: &Path, node: &str, child: &mut Option<Child>) -> anyhow::Result<Qmp> {
-    let path = machine::run_dir(cluster, node).join("launch.json");
+    let path = layout::run_dir(cluster, node).join("launch.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let launch: Launch =
         serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
     let before = std::fs::metadata(&launch.log).map_or(0, |m| m.len());
     let running = child.insert(machine::spawn(&launch)?);
-    let socket = machine::monitor(cluster, node);
+    let socket = layout::monitor(cluster, node);
     let deadline = Instant::now() + COME_UP;
     loop {
         if let Some(qmp) = Qmp::connect(&socket).ok().flatten() {
@@ -271,7 +271,7 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
 
 /// Ends a machine that does not answer.
 pub fn kill_machine(cluster: &Path, node: &str) -> anyhow::Result<()> {
-    let socket = machine::control(cluster, node);
+    let socket = layout::control(cluster, node);
     let deadline = Instant::now() + Duration::from_secs(10);
     while super::qmp::is_alive(&socket) {
         for pid in super::processes::of_machine(cluster, node) {
@@ -328,7 +328,7 @@ mod tests {
     fn nobody_holds_what_nobody_locked() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(holder(dir.path(), "n"), None);
-        let run = machine::run_dir(dir.path(), "n");
+        let run = layout::run_dir(dir.path(), "n");
         machine::private_dir(&run).unwrap();
         drop(open_lock(&lock_path(dir.path(), "n")).unwrap());
         assert_eq!(holder(dir.path(), "n"), None);

@@ -18,9 +18,9 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::gate::{self, Gates};
-use super::machine;
-use crate::ClusterPlan;
+use super::gate::Gates;
+use super::layout;
+use crate::types::ClusterPlan;
 
 /// The largest frame: QEMU may send what offloading has joined.
 const FRAME: usize = 70_000;
@@ -29,16 +29,6 @@ const FRAME: usize = 70_000;
 const WRITE_TIMEOUT: Duration = Duration::from_millis(20);
 /// Destination and source address of a frame.
 const HEAD: usize = 12;
-
-/// Where the switch listens.
-pub fn socket(cluster: &Path) -> PathBuf {
-    cluster.join("vm").join("switch")
-}
-
-/// A machine's port.
-pub fn port(cluster: &Path, node: &str) -> PathBuf {
-    machine::run_dir(cluster, node).join("link")
-}
 
 type Mac = [u8; 6];
 
@@ -101,12 +91,12 @@ enum Port {
 
 /// Is the switch until the process ends. The caller holds the switch's lock.
 pub fn run(plan: &ClusterPlan) -> anyhow::Result<()> {
-    let socket = listen(&socket(&plan.run_dir))?;
-    let gate = listen(&gate::socket(&plan.run_dir))?;
+    let socket = listen(&layout::switch_socket(&plan.run_dir))?;
+    let gate = listen(&layout::gate_socket(&plan.run_dir))?;
     let ports = plan
         .nodes
         .iter()
-        .map(|n| Port::Machine(port(&plan.run_dir, &n.name)))
+        .map(|n| Port::Machine(layout::switch_port(&plan.run_dir, &n.name)))
         .collect();
     serve(plan, &socket, &gate, Table::new(ports))
 }

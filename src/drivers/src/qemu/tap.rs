@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use rkube_network::netlink::Netlink;
 use rkube_network::{host, sysctl};
 
-use crate::ClusterPlan;
+use crate::types::ClusterPlan;
 
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 

@@ -1,4 +1,4 @@
-//! Demo programs of the images that the binary carries.
+//! Programs of the built-in demo images.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-/// Where `kubia` listens.
+/// Port on which `kubia` listens.
 const PORT: u16 = 8080;
-/// How long a client may take to say what it wants.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to send its request.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often `lookup` tries again, and how long it waits in between.
+/// How often `lookup` retries, and the delay between attempts.
 const LOOKUP_TRIES: u32 = 100;
 const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
 
@@ -28,7 +28,7 @@ pub fn run(args: &[OsString]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a name's addresses, trying for a while: what answers may still start.
+/// Prints the addresses of a name. Retries, because the DNS record may not exist yet.
 fn lookup(name: &str) -> anyhow::Result<()> {
     use std::net::ToSocketAddrs;
     for attempt in 0.. {
@@ -48,7 +48,7 @@ fn lookup(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells every client which pod it has hit.
+/// Serves HTTP; each response names the pod.
 fn kubia() -> anyhow::Result<()> {
     // PID 1 of a container has no default handlers: without these, `kubectl
     // delete` would wait for the grace period to pass.
@@ -88,20 +88,20 @@ fn answer(mut stream: TcpStream, name: &str) {
         .peer_addr()
         .map(|a| a.ip().to_string())
         .unwrap_or_default();
-    let _ = stream.set_read_timeout(Some(READ_LIMIT));
+    let _ = stream.set_read_timeout(Some(READ_TIMEOUT));
     let Ok(reading) = stream.try_clone() else {
         return;
     };
     let mut lines = BufReader::new(reading).lines();
     while let Some(Ok(_)) = lines.by_ref().next() {
-        // Headers end at the first empty line; one answer a connection.
+        // Headers end at the first empty line; one response per connection.
         if lines.by_ref().map_while(Result::ok).any(|l| l.is_empty()) {
             break;
         }
     }
     println!("Received request from {peer}");
     let body = format!("You've hit {name}\n");
-    // A client that has gone does not care.
+    // The client may have closed the connection.
     let _ = write!(
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

@@ -1,24 +1,23 @@
-//! Giving memory back that is no longer used.
+//! Returns unused memory to the system.
 
 use std::time::Duration;
 
-/// How often a process on glibc's heap looks: what it finds takes a walk.
-const PERIOD: Duration = Duration::from_secs(30);
-/// How often jemalloc is reminded; it knows what there is to do.
+/// How often glibc's heap is checked. Trimming walks the whole heap.
+const TRIM_PERIOD: Duration = Duration::from_secs(30);
+/// How often jemalloc purges pages whose decay time has passed.
 #[cfg(target_env = "gnu")]
-const REMIND: Duration = Duration::from_secs(2);
-/// Resident memory beyond what is in use that is worth the walk, bytes.
-const WORTH: usize = 16 << 20;
+const PURGE_PERIOD: Duration = Duration::from_secs(2);
+/// Unused resident memory above which the heap is trimmed, in bytes.
+const TRIM_THRESHOLD: usize = 16 << 20;
 
-/// Returns free pages to the system from time to time. glibc keeps what was
-/// freed below the last living allocation of an arena, which after a busy hour
-/// is many times what is used.
-pub async fn give_back() {
+/// Returns free pages to the system periodically. glibc does not return memory that was
+/// freed below the last live allocation of an arena, which can be many times what is used.
+pub async fn release_periodically() {
     #[cfg(target_env = "gnu")]
     if crate::allocator::is_jemalloc() {
-        return every(REMIND, crate::allocator::give_back).await;
+        return every(PURGE_PERIOD, crate::allocator::purge).await;
     }
-    every(PERIOD, trim).await;
+    every(TRIM_PERIOD, trim).await;
 }
 
 async fn every(period: Duration, work: fn()) {
@@ -35,13 +34,13 @@ fn trim() {
     // SAFETY: it may be called at any time from any thread.
     let info = unsafe { libc::mallinfo2() };
     let used = info.uordblks + info.hblkhd;
-    if resident().is_some_and(|bytes| bytes > used + WORTH) {
+    if resident().is_some_and(|bytes| bytes > used + TRIM_THRESHOLD) {
         // SAFETY: as above.
         unsafe { libc::malloc_trim(0) };
     }
 }
 
-/// Bytes of this process's own memory that are resident (proc(5), `statm`).
+/// Returns the resident private memory of this process in bytes (proc(5), `statm`).
 #[cfg(target_env = "gnu")]
 fn resident() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;

@@ -1,10 +1,10 @@
-//! The roles that the binary plays inside a cluster.
+//! Internal roles of the binary: the processes of a cluster.
 
 use std::ffi::OsString;
 use std::future::Future;
 
 use anyhow::Context;
-use rkube_config::{NodeConfig, paths};
+use rkube_config::{NodeConfig, paths, roles};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -12,7 +12,7 @@ mod control_plane;
 mod demo;
 mod memory;
 
-/// Runs `role` if it is one; `None` when the arguments are for the CLI.
+/// Runs an internal role; returns `None` if `role` is not one.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_runtime::helper_main(role, args) {
         return Some(code);
@@ -21,11 +21,11 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
         return Some(code);
     }
     let result = match role {
-        "init" => init(args),
-        "vm-init" => rkube_init::vm::boot(),
-        "control-plane" => serve(2, control_plane::run),
-        "agent" => serve(2, rkube_node::run),
-        "demo" => demo::run(args),
+        roles::INIT => init(args),
+        roles::VM_INIT => rkube_init::vm::boot(),
+        roles::CONTROL_PLANE => serve(2, control_plane::run),
+        roles::AGENT => serve(2, rkube_node::run),
+        roles::DEMO => demo::run(args),
         _ => return None,
     };
     Some(match result {
@@ -45,7 +45,7 @@ fn init(args: &[OsString]) -> anyhow::Result<()> {
     rkube_init::run(&config)
 }
 
-/// Runs a service of the node until it fails or SIGTERM asks it to end.
+/// Runs a service of the node until it fails or receives SIGTERM.
 fn serve<F>(threads: usize, work: impl FnOnce(NodeConfig) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -58,7 +58,7 @@ where
         .with_ansi(false)
         .init();
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
-    // Fails only when somebody was first, which is as good.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -70,7 +70,7 @@ where
         .context("cannot start the runtime")?;
     let future = work(config);
     runtime.block_on(async {
-        tokio::spawn(memory::give_back());
+        tokio::spawn(memory::release_periodically());
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
         tokio::select! {
             result = tokio::spawn(future) => result.context("the service panicked")?,

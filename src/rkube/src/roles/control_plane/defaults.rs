@@ -1,8 +1,8 @@
-//! Objects that every rkube cluster begins with, besides those that every
-//! Kubernetes API server makes.
+//! Default objects of rkube clusters, besides those that every Kubernetes API server
+//! creates.
 //!
-//! They are made once and then the user's: one that was changed stays so, and
-//! one that was deleted comes back at the next start.
+//! Existing objects are not changed, so that the user may edit them. Deleted ones are
+//! created again at the next start.
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::PostParams;
@@ -10,10 +10,10 @@ use kube::{Api, Client};
 use rkube_config::ClusterConfig;
 use serde_json::json;
 
-/// Makes what is not there yet.
+/// Creates the default objects that do not exist.
 pub async fn ensure(client: &Client, cluster: &ClusterConfig) -> anyhow::Result<()> {
-    // Names are answered on every node itself: the service is there for those
-    // who look for its address, and has no endpoints.
+    // Each node runs its own DNS server. The service has no endpoints; it exists for
+    // software that looks up the address of the cluster DNS.
     let dns: Service = serde_json::from_value(json!({
         "metadata": {
             "name": "kube-dns",
@@ -42,12 +42,9 @@ where
     match api.create(&PostParams::default(), object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(e)) if e.reason == "AlreadyExists" => Ok(()),
-        // The address was handed to a service of the user's before this one was there.
+        // The address may already belong to a service that the user created.
         Err(kube::Error::Api(e)) if e.code == 422 => {
-            tracing::warn!(
-                "an object that every cluster begins with cannot be made: {}",
-                e.message
-            );
+            tracing::warn!("cannot create a default object: {}", e.message);
             Ok(())
         }
         Err(e) => Err(e.into()),

@@ -1,7 +1,9 @@
 //! Store, API server, controllers and scheduler in one process.
 //!
-//! Controllers and scheduler are clients like any other, only without sockets:
-//! they get as far as their own identities may.
+//! Controllers and scheduler use the API server through in-process clients without
+//! sockets. Each client has its own user name, which audit and managed fields show. All
+//! of them are members of `system:masters`, so that RBAC does not restrict them: they
+//! share a process, and therefore its memory, with the API server anyway.
 
 mod defaults;
 mod node_roles;
@@ -17,8 +19,8 @@ use rkube_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store}
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// The store that the profile names. A store outside of the cluster that is
-/// away at start is an error that says so; init tries again.
+/// Opens the store that the profile selects. Fails if an external etcd is unreachable;
+/// init then restarts the process.
 async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let Some(etcd) = &config.store else {
         return Ok(EmbeddedStore::open(
@@ -28,16 +30,19 @@ async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn S
     };
     let mut options = EtcdOptions::with_files(etcd.endpoints.clone(), etcd.root.clone(), pki);
     options.loopback = config.host_ip.map(Into::into);
-    let store = EtcdStore::open(options)
-        .await
-        .with_context(|| format!("the store at {} does not answer", etcd.endpoints.join(", ")))?;
+    let store = EtcdStore::open(options).await.with_context(|| {
+        format!(
+            "the store at {} does not respond",
+            etcd.endpoints.join(", ")
+        )
+    })?;
     Ok(store)
 }
 
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let pki_dir = Path::new(paths::PKI);
     let pki = rkube_apiserver::Pki::read(pki_dir)?;
-    // Bound first: who connects early waits in the backlog instead of failing.
+    // Bound first, so that early connections wait in the backlog instead of failing.
     let listener = TcpListener::bind(("0.0.0.0", ports::API_SERVER))
         .await
         .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
@@ -76,13 +81,13 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // In the background: readiness does not wait for it.
     tokio::spawn(async move {
         if let Err(e) = defaults::ensure(&setup, &defaults).await {
-            tracing::error!("making the objects that every cluster begins with: {e:#}");
+            tracing::error!("cannot create the default objects: {e:#}");
         }
     });
     let manager = server.client("system:kube-controller-manager", &["system:masters"]);
     let scheduler = server.client("system:kube-scheduler", &["system:masters"]);
 
-    // Whichever ends first takes the process down, and init starts it anew.
+    // If any of them ends, the process exits, and init restarts it.
     tokio::select! {
         result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
             result.context("the API server panicked")?.context("the API server failed"),

@@ -1,7 +1,7 @@
-//! Gives nodes the labels that `kubectl get nodes` shows as their roles.
+//! Sets the labels that `kubectl get nodes` shows as roles.
 //!
-//! A node may not label itself so (NodeRestriction), and which node runs the
-//! control plane is rkube's to know: kubeadm's counterpart does this at install.
+//! A node may not set these labels itself (NodeRestriction). kubeadm sets them during
+//! installation.
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
 
-/// Labels every node that appears; `control_plane` names the control plane's.
+/// Labels all nodes. `control_plane` is the name of the control-plane node.
 pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
     let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
     let changes = watcher(nodes.clone(), watcher::Config::default())
@@ -56,7 +56,7 @@ pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
             .await
         {
             Ok(_) => {}
-            // Deleted meanwhile.
+            // Deleted in the meantime.
             Err(kube::Error::Api(e)) if e.code == 404 => {}
             Err(e) => tracing::warn!("labelling node {name} with its roles: {e}"),
         }

@@ -1,4 +1,4 @@
-//! The objects of a snapshot, put into the store before anybody reads it.
+//! Restores the objects of a snapshot before the store is used.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,8 +10,8 @@ use rkube_config::paths;
 use rkube_store::Store;
 use rkube_store::dump::{self, Entries, Entry};
 
-/// Makes the store's content that of a snapshot, if there is one to be restored.
-/// A process that is killed meanwhile begins again at its next start.
+/// Replaces the content of the store by the objects of a staged snapshot, if there is
+/// one. A process that is killed before the end repeats it at its next start.
 pub async fn take(store: &dyn Store) -> anyhow::Result<()> {
     let path = Path::new(paths::RESTORED_OBJECTS);
     let file = match File::open(path) {
@@ -26,7 +26,7 @@ pub async fn take(store: &dyn Store) -> anyhow::Result<()> {
             let writes = dump::restore(store, rkube_apiserver::STORE_PREFIX, entries).await?;
             tracing::info!(writes, "the objects of a snapshot are restored");
         }
-        // Was whole when it was sent. The cluster goes on with what it has.
+        // The file was complete when it was sent. The cluster keeps its objects.
         Err(e) => tracing::error!("the objects of a snapshot cannot be restored: {e}"),
     }
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
