@@ -1,5 +1,6 @@
 //! The generic engine: one handler a verb, for every resource.
 
+mod apply;
 pub mod decode;
 pub mod delete;
 pub mod options;
