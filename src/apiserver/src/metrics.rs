@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, header};
 use parking_lot::Mutex;
-use rkube_api::status::Status;
+use rkube_fairness::{Fairness, Level};
 
 use crate::ApiServer;
+use crate::aggregator::remote::Aggregator;
+use crate::backend::Backend;
 use crate::body::{self, Body};
-use crate::call::Call;
 use rkube_request::RequestInfo;
 
 /// Upper bounds of the latency buckets, in seconds.
@@ -90,51 +91,75 @@ impl Metrics {
 }
 
 /// Serves `/metrics`.
-pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, Status> {
+pub fn handle(server: &ApiServer) -> Response<Body> {
     let mut out = String::with_capacity(16 << 10);
-    let name = "apiserver_request_total";
-    out += &format!("# HELP {name} Requests by verb, resource and code.\n# TYPE {name} counter\n");
-    let requests = server.metrics.requests.lock();
-    for ((group, version, resource, subresource, verb), series) in requests.iter() {
-        let verb = verb.to_uppercase();
-        for (code, count) in &series.codes {
+    server.metrics.write_requests(&mut out);
+    server.metrics.write_watches(&mut out);
+    write_objects(server.backend(), &mut out);
+    write_levels(&server.fairness, &mut out);
+    write_remotes(&server.aggregator, &mut out);
+    let name = "process_uptime_seconds";
+    out += &format!("# HELP {name} Time since the server started.\n# TYPE {name} gauge\n");
+    let _ = writeln!(out, "{name} {}", server.started.elapsed().as_secs_f64());
+    let mut response = Response::new(body::full(out));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
+    );
+    response
+}
+
+impl Metrics {
+    fn write_requests(&self, out: &mut String) {
+        let name = "apiserver_request_total";
+        *out +=
+            &format!("# HELP {name} Requests by verb, resource and code.\n# TYPE {name} counter\n");
+        let requests = self.requests.lock();
+        for ((group, version, resource, subresource, verb), series) in requests.iter() {
+            let verb = verb.to_uppercase();
+            for (code, count) in &series.codes {
+                let _ = writeln!(
+                    out,
+                    "{name}{{code=\"{code}\",group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\"}} {count}"
+                );
+            }
+        }
+        let name = "apiserver_request_duration_seconds";
+        *out += &format!(
+            "# HELP {name} Time to answer, long-running requests apart.\n# TYPE {name} histogram\n"
+        );
+        for ((group, version, resource, subresource, verb), series) in requests.iter() {
+            let labels = format!(
+                "group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{}\",version=\"{version}\"",
+                verb.to_uppercase()
+            );
+            let total: u64 = series.codes.values().sum();
+            for (bucket, limit) in series.buckets.iter().zip(BUCKETS) {
+                let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{limit}\"}} {bucket}");
+            }
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
+            let _ = writeln!(out, "{name}_sum{{{labels}}} {}", series.sum);
+            let _ = writeln!(out, "{name}_count{{{labels}}} {total}");
+        }
+    }
+
+    fn write_watches(&self, out: &mut String) {
+        let name = "apiserver_longrunning_requests";
+        *out += &format!("# HELP {name} Running watches.\n# TYPE {name} gauge\n");
+        for (resource, count) in self.watches.lock().iter() {
+            let count = count.load(Ordering::Relaxed);
             let _ = writeln!(
                 out,
-                "{name}{{code=\"{code}\",group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{verb}\",version=\"{version}\"}} {count}"
+                "{name}{{resource=\"{resource}\",verb=\"WATCH\"}} {count}"
             );
         }
     }
-    let name = "apiserver_request_duration_seconds";
-    out += &format!(
-        "# HELP {name} Time to answer, long-running requests apart.\n# TYPE {name} histogram\n"
-    );
-    for ((group, version, resource, subresource, verb), series) in requests.iter() {
-        let labels = format!(
-            "group=\"{group}\",resource=\"{resource}\",subresource=\"{subresource}\",verb=\"{}\",version=\"{version}\"",
-            verb.to_uppercase()
-        );
-        let total: u64 = series.codes.values().sum();
-        for (bucket, limit) in series.buckets.iter().zip(BUCKETS) {
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{limit}\"}} {bucket}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}", series.sum);
-        let _ = writeln!(out, "{name}_count{{{labels}}} {total}");
-    }
-    drop(requests);
-    let name = "apiserver_longrunning_requests";
-    out += &format!("# HELP {name} Running watches.\n# TYPE {name} gauge\n");
-    for (resource, count) in server.metrics.watches.lock().iter() {
-        let count = count.load(Ordering::Relaxed);
-        let _ = writeln!(
-            out,
-            "{name}{{resource=\"{resource}\",verb=\"WATCH\"}} {count}"
-        );
-    }
+}
+
+fn write_objects(backend: &Backend, out: &mut String) {
     let name = "apiserver_resource_objects";
-    out += &format!("# HELP {name} Objects by resource.\n# TYPE {name} gauge\n");
-    for resource in server
-        .backend()
+    *out += &format!("# HELP {name} Objects by resource.\n# TYPE {name} gauge\n");
+    for resource in backend
         .resources
         .snapshot()
         .all
@@ -148,8 +173,11 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
             resource.cache.len()
         );
     }
-    let levels = server.fairness.levels();
-    type Read = fn(&rkube_fairness::Level) -> u64;
+}
+
+fn write_levels(fairness: &Fairness, out: &mut String) {
+    let levels = fairness.levels();
+    type Read = fn(&Level) -> u64;
     let gauges: [(&str, &str, &str, Read); 5] = [
         (
             "apiserver_flowcontrol_dispatched_requests_total",
@@ -183,7 +211,7 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
         ),
     ];
     for (name, kind, help, read) in gauges {
-        out += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        *out += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
         for level in &levels {
             let _ = writeln!(
                 out,
@@ -194,7 +222,7 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
         }
     }
     let name = "apiserver_flowcontrol_rejected_requests_total";
-    out += &format!("# HELP {name} Requests turned away.\n# TYPE {name} counter\n");
+    *out += &format!("# HELP {name} Requests turned away.\n# TYPE {name} counter\n");
     for level in &levels {
         for (reason, count) in level.refused() {
             let _ = writeln!(
@@ -204,19 +232,14 @@ pub fn handle(server: &Arc<ApiServer>, _call: &Call) -> Result<Response<Body>, S
             );
         }
     }
+}
+
+fn write_remotes(aggregator: &Aggregator, out: &mut String) {
     let name = "aggregator_unavailable_apiservice";
-    out += &format!("# HELP {name} Whether an APIService's server is away.\n# TYPE {name} gauge\n");
-    for entry in server.aggregator.table().values() {
+    *out +=
+        &format!("# HELP {name} Whether an APIService's server is away.\n# TYPE {name} gauge\n");
+    for entry in aggregator.table().values() {
         let away = u8::from(!entry.remote.is_available());
         let _ = writeln!(out, "{name}{{name=\"{}\"}} {away}", entry.remote.name);
     }
-    let name = "process_uptime_seconds";
-    out += &format!("# HELP {name} Time since the server started.\n# TYPE {name} gauge\n");
-    let _ = writeln!(out, "{name} {}", server.started.elapsed().as_secs_f64());
-    let mut response = Response::new(body::full(out));
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"),
-    );
-    Ok(response)
 }

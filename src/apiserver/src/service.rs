@@ -265,7 +265,7 @@ impl ApiServer {
         let path = call.info.path.as_str();
         match path.trim_end_matches('/').split('/').nth(1) {
             Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
-            Some("metrics") => return metrics::handle(self, call),
+            Some("metrics") => return Ok(metrics::handle(self)),
             Some("openapi") => return openapi::handle(self, call).await,
             Some("rkube") => return dump::handle(self.backend(), call),
             _ => {}

@@ -292,34 +292,9 @@ pub async fn scale(
         let old = old.ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
         let mut object = resource.served(old.clone())?;
         let live = view(&object)?;
-        let mut scale = match (info.verb, media.as_str()) {
-            ("update", _) => given.clone(),
-            (_, "application/json-patch+json") => patches::json_patch(&live, &given)?,
-            (_, "application/merge-patch+json") => patches::merge_patch(&live, &given)?,
-            (_, "application/strategic-merge-patch+json") => {
-                patches::strategic_merge(ty, &live, &given)?
-            }
-            (_, "application/apply-patch+yaml") => {
-                let now = meta::now_rfc3339();
-                let request = apply::Request {
-                    ty,
-                    api_version: "autoscaling/v1",
-                    manager: &manager,
-                    subresource: Some("scale"),
-                    now: &now,
-                    versions: None,
-                    reset_fields: &[],
-                };
-                apply::apply(&request, Some(&live), &given, force)?
-            }
-            _ => {
-                return Err(Status::unsupported_media_type(&[
-                    "application/json-patch+json",
-                    "application/merge-patch+json",
-                    "application/strategic-merge-patch+json",
-                    "application/apply-patch+yaml",
-                ]));
-            }
+        let mut scale = match info.verb {
+            "update" => given.clone(),
+            _ => patched_scale(ty, &media, &live, &given, &manager, force)?,
         };
         let unknown = fields::check(ty, &mut scale)?;
         report_fields(call, validation, Vec::new(), unknown)?;
@@ -348,6 +323,41 @@ pub async fn scale(
     let object: Object = serde_json::from_slice(&written.json).map_err(Status::internal)?;
     let scale = view(&resource.served(object)?)?;
     Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await)
+}
+
+/// Returns a scale as a patch of the given media type changes it.
+fn patched_scale(
+    ty: Type<'_>,
+    media: &str,
+    live: &Object,
+    patch: &Object,
+    manager: &str,
+    force: bool,
+) -> Result<Object, Status> {
+    match media {
+        "application/json-patch+json" => patches::json_patch(live, patch),
+        "application/merge-patch+json" => patches::merge_patch(live, patch),
+        "application/strategic-merge-patch+json" => patches::strategic_merge(ty, live, patch),
+        "application/apply-patch+yaml" => {
+            let now = meta::now_rfc3339();
+            let request = apply::Request {
+                ty,
+                api_version: "autoscaling/v1",
+                manager,
+                subresource: Some("scale"),
+                now: &now,
+                versions: None,
+                reset_fields: &[],
+            };
+            apply::apply(&request, Some(live), patch, force)
+        }
+        _ => Err(Status::unsupported_media_type(&[
+            "application/json-patch+json",
+            "application/merge-patch+json",
+            "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
+        ])),
+    }
 }
 
 /// `serviceaccounts/token`: a new token for a service account.

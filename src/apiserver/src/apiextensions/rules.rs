@@ -420,12 +420,7 @@ impl Rules {
             if run.ratchets && !runnable.uses_old && unchanged {
                 continue;
             }
-            let at = match (path, rule.field_path.as_str()) {
-                (path, "") => if path.is_empty() { "<nil>" } else { path }.to_owned(),
-                ("", below) => below.to_owned(),
-                (path, below) if below.starts_with('[') => format!("{path}{below}"),
-                (path, below) => format!("{path}.{below}"),
-            };
+            let at = violated_path(path, &rule.field_path);
             let detail = match &rule.message {
                 Some(Ok(message)) => match self.message(run, rule, message, &values) {
                     Ok(detail) => detail,
@@ -443,20 +438,7 @@ impl Rules {
             });
             let bad =
                 (!matches!(self.type_name.as_str(), "object" | "array")).then(|| value.clone());
-            run.errors.push(match rule.value["reason"].as_str() {
-                Some("FieldValueForbidden") => FieldError::forbidden(at, detail),
-                Some("FieldValueRequired") => FieldError::required(at, detail),
-                Some("FieldValueDuplicate") => {
-                    let mut error = FieldError::duplicate(at, Value::Null);
-                    error.value = bad;
-                    error
-                }
-                _ => {
-                    let mut error = FieldError::invalid(at, Value::Null, detail);
-                    error.value = bad;
-                    error
-                }
-            });
+            run.errors.push(violation(&rule.value, at, detail, bad));
         }
         Ok(())
     }
@@ -545,4 +527,33 @@ pub fn has_rules(schema: &Value) -> bool {
         || ["items", "additionalProperties"]
             .iter()
             .any(|part| map.get(*part).is_some_and(has_rules))
+}
+
+/// Returns the path of the field that a violated rule names.
+fn violated_path(path: &str, below: &str) -> String {
+    match (path, below) {
+        ("", "") => "<nil>".to_owned(),
+        (path, "") => path.to_owned(),
+        ("", below) => below.to_owned(),
+        (path, below) if below.starts_with('[') => format!("{path}{below}"),
+        (path, below) => format!("{path}.{below}"),
+    }
+}
+
+/// Returns the error of a violated rule, of the kind that its reason names.
+fn violation(rule: &Value, at: String, detail: String, bad: Option<Value>) -> FieldError {
+    match rule["reason"].as_str() {
+        Some("FieldValueForbidden") => FieldError::forbidden(at, detail),
+        Some("FieldValueRequired") => FieldError::required(at, detail),
+        Some("FieldValueDuplicate") => {
+            let mut error = FieldError::duplicate(at, Value::Null);
+            error.value = bad;
+            error
+        }
+        _ => {
+            let mut error = FieldError::invalid(at, Value::Null, detail);
+            error.value = bad;
+            error
+        }
+    }
 }

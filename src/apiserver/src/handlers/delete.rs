@@ -1,13 +1,15 @@
 //! `delete` and `deletecollection`: preconditions, grace, finalizers,
 //! propagation.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupKind, Object, meta};
 use rkube_auth::admission::Operation;
-use rkube_store::{Expect, StoreError};
+use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
 
@@ -15,6 +17,7 @@ use super::decode::parse_body;
 use super::options::dry_run_values;
 use super::read;
 use crate::admission::attributes::Admission;
+use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
 use crate::codec::{decode, revised};
@@ -270,23 +273,28 @@ pub async fn delete_object(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<Deleted, Status> {
-    storage.backend.cache.consistent().await;
-    let group_resource = resource.group_resource();
+    let backend = &*storage.backend;
+    backend.cache.consistent().await;
     let mut current = match resource.cache.get(namespace, name) {
         Some(object) => Some((
-            storage.backend.load(resource, object.parse()).await?,
+            backend.load(resource, object.parse()).await?,
             object.revision,
         )),
         None => None,
     };
-    let key = resource.key(namespace, name);
+    let deletion = Deletion {
+        backend,
+        resource,
+        key: resource.key(namespace, name),
+        dry_run: options.dry_run,
+    };
     for _ in 0..MAX_ATTEMPTS {
-        let Some((mut object, revision)) = current.take() else {
-            return Err(Status::not_found(&group_resource, name));
+        let Some((object, revision)) = current.take() else {
+            return Err(Status::not_found(&resource.group_resource(), name));
         };
         check_preconditions(resource, &object, options)?;
         let admission = Admission {
-            backend: &storage.backend,
+            backend,
             authorizer: &storage.admission.authorizer,
             call,
             requested: None,
@@ -300,74 +308,89 @@ pub async fn delete_object(
             .admission
             .admit_deletion(&admission, &object)
             .await?;
-        let result = match step(resource, &object, options, Timestamp::now()) {
-            Step::Pending => {
-                return Ok(Deleted {
-                    object,
-                    gone: false,
-                });
-            }
-            Step::Mark(mut marked) => {
-                let (bytes, shown) = storage.backend.to_store(resource, &mut marked).await?;
-                if options.dry_run {
-                    return Ok(Deleted {
-                        object: marked,
-                        gone: false,
-                    });
-                }
-                match storage
-                    .backend
-                    .store
-                    .put(&key, bytes, Expect::Revision(revision))
-                    .await
-                {
-                    Ok(kv) => {
-                        let object = revised(&kv, shown)?;
-                        let object = serde_json::from_slice(&object).map_err(Status::internal)?;
-                        return Ok(Deleted {
-                            object,
-                            gone: false,
-                        });
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            Step::Remove => {
-                if options.dry_run {
-                    return Ok(Deleted { object, gone: true });
-                }
-                match storage
-                    .backend
-                    .store
-                    .delete(&key, Expect::Revision(revision))
-                    .await
-                {
-                    Ok((_, at)) => {
-                        services::release(&storage.backend, resource, &object, None).await;
-                        meta::set_resource_version(&mut object, &at.to_string());
-                        return Ok(Deleted { object, gone: true });
-                    }
-                    Err(error) => Err(error),
-                }
-            }
+        let outcome = match step(resource, &object, options, Timestamp::now()) {
+            Step::Pending => Outcome::Done(Deleted {
+                object,
+                gone: false,
+            }),
+            Step::Mark(marked) => deletion.mark(marked, revision).await?,
+            Step::Remove => deletion.remove(object, revision).await?,
         };
-        match result {
-            Err(StoreError::Conflict { found }) => {
-                current = match found {
-                    Some(kv) => Some((
-                        storage.backend.load(resource, decode(&kv)?).await?,
-                        kv.mod_revision,
-                    )),
-                    None => None,
-                };
+        current = match outcome {
+            Outcome::Done(deleted) => return Ok(deleted),
+            Outcome::Conflict(Some(kv)) => {
+                Some((backend.load(resource, decode(&kv)?).await?, kv.mod_revision))
             }
-            Err(error) => return Err(store_error(resource, name, error)),
-            Ok(never) => never,
-        }
+            Outcome::Conflict(None) => None,
+        };
     }
-    Err(Status::modified(&group_resource, name))
+    Err(Status::modified(&resource.group_resource(), name))
 }
 
+/// One object's deletion in the store.
+struct Deletion<'a> {
+    backend: &'a Backend,
+    resource: &'a Resource,
+    key: String,
+    dry_run: bool,
+}
+
+/// What an attempt to delete has led to.
+enum Outcome {
+    Done(Deleted),
+    /// Another writer was faster; the object as it is now.
+    Conflict(Option<Arc<KeyValue>>),
+}
+
+impl Deletion<'_> {
+    /// Stores an object that is marked as being deleted.
+    async fn mark(&self, mut marked: Object, revision: u64) -> Result<Outcome, Status> {
+        let (bytes, shown) = self.backend.to_store(self.resource, &mut marked).await?;
+        if self.dry_run {
+            return Ok(Outcome::Done(Deleted {
+                object: marked,
+                gone: false,
+            }));
+        }
+        let expect = Expect::Revision(revision);
+        match self.backend.store.put(&self.key, bytes, expect).await {
+            Ok(kv) => {
+                let object = revised(&kv, shown)?;
+                let object = serde_json::from_slice(&object).map_err(Status::internal)?;
+                Ok(Outcome::Done(Deleted {
+                    object,
+                    gone: false,
+                }))
+            }
+            Err(error) => self.conflict(&marked, error),
+        }
+    }
+
+    /// Removes an object from the store.
+    async fn remove(&self, mut object: Object, revision: u64) -> Result<Outcome, Status> {
+        if self.dry_run {
+            return Ok(Outcome::Done(Deleted { object, gone: true }));
+        }
+        let expect = Expect::Revision(revision);
+        match self.backend.store.delete(&self.key, expect).await {
+            Ok((_, at)) => {
+                services::release(self.backend, self.resource, &object, None).await;
+                meta::set_resource_version(&mut object, &at.to_string());
+                Ok(Outcome::Done(Deleted { object, gone: true }))
+            }
+            Err(error) => self.conflict(&object, error),
+        }
+    }
+
+    fn conflict(&self, object: &Object, error: StoreError) -> Result<Outcome, Status> {
+        match error {
+            StoreError::Conflict { found } => Ok(Outcome::Conflict(found)),
+            error => Err(store_error(self.resource, meta::name(object), error)),
+        }
+    }
+}
+
+/// Checks an object against the preconditions of its deletion.
 pub fn check_preconditions(
     resource: &Resource,
     object: &Object,

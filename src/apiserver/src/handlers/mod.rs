@@ -1,7 +1,9 @@
 //! The generic engine: one handler a verb, for every resource.
 
+mod apply;
 pub mod decode;
 pub mod delete;
+mod metadata;
 pub mod options;
 pub mod read;
 pub mod watch;
@@ -10,9 +12,12 @@ pub mod write;
 pub mod ownership;
 mod patch;
 
+use std::sync::Arc;
+
 use http::{Response, StatusCode};
 use rkube_api::meta;
 use rkube_api::status::Status;
+use rkube_request::RequestInfo;
 use rkube_strategy::Subresource;
 
 use crate::ApiServer;
@@ -34,63 +39,91 @@ pub async fn handle(
     call: &Call,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let (storage, backend) = (&*server.storage, server.backend());
     let info = &call.info;
-    let Some(resource) = backend
-        .resources
-        .find(&info.group, &info.version, &info.resource)
+    let Some(resource) =
+        server
+            .backend()
+            .resources
+            .find(&info.group, &info.version, &info.resource)
     else {
         return Err(Status::page_not_found());
     };
     if info.subresource.is_empty() {
-        // A namespaced object is only ever named within its namespace.
-        let nameless = matches!(info.verb, "list" | "watch");
-        if resource.namespaced && info.namespace.is_empty() && !nameless {
-            let selects_all = info.verb == "create" || info.verb == "deletecollection";
-            if !selects_all || !reviews::is_review(&resource) {
-                return Err(if selects_all {
-                    Status::method_not_supported(&resource.group_resource(), info.verb)
-                } else {
-                    Status::page_not_found()
-                });
-            }
-        }
-        if !resource.namespaced && !info.namespace.is_empty() && !resource.is("", "namespaces") {
-            return Err(Status::page_not_found());
-        }
-        if !resource.has_verb(info.verb) {
-            return Err(Status::method_not_supported(
-                &resource.group_resource(),
-                info.verb,
-            ));
-        }
-        if reviews::is_review(&resource) {
-            return reviews::handle(backend, &server.security, call, &resource, request).await;
-        }
-        if resource.is("", "componentstatuses") {
-            return subresources::component_statuses(backend, &server.components, call, &resource)
-                .await;
-        }
-        if resource.is("", "bindings") {
-            return Box::pin(subresources::bind(storage, call, &resource, request)).await;
-        }
-        return match info.verb {
-            "get" => read::get(backend, call, &resource).await,
-            "list" => read::list(backend, call, &resource).await,
-            "watch" => watch::watch(backend, &server.metrics, call, &resource, request).await,
-            "create" => create(storage, call, &resource, request).await,
-            "update" => update(storage, call, &resource, request, Part::Main).await,
-            "patch" => patch::patch(storage, call, &resource, request, Part::Main).await,
-            "delete" => delete::delete(storage, call, &resource, request).await,
-            "deletecollection" => {
-                delete::delete_collection(storage, call, &resource, request).await
-            }
-            other => Err(Status::method_not_supported(
-                &resource.group_resource(),
-                other,
-            )),
-        };
+        check_main_request(&resource, info)?;
+        handle_main(server, call, &resource, request).await
+    } else {
+        handle_subresource(server, call, &resource, request).await
     }
+}
+
+/// Checks that a resource itself has the namespace and verb of a request.
+fn check_main_request(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
+    // A namespaced object is only ever named within its namespace.
+    let nameless = matches!(info.verb, "list" | "watch");
+    if resource.namespaced && info.namespace.is_empty() && !nameless {
+        let selects_all = info.verb == "create" || info.verb == "deletecollection";
+        if !selects_all || !reviews::is_review(resource) {
+            return Err(if selects_all {
+                Status::method_not_supported(&resource.group_resource(), info.verb)
+            } else {
+                Status::page_not_found()
+            });
+        }
+    }
+    if !resource.namespaced && !info.namespace.is_empty() && !resource.is("", "namespaces") {
+        return Err(Status::page_not_found());
+    }
+    if !resource.has_verb(info.verb) {
+        return Err(Status::method_not_supported(
+            &resource.group_resource(),
+            info.verb,
+        ));
+    }
+    Ok(())
+}
+
+/// Serves a request for a resource itself.
+async fn handle_main(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Arc<Resource>,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let (storage, backend) = (&*server.storage, server.backend());
+    if reviews::is_review(resource) {
+        return reviews::handle(backend, &server.security, call, resource, request).await;
+    }
+    if resource.is("", "componentstatuses") {
+        return subresources::component_statuses(backend, &server.components, call, resource).await;
+    }
+    if resource.is("", "bindings") {
+        return Box::pin(subresources::bind(storage, call, resource, request)).await;
+    }
+    match call.info.verb {
+        "get" => read::get(backend, call, resource).await,
+        "list" => read::list(backend, call, resource).await,
+        "watch" => watch::watch(backend, &server.metrics, call, resource, request).await,
+        "create" => create(storage, call, resource, request).await,
+        "update" => update(storage, call, resource, request, Part::Main).await,
+        "patch" => patch::patch(storage, call, resource, request, Part::Main).await,
+        "delete" => delete::delete(storage, call, resource, request).await,
+        "deletecollection" => delete::delete_collection(storage, call, resource, request).await,
+        other => Err(Status::method_not_supported(
+            &resource.group_resource(),
+            other,
+        )),
+    }
+}
+
+/// Serves a request for a subresource.
+async fn handle_subresource(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Arc<Resource>,
+    request: Incoming,
+) -> Result<Response<Body>, Status> {
+    let (storage, backend) = (&*server.storage, server.backend());
+    let info = &call.info;
     let Some(subresource) = resource.subresource(&info.subresource) else {
         return Err(Status::page_not_found());
     };
@@ -109,17 +142,17 @@ pub async fn handle(
         "resize" => Part::Sub(Subresource::Resize),
         "approval" => Part::Sub(Subresource::Approval),
         "finalize" => Part::Sub(Subresource::Finalize),
-        "scale" => return Box::pin(subresources::scale(storage, call, &resource, request)).await,
-        "binding" => return Box::pin(subresources::bind(storage, call, &resource, request)).await,
+        "scale" => return Box::pin(subresources::scale(storage, call, resource, request)).await,
+        "binding" => return Box::pin(subresources::bind(storage, call, resource, request)).await,
         "eviction" => {
-            return Box::pin(crate::eviction::evict(storage, call, &resource, request)).await;
+            return Box::pin(crate::eviction::evict(storage, call, resource, request)).await;
         }
         "token" => {
             return Box::pin(subresources::token(
                 storage,
                 &server.security.signer,
                 call,
-                &resource,
+                resource,
                 request,
             ))
             .await;
@@ -127,9 +160,9 @@ pub async fn handle(
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {
-        "get" => read::get(backend, call, &resource).await,
-        "update" => update(storage, call, &resource, request, part).await,
-        "patch" => patch::patch(storage, call, &resource, request, part).await,
+        "get" => read::get(backend, call, resource).await,
+        "update" => update(storage, call, resource, request, part).await,
+        "patch" => patch::patch(storage, call, resource, request, part).await,
         other => Err(Status::method_not_supported(
             &resource.group_resource(),
             other,

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rkube_api::status::{FieldError, Status};
+use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
 use rkube_auth::admission::Operation;
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::Context;
-use serde_json::{Map, Value};
 
+use super::metadata::{
+    check_errors, check_identity, generated_name, is_unchanged, keep_system_metadata,
+    loses_last_finalizer, metadata_errors,
+};
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
 use crate::admission::attributes::Admission;
@@ -73,13 +76,6 @@ impl Writer<'_> {
 
     fn subresource(&self) -> &str {
         &self.call.info.subresource
-    }
-
-    fn invalid(&self, name: &str, errors: Vec<FieldError>) -> Result<(), Status> {
-        if errors.is_empty() {
-            return Ok(());
-        }
-        Err(Status::invalid(&self.resource.group_kind(), name, errors))
     }
 
     /// Records who owns which field, in the request's version.
@@ -197,15 +193,15 @@ impl Writer<'_> {
             let made = self.insert(&admission, object, &mut held).await;
             held.revert().await;
             match made? {
-                Ok(written) => return Ok(written),
-                Err(_) if generated && attempts < MAX_ATTEMPTS => attempts += 1,
-                Err(name) if generated => {
+                Insertion::Done(written) => return Ok(written),
+                Insertion::NameTaken(_) if generated && attempts < MAX_ATTEMPTS => attempts += 1,
+                Insertion::NameTaken(name) if generated => {
                     return Err(Status::generate_name_conflict(
                         &resource.group_resource(),
                         &name,
                     ));
                 }
-                Err(name) => {
+                Insertion::NameTaken(name) => {
                     return Err(Status::already_exists(&resource.group_resource(), &name));
                 }
             }
@@ -219,13 +215,13 @@ impl Writer<'_> {
         admission: &Admission<'_>,
         mut object: Object,
         held: &mut services::Held,
-    ) -> Result<Result<Written, String>, Status> {
+    ) -> Result<Insertion, Status> {
         let resource = self.resource;
         let strategy = resource.strategy();
         let name = meta::name(&object).to_owned();
         let mut errors = metadata_errors(resource, &object);
         errors.extend(strategy.validate_create(&object));
-        self.invalid(&name, errors)?;
+        check_errors(resource, &name, errors)?;
         definition::check(resource, &object, None)?;
         policies::check(resource, &object)?;
         self.call.warn(strategy.warnings(&object, None));
@@ -252,8 +248,8 @@ impl Writer<'_> {
                 .await
                 .map_err(|e| store_error(resource, &name, e))?;
             return Ok(match found {
-                Some(_) => Err(name),
-                None => Ok(Written {
+                Some(_) => Insertion::NameTaken(name),
+                None => Insertion::Done(Written {
                     json: shown.unwrap_or(bytes),
                     created: true,
                 }),
@@ -261,11 +257,11 @@ impl Writer<'_> {
         }
         let write = self.storage.backend.store.put(&key, bytes, Expect::Absent);
         match held.through(write).await {
-            Ok(kv) => Ok(Ok(Written {
+            Ok(kv) => Ok(Insertion::Done(Written {
                 json: revised(&kv, shown)?,
                 created: true,
             })),
-            Err(StoreError::Conflict { .. }) => Ok(Err(name)),
+            Err(StoreError::Conflict { .. }) => Ok(Insertion::NameTaken(name)),
             Err(error) => Err(store_error(resource, &name, error)),
         }
     }
@@ -330,7 +326,7 @@ impl Writer<'_> {
             Some(plan) => plan.run(old).await?,
             None => make(Some(old))?,
         };
-        self.check_identity(&mut new, old, revision, namespace, name)?;
+        check_identity(resource, &mut new, old, revision, namespace, name)?;
         strategy.default(&mut new);
         match self.part {
             Part::Main => strategy.prepare_update(&ctx, &mut new, old),
@@ -396,7 +392,7 @@ impl Writer<'_> {
             Part::Status => strategy.validate_status_update(&new, old),
             Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
         });
-        self.invalid(name, errors)?;
+        check_errors(resource, name, errors)?;
         if self.part == Part::Main {
             definition::check(resource, &new, Some(old))?;
         }
@@ -415,7 +411,7 @@ impl Writer<'_> {
             .await?;
 
         let key = resource.key(namespace, name);
-        if !found.outdated && unchanged(&new, old) {
+        if !found.outdated && is_unchanged(&new, old) {
             // Nothing to store; but a stale reader must not believe that it won.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
@@ -433,7 +429,7 @@ impl Writer<'_> {
                 found => Ok(Attempt::Lost(found)),
             };
         }
-        let gone = finished(resource, &new, old);
+        let gone = loses_last_finalizer(resource, &new, old);
         let (bytes, shown) = self.storage.backend.to_store(resource, &mut new).await?;
         if self.options.dry_run {
             let json = with_revision(shown.as_ref().unwrap_or(&bytes), revision)
@@ -444,26 +440,7 @@ impl Writer<'_> {
             }));
         }
         if gone {
-            // The last finalizer is off: the object goes, and the answer is its last state.
-            return match self
-                .storage
-                .backend
-                .store
-                .delete(&key, Expect::Revision(revision))
-                .await
-            {
-                Ok((_, at)) => {
-                    services::release(&self.storage.backend, resource, old, None).await;
-                    let json = with_revision(shown.as_ref().unwrap_or(&bytes), at)
-                        .ok_or_else(|| Status::internal("an object has no metadata"))?;
-                    Ok(Attempt::Done(Written {
-                        json,
-                        created: false,
-                    }))
-                }
-                Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
-                Err(error) => Err(store_error(resource, name, error)),
-            };
+            return self.remove(&key, found, name, shown.unwrap_or(bytes)).await;
         }
         let write = self
             .storage
@@ -483,88 +460,31 @@ impl Writer<'_> {
         }
     }
 
-    /// Name, namespace, uid and resourceVersion must be those of the object
-    /// that the request names.
-    fn check_identity(
+    /// Removes an object that has lost its last finalizer. The answer is its
+    /// last state, `json`.
+    async fn remove(
         &self,
-        new: &mut Object,
-        old: &Object,
-        revision: u64,
-        namespace: &str,
+        key: &str,
+        found: &Found,
         name: &str,
-    ) -> Result<(), Status> {
-        let resource = self.resource;
-        let given = meta::name(new);
-        if given.is_empty() {
-            meta::set_name(new, name);
-        } else if given != name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({given}) does not match the name on the URL ({name})"
-            )));
+        json: Bytes,
+    ) -> Result<Attempt, Status> {
+        let backend = &self.storage.backend;
+        let expect = Expect::Revision(found.revision);
+        match backend.store.delete(key, expect).await {
+            Ok((_, at)) => {
+                services::release(backend, self.resource, &found.object, None).await;
+                let json = with_revision(&json, at)
+                    .ok_or_else(|| Status::internal("an object has no metadata"))?;
+                Ok(Attempt::Done(Written {
+                    json,
+                    created: false,
+                }))
+            }
+            Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
+            Err(error) => Err(store_error(self.resource, name, error)),
         }
-        if meta::namespace(new).is_empty() && !namespace.is_empty() {
-            meta::set_namespace(new, namespace);
-        } else if resource.namespaced && meta::namespace(new) != namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
-        }
-        let uid = meta::uid(new);
-        if !uid.is_empty() && uid != meta::uid(old) {
-            return Err(Status::conflict(
-                &resource.group_resource(),
-                name,
-                format!(
-                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                    meta::uid(old)
-                ),
-            ));
-        }
-        match meta::resource_version(new) {
-            "" | "0" if self.resource.strategy().allow_unconditional_update() => {}
-            "" | "0" => self.invalid(
-                name,
-                vec![FieldError::invalid(
-                    "metadata.resourceVersion",
-                    Value::from(0),
-                    "must be specified for an update",
-                )],
-            )?,
-            version => match version.parse::<u64>() {
-                Ok(version) if version == revision => {}
-                Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
-                Err(_) => self.invalid(
-                    name,
-                    vec![FieldError::invalid(
-                        "metadata.resourceVersion",
-                        version,
-                        format!("strconv.ParseUint: parsing {version:?}: invalid syntax"),
-                    )],
-                )?,
-            },
-        }
-        meta::set_resource_version(new, &revision.to_string());
-        Ok(())
     }
-}
-
-/// The rules of metadata. That a finalizer be qualified or one of Kubernetes'
-/// own is a rule of its own kinds, not of definitions and custom resources.
-fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
-    let rule = resource.strategy().name_rule();
-    let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
-    if resource.as_custom().is_some()
-        || matches!(
-            &*resource.group,
-            "apiextensions.k8s.io" | "apiregistration.k8s.io"
-        )
-    {
-        errors.retain(|e| {
-            !(e.field.starts_with("metadata.finalizers[")
-                && e.detail.starts_with("name is neither a standard finalizer"))
-        });
-    }
-    errors
 }
 
 /// What a write finds, in the form that it is worked on in.
@@ -575,128 +495,16 @@ struct Found {
     outdated: bool,
 }
 
+/// What storing a new object has led to.
+enum Insertion {
+    Done(Written),
+    /// Another object has this name.
+    NameTaken(String),
+}
+
+/// What storing a changed object has led to.
 enum Attempt {
     Done(Written),
     /// Another writer was faster; what is there now.
     Lost(Option<Arc<KeyValue>>),
-}
-
-/// What clients cannot change in metadata stays as it is.
-fn keep_system_metadata(new: &mut Object, old: &Object) {
-    let kept = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ];
-    for field in kept {
-        match old["metadata"].get(field) {
-            Some(value) => {
-                meta::metadata_mut(new).insert(field.to_owned(), value.clone());
-            }
-            None => {
-                meta::remove(new, field);
-            }
-        }
-    }
-    meta::remove(new, "selfLink");
-}
-
-/// Whether a write changes nothing but the times in `managedFields`.
-fn unchanged(new: &Object, old: &Object) -> bool {
-    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
-        return new == old;
-    };
-    same_but(new, old, "metadata", |new, old| {
-        let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
-            return new == old;
-        };
-        same_but(new, old, "managedFields", |new, old| {
-            let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else {
-                return new == old;
-            };
-            new.len() == old.len()
-                && new
-                    .iter()
-                    .zip(old)
-                    .all(|(new, old)| match (new.as_object(), old.as_object()) {
-                        (Some(new), Some(old)) => {
-                            let timeless = |entry: &'_ Map<String, Value>| {
-                                entry.len() - usize::from(entry.contains_key("time"))
-                            };
-                            timeless(new) == timeless(old)
-                                && new.iter().all(|(key, value)| {
-                                    key == "time" || old.get(key) == Some(value)
-                                })
-                        }
-                        _ => new == old,
-                    })
-        })
-    })
-}
-
-/// Whether two maps have the same keys and the same values, those of `key` as
-/// `same` sees them.
-fn same_but(
-    new: &Map<String, Value>,
-    old: &Map<String, Value>,
-    key: &str,
-    same: impl Fn(&Value, &Value) -> bool,
-) -> bool {
-    new.len() == old.len()
-        && new.iter().all(|(name, value)| match old.get(name) {
-            Some(other) if name == key => same(value, other),
-            Some(other) => value == other,
-            None => false,
-        })
-}
-
-/// Whether an update takes the last finalizer off an object that is being deleted.
-fn finished(resource: &Resource, new: &Object, old: &Object) -> bool {
-    meta::deletion_timestamp(old).is_some()
-        && meta::finalizers(new).next().is_none()
-        && meta::deletion_grace_period_seconds(old).unwrap_or(0) == 0
-        && (!resource.is("", "namespaces")
-            || new["spec"]["finalizers"]
-                .as_array()
-                .is_none_or(Vec::is_empty))
-}
-
-/// `generateName` and five random characters that spell no word.
-pub fn generated_name(base: &str) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    const MAX_BASE: usize = 58;
-    let mut end = base.len().min(MAX_BASE);
-    while !base.is_char_boundary(end) {
-        end -= 1;
-    }
-    let mut name = base[..end].to_owned();
-    for _ in 0..5 {
-        name.push(ALPHABET[rand::random_range(0..ALPHABET.len())] as char);
-    }
-    name
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn generated_names_keep_their_base() {
-        let name = generated_name("web-");
-        assert!(name.starts_with("web-") && name.len() == 9, "{name}");
-        assert_eq!(generated_name(&"x".repeat(80)).len(), 63);
-    }
-
-    #[test]
-    fn times_of_ownership_alone_are_no_change() {
-        let entry = |time: &str| json!([{"manager": "m", "time": time}]);
-        let old = json!({"metadata": {"name": "a", "managedFields": entry("1")}, "data": 1});
-        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 1});
-        assert!(unchanged(&new, &old));
-        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 2});
-        assert!(!unchanged(&new, &old));
-        assert_eq!(new["metadata"]["managedFields"], entry("2"));
-    }
 }

@@ -48,6 +48,13 @@ struct Answer {
     notes: Vec<(String, String)>,
 }
 
+/// What a webhook decided about a write.
+enum Verdict {
+    Allowed(Answer),
+    /// The `response` of the review that refuses the write.
+    Denied(Value),
+}
+
 impl Webhooks {
     /// Creates a caller that evaluates match conditions with `policies`.
     pub fn new(policies: Arc<Policies>) -> Self {
@@ -278,7 +285,7 @@ impl Webhooks {
         let result = client.post(config, &review, limit).await;
         let result = result.and_then(|answer| read_answer(answer, &uid));
         match result {
-            Ok(Ok(answer)) => {
+            Ok(Verdict::Allowed(answer)) => {
                 for (key, value) in &answer.notes {
                     admission
                         .call
@@ -286,7 +293,7 @@ impl Webhooks {
                 }
                 Ok(Some(answer))
             }
-            Ok(Err(response)) => Err(denied(&hook.name, &response)),
+            Ok(Verdict::Denied(response)) => Err(denied(&hook.name, &response)),
             Err(reason) if hook.ignore_failure => {
                 tracing::warn!(
                     webhook = hook.name,
@@ -304,7 +311,7 @@ impl Webhooks {
 }
 
 /// Reads an answer: what it allows, or the `response` that refuses.
-fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String> {
+fn read_answer(answer: Value, uid: &str) -> Result<Verdict, String> {
     if answer["kind"] != "AdmissionReview" || answer["apiVersion"] != "admission.k8s.io/v1" {
         return Err(format!(
             "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {}, Kind={}",
@@ -324,7 +331,7 @@ fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String
         .filter_map(|w| w.as_str().map(str::to_owned))
         .collect();
     if response["allowed"] != true {
-        return Ok(Err(response.clone()));
+        return Ok(Verdict::Denied(response.clone()));
     }
     let patch = match response["patch"].as_str().filter(|p| !p.is_empty()) {
         None => None,
@@ -349,7 +356,7 @@ fn read_answer(answer: Value, uid: &str) -> Result<Result<Answer, Value>, String
         .flatten()
         .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
         .collect();
-    Ok(Ok(Answer {
+    Ok(Verdict::Allowed(Answer {
         patch,
         warnings,
         notes,
@@ -394,16 +401,15 @@ mod tests {
             ),
             "u",
         );
-        let answer = answer.unwrap().unwrap_or_else(|_| panic!("refused"));
+        let Verdict::Allowed(answer) = answer.unwrap() else {
+            panic!("refused");
+        };
         assert!(answer.patch.is_some());
         assert_eq!(answer.warnings, ["w"]);
         assert!(read_answer(review(json!({"uid": "v", "allowed": true})), "u").is_err());
         assert!(read_answer(json!({}), "u").is_err());
-        assert!(
-            read_answer(review(json!({"uid": "u", "allowed": false})), "u")
-                .unwrap()
-                .is_err()
-        );
+        let answer = read_answer(review(json!({"uid": "u", "allowed": false})), "u");
+        assert!(matches!(answer.unwrap(), Verdict::Denied(_)));
     }
 
     #[test]

@@ -1,0 +1,182 @@
+//! `patch` as server-side apply.
+
+use rkube_api::fields::{self, Validation};
+use rkube_api::status::Status;
+use rkube_api::{FieldError, Object, meta};
+
+use super::decode::{namespace_of_request, parse_body};
+use super::options::WriteOptions;
+use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
+use super::patch::invalid_options;
+use super::write::{Writer, Written};
+use crate::body;
+use crate::call::{Call, Incoming};
+use crate::negotiate::Encoding;
+use crate::resources::Resource;
+use crate::storage::RestStorage;
+use crate::versions::{Shape, Views};
+
+/// An apply of one configuration.
+struct Apply<'a> {
+    call: &'a Call,
+    resource: &'a Resource,
+    part: Part,
+    configuration: Object,
+    force: bool,
+    manager: String,
+    views: Option<Views>,
+    validation: Validation,
+    /// The message about a key that the configuration repeats.
+    duplicate: Option<String>,
+}
+
+/// Serves an apply: changes the object, or creates it where it is missing.
+pub(super) async fn apply(
+    storage: &RestStorage,
+    call: &Call,
+    resource: &Resource,
+    request: Incoming,
+    part: Part,
+    mut options: WriteOptions,
+) -> Result<Written, Status> {
+    if call.info.query.non_empty("fieldManager").is_none() {
+        return Err(invalid_options(FieldError::required(
+            "fieldManager",
+            "is required for apply patch",
+        )));
+    }
+    let force = call.info.query.is_true("force");
+    options.object["force"] = force.into();
+    let bytes = body::read(request.body).await?;
+    let (mut configuration, duplicates) = parse_body(&bytes, Encoding::Yaml)?;
+    let duplicate = match duplicates.is_empty() {
+        true => None,
+        false => fields::yaml_duplicate(&bytes),
+    };
+    check_configuration(call, resource, &mut configuration)?;
+    let apply = Apply {
+        call,
+        resource,
+        part,
+        configuration,
+        force,
+        manager: options.manager.clone(),
+        views: Views::of(&storage.backend, resource),
+        validation: options.validation,
+        duplicate,
+    };
+    let plan = apply.plan()?;
+    let update = |old: Option<&Object>| apply.run(old);
+    let namespace = resource.namespace_of(&call.info);
+    let writer = Writer {
+        storage,
+        call,
+        resource,
+        part,
+        options,
+        ownership: Ownership::Applied,
+        plan,
+    };
+    let mut created_meanwhile = false;
+    loop {
+        match writer.update(&namespace, &call.info.name, &update).await {
+            Err(status) if part == Part::Main && status.is_not_found() => {}
+            result => return result,
+        }
+        match writer.create(apply.run(None)?).await {
+            // Another client created it just now: apply to that.
+            Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
+                created_meanwhile = true;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Checks a configuration, and completes it by what the request names.
+fn check_configuration(
+    call: &Call,
+    resource: &Resource,
+    configuration: &mut Object,
+) -> Result<(), Status> {
+    resource.check_kind(configuration)?;
+    let given = meta::name(configuration);
+    if !given.is_empty() && given != call.info.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({})",
+            call.info.name
+        )));
+    }
+    meta::set_name(configuration, &call.info.name);
+    namespace_of_request(call, resource, configuration)?;
+    // Fields that the schema does not declare are an error of applying itself,
+    // whatever the validation asked for.
+    let mut checked = configuration.clone();
+    if fields::check(resource.schema(), &mut checked)?.is_empty() {
+        *configuration = checked;
+    }
+    meta::set_type(configuration, &resource.api_version(), &resource.kind);
+    if !meta::managed_fields(configuration).is_empty() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    Ok(())
+}
+
+impl Apply<'_> {
+    fn tracking(&self) -> Result<Tracking, Status> {
+        let subresource = &self.call.info.subresource;
+        Ok(Tracking {
+            shape: Shape::of(self.resource)?,
+            views: self.views.clone(),
+            api_version: self.resource.api_version(),
+            manager: self.manager.clone(),
+            subresource: Some(subresource.clone()).filter(|s| !s.is_empty()),
+            now: meta::now_rfc3339(),
+            reset_fields: reset_fields(self.resource, self.part),
+        })
+    }
+
+    /// Applies to an object in the form that it is worked on in.
+    fn run(&self, old: Option<&Object>) -> Result<Object, Status> {
+        let live = match old {
+            Some(old) => Some(self.resource.served(old.clone())?),
+            None => None,
+        };
+        let new = self
+            .tracking()?
+            .request(|request| applied(request, live.as_ref(), &self.configuration, self.force))?;
+        self.report_duplicate()?;
+        self.resource.stored(new)
+    }
+
+    /// Returns the apply in a form that can wait for conversions, if any may
+    /// have to be waited for.
+    fn plan(&self) -> Result<Option<Plan>, Status> {
+        if !self.views.as_ref().is_some_and(Views::must_be_planned) {
+            return Ok(None);
+        }
+        self.report_duplicate()?;
+        Ok(Some(Plan {
+            tracking: self.tracking()?,
+            patch: self.configuration.clone(),
+            force: self.force,
+        }))
+    }
+
+    /// Reports a repeated key as the field validation asks for.
+    fn report_duplicate(&self) -> Result<(), Status> {
+        let Some(duplicate) = &self.duplicate else {
+            return Ok(());
+        };
+        match self.validation {
+            Validation::Ignore => Ok(()),
+            Validation::Warn => {
+                self.call.warn([duplicate.clone()]);
+                Ok(())
+            }
+            Validation::Strict => Err(Status::bad_request(format!(
+                "error strict decoding YAML: {duplicate}"
+            ))),
+        }
+    }
+}

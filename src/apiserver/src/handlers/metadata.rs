@@ -1,0 +1,223 @@
+//! The metadata of objects that are written.
+
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{Object, meta};
+use serde_json::{Map, Value};
+
+use crate::resources::Resource;
+
+/// Returns an error that carries `errors`, if there are any.
+pub fn check_errors(
+    resource: &Resource,
+    name: &str,
+    errors: Vec<FieldError>,
+) -> Result<(), Status> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&resource.group_kind(), name, errors))
+}
+
+/// Name, namespace, uid and resourceVersion must be those of the object
+/// that the request names.
+pub fn check_identity(
+    resource: &Resource,
+    new: &mut Object,
+    old: &Object,
+    revision: u64,
+    namespace: &str,
+    name: &str,
+) -> Result<(), Status> {
+    let given = meta::name(new);
+    if given.is_empty() {
+        meta::set_name(new, name);
+    } else if given != name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    if meta::namespace(new).is_empty() && !namespace.is_empty() {
+        meta::set_namespace(new, namespace);
+    } else if resource.namespaced && meta::namespace(new) != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    let uid = meta::uid(new);
+    if !uid.is_empty() && uid != meta::uid(old) {
+        return Err(Status::conflict(
+            &resource.group_resource(),
+            name,
+            format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                meta::uid(old)
+            ),
+        ));
+    }
+    match meta::resource_version(new) {
+        "" | "0" if resource.strategy().allow_unconditional_update() => {}
+        "" | "0" => check_errors(
+            resource,
+            name,
+            vec![FieldError::invalid(
+                "metadata.resourceVersion",
+                Value::from(0),
+                "must be specified for an update",
+            )],
+        )?,
+        version => match version.parse::<u64>() {
+            Ok(version) if version == revision => {}
+            Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
+            Err(_) => check_errors(
+                resource,
+                name,
+                vec![FieldError::invalid(
+                    "metadata.resourceVersion",
+                    version,
+                    format!("strconv.ParseUint: parsing {version:?}: invalid syntax"),
+                )],
+            )?,
+        },
+    }
+    meta::set_resource_version(new, &revision.to_string());
+    Ok(())
+}
+
+/// The rules of metadata. That a finalizer be qualified or one of Kubernetes'
+/// own is a rule of its own kinds, not of definitions and custom resources.
+pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
+    let rule = resource.strategy().name_rule();
+    let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
+    if resource.as_custom().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        )
+    {
+        errors.retain(|e| {
+            !(e.field.starts_with("metadata.finalizers[")
+                && e.detail.starts_with("name is neither a standard finalizer"))
+        });
+    }
+    errors
+}
+
+/// What clients cannot change in metadata stays as it is.
+pub fn keep_system_metadata(new: &mut Object, old: &Object) {
+    let kept = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    for field in kept {
+        match old["metadata"].get(field) {
+            Some(value) => {
+                meta::metadata_mut(new).insert(field.to_owned(), value.clone());
+            }
+            None => {
+                meta::remove(new, field);
+            }
+        }
+    }
+    meta::remove(new, "selfLink");
+}
+
+/// Whether a write changes nothing but the times in `managedFields`.
+pub fn is_unchanged(new: &Object, old: &Object) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+        return new == old;
+    };
+    same_but(new, old, "metadata", |new, old| {
+        let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
+            return new == old;
+        };
+        same_but(new, old, "managedFields", |new, old| {
+            let (Some(new), Some(old)) = (new.as_array(), old.as_array()) else {
+                return new == old;
+            };
+            new.len() == old.len()
+                && new
+                    .iter()
+                    .zip(old)
+                    .all(|(new, old)| match (new.as_object(), old.as_object()) {
+                        (Some(new), Some(old)) => {
+                            let timeless = |entry: &'_ Map<String, Value>| {
+                                entry.len() - usize::from(entry.contains_key("time"))
+                            };
+                            timeless(new) == timeless(old)
+                                && new.iter().all(|(key, value)| {
+                                    key == "time" || old.get(key) == Some(value)
+                                })
+                        }
+                        _ => new == old,
+                    })
+        })
+    })
+}
+
+/// Whether two maps have the same keys and the same values, those of `key` as
+/// `same` sees them.
+fn same_but(
+    new: &Map<String, Value>,
+    old: &Map<String, Value>,
+    key: &str,
+    same: impl Fn(&Value, &Value) -> bool,
+) -> bool {
+    new.len() == old.len()
+        && new.iter().all(|(name, value)| match old.get(name) {
+            Some(other) if name == key => same(value, other),
+            Some(other) => value == other,
+            None => false,
+        })
+}
+
+/// Whether an update takes the last finalizer off an object that is being deleted.
+pub fn loses_last_finalizer(resource: &Resource, new: &Object, old: &Object) -> bool {
+    meta::deletion_timestamp(old).is_some()
+        && meta::finalizers(new).next().is_none()
+        && meta::deletion_grace_period_seconds(old).unwrap_or(0) == 0
+        && (!resource.is("", "namespaces")
+            || new["spec"]["finalizers"]
+                .as_array()
+                .is_none_or(Vec::is_empty))
+}
+
+/// `generateName` and five random characters that spell no word.
+pub fn generated_name(base: &str) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const MAX_BASE: usize = 58;
+    let mut end = base.len().min(MAX_BASE);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base[..end].to_owned();
+    for _ in 0..5 {
+        name.push(ALPHABET[rand::random_range(0..ALPHABET.len())] as char);
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn generated_names_keep_their_base() {
+        let name = generated_name("web-");
+        assert!(name.starts_with("web-") && name.len() == 9, "{name}");
+        assert_eq!(generated_name(&"x".repeat(80)).len(), 63);
+    }
+
+    #[test]
+    fn times_of_ownership_alone_are_no_change() {
+        let entry = |time: &str| json!([{"manager": "m", "time": time}]);
+        let old = json!({"metadata": {"name": "a", "managedFields": entry("1")}, "data": 1});
+        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 1});
+        assert!(is_unchanged(&new, &old));
+        let new = json!({"metadata": {"name": "a", "managedFields": entry("2")}, "data": 2});
+        assert!(!is_unchanged(&new, &old));
+        assert_eq!(new["metadata"]["managedFields"], entry("2"));
+    }
+}
