@@ -15,7 +15,7 @@ pub fn write_identity(root: &Path, config: &NodeConfig) -> anyhow::Result<()> {
     write(&etc.join("hostname"), &format!("{}\n", config.name))?;
     write(&etc.join("hosts"), &hosts(config))?;
     let resolvers = etc.join("resolv.conf");
-    // A node that is told of none has those that its container was made with.
+    // A node without any has those that its container was created with.
     if config.upstream_dns.is_empty() && resolvers.exists() {
         return Ok(());
     }

@@ -1,9 +1,10 @@
-//! The first process of a node, whatever the driver: it starts the node's
-//! services, restarts those that die, reaps every orphan, and takes the node
-//! down in order.
+//! The first process of a node, for every driver. It starts the node's services,
+//! restarts those that exit, reaps orphans, and stops the node in order.
 //!
-//! It is single-threaded, allocates little and trusts nothing but the kernel:
-//! when PID 1 dies, the kernel kills the whole node.
+//! It is single-threaded, allocates little and depends on the kernel alone: when PID 1
+//! exits, the kernel kills the whole node.
+
+#![warn(missing_docs)]
 
 pub mod cgroup;
 mod etc;
@@ -29,7 +30,7 @@ use service::Service;
 
 pub use etc::write_identity;
 
-/// How long processes may take to end after SIGTERM when the node stops.
+/// Time for processes to end after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Runs the node until SIGTERM or SIGPWR asks it to stop. Must be PID 1 (or a

@@ -1,8 +1,8 @@
-//! What every node's root holds, whatever the driver made it from.
+//! The content of a node's root, common to all drivers.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,7 +12,7 @@ use rkube_config::paths::USR_LINKS;
 
 use crate::cgroup::{self, Hierarchy};
 
-/// What a root file system needs before anything is mounted into it.
+/// Creates the directories and files of a root before anything is mounted in it.
 pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     for (name, mode) in [
         ("dev", 0o755),
@@ -57,8 +57,8 @@ pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies the host's roots of trust for registries to the node's; the rest of
-/// the host's /etc stays hidden.
+/// Copies the host's trusted certificates to the node; the rest of the host's `/etc` is
+/// not visible there.
 pub fn roots_of_trust(lower: &Path) -> anyhow::Result<()> {
     for bundle in [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -83,14 +83,13 @@ const OS_RELEASE: &str = concat!(
     "\"\n"
 );
 
-/// Mounts what every node needs besides its files: `/proc`, `/sys` with the
-/// control groups, `/dev`, `/run` and `/tmp`.
+/// Mounts `/proc`, `/sys` with the control groups, `/dev`, `/run` and `/tmp`.
 pub fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount_on("proc", root, "proc", quiet, None)?;
     mount_on("sysfs", root, "sys", quiet, None)?;
     cgroup::mount_all(hierarchies, root)?;
-    // Only for programs that look for it; a kernel without BPF does as well.
+    // Optional: a kernel may lack BPF.
     let bpf = root.join("sys/fs/bpf");
     if bpf.is_dir() {
         let _ = mount(Some("bpf"), &bpf, Some("bpf"), quiet, Some("mode=700"));
@@ -103,6 +102,12 @@ pub fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
         Some("mode=755,size=64m"),
     )?;
     devices(&root.join("dev"))?;
+    device_file_systems(root)?;
+    temporary(root)
+}
+
+/// Mounts the file systems of terminals, shared memory and message queues in `/dev`.
+pub(crate) fn device_file_systems(root: &Path) -> anyhow::Result<()> {
     for (kind, place, options) in [
         (
             "devpts",
@@ -113,32 +118,38 @@ pub fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
         ("mqueue", "dev/mqueue", None),
     ] {
         make_dir(&root.join(place), 0o755)?;
-        mount_on(
-            kind,
-            root,
-            place,
-            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-            options,
-        )?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+        mount_on(kind, root, place, flags, options)?;
     }
-    mount_on(
-        "tmpfs",
-        root,
-        "run",
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=755"),
-    )?;
-    mount_on(
-        "tmpfs",
-        root,
-        "tmp",
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some("mode=1777"),
-    )?;
     Ok(())
 }
 
-fn mount_on(
+/// Makes the symbolic links that programs expect in `/dev`.
+pub(crate) fn device_links(dev: &Path) -> anyhow::Result<()> {
+    for (target, name) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("/proc/kcore", "core"),
+        ("pts/ptmx", "ptmx"),
+    ] {
+        link(target, &dev.join(name))?;
+    }
+    Ok(())
+}
+
+/// Mounts `/run` and `/tmp`.
+pub(crate) fn temporary(root: &Path) -> anyhow::Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    for (place, options) in [("run", "mode=755"), ("tmp", "mode=1777")] {
+        mount_on("tmpfs", root, place, flags, Some(options))?;
+    }
+    Ok(())
+}
+
+/// Mounts a file system at `place` below `root`.
+pub(crate) fn mount_on(
     kind: &str,
     root: &Path,
     place: &str,
@@ -149,7 +160,7 @@ fn mount_on(
         .with_context(|| format!("cannot mount {kind} on /{place} of the node"))
 }
 
-/// Character devices that programs expect everywhere.
+/// Creates the character devices that programs expect.
 fn devices(dev: &Path) -> anyhow::Result<()> {
     let nodes = [
         ("null", 1, 3),
@@ -180,23 +191,13 @@ fn devices(dev: &Path) -> anyhow::Result<()> {
         makedev(10, 200),
     )
     .context("cannot make /dev/net/tun of the node")?;
-    for (target, name) in [
-        ("/proc/self/fd", "fd"),
-        ("/proc/self/fd/0", "stdin"),
-        ("/proc/self/fd/1", "stdout"),
-        ("/proc/self/fd/2", "stderr"),
-        ("/proc/kcore", "core"),
-        ("pts/ptmx", "ptmx"),
-    ] {
-        link(target, &dev.join(name))?;
-    }
-    Ok(())
+    device_links(dev)
 }
 
-/// The programs and libraries below `host`, read-only.
+/// Mounts the host's programs and libraries read-only.
 pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
     bind(&host.join("usr"), &root.join("usr"), true)?;
-    // /usr/local is the node's own: the host's may hold anything.
+    // /usr/local is the node's: the host's may contain anything.
     let local = root.join("usr/local");
     if local.is_dir() {
         mount(
@@ -230,7 +231,7 @@ pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the links into `/usr` that most distributions have, where nothing is.
+/// Makes the links into `/usr` that most distributions have, unless they exist.
 pub fn complete_links(root: &Path) -> anyhow::Result<()> {
     for name in USR_LINKS {
         if root.join("usr").join(name).is_dir() && fs::symlink_metadata(root.join(name)).is_err() {
@@ -240,8 +241,8 @@ pub fn complete_links(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bind-mounts a folder; with its own mounts only where it is writable, since
-/// a read-only remount reaches just the top one.
+/// Bind-mounts a directory without the mounts below it; a read-only remount would not
+/// apply to those.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> anyhow::Result<()> {
     mount(
         Some(source),
@@ -263,30 +264,25 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Bind-mounts a file read-only; its place is made.
+/// Bind-mounts a file read-only, after creating the target.
 pub fn bind_file(source: &Path, target: &Path) -> anyhow::Result<()> {
     fs::write(target, b"").with_context(|| format!("cannot make {}", target.display()))?;
     bind(source, target, true)
 }
 
-/// Changes the flags, such as the propagation, of what is mounted at `path`.
+/// Changes the flags, such as the propagation, of the mount at `path`.
 pub fn bind_flags(path: &Path, flags: MsFlags) -> anyhow::Result<()> {
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
         .with_context(|| format!("cannot change the mount propagation of {}", path.display()))
 }
 
-/// Makes a folder and those above it; the last one gets `mode` whatever the umask.
+/// Creates a directory and its parents. The directory gets `mode` whatever the umask.
 pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("cannot make {}", path.display()))
+    rkube_fsutil::make_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// Makes a symbolic link unless something is there.
-fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
+/// Makes a symbolic link unless `path` exists.
+pub(crate) fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
     match symlink(target.as_ref(), path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
             Err(e).with_context(|| format!("cannot link {}", path.display()))

@@ -46,7 +46,7 @@ impl Service {
         self.pid
     }
 
-    /// When the service is to be started again, if it is waiting for that.
+    /// Time of the next start, while the service waits for it.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }

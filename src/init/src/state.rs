@@ -2,7 +2,7 @@
 //! built-in provisioner. Saved into a snapshot while the node runs, and put back
 //! at its boot, when nothing uses them.
 //!
-//! A snapshot is staged below [`paths::RESTORE`] in a folder of its own name. The
+//! A snapshot is staged below [`paths::RESTORE`] in a directory with its name. The
 //! next boot takes the one that the node's configuration names, by renaming, and
 //! removes all others: what was staged and never asked for has no effect.
 
@@ -28,7 +28,7 @@ pub struct State {
     objects: PathBuf,
 }
 
-/// What is staged.
+/// The staged content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The API's objects, a compressed dump of the store.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asked_for_is_forgotten() {
+    fn unrequested_content_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let state = state(dir.path());
         let nothing = saved(&state);

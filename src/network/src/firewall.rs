@@ -1,18 +1,18 @@
-//! Getting past a packet filter that forwards nothing of its own accord.
+//! Exceptions in a packet filter that drops forwarded packets by policy.
 //!
 //! Docker (when it turns forwarding on), ufw and others set the policy of the
 //! `FORWARD` chain of iptables to drop. What another table accepts is dropped
 //! there all the same, so the cluster's link gets two rules in that very chain.
-//! They are set through the `iptables` program, which is there wherever somebody
+//! They are set through the `iptables` program, which is installed wherever a program
 //! has set such a policy, and which knows whether the kernel's old or new tables
 //! are in use.
 
 use std::process::{Command, Stdio};
 
+use crate::error::{NetworkError, Result};
 use crate::nft::{Family, Nftables};
-use crate::{NetworkError, Result};
 
-/// How long to wait for another program that changes the tables, in seconds.
+/// Timeout of the lock that programs which change the tables hold, in seconds.
 const WAIT: &str = "5";
 
 /// Accepts what the link's cluster sends through this host and what comes back,
@@ -82,7 +82,7 @@ fn drops(rules: &str) -> bool {
     rules.lines().any(|line| line == "-P FORWARD DROP")
 }
 
-/// What `iptables -S FORWARD` says; `None` where nobody uses iptables.
+/// Returns the output of `iptables -S FORWARD`; `None` if iptables is not in use.
 fn forward_chain() -> Result<Option<String>> {
     // Asking the kernel first: looking with the program would make the tables.
     let old = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();

@@ -14,17 +14,18 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::error::{NetworkError, Result};
 use crate::netlink::{LinkRef, Netlink, Netns, Route, Veth, in_netns};
 use crate::nft::{
     ChainKind, CmpOp, Data, Expr, Family, Hook, HookKind, NatKind, Nftables, Reg, Rule, Table,
     ct_state, priority,
 };
-use crate::{NetworkError, Result, firewall, hash, sysctl};
+use crate::{firewall, hash, sysctl};
 
 /// Name of the cluster's end of the pair, a port of the nodes' bridge.
 const CLUSTER_END: &str = "host0";
 
-/// Where and how a cluster touches its host.
+/// Configuration of a cluster's network on its host.
 #[derive(Clone, Debug)]
 pub struct HostNetworkConfig {
     /// The profile's name; link and table are named after it.
@@ -33,7 +34,7 @@ pub struct HostNetworkConfig {
     pub bridge_name: String,
     /// The host's own address in the nodes' range (`node_cidr`'s first by custom).
     pub gateway: Ipv4Addr,
-    /// Where the nodes' addresses come from.
+    /// Address range of nodes.
     pub node_cidr: Ipv4Net,
     /// Largest packet of the host's link, in bytes.
     pub mtu: u32,
@@ -121,7 +122,7 @@ impl HostNetwork {
     }
 
     /// Removes all of it; what is gone already is fine. Everything is tried, and the
-    /// first failure told.
+    /// first failure returned.
     pub fn down(&self) -> Result<()> {
         let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
         let table =
@@ -262,7 +263,7 @@ fn table_name(profile: &str) -> String {
     format!("rkube-{profile}")
 }
 
-/// Who on this host needs `ip_forward`, and what it was before.
+/// The clusters that need `ip_forward`, and its original value.
 struct Forwarding {
     dir: PathBuf,
 }

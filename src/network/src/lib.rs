@@ -10,7 +10,10 @@
 //! kernel are synchronous and take from microseconds to a few milliseconds; use
 //! `spawn_blocking` to make them from async code.
 
+#![warn(missing_docs)]
+
 pub mod dns;
+mod error;
 mod firewall;
 mod hash;
 pub mod host;
@@ -23,41 +26,7 @@ mod testing;
 pub use rkube_nf::{netlink, nft};
 
 pub use dns::{DnsConfig, DnsServer, DnsState};
+pub use error::{NetworkError, Result};
 pub use host::{HostNetwork, HostNetworkConfig};
 pub use node::{AttachPod, HostPort, NetworkConfig, NodeNetwork, PodNetwork, Protocol};
 pub use proxy::{ProxyConfig, ServiceProxy, ServiceState};
-
-/// An error of a network operation.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// The kernel refused a request about links, addresses, routes or rules.
-    #[error(transparent)]
-    Netlink(#[from] netlink::NetlinkError),
-    /// A file (state, sysctl, namespace) could not be read or written.
-    #[error("cannot {action} {path}: {source}")]
-    File {
-        /// The failed operation: `read`, `write`, `open` …
-        action: &'static str,
-        /// The file.
-        path: String,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// The address of a server could not be bound.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: std::net::SocketAddr,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// The node's pod range has no free address.
-    #[error("no free pod address in {0}")]
-    AddressesExhausted(ipnet::Ipv4Net),
-    /// The request contradicts itself or the current state.
-    #[error("{0}")]
-    Invalid(String),
-}
-
-/// The result of a network operation.
-pub type Result<T, E = NetworkError> = std::result::Result<T, E>;

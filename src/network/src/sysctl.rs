@@ -3,7 +3,7 @@
 //! Those below `net/` belong to the network namespace of the calling thread:
 //! use [`crate::netlink::in_netns`] to reach another namespace's.
 
-use crate::{NetworkError, Result};
+use crate::error::{NetworkError, Result};
 
 /// Reads a parameter, named with slashes (`net/ipv4/ip_forward`), without its newline.
 pub fn read(name: &str) -> Result<String> {

@@ -1,4 +1,4 @@
-//! What the tests of this room share.
+//! Helpers shared by the tests of this crate.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -14,21 +14,21 @@ use ipnet::Ipv4Net;
 use crate::netlink::{Netlink, Netns, Route, Veth, in_netns, new_netns};
 use crate::node::{AttachPod, HostPort, NetworkConfig, NodeNetwork};
 
-/// Long enough for anything that works, on a busy machine too.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait for an answer that shall not come.
-const IMPATIENCE: Duration = Duration::from_millis(300);
+/// Timeout of operations that should succeed, generous for busy machines.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of operations that should fail.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Whether the test may make network namespaces; says so when it may not.
+/// Returns whether the test can create network namespaces; reports a skip if not.
 pub(crate) fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: needs root for network namespaces of its own");
+        eprintln!("skipped: creating network namespaces requires root");
     }
     root
 }
 
-/// A node with its uplink to a machine of the world outside.
+/// A node with an uplink to a machine outside of the cluster.
 pub(crate) struct Lab {
     pub(crate) node: OwnedFd,
     pub(crate) world: OwnedFd,
@@ -36,7 +36,7 @@ pub(crate) struct Lab {
     _state: tempfile::TempDir,
 }
 
-/// A pod of the lab.
+/// A pod of a [`Lab`].
 pub(crate) struct Pod {
     pub(crate) netns: OwnedFd,
     pub(crate) ip: Ipv4Addr,
@@ -108,7 +108,7 @@ impl Lab {
         self.route_world(self.network.config().cluster_cidr);
     }
 
-    /// Leads a range from the world to the node, as a tunnel does.
+    /// Routes a range from outside to the node, as a tunnel does.
     pub(crate) fn route_world(&self, range: Ipv4Net) {
         let world = Netlink::open_in(self.world.as_fd()).unwrap();
         world
@@ -154,22 +154,22 @@ impl Pod {
     }
 }
 
-/// Connects from a namespace; answers what the server says.
+/// Connects from a namespace. Returns the server's response.
 pub(crate) fn ask(from: &OwnedFd, to: SocketAddrV4) -> std::io::Result<String> {
-    ask_within(from, to, PATIENCE)
+    ask_within(from, to, TIMEOUT)
 }
 
-/// Connects where nobody shall answer; the error that comes of it.
+/// Connects to a port that should not respond. Returns the error.
 pub(crate) fn ask_in_vain(from: &OwnedFd, to: SocketAddrV4) -> std::io::ErrorKind {
-    ask_within(from, to, IMPATIENCE)
-        .expect_err("nobody shall answer")
+    ask_within(from, to, REFUSAL_TIMEOUT)
+        .expect_err("a response from a port without a server")
         .kind()
 }
 
 fn ask_within(from: &OwnedFd, to: SocketAddrV4, limit: Duration) -> std::io::Result<String> {
     in_netns(from.as_fd(), || {
         let mut stream = TcpStream::connect_timeout(&to.into(), limit)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -177,9 +177,9 @@ fn ask_within(from: &OwnedFd, to: SocketAddrV4, limit: Duration) -> std::io::Res
     .unwrap()
 }
 
-/// Sends a datagram from a namespace; answers what comes back.
+/// Sends a datagram from a namespace. Returns the response.
 pub(crate) fn ask_udp(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<String> {
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
     // Connected, so that an ICMP refusal becomes an error.
     socket.connect(SocketAddr::from(to))?;
     socket.send(b"?")?;
@@ -188,19 +188,19 @@ pub(crate) fn ask_udp(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<S
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// A server on a thread of its own, in a namespace; it ends when dropped.
+/// A server on a separate thread in a namespace. Stops when dropped.
 pub(crate) struct Serve {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Serve {
-    /// Answers each connection with the client's address.
+    /// Responds to each connection with the client's address.
     pub(crate) fn tcp(netns: &OwnedFd, at: SocketAddrV4) -> Self {
         Self::tcp_saying(netns, at, None)
     }
 
-    /// Answers each connection with `words`.
+    /// Responds to each connection with `words`.
     pub(crate) fn tcp_saying(netns: &OwnedFd, at: SocketAddrV4, words: Option<String>) -> Self {
         let listener = in_netns(netns.as_fd(), || TcpListener::bind(at))
             .unwrap()
@@ -214,7 +214,7 @@ impl Serve {
         })
     }
 
-    /// Answers each datagram with `words`.
+    /// Responds to each datagram with `words`.
     pub(crate) fn udp_saying(netns: &OwnedFd, at: SocketAddrV4, words: &str) -> Self {
         let socket = in_netns(netns.as_fd(), || UdpSocket::bind(at))
             .unwrap()
@@ -254,7 +254,7 @@ impl Drop for Serve {
     }
 }
 
-/// What `nft` says about the namespace's rules; none when it is not installed.
+/// Returns the namespace's rules as `nft` lists them, or `None` if `nft` is not installed.
 pub(crate) fn listed(netns: &OwnedFd) -> Option<String> {
     let output = in_netns(netns.as_fd(), || {
         std::process::Command::new("nft")

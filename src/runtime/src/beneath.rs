@@ -111,7 +111,7 @@ pub(crate) fn clean(path: &Path) -> Option<PathBuf> {
 }
 
 /// Opens the directory `path` below `root`, making what is missing;
-/// `made(parent, name, path)` is told of each new directory.
+/// `made(parent, name, path)` is called for each new directory.
 pub(crate) fn make_dirs(
     root: BorrowedFd<'_>,
     path: &Path,

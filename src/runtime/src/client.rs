@@ -19,7 +19,7 @@ use crate::shim::frame::{self, Exit, HEADER, Kind, Request, Response};
 use crate::shim::plan::Plan;
 use crate::shim::sys;
 
-/// How much output may wait between a shim and a slow reader, in bytes.
+/// Size of the buffer between a shim and a slow reader, in bytes.
 const BUFFER: usize = 64 * 1024;
 
 type Waiting = (Request, oneshot::Sender<Response>);
@@ -160,6 +160,42 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, 
     Ok((kind, payload))
 }
 
+/// Makes the pipes of a command's streams. Returns the command's ends: standard input,
+/// output and error.
+fn make_pipes(session: &mut Parts, stdin: bool) -> io::Result<Vec<OwnedFd>> {
+    let mut theirs = Vec::new();
+    if stdin {
+        let (reader, writer) = sys::pipe()?;
+        session.stdin = Some(Box::new(pipe::Sender::from_owned_fd(writer)?));
+        theirs.push(reader);
+    } else {
+        theirs.push(std::fs::File::open("/dev/null")?.into());
+    }
+    for slot in [&mut session.stdout, &mut session.stderr] {
+        let (reader, writer) = sys::pipe()?;
+        *slot = Some(Box::new(pipe::Receiver::from_owned_fd(reader)?));
+        theirs.push(writer);
+    }
+    Ok(theirs)
+}
+
+/// Sends bytes with descriptors, and closes the descriptors.
+async fn send_with(stream: &mut UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) -> io::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let sent = loop {
+        stream.writable().await?;
+        match stream.try_io(tokio::io::Interest::WRITABLE, || {
+            sys::send(stream.as_raw_fd(), bytes, &raw)
+        }) {
+            Ok(n) => break n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e),
+        }
+    };
+    drop(fds);
+    stream.write_all(&bytes[sent..]).await
+}
+
 /// Runs a command in a container.
 pub async fn exec(
     id: &str,
@@ -183,40 +219,15 @@ pub async fn exec(
         },
     );
     let mut session = Parts::default();
-    let mut theirs: Vec<OwnedFd> = Vec::new();
-    if !tty {
-        let input: OwnedFd = if stdin {
-            let (reader, writer) = sys::pipe().map_err(failed)?;
-            session.stdin = Some(Box::new(
-                pipe::Sender::from_owned_fd(writer).map_err(failed)?,
-            ));
-            reader
-        } else {
-            std::fs::File::open("/dev/null").map_err(failed)?.into()
-        };
-        theirs.push(input);
-        for slot in [&mut session.stdout, &mut session.stderr] {
-            let (reader, writer) = sys::pipe().map_err(failed)?;
-            *slot = Some(Box::new(
-                pipe::Receiver::from_owned_fd(reader).map_err(failed)?,
-            ));
-            theirs.push(writer);
-        }
-    }
-    let fds: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
-    let sent = loop {
-        stream.writable().await.map_err(failed)?;
-        match stream.try_io(tokio::io::Interest::WRITABLE, || {
-            sys::send(stream.as_raw_fd(), &request, &fds)
-        }) {
-            Ok(n) => break n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(failed(e)),
-        }
+    let theirs = if tty {
+        Vec::new()
+    } else {
+        make_pipes(&mut session, stdin).map_err(failed)?
     };
-    drop(theirs);
     let mut stream = stream;
-    stream.write_all(&request[sent..]).await.map_err(failed)?;
+    send_with(&mut stream, &request, theirs)
+        .await
+        .map_err(failed)?;
     let (response, terminal, rest) = receive_started(&stream).await.map_err(failed)?;
     if let Some(reason) = response.error {
         return Err(RuntimeError::Start(reason));

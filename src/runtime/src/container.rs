@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use rkube_fsutil::write_atomic;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::client::Handle;
 use crate::error::{Context, Result, RuntimeError};
-use crate::image::store::write_atomic;
 use crate::shim::ShimConfig;
 use crate::shim::frame::Exit;
 use crate::spec::ContainerSpec;
@@ -18,17 +18,17 @@ use crate::status::{ContainerState, ContainerStatus, ContainerUser};
 
 /// Exit code of a container whose command could not be run, as containerd's.
 pub const START_FAILED: i32 = 128;
-/// Exit code of a container whose end nobody saw: it was killed.
-pub const END_UNSEEN: i32 = 128 + libc::SIGKILL;
+/// Exit code of a container that ended without being observed: it was killed.
+pub const EXIT_CODE_UNOBSERVED: i32 = 128 + libc::SIGKILL;
 
-/// What does not change in a container's life.
+/// The immutable part of a container's record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Meta {
     /// Identity.
     pub id: String,
     /// Its sandbox.
     pub sandbox_id: String,
-    /// What was asked.
+    /// The specification.
     pub spec: ContainerSpec,
     /// The image's ID.
     pub image_id: String,
@@ -39,9 +39,9 @@ pub struct Meta {
     /// Image volumes: a mount point of ours, and the layers mounted there.
     #[serde(default)]
     pub image_mounts: Vec<(PathBuf, Vec<PathBuf>)>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// Who runs in it.
+    /// User of its first process.
     pub user: ContainerUser,
     /// Its cgroup.
     pub cgroup: String,
@@ -52,13 +52,13 @@ pub struct Meta {
 /// The end of a container, on disk: the shim's words, or the agent's own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// How it ended.
+    /// Its exit.
     #[serde(flatten)]
     pub exit: Exit,
     /// The agent's reason, where it knows better.
     #[serde(default)]
     pub reason: String,
-    /// What failed.
+    /// Description of a failure.
     #[serde(default)]
     pub message: String,
 }
@@ -70,15 +70,15 @@ struct Started {
     at: Timestamp,
 }
 
-/// What changes in a container's life.
+/// The mutable part of a container's record.
 pub struct Live {
-    /// Where it is.
+    /// Its state.
     pub state: ContainerState,
     /// Its first process.
     pub pid: Option<i32>,
-    /// When it began.
+    /// Time of its start.
     pub started_at: Option<Timestamp>,
-    /// How it ended.
+    /// Its exit.
     pub exit: Option<ExitRecord>,
     /// The way to its shim.
     pub shim: Option<Handle>,
@@ -86,13 +86,13 @@ pub struct Live {
 
 /// A container.
 pub struct Container {
-    /// What does not change.
+    /// The immutable part.
     pub meta: Meta,
     /// Its directory.
     pub dir: PathBuf,
     /// Its shim's socket.
     pub socket: PathBuf,
-    /// What changes.
+    /// The mutable part.
     pub live: Mutex<Live>,
     /// Its state, for those who wait.
     pub changed: watch::Sender<ContainerState>,
@@ -157,17 +157,17 @@ impl Container {
         read_json(&self.exit_file())
     }
 
-    /// Where the shim writes the end.
+    /// Returns the file that the shim writes the exit to.
     pub fn exit_file(&self) -> PathBuf {
         self.dir.join("exit.json")
     }
 
-    /// Where the shim is told what to do.
+    /// Returns the file with the shim's configuration.
     pub fn shim_file(&self) -> PathBuf {
         self.dir.join("shim.json")
     }
 
-    /// What the shim was told.
+    /// Reads the shim's configuration.
     pub fn shim_config(&self) -> Result<ShimConfig> {
         read_json(&self.shim_file()).ok_or_else(|| {
             RuntimeError::Invalid(format!(
@@ -221,7 +221,7 @@ impl Container {
         }
         let record = ExitRecord {
             exit: Exit {
-                code: END_UNSEEN,
+                code: EXIT_CODE_UNOBSERVED,
                 signal: Some(libc::SIGKILL),
                 oom: false,
                 at: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0),
@@ -240,7 +240,7 @@ impl Container {
         write_json(&self.exit_file(), record)
     }
 
-    /// What the agent is told.
+    /// Returns the state for the agent.
     pub fn status(&self) -> ContainerStatus {
         let live = self.live.lock();
         let exit = live.exit.as_ref();

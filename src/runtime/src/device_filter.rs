@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    /// What the kernel does with a program.
+    /// Runs a program as the kernel does.
     fn run(code: &[Instruction], kind: i32, access: i32, major: u32, minor: u32) -> bool {
         let mut r = [0u64; 11];
         let mut pc = 0usize;

@@ -1,16 +1,16 @@
-//! What can go wrong, worded for the person who reads a pod's events.
+//! Errors, worded for users who read a pod's events.
 
 use std::io;
 
-/// Why an image could not be named, pulled, loaded or removed.
+/// An error of an operation on images.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The text is not an image reference.
     #[error("couldn't parse image name {reference:?}: {reason}")]
     InvalidReference {
-        /// What was given.
+        /// The invalid text.
         reference: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// No such image is stored on this node.
@@ -19,33 +19,33 @@ pub enum ImageError {
     /// The registry has no such repository or tag.
     #[error("image {0:?} not found in its registry")]
     NotFound(String),
-    /// The registry wants credentials, or others than those given.
+    /// The registry requires credentials, or rejects those given.
     #[error("registry {registry} denies access to {repository:?}: {reason}")]
     Denied {
         /// The registry's host and port.
         registry: String,
         /// The repository within it.
         repository: String,
-        /// The registry's own words.
+        /// The registry's message.
         reason: String,
     },
-    /// The registry cannot be reached, or answers nonsense.
+    /// The registry cannot be reached, or its response is invalid.
     #[error("registry {registry}: {reason}")]
     Registry {
         /// The registry's host and port.
         registry: String,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// The content is not what its digest promises.
+    /// The content does not match its digest.
     #[error("content of {expected} is corrupt: it hashes to {actual}")]
     DigestMismatch {
-        /// The digest that was asked for.
+        /// The requested digest.
         expected: String,
-        /// The digest of what came.
+        /// The digest of the content.
         actual: String,
     },
-    /// The image exists, but not for this machine.
+    /// The image has no variant for this machine.
     #[error("image {image:?} has no variant for {wanted}; it is made for {available}")]
     Platform {
         /// The image.
@@ -55,10 +55,10 @@ pub enum ImageError {
         /// The platforms that the image has.
         available: String,
     },
-    /// A manifest, configuration or archive that does not make sense.
+    /// A manifest, configuration or archive is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// A layer that could not be unpacked.
+    /// A layer could not be unpacked.
     #[error("cannot unpack layer {layer}: {reason}")]
     Unpack {
         /// The layer's digest.
@@ -74,17 +74,17 @@ pub enum ImageError {
         /// One of its users.
         container: String,
     },
-    /// The operating system's refusal.
+    /// An operation of the operating system failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation.
         context: String,
         /// The reason.
         source: io::Error,
     },
 }
 
-/// Why a sandbox or container operation failed.
+/// An error of an operation on sandboxes or containers.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// No such sandbox.
@@ -93,7 +93,7 @@ pub enum RuntimeError {
     /// No such container.
     #[error("container {0} not found")]
     ContainerNotFound(String),
-    /// The container is in a state that does not allow this.
+    /// The container's state does not allow the operation.
     #[error("container {id} is {state}, not {wanted}")]
     State {
         /// The container.
@@ -103,7 +103,7 @@ pub enum RuntimeError {
         /// The state that the operation needs.
         wanted: &'static str,
     },
-    /// The request makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
     /// The container's process could not be started (no such command, no
@@ -113,7 +113,7 @@ pub enum RuntimeError {
     /// The process's user cannot be resolved in the image.
     #[error("{0}")]
     User(String),
-    /// A command ran longer than it may.
+    /// A command exceeded its timeout.
     #[error("command {command:?} timed out after {seconds} s")]
     Timeout {
         /// The command line.
@@ -121,31 +121,40 @@ pub enum RuntimeError {
         /// The limit.
         seconds: f64,
     },
-    /// The container's shim does not answer.
+    /// The container's shim does not respond.
     #[error("shim of container {id}: {reason}")]
     Shim {
         /// The container.
         id: String,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// An image's fault.
+    /// An operation on an image failed.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The operating system's refusal.
+    /// An operation of the operating system failed.
     #[error("{context}: {source}")]
     Io {
-        /// What was attempted.
+        /// The attempted operation.
         context: String,
         /// The reason.
         source: io::Error,
     },
 }
 
+impl From<rkube_cgroups::Error> for RuntimeError {
+    fn from(error: rkube_cgroups::Error) -> Self {
+        match error {
+            rkube_cgroups::Error::Io { context, source } => Self::Io { context, source },
+            other => Self::Invalid(other.to_string()),
+        }
+    }
+}
+
 /// The result of a runtime operation.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
 
-/// Adds what was attempted to an I/O error.
+/// Adds the attempted operation to an I/O error.
 pub(crate) trait Context<T> {
     /// For sandboxes and containers.
     fn context(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;

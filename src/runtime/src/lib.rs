@@ -1,4 +1,5 @@
-//! Images, snapshots and containers of one node: the CRI in spirit, as a library.
+//! Images, snapshots and containers of one node: a library with the operations of the
+//! CRI.
 //!
 //! - [`Runtime`] is the node agent's handle on everything here.
 //! - Images are pulled or loaded into a content-addressed store that several
@@ -13,18 +14,20 @@
 //! The binary calls [`helper_main`] before anything else, so that the same file
 //! can be run as a shim or as `pause`.
 
+#![warn(missing_docs)]
+
 use std::ffi::OsString;
 
 mod beneath;
-mod cgroup;
+mod blocking;
 mod client;
 mod container;
 mod device_filter;
 mod error;
+mod handle;
 mod image;
 mod oci;
 mod pause;
-mod runtime;
 mod sandbox;
 mod seccomp;
 mod session;
@@ -33,17 +36,18 @@ mod snapshot;
 mod spec;
 mod status;
 
+pub use rkube_cgroups::{Resources, Stats};
+
 pub use error::{ImageError, Result, RuntimeError};
-pub use runtime::Runtime;
+pub use handle::Runtime;
 pub use session::{Input, Output, Session, SessionControl};
 pub use spec::{
     ContainerSpec, Device, ExecSpec, HostNamespaces, ImageMount, Mount, MountPropagation, PidMode,
-    PullProgress, RegistryAuth, Resources, RuntimeConfig, SandboxSpec, SeccompProfile, Security,
-    TmpfsMount,
+    PullProgress, RegistryAuth, RuntimeConfig, SandboxSpec, SeccompProfile, Security, TmpfsMount,
 };
 pub use status::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,
-    FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState, Stats,
+    FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState,
 };
 
 /// Runs one of the runtime's own processes when `role` (the binary's first

@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 use nix::mount::{MsFlags, mount};
+use rkube_fsutil::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::beneath::check;
 use crate::error::{Context, Result, RuntimeError};
-use crate::image::store::write_atomic;
 use crate::oci::{Namespaces, PidNamespace};
 use crate::snapshot::unmount;
 use crate::spec::SandboxSpec;
@@ -33,22 +33,22 @@ const IPC_SYSCTLS: &[&str] = &["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqu
 pub struct SandboxRecord {
     /// Identity.
     pub id: String,
-    /// What was asked.
+    /// The specification.
     pub spec: SandboxSpec,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
     /// The `pause` process.
     pub pid: Option<i32>,
     /// Whether it was stopped.
     #[serde(default)]
     pub stopped: bool,
-    /// Where its namespaces are pinned.
+    /// Directory of its pinned namespaces.
     #[serde(skip)]
     pub run: PathBuf,
 }
 
 impl SandboxRecord {
-    /// Makes the namespaces.
+    /// Creates the namespaces.
     pub fn create(id: String, spec: SandboxSpec, run: PathBuf, binary: &Path) -> Result<Self> {
         let mut record = Self {
             id,
@@ -106,7 +106,7 @@ impl SandboxRecord {
         fs::write(&ready, "").context(|| format!("cannot write {}", ready.display()))
     }
 
-    /// Where its network namespace is pinned.
+    /// Returns the file that pins its network namespace.
     pub fn netns(&self) -> Option<PathBuf> {
         (!self.spec.host.network).then(|| self.run.join("net"))
     }
@@ -118,7 +118,7 @@ impl SandboxRecord {
             && self.pid.is_none_or(|pid| process_is(pid, "pause"))
     }
 
-    /// What the agent is told.
+    /// Returns the state for the agent.
     pub fn status(&self) -> Sandbox {
         Sandbox {
             id: self.id.clone(),
@@ -154,7 +154,7 @@ impl SandboxRecord {
         }
     }
 
-    /// What its containers join.
+    /// Returns the namespaces that its containers join.
     pub fn namespaces(&self) -> Namespaces {
         let own = |host: bool, name: &str| (!host).then(|| self.run.join(name));
         Namespaces {

@@ -36,7 +36,7 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// What a session's control does, for `exec` and for `attach`.
+/// The operations of a session's control, for `exec` and for `attach`.
 pub(crate) trait Controller: Send + Sync {
     /// Sets the terminal's size in characters.
     fn resize(&self, width: u16, height: u16) -> Result<()>;
@@ -44,7 +44,7 @@ pub(crate) trait Controller: Send + Sync {
     fn kill(&self, signal: i32) -> Result<()>;
 }
 
-/// How a session's process ended, or why that is not known.
+/// The exit of a session's process, or the reason why it is unknown.
 pub(crate) type Exit = Option<std::result::Result<i32, String>>;
 
 /// Sets a terminal's size, sends signals, waits for the end. Cheap to clone.

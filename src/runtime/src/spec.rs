@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rkube_cgroups::Resources;
 use serde::{Deserialize, Serialize};
 
-/// Where the runtime lives and how it reaches registries.
+/// The runtime's directories and access to registries.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
     /// State of this node's sandboxes, containers and image names. A real file
@@ -106,7 +107,7 @@ pub enum PullProgress {
     },
 }
 
-/// Which of the node's namespaces a sandbox uses instead of its own.
+/// Namespaces that a sandbox shares with the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostNamespaces {
@@ -130,7 +131,7 @@ pub struct SandboxSpec {
     pub name: String,
     /// The pod's UID.
     pub uid: String,
-    /// How often the pod's sandbox was made before.
+    /// Number of earlier sandboxes of the pod.
     pub attempt: u32,
     /// Host name; the node's when the network is the node's.
     pub hostname: String,
@@ -152,7 +153,7 @@ pub struct SandboxSpec {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// How mounts made later on either side are seen on the other.
+/// Propagation of mounts made later on either side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountPropagation {
     /// Not at all (`None`).
@@ -235,34 +236,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-/// Limits and weights of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Resources {
-    /// Relative CPU weight in the v1 scale (2–262144); turned into v2's.
-    pub cpu_shares: Option<u64>,
-    /// CPU time in microseconds per period; none or ≤ 0 is unlimited.
-    pub cpu_quota: Option<i64>,
-    /// The period in microseconds.
-    pub cpu_period: Option<u64>,
-    /// CPUs the container may run on, `0-3,7`.
-    pub cpuset_cpus: Option<String>,
-    /// Memory nodes the container may use.
-    pub cpuset_mems: Option<String>,
-    /// Memory in bytes; none or ≤ 0 is unlimited.
-    pub memory_limit: Option<i64>,
-    /// Memory and swap in bytes; ignored where swap is not accounted.
-    pub memory_swap_limit: Option<i64>,
-    /// Processes and threads at most.
-    pub pids_limit: Option<i64>,
-    /// Huge pages: page size (`2MB`) to bytes.
-    pub hugepage_limits: BTreeMap<String, u64>,
-    /// Keys of the v2 interface as they are (`memory.min`, `memory.high`);
-    /// ignored on v1.
-    pub unified: BTreeMap<String, String>,
-}
-
-/// Where a container's seccomp filter comes from.
+/// Source of a container's seccomp filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompProfile {
     /// The runtime's default allow list.
@@ -274,7 +248,7 @@ pub enum SeccompProfile {
     Localhost(PathBuf),
 }
 
-/// What a container's processes may do.
+/// Privileges of a container's processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Security {
@@ -323,7 +297,7 @@ pub enum PidMode {
 pub struct ContainerSpec {
     /// The container's name in its pod.
     pub name: String,
-    /// How often it was made before.
+    /// Number of earlier attempts.
     pub attempt: u32,
     /// The image: a name, `name@digest` or an image ID; must be on the node.
     pub image: String,

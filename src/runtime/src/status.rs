@@ -31,7 +31,7 @@ pub struct ImageStatus {
     pub exposed_ports: Vec<String>,
     /// Paths that the image declares as volumes.
     pub volumes: Vec<String>,
-    /// When the image was made, as written in it.
+    /// The image's time of creation, from its configuration.
     pub created: Option<Timestamp>,
 }
 
@@ -51,17 +51,17 @@ pub struct Sandbox {
     pub id: String,
     /// Whether containers can be made in it.
     pub state: SandboxState,
-    /// Where its network namespace is pinned; absent when it is the node's.
+    /// File that pins its network namespace; `None` if it is the node's.
     pub netns_path: Option<PathBuf>,
     /// The `pause` process, when containers share a PID namespace.
     pub pid: Option<i32>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// What was asked.
+    /// The specification.
     pub spec: SandboxSpec,
 }
 
-/// Where a container is in its life.
+/// The state of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     /// Made, not started.
@@ -90,7 +90,7 @@ pub struct ContainerStatus {
     pub id: String,
     /// Its sandbox.
     pub sandbox_id: String,
-    /// What was asked (name, attempt, labels, annotations, log path …).
+    /// The specification (name, attempt, labels, annotations, log path …).
     pub spec: ContainerSpec,
     /// The image's ID.
     pub image_id: String,
@@ -100,11 +100,11 @@ pub struct ContainerStatus {
     pub state: ContainerState,
     /// The first process, in the node's PID namespace.
     pub pid: Option<i32>,
-    /// When it was made.
+    /// Time of creation.
     pub created_at: Timestamp,
-    /// When its process began.
+    /// Start time of its process.
     pub started_at: Option<Timestamp>,
-    /// When its process ended.
+    /// Exit time of its process.
     pub finished_at: Option<Timestamp>,
     /// Exit code; 128 + the signal for a killed one.
     pub exit_code: Option<i32>,
@@ -113,7 +113,7 @@ pub struct ContainerStatus {
     /// `Completed`, `Error`, `OOMKilled`, `StartError`, or `Unknown` for one
     /// whose end nobody saw; empty before the end.
     pub reason: String,
-    /// What failed, for `StartError` and `Unknown`.
+    /// Description of the failure, for `StartError` and `Unknown`.
     pub message: String,
     /// The user that its first process runs as: uid, gid, further groups.
     pub user: ContainerUser,
@@ -130,7 +130,7 @@ pub struct ContainerUser {
     pub groups: Vec<u32>,
 }
 
-/// What happened.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerEventKind {
     /// The container was made.
@@ -146,14 +146,14 @@ pub enum ContainerEventKind {
     SandboxDied,
 }
 
-/// A change in a container's life, told at once and without polling.
+/// A change of a container's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerEvent {
     /// The container.
     pub container_id: String,
     /// Its sandbox.
     pub sandbox_id: String,
-    /// What happened.
+    /// The type of an event.
     pub kind: ContainerEventKind,
 }
 
@@ -166,29 +166,6 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
     /// Exit code; 128 + the signal for a killed one.
     pub exit_code: i32,
-}
-
-/// Use of resources by one container, or any cgroup.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// When this was read.
-    pub timestamp: Timestamp,
-    /// CPU time since the beginning, in nanoseconds.
-    pub cpu_ns: u64,
-    /// Memory charged, in bytes.
-    pub memory_usage: u64,
-    /// Memory less inactive file pages, in bytes: what cannot be taken back easily.
-    pub memory_working_set: u64,
-    /// Anonymous memory, in bytes.
-    pub memory_rss: u64,
-    /// Minor page faults.
-    pub page_faults: u64,
-    /// Major page faults.
-    pub major_page_faults: u64,
-    /// Memory limit in bytes; none when unlimited.
-    pub memory_limit: Option<u64>,
-    /// Processes and threads.
-    pub pids: u64,
 }
 
 /// Use of a file system by some directory.

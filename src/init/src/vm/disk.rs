@@ -8,12 +8,12 @@ use nix::mount::{MsFlags, mount as mount_fs};
 
 /// The only disk of the machine.
 const DEVICE: &str = "/dev/vda";
-/// How long the disk may take to show up after its driver was loaded.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of the disk's appearance after its driver was loaded.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Mounts the state disk at `root`. The kernel replays its journal after a crash.
 pub fn mount(root: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DISK_TIMEOUT;
     while !Path::new(DEVICE).exists() {
         anyhow::ensure!(
             Instant::now() < deadline,
@@ -29,7 +29,7 @@ pub fn mount(root: &Path) -> anyhow::Result<()> {
         root,
         Some("ext4"),
         MsFlags::MS_NOATIME,
-        // Tables that were never written read as zeros: nobody need write them.
+        // Tables that were never written read as zeros: they need not be written.
         Some("noinit_itable"),
     )
     .with_context(|| format!("cannot mount the state disk {DEVICE}"))

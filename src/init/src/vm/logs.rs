@@ -6,7 +6,7 @@ use std::fs::File;
 use rkube_config::machine::LOG_PORT;
 
 /// The machine's port for the logs of the service `role`, if it has one. A port
-/// can be opened once, so whoever asks keeps it.
+/// can be opened once, so the caller must keep it.
 pub fn port(role: &str) -> Option<File> {
     let entries = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
     for entry in entries.flatten() {

@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 use rkube_config::machine::{FACTS, IDENTITY, MODULES, MachineFacts};
 use rkube_config::{NodeConfig, paths};
 
-/// How long services and containers may take to end; emulated machines are slow.
+/// Time for services and containers to end; emulated machines are slow.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// `rkube vm-init`: never returns but with an error, which ends the machine.

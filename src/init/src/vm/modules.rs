@@ -10,7 +10,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use rkube_config::machine::MODULES_ORDER;
 
 /// Loads what the order file names, line by line. A module that does not load is
-/// told and passed over: what needs it says so by itself.
+/// reported and skipped: code that needs it fails with its own error.
 pub fn load_all(dir: &Path) -> anyhow::Result<()> {
     let order = dir.join(MODULES_ORDER);
     let text = std::fs::read_to_string(&order)

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::Context;
@@ -13,14 +12,14 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 use rkube_config::paths;
 
-use crate::rootfs::{self, make_dir};
+use crate::rootfs::{self, link, make_dir, mount_on};
 use rkube_config::machine::{TOOL_BOX_TAG, TOOLS};
 
 const QUIET: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
     .union(MsFlags::MS_NOEXEC);
 
-/// What loading modules and finding devices needs, in the initramfs.
+/// Mounts the file systems that the initramfs needs to load modules and find devices.
 pub fn early() -> anyhow::Result<()> {
     for (kind, place, flags) in [
         ("proc", "/proc", QUIET),
@@ -34,66 +33,36 @@ pub fn early() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything of the node's root but its identity and tools.
+/// Mounts the node's root, without its identity and tools.
 pub fn root(root: &Path) -> anyhow::Result<()> {
     rootfs::skeleton(root)?;
     // From the initramfs, which has those of the host.
     rootfs::roots_of_trust(root)?;
-    on(root, "proc", "proc", QUIET, None)?;
-    on(root, "sysfs", "sys", QUIET, None)?;
-    on(root, "cgroup2", "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
+    mount_on("proc", root, "proc", QUIET, None)?;
+    mount_on("sysfs", root, "sys", QUIET, None)?;
+    mount_on("cgroup2", root, "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
     // Only for programs that look for them; a kernel without does as well.
     for (kind, place, options) in [
         ("bpf", "sys/fs/bpf", Some("mode=700")),
         ("securityfs", "sys/kernel/security", None),
     ] {
         if root.join(place).is_dir() {
-            let _ = on(root, kind, place, QUIET, options);
+            let _ = mount_on(kind, root, place, QUIET, options);
         }
     }
-    on(root, "devtmpfs", "dev", MsFlags::MS_NOSUID, None)?;
-    for (kind, place, options) in [
-        (
-            "devpts",
-            "dev/pts",
-            Some("newinstance,ptmxmode=0666,mode=620,gid=5"),
-        ),
-        ("tmpfs", "dev/shm", Some("mode=1777")),
-        ("mqueue", "dev/mqueue", None),
-    ] {
-        make_dir(&root.join(place), 0o755)?;
-        on(
-            root,
-            kind,
-            place,
-            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
-            options,
-        )?;
-    }
-    for (target, name) in [
-        ("/proc/self/fd", "fd"),
-        ("/proc/self/fd/0", "stdin"),
-        ("/proc/self/fd/1", "stdout"),
-        ("/proc/self/fd/2", "stderr"),
-        ("/proc/kcore", "core"),
-    ] {
-        link(target, &root.join("dev").join(name))?;
-    }
-    // Of devpts' own instance, not the one of the initial mount.
-    let ptmx = root.join("dev/ptmx");
-    let _ = fs::remove_file(&ptmx);
-    link("pts/ptmx", &ptmx)?;
-    for (place, options) in [("run", "mode=755"), ("tmp", "mode=1777")] {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        on(root, "tmpfs", place, flags, Some(options))?;
-    }
+    mount_on("devtmpfs", root, "dev", MsFlags::MS_NOSUID, None)?;
+    rootfs::device_file_systems(root)?;
+    // The kernel's belongs to the initial instance of devpts, not to the node's.
+    let _ = fs::remove_file(root.join("dev/ptmx"));
+    rootfs::device_links(&root.join("dev"))?;
+    rootfs::temporary(root)?;
     for (place, mode) in [(paths::STATE, 0o700), (paths::IMAGES, 0o700)] {
         make_dir(&root.join(rel(place)), mode)?;
     }
     Ok(())
 }
 
-/// Unpacks the node's `/etc/rkube`, a tar archive, into memory of its own.
+/// Unpacks the node's `/etc/rkube`, a tar archive, to a file system in memory.
 pub fn identity(root: &Path, archive: &[u8]) -> anyhow::Result<()> {
     let place = root.join("etc/rkube");
     make_dir(&place, 0o755)?;
@@ -221,24 +190,4 @@ pub fn leave() {
 
 fn rel(path: &str) -> &str {
     path.trim_start_matches('/')
-}
-
-fn on(
-    root: &Path,
-    kind: &str,
-    place: &str,
-    flags: MsFlags,
-    options: Option<&str>,
-) -> anyhow::Result<()> {
-    mount(Some(kind), &root.join(place), Some(kind), flags, options)
-        .with_context(|| format!("cannot mount {kind} on /{place}"))
-}
-
-fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
-    match symlink(target.as_ref(), path) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(e).with_context(|| format!("cannot link {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -1,4 +1,4 @@
-//! Names of the world outside: asked of other servers and remembered for a while.
+//! Forwarding of queries for other names, with a cache.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,22 +14,22 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::DnsConfig;
+use super::types::DnsConfig;
 
-/// How long one server may take for one try.
-const TRY: Duration = Duration::from_secs(2);
-/// How long all tries may take; resolvers give up after five seconds.
-const ALL_TRIES: Duration = Duration::from_millis(4500);
-/// Questions under way at once. What loops through us runs into this.
-const UNDER_WAY: usize = 256;
-/// Answers remembered.
-const REMEMBERED: usize = 1024;
-/// How long an answer is remembered at most, in seconds.
-const MEMORY: u32 = 30;
-/// What servers may send by UDP.
-const PAYLOAD: u16 = 1232;
-/// How often `resolv.conf` is looked at, at most.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Timeout of one attempt at one server.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Timeout of all attempts. Resolvers give up after five seconds.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(4500);
+/// Maximum number of concurrent queries. It also limits forwarding loops.
+const MAX_CONCURRENT_QUERIES: usize = 256;
+/// Maximum number of cached answers.
+const MAX_CACHED_ANSWERS: usize = 1024;
+/// Maximum time that an answer is cached, in seconds.
+const MAX_CACHE_SECONDS: u32 = 30;
+/// Maximum size of a UDP response.
+const MAX_UDP_PAYLOAD: u16 = 1232;
+/// Minimum time between checks of `resolv.conf`.
+const RESOLV_CONF_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
 pub(super) struct Forwarder {
     own: SocketAddr,
@@ -60,7 +60,7 @@ struct Remembered {
     ttl: u32,
 }
 
-/// What another server said.
+/// The response of another server.
 #[derive(Clone)]
 pub(super) struct Answer {
     pub(super) code: ResponseCode,
@@ -86,7 +86,7 @@ impl Forwarder {
             resolv_conf: config.resolv_conf.clone(),
             found: Mutex::default(),
             memory: Mutex::default(),
-            under_way: Semaphore::new(UNDER_WAY),
+            under_way: Semaphore::new(MAX_CONCURRENT_QUERIES),
         }
     }
 
@@ -103,7 +103,7 @@ impl Forwarder {
         let mut found = self.found.lock();
         if found
             .looked
-            .is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN)
+            .is_none_or(|looked| looked.elapsed() >= RESOLV_CONF_CHECK_PERIOD)
         {
             found.looked = Some(Instant::now());
             let changed = std::fs::metadata(&self.resolv_conf)
@@ -134,7 +134,7 @@ impl Forwarder {
         }
         let servers = self.servers();
         let _permit = self.under_way.try_acquire().ok()?;
-        let answer = timeout(ALL_TRIES, try_all(&servers, &question))
+        let answer = timeout(QUERY_TIMEOUT, try_all(&servers, &question))
             .await
             .ok()??;
         self.remember(question, &answer);
@@ -158,9 +158,9 @@ impl Forwarder {
     fn remember(&self, question: Question, answer: &Answer) {
         let Some(ttl) = lifetime(answer) else { return };
         let mut memory = self.memory.lock();
-        if memory.len() >= REMEMBERED {
+        if memory.len() >= MAX_CACHED_ANSWERS {
             memory.retain(|_, entry| entry.since.elapsed().as_secs() < u64::from(entry.ttl));
-            if memory.len() >= REMEMBERED {
+            if memory.len() >= MAX_CACHED_ANSWERS {
                 memory.clear();
             }
         }
@@ -175,7 +175,7 @@ impl Forwarder {
     }
 }
 
-/// How long an answer may be remembered, in seconds; none if not at all.
+/// Returns the time that a response may be cached, in seconds; `None` if not at all.
 fn lifetime(answer: &Answer) -> Option<u32> {
     let ttl = match (answer.code, answer.answers.is_empty()) {
         (ResponseCode::NoError, false) => answer.answers.iter().map(|record| record.ttl).min()?,
@@ -191,7 +191,7 @@ fn lifetime(answer: &Answer) -> Option<u32> {
         }
         _ => return None,
     };
-    (ttl > 0).then_some(ttl.min(MEMORY))
+    (ttl > 0).then_some(ttl.min(MAX_CACHE_SECONDS))
 }
 
 /// The servers that a `resolv.conf` names.
@@ -210,7 +210,7 @@ fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
 async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> {
     let mut last = None;
     for server in servers.iter().chain(servers) {
-        match timeout(TRY, exchange(*server, question)).await {
+        match timeout(ATTEMPT_TIMEOUT, exchange(*server, question)).await {
             Ok(Ok(answer)) => match answer.code {
                 ResponseCode::NoError | ResponseCode::NXDomain => return Some(answer),
                 _ => last = Some(answer),
@@ -227,7 +227,7 @@ async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer>
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(question.name.clone(), question.kind));
     let mut edns = Edns::new();
-    edns.set_max_payload(PAYLOAD);
+    edns.set_max_payload(MAX_UDP_PAYLOAD);
     edns.set_dnssec_ok(question.dnssec);
     query.set_edns(edns);
     let bytes = query
@@ -239,11 +239,11 @@ async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer>
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    // A port of its own for each question: what a forger has to guess.
+    // A separate port for each query, which a forger has to guess.
     let socket = UdpSocket::bind((own, 0)).await?;
     socket.connect(server).await?;
     socket.send(&bytes).await?;
-    let mut buffer = vec![0; usize::from(PAYLOAD) * 4];
+    let mut buffer = vec![0; usize::from(MAX_UDP_PAYLOAD) * 4];
     loop {
         let length = socket.recv(&mut buffer).await?;
         let Some(message) = matching(&buffer[..length], &query) else {

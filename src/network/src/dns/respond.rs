@@ -1,4 +1,4 @@
-//! From a question's bytes to an answer's.
+//! Responses to queries.
 
 use std::net::IpAddr;
 
@@ -9,24 +9,22 @@ use rand::seq::SliceRandom as _;
 
 use super::zone::{Data, DnsState, Found, Kinds};
 
-/// How long others may remember the cluster's names, in seconds: also for what does
-/// not exist.
+/// Time to live of the cluster's names, in seconds, also of negative responses.
 pub(super) const TTL: u32 = 5;
-/// What is sent by UDP at most: fits into any path's packets unfragmented.
-const UDP_MAX: u16 = 1232;
-/// What a client without EDNS understands.
-const UDP_CLASSIC: usize = 512;
-/// How many aliases are followed.
-const ALIASES: usize = 8;
+/// Maximum size of a UDP response, which is not fragmented on any common path.
+const MAX_UDP_RESPONSE: u16 = 1232;
+/// Maximum size of a UDP response to a client without EDNS.
+const MAX_UDP_RESPONSE_WITHOUT_EDNS: usize = 512;
+/// Maximum number of aliases that are followed.
+const MAX_ALIASES: usize = 8;
 
-/// What came of reading a question.
+/// The result of processing a query.
 pub(super) enum Outcome {
-    /// The answer.
+    /// The response.
     Answer(Message),
-    /// The rest of the answer is with other servers: ask them for this name, and
-    /// complete the message with what they say.
+    /// A partial response, to be completed by forwarding a query for the name.
     Elsewhere(Message, Name),
-    /// Nothing is to be said to this.
+    /// No response is sent.
     Silence,
 }
 
@@ -65,7 +63,7 @@ pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
     response.metadata.recursion_available = true;
     if let Some(edns) = &request.edns {
         let mut ours = Edns::new();
-        ours.set_max_payload(UDP_MAX);
+        ours.set_max_payload(MAX_UDP_RESPONSE);
         ours.set_dnssec_ok(edns.flags().dnssec_ok);
         response.set_edns(ours);
         if edns.version() > 0 {
@@ -93,7 +91,7 @@ fn refuse(mut response: Message, code: ResponseCode) -> Outcome {
 fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
     let kinds = kinds(query.query_type());
     let mut name = query.name().clone();
-    for _ in 0..ALIASES {
+    for _ in 0..MAX_ALIASES {
         if !zone.domain.zone_of(&name) {
             return outside(response, query, name, zone);
         }
@@ -285,13 +283,16 @@ fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_
     }
 }
 
-/// What a client takes by UDP, from its question.
+/// Returns the maximum size of a client's UDP response, from its query.
 pub(super) fn udp_limit(bytes: &[u8]) -> usize {
     Message::from_vec(bytes)
         .ok()
         .and_then(|request| request.edns)
-        .map_or(UDP_CLASSIC, |edns| {
-            usize::from(edns.max_payload().clamp(UDP_CLASSIC as u16, UDP_MAX))
+        .map_or(MAX_UDP_RESPONSE_WITHOUT_EDNS, |edns| {
+            usize::from(
+                edns.max_payload()
+                    .clamp(MAX_UDP_RESPONSE_WITHOUT_EDNS as u16, MAX_UDP_RESPONSE),
+            )
         })
 }
 

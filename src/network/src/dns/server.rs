@@ -16,13 +16,14 @@ use tokio::time::timeout;
 
 use super::forward::Forwarder;
 use super::respond::{Outcome, Zone, encode, respond, udp_limit};
-use super::{DnsConfig, DnsState};
-use crate::{NetworkError, Result};
+use super::types::DnsConfig;
+use super::zone::DnsState;
+use crate::error::{NetworkError, Result};
 
-/// How long a connection may be silent.
-const IDLE: Duration = Duration::from_secs(10);
-/// Connections at once.
-const CONNECTIONS: usize = 128;
+/// Timeout of a connection without a query.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of TCP connections.
+const MAX_CONNECTIONS: usize = 128;
 
 /// A running name server; it stops when dropped.
 pub struct DnsServer {
@@ -81,7 +82,7 @@ impl DnsServer {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -186,7 +187,7 @@ async fn send(socket: &UdpSocket, peer: SocketAddr, message: Message, limit: usi
 }
 
 async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
-    let limit = Arc::new(Semaphore::new(CONNECTIONS));
+    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let Ok(permit) = limit.clone().acquire_owned().await else {
@@ -212,9 +213,9 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
-        let length = timeout(IDLE, stream.read_u16()).await??;
+        let length = timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut bytes = vec![0; usize::from(length)];
-        timeout(IDLE, stream.read_exact(&mut bytes)).await??;
+        timeout(IDLE_TIMEOUT, stream.read_exact(&mut bytes)).await??;
         let message = match shared.respond(&bytes) {
             Outcome::Silence => return Ok(()),
             Outcome::Answer(message) => message,
@@ -225,6 +226,6 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         let framed = [&length.to_be_bytes()[..], &answer].concat();
-        timeout(IDLE, stream.write_all(&framed)).await??;
+        timeout(IDLE_TIMEOUT, stream.write_all(&framed)).await??;
     }
 }

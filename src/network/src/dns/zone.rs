@@ -53,7 +53,7 @@ struct Endpoint {
     ports: Arc<[Port]>,
 }
 
-/// What is asked for.
+/// The requested record types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kinds {
     A,
@@ -97,7 +97,7 @@ pub(super) enum Data {
     Ns,
 }
 
-/// What the zone says about a name.
+/// The result of a look-up of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// The name exists; perhaps it has nothing of the type.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::{HostPort, NetworkConfig, PodNetwork};
+use super::types::{HostPort, NetworkConfig, PodNetwork};
 use crate::nft::{
     ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Key, Meta, Name, NatKind, Reg,
     Rule, Set, SetRef, Table, priority,
@@ -13,17 +13,28 @@ use crate::nft::{
 /// Name of the table.
 const TABLE: &str = "rkube";
 
-/// The table for these peers (addresses of other nodes) and pods.
+/// Returns the table for these peers (addresses of other nodes) and pods.
 pub(super) fn base_table<'a>(
     config: &NetworkConfig,
     peers: &[Ipv4Addr],
     pods: impl Iterator<Item = &'a PodNetwork>,
 ) -> Table {
-    let reg = Reg::word;
     let mut table = Table::new(Family::Ip, TABLE);
-    let mut anywhere = Vec::new();
-    let mut on_address = Vec::new();
-    let mut hairpins = Vec::new();
+    let hairpins = host_port_chains(&mut table, pods);
+    let peers = table.set(
+        "peers",
+        Set::of(&[Field::Ipv4], peers.iter().map(|ip| Key::from(*ip))),
+    );
+    loopback_guard(&mut table);
+    postrouting_chain(&mut table, config, hairpins, peers);
+    table
+}
+
+/// Adds the maps of host ports and the chains that translate them. Returns the set of
+/// pods that may reach themselves through a host port.
+fn host_port_chains<'a>(table: &mut Table, pods: impl Iterator<Item = &'a PodNetwork>) -> Name {
+    let reg = Reg::word;
+    let (mut anywhere, mut on_address, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
     for pod in pods {
         for port in &pod.host_ports {
             let target = Key::new(&[Data::ip(pod.ip), Data::port(port.container_port)]);
@@ -58,42 +69,21 @@ pub(super) fn base_table<'a>(
         ),
     );
     let hairpins = table.set("hairpins", Set::of(&[Field::Ipv4, Field::Ipv4], hairpins));
-    let peers = table.set(
-        "peers",
-        Set::of(&[Field::Ipv4], peers.iter().map(|ip| Key::from(*ip))),
-    );
-
-    let translate = |rule: Rule, map: &Name| {
-        rule.expr(Expr::LookupValue {
-            map: SetRef::Named(map.clone()),
-            reg: reg(0),
-            to: reg(0),
-        })
-        .expr(Expr::Nat {
-            kind: NatKind::Destination,
-            address: reg(0),
-            port: Some(reg(1)),
-        })
-    };
+    let by_address = Rule::new()
+        .expr(Expr::destination_ip(reg(0)))
+        .expr(Expr::Meta(Meta::L4Proto, reg(1)))
+        .expr(Expr::destination_port(reg(2)));
+    let by_port = Rule::new()
+        .expr(Expr::Meta(Meta::L4Proto, reg(0)))
+        .expr(Expr::destination_port(reg(1)));
     let host_ports = table.chain(
         "to-host-ports",
         vec![
-            translate(
-                Rule::new()
-                    .expr(Expr::destination_ip(reg(0)))
-                    .expr(Expr::Meta(Meta::L4Proto, reg(1)))
-                    .expr(Expr::destination_port(reg(2))),
-                &on_address,
-            ),
-            translate(
-                Rule::new()
-                    .expr(Expr::Meta(Meta::L4Proto, reg(0)))
-                    .expr(Expr::destination_port(reg(1))),
-                &anywhere,
-            ),
+            translate(by_address, &on_address),
+            translate(by_port, &anywhere),
         ],
     );
-    // Before the services' chains: a host port is the more particular of two.
+    // Before the services' chains: a host port takes precedence.
     let early = priority::DNAT - 1;
     for (name, hook) in [
         ("prerouting", HookKind::Prerouting),
@@ -105,19 +95,53 @@ pub(super) fn base_table<'a>(
             vec![Rule::new().destination_local().jump(&host_ports)],
         );
     }
-    let loopback: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    // The bridge routes 127.0.0.0/8 for the sake of host ports on 127.0.0.1; what
-    // comes in for it from outside is a pod reaching for the node's own services.
+    hairpins
+}
+
+/// Appends a lookup of the registers in a map, and the translation of the destination to
+/// the address and port found.
+fn translate(rule: Rule, map: &Name) -> Rule {
+    let reg = Reg::word;
+    rule.expr(Expr::LookupValue {
+        map: SetRef::Named(map.clone()),
+        reg: reg(0),
+        to: reg(0),
+    })
+    .expr(Expr::Nat {
+        kind: NatKind::Destination,
+        address: reg(0),
+        port: Some(reg(1)),
+    })
+}
+
+fn loopback() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
+}
+
+/// Adds the chain that protects the node's services on loopback addresses. The bridge
+/// routes 127.0.0.0/8 for host ports on 127.0.0.1; a packet to it from another link is a
+/// pod's attempt to reach these services.
+fn loopback_guard(table: &mut Table) {
     table.base_chain(
         "loopback-guard",
         Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
         vec![
             Rule::new()
                 .in_link(CmpOp::Ne, "lo")
-                .destination(CmpOp::Eq, loopback)
+                .destination(CmpOp::Eq, loopback())
                 .drop(),
         ],
     );
+}
+
+/// Adds the chain that masquerades traffic without a return route.
+fn postrouting_chain(table: &mut Table, config: &NetworkConfig, hairpins: Name, peers: Name) {
+    let reg = Reg::word;
+    let lookup = |set: Name| Expr::Lookup {
+        set: SetRef::Named(set),
+        reg: reg(0),
+        invert: false,
+    };
     let masquerade = Expr::Masquerade { fully_random: true };
     let multicast = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
     table.base_chain(
@@ -125,18 +149,14 @@ pub(super) fn base_table<'a>(
         Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
         vec![
             Rule::new()
-                .source(CmpOp::Eq, loopback)
+                .source(CmpOp::Eq, loopback())
                 .out_link(CmpOp::Eq, &config.bridge)
                 .expr(masquerade.clone())
                 .comment("the node to a host port on 127.0.0.1"),
             Rule::new()
                 .expr(Expr::source_ip(reg(0)))
                 .expr(Expr::destination_ip(reg(1)))
-                .expr(Expr::Lookup {
-                    set: SetRef::Named(hairpins),
-                    reg: reg(0),
-                    invert: false,
-                })
+                .expr(lookup(hairpins))
                 .expr(masquerade.clone())
                 .comment("a pod to its own host port"),
             Rule::new().source(CmpOp::Ne, config.pod_cidr.trunc()).ret(),
@@ -146,15 +166,10 @@ pub(super) fn base_table<'a>(
             Rule::new().destination(CmpOp::Eq, multicast).ret(),
             Rule::new()
                 .expr(Expr::destination_ip(reg(0)))
-                .expr(Expr::Lookup {
-                    set: SetRef::Named(peers),
-                    reg: reg(0),
-                    invert: false,
-                })
+                .expr(lookup(peers))
                 .ret()
                 .comment("other nodes have a route back"),
             Rule::new().expr(masquerade).comment("pods to elsewhere"),
         ],
     );
-    table
 }

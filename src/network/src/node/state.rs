@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
 
-use super::{HostPort, PodNetwork, mac_of};
-use crate::{NetworkError, Result};
+use super::types::{HostPort, PodNetwork, mac_of};
+use crate::error::{NetworkError, Result};
 
-/// What is known about pods and peers.
+/// State of pods and other nodes.
 pub(super) struct State {
     dir: PathBuf,
     pod_cidr: Ipv4Net,

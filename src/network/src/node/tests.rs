@@ -1,8 +1,12 @@
 //! A node, its pods and the world outside, each in a namespace of its own.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
+use crate::netlink::{Netlink, Veth, in_netns};
 use crate::testing::{Lab, Serve, root};
 
 #[test]

@@ -15,10 +15,10 @@ use tokio::task::AbortHandle;
 
 use super::compile::HealthCheck;
 
-/// How long a client may take to ask.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a client's request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest question that is read.
-const LONGEST: usize = 8 * 1024;
+const MAX_REQUEST_LENGTH: usize = 8 * 1024;
 
 pub(super) struct HealthServer {
     runtime: Option<Handle>,
@@ -88,7 +88,10 @@ async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let response = response(&check.lock());
-                tokio::spawn(tokio::time::timeout(PATIENCE, answer(stream, response)));
+                tokio::spawn(tokio::time::timeout(
+                    REQUEST_TIMEOUT,
+                    answer(stream, response),
+                ));
             }
             // Out of descriptors, say: not at once again.
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -100,7 +103,7 @@ async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
 async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        if head.len() > LONGEST || stream.read_buf(&mut head).await? == 0 {
+        if head.len() > MAX_REQUEST_LENGTH || stream.read_buf(&mut head).await? == 0 {
             return Ok(());
         }
     }
@@ -108,7 +111,7 @@ async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// What kube-proxy answers: 200 when there are endpoints here, 503 when not.
+/// Returns kube-proxy's response: 200 if this node has endpoints, else 503.
 fn response(check: &HealthCheck) -> String {
     let count = check.local_endpoints;
     let status = if count > 0 {

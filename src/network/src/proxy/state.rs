@@ -17,7 +17,7 @@ pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Services (and slices) with this label are not proxied.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// How long a client sticks to its endpoint when the service does not say.
+/// Default duration of a client's affinity to an endpoint.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 
 /// Services with their endpoints, ordered by namespace, name and port.
@@ -48,15 +48,15 @@ pub struct ServicePort {
     pub external_ips: Vec<Ipv4Addr>,
     /// Addresses of its load balancer that arrive at nodes untranslated.
     pub load_balancer_ips: Vec<Ipv4Addr>,
-    /// Who may use the load balancer's addresses; everybody when empty.
+    /// Address ranges of clients of the load balancer; all if empty.
     pub source_ranges: Vec<Ipv4Net>,
-    /// How long a client sticks to its endpoint.
+    /// Duration of a client's affinity to an endpoint.
     pub affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`.
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// Where load balancers ask whether the node has endpoints.
+    /// Port of load balancers' health checks.
     pub health_check_node_port: Option<u16>,
     /// Endpoints, ordered by address and port.
     pub endpoints: Vec<Endpoint>,

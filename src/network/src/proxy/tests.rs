@@ -1,7 +1,7 @@
 //! Rules from services, and packets through them: a node, pods and the world outside
 //! in namespaces of their own.
 
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::netlink::in_netns;
-use crate::nft::Table;
+use crate::nft::{Family, Nftables, Table};
 use crate::testing::{Lab, Pod, Serve, ask_in_vain, ask_udp, listed, net, root};
 
 fn service(name: &str, spec: Value) -> Arc<Service> {

@@ -155,6 +155,8 @@ pub(crate) fn text(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -178,6 +180,25 @@ mod tests {
             Some((1, 9))
         );
         assert!(attributes.next().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn attributes_are_read_as_written(
+            written in prop::collection::vec((0u16..0x3fff, prop::collection::vec(any::<u8>(), 0..40)), 0..8)
+        ) {
+            let mut w = Writer::new();
+            for (kind, value) in &written {
+                w.attr(*kind, value);
+            }
+            let read: Vec<_> = Attributes(w.as_bytes()).map(|(k, v)| (k, v.to_vec())).collect();
+            prop_assert_eq!(read, written);
+        }
+
+        #[test]
+        fn reading_any_bytes_ends(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert!(Attributes(&bytes).count() <= bytes.len() / 4);
+        }
     }
 
     #[test]

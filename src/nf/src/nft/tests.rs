@@ -95,6 +95,13 @@ fn everything() -> Table {
             )],
         ),
     );
+    add_nat_chains(&mut t);
+    add_filter_chains(&mut t);
+    t
+}
+
+fn add_nat_chains(t: &mut Table) {
+    let r = Reg::word;
     t.base_chain(
         "prerouting",
         Hook::new(ChainKind::Nat, HookKind::Prerouting, priority::DNAT),
@@ -129,6 +136,31 @@ fn everything() -> Table {
         ],
     );
     t.base_chain(
+        "postrouting",
+        Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
+        vec![
+            Rule::new()
+                .expr(Expr::Meta(Meta::Mark, r(0)))
+                .expr(Expr::Bitwise {
+                    reg: r(0),
+                    mask: Data::host(0x4000),
+                    xor: Data::host(0),
+                })
+                .expr(Expr::eq(r(0), Data::host(0)))
+                .ret(),
+            Rule::new()
+                .source(
+                    CmpOp::Eq,
+                    "10.244.0.0/16".parse::<ipnet::Ipv4Net>().unwrap(),
+                )
+                .expr(Expr::Masquerade { fully_random: true }),
+        ],
+    );
+}
+
+fn add_filter_chains(t: &mut Table) {
+    let r = Reg::word;
+    t.base_chain(
         "forward",
         Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
         vec![
@@ -161,27 +193,6 @@ fn everything() -> Table {
         ],
     );
     t.base_chain(
-        "postrouting",
-        Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
-        vec![
-            Rule::new()
-                .expr(Expr::Meta(Meta::Mark, r(0)))
-                .expr(Expr::Bitwise {
-                    reg: r(0),
-                    mask: Data::host(0x4000),
-                    xor: Data::host(0),
-                })
-                .expr(Expr::eq(r(0), Data::host(0)))
-                .ret(),
-            Rule::new()
-                .source(
-                    CmpOp::Eq,
-                    "10.244.0.0/16".parse::<ipnet::Ipv4Net>().unwrap(),
-                )
-                .expr(Expr::Masquerade { fully_random: true }),
-        ],
-    );
-    t.base_chain(
         "raw",
         Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
         vec![
@@ -192,7 +203,6 @@ fn everything() -> Table {
             }),
         ],
     );
-    t
 }
 
 #[test]

@@ -30,7 +30,7 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// Where a file's bytes are within the plain tar.
+/// Position of a file's bytes in the uncompressed tar.
 #[derive(Clone, Copy)]
 struct Span {
     offset: u64,

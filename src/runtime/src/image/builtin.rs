@@ -1,4 +1,4 @@
-//! Images that the binary itself is: a root with nothing but `/rkube` in it.
+//! Built-in images: their root holds nothing but the binary and `/tmp`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,8 +14,8 @@ use crate::error::{Context, ImageError};
 
 /// Installs the image `name` that runs `binary` with `entrypoint`.
 ///
-/// The layer has no tar that could be hashed; its identity stands for the
-/// binary's size and time instead, so that start-up need not read the file.
+/// The layer has no tar that could be hashed. Its digest is derived from the binary's size
+/// and modification time, so that the file need not be read at each start.
 pub fn install(
     store: &Store,
     name: &str,
@@ -40,47 +40,8 @@ pub fn install(
     );
     let diff = Digest::of(identity.as_bytes());
     let hold = store.hold()?;
-    store.make_layer(&diff, |root| {
-        let target = root.join("rkube");
-        if fs::hard_link(binary, &target).is_err() {
-            fs::copy(binary, &target)
-                .image_context(|| format!("cannot copy {}", binary.display()))?;
-        }
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
-            .image_context(|| format!("cannot set the mode of {}", target.display()))?;
-        fs::set_permissions(root, fs::Permissions::from_mode(0o755))
-            .image_context(|| format!("cannot set the mode of {}", root.display()))?;
-        let tmp = root.join("tmp");
-        fs::create_dir(&tmp)
-            .and_then(|()| fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)))
-            .image_context(|| format!("cannot make {}", tmp.display()))
-    })?;
-    let host = Platform::host();
-    let config = Config {
-        architecture: host.architecture,
-        os: host.os,
-        variant: None,
-        created: None,
-        config: RunConfig {
-            entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
-            exposed_ports: ports
-                .iter()
-                .map(|port| {
-                    (
-                        port.to_string(),
-                        serde_json::Value::Object(Default::default()),
-                    )
-                })
-                .collect(),
-            env: vec!["PATH=/".into()],
-            labels: BTreeMap::from([("io.rkube.builtin".into(), "true".into())]),
-            ..RunConfig::default()
-        },
-        rootfs: RootFs {
-            kind: "layers".into(),
-            diff_ids: vec![diff.clone()],
-        },
-    };
+    store.make_layer(&diff, |root| make_root(root, binary))?;
+    let config = image_config(entrypoint, ports, &diff);
     let encode =
         |e: serde_json::Error| ImageError::Malformed(format!("cannot encode an image: {e}"));
     let config_bytes = serde_json::to_vec(&config).map_err(encode)?;
@@ -118,4 +79,45 @@ pub fn install(
         hold,
     )?;
     Ok(config_digest)
+}
+
+/// Fills the root of the layer.
+fn make_root(root: &Path, binary: &Path) -> Result<(), ImageError> {
+    let target = root.join("rkube");
+    if fs::hard_link(binary, &target).is_err() {
+        fs::copy(binary, &target).image_context(|| format!("cannot copy {}", binary.display()))?;
+    }
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o755))
+        .image_context(|| format!("cannot set the mode of {}", target.display()))?;
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755))
+        .image_context(|| format!("cannot set the mode of {}", root.display()))?;
+    let tmp = root.join("tmp");
+    fs::create_dir(&tmp)
+        .and_then(|()| fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)))
+        .image_context(|| format!("cannot make {}", tmp.display()))
+}
+
+fn image_config(entrypoint: &[&str], ports: &[&str], diff: &Digest) -> Config {
+    let host = Platform::host();
+    let exposed = |port: &&str| {
+        let nothing = serde_json::Value::Object(Default::default());
+        (port.to_string(), nothing)
+    };
+    Config {
+        architecture: host.architecture,
+        os: host.os,
+        variant: None,
+        created: None,
+        config: RunConfig {
+            entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
+            exposed_ports: ports.iter().map(exposed).collect(),
+            env: vec!["PATH=/".into()],
+            labels: BTreeMap::from([("io.rkube.builtin".into(), "true".into())]),
+            ..RunConfig::default()
+        },
+        rootfs: RootFs {
+            kind: "layers".into(),
+            diff_ids: vec![diff.clone()],
+        },
+    }
 }

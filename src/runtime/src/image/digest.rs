@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Digest(String);
 
 impl Digest {
-    /// Checks the algorithm and the number and case of the digits.
+    /// Parses a digest. `None` if the algorithm is unknown, or if the digits have a wrong
+    /// number or case.
     pub fn parse(text: &str) -> Option<Self> {
         let (algorithm, hex) = text.split_once(':')?;
         let digits = match algorithm {
@@ -24,31 +25,31 @@ impl Digest {
             .then(|| Self(text.to_string()))
     }
 
-    /// The SHA-256 of `bytes`.
+    /// Returns the SHA-256 of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::sha256();
         hasher.update(bytes);
         hasher.finish()
     }
 
-    /// The whole, `sha256:…`.
+    /// Returns the digest as text, `sha256:…`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The digits alone.
+    /// Returns the digits without the algorithm.
     pub fn hex(&self) -> &str {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
 
-    /// The algorithm's name.
+    /// Returns the algorithm's name.
     pub fn algorithm(&self) -> &str {
         self.0
             .split_once(':')
             .map_or("", |(algorithm, _)| algorithm)
     }
 
-    /// A hasher of this digest's algorithm.
+    /// Returns a hasher of the digest's algorithm.
     pub fn hasher(&self) -> Hasher {
         if self.algorithm() == "sha512" {
             Hasher::sha512()
@@ -78,14 +79,14 @@ impl From<Digest> for String {
     }
 }
 
-/// Computes a digest piece by piece.
+/// Computes a digest incrementally.
 pub struct Hasher {
     name: &'static str,
     context: Context,
 }
 
 impl Hasher {
-    /// SHA-256.
+    /// Returns a hasher of SHA-256.
     pub fn sha256() -> Self {
         Self {
             name: "sha256",
@@ -93,7 +94,7 @@ impl Hasher {
         }
     }
 
-    /// SHA-512.
+    /// Returns a hasher of SHA-512.
     pub fn sha512() -> Self {
         Self {
             name: "sha512",
@@ -106,12 +107,12 @@ impl Hasher {
         self.context.update(bytes);
     }
 
-    /// The digest of everything added.
+    /// Returns the digest of all bytes added.
     pub fn finish(self) -> Digest {
         Digest(format!(
             "{}:{}",
             self.name,
-            hex(self.context.finish().as_ref())
+            hex::encode(self.context.finish())
         ))
     }
 }
@@ -127,18 +128,7 @@ impl Write for Hasher {
     }
 }
 
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for b in bytes {
-        out.push(DIGITS[usize::from(b >> 4)] as char);
-        out.push(DIGITS[usize::from(b & 15)] as char);
-    }
-    out
-}
-
-/// Hashes what is read through it.
+/// A reader that hashes all bytes it reads.
 pub struct HashingReader<R> {
     inner: R,
     hasher: Hasher,
@@ -150,7 +140,7 @@ impl<R: Read> HashingReader<R> {
         Self { inner, hasher }
     }
 
-    /// Reads what is left and returns the digest of everything.
+    /// Reads to the end and returns the digest of all bytes.
     pub fn finish(mut self) -> io::Result<Digest> {
         io::copy(&mut self, &mut io::sink())?;
         Ok(self.hasher.finish())

@@ -27,7 +27,7 @@ pub mod media {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
-    /// What it is.
+    /// Media type.
     #[serde(default)]
     pub media_type: String,
     /// Its digest.
@@ -200,7 +200,7 @@ impl Index {
     }
 }
 
-/// What an image says about itself and how to run it.
+/// An image's configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Config {
     /// Processor family.
@@ -212,10 +212,10 @@ pub struct Config {
     /// Processor version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// When it was made, RFC 3339.
+    /// Time of creation, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// How to run it.
+    /// Default process.
     #[serde(default)]
     pub config: RunConfig,
     /// Its layers' digests, uncompressed.
@@ -223,7 +223,7 @@ pub struct Config {
     pub rootfs: RootFs,
 }
 
-/// How to run an image.
+/// The default process of an image.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RunConfig {

@@ -1,18 +1,18 @@
-//! Image names: what a person writes, and the full name that it stands for.
+//! Image references: parsing and normalization.
 
 use std::fmt;
 
 use super::digest::Digest;
 use crate::error::ImageError;
 
-/// The registry of names that name none.
+/// Registry of references without one.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// The namespace of single-word names in the default registry.
+/// Namespace of repositories without one in the default registry.
 const OFFICIAL: &str = "library";
-/// The tag of names that have neither tag nor digest.
+/// Tag of references with neither tag nor digest.
 const DEFAULT_TAG: &str = "latest";
-/// The longest name, without tag and digest, in the distribution's grammar.
-const MAX_NAME: usize = 255;
+/// Maximum length of a name, without tag and digest, in the distribution's grammar.
+const MAX_NAME_LENGTH: usize = 255;
 
 /// A normalised image name: registry, repository, and a tag, a digest or both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,7 +86,7 @@ impl Reference {
         if !repository.split('/').all(valid_component) {
             return Err(bad("invalid repository name"));
         }
-        if registry.len() + 1 + repository.len() > MAX_NAME {
+        if registry.len() + 1 + repository.len() > MAX_NAME_LENGTH {
             return Err(bad("the name is longer than 255 characters"));
         }
         let tag = match (tag, &digest) {
@@ -102,22 +102,22 @@ impl Reference {
         })
     }
 
-    /// `host[:port]`, `docker.io` for Docker Hub.
+    /// Returns `host[:port]`, `docker.io` for Docker Hub.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The repository within the registry.
+    /// Returns the repository within the registry.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The digest, when the name has one.
+    /// Returns the digest, if there is one.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// What to ask the registry for: the digest before the tag.
+    /// Returns the key of the manifest: the digest if there is one, else the tag.
     pub fn manifest_key(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -126,14 +126,14 @@ impl Reference {
         }
     }
 
-    /// `registry/repository:tag`, when there is a tag.
+    /// Returns `registry/repository:tag` if there is a tag.
     pub fn tagged(&self) -> Option<String> {
         self.tag
             .as_ref()
             .map(|tag| format!("{}/{}:{tag}", self.registry, self.repository))
     }
 
-    /// `registry/repository@digest` for a digest of the caller's.
+    /// Returns `registry/repository@digest` with the given digest.
     pub fn with_digest(&self, digest: &Digest) -> String {
         format!("{}/{}@{digest}", self.registry, self.repository)
     }
@@ -152,7 +152,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Letters, digits and `_`, then also `.` and `-`; 128 at most.
+/// Returns whether a tag is valid: at most 128 letters, digits and `_`, after the first
+/// also `.` and `-`.
 fn valid_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     !tag.is_empty()
@@ -161,7 +162,8 @@ fn valid_tag(tag: &str) -> bool {
         && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
 }
 
-/// Runs of lower-case letters and digits, joined by `.`, `_`, `__` or hyphens.
+/// Returns whether a path component is valid: lower-case letters and digits, separated by
+/// `.`, `_`, `__` or hyphens.
 fn valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -178,7 +180,8 @@ fn valid_component(component: &str) -> bool {
         })
 }
 
-/// A DNS name, an IPv4 or bracketed IPv6 address, with an optional port.
+/// Returns whether a registry is a DNS name, an IPv4 or a bracketed IPv6 address, with an
+/// optional port.
 fn valid_registry(registry: &str) -> bool {
     let (host, port) = if let Some(rest) = registry.strip_prefix('[') {
         match rest.split_once(']') {

@@ -1,18 +1,19 @@
 //! Blobs and unpacked layers on disk, shared by several nodes' processes, and
 //! this node's index of images.
 //!
-//! Everything shared is immutable and appears by a rename; whoever makes a layer
-//! holds its lock. What other nodes still use is known by the list of references
-//! that each node keeps in the shared folder.
+//! Shared content is immutable and published by a rename. A process that creates a layer
+//! holds its lock. Each node keeps a list of references in the shared directory, so that
+//! other nodes do not remove content in use.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, MutexGuard};
+use rkube_fsutil::{remove_tree, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use super::compression::decompress;
@@ -38,7 +39,7 @@ pub struct Record {
     pub size: u64,
     /// Layer stack, bottom first, by chain ID.
     pub layers: Vec<Digest>,
-    /// When it came to this node, for the order of collection.
+    /// Time of its arrival at this node, for the order of collection.
     pub added: jiff::Timestamp,
 }
 
@@ -80,18 +81,6 @@ impl FileLock {
             }
         }
     }
-}
-
-/// Writes a file so that it is there whole or not at all.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("tmp-{:016x}", rand::random::<u64>()));
-    let result = File::create_new(&temporary)
-        .and_then(|mut file| file.write_all(bytes))
-        .and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
 }
 
 /// Tells versions of a file apart: it is replaced, never written in place.
@@ -229,7 +218,7 @@ impl Store {
             .image_context(|| format!("cannot lock {digest}"))
     }
 
-    /// Where partial and temporary content is written.
+    /// Returns the directory of partial and temporary content.
     pub fn ingest_dir(&self) -> PathBuf {
         self.shared.join("ingest")
     }
@@ -325,7 +314,7 @@ impl Store {
         }
         let temporary = self.ingest_dir().join(format!("layer-{}", chain.hex()));
         // Left by a process that died here: the lock says that none works on it.
-        remove_tree(&temporary)?;
+        remove(&temporary)?;
         let fs_dir = temporary.join("fs");
         fs::create_dir_all(&fs_dir)
             .image_context(|| format!("cannot make {}", fs_dir.display()))?;
@@ -490,7 +479,7 @@ impl Store {
                 let _ = fs::remove_file(entry.path());
                 let _ = fs::remove_file(self.shared.join("locks").join(&name));
             } else if name.starts_with("layer-") || name.starts_with("trash-") {
-                remove_tree(&entry.path())?;
+                remove(&entry.path())?;
             }
         }
         for kind in ["blobs", "layers"] {
@@ -507,10 +496,10 @@ impl Store {
                     if kind == "layers" {
                         // Out of sight first: half a layer must never be found.
                         let trash = self.ingest_dir().join(format!("trash-{name}"));
-                        remove_tree(&trash)?;
+                        remove(&trash)?;
                         fs::rename(entry.path(), &trash)
                             .image_context(|| format!("cannot remove layer {name}"))?;
-                        remove_tree(&trash)?;
+                        remove(&trash)?;
                     } else {
                         fs::remove_file(entry.path())
                             .image_context(|| format!("cannot remove blob {name}"))?;
@@ -545,13 +534,9 @@ pub fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
     }
 }
 
-/// Removes a tree; fine when there is none.
-pub(crate) fn remove_tree(path: &Path) -> Result<(), ImageError> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e).image_context(|| format!("cannot remove {}", path.display())),
-    }
+/// Removes a directory with its content. One that does not exist is no error.
+fn remove(path: &Path) -> Result<(), ImageError> {
+    remove_tree(path).image_context(|| format!("cannot remove {}", path.display()))
 }
 
 /// The ID that a text stands for. A name counts before the beginning of an ID.
@@ -584,7 +569,7 @@ fn find_in(index: &BTreeMap<Digest, Record>, text: &str) -> Option<Digest> {
     }
 }
 
-/// What the agent is told of an image.
+/// Converts an image to its status.
 pub fn status(image: &Image) -> ImageStatus {
     let config = &image.config.config;
     let name = config.user.split(':').next().unwrap_or("");

@@ -23,7 +23,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Bookkeeping of a file system long gone; ignored.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 
-/// Who owns an entry, and how it may be used.
+/// Owner and mode of an entry.
 struct Metadata {
     uid: u32,
     gid: u32,
@@ -56,6 +56,7 @@ pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Resu
     Ok(())
 }
 
+/// Unpacks one entry. Records the times of directories, to be set at the end.
 fn apply<R: Read>(
     entry: &mut tar::Entry<'_, R>,
     path: &Path,
@@ -135,41 +136,46 @@ fn apply<R: Read>(
             set_times_at(parent, &text, metadata.mtime)?;
         }
         EntryType::Char | EntryType::Block | EntryType::Fifo => {
-            let format = match kind {
-                EntryType::Char => libc::S_IFCHR,
-                EntryType::Block => libc::S_IFBLK,
-                _ => libc::S_IFIFO,
-            };
-            let header = entry.header();
-            let device = if kind == EntryType::Fifo {
-                0
-            } else {
-                libc::makedev(
-                    header.device_major()?.unwrap_or(0),
-                    header.device_minor()?.unwrap_or(0),
-                )
-            };
-            if kind == EntryType::Char && device == 0 {
-                return Err(bad("a device node that overlayfs takes for a whiteout"));
-            }
-            // SAFETY: the descriptor and string outlive the call.
-            check(unsafe {
-                libc::mknodat(
-                    parent.as_raw_fd(),
-                    text.as_ptr(),
-                    format | metadata.mode,
-                    device,
-                )
-            })?;
-            set_owner_at(parent, &text, &metadata)?;
-            // SAFETY: as above.
-            check(unsafe { libc::fchmodat(parent.as_raw_fd(), text.as_ptr(), metadata.mode, 0) })?;
-            set_xattrs_at(parent, name, &metadata)?;
-            set_times_at(parent, &text, metadata.mtime)?;
+            make_node(entry.header(), parent, name, &metadata)?;
         }
         _ => return Err(bad("an entry of a type that layers do not have")),
     }
     Ok(())
+}
+
+/// Creates a device node or a FIFO.
+fn make_node(
+    header: &tar::Header,
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    metadata: &Metadata,
+) -> io::Result<()> {
+    let kind = header.entry_type();
+    let format = match kind {
+        EntryType::Char => libc::S_IFCHR,
+        EntryType::Block => libc::S_IFBLK,
+        _ => libc::S_IFIFO,
+    };
+    let device = if kind == EntryType::Fifo {
+        0
+    } else {
+        libc::makedev(
+            header.device_major()?.unwrap_or(0),
+            header.device_minor()?.unwrap_or(0),
+        )
+    };
+    if kind == EntryType::Char && device == 0 {
+        return Err(bad("a device node that overlayfs takes for a whiteout"));
+    }
+    let text = c_path(name)?;
+    let mode = format | metadata.mode;
+    // SAFETY: the descriptor and string outlive the call.
+    check(unsafe { libc::mknodat(parent.as_raw_fd(), text.as_ptr(), mode, device) })?;
+    set_owner_at(parent, &text, metadata)?;
+    // SAFETY: as above.
+    check(unsafe { libc::fchmodat(parent.as_raw_fd(), text.as_ptr(), metadata.mode, 0) })?;
+    set_xattrs_at(parent, name, metadata)?;
+    set_times_at(parent, &text, metadata.mtime)
 }
 
 fn bad(reason: &str) -> io::Error {

@@ -48,7 +48,7 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// What Docker and containerd give.
+/// Default capabilities of Docker and containerd.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -86,7 +86,7 @@ pub fn names(set: u64) -> Vec<String> {
         .collect()
 }
 
-/// What this process could give at most.
+/// Returns the capabilities that this process can grant.
 pub fn available() -> u64 {
     set_of("CapBnd:") & set_of("CapPrm:")
 }

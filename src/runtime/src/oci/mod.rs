@@ -1,8 +1,8 @@
-//! From what a container is asked to be to what the launcher is told.
+//! Conversion of a container's specification to an OCI configuration.
 
 pub mod capabilities;
 mod devices;
 mod spec;
 pub mod user;
 
-pub use spec::{Generated, Inputs, Namespaces, PidNamespace, generate};
+pub use spec::{Inputs, Namespaces, PidNamespace, generate};

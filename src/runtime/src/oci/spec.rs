@@ -4,23 +4,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rkube_cgroups::{Resources, node as cgroup};
 use serde_json::{Map, Value, json};
 
 use super::capabilities;
 use super::devices::Devices;
 use super::user::Resolved;
-use crate::cgroup;
 use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::image::manifest::RunConfig;
 use crate::seccomp;
 use crate::shim::plan::Plan;
-use crate::spec::{ContainerSpec, MountPropagation, Resources};
+use crate::spec::{ContainerSpec, MountPropagation};
 
 /// The version of the runtime specification that the configuration follows.
 const OCI_VERSION: &str = "1.0.2";
 
-/// Where commands are looked for when neither image nor pod says.
+/// `PATH` of containers if neither image nor pod sets it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Hidden from containers: what tells about or steers the machine.
@@ -64,7 +64,7 @@ pub struct Namespaces {
 /// The PID namespace of a container.
 #[derive(Clone, Debug, Default)]
 pub enum PidNamespace {
-    /// One of its own.
+    /// A new namespace.
     #[default]
     New,
     /// The node's.
@@ -75,11 +75,11 @@ pub enum PidNamespace {
 
 /// Everything that goes into a configuration.
 pub struct Inputs<'a> {
-    /// What is asked.
+    /// The container's specification.
     pub spec: &'a ContainerSpec,
-    /// What the image says.
+    /// The image's configuration.
     pub image: &'a RunConfig,
-    /// Who runs.
+    /// The resolved user.
     pub user: &'a Resolved,
     /// The mounted root.
     pub rootfs: &'a Path,
@@ -99,7 +99,7 @@ pub struct Inputs<'a> {
 pub struct Generated {
     /// `config.json`.
     pub config: Value,
-    /// What its process becomes.
+    /// The process to run.
     pub plan: Plan,
     /// The devices that may be used besides the default ones; none for all.
     pub devices: Option<Vec<DeviceRule>>,

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::seccomp::syscalls::number;
 
-    /// What the kernel does with a program.
+    /// Runs a program as the kernel does.
     fn run(program: &Program, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(number.to_le_bytes());
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// What a profile means.
+    /// Evaluates a profile.
     fn meaning(profile: &Profile, number: u32, arguments: [u64; 6]) -> Action {
         profile
             .rules

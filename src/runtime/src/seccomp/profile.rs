@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::syscalls::number;
 
-/// What to do with a system call.
+/// Action for a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Let it pass.
@@ -55,7 +55,7 @@ impl Action {
     }
 }
 
-/// How an argument is compared, as unsigned 64-bit numbers.
+/// Comparison of an argument, as unsigned 64-bit numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `≠`
@@ -81,7 +81,7 @@ pub struct Argument {
     pub index: u8,
     /// The comparison.
     pub operator: Operator,
-    /// What it is compared with.
+    /// Value to compare it with.
     pub value: u64,
 }
 

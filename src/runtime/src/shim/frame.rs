@@ -12,7 +12,7 @@ pub const MAX_PAYLOAD: usize = 4 << 20;
 /// Kind and length.
 pub const HEADER: usize = 5;
 
-/// What a frame carries.
+/// The type of a frame's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -47,11 +47,11 @@ impl Kind {
     }
 }
 
-/// What the agent asks of a shim.
+/// A request of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "camelCase")]
 pub enum Request {
-    /// To be told of the container's end. Answered with the container's PID.
+    /// Subscribes to the container's exit. The response has the container's PID.
     Watch,
     /// A signal for the container's first process, or for the connection's command.
     Kill {
@@ -65,7 +65,7 @@ pub enum Request {
         /// Lines.
         height: u16,
     },
-    /// To open the log file anew.
+    /// Reopens the log file.
     ReopenLog,
     /// The container's streams from now on; `Stdin` frames are taken if asked for.
     Attach {
@@ -87,7 +87,7 @@ pub enum Request {
 /// A shim's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
-    /// What failed.
+    /// Description of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The process, for `Watch` and `Exec`.
@@ -95,7 +95,7 @@ pub struct Response {
     pub pid: Option<i32>,
 }
 
-/// How a process ended; also the content of a container's exit file.
+/// A process's exit; also the content of a container's exit file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Exit code; 128 + the signal for a killed one.

@@ -1,8 +1,8 @@
-//! Making a container's processes, by the crate `libcontainer`.
+//! Creation of a container's processes with the crate `libcontainer`.
 //!
-//! Everything here runs in a process forked off the shim for one launch, which
-//! then ends: the library changes directories, opens files and allocates as it
-//! likes. What it makes becomes the shim's child.
+//! The code runs in a process that the shim forks for each launch, because the library
+//! changes directories, opens files and allocates. The processes that it creates become
+//! the shim's children.
 
 use std::fs::File;
 use std::io::Write;
@@ -17,9 +17,10 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 
+use super::error::ShimError;
 use super::plan::Plan;
-use crate::cgroup;
 use crate::device_filter::{self, DeviceRule};
+use rkube_cgroups::node as cgroup;
 
 /// A process's standard streams, or the socket that its terminal is sent to.
 pub enum Stdio {
@@ -29,40 +30,40 @@ pub enum Stdio {
     Console(PathBuf),
 }
 
-/// What every launch needs.
+/// The parameters of a launch.
 pub struct Launch<'a> {
     /// The container.
     pub id: &'a str,
     /// The directory with its `config.json`.
     pub bundle: &'a Path,
-    /// Where the launcher keeps its own state.
+    /// The launcher's directory for its state.
     pub state: &'a Path,
     /// The container's cgroup.
     pub cgroup: &'a str,
-    /// The devices that it may use besides the default ones; none for all.
+    /// Devices allowed in addition to the default ones; `None` for all.
     pub devices: Option<&'a [DeviceRule]>,
-    /// What the process becomes.
+    /// The process to run.
     pub plan: &'a Plan,
     /// Its streams.
     pub stdio: Stdio,
-    /// Where progress is reported; closed on exec.
+    /// Pipe for progress reports; closed on exec.
     pub report: OwnedFd,
 }
 
-/// Makes a container's processes. One implementation today; a seam for others.
+/// Creates a container's processes.
 pub trait Launcher {
-    /// Makes the container and starts its first process; returns its PID.
-    fn run(&self, launch: Launch<'_>) -> Result<i32, String>;
-    /// Starts a further process in the running container; returns its PID.
-    /// `process` is a file with its OCI description.
-    fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, String>;
+    /// Creates the container and starts its first process. Returns its PID.
+    fn run(&self, launch: Launch<'_>) -> Result<i32, ShimError>;
+    /// Starts a further process in the running container. Returns its PID. `process` is a
+    /// file with its OCI description.
+    fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, ShimError>;
 }
 
-/// The crate's launcher.
+/// The launcher of the crate `libcontainer`.
 pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
-    fn run(&self, launch: Launch<'_>) -> Result<i32, String> {
+    fn run(&self, launch: Launch<'_>) -> Result<i32, ShimError> {
         let (builder, report) = builder(
             launch.id,
             launch.state,
@@ -75,8 +76,7 @@ impl Launcher for Libcontainer {
             .with_systemd(false)
             .with_detach(true)
             .as_sibling(true)
-            .build()
-            .map_err(|e| chain(&e))?;
+            .build()?;
         let pid = container
             .pid()
             .ok_or("the launcher returned no process")?
@@ -86,19 +86,19 @@ impl Launcher for Libcontainer {
             && cgroup::is_v2()
         {
             device_filter::attach(&cgroup::v2_dir(launch.cgroup), devices)
-                .map_err(|e| format!("cannot restrict the container's devices: {e}"))?;
+                .map_err(ShimError::io("cannot restrict the container's devices"))?;
         }
-        // Known before the process runs, so that its end cannot come first.
+        // Reported before the process runs, so that its exit cannot be seen first.
         announce(&report, pid)?;
-        container.start().map_err(|e| chain(&e))?;
+        container.start()?;
         Ok(pid)
     }
 
-    fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, String> {
-        // The library keeps the state that it saw last; a container whose start
-        // was cut short would refuse every command.
+    fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, ShimError> {
+        // Refreshes the state that the library has stored. Otherwise a container whose
+        // start was interrupted would reject every command.
         let dir = launch.state.join(launch.id);
-        Container::load(dir).map_err(|e| chain(&e))?;
+        Container::load(dir)?;
         let (builder, report) = builder(
             launch.id,
             launch.state,
@@ -111,8 +111,7 @@ impl Launcher for Libcontainer {
             .with_process(Some(process))
             .with_detach(true)
             .as_sibling(true)
-            .build()
-            .map_err(|e| chain(&e))?
+            .build()?
             .as_raw();
         announce(&report, pid)?;
         Ok(pid)
@@ -125,7 +124,7 @@ fn builder(
     plan: &Plan,
     stdio: Stdio,
     report: OwnedFd,
-) -> Result<(ContainerBuilder, File), String> {
+) -> Result<(ContainerBuilder, File), ShimError> {
     let report = File::from(report);
     let executor = PlanExecutor {
         plan: plan.clone(),
@@ -133,8 +132,7 @@ fn builder(
     };
     let builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
         .with_executor(executor)
-        .with_root_path(state)
-        .map_err(|e| chain(&e))?;
+        .with_root_path(state)?;
     let builder = match stdio {
         Stdio::Pipes(stdin, stdout, stderr) => builder
             .with_stdin(stdin)
@@ -145,28 +143,12 @@ fn builder(
     Ok((builder, report))
 }
 
-fn announce(report: &File, pid: i32) -> Result<(), String> {
+fn announce(report: &File, pid: i32) -> Result<(), ShimError> {
     let mut report = report;
-    report
-        .write_all(format!("P{pid}\n").as_bytes())
-        .map_err(|e| e.to_string())
+    Ok(report.write_all(format!("P{pid}\n").as_bytes())?)
 }
 
-/// An error with its causes, without repetitions.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let part = e.to_string();
-        if !text.contains(&part) {
-            text = format!("{text}: {part}");
-        }
-        cause = e.source();
-    }
-    text
-}
-
-/// Hands the launcher's process over to the plan.
+/// Replaces the launcher's process by the plan's.
 #[derive(Clone)]
 struct PlanExecutor {
     plan: Plan,
@@ -180,13 +162,13 @@ impl Executor for PlanExecutor {
         let text = format!("E{reason}\n");
         // SAFETY: the buffer outlives the call; the descriptor is inherited and open.
         unsafe { libc::write(self.report, text.as_ptr().cast(), text.len()) };
-        // Nothing of the launcher's shall run in a half-made container.
+        // No code of the launcher may run in an incomplete container.
         // SAFETY: ends the process without running any destructor.
         unsafe { libc::_exit(128) }
     }
 
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // The plan looks for its program as the user who runs it.
+        // The plan looks up its program as the container's user.
         Ok(())
     }
 
@@ -194,7 +176,7 @@ impl Executor for PlanExecutor {
         &self,
         _envs: std::collections::HashMap<String, String>,
     ) -> Result<(), ExecutorSetEnvsError> {
-        // The plan has its environment.
+        // The plan sets the environment.
         Ok(())
     }
 }

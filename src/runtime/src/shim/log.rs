@@ -40,7 +40,7 @@ impl Log {
         })
     }
 
-    /// Opens the file anew, after it was renamed.
+    /// Reopens the file after it was renamed.
     pub fn reopen(&mut self) -> io::Result<()> {
         self.file = Some(open(&self.path)?);
         Ok(())

@@ -1,27 +1,28 @@
 //! The shim's loop: streams, clients, children.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use super::client::{CLIENT_BUFFER, Client, Role};
+use super::error::ShimError;
+use super::fork::{accept_terminal, fork_launcher, outcome};
 use super::frame::{self, Exit, Kind, Request, Response};
 use super::launch::Stdio;
 use super::log::{Log, Stream, now};
 use super::plan::Plan;
-use super::{
-    CGROUP_PATIENCE, ShimConfig, Streams, accept_terminal, fork_launcher, outcome, sys, write_exit,
-};
-use crate::cgroup;
+use super::process::{exit_of, process_file};
+use super::sys;
+use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams, write_exit};
+use rkube_cgroups::node as cgroup;
 
-/// A client that does not read holds the container's output back from here on.
-const CLIENT_BUFFER: usize = 256 * 1024;
-/// Input that the container does not read is held back at its client from here on.
+/// Queue length, in bytes, from which input for the container is no longer read from its
+/// client.
 const STDIN_BUFFER: usize = 64 * 1024;
-/// How long output may still come, and clients may still read, after the end.
-const LINGER: Duration = Duration::from_secs(2);
+/// Time for the last output, and for clients to read it, after the container's end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves one container.
 pub(super) struct Server {
@@ -40,34 +41,7 @@ pub(super) struct Server {
     exit: Option<Exit>,
 }
 
-/// A connection of the agent's.
-struct Client {
-    socket: UnixStream,
-    input: Vec<u8>,
-    fds: Vec<OwnedFd>,
-    output: VecDeque<u8>,
-    role: Role,
-    gone: bool,
-}
-
-enum Role {
-    /// Asks and is told.
-    Control,
-    /// Sees the container's streams.
-    Attached { stdin: bool },
-    /// Has a command starting: what its launcher said so far, and a terminal's listener.
-    Starting {
-        report: File,
-        said: String,
-        console: Option<(UnixListener, std::path::PathBuf)>,
-    },
-    /// Has a command running.
-    Running { pid: i32 },
-    /// Its command has ended.
-    Done,
-}
-
-/// What a poll entry stands for.
+/// The source of a poll entry.
 #[derive(Clone, Copy)]
 enum Source {
     Listener,
@@ -101,29 +75,29 @@ impl Server {
         }
     }
 
-    /// Runs until the container has ended and everybody knows.
+    /// Runs until the container has ended and all clients have been notified.
     pub(super) fn run(mut self, config: &ShimConfig) -> i32 {
         let mut buffer = vec![0; 32 * 1024];
         let mut deadline: Option<Instant> = None;
-        let mut told = false;
+        let mut notified = false;
         // Children may have ended before the loop began.
         self.reap(config);
         loop {
             if self.exit.is_some() && deadline.is_none() {
-                deadline = Some(Instant::now() + LINGER);
+                deadline = Some(Instant::now() + END_TIMEOUT);
             }
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             let drained = self.streams.stdout.is_none() && self.streams.stderr.is_none();
             if let Some(exit) = self.exit.clone()
-                && !told
+                && !notified
                 && (drained || left == Some(Duration::ZERO))
             {
-                told = true;
-                deadline = Some(Instant::now() + LINGER);
+                notified = true;
+                deadline = Some(Instant::now() + END_TIMEOUT);
                 self.end(config, &exit);
                 continue;
             }
-            if told && (left == Some(Duration::ZERO) || self.flushed()) {
+            if notified && (left == Some(Duration::ZERO) || self.flushed()) {
                 let _ = std::fs::remove_file(&config.socket);
                 return 0;
             }
@@ -230,7 +204,7 @@ impl Server {
                     ..exit
                 });
             } else if !self.command_ended(pid, status) {
-                // Perhaps a command whose launcher has not told its PID yet.
+                // Perhaps a command whose launcher has not reported its PID yet.
                 self.ended.push_back((pid, status));
                 if self.ended.len() > 64 {
                     self.ended.pop_front();
@@ -265,7 +239,7 @@ impl Server {
         }
     }
 
-    /// Moves the container's output to the log and to whoever is attached.
+    /// Copies the container's output to the log and to attached clients.
     fn pump(&mut self, stream: Stream, buffer: &mut [u8]) {
         let slot = match stream {
             Stream::Stdout => &mut self.streams.stdout,
@@ -370,7 +344,7 @@ impl Server {
 
     fn end_stdin(&mut self, config: &ShimConfig) {
         if config.tty {
-            // The terminal stays; its end of input is a character of its own.
+            // The terminal stays; its end of input is a control character.
             return;
         }
         self.stdin_ends = true;
@@ -450,7 +424,7 @@ impl Server {
             } => match self.exec(index, &plan, tty, oom_score_adj, config) {
                 Ok(()) => return,
                 Err(reason) => Response {
-                    error: Some(reason),
+                    error: Some(reason.to_string()),
                     pid: None,
                 },
             },
@@ -466,7 +440,7 @@ impl Server {
         tty: bool,
         oom_score_adj: Option<i32>,
         config: &ShimConfig,
-    ) -> Result<(), String> {
+    ) -> Result<(), ShimError> {
         if self.exit.is_some() {
             return Err("the container has ended".into());
         }
@@ -476,18 +450,17 @@ impl Server {
             let name = format!("exec-{}.sock", client.socket.as_raw_fd());
             let path = config.bundle.join(name);
             let _ = std::fs::remove_file(&path);
-            let listener =
-                sys::listen(&path).map_err(|e| format!("cannot make a terminal: {e}"))?;
+            let listener = sys::listen(&path).map_err(ShimError::io("cannot make a terminal"))?;
             (Stdio::Console(path.clone()), Some((listener, path)))
         } else {
             let [stdin, stdout, stderr]: [OwnedFd; 3] = fds
                 .try_into()
-                .map_err(|_| "a command needs three streams".to_string())?;
+                .map_err(|_| ShimError::from("a command needs three streams"))?;
             (Stdio::Pipes(stdin, stdout, stderr), None)
         };
-        let process = process_file(plan, tty, oom_score_adj).map_err(|e| e.to_string())?;
+        let process = process_file(plan, tty, oom_score_adj)?;
         let report = fork_launcher(plan, stdio, config, Some(&process))?;
-        sys::set_nonblocking(report.as_raw_fd()).map_err(|e| e.to_string())?;
+        sys::set_nonblocking(report.as_raw_fd())?;
         client.role = Role::Starting {
             report: report.into(),
             said: String::new(),
@@ -529,7 +502,7 @@ impl Server {
                     let _ = std::fs::remove_file(path);
                 }
                 client.role = Role::Done;
-                client.fail(reason);
+                client.fail(reason.to_string());
             }
             Ok((pid, terminal)) => {
                 client.role = Role::Running { pid };
@@ -572,7 +545,7 @@ impl Server {
             }
         }
         // Last, because it may take a moment.
-        cgroup::destroy(&config.cgroup, CGROUP_PATIENCE);
+        cgroup::destroy(&config.cgroup, CGROUP_TIMEOUT);
     }
 
     fn flushed(&self) -> bool {
@@ -580,106 +553,4 @@ impl Server {
             .iter()
             .all(|client| client.output.is_empty() || client.gone)
     }
-}
-
-impl Client {
-    fn say(&mut self, kind: Kind, value: &impl serde::Serialize) {
-        self.output.extend(frame::encode_json(kind, value));
-        self.flush();
-    }
-
-    fn fail(&mut self, reason: String) {
-        self.say(
-            Kind::Response,
-            &Response {
-                error: Some(reason),
-                pid: None,
-            },
-        );
-    }
-
-    /// The answer to a command's start, with its terminal.
-    fn started(&mut self, pid: i32, terminal: Option<OwnedFd>) {
-        let bytes = frame::encode_json(
-            Kind::Response,
-            &Response {
-                error: None,
-                pid: Some(pid),
-            },
-        );
-        let Some(terminal) = terminal else {
-            self.output.extend(bytes);
-            self.flush();
-            return;
-        };
-        // A connection that runs a command has nothing else to send yet, so the
-        // descriptor goes with the answer's first byte.
-        match sys::send(self.socket.as_raw_fd(), &bytes, &[terminal.as_raw_fd()]) {
-            Ok(n) => self.output.extend(&bytes[n..]),
-            Err(_) => self.gone = true,
-        }
-    }
-
-    fn flush(&mut self) {
-        while !self.output.is_empty() {
-            let (front, _) = self.output.as_slices();
-            match sys::write(self.socket.as_raw_fd(), front) {
-                Ok(Some(n)) => {
-                    self.output.drain(..n);
-                }
-                Ok(None) => return,
-                Err(_) => {
-                    self.output.clear();
-                    self.gone = true;
-                    return;
-                }
-            }
-        }
-        if self.output.capacity() > CLIENT_BUFFER {
-            self.output = VecDeque::new();
-        }
-    }
-}
-
-/// How a child ended, from its wait status.
-fn exit_of(status: i32) -> Exit {
-    let at = i64::try_from(now()).unwrap_or(0);
-    if libc::WIFSIGNALED(status) {
-        let signal = libc::WTERMSIG(status);
-        Exit {
-            code: 128 + signal,
-            signal: Some(signal),
-            oom: false,
-            at,
-        }
-    } else {
-        Exit {
-            code: libc::WEXITSTATUS(status),
-            signal: None,
-            oom: false,
-            at,
-        }
-    }
-}
-
-/// The OCI description of a command, in memory.
-fn process_file(plan: &Plan, tty: bool, oom_score_adj: Option<i32>) -> io::Result<File> {
-    let mut process = serde_json::json!({
-        "terminal": tty,
-        "user": {"uid": 0, "gid": 0},
-        "cwd": "/",
-        "args": plan.args,
-        "env": plan.env,
-    });
-    if let Some(adjustment) = oom_score_adj {
-        process["oomScoreAdj"] = adjustment.into();
-    }
-    // SAFETY: the name is a string constant.
-    let fd = crate::beneath::check(unsafe {
-        libc::memfd_create(c"process".as_ptr(), libc::MFD_CLOEXEC)
-    })?;
-    // SAFETY: the kernel has just given us this descriptor.
-    let mut file: File = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
-    file.write_all(process.to_string().as_bytes())?;
-    Ok(file)
 }

@@ -32,8 +32,8 @@ pub use types::{HealthCheck, Ruleset, UdpBackends};
 use self::base::{base_chains, refusal_chain};
 use self::port::Port;
 use self::types::Maps;
-use super::ProxyConfig;
 use super::state::ServiceState;
+use super::types::ProxyConfig;
 use crate::nft::{Family, Table};
 
 /// Name of the proxy's table.

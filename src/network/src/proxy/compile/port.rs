@@ -9,9 +9,9 @@ use super::types::{HealthCheck, Maps, Ruleset, UdpBackends};
 use crate::hash;
 use crate::nft::{CmpOp, Data, Expr, Field, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict};
 use crate::node::Protocol;
-use crate::proxy::ProxyConfig;
 use crate::proxy::endpoints::{Categories, categorize};
 use crate::proxy::state::{Endpoint, ServicePort};
+use crate::proxy::types::ProxyConfig;
 
 /// A service port with everything that its rules depend on.
 pub(super) struct Port<'a> {

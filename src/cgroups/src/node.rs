@@ -1,7 +1,7 @@
-//! Control groups of containers: paths, use, limits, out-of-memory kills, removal.
+//! Groups below `/sys/fs/cgroup`: limits, statistics, out-of-memory kills, removal.
 //!
-//! Paths are relative to this node's root cgroup, which its cgroup namespace
-//! makes the root of every mounted hierarchy.
+//! Paths are relative to the root cgroup, which a node's cgroup namespace makes the root
+//! of every mounted hierarchy.
 
 use std::fs;
 use std::io;
@@ -11,23 +11,27 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::error::{Context, Result, RuntimeError};
-use crate::spec::Resources;
-use crate::status::Stats;
+use crate::group;
+use crate::hierarchy::enable_controllers;
+use crate::types::{Context, Error, Resources, Result, Stats};
 
-/// Where hierarchies are mounted.
+/// Mount point of the hierarchies.
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// Attempts to kill processes that fork meanwhile.
+const MAX_KILL_ROUNDS: usize = 16;
+/// Interval between attempts to remove a group on v1, which sends no notification.
+const REMOVE_POLL_PERIOD: Duration = Duration::from_millis(2);
 /// What `memory.limit_in_bytes` shows for no limit, on any page size.
 const V1_UNLIMITED: u64 = 1 << 62;
 
-/// Whether the node has the unified hierarchy alone.
+/// Returns whether the node has version 2 alone.
 pub fn is_v2() -> bool {
     static V2: OnceLock<bool> = OnceLock::new();
     *V2.get_or_init(|| Path::new(ROOT).join("cgroup.controllers").exists())
 }
 
-/// The v1 hierarchies' mount points; empty on v2.
+/// Returns the v1 hierarchies' mount points; empty on v2.
 pub fn v1_controllers() -> Vec<PathBuf> {
     if is_v2() {
         return Vec::new();
@@ -36,7 +40,7 @@ pub fn v1_controllers() -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        // Joint controllers are linked to by their single names.
+        // Names of single controllers link to the hierarchy of several.
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
         .map(|e| e.path())
         .collect();
@@ -44,7 +48,7 @@ pub fn v1_controllers() -> Vec<PathBuf> {
     out
 }
 
-/// The cgroup's directory in the hierarchy of `controller`.
+/// Returns the cgroup's directory in the hierarchy of `controller`.
 fn dir(controller: &str, cgroup: &str) -> PathBuf {
     let relative = cgroup.trim_start_matches('/');
     if is_v2() {
@@ -54,12 +58,12 @@ fn dir(controller: &str, cgroup: &str) -> PathBuf {
     }
 }
 
-/// The cgroup's directory in the unified hierarchy.
+/// Returns the cgroup's directory in the unified hierarchy.
 pub fn v2_dir(cgroup: &str) -> PathBuf {
     Path::new(ROOT).join(cgroup.trim_start_matches('/'))
 }
 
-/// The cgroup's directory in every hierarchy.
+/// Returns the cgroup's directory in every hierarchy.
 fn dirs(cgroup: &str) -> Vec<PathBuf> {
     let relative = cgroup.trim_start_matches('/');
     if is_v2() {
@@ -72,7 +76,7 @@ fn dirs(cgroup: &str) -> Vec<PathBuf> {
     }
 }
 
-/// Whether the kernel counts swap on this node.
+/// Returns whether the kernel accounts swap.
 pub fn accounts_swap() -> bool {
     is_v2()
         || Path::new(ROOT)
@@ -80,7 +84,7 @@ pub fn accounts_swap() -> bool {
             .exists()
 }
 
-/// Whether `controller` is there (v1) or available (v2).
+/// Returns whether `controller` is mounted (v1) or available (v2).
 pub fn has_controller(controller: &str) -> bool {
     if is_v2() {
         fs::read_to_string(Path::new(ROOT).join("cgroup.controllers"))
@@ -97,7 +101,7 @@ fn number(path: &Path) -> io::Result<u64> {
         .map_err(io::Error::other)
 }
 
-/// One value of a file of `key value` lines; 0 when it is not there.
+/// Reads one value of a file of `key value` lines; 0 if it is absent.
 fn keyed(text: &str, key: &str) -> u64 {
     text.lines()
         .find_map(|line| line.split_once(' ').filter(|(k, _)| *k == key))
@@ -105,7 +109,8 @@ fn keyed(text: &str, key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// How many processes of the cgroup the kernel has killed for want of memory.
+/// Returns the number of processes that the kernel has killed because the cgroup was out
+/// of memory.
 pub fn oom_kills(cgroup: &str) -> u64 {
     let file = if is_v2() {
         "memory.events"
@@ -115,33 +120,21 @@ pub fn oom_kills(cgroup: &str) -> u64 {
     fs::read_to_string(dir("memory", cgroup).join(file)).map_or(0, |text| keyed(&text, "oom_kill"))
 }
 
-/// The processes of the cgroup.
-pub fn processes(cgroup: &str) -> Vec<i32> {
-    fs::read_to_string(dir("pids", cgroup).join("cgroup.procs"))
-        .map(|text| text.lines().filter_map(|line| line.parse().ok()).collect())
-        .unwrap_or_default()
-}
-
-/// Kills every process of the cgroup, those it forks meanwhile included.
+/// Kills every process of the cgroup, including those that it forks meanwhile.
 pub fn kill(cgroup: &str) {
     if is_v2() && fs::write(dir("", cgroup).join("cgroup.kill"), "1").is_ok() {
         return;
     }
-    for _ in 0..16 {
-        let processes = processes(cgroup);
-        if processes.is_empty() {
+    let group = dir("pids", cgroup);
+    for _ in 0..MAX_KILL_ROUNDS {
+        if group::kill(&group) == 0 {
             return;
-        }
-        for pid in processes {
-            // SAFETY: no memory is involved. A process of the cgroup cannot have
-            // been replaced by another while it is listed, barring wrap-around.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
         }
     }
 }
 
-/// Makes the cgroup in every hierarchy, with every controller that there is, and
-/// sets its limits. It holds other cgroups, no processes.
+/// Creates the cgroup in every hierarchy, with every available controller enabled for its
+/// children, and sets its limits. It is for other cgroups, not for processes.
 pub fn configure(cgroup: &str, resources: &Resources) -> Result<()> {
     let relative = cgroup.trim_matches('/');
     for dir in dirs(cgroup) {
@@ -149,28 +142,16 @@ pub fn configure(cgroup: &str, resources: &Resources) -> Result<()> {
     }
     if is_v2() {
         let mut level = PathBuf::from(ROOT);
-        hand_down(&level);
+        enable_controllers(&level);
         for name in relative.split('/') {
             level.push(name);
-            hand_down(&level);
+            enable_controllers(&level);
         }
     }
     update(cgroup, resources)
 }
 
-/// Hands every controller of a v2 cgroup down to those below it. One that refuses
-/// is left out: limits by it fail later with their own message.
-fn hand_down(dir: &Path) {
-    let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
-    let given = read("cgroup.subtree_control");
-    for controller in read("cgroup.controllers").split_ascii_whitespace() {
-        if !given.split_ascii_whitespace().any(|g| g == controller) {
-            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
-        }
-    }
-}
-
-/// Removes a cgroup that holds nothing any more; one that does stays.
+/// Removes the cgroup unless it has processes or children.
 pub fn remove_empty(cgroup: &str) {
     if cgroup.trim_matches('/').is_empty() {
         return;
@@ -180,26 +161,23 @@ pub fn remove_empty(cgroup: &str) {
     }
 }
 
-/// Removes the cgroup from every hierarchy; true when nothing is left of it.
+/// Removes the cgroup and those below it from every hierarchy. Returns whether nothing is
+/// left of it.
 pub fn remove(cgroup: &str) -> bool {
     if cgroup.trim_matches('/').is_empty() {
         return false;
     }
     let mut gone = true;
     for dir in dirs(cgroup) {
-        match remove_below(&dir) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(_) => gone = false,
-        }
+        gone &= group::remove(&dir).is_ok();
     }
     gone
 }
 
-/// Kills the cgroup's processes and removes it, waiting for them to be gone for
-/// as long as `patience`. Blocks.
-pub fn destroy(cgroup: &str, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+/// Kills the cgroup's processes and removes it, waiting at most `timeout` for their end.
+/// Returns whether nothing is left of it. Blocks.
+pub fn destroy(cgroup: &str, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     loop {
         kill(cgroup);
         if remove(cgroup) {
@@ -208,31 +186,11 @@ pub fn destroy(cgroup: &str, patience: Duration) -> bool {
         if Instant::now() >= deadline {
             return false;
         }
-        // The kernel tells of no such end on v1.
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(REMOVE_POLL_PERIOD);
     }
 }
 
-/// A container with a writable hierarchy may have made children.
-fn remove_below(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir(dir) {
-        Err(e)
-            if e.raw_os_error() == Some(libc::EBUSY)
-                || e.kind() == io::ErrorKind::DirectoryNotEmpty =>
-        {
-            for entry in fs::read_dir(dir)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    remove_below(&entry.path())?;
-                }
-            }
-            fs::remove_dir(dir)
-        }
-        other => other,
-    }
-}
-
-/// The use of CPU and memory.
+/// Reads the usage of CPU and memory.
 pub fn stats(cgroup: &str) -> Result<Stats> {
     let failed = || format!("cannot read statistics of cgroup {cgroup}");
     let memory = dir("memory", cgroup);
@@ -247,7 +205,7 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         stats.memory_rss = keyed(&text, "anon");
         stats.page_faults = keyed(&text, "pgfault");
         stats.major_page_faults = keyed(&text, "pgmajfault");
-        // The machine's own root has no such file.
+        // The machine's root cgroup has no such file.
         stats.memory_usage = number(&memory.join("memory.current"))
             .unwrap_or_else(|_| stats.memory_rss + keyed(&text, "file"));
         stats.memory_working_set = stats
@@ -272,9 +230,8 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
     Ok(stats)
 }
 
-/// The v2 weight that stands for a container's v1 shares. The curve is the one
-/// that OCI runtimes agreed on: the ends of both scales meet, and so do the
-/// defaults, 1024 and 100. Containers are made with it by the library.
+/// Converts a container's v1 shares to a v2 weight. The curve is the OCI runtimes': it
+/// maps the ends of both scales to each other, and the defaults, 1024 and 100.
 pub fn weight(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,
@@ -287,91 +244,98 @@ pub fn weight(shares: u64) -> u64 {
     }
 }
 
-/// The v2 weight of a pod's cgroup, or that of a class of pods, as the kubelet
-/// computes it: a straight line.
+/// Converts v1 shares to the v2 weight of the cgroup of a pod, or of a QoS class, as the
+/// kubelet does: linearly.
 pub fn pod_weight(shares: u64) -> u64 {
     let shares = shares.clamp(2, 262_144);
     1 + (shares - 2) * 9999 / 262_142
 }
 
-/// Changes limits of a living cgroup; what is not set stays.
+/// Changes limits of a cgroup; those that are not set are left unchanged.
 pub fn update(cgroup: &str, resources: &Resources) -> Result<()> {
-    let write = |controller: &str, file: &str, value: String| -> Result<()> {
-        let path = dir(controller, cgroup).join(file);
-        fs::write(&path, &value)
-            .context(|| format!("cannot set {file} of cgroup {cgroup} to {value}"))
-    };
-    let unlimited = |limit: i64| {
-        if limit <= 0 {
-            "max".to_string()
-        } else {
-            limit.to_string()
-        }
-    };
-    let limited = |limit: i64| if limit <= 0 { -1 } else { limit }.to_string();
     if is_v2() {
-        if let Some(shares) = resources.cpu_shares {
-            write("cpu", "cpu.weight", weight(shares).to_string())?;
-        }
-        if resources.cpu_quota.is_some() || resources.cpu_period.is_some() {
-            let quota = unlimited(resources.cpu_quota.unwrap_or(0));
-            write(
-                "cpu",
-                "cpu.max",
-                format!("{quota} {}", resources.cpu_period.unwrap_or(100_000)),
-            )?;
-        }
-        if let Some(limit) = resources.memory_limit {
-            write("memory", "memory.max", unlimited(limit))?;
-        }
-        if let (Some(total), Some(limit)) = (resources.memory_swap_limit, resources.memory_limit) {
-            write(
-                "memory",
-                "memory.swap.max",
-                if total <= 0 {
-                    "max".into()
-                } else {
-                    (total - limit).max(0).to_string()
-                },
-            )?;
-        }
-        if let Some(limit) = resources.pids_limit {
-            write("pids", "pids.max", unlimited(limit))?;
-        }
-        for (key, value) in &resources.unified {
-            if key.contains('/') {
-                return Err(RuntimeError::Invalid(format!("{key:?} is no cgroup file")));
-            }
-            write("", key, value.clone())?;
-        }
+        update_v2(cgroup, resources)?;
     } else {
-        if let Some(shares) = resources.cpu_shares {
-            write("cpu", "cpu.shares", shares.max(2).to_string())?;
-        }
-        if let Some(period) = resources.cpu_period.filter(|p| *p > 0) {
-            write("cpu", "cpu.cfs_period_us", period.to_string())?;
-        }
-        if let Some(quota) = resources.cpu_quota {
-            write("cpu", "cpu.cfs_quota_us", limited(quota))?;
-        }
-        if let Some(limit) = resources.memory_limit {
-            set_v1_memory(cgroup, limit, resources.memory_swap_limit)?;
-        }
-        if let Some(limit) = resources.pids_limit {
-            write("pids", "pids.max", unlimited(limit))?;
-        }
+        update_v1(cgroup, resources)?;
     }
     if let Some(cpus) = &resources.cpuset_cpus {
-        write("cpuset", "cpuset.cpus", cpus.clone())?;
+        set(cgroup, "cpuset", "cpuset.cpus", cpus)?;
     }
     if let Some(mems) = &resources.cpuset_mems {
-        write("cpuset", "cpuset.mems", mems.clone())?;
+        set(cgroup, "cpuset", "cpuset.mems", mems)?;
     }
     Ok(())
 }
 
-/// v1 refuses a memory limit above the limit of memory and swap, and the reverse:
-/// the growing one goes first.
+fn update_v2(cgroup: &str, resources: &Resources) -> Result<()> {
+    if let Some(shares) = resources.cpu_shares {
+        set(cgroup, "cpu", "cpu.weight", &weight(shares).to_string())?;
+    }
+    if resources.cpu_quota.is_some() || resources.cpu_period.is_some() {
+        let quota = limit_or_max(resources.cpu_quota.unwrap_or(0));
+        let period = resources.cpu_period.unwrap_or(100_000);
+        set(cgroup, "cpu", "cpu.max", &format!("{quota} {period}"))?;
+    }
+    if let Some(limit) = resources.memory_limit {
+        set(cgroup, "memory", "memory.max", &limit_or_max(limit))?;
+    }
+    if let (Some(total), Some(limit)) = (resources.memory_swap_limit, resources.memory_limit) {
+        let swap = if total <= 0 {
+            "max".into()
+        } else {
+            (total - limit).max(0).to_string()
+        };
+        set(cgroup, "memory", "memory.swap.max", &swap)?;
+    }
+    if let Some(limit) = resources.pids_limit {
+        set(cgroup, "pids", "pids.max", &limit_or_max(limit))?;
+    }
+    for (key, value) in &resources.unified {
+        if key.contains('/') {
+            return Err(Error::Invalid(format!("{key:?} is no cgroup file")));
+        }
+        set(cgroup, "", key, value)?;
+    }
+    Ok(())
+}
+
+fn update_v1(cgroup: &str, resources: &Resources) -> Result<()> {
+    if let Some(shares) = resources.cpu_shares {
+        set(cgroup, "cpu", "cpu.shares", &shares.max(2).to_string())?;
+    }
+    if let Some(period) = resources.cpu_period.filter(|p| *p > 0) {
+        set(cgroup, "cpu", "cpu.cfs_period_us", &period.to_string())?;
+    }
+    if let Some(quota) = resources.cpu_quota {
+        let quota = if quota <= 0 { -1 } else { quota };
+        set(cgroup, "cpu", "cpu.cfs_quota_us", &quota.to_string())?;
+    }
+    if let Some(limit) = resources.memory_limit {
+        set_v1_memory(cgroup, limit, resources.memory_swap_limit)?;
+    }
+    if let Some(limit) = resources.pids_limit {
+        set(cgroup, "pids", "pids.max", &limit_or_max(limit))?;
+    }
+    Ok(())
+}
+
+/// Writes a file of the cgroup.
+fn set(cgroup: &str, controller: &str, file: &str, value: &str) -> Result<()> {
+    let path = dir(controller, cgroup).join(file);
+    fs::write(&path, value).context(|| format!("cannot set {file} of cgroup {cgroup} to {value}"))
+}
+
+/// Formats a limit, which is unlimited if it is not positive.
+fn limit_or_max(limit: i64) -> String {
+    if limit <= 0 {
+        "max".to_string()
+    } else {
+        limit.to_string()
+    }
+}
+
+/// Sets the memory limits on v1, which rejects a memory limit above the limit of memory
+/// and swap: the one that grows is set first.
 fn set_v1_memory(cgroup: &str, limit: i64, swap: Option<i64>) -> Result<()> {
     let memory = dir("memory", cgroup);
     let text = |limit: i64| if limit <= 0 { -1 } else { limit }.to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 
-use super::{KILL_PATIENCE, Runtime};
+use super::types::{KILL_TIMEOUT, Runtime};
 use crate::client;
 use crate::container::Container;
 use crate::error::{Result, RuntimeError};
@@ -18,8 +18,8 @@ use crate::status::ExecOutput;
 
 /// Output that `exec_sync` keeps of each stream, in bytes.
 const MAX_OUTPUT: usize = 16 << 20;
-/// How long a finished command's children may hold its output open.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
+/// Time that children of a finished command may keep its output open.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runtime {
     /// Runs a command in a running container. A command that cannot be run is
@@ -97,7 +97,7 @@ impl Runtime {
                 Ok(result) => result,
                 Err(_) => {
                     control.kill(libc::SIGKILL)?;
-                    let _ = tokio::time::timeout(KILL_PATIENCE, control.wait()).await;
+                    let _ = tokio::time::timeout(KILL_TIMEOUT, control.wait()).await;
                     return Err(RuntimeError::Timeout {
                         command: command.join(" "),
                         seconds: timeout.as_secs_f64(),
@@ -107,7 +107,7 @@ impl Runtime {
         }?;
         // What the command has left behind may hold its output open.
         let all = async { while streams.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
+        let _ = tokio::time::timeout(OUTPUT_TIMEOUT, all).await;
         drop(streams);
         let [stdout, stderr] = kept.map(|bytes| std::mem::take(&mut *bytes.lock()));
         Ok(ExecOutput {
@@ -128,7 +128,7 @@ impl Runtime {
         client::attach(id, &container.socket, handle, stdin, tty).await
     }
 
-    /// Opens the container's log file anew, after it was renamed.
+    /// Reopens the container's log file after it was renamed.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         self.running(&container)?

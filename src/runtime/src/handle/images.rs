@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Runtime, blocking};
+use super::types::Runtime;
+use crate::blocking::blocking;
 use crate::error::{Context, ImageError, Result};
 use crate::image::digest::Digest;
 use crate::image::{archive, builtin, registry, store};

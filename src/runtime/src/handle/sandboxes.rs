@@ -3,7 +3,8 @@
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
-use super::{Runtime, blocking, new_id, remove_dir};
+use super::types::{Runtime, new_id, remove_dir};
+use crate::blocking::blocking;
 use crate::container::Container;
 use crate::error::{Context, Result, RuntimeError};
 use crate::sandbox::{self, SandboxRecord};
@@ -48,7 +49,7 @@ impl Runtime {
         Ok(status)
     }
 
-    /// Tells when a `pause` process ends without having been asked to.
+    /// Reports the unexpected end of a `pause` process.
     pub(super) fn watch_pause(&self, record: &SandboxRecord) {
         let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
             return;

@@ -1,0 +1,104 @@
+//! File operations that the standard library lacks.
+
+#![warn(missing_docs)]
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// Removes a directory with its content. One that does not exist is no error.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file in one step: readers see its old or its new content, never a part.
+///
+/// The content is written to a temporary file in the same directory, whose name is
+/// random: processes in different PID namespaces may write the same file. The data is
+/// not synced to disk.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomic_with(path, bytes, File::options().write(true).create_new(true))
+}
+
+/// Writes a file in one step, like [`write_atomic`], that only its owner can access.
+#[cfg(unix)]
+pub fn write_atomic_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let mut options = File::options();
+    options.write(true).create_new(true).mode(0o600);
+    write_atomic_with(path, bytes, &options)
+}
+
+fn write_atomic_with(path: &Path, bytes: &[u8], options: &fs::OpenOptions) -> io::Result<()> {
+    let temporary = path.with_extension(format!("tmp-{:016x}", rand::random::<u64>()));
+    let result = options
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+/// Creates a directory and its parents. The directory gets `mode` whatever the umask, and
+/// also if it exists.
+#[cfg(unix)]
+pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_removed_and_its_absence_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("a");
+        fs::create_dir_all(tree.join("b")).unwrap();
+        fs::write(tree.join("b/c"), "").unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+        remove_tree(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_atomic(&path, b"1").unwrap();
+        write_atomic(&path, b"2").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"2");
+        assert!(write_atomic(&dir.path().join("none/a"), b"").is_err());
+        // A directory cannot be replaced by a file.
+        fs::create_dir(dir.path().join("d")).unwrap();
+        assert!(write_atomic(&dir.path().join("d"), b"").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn modes_do_not_depend_on_the_umask() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let (made, file) = (dir.path().join("a/b"), dir.path().join("f"));
+        make_dir(&made, 0o1777).unwrap();
+        make_dir(&made, 0o1777).unwrap();
+        assert_eq!(mode(&made), 0o1777);
+        write_atomic_private(&file, b"").unwrap();
+        assert_eq!(mode(&file), 0o600);
+    }
+}

@@ -1,0 +1,122 @@
+//! Configuration and attachments.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A transport protocol of services and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Configuration of a node's network.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// The node's address on `uplink`.
+    pub node_ip: Ipv4Addr,
+    /// Address range of nodes.
+    pub node_cidr: Ipv4Net,
+    /// Address range of this node's pods; the first address is the bridge's.
+    pub pod_cidr: Ipv4Net,
+    /// Address range of all pods.
+    pub cluster_cidr: Ipv4Net,
+    /// Address range of services.
+    pub service_cidr: Ipv4Net,
+    /// The bridge's name, `rk0`.
+    pub bridge: String,
+    /// Maximum packet size of pod links, in bytes.
+    pub mtu: u32,
+    /// The link that leads to other nodes, `eth0`.
+    pub uplink: String,
+    /// A persistent directory for the module's files.
+    pub state_dir: PathBuf,
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Address of the node that it is open on; all of them if absent or 0.0.0.0.
+    pub host_ip: Option<Ipv4Addr>,
+    /// Port on the node.
+    pub host_port: u16,
+    /// Port in the pod.
+    pub container_port: u16,
+}
+
+/// A pod to attach to the network.
+#[derive(Clone, Debug)]
+pub struct AttachPod {
+    /// ID of the sandbox, which identifies the attachment.
+    pub sandbox_id: String,
+    /// The pod's network namespace, a file (`/proc/PID/ns/net`).
+    pub netns: PathBuf,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
+    /// Limits in bits per second (`kubernetes.io/ingress-bandwidth` and egress), not shaped yet.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// Limits of a pod's traffic, in bits per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// To the pod.
+    pub ingress: Option<u64>,
+    /// From the pod.
+    pub egress: Option<u64>,
+}
+
+/// The attachment of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetwork {
+    /// The sandbox's id.
+    pub sandbox_id: String,
+    /// The pod's address.
+    pub ip: Ipv4Addr,
+    /// Its default gateway, the bridge.
+    pub gateway: Ipv4Addr,
+    /// Hardware address of its `eth0`.
+    pub mac: [u8; 6],
+    /// Name of the node's end of its link.
+    pub host_link: String,
+    /// Ports of the node that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+impl Protocol {
+    /// Returns the protocol's number in IP headers.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    /// Parses the protocol of a Kubernetes field, which is TCP if absent.
+    pub fn parse(name: Option<&str>) -> Option<Self> {
+        match name {
+            None | Some("" | "TCP") => Some(Self::Tcp),
+            Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Returns a hardware address derived from an address, so that neighbours' caches stay
+/// valid when another pod gets the address.
+pub(super) fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = ip.octets();
+    [0x0a, 0x58, a, b, c, d]
+}

@@ -1,0 +1,28 @@
+//! Configuration and reports.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+/// Configuration of the proxy: its node and the cluster's addresses.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// The node's name, for local endpoints.
+    pub node_name: String,
+    /// The node's zone (`topology.kubernetes.io/zone`), for zone hints.
+    pub zone: Option<String>,
+    /// Address range of all pods. Traffic from outside of it to a cluster address is
+    /// masqueraded.
+    pub cluster_cidr: Ipv4Net,
+    /// Service addresses that this node serves itself (cluster DNS), which get no rules.
+    pub local_ips: Vec<Ipv4Addr>,
+}
+
+/// The changes made by a sync.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncReport {
+    /// Whether the kernel's table was changed.
+    pub changed: bool,
+    /// Number of stale conntrack entries that were removed.
+    pub conntrack_removed: usize,
+}

@@ -1,0 +1,248 @@
+//! The life of containers after their creation.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rkube_cgroups::node as cgroup;
+
+use super::types::{KILL_TIMEOUT, Runtime};
+use crate::blocking::blocking;
+use crate::container::{Container, ExitRecord, START_FAILED};
+use crate::error::{Context, Result, RuntimeError};
+use crate::shim::frame::{Exit, Request};
+use crate::snapshot;
+use crate::status::{ContainerEventKind, ContainerState, ContainerStatus};
+
+impl Runtime {
+    /// Starts a created container. If its command cannot be run, the container becomes
+    /// `Exited` with code 128 and reason `StartError`, and the reason is returned.
+    pub async fn start_container(&self, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let _step = container.step.lock().await;
+        let state = container.live.lock().state;
+        if state != ContainerState::Created {
+            return Err(RuntimeError::State {
+                id: id.to_string(),
+                state: state.as_str(),
+                wanted: "created",
+            });
+        }
+        let binary = self.inner.config.binary.clone();
+        let subject = container.clone();
+        let started = blocking(move || {
+            // A node that was restarted has lost its mounts.
+            snapshot::mount_root(&subject.dir, &subject.meta.layers)?;
+            for (point, layers) in &subject.meta.image_mounts {
+                snapshot::mount_image(point, layers)?;
+            }
+            start_shim(&binary, &subject.shim_file())
+        })
+        .await;
+        let began = Timestamp::now();
+        let result = match started {
+            Ok(pid) => match self.connect(&container, began).await {
+                Ok(()) => container.save_started(pid, began),
+                // A quick container's shim may be gone already.
+                Err(e) => match container.read_exit() {
+                    Some(record) => {
+                        container.live.lock().started_at = Some(began);
+                        container.save_started(pid, began)?;
+                        if container.set_exited(record) {
+                            self.announce(&container, ContainerEventKind::Started);
+                            self.announce(&container, ContainerEventKind::Exited);
+                            let (runtime, subject) = (self.clone(), container.clone());
+                            tokio::task::spawn_blocking(move || runtime.settle(&subject));
+                        }
+                        return Ok(());
+                    }
+                    None => Err(e),
+                },
+            },
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) => {
+                self.announce(&container, ContainerEventKind::Started);
+                Ok(())
+            }
+            Err(e) => {
+                self.fail_start(&container, &e).await?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Records that a container could not be started.
+    async fn fail_start(&self, container: &Arc<Container>, error: &RuntimeError) -> Result<()> {
+        let record = ExitRecord {
+            exit: Exit {
+                code: START_FAILED,
+                signal: None,
+                oom: false,
+                at: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0),
+            },
+            reason: "StartError".into(),
+            message: error.to_string(),
+        };
+        container.save_exit(&record)?;
+        if container.set_exited(record) {
+            self.announce(container, ContainerEventKind::Exited);
+        }
+        let (runtime, subject) = (self.clone(), container.clone());
+        blocking(move || {
+            runtime.settle(&subject);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sends the stop signal, waits at most `grace`, then kills the container. Returns
+    /// when it has exited, immediately if it has already. May be called again with a
+    /// shorter grace.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let container = self.container(id)?;
+        if container.live.lock().state != ContainerState::Running {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            let signal = container.meta.stop_signal;
+            self.signal(&container, signal).await?;
+            if tokio::time::timeout(grace, container.ended()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.kill_and_wait(&container).await
+    }
+
+    /// Sends a signal. A container that has ended is no error.
+    async fn signal(&self, container: &Container, signal: i32) -> Result<()> {
+        let handle = container.live.lock().shim.clone();
+        let Some(handle) = handle else { return Ok(()) };
+        match handle.ask(Request::Kill { signal }).await {
+            Err(_) if container.live.lock().state != ContainerState::Running => Ok(()),
+            // The shim's end is about to be seen; the cgroup is killed then.
+            Err(RuntimeError::Shim { .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Kills a container and waits for its end.
+    pub(super) async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
+        if container.live.lock().state != ContainerState::Running {
+            return Ok(());
+        }
+        self.signal(container, libc::SIGKILL).await?;
+        if tokio::time::timeout(KILL_TIMEOUT, container.ended())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let subject = container.clone();
+        blocking(move || {
+            cgroup::kill(&subject.meta.cgroup);
+            Ok::<(), RuntimeError>(())
+        })
+        .await?;
+        if tokio::time::timeout(KILL_TIMEOUT, container.ended())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        Err(RuntimeError::Shim {
+            id: container.meta.id.clone(),
+            reason: "the container did not end after SIGKILL".into(),
+        })
+    }
+
+    /// Sends `signal` to the container's first process.
+    pub async fn kill_container(&self, id: &str, signal: i32) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?
+            .ask(Request::Kill { signal })
+            .await
+            .map(drop)
+    }
+
+    /// Kills a running container, and removes everything of it except its log. May be
+    /// repeated; an unknown container is no error.
+    pub async fn remove_container(&self, id: &str) -> Result<()> {
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
+        let _step = container.step.lock().await;
+        self.kill_and_wait(&container).await?;
+        let (runtime, subject) = (self.clone(), container.clone());
+        blocking(move || {
+            if !cgroup::destroy(&subject.meta.cgroup, KILL_TIMEOUT) {
+                return Err(RuntimeError::Invalid(format!(
+                    "processes of container {} do not end",
+                    subject.meta.id
+                )));
+            }
+            let _ = fs::remove_file(&subject.socket);
+            runtime.discard_container(&subject.dir)
+        })
+        .await?;
+        if self.inner.containers.lock().remove(id).is_some() {
+            self.announce(&container, ContainerEventKind::Removed);
+        }
+        Ok(())
+    }
+
+    /// Returns the state of a container.
+    pub fn container_status(&self, id: &str) -> Option<ContainerStatus> {
+        self.container(id).ok().map(|c| c.status())
+    }
+
+    /// Lists all containers.
+    pub fn list_containers(&self) -> Vec<ContainerStatus> {
+        let all: Vec<Arc<Container>> = self.inner.containers.lock().values().cloned().collect();
+        all.iter().map(|c| c.status()).collect()
+    }
+
+    /// Waits until the container has exited.
+    pub async fn wait_container(&self, id: &str) -> Result<ContainerStatus> {
+        let container = self.container(id)?;
+        container.ended().await;
+        Ok(container.status())
+    }
+}
+
+/// Starts a shim and returns the PID of the container's first process, which the shim
+/// reports in one line.
+fn start_shim(binary: &Path, config: &Path) -> Result<i32> {
+    let mut child = Command::new(binary)
+        .arg("shim")
+        .arg(config)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context(|| format!("cannot run {}", binary.display()))?;
+    // One line only: the container's processes keep the pipe open a moment longer.
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout.take(64 * 1024))
+            .read_line(&mut line)
+            .context(|| "cannot read from the shim".into())?;
+    }
+    // The child forks and ends at once. A reaper may have been quicker.
+    let _ = child.wait();
+    let line = line.trim_end();
+    if let Some(pid) = line.strip_prefix("ok ").and_then(|pid| pid.parse().ok()) {
+        return Ok(pid);
+    }
+    Err(RuntimeError::Start(match line.strip_prefix("error ") {
+        Some(reason) => format!("unable to start container process: {reason}"),
+        None => "the shim ended without a word".into(),
+    }))
+}

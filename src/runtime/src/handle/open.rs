@@ -1,0 +1,205 @@
+//! Opening of the runtime, and connections to shims.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use rkube_cgroups::node as cgroup;
+use tokio::sync::broadcast;
+
+use super::types::{Inner, KILL_TIMEOUT, Runtime, unmount_container};
+use crate::blocking::blocking;
+use crate::client;
+use crate::container::{Container, ExitRecord};
+use crate::error::{Context, Result, RuntimeError};
+use crate::image::store::Store;
+use crate::sandbox::SandboxRecord;
+use crate::shim::frame::Exit;
+use crate::spec::RuntimeConfig;
+use crate::status::{ContainerEventKind, ContainerState};
+
+impl Runtime {
+    /// Opens the runtime: creates its directories, connects to running shims, and cleans
+    /// up after containers that ended with their shim.
+    pub async fn open(config: RuntimeConfig) -> Result<Self> {
+        Self::open_as(config, false).await
+    }
+
+    /// Opens the runtime while another process has it open. The observer sees containers
+    /// and images and can change images, but cleans nothing up.
+    pub async fn observe(config: RuntimeConfig) -> Result<Self> {
+        Self::open_as(config, true).await
+    }
+
+    async fn open_as(config: RuntimeConfig, observer: bool) -> Result<Self> {
+        let (events, _) = broadcast::channel(4096);
+        let opened = blocking(move || -> Result<_> {
+            for dir in ["containers", "sandboxes"] {
+                let path = config.root.join(dir);
+                fs::create_dir_all(&path).context(|| format!("cannot make {}", path.display()))?;
+            }
+            for dir in ["shims", "sandboxes"] {
+                let path = config.run.join(dir);
+                fs::create_dir_all(&path).context(|| format!("cannot make {}", path.display()))?;
+            }
+            let store = Arc::new(Store::open(&config.images, &config.root)?);
+            Ok(Inner {
+                config,
+                store,
+                observer,
+                events,
+                sandboxes: Mutex::default(),
+                containers: Mutex::default(),
+            })
+        })
+        .await?;
+        let runtime = Self {
+            inner: Arc::new(opened),
+        };
+        let again = runtime.clone();
+        let found = blocking(move || again.load()).await?;
+        for container in found {
+            runtime.adopt(container).await;
+        }
+        Ok(runtime)
+    }
+
+    /// Loads sandboxes and containers from disk; removes incomplete ones.
+    fn load(&self) -> Result<Vec<Arc<Container>>> {
+        let list = |path: PathBuf| -> Result<Vec<PathBuf>> {
+            fs::read_dir(&path)
+                .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect())
+                .context(|| format!("cannot read {}", path.display()))
+        };
+        for dir in list(self.inner.config.root.join("sandboxes"))? {
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let run = self.sandbox_run(&id);
+            match SandboxRecord::load(&dir, run) {
+                Some(record) => {
+                    self.watch_pause(&record);
+                    self.inner.sandboxes.lock().insert(id, record);
+                }
+                None if self.inner.observer => {}
+                None => {
+                    tracing::warn!(sandbox = id, "removing what is left of a half-made sandbox");
+                    self.discard_sandbox(&id)?;
+                }
+            }
+        }
+        // Pins whose sandbox was never recorded.
+        for dir in list(self.inner.config.run.join("sandboxes"))? {
+            let id = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if !self.inner.observer && !self.inner.sandboxes.lock().contains_key(&id) {
+                self.discard_sandbox(&id)?;
+            }
+        }
+        let mut found = Vec::new();
+        for dir in list(self.inner.config.root.join("containers"))? {
+            match Container::load(&dir, |id| self.socket(id)) {
+                Some(container) => {
+                    let container = Arc::new(container);
+                    let id = container.meta.id.clone();
+                    self.inner.containers.lock().insert(id, container.clone());
+                    found.push(container);
+                }
+                None if self.inner.observer => {}
+                None => {
+                    tracing::warn!(dir = %dir.display(), "removing what is left of a half-made container");
+                    self.discard_container(&dir)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Connects to the shim of a container found on disk, or records its end.
+    async fn adopt(&self, container: Arc<Container>) {
+        if container.status().state == ContainerState::Exited {
+            if !self.inner.observer {
+                self.settle(&container);
+            }
+            return;
+        }
+        if !container.was_started() {
+            return;
+        }
+        let began = container
+            .live
+            .lock()
+            .started_at
+            .unwrap_or_else(Timestamp::now);
+        if let Err(e) = self.connect(&container, began).await {
+            if self.inner.observer {
+                return;
+            }
+            tracing::warn!(
+                container = container.meta.id,
+                "container found without its shim: {e}"
+            );
+            let record = container.unseen_end();
+            if container.set_exited(record) {
+                self.settle(&container);
+            }
+        }
+    }
+
+    /// Cleans up after a container's processes.
+    pub(super) fn settle(&self, container: &Container) {
+        if !cgroup::destroy(&container.meta.cgroup, KILL_TIMEOUT) {
+            tracing::warn!(
+                container = container.meta.id,
+                "its cgroup cannot be removed yet"
+            );
+        }
+        let _ = fs::remove_file(&container.socket);
+        if let Err(e) = unmount_container(&container.dir) {
+            tracing::warn!(container = container.meta.id, "{e}");
+        }
+    }
+
+    /// Connects to a container's shim.
+    pub(super) async fn connect(&self, container: &Arc<Container>, began: Timestamp) -> Result<()> {
+        let runtime = self.clone();
+        let ended = container.clone();
+        let on_end = move |exit: Option<Exit>| {
+            if runtime.inner.observer {
+                return;
+            }
+            let record = match exit {
+                Some(exit) => ended.read_exit().unwrap_or(ExitRecord {
+                    exit,
+                    reason: String::new(),
+                    message: String::new(),
+                }),
+                None => {
+                    // The shim is gone, and no other process holds the container's.
+                    cgroup::kill(&ended.meta.cgroup);
+                    ended.unseen_end()
+                }
+            };
+            if ended.set_exited(record) {
+                runtime.announce(&ended, ContainerEventKind::Exited);
+                let runtime = runtime.clone();
+                tokio::task::spawn_blocking(move || runtime.settle(&ended));
+            }
+        };
+        let (handle, pid) =
+            client::watch_container(&container.meta.id, &container.socket, on_end).await?;
+        let pid = pid.ok_or_else(|| RuntimeError::Shim {
+            id: container.meta.id.clone(),
+            reason: "it did not tell the container's process".into(),
+        })?;
+        container.set_running(pid, began, handle);
+        Ok(())
+    }
+}

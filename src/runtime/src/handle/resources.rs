@@ -1,0 +1,69 @@
+//! Limits and usage of resources.
+
+use std::path::PathBuf;
+
+use rkube_cgroups::{Resources, Stats, node as cgroup};
+
+use super::types::Runtime;
+use crate::blocking::blocking;
+use crate::error::Result;
+use crate::snapshot;
+use crate::status::FsUsage;
+
+impl Runtime {
+    /// Changes limits of a running container. Fields that are not set are left unchanged.
+    pub async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        let resources = resources.clone();
+        blocking(move || Ok(cgroup::update(&container.meta.cgroup, &resources)?)).await
+    }
+
+    /// Creates a parent cgroup of containers (`/kubepods/burstable/pod…`), and sets its
+    /// weight and limits.
+    pub async fn configure_cgroup(&self, cgroup: &str, resources: &Resources) -> Result<()> {
+        let (cgroup, mut resources) = (cgroup.to_owned(), resources.clone());
+        if let Some(shares) = resources.cpu_shares.filter(|_| cgroup::is_v2()) {
+            resources.cpu_shares = None;
+            resources
+                .unified
+                .insert("cpu.weight".into(), cgroup::pod_weight(shares).to_string());
+        }
+        blocking(move || Ok(cgroup::configure(&cgroup, &resources)?)).await
+    }
+
+    /// Removes a parent cgroup unless it still has containers.
+    pub async fn remove_cgroup(&self, cgroup: &str) {
+        let cgroup = cgroup.to_owned();
+        let _: Result<()> = blocking(move || {
+            cgroup::remove_empty(&cgroup);
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Returns a container's usage of CPU and memory.
+    pub fn stats(&self, id: &str) -> Result<Stats> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        Ok(cgroup::stats(&container.meta.cgroup)?)
+    }
+
+    /// Returns the usage of CPU and memory by a cgroup of this node (`/`,
+    /// `/kubepods/pod…`).
+    pub fn cgroup_stats(&self, cgroup: &str) -> Result<Stats> {
+        Ok(cgroup::stats(cgroup)?)
+    }
+
+    /// Returns the bytes and inodes of a container's writable layer. Reads every directory
+    /// of it, which is slow.
+    pub async fn writable_layer_usage(&self, id: &str) -> Result<FsUsage> {
+        let upper = snapshot::upper(&self.container(id)?.dir);
+        blocking(move || Ok(snapshot::usage(&upper))).await
+    }
+
+    /// Returns the mount point of a container's merged root on the node.
+    pub fn container_rootfs(&self, id: &str) -> Option<PathBuf> {
+        self.container(id).ok().map(|c| snapshot::rootfs(&c.dir))
+    }
+}

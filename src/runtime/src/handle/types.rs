@@ -1,0 +1,139 @@
+//! The handle, and what all of its operations share.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::broadcast;
+
+use crate::client;
+use crate::container::Container;
+use crate::error::{Context, Result, RuntimeError};
+use crate::image::store::Store;
+use crate::sandbox::SandboxRecord;
+use crate::snapshot;
+use crate::spec::RuntimeConfig;
+use crate::status::{ContainerEvent, ContainerEventKind};
+
+/// How long processes of a container may take to end after SIGKILL.
+pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Images, sandboxes and containers of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) config: RuntimeConfig,
+    pub(super) store: Arc<Store>,
+    /// Another process has the runtime open and cleans up.
+    pub(super) observer: bool,
+    pub(super) events: broadcast::Sender<ContainerEvent>,
+    pub(super) sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
+    pub(super) containers: Mutex<BTreeMap<String, Arc<Container>>>,
+}
+
+/// Returns 64 random hexadecimal digits, the form of IDs in CRI runtimes.
+pub(super) fn new_id() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+/// Removes a directory with its content. One that does not exist is no error.
+pub(super) fn remove_dir(path: &Path) -> Result<()> {
+    rkube_fsutil::remove_tree(path).context(|| format!("cannot remove {}", path.display()))
+}
+
+impl Runtime {
+    /// Sends an event to all receivers.
+    pub(super) fn announce(&self, container: &Container, kind: ContainerEventKind) {
+        // It is no error if there are no receivers.
+        let _ = self.inner.events.send(ContainerEvent {
+            container_id: container.meta.id.clone(),
+            sandbox_id: container.meta.sandbox_id.clone(),
+            kind,
+        });
+    }
+
+    /// Returns the configuration that the runtime was opened with.
+    pub fn config(&self) -> &RuntimeConfig {
+        &self.inner.config
+    }
+
+    /// Subscribes to changes of containers' states. A receiver that lags gets `Lagged` and
+    /// must list the containers again.
+    pub fn events(&self) -> broadcast::Receiver<ContainerEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Returns the directory of a sandbox's pinned namespaces.
+    pub(super) fn sandbox_run(&self, id: &str) -> PathBuf {
+        self.inner.config.run.join("sandboxes").join(id)
+    }
+
+    /// Returns the directory of a sandbox's record.
+    pub(super) fn sandbox_dir(&self, id: &str) -> PathBuf {
+        self.inner.config.root.join("sandboxes").join(id)
+    }
+
+    /// Returns the path of the socket of a container's shim.
+    pub(super) fn socket(&self, id: &str) -> PathBuf {
+        self.inner
+            .config
+            .run
+            .join("shims")
+            .join(format!("{id}.sock"))
+    }
+
+    /// Returns the container with an ID.
+    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.inner
+            .containers
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| RuntimeError::ContainerNotFound(id.to_string()))
+    }
+
+    /// Returns the sandbox with an ID.
+    pub(super) fn sandbox(&self, id: &str) -> Result<SandboxRecord> {
+        self.inner
+            .sandboxes
+            .lock()
+            .get(id)
+            .cloned()
+            .ok_or_else(|| RuntimeError::SandboxNotFound(id.to_string()))
+    }
+
+    /// Unmounts a container and removes its directory.
+    pub(super) fn discard_container(&self, dir: &Path) -> Result<()> {
+        unmount_container(dir)?;
+        remove_dir(dir)
+    }
+
+    /// Returns the handle on the shim of a running container.
+    pub(super) fn running(&self, container: &Container) -> Result<client::Handle> {
+        let live = container.live.lock();
+        live.shim.clone().ok_or_else(|| RuntimeError::State {
+            id: container.meta.id.clone(),
+            state: live.state.as_str(),
+            wanted: "running",
+        })
+    }
+}
+
+/// Unmounts a container's file systems.
+pub(super) fn unmount_container(dir: &Path) -> Result<()> {
+    snapshot::unmount(&snapshot::rootfs(dir))?;
+    for entry in fs::read_dir(dir.join("images"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        snapshot::unmount(&entry.path())?;
+    }
+    Ok(())
+}

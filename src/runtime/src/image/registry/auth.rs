@@ -1,0 +1,313 @@
+//! Credentials, challenges and tokens.
+
+use std::collections::HashMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
+use serde::Deserialize;
+
+use super::connection::Registry;
+use super::http::{describe, percent, registry_error};
+use crate::error::ImageError;
+use crate::spec::RegistryAuth;
+
+impl Registry {
+    /// Obtains the header that the registry's challenge asks for.
+    pub(super) async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        used: Option<&str>,
+    ) -> Result<(), ImageError> {
+        let challenges: Vec<Challenge> = headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .filter_map(Challenge::parse)
+            .collect();
+        let basic = self
+            .auth
+            .as_ref()
+            .filter(|a| !a.username.is_empty() || !a.password.is_empty())
+            .map(|a| {
+                format!(
+                    "Basic {}",
+                    STANDARD.encode(format!("{}:{}", a.username, a.password))
+                )
+            });
+        let header = if let Some(bearer) = challenges
+            .iter()
+            .find(|c| c.scheme.eq_ignore_ascii_case("bearer"))
+        {
+            format!("Bearer {}", self.token(bearer, basic.as_deref()).await?)
+        } else if challenges
+            .iter()
+            .any(|c| c.scheme.eq_ignore_ascii_case("basic"))
+        {
+            basic.ok_or_else(|| self.denied("it requires a user name and password"))?
+        } else {
+            return Err(self.denied("it requires authentication of an unknown kind"));
+        };
+        if used == Some(header.as_str()) {
+            return Err(self.denied("the credentials are not accepted"));
+        }
+        *self.header.lock() = Some(header);
+        Ok(())
+    }
+
+    /// Requests a token of the registry's token server.
+    async fn token(
+        &self,
+        challenge: &Challenge,
+        basic: Option<&str>,
+    ) -> Result<String, ImageError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            token: String,
+            #[serde(default)]
+            access_token: String,
+        }
+        let realm = challenge
+            .parameters
+            .get("realm")
+            .ok_or_else(|| self.denied("its challenge names no token server"))?;
+        let mut url = reqwest::Url::parse(realm)
+            .map_err(|e| self.denied(format!("its token server {realm:?} is no address: {e}")))?;
+        let scope = challenge
+            .parameters
+            .get("scope")
+            .cloned()
+            .unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+        let service = challenge
+            .parameters
+            .get("service")
+            .cloned()
+            .unwrap_or_default();
+        let refresh = self
+            .auth
+            .as_ref()
+            .map(|a| a.identity_token.as_str())
+            .filter(|t| !t.is_empty());
+        let request = match refresh {
+            Some(refresh) => {
+                let form: Vec<String> = [
+                    ("grant_type", "refresh_token"),
+                    ("service", &service),
+                    ("client_id", "rkube"),
+                    ("scope", &scope),
+                    ("refresh_token", refresh),
+                ]
+                .iter()
+                .map(|(name, value)| format!("{name}={}", percent(value)))
+                .collect();
+                self.client
+                    .post(url)
+                    .header("content-type", "application/x-www-form-urlencoded")
+                    .body(form.join("&"))
+            }
+            None => {
+                {
+                    let mut query = url.query_pairs_mut();
+                    if !service.is_empty() {
+                        query.append_pair("service", &service);
+                    }
+                    query.append_pair("scope", &scope);
+                }
+                let mut request = self.client.get(url);
+                if let Some(basic) = basic {
+                    request = request.header(AUTHORIZATION, basic);
+                }
+                request
+            }
+        };
+        let response = request
+            .send()
+            .await
+            .map_err(|e| self.failed(format!("its token server: {}", describe(&e))))?;
+        let status = response.status();
+        let bytes = self.body(response).await?;
+        if !status.is_success() {
+            let reason = registry_error(&String::from_utf8_lossy(&bytes))
+                .unwrap_or_else(|| format!("its token server answers {status}"));
+            return Err(if status.is_server_error() {
+                self.failed(reason)
+            } else {
+                self.denied(reason)
+            });
+        }
+        let answer: Answer = serde_json::from_slice(&bytes)
+            .map_err(|e| self.failed(format!("its token server's answer is malformed: {e}")))?;
+        let token = if answer.token.is_empty() {
+            answer.access_token
+        } else {
+            answer.token
+        };
+        if token.is_empty() {
+            Err(self.failed("its token server gives no token"))
+        } else {
+            Ok(token)
+        }
+    }
+}
+
+/// Returns the credentials with the longest registry and path that match.
+pub(super) fn select_auth<'a>(
+    auth: &'a [RegistryAuth],
+    registry: &str,
+    repository: &str,
+) -> Option<&'a RegistryAuth> {
+    let full = format!("{registry}/{repository}");
+    auth.iter()
+        .filter_map(|entry| {
+            let text = entry
+                .registry
+                .trim_start_matches("https://")
+                .trim_start_matches("http://");
+            let text = text.trim_end_matches('/');
+            // Docker's configuration has Docker Hub under the address of an old API.
+            let text = match text {
+                "index.docker.io/v1"
+                | "index.docker.io/v2"
+                | "index.docker.io"
+                | "registry-1.docker.io" => "docker.io",
+                other => other
+                    .strip_suffix("/v1")
+                    .or_else(|| other.strip_suffix("/v2"))
+                    .unwrap_or(other),
+            };
+            let fits = text.is_empty()
+                || full == text
+                || full
+                    .strip_prefix(text)
+                    .is_some_and(|rest| rest.starts_with('/'))
+                || wildcard(text, registry);
+            fits.then_some((text.len(), entry))
+        })
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, entry)| entry)
+}
+
+/// Returns whether a pattern like `*.example.com` matches; `*` stands for a part of one
+/// label, as in image pull secrets.
+fn wildcard(pattern: &str, registry: &str) -> bool {
+    if !pattern.contains('*') {
+        return false;
+    }
+    let (host, port) = registry.split_once(':').unwrap_or((registry, ""));
+    let (pattern_host, pattern_port) = pattern.split_once(':').unwrap_or((pattern, ""));
+    let labels: Vec<&str> = host.split('.').collect();
+    let patterns: Vec<&str> = pattern_host.split('.').collect();
+    port == pattern_port
+        && labels.len() == patterns.len()
+        && labels
+            .iter()
+            .zip(&patterns)
+            .all(|(label, pattern)| match pattern.split_once('*') {
+                Some((head, tail)) => {
+                    label.len() >= head.len() + tail.len()
+                        && label.starts_with(head)
+                        && label.ends_with(tail)
+                }
+                None => label == pattern,
+            })
+}
+
+/// A `WWW-Authenticate` header.
+#[derive(Debug, PartialEq, Eq)]
+struct Challenge {
+    scheme: String,
+    parameters: HashMap<String, String>,
+}
+
+impl Challenge {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (scheme, mut rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut parameters = HashMap::new();
+        loop {
+            rest = rest.trim_start_matches([',', ' ']);
+            let Some((name, after)) = rest.split_once('=') else {
+                break;
+            };
+            let (value, after) = if let Some(quoted) = after.strip_prefix('"') {
+                let mut value = String::new();
+                let mut characters = quoted.char_indices();
+                let mut end = quoted.len();
+                while let Some((i, c)) = characters.next() {
+                    match c {
+                        '"' => {
+                            end = i + 1;
+                            break;
+                        }
+                        '\\' => value.extend(characters.next().map(|(_, c)| c)),
+                        other => value.push(other),
+                    }
+                }
+                (value, &quoted[end..])
+            } else {
+                let end = after.find(',').unwrap_or(after.len());
+                (after[..end].trim().to_string(), &after[end..])
+            };
+            parameters.insert(name.trim().to_ascii_lowercase(), value);
+            rest = after;
+        }
+        (!scheme.is_empty()).then(|| Self {
+            scheme: scheme.to_string(),
+            parameters,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn challenges() {
+        let text = r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push""#;
+        let challenge = Challenge::parse(text).unwrap();
+        assert_eq!(challenge.scheme, "Bearer");
+        assert_eq!(challenge.parameters["realm"], "https://auth.example/token");
+        assert_eq!(challenge.parameters["scope"], "repository:a/b:pull,push");
+        let basic = Challenge::parse("Basic realm=x").unwrap();
+        assert_eq!(
+            (basic.scheme.as_str(), basic.parameters["realm"].as_str()),
+            ("Basic", "x")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn challenges_never_panic(text in "\\PC*") {
+            let _ = Challenge::parse(&text);
+        }
+    }
+
+    #[test]
+    fn credentials_by_best_fit() {
+        let entry = |registry: &str| RegistryAuth {
+            registry: registry.into(),
+            ..RegistryAuth::default()
+        };
+        let all = [
+            entry("https://index.docker.io/v1/"),
+            entry("ghcr.io"),
+            entry("ghcr.io/team"),
+            entry("*.example.com"),
+        ];
+        let find = |registry: &str, repository: &str| {
+            select_auth(&all, registry, repository).map(|a| a.registry.as_str())
+        };
+        assert_eq!(
+            find("docker.io", "library/a"),
+            Some("https://index.docker.io/v1/")
+        );
+        assert_eq!(find("ghcr.io", "team/a"), Some("ghcr.io/team"));
+        assert_eq!(find("ghcr.io", "teammate/a"), Some("ghcr.io"));
+        assert_eq!(find("a.example.com", "x"), Some("*.example.com"));
+        assert_eq!(find("a.b.example.com", "x"), None);
+    }
+}

@@ -1,0 +1,152 @@
+//! The HTTP client, and the interpretation of responses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::error::ImageError;
+use crate::spec::RuntimeConfig;
+
+/// Trusted certificates of Linux distributions.
+const ROOTS: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+];
+/// Attempts of a request or download.
+pub(super) const MAX_ATTEMPTS: u32 = 5;
+/// Timeout of a connection attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout of a download without progress, which is then retried.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Builds the HTTP client with the node's trusted certificates.
+pub(super) fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
+    let failed =
+        |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
+    let mut roots = rustls::RootCertStore::empty();
+    // The first bundle that exists. A node may have none.
+    if let Some(bundle) = ROOTS.iter().find_map(|path| std::fs::read(path).ok()) {
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).flatten());
+    }
+    for bundle in &config.extra_roots {
+        for certificate in CertificateDer::pem_slice_iter(bundle) {
+            let certificate = certificate.map_err(|e| failed(&e))?;
+            roots.add(certificate).map_err(|e| failed(&e))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| failed(&e))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(STALL_TIMEOUT)
+        .build()
+        .map_err(|e| failed(&e))
+}
+
+/// Returns whether a registry's host is this machine.
+pub(super) fn is_loopback(registry: &str) -> bool {
+    let host = match registry.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(""),
+        None => registry.split(':').next().unwrap_or(""),
+    };
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Returns the first message of a registry's error document.
+pub(super) fn registry_error(text: &str) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(text).ok()?;
+    let error = value.get("errors")?.get(0)?;
+    let part = |key: &str| {
+        error
+            .get(key)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("")
+    };
+    match (part("code"), part("message")) {
+        ("", "") => None,
+        (code, "") => Some(code.to_string()),
+        (_, message) => Some(message.to_string()),
+    }
+}
+
+/// Returns the delay that a registry asks for, at most a minute.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds.min(60)))
+}
+
+/// Returns the delay before an attempt: half a second, doubling, with jitter.
+pub(super) fn backoff(attempt: u32) -> Duration {
+    let base = 250u64 << attempt.min(6);
+    Duration::from_millis(base + rand::random_range(0..=base / 2))
+}
+
+/// Returns the root cause of an HTTP error, without the URL.
+pub(super) fn describe(error: &reqwest::Error) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    if error.is_timeout() {
+        return "it does not answer in time".into();
+    }
+    match causes.pop() {
+        Some(last) => last,
+        None => error.to_string(),
+    }
+}
+
+/// Percent-encodes a form's value.
+pub(super) fn percent(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(byte as char);
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback() {
+        for host in [
+            "localhost:5000",
+            "127.0.0.1",
+            "127.0.0.1:5000",
+            "[::1]:5000",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        assert!(!is_loopback("localhost.example.com"));
+        assert_eq!(percent("a b/é"), "a%20b%2F%C3%A9");
+    }
+}

@@ -1,0 +1,158 @@
+//! Pulling of an image: manifest, configuration, layers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use super::connection::Registry;
+use super::download::{Progress, blob_file};
+use crate::blocking::blocking;
+use crate::error::ImageError;
+use crate::image::digest::Digest;
+use crate::image::manifest::{Config, Document, Manifest, Platform};
+use crate::image::reference::Reference;
+use crate::image::store::{Record, Store};
+use crate::spec::{PullProgress, RegistryAuth, RuntimeConfig};
+
+/// Maximum number of layers downloaded at the same time.
+const MAX_CONCURRENT_DOWNLOADS: usize = 3;
+/// Maximum number of indexes between a reference and its manifest.
+const MAX_NESTED_INDEXES: usize = 4;
+
+/// Pulls an image. Returns its ID.
+pub async fn pull(
+    store: &Arc<Store>,
+    config: &RuntimeConfig,
+    image: &str,
+    auth: &[RegistryAuth],
+    progress: Progress,
+) -> Result<Digest, ImageError> {
+    let reference = Reference::parse(image)?;
+    let hub = Arc::new(Registry::new(config, &reference, auth)?);
+    let lock_store = store.clone();
+    let hold = blocking(move || lock_store.hold()).await?;
+    let host = Platform::host();
+
+    let (top_digest, digest, manifest, bytes) = resolve(&hub, &reference, &host, image).await?;
+    let config_bytes = match store.read_blob(&manifest.config.digest) {
+        Some(bytes) => bytes,
+        None => hub.small_blob(&manifest.config).await?,
+    };
+    let image_config = Config::parse(&config_bytes, &host, image)?;
+    let chain = image_config.chain_ids();
+    if chain.len() != manifest.layers.len() {
+        return Err(ImageError::Malformed(format!(
+            "image {image:?} lists {} layers but its configuration {}",
+            manifest.layers.len(),
+            chain.len()
+        )));
+    }
+    let missing: Vec<usize> = (0..chain.len())
+        .filter(|i| !store.has_layer(&chain[*i]))
+        .collect();
+    progress(PullProgress::Resolved {
+        digest: digest.to_string(),
+        layers: manifest.layers.len(),
+        bytes: missing.iter().map(|i| manifest.layers[*i].size).sum(),
+    });
+
+    download_layers(
+        &hub,
+        store,
+        &manifest,
+        &image_config,
+        &chain,
+        missing,
+        &progress,
+    )
+    .await?;
+    let record = Record {
+        config: manifest.config.digest.clone(),
+        manifest: digest,
+        // With a digest, the registry was not asked about the tag.
+        tags: if reference.digest().is_some() {
+            BTreeSet::new()
+        } else {
+            reference.tagged().into_iter().collect()
+        },
+        digests: BTreeSet::from([reference.with_digest(&top_digest)]),
+        size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+        layers: chain,
+        added: jiff::Timestamp::now(),
+    };
+    let id = record.config.clone();
+    let store = store.clone();
+    blocking(move || {
+        store.write_blob(&record.config, &config_bytes)?;
+        store.write_blob(&record.manifest, &bytes)?;
+        store.add(record, hold)
+    })
+    .await?;
+    Ok(id)
+}
+
+/// Fetches the manifest for this machine's platform. Returns the digest of the reference,
+/// and the manifest's digest, content and bytes.
+async fn resolve(
+    hub: &Registry,
+    reference: &Reference,
+    host: &Platform,
+    image: &str,
+) -> Result<(Digest, Digest, Manifest, Vec<u8>), ImageError> {
+    let (top_digest, mut bytes) = hub
+        .manifest(&reference.manifest_key(), reference.digest())
+        .await?;
+    let mut digest = top_digest.clone();
+    for _ in 0..MAX_NESTED_INDEXES {
+        let Document::Index(index) = Document::parse(&bytes)? else {
+            break;
+        };
+        let chosen = index.select(host, image)?.digest.clone();
+        (digest, bytes) = hub.manifest(chosen.as_str(), Some(&chosen)).await?;
+    }
+    match Document::parse(&bytes)? {
+        Document::Manifest(manifest) => Ok((top_digest, digest, manifest, bytes)),
+        Document::Index(_) => Err(ImageError::Malformed("indexes nested too deeply".into())),
+    }
+}
+
+/// Downloads and unpacks the layers with the numbers `missing`.
+async fn download_layers(
+    hub: &Arc<Registry>,
+    store: &Arc<Store>,
+    manifest: &Manifest,
+    image_config: &Config,
+    chain: &[Digest],
+    missing: Vec<usize>,
+    progress: &Progress,
+) -> Result<(), ImageError> {
+    // Downloads run ahead of unpacking, which needs the layers below.
+    let mut downloads = futures::stream::iter(missing.into_iter().map(|i| {
+        let (hub, store, progress) = (hub.clone(), store.clone(), progress.clone());
+        let (layer, chain) = (manifest.layers[i].clone(), chain[i].clone());
+        async move {
+            let file = hub.download(&store, &layer, &chain, &progress).await?;
+            Ok::<_, ImageError>((i, file))
+        }
+    }))
+    .buffered(MAX_CONCURRENT_DOWNLOADS);
+    while let Some(downloaded) = downloads.next().await {
+        let (i, file) = downloaded?;
+        if let Some(file) = file {
+            let (store, chain) = (store.clone(), chain.to_vec());
+            let diff = image_config.rootfs.diff_ids[i].clone();
+            let layer = manifest.layers[i].digest.clone();
+            blocking(move || {
+                store.unpack_layer(&chain[i], &diff, &chain[..i], file)?;
+                let _ = std::fs::remove_file(blob_file(&store, &layer));
+                Ok(())
+            })
+            .await?;
+        }
+        progress(PullProgress::Unpacked {
+            digest: manifest.layers[i].digest.to_string(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! Start of a shim and of its container.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use rkube_cgroups::node as cgroup;
+
+use super::error::ShimError;
+use super::fork::{accept_terminal, fork_launcher, outcome};
+use super::launch::Stdio;
+use super::log::Log;
+use super::serve::Server;
+use super::sys;
+use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams};
+use crate::beneath::check;
+
+/// Runs `rkube shim <config file>`: starts the container, says `ok <pid>` or
+/// `error <reason>` in one line on standard output, and stays until it ends.
+pub fn main(args: &[OsString]) -> i32 {
+    let [config] = args else {
+        eprintln!("usage: rkube shim CONFIG");
+        return 2;
+    };
+    // The first process ends at once, so that the shim is its init's child, not
+    // the agent's.
+    // SAFETY: this process has a single thread.
+    match unsafe { libc::fork() } {
+        -1 => {
+            println!("error cannot fork: {}", io::Error::last_os_error());
+            1
+        }
+        0 => {
+            // SAFETY: no memory is involved; fails only for a group leader, which
+            // a fresh child is not.
+            unsafe { libc::setsid() };
+            run(Path::new(config))
+        }
+        _ => 0,
+    }
+}
+
+fn run(path: &Path) -> i32 {
+    let started = std::fs::read(path)
+        .map_err(ShimError::io(format!("cannot read {}", path.display())))
+        .and_then(|bytes| {
+            serde_json::from_slice::<ShimConfig>(&bytes).map_err(|source| ShimError::Config {
+                path: path.display().to_string(),
+                source,
+            })
+        })
+        .and_then(|config| start(&config).map(|parts| (config, parts)));
+    match started {
+        Ok((config, (server, pid))) => {
+            answer(&format!("ok {pid}\n"));
+            server.run(&config)
+        }
+        Err(reason) => {
+            answer(&format!("error {}\n", reason.line()));
+            1
+        }
+    }
+}
+
+/// Writes one line to the process that started the shim, then closes standard output.
+fn answer(line: &str) {
+    let mut stdout = io::stdout();
+    let _ = stdout
+        .write_all(line.as_bytes())
+        .and_then(|()| stdout.flush());
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        for fd in 0..3 {
+            // SAFETY: no memory is involved.
+            unsafe { libc::dup2(null.as_raw_fd(), fd) };
+        }
+    }
+}
+
+fn start(config: &ShimConfig) -> Result<(Server, i32), ShimError> {
+    // The kernel should rather kill what is in a container; not ours to insist.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    // The shim reaps orphans of a container without a PID namespace.
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
+        .map_err(ShimError::io("cannot become a reaper"))?;
+    let signals = signals().map_err(ShimError::io("cannot watch for children"))?;
+    let _ = std::fs::remove_file(&config.socket);
+    let listener =
+        sys::listen(&config.socket).map_err(ShimError::io("cannot listen for the agent"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(ShimError::io("cannot listen for the agent"))?;
+    let log = match &config.log_path {
+        Some(path) => Some(Log::open(path).map_err(ShimError::io(format!(
+            "cannot open log file {}",
+            path.display()
+        )))?),
+        None => None,
+    };
+    let console = config.bundle.join("console.sock");
+    let result = launch_container(config, &console);
+    let _ = std::fs::remove_file(&console);
+    match result {
+        Ok((pid, streams)) => Ok((Server::new(listener, signals, log, streams, pid), pid)),
+        Err(reason) => {
+            cgroup::destroy(&config.cgroup, CGROUP_TIMEOUT);
+            let _ = std::fs::remove_file(&config.socket);
+            Err(reason)
+        }
+    }
+}
+
+fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams), ShimError> {
+    let io_error = |e| ShimError::io("cannot make the container's streams")(e);
+    let mut ours = Streams {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    };
+    let mut listener = None;
+    let stdio = if config.tty {
+        let _ = std::fs::remove_file(console);
+        listener = Some(sys::listen(console).map_err(io_error)?);
+        Stdio::Console(console.to_path_buf())
+    } else {
+        let stdin: OwnedFd = if config.stdin {
+            let (theirs, mine) = sys::pipe().map_err(io_error)?;
+            ours.stdin = Some(mine);
+            theirs
+        } else {
+            File::open("/dev/null").map_err(io_error)?.into()
+        };
+        let (mine, stdout) = sys::pipe().map_err(io_error)?;
+        ours.stdout = Some(mine);
+        let (mine, stderr) = sys::pipe().map_err(io_error)?;
+        ours.stderr = Some(mine);
+        Stdio::Pipes(stdin, stdout, stderr)
+    };
+    let report = fork_launcher(&config.plan, stdio, config, None)?;
+    let mut text = String::new();
+    io::Read::read_to_string(&mut File::from(report), &mut text)?;
+    let pid = outcome(&text)?;
+    if let Some(listener) = listener {
+        let terminal = accept_terminal(&listener)?;
+        ours.stdin = Some(terminal.try_clone().map_err(io_error)?);
+        ours.stdout = Some(terminal);
+    }
+    for fd in [&ours.stdin, &ours.stdout, &ours.stderr]
+        .into_iter()
+        .flatten()
+    {
+        sys::set_nonblocking(fd.as_raw_fd()).map_err(io_error)?;
+    }
+    Ok((pid, ours))
+}
+
+/// Children's ends as a readable descriptor; other signals that would end the
+/// shim before its container are ignored.
+fn signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised before use; ignoring signals is always valid.
+    unsafe {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, signal);
+            check(libc::sigprocmask(
+                libc::SIG_BLOCK,
+                &raw const set,
+                std::ptr::null_mut(),
+            ))?;
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        check(libc::sigprocmask(
+            libc::SIG_BLOCK,
+            &raw const set,
+            std::ptr::null_mut(),
+        ))?;
+        let fd = check(libc::signalfd(
+            -1,
+            &raw const set,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        ))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
