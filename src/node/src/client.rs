@@ -136,3 +136,24 @@ pub(crate) fn retry_delay(attempt: u32) -> Duration {
         _ => Duration::from_secs(3),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_with_the_attempts() {
+        let delays = [0, 99, 100, 119, 120, u32::MAX].map(retry_delay);
+        assert_eq!(
+            delays.map(|d| d.as_millis()),
+            [30, 30, 500, 500, 3000, 3000]
+        );
+    }
+
+    #[test]
+    fn certificates_that_are_missing_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Pki::read(dir.path(), "agent").err().unwrap();
+        assert!(format!("{error:#}").contains("reading "), "{error:#}");
+    }
+}

@@ -143,4 +143,42 @@ mod tests {
         assert_eq!(go_duration_fine(ms(1234)), "1.234s");
         assert_eq!(go_duration_fine(ms(61_500)), "1m1.5s");
     }
+
+    #[test]
+    fn the_event_counts_and_not_its_observation() {
+        let mut b = Backoff::default();
+        b.next("k", at(100), at(130));
+        // The container ended at 100; ten seconds later it may start.
+        assert!(b.holds("k", at(100), at(109)).is_some());
+        assert!(b.holds("k", at(100), at(110)).is_none());
+        // A pull counts from its own attempt.
+        assert_eq!(b.holds_since_update("k", at(139)), Some(at(140)));
+        assert_eq!(b.holds_since_update("k", at(140)), None);
+        assert_eq!(b.holds_since_update("other", at(0)), None);
+    }
+
+    #[test]
+    fn entries_are_forgotten() {
+        let mut b = Backoff::default();
+        b.next("a", at(0), at(0));
+        b.next("b", at(0), at(0));
+        b.reset("a");
+        assert!(b.holds("a", at(0), at(1)).is_none());
+        b.collect(at(600));
+        assert!(b.entries.contains_key("b"), "ten minutes are not over");
+        b.collect(at(601));
+        assert!(b.entries.is_empty());
+    }
+
+    #[test]
+    fn long_durations_have_hours() {
+        let s = SignedDuration::from_secs;
+        assert_eq!(go_duration(s(0)), "0s");
+        assert_eq!(go_duration(s(3600)), "1h0m0s");
+        assert_eq!(go_duration(s(3725)), "1h2m5s");
+        let us = std::time::Duration::from_micros;
+        assert_eq!(go_duration_fine(us(12)), "12µs");
+        assert_eq!(go_duration_fine(us(1_500_000)), "1.5s");
+        assert_eq!(go_duration_fine(us(60_000_000)), "1m0s");
+    }
 }

@@ -407,7 +407,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_grpc_answer_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn grpc_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = health_status(bytes.into());
         }
     }
@@ -417,5 +417,102 @@ mod tests {
         assert_eq!(health_status(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1])), 1);
         assert_eq!(health_status(Bytes::from_static(&[0, 0, 0, 0, 0])), 0);
         assert!(probe_agent().starts_with("kube-probe/1."));
+    }
+
+    /// Serves one connection with a fixed response; returns its port.
+    async fn server(response: &'static str) -> i32 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                // A client that only connects sends nothing.
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(response.as_bytes()).await;
+            }
+        });
+        i32::from(port)
+    }
+
+    async fn get(port: i32) -> Outcome {
+        // The process has no default provider of TLS before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let get = HTTPGetAction {
+            path: Some("/healthz".into()),
+            port: IntOrString::Int(port),
+            ..Default::default()
+        };
+        let ip = [127, 0, 0, 1].into();
+        let timeout = Duration::from_secs(5);
+        http_get(&get, &Container::default(), ip, timeout, &probe_agent()).await
+    }
+
+    #[tokio::test]
+    async fn statuses_from_200_to_399_are_successes() {
+        for (response, outcome) in [
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+                Outcome::Success("ok".into()),
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Success(String::new()),
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://other.invalid/\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Success(String::new()),
+            ),
+            (
+                "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Failure("HTTP probe failed with statuscode: 404".into()),
+            ),
+        ] {
+            assert_eq!(get(server(response).await).await, outcome, "{response}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_connections_are_worded_as_by_go() {
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            i32::from(listener.local_addr().unwrap().port())
+        };
+        assert_eq!(
+            get(port).await,
+            Outcome::Failure(format!(
+                "Get \"http://127.0.0.1:{port}/healthz\": dial tcp 127.0.0.1:{port}: connect: connection refused"
+            ))
+        );
+        let action = TCPSocketAction {
+            port: IntOrString::Int(port),
+            host: None,
+        };
+        let ip = [127, 0, 0, 1].into();
+        let timeout = Duration::from_secs(5);
+        assert_eq!(
+            tcp(&action, &Container::default(), ip, timeout).await,
+            Outcome::Failure(format!(
+                "dial tcp 127.0.0.1:{port}: connect: connection refused"
+            ))
+        );
+        let open = TCPSocketAction {
+            port: IntOrString::Int(server("").await),
+            host: None,
+        };
+        assert_eq!(
+            tcp(&open, &Container::default(), ip, timeout).await,
+            Outcome::Success(String::new())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn varints_round_trip(value: u64, rest in proptest::collection::vec(any::<u8>(), 0..4)) {
+            let mut bytes = Vec::new();
+            varint(&mut bytes, value);
+            bytes.extend_from_slice(&rest);
+            prop_assert_eq!(read_varint(&bytes), Some((value, &rest[..])));
+        }
     }
 }

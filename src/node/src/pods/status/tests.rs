@@ -1,6 +1,9 @@
 use rkube_runtime::ContainerState as State;
 
+use std::collections::HashMap;
+
 use super::super::instance::Instance;
+use super::super::reason::Reason;
 use super::*;
 
 fn pod(policy: &str) -> Pod {
@@ -66,16 +69,8 @@ fn status_of(
     }
     let waiting = waiting
         .iter()
-        .map(|(reason, message)| {
-            (
-                "c".to_owned(),
-                Waiting {
-                    reason: (*reason).into(),
-                    message: (*message).into(),
-                },
-            )
-        })
-        .collect();
+        .map(|(reason, message)| ("c".to_owned(), Reason::new(*reason, *message)))
+        .collect::<HashMap<_, _>>();
     generate(&Facts {
         pod,
         instances: &instances,
@@ -88,7 +83,7 @@ fn status_of(
         pod_ip: Some([10, 244, 0, 5].into()),
         sandbox: Some("s"),
         terminal,
-        verdict: None,
+        failure: None,
         resizing,
         resources: &|i| i.resources.clone(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
