@@ -1,4 +1,4 @@
-//! The node's identity, and its way to the API server.
+//! The node's identities and its clients of the API server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tower::ServiceExt as _;
 
 /// The node's certificates.
 pub(crate) struct Pki {
-    /// The cluster's authority.
+    /// The cluster's CA.
     pub ca: Vec<CertificateDer<'static>>,
-    /// The identity: the agent's is `system:node:NAME`, for both directions.
+    /// The identity's chain; the agent's is `system:node:NAME`, for clients and servers.
     pub chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
@@ -38,12 +38,12 @@ impl Pki {
         })
     }
 
-    /// The private key of [`Pki::chain`].
+    /// Returns the private key of [`Pki::chain`].
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
     }
 
-    /// The cluster's authority as a set of roots.
+    /// Returns the cluster's CA as a root store.
     pub(crate) fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in &self.ca {
@@ -55,7 +55,7 @@ impl Pki {
     }
 }
 
-/// A client of the API server with the identity of `pki`.
+/// Returns a client of the API server with the identity of `pki`.
 ///
 /// All requests and watches share one HTTP/2 connection where the server offers
 /// it: a watch costs a stream and not a TLS session.
@@ -117,22 +117,44 @@ pub(crate) fn connect(
     Ok(kube::Client::new(service, "default"))
 }
 
-/// Whether an error means that the server cannot be reached, rather than that it said no.
+/// Returns whether an error means that the server did not respond.
 pub(crate) fn unreachable(error: &kube::Error) -> bool {
     !matches!(error, kube::Error::Api(_))
 }
 
-/// Whether the API answered with this code.
+/// Returns whether the API server responded with this status code.
 pub(crate) fn answered(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
-/// How long to wait before another try: quick while the server may just be coming
-/// up, slower later. `attempt` counts from 0.
+/// Returns the delay before the next attempt; `attempt` counts from 0.
+///
+/// It is short at first, while the server may be starting.
 pub(crate) fn retry_delay(attempt: u32) -> Duration {
     match attempt {
         0..100 => Duration::from_millis(30),
         100..120 => Duration::from_millis(500),
         _ => Duration::from_secs(3),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_with_the_attempts() {
+        let delays = [0, 99, 100, 119, 120, u32::MAX].map(retry_delay);
+        assert_eq!(
+            delays.map(|d| d.as_millis()),
+            [30, 30, 500, 500, 3000, 3000]
+        );
+    }
+
+    #[test]
+    fn certificates_that_are_missing_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Pki::read(dir.path(), "agent").err().unwrap();
+        assert!(format!("{error:#}").contains("reading "), "{error:#}");
     }
 }

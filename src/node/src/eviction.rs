@@ -1,152 +1,275 @@
-//! Node pressure: too little memory or disk, and the pods that have to go for it.
+//! Eviction: pods that have to go when the node is short of memory or disk.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rkube_config::paths;
+use rkube_runtime::Runtime;
+use tokio::sync::watch;
 use tracing::warn;
 
-use crate::agent::Agent;
+use crate::allocatable::signed;
+use crate::gc::ImageCollector;
+use crate::host::Host;
 use crate::kinds::*;
-use crate::machine;
+use crate::machine::{self, Space};
 use crate::pods::qos::{self, Qos};
-use crate::pods::status::Waiting;
+use crate::pods::reason::Reason;
+use crate::pods::table::PodTable;
+use crate::pressure::{
+    DISK_AVAILABLE_BYTES, INODES_FREE_PERCENT, MEMORY_AVAILABLE_BYTES, Pressure,
+};
+use crate::recorder::Recorder;
 use crate::recorder::Severity::Warning;
 
-/// How often the node is looked at.
-const INTERVAL: Duration = Duration::from_secs(20);
-/// How long a condition stays after its cause went, the kubelet's default.
-const TRANSITION: Duration = Duration::from_secs(300);
-/// The kubelet's hard threshold, in bytes.
-const MEMORY_AVAILABLE: u64 = 100 << 20;
-/// Bytes that the disk must have left. The kubelet's 10 % are of a disk that is the
-/// node's; here it is the person's own, which may well be nine tenths full and is no
-/// reason to drop their images and pods.
-pub(crate) const DISK_AVAILABLE: u64 = 1 << 30;
-/// Part of its inodes that the disk must have left, in percent.
-pub(crate) const INODES_FREE_PERCENT: u64 = 1;
+/// Time between two observations of the node.
+const OBSERVATION_PERIOD: Duration = Duration::from_secs(20);
+/// How long a condition lasts after its cause has gone, the kubelet's default.
+const TRANSITION_PERIOD: Duration = Duration::from_secs(300);
+/// Priority from which pods are critical and are not evicted.
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// What the node runs short of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pid: bool,
+/// What eviction observes and acts on.
+pub(crate) struct Evictor {
+    pub host: Arc<Host>,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
+    pub pods: Arc<PodTable>,
+    pub pressure: watch::Sender<Pressure>,
+    pub images: ImageCollector,
 }
 
-impl Pressure {
-    fn or(self, other: Self) -> Self {
-        Self {
-            memory: self.memory || other.memory,
-            disk: self.disk || other.disk,
-            pid: self.pid || other.pid,
-        }
-    }
-}
-
-/// Watches memory and disk until it is dropped.
-pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
-    let mut last_pressed = std::time::Instant::now();
+/// Observes memory and disk until the future is dropped.
+pub(crate) async fn run(evictor: Evictor) -> anyhow::Result<()> {
+    let mut last_pressed = Instant::now();
     let mut held = Pressure::default();
     loop {
-        tokio::time::sleep(INTERVAL).await;
-        let now = observe(&agent);
-        if now != Pressure::default() {
-            last_pressed = std::time::Instant::now();
+        tokio::time::sleep(OBSERVATION_PERIOD).await;
+        let now = evictor.observe();
+        if now.any() {
+            last_pressed = Instant::now();
         }
-        held = if last_pressed.elapsed() < TRANSITION {
+        held = if last_pressed.elapsed() < TRANSITION_PERIOD {
             held.or(now)
         } else {
             now
         };
-        agent.pressure.send_if_modified(|p| {
+        evictor.pressure.send_if_modified(|p| {
             let changed = *p != held;
             *p = held;
             changed
         });
-        if now.disk && crate::gc::images(&agent, DISK_AVAILABLE).await > 0 {
+        if now.disk && evictor.images.free(DISK_AVAILABLE_BYTES).await > 0 {
             continue;
         }
         if now.memory || now.disk {
-            evict_one(&agent, now);
+            evictor.evict_one(now);
         }
     }
 }
 
-fn observe(agent: &Agent) -> Pressure {
-    let memory = available_memory(agent).is_some_and(|a| a < MEMORY_AVAILABLE);
-    let disk = machine::filesystem(paths::STATE.as_ref()).is_some_and(|f| {
-        (f.total > 0 && f.available < DISK_AVAILABLE)
-            || (f.inodes > 0 && f.inodes_free * 100 / f.inodes < INODES_FREE_PERCENT)
-    });
-    Pressure {
-        memory,
-        disk,
-        pid: false,
+impl Evictor {
+    fn observe(&self) -> Pressure {
+        let memory = self
+            .available_memory()
+            .is_some_and(|a| a < MEMORY_AVAILABLE_BYTES);
+        Pressure {
+            memory,
+            disk: machine::filesystem(paths::STATE.as_ref()).is_some_and(disk_pressure),
+            pid: false,
+        }
+    }
+
+    /// Returns the memory that pods may still use.
+    ///
+    /// It is the machine's, or that below the node's own limit if this is less.
+    fn available_memory(&self) -> Option<u64> {
+        let machine = machine::meminfo("MemAvailable")?;
+        let stats = self.runtime.cgroup_stats("/").ok();
+        let own = stats.filter(|s| s.memory_limit.is_some()).map(|s| {
+            self.host
+                .machine
+                .memory_bytes
+                .saturating_sub(s.memory_working_set)
+        });
+        Some(own.map_or(machine, |o| o.min(machine)))
+    }
+
+    fn evict_one(&self, pressure: Pressure) {
+        let pods = self.pods.all().into_iter().map(|s| s.pod).collect();
+        let used = |pod: &Pod| {
+            let stats = self.runtime.cgroup_stats(&qos::cgroup_parent(pod));
+            signed(stats.map_or(0, |s| s.memory_working_set))
+        };
+        let ranked = rank(pods, used);
+        let Some(pod) = ranked.first() else {
+            return;
+        };
+        let message = message(pressure);
+        warn!(pod = %pod.full_name(), "evicting: {message}");
+        self.recorder.pod(pod, Warning, "Evicted", message.clone());
+        self.pods.evict(pod.uid(), Reason::new("Evicted", message));
     }
 }
 
-/// Memory that pods may still take: of the node's own limit where it has one.
-pub(crate) fn available_memory(agent: &Agent) -> Option<u64> {
-    let machine = machine::meminfo("MemAvailable")?;
-    let stats = agent.runtime.cgroup_stats("/").ok();
-    let own = stats.filter(|s| s.memory_limit.is_some()).map(|s| {
-        agent
-            .machine
-            .memory_bytes
-            .saturating_sub(s.memory_working_set)
-    });
-    Some(own.map_or(machine, |o| o.min(machine)))
+fn disk_pressure(space: Space) -> bool {
+    (space.total > 0 && space.available < DISK_AVAILABLE_BYTES)
+        || (space.inodes > 0 && space.inodes_free * 100 / space.inodes < INODES_FREE_PERCENT)
 }
 
-/// Order of eviction: who uses more than asked for, then low priority, then most over.
-fn evict_one(agent: &Agent, pressure: Pressure) {
-    let mut candidates: Vec<_> = agent
-        .pods
-        .all()
+/// Returns the pods that may be evicted, in the order of eviction.
+///
+/// Pods that use more memory than they request come first, then those of low priority,
+/// then those that exceed their requests most. `used` returns a pod's memory in bytes.
+fn rank(pods: Vec<Arc<Pod>>, used: impl Fn(&Pod) -> i64) -> Vec<Arc<Pod>> {
+    let mut candidates: Vec<_> = pods
         .into_iter()
-        .map(|s| s.pod)
         .filter(|p| !matches!(p.api_phase(), "Succeeded" | "Failed") && !p.deleting())
-        .filter(|p| p.spec().priority.unwrap_or(0) < 2_000_000_000)
+        .filter(|p| p.spec().priority.unwrap_or(0) < CRITICAL_PRIORITY)
         .map(|pod| {
-            let used = agent
-                .runtime
-                .cgroup_stats(&qos::cgroup_parent(&pod))
-                .map_or(0, |s| s.memory_working_set);
-            let used = i64::try_from(used).unwrap_or(i64::MAX);
-            let asked: i64 = pod
+            let requested: i64 = pod
                 .spec()
                 .containers
                 .iter()
                 .filter_map(|c| qos::requests(c.resources.as_ref()).memory)
                 .sum();
-            (pod, used - asked)
+            let excess = used(&pod) - requested;
+            (pod, excess)
         })
         .collect();
-    candidates.sort_by_key(|(pod, over)| {
+    candidates.sort_by_key(|(pod, excess)| {
         (
-            *over <= 0,
+            *excess <= 0,
             pod.spec().priority.unwrap_or(0),
             qos::class(pod) == Qos::Guaranteed,
-            std::cmp::Reverse(*over),
+            Reverse(*excess),
         )
     });
-    let Some((pod, _)) = candidates.first() else {
-        return;
-    };
+    candidates.into_iter().map(|(pod, _)| pod).collect()
+}
+
+/// Returns the message of an eviction, as upstream words it.
+fn message(pressure: Pressure) -> String {
     let resource = if pressure.memory {
         "memory"
     } else {
         "ephemeral-storage"
     };
-    let message = format!("The node was low on resource: {resource}. ");
-    warn!(pod = %pod.full_name(), "evicting: {message}");
-    agent.recorder.pod(pod, Warning, "Evicted", message.clone());
-    agent.pods.evict(
-        pod.uid(),
-        Waiting {
-            reason: "Evicted".into(),
-            message,
-        },
-    );
+    format!("The node was low on resource: {resource}. ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: i64 = 1 << 20;
+
+    /// Returns a pod that requests this much memory, in MiB.
+    fn pod(name: &str, requested: i64, priority: i32) -> Arc<Pod> {
+        let requests = (requested > 0)
+            .then(|| [("memory".to_owned(), Quantity(format!("{requested}Mi")))].into());
+        Arc::new(Pod {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                ..Default::default()
+            },
+            spec: Some(PodSpec {
+                priority: Some(priority),
+                containers: vec![Container {
+                    resources: Some(ResourceRequirements {
+                        requests,
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    fn order(pods: &[(Arc<Pod>, i64)]) -> Vec<String> {
+        let used = |p: &Pod| {
+            let found = pods.iter().find(|(q, _)| q.name() == p.name());
+            found.map_or(0, |(_, used)| used * MIB)
+        };
+        rank(pods.iter().map(|(p, _)| p.clone()).collect(), used)
+            .iter()
+            .map(|p| p.name().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn excess_then_priority_then_amount() {
+        assert_eq!(
+            order(&[
+                (pod("within-low", 300, -1), 100),
+                (pod("over-high", 100, 1000), 900),
+                (pod("over-little", 100, 0), 200),
+                (pod("over-much", 100, 0), 500),
+                (pod("best-effort", 0, 0), 250),
+            ]),
+            [
+                "over-much",
+                "best-effort",
+                "over-little",
+                "over-high",
+                "within-low"
+            ]
+        );
+    }
+
+    #[test]
+    fn some_pods_stay() {
+        let with = |name: &str, change: fn(&mut Pod)| {
+            let mut p = Pod::clone(&pod(name, 0, 0));
+            change(&mut p);
+            (Arc::new(p), 100)
+        };
+        let done = with("done", |p| {
+            p.status = Some(PodStatus {
+                phase: Some("Succeeded".into()),
+                ..Default::default()
+            });
+        });
+        let deleting = with("deleting", |p| {
+            p.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        });
+        let critical = (pod("critical", 0, CRITICAL_PRIORITY), 100);
+        let other = (pod("other", 0, 0), 1);
+        assert_eq!(order(&[done, deleting, critical, other]), ["other"]);
+    }
+
+    #[test]
+    fn disks_need_space_and_inodes() {
+        let space = |available, inodes_free| Space {
+            total: 100 << 30,
+            available,
+            inodes: 1000,
+            inodes_free,
+        };
+        assert!(!disk_pressure(space(2 << 30, 500)));
+        assert!(disk_pressure(space(1 << 29, 500)));
+        assert!(disk_pressure(space(2 << 30, 9)));
+        assert!(!disk_pressure(space(2 << 30, 10)));
+        assert!(!disk_pressure(Space::default()), "nothing is known");
+    }
+
+    #[test]
+    fn messages_name_the_resource() {
+        let pressure = |memory, disk| Pressure {
+            memory,
+            disk,
+            pid: false,
+        };
+        assert_eq!(
+            message(pressure(true, true)),
+            "The node was low on resource: memory. "
+        );
+        assert_eq!(
+            message(pressure(false, true)),
+            "The node was low on resource: ephemeral-storage. "
+        );
+    }
 }

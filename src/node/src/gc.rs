@@ -1,91 +1,129 @@
-//! Removing what nobody needs: unused images when the disk is full, sandboxes of no use.
+//! Garbage collection: unused images when the disk is full, and sandboxes of no use.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rkube_runtime::{ImageStatus, Runtime};
 use tracing::{debug, info, warn};
 
-use crate::agent::Agent;
-use crate::recorder::{Severity, node_reference};
+use crate::pods::images::{BUILTIN_LABEL, ImagePuller};
+use crate::pods::table::PodTable;
+use crate::recorder::{Recorder, Severity, node_reference};
 
-/// How often sandboxes are looked at.
-const INTERVAL: Duration = Duration::from_secs(300);
+/// Time between two collections of sandboxes.
+const COLLECTION_PERIOD: Duration = Duration::from_secs(300);
 
-pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
+/// Removes sandboxes of no use until the future is dropped.
+pub(crate) async fn run(runtime: Runtime, pods: Arc<PodTable>) -> anyhow::Result<()> {
     loop {
-        tokio::time::sleep(INTERVAL).await;
-        sandboxes(&agent).await;
+        tokio::time::sleep(COLLECTION_PERIOD).await;
+        collect_sandboxes(&runtime, &pods).await;
     }
 }
 
-/// Removes unused images until `bytes` are freed; answers how many were.
-pub(crate) async fn images(agent: &Agent, bytes: u64) -> u64 {
-    let used: HashSet<String> = agent
-        .runtime
-        .list_containers()
-        .into_iter()
-        .map(|c| c.image_id)
-        .collect();
-    let mut unused: Vec<_> = agent
-        .runtime
-        .list_images()
-        .into_iter()
-        .filter(|i| !used.contains(&i.id))
-        // The binary's own images cost nothing and cannot be pulled again.
-        .filter(|i| !i.labels.contains_key(crate::pods::BUILTIN_IMAGE))
-        .collect();
-    // Large ones first: the fewest are lost that way.
-    unused.sort_by_key(|i| std::cmp::Reverse(i.size));
-    let mut freed = 0;
-    for image in unused {
-        if freed >= bytes {
-            break;
-        }
-        match agent.runtime.remove_image(&image.id).await {
-            Ok(()) => {
-                info!(image = %image.id, bytes = image.size, "removed an unused image");
-                freed += image.size;
+/// Collector of unused images.
+pub(crate) struct ImageCollector {
+    pub node: String,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
+    pub images: Arc<ImagePuller>,
+}
+
+impl ImageCollector {
+    /// Removes unused images until `bytes` are freed; returns the number of bytes freed.
+    pub(crate) async fn free(&self, bytes: u64) -> u64 {
+        let used: HashSet<String> = self
+            .runtime
+            .list_containers()
+            .into_iter()
+            .map(|c| c.image_id)
+            .collect();
+        let mut freed = 0;
+        for image in candidates(self.runtime.list_images(), &used) {
+            if freed >= bytes {
+                break;
             }
-            Err(e) => debug!("removing image {}: {e}", image.id),
+            match self.runtime.remove_image(&image.id).await {
+                Ok(()) => {
+                    info!(image = %image.id, bytes = image.size, "removed an unused image");
+                    freed += image.size;
+                }
+                Err(e) => debug!("removing image {}: {e}", image.id),
+            }
         }
+        self.images.notify_change();
+        if freed < bytes {
+            self.recorder.record(
+                node_reference(&self.node),
+                Severity::Warning,
+                "FreeDiskSpaceFailed",
+                format!(
+                    "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free."
+                ),
+            );
+        }
+        freed
     }
-    agent.images.note_change();
-    if freed < bytes {
-        agent.recorder.record(
-            node_reference(&agent.config.name),
-            Severity::Warning,
-            "FreeDiskSpaceFailed",
-            format!(
-                "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but only found {freed} bytes eligible to free."
-            ),
-        );
-    }
-    freed
 }
 
-/// Removes stopped sandboxes that hold no container and are not their pod's current one.
-async fn sandboxes(agent: &Agent) {
-    let current: HashSet<String> = agent
-        .pods
-        .all()
+/// Returns the images that may be removed, the largest first, so that few are lost.
+///
+/// The binary's own images take no space and cannot be pulled again.
+fn candidates(images: Vec<ImageStatus>, used: &HashSet<String>) -> Vec<ImageStatus> {
+    let mut unused: Vec<_> = images
         .into_iter()
-        .filter_map(|p| p.sandbox)
+        .filter(|i| !used.contains(&i.id) && !i.labels.contains_key(BUILTIN_LABEL))
         .collect();
-    let holding: HashSet<String> = agent
-        .runtime
+    unused.sort_by_key(|i| std::cmp::Reverse(i.size));
+    unused
+}
+
+/// Removes stopped sandboxes without containers that are not their pods' current ones.
+async fn collect_sandboxes(runtime: &Runtime, pods: &PodTable) {
+    let current: HashSet<String> = pods.all().into_iter().filter_map(|p| p.sandbox).collect();
+    let holding: HashSet<String> = runtime
         .list_containers()
         .into_iter()
         .map(|c| c.sandbox_id)
         .collect();
-    for sandbox in agent.runtime.list_sandboxes() {
+    for sandbox in runtime.list_sandboxes() {
         let stopped = sandbox.state == rkube_runtime::SandboxState::NotReady;
         if stopped
             && !current.contains(&sandbox.id)
             && !holding.contains(&sandbox.id)
-            && let Err(e) = agent.runtime.remove_sandbox(&sandbox.id).await
+            && let Err(e) = runtime.remove_sandbox(&sandbox.id).await
         {
             warn!("removing sandbox {}: {e}", sandbox.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_unused_images_go_first() {
+        let image = |id: &str, size, builtin: bool| ImageStatus {
+            id: id.into(),
+            size,
+            labels: builtin
+                .then(|| (BUILTIN_LABEL.to_owned(), String::new()))
+                .into_iter()
+                .collect(),
+            ..Default::default()
+        };
+        let images = vec![
+            image("small", 1, false),
+            image("used", 9, false),
+            image("large", 5, false),
+            image("builtin", 7, true),
+        ];
+        let ids: Vec<String> = candidates(images, &HashSet::from(["used".to_owned()]))
+            .into_iter()
+            .map(|i| i.id)
+            .collect();
+        assert_eq!(ids, ["large", "small"]);
     }
 }

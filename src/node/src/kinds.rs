@@ -14,7 +14,7 @@ pub(crate) use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// What a pod's fields say, without the `Option`s.
+/// Readers of a pod's fields, with the defaults of absent ones.
 pub(crate) trait PodExt {
     fn spec(&self) -> &PodSpec;
     fn name(&self) -> &str;
@@ -105,7 +105,7 @@ impl PodExt for Pod {
     }
 }
 
-/// Whether an init container is a sidecar: it keeps running beside the others.
+/// Returns whether an init container is a sidecar: it keeps running with the others.
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
@@ -133,17 +133,17 @@ fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
     }
 }
 
-/// A quantity's value in whole units, rounded up; 0 for what is no quantity.
+/// Returns a quantity's value in whole units, rounded up; 0 for an invalid one.
 pub(crate) fn quantity_value(q: &Quantity) -> i64 {
     rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.value())
 }
 
-/// A quantity's value in thousandths, rounded up; 0 for what is no quantity.
+/// Returns a quantity's value in thousandths, rounded up; 0 for an invalid one.
 pub(crate) fn quantity_milli(q: &Quantity) -> i64 {
     rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.milli_value())
 }
 
-/// The number of a port given by number or by the name of one of the container's ports.
+/// Resolves a port that is given by its number or by its name in the container.
 pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     match port {
         IntOrString::Int(n) => u16::try_from(*n)
@@ -161,12 +161,98 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<
     }
 }
 
-/// Now, in whole seconds, as the API keeps times.
+/// Returns the current time in whole seconds, the API's resolution.
 pub(crate) fn now() -> Time {
     Time(seconds(jiff::Timestamp::now()))
 }
 
-/// The same instant without its fraction of a second.
+/// Truncates a time to whole seconds.
 pub(crate) fn seconds(t: jiff::Timestamp) -> jiff::Timestamp {
     jiff::Timestamp::from_second(t.as_second()).unwrap_or(t)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ContainerPort;
+
+    #[test]
+    fn ports_have_numbers_or_names() {
+        let container = Container {
+            ports: Some(vec![ContainerPort {
+                name: Some("web".into()),
+                container_port: 8080,
+                ..Default::default()
+            }]),
+            ..Default::default()
+        };
+        let resolve = |port: IntOrString| resolve_port(&port, &container);
+        let name = |n: &str| IntOrString::String(n.into());
+        assert_eq!(resolve(IntOrString::Int(80)), Ok(80));
+        assert_eq!(resolve(name("web")), Ok(8080));
+        assert_eq!(resolve(name("9090")), Ok(9090));
+        assert_eq!(
+            resolve(IntOrString::Int(0)).unwrap_err(),
+            "invalid port number: 0"
+        );
+        assert!(resolve(IntOrString::Int(65_536)).is_err());
+        assert_eq!(
+            resolve(name("none")).unwrap_err(),
+            "couldn't find port: \"none\" in the container's ports"
+        );
+    }
+
+    #[test]
+    fn absent_fields_have_defaults() {
+        let pod = Pod::default();
+        assert_eq!(pod.restart_policy(), "Always");
+        assert_eq!(pod.grace_seconds(), 30);
+        assert!(!pod.host_network() && !pod.deleting());
+        assert_eq!(pod.full_name(), "_()");
+        assert_eq!(pod.api_phase(), "");
+    }
+
+    #[test]
+    fn a_deletion_sets_the_grace() {
+        let mut pod = Pod::default();
+        pod.metadata.deletion_grace_period_seconds = Some(5);
+        assert_eq!(pod.grace_seconds(), 30);
+        pod.metadata.deletion_timestamp = Some(now());
+        assert_eq!(pod.grace_seconds(), 5);
+    }
+
+    #[test]
+    fn containers_of_all_lists_are_found() {
+        let container = |name: &str| Container {
+            name: name.into(),
+            ..Default::default()
+        };
+        let pod = Pod {
+            spec: Some(PodSpec {
+                init_containers: Some(vec![container("i")]),
+                containers: vec![container("c")],
+                ephemeral_containers: Some(vec![EphemeralContainer {
+                    name: "e".into(),
+                    image: Some("debug".into()),
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        for name in ["i", "c", "e"] {
+            assert_eq!(pod.container(name).unwrap().name, name);
+        }
+        assert_eq!(pod.container("e").unwrap().image.as_deref(), Some("debug"));
+        assert!(pod.container("x").is_none());
+    }
+
+    #[test]
+    fn quantities_are_rounded_up() {
+        let quantity = |q: &str| Quantity(q.into());
+        assert_eq!(quantity_value(&quantity("1500m")), 2);
+        assert_eq!(quantity_milli(&quantity("1500m")), 1500);
+        assert_eq!(quantity_value(&quantity("1Ki")), 1024);
+        assert_eq!(quantity_value(&quantity("x")), 0);
+    }
 }

@@ -1,14 +1,16 @@
 //! The node agent: what kubelet, kube-proxy and the DNS add-on do on each node.
 //!
-//! - [`registration`] keeps the `Node` object and its lease.
-//! - [`pods`] runs one worker a pod: sandbox, volumes, images, containers, probes,
-//!   status. What to do next is decided by pure functions; the worker carries it out.
+//! - [`registration`] maintains the `Node` object and its lease.
+//! - [`pods`] runs one worker per pod: sandbox, volumes, images, containers, probes,
+//!   status. Pure functions decide what to do next; the worker carries it out.
 //! - [`volumes`] fills and refreshes a pod's volumes.
 //! - [`services`] feeds the service proxy, the name server and the routes.
 //! - [`server`] is the HTTPS endpoint behind `kubectl logs`, `exec`, `port-forward`.
+//! - [`eviction`], [`gc`] and [`logrotate`] keep memory and disk available.
 //!
-//! Nothing polls what a watch or an event can tell. Containers outlive the agent:
-//! on its start it adopts what runs.
+//! Every task takes the parts of the node that it needs; [`run`] puts them together.
+//! Changes come by watches and events, not by polling. Containers outlive the agent,
+//! which adopts the running ones when it starts.
 
 // Reuses the readers and writers of typed objects that are compiled there.
 use rkube_client as _;
@@ -17,43 +19,49 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use kube::Api;
 use rkube_config::{NodeConfig, paths, ports};
-use rkube_network::{NetworkConfig, NodeNetwork};
 use rkube_runtime::{Runtime, RuntimeConfig};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-mod agent;
+mod allocatable;
 mod client;
 mod eviction;
 mod gc;
+mod host;
 mod kinds;
+mod log_line;
 mod logrotate;
 mod machine;
+mod network;
+mod node_object;
 mod objects;
 mod pods;
+mod pressure;
 mod recorder;
 mod registration;
 mod server;
+mod service_env;
 mod services;
 mod volumes;
 mod watching;
 
-use agent::Agent;
+use gc::ImageCollector;
+use host::Host;
+use node_object::NodeObject;
 use objects::Objects;
-
-/// Name of the node's bridge for pods.
-const BRIDGE: &str = "rk0";
-/// The node's link to its peers.
-const UPLINK: &str = "eth0";
-/// Largest packet on pod links, in bytes.
-const MTU: u32 = 1500;
+use pods::context::PodContext;
+use pods::images::ImagePuller;
+use pods::table::PodTable;
+use recorder::Recorder;
 
 /// Runs the node agent until it fails or its future is dropped.
 ///
 /// Containers keep running afterwards; the next agent adopts them.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
-    // The whole process speaks TLS with ring; a second call finds it installed.
+    // Fails only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
     let client = client::connect(&config, &pki, "kubelet")?;
@@ -61,28 +69,81 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // all services, endpoints and nodes, and has an identity for that.
     let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
-    let (runtime, network) = tokio::try_join!(open_runtime(&config), open_network(&config))?;
+    let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = Objects::new(client.clone(), {
         let (config, pki) = (config.clone(), pki.clone());
         Box::new(move || client::connect(&config, &pki, "kubelet"))
     });
-    let agent = Agent::new(config, client, proxy_client, objects, runtime, network)?;
+
+    let host = Arc::new(Host::read(config));
+    let recorder = Recorder::start(client.clone(), host.name());
+    let pods = Arc::new(PodTable::default());
+    let images = Arc::new(ImagePuller::new(runtime.clone(), recorder.clone()));
+    let node = NodeObject::default();
+    let pressure = watch::Sender::default();
+    let environment = watch::Sender::new(None);
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    // The endpoint first: a node that says Ready must answer `kubectl logs`.
-    let endpoint = server::Server::bind(agent.clone(), &pki).await?;
-    tasks.spawn(endpoint.run());
-    tasks.spawn(ssh(agent.clone()));
-    tasks.spawn(registration::run(agent.clone()));
-    tasks.spawn(registration::renew_lease(agent.clone()));
-    tasks.spawn(services::run(agent.clone()));
-    tasks.spawn(pods::run(agent.clone()));
-    tasks.spawn(gc::run(agent.clone()));
-    tasks.spawn(logrotate::run(agent.clone()));
-    tasks.spawn(eviction::run(agent.clone()));
-    info!(node = %agent.config.name, "node agent runs");
+    // The endpoint first: a node that is Ready must answer `kubectl logs`.
+    let endpoint = server::Endpoint {
+        host: host.clone(),
+        runtime: runtime.clone(),
+        network: network.clone(),
+        pods: pods.clone(),
+    };
+    tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
+    tasks.spawn(serve_ssh(host.clone()));
+    tasks.spawn(registration::run(registration::Registrar {
+        host: host.clone(),
+        api: Api::all(client.clone()),
+        runtime: runtime.clone(),
+        recorder: recorder.clone(),
+        node: node.clone(),
+        pressure: pressure.subscribe(),
+        images: images.changes(),
+    }));
+    tasks.spawn(registration::renew_lease(
+        client.clone(),
+        host.clone(),
+        node.clone(),
+    ));
+    let services = environment.subscribe();
+    tasks.spawn(services::run(services::ServiceFeed {
+        host: host.clone(),
+        client: proxy_client,
+        network: network.clone(),
+        environment,
+    }));
+    tasks.spawn(pods::run(Arc::new(PodContext {
+        host: host.clone(),
+        client,
+        runtime: runtime.clone(),
+        network,
+        recorder: recorder.clone(),
+        objects: Arc::new(objects),
+        images: images.clone(),
+        services,
+        node,
+        pods: pods.clone(),
+    })));
+    tasks.spawn(gc::run(runtime.clone(), pods.clone()));
+    tasks.spawn(logrotate::run(runtime.clone(), pods.clone()));
+    tasks.spawn(eviction::run(eviction::Evictor {
+        host: host.clone(),
+        runtime: runtime.clone(),
+        recorder: recorder.clone(),
+        pods,
+        pressure,
+        images: ImageCollector {
+            node: host.name().to_owned(),
+            runtime,
+            recorder,
+            images,
+        },
+    }));
+    info!(node = %host.name(), "node agent runs");
 
-    // Every task runs for ever; the first to end takes the agent down, and the
+    // No task ends by itself. The first that ends takes the agent down, and the
     // node's init starts it again.
     match tasks.join_next().await {
         Some(Ok(Ok(()))) => anyhow::bail!("a part of the node agent ended"),
@@ -92,6 +153,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     }
 }
 
+/// Opens the container runtime and installs the images that the binary contains.
 async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
     let mut runtime = RuntimeConfig::new(
         paths::RUNTIME,
@@ -116,31 +178,8 @@ async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
     Ok(runtime)
 }
 
-async fn open_network(config: &NodeConfig) -> anyhow::Result<NodeNetwork> {
-    let cluster = &config.cluster;
-    let network = NetworkConfig {
-        node_ip: config.ip,
-        node_cidr: cluster.node_cidr,
-        pod_cidr: config.pod_cidr,
-        cluster_cidr: cluster.pod_cidr,
-        service_cidr: cluster.service_cidr,
-        bridge: BRIDGE.into(),
-        mtu: MTU,
-        uplink: UPLINK.into(),
-        state_dir: PathBuf::from(paths::STATE).join("network"),
-    };
-    let dns_ip = cluster.dns_ip;
-    tokio::task::spawn_blocking(move || {
-        let network = NodeNetwork::new(network)?;
-        network.setup()?;
-        network.add_local_address(dns_ip)?;
-        Ok::<_, rkube_network::NetworkError>(network)
-    })
-    .await?
-    .context("setting up the node's network")
-}
-
-async fn ssh(agent: Arc<Agent>) -> anyhow::Result<()> {
+/// Serves SSH to the node; without a host key it does nothing.
+async fn serve_ssh(host: Arc<Host>) -> anyhow::Result<()> {
     let dir = PathBuf::from(paths::SSH);
     let host_key_path = dir.join("ssh_host_ed25519_key");
     if !host_key_path.exists() {
@@ -150,7 +189,7 @@ async fn ssh(agent: Arc<Agent>) -> anyhow::Result<()> {
         );
         return std::future::pending().await;
     }
-    let config = &agent.config;
+    let config = &host.config;
     rkube_ssh::serve(rkube_ssh::SshConfig {
         // A virtual machine is reached over another link than its peers use.
         listen: (std::net::Ipv4Addr::UNSPECIFIED, ports::SSH).into(),

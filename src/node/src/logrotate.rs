@@ -1,61 +1,61 @@
-//! Keeping containers' logs small: 10 MiB a file, five files a container.
+//! Rotation of containers' logs: 10 MiB per file, five files per container.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rkube_runtime::Runtime;
 use tracing::{debug, warn};
 
-use crate::agent::Agent;
+use crate::pods::paths::log_path;
+use crate::pods::table::PodTable;
 
-/// How often sizes are looked at, the kubelet's interval.
-const INTERVAL: Duration = Duration::from_secs(10);
-/// When nothing runs there is nothing to look at so often.
-const IDLE_INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two looks at the logs' sizes, the kubelet's default.
+const CHECK_PERIOD: Duration = Duration::from_secs(10);
+/// Time between two looks while all logs are small.
+const IDLE_CHECK_PERIOD: Duration = Duration::from_secs(60);
+/// Size from which a log is rotated.
 const MAX_BYTES: u64 = 10 << 20;
+/// Maximum number of a container's files.
 const MAX_FILES: usize = 5;
 
-pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
+/// Rotates logs until the future is dropped.
+pub(crate) async fn run(runtime: Runtime, pods: Arc<PodTable>) -> anyhow::Result<()> {
     loop {
         let mut largest = 0;
-        for snapshot in agent.pods.all() {
+        for snapshot in pods.all() {
             for instance in snapshot
                 .instances
                 .values()
                 .filter_map(|a| a.last())
                 .filter(|i| i.running())
             {
-                let log = crate::pods::container::log_path(
-                    &snapshot.pod,
-                    &instance.name,
-                    instance.attempt,
-                );
+                let log = log_path(&snapshot.pod, &instance.name, instance.attempt);
                 let size = tokio::fs::metadata(&log).await.map_or(0, |m| m.len());
                 largest = largest.max(size);
                 if size > MAX_BYTES {
-                    rotate(&agent, &instance.id, &log).await;
+                    rotate(&runtime, &instance.id, &log).await;
                 }
             }
         }
-        let rest = if largest > MAX_BYTES / 4 {
-            INTERVAL
+        let period = if largest > MAX_BYTES / 4 {
+            CHECK_PERIOD
         } else {
-            IDLE_INTERVAL
+            IDLE_CHECK_PERIOD
         };
-        tokio::time::sleep(rest).await;
+        tokio::time::sleep(period).await;
     }
 }
 
-async fn rotate(agent: &Agent, id: &str, log: &Path) {
-    let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
-    let rotated = PathBuf::from(format!("{}.{stamp}", log.display()));
+async fn rotate(runtime: &Runtime, id: &str, log: &Path) {
+    let rotated = rotated_name(log, jiff::Timestamp::now());
     if let Err(e) = tokio::fs::rename(log, &rotated).await {
         warn!("rotating {}: {e}", log.display());
         return;
     }
-    if let Err(e) = agent.runtime.reopen_log(id).await {
+    if let Err(e) = runtime.reopen_log(id).await {
         warn!("reopening {}: {e}", log.display());
-        // The writer still has the old file; it must keep its name.
+        // The writer still uses the old file, which must keep its name.
         if let Err(e) = tokio::fs::rename(&rotated, log).await {
             warn!("{}: {e}", log.display());
         }
@@ -68,8 +68,14 @@ async fn rotate(agent: &Agent, id: &str, log: &Path) {
     }
 }
 
-/// A log's rotated files, oldest first.
-pub(crate) fn rotated_logs(log: &Path) -> Vec<PathBuf> {
+/// Returns the name of a log that is rotated at a time.
+fn rotated_name(log: &Path, at: jiff::Timestamp) -> PathBuf {
+    let stamp = at.strftime("%Y%m%d-%H%M%S");
+    PathBuf::from(format!("{}.{stamp}", log.display()))
+}
+
+/// Returns a log's rotated files, the oldest first.
+fn rotated_logs(log: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
         return Vec::new();
     };
@@ -85,8 +91,9 @@ pub(crate) fn rotated_logs(log: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Returns the rotated files to remove: the oldest ones.
 fn surplus(mut rotated: Vec<PathBuf>) -> Vec<PathBuf> {
-    // One of the files is the one being written.
+    // One of the files is being written.
     let keep = rotated.len().min(MAX_FILES - 1);
     rotated.truncate(rotated.len() - keep);
     rotated
@@ -101,5 +108,25 @@ mod tests {
         let names: Vec<PathBuf> = (0..6).map(|i| format!("0.log.{i}").into()).collect();
         assert_eq!(surplus(names.clone()), names[..2]);
         assert!(surplus(names[..4].to_vec()).is_empty());
+    }
+
+    #[test]
+    fn rotated_files_sort_by_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        let at = |s| jiff::Timestamp::from_second(s).unwrap();
+        let names: Vec<PathBuf> = [0, 86_400, 40_000_000]
+            .map(|s| rotated_name(&log, at(s)))
+            .into();
+        assert_eq!(names[0], dir.path().join("0.log.19700101-000000"));
+        for name in names
+            .iter()
+            .rev()
+            .chain([&log, &dir.path().join("1.log.x")])
+        {
+            std::fs::write(name, "").unwrap();
+        }
+        assert_eq!(rotated_logs(&log), names);
+        assert!(rotated_logs(&dir.path().join("none/0.log")).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What the machine under the node is.
+//! Facts about the machine under the node.
 
 use std::path::Path;
 
@@ -30,12 +30,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn read(config: &NodeConfig) -> anyhow::Result<Self> {
+    /// Reads the machine's facts; unknown ones are empty.
+    pub(crate) fn read(config: &NodeConfig) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let memory = meminfo("MemTotal").unwrap_or(0);
         let machine_id = read("/etc/machine-id");
         let uuid = read("/sys/class/dmi/id/product_uuid").to_lowercase();
-        Ok(Self {
+        Self {
             cpu_millis: config.cpu_millis.unwrap_or(cpus * 1000),
             memory_bytes: config
                 .memory_bytes
@@ -54,7 +55,7 @@ impl Machine {
             boot_id: read("/proc/sys/kernel/random/boot_id"),
             architecture: architecture(),
             hugepages: hugepages(),
-        })
+        }
     }
 }
 

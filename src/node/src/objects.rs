@@ -1,4 +1,4 @@
-//! Config maps and secrets that pods here use: one watch an object, shared by its users.
+//! Config maps and secrets that pods use: one watch per object, shared by its users.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -17,11 +17,11 @@ use crate::watching;
 /// What is known of an object.
 #[derive(Debug)]
 pub(crate) enum Known<K> {
-    /// The first answer has not come yet.
+    /// The watch has not listed the object yet.
     Unknown,
-    /// There is none of that name.
+    /// It does not exist.
     Absent,
-    /// As it is.
+    /// Its current version.
     Present(Arc<K>),
 }
 
@@ -35,12 +35,12 @@ impl<K> Clone for Known<K> {
     }
 }
 
-/// A share in the watch of one object; the watch ends with its last share.
+/// A watch of one object, which ends when it is dropped.
 pub(crate) struct Watched<K> {
     receiver: watch::Receiver<Known<K>>,
     task: tokio::task::AbortHandle,
     /// Counts the watch on its connection.
-    _place: Arc<()>,
+    _slot: Arc<()>,
 }
 
 impl<K> Drop for Watched<K> {
@@ -50,7 +50,7 @@ impl<K> Drop for Watched<K> {
 }
 
 impl<K> Watched<K> {
-    /// The object, or `None` when there is no such; waits for the first answer.
+    /// Returns the object, or `None` when it does not exist; waits for the first list.
     pub(crate) async fn get(&self) -> Option<Arc<K>> {
         let mut receiver = self.receiver.clone();
         let known = receiver
@@ -63,7 +63,7 @@ impl<K> Watched<K> {
         }
     }
 
-    /// A receiver that is told of every change.
+    /// Returns a receiver that is notified of every change.
     pub(crate) fn changes(&self) -> watch::Receiver<Known<K>> {
         self.receiver.clone()
     }
@@ -71,36 +71,38 @@ impl<K> Watched<K> {
 
 type Table<K> = Mutex<HashMap<(String, String), Weak<Watched<K>>>>;
 
-/// Watches a connection carries. Servers bound the streams of one, and the agent's
-/// own requests share the first.
-const WATCHES_PER_CONNECTION: usize = 100;
+/// Maximum number of watches per connection.
+///
+/// Servers limit the streams of a connection, and other requests share the first one.
+const MAX_WATCHES_PER_CONNECTION: usize = 100;
 
 type Connect = Box<dyn Fn() -> anyhow::Result<kube::Client> + Send + Sync>;
 
-/// Connections with room for more watches, made as they are needed.
+/// Connections for watches, opened as they are needed.
 struct Connections {
-    /// Each with a place that its watches hold a share of.
+    /// Each with a counter that its watches share.
     clients: Mutex<Vec<(kube::Client, Arc<()>)>>,
     connect: Connect,
 }
 
 impl Connections {
-    fn place(&self) -> (kube::Client, Arc<()>) {
+    /// Returns a connection with room for one more watch.
+    fn slot(&self) -> (kube::Client, Arc<()>) {
         let mut clients = self.clients.lock();
-        let roomy = clients
+        let free = clients
             .iter()
-            .find(|(_, place)| Arc::strong_count(place) <= WATCHES_PER_CONNECTION);
-        if let Some((client, place)) = roomy {
-            return (client.clone(), place.clone());
+            .find(|(_, slot)| Arc::strong_count(slot) <= MAX_WATCHES_PER_CONNECTION);
+        if let Some((client, slot)) = free {
+            return (client.clone(), slot.clone());
         }
         match (self.connect)() {
             Ok(client) => {
-                let place = Arc::new(());
-                clients.push((client.clone(), place.clone()));
-                (client, place)
+                let slot = Arc::new(());
+                clients.push((client.clone(), slot.clone()));
+                (client, slot)
             }
             Err(e) => {
-                // A crowded connection is better than none.
+                // The watch shares a connection that is full.
                 tracing::warn!("another connection to the API server: {e:#}");
                 clients[0].clone()
             }
@@ -159,7 +161,7 @@ where
     }
     table.retain(|_, w| w.strong_count() > 0);
     let (sender, receiver) = watch::channel(Known::Unknown);
-    let (client, place) = connections.place();
+    let (client, slot) = connections.slot();
     let api: Api<K> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let task = tokio::spawn(async move {
@@ -188,7 +190,7 @@ where
     let watched = Arc::new(Watched {
         receiver,
         task: task.abort_handle(),
-        _place: place,
+        _slot: slot,
     });
     table.insert(key, Arc::downgrade(&watched));
     watched

@@ -1,4 +1,4 @@
-//! Events about pods and the node, counted up instead of repeated.
+//! Events about pods and the node; repeated ones increase a count.
 
 use std::collections::HashMap;
 
@@ -11,13 +11,19 @@ use tracing::debug;
 use crate::client;
 use crate::kinds::*;
 
-/// How long an event may rest and still be counted up.
-const LIFE: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
-/// Events of one object that are told at once; a further one each [`REFILL_SECONDS`].
+/// How long after its last occurrence an event is counted instead of created.
+const AGGREGATION_PERIOD: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
+/// Events of one object without delay.
 const BURST: f64 = 25.0;
+/// Time after which an object may have one more event.
 const REFILL_SECONDS: f64 = 300.0;
-/// Events that wait for the API server at most.
-const BACKLOG: usize = 1000;
+/// Maximum number of events that wait for the API server.
+const MAX_PENDING_EVENTS: usize = 1000;
+
+/// Attempts of a request to a server that cannot be reached.
+const MAX_RETRIES: u32 = 12;
+/// Number of remembered events from which old ones are forgotten.
+const MAX_KNOWN_EVENTS: usize = 1024;
 
 /// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +40,22 @@ struct Entry {
     at: Timestamp,
 }
 
-/// Takes events and writes them in order, in the background.
+/// Queue of events, which are written in order in the background.
+#[derive(Clone)]
 pub(crate) struct Recorder {
     sender: mpsc::Sender<Entry>,
 }
 
 impl Recorder {
     pub(crate) fn start(client: kube::Client, node: &str) -> Self {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let (sender, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         tokio::spawn(write(client, node.to_owned(), receiver));
         Self { sender }
     }
 
-    /// Tells about an object. Never waits; an event is lost when too many wait already.
+    /// Records an event of an object.
+    ///
+    /// Never waits; the event is lost when too many are pending.
     pub(crate) fn record(
         &self,
         object: ObjectReference,
@@ -88,7 +97,7 @@ impl Recorder {
     }
 }
 
-/// A reference to a pod, or to one of its containers.
+/// Returns a reference to a pod, or to one of its containers.
 pub(crate) fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
     let field_path = container.map(|name| {
         let list = if pod.init_containers().iter().any(|c| c.name == name) {
@@ -111,7 +120,7 @@ pub(crate) fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
     }
 }
 
-/// A reference to the node itself. Its UID is its name, as the kubelet's events have it.
+/// Returns a reference to the node itself; its UID is its name, as in the kubelet's events.
 pub(crate) fn node_reference(name: &str) -> ObjectReference {
     ObjectReference {
         kind: Some("Node".into()),
@@ -145,12 +154,12 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
     let mut seen: HashMap<Key, Seen> = HashMap::new();
     let mut buckets: HashMap<String, Bucket> = HashMap::new();
     while let Some(entry) = entries.recv().await {
-        if seen.len() > 1024 {
-            seen.retain(|_, s| entry.at.duration_since(s.last) < LIFE);
+        if seen.len() > MAX_KNOWN_EVENTS {
+            seen.retain(|_, s| entry.at.duration_since(s.last) < AGGREGATION_PERIOD);
             buckets.retain(|_, b| b.tokens < BURST);
         }
         let uid = entry.object.uid.clone().unwrap_or_default();
-        if !take(&mut buckets, &uid, entry.at) {
+        if !take_token(&mut buckets, &uid, entry.at) {
             continue;
         }
         let namespace = entry
@@ -168,7 +177,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
         };
         let known = seen
             .get_mut(&key)
-            .filter(|s| entry.at.duration_since(s.last) < LIFE);
+            .filter(|s| entry.at.duration_since(s.last) < AGGREGATION_PERIOD);
         if let Some(known) = known {
             known.count += 1;
             known.last = entry.at;
@@ -181,7 +190,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
             let patch = Patch::Strategic(&patch);
             match retry(|| api.patch(&name, &params, &patch)).await {
                 Ok(_) => continue,
-                // The event has expired meanwhile; tell it anew.
+                // The event has expired meanwhile; it is created again.
                 Err(e) if client::answered(&e, 404) => {}
                 Err(e) => {
                     debug!("event {name}: {e}");
@@ -189,7 +198,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
                 }
             }
         }
-        let event = make(&node, &entry, &namespace);
+        let event = new_event(&node, &entry, &namespace);
         let name = event.metadata.name.clone().unwrap_or_default();
         let params = PostParams::default();
         match retry(|| api.create(&params, &event)).await {
@@ -208,14 +217,14 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
     }
 }
 
-/// Repeats a request while the server cannot be reached, up to 12 times.
+/// Repeats a request while the server cannot be reached, up to [`MAX_RETRIES`] times.
 async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     mut request: impl FnMut() -> F,
 ) -> Result<T, kube::Error> {
     let mut attempt = 0;
     loop {
         match request().await {
-            Err(e) if client::unreachable(&e) && attempt < 12 => {
+            Err(e) if client::unreachable(&e) && attempt < MAX_RETRIES => {
                 tokio::time::sleep(std::time::Duration::from_millis(100 << attempt.min(7))).await;
                 attempt += 1;
             }
@@ -224,7 +233,7 @@ async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     }
 }
 
-fn take(buckets: &mut HashMap<String, Bucket>, uid: &str, now: Timestamp) -> bool {
+fn take_token(buckets: &mut HashMap<String, Bucket>, uid: &str, now: Timestamp) -> bool {
     let bucket = buckets.entry(uid.to_owned()).or_insert(Bucket {
         tokens: BURST,
         last: now,
@@ -239,7 +248,7 @@ fn take(buckets: &mut HashMap<String, Bucket>, uid: &str, now: Timestamp) -> boo
     true
 }
 
-fn make(node: &str, entry: &Entry, namespace: &str) -> Event {
+fn new_event(node: &str, entry: &Entry, namespace: &str) -> Event {
     let at = Time(seconds(entry.at));
     Event {
         metadata: ObjectMeta {
@@ -283,11 +292,68 @@ mod tests {
     fn a_noisy_object_is_slowed_down() {
         let mut buckets = HashMap::new();
         let now = Timestamp::UNIX_EPOCH;
-        assert!((0..25).all(|_| take(&mut buckets, "a", now)));
-        assert!(!take(&mut buckets, "a", now));
-        assert!(take(&mut buckets, "b", now));
+        assert!((0..25).all(|_| take_token(&mut buckets, "a", now)));
+        assert!(!take_token(&mut buckets, "a", now));
+        assert!(take_token(&mut buckets, "b", now));
         let later = now + jiff::SignedDuration::from_secs(300);
-        assert!(take(&mut buckets, "a", later));
-        assert!(!take(&mut buckets, "a", later));
+        assert!(take_token(&mut buckets, "a", later));
+        assert!(!take_token(&mut buckets, "a", later));
+    }
+
+    fn pod() -> Pod {
+        let container = |name: &str| Container {
+            name: name.into(),
+            ..Default::default()
+        };
+        Pod {
+            metadata: ObjectMeta {
+                name: Some("p".into()),
+                namespace: Some("ns".into()),
+                uid: Some("u".into()),
+                resource_version: Some("7".into()),
+                ..Default::default()
+            },
+            spec: Some(PodSpec {
+                init_containers: Some(vec![container("i")]),
+                containers: vec![container("c")],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn references_name_the_container() {
+        let path = |name| reference(&pod(), name).field_path;
+        assert_eq!(path(None), None);
+        assert_eq!(path(Some("i")).as_deref(), Some("spec.initContainers{i}"));
+        assert_eq!(path(Some("c")).as_deref(), Some("spec.containers{c}"));
+        assert_eq!(
+            path(Some("d")).as_deref(),
+            Some("spec.ephemeralContainers{d}")
+        );
+        let r = reference(&pod(), None);
+        assert_eq!(r.kind.as_deref(), Some("Pod"));
+        assert_eq!(r.resource_version.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn events_are_the_kubelets() {
+        let entry = Entry {
+            object: reference(&pod(), Some("c")),
+            severity: Severity::Warning,
+            reason: "BackOff",
+            message: "m".into(),
+            at: Timestamp::from_nanosecond(0x1234_5678_9abc).unwrap(),
+        };
+        let event = new_event("n", &entry, "ns");
+        assert_eq!(event.metadata.name.as_deref(), Some("p.123456789abc"));
+        assert_eq!(event.metadata.namespace.as_deref(), Some("ns"));
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        let source = event.source.unwrap();
+        assert_eq!(source.component.as_deref(), Some("kubelet"));
+        assert_eq!(source.host.as_deref(), Some("n"));
+        assert_eq!(event.count, Some(1));
+        assert_eq!(event.first_timestamp, event.last_timestamp);
     }
 }

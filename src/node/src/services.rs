@@ -1,36 +1,40 @@
-//! Services, endpoints and nodes, handed to the proxy, the name server and the routes.
+//! Feeds services, endpoints and nodes to the proxy, the name server and the routes.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::StreamExt;
+use ipnet::Ipv4Net;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
-use rkube_network::{DnsConfig, DnsServer, DnsState, ProxyConfig, ServiceProxy, ServiceState};
+use rkube_network::{
+    DnsConfig, DnsServer, DnsState, NodeNetwork, ProxyConfig, ServiceProxy, ServiceState,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::agent::Agent;
+use crate::host::Host;
 use crate::kinds::{EndpointSlice, Node, Service};
+use crate::service_env::ServiceEnv;
 use crate::watching;
 
-/// Rules are written at most this often; the first change after a rest at once.
-const MIN_INTERVAL: Duration = Duration::from_millis(75);
+/// Minimum time between two writes of the rules.
+const MIN_SYNC_PERIOD: Duration = Duration::from_millis(75);
 
-/// Services by namespace and name, for containers' environments.
-pub(crate) type ServiceEnv = Arc<HashMap<String, Vec<Arc<Service>>>>;
-
-/// One kind's objects, complete once its first list has ended.
-struct Informed<K> {
+/// The objects of one kind.
+struct ObjectSet<K> {
     objects: HashMap<String, Arc<K>>,
+    /// Objects of a list that has not ended yet.
     listing: Option<HashMap<String, Arc<K>>>,
+    /// Whether a list has ended.
     complete: bool,
 }
 
-impl<K> Default for Informed<K> {
+impl<K> Default for ObjectSet<K> {
     fn default() -> Self {
         Self {
             objects: HashMap::new(),
@@ -44,9 +48,9 @@ fn key<K: ResourceExt>(k: &K) -> String {
     format!("{}/{}", k.namespace().unwrap_or_default(), k.name_any())
 }
 
-impl<K: ResourceExt> Informed<K> {
-    /// Takes an event in; answers whether the set of objects may have changed.
-    fn take(&mut self, event: Event<K>) -> bool {
+impl<K: ResourceExt> ObjectSet<K> {
+    /// Applies an event; returns whether the set may have changed.
+    fn apply(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => {
                 self.listing = Some(HashMap::new());
@@ -82,9 +86,19 @@ enum Change {
     Node(Box<Event<Node>>),
 }
 
-/// Feeds the node's network until it is dropped.
-pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
-    let config = &agent.config;
+/// What the node's network is fed from.
+pub(crate) struct ServiceFeed {
+    pub host: Arc<Host>,
+    /// Client with the service proxy's identity.
+    pub client: kube::Client,
+    pub network: NodeNetwork,
+    /// Services for containers' environments.
+    pub environment: watch::Sender<Option<ServiceEnv>>,
+}
+
+/// Feeds the node's network until the future is dropped.
+pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
+    let config = &feed.host.config;
     let dns = DnsServer::start(DnsConfig {
         listen: (config.cluster.dns_ip, 53).into(),
         domain: config.cluster.dns_domain.clone(),
@@ -104,17 +118,17 @@ pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
     );
 
     let (sender, mut changes) = mpsc::channel::<Change>(256);
-    spawn_watch(&agent, &sender, |e| Change::Service(Box::new(e)));
-    spawn_watch(&agent, &sender, |e| Change::Slice(Box::new(e)));
-    spawn_watch(&agent, &sender, |e| Change::Node(Box::new(e)));
+    spawn_watch(&feed.client, &sender, |e| Change::Service(Box::new(e)));
+    spawn_watch(&feed.client, &sender, |e| Change::Slice(Box::new(e)));
+    spawn_watch(&feed.client, &sender, |e| Change::Node(Box::new(e)));
 
-    let mut services = Informed::<Service>::default();
-    let mut slices = Informed::<EndpointSlice>::default();
-    let mut nodes = Informed::<Node>::default();
-    let mut dirty = Dirty::default();
+    let mut services = ObjectSet::<Service>::default();
+    let mut slices = ObjectSet::<EndpointSlice>::default();
+    let mut nodes = ObjectSet::<Node>::default();
+    let mut pending = PendingSync::default();
     let mut last = None::<Instant>;
     loop {
-        let due = last.map_or_else(Instant::now, |l| l + MIN_INTERVAL);
+        let due = last.map_or_else(Instant::now, |l| l + MIN_SYNC_PERIOD);
         tokio::select! {
             biased;
             change = changes.recv() => {
@@ -123,28 +137,28 @@ pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
                 };
                 match change {
                     Change::Service(event) => {
-                        if services.take(*event) {
-                            dirty.services = true;
-                            publish(&agent.services, &services);
+                        if services.apply(*event) {
+                            pending.services = true;
+                            publish(&feed.environment, &services);
                         }
                     }
-                    Change::Slice(event) => dirty.services |= slices.take(*event),
-                    Change::Node(event) => dirty.routes |= nodes.take(*event),
+                    Change::Slice(event) => pending.services |= slices.apply(*event),
+                    Change::Node(event) => pending.routes |= nodes.apply(*event),
                 }
             }
-            () = tokio::time::sleep_until(due), if dirty.any() => {
-                if dirty.routes && nodes.complete {
-                    set_routes(&agent, &nodes).await;
-                    dirty.routes = false;
+            () = tokio::time::sleep_until(due), if pending.any() => {
+                if pending.routes && nodes.complete {
+                    feed.set_routes(&nodes).await;
+                    pending.routes = false;
                 }
-                if dirty.services && services.complete && slices.complete {
-                    sync(&agent, &proxy, &dns, &services, &slices).await;
-                    dirty.services = false;
+                if pending.services && services.complete && slices.complete {
+                    sync(config.name.clone(), &proxy, &dns, &services, &slices).await;
+                    pending.services = false;
                 }
                 last = Some(Instant::now());
-                if dirty.any() {
+                if pending.any() {
                     // Something is not listed yet; its own event will come.
-                    dirty = Dirty::default();
+                    pending = PendingSync::default();
                 }
             }
         }
@@ -152,19 +166,19 @@ pub(crate) async fn run(agent: Arc<Agent>) -> anyhow::Result<()> {
 }
 
 #[derive(Default)]
-struct Dirty {
+struct PendingSync {
     services: bool,
     routes: bool,
 }
 
-impl Dirty {
+impl PendingSync {
     fn any(&self) -> bool {
         self.services || self.routes
     }
 }
 
 fn spawn_watch<K>(
-    agent: &Agent,
+    client: &kube::Client,
     sender: &mpsc::Sender<Change>,
     wrap: impl Fn(Event<K>) -> Change + Send + 'static,
 ) where
@@ -175,7 +189,7 @@ fn spawn_watch<K>(
         + Send
         + 'static,
 {
-    let api: Api<K> = Api::all(agent.proxy_client.clone());
+    let api: Api<K> = Api::all(client.clone());
     let sender = sender.clone();
     tokio::spawn(async move {
         let events = watching::forever(api, watcher::Config::default());
@@ -188,7 +202,7 @@ fn spawn_watch<K>(
     });
 }
 
-fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &Informed<Service>) {
+fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>) {
     if !services.complete {
         return;
     }
@@ -203,16 +217,15 @@ fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &Informed<Service>)
 }
 
 async fn sync(
-    agent: &Agent,
+    node: String,
     proxy: &Arc<ServiceProxy>,
     dns: &DnsServer,
-    services: &Informed<Service>,
-    slices: &Informed<EndpointSlice>,
+    services: &ObjectSet<Service>,
+    slices: &ObjectSet<EndpointSlice>,
 ) {
     let (services, slices) = (services.values(), slices.values());
     dns.update(DnsState::from_objects(&services, &slices));
     let proxy = proxy.clone();
-    let node = agent.config.name.clone();
     let done = tokio::task::spawn_blocking(move || {
         proxy.sync(&ServiceState::from_objects(&services, &slices, &node))
     })
@@ -224,11 +237,24 @@ async fn sync(
     }
 }
 
-async fn set_routes(agent: &Agent, nodes: &Informed<Node>) {
-    let routes: Vec<_> = nodes
+impl ServiceFeed {
+    async fn set_routes(&self, nodes: &ObjectSet<Node>) {
+        let routes = routes(nodes, self.host.name());
+        let network = self.network.clone();
+        match tokio::task::spawn_blocking(move || network.set_routes(&routes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => warn!("setting the routes to other nodes: {e}"),
+            Err(e) => warn!("setting the routes to other nodes: {e}"),
+        }
+    }
+}
+
+/// Returns the pod networks of other nodes and the addresses that they are reached by.
+fn routes(nodes: &ObjectSet<Node>, own_name: &str) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    nodes
         .objects
         .values()
-        .filter(|n| n.name_any() != agent.config.name)
+        .filter(|n| n.name_any() != own_name)
         .filter_map(|n| {
             let cidr = n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
             let address = n
@@ -240,11 +266,94 @@ async fn set_routes(agent: &Agent, nodes: &Informed<Node>) {
                 .find(|a| a.type_ == "InternalIP")?;
             Some((cidr, address.address.parse().ok()?))
         })
-        .collect();
-    let network = agent.network.clone();
-    match tokio::task::spawn_blocking(move || network.set_routes(&routes)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(e)) => warn!("setting the routes to other nodes: {e}"),
-        Err(e) => warn!("setting the routes to other nodes: {e}"),
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus};
+
+    fn node(name: &str, cidr: &str, ip: &str) -> Node {
+        let mut node = Node {
+            spec: Some(NodeSpec {
+                pod_cidr: Some(cidr.into()),
+                ..Default::default()
+            }),
+            status: Some(NodeStatus {
+                addresses: Some(vec![NodeAddress {
+                    type_: "InternalIP".into(),
+                    address: ip.into(),
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        node.metadata.name = Some(name.into());
+        node
+    }
+
+    #[test]
+    fn a_set_is_complete_after_its_first_list() {
+        let mut set = ObjectSet::<Node>::default();
+        assert!(!set.apply(Event::Init));
+        assert!(!set.apply(Event::InitApply(node("a", "", ""))));
+        assert!(!set.complete && set.values().is_empty());
+        assert!(set.apply(Event::InitDone));
+        assert!(set.complete);
+        assert_eq!(set.values().len(), 1);
+        assert!(set.apply(Event::Apply(node("b", "", ""))));
+        assert_eq!(set.values().len(), 2);
+        assert!(set.apply(Event::Delete(node("a", "", ""))));
+        assert!(
+            !set.apply(Event::Delete(node("a", "", ""))),
+            "it is gone already"
+        );
+        // A list replaces all objects, and not before its end.
+        set.apply(Event::Init);
+        set.apply(Event::InitApply(node("c", "", "")));
+        assert_eq!(set.values()[0].name_any(), "b");
+        set.apply(Event::InitDone);
+        assert_eq!(set.values()[0].name_any(), "c");
+    }
+
+    #[test]
+    fn routes_lead_to_other_nodes() {
+        let mut set = ObjectSet::<Node>::default();
+        for n in [
+            node("own", "10.244.0.0/24", "10.0.0.1"),
+            node("other", "10.244.1.0/24", "10.0.0.2"),
+            node("no-network", "", "10.0.0.3"),
+            node("no-address", "10.244.3.0/24", "x"),
+            Node::default(),
+        ] {
+            set.apply(Event::Apply(n));
+        }
+        assert_eq!(
+            routes(&set, "own"),
+            [(
+                "10.244.1.0/24".parse().unwrap(),
+                "10.0.0.2".parse().unwrap()
+            )]
+        );
+    }
+
+    #[test]
+    fn services_are_published_by_namespace() {
+        let (sender, receiver) = watch::channel(None);
+        let mut set = ObjectSet::<Service>::default();
+        publish(&sender, &set);
+        assert!(receiver.borrow().is_none(), "not before the first list");
+        for (namespace, name) in [("a", "x"), ("a", "y"), ("b", "x")] {
+            let mut service = Service::default();
+            service.metadata.namespace = Some(namespace.into());
+            service.metadata.name = Some(name.into());
+            set.apply(Event::InitApply(service));
+        }
+        set.apply(Event::InitDone);
+        publish(&sender, &set);
+        let published = receiver.borrow().clone().unwrap();
+        assert_eq!(published["a"].len(), 2);
+        assert_eq!(published["b"].len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Watches that survive everything: a thin layer on kube's watcher.
+//! Watches that retry for ever, on top of kube's watcher.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -11,8 +11,9 @@ use tracing::debug;
 
 use crate::client::retry_delay;
 
-/// Watches for ever. Errors are waited out: shortly while the API server may be
-/// coming up, longer when it stays away.
+/// Returns the events of a watch that never ends.
+///
+/// After errors the watch is retried, with delays that grow (see [`retry_delay`]).
 pub(crate) fn forever<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -34,7 +35,7 @@ where
                     }
                     Err(e) => {
                         debug!("watching {}: {e}", K::plural(&()));
-                        // Watches end together when the server goes; do not come back together.
+                        // Watches end together with the server, but must not restart together.
                         let jitter = Duration::from_millis(rand::random_range(0..20));
                         tokio::time::sleep(retry_delay(failures) + jitter).await;
                         failures += 1;

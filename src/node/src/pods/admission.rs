@@ -1,4 +1,4 @@
-//! Whether the node takes a pod that was bound to it.
+//! Admission of pods that were bound to the node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,30 +6,39 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::NodeSelectorRequirement;
 
 use super::qos;
-use super::status::Waiting;
-use crate::agent::Agent;
+use super::reason::Reason;
+use crate::allocatable::Allocatable;
 use crate::kinds::*;
-use crate::registration::{Allocatable, allocatable};
 
-fn refuse(reason: &str, message: impl std::fmt::Display) -> Waiting {
-    Waiting {
-        reason: reason.into(),
-        message: format!("Pod was rejected: {message}"),
-    }
+fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
+    Reason::new(reason, format!("Pod was rejected: {message}"))
 }
 
-/// Checks what the scheduler checked too: a pod may have been bound by hand, or
-/// the node may have changed since.
-pub(crate) fn admit(agent: &Agent, pod: &Pod, others: &[Arc<Pod>]) -> Result<(), Waiting> {
+/// Checks that the node can run a pod.
+///
+/// Repeats the scheduler's checks: a pod may have been bound manually, or the node may
+/// have changed since.
+///
+/// `labels` are the node's; they are empty before the node is registered.
+///
+/// # Errors
+///
+/// Fails with the reason of the pod's failure.
+pub(crate) fn admit(
+    pod: &Pod,
+    others: &[Arc<Pod>],
+    node: &Allocatable,
+    labels: &BTreeMap<String, String>,
+    name: &str,
+) -> Result<(), Reason> {
     let others: Vec<&Pod> = others
         .iter()
         .map(AsRef::as_ref)
         .filter(|p| !matches!(p.api_phase(), "Succeeded" | "Failed") && p.uid() != pod.uid())
         .collect();
-    fits(pod, &others, &allocatable(agent))?;
-    let labels = agent.node_labels();
+    fits(pod, &others, node)?;
     // Before its registration the node has no labels to compare with.
-    if !labels.is_empty() && !selects(pod, &labels, &agent.config.name) {
+    if !labels.is_empty() && !selects(pod, labels, name) {
         return Err(refuse(
             "NodeAffinity",
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
@@ -123,19 +132,23 @@ pub(crate) fn needs(pod: &Pod) -> Needs {
     all
 }
 
-/// What a node has too little of.
-pub(crate) struct Lack {
+/// Error returned when a node has too little of a resource.
+pub(crate) struct InsufficientResource {
     resource: &'static str,
     pub message: String,
 }
 
-fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Waiting> {
-    enough(pod, others, a).map_err(|lack| refuse(&format!("OutOf{}", lack.resource), lack.message))
+fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Reason> {
+    check_resources(pod, others, a).map_err(|e| refuse(&format!("OutOf{}", e.resource), e.message))
 }
 
-/// Whether the node has what a pod asks for, beside others.
-pub(crate) fn enough(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Lack> {
-    let out_of = |resource, requested: i64, used: i64, capacity: i64| Lack {
+/// Checks that the node has what a pod requests, besides others.
+pub(crate) fn check_resources(
+    pod: &Pod,
+    others: &[&Pod],
+    a: &Allocatable,
+) -> Result<(), InsufficientResource> {
+    let out_of = |resource, requested: i64, used: i64, capacity: i64| InsufficientResource {
         resource,
         message: format!(
             "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
@@ -245,7 +258,7 @@ fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, &str, i32)> {
         })
 }
 
-fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Waiting> {
+fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Reason> {
     for (protocol, ip, port) in host_ports(pod) {
         let taken = others.iter().flat_map(|p| host_ports(p)).any(|(q, j, n)| {
             q == protocol && n == port && (ip == j || ip == "0.0.0.0" || j == "0.0.0.0")

@@ -1,12 +1,12 @@
-//! Growing pauses between attempts: 10 s, doubled to 5 min, forgotten after 10 min of peace.
+//! Exponential back-off: 10 s, doubled up to 5 min, forgotten 10 min after the last attempt.
 
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// First pause.
+/// First delay.
 pub(crate) const INITIAL: SignedDuration = SignedDuration::from_secs(10);
-/// Longest pause.
+/// Maximum delay.
 pub(crate) const MAX: SignedDuration = SignedDuration::from_mins(5);
 
 #[derive(Clone, Copy, Debug)]
@@ -15,15 +15,17 @@ struct Entry {
     updated: Timestamp,
 }
 
-/// Pauses by key. As upstream's flow control: an entry counts from the *event*
-/// (a container's end, a failed pull), not from when it was noted.
+/// Delays by key, as in upstream's flow control.
+///
+/// A delay begins with the *event* (a container's end, a failed pull), not when the event
+/// is observed.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     entries: HashMap<String, Entry>,
 }
 
 impl Backoff {
-    /// The pause that still holds after `event`: its whole length and its end.
+    /// Returns the delay in effect after `event`: its length and its end.
     pub(crate) fn holds(
         &self,
         key: &str,
@@ -38,14 +40,14 @@ impl Backoff {
         (now < until).then_some((entry.pause, until))
     }
 
-    /// The pause that holds since the key's own last attempt: its end.
+    /// Returns the end of the delay in effect since the key's last attempt.
     pub(crate) fn holds_since_update(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
         let entry = self.entries.get(key)?;
         let until = entry.updated + entry.pause;
         (now < until).then_some(until)
     }
 
-    /// Notes another attempt after `event`, which makes the next pause longer.
+    /// Records an attempt after `event`, which doubles the next delay.
     pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let pause = match self.entries.get(key) {
             Some(e) if !expired(event, e.updated) => (e.pause * 2).min(MAX),
@@ -65,7 +67,7 @@ impl Backoff {
         self.entries.remove(key);
     }
 
-    /// Forgets entries that count no more.
+    /// Forgets entries that have expired.
     pub(crate) fn collect(&mut self, now: Timestamp) {
         self.entries.retain(|_, e| !expired(now, e.updated));
     }
@@ -75,7 +77,7 @@ fn expired(event: Timestamp, updated: Timestamp) -> bool {
     event.duration_since(updated) > MAX * 2
 }
 
-/// A duration as Go prints it, in whole seconds: `10s`, `2m40s`, `5m0s`.
+/// Formats a duration as Go does, in whole seconds: `10s`, `2m40s`, `5m0s`.
 pub(crate) fn go_duration(d: SignedDuration) -> String {
     let s = d.as_secs();
     match (s / 3600, s % 3600 / 60, s % 60) {
@@ -85,7 +87,7 @@ pub(crate) fn go_duration(d: SignedDuration) -> String {
     }
 }
 
-/// A duration as Go prints it, with fractions below a minute: `1.234s`, `56ms`.
+/// Formats a duration as Go does, with fractions of seconds: `1.234s`, `56ms`.
 pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
     let ns = d.as_nanos();
     let trim = |v: f64, digits: usize, unit: &str| {
@@ -142,5 +144,43 @@ mod tests {
         assert_eq!(go_duration_fine(ms(100)), "100ms");
         assert_eq!(go_duration_fine(ms(1234)), "1.234s");
         assert_eq!(go_duration_fine(ms(61_500)), "1m1.5s");
+    }
+
+    #[test]
+    fn the_event_counts_and_not_its_observation() {
+        let mut b = Backoff::default();
+        b.next("k", at(100), at(130));
+        // The container ended at 100; ten seconds later it may start.
+        assert!(b.holds("k", at(100), at(109)).is_some());
+        assert!(b.holds("k", at(100), at(110)).is_none());
+        // A pull counts from its own attempt.
+        assert_eq!(b.holds_since_update("k", at(139)), Some(at(140)));
+        assert_eq!(b.holds_since_update("k", at(140)), None);
+        assert_eq!(b.holds_since_update("other", at(0)), None);
+    }
+
+    #[test]
+    fn entries_are_forgotten() {
+        let mut b = Backoff::default();
+        b.next("a", at(0), at(0));
+        b.next("b", at(0), at(0));
+        b.reset("a");
+        assert!(b.holds("a", at(0), at(1)).is_none());
+        b.collect(at(600));
+        assert!(b.entries.contains_key("b"), "ten minutes are not over");
+        b.collect(at(601));
+        assert!(b.entries.is_empty());
+    }
+
+    #[test]
+    fn long_durations_have_hours() {
+        let s = SignedDuration::from_secs;
+        assert_eq!(go_duration(s(0)), "0s");
+        assert_eq!(go_duration(s(3600)), "1h0m0s");
+        assert_eq!(go_duration(s(3725)), "1h2m5s");
+        let us = std::time::Duration::from_micros;
+        assert_eq!(go_duration_fine(us(12)), "12µs");
+        assert_eq!(go_duration_fine(us(1_500_000)), "1.5s");
+        assert_eq!(go_duration_fine(us(60_000_000)), "1m0s");
     }
 }

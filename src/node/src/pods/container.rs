@@ -2,177 +2,196 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
-use rkube_config::paths;
-use rkube_runtime::{ContainerSpec, ImageStatus, Mount, PidMode, SeccompProfile, Security};
+use rkube_runtime::{
+    ContainerSpec, ImageMount, ImageStatus, Mount, PidMode, SeccompProfile, Security,
+};
 
-use super::env::{Fields, environment, expand};
+use super::env::{EnvSources, Fields, environment, expand};
 use super::instance::keys;
-use super::{ObjectHold, plan, qos};
-use crate::agent::Agent;
+use super::object_hold::ObjectHold;
+use super::paths::{log_path, message_file, pod_dir};
+use super::{plan, qos};
+use crate::allocatable::signed;
+use crate::host::Host;
 use crate::kinds::*;
+use crate::log_line::LogLine;
+use crate::service_env::ServiceEnvReceiver;
 use crate::volumes::Mounted;
 
 /// Profiles that `Localhost` seccomp names are relative to.
 const SECCOMP_ROOT: &str = "/var/lib/rkube/seccomp";
 
-/// Where the node keeps a pod's files.
-pub(crate) fn pod_dir(uid: &str) -> PathBuf {
-    Path::new(paths::PODS).join(uid)
-}
-
-/// Where a pod's logs are.
-pub(crate) fn log_dir(pod: &Pod) -> PathBuf {
-    Path::new(paths::POD_LOGS).join(format!("{}_{}_{}", pod.namespace(), pod.name(), pod.uid()))
-}
-
-/// The log of one attempt of a container.
-pub(crate) fn log_path(pod: &Pod, container: &str, attempt: u32) -> PathBuf {
-    log_dir(pod).join(container).join(format!("{attempt}.log"))
-}
-
-/// Where an attempt of a container leaves its last words.
-pub(crate) fn message_file(uid: &str, container: &str, attempt: u32) -> PathBuf {
-    pod_dir(uid)
-        .join("containers")
-        .join(container)
-        .join(attempt.to_string())
-}
-
 /// What a container is made from, besides its specification.
-pub(crate) struct Making<'a> {
-    pub agent: &'a Agent,
+pub(crate) struct ContainerSources<'a> {
+    pub host: &'a Host,
+    pub services: &'a ServiceEnvReceiver,
     pub pod: &'a Pod,
     pub container: &'a Container,
     pub attempt: u32,
     pub image: &'a ImageStatus,
     pub pod_ip: Option<IpAddr>,
     pub volumes: &'a Mounted,
-    /// The container whose processes an ephemeral one sees.
+    /// ID of the container whose processes an ephemeral one sees.
     pub target: Option<String>,
 }
 
-/// Builds the specification. An error is a mistake of the pod's, worded for its status.
+/// Builds the runtime's specification of a container.
+///
+/// # Errors
+///
+/// Fails for a mistake in the pod; the message is the container's status.
 pub(crate) async fn specify(
-    m: &Making<'_>,
+    sources: &ContainerSources<'_>,
     objects: &mut ObjectHold,
 ) -> Result<ContainerSpec, String> {
-    let Making {
-        agent,
+    let ContainerSources {
+        host,
         pod,
         container,
         ..
-    } = *m;
-    check_non_root(pod, container, m.image)?;
-    let fields = Fields {
-        pod,
-        node_name: &agent.config.name,
-        node_ip: agent.config.ip.into(),
-        pod_ip: m.pod_ip,
+    } = *sources;
+    check_non_root(pod, container, sources.image)?;
+    let env_sources = EnvSources {
+        fields: Fields {
+            pod,
+            node_name: host.name(),
+            node_ip: host.ip(),
+            pod_ip: sources.pod_ip,
+        },
+        node: &host.allocatable(),
+        services: sources.services,
     };
-    let env = environment(agent, &fields, container, objects).await?;
+    let env = environment(&env_sources, container, objects).await?;
     let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let (mut mounts, image_mounts) = volume_mounts(sources.volumes, container, lookup)?;
+    add_pod_files(sources, &mut mounts);
+    let message_path = container
+        .termination_message_path
+        .clone()
+        .unwrap_or_else(|| "/dev/termination-log".into());
+    add_message_file(sources, &message_path, &mut mounts)?;
     let expand_all = |list: &Option<Vec<String>>| {
         list.as_ref()
             .filter(|l| !l.is_empty())
             .map(|l| l.iter().map(|a| expand(a, lookup)).collect::<Vec<_>>())
     };
     let (command, args) = (expand_all(&container.command), expand_all(&container.args));
-    let mut mounts = Vec::new();
-    let mut image_mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
-        let sub_path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
-            Some(expression) => {
-                let text = expand(expression, lookup);
-                if text.contains("$(") {
-                    return Err(format!(
-                        "missing value for {:?} in subPathExpr {expression:?}",
-                        mount.name
-                    ));
-                }
-                Some(text)
-            }
-            None => mount.sub_path.clone().filter(|s| !s.is_empty()),
-        };
-        if let Some(image) = m.volumes.image(&mount.name) {
-            image_mounts.push(rkube_runtime::ImageMount {
-                image: image.to_owned(),
-                container_path: mount.mount_path.clone().into(),
-                sub_path: sub_path.unwrap_or_default(),
-            });
-            continue;
-        }
-        mounts.push(m.volumes.mount(mount, sub_path.as_deref())?);
-    }
-    add_pod_files(m, &mut mounts)?;
-    let message_path = container
-        .termination_message_path
-        .clone()
-        .unwrap_or_else(|| "/dev/termination-log".into());
-    add_message_file(m, &message_path, &mut mounts)?;
-
-    let labels = BTreeMap::from([
-        (keys::POD_NAME.to_owned(), pod.name().to_owned()),
-        (keys::POD_NAMESPACE.to_owned(), pod.namespace().to_owned()),
-        (keys::POD_UID.to_owned(), pod.uid().to_owned()),
-        (keys::CONTAINER_NAME.to_owned(), container.name.clone()),
-    ]);
-    let policy = container
-        .termination_message_policy
-        .clone()
-        .unwrap_or_else(|| "File".into());
-    let annotations = BTreeMap::from([
-        (keys::HASH.to_owned(), plan::hash(container)),
-        (
-            keys::RESOURCES.to_owned(),
-            serde_json::to_string(&container.resources.clone().unwrap_or_default())
-                .map_err(|e| e.to_string())?,
-        ),
-        (keys::RESTART_COUNT.to_owned(), m.attempt.to_string()),
-        (keys::MESSAGE_PATH.to_owned(), message_path),
-        (keys::MESSAGE_POLICY.to_owned(), policy),
-        (keys::GRACE.to_owned(), pod.grace_seconds().to_string()),
-        (
-            keys::IMAGE_NAME.to_owned(),
-            image_name(m.image, container.image.as_deref().unwrap_or_default()),
-        ),
-    ]);
-    let node_memory = i64::try_from(agent.machine.memory_bytes).unwrap_or(i64::MAX);
-    let security = security(pod, container, m.volumes.fs_group());
+    let memory = signed(host.machine.memory_bytes);
     Ok(ContainerSpec {
         name: container.name.clone(),
-        attempt: m.attempt,
-        image: m.image.id.clone(),
+        attempt: sources.attempt,
+        image: sources.image.id.clone(),
         command,
         args,
-        env,
         working_dir: container.working_dir.clone().filter(|w| !w.is_empty()),
         mounts,
         image_mounts,
         resources: qos::runtime_resources(container),
-        oom_score_adj: Some(qos::oom_score_adj(pod, container, node_memory)),
-        security,
-        pid: match &m.target {
+        oom_score_adj: Some(qos::oom_score_adj(pod, container, memory)),
+        security: security(pod, container, sources.volumes.fs_group()),
+        pid: match &sources.target {
             Some(id) => PidMode::Container(id.clone()),
             None => PidMode::Sandbox,
         },
         tty: container.tty.unwrap_or(false),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
-        log_path: Some(log_path(pod, &container.name, m.attempt)),
+        log_path: Some(log_path(pod, &container.name, sources.attempt)),
         stop_signal: container
             .lifecycle
             .as_ref()
             .and_then(|l| l.stop_signal.clone()),
-        labels,
-        annotations,
+        labels: labels(pod, container),
+        annotations: annotations(sources, message_path)?,
+        env,
         ..Default::default()
     })
 }
 
-/// The image's name as the status shows it: fully qualified, the one asked for first.
+/// Returns what the runtime mounts for a container's volume mounts.
+fn volume_mounts(
+    volumes: &Mounted,
+    container: &Container,
+    lookup: impl Fn(&str) -> Option<String> + Copy,
+) -> Result<(Vec<Mount>, Vec<ImageMount>), String> {
+    let (mut mounts, mut image_mounts) = (Vec::new(), Vec::new());
+    for mount in container.volume_mounts.iter().flatten() {
+        let sub_path = sub_path(mount, lookup)?;
+        if let Some(image) = volumes.image(&mount.name) {
+            image_mounts.push(ImageMount {
+                image: image.to_owned(),
+                container_path: mount.mount_path.clone().into(),
+                sub_path: sub_path.unwrap_or_default(),
+            });
+            continue;
+        }
+        mounts.push(volumes.mount(mount, sub_path.as_deref())?);
+    }
+    Ok((mounts, image_mounts))
+}
+
+/// Returns the path of a mount within its volume, with variables expanded.
+fn sub_path(
+    mount: &VolumeMount,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<Option<String>, String> {
+    let Some(expression) = mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) else {
+        return Ok(mount.sub_path.clone().filter(|s| !s.is_empty()));
+    };
+    let text = expand(expression, lookup);
+    if text.contains("$(") {
+        return Err(format!(
+            "missing value for {:?} in subPathExpr {expression:?}",
+            mount.name
+        ));
+    }
+    Ok(Some(text))
+}
+
+fn labels(pod: &Pod, container: &Container) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (keys::POD_NAME.to_owned(), pod.name().to_owned()),
+        (keys::POD_NAMESPACE.to_owned(), pod.namespace().to_owned()),
+        (keys::POD_UID.to_owned(), pod.uid().to_owned()),
+        (keys::CONTAINER_NAME.to_owned(), container.name.clone()),
+    ])
+}
+
+/// Returns what the next agent has to know of a container.
+fn annotations(
+    sources: &ContainerSources<'_>,
+    message_path: String,
+) -> Result<BTreeMap<String, String>, String> {
+    let ContainerSources { pod, container, .. } = *sources;
+    let policy = container
+        .termination_message_policy
+        .clone()
+        .unwrap_or_else(|| "File".into());
+    let resources = container.resources.clone().unwrap_or_default();
+    Ok(BTreeMap::from([
+        (keys::HASH.to_owned(), plan::hash(container)),
+        (
+            keys::RESOURCES.to_owned(),
+            serde_json::to_string(&resources).map_err(|e| e.to_string())?,
+        ),
+        (keys::RESTART_COUNT.to_owned(), sources.attempt.to_string()),
+        (keys::MESSAGE_PATH.to_owned(), message_path),
+        (keys::MESSAGE_POLICY.to_owned(), policy),
+        (keys::GRACE.to_owned(), pod.grace_seconds().to_string()),
+        (
+            keys::IMAGE_NAME.to_owned(),
+            image_name(
+                sources.image,
+                container.image.as_deref().unwrap_or_default(),
+            ),
+        ),
+    ]))
+}
+
+/// Returns the image's name for the status: the fully qualified form of `asked` if there is one.
 fn image_name(image: &ImageStatus, asked: &str) -> String {
     image
         .repo_tags
@@ -196,33 +215,36 @@ fn mounts_path(container: &Container, path: &str) -> bool {
         .any(|m| m.mount_path.trim_end_matches('/') == path)
 }
 
-fn add_pod_files(m: &Making<'_>, mounts: &mut Vec<Mount>) -> Result<(), String> {
-    let dir = pod_dir(m.pod.uid());
+fn add_pod_files(sources: &ContainerSources<'_>, mounts: &mut Vec<Mount>) {
+    let dir = pod_dir(sources.pod.uid());
     for (file, path) in [
         ("etc-hosts", "/etc/hosts"),
         ("resolv.conf", "/etc/resolv.conf"),
         ("hostname", "/etc/hostname"),
     ] {
         let host = dir.join(file);
-        if host.exists() && !mounts_path(m.container, path) {
+        if host.exists() && !mounts_path(sources.container, path) {
             mounts.push(Mount::bind(host, path));
         }
     }
-    Ok(())
 }
 
-fn add_message_file(m: &Making<'_>, path: &str, mounts: &mut Vec<Mount>) -> Result<(), String> {
+fn add_message_file(
+    sources: &ContainerSources<'_>,
+    path: &str,
+    mounts: &mut Vec<Mount>,
+) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
     if path.is_empty() {
         return Ok(());
     }
-    let host = message_file(m.pod.uid(), &m.container.name, m.attempt);
+    let host = message_file(sources.pod.uid(), &sources.container.name, sources.attempt);
     let done = (|| {
         if let Some(parent) = host.parent() {
             std::fs::create_dir_all(parent)?;
         }
         std::fs::File::create(&host)?;
-        // Any user of the container may leave its last words.
+        // Any user of the container may write its termination message.
         std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o666))
     })();
     done.map_err(|e: std::io::Error| format!("making {}: {e}", host.display()))?;
@@ -234,6 +256,7 @@ fn number(id: i64) -> Option<u32> {
     u32::try_from(id).ok()
 }
 
+/// Returns the security contexts of the pod and of the container.
 fn contexts<'a>(
     pod: &'a Pod,
     container: &'a Container,
@@ -244,7 +267,7 @@ fn contexts<'a>(
     )
 }
 
-/// The container's privileges: its own settings over the pod's.
+/// Returns the container's privileges; its own settings override the pod's.
 fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
     let (pod_context, own) = contexts(pod, container);
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
@@ -302,7 +325,7 @@ fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security
     }
 }
 
-/// Refuses an image that would run as root where the pod says it must not.
+/// Checks that an image does not run as root where `runAsNonRoot` is set.
 fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Result<(), String> {
     let (pod_context, own) = contexts(pod, container);
     let non_root = own
@@ -340,45 +363,28 @@ fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Resu
     }
 }
 
-/// What a container wrote as its last words, by its policy: 4 KiB of its file at
-/// most, else (after a failure, when asked for) the end of its log.
-pub(crate) fn last_words(uid: &str, status: &rkube_runtime::ContainerStatus) -> String {
-    const MAX: u64 = 4096;
-    const LOG_MAX: u64 = 2048;
-    const LOG_LINES: usize = 80;
+/// Maximum length of a termination message.
+const MAX_MESSAGE_BYTES: u64 = 4096;
+/// Maximum length of a termination message from a log.
+const MAX_LOG_MESSAGE_BYTES: usize = 2048;
+/// Maximum number of lines of a termination message from a log.
+const MAX_LOG_MESSAGE_LINES: usize = 80;
+
+/// Returns the termination message of a container that has exited.
+///
+/// It is the beginning of the container's message file. If that is empty, it is the
+/// end of the log of a failed container whose policy asks for it.
+pub(crate) fn termination_message(uid: &str, status: &rkube_runtime::ContainerStatus) -> String {
     let spec = &status.spec;
     let file = message_file(uid, &spec.name, spec.attempt);
-    let mut text = tail(&file, MAX, false);
-    let fallback = spec
-        .annotations
-        .get(keys::MESSAGE_POLICY)
-        .map(String::as_str)
-        == Some("FallbackToLogsOnError");
+    let mut text = read_part(&file, MAX_MESSAGE_BYTES, false);
+    let policy = spec.annotations.get(keys::MESSAGE_POLICY);
     if text.is_empty()
-        && fallback
+        && policy.is_some_and(|p| p == "FallbackToLogsOnError")
         && status.exit_code != Some(0)
         && let Some(log) = &spec.log_path
     {
-        let raw = tail(log, 4 * LOG_MAX, true);
-        let lines: Vec<String> = raw
-            .lines()
-            .filter_map(|l| crate::server::logs::Line::parse(l.as_bytes()))
-            .map(|l| {
-                let mut text = String::from_utf8_lossy(l.content).into_owned();
-                if !l.partial {
-                    text.push('\n');
-                }
-                text
-            })
-            .collect();
-        text = lines[lines.len().saturating_sub(LOG_LINES)..].concat();
-        if text.len() as u64 > LOG_MAX {
-            let mut cut = text.len() - LOG_MAX as usize;
-            while !text.is_char_boundary(cut) {
-                cut += 1;
-            }
-            text.drain(..cut);
-        }
+        text = log_tail(&read_part(log, 4 * MAX_LOG_MESSAGE_BYTES as u64, true));
     }
     if text.is_empty() {
         text.clone_from(&status.message);
@@ -386,8 +392,32 @@ pub(crate) fn last_words(uid: &str, status: &rkube_runtime::ContainerStatus) -> 
     text
 }
 
-/// The beginning, or the end, of a file; empty when there is none.
-fn tail(path: &Path, max: u64, end: bool) -> String {
+/// Returns the last lines of a log's text, without times and streams.
+fn log_tail(raw: &str) -> String {
+    let lines: Vec<String> = raw
+        .lines()
+        .filter_map(|l| LogLine::parse(l.as_bytes()))
+        .map(|l| {
+            let mut text = String::from_utf8_lossy(l.content).into_owned();
+            if !l.partial {
+                text.push('\n');
+            }
+            text
+        })
+        .collect();
+    let mut text = lines[lines.len().saturating_sub(MAX_LOG_MESSAGE_LINES)..].concat();
+    if text.len() > MAX_LOG_MESSAGE_BYTES {
+        let mut cut = text.len() - MAX_LOG_MESSAGE_BYTES;
+        while !text.is_char_boundary(cut) {
+            cut += 1;
+        }
+        text.drain(..cut);
+    }
+    text
+}
+
+/// Returns at most `max` bytes of a file's beginning or end; empty if it cannot be read.
+fn read_part(path: &Path, max: u64, end: bool) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
@@ -469,5 +499,135 @@ mod tests {
             must(),
         );
         assert!(check_non_root(&p, &c, &image(Some(0), None)).is_ok());
+    }
+
+    #[test]
+    fn sub_paths_are_expanded() {
+        let lookup = |name: &str| (name == "POD").then(|| "web-0".to_owned());
+        let mount = |path: Option<&str>, expression: Option<&str>| VolumeMount {
+            name: "data".into(),
+            sub_path: path.map(Into::into),
+            sub_path_expr: expression.map(Into::into),
+            ..Default::default()
+        };
+        for (path, expression, expected) in [
+            (None, None, Ok(None)),
+            (Some(""), Some(""), Ok(None)),
+            (Some("a"), None, Ok(Some("a".to_owned()))),
+            (None, Some("logs/$(POD)"), Ok(Some("logs/web-0".to_owned()))),
+            (
+                None,
+                Some("$(NONE)"),
+                Err("missing value for \"data\" in subPathExpr \"$(NONE)\"".to_owned()),
+            ),
+        ] {
+            assert_eq!(sub_path(&mount(path, expression), lookup), expected);
+        }
+    }
+
+    #[test]
+    fn images_are_named_as_asked() {
+        let image = ImageStatus {
+            repo_tags: vec![
+                "docker.io/library/nginx:latest".into(),
+                "r:5000/a/b:1".into(),
+            ],
+            repo_digests: vec!["docker.io/library/nginx@sha256:0".into()],
+            ..Default::default()
+        };
+        for (asked, name) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("library/nginx:latest", "docker.io/library/nginx:latest"),
+            ("r:5000/a/b:1", "r:5000/a/b:1"),
+            ("other", "docker.io/library/nginx:latest"),
+        ] {
+            assert_eq!(image_name(&image, asked), name);
+        }
+        let untagged = ImageStatus {
+            repo_tags: vec![],
+            ..image
+        };
+        assert_eq!(
+            image_name(&untagged, "nginx"),
+            "docker.io/library/nginx@sha256:0"
+        );
+        assert_eq!(image_name(&ImageStatus::default(), "nginx"), "nginx");
+    }
+
+    #[test]
+    fn messages_from_logs_are_short() {
+        const TIME: &str = "2026-01-02T03:04:05.678901234Z";
+        assert_eq!(
+            log_tail(&format!(
+                "{TIME} stdout P a\n{TIME} stdout F b\nx\n{TIME} stderr F c\n"
+            )),
+            "ab\nc\n"
+        );
+        let lines: String = (0..100).map(|i| format!("{TIME} stdout F {i}\n")).collect();
+        let tail = log_tail(&lines);
+        assert_eq!(tail.lines().next(), Some("20"));
+        assert_eq!(tail.lines().count(), MAX_LOG_MESSAGE_LINES);
+        let long = log_tail(&format!("{TIME} stdout F {}\n", "\u{e9}".repeat(2000)));
+        assert!(long.len() <= MAX_LOG_MESSAGE_BYTES && long.len() > MAX_LOG_MESSAGE_BYTES - 2);
+    }
+
+    #[test]
+    fn files_are_read_from_either_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f");
+        std::fs::write(&file, "abcdef").unwrap();
+        assert_eq!(read_part(&file, 4, false), "abcd");
+        assert_eq!(read_part(&file, 4, true), "cdef");
+        assert_eq!(read_part(&file, 10, true), "abcdef");
+        assert_eq!(read_part(&dir.path().join("none"), 4, true), "");
+    }
+
+    #[test]
+    fn seccomp_and_masks_follow_the_contexts() {
+        use k8s_openapi::api::core::v1::SeccompProfile as Profile;
+        let profile = |type_: &str, file: Option<&str>| {
+            Some(Profile {
+                type_: type_.into(),
+                localhost_profile: file.map(Into::into),
+            })
+        };
+        let (p, c) = with(
+            SecurityContext {
+                seccomp_profile: profile("Localhost", Some("a.json")),
+                proc_mount: Some("Unmasked".into()),
+                allow_privilege_escalation: Some(false),
+                ..Default::default()
+            },
+            PodSecurityContext {
+                seccomp_profile: profile("Unconfined", None),
+                ..Default::default()
+            },
+        );
+        let s = security(&p, &c, None);
+        assert_eq!(
+            s.seccomp,
+            SeccompProfile::Localhost(Path::new(SECCOMP_ROOT).join("a.json"))
+        );
+        assert_eq!(s.masked_paths, Some(vec![]));
+        assert!(s.no_new_privileges);
+        let (p, c) = with(
+            SecurityContext::default(),
+            PodSecurityContext {
+                seccomp_profile: profile("Unconfined", None),
+                ..Default::default()
+            },
+        );
+        assert_eq!(security(&p, &c, None).seccomp, SeccompProfile::Unconfined);
+        let (p, c) = with(
+            SecurityContext {
+                privileged: Some(true),
+                ..Default::default()
+            },
+            PodSecurityContext::default(),
+        );
+        let s = security(&p, &c, Some(7));
+        assert!(s.privileged);
+        assert_eq!(s.seccomp, SeccompProfile::Unconfined);
+        assert_eq!(s.supplemental_groups, [7]);
     }
 }

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::ResourceFieldSelector;
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, EnvVarSource, ResourceFieldSelector};
 
+use super::object_hold::ObjectHold;
 use super::qos;
-use crate::agent::Agent;
+use crate::allocatable::Allocatable;
 use crate::kinds::*;
+use crate::service_env::{ServiceEnvReceiver, service_environment};
 
 /// Why an environment cannot be made; the container waits with `CreateContainerConfigError`.
 pub(crate) type Problem = String;
 
-/// Replaces `$(NAME)` by its value; `$$` stands for `$`, an unknown name for itself.
+/// Replaces `$(NAME)` by its value.
+///
+/// `$$` becomes `$`; references to unknown names stay as they are.
 pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -42,59 +45,12 @@ pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> Stri
     out
 }
 
-/// Variables that tell of services, in the form that links of Docker once had.
-pub(crate) fn service_variables(service: &Service) -> Vec<(String, String)> {
-    let Some(spec) = &service.spec else {
-        return Vec::new();
-    };
-    let ip = match spec.cluster_ip.as_deref() {
-        Some(ip) if !ip.is_empty() && ip != "None" => ip,
-        _ => return Vec::new(),
-    };
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    let Some(first) = ports.first() else {
-        return Vec::new();
-    };
-    let upper = |s: &str| s.to_uppercase().replace('-', "_");
-    let prefix = upper(service.metadata.name.as_deref().unwrap_or_default());
-    let host = if ip.contains(':') {
-        format!("[{ip}]")
-    } else {
-        ip.to_owned()
-    };
-    let mut vars = vec![
-        (format!("{prefix}_SERVICE_HOST"), ip.to_owned()),
-        (format!("{prefix}_SERVICE_PORT"), first.port.to_string()),
-    ];
-    for port in ports {
-        if let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) {
-            vars.push((
-                format!("{prefix}_SERVICE_PORT_{}", upper(name)),
-                port.port.to_string(),
-            ));
-        }
-    }
-    for (i, port) in ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
-        let url = format!("{}://{host}:{}", protocol.to_lowercase(), port.port);
-        if i == 0 {
-            vars.push((format!("{prefix}_PORT"), url.clone()));
-        }
-        let link = format!("{prefix}_PORT_{}_{}", port.port, protocol.to_uppercase());
-        vars.push((link.clone(), url));
-        vars.push((format!("{link}_PROTO"), protocol.to_lowercase()));
-        vars.push((format!("{link}_PORT"), port.port.to_string()));
-        vars.push((format!("{link}_ADDR"), ip.to_owned()));
-    }
-    vars
-}
-
-/// Whether a name can be an environment variable: printable ASCII without `=`.
+/// Returns whether a name can be an environment variable: printable ASCII without `=`.
 fn valid_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=')
 }
 
-/// What fields of the pod are, for `fieldRef`.
+/// Values of a pod's fields, for `fieldRef`.
 pub(crate) struct Fields<'a> {
     pub pod: &'a Pod,
     pub node_name: &'a str,
@@ -103,7 +59,11 @@ pub(crate) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// The field at `path`, in upstream's forms.
+    /// Returns the field at `path`, in upstream's forms.
+    ///
+    /// # Errors
+    ///
+    /// Fails for a path that `fieldRef` does not support.
     pub(crate) fn get(&self, path: &str) -> Result<String, Problem> {
         let pod = self.pod;
         let meta = &pod.metadata;
@@ -142,7 +102,7 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
     Some((base, key.strip_suffix("']")?))
 }
 
-/// `key="value"` lines, sorted, values quoted as Go's `%q` does.
+/// Formats a map as sorted `key="value"` lines, values quoted as by Go's `%q`.
 pub(crate) fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
     map.into_iter()
         .flatten()
@@ -170,13 +130,18 @@ fn quote(text: &str) -> String {
     out
 }
 
-/// The value of a `resourceFieldRef`; what is not limited is all that the node has.
+/// Returns the value of a `resourceFieldRef`.
+///
+/// A resource without limit is limited by what the node offers.
+///
+/// # Errors
+///
+/// Fails for an unknown resource.
 pub(crate) fn resource_field(
-    agent: &Agent,
+    node: &Allocatable,
     container: &Container,
     field: &ResourceFieldSelector,
 ) -> Result<String, Problem> {
-    let a = crate::registration::allocatable(agent);
     let r = container.resources.as_ref();
     let (requests, limits) = (qos::requests(r), qos::limits(r));
     let storage = |list: Option<&BTreeMap<String, Quantity>>| {
@@ -186,18 +151,18 @@ pub(crate) fn resource_field(
     let storage_limit = storage(r.and_then(|r| r.limits.as_ref()));
     let storage_request = storage(r.and_then(|r| r.requests.as_ref())).or(storage_limit);
     let divisor = field.divisor.as_ref().map_or(0, quantity_milli);
-    let cpu = |millis: i64| divide(millis, if divisor == 0 { 1000 } else { divisor });
+    let cpu = |millis: i64| divide_up(millis, if divisor == 0 { 1000 } else { divisor });
     let bytes = |value: i64| {
         let divisor = field.divisor.as_ref().map_or(1, quantity_value).max(1);
-        divide(value, divisor)
+        divide_up(value, divisor)
     };
     let resource = field.resource.as_str();
     Ok(match resource {
-        "limits.cpu" => cpu(limits.cpu.filter(|c| *c > 0).unwrap_or(a.cpu_millis)),
+        "limits.cpu" => cpu(limits.cpu.filter(|c| *c > 0).unwrap_or(node.cpu_millis)),
         "requests.cpu" => cpu(requests.cpu.unwrap_or(0)),
-        "limits.memory" => bytes(limits.memory.filter(|m| *m > 0).unwrap_or(a.memory)),
+        "limits.memory" => bytes(limits.memory.filter(|m| *m > 0).unwrap_or(node.memory)),
         "requests.memory" => bytes(requests.memory.unwrap_or(0)),
-        "limits.ephemeral-storage" => bytes(storage_limit.unwrap_or(a.storage)),
+        "limits.ephemeral-storage" => bytes(storage_limit.unwrap_or(node.storage)),
         "requests.ephemeral-storage" => bytes(storage_request.unwrap_or(0)),
         _ => {
             let huge = resource
@@ -215,188 +180,195 @@ pub(crate) fn resource_field(
     })
 }
 
-/// Division that rounds up.
-fn divide(value: i64, divisor: i64) -> String {
+/// Divides and rounds up.
+fn divide_up(value: i64, divisor: i64) -> String {
     let quotient = value / divisor + i64::from(value % divisor > 0);
     quotient.to_string()
 }
 
-/// The whole environment, in the order that later wins, and the plain map for `$(VAR)`.
-pub(crate) async fn environment(
-    agent: &Agent,
-    fields: &Fields<'_>,
-    container: &Container,
-    objects: &mut super::ObjectHold,
-) -> Result<Vec<(String, String)>, Problem> {
-    let pod = fields.pod;
-    let namespace = pod.namespace();
-    let mut result: Vec<(String, String)> = Vec::new();
-    let mut index: HashMap<String, usize> = HashMap::new();
-    let mut set = |name: &str, value: String| match index.get(name) {
-        Some(at) => result[*at].1 = value,
-        None => {
-            index.insert(name.to_owned(), result.len());
-            result.push((name.to_owned(), value));
-        }
-    };
-    for source in container.env_from.iter().flatten() {
-        let prefix = source.prefix.as_deref().unwrap_or_default();
-        let mut add = |key: &str, value: String| {
-            let name = format!("{prefix}{key}");
-            if valid_name(&name) {
-                set(&name, value);
-            }
-        };
-        if let Some(reference) = &source.config_map_ref {
-            match objects.config_map(agent, namespace, &reference.name).await {
-                Some(map) => {
-                    for (k, v) in map.data.iter().flatten() {
-                        add(k, v.clone());
-                    }
-                }
-                None if reference.optional == Some(true) => {}
-                None => return Err(format!("configmap {:?} not found", reference.name)),
-            }
-        } else if let Some(reference) = &source.secret_ref {
-            match objects.secret(agent, namespace, &reference.name).await {
-                Some(secret) => {
-                    for (k, v) in secret.data.iter().flatten() {
-                        add(k, String::from_utf8_lossy(&v.0).into_owned());
-                    }
-                }
-                None if reference.optional == Some(true) => {}
-                None => return Err(format!("secret {:?} not found", reference.name)),
+/// What environments are made from besides their specification.
+pub(crate) struct EnvSources<'a> {
+    pub fields: Fields<'a>,
+    pub node: &'a Allocatable,
+    pub services: &'a ServiceEnvReceiver,
+}
+
+/// Variables in the order of their first definition; a later definition wins.
+#[derive(Default)]
+struct Variables {
+    list: Vec<(String, String)>,
+    index: HashMap<String, usize>,
+}
+
+impl Variables {
+    fn set(&mut self, name: &str, value: String) {
+        match self.index.get(name) {
+            Some(at) => self.list[*at].1 = value,
+            None => {
+                self.index.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
             }
         }
     }
-    let services: HashMap<String, String> =
-        service_environment(agent, pod).await.into_iter().collect();
-    let mut own: HashMap<String, String> = HashMap::new();
+
+    /// Sets a variable unless it is defined already.
+    fn set_default(&mut self, name: String, value: String) {
+        if !self.index.contains_key(&name) {
+            self.set(&name, value);
+        }
+    }
+}
+
+/// Returns the environment of a container.
+///
+/// # Errors
+///
+/// Fails when an object or a key is missing that is not optional; the message is the
+/// container's status.
+pub(crate) async fn environment(
+    sources: &EnvSources<'_>,
+    container: &Container,
+    objects: &mut ObjectHold,
+) -> Result<Vec<(String, String)>, Problem> {
+    let pod = sources.fields.pod;
+    let mut variables = Variables::default();
+    for source in container.env_from.iter().flatten() {
+        add_all(&mut variables, source, objects).await?;
+    }
+    let services = service_environment(sources.services, pod).await;
+    let service_values: HashMap<&str, &str> = services
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    // Values that `$(NAME)` refers to: those of `env` so far, then of services.
+    let mut defined: HashMap<String, String> = HashMap::new();
     for variable in container.env.iter().flatten() {
         let value = match variable.value_from.as_ref() {
             None => {
                 let text = variable.value.as_deref().unwrap_or_default();
                 Some(expand(text, |name| {
-                    own.get(name).or_else(|| services.get(name)).cloned()
+                    let service = || service_values.get(name).map(|v| (*v).to_owned());
+                    defined.get(name).cloned().or_else(service)
                 }))
             }
-            Some(source) => {
-                if let Some(field) = &source.field_ref {
-                    Some(fields.get(&field.field_path)?)
-                } else if let Some(field) = &source.resource_field_ref {
-                    let other = field
-                        .container_name
-                        .as_deref()
-                        .and_then(|n| pod.container(n));
-                    Some(resource_field(
-                        agent,
-                        other.as_deref().unwrap_or(container),
-                        field,
-                    )?)
-                } else if let Some(key) = &source.config_map_key_ref {
-                    config_map_key(agent, namespace, &key.name, &key.key, key.optional, objects)
-                        .await?
-                } else if let Some(key) = &source.secret_key_ref {
-                    secret_key(agent, namespace, &key.name, &key.key, key.optional, objects).await?
-                } else {
-                    return Err(format!(
-                        "environment variable {:?} has a source that this node does not know",
-                        variable.name
-                    ));
+            Some(source) => source_value(sources, container, variable, source, objects).await?,
+        };
+        // An optional key that does not exist leaves the variable out.
+        if let Some(value) = value {
+            defined.insert(variable.name.clone(), value.clone());
+            variables.set(&variable.name, value);
+        }
+    }
+    for (name, value) in services {
+        variables.set_default(name, value);
+    }
+    Ok(variables.list)
+}
+
+/// Adds all keys of a config map or secret that are valid names.
+async fn add_all(
+    variables: &mut Variables,
+    source: &EnvFromSource,
+    objects: &mut ObjectHold,
+) -> Result<(), Problem> {
+    let prefix = source.prefix.as_deref().unwrap_or_default();
+    let mut add = |key: &str, value: String| {
+        let name = format!("{prefix}{key}");
+        if valid_name(&name) {
+            variables.set(&name, value);
+        }
+    };
+    if let Some(reference) = &source.config_map_ref {
+        match objects.config_map(&reference.name).await {
+            Some(map) => {
+                for (k, v) in map.data.iter().flatten() {
+                    add(k, v.clone());
                 }
             }
-        };
-        // An optional key that is not there leaves the variable out.
-        if let Some(value) = value {
-            own.insert(variable.name.clone(), value.clone());
-            set(&variable.name, value);
+            None if reference.optional == Some(true) => {}
+            None => return Err(format!("configmap {:?} not found", reference.name)),
+        }
+    } else if let Some(reference) = &source.secret_ref {
+        match objects.secret(&reference.name).await {
+            Some(secret) => {
+                for (k, v) in secret.data.iter().flatten() {
+                    add(k, String::from_utf8_lossy(&v.0).into_owned());
+                }
+            }
+            None if reference.optional == Some(true) => {}
+            None => return Err(format!("secret {:?} not found", reference.name)),
         }
     }
-    for (name, value) in service_environment(agent, pod).await {
-        if !result.iter().any(|(n, _)| *n == name) {
-            result.push((name, value));
-        }
-    }
-    Ok(result)
+    Ok(())
 }
 
-async fn config_map_key(
-    agent: &Agent,
-    namespace: &str,
-    name: &str,
-    key: &str,
-    optional: Option<bool>,
-    objects: &mut super::ObjectHold,
+/// Returns the value of a variable's source; `None` for an optional key that is missing.
+async fn source_value(
+    sources: &EnvSources<'_>,
+    container: &Container,
+    variable: &EnvVar,
+    source: &EnvVarSource,
+    objects: &mut ObjectHold,
 ) -> Result<Option<String>, Problem> {
-    let optional = optional == Some(true);
-    let Some(map) = objects.config_map(agent, namespace, name).await else {
-        return if optional {
-            Ok(None)
-        } else {
-            Err(format!("configmap {name:?} not found"))
-        };
-    };
-    match map.data.as_ref().and_then(|d| d.get(key)) {
-        Some(v) => Ok(Some(v.clone())),
-        None if optional => Ok(None),
-        None => Err(format!(
-            "couldn't find key {key} in ConfigMap {namespace}/{name}"
-        )),
+    let pod = sources.fields.pod;
+    if let Some(field) = &source.field_ref {
+        return sources.fields.get(&field.field_path).map(Some);
     }
+    if let Some(field) = &source.resource_field_ref {
+        let other = field
+            .container_name
+            .as_deref()
+            .and_then(|n| pod.container(n));
+        let container = other.as_deref().unwrap_or(container);
+        return resource_field(sources.node, container, field).map(Some);
+    }
+    if let Some(key) = &source.config_map_key_ref {
+        let optional = key.optional == Some(true);
+        let Some(map) = objects.config_map(&key.name).await else {
+            return missing(optional, || format!("configmap {:?} not found", key.name));
+        };
+        return match map.data.as_ref().and_then(|d| d.get(&key.key)) {
+            Some(value) => Ok(Some(value.clone())),
+            None => missing(optional, || {
+                format!(
+                    "couldn't find key {} in ConfigMap {}/{}",
+                    key.key,
+                    pod.namespace(),
+                    key.name
+                )
+            }),
+        };
+    }
+    if let Some(key) = &source.secret_key_ref {
+        let optional = key.optional == Some(true);
+        let Some(secret) = objects.secret(&key.name).await else {
+            return missing(optional, || format!("secret {:?} not found", key.name));
+        };
+        return match secret.data.as_ref().and_then(|d| d.get(&key.key)) {
+            Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
+            None => missing(optional, || {
+                format!(
+                    "couldn't find key {} in Secret {}/{}",
+                    key.key,
+                    pod.namespace(),
+                    key.name
+                )
+            }),
+        };
+    }
+    Err(format!(
+        "environment variable {:?} has a source that this node does not know",
+        variable.name
+    ))
 }
 
-async fn secret_key(
-    agent: &Agent,
-    namespace: &str,
-    name: &str,
-    key: &str,
-    optional: Option<bool>,
-    objects: &mut super::ObjectHold,
-) -> Result<Option<String>, Problem> {
-    let optional = optional == Some(true);
-    let Some(secret) = objects.secret(agent, namespace, name).await else {
-        return if optional {
-            Ok(None)
-        } else {
-            Err(format!("secret {name:?} not found"))
-        };
-    };
-    match secret.data.as_ref().and_then(|d| d.get(key)) {
-        Some(v) => Ok(Some(String::from_utf8_lossy(&v.0).into_owned())),
-        None if optional => Ok(None),
-        None => Err(format!(
-            "couldn't find key {key} in Secret {namespace}/{name}"
-        )),
-    }
-}
-
-/// Variables of the namespace's services and of `kubernetes`; waits for the first list.
-async fn service_environment(agent: &Agent, pod: &Pod) -> Vec<(String, String)> {
-    let mut receiver = agent.services.subscribe();
-    let Ok(services) = receiver.wait_for(Option::is_some).await.map(|s| s.clone()) else {
-        return Vec::new();
-    };
-    let services = services.unwrap_or_default();
-    let links = pod.spec().enable_service_links.unwrap_or(true);
-    let mut wanted: BTreeMap<String, Arc<Service>> = BTreeMap::new();
-    let name = |s: &Service| s.metadata.name.clone().unwrap_or_default();
-    for service in services.get("default").into_iter().flatten() {
-        if name(service) == "kubernetes" {
-            wanted.insert(name(service), service.clone());
-        }
-    }
-    if links {
-        for service in services.get(pod.namespace()).into_iter().flatten() {
-            wanted.insert(name(service), service.clone());
-        }
-    }
-    wanted.values().flat_map(|s| service_variables(s)).collect()
+fn missing(optional: bool, message: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
+    if optional { Ok(None) } else { Err(message()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
     use proptest::prelude::*;
 
     #[test]
@@ -424,33 +396,6 @@ mod tests {
     }
 
     #[test]
-    fn service_links() {
-        let port = |name: Option<&str>, port| ServicePort {
-            name: name.map(Into::into),
-            port,
-            ..Default::default()
-        };
-        let service = Service {
-            metadata: ObjectMeta {
-                name: Some("foo-bar".into()),
-                ..Default::default()
-            },
-            spec: Some(ServiceSpec {
-                cluster_ip: Some("10.96.0.1".into()),
-                ports: Some(vec![port(Some("https-x"), 443)]),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let vars: HashMap<_, _> = service_variables(&service).into_iter().collect();
-        assert_eq!(vars["FOO_BAR_SERVICE_HOST"], "10.96.0.1");
-        assert_eq!(vars["FOO_BAR_SERVICE_PORT"], "443");
-        assert_eq!(vars["FOO_BAR_SERVICE_PORT_HTTPS_X"], "443");
-        assert_eq!(vars["FOO_BAR_PORT"], "tcp://10.96.0.1:443");
-        assert_eq!(vars["FOO_BAR_PORT_443_TCP_ADDR"], "10.96.0.1");
-    }
-
-    #[test]
     fn fields() {
         let pod = Pod {
             metadata: ObjectMeta {
@@ -471,6 +416,170 @@ mod tests {
         assert_eq!(f.get("metadata.labels").unwrap(), "a=\"x\\\"y\"");
         assert_eq!(f.get("status.hostIP").unwrap(), "1.2.3.4");
         assert!(f.get("spec.nothing").is_err());
-        assert_eq!(divide(1500, 1000), "2");
+        assert_eq!(divide_up(1500, 1000), "2");
+    }
+
+    /// Cases of upstream's expansion tests.
+    #[test]
+    fn references_are_expanded_as_upstream_does() {
+        let value = |n: &str| match n {
+            "VAR_A" => Some("A".to_owned()),
+            "VAR_B" => Some("B".to_owned()),
+            "VAR_C" => Some("C".to_owned()),
+            "VAR_REF" => Some("$(VAR_A)".to_owned()),
+            "VAR_EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        for (text, expected) in [
+            ("foo $(VAR_A) bar", "foo A bar"),
+            ("___$(VAR_B)___", "___B___"),
+            ("$(VAR_A)-$(VAR_A)", "A-A"),
+            ("$(VAR_B)_$(VAR_A)", "B_A"),
+            ("$$(VAR_B)_$(VAR_A)", "$(VAR_B)_A"),
+            ("$$$(VAR_B)_$(VAR_A)", "$B_A"),
+            ("$$$$(VAR_C)", "$$(VAR_C)"),
+            ("$$$$$$$(VAR_A)", "$$$A"),
+            ("f000-$$VAR_A", "f000-$VAR_A"),
+            ("foo\\$(VAR_C)bar", "foo\\Cbar"),
+            ("$(VAR_REF)", "$(VAR_A)"),
+            ("foo$(VAR_EMPTY)bar", "foobar"),
+            ("$(VAR_DNE)", "$(VAR_DNE)"),
+            ("$(VAR_Blah", "$(VAR_Blah"),
+            ("$?_boo_$!", "$?_boo_$!"),
+            ("$VAR_A", "$VAR_A"),
+            ("$(foo$$var)", "$(foo$$var)"),
+            ("(VAR_A)", "(VAR_A)"),
+            ("foo$$$$bar", "foo$$bar"),
+            ("$", "$"),
+            ("$(", "$("),
+            ("$()", "$()"),
+        ] {
+            assert_eq!(expand(text, value), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn later_definitions_win_in_the_first_place() {
+        let mut v = Variables::default();
+        v.set("A", "1".into());
+        v.set("B", "2".into());
+        v.set("A", "3".into());
+        v.set_default("B".into(), "4".into());
+        v.set_default("C".into(), "5".into());
+        let list: Vec<_> = v.list.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(list, ["A=3", "B=2", "C=5"]);
+    }
+
+    #[test]
+    fn names_are_printable_ascii() {
+        for (name, valid) in [
+            ("A", true),
+            ("a.b-c_1", true),
+            ("1A", true),
+            ("with space", true),
+            ("", false),
+            ("A=B", false),
+            ("\u{e9}", false),
+            ("a\n", false),
+        ] {
+            assert_eq!(valid_name(name), valid, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn resources_of_a_container() {
+        let node = Allocatable {
+            cpu_millis: 4000,
+            memory: 8 << 30,
+            storage: 100 << 30,
+            ..Default::default()
+        };
+        let list = |l: &[(&str, &str)]| {
+            Some(
+                l.iter()
+                    .map(|(k, v)| ((*k).to_owned(), Quantity((*v).to_owned())))
+                    .collect(),
+            )
+        };
+        let limited = Container {
+            resources: Some(ResourceRequirements {
+                requests: list(&[("cpu", "100m"), ("memory", "100Mi")]),
+                limits: list(&[
+                    ("cpu", "1500m"),
+                    ("memory", "1Gi"),
+                    ("hugepages-2Mi", "4Mi"),
+                ]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let value = |c: &Container, resource: &str, divisor: Option<&str>| {
+            let field = ResourceFieldSelector {
+                resource: resource.into(),
+                divisor: divisor.map(|d| Quantity(d.into())),
+                ..Default::default()
+            };
+            resource_field(&node, c, &field)
+        };
+        for (resource, divisor, expected) in [
+            ("limits.cpu", None, "2"),
+            ("limits.cpu", Some("1m"), "1500"),
+            ("requests.cpu", None, "1"),
+            ("requests.cpu", Some("1m"), "100"),
+            ("limits.memory", Some("1Mi"), "1024"),
+            ("requests.memory", None, "104857600"),
+            ("limits.ephemeral-storage", Some("1Gi"), "100"),
+            ("requests.ephemeral-storage", None, "0"),
+            ("limits.hugepages-2Mi", Some("1Mi"), "4"),
+        ] {
+            assert_eq!(
+                value(&limited, resource, divisor).as_deref(),
+                Ok(expected),
+                "{resource} {divisor:?}"
+            );
+        }
+        let free = Container::default();
+        assert_eq!(value(&free, "limits.cpu", None).as_deref(), Ok("4"));
+        assert_eq!(
+            value(&free, "limits.memory", Some("1Gi")).as_deref(),
+            Ok("8")
+        );
+        assert_eq!(
+            value(&free, "limits.gpu", None).unwrap_err(),
+            "unsupported container resource : limits.gpu"
+        );
+    }
+
+    #[test]
+    fn fields_have_subscripts() {
+        let mut pod = Pod::default();
+        pod.metadata.annotations = Some([("a/b".to_owned(), "x\ny".to_owned())].into());
+        pod.metadata.namespace = Some("ns".into());
+        let f = Fields {
+            pod: &pod,
+            node_name: "n",
+            node_ip: [1, 2, 3, 4].into(),
+            pod_ip: Some([10, 0, 0, 1].into()),
+        };
+        for (path, expected) in [
+            ("metadata.annotations['a/b']", "x\ny"),
+            ("metadata.annotations['none']", ""),
+            ("metadata.annotations", "a/b=\"x\\ny\""),
+            ("metadata.namespace", "ns"),
+            ("spec.nodeName", "n"),
+            ("spec.restartPolicy", "Always"),
+            ("status.podIP", "10.0.0.1"),
+            ("status.podIPs", "10.0.0.1"),
+        ] {
+            assert_eq!(f.get(path).as_deref(), Ok(expected), "{path}");
+        }
+        assert_eq!(
+            f.get("spec.containers['a']").unwrap_err(),
+            "fieldPath \"spec.containers['a']\" does not support subscript"
+        );
+        assert_eq!(
+            f.get("spec.x").unwrap_err(),
+            "unsupported fieldPath: spec.x"
+        );
     }
 }

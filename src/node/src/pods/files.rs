@@ -1,4 +1,4 @@
-//! Files that each pod gets: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+//! Files of each pod: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
 
 use std::net::IpAddr;
 
@@ -6,12 +6,12 @@ use rkube_config::ClusterConfig;
 
 use crate::kinds::*;
 
-/// Longest name that the kernel takes.
-const HOSTNAME_MAX: usize = 64;
+/// Maximum length of a host name, the kernel's.
+const MAX_HOSTNAME_BYTES: usize = 64;
 
-/// The pod's host name and the domain that it belongs to, if any.
+/// A pod's host name and its domain, if it has one.
 pub(crate) struct Hostname {
-    /// What `hostname` prints.
+    /// The name of the `hostname` command.
     pub name: String,
     /// The short name.
     pub short: String,
@@ -19,7 +19,11 @@ pub(crate) struct Hostname {
     pub domain: String,
 }
 
-/// The names of a pod. An error is one of the specification's.
+/// Returns the names of a pod.
+///
+/// # Errors
+///
+/// Fails when the fully qualified name is too long for the kernel.
 pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostname, String> {
     let spec = pod.spec();
     if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
@@ -53,7 +57,7 @@ pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostna
     let mut name = short.clone();
     if spec.set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
         name = format!("{short}.{domain}");
-        if name.len() > HOSTNAME_MAX {
+        if name.len() > MAX_HOSTNAME_BYTES {
             return Err(format!(
                 "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {name} is too long (64 characters is the max, {} characters requested)",
                 name.len()
@@ -67,7 +71,9 @@ pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostna
     })
 }
 
-/// The pod's `/etc/hosts`. `node_hosts` is the node's own, for pods on its network.
+/// Returns the pod's `/etc/hosts`.
+///
+/// `node_hosts` is the node's file, for pods on the node's network.
 pub(crate) fn hosts(pod: &Pod, names: &Hostname, ips: &[IpAddr], node_hosts: &str) -> String {
     let mut text = if pod.host_network() {
         format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}")
@@ -98,7 +104,7 @@ pub(crate) fn hosts(pod: &Pod, names: &Hostname, ips: &[IpAddr], node_hosts: &st
     text
 }
 
-/// What a resolv.conf says.
+/// Content of a resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resolver {
     pub servers: Vec<String>,
@@ -122,9 +128,10 @@ impl Resolver {
         r
     }
 
-    /// A server on the node's own loopback, as container engines have, is out of a
-    /// pod's reach; the cluster's asks it for whatever is not the cluster's own.
-    fn as_a_pod_reaches_it(&self, cluster: &ClusterConfig) -> Self {
+    /// Replaces servers on the node's loopback, which pods cannot reach.
+    ///
+    /// The cluster's server, which takes their place, forwards other names to them.
+    fn reachable_from_pods(&self, cluster: &ClusterConfig) -> Self {
         let mut r = self.clone();
         let is_loopback = |s: &String| s.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         if r.servers.iter().any(is_loopback) {
@@ -149,7 +156,7 @@ impl Resolver {
     }
 }
 
-/// The pod's resolver, by its `dnsPolicy` and `dnsConfig`.
+/// Returns the pod's resolver, by its `dnsPolicy` and `dnsConfig`.
 pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
     let spec = pod.spec();
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
@@ -158,7 +165,7 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
         "ClusterFirstWithHostNet" => cluster_first(pod, cluster, node),
         "ClusterFirst" if !pod.host_network() => cluster_first(pod, cluster, node),
         _ if pod.host_network() => node.clone(),
-        _ => node.as_a_pod_reaches_it(cluster),
+        _ => node.reachable_from_pods(cluster),
     };
     if let Some(config) = &spec.dns_config {
         let extend = |list: &mut Vec<String>, more: Option<&Vec<String>>| {
@@ -182,7 +189,7 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
             });
         }
     }
-    // libc's own limits, as upstream applies them.
+    // Limits of libc, as upstream applies them.
     r.servers.truncate(3);
     r.search.truncate(32);
     r
@@ -300,5 +307,94 @@ mod tests {
         );
         p.spec.as_mut().unwrap().hostname = Some("x".repeat(60));
         assert!(hostname(&p, "node", "cluster.local").is_err());
+    }
+
+    #[test]
+    fn names_are_cut_to_a_label() {
+        let mut p = pod();
+        p.metadata.name = Some(format!("{}-b", "a".repeat(62)));
+        assert_eq!(hostname(&p, "n", "d").unwrap().name, "a".repeat(62));
+        p.metadata.name = Some("a".repeat(70));
+        assert_eq!(hostname(&p, "n", "d").unwrap().name.len(), 63);
+    }
+
+    #[test]
+    fn names_on_the_nodes_network_are_the_nodes() {
+        let mut p = pod();
+        let spec = p.spec.as_mut().unwrap();
+        spec.host_network = Some(true);
+        spec.hostname = Some("h".into());
+        assert_eq!(hostname(&p, "node", "d").unwrap().name, "node");
+        p.spec.as_mut().unwrap().hostname_override = Some("other".into());
+        assert_eq!(hostname(&p, "node", "d").unwrap().name, "other");
+    }
+
+    #[test]
+    fn hosts_on_the_nodes_network_begin_with_the_nodes() {
+        let mut p = pod();
+        let spec = p.spec.as_mut().unwrap();
+        spec.host_network = Some(true);
+        spec.host_aliases = Some(vec![HostAlias {
+            ip: "1.2.3.4".into(),
+            hostnames: None,
+        }]);
+        let names = hostname(&p, "node", "d").unwrap();
+        assert_eq!(
+            hosts(&p, &names, &[], "10.0.0.1\tnode\n"),
+            "# Kubernetes-managed hosts file (host network).\n10.0.0.1\tnode\n\n# Entries added by HostAliases.\n1.2.3.4\t\n"
+        );
+    }
+
+    /// Cases of upstream's `TestParseResolvConf`.
+    #[test]
+    fn resolvers_are_parsed() {
+        for (text, servers, search, options) in [
+            ("", &[][..], &[][..], &[][..]),
+            (" ", &[], &[], &[]),
+            ("\n", &[], &[], &[]),
+            ("nameserver", &[], &[], &[]),
+            ("nameserver 1.2.3.4", &["1.2.3.4"], &[], &[]),
+            ("\tnameserver\t1.2.3.4\n", &["1.2.3.4"], &[], &[]),
+            ("nameserver 1.2.3.4 a comment", &["1.2.3.4"], &[], &[]),
+            (
+                "nameserver 1.2.3.4\nnameserver 5.6.7.8",
+                &["1.2.3.4", "5.6.7.8"],
+                &[],
+                &[],
+            ),
+            ("search foo", &[], &["foo"], &[]),
+            ("search foo bar bat\n", &[], &["foo", "bar", "bat"], &[]),
+            ("search foo\nsearch bar", &[], &["bar"], &[]),
+            (
+                "options ndots:5 attempts:2",
+                &[],
+                &[],
+                &["ndots:5", "attempts:2"],
+            ),
+            ("#nameserver 1.2.3.4", &[], &[], &[]),
+        ] {
+            let r = Resolver::parse(text);
+            assert_eq!(r.servers, servers, "{text}");
+            assert_eq!(r.search, search, "{text}");
+            assert_eq!(r.options, options, "{text}");
+        }
+    }
+
+    #[test]
+    fn resolvers_are_limited() {
+        let mut p = pod();
+        let spec = p.spec.as_mut().unwrap();
+        spec.dns_policy = Some("None".into());
+        spec.dns_config = Some(PodDNSConfig {
+            nameservers: Some((1..6).map(|i| format!("9.9.9.{i}")).collect()),
+            searches: Some((0..40).map(|i| format!("s{i}")).collect()),
+            options: Some(vec![PodDNSConfigOption {
+                name: Some("edns0".into()),
+                value: None,
+            }]),
+        });
+        let r = resolver(&p, &cluster(), &Resolver::default());
+        assert_eq!((r.servers.len(), r.search.len()), (3, 32));
+        assert_eq!(r.options, ["edns0"]);
     }
 }

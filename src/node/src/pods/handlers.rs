@@ -1,4 +1,4 @@
-//! What probes and hooks do: run a command, ask over HTTP, connect, ask over gRPC.
+//! Actions of probes and hooks: commands, HTTP requests, TCP connections, gRPC checks.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -11,21 +11,21 @@ use rkube_runtime::{Runtime, RuntimeError};
 
 use crate::kinds::*;
 
-/// What came of it.
+/// Result of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It answered as it should, with these words.
+    /// It succeeded, with this output.
     Success(String),
-    /// It answered otherwise, or not at all.
+    /// It failed, with this reason.
     Failure(String),
-    /// It could not be tried.
+    /// It could not be attempted.
     Error(String),
 }
 
-/// Of a response's body, this much is read.
-const MAX_BODY: usize = 10 << 10;
+/// Maximum number of bytes of output or of a response's body.
+const MAX_OUTPUT_BYTES: usize = 10 << 10;
 
-/// A client for any certificate, without a pool: a probe is a new connection each time.
+/// HTTP client that accepts any certificate and opens one connection per request.
 static HTTP: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(|| {
     reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
@@ -33,7 +33,7 @@ static HTTP: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(|| {
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::custom(|attempt| {
-            // Only within the host: another host's answer says nothing of this one.
+            // Only within the host: another host's response is no result of this one.
             let same = attempt
                 .previous()
                 .first()
@@ -59,7 +59,7 @@ pub(crate) async fn exec(
         Ok(out) => {
             let mut text = out.stdout;
             text.extend_from_slice(&out.stderr);
-            text.truncate(MAX_BODY);
+            text.truncate(MAX_OUTPUT_BYTES);
             let text = String::from_utf8_lossy(&text).into_owned();
             if out.exit_code == 0 {
                 Outcome::Success(text)
@@ -81,7 +81,7 @@ fn host_of(ip: IpAddr) -> String {
     }
 }
 
-/// Where an HTTP handler points.
+/// Returns the URL of an HTTP action.
 fn url(get: &HTTPGetAction, container: &Container, ip: IpAddr) -> Result<String, String> {
     let port = resolve_port(&get.port, container)?;
     let host = get
@@ -98,7 +98,7 @@ fn url(get: &HTTPGetAction, container: &Container, ip: IpAddr) -> Result<String,
     Ok(format!("{scheme}://{host}:{port}{slash}{path}"))
 }
 
-/// Asks over HTTP; 200 to 399 is success.
+/// Sends an HTTP request; status codes from 200 to 399 are successes.
 pub(crate) async fn http_get(
     get: &HTTPGetAction,
     container: &Container,
@@ -125,7 +125,7 @@ pub(crate) async fn http_get(
             _ => return Outcome::Error(format!("invalid header {:?}", h.name)),
         }
     }
-    // An empty value asks for no header at all, as upstream has it.
+    // An empty value removes the header, as upstream does.
     for (name, default) in [
         (http::header::USER_AGENT, agent),
         (http::header::ACCEPT, "*/*"),
@@ -158,7 +158,7 @@ pub(crate) async fn http_get(
     };
     let status = response.status();
     let mut body = Vec::new();
-    while body.len() < MAX_BODY {
+    while body.len() < MAX_OUTPUT_BYTES {
         match response.chunk().await {
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => break,
@@ -166,7 +166,7 @@ pub(crate) async fn http_get(
             Err(e) => return Outcome::Failure(format!("Get {url:?}: {e}")),
         }
     }
-    body.truncate(MAX_BODY);
+    body.truncate(MAX_OUTPUT_BYTES);
     if (200..400).contains(&status.as_u16()) {
         Outcome::Success(String::from_utf8_lossy(&body).into_owned())
     } else {
@@ -177,7 +177,7 @@ pub(crate) async fn http_get(
     }
 }
 
-/// The innermost reason, in Go's words where it is a refused connection.
+/// Returns the innermost reason, in Go's words for errors of connections.
 fn cause(error: &reqwest::Error, url: &str) -> String {
     use std::error::Error;
     let mut source: Option<&(dyn Error + 'static)> = error.source();
@@ -210,7 +210,7 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
     format!("dial tcp {address}: {reason}")
 }
 
-/// Connects.
+/// Opens a TCP connection.
 pub(crate) async fn tcp(
     action: &TCPSocketAction,
     container: &Container,
@@ -234,7 +234,7 @@ pub(crate) async fn tcp(
     }
 }
 
-/// Asks the standard health service over gRPC, without TLS.
+/// Calls the standard health service over gRPC, without TLS.
 pub(crate) async fn grpc(
     action: &GRPCAction,
     ip: IpAddr,
@@ -328,7 +328,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// The status in a framed `HealthCheckResponse`; 0 when it is not there.
+/// Returns the status in a framed `HealthCheckResponse`; 0 when it is absent.
 fn health_status(mut body: Bytes) -> u64 {
     if body.len() < 5 {
         return 0;
@@ -365,7 +365,7 @@ fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// The name that probes give themselves.
+/// Returns the user agent of probes.
 pub(crate) fn probe_agent() -> String {
     let version = rkube_config::KUBERNETES_VERSION.trim_start_matches('v');
     let mut parts = version.split('.');
@@ -407,7 +407,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_grpc_answer_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn grpc_answers_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = health_status(bytes.into());
         }
     }
@@ -417,5 +417,102 @@ mod tests {
         assert_eq!(health_status(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 1])), 1);
         assert_eq!(health_status(Bytes::from_static(&[0, 0, 0, 0, 0])), 0);
         assert!(probe_agent().starts_with("kube-probe/1."));
+    }
+
+    /// Serves one connection with a fixed response; returns its port.
+    async fn server(response: &'static str) -> i32 {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                // A client that only connects sends nothing.
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(response.as_bytes()).await;
+            }
+        });
+        i32::from(port)
+    }
+
+    async fn get(port: i32) -> Outcome {
+        // The process has no default provider of TLS before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let get = HTTPGetAction {
+            path: Some("/healthz".into()),
+            port: IntOrString::Int(port),
+            ..Default::default()
+        };
+        let ip = [127, 0, 0, 1].into();
+        let timeout = Duration::from_secs(5);
+        http_get(&get, &Container::default(), ip, timeout, &probe_agent()).await
+    }
+
+    #[tokio::test]
+    async fn statuses_from_200_to_399_are_successes() {
+        for (response, outcome) in [
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+                Outcome::Success("ok".into()),
+            ),
+            (
+                "HTTP/1.1 304 Not Modified\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Success(String::new()),
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: http://other.invalid/\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Success(String::new()),
+            ),
+            (
+                "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Failure("HTTP probe failed with statuscode: 404".into()),
+            ),
+        ] {
+            assert_eq!(get(server(response).await).await, outcome, "{response}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_connections_are_worded_as_by_go() {
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            i32::from(listener.local_addr().unwrap().port())
+        };
+        assert_eq!(
+            get(port).await,
+            Outcome::Failure(format!(
+                "Get \"http://127.0.0.1:{port}/healthz\": dial tcp 127.0.0.1:{port}: connect: connection refused"
+            ))
+        );
+        let action = TCPSocketAction {
+            port: IntOrString::Int(port),
+            host: None,
+        };
+        let ip = [127, 0, 0, 1].into();
+        let timeout = Duration::from_secs(5);
+        assert_eq!(
+            tcp(&action, &Container::default(), ip, timeout).await,
+            Outcome::Failure(format!(
+                "dial tcp 127.0.0.1:{port}: connect: connection refused"
+            ))
+        );
+        let open = TCPSocketAction {
+            port: IntOrString::Int(server("").await),
+            host: None,
+        };
+        assert_eq!(
+            tcp(&open, &Container::default(), ip, timeout).await,
+            Outcome::Success(String::new())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn varints_round_trip(value: u64, rest in proptest::collection::vec(any::<u8>(), 0..4)) {
+            let mut bytes = Vec::new();
+            varint(&mut bytes, value);
+            bytes.extend_from_slice(&rest);
+            prop_assert_eq!(read_varint(&bytes), Some((value, &rest[..])));
+        }
     }
 }

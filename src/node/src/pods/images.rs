@@ -2,91 +2,112 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use rkube_runtime::{ImageStatus, RegistryAuth};
+use rkube_runtime::{ImageError, ImageStatus, RegistryAuth, Runtime};
 use tokio::sync::watch;
 
-use super::ObjectHold;
-use super::backoff::{Backoff, go_duration_fine};
-use super::status::Waiting;
-use crate::agent::Agent;
+use super::backoff::{self, Backoff, go_duration_fine};
+use super::object_hold::ObjectHold;
+use super::reason::Reason;
 use crate::kinds::*;
-use crate::recorder::Severity::{Normal, Warning};
+use crate::recorder::Recorder;
+use crate::recorder::Severity::{self, Normal, Warning};
 
-/// An image that cannot be had now.
+/// How soon a failed pull is tried again, to show in the status that it is held back.
+const BACKOFF_STATUS_DELAY: SignedDuration = SignedDuration::from_secs(2);
+
+/// Why an image cannot be had now.
 #[derive(Debug)]
 pub(crate) struct NoImage {
-    pub waiting: Waiting,
-    /// When to try again; at any event otherwise.
+    pub reason: Reason,
+    /// When to try again; at the next event if `None`.
     pub retry_at: Option<Timestamp>,
 }
 
-/// Pulls images; one for the node.
+/// The node's image puller.
 pub(crate) struct ImagePuller {
+    runtime: Runtime,
+    recorder: Recorder,
     backoff: Mutex<Backoff>,
+    /// Last error of each key of `backoff`.
     errors: Mutex<HashMap<String, String>>,
-    /// Pulls under way: pods that want the same image wait for the same pull.
+    /// Pulls in progress: pods that want the same image wait for the same pull.
     pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     changed: watch::Sender<u64>,
 }
 
-impl Default for ImagePuller {
-    fn default() -> Self {
+/// Label of the images that the binary contains.
+pub(crate) const BUILTIN_LABEL: &str = "io.rkube.builtin";
+
+/// One container's need of an image.
+struct Request<'a> {
+    recorder: &'a Recorder,
+    pod: &'a Pod,
+    container: &'a Container,
+    image: &'a str,
+}
+
+impl Request<'_> {
+    fn record(&self, severity: Severity, reason: &'static str, message: String) {
+        self.recorder
+            .container(self.pod, &self.container.name, severity, reason, message);
+    }
+
+    /// Key of the back-off: pods fail independently.
+    fn key(&self) -> String {
+        format!("{}_{}", self.pod.uid(), self.image)
+    }
+}
+
+impl ImagePuller {
+    pub(crate) fn new(runtime: Runtime, recorder: Recorder) -> Self {
         Self {
+            runtime,
+            recorder,
             backoff: Mutex::default(),
             errors: Mutex::default(),
             pulling: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
-}
 
-/// Label of the images that the binary carries.
-pub(crate) const BUILTIN: &str = "io.rkube.builtin";
-
-impl ImagePuller {
-    /// Told whenever the node's images changed.
+    /// Returns a receiver that is notified when the node's images change.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
-    /// To be called when images came or went by another way.
-    pub(crate) fn note_change(&self) {
+    /// Notifies receivers of images that came or went without this puller.
+    pub(crate) fn notify_change(&self) {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Makes sure that the container's image is there, as its pull policy says.
+    /// Ensures that a container's image is present, as its pull policy demands.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the policy forbids a pull, and when a pull fails or is held back.
     pub(crate) async fn ensure(
         &self,
-        agent: &Agent,
         pod: &Pod,
         container: &Container,
         objects: &tokio::sync::Mutex<ObjectHold>,
     ) -> Result<ImageStatus, NoImage> {
         let image = container.image.as_deref().unwrap_or_default();
-        let tell = |severity, reason, message: String| {
-            agent
-                .recorder
-                .container(pod, &container.name, severity, reason, message);
+        let request = Request {
+            recorder: &self.recorder,
+            pod,
+            container,
+            image,
         };
-        let mut policy = container
-            .image_pull_policy
-            .as_deref()
-            .unwrap_or_else(|| default_policy(image));
-        let present = agent.runtime.image_status(image);
-        // An image of the binary itself is in no registry, and this is its newest.
-        if present
-            .as_ref()
-            .is_some_and(|status| status.labels.contains_key(BUILTIN))
-        {
-            policy = "IfNotPresent";
-        }
+        let present = self.runtime.image_status(image);
+        let policy = pull_policy(container, present.as_ref());
         match (policy, present) {
             ("IfNotPresent" | "Never", Some(status)) => {
-                tell(
+                request.record(
                     Normal,
                     "Pulled",
                     format!(
@@ -98,97 +119,106 @@ impl ImagePuller {
             ("Never", None) => {
                 let message =
                     format!("Container image {image:?} is not present with pull policy of Never");
-                tell(Warning, "ErrImageNeverPull", message.clone());
+                request.record(Warning, "ErrImageNeverPull", message.clone());
                 return Err(NoImage {
-                    waiting: Waiting {
-                        reason: "ErrImageNeverPull".into(),
-                        message,
-                    },
-                    retry_at: Some(Timestamp::now() + super::backoff::INITIAL),
+                    reason: Reason::new("ErrImageNeverPull", message),
+                    retry_at: Some(Timestamp::now() + backoff::INITIAL),
                 });
             }
             _ => {}
         }
-        let key = format!("{}_{image}", pod.uid());
-        let held = self
+        if let Some(held_back) = self.held_back(&request) {
+            return Err(held_back);
+        }
+        self.pull(&request, policy, objects).await
+    }
+
+    /// Returns why a pull has to wait for its back-off.
+    fn held_back(&self, request: &Request<'_>) -> Option<NoImage> {
+        let (image, key) = (request.image, request.key());
+        let until = self
             .backoff
             .lock()
-            .holds_since_update(&key, Timestamp::now());
-        if let Some(until) = held {
-            let last = self.errors.lock().get(&key).cloned();
-            let message = match last {
-                Some(error) => format!("Back-off pulling image {image:?}: ErrImagePull: {error}"),
-                None => format!("Back-off pulling image {image:?}"),
-            };
-            tell(
-                Normal,
-                "BackOff",
-                format!("Back-off pulling image {image:?}"),
-            );
-            return Err(NoImage {
-                waiting: Waiting {
-                    reason: "ImagePullBackOff".into(),
-                    message,
-                },
-                retry_at: Some(until),
-            });
-        }
-        tell(Normal, "Pulling", format!("Pulling image {image:?}"));
-        let asked = std::time::Instant::now();
-        let auth = credentials(agent, pod, objects).await;
+            .holds_since_update(&key, Timestamp::now())?;
+        let message = match self.errors.lock().get(&key) {
+            Some(error) => format!("Back-off pulling image {image:?}: ErrImagePull: {error}"),
+            None => format!("Back-off pulling image {image:?}"),
+        };
+        request.record(
+            Normal,
+            "BackOff",
+            format!("Back-off pulling image {image:?}"),
+        );
+        Some(NoImage {
+            reason: Reason::new("ImagePullBackOff", message),
+            retry_at: Some(until),
+        })
+    }
+
+    async fn pull(
+        &self,
+        request: &Request<'_>,
+        policy: &str,
+        objects: &tokio::sync::Mutex<ObjectHold>,
+    ) -> Result<ImageStatus, NoImage> {
+        let image = request.image;
+        request.record(Normal, "Pulling", format!("Pulling image {image:?}"));
+        let requested = Instant::now();
+        let auth = credentials(&self.recorder, request.pod, objects).await;
         let lock = self.lock(image);
         let guard = lock.lock().await;
-        let began = std::time::Instant::now();
-        // Another pod's pull may have brought it while this one waited.
-        let done = match agent.runtime.image_status(image) {
+        let started = Instant::now();
+        // Another pod may have pulled it while this one waited.
+        let pulled = match self.runtime.image_status(image) {
             Some(status) if policy != "Always" => Ok(status),
-            _ => agent.runtime.pull_image(image, &auth, |_| {}).await,
+            _ => self.runtime.pull_image(image, &auth, |_| {}).await,
         };
         drop(guard);
         self.unlock(image, lock);
-        match done {
+        match pulled {
             Ok(status) => {
-                tell(
+                request.record(
                     Normal,
                     "Pulled",
                     format!(
                         "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
-                        go_duration_fine(began.elapsed()),
-                        go_duration_fine(asked.elapsed()),
+                        go_duration_fine(started.elapsed()),
+                        go_duration_fine(requested.elapsed()),
                         status.size
                     ),
                 );
+                let key = request.key();
                 self.backoff.lock().reset(&key);
                 self.errors.lock().remove(&key);
-                self.note_change();
+                self.notify_change();
                 Ok(status)
             }
-            Err(e) => {
-                let now = Timestamp::now();
-                let mut backoff = self.backoff.lock();
-                backoff.collect(now);
-                backoff.next(&key, now, now);
-                let until = backoff.holds_since_update(&key, now);
-                drop(backoff);
-                self.errors.lock().insert(key, e.to_string());
-                tell(
-                    Warning,
-                    "Failed",
-                    format!("Failed to pull image {image:?}: {e}"),
-                );
-                let reason = match &e {
-                    rkube_runtime::ImageError::InvalidReference { .. } => "InvalidImageName",
-                    _ => "ErrImagePull",
-                };
-                Err(NoImage {
-                    waiting: Waiting {
-                        reason: reason.into(),
-                        message: e.to_string(),
-                    },
-                    // Soon once more, to show that the pull is held back now.
-                    retry_at: until.map(|u| u.min(now + jiff::SignedDuration::from_secs(2))),
-                })
-            }
+            Err(e) => Err(self.failed(request, &e)),
+        }
+    }
+
+    /// Records a failed pull and begins or extends its back-off.
+    fn failed(&self, request: &Request<'_>, error: &ImageError) -> NoImage {
+        let (now, key) = (Timestamp::now(), request.key());
+        let until = {
+            let mut backoff = self.backoff.lock();
+            backoff.collect(now);
+            backoff.next(&key, now, now);
+            backoff.holds_since_update(&key, now)
+        };
+        self.errors.lock().insert(key, error.to_string());
+        request.record(
+            Warning,
+            "Failed",
+            format!("Failed to pull image {:?}: {error}", request.image),
+        );
+        let reason = match error {
+            ImageError::InvalidReference { .. } => "InvalidImageName",
+            _ => "ErrImagePull",
+        };
+        NoImage {
+            reason: Reason::new(reason, error.to_string()),
+            retry_at: until.map(|u| u.min(now + BACKOFF_STATUS_DELAY)),
         }
     }
 
@@ -212,6 +242,20 @@ impl ImagePuller {
     }
 }
 
+/// Returns the pull policy of a container's image.
+///
+/// The binary's own images are in no registry, and those present are the newest.
+fn pull_policy<'a>(container: &'a Container, present: Option<&ImageStatus>) -> &'a str {
+    if present.is_some_and(|status| status.labels.contains_key(BUILTIN_LABEL)) {
+        return "IfNotPresent";
+    }
+    container
+        .image_pull_policy
+        .as_deref()
+        .unwrap_or_else(|| default_policy(container.image.as_deref().unwrap_or_default()))
+}
+
+/// Returns the policy for an image whose container names none.
 fn default_policy(image: &str) -> &'static str {
     let last = image.rsplit('/').next().unwrap_or_default();
     if image.contains('@') {
@@ -223,8 +267,9 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
+/// Returns the credentials in a pod's image pull secrets.
 async fn credentials(
-    agent: &Agent,
+    recorder: &Recorder,
     pod: &Pod,
     objects: &tokio::sync::Mutex<ObjectHold>,
 ) -> Vec<RegistryAuth> {
@@ -234,18 +279,13 @@ async fn credentials(
         if reference.name.is_empty() {
             continue;
         }
-        let secret = objects
-            .lock()
-            .await
-            .secret(agent, pod.namespace(), &reference.name)
-            .await;
-        match secret {
+        match objects.lock().await.secret(&reference.name).await {
             Some(secret) => all.extend(parse_secret(&secret)),
             None => missing.push(reference.name.clone()),
         }
     }
     if !missing.is_empty() {
-        agent.recorder.pod(
+        recorder.pod(
             pod,
             Warning,
             "FailedToRetrieveImagePullSecret",

@@ -1,4 +1,4 @@
-//! Containers of a pod as the worker sees them: each attempt of each name.
+//! A pod's containers as the worker sees them: each attempt of each name.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(crate) mod keys {
     pub(crate) const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
     pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-    /// What the container was made with: its `resources`, JSON.
+    /// The `resources` that the container was created with, as JSON.
     pub(crate) const RESOURCES: &str = "rkube.dev/resources";
     /// The image's name for the container's status.
     pub(crate) const IMAGE_NAME: &str = "rkube.dev/image-name";
@@ -34,14 +34,14 @@ pub(crate) struct Instance {
     pub image: String,
     pub image_ref: String,
     pub hash: Option<String>,
-    /// What it was made with.
+    /// Resources that it was created with.
     pub resources: Option<ResourceRequirements>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub exit_code: i32,
     pub reason: String,
-    /// The container's last words; read once it has exited.
+    /// The termination message; read once the container has exited.
     pub message: String,
     pub user: rkube_runtime::ContainerUser,
 }
@@ -88,7 +88,34 @@ impl Instance {
 /// All attempts by name, oldest first.
 pub(crate) type Instances = BTreeMap<String, Vec<Instance>>;
 
-/// The latest attempt of a name.
+/// Returns the latest attempt of a container.
 pub(crate) fn latest<'a>(instances: &'a Instances, name: &str) -> Option<&'a Instance> {
     instances.get(name)?.last()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Returns a container's first attempt.
+    pub(crate) fn instance(name: &str, sandbox: &str, state: State, exit_code: i32) -> Instance {
+        Instance {
+            id: format!("{name}-id"),
+            sandbox_id: sandbox.into(),
+            name: name.into(),
+            attempt: 0,
+            state,
+            image: String::new(),
+            image_ref: String::new(),
+            hash: None,
+            resources: None,
+            created_at: Timestamp::UNIX_EPOCH,
+            started_at: None,
+            finished_at: None,
+            exit_code,
+            reason: String::new(),
+            message: String::new(),
+            user: Default::default(),
+        }
+    }
 }

@@ -4,26 +4,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rkube_runtime::Runtime;
+
 use super::handlers::Outcome;
-use super::start::hook_runs;
-use crate::agent::Agent;
+use super::start::run_hook;
 use crate::kinds::*;
+use crate::recorder::Recorder;
 use crate::recorder::Severity::{Normal, Warning};
 
-/// What a container gets at least after its hook, in seconds.
-const LEAST: u64 = 2;
+/// Minimum time between the `preStop` hook and SIGKILL, in seconds.
+const MIN_GRACE_SECONDS: u64 = 2;
 
+/// The stop of one container.
 pub(crate) struct Killing {
-    pub agent: Arc<Agent>,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
     pub pod: Arc<Pod>,
     pub name: String,
     pub id: String,
     pub ip: Option<IpAddr>,
-    /// Seconds in all.
+    /// Seconds for the hook and the signal together.
     pub grace: i64,
-    /// Why, for the event.
+    /// The event's message; a default if `None`.
     pub message: Option<String>,
-    /// Whether the hook has run already and only the signal is repeated, with less grace.
+    /// Whether the hook has run and only the signal is repeated, with less grace.
     pub again: bool,
 }
 
@@ -37,15 +41,14 @@ impl Killing {
                 .message
                 .clone()
                 .unwrap_or_else(|| format!("Stopping container {}", self.name));
-            self.agent
-                .recorder
+            self.recorder
                 .container(&self.pod, &self.name, Normal, "Killing", message);
             self.pre_stop(Duration::from_secs(grace)).await;
         }
         let rest = Duration::from_secs(grace)
             .saturating_sub(began.elapsed())
-            .max(Duration::from_secs(LEAST.min(grace.max(1))));
-        if let Err(e) = self.agent.runtime.stop_container(&self.id, rest).await {
+            .max(Duration::from_secs(MIN_GRACE_SECONDS.min(grace.max(1))));
+        if let Err(e) = self.runtime.stop_container(&self.id, rest).await {
             tracing::warn!("stopping container {}: {e}", self.id);
         }
     }
@@ -61,16 +64,16 @@ impl Killing {
         let Some(hook) = hook.filter(|_| !limit.is_zero()) else {
             return;
         };
-        let run = hook_runs(&self.agent, hook, &container, &self.id, self.ip, limit);
-        let ended = self.agent.runtime.wait_container(&self.id);
+        let run = run_hook(&self.runtime, hook, &container, &self.id, self.ip, limit);
+        let ended = self.runtime.wait_container(&self.id);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(limit, run) => outcome,
-            // A container that goes by itself needs no more of the hook.
+            // A container that exits by itself ends its hook.
             _ = ended => return,
         };
         if let Ok(Outcome::Failure(message) | Outcome::Error(message)) = outcome {
             tracing::debug!(pod = %self.pod.full_name(), "preStop: {message}");
-            self.agent.recorder.container(
+            self.recorder.container(
                 &self.pod,
                 &self.name,
                 Warning,

@@ -1,22 +1,20 @@
-//! Probes: a task each, a small state machine of thresholds behind them.
+//! Probes: one task per probe, and the state that their results lead to.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use rkube_runtime::Runtime;
 use tokio::task::AbortHandle;
 
-use super::Letter;
 use super::handlers::{self, Outcome};
 use super::plan::ProbeView;
 use super::status::Health;
-use super::worker::Own;
-use crate::agent::Agent;
 use crate::kinds::*;
+use crate::recorder::Recorder;
 use crate::recorder::Severity::Warning;
 
-/// What a probe is for.
+/// Purpose of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     Startup,
@@ -50,7 +48,7 @@ impl Purpose {
     }
 }
 
-/// Counts equal results in a row and says when they count.
+/// Counts consecutive equal results against the thresholds.
 #[derive(Debug)]
 pub(crate) struct Thresholds {
     success: u32,
@@ -74,8 +72,10 @@ impl Thresholds {
         }
     }
 
-    /// Takes a result; answers the state that it makes certain, if it does.
-    pub(crate) fn take(&mut self, success: bool) -> Option<bool> {
+    /// Records a result.
+    ///
+    /// Returns the new state once the success or failure threshold is reached.
+    pub(crate) fn observe(&mut self, success: bool) -> Option<bool> {
         if self.last == Some(success) {
             self.run = self.run.saturating_add(1);
         } else {
@@ -87,17 +87,17 @@ impl Thresholds {
     }
 }
 
-/// A probe's news for the pod's worker.
+/// A probe's new state, for the pod's worker.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct ProbeResult {
     pub container: String,
-    /// The container's ID, so that news of an earlier attempt are told apart.
+    /// ID of the container, which tells its attempts apart.
     pub id: String,
     pub purpose: Purpose,
     pub success: bool,
 }
 
-/// What the probes of one running container said.
+/// State of the probes of one running container.
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub id: String,
@@ -122,24 +122,25 @@ pub(crate) struct Probes {
     containers: Vec<Probed>,
 }
 
-/// What a probe's task needs.
+/// A container to probe.
 pub(crate) struct Target {
-    pub agent: Arc<Agent>,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
     pub pod: Arc<Pod>,
     pub container: Container,
     pub id: String,
     pub ip: IpAddr,
     /// When the container started.
     pub since: jiff::Timestamp,
-    /// The worker's mailbox.
-    pub letters: mpsc::UnboundedSender<Letter>,
+    /// Reports a result to the worker; returns whether the worker still runs.
+    pub report: Box<dyn Fn(ProbeResult) -> bool + Send + Sync>,
 }
 
 impl Probes {
-    /// Probes a container that has just been seen running.
+    /// Starts to probe a running container.
     ///
-    /// `adopted` is its health as the API knows it when the container ran before
-    /// this agent did: it stays so until a probe says otherwise.
+    /// `adopted` is the health in the API of a container that an earlier agent started;
+    /// it applies until a probe changes it.
     pub(crate) fn watch(&mut self, target: Target, adopted: Option<Health>) {
         self.forget(&target.container.name);
         let container = &target.container;
@@ -154,7 +155,7 @@ impl Probes {
         };
         let target = Arc::new(target);
         if probed.started {
-            start(&mut probed, &target);
+            start_probes(&mut probed, &target);
         } else {
             let runner = tokio::spawn(run(target.clone(), Purpose::Startup));
             probed.tasks.push(runner.abort_handle());
@@ -170,7 +171,7 @@ impl Probes {
         self.containers.clear();
     }
 
-    /// The container's ID that is probed under this name.
+    /// Returns the ID of the container that is probed under a name.
     pub(crate) fn probed(&self, name: &str) -> Option<&str> {
         self.find(name).map(|p| p.id.as_str())
     }
@@ -192,21 +193,23 @@ impl Probes {
         )
     }
 
-    /// Takes news in. `target` makes what the later probes need once startup is done.
-    pub(crate) fn take(&mut self, news: &News, target: impl FnOnce() -> Option<Target>) {
+    /// Applies a result.
+    ///
+    /// `target` returns the container for the probes that begin after the startup probe.
+    pub(crate) fn apply(&mut self, result: &ProbeResult, target: impl FnOnce() -> Option<Target>) {
         let Some(probed) = self
             .containers
             .iter_mut()
-            .find(|p| p.name == news.container && p.id == news.id)
+            .find(|p| p.name == result.container && p.id == result.id)
         else {
             return;
         };
-        match (news.purpose, news.success) {
+        match (result.purpose, result.success) {
             (Purpose::Startup, true) => {
                 if !probed.started {
                     probed.started = true;
                     if let Some(target) = target() {
-                        start(probed, &Arc::new(target));
+                        start_probes(probed, &Arc::new(target));
                     }
                 }
             }
@@ -216,7 +219,7 @@ impl Probes {
         }
     }
 
-    /// No more liveness or startup probes: the pod is being stopped.
+    /// Clears failed probes: the pod is being stopped and restarts no container.
     pub(crate) fn stop_restarting(&mut self) {
         for p in &mut self.containers {
             p.failed = None;
@@ -224,7 +227,7 @@ impl Probes {
     }
 }
 
-fn start(probed: &mut Probed, target: &Arc<Target>) {
+fn start_probes(probed: &mut Probed, target: &Arc<Target>) {
     for purpose in [Purpose::Liveness, Purpose::Readiness] {
         if purpose.of(&target.container).is_some() {
             let runner = tokio::spawn(run(target.clone(), purpose));
@@ -259,38 +262,37 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
     let age = Duration::try_from(age).unwrap_or_default();
     tokio::time::sleep(delay.saturating_sub(age)).await;
     let mut thresholds = Thresholds::new(probe);
-    let mut told = None;
+    let mut reported = None;
     let mut clock = tokio::time::interval(period);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let outcome = once(&target, probe).await;
-        tell(&target, purpose, &outcome);
+        let outcome = probe_once(&target, probe).await;
+        record(&target, purpose, &outcome);
         let success = match &outcome {
             Outcome::Success(_) => true,
             Outcome::Failure(_) => false,
-            // What could not be tried says nothing of the container.
+            // An error is not a result of the container.
             Outcome::Error(_) => continue,
         };
-        let Some(state) = thresholds.take(success) else {
+        let Some(state) = thresholds.observe(success) else {
             continue;
         };
-        if told != Some(state) {
-            told = Some(state);
-            let news = News {
+        if reported != Some(state) {
+            reported = Some(state);
+            let result = ProbeResult {
                 container: target.container.name.clone(),
                 id: target.id.clone(),
                 purpose,
                 success: state,
             };
-            let letter = Letter::Own(Own::Probe(news));
-            if target.letters.send(letter).is_err() {
+            if !(target.report)(result) {
                 return;
             }
         }
         let done = match purpose {
             Purpose::Startup => true,
-            // On hold until the container is another.
+            // On hold until the container is restarted.
             Purpose::Liveness => !state,
             Purpose::Readiness => false,
         };
@@ -300,7 +302,7 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
     }
 }
 
-async fn once(target: &Target, probe: &Probe) -> Outcome {
+async fn probe_once(target: &Target, probe: &Probe) -> Outcome {
     let timeout = Duration::from_secs(
         probe
             .timeout_seconds
@@ -311,7 +313,7 @@ async fn once(target: &Target, probe: &Probe) -> Outcome {
     let agent = handlers::probe_agent();
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
-        handlers::exec(&target.agent.runtime, &target.id, &command, timeout).await
+        handlers::exec(&target.runtime, &target.id, &command, timeout).await
     } else if let Some(get) = &probe.http_get {
         handlers::http_get(get, &target.container, target.ip, timeout, &agent).await
     } else if let Some(socket) = &probe.tcp_socket {
@@ -326,7 +328,7 @@ async fn once(target: &Target, probe: &Probe) -> Outcome {
     }
 }
 
-fn tell(target: &Target, purpose: Purpose, outcome: &Outcome) {
+fn record(target: &Target, purpose: Purpose, outcome: &Outcome) {
     let title = purpose.title();
     let message = match outcome {
         Outcome::Success(_) => return,
@@ -335,7 +337,7 @@ fn tell(target: &Target, purpose: Purpose, outcome: &Outcome) {
             format!("{title} probe errored and resulted in unknown state: {text}")
         }
     };
-    target.agent.recorder.container(
+    target.recorder.container(
         &target.pod,
         &target.container.name,
         Warning,
@@ -356,7 +358,7 @@ mod tests {
             ..Default::default()
         });
         let results = [true, true, false, false, true, false, false, false, false];
-        let states: Vec<_> = results.into_iter().map(|r| t.take(r)).collect();
+        let states: Vec<_> = results.into_iter().map(|r| t.observe(r)).collect();
         let (yes, no) = (Some(true), Some(false));
         assert_eq!(states, [None, yes, None, None, None, None, None, no, no]);
     }
@@ -364,10 +366,75 @@ mod tests {
     #[test]
     fn defaults_are_one_and_three() {
         let mut t = Thresholds::new(&Probe::default());
-        assert_eq!(t.take(false), None);
-        assert_eq!(t.take(true), Some(true));
-        assert_eq!(t.take(false), None);
-        assert_eq!(t.take(false), None);
-        assert_eq!(t.take(false), Some(false));
+        assert_eq!(t.observe(false), None);
+        assert_eq!(t.observe(true), Some(true));
+        assert_eq!(t.observe(false), None);
+        assert_eq!(t.observe(false), None);
+        assert_eq!(t.observe(false), Some(false));
+    }
+
+    fn probes(started: bool, ready: bool) -> Probes {
+        Probes {
+            containers: vec![Probed {
+                id: "id".into(),
+                name: "c".into(),
+                started,
+                ready,
+                failed: None,
+                tasks: Vec::new(),
+            }],
+        }
+    }
+
+    fn result(id: &str, purpose: Purpose, success: bool) -> ProbeResult {
+        ProbeResult {
+            container: "c".into(),
+            id: id.into(),
+            purpose,
+            success,
+        }
+    }
+
+    #[test]
+    fn results_change_the_health() {
+        let mut p = probes(false, false);
+        assert!(!p.health("c").started);
+        p.apply(&result("id", Purpose::Startup, true), || None);
+        assert!(p.started("c") && !p.health("c").ready);
+        p.apply(&result("id", Purpose::Readiness, true), || None);
+        assert!(p.health("c").ready);
+        p.apply(&result("id", Purpose::Readiness, false), || None);
+        assert!(!p.health("c").ready);
+        assert_eq!(p.failed("c"), None, "readiness restarts nothing");
+    }
+
+    #[test]
+    fn failures_restart_the_container() {
+        for (purpose, name) in [
+            (Purpose::Startup, "startup"),
+            (Purpose::Liveness, "liveness"),
+        ] {
+            let mut p = probes(true, true);
+            p.apply(&result("id", purpose, false), || None);
+            assert_eq!(p.failed("c"), Some(name));
+            p.stop_restarting();
+            assert_eq!(p.failed("c"), None);
+        }
+        let mut p = probes(true, true);
+        p.apply(&result("id", Purpose::Liveness, false), || None);
+        p.apply(&result("id", Purpose::Liveness, true), || None);
+        assert_eq!(p.failed("c"), None);
+    }
+
+    #[test]
+    fn results_of_earlier_attempts_do_not_count() {
+        let mut p = probes(true, true);
+        p.apply(&result("earlier", Purpose::Liveness, false), || None);
+        assert_eq!(p.failed("c"), None);
+        assert_eq!(p.probed("c"), Some("id"));
+        p.forget("c");
+        assert_eq!(p.probed("c"), None);
+        assert_eq!(p.health("c"), Health::default());
+        assert!(!p.started("c"));
     }
 }

@@ -355,4 +355,111 @@ mod tests {
         assert_eq!(cpu_quota(500), Some(50_000));
         assert_eq!(cpu_quota(1), Some(1000));
     }
+
+    /// Cases of upstream's `TestMilliCPUToShares` and `TestMilliCPUToQuota`.
+    #[test]
+    fn kernel_values_are_upstreams() {
+        for (millis, shares) in [
+            (0, 2),
+            (1, 2),
+            (2, 2),
+            (3, 3),
+            (4, 4),
+            (32, 32),
+            (1000, 1024),
+            (32_000, 32_768),
+            (256_000, 262_144),
+            (512_000, 262_144),
+        ] {
+            assert_eq!(cpu_shares(millis), shares, "{millis}");
+        }
+        for (millis, quota) in [
+            (0, None),
+            (5, Some(1000)),
+            (9, Some(1000)),
+            (10, Some(1000)),
+            (200, Some(20_000)),
+            (500, Some(50_000)),
+            (1000, Some(100_000)),
+            (1500, Some(150_000)),
+        ] {
+            assert_eq!(cpu_quota(millis), quota, "{millis}");
+        }
+    }
+
+    #[test]
+    fn classes_name_cgroups() {
+        let mut p = pod(&[], &[]);
+        p.metadata.uid = Some("u".into());
+        for (class, parent) in [
+            ("Guaranteed", "/kubepods/podu"),
+            ("Burstable", "/kubepods/burstable/podu"),
+            ("BestEffort", "/kubepods/besteffort/podu"),
+        ] {
+            // The class in the status never changes.
+            p.status = Some(PodStatus {
+                qos_class: Some(class.into()),
+                ..Default::default()
+            });
+            assert_eq!(cgroup_parent(&p), parent);
+        }
+    }
+
+    #[test]
+    fn containers_get_their_limits() {
+        let p = pod(
+            &[("cpu", "250m"), ("memory", "32Mi")],
+            &[
+                ("cpu", "500m"),
+                ("memory", "64Mi"),
+                ("hugepages-2Mi", "4Mi"),
+            ],
+        );
+        let r = runtime_resources(&p.spec().containers[0]);
+        assert_eq!(r.cpu_shares, Some(256));
+        assert_eq!(
+            (r.cpu_quota, r.cpu_period),
+            (Some(50_000), Some(CPU_PERIOD))
+        );
+        assert_eq!(r.memory_limit, Some(64 << 20));
+        assert_eq!(r.hugepage_limits.iter().collect::<Vec<_>>().len(), 1);
+        let r = runtime_resources(&Container::default());
+        assert_eq!(
+            (r.cpu_shares, r.cpu_quota, r.cpu_period),
+            (Some(2), None, None)
+        );
+        assert_eq!(r.memory_limit, None);
+    }
+
+    #[test]
+    fn critical_and_static_pods_are_killed_last() {
+        let mut p = pod(&[], &[]);
+        p.spec.as_mut().unwrap().priority = Some(2_000_001_000);
+        let container = p.spec().containers[0].clone();
+        assert_eq!(oom_score_adj(&p, &container, 4 << 30), -997);
+        let mut p = pod(&[], &[]);
+        p.metadata.annotations =
+            Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+        assert!(is_static(&p));
+        assert_eq!(oom_score_adj(&p, &container, 4 << 30), -997);
+    }
+
+    #[test]
+    fn a_sidecar_is_not_killed_before_its_containers() {
+        const NODE: i64 = 4 << 30;
+        let mut p = pod(&[("memory", "1Gi")], &[]);
+        let sidecar = Container {
+            name: "sidecar".into(),
+            restart_policy: Some("Always".into()),
+            ..Default::default()
+        };
+        p.spec.as_mut().unwrap().init_containers = Some(vec![sidecar.clone()]);
+        assert_eq!(oom_score_adj(&p, &sidecar, NODE), 750);
+        let init = Container {
+            name: "init".into(),
+            ..Default::default()
+        };
+        p.spec.as_mut().unwrap().init_containers = Some(vec![init.clone()]);
+        assert_eq!(oom_score_adj(&p, &init, NODE), 999);
+    }
 }

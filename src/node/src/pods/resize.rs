@@ -8,38 +8,36 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use rkube_runtime::Resources;
+use rkube_runtime::{Resources, Runtime};
 use serde::{Deserialize, Serialize};
 
 use super::admission;
-use super::container::pod_dir;
 use super::instance::{Instance, Instances, latest};
+use super::paths::pod_dir;
 use super::qos;
-use crate::agent::Agent;
+use crate::allocatable::Allocatable;
 use crate::kinds::*;
-use crate::registration::Allocatable;
 
-/// What can be changed.
+/// Resources that can be resized.
 const NAMES: [&str; 2] = ["cpu", "memory"];
 
-/// What was granted, and what is in effect.
+/// Resources that were granted, and those in effect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// By name of container.
+    /// Granted resources by container name.
     granted: BTreeMap<String, ResourceRequirements>,
-    /// By container ID, where it is not what the container was made with.
+    /// Resources in effect by container ID, unless those that it was created with.
     applied: BTreeMap<String, ResourceRequirements>,
 }
 
-/// Containers whose resources can change.
+/// Returns the containers whose resources can change.
 fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
     let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
     sidecars.chain(&pod.spec().containers)
 }
 
-/// The resources that differ.
+/// Returns the names of the resources that differ.
 fn changed(a: &ResourceRequirements, b: &ResourceRequirements) -> Vec<&'static str> {
     let of = |r: &ResourceRequirements, name: &str| {
         let find = |list: &Option<BTreeMap<String, Quantity>>| {
@@ -58,13 +56,14 @@ impl Record {
         pod_dir(uid).join("resources.json")
     }
 
-    /// What a pod that is new here gets: all that it asks for.
-    pub(crate) fn of_new(pod: &Pod) -> Self {
+    /// Returns the record of a new pod: all that it requests is granted.
+    pub(crate) fn for_new_pod(pod: &Pod) -> Self {
         Self::default().complete(pod, &Instances::new())
     }
 
-    /// What is known of the grants of a pod that was here before: from its file, else
-    /// from what its containers were made with, else what it asks for.
+    /// Returns the record of a pod that an earlier agent ran.
+    ///
+    /// Sources in order: the file, what the containers were created with, the request.
     pub(crate) fn load(pod: &Pod, instances: &Instances) -> Self {
         let kept = match std::fs::read(Self::file(pod.uid())) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
@@ -88,7 +87,7 @@ impl Record {
         self
     }
 
-    /// Keeps the record for the agent's next life.
+    /// Saves the record for the next agent.
     pub(crate) fn save(&self, uid: &str) -> std::io::Result<()> {
         let file = Self::file(uid);
         let new = file.with_extension("new");
@@ -96,7 +95,7 @@ impl Record {
         std::fs::rename(new, file)
     }
 
-    /// The pod as it was granted; `None` when that is what it asks for.
+    /// Returns the pod as it was granted; `None` when that is what it requests.
     pub(crate) fn granted(&self, asked: &Pod) -> Option<Pod> {
         let differs = |c: &Container| {
             let resources = c.resources.clone().unwrap_or_default();
@@ -118,7 +117,7 @@ impl Record {
         Some(pod)
     }
 
-    /// Grants what the pod asks for.
+    /// Grants what the pod requests.
     pub(crate) fn grant(&mut self, asked: &Pod) {
         for c in resizable(asked) {
             self.granted
@@ -126,23 +125,22 @@ impl Record {
         }
     }
 
-    /// Notes what a container runs with now.
+    /// Records the resources that a container runs with now.
     pub(crate) fn applied(&mut self, id: &str, resources: ResourceRequirements) {
         self.applied.insert(id.to_owned(), resources);
     }
 
-    /// Forgets containers that are gone.
+    /// Forgets containers that no longer exist.
     pub(crate) fn retain(&mut self, there: impl Fn(&str) -> bool) {
         self.applied.retain(|id, _| there(id));
     }
 
-    /// What a container runs with.
+    /// Returns the resources that a container runs with.
     pub(crate) fn actual<'a>(&'a self, i: &'a Instance) -> Option<&'a ResourceRequirements> {
         self.applied.get(&i.id).or(i.resources.as_ref())
     }
 
-    /// Running containers that do not run with what they were granted, and whether
-    /// that takes a restart by their `resizePolicy`.
+    /// Returns the running containers whose resources differ from the granted ones.
     pub(crate) fn outdated(&self, pod: &Pod, instances: &Instances) -> Vec<Outdated> {
         resizable(pod)
             .filter_map(|c| {
@@ -165,17 +163,18 @@ impl Record {
     }
 }
 
-/// A container that does not run with what it was granted.
+/// A container whose resources differ from the granted ones.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outdated {
     pub id: String,
     pub name: String,
     pub from: ResourceRequirements,
     pub to: ResourceRequirements,
+    /// Whether its `resizePolicy` requires a restart.
     pub restart: bool,
 }
 
-/// Why a pod does not get what it asks for.
+/// Why the node does not grant a resize.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// `Deferred` or `Infeasible`.
@@ -183,7 +182,7 @@ pub(crate) struct Refusal {
     pub message: String,
 }
 
-/// Whether the node has what the pod asks for beside what others were granted.
+/// Checks that the node has what the pod requests besides what others were granted.
 pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result<(), Refusal> {
     let needs = admission::needs(asked);
     for (name, wanted, capacity) in [
@@ -199,23 +198,24 @@ pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result
             });
         }
     }
-    admission::enough(asked, others, node).map_err(|lack| Refusal {
+    admission::check_resources(asked, others, node).map_err(|e| Refusal {
         reason: "Deferred",
-        message: lack.message,
+        message: e.message,
     })
 }
 
-/// What became of an attempt to change containers in place.
+/// Result of resizing containers in place.
 pub(crate) struct Applied {
-    /// Those that run with what they were granted now.
+    /// Containers that run with the granted resources now.
     pub done: Vec<Outdated>,
     pub error: Option<String>,
 }
 
-/// Changes the cgroups of the pod and of `containers`. The pod's own limits never
-/// stand below those of its containers meanwhile.
+/// Changes the cgroups of the pod and of `containers`.
+///
+/// The pod's limits are never below those of its containers meanwhile.
 pub(crate) async fn apply(
-    agent: &Agent,
+    runtime: &Runtime,
     before: &Pod,
     after: &Pod,
     containers: Vec<Outdated>,
@@ -224,13 +224,12 @@ pub(crate) async fn apply(
     let (old, new) = (qos::pod_resources(before), qos::pod_resources(after));
     let mut done = Vec::new();
     let work = async {
-        let runtime = &agent.runtime;
         runtime
             .configure_cgroup(&cgroup, &both(&old, &new))
             .await
             .map_err(|e| e.to_string())?;
         for container in containers {
-            enough_for(agent, &container)?;
+            check_memory_usage(runtime, &container)?;
             let wanted = Container {
                 resources: Some(container.to.clone()),
                 ..Default::default()
@@ -247,12 +246,12 @@ pub(crate) async fn apply(
             .map_err(|e| e.to_string())
     };
     let error = work.await.err();
-    super::sandbox::weigh(agent).await;
     Applied { done, error }
 }
 
-/// Refuses a memory limit below what is in use: the kernel would kill for it.
-fn enough_for(agent: &Agent, container: &Outdated) -> Result<(), String> {
+/// Checks that a new memory limit is not below the usage, for which the kernel would
+/// kill the container.
+fn check_memory_usage(runtime: &Runtime, container: &Outdated) -> Result<(), String> {
     let limit = |r| qos::limits(Some(r)).memory;
     let (Some(new), old) = (limit(&container.to), limit(&container.from)) else {
         return Ok(());
@@ -260,8 +259,7 @@ fn enough_for(agent: &Agent, container: &Outdated) -> Result<(), String> {
     if old.is_some_and(|old| new >= old) {
         return Ok(());
     }
-    let stats = agent
-        .runtime
+    let stats = runtime
         .stats(&container.id)
         .map_err(|e| format!("container {}: {e}", container.name))?;
     if u64::try_from(new).is_ok_and(|new| new < stats.memory_usage) {
@@ -273,11 +271,11 @@ fn enough_for(agent: &Agent, container: &Outdated) -> Result<(), String> {
     Ok(())
 }
 
-/// Limits that hold whatever is between two states: the greater ones.
+/// Returns limits for the transition between two states: the greater ones.
 fn both(old: &Resources, new: &Resources) -> Resources {
     let greater = |a: Option<i64>, b: Option<i64>| match (a, b) {
         (Some(a), Some(b)) => Some(a.max(b)),
-        // Unlimited: written where a limit stands now, left alone elsewhere.
+        // Unlimited: written where a limit is set, left alone elsewhere.
         (Some(_), None) => Some(-1),
         (None, _) => None,
     };
@@ -288,12 +286,6 @@ fn both(old: &Resources, new: &Resources) -> Resources {
         memory_limit: greater(old.memory_limit, new.memory_limit),
         ..Default::default()
     }
-}
-
-/// The other pods of the node, as they were granted.
-pub(crate) fn others(agent: &Agent, uid: &str) -> Vec<Arc<Pod>> {
-    let active = agent.pods.active();
-    active.into_iter().filter(|p| p.uid() != uid).collect()
 }
 
 #[cfg(test)]
@@ -337,7 +329,7 @@ mod tests {
 
     fn running(cpu: &str, memory: &str) -> Instances {
         let state = rkube_runtime::ContainerState::Running;
-        let mut i = super::super::plan::tests::instance("c", "s", state, 0);
+        let mut i = super::super::instance::testing::instance("c", "s", state, 0);
         i.resources = Some(resources(cpu, memory));
         [("c".to_owned(), vec![i])].into()
     }

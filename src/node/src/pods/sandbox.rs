@@ -1,48 +1,66 @@
-//! Making a pod's sandbox: volumes first, then namespaces, network and files.
+//! Creates a pod's sandbox: volumes first, then namespaces, network and files.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rkube_network::{AttachPod, HostPort, Protocol};
-use rkube_runtime::{HostNamespaces, SandboxSpec};
+use rkube_network::{AttachPod, HostPort, NodeNetwork, Protocol};
+use rkube_runtime::{HostNamespaces, Runtime, Sandbox, SandboxSpec};
 use tokio_util::sync::CancellationToken;
 
-use super::container::{log_dir, pod_dir};
+use super::context::PodContext;
 use super::files::{self, Resolver};
 use super::instance::keys;
+use super::object_hold::SharedHold;
+use super::paths::{log_dir, pod_dir};
 use super::plan::SandboxView;
-use super::{ObjectHold, qos};
-use crate::agent::Agent;
+use super::qos;
+use crate::host::Host;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
-use crate::volumes::{self, Volumes};
+use crate::volumes::{self, VolumeSources, Volumes};
 
-/// A sandbox that containers can be made in.
-pub(crate) struct Made {
+/// Delay before the second attempt to set volumes up; it doubles each time.
+const INITIAL_MOUNT_DELAY: Duration = Duration::from_millis(500);
+/// Maximum delay between attempts to set volumes up, the kubelet's.
+const MAX_MOUNT_DELAY: Duration = Duration::from_secs(122);
+
+/// A sandbox that containers can be created in.
+pub(crate) struct NewSandbox {
     pub view: SandboxView,
     pub ip: IpAddr,
 }
 
-/// The network of a pod: its address, once attached.
-pub(crate) fn address(agent: &Agent, pod: &Pod, sandbox: &str) -> Option<IpAddr> {
+/// Returns the address of a pod; `None` before its sandbox is attached to the network.
+pub(crate) fn address(
+    host: &Host,
+    network: &NodeNetwork,
+    pod: &Pod,
+    sandbox: &str,
+) -> Option<IpAddr> {
     if pod.host_network() {
-        return Some(agent.config.ip.into());
+        return Some(host.ip());
     }
-    agent.network.pod(sandbox).map(|p| p.ip.into())
+    network.pod(sandbox).map(|p| p.ip.into())
 }
 
-/// Fills the pod's volumes; tries again until it succeeds or is cancelled.
+/// Sets a pod's volumes up; tries again until it succeeds or is cancelled.
 pub(crate) async fn fill_volumes(
-    agent: &Arc<Agent>,
+    context: &PodContext,
     pod: &Arc<Pod>,
-    objects: &Arc<tokio::sync::Mutex<ObjectHold>>,
+    objects: &SharedHold,
     cancel: &CancellationToken,
 ) -> Option<Volumes> {
-    let mut pause = std::time::Duration::from_millis(500);
-    let mut told: Vec<String> = Vec::new();
+    let sources = VolumeSources {
+        host: context.host.clone(),
+        client: context.client.clone(),
+        images: context.images.clone(),
+    };
+    let mut delay = INITIAL_MOUNT_DELAY;
+    let mut recorded: Vec<String> = Vec::new();
     loop {
-        let attempt = volumes::set_up(agent, pod, objects);
+        let attempt = volumes::set_up(&sources, pod, objects);
         let problems = tokio::select! {
             done = attempt => match done {
                 Ok(volumes) => return Some(volumes),
@@ -51,36 +69,73 @@ pub(crate) async fn fill_volumes(
             () = cancel.cancelled() => return None,
         };
         let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        if messages != told {
+        if messages != recorded {
             for message in &messages {
-                agent
+                context
                     .recorder
                     .pod(pod, Warning, "FailedMount", message.clone());
             }
-            told = messages;
+            recorded = messages;
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // What was missing may have come.
+            () = tokio::time::sleep(delay) => {}
+            // A missing object may exist now.
             () = volumes::any_change(&problems) => {}
             () = cancel.cancelled() => return None,
         }
-        pause = (pause * 2).min(std::time::Duration::from_secs(122));
+        delay = (delay * 2).min(MAX_MOUNT_DELAY);
     }
 }
 
-/// Makes the sandbox, so-manieth of its pod.
-pub(crate) async fn make(agent: &Arc<Agent>, pod: &Pod, attempt: u32) -> anyhow::Result<Made> {
-    let names = files::hostname(pod, &agent.config.name, &agent.config.cluster.dns_domain)
+/// Creates a pod's sandbox; `attempt` counts from 0.
+///
+/// # Errors
+///
+/// Fails without leaving a sandbox behind.
+pub(crate) async fn create(
+    context: &PodContext,
+    pod: &Pod,
+    attempt: u32,
+) -> anyhow::Result<NewSandbox> {
+    let cluster = &context.host.config.cluster;
+    let names = files::hostname(pod, context.host.name(), &cluster.dns_domain)
         .map_err(anyhow::Error::msg)?;
-    let dir = pod_dir(pod.uid());
-    tokio::fs::create_dir_all(&dir).await?;
+    tokio::fs::create_dir_all(pod_dir(pod.uid())).await?;
     tokio::fs::create_dir_all(log_dir(pod)).await?;
-    weigh(agent).await;
-    agent
-        .runtime
+    let runtime = &context.runtime;
+    update_weights(runtime, &context.pods.active()).await;
+    runtime
         .configure_cgroup(&qos::cgroup_parent(pod), &qos::pod_resources(pod))
         .await?;
+    let sandbox = runtime
+        .run_sandbox(specification(pod, &names.name, attempt))
+        .await?;
+    let finish = async {
+        let ip = attach(context, pod, &sandbox).await?;
+        write_files(&context.host, pod, &names, ip).await?;
+        anyhow::Ok(ip)
+    };
+    match finish.await {
+        Ok(ip) => Ok(NewSandbox {
+            view: SandboxView {
+                id: sandbox.id,
+                attempt,
+                ready: true,
+            },
+            ip,
+        }),
+        Err(e) => {
+            stop(runtime, &context.network, &sandbox.id).await;
+            if let Err(e) = runtime.remove_sandbox(&sandbox.id).await {
+                tracing::warn!("removing sandbox {}: {e}", sandbox.id);
+            }
+            Err(e)
+        }
+    }
+}
+
+/// Returns the runtime's specification of a sandbox.
+fn specification(pod: &Pod, hostname: &str, attempt: u32) -> SandboxSpec {
     let spec = pod.spec();
     let labels = BTreeMap::from([
         (keys::POD_NAME.to_owned(), pod.name().to_owned()),
@@ -93,86 +148,58 @@ pub(crate) async fn make(agent: &Arc<Agent>, pod: &Pod, attempt: u32) -> anyhow:
         .flat_map(|c| c.sysctls.iter().flatten())
         .map(|s| (s.name.clone(), s.value.clone()))
         .collect();
-    let sandbox = agent
-        .runtime
-        .run_sandbox(SandboxSpec {
-            id: None,
-            namespace: pod.namespace().into(),
-            name: pod.name().into(),
-            uid: pod.uid().into(),
-            attempt,
-            hostname: names.name.clone(),
-            host: HostNamespaces {
-                network: pod.host_network(),
-                pid: spec.host_pid.unwrap_or(false),
-                ipc: spec.host_ipc.unwrap_or(false),
-            },
-            share_pid: spec.share_process_namespace.unwrap_or(false),
-            sysctls,
-            cgroup_parent: qos::cgroup_parent(pod),
-            shm_bytes: None,
-            labels,
-            annotations: BTreeMap::new(),
-        })
-        .await?;
-    let finish = async {
-        let ip = match &sandbox.netns_path {
-            Some(netns) if !pod.host_network() => {
-                let network = agent.network.clone();
-                let attach = AttachPod {
-                    sandbox_id: sandbox.id.clone(),
-                    netns: netns.clone(),
-                    host_ports: host_ports(pod),
-                    bandwidth: None,
-                };
-                let attached =
-                    tokio::task::spawn_blocking(move || network.attach_pod(&attach)).await??;
-                IpAddr::V4(attached.ip)
-            }
-            _ => agent.config.ip.into(),
-        };
-        write_files(agent, pod, &names, ip).await?;
-        anyhow::Ok(ip)
-    };
-    match finish.await {
-        Ok(ip) => Ok(Made {
-            view: SandboxView {
-                id: sandbox.id,
-                attempt,
-                ready: true,
-            },
-            ip,
-        }),
-        Err(e) => {
-            discard(agent, &sandbox.id).await;
-            Err(e)
-        }
+    SandboxSpec {
+        id: None,
+        namespace: pod.namespace().into(),
+        name: pod.name().into(),
+        uid: pod.uid().into(),
+        attempt,
+        hostname: hostname.to_owned(),
+        host: HostNamespaces {
+            network: pod.host_network(),
+            pid: spec.host_pid.unwrap_or(false),
+            ipc: spec.host_ipc.unwrap_or(false),
+        },
+        share_pid: spec.share_process_namespace.unwrap_or(false),
+        sysctls,
+        cgroup_parent: qos::cgroup_parent(pod),
+        shm_bytes: None,
+        labels,
+        annotations: BTreeMap::new(),
     }
 }
 
-/// Sets the weights of the classes of pods by what their pods ask for.
-pub(crate) async fn weigh(agent: &Agent) {
-    for (tier, resources) in qos::tiers(&agent.pods.active()) {
-        if let Err(e) = agent.runtime.configure_cgroup(tier, &resources).await {
+/// Attaches a sandbox to the network and returns the pod's address.
+async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::Result<IpAddr> {
+    let Some(netns) = sandbox.netns_path.as_ref().filter(|_| !pod.host_network()) else {
+        return Ok(context.host.ip());
+    };
+    let network = context.network.clone();
+    let attach = AttachPod {
+        sandbox_id: sandbox.id.clone(),
+        netns: netns.clone(),
+        host_ports: host_ports(pod),
+        bandwidth: None,
+    };
+    let attached = tokio::task::spawn_blocking(move || network.attach_pod(&attach)).await??;
+    Ok(IpAddr::V4(attached.ip))
+}
+
+/// Sets the CPU weights of the QoS classes from the requests of their pods.
+pub(crate) async fn update_weights(runtime: &Runtime, pods: &[Arc<Pod>]) {
+    for (tier, resources) in qos::tiers(pods) {
+        if let Err(e) = runtime.configure_cgroup(tier, &resources).await {
             tracing::warn!("weighing {tier}: {e}");
         }
     }
 }
 
-/// Stops a sandbox, gives its address back and forgets it.
-pub(crate) async fn discard(agent: &Agent, id: &str) {
-    stop(agent, id).await;
-    if let Err(e) = agent.runtime.remove_sandbox(id).await {
-        tracing::warn!("removing sandbox {id}: {e}");
-    }
-}
-
-/// Stops a sandbox with all that runs in it, and gives its address back.
-pub(crate) async fn stop(agent: &Agent, id: &str) {
-    if let Err(e) = agent.runtime.stop_sandbox(id).await {
+/// Stops a sandbox with all its containers and releases its address.
+pub(crate) async fn stop(runtime: &Runtime, network: &NodeNetwork, id: &str) {
+    if let Err(e) = runtime.stop_sandbox(id).await {
         tracing::warn!("stopping sandbox {id}: {e}");
     }
-    let network = agent.network.clone();
+    let network = network.clone();
     let sandbox = id.to_owned();
     let detached = tokio::task::spawn_blocking(move || network.detach_pod(&sandbox)).await;
     if let Ok(Err(e)) = detached {
@@ -204,7 +231,7 @@ fn host_ports(pod: &Pod) -> Vec<HostPort> {
 
 /// Writes `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` for the pod's containers.
 async fn write_files(
-    agent: &Agent,
+    host: &Host,
     pod: &Pod,
     names: &files::Hostname,
     ip: IpAddr,
@@ -220,7 +247,7 @@ async fn write_files(
     let node_resolver = tokio::fs::read_to_string("/etc/resolv.conf")
         .await
         .unwrap_or_default();
-    let resolver = files::resolver(pod, &agent.config.cluster, &Resolver::parse(&node_resolver));
+    let resolver = files::resolver(pod, &host.config.cluster, &Resolver::parse(&node_resolver));
     tokio::fs::write(
         dir.join("etc-hosts"),
         files::hosts(pod, names, &[ip], &node_hosts),
@@ -234,4 +261,81 @@ async fn write_files(
         tokio::fs::set_permissions(dir.join(file), std::fs::Permissions::from_mode(0o644)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{ContainerPort, PodSecurityContext, Sysctl};
+
+    #[test]
+    fn host_ports_are_those_of_lasting_containers() {
+        let container = |name: &str, host_port: Option<i32>, protocol: Option<&str>| Container {
+            name: name.into(),
+            ports: Some(vec![ContainerPort {
+                container_port: 80,
+                host_port,
+                host_ip: Some("127.0.0.1".into()),
+                protocol: protocol.map(Into::into),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        };
+        let sidecar = Container {
+            restart_policy: Some("Always".into()),
+            ..container("sidecar", Some(53), Some("UDP"))
+        };
+        let pod = Pod {
+            spec: Some(PodSpec {
+                init_containers: Some(vec![sidecar, container("init", Some(1), None)]),
+                containers: vec![
+                    container("a", Some(8080), None),
+                    container("b", None, None),
+                    container("c", Some(0), None),
+                    container("d", Some(70_000), None),
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let ports = host_ports(&pod);
+        let numbers: Vec<u16> = ports.iter().map(|p| p.host_port).collect();
+        assert_eq!(numbers, [53, 8080]);
+        assert!(matches!(ports[0].protocol, Protocol::Udp));
+        assert!(matches!(ports[1].protocol, Protocol::Tcp));
+        assert_eq!(ports[1].container_port, 80);
+        assert!(ports[1].host_ip.is_some());
+    }
+
+    #[test]
+    fn specifications_follow_the_pod() {
+        let pod = Pod {
+            metadata: ObjectMeta {
+                name: Some("p".into()),
+                namespace: Some("ns".into()),
+                uid: Some("u".into()),
+                ..Default::default()
+            },
+            spec: Some(PodSpec {
+                host_pid: Some(true),
+                share_process_namespace: Some(true),
+                security_context: Some(PodSecurityContext {
+                    sysctls: Some(vec![Sysctl {
+                        name: "net.core.somaxconn".into(),
+                        value: "1024".into(),
+                    }]),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let spec = specification(&pod, "host", 3);
+        assert_eq!((spec.name.as_str(), spec.namespace.as_str()), ("p", "ns"));
+        assert_eq!((spec.hostname.as_str(), spec.attempt), ("host", 3));
+        assert!(spec.host.pid && !spec.host.ipc && !spec.host.network && spec.share_pid);
+        assert_eq!(spec.cgroup_parent, "/kubepods/besteffort/podu");
+        assert_eq!(spec.sysctls["net.core.somaxconn"], "1024");
+        assert_eq!(spec.labels[keys::POD_UID], "u");
+    }
 }

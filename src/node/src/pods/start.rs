@@ -5,28 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use rkube_runtime::{ContainerSpec, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::container::{self, Making};
+use super::backoff;
+use super::container::{self, ContainerSources};
+use super::context::PodContext;
 use super::handlers::{self, Outcome};
 use super::instance::Instance;
-use super::status::Waiting;
-use super::{ObjectHold, backoff};
-use crate::agent::Agent;
+use super::object_hold::SharedHold;
+use super::paths::{log_path, message_file};
+use super::reason::Reason;
 use crate::kinds::*;
-use crate::recorder::Severity::{Normal, Warning};
+use crate::recorder::Severity::{self, Normal, Warning};
 use crate::volumes::Mounted;
 
 /// What is needed to start a container.
 pub(crate) struct Start {
-    pub agent: Arc<Agent>,
+    pub context: Arc<PodContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
     pub attempt: u32,
     pub sandbox: String,
     pub ip: Option<IpAddr>,
     pub volumes: Arc<Mounted>,
-    pub objects: Arc<tokio::sync::Mutex<ObjectHold>>,
+    pub objects: SharedHold,
     /// Earlier attempts, of which the last is kept for `logs --previous`.
     pub earlier: Vec<Instance>,
     pub target: Option<String>,
@@ -36,46 +39,72 @@ pub(crate) struct Start {
 /// Why a container did not start.
 #[derive(Debug)]
 pub(crate) struct NotStarted {
-    pub waiting: Waiting,
-    /// When to try again; by the usual back-off after its end otherwise.
+    pub reason: Reason,
+    /// When to try again; after the usual back-off if `None`.
     pub retry_at: Option<Timestamp>,
 }
 
 fn failed(reason: &str, message: impl Into<String>, retry: bool) -> NotStarted {
     NotStarted {
-        waiting: Waiting {
-            reason: reason.into(),
-            message: message.into(),
-        },
+        reason: Reason::new(reason, message),
         retry_at: retry.then(|| Timestamp::now() + backoff::INITIAL),
     }
 }
 
 impl Start {
-    fn tell(&self, severity: crate::recorder::Severity, reason: &'static str, message: String) {
-        self.agent
+    fn record(&self, severity: Severity, reason: &'static str, message: String) {
+        self.context
             .recorder
             .container(&self.pod, &self.container.name, severity, reason, message);
     }
 
-    /// Does it all; the worker learns of the container's states from the runtime's events.
+    /// Starts the container.
+    ///
+    /// The worker learns the container's states from the runtime's events.
     pub(crate) async fn run(self) -> Result<(), NotStarted> {
-        let runtime = &self.agent.runtime;
-        let image = tokio::select! {
-            image = self.agent.images.ensure(&self.agent, &self.pod, &self.container, &self.objects) => image,
+        let spec = tokio::select! {
+            spec = self.prepare() => spec?,
             () = self.cancel.cancelled() => {
                 return Err(failed("ContainerCreating", "", false));
             }
         };
-        let image = image.map_err(|e| {
-            self.tell(Warning, "Failed", format!("Error: {}", e.waiting.reason));
-            NotStarted {
-                waiting: e.waiting,
-                retry_at: e.retry_at,
+        if self.cancel.is_cancelled() {
+            return Err(failed("ContainerCreating", "", false));
+        }
+        self.collect().await;
+        let runtime = &self.context.runtime;
+        let id = match runtime.create_container(&self.sandbox, spec).await {
+            Ok(id) => id,
+            Err(e) => {
+                self.record(Warning, "Failed", format!("Error: {e}"));
+                return Err(failed("CreateContainerError", e.to_string(), true));
             }
-        })?;
-        let making = Making {
-            agent: &self.agent,
+        };
+        self.record(Normal, "Created", "Container created".into());
+        if let Err(e) = runtime.start_container(&id).await {
+            self.record(Warning, "Failed", format!("Error: {e}"));
+            return Err(failed("RunContainerError", e.to_string(), false));
+        }
+        self.record(Normal, "Started", "Container started".into());
+        self.post_start(&id).await
+    }
+
+    /// Gets the image and builds the specification.
+    async fn prepare(&self) -> Result<ContainerSpec, NotStarted> {
+        let images = &self.context.images;
+        let image = images
+            .ensure(&self.pod, &self.container, &self.objects)
+            .await
+            .map_err(|e| {
+                self.record(Warning, "Failed", format!("Error: {}", e.reason.reason));
+                NotStarted {
+                    reason: e.reason,
+                    retry_at: e.retry_at,
+                }
+            })?;
+        let sources = ContainerSources {
+            host: &self.context.host,
+            services: &self.context.services,
             pod: &self.pod,
             container: &self.container,
             attempt: self.attempt,
@@ -84,48 +113,24 @@ impl Start {
             volumes: &self.volumes,
             target: self.target.clone(),
         };
-        let spec = tokio::select! {
-            spec = async {
-                let mut objects = self.objects.lock().await;
-                container::specify(&making, &mut objects).await
-            } => spec,
-            () = self.cancel.cancelled() => {
-                return Err(failed("ContainerCreating", "", false));
-            }
-        };
-        let spec = spec.map_err(|message| {
-            self.tell(Warning, "Failed", format!("Error: {message}"));
-            failed("CreateContainerConfigError", message, true)
-        })?;
-        if self.cancel.is_cancelled() {
-            return Err(failed("ContainerCreating", "", false));
-        }
-        self.collect().await;
-        let id = match runtime.create_container(&self.sandbox, spec).await {
-            Ok(id) => id,
-            Err(e) => {
-                self.tell(Warning, "Failed", format!("Error: {e}"));
-                return Err(failed("CreateContainerError", e.to_string(), true));
-            }
-        };
-        self.tell(Normal, "Created", "Container created".into());
-        if let Err(e) = runtime.start_container(&id).await {
-            self.tell(Warning, "Failed", format!("Error: {e}"));
-            return Err(failed("RunContainerError", e.to_string(), false));
-        }
-        self.tell(Normal, "Started", "Container started".into());
-        self.post_start(&id).await
+        let mut objects = self.objects.lock().await;
+        container::specify(&sources, &mut objects)
+            .await
+            .map_err(|message| {
+                self.record(Warning, "Failed", format!("Error: {message}"));
+                failed("CreateContainerConfigError", message, true)
+            })
     }
 
     /// Forgets all attempts but the last.
     async fn collect(&self) {
         let keep = self.earlier.len().saturating_sub(1);
         for old in self.earlier.iter().take(keep) {
-            if let Err(e) = self.agent.runtime.remove_container(&old.id).await {
+            if let Err(e) = self.context.runtime.remove_container(&old.id).await {
                 tracing::debug!("removing container {}: {e}", old.id);
             }
-            let log = container::log_path(&self.pod, &old.name, old.attempt);
-            let words = container::message_file(self.pod.uid(), &old.name, old.attempt);
+            let log = log_path(&self.pod, &old.name, old.attempt);
+            let words = message_file(self.pod.uid(), &old.name, old.attempt);
             for file in [log, words] {
                 // Gone already is as good.
                 let _ = tokio::fs::remove_file(file).await;
@@ -143,19 +148,19 @@ impl Start {
             return Ok(());
         };
         let outcome = tokio::select! {
-            outcome = hook_runs(&self.agent, hook, &self.container, id, self.ip, HOOK_MAX) => outcome,
+            outcome = run_hook(&self.context.runtime, hook, &self.container, id, self.ip, HOOK_TIMEOUT) => outcome,
             () = self.cancel.cancelled() => return Ok(()),
         };
         let (Outcome::Failure(message) | Outcome::Error(message)) = outcome else {
             return Ok(());
         };
-        self.tell(
+        self.record(
             Warning,
             "FailedPostStartHook",
             "PostStartHook failed".into(),
         );
         tracing::debug!(pod = %self.pod.full_name(), "postStart: {message}");
-        self.tell(
+        self.record(
             Normal,
             "Killing",
             format!(
@@ -164,19 +169,19 @@ impl Start {
             ),
         );
         let grace = Duration::from_secs(u64::try_from(self.pod.grace_seconds()).unwrap_or(30));
-        if let Err(e) = self.agent.runtime.stop_container(id, grace).await {
+        if let Err(e) = self.context.runtime.stop_container(id, grace).await {
             tracing::warn!("stopping container {id}: {e}");
         }
         Err(failed("PostStartHookError", message, false))
     }
 }
 
-/// A hook without limit of its own; the container's end ends it.
-const HOOK_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Limit of `postStart` hooks, which upstream does not limit; the container's end ends them.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs a `postStart` or `preStop` hook.
-pub(crate) async fn hook_runs(
-    agent: &Agent,
+pub(crate) async fn run_hook(
+    runtime: &Runtime,
     hook: &k8s_openapi::api::core::v1::LifecycleHandler,
     container: &Container,
     id: &str,
@@ -186,7 +191,7 @@ pub(crate) async fn hook_runs(
     let no_ip = || Outcome::Error("the pod has no address".into());
     if let Some(exec) = &hook.exec {
         let command = exec.command.clone().unwrap_or_default();
-        match handlers::exec(&agent.runtime, id, &command, limit).await {
+        match handlers::exec(runtime, id, &command, limit).await {
             Outcome::Failure(text) => Outcome::Failure(format!(
                 "command {:?} exited with a non-zero code: {text}",
                 command.join(" ")
@@ -218,5 +223,5 @@ pub(crate) async fn hook_runs(
     }
 }
 
-/// The pause before a container is tried again that is not known to have ended.
-pub(crate) const RETRY: SignedDuration = backoff::INITIAL;
+/// Delay before the next attempt at what has failed without a container's end.
+pub(crate) const RETRY_DELAY: SignedDuration = backoff::INITIAL;

@@ -17,7 +17,7 @@ use tracing::debug;
 use super::answer::{Answer, text, upgraded};
 use super::query::Query;
 use crate::kinds::*;
-use crate::pods::Snapshot;
+use crate::pods::table::Snapshot;
 
 /// Protocol of the SPDY streams.
 const PROTOCOL: &str = "portforward.k8s.io";

@@ -1,32 +1,32 @@
-//! Who is on the other end of a connection, by its certificate.
+//! Identity of a client, from its certificate.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Someone who calls the node.
+/// Identity of a client of the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// No certificate was shown.
-    Nobody,
-    /// A valid certificate of somebody without a right to call nodes.
-    Stranger(String),
+    /// The client has no certificate.
+    Anonymous,
+    /// The certificate is valid, but its user may not call nodes.
+    Unauthorized(String),
     /// The API server, or an administrator of the cluster.
     Trusted,
 }
 
 /// The API server's name in its client certificate.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
-/// The group that may do everything.
+/// Group that may do everything.
 const MASTERS: &str = "system:masters";
 
 impl Identity {
-    /// Judges a chain that TLS has verified against the cluster's authority.
-    pub(crate) fn of(chain: Option<&[CertificateDer<'_>]>) -> Self {
+    /// Returns the identity of a chain that TLS has verified against the cluster's CA.
+    pub(crate) fn from_chain(chain: Option<&[CertificateDer<'_>]>) -> Self {
         let Some(leaf) = chain.and_then(<[_]>::first) else {
-            return Self::Nobody;
+            return Self::Anonymous;
         };
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-            return Self::Nobody;
+            return Self::Anonymous;
         };
         let subject = certificate.subject();
         let name = subject
@@ -39,7 +39,7 @@ impl Identity {
         if masters || name == API_SERVER {
             Self::Trusted
         } else {
-            Self::Stranger(name.to_owned())
+            Self::Unauthorized(name.to_owned())
         }
     }
 }

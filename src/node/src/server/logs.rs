@@ -1,8 +1,7 @@
-//! Containers' logs: the CRI's format, and `kubectl logs` on top of it.
+//! Containers' logs for `kubectl logs`.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,54 +9,22 @@ use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
-use rkube_runtime::ContainerState;
+use rkube_runtime::{ContainerState, Runtime};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::mpsc::{Sender, channel};
 
 use super::answer::{Answer, no_pod, text};
 use super::query::Query;
-use crate::agent::Agent;
 use crate::kinds::*;
-use crate::pods::container::log_path;
+use crate::log_line::LogLine;
 use crate::pods::instance::Instance;
+use crate::pods::paths::log_path;
+use crate::server::endpoint::Endpoint;
 
-/// One entry of a log: `<time> <stream> <tags> <content>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Line<'a> {
-    pub time: &'a str,
-    pub stream: &'a str,
-    /// The line goes on in the next entry of the same stream.
-    pub partial: bool,
-    pub content: &'a [u8],
-}
-
-impl<'a> Line<'a> {
-    /// Reads an entry without its line break; `None` for what is none.
-    pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
-        let mut rest = line;
-        let mut word = || {
-            let at = rest.iter().position(|b| *b == b' ')?;
-            let (word, tail) = rest.split_at(at);
-            rest = &tail[1..];
-            std::str::from_utf8(word).ok()
-        };
-        let (time, stream, tags) = (word()?, word()?, word()?);
-        if !matches!(stream, "stdout" | "stderr") || time.len() < 20 {
-            return None;
-        }
-        Some(Self {
-            time,
-            stream,
-            partial: tags.split(':').next() == Some("P"),
-            content: rest,
-        })
-    }
-}
-
-/// What is wanted of a log.
+/// Options of a request for a log.
 #[derive(Clone, Debug, Default)]
-struct Wanted {
+struct LogOptions {
     follow: bool,
     timestamps: bool,
     tail: Option<u64>,
@@ -66,8 +33,8 @@ struct Wanted {
     stream: Option<&'static str>,
 }
 
-impl Wanted {
-    fn read(query: &Query) -> Result<Self, String> {
+impl LogOptions {
+    fn from_query(query: &Query) -> Result<Self, String> {
         let positive = |key: &str| -> Result<Option<i64>, String> {
             match query.number(key)? {
                 Some(n) if n < 0 => Err(format!("{key} must be greater than or equal to 0")),
@@ -100,18 +67,18 @@ impl Wanted {
 }
 
 /// Answers `/containerLogs`.
-pub(crate) async fn serve(
-    agent: &Arc<Agent>,
+pub(crate) fn serve(
+    endpoint: &Endpoint,
     namespace: &str,
     pod: &str,
     container: &str,
     query: &Query,
 ) -> Answer {
-    let wanted = match Wanted::read(query) {
-        Ok(wanted) => wanted,
+    let options = match LogOptions::from_query(query) {
+        Ok(options) => options,
         Err(e) => return text(StatusCode::BAD_REQUEST, e),
     };
-    let Some(found) = agent.pods.find(namespace, pod, None) else {
+    let Some(found) = endpoint.pods.find(namespace, pod, None) else {
         return no_pod(namespace, pod);
     };
     if found.pod.container(container).is_none() {
@@ -144,10 +111,10 @@ pub(crate) async fn serve(
     let path = log_path(&found.pod, container, instance.attempt);
     let (sender, receiver) = channel::<Result<Frame<Bytes>, std::io::Error>>(4);
     let reader = Reader {
-        agent: agent.clone(),
+        runtime: endpoint.runtime.clone(),
         id: instance.id.clone(),
         path,
-        wanted,
+        options,
         out: Out {
             sender,
             left: None,
@@ -237,17 +204,17 @@ impl Out {
 }
 
 struct Reader {
-    agent: Arc<Agent>,
+    runtime: Runtime,
     id: String,
     path: PathBuf,
-    wanted: Wanted,
+    options: LogOptions,
     out: Out,
     mid_line: bool,
 }
 
 impl Reader {
     async fn run(mut self) {
-        self.out.left = self.wanted.limit;
+        self.out.left = self.options.limit;
         if let Err(e) = self.copy().await
             && e.kind() != std::io::ErrorKind::NotFound
         {
@@ -258,14 +225,14 @@ impl Reader {
 
     async fn copy(&mut self) -> std::io::Result<()> {
         let mut watch = self
-            .wanted
+            .options
             .follow
             .then(|| Watch::new(&self.path))
             .transpose()?;
         let mut file = match File::open(&self.path).await {
             Ok(file) => file,
             // Nothing was written yet, or it was rotated just now.
-            Err(e) if self.wanted.follow && e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if self.options.follow && e.kind() == std::io::ErrorKind::NotFound => {
                 match self.reopened(&mut watch).await? {
                     Some(file) => file,
                     None => return Ok(()),
@@ -273,7 +240,7 @@ impl Reader {
             }
             Err(e) => return Err(e),
         };
-        if let Some(lines) = self.wanted.tail {
+        if let Some(lines) = self.options.tail {
             let at = tail_offset(&mut file, lines).await?;
             file.seek(SeekFrom::Start(at)).await?;
         }
@@ -316,8 +283,7 @@ impl Reader {
     }
 
     fn running(&self) -> bool {
-        self.agent
-            .runtime
+        self.runtime
             .container_status(&self.id)
             .is_some_and(|s| s.state == ContainerState::Running)
     }
@@ -326,7 +292,7 @@ impl Reader {
     async fn wait(&self, watch: &mut Watch) -> bool {
         tokio::select! {
             () = watch.changed() => true,
-            _ = self.agent.runtime.wait_container(&self.id) => true,
+            _ = self.runtime.wait_container(&self.id) => true,
             () = self.out.sender.closed() => false,
         }
     }
@@ -351,18 +317,18 @@ impl Reader {
 
     /// Writes one entry out; false when no more are wanted.
     fn line(&mut self, raw: &[u8]) -> bool {
-        let Some(line) = Line::parse(raw) else {
+        let Some(line) = LogLine::parse(raw) else {
             return true;
         };
-        if self.wanted.stream.is_some_and(|s| s != line.stream) {
+        if self.options.stream.is_some_and(|s| s != line.stream) {
             return true;
         }
-        if let Some(since) = self.wanted.since
+        if let Some(since) = self.options.since
             && line.time.parse::<Timestamp>().is_ok_and(|t| t < since)
         {
             return true;
         }
-        if self.wanted.timestamps && !self.mid_line {
+        if self.options.timestamps && !self.mid_line {
             let stamp = format!("{} ", line.time);
             if !self.out.put(stamp.as_bytes()) {
                 return false;
@@ -418,7 +384,7 @@ fn last_lines(text: &[u8], lines: u64, from_start: bool) -> Option<usize> {
             None => return None,
         };
         // A line is counted at its end: the entry that is not partial.
-        let whole = Line::parse(&text[start..end]).is_none_or(|l| !l.partial);
+        let whole = LogLine::parse(&text[start..end]).is_none_or(|l| !l.partial);
         if whole {
             seen += 1;
             if seen > lines {
@@ -494,26 +460,128 @@ mod tests {
 
     const T: &str = "2026-01-02T03:04:05.678901234Z";
 
+    fn options(query: &str) -> Result<LogOptions, String> {
+        LogOptions::from_query(&Query::parse(query))
+    }
+
     #[test]
-    fn entries() {
-        let raw = format!("{T} stderr P hello  world");
-        let line = Line::parse(raw.as_bytes()).unwrap();
-        assert!(line.partial);
+    fn options_are_read() {
+        let o =
+            options("follow=true&timestamps=1&tailLines=5&limitBytes=10&stream=Stderr").unwrap();
+        assert!(o.follow && o.timestamps);
         assert_eq!(
-            (line.stream, line.content),
-            ("stderr", &b"hello  world"[..])
+            (o.tail, o.limit, o.stream),
+            (Some(5), Some(10), Some("stderr"))
         );
-        let raw = format!("{T} stdout F ");
-        assert_eq!(Line::parse(raw.as_bytes()).unwrap().content, b"");
-        assert!(Line::parse(b"no log at all").is_none());
+        let o = options("stream=All").unwrap();
+        assert!(!o.follow && !o.timestamps && o.since.is_none());
+        assert_eq!((o.tail, o.limit, o.stream), (None, None, None));
+        let o = options("sinceTime=2026-01-02T03:04:05Z&sinceSeconds=5").unwrap();
+        assert_eq!(o.since, Some("2026-01-02T03:04:05Z".parse().unwrap()));
+        let since = options("sinceSeconds=60").unwrap().since.unwrap();
+        let age = Timestamp::now().duration_since(since).as_secs();
+        assert!((59..=61).contains(&age), "{age}");
+    }
+
+    #[test]
+    fn invalid_options_are_refused() {
+        for (query, message) in [
+            (
+                "tailLines=-1",
+                "tailLines must be greater than or equal to 0",
+            ),
+            ("limitBytes=x", "invalid value for limitBytes: \"x\""),
+            (
+                "sinceTime=yesterday",
+                "invalid value for sinceTime: \"yesterday\"",
+            ),
+            ("stream=stdout", "invalid value for stream: \"stdout\""),
+        ] {
+            assert_eq!(options(query).unwrap_err(), message, "{query}");
+        }
+    }
+
+    fn attempts(states: &[ContainerState]) -> Vec<Instance> {
+        states
+            .iter()
+            .zip(0..)
+            .map(|(state, attempt)| Instance {
+                attempt,
+                ..crate::pods::instance::testing::instance("c", "s", *state, 0)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_attempt_that_ran_is_chosen() {
+        use ContainerState::{Created, Exited, Running};
+        for (states, previous, attempt) in [
+            (&[][..], false, None),
+            (&[Created], false, None),
+            (&[Running], false, Some(0)),
+            (&[Exited, Running], false, Some(1)),
+            (&[Exited, Created], false, Some(0)),
+            (&[Exited], true, None),
+            (&[Exited, Running], true, Some(0)),
+            (&[Exited, Exited, Created], true, Some(1)),
+            (&[], true, None),
+        ] {
+            let attempts = attempts(states);
+            let chosen = choose(&attempts, previous).map(|i| i.attempt);
+            assert_eq!(chosen, attempt, "{states:?} {previous}");
+        }
+    }
+
+    #[test]
+    fn waiting_containers_have_a_reason() {
+        let pod = |reason: &str, message: Option<&str>| Pod {
+            status: Some(PodStatus {
+                container_statuses: Some(vec![ContainerStatus {
+                    name: "c".into(),
+                    state: Some(k8s_openapi::api::core::v1::ContainerState {
+                        waiting: Some(ContainerStateWaiting {
+                            reason: Some(reason.into()),
+                            message: message.map(Into::into),
+                        }),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_eq!(waiting_reason(&Pod::default(), "c"), "ContainerCreating");
+        let crashed = pod("CrashLoopBackOff", Some("back-off"));
+        assert_eq!(waiting_reason(&crashed, "c"), "CrashLoopBackOff");
+        assert_eq!(waiting_reason(&crashed, "d"), "ContainerCreating");
+        assert_eq!(
+            waiting_reason(&pod("ErrImagePull", Some("not found")), "c"),
+            "trying and failing to pull image: not found"
+        );
+    }
+
+    #[test]
+    fn output_is_limited() {
+        let (sender, _receiver) = channel(1);
+        let mut out = Out {
+            sender,
+            left: Some(5),
+            buffer: BytesMut::new(),
+        };
+        assert!(out.put(b"abc"));
+        assert!(!out.put(b"def"));
+        assert_eq!(&out.buffer[..], b"abcde");
+        out.left = None;
+        assert!(out.put(b"more"));
     }
 
     proptest! {
         #[test]
-        fn any_entry_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..80), lines in 0u64..4) {
-            let _ = Line::parse(&bytes);
-            let _ = last_lines(&bytes, lines, true);
-            let _ = last_lines(&bytes, lines, false);
+        fn offsets_are_within_the_text(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80), lines in 0u64..4) {
+            prop_assert!(last_lines(&bytes, lines, true).is_some_and(|at| at <= bytes.len()));
+            prop_assert!(last_lines(&bytes, lines, false).is_none_or(|at| at <= bytes.len()));
         }
     }
 

@@ -1,11 +1,13 @@
 //! Metrics in Prometheus' text format.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::{Response, header};
+use rkube_runtime::Stats;
 
 use super::answer::{Answer, full};
-use crate::agent::Agent;
+use super::endpoint::Endpoint;
 use crate::kinds::*;
 use crate::pods::instance::Instance;
 use crate::pods::qos;
@@ -49,9 +51,9 @@ impl Page {
     }
 }
 
-/// `/metrics`: the agent itself.
-pub(crate) fn own(agent: &Agent) -> Answer {
-    let pods = agent.pods.all();
+/// Serves `/metrics`: the agent itself.
+pub(crate) fn agent(endpoint: &Endpoint) -> Answer {
+    let pods = endpoint.pods.all();
     let running = pods
         .iter()
         .flat_map(|p| p.instances.values().filter_map(|a| a.last()))
@@ -83,7 +85,7 @@ pub(crate) fn own(agent: &Agent) -> Answer {
     );
     page.sample(
         "kubelet_node_name",
-        &[("node", &agent.config.name)],
+        &[("node", endpoint.host.name())],
         1.0,
         None,
     );
@@ -96,7 +98,10 @@ pub(crate) fn own(agent: &Agent) -> Answer {
         "kubernetes_build_info",
         &[
             ("git_version", &rkube_config::version()),
-            ("platform", &format!("linux/{}", agent.machine.architecture)),
+            (
+                "platform",
+                &format!("linux/{}", endpoint.host.machine.architecture),
+            ),
         ],
         1.0,
         None,
@@ -104,9 +109,12 @@ pub(crate) fn own(agent: &Agent) -> Answer {
     answer(page.0)
 }
 
-/// Every running container with its pod and what it uses.
-fn containers(agent: &Agent) -> Vec<(std::sync::Arc<Pod>, Instance, rkube_runtime::Stats)> {
-    agent
+/// A running container with its pod and its usage.
+type Usage = (Arc<Pod>, Instance, Stats);
+
+/// Returns all running containers.
+fn containers(endpoint: &Endpoint) -> Vec<Usage> {
+    endpoint
         .pods
         .all()
         .into_iter()
@@ -116,7 +124,7 @@ fn containers(agent: &Agent) -> Vec<(std::sync::Arc<Pod>, Instance, rkube_runtim
                 .filter_map(|a| a.last())
                 .filter(|i| i.running())
                 .filter_map(|i| {
-                    let stats = agent.runtime.stats(&i.id).ok()?;
+                    let stats = endpoint.runtime.stats(&i.id).ok()?;
                     Some((s.pod.clone(), i.clone(), stats))
                 })
                 .collect::<Vec<_>>()
@@ -124,130 +132,113 @@ fn containers(agent: &Agent) -> Vec<(std::sync::Arc<Pod>, Instance, rkube_runtim
         .collect()
 }
 
-/// `/metrics/resource`: what the metrics server reads.
-pub(crate) async fn resource(agent: &Agent) -> Answer {
-    let containers = containers(agent);
-    let mut page = Page(String::new());
-    page.family(
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
-    );
-    for (pod, i, s) in &containers {
-        let labels = [
-            ("container", i.name.as_str()),
-            ("namespace", pod.namespace()),
-            ("pod", pod.name()),
-        ];
-        page.sample(
-            "container_cpu_usage_seconds_total",
-            &labels,
-            s.cpu_ns as f64 / 1e9,
-            Some(s.timestamp.as_millisecond()),
-        );
-    }
-    page.family(
-        "container_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the container in bytes",
-    );
-    for (pod, i, s) in &containers {
-        let labels = [
-            ("container", i.name.as_str()),
-            ("namespace", pod.namespace()),
-            ("pod", pod.name()),
-        ];
-        page.sample(
-            "container_memory_working_set_bytes",
-            &labels,
-            s.memory_working_set as f64,
-            Some(s.timestamp.as_millisecond()),
-        );
-    }
-    page.family(
-        "container_start_time_seconds",
-        "gauge",
-        "[STABLE] Start time of the container since unix epoch in seconds",
-    );
-    for (pod, i, s) in &containers {
-        let labels = [
-            ("container", i.name.as_str()),
-            ("namespace", pod.namespace()),
-            ("pod", pod.name()),
-        ];
-        let start = i
-            .started_at
-            .map_or(0.0, |t| t.as_millisecond() as f64 / 1e3);
-        page.sample(
-            "container_start_time_seconds",
-            &labels,
-            start,
-            Some(s.timestamp.as_millisecond()),
-        );
-    }
-    let node = agent.runtime.cgroup_stats("/").unwrap_or_default();
-    let at = Some(node.timestamp.as_millisecond());
-    page.family(
-        "node_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
-    );
-    page.sample(
-        "node_cpu_usage_seconds_total",
-        &[],
-        node.cpu_ns as f64 / 1e9,
-        at,
-    );
-    page.family(
-        "node_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the node in bytes",
-    );
-    page.sample(
-        "node_memory_working_set_bytes",
-        &[],
-        node.memory_working_set as f64,
-        at,
-    );
-    let pods: Vec<_> = agent
+/// Serves `/metrics/resource`, which the metrics server reads.
+pub(crate) fn resource(endpoint: &Endpoint) -> Answer {
+    let pods: Vec<_> = endpoint
         .pods
         .all()
         .into_iter()
         .filter_map(|s| {
-            let stats = agent
+            let stats = endpoint
                 .runtime
                 .cgroup_stats(&qos::cgroup_parent(&s.pod))
                 .ok()?;
             Some((s.pod, stats))
         })
         .collect();
-    page.family(
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
-    );
-    for (pod, s) in &pods {
-        let labels = [("namespace", pod.namespace()), ("pod", pod.name())];
-        page.sample(
-            "pod_cpu_usage_seconds_total",
-            &labels,
-            s.cpu_ns as f64 / 1e9,
-            Some(s.timestamp.as_millisecond()),
-        );
+    let node = endpoint.runtime.cgroup_stats("/").unwrap_or_default();
+    answer(resource_page(&containers(endpoint), &node, &pods))
+}
+
+/// A container family's name, type, help and value.
+type ContainerFamily = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&Instance, &Stats) -> f64,
+);
+
+/// Returns the page of `/metrics/resource`.
+fn resource_page(containers: &[Usage], node: &Stats, pods: &[(Arc<Pod>, Stats)]) -> String {
+    let mut page = Page(String::new());
+    let families: [ContainerFamily; 3] = [
+        (
+            "container_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+            |_, s| s.cpu_ns as f64 / 1e9,
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "gauge",
+            "[STABLE] Current working set of the container in bytes",
+            |_, s| s.memory_working_set as f64,
+        ),
+        (
+            "container_start_time_seconds",
+            "gauge",
+            "[STABLE] Start time of the container since unix epoch in seconds",
+            |i, _| {
+                i.started_at
+                    .map_or(0.0, |t| t.as_millisecond() as f64 / 1e3)
+            },
+        ),
+    ];
+    for (name, kind, help, value) in families {
+        page.family(name, kind, help);
+        for (pod, i, s) in containers {
+            let labels = [
+                ("container", i.name.as_str()),
+                ("namespace", pod.namespace()),
+                ("pod", pod.name()),
+            ];
+            page.sample(
+                name,
+                &labels,
+                value(i, s),
+                Some(s.timestamp.as_millisecond()),
+            );
+        }
     }
-    page.family(
-        "pod_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the pod in bytes",
-    );
-    for (pod, s) in &pods {
-        let labels = [("namespace", pod.namespace()), ("pod", pod.name())];
-        page.sample(
+    let node_families: [Family; 2] = [
+        (
+            "node_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+            |s| s.cpu_ns as f64 / 1e9,
+        ),
+        (
+            "node_memory_working_set_bytes",
+            "gauge",
+            "[STABLE] Current working set of the node in bytes",
+            |s| s.memory_working_set as f64,
+        ),
+    ];
+    for (name, kind, help, value) in node_families {
+        page.family(name, kind, help);
+        let at = Some(node.timestamp.as_millisecond());
+        page.sample(name, &[], value(node), at);
+    }
+    let pod_families: [Family; 2] = [
+        (
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+            |s| s.cpu_ns as f64 / 1e9,
+        ),
+        (
             "pod_memory_working_set_bytes",
-            &labels,
-            s.memory_working_set as f64,
-            Some(s.timestamp.as_millisecond()),
-        );
+            "gauge",
+            "[STABLE] Current working set of the pod in bytes",
+            |s| s.memory_working_set as f64,
+        ),
+    ];
+    for (name, kind, help, value) in pod_families {
+        page.family(name, kind, help);
+        for (pod, s) in pods {
+            let labels = [("namespace", pod.namespace()), ("pod", pod.name())];
+            page.sample(name, &labels, value(s), Some(s.timestamp.as_millisecond()));
+        }
     }
     page.family(
         "resource_scrape_error",
@@ -255,20 +246,15 @@ pub(crate) async fn resource(agent: &Agent) -> Answer {
         "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
     );
     page.sample("resource_scrape_error", &[], 0.0, None);
-    answer(page.0)
+    page.0
 }
 
 /// A family's name, type, help and value.
-type Family = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&rkube_runtime::Stats) -> f64,
-);
+type Family = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
 
-/// `/metrics/cadvisor`: the counters that dashboards look for first.
-pub(crate) async fn cadvisor(agent: &Agent) -> Answer {
-    let containers = containers(agent);
+/// Serves `/metrics/cadvisor`: the counters that dashboards need most.
+pub(crate) fn cadvisor(endpoint: &Endpoint) -> Answer {
+    let containers = containers(endpoint);
     let mut page = Page(String::new());
     let families: [Family; 5] = [
         (
@@ -327,5 +313,42 @@ mod tests {
         let mut page = Page(String::new());
         page.sample("m", &[("l", "a\"b\n")], 1.5, Some(7));
         assert_eq!(page.0, "m{l=\"a\\\"b\\n\"} 1.5 7\n");
+    }
+
+    #[test]
+    fn resources_of_containers_pods_and_node() {
+        let pod = Arc::new(Pod {
+            metadata: ObjectMeta {
+                name: Some("p".into()),
+                namespace: Some("ns".into()),
+                ..Default::default()
+            },
+            ..Default::default()
+        });
+        let stats = |cpu_ns, memory_working_set| Stats {
+            cpu_ns,
+            memory_working_set,
+            timestamp: jiff::Timestamp::from_millisecond(5).unwrap(),
+            ..Default::default()
+        };
+        let state = rkube_runtime::ContainerState::Running;
+        let instance = crate::pods::instance::testing::instance("c", "s", state, 0);
+        let page = resource_page(
+            &[(pod.clone(), instance, stats(1_500_000_000, 7))],
+            &stats(2_000_000_000, 9),
+            &[(pod, stats(3_000_000_000, 8))],
+        );
+        for line in [
+            "# TYPE container_cpu_usage_seconds_total counter",
+            "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"} 1.5 5",
+            "container_memory_working_set_bytes{container=\"c\",namespace=\"ns\",pod=\"p\"} 7 5",
+            "node_cpu_usage_seconds_total 2 5",
+            "node_memory_working_set_bytes 9 5",
+            "pod_cpu_usage_seconds_total{namespace=\"ns\",pod=\"p\"} 3 5",
+            "pod_memory_working_set_bytes{namespace=\"ns\",pod=\"p\"} 8 5",
+            "resource_scrape_error 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\n{page}");
+        }
     }
 }

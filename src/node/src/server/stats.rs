@@ -6,9 +6,10 @@ use rkube_runtime::Stats;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, json as answer};
-use crate::agent::Agent;
+use super::endpoint::Endpoint;
 use crate::kinds::*;
 use crate::machine;
+use crate::network::UPLINK;
 use crate::pods::qos;
 
 fn time(t: Timestamp) -> String {
@@ -52,7 +53,7 @@ fn filesystem(path: &str) -> Value {
     }
 }
 
-/// Bytes that went over a link, since it is there.
+/// Returns a link's counters; `None` when the link does not exist.
 pub(crate) fn link(name: &str) -> Option<Value> {
     let read = |counter: &str| -> Option<u64> {
         std::fs::read_to_string(format!("/sys/class/net/{name}/statistics/{counter}"))
@@ -70,13 +71,13 @@ pub(crate) fn link(name: &str) -> Option<Value> {
     }))
 }
 
-/// The whole document.
-pub(crate) async fn summary(agent: &Agent) -> Answer {
-    let capacity = agent.machine.memory_bytes;
-    let node = agent.runtime.cgroup_stats("/").unwrap_or_default();
+/// Serves `/stats/summary`.
+pub(crate) fn summary(endpoint: &Endpoint) -> Answer {
+    let capacity = endpoint.host.machine.memory_bytes;
+    let node = endpoint.runtime.cgroup_stats("/").unwrap_or_default();
     let now = time(Timestamp::now());
     let mut pods = Vec::new();
-    for snapshot in agent.pods.all() {
+    for snapshot in endpoint.pods.all() {
         let pod = &snapshot.pod;
         let mut containers = Vec::new();
         for instance in snapshot
@@ -85,7 +86,7 @@ pub(crate) async fn summary(agent: &Agent) -> Answer {
             .filter_map(|a| a.last())
             .filter(|i| i.running())
         {
-            let Ok(stats) = agent.runtime.stats(&instance.id) else {
+            let Ok(stats) = endpoint.runtime.stats(&instance.id) else {
                 // It has ended since.
                 continue;
             };
@@ -98,11 +99,11 @@ pub(crate) async fn summary(agent: &Agent) -> Answer {
                 "logs": {"time": now},
             }));
         }
-        let total = agent
+        let total = endpoint
             .runtime
             .cgroup_stats(&qos::cgroup_parent(pod))
             .unwrap_or_default();
-        let network = agent
+        let network = endpoint
             .network
             .pods()
             .into_iter()
@@ -130,11 +131,11 @@ pub(crate) async fn summary(agent: &Agent) -> Answer {
             "process_stats": {"process_count": total.pids},
         }));
     }
-    let mut network = link(crate::UPLINK).unwrap_or_else(|| json!({}));
+    let mut network = link(UPLINK).unwrap_or_else(|| json!({}));
     network["time"] = json!(now);
     answer(&json!({
         "node": {
-            "nodeName": agent.config.name,
+            "nodeName": endpoint.host.name(),
             "startTime": now,
             "cpu": cpu(&node),
             "memory": memory(&node, capacity),

@@ -1,4 +1,4 @@
-//! Files that change all at once: the layout that upstream's atomic writer made a contract.
+//! Files that change atomically, in the layout of upstream's atomic writer.
 //!
 //! A volume's real content lies in a directory named after the time of its
 //! making; `..data` is a link to it, and each visible file a link into `..data`.
@@ -18,14 +18,14 @@ pub(crate) struct File {
     pub content: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
-    /// The file's owner, when it must be another than root.
+    /// Owner of the file; root if `None`.
     pub uid: Option<u32>,
 }
 
 /// A volume's files by their path in it.
 pub(crate) type Files = BTreeMap<String, File>;
 
-/// A path within a volume: relative, no `..`, not starting with `..`.
+/// Checks a path within a volume: relative, no `..`, not starting with `..`.
 pub(crate) fn check_path(path: &str) -> Result<(), String> {
     let relative = !path.is_empty()
         && Path::new(path)
@@ -37,7 +37,7 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes `dir` show exactly `files`. Answers whether anything changed.
+/// Makes `dir` show exactly `files`; returns whether anything changed.
 pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> {
     for path in files.keys() {
         check_path(path).map_err(io::Error::other)?;
@@ -46,7 +46,7 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
     let data = dir.join(DATA);
     let old = std::fs::read_link(&data).ok();
     if let Some(old) = &old
-        && same(&dir.join(old), files)
+        && has_exactly(&dir.join(old), files)
     {
         return Ok(false);
     }
@@ -132,8 +132,8 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a directory holds exactly these files.
-fn same(dir: &Path, files: &Files) -> bool {
+/// Returns whether a directory holds exactly these files.
+fn has_exactly(dir: &Path, files: &Files) -> bool {
     let mut count = 0;
     let mut pending = vec![dir.to_owned()];
     while let Some(at) = pending.pop() {

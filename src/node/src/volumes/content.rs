@@ -15,48 +15,24 @@ use kube::api::PostParams;
 use tokio::sync::watch;
 
 use super::atomic::{self, File, Files, check_path};
-use super::{Objects, Problem, fs_group, local, problem, volume_dir};
-use crate::agent::Agent;
+use super::local;
+use super::types::{Dependency, Problem, VolumeSources, fs_group, problem, volume_dir};
 use crate::kinds::*;
-use crate::objects::Known;
 use crate::pods::env::{Fields, resource_field};
+use crate::pods::object_hold::SharedHold;
 
-/// Permissions of files that say nothing else.
+/// Permissions of files without explicit ones.
 const DEFAULT_MODE: i32 = 0o644;
-/// Part of a token's life after which it is replaced, in percent.
+/// Maximum time between two refreshes of a pod's volumes.
+const MAX_REFRESH_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// Delay after a failed refresh.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Share of a token's lifetime after which it is replaced, in percent.
 const REFRESH_PERCENT: i64 = 80;
-/// And at the latest after this long.
-const REFRESH_MAX: SignedDuration = SignedDuration::from_hours(24);
+/// Maximum age of a token in a volume.
+const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
 
-/// Something whose coming a problem waits for.
-#[derive(Clone)]
-pub(crate) enum Awaited {
-    ConfigMap(watch::Receiver<Known<ConfigMap>>),
-    Secret(watch::Receiver<Known<Secret>>),
-}
-
-impl std::fmt::Debug for Awaited {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::ConfigMap(..) => "ConfigMap",
-            Self::Secret(..) => "Secret",
-        })
-    }
-}
-
-impl Awaited {
-    pub(crate) async fn changed(&mut self) {
-        let alive = match self {
-            Self::ConfigMap(r) => r.changed().await,
-            Self::Secret(r) => r.changed().await,
-        };
-        if alive.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Whether the API is where the volume's files come from.
+/// Returns whether a volume's files come from the API.
 pub(crate) fn is_content(volume: &Volume) -> bool {
     volume.config_map.is_some()
         || volume.secret.is_some()
@@ -64,6 +40,13 @@ pub(crate) fn is_content(volume: &Volume) -> bool {
         || volume.downward_api.is_some()
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ObjectKind {
+    ConfigMap,
+    Secret,
+}
+
+/// A token in a volume.
 struct Token {
     volume: String,
     path: String,
@@ -73,23 +56,23 @@ struct Token {
 
 /// The volumes of one pod that come from the API.
 pub(crate) struct Contents {
-    agent: Arc<Agent>,
+    sources: VolumeSources,
     pod: Arc<Pod>,
-    objects: Objects,
+    objects: SharedHold,
     volumes: Vec<Volume>,
     tokens: Vec<Token>,
-    awaited: Vec<((u8, String), Awaited)>,
+    dependencies: Vec<((ObjectKind, String), Dependency)>,
 }
 
 impl Contents {
-    pub(crate) fn new(agent: Arc<Agent>, pod: Arc<Pod>, objects: Objects) -> Self {
+    pub(crate) fn new(sources: VolumeSources, pod: Arc<Pod>, objects: SharedHold) -> Self {
         Self {
-            agent,
+            sources,
             pod,
             objects,
             volumes: Vec::new(),
             tokens: Vec::new(),
-            awaited: Vec::new(),
+            dependencies: Vec::new(),
         }
     }
 
@@ -97,7 +80,7 @@ impl Contents {
         self.volumes.is_empty()
     }
 
-    /// Writes a volume; answers where it is.
+    /// Writes a volume and returns its directory.
     pub(crate) async fn write(&mut self, volume: &Volume) -> Result<PathBuf, Problem> {
         let files = self.files(volume).await?;
         let (plugin, memory) = if volume.config_map.is_some() {
@@ -117,7 +100,7 @@ impl Contents {
                 local::tmpfs(&at, None, 0o755)?;
             }
             atomic::write(&at, &files, group)?;
-            world(&at, group)
+            make_accessible(&at, group)
         })
         .await
         .map_err(problem)?
@@ -128,16 +111,16 @@ impl Contents {
         Ok(dir)
     }
 
-    /// Keeps the volumes true until it is dropped.
+    /// Refreshes the volumes until the future is dropped.
     pub(crate) async fn refresh(mut self, mut pod: watch::Receiver<Arc<Pod>>) {
         loop {
             let due = self.tokens.iter().map(|t| t.refresh_at).min();
-            let rest = due.map_or(Duration::from_secs(24 * 3600), |d| {
+            let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
                 Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
             });
             {
                 let waits: Vec<_> = self
-                    .awaited
+                    .dependencies
                     .iter_mut()
                     .map(|(_, a)| Box::pin(a.changed()))
                     .collect();
@@ -158,13 +141,13 @@ impl Contents {
             let mut failed = false;
             for volume in &volumes {
                 if let Err(e) = self.write(volume).await {
-                    // What is there stays; a deleted config map keeps its last content.
+                    // The files stay: a deleted config map keeps its last content.
                     tracing::debug!(pod = %self.pod.full_name(), volume = %volume.name, "refreshing: {}", e.reason);
                     failed = true;
                 }
             }
             if failed {
-                tokio::time::sleep(Duration::from_secs(10)).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }
@@ -240,25 +223,19 @@ impl Contents {
         optional: bool,
         mode: i32,
     ) -> Result<(), Problem> {
-        let key = (0, name.to_owned());
-        let watched = self.agent.objects.config_map(self.pod.namespace(), name);
+        // Held by the pod too, for its containers' environments.
+        let watched = self.objects.lock().await.watch_config_map(name);
         let mut receiver = watched.changes();
         receiver.mark_unchanged();
-        let awaited = Awaited::ConfigMap(receiver);
-        // Held by the pod too, for its containers' environments.
-        let map = self
-            .objects
-            .lock()
-            .await
-            .config_map(&self.agent, self.pod.namespace(), name)
-            .await;
-        self.note(key, awaited.clone());
+        let dependency = Dependency::ConfigMap(receiver);
+        let map = watched.get().await;
+        self.depend((ObjectKind::ConfigMap, name.to_owned()), dependency.clone());
         let Some(map) = map else {
             if optional {
                 return Ok(());
             }
             return Err(Problem {
-                awaited: Some(awaited),
+                dependency: Some(dependency),
                 ..problem(format!("configmap {name:?} not found"))
             });
         };
@@ -270,7 +247,7 @@ impl Contents {
             .map(|(k, v)| (k, v.0.as_slice()));
         let all: Vec<_> = text.chain(binary).collect();
         select(files, &all, items, optional, mode, "config").map_err(|e| Problem {
-            awaited: Some(awaited),
+            dependency: Some(dependency),
             ..problem(e)
         })
     }
@@ -283,24 +260,18 @@ impl Contents {
         optional: bool,
         mode: i32,
     ) -> Result<(), Problem> {
-        let key = (1, name.to_owned());
-        let watched = self.agent.objects.secret(self.pod.namespace(), name);
+        let watched = self.objects.lock().await.watch_secret(name);
         let mut receiver = watched.changes();
         receiver.mark_unchanged();
-        let awaited = Awaited::Secret(receiver);
-        let secret = self
-            .objects
-            .lock()
-            .await
-            .secret(&self.agent, self.pod.namespace(), name)
-            .await;
-        self.note(key, awaited.clone());
+        let dependency = Dependency::Secret(receiver);
+        let secret = watched.get().await;
+        self.depend((ObjectKind::Secret, name.to_owned()), dependency.clone());
         let Some(secret) = secret else {
             if optional {
                 return Ok(());
             }
             return Err(Problem {
-                awaited: Some(awaited),
+                dependency: Some(dependency),
                 ..problem(format!("secret {name:?} not found"))
             });
         };
@@ -311,18 +282,19 @@ impl Contents {
             .map(|(k, v)| (k, v.0.as_slice()))
             .collect();
         select(files, &all, items, optional, mode, "secret").map_err(|e| Problem {
-            awaited: Some(awaited),
+            dependency: Some(dependency),
             ..problem(e)
         })
     }
 
-    fn note(&mut self, key: (u8, String), mut awaited: Awaited) {
-        match &mut awaited {
-            Awaited::ConfigMap(r) => r.mark_unchanged(),
-            Awaited::Secret(r) => r.mark_unchanged(),
+    /// Refreshes the volumes at the object's next change.
+    fn depend(&mut self, key: (ObjectKind, String), mut dependency: Dependency) {
+        match &mut dependency {
+            Dependency::ConfigMap(r) => r.mark_unchanged(),
+            Dependency::Secret(r) => r.mark_unchanged(),
         }
-        self.awaited.retain(|(k, _)| *k != key);
-        self.awaited.push((key, awaited));
+        self.dependencies.retain(|(k, _)| *k != key);
+        self.dependencies.push((key, dependency));
     }
 
     fn downward(
@@ -334,8 +306,8 @@ impl Contents {
         let text = if let Some(field) = &item.field_ref {
             let fields = Fields {
                 pod: &self.pod,
-                node_name: &self.agent.config.name,
-                node_ip: self.agent.config.ip.into(),
+                node_name: self.sources.host.name(),
+                node_ip: self.sources.host.ip(),
                 pod_ip: pod_ip(&self.pod),
             };
             fields.get(&field.field_path).map_err(problem)?
@@ -345,7 +317,7 @@ impl Contents {
                 .pod
                 .container(name)
                 .ok_or_else(|| problem(format!("container {name} not found")))?;
-            resource_field(&self.agent, &container, field).map_err(problem)?
+            resource_field(&self.sources.host.allocatable(), &container, field).map_err(problem)?
         } else {
             return Err(problem("a downward API item names no field"));
         };
@@ -385,7 +357,7 @@ impl Contents {
                 token
             }
         };
-        // A token for one user or group is nobody else's business.
+        // A token for one user or group is readable for no others.
         let user = common_user(&self.pod);
         let mode = if user.is_some() || fs_group(&self.pod).is_some() {
             0o600
@@ -406,7 +378,7 @@ impl Contents {
             .clone()
             .unwrap_or_else(|| "default".into());
         let api: Api<ServiceAccount> =
-            Api::namespaced(self.agent.client.clone(), self.pod.namespace());
+            Api::namespaced(self.sources.client.clone(), self.pod.namespace());
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
                 audiences: Some(
@@ -442,16 +414,16 @@ impl Contents {
     }
 }
 
-/// How long a token of this life is used.
+/// Returns how long a token with this lifetime is used.
 fn refresh_after(life: SignedDuration) -> SignedDuration {
-    SignedDuration::from_secs((life.as_secs() * REFRESH_PERCENT / 100).max(10)).min(REFRESH_MAX)
+    SignedDuration::from_secs((life.as_secs() * REFRESH_PERCENT / 100).max(10)).min(MAX_TOKEN_AGE)
 }
 
 fn pod_ip(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
-/// The user that all containers of a pod run as, when it is one.
+/// Returns the user that all containers of a pod run as, if it is the same.
 fn common_user(pod: &Pod) -> Option<u32> {
     let default = pod
         .spec()
@@ -475,8 +447,8 @@ fn common_user(pod: &Pod) -> Option<u32> {
         .flatten()
 }
 
-/// Any user of a container may look into a volume of the API's.
-fn world(dir: &Path, group: Option<u32>) -> std::io::Result<()> {
+/// Makes a volume's directory accessible for any user of a container.
+fn make_accessible(dir: &Path, group: Option<u32>) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = if group.is_some() { 0o3777 } else { 0o1777 };
     if group.is_some() {
@@ -498,7 +470,7 @@ fn put(
     Ok(())
 }
 
-/// Picks the wanted keys of an object's data.
+/// Selects the requested keys of an object's data.
 fn select(
     files: &mut Files,
     all: &[(&String, &[u8])],
@@ -566,6 +538,67 @@ mod tests {
     fn tokens_are_replaced_in_time() {
         let s = SignedDuration::from_secs;
         assert_eq!(refresh_after(s(3607)), s(2885));
-        assert_eq!(refresh_after(s(10 * 86400)), REFRESH_MAX);
+        assert_eq!(refresh_after(s(10 * 86400)), MAX_TOKEN_AGE);
+    }
+
+    fn pod_of_users(pod: Option<i64>, containers: &[Option<i64>]) -> Pod {
+        use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
+        Pod {
+            spec: Some(PodSpec {
+                security_context: Some(PodSecurityContext {
+                    run_as_user: pod,
+                    ..Default::default()
+                }),
+                containers: containers
+                    .iter()
+                    .map(|user| Container {
+                        security_context: Some(SecurityContext {
+                            run_as_user: *user,
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    })
+                    .collect(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_common_user_owns_tokens() {
+        for (pod, containers, user) in [
+            (None, &[None][..], None),
+            (Some(5), &[None, None], Some(5)),
+            (Some(5), &[Some(6), Some(6)], Some(6)),
+            (Some(5), &[None, Some(6)], None),
+            (None, &[Some(6), None], None),
+            (Some(-1), &[None], None),
+        ] {
+            assert_eq!(
+                common_user(&pod_of_users(pod, containers)),
+                user,
+                "{pod:?} {containers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn paths_are_checked() {
+        let mut files = Files::new();
+        assert!(put(&mut files, "../a", vec![], 0o644, None).is_err());
+        put(&mut files, "a/b", b"x".to_vec(), -1, Some(3)).unwrap();
+        let file = &files["a/b"];
+        assert_eq!((file.mode, file.uid), (0o644, Some(3)));
+    }
+
+    #[test]
+    fn volumes_of_the_api() {
+        let mut volume = Volume::default();
+        assert!(!is_content(&volume));
+        volume.empty_dir = Some(Default::default());
+        assert!(!is_content(&volume));
+        volume.projected = Some(Default::default());
+        assert!(is_content(&volume));
     }
 }

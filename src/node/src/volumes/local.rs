@@ -1,4 +1,4 @@
-//! Volumes on the node itself: scratch space, paths of the node, claims on such, images.
+//! Volumes on the node itself: scratch space, host paths, claims on them, images.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use k8s_openapi::api::core::v1::{
 use kube::Api;
 use nix::mount::{MsFlags, mount};
 
-use super::{Objects, Problem, Source, fs_group, problem, volume_dir};
-use crate::agent::Agent;
+use super::types::{Problem, Source, VolumeSources, fs_group, problem, volume_dir};
 use crate::kinds::*;
+use crate::pods::object_hold::SharedHold;
 
-/// Makes a volume that is not of the API's content.
-pub(crate) async fn make(
-    agent: &Arc<Agent>,
+/// Sets up a volume whose files do not come from the API.
+pub(super) async fn set_up(
+    sources: &VolumeSources,
     pod: &Arc<Pod>,
     volume: &Volume,
-    objects: &Objects,
+    objects: &SharedHold,
 ) -> Result<Source, Problem> {
     if let Some(source) = &volume.empty_dir {
         let dir = volume_dir(pod.uid(), "empty-dir", &volume.name);
@@ -41,11 +41,11 @@ pub(crate) async fn make(
     }
     if let Some(claim) = &volume.persistent_volume_claim {
         let read_only = claim.read_only.unwrap_or(false);
-        return claimed(agent, pod, &claim.claim_name, read_only).await;
+        return claimed(&sources.client, pod, &claim.claim_name, read_only).await;
     }
     if volume.ephemeral.is_some() {
         let name = format!("{}-{}", pod.name(), volume.name);
-        return claimed(agent, pod, &name, false).await;
+        return claimed(&sources.client, pod, &name, false).await;
     }
     if let Some(source) = &volume.image {
         let container = Container {
@@ -54,11 +54,11 @@ pub(crate) async fn make(
             image_pull_policy: source.pull_policy.clone(),
             ..Default::default()
         };
-        let image = agent
+        let image = sources
             .images
-            .ensure(agent, pod, &container, objects)
+            .ensure(pod, &container, objects)
             .await
-            .map_err(|e| problem(format!("{}: {}", e.waiting.reason, e.waiting.message)))?;
+            .map_err(|e| problem(format!("{}: {}", e.reason.reason, e.reason.message)))?;
         return Ok(Source::Image(image.id));
     }
     Err(problem(format!(
@@ -67,7 +67,7 @@ pub(crate) async fn make(
     )))
 }
 
-/// The field that says what a volume is.
+/// Returns the field that defines a volume's type.
 fn kind(volume: &Volume) -> String {
     match serde_json::to_value(volume) {
         Ok(serde_json::Value::Object(map)) => map
@@ -88,7 +88,7 @@ async fn blocking(
         .map_err(problem)
 }
 
-/// Mounts a memory file system, unless one is there.
+/// Mounts a tmpfs unless something is mounted already.
 pub(crate) fn tmpfs(dir: &Path, size: Option<u64>, mode: u32) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if is_mount(dir)? {
@@ -108,7 +108,7 @@ pub(crate) fn tmpfs(dir: &Path, size: Option<u64>, mode: u32) -> std::io::Result
     Ok(())
 }
 
-/// Whether something is mounted on a directory.
+/// Returns whether something is mounted on a directory.
 fn is_mount(dir: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let Some(parent) = dir.parent() else {
@@ -149,11 +149,11 @@ fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> s
             )));
         }
     }
-    own(dir, group, 0o777)
+    set_permissions(dir, group, 0o777)
 }
 
-/// Gives a scratch directory its permissions, and its group where there is one.
-fn own(dir: &Path, group: Option<u32>, mode: u32) -> std::io::Result<()> {
+/// Sets a scratch directory's permissions, and its group if there is one.
+fn set_permissions(dir: &Path, group: Option<u32>, mode: u32) -> std::io::Result<()> {
     let mut mode = mode;
     if group.is_some() {
         std::os::unix::fs::chown(dir, None, group)?;
@@ -163,7 +163,7 @@ fn own(dir: &Path, group: Option<u32>, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// Checks that a path of the node is what the volume says, or makes it so.
+/// Checks that a host path has the volume's type, or creates it.
 fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     let path = Path::new(&source.path);
     let fail = |what: &str| {
@@ -211,14 +211,14 @@ fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     }
 }
 
-/// A volume behind a claim, where it is a path of this node.
+/// Returns the volume of a claim, which must be a path of this node.
 async fn claimed(
-    agent: &Arc<Agent>,
-    pod: &Arc<Pod>,
+    client: &kube::Client,
+    pod: &Pod,
     claim: &str,
     read_only: bool,
 ) -> Result<Source, Problem> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(agent.client.clone(), pod.namespace());
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), pod.namespace());
     let found = claims
         .get_opt(claim)
         .await
@@ -231,7 +231,7 @@ async fn claimed(
         .and_then(|s| s.volume_name.clone())
         .filter(|n| bound && !n.is_empty())
         .ok_or_else(|| problem(format!("PVC {}/{claim} is not bound", pod.namespace())))?;
-    let volumes: Api<PersistentVolume> = Api::all(agent.client.clone());
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let volume = volumes
         .get(&name)
         .await
@@ -251,7 +251,7 @@ async fn claimed(
             )));
         }
         match group {
-            Some(group) => own_tree(&at, group),
+            Some(group) => set_group_recursively(&at, group),
             None => Ok(()),
         }
     })
@@ -280,8 +280,8 @@ fn volume_path(spec: &PersistentVolumeSpec, name: &str) -> Result<PathBuf, Probl
     )))
 }
 
-/// Gives a whole tree to a group, as `fsGroup` asks for.
-fn own_tree(root: &Path, group: u32) -> std::io::Result<()> {
+/// Gives a directory tree to a group, as `fsGroup` demands.
+fn set_group_recursively(root: &Path, group: u32) -> std::io::Result<()> {
     let mut pending = vec![root.to_owned()];
     while let Some(at) = pending.pop() {
         let meta = std::fs::symlink_metadata(&at)?;
@@ -329,5 +329,69 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(kind(&volume), "nfs");
+    }
+
+    #[test]
+    fn mismatches_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display().to_string();
+        for (type_, what) in [
+            ("File", "a file"),
+            ("Socket", "a socket file"),
+            ("CharDevice", "a character device"),
+            ("BlockDevice", "a block device"),
+            ("FileOrCreate", "a file"),
+        ] {
+            let source = HostPathVolumeSource {
+                path: path.clone(),
+                type_: Some(type_.into()),
+            };
+            assert_eq!(
+                host_path(&source).unwrap_err().to_string(),
+                format!("hostPath type check failed: {path} is not {what}")
+            );
+        }
+        let untyped = HostPathVolumeSource {
+            path: format!("{path}/new"),
+            type_: None,
+        };
+        host_path(&untyped).unwrap();
+        assert!(dir.path().join("new").is_dir());
+    }
+
+    #[test]
+    fn empty_dirs_are_for_all_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("scratch");
+        empty_dir(&at, &EmptyDirVolumeSource::default(), None).unwrap();
+        let mode = std::fs::metadata(&at).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o777);
+        let unknown = EmptyDirVolumeSource {
+            medium: Some("Tape".into()),
+            ..Default::default()
+        };
+        assert_eq!(
+            empty_dir(&at, &unknown, None).unwrap_err().to_string(),
+            "unknown storage medium \"Tape\""
+        );
+    }
+
+    #[test]
+    fn persistent_volumes_are_paths() {
+        let mut spec = PersistentVolumeSpec::default();
+        assert_eq!(
+            volume_path(&spec, "pv").unwrap_err().reason,
+            "rkube supports persistent volumes of type hostPath and local, and \"pv\" is of another"
+        );
+        spec.local = Some(k8s_openapi::api::core::v1::LocalVolumeSource {
+            path: "/l".into(),
+            ..Default::default()
+        });
+        assert_eq!(volume_path(&spec, "pv").unwrap(), Path::new("/l"));
+        spec.host_path = Some(HostPathVolumeSource {
+            path: "/h".into(),
+            ..Default::default()
+        });
+        assert_eq!(volume_path(&spec, "pv").unwrap(), Path::new("/h"));
     }
 }

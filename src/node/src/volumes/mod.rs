@@ -1,7 +1,6 @@
-//! A pod's volumes: made before its sandbox, refreshed while it lives, removed after.
+//! A pod's volumes: set up before its sandbox, refreshed while it runs, removed after.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,51 +11,27 @@ mod atomic;
 mod content;
 mod local;
 mod subpath;
+mod types;
 
-use crate::agent::Agent;
+pub(crate) use types::VolumeSources;
+
 use crate::kinds::*;
-use crate::pods::ObjectHold;
-use crate::pods::container::pod_dir;
+use crate::pods::object_hold::SharedHold;
+use crate::pods::paths::pod_dir;
 use content::Contents;
+use types::{Problem, Source};
 
-type Objects = Arc<tokio::sync::Mutex<ObjectHold>>;
-
-/// A volume that could not be made, worded as in its event.
-#[derive(Debug)]
-pub(crate) struct Problem {
-    volume: String,
-    reason: String,
-    /// What is missing, when a watch can tell of its coming.
-    awaited: Option<content::Awaited>,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "MountVolume.SetUp failed for volume {:?} : {}",
-            self.volume, self.reason
-        )
-    }
-}
-
-/// Resolves when something that a problem waits for changes; never without such.
+/// Waits until an object changes that a problem depends on; for ever without one.
 pub(crate) async fn any_change(problems: &[Problem]) {
     let waits: Vec<_> = problems
         .iter()
-        .filter_map(|p| p.awaited.clone())
+        .filter_map(|p| p.dependency.clone())
         .map(|mut a| Box::pin(async move { a.changed().await }))
         .collect();
     if waits.is_empty() {
         std::future::pending::<()>().await;
     }
     futures::future::select_all(waits).await;
-}
-
-#[derive(Clone, Debug)]
-enum Source {
-    Path { path: PathBuf, read_only: bool },
-    Image(String),
 }
 
 /// Volumes as containers mount them.
@@ -68,7 +43,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// The image behind an image volume.
+    /// Returns the image of an image volume.
     pub(crate) fn image(&self, volume: &str) -> Option<&str> {
         match self.sources.get(volume)? {
             Source::Image(image) => Some(image),
@@ -76,12 +51,12 @@ impl Mounted {
         }
     }
 
-    /// A group that the volumes' files belong to besides the pod's `fsGroup`.
+    /// Returns a group that the volumes' files belong to besides the pod's `fsGroup`.
     pub(crate) fn fs_group(&self) -> Option<i64> {
         self.fs_group
     }
 
-    /// What the runtime has to bind for a container's mount of a volume.
+    /// Returns the runtime's mount for a container's mount of a volume.
     pub(crate) fn mount(
         &self,
         mount: &VolumeMount,
@@ -124,7 +99,7 @@ impl Mounted {
     }
 }
 
-/// A pod's volumes while it lives; their refreshing ends with them.
+/// A pod's volumes; dropping them ends their refreshing.
 #[derive(Debug)]
 pub(crate) struct Volumes {
     mounted: Arc<Mounted>,
@@ -145,21 +120,13 @@ impl Volumes {
         self.mounted.clone()
     }
 
-    /// Tells of the pod's new labels and annotations.
+    /// Refreshes the volumes for a new version of the pod.
     pub(crate) fn update(&self, pod: &Arc<Pod>) {
         self.pod.send_replace(pod.clone());
     }
 }
 
-/// Where a volume of a plugin is.
-fn volume_dir(uid: &str, plugin: &str, name: &str) -> PathBuf {
-    pod_dir(uid)
-        .join("volumes")
-        .join(format!("kubernetes.io~{plugin}"))
-        .join(name)
-}
-
-/// The pod's volumes that some container mounts.
+/// Returns the pod's volumes that a container mounts.
 fn mounted_volumes(pod: &Pod) -> Vec<&Volume> {
     let used: std::collections::HashSet<String> = pod
         .init_containers()
@@ -176,15 +143,15 @@ fn mounted_volumes(pod: &Pod) -> Vec<&Volume> {
         .collect()
 }
 
-/// Makes all volumes of a pod. What is there already stays as it is.
+/// Sets up all volumes of a pod; existing ones stay as they are.
 pub(crate) async fn set_up(
-    agent: &Arc<Agent>,
+    volume_sources: &VolumeSources,
     pod: &Arc<Pod>,
-    objects: &Objects,
+    objects: &SharedHold,
 ) -> Result<Volumes, Vec<Problem>> {
     let mut sources = HashMap::new();
     let mut problems = Vec::new();
-    let mut contents = Contents::new(agent.clone(), pod.clone(), objects.clone());
+    let mut contents = Contents::new(volume_sources.clone(), pod.clone(), objects.clone());
     for volume in mounted_volumes(pod) {
         let done = if content::is_content(volume) {
             contents.write(volume).await.map(|path| Source::Path {
@@ -192,7 +159,7 @@ pub(crate) async fn set_up(
                 read_only: false,
             })
         } else {
-            local::make(agent, pod, volume, objects).await
+            local::set_up(volume_sources, pod, volume, objects).await
         };
         match done {
             Ok(source) => {
@@ -221,29 +188,13 @@ pub(crate) async fn set_up(
     })
 }
 
-/// A problem with a reason; the volume's name is filled in by [`set_up`].
-fn problem(reason: impl fmt::Display) -> Problem {
-    Problem {
-        volume: String::new(),
-        reason: reason.to_string(),
-        awaited: None,
-    }
-}
-
-/// The group that the pod's volumes belong to.
-fn fs_group(pod: &Pod) -> Option<u32> {
-    pod.spec()
-        .security_context
-        .as_ref()
-        .and_then(|c| c.fs_group)
-        .and_then(|g| u32::try_from(g).ok())
-}
-
-/// Mounts below a directory, the deepest first.
+/// Returns the mounts below a directory, the deepest first.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
-    let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") else {
-        return Vec::new();
-    };
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    parse_mounts(&text, dir)
+}
+
+fn parse_mounts(text: &str, dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = text
         .lines()
         .filter_map(|l| l.split(' ').nth(4))
@@ -254,7 +205,7 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Undoes the octal escapes of mountinfo.
+/// Decodes the octal escapes of mountinfo.
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
@@ -279,7 +230,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Takes away everything that is mounted for a pod.
+/// Unmounts everything that is mounted for a pod.
 pub(crate) async fn unmount(uid: &str) {
     let dir = pod_dir(uid);
     let done = tokio::task::spawn_blocking(move || {
@@ -294,7 +245,7 @@ pub(crate) async fn unmount(uid: &str) {
     }
 }
 
-/// Removes all that the node keeps of a pod. May be repeated.
+/// Removes all files that the node keeps for a pod; may be repeated.
 pub(crate) async fn tear_down(uid: &str) {
     unmount(uid).await;
     let dir = pod_dir(uid);
@@ -323,11 +274,113 @@ mod tests {
 
     #[test]
     fn problems_read_as_upstreams() {
-        let mut p = problem("configmap \"c\" not found");
+        let mut p = types::problem("configmap \"c\" not found");
         p.volume = "v".into();
         assert_eq!(
             p.to_string(),
             "MountVolume.SetUp failed for volume \"v\" : configmap \"c\" not found"
         );
+    }
+
+    #[test]
+    fn mounts_are_found_deepest_first() {
+        let text = "22 1 0:20 / / rw - ext4 /dev/vda rw\n\
+                    30 22 0:30 / /pods/u/volumes/a rw - tmpfs tmpfs rw\n\
+                    31 30 0:31 / /pods/u/volumes/a/b\\040c rw - tmpfs tmpfs rw\n\
+                    32 22 0:32 / /pods/uu rw - tmpfs tmpfs rw\n";
+        assert_eq!(
+            parse_mounts(text, Path::new("/pods/u")),
+            [
+                Path::new("/pods/u/volumes/a/b c"),
+                Path::new("/pods/u/volumes/a")
+            ]
+        );
+        assert!(parse_mounts("", Path::new("/")).is_empty());
+    }
+
+    #[test]
+    fn only_mounted_volumes_are_set_up() {
+        let volume = |name: &str| Volume {
+            name: name.into(),
+            ..Default::default()
+        };
+        let container = |mounts: &[&str]| Container {
+            volume_mounts: Some(
+                mounts
+                    .iter()
+                    .map(|m| VolumeMount {
+                        name: (*m).into(),
+                        ..Default::default()
+                    })
+                    .collect(),
+            ),
+            ..Default::default()
+        };
+        let pod = Pod {
+            spec: Some(PodSpec {
+                volumes: Some(vec![volume("a"), volume("b"), volume("c"), volume("d")]),
+                init_containers: Some(vec![container(&["c"])]),
+                containers: vec![container(&["a", "c"])],
+                ephemeral_containers: Some(vec![EphemeralContainer {
+                    volume_mounts: container(&["d"]).volume_mounts,
+                    ..Default::default()
+                }]),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let names: Vec<&str> = mounted_volumes(&pod)
+            .iter()
+            .map(|v| v.name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn mounts_take_the_stricter_access() {
+        let mounted = |read_only| Mounted {
+            uid: "u".into(),
+            sources: HashMap::from([
+                (
+                    "v".to_owned(),
+                    Source::Path {
+                        path: "/data".into(),
+                        read_only,
+                    },
+                ),
+                ("i".to_owned(), Source::Image("sha256:0".into())),
+            ]),
+            fs_group: None,
+        };
+        let mount = |name: &str, read_only, recursive: Option<&str>| VolumeMount {
+            name: name.into(),
+            mount_path: "/mnt".into(),
+            read_only,
+            recursive_read_only: recursive.map(Into::into),
+            mount_propagation: Some("HostToContainer".into()),
+            ..Default::default()
+        };
+        let m = mounted(false)
+            .mount(&mount("v", None, Some("Enabled")), None)
+            .unwrap();
+        assert!(!m.read_only && !m.recursive_read_only);
+        assert_eq!(m.host_path, Path::new("/data"));
+        assert!(matches!(m.propagation, MountPropagation::HostToContainer));
+        let m = mounted(false)
+            .mount(&mount("v", Some(true), None), None)
+            .unwrap();
+        assert!(m.read_only && !m.recursive_read_only);
+        let m = mounted(true)
+            .mount(&mount("v", None, Some("IfPossible")), None)
+            .unwrap();
+        assert!(m.read_only && m.recursive_read_only);
+        assert_eq!(
+            mounted(false)
+                .mount(&mount("x", None, None), None)
+                .unwrap_err(),
+            "cannot find volume \"x\" to mount into container"
+        );
+        assert_eq!(mounted(false).image("i"), Some("sha256:0"));
+        assert_eq!(mounted(false).image("v"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A part of a volume, mounted by itself without a way out of the volume.
+//! Mounts a directory or file of a volume without a way out of the volume.
 //!
 //! A container that shares the volume may put a symbolic link in the part's
 //! place at any moment. The part is therefore opened beneath the volume's root by
@@ -14,9 +14,9 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
-use crate::pods::container::pod_dir;
+use crate::pods::paths::pod_dir;
 
-/// Opens `path` beneath `root` without leaving it, whatever links say.
+/// Opens `path` beneath `root` without following links out of it.
 fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: all-zero is a valid `open_how`: no flags, no mode, no restrictions.
@@ -41,7 +41,7 @@ fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
 }
 
-/// Opens the part, making directories that are missing.
+/// Opens the part; creates missing directories.
 fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let sub = Path::new(sub);
     let parts: Vec<&std::ffi::OsStr> = sub
@@ -88,7 +88,7 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Binds the part `sub` of the volume at `root`; answers where.
+/// Bind-mounts the part `sub` of the volume at `root` and returns the mount point.
 pub(crate) fn bind(
     uid: &str,
     volume: &str,
@@ -97,7 +97,7 @@ pub(crate) fn bind(
     sub: &str,
 ) -> io::Result<PathBuf> {
     let part = open_part(root, sub)?;
-    // One place a use: two mounts may name different parts of one volume.
+    // One mount point per use: two mounts may name different parts of one volume.
     let mut use_name = format!("{mount_path}\0{sub}")
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |h, b| {

@@ -1,4 +1,4 @@
-//! What a pod needs next: a pure function of what is wanted and what is there.
+//! Plans a pod's next steps: a pure function of its specification and its state.
 
 use std::collections::HashSet;
 
@@ -10,54 +10,57 @@ use crate::kinds::*;
 pub(crate) struct SandboxView {
     pub id: String,
     pub attempt: u32,
-    /// Its namespaces are there and its network is attached.
+    /// Whether its namespaces exist and its network is attached.
     pub ready: bool,
 }
 
-/// What probes say of a running container.
+/// State of a running container's probes.
 pub(crate) trait ProbeView {
-    /// No startup probe, or it succeeded once.
+    /// Returns whether the container has no startup probe, or the probe succeeded once.
     fn started(&self, container: &str) -> bool;
-    /// The failed probe's name when the container has to be restarted for it:
+    /// Returns the failed probe for which the container has to be restarted:
     /// `liveness` or `startup`.
     fn failed(&self, container: &str) -> Option<&'static str>;
 }
 
+/// A pod's specification and state.
 pub(crate) struct Observed<'a> {
     pub pod: &'a Pod,
     pub sandbox: Option<&'a SandboxView>,
     pub instances: &'a Instances,
     pub probes: &'a dyn ProbeView,
-    /// Containers that are being started or stopped just now.
+    /// Containers that are being started or stopped.
     pub busy: &'a HashSet<String>,
-    /// Containers that get other resources by a restart.
+    /// Containers whose resize requires a restart.
     pub resize: &'a HashSet<String>,
 }
 
-/// A container to stop, with the words for its event.
+/// A container to stop, with the message of its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kill {
     pub id: String,
     pub name: String,
     pub message: String,
-    /// The probe that asked for it.
+    /// The probe that failed.
     pub probe: Option<&'static str>,
 }
 
+/// A pod's next steps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Nothing is left to run: stop what remains, the sandbox too.
+    /// Whether nothing is left to run: what remains is stopped, the sandbox too.
     pub finished: bool,
-    /// Make a sandbox, the so-manieth; whatever runs in an older one is stopped first.
+    /// Attempt of the sandbox to create; an older sandbox is stopped first.
     pub create_sandbox: Option<u32>,
     pub kill: Vec<Kill>,
     /// Containers to start now, in this order.
     pub start: Vec<String>,
 }
 
-/// What identifies a container's definition; another one means another container.
+/// Returns the hash of a container's definition; a running container with another hash
+/// is restarted.
 pub(crate) fn hash(container: &Container) -> String {
-    // FNV-1a: stable over releases of rkube and of Rust.
+    // FNV-1a, which stays the same across releases of rkube and Rust.
     let mut h: u64 = 0xcbf2_9ce4_8422_2325;
     for part in [
         container.name.as_str(),
@@ -71,7 +74,7 @@ pub(crate) fn hash(container: &Container) -> String {
     format!("{:08x}", (h >> 32) ^ (h & 0xffff_ffff))
 }
 
-/// Whether a container that exited so is to be started again, back-off aside.
+/// Returns whether a container with this exit code is restarted, apart from back-off.
 pub(crate) fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     if let Some(policy) = container.restart_policy.as_deref() {
         for rule in container.restart_policy_rules.iter().flatten() {
@@ -103,7 +106,7 @@ fn by_policy(policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// Whether an init container is to be tried again after it exited so.
+/// Returns whether an init container with this exit code is restarted.
 fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     if container.restart_policy.is_some() {
         return restarts(pod, container, exit_code);
@@ -111,7 +114,7 @@ fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     exit_code != 0 && pod.restart_policy() != "Never"
 }
 
-/// Whether the pod's init containers are behind it in this sandbox.
+/// Returns whether the pod's init containers have completed in this sandbox.
 pub(crate) fn initialized(pod: &Pod, instances: &Instances, sandbox: Option<&str>) -> bool {
     let any_main = pod.spec().containers.iter().any(|c| {
         latest(instances, &c.name).is_some_and(|i| sandbox.is_none_or(|s| i.sandbox_id == s))
@@ -119,6 +122,7 @@ pub(crate) fn initialized(pod: &Pod, instances: &Instances, sandbox: Option<&str
     any_main || pod.init_containers().is_empty()
 }
 
+/// Plans the pod's next steps.
 pub(crate) fn plan(o: &Observed<'_>) -> Plan {
     let pod = o.pod;
     let ready = o.sandbox.filter(|s| s.ready);
@@ -127,7 +131,7 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
     };
     let mut plan = Plan::default();
     for container in pod.ephemeral() {
-        // Each runs once in the pod's life.
+        // Each runs once.
         if latest(o.instances, &container.name).is_none() && !o.busy.contains(&container.name) {
             plan.start.push(container.name);
         }
@@ -150,7 +154,7 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
         }
         match in_sandbox(o, name, &sandbox.id) {
             None => {
-                // What ended in an earlier sandbox may have been its last attempt.
+                // Its attempt in an earlier sandbox may have been the last one.
                 match latest(o.instances, name) {
                     Some(old) if old.exited() && !restarts(pod, container, old.exit_code) => {}
                     _ => {
@@ -161,7 +165,7 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
             }
             Some(i) if i.running() => {
                 keeps += 1;
-                if let Some(kill) = unfit(o, container, i) {
+                if let Some(kill) = kill_reason(o, container, i) {
                     plan.kill.push(kill);
                 }
             }
@@ -184,8 +188,8 @@ fn in_sandbox<'a>(o: &Observed<'a>, name: &str, sandbox: &str) -> Option<&'a Ins
     latest(o.instances, name).filter(|i| i.sandbox_id == sandbox)
 }
 
-/// A reason to stop a running container, if there is one.
-fn unfit(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<Kill> {
+/// Returns a reason to stop a running container, if there is one.
+fn kill_reason(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<Kill> {
     let name = &container.name;
     let kill = |message, probe| {
         Some(Kill {
@@ -219,7 +223,7 @@ fn without_sandbox(o: &Observed<'_>) -> Plan {
     let any = mains.iter().any(|c| latest(o.instances, &c.name).is_some());
     let attempt = o.sandbox.map_or(0, |s| s.attempt + 1);
     let over = match o.sandbox {
-        // A pod whose containers ran and may not run again is over with its sandbox.
+        // A pod whose containers ran and are not restarted ends with its sandbox.
         Some(_) if any => mains.iter().all(|c| {
             latest(o.instances, &c.name)
                 .is_some_and(|i| !restarts(pod, c, if i.exited() { i.exit_code } else { 137 }))
@@ -254,7 +258,7 @@ enum Init {
     Failed,
 }
 
-/// Goes through the init containers in order; fills in what to start and stop.
+/// Plans the init containers in their order.
 fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
     let pod = o.pod;
     let initialized = initialized(pod, o.instances, Some(sandbox));
@@ -269,7 +273,7 @@ fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
         }
         match in_sandbox(o, name, sandbox) {
             Some(i) if i.running() => {
-                if let Some(kill) = unfit(o, container, i).filter(|_| sidecar) {
+                if let Some(kill) = kill_reason(o, container, i).filter(|_| sidecar) {
                     plan.kill.push(kill);
                 }
                 if !sidecar || !(initialized || o.probes.started(name)) {
@@ -299,4 +303,4 @@ fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -2,7 +2,8 @@ use std::collections::HashSet;
 
 use rkube_runtime::ContainerState as State;
 
-use super::super::instance::{Instance, Instances};
+use super::super::instance::Instances;
+use super::super::instance::testing::instance;
 use super::*;
 
 #[derive(Default)]
@@ -39,32 +40,6 @@ fn pod(policy: &str, init: &[Container], main: &[&str]) -> Pod {
             ..Default::default()
         }),
         ..Default::default()
-    }
-}
-
-pub(in crate::pods) fn instance(
-    name: &str,
-    sandbox: &str,
-    state: State,
-    exit_code: i32,
-) -> Instance {
-    Instance {
-        id: format!("{name}-id"),
-        sandbox_id: sandbox.into(),
-        name: name.into(),
-        attempt: 0,
-        state,
-        image: String::new(),
-        image_ref: String::new(),
-        hash: None,
-        resources: None,
-        created_at: jiff::Timestamp::UNIX_EPOCH,
-        started_at: None,
-        finished_at: None,
-        exit_code,
-        reason: String::new(),
-        message: String::new(),
-        user: Default::default(),
     }
 }
 
@@ -281,4 +256,97 @@ fn a_resize_may_take_a_restart() {
     });
     let messages: Vec<&str> = plan.kill.iter().map(|k| k.message.as_str()).collect();
     assert_eq!(messages, ["Container b resize requires restart"]);
+}
+
+#[test]
+fn hashes_name_the_definition() {
+    let image = |name: &str, image: &str| Container {
+        image: Some(image.into()),
+        ..container(name)
+    };
+    let base = hash(&image("a", "nginx"));
+    assert_eq!(base, hash(&image("a", "nginx")));
+    assert_ne!(base, hash(&image("a", "nginx:1")));
+    assert_ne!(base, hash(&image("b", "nginx")));
+    // Name and image are separated.
+    assert_ne!(hash(&image("ab", "c")), hash(&image("a", "bc")));
+}
+
+#[test]
+fn busy_containers_are_left_alone() {
+    let p = pod("Never", &[], &["a"]);
+    let plan = plan(&Observed {
+        pod: &p,
+        sandbox: Some(&sandbox()),
+        instances: &instances(&[("a", Exited, 0)]),
+        probes: &Probes::default(),
+        busy: &["a".to_owned()].into(),
+        resize: &HashSet::new(),
+    });
+    assert_eq!(plan, Plan::default());
+}
+
+#[test]
+fn a_busy_init_container_holds_the_others_back() {
+    let p = pod("Always", &[container("i"), container("j")], &["a"]);
+    let plan = plan(&Observed {
+        pod: &p,
+        sandbox: Some(&sandbox()),
+        instances: &Instances::new(),
+        probes: &Probes::default(),
+        busy: &["i".to_owned()].into(),
+        resize: &HashSet::new(),
+    });
+    assert_eq!(plan, Plan::default());
+}
+
+#[test]
+fn rules_may_exclude_exit_codes() {
+    let mut c = container("a");
+    c.restart_policy = Some("Never".into());
+    c.restart_policy_rules = Some(vec![k8s_openapi::api::core::v1::ContainerRestartRule {
+        action: "Restart".into(),
+        exit_codes: Some(
+            k8s_openapi::api::core::v1::ContainerRestartRuleOnExitCodes {
+                operator: "NotIn".into(),
+                values: Some(vec![0, 2]),
+            },
+        ),
+    }]);
+    let p = pod("Always", &[], &[]);
+    for (code, again) in [(0, false), (1, true), (2, false), (137, true)] {
+        assert_eq!(restarts(&p, &c, code), again, "{code}");
+    }
+}
+
+#[test]
+fn probes_of_a_pod_that_never_restarts() {
+    let p = pod("Never", &[], &["a"]);
+    let probes = Probes {
+        failed: vec![("a", "startup")],
+        ..Default::default()
+    };
+    let plan = run(
+        &p,
+        Some(&sandbox()),
+        &instances(&[("a", Running, 0)]),
+        &probes,
+    );
+    assert_eq!(plan.kill[0].message, "Container a failed startup probe");
+    assert_eq!(plan.kill[0].probe, Some("startup"));
+}
+
+#[test]
+fn containers_of_an_old_sandbox_start_again() {
+    let p = pod("OnFailure", &[], &["done", "failed", "running"]);
+    let mut old = Instances::new();
+    for (name, state, code) in [
+        ("done", Exited, 0),
+        ("failed", Exited, 1),
+        ("running", Running, 0),
+    ] {
+        old.insert(name.into(), vec![instance(name, "older", state, code)]);
+    }
+    let plan = run(&p, Some(&sandbox()), &old, &Probes::default());
+    assert_eq!(plan.start, ["failed", "running"]);
 }

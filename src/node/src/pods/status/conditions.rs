@@ -1,20 +1,20 @@
 //! A pod's conditions.
 
-use super::{Facts, find};
+use super::types::{Facts, find};
 use crate::kinds::*;
 
-/// Why a pod has failed that had to go for others.
+/// Reason of a pod that was evicted.
 pub(crate) const EVICTED: &str = "Evicted";
-/// What controllers judge such an end by.
+/// Condition by which controllers recognise a disruption.
 pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 
-/// The reason of a disruption that is this node's doing.
+/// Reason of a disruption that the node caused.
 pub(crate) const BY_NODE: &str = "TerminationByKubelet";
 
-/// What tells of a change of resources; both are there only as long as they are true.
+/// Conditions of a resize; both exist only while they are true.
 pub(crate) const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
-/// The pod's conditions: the node's own first, then others' as they are.
+/// Returns the pod's conditions: the node's first, then those of others unchanged.
 pub(super) fn conditions(
     f: &Facts<'_>,
     phase: &str,
@@ -27,11 +27,14 @@ pub(super) fn conditions(
     let containers = containers_ready(pod, phase, init, main);
     let ready = ready(pod, &containers);
     let wanted = [
-        ("PodReadyToStartContainers", Verdict::yes(ready_to_start)),
+        (
+            "PodReadyToStartContainers",
+            ConditionValue::yes(ready_to_start),
+        ),
         ("Initialized", init_done(pod, phase, init, initialized)),
         ("Ready", ready),
         ("ContainersReady", containers),
-        ("PodScheduled", Verdict::yes(true)),
+        ("PodScheduled", ConditionValue::yes(true)),
     ];
     let old = pod
         .status
@@ -80,12 +83,12 @@ pub(super) fn conditions(
             observed_generation: pod.metadata.generation,
         });
     }
-    // Others' conditions (readiness gates, disruptions) are theirs.
-    let theirs = |c: &&PodCondition| {
+    // Conditions of others (readiness gates, disruptions) are kept.
+    let foreign = |c: &&PodCondition| {
         wanted_names().all(|w| w != c.type_) && !RESIZE.contains(&c.type_.as_str())
     };
-    all.extend(old.iter().filter(theirs).cloned());
-    if let Some(evicted) = f.verdict.filter(|v| v.reason == EVICTED)
+    all.extend(old.iter().filter(foreign).cloned());
+    if let Some(evicted) = f.failure.filter(|v| v.reason == EVICTED)
         && !all.iter().any(|c| c.type_ == DISRUPTED)
     {
         all.push(PodCondition {
@@ -101,7 +104,7 @@ pub(super) fn conditions(
     all
 }
 
-/// The conditions that the node owns.
+/// Returns the conditions that the node owns.
 pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
     [
         "PodReadyToStartContainers",
@@ -114,13 +117,13 @@ pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
 }
 
 #[derive(Clone)]
-struct Verdict {
+struct ConditionValue {
     yes: bool,
     reason: Option<String>,
     message: Option<String>,
 }
 
-impl Verdict {
+impl ConditionValue {
     fn yes(yes: bool) -> Self {
         Self {
             yes,
@@ -141,7 +144,12 @@ fn list(names: &[&str]) -> String {
     format!("[{}]", names.join(" "))
 }
 
-fn init_done(pod: &Pod, phase: &str, init: &[ContainerStatus], initialized: bool) -> Verdict {
+fn init_done(
+    pod: &Pod,
+    phase: &str,
+    init: &[ContainerStatus],
+    initialized: bool,
+) -> ConditionValue {
     let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
     for c in pod.init_containers() {
         match find(init, &c.name) {
@@ -156,19 +164,19 @@ fn init_done(pod: &Pod, phase: &str, init: &[ContainerStatus], initialized: bool
         }
     }
     if phase == "Succeeded" {
-        return Verdict::because(true, "PodCompleted", String::new());
+        return ConditionValue::because(true, "PodCompleted", String::new());
     }
     if initialized {
-        return Verdict::yes(true);
+        return ConditionValue::yes(true);
     }
     let message = describe(&[
         ("containers with unknown status", &unknown),
         ("containers with incomplete status", &incomplete),
     ]);
     if message.is_empty() {
-        Verdict::yes(true)
+        ConditionValue::yes(true)
     } else {
-        Verdict::because(false, "ContainersNotInitialized", message)
+        ConditionValue::because(false, "ContainersNotInitialized", message)
     }
 }
 
@@ -186,7 +194,7 @@ fn containers_ready(
     phase: &str,
     init: &[ContainerStatus],
     main: &[ContainerStatus],
-) -> Verdict {
+) -> ConditionValue {
     let (mut unknown, mut unready) = (Vec::new(), Vec::new());
     let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
     for (c, statuses) in sidecars
@@ -200,23 +208,23 @@ fn containers_ready(
         }
     }
     if phase == "Succeeded" && unknown.is_empty() {
-        return Verdict::because(false, "PodCompleted", String::new());
+        return ConditionValue::because(false, "PodCompleted", String::new());
     }
     if phase == "Failed" {
-        return Verdict::because(false, "PodFailed", String::new());
+        return ConditionValue::because(false, "PodFailed", String::new());
     }
     let message = describe(&[
         ("containers with unknown status", &unknown),
         ("containers with unready status", &unready),
     ]);
     if message.is_empty() {
-        Verdict::yes(true)
+        ConditionValue::yes(true)
     } else {
-        Verdict::because(false, "ContainersNotReady", message)
+        ConditionValue::because(false, "ContainersNotReady", message)
     }
 }
 
-fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
+fn ready(pod: &Pod, containers: &ConditionValue) -> ConditionValue {
     if !containers.yes {
         return containers.clone();
     }
@@ -245,8 +253,8 @@ fn ready(pod: &Pod, containers: &Verdict) -> Verdict {
         })
         .collect();
     if problems.is_empty() {
-        Verdict::yes(true)
+        ConditionValue::yes(true)
     } else {
-        Verdict::because(false, "ReadinessGatesNotReady", problems.join(", "))
+        ConditionValue::because(false, "ReadinessGatesNotReady", problems.join(", "))
     }
 }

@@ -1,16 +1,16 @@
-//! One container's status, from its attempts and from what holds it back.
+//! One container's status, from its attempts and from why it waits.
 
 use k8s_openapi::api::core::v1::{ContainerUser, LinuxContainerUser, VolumeMountStatus};
 use rkube_runtime::ContainerState as State;
 
 use super::super::instance::Instance;
 use super::super::plan;
-use super::Facts;
+use super::types::Facts;
 use crate::kinds::*;
 
-/// Which list of the pod a container is in.
+/// List of the pod that a container is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ContainerKind {
     Init,
     Main,
     Ephemeral,
@@ -37,7 +37,7 @@ fn terminated(i: &Instance) -> ContainerStateTerminated {
     }
 }
 
-/// An ID as the API writes it.
+/// Returns a container's ID in the form of the API.
 pub(crate) fn container_id(id: &str) -> String {
     format!("rkube://{id}")
 }
@@ -68,11 +68,11 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     }
 }
 
-/// The container's status.
+/// Generates the container's status.
 pub(super) fn container(
     f: &Facts<'_>,
     c: &Container,
-    kind: Kind,
+    kind: ContainerKind,
     default: &str,
     old: Option<&ContainerStatus>,
 ) -> ContainerStatus {
@@ -101,7 +101,7 @@ pub(super) fn container(
                 ..Default::default()
             });
         }
-        None => lost(f, c, kind, default, old, &mut status),
+        None => unknown_container(f, c, kind, default, old, &mut status),
     }
     if status.last_state.is_none() {
         status.last_state = Some(ContainerState::default());
@@ -110,7 +110,7 @@ pub(super) fn container(
     let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
     let health = (f.health)(&c.name);
     match kind {
-        Kind::Init if !is_sidecar(c) => {
+        ContainerKind::Init if !is_sidecar(c) => {
             status.ready = status
                 .state
                 .as_ref()
@@ -118,7 +118,7 @@ pub(super) fn container(
                 .is_some_and(|t| t.exit_code == 0);
             status.started = Some(running);
         }
-        Kind::Ephemeral => {
+        ContainerKind::Ephemeral => {
             status.started = None;
         }
         _ => {
@@ -126,7 +126,7 @@ pub(super) fn container(
             status.ready = running && health.started && health.ready;
         }
     }
-    if let Some(i) = current.filter(|_| kind != Kind::Ephemeral) {
+    if let Some(i) = current.filter(|_| kind != ContainerKind::Ephemeral) {
         details(f, c, i, running, &mut status);
     } else if let Some(i) = current {
         mounts_and_user(c, i, &mut status);
@@ -134,25 +134,25 @@ pub(super) fn container(
     status
 }
 
-/// A container of which the node has no trace.
-fn lost(
+/// Fills in the status of a container that the runtime does not know.
+fn unknown_container(
     f: &Facts<'_>,
     c: &Container,
-    kind: Kind,
+    kind: ContainerKind,
     default: &str,
     old: Option<&ContainerStatus>,
     status: &mut ContainerStatus,
 ) {
     let known = old.and_then(|o| Some((o, o.state.as_ref()?)));
     match known {
-        // It ended once and its remains were collected.
+        // It ended and was removed.
         Some((o, s)) if s.terminated.is_some() => {
             *status = ContainerStatus {
                 name: c.name.clone(),
                 ..o.clone()
             };
         }
-        // It ran, but nobody knows how it ended.
+        // It ran, but its exit code is not known.
         Some((o, s)) if s.running.is_some() => {
             let gone = ContainerState {
                 terminated: Some(ContainerStateTerminated {
@@ -166,7 +166,7 @@ fn lost(
                 ..Default::default()
             };
             status.restart_count = o.restart_count;
-            if f.terminal || f.verdict.is_some() {
+            if f.terminal || f.failure.is_some() {
                 status.state = Some(gone);
             } else {
                 status.state = Some(waiting(default, ""));
@@ -179,9 +179,9 @@ fn lost(
                 status.last_state = o.last_state.clone();
             }
             let initialized_init =
-                kind == Kind::Init && plan::initialized(f.pod, f.instances, None);
+                kind == ContainerKind::Init && plan::initialized(f.pod, f.instances, None);
             if initialized_init && !is_sidecar(c) && old.is_none_or(|o| o.container_id.is_none()) {
-                // Collected after a clean end: the pod could not have come this far otherwise.
+                // Removed after a success: the pod could not be initialized otherwise.
                 status.state = Some(ContainerState {
                     terminated: Some(ContainerStateTerminated {
                         exit_code: 0,
@@ -193,7 +193,7 @@ fn lost(
                     }),
                     ..Default::default()
                 });
-            } else if kind == Kind::Ephemeral {
+            } else if kind == ContainerKind::Ephemeral {
                 status.state = Some(waiting("", ""));
             } else {
                 status.state = Some(waiting(default, ""));
@@ -202,26 +202,28 @@ fn lost(
     }
 }
 
-/// A container that will be started again waits, for the reason noted.
+/// Shows a container that will be restarted as waiting, for the recorded reason.
 fn overlay_waiting(
     f: &Facts<'_>,
     c: &Container,
-    kind: Kind,
+    kind: ContainerKind,
     current: Option<&Instance>,
     status: &mut ContainerStatus,
 ) {
     let Some(reason) = f.waiting.get(&c.name) else {
         return;
     };
-    if current.is_some_and(Instance::running) || f.terminal || f.verdict.is_some() {
+    if current.is_some_and(Instance::running) || f.terminal || f.failure.is_some() {
         return;
     }
     if let Some(i) = current.filter(|i| i.exited()) {
         let again = match kind {
-            Kind::Init if !is_sidecar(c) => i.exit_code != 0 && f.pod.restart_policy() != "Never",
-            Kind::Init => true,
-            Kind::Main => plan::restarts(f.pod, c, i.exit_code),
-            Kind::Ephemeral => false,
+            ContainerKind::Init if !is_sidecar(c) => {
+                i.exit_code != 0 && f.pod.restart_policy() != "Never"
+            }
+            ContainerKind::Init => true,
+            ContainerKind::Main => plan::restarts(f.pod, c, i.exit_code),
+            ContainerKind::Ephemeral => false,
         };
         if !again {
             return;

@@ -1,8 +1,6 @@
-//! A pod's status: phase, conditions and container statuses, as upstream words them.
+//! Generates a pod's status: phase, conditions and container statuses, as upstream.
 
-use std::collections::HashMap;
-
-use super::instance::{Instance, Instances, latest};
+use super::instance::{Instances, latest};
 use super::plan;
 use super::qos;
 use crate::kinds::*;
@@ -11,58 +9,17 @@ mod conditions;
 mod containers;
 mod patch;
 mod phase;
+mod types;
 
 pub(crate) use containers::container_id;
 pub(crate) use patch::patch;
+pub(crate) use types::{Facts, Health, Resizing};
 
 use conditions::conditions;
-use containers::{Kind, container};
+use containers::{ContainerKind, container};
 use phase::phase;
 
-/// Why a container does not start, as its status tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Waiting {
-    pub reason: String,
-    pub message: String,
-}
-
-/// What probes say of a container, for its status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Health {
-    pub started: bool,
-    pub ready: bool,
-}
-
-/// Where a pod's change of resources stands.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Resizing {
-    /// Reason and message of one that the node has not granted.
-    pub pending: Option<(String, String)>,
-    /// One that was granted and is not in effect everywhere; with what went wrong.
-    pub in_progress: Option<Option<String>>,
-}
-
-pub(crate) struct Facts<'a> {
-    pub pod: &'a Pod,
-    pub instances: &'a Instances,
-    /// Why containers wait, by name.
-    pub waiting: &'a HashMap<String, Waiting>,
-    pub health: &'a dyn Fn(&str) -> Health,
-    pub node_ip: std::net::IpAddr,
-    pub pod_ip: Option<std::net::IpAddr>,
-    /// The current sandbox, once its network is there.
-    pub sandbox: Option<&'a str>,
-    /// All containers have stopped and none starts again.
-    pub terminal: bool,
-    /// Reason and message of a pod that the node refused or evicted.
-    pub verdict: Option<&'a Waiting>,
-    pub resizing: Resizing,
-    /// What a container runs with.
-    pub resources: &'a dyn Fn(&Instance) -> Option<ResourceRequirements>,
-    pub now: Time,
-}
-
-/// The whole status.
+/// Generates the pod's status.
 pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
     let pod = f.pod;
     let old = pod.status.clone().unwrap_or_default();
@@ -72,34 +29,35 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
     } else {
         "PodInitializing"
     };
-    let statuses = |containers: &[Container], kind: Kind, old: Option<&Vec<ContainerStatus>>| {
-        containers
-            .iter()
-            .map(|c| {
-                let old = old.into_iter().flatten().find(|s| s.name == c.name);
-                container(f, c, kind, default, old)
-            })
-            .collect::<Vec<_>>()
-    };
+    let statuses =
+        |containers: &[Container], kind: ContainerKind, old: Option<&Vec<ContainerStatus>>| {
+            containers
+                .iter()
+                .map(|c| {
+                    let old = old.into_iter().flatten().find(|s| s.name == c.name);
+                    container(f, c, kind, default, old)
+                })
+                .collect::<Vec<_>>()
+        };
     let init = statuses(
         pod.init_containers(),
-        Kind::Init,
+        ContainerKind::Init,
         old.init_container_statuses.as_ref(),
     );
     let main = statuses(
         &pod.spec().containers,
-        Kind::Main,
+        ContainerKind::Main,
         old.container_statuses.as_ref(),
     );
     let ephemeral = statuses(
         &pod.ephemeral(),
-        Kind::Ephemeral,
+        ContainerKind::Ephemeral,
         old.ephemeral_container_statuses.as_ref(),
     );
     let phase = match pod.api_phase() {
-        // A pod that is over stays so.
+        // A final phase never changes.
         over @ ("Succeeded" | "Failed") => over.to_owned(),
-        _ if f.verdict.is_some() => "Failed".to_owned(),
+        _ if f.failure.is_some() => "Failed".to_owned(),
         _ => phase(pod, &init, &main, f.terminal, initialized).to_owned(),
     };
     let conditions = conditions(f, &phase, &init, &main, initialized);
@@ -118,8 +76,8 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
         pod_ips: f.pod_ip.map(|ip| vec![PodIP { ip: ip.to_string() }]),
         qos_class: Some(qos::class(pod).as_str().into()),
         start_time: old.start_time.clone().or_else(|| Some(f.now.clone())),
-        reason: f.verdict.map(|v| v.reason.clone()).or(old.reason),
-        message: f.verdict.map(|v| v.message.clone()).or(old.message),
+        reason: f.failure.map(|v| v.reason.clone()).or(old.reason),
+        message: f.failure.map(|v| v.message.clone()).or(old.message),
         observed_generation: pod.metadata.generation,
         nominated_node_name: old.nominated_node_name,
         resource_claim_statuses: old.resource_claim_statuses,
@@ -128,11 +86,7 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
     }
 }
 
-fn find<'a>(statuses: &'a [ContainerStatus], name: &str) -> Option<&'a ContainerStatus> {
-    statuses.iter().find(|s| s.name == name)
-}
-
-/// Whether the latest attempt of each container has ended.
+/// Returns whether the latest attempt of each container has ended.
 pub(crate) fn all_stopped(pod: &Pod, instances: &Instances) -> bool {
     pod.init_containers()
         .iter()

@@ -1,9 +1,11 @@
-//! Telling the API what changed of a status, and nothing else.
+//! Patches that change a status in the API.
 
 use super::conditions::{BY_NODE, DISRUPTED, RESIZE, wanted_names};
 use crate::kinds::*;
 
-/// The strategic merge patch that turns one status into another; `None` when they are equal.
+/// Returns the strategic merge patch between two statuses; `None` when they are equal.
+///
+/// Conditions of others are left alone.
 pub(crate) fn patch(
     uid: &str,
     old: Option<&PodStatus>,
@@ -44,7 +46,7 @@ pub(crate) fn patch(
                 if before == Some(&c) {
                     return None;
                 }
-                // A reason that no longer holds has to be taken away by name.
+                // A reason that no longer applies has to be removed explicitly.
                 if let (Some(before), Value::Object(fields)) =
                     (before.and_then(Value::as_object), &mut c)
                 {
@@ -65,7 +67,7 @@ pub(crate) fn patch(
             continue;
         }
         if (key == "podIPs" || key == "hostIPs") && old.contains_key(&key) {
-            // Merged by address: what is gone has to be named.
+            // Merged by address: removed ones have to be named.
             let mut list = value.as_array().cloned().unwrap_or_default();
             for gone in old[&key].as_array().into_iter().flatten() {
                 if !list.contains(gone) {

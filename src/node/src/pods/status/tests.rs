@@ -1,6 +1,9 @@
 use rkube_runtime::ContainerState as State;
 
+use std::collections::HashMap;
+
 use super::super::instance::Instance;
+use super::super::reason::Reason;
 use super::*;
 
 fn pod(policy: &str) -> Pod {
@@ -66,16 +69,8 @@ fn status_of(
     }
     let waiting = waiting
         .iter()
-        .map(|(reason, message)| {
-            (
-                "c".to_owned(),
-                Waiting {
-                    reason: (*reason).into(),
-                    message: (*message).into(),
-                },
-            )
-        })
-        .collect();
+        .map(|(reason, message)| ("c".to_owned(), Reason::new(*reason, *message)))
+        .collect::<HashMap<_, _>>();
     generate(&Facts {
         pod,
         instances: &instances,
@@ -88,7 +83,7 @@ fn status_of(
         pod_ip: Some([10, 244, 0, 5].into()),
         sandbox: Some("s"),
         terminal,
-        verdict: None,
+        failure: None,
         resizing,
         resources: &|i| i.resources.clone(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
@@ -263,4 +258,243 @@ fn a_change_of_resources_is_told_and_forgotten() {
             {"$patch": "delete", "type": "PodResizeInProgress"},
         ])
     );
+}
+
+/// A status of a pod that the node failed.
+fn failed(pod: &Pod, attempts: Vec<Instance>, failure: &Reason) -> PodStatus {
+    generate(&Facts {
+        pod,
+        instances: &[("c".to_owned(), attempts)].into(),
+        waiting: &HashMap::new(),
+        health: &|_| Health::default(),
+        node_ip: [10, 0, 0, 2].into(),
+        pod_ip: None,
+        sandbox: None,
+        terminal: true,
+        failure: Some(failure),
+        resizing: Resizing::default(),
+        resources: &|_| None,
+        now: Time(jiff::Timestamp::UNIX_EPOCH),
+    })
+}
+
+#[test]
+fn an_evicted_pod_has_failed_by_a_disruption() {
+    let evicted = Reason::new("Evicted", "The node was low on resource: memory. ");
+    let s = failed(
+        &pod("Always"),
+        vec![instance(State::Exited, 137, 0)],
+        &evicted,
+    );
+    assert_eq!(s.phase.as_deref(), Some("Failed"));
+    assert_eq!(s.reason.as_deref(), Some("Evicted"));
+    let disrupted = condition(&s, "DisruptionTarget");
+    assert_eq!(disrupted.status, "True");
+    assert_eq!(disrupted.reason.as_deref(), Some("TerminationByKubelet"));
+    assert_eq!(disrupted.message, s.message);
+    assert_eq!(condition(&s, "PodReadyToStartContainers").status, "False");
+    assert_eq!(condition(&s, "Ready").reason.as_deref(), Some("PodFailed"));
+    let patched = patch("u", None, &s).unwrap();
+    let types: Vec<&str> = patched["status"]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|c| c["type"].as_str())
+        .collect();
+    assert!(types.contains(&"DisruptionTarget"), "{types:?}");
+}
+
+#[test]
+fn a_rejected_pod_is_not_disrupted() {
+    let rejected = Reason::new("OutOfcpu", "Pod was rejected: no CPU");
+    let s = failed(&pod("Always"), vec![], &rejected);
+    assert_eq!(s.phase.as_deref(), Some("Failed"));
+    assert_eq!(s.message.as_deref(), Some("Pod was rejected: no CPU"));
+    let conditions = s.conditions.unwrap();
+    assert!(conditions.iter().all(|c| c.type_ != "DisruptionTarget"));
+}
+
+#[test]
+fn a_final_phase_stays() {
+    let mut p = pod("Always");
+    p.status = Some(PodStatus {
+        phase: Some("Succeeded".into()),
+        ..Default::default()
+    });
+    let s = status(&p, vec![instance(State::Running, 0, 0)], &[], false);
+    assert_eq!(s.phase.as_deref(), Some("Succeeded"));
+}
+
+/// A pod whose container has this state in the API.
+fn known_as(state: ContainerState) -> Pod {
+    let mut p = pod("Always");
+    p.status = Some(PodStatus {
+        container_statuses: Some(vec![ContainerStatus {
+            name: "c".into(),
+            restart_count: 4,
+            container_id: Some("rkube://old".into()),
+            state: Some(state),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    });
+    p
+}
+
+#[test]
+fn a_container_without_trace_is_unknown() {
+    let p = known_as(ContainerState {
+        running: Some(ContainerStateRunning::default()),
+        ..Default::default()
+    });
+    let s = status(&p, vec![], &[], false);
+    let c = &s.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(c.restart_count, 4);
+    assert!(c.state.as_ref().unwrap().waiting.is_some());
+    let last = c.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!(last.exit_code, 137);
+    assert_eq!(last.reason.as_deref(), Some("ContainerStatusUnknown"));
+    let over = status(&p, vec![], &[], true);
+    let c = &over.container_statuses.as_ref().unwrap()[0];
+    assert!(c.state.as_ref().unwrap().terminated.is_some());
+}
+
+#[test]
+fn the_end_of_a_removed_container_is_kept() {
+    let ended = ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: 3,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let s = status(&known_as(ended.clone()), vec![], &[], false);
+    let c = &s.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(c.state.as_ref(), Some(&ended));
+    assert_eq!(c.container_id.as_deref(), Some("rkube://old"));
+}
+
+#[test]
+fn ends_have_reasons_and_messages() {
+    let end = |exit_code, reason: &str, message: &str| {
+        let i = Instance {
+            reason: reason.into(),
+            message: message.into(),
+            ..instance(State::Exited, exit_code, 0)
+        };
+        let s = status(&pod("Never"), vec![i], &[], false);
+        let state = s.container_statuses.unwrap().remove(0).state.unwrap();
+        let t = state.terminated.unwrap();
+        (t.reason.unwrap(), t.message)
+    };
+    assert_eq!(end(0, "", ""), ("Completed".into(), None));
+    assert_eq!(end(1, "", "m"), ("Error".into(), Some("m".into())));
+    assert_eq!(end(137, "OOMKilled", ""), ("OOMKilled".into(), None));
+}
+
+#[test]
+fn earlier_attempts_are_the_last_state() {
+    let attempts = vec![
+        instance(State::Exited, 1, 0),
+        instance(State::Running, 0, 1),
+    ];
+    let s = status(&pod("Always"), attempts, &[], false);
+    let c = &s.container_statuses.as_ref().unwrap()[0];
+    assert_eq!(c.restart_count, 1);
+    let last = c.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!(last.container_id.as_deref(), Some("rkube://id0"));
+}
+
+#[test]
+fn init_containers_are_incomplete_until_they_succeed() {
+    let mut p = pod("Always");
+    p.spec.as_mut().unwrap().init_containers = Some(vec![Container {
+        name: "i".into(),
+        ..Default::default()
+    }]);
+    let s = status(&p, vec![], &[], false);
+    let c = &s.container_statuses.as_ref().unwrap()[0];
+    let waiting = c.state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
+    let initialized = condition(&s, "Initialized");
+    assert_eq!(initialized.status, "False");
+    assert_eq!(
+        initialized.message.as_deref(),
+        Some("containers with incomplete status: [i]")
+    );
+    // The pod has come past it, though its container was removed.
+    let s = status(&p, vec![instance(State::Running, 0, 0)], &[], false);
+    assert_eq!(condition(&s, "Initialized").status, "True");
+    let i = &s.init_container_statuses.as_ref().unwrap()[0];
+    let end = i.state.as_ref().unwrap().terminated.as_ref().unwrap();
+    assert_eq!(
+        (end.exit_code, end.reason.as_deref()),
+        (0, Some("Completed"))
+    );
+}
+
+#[test]
+fn a_transition_keeps_its_time() {
+    let mut p = pod("Always");
+    let mut old = status(&p, vec![instance(State::Running, 0, 0)], &[], false);
+    for c in old.conditions.iter_mut().flatten() {
+        c.last_transition_time = Some(Time(jiff::Timestamp::from_second(-5).unwrap()));
+    }
+    p.status = Some(old);
+    let s = status(&p, vec![instance(State::Exited, 1, 0)], &[], false);
+    let second = |type_: &str| {
+        let c = condition(&s, type_);
+        c.last_transition_time.as_ref().unwrap().0.as_second()
+    };
+    assert_eq!(second("Initialized"), -5);
+    assert_eq!(second("Ready"), 0);
+}
+
+#[test]
+fn conditions_of_others_are_kept() {
+    let mut p = pod("Always");
+    p.status = Some(PodStatus {
+        conditions: Some(vec![PodCondition {
+            type_: "x/gate".into(),
+            status: "True".into(),
+            ..Default::default()
+        }]),
+        ..Default::default()
+    });
+    let s = status(&p, vec![], &[], false);
+    assert_eq!(condition(&s, "x/gate").status, "True");
+    let change = patch("u", p.status.as_ref(), &s).unwrap();
+    let conditions = change["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().all(|c| c["type"] != "x/gate"), "{change}");
+}
+
+#[test]
+fn mounts_and_users_are_shown() {
+    let mut p = pod("Always");
+    p.spec.as_mut().unwrap().containers[0].volume_mounts = Some(vec![
+        VolumeMount {
+            name: "a".into(),
+            mount_path: "/a".into(),
+            read_only: Some(true),
+            recursive_read_only: Some("IfPossible".into()),
+            ..Default::default()
+        },
+        VolumeMount {
+            name: "b".into(),
+            mount_path: "/b".into(),
+            ..Default::default()
+        },
+    ]);
+    let mut i = instance(State::Running, 0, 0);
+    i.user.uid = 7;
+    i.user.gid = 8;
+    i.user.groups = vec![9];
+    let s = status(&p, vec![i], &[], false);
+    let c = &s.container_statuses.as_ref().unwrap()[0];
+    let mounts = c.volume_mounts.as_ref().unwrap();
+    assert_eq!(mounts[0].recursive_read_only.as_deref(), Some("Enabled"));
+    assert_eq!(mounts[1].read_only, None);
+    let user = c.user.as_ref().unwrap().linux.as_ref().unwrap();
+    assert_eq!((user.uid, user.gid), (7, 8));
+    assert_eq!(user.supplemental_groups, Some(vec![8, 9]));
 }

@@ -6,16 +6,18 @@ use super::super::backoff;
 use super::super::instance::latest;
 use super::super::plan::{self, Observed};
 use super::super::probes::Target;
+use super::super::reason::Reason;
 use super::super::sandbox;
 use super::super::start::Start;
-use super::super::status::{self, Health, Waiting};
-use super::{Own, SANDBOX, Worker};
+use super::super::status::{self, Health};
+use super::state::{Message, SANDBOX, TaskResult, Worker};
 use crate::kinds::*;
 use crate::recorder::Severity::{Normal, Warning};
 
 impl Worker {
+    /// Takes the next step of a live pod; returns when the following one is due.
     pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
-        self.fill();
+        self.set_up_volumes();
         self.watch_probes();
         let (resize, restarts) = self.step_resize(now);
         let plan = plan::plan(&Observed {
@@ -27,7 +29,7 @@ impl Worker {
             resize: &restarts,
         });
         if plan.finished {
-            if self.starting.is_none() && !self.making {
+            if self.in_flight.start.is_none() && !self.in_flight.sandbox {
                 self.begin_stop();
                 self.step_stop();
             }
@@ -38,19 +40,19 @@ impl Worker {
                 .probe
                 .and_then(|p| self.probe_grace(&kill.name, p))
                 .unwrap_or_else(|| self.pod.grace_seconds());
-            self.kill(&kill.name, &kill.id, grace, Some(kill.message));
+            self.stop_container(&kill.name, &kill.id, grace, Some(kill.message));
         }
         if let Some(attempt) = plan.create_sandbox {
-            return self.make_sandbox(attempt, now);
+            return self.create_sandbox(attempt, now);
         }
         let mut next: Option<Timestamp> = resize;
         for name in plan.start {
-            if let Some(at) = self.held(&name, now) {
+            if let Some(at) = self.held_back(&name, now) {
                 next = Some(next.map_or(at, |n| n.min(at)));
                 continue;
             }
-            if self.starting.is_none() && self.volumes.is_some() {
-                self.start(&name, now);
+            if self.in_flight.start.is_none() && self.volumes.is_some() {
+                self.start_container(&name, now);
             }
         }
         next
@@ -65,44 +67,44 @@ impl Worker {
         probe?.termination_grace_period_seconds
     }
 
-    pub(super) fn fill(&mut self) {
-        if self.volumes.is_some() || self.filling {
+    pub(super) fn set_up_volumes(&mut self) {
+        if self.volumes.is_some() || self.in_flight.volumes {
             return;
         }
-        self.filling = true;
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        self.in_flight.volumes = true;
+        let (context, pod) = (self.context.clone(), self.pod.clone());
         let (objects, cancel) = (self.objects.clone(), self.cancel.clone());
         self.spawn(async move {
-            Own::Volumes(sandbox::fill_volumes(&agent, &pod, &objects, &cancel).await)
+            TaskResult::VolumesReady(sandbox::fill_volumes(&context, &pod, &objects, &cancel).await)
         });
     }
 
-    pub(super) fn make_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
-        if self.making || self.volumes.is_none() {
+    pub(super) fn create_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
+        if self.in_flight.sandbox || self.volumes.is_none() {
             return None;
         }
         if let Some(at) = self.retry_at.get(SANDBOX).filter(|at| **at > now) {
             return Some(*at);
         }
         self.retry_at.remove(SANDBOX);
-        self.making = true;
+        self.in_flight.sandbox = true;
         self.probes.clear();
         let old = self.sandbox.as_ref().map(|s| s.id.clone());
         if old.is_some() {
-            self.agent.recorder.pod(
+            self.context.recorder.pod(
                 &self.pod,
                 Normal,
                 "SandboxChanged",
                 "Pod sandbox changed, it will be killed and re-created.",
             );
         }
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (context, pod) = (self.context.clone(), self.pod.clone());
         self.spawn(async move {
             if let Some(old) = old {
-                sandbox::stop(&agent, &old).await;
+                sandbox::stop(&context.runtime, &context.network, &old).await;
             }
-            Own::Sandbox(
-                sandbox::make(&agent, &pod, attempt)
+            TaskResult::SandboxCreated(
+                sandbox::create(&context, &pod, attempt)
                     .await
                     .map_err(|e| format!("{e:#}")),
             )
@@ -110,8 +112,8 @@ impl Worker {
         None
     }
 
-    /// Until when a container may not be started, if so; says so in its status.
-    pub(super) fn held(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+    /// Returns until when a container may not be started, and notes why in its status.
+    pub(super) fn held_back(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
         if let Some(at) = self.retry_at.get(name).filter(|at| **at > now) {
             return Some(*at);
         }
@@ -119,8 +121,8 @@ impl Worker {
         let ended = instance.finished_at.unwrap_or(instance.created_at);
         let (pause, until) = self.backoff.holds(name, ended, now)?;
         let pod = self.pod.full_name();
-        if self.told.insert(instance.id.clone()) {
-            self.agent.recorder.container(
+        if self.backoff_recorded.insert(instance.id.clone()) {
+            self.context.recorder.container(
                 &self.pod,
                 name,
                 Warning,
@@ -130,18 +132,18 @@ impl Worker {
         }
         self.waiting.insert(
             name.to_owned(),
-            Waiting {
-                reason: "CrashLoopBackOff".into(),
-                message: format!(
+            Reason::new(
+                "CrashLoopBackOff",
+                format!(
                     "back-off {} restarting failed container={name} pod={pod}",
                     backoff::go_duration(pause)
                 ),
-            },
+            ),
         );
         Some(until)
     }
 
-    pub(super) fn start(&mut self, name: &str, now: Timestamp) {
+    pub(super) fn start_container(&mut self, name: &str, now: Timestamp) {
         let (Some(container), Some(sandbox), Some(volumes)) = (
             self.pod.container(name).map(std::borrow::Cow::into_owned),
             self.sandbox.as_ref(),
@@ -168,7 +170,7 @@ impl Worker {
             .and_then(|t| latest(&self.instances, t))
             .map(|i| i.id.clone());
         let start = Start {
-            agent: self.agent.clone(),
+            context: self.context.clone(),
             pod: self.pod.clone(),
             container,
             attempt,
@@ -181,12 +183,15 @@ impl Worker {
             cancel: self.cancel.clone(),
         };
         self.busy.insert(name.to_owned());
-        self.starting = Some(name.to_owned());
+        self.in_flight.start = Some(name.to_owned());
         let name = name.to_owned();
-        self.spawn(async move { Own::Started(name, start.run().await) });
+        self.spawn(async move {
+            let result = start.run().await;
+            TaskResult::ContainerStarted { name, result }
+        });
     }
 
-    /// The attempt after those that only the API remembers.
+    /// Returns the attempt after those that only the API knows.
     pub(super) fn lost_attempts(&self, name: &str) -> u32 {
         let status = self.pod.status.as_ref();
         status
@@ -202,20 +207,27 @@ impl Worker {
             .unwrap_or(0)
     }
 
-    pub(super) fn target(&self, name: &str) -> Option<Target> {
+    /// Returns a running container for its probes.
+    pub(super) fn probe_target(&self, name: &str) -> Option<Target> {
         let instance = latest(&self.instances, name).filter(|i| i.running())?;
+        let sender = self.sender.clone();
         Some(Target {
-            agent: self.agent.clone(),
+            runtime: self.context.runtime.clone(),
+            recorder: self.context.recorder.clone(),
             pod: self.pod.clone(),
             container: self.pod.container(name)?.into_owned(),
             id: instance.id.clone(),
             ip: self.ip?,
             since: instance.started_at.unwrap_or(instance.created_at),
-            letters: self.letters.clone(),
+            report: Box::new(move |result| {
+                sender
+                    .send(Message::Task(TaskResult::Probed(result)))
+                    .is_ok()
+            }),
         })
     }
 
-    /// Probes what runs, and nothing else.
+    /// Starts and stops probes, so that exactly the running containers are probed.
     pub(super) fn watch_probes(&mut self) {
         let names: Vec<String> = self
             .pod
@@ -230,8 +242,8 @@ impl Worker {
                 self.probes.forget(&name);
                 continue;
             };
-            // Its postStart hook has not ended yet.
-            if self.starting.as_deref() == Some(&name)
+            // Its postStart hook is still running.
+            if self.in_flight.start.as_deref() == Some(&name)
                 || self.probes.probed(&name) == Some(&instance.id)
             {
                 continue;
@@ -252,7 +264,7 @@ impl Worker {
                     started: s.started.unwrap_or(false),
                     ready: s.ready,
                 });
-            if let Some(target) = self.target(&name) {
+            if let Some(target) = self.probe_target(&name) {
                 self.probes.watch(target, adopted);
             }
         }

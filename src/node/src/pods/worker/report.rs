@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 
-use super::super::Snapshot;
 use super::super::status::{self, Facts};
-use super::{Own, Stage, Worker};
+use super::super::table::Snapshot;
+use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
 
 impl Worker {
-    /// Tells the API, and whoever asks this node, how the pod is.
+    /// Publishes the pod's status to the API and to the node's endpoint.
     pub(super) fn report(&mut self) {
         let terminal = !matches!(self.stage, Stage::Live | Stage::Stopping)
             && status::all_stopped(&self.pod, &self.instances);
@@ -26,12 +26,12 @@ impl Worker {
             instances: &self.instances,
             waiting: &self.waiting,
             health: &|name| self.probes.health(name),
-            node_ip: self.agent.config.ip.into(),
+            node_ip: self.context.host.ip(),
             pod_ip: self.ip,
             sandbox: ready_sandbox.as_deref(),
             terminal,
-            verdict: self
-                .verdict
+            failure: self
+                .failure
                 .as_ref()
                 .filter(|_| self.stage != Stage::Stopping),
             resizing: self.resizing(),
@@ -55,32 +55,36 @@ impl Worker {
             instances: Arc::new(self.instances.clone()),
             sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
         });
-        if self.publishing || self.gone {
+        if self.in_flight.publish || self.removed {
             return;
         }
-        if self.publish_at.is_some_and(|at| at > Timestamp::now()) {
+        if self
+            .publication
+            .retry_at
+            .is_some_and(|at| at > Timestamp::now())
+        {
             return;
         }
-        self.publish_at = None;
-        let api: Api<Pod> = Api::namespaced(self.agent.client.clone(), self.pod.namespace());
+        self.publication.retry_at = None;
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), self.pod.namespace());
         let name = self.pod.name().to_owned();
         match patch {
             Some(patch) => {
-                self.publishing = true;
+                self.in_flight.publish = true;
                 self.spawn(async move {
                     let done = api
                         .patch_status(&name, &PatchParams::default(), &Patch::Strategic(&patch))
                         .await;
-                    Own::Published(Box::new(done))
+                    TaskResult::StatusPublished(Box::new(done))
                 });
             }
-            // Told all there is to tell: a pod that was to be deleted goes now.
+            // The final status is published: a pod to be deleted is removed now.
             None if self.stage == Stage::Over
                 && self.pod.deleting()
-                && self.removed_records
-                && !self.deleting_api =>
+                && self.records_removed
+                && !self.in_flight.delete =>
             {
-                self.deleting_api = true;
+                self.in_flight.delete = true;
                 let uid = self.uid().to_owned();
                 self.spawn(async move {
                     let params = DeleteParams {
@@ -91,7 +95,7 @@ impl Worker {
                         }),
                         ..Default::default()
                     };
-                    Own::Deleted(api.delete(&name, &params).await.map(|_| ()))
+                    TaskResult::PodDeleted(api.delete(&name, &params).await.map(|_| ()))
                 });
             }
             None => {}

@@ -1,4 +1,4 @@
-//! The worker's part in resizing a pod: asks the node, changes containers, tells.
+//! The worker's part in resizing a pod: grants, changes containers and reports.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,31 +6,31 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::resize::{self, Applied, Outdated, Refusal};
+use super::super::sandbox;
 use super::super::status::Resizing;
-use super::{Own, Worker};
+use super::state::{TaskResult, Worker};
 use crate::kinds::*;
 use crate::recorder::Severity::{Normal, Warning};
-use crate::registration::allocatable;
 
-/// How long until a resize that was deferred, or that failed, is tried again.
-const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// Delay before a deferred or failed resize is tried again.
+const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
-/// Where a pod's resize stands.
+/// Progress of a pod's resize.
 #[derive(Default)]
-pub(super) struct State {
-    /// The pod as it asks to be, while that is not granted.
+pub(super) struct ResizeState {
+    /// The pod as requested, while that is not granted.
     asked: Option<Arc<Pod>>,
     refusal: Option<Refusal>,
     /// When to ask the node again.
     ask_at: Option<Timestamp>,
-    /// Cgroups are being changed.
-    under_way: bool,
+    /// Whether cgroups are being changed.
+    in_progress: bool,
     error: Option<String>,
     apply_at: Option<Timestamp>,
 }
 
 impl Worker {
-    /// The pod as it was granted; what it asks for beyond that is kept in mind.
+    /// Returns the pod as it was granted, and remembers what it requests beyond that.
     pub(super) fn as_granted(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
         let Some(granted) = self.record.granted(&pod) else {
             self.resize.asked = None;
@@ -46,12 +46,13 @@ impl Worker {
         Arc::new(granted)
     }
 
-    /// Grants what the pod asks for, if the node has it, and begins to change what
-    /// runs. Answers when to look again, and which containers have to be restarted.
+    /// Grants what the pod requests, if the node has it, and starts to change containers.
+    ///
+    /// Returns when to look again, and which containers have to be restarted.
     pub(super) fn step_resize(&mut self, now: Timestamp) -> (Option<Timestamp>, HashSet<String>) {
         let ask = self.ask(now);
         let mut outdated = self.record.outdated(&self.pod, &self.instances);
-        // Those that are being started or stopped are looked at later.
+        // Containers that are being started or stopped are resized later.
         outdated.retain(|o| !self.busy.contains(&o.name));
         let (restart, in_place): (Vec<_>, Vec<_>) = outdated.into_iter().partition(|o| o.restart);
         if restart.is_empty() && in_place.is_empty() {
@@ -67,12 +68,15 @@ impl Worker {
         if let Some(at) = self.resize.ask_at.filter(|at| *at > now) {
             return Some(at);
         }
-        let agent = self.agent.clone();
-        // One pod after the other, so that two do not get the same rest.
-        let _turn = agent.pods.grants.lock();
-        let others = resize::others(&agent, asked.uid());
-        let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
-        match resize::decide(&asked, &others, &allocatable(&agent)) {
+        let context = self.context.clone();
+        let _grants = context.pods.lock_grants();
+        let active = context.pods.active();
+        let others: Vec<&Pod> = active
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|p: &&Pod| p.uid() != asked.uid())
+            .collect();
+        match resize::decide(&asked, &others, &context.host.allocatable()) {
             Ok(()) => {
                 self.record.grant(&asked);
                 self.save_record();
@@ -84,18 +88,18 @@ impl Worker {
                 None
             }
             Err(refusal) => {
-                let again = (refusal.reason == "Deferred").then(|| now + AGAIN);
+                let again = (refusal.reason == "Deferred").then(|| now + RETRY_DELAY);
                 if self.resize.refusal.as_ref() != Some(&refusal) {
                     let reason = match refusal.reason {
                         "Deferred" => "ResizeDeferred",
                         _ => "ResizeInfeasible",
                     };
-                    self.agent
+                    self.context
                         .recorder
                         .pod(&self.pod, Warning, reason, refusal.message.clone());
                 }
                 self.resize.refusal = Some(refusal);
-                // What can never be is asked again when the pod asks for something else.
+                // An infeasible request is decided again when the pod changes it.
                 self.resize.ask_at = Some(again.unwrap_or(Timestamp::MAX));
                 again
             }
@@ -103,23 +107,26 @@ impl Worker {
     }
 
     fn apply(&mut self, in_place: Vec<Outdated>, now: Timestamp) -> Option<Timestamp> {
-        if in_place.is_empty() || self.resize.under_way {
+        if in_place.is_empty() || self.resize.in_progress {
             return None;
         }
         if let Some(at) = self.resize.apply_at.filter(|at| *at > now) {
             return Some(at);
         }
-        self.resize.under_way = true;
-        let (agent, after) = (self.agent.clone(), self.pod.clone());
+        self.resize.in_progress = true;
+        let (context, after) = (self.context.clone(), self.pod.clone());
         let before = self.as_running();
-        self.spawn(
-            async move { Own::Resized(resize::apply(&agent, &before, &after, in_place).await) },
-        );
+        self.spawn(async move {
+            let runtime = &context.runtime;
+            let applied = resize::apply(runtime, &before, &after, in_place).await;
+            sandbox::update_weights(runtime, &context.pods.active()).await;
+            TaskResult::Resized(applied)
+        });
         None
     }
 
     pub(super) fn resized(&mut self, applied: Applied) {
-        self.resize.under_way = false;
+        self.resize.in_progress = false;
         for container in &applied.done {
             self.record.applied(&container.id, container.to.clone());
         }
@@ -129,7 +136,7 @@ impl Worker {
         match applied.error {
             None => {
                 let names: Vec<&str> = applied.done.iter().map(|o| o.name.as_str()).collect();
-                self.agent.recorder.pod(
+                self.context.recorder.pod(
                     &self.pod,
                     Normal,
                     "ResizeCompleted",
@@ -139,17 +146,17 @@ impl Worker {
             }
             Some(error) => {
                 if self.resize.error.as_ref() != Some(&error) {
-                    self.agent
+                    self.context
                         .recorder
                         .pod(&self.pod, Warning, "ResizeError", error.clone());
                 }
                 self.resize.error = Some(error);
-                self.resize.apply_at = Some(Timestamp::now() + AGAIN);
+                self.resize.apply_at = Some(Timestamp::now() + RETRY_DELAY);
             }
         }
     }
 
-    /// The pod with the resources that its containers run with.
+    /// Returns the pod with the resources that its containers run with.
     fn as_running(&self) -> Pod {
         let outdated = self.record.outdated(&self.pod, &self.instances);
         let mut pod = Pod::clone(&self.pod);
@@ -163,13 +170,13 @@ impl Worker {
         pod
     }
 
-    /// What the status tells of it.
+    /// Returns the resize's progress for the status.
     pub(super) fn resizing(&self) -> Resizing {
         let refusal = self.resize.refusal.as_ref();
         let unfinished = !self.record.outdated(&self.pod, &self.instances).is_empty();
         Resizing {
             pending: refusal.map(|r| (r.reason.to_owned(), r.message.clone())),
-            in_progress: (unfinished || self.resize.under_way).then(|| self.resize.error.clone()),
+            in_progress: (unfinished || self.resize.in_progress).then(|| self.resize.error.clone()),
         }
     }
 

@@ -2,20 +2,27 @@
 
 use tracing::warn;
 
-use super::super::container::log_dir;
 use super::super::kill::Killing;
+use super::super::paths::log_dir;
 use super::super::{qos, sandbox};
-use super::{Own, Stage, Worker};
+use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
 use crate::volumes;
 
 impl Worker {
-    pub(super) fn kill(&mut self, name: &str, id: &str, grace: i64, message: Option<String>) {
-        let again = self.killing.contains_key(id);
-        self.killing.insert(id.to_owned(), grace);
+    pub(super) fn stop_container(
+        &mut self,
+        name: &str,
+        id: &str,
+        grace: i64,
+        message: Option<String>,
+    ) {
+        let again = self.stopping.contains_key(id);
+        self.stopping.insert(id.to_owned(), grace);
         self.busy.insert(name.to_owned());
         let killing = Killing {
-            agent: self.agent.clone(),
+            runtime: self.context.runtime.clone(),
+            recorder: self.context.recorder.clone(),
             pod: self.pod.clone(),
             name: name.to_owned(),
             id: id.to_owned(),
@@ -27,7 +34,7 @@ impl Worker {
         let (name, id) = (name.to_owned(), id.to_owned());
         self.spawn(async move {
             killing.run().await;
-            Own::Killed(name, id)
+            TaskResult::ContainerStopped { name, id }
         });
     }
 
@@ -57,7 +64,7 @@ impl Worker {
                 .collect()
         };
         let mut due = running(&|n| !sidecars.iter().any(|s| s == n));
-        if due.is_empty() && self.starting.is_none() {
+        if due.is_empty() && self.in_flight.start.is_none() {
             // One sidecar after the other, the last started first.
             let next = sidecars
                 .iter()
@@ -66,16 +73,16 @@ impl Worker {
         }
         let nothing_runs = due.is_empty();
         for (name, id) in due {
-            match self.killing.get(&id) {
+            match self.stopping.get(&id) {
                 Some(given) if *given <= grace => {}
-                _ => self.kill(&name, &id, grace, None),
+                _ => self.stop_container(&name, &id, grace, None),
             }
         }
         if nothing_runs
-            && self.starting.is_none()
-            && !self.making
-            && !self.filling
-            && self.killing.is_empty()
+            && self.in_flight.start.is_none()
+            && !self.in_flight.sandbox
+            && !self.in_flight.volumes
+            && self.stopping.is_empty()
         {
             self.tear_down();
         }
@@ -84,21 +91,21 @@ impl Worker {
     pub(super) fn tear_down(&mut self) {
         self.stage = Stage::TearingDown;
         self.probes.clear();
-        let (agent, sandboxes) = (self.agent.clone(), self.sandboxes.clone());
+        let (context, sandboxes) = (self.context.clone(), self.sandboxes.clone());
         self.spawn(async move {
             for id in sandboxes {
-                sandbox::stop(&agent, &id).await;
+                sandbox::stop(&context.runtime, &context.network, &id).await;
             }
-            Own::TornDown
+            TaskResult::SandboxStopped
         });
     }
 
-    /// Removes volumes; and for a pod that is to go, everything.
+    /// Removes the volumes, and all files and records of a pod that is being deleted.
     pub(super) fn clean(&mut self) {
-        let everything = self.pod.deleting() || self.gone;
-        self.removed_records = everything;
+        let everything = self.pod.deleting() || self.removed;
+        self.records_removed = everything;
         drop(self.volumes.take());
-        let (agent, pod) = (self.agent.clone(), self.pod.clone());
+        let (context, pod) = (self.context.clone(), self.pod.clone());
         let sandboxes = if everything {
             std::mem::take(&mut self.sandboxes)
         } else {
@@ -108,17 +115,18 @@ impl Worker {
             volumes::unmount(pod.uid()).await;
             if everything {
                 for id in sandboxes {
-                    if let Err(e) = agent.runtime.remove_sandbox(&id).await {
+                    if let Err(e) = context.runtime.remove_sandbox(&id).await {
                         warn!("removing sandbox {id}: {e}");
                     }
                 }
-                agent.runtime.remove_cgroup(&qos::cgroup_parent(&pod)).await;
-                sandbox::weigh(&agent).await;
+                let runtime = &context.runtime;
+                runtime.remove_cgroup(&qos::cgroup_parent(&pod)).await;
+                sandbox::update_weights(runtime, &context.pods.active()).await;
                 volumes::tear_down(pod.uid()).await;
-                // Logs go with the pod.
+                // There may be no logs.
                 let _ = tokio::fs::remove_dir_all(log_dir(&pod)).await;
             }
-            Own::Cleaned
+            TaskResult::Cleaned
         });
     }
 }

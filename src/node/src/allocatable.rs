@@ -1,0 +1,87 @@
+//! What the node offers to pods.
+
+use crate::machine::Machine;
+use crate::pressure::{DISK_AVAILABLE_BYTES, MEMORY_AVAILABLE_BYTES};
+
+/// Resources for pods: the machine's capacity less the eviction thresholds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Allocatable {
+    /// CPU in thousandths.
+    pub cpu_millis: i64,
+    /// Memory in bytes.
+    pub memory: i64,
+    /// Ephemeral storage in bytes.
+    pub storage: i64,
+    /// Number of pods.
+    pub pods: i64,
+    /// Huge pages: resource name and bytes.
+    pub hugepages: Vec<(String, i64)>,
+}
+
+impl Allocatable {
+    /// Computes what a machine offers to pods.
+    ///
+    /// Memory of preallocated huge pages is not available as ordinary memory.
+    pub(crate) fn new(machine: &Machine, max_pods: u32) -> Self {
+        let huge: u64 = machine.hugepages.iter().map(|(_, bytes)| bytes).sum();
+        Self {
+            cpu_millis: signed(machine.cpu_millis),
+            memory: signed(
+                machine
+                    .memory_bytes
+                    .saturating_sub(huge)
+                    .saturating_sub(MEMORY_AVAILABLE_BYTES),
+            ),
+            storage: signed(machine.storage_bytes.saturating_sub(DISK_AVAILABLE_BYTES)),
+            pods: i64::from(max_pods),
+            hugepages: machine
+                .hugepages
+                .iter()
+                .map(|(name, bytes)| (name.clone(), signed(*bytes)))
+                .collect(),
+        }
+    }
+}
+
+/// Converts an amount to the signed type of quantities, saturating.
+pub(crate) fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_and_huge_pages_are_not_offered() {
+        let machine = Machine {
+            cpu_millis: 1500,
+            memory_bytes: 4 << 30,
+            storage_bytes: 10 << 30,
+            hugepages: vec![("hugepages-2Mi".into(), 1 << 30)],
+            ..Default::default()
+        };
+        assert_eq!(
+            Allocatable::new(&machine, 110),
+            Allocatable {
+                cpu_millis: 1500,
+                memory: (3 << 30) - (100 << 20),
+                storage: 9 << 30,
+                pods: 110,
+                hugepages: vec![("hugepages-2Mi".into(), 1 << 30)],
+            }
+        );
+    }
+
+    #[test]
+    fn a_machine_below_the_thresholds_offers_nothing() {
+        let machine = Machine {
+            memory_bytes: 50 << 20,
+            storage_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let a = Allocatable::new(&machine, 1);
+        assert_eq!((a.memory, a.storage), (0, 0));
+        assert_eq!(signed(u64::MAX), i64::MAX);
+    }
+}

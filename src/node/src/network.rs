@@ -1,0 +1,39 @@
+//! The node's network.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use rkube_config::{NodeConfig, paths};
+use rkube_network::{NetworkConfig, NetworkError, NodeNetwork};
+
+/// Name of the node's bridge for pods.
+const BRIDGE: &str = "rk0";
+/// The node's link to its peers.
+pub(crate) const UPLINK: &str = "eth0";
+/// Largest packet on pod links, in bytes.
+const MTU: u32 = 1500;
+
+/// Sets up the node's network.
+pub(crate) async fn open(config: &NodeConfig) -> anyhow::Result<NodeNetwork> {
+    let cluster = &config.cluster;
+    let network = NetworkConfig {
+        node_ip: config.ip,
+        node_cidr: cluster.node_cidr,
+        pod_cidr: config.pod_cidr,
+        cluster_cidr: cluster.pod_cidr,
+        service_cidr: cluster.service_cidr,
+        bridge: BRIDGE.into(),
+        mtu: MTU,
+        uplink: UPLINK.into(),
+        state_dir: PathBuf::from(paths::STATE).join("network"),
+    };
+    let dns_ip = cluster.dns_ip;
+    tokio::task::spawn_blocking(move || {
+        let network = NodeNetwork::new(network)?;
+        network.setup()?;
+        network.add_local_address(dns_ip)?;
+        Ok::<_, NetworkError>(network)
+    })
+    .await?
+    .context("setting up the node's network")
+}

@@ -1,0 +1,31 @@
+//! The node's own object as the API server last returned it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::kinds::*;
+
+/// Cache of the `Node` object, shared by all tasks.
+#[derive(Clone, Default)]
+pub(crate) struct NodeObject(Arc<RwLock<Option<Arc<Node>>>>);
+
+impl NodeObject {
+    /// Replaces the object.
+    pub(crate) fn set(&self, node: Node) {
+        *self.0.write() = Some(Arc::new(node));
+    }
+
+    /// Returns the object; `None` before the node is registered.
+    pub(crate) fn get(&self) -> Option<Arc<Node>> {
+        self.0.read().clone()
+    }
+
+    /// Returns the node's labels; empty before it is registered.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        self.get()
+            .and_then(|n| n.metadata.labels.clone())
+            .unwrap_or_default()
+    }
+}

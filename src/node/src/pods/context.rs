@@ -1,0 +1,32 @@
+//! What the workers of pods share.
+
+use std::sync::Arc;
+
+use rkube_network::NodeNetwork;
+use rkube_runtime::Runtime;
+
+use super::images::ImagePuller;
+use super::table::PodTable;
+use crate::host::Host;
+use crate::node_object::NodeObject;
+use crate::objects::Objects;
+use crate::recorder::Recorder;
+use crate::service_env::ServiceEnvReceiver;
+
+/// The node's parts that pods are made with.
+///
+/// Workers keep it; functions below them take single fields.
+pub(crate) struct PodContext {
+    pub host: Arc<Host>,
+    /// Client with the node's identity.
+    pub client: kube::Client,
+    pub runtime: Runtime,
+    pub network: NodeNetwork,
+    pub recorder: Recorder,
+    /// Watched config maps and secrets.
+    pub objects: Arc<Objects>,
+    pub images: Arc<ImagePuller>,
+    pub services: ServiceEnvReceiver,
+    pub node: NodeObject,
+    pub pods: Arc<PodTable>,
+}

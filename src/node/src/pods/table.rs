@@ -1,0 +1,248 @@
+//! The table of pods on this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
+
+use super::instance::Instances;
+use super::reason::Reason;
+use crate::kinds::*;
+
+/// An event for the worker of one pod.
+#[derive(Debug)]
+pub(crate) enum WorkerEvent {
+    /// The pod's current version in the API.
+    Updated(Arc<Pod>),
+    /// The pod is no longer in the API.
+    Removed,
+    /// The container of this ID changed; an empty ID means the sandbox.
+    ContainerChanged(String),
+    /// The node cannot keep the pod.
+    Evicted(Reason),
+}
+
+/// A pod's state for all tasks but its worker.
+#[derive(Clone)]
+pub(crate) struct Snapshot {
+    /// The pod, with the status that the node generated last.
+    pub pod: Arc<Pod>,
+    /// All attempts of its containers.
+    pub instances: Arc<Instances>,
+    /// ID of its current sandbox.
+    pub sandbox: Option<String>,
+}
+
+/// Sends an event to a worker; returns whether the worker still runs.
+pub(crate) type EventSender = Box<dyn Fn(WorkerEvent) -> bool + Send + Sync>;
+
+/// The table's side of a worker.
+pub(crate) struct WorkerHandle {
+    pub send: EventSender,
+    pub snapshot: watch::Receiver<Snapshot>,
+}
+
+/// The pods' workers, by UID.
+#[derive(Default)]
+pub(crate) struct PodTable {
+    workers: Mutex<BTreeMap<String, WorkerHandle>>,
+    grants: Mutex<()>,
+}
+
+impl PodTable {
+    /// Returns snapshots of all pods.
+    pub(crate) fn all(&self) -> Vec<Snapshot> {
+        let workers = self.workers.lock();
+        workers
+            .values()
+            .map(|w| w.snapshot.borrow().clone())
+            .collect()
+    }
+
+    /// Returns the pods whose containers may run.
+    pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
+        self.all()
+            .into_iter()
+            .map(|s| s.pod)
+            .filter(|p| !p.deleting() && !matches!(p.api_phase(), "Succeeded" | "Failed"))
+            .collect()
+    }
+
+    /// Returns the pod of a name, and of a UID if one is given.
+    ///
+    /// Of a pod that is being deleted and its successor, returns the successor.
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Snapshot> {
+        self.all()
+            .into_iter()
+            .filter(|s| s.pod.namespace() == namespace && s.pod.name() == name)
+            .filter(|s| uid.is_none_or(|u| s.pod.uid() == u))
+            .min_by_key(|s| s.pod.deleting())
+    }
+
+    /// Returns the UIDs of all pods.
+    pub(crate) fn uids(&self) -> Vec<String> {
+        self.workers.lock().keys().cloned().collect()
+    }
+
+    /// Asks a pod's worker to fail and stop the pod.
+    pub(crate) fn evict(&self, uid: &str, reason: Reason) {
+        self.send(uid, WorkerEvent::Evicted(reason));
+    }
+
+    /// Sends an event to a pod's worker, if there is one.
+    pub(crate) fn send(&self, uid: &str, event: WorkerEvent) {
+        if let Some(worker) = self.workers.lock().get(uid) {
+            // A worker that has just ended needs no more events.
+            let _ = (worker.send)(event);
+        }
+    }
+
+    /// Sends a pod to its worker, or starts one.
+    ///
+    /// `start` gets all other pods. The table is locked meanwhile, so that pods are
+    /// admitted one after the other; `start` must not use the table.
+    pub(crate) fn update(&self, pod: Arc<Pod>, start: impl FnOnce(&[Arc<Pod>]) -> WorkerHandle) {
+        let mut workers = self.workers.lock();
+        let uid = pod.uid().to_owned();
+        if let Some(worker) = workers.get(&uid)
+            && (worker.send)(WorkerEvent::Updated(pod))
+        {
+            return;
+        }
+        let others: Vec<Arc<Pod>> = workers
+            .values()
+            .map(|w| w.snapshot.borrow().pod.clone())
+            .collect();
+        workers.insert(uid, start(&others));
+    }
+
+    /// Removes the worker of a pod.
+    pub(crate) fn remove(&self, uid: &str) {
+        self.workers.lock().remove(uid);
+    }
+
+    /// Locks the granting of resources.
+    ///
+    /// Held while a pod is granted more resources, so that two pods do not get the
+    /// same ones.
+    pub(crate) fn lock_grants(&self) -> MutexGuard<'_, ()> {
+        self.grants.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, uid: &str, phase: &str, deleting: bool) -> Arc<Pod> {
+        Arc::new(Pod {
+            metadata: ObjectMeta {
+                name: Some(name.into()),
+                namespace: Some("ns".into()),
+                uid: Some(uid.into()),
+                deletion_timestamp: deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH)),
+                ..Default::default()
+            },
+            status: Some(PodStatus {
+                phase: Some(phase.into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    type Events = Arc<Mutex<Vec<WorkerEvent>>>;
+
+    /// Adds a pod; returns the events of its worker and the number of other pods.
+    fn add(table: &PodTable, pod: &Arc<Pod>) -> (Events, Option<usize>) {
+        let events = Events::default();
+        let (_, snapshot) = watch::channel(Snapshot {
+            pod: pod.clone(),
+            instances: Arc::default(),
+            sandbox: None,
+        });
+        let mut others = None;
+        table.update(pod.clone(), |all| {
+            others = Some(all.len());
+            let events = events.clone();
+            WorkerHandle {
+                send: Box::new(move |event| {
+                    events.lock().push(event);
+                    true
+                }),
+                snapshot,
+            }
+        });
+        (events, others)
+    }
+
+    #[test]
+    fn a_pod_has_one_worker() {
+        let table = PodTable::default();
+        let a = pod("a", "1", "Running", false);
+        let (events, others) = add(&table, &a);
+        assert_eq!(others, Some(0));
+        assert_eq!(add(&table, &a).1, None, "the worker gets the update");
+        assert!(matches!(events.lock()[..], [WorkerEvent::Updated(_)]));
+        assert_eq!(add(&table, &pod("b", "2", "", false)).1, Some(1));
+        table.remove("1");
+        assert_eq!(table.uids(), ["2"]);
+        // There is nobody to get it any more.
+        table.send("1", WorkerEvent::Removed);
+        assert_eq!(events.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_is_replaced() {
+        let table = PodTable::default();
+        let a = pod("a", "1", "Running", false);
+        let (_, snapshot) = watch::channel(Snapshot {
+            pod: a.clone(),
+            instances: Arc::default(),
+            sandbox: None,
+        });
+        table.update(a.clone(), |_| WorkerHandle {
+            send: Box::new(|_| false),
+            snapshot,
+        });
+        assert_eq!(add(&table, &a).1, Some(1));
+    }
+
+    #[test]
+    fn names_mean_the_successor() {
+        let table = PodTable::default();
+        add(&table, &pod("a", "1", "Running", true));
+        add(&table, &pod("a", "2", "Pending", false));
+        let uid = |wanted| {
+            table
+                .find("ns", "a", wanted)
+                .map(|s| s.pod.uid().to_owned())
+        };
+        assert_eq!(uid(None).as_deref(), Some("2"));
+        assert_eq!(uid(Some("1")).as_deref(), Some("1"));
+        assert_eq!(uid(Some("3")), None);
+        assert!(table.find("other", "a", None).is_none());
+    }
+
+    #[test]
+    fn active_pods_may_run_containers() {
+        let table = PodTable::default();
+        add(&table, &pod("a", "1", "Running", false));
+        add(&table, &pod("b", "2", "Succeeded", false));
+        add(&table, &pod("c", "3", "Failed", false));
+        add(&table, &pod("d", "4", "Running", true));
+        add(&table, &pod("e", "5", "Pending", false));
+        let active = table.active();
+        let uids: Vec<&str> = active.iter().map(|p| p.uid()).collect();
+        assert_eq!(uids, ["1", "5"]);
+    }
+
+    #[test]
+    fn evictions_reach_the_worker() {
+        let table = PodTable::default();
+        let (events, _) = add(&table, &pod("a", "1", "Running", false));
+        table.evict("1", Reason::new("Evicted", "low"));
+        assert!(matches!(&events.lock()[..], [WorkerEvent::Evicted(r)] if r.message == "low"));
+    }
+}

@@ -1,0 +1,319 @@
+//! The worker's state and what all its parts do with it.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rkube_runtime::{ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::super::backoff::Backoff;
+use super::super::container::termination_message;
+use super::super::context::PodContext;
+use super::super::instance::{Instance, Instances};
+use super::super::object_hold::{ObjectHold, SharedHold};
+use super::super::plan::SandboxView;
+use super::super::probes::{ProbeResult, Probes};
+use super::super::reason::Reason;
+use super::super::resize::{Applied, Record};
+use super::super::sandbox::{self, NewSandbox};
+use super::super::start::NotStarted;
+use super::super::table::{Snapshot, WorkerEvent};
+use super::resize::ResizeState;
+use crate::kinds::*;
+use crate::volumes::Volumes;
+
+/// What the runtime already has of a pod when its worker starts.
+#[derive(Default)]
+pub(crate) struct Adopted {
+    pub sandboxes: Vec<Sandbox>,
+    pub containers: Vec<RuntimeContainer>,
+}
+
+/// Result of one of the worker's tasks.
+pub(super) enum TaskResult {
+    /// `None` when the task was cancelled.
+    VolumesReady(Option<Volumes>),
+    SandboxCreated(Result<NewSandbox, String>),
+    ContainerStarted {
+        name: String,
+        result: Result<(), NotStarted>,
+    },
+    ContainerStopped {
+        name: String,
+        id: String,
+    },
+    SandboxStopped,
+    Cleaned,
+    StatusPublished(Box<Result<Pod, kube::Error>>),
+    PodDeleted(Result<(), kube::Error>),
+    Probed(ProbeResult),
+    Resized(Applied),
+}
+
+/// A message in the worker's mailbox.
+pub(super) enum Message {
+    Event(WorkerEvent),
+    Task(TaskResult),
+}
+
+/// Stage of a pod's life on the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Containers may run.
+    Live,
+    /// Containers are being stopped.
+    Stopping,
+    /// The sandbox is being stopped.
+    TearingDown,
+    /// Nothing runs; volumes are being removed.
+    Cleaning,
+    /// Only the records for `kubectl logs` are left.
+    Over,
+}
+
+/// Tasks in progress.
+#[derive(Default)]
+pub(super) struct InFlight {
+    /// Volumes are being set up.
+    pub volumes: bool,
+    /// A sandbox is being created.
+    pub sandbox: bool,
+    /// Name of the container that is being started.
+    pub start: Option<String>,
+    /// The status is being patched.
+    pub publish: bool,
+    /// The pod is being deleted in the API.
+    pub delete: bool,
+}
+
+/// Pending writes to the API.
+#[derive(Default)]
+pub(super) struct Publication {
+    /// When to try again after a failure.
+    pub retry_at: Option<Timestamp>,
+    /// Consecutive failures.
+    pub failures: u32,
+}
+
+/// The worker of one pod.
+pub(crate) struct Worker {
+    pub(super) context: Arc<PodContext>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) sender: mpsc::UnboundedSender<Message>,
+    pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
+    pub(super) snapshot: watch::Sender<Snapshot>,
+
+    /// IDs of all sandboxes, the current one last.
+    pub(super) sandboxes: Vec<String>,
+    pub(super) sandbox: Option<SandboxView>,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) instances: Instances,
+    pub(super) volumes: Option<Volumes>,
+    pub(super) objects: SharedHold,
+    pub(super) probes: Probes,
+    pub(super) backoff: Backoff,
+    pub(super) record: Record,
+    pub(super) resize: ResizeState,
+
+    pub(super) stage: Stage,
+    /// Why the node rejected, evicted or failed the pod.
+    pub(super) failure: Option<Reason>,
+    /// Whether the pod is no longer in the API.
+    pub(super) removed: bool,
+    /// Whether the records for `kubectl logs` are removed or being removed.
+    pub(super) records_removed: bool,
+    pub(super) accepted_at: Time,
+    /// Cancels tasks when the pod has to stop.
+    pub(super) cancel: CancellationToken,
+    pub(super) in_flight: InFlight,
+    /// Names of the containers that are being started or stopped.
+    pub(super) busy: HashSet<String>,
+    /// Grace in seconds of the stops in progress, by container ID.
+    pub(super) stopping: HashMap<String, i64>,
+    /// Why containers wait, by name.
+    pub(super) waiting: HashMap<String, Reason>,
+    /// When to try again, by container name or [`SANDBOX`].
+    pub(super) retry_at: HashMap<String, Timestamp>,
+    /// IDs of the containers whose back-off was recorded as an event.
+    pub(super) backoff_recorded: HashSet<String>,
+    pub(super) publication: Publication,
+}
+
+/// Key of the sandbox in the pod's retry times; no container can have that name.
+pub(super) const SANDBOX: &str = "/sandbox";
+
+/// The worker's side of its mailbox and of its snapshot.
+pub(super) struct Channels {
+    pub sender: mpsc::UnboundedSender<Message>,
+    pub mailbox: mpsc::UnboundedReceiver<Message>,
+    pub snapshot: watch::Sender<Snapshot>,
+}
+
+impl Worker {
+    /// Returns the worker of a pod; `failure` is why the node does not admit it.
+    pub(super) fn new(
+        context: Arc<PodContext>,
+        pod: Arc<Pod>,
+        adopted: Adopted,
+        failure: Option<Reason>,
+        channels: Channels,
+    ) -> Self {
+        let hold = ObjectHold::new(context.objects.clone(), pod.namespace());
+        let mut worker = Self {
+            accepted_at: now(),
+            context,
+            sender: channels.sender,
+            mailbox: channels.mailbox,
+            snapshot: channels.snapshot,
+            sandboxes: Vec::new(),
+            sandbox: None,
+            ip: None,
+            instances: Instances::new(),
+            volumes: None,
+            objects: Arc::new(tokio::sync::Mutex::new(hold)),
+            probes: Probes::default(),
+            backoff: Backoff::default(),
+            record: Record::default(),
+            resize: ResizeState::default(),
+            stage: Stage::Live,
+            failure,
+            removed: false,
+            records_removed: false,
+            cancel: CancellationToken::new(),
+            in_flight: InFlight::default(),
+            busy: HashSet::new(),
+            stopping: HashMap::new(),
+            waiting: HashMap::new(),
+            retry_at: HashMap::new(),
+            backoff_recorded: HashSet::new(),
+            publication: Publication::default(),
+            pod,
+        };
+        let known = !adopted.sandboxes.is_empty();
+        worker.adopt(adopted);
+        worker.record = if known {
+            Record::load(&worker.pod, &worker.instances)
+        } else {
+            Record::for_new_pod(&worker.pod)
+        };
+        worker
+    }
+
+    fn adopt(&mut self, adopted: Adopted) {
+        let mut sandboxes = adopted.sandboxes;
+        sandboxes.sort_by_key(|s| s.spec.attempt);
+        self.sandboxes = sandboxes.iter().map(|s| s.id.clone()).collect();
+        if let Some(last) = sandboxes.last() {
+            let ip = sandbox::address(
+                &self.context.host,
+                &self.context.network,
+                &self.pod,
+                &last.id,
+            );
+            self.sandbox = Some(SandboxView {
+                id: last.id.clone(),
+                attempt: last.spec.attempt,
+                ready: last.state == SandboxState::Ready && ip.is_some(),
+            });
+            self.ip = ip;
+        }
+        for container in &adopted.containers {
+            self.note(container);
+        }
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.pod.uid()
+    }
+
+    /// Records the runtime's status of a container.
+    fn note(&mut self, container: &RuntimeContainer) {
+        let mut instance = Instance::new(container);
+        if instance.exited() {
+            instance.message = termination_message(self.pod.uid(), container);
+        }
+        let attempts = self.instances.entry(instance.name.clone()).or_default();
+        match attempts.iter_mut().find(|i| i.id == instance.id) {
+            Some(known) => {
+                if known.exited() {
+                    // Its message was read when it exited.
+                    instance.message.clone_from(&known.message);
+                }
+                *known = instance;
+            }
+            None => {
+                attempts.push(instance);
+                attempts.sort_by_key(|i| (i.attempt, i.created_at));
+            }
+        }
+    }
+
+    /// Updates a container, or the sandbox for an empty ID, from the runtime.
+    ///
+    /// A container that no longer exists is dropped.
+    pub(super) fn refresh(&mut self, id: &str) {
+        if id.is_empty() {
+            self.refresh_sandbox();
+            return;
+        }
+        match self.context.runtime.container_status(id) {
+            Some(status) if self.sandboxes.contains(&status.sandbox_id) => self.note(&status),
+            Some(_) => {}
+            None => {
+                for attempts in self.instances.values_mut() {
+                    // The latest attempt is the container's record in the status.
+                    let last = attempts.last().map(|i| i.id.clone());
+                    attempts.retain(|i| i.id != id || (last.as_deref() == Some(id) && i.exited()));
+                }
+            }
+        }
+    }
+
+    fn refresh_sandbox(&mut self) {
+        if let Some(view) = &mut self.sandbox {
+            let status = self.context.runtime.sandbox_status(&view.id);
+            let state = status.map(|s| s.state);
+            view.ready = view.ready && state == Some(SandboxState::Ready);
+        }
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = String> {
+        self.instances.values().flatten().map(|i| i.id.clone())
+    }
+
+    /// Updates all attempts of a container, also those without an event so far.
+    pub(super) fn refresh_all(&mut self, name: &str) {
+        let Some(sandbox) = self.sandbox.as_ref().map(|s| s.id.clone()) else {
+            return;
+        };
+        let known: Vec<String> = self
+            .instances
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(|i| i.id.clone())
+            .collect();
+        for id in &known {
+            self.refresh(id);
+        }
+        let all = self.context.runtime.list_containers();
+        for status in all
+            .iter()
+            .filter(|s| s.sandbox_id == sandbox && s.spec.name == name)
+        {
+            self.note(status);
+        }
+    }
+
+    /// Runs a task that sends its result to the mailbox.
+    pub(super) fn spawn(&self, task: impl Future<Output = TaskResult> + Send + 'static) {
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            // The worker may have ended.
+            let _ = sender.send(Message::Task(task.await));
+        });
+    }
+}

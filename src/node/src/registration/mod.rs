@@ -1,0 +1,227 @@
+//! The node's registration: its object, its status and its lease.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use rkube_runtime::Runtime;
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+
+mod lease;
+mod status;
+
+pub(crate) use lease::renew_lease;
+
+use crate::client::{answered, retry_delay, unreachable};
+use crate::host::Host;
+use crate::kinds::*;
+use crate::node_object::NodeObject;
+use crate::pressure::Pressure;
+use crate::recorder::{Recorder, Severity, node_reference};
+use status::NodeState;
+
+/// Time between two reports of an unchanged status, the kubelet's default.
+const STATUS_REPORT_PERIOD: Duration = Duration::from_secs(300);
+/// Time after which a failed report is repeated.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Delay of a report of new images.
+const IMAGES_DELAY: Duration = Duration::from_secs(2);
+
+/// What the node's registration is made from.
+pub(crate) struct Registrar {
+    pub host: Arc<Host>,
+    pub api: Api<Node>,
+    pub runtime: Runtime,
+    pub recorder: Recorder,
+    pub node: NodeObject,
+    pub pressure: watch::Receiver<Pressure>,
+    /// Notified when the node's images change.
+    pub images: watch::Receiver<u64>,
+}
+
+/// Registers the node, then reports its status until the future is dropped.
+pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
+    let name = registrar.host.name();
+    registrar.node.set(registrar.register().await?);
+    info!(node = %name, "registered");
+    let object = node_reference(name);
+    registrar.recorder.record(
+        object.clone(),
+        Severity::Normal,
+        "Starting",
+        "Starting kubelet.",
+    );
+    registrar.recorder.record(
+        object,
+        Severity::Normal,
+        "NodeReady",
+        format!("Node {name} status is now: NodeReady"),
+    );
+
+    let mut pressure = registrar.pressure.clone();
+    let mut images = registrar.images.clone();
+    let mut events = Box::pin(crate::watching::forever(
+        registrar.api.clone(),
+        kube::runtime::watcher::Config::default().fields(&format!("metadata.name={name}")),
+    ));
+    let mut next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
+    loop {
+        let mut lost = false;
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            Ok(()) = pressure.changed() => {}
+            Ok(()) = images.changed() => {
+                // Several pulls lead to one change of the status.
+                tokio::time::sleep(IMAGES_DELAY).await;
+                images.mark_unchanged();
+            }
+            Some(event) = events.next() => {
+                use kube::runtime::watcher::Event::*;
+                match event {
+                    Apply(node) | InitApply(node) => {
+                        registrar.node.set(node);
+                        continue;
+                    }
+                    Delete(_) => lost = true,
+                    Init | InitDone => continue,
+                }
+            }
+        }
+        let result = if lost {
+            // The object was deleted, but the node still runs.
+            warn!("the node object is gone; registering again");
+            registrar.register().await.map(Some)
+        } else {
+            registrar.patch_status().await
+        };
+        match result {
+            Ok(Some(node)) => registrar.node.set(node),
+            Ok(None) => {}
+            Err(e) => {
+                warn!("node status: {e:#}");
+                next = tokio::time::Instant::now() + RETRY_PERIOD;
+                continue;
+            }
+        }
+        next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
+    }
+}
+
+impl Registrar {
+    fn state<'a>(&self, node: Option<&'a Node>) -> NodeState<'a> {
+        NodeState {
+            node,
+            pressure: *self.pressure.borrow(),
+            images: self.runtime.list_images(),
+            now: now(),
+        }
+    }
+
+    fn status(&self) -> k8s_openapi::api::core::v1::NodeStatus {
+        status::status(&self.host, &self.state(self.node.get().as_deref()))
+    }
+
+    /// Creates the node or updates the existing one; waits for the API server.
+    async fn register(&self) -> anyhow::Result<Node> {
+        let mut attempt = 0;
+        loop {
+            let node = status::node(&self.host, &self.state(self.node.get().as_deref()));
+            let error = match self.api.create(&PostParams::default(), &node).await {
+                Ok(created) => return Ok(created),
+                Err(e) if answered(&e, 409) => match self.update(&node).await {
+                    Ok(updated) => return Ok(updated),
+                    Err(e) => e,
+                },
+                Err(e) => e,
+            };
+            if unreachable(&error) {
+                debug!("registering: {error}");
+            } else {
+                warn!("registering: {error}");
+            }
+            tokio::time::sleep(retry_delay(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn update(&self, wanted: &Node) -> Result<Node, kube::Error> {
+        let spec = wanted.spec.as_ref();
+        let labels = json!({
+            "metadata": {"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations},
+            "spec": {
+                "podCIDR": spec.and_then(|s| s.pod_cidr.as_ref()),
+                "podCIDRs": spec.and_then(|s| s.pod_cidrs.as_ref()),
+                "providerID": spec.and_then(|s| s.provider_id.as_ref()),
+            },
+        });
+        let name = self.host.name();
+        let current = self
+            .api
+            .patch(name, &PatchParams::default(), &Patch::Merge(&labels))
+            .await?;
+        self.node.set(current);
+        let status = json!({"status": self.status()});
+        self.api
+            .patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
+            .await
+    }
+
+    /// Reports the conditions and the changed fields of the status.
+    async fn patch_status(&self) -> anyhow::Result<Option<Node>> {
+        let wanted = serde_json::to_value(self.status())?;
+        let node = self.node.get();
+        let known = node
+            .as_ref()
+            .and_then(|n| n.status.as_ref())
+            .map(serde_json::to_value)
+            .transpose()?
+            .unwrap_or(Value::Null);
+        let patch = changed_fields(wanted, &known);
+        let patch = json!({"status": patch});
+        let result = self
+            .api
+            .patch_status(
+                self.host.name(),
+                &PatchParams::default(),
+                &Patch::Strategic(&patch),
+            )
+            .await;
+        match result {
+            Ok(node) => Ok(Some(node)),
+            Err(e) if answered(&e, 404) => Ok(Some(self.register().await?)),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Returns the conditions and the other fields of a status that differ from the known ones.
+fn changed_fields(wanted: Value, known: &Value) -> Map<String, Value> {
+    let Value::Object(fields) = wanted else {
+        return Map::new();
+    };
+    fields
+        .into_iter()
+        .filter(|(field, value)| field == "conditions" || known.get(field) != Some(value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_always_reported() {
+        let status = json!({"conditions": [1], "images": [2], "addresses": [3]});
+        let changed = |known: &Value| Value::Object(changed_fields(status.clone(), known));
+        assert_eq!(changed(&Value::Null), status);
+        assert_eq!(changed(&status), json!({"conditions": [1]}));
+        assert_eq!(
+            changed(&json!({"images": [], "addresses": [3], "volumesInUse": []})),
+            json!({"conditions": [1], "images": [2]})
+        );
+    }
+}

@@ -1,0 +1,324 @@
+//! The `Node` object and its status.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
+};
+use rkube_config::ports;
+use rkube_runtime::ImageStatus;
+
+use crate::allocatable::signed;
+use crate::host::Host;
+use crate::kinds::*;
+use crate::pressure::Pressure;
+
+/// Maximum number of images in the node's status, the kubelet's default.
+const MAX_IMAGES: usize = 50;
+/// Maximum number of names of an image in the node's status.
+const MAX_NAMES_PER_IMAGE: usize = 5;
+
+/// What changes about a node while its agent runs.
+pub(super) struct NodeState<'a> {
+    /// The object as the API server last returned it.
+    pub node: Option<&'a Node>,
+    pub pressure: Pressure,
+    pub images: Vec<ImageStatus>,
+    pub now: Time,
+}
+
+/// Returns the `Node` object to register.
+pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
+    let config = &host.config;
+    let architecture = host.machine.architecture;
+    // Roles are the control plane's to give: a node may not set them itself.
+    let labels: BTreeMap<String, String> = [
+        ("kubernetes.io/hostname", config.name.as_str()),
+        ("kubernetes.io/arch", architecture),
+        ("kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", architecture),
+        ("beta.kubernetes.io/os", "linux"),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect();
+    let annotations = [
+        (
+            "volumes.kubernetes.io/controller-managed-attach-detach",
+            "true",
+        ),
+        ("rkube.dev/profile", config.cluster.name.as_str()),
+    ];
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.name.clone()),
+            labels: Some(labels),
+            annotations: Some(
+                annotations
+                    .into_iter()
+                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                    .collect(),
+            ),
+            ..Default::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: Some(config.pod_cidr.to_string()),
+            pod_cidrs: Some(vec![config.pod_cidr.to_string()]),
+            provider_id: Some(config.provider_id.clone()),
+            ..Default::default()
+        }),
+        status: Some(status(host, state)),
+    }
+}
+
+fn cpu_quantity(millis: i64) -> Quantity {
+    if millis % 1000 == 0 {
+        Quantity((millis / 1000).to_string())
+    } else {
+        Quantity(format!("{millis}m"))
+    }
+}
+
+/// Returns the node's status.
+pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
+    let config = &host.config;
+    let m = &host.machine;
+    let a = host.allocatable();
+    let resources = |cpu: i64, memory: i64, storage: Quantity| {
+        let mut map = BTreeMap::from([
+            ("cpu".to_owned(), cpu_quantity(cpu)),
+            (
+                "memory".to_owned(),
+                Quantity(format!("{}Ki", memory / 1024)),
+            ),
+            ("ephemeral-storage".to_owned(), storage),
+            ("pods".to_owned(), Quantity(a.pods.to_string())),
+        ]);
+        for (name, bytes) in &a.hugepages {
+            let text = if *bytes == 0 {
+                "0".to_owned()
+            } else {
+                format!("{}Ki", bytes / 1024)
+            };
+            map.insert(name.clone(), Quantity(text));
+        }
+        map
+    };
+    NodeStatus {
+        addresses: Some(vec![
+            NodeAddress {
+                type_: "InternalIP".into(),
+                address: config.ip.to_string(),
+            },
+            NodeAddress {
+                type_: "Hostname".into(),
+                address: config.name.clone(),
+            },
+        ]),
+        capacity: Some(resources(
+            signed(m.cpu_millis),
+            signed(m.memory_bytes),
+            Quantity(format!("{}Ki", m.storage_bytes / 1024)),
+        )),
+        allocatable: Some(resources(
+            a.cpu_millis,
+            a.memory,
+            Quantity(a.storage.to_string()),
+        )),
+        conditions: Some(conditions(state)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint {
+                port: i32::from(ports::KUBELET),
+            }),
+        }),
+        node_info: Some(NodeSystemInfo {
+            architecture: m.architecture.into(),
+            boot_id: m.boot_id.clone(),
+            container_runtime_version: format!("rkube://{}", env!("CARGO_PKG_VERSION")),
+            kernel_version: m.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: rkube_config::version(),
+            machine_id: m.machine_id.clone(),
+            operating_system: "linux".into(),
+            os_image: m.os_image.clone(),
+            system_uuid: m.system_uuid.clone(),
+            swap: None,
+        }),
+        images: Some(images(state.images.clone())),
+        runtime_handlers: Some(vec![NodeRuntimeHandler {
+            name: Some(String::new()),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(false),
+            }),
+        }]),
+        ..Default::default()
+    }
+}
+
+/// Returns the largest images, as the kubelet reports them.
+fn images(mut all: Vec<ImageStatus>) -> Vec<ContainerImage> {
+    all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    all.into_iter()
+        .take(MAX_IMAGES)
+        .map(|i| {
+            let mut names: Vec<String> = i.repo_digests.into_iter().chain(i.repo_tags).collect();
+            names.truncate(MAX_NAMES_PER_IMAGE);
+            ContainerImage {
+                names: Some(names),
+                size_bytes: i64::try_from(i.size).ok(),
+            }
+        })
+        .collect()
+}
+
+/// Returns the node's conditions; a transition time changes with the status only.
+fn conditions(state: &NodeState<'_>) -> Vec<NodeCondition> {
+    let old = state
+        .node
+        .and_then(|n| n.status.as_ref())
+        .and_then(|s| s.conditions.as_deref())
+        .unwrap_or_default();
+    wanted_conditions(state.pressure)
+        .into_iter()
+        .map(|(type_, on, reason, message)| {
+            let status = if on { "True" } else { "False" };
+            let since = old
+                .iter()
+                .find(|c| c.type_ == type_ && c.status == status)
+                .and_then(|c| c.last_transition_time.clone());
+            NodeCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: Some(reason.into()),
+                message: Some(message.into()),
+                last_heartbeat_time: Some(state.now.clone()),
+                last_transition_time: Some(since.unwrap_or_else(|| state.now.clone())),
+            }
+        })
+        .collect()
+}
+
+/// A condition's type, value, reason and message.
+type Wanted = (&'static str, bool, &'static str, &'static str);
+
+fn wanted_conditions(p: Pressure) -> [Wanted; 4] {
+    let either = |on: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
+        if on { yes } else { no }
+    };
+    let memory = either(
+        p.memory,
+        (
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        ),
+        (
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+    );
+    let disk = either(
+        p.disk,
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    );
+    let pid = either(
+        p.pid,
+        (
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+        ),
+        (
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
+    );
+    [
+        ("MemoryPressure", p.memory, memory.0, memory.1),
+        ("DiskPressure", p.disk, disk.0, disk.1),
+        ("PIDPressure", p.pid, pid.0, pid.1),
+        (
+            "Ready",
+            true,
+            "KubeletReady",
+            "kubelet is posting ready status",
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_follow_the_pressure() {
+        let calm = wanted_conditions(Pressure::default());
+        assert_eq!(calm.map(|c| c.1), [false, false, false, true]);
+        let tight = wanted_conditions(Pressure {
+            memory: true,
+            ..Default::default()
+        });
+        assert_eq!(tight[0].2, "KubeletHasInsufficientMemory");
+    }
+
+    #[test]
+    fn cpu_is_whole_or_in_thousandths() {
+        assert_eq!(cpu_quantity(2000).0, "2");
+        assert_eq!(cpu_quantity(1500).0, "1500m");
+    }
+
+    fn state(node: Option<&Node>, seconds: i64) -> NodeState<'_> {
+        NodeState {
+            node,
+            pressure: Pressure::default(),
+            images: vec![],
+            now: Time(jiff::Timestamp::from_second(seconds).unwrap()),
+        }
+    }
+
+    #[test]
+    fn transitions_keep_their_time() {
+        let old = Node {
+            status: Some(NodeStatus {
+                conditions: Some(conditions(&state(None, 100))),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut later = state(Some(&old), 200);
+        later.pressure.disk = true;
+        let conditions = conditions(&later);
+        let times = |type_: &str| {
+            let c = conditions.iter().find(|c| c.type_ == type_).unwrap();
+            let second = |t: &Option<Time>| t.as_ref().unwrap().0.as_second();
+            (
+                second(&c.last_heartbeat_time),
+                second(&c.last_transition_time),
+            )
+        };
+        assert_eq!(times("Ready"), (200, 100));
+        assert_eq!(times("DiskPressure"), (200, 200));
+    }
+
+    #[test]
+    fn the_largest_images_are_listed() {
+        let image = |id: &str, size, tags: usize| ImageStatus {
+            id: id.into(),
+            size,
+            repo_digests: vec![format!("{id}@sha256:0")],
+            repo_tags: (0..tags).map(|i| format!("{id}:{i}")).collect(),
+            ..Default::default()
+        };
+        let listed = images(vec![image("b", 1, 1), image("a", 1, 0), image("c", 9, 9)]);
+        let names: Vec<&str> = listed
+            .iter()
+            .map(|i| i.names.as_ref().unwrap()[0].as_str())
+            .collect();
+        assert_eq!(names, ["c@sha256:0", "a@sha256:0", "b@sha256:0"]);
+        assert_eq!(listed[0].names.as_ref().unwrap().len(), MAX_NAMES_PER_IMAGE);
+        assert_eq!(listed[0].size_bytes, Some(9));
+        let many = (0..60).map(|i| image(&i.to_string(), i, 1)).collect();
+        assert_eq!(images(many).len(), MAX_IMAGES);
+    }
+}

@@ -1,0 +1,269 @@
+//! Routes of the node's endpoint.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use rkube_config::ports;
+use rkube_runtime::Runtime;
+
+use super::answer::{Answer, full, json, no_pod, not_found, text};
+use super::endpoint::Endpoint;
+use super::identity::Identity;
+use super::query::{self, Query};
+use super::{forward, logs, metrics, remote, stats};
+use crate::host::Host;
+use crate::pods::instance;
+use crate::pods::table::{PodTable, Snapshot};
+
+/// Serves one request.
+pub(super) async fn handle(
+    endpoint: &Endpoint,
+    identity: &Identity,
+    request: Request<Incoming>,
+) -> Answer {
+    match identity {
+        Identity::Anonymous => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Identity::Unauthorized(name) => {
+            return text(
+                StatusCode::FORBIDDEN,
+                format!(
+                    "Forbidden (user={name}, verb={}, resource=nodes, subresource=proxy)",
+                    request.method().as_str().to_lowercase()
+                ),
+            );
+        }
+        Identity::Trusted => {}
+    }
+    let path = request.uri().path().to_owned();
+    let parts: Vec<String> = path
+        .split('/')
+        .filter(|p| !p.is_empty())
+        .map(query::decode)
+        .collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let get = request.method() == Method::GET;
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => text(StatusCode::OK, "ok"),
+        ["pods"] if get => pods(&endpoint.pods, false),
+        ["runningpods"] if get => pods(&endpoint.pods, true),
+        ["containerLogs", namespace, pod, container] if get => {
+            logs::serve(endpoint, namespace, pod, container, &query)
+        }
+        [
+            kind @ ("exec" | "attach" | "run"),
+            namespace,
+            pod,
+            rest @ ..,
+        ] => {
+            let (uid, container) = match rest {
+                [container] => (None, *container),
+                [uid, container] => (Some(*uid), *container),
+                _ => return not_found(),
+            };
+            let id = match endpoint.running_container(namespace, pod, uid, container) {
+                Ok(id) => id,
+                Err(e) => return text(StatusCode::NOT_FOUND, e),
+            };
+            let runtime = endpoint.runtime.clone();
+            match *kind {
+                "run" => run(&runtime, &id, &query).await,
+                kind => remote::serve(runtime, kind == "attach", id, &query, request),
+            }
+        }
+        ["portForward", namespace, pod, rest @ ..] => {
+            let uid = rest.first().copied();
+            let Some(found) = endpoint.pods.find(namespace, pod, uid) else {
+                return no_pod(namespace, pod);
+            };
+            forward::serve(endpoint.runtime.clone(), &found, &query, request)
+        }
+        ["stats", "summary"] => stats::summary(endpoint),
+        ["metrics"] => metrics::agent(endpoint),
+        ["metrics", "resource"] => metrics::resource(endpoint),
+        ["metrics", "cadvisor"] => metrics::cadvisor(endpoint),
+        ["metrics", "probes"] => text(StatusCode::OK, ""),
+        ["configz"] => configz(&endpoint.host),
+        ["logs", rest @ ..] => log_files(Path::new("/var/log"), rest).await,
+        ["checkpoint", ..] => text(
+            StatusCode::NOT_FOUND,
+            "rkube does not checkpoint containers\n",
+        ),
+        _ => not_found(),
+    }
+}
+
+/// Returns the list of pods on this node.
+fn pods(table: &PodTable, only_running: bool) -> Answer {
+    let items: Vec<_> = table
+        .all()
+        .into_iter()
+        .filter(|s| !only_running || any_running(s))
+        .map(|s| {
+            let mut value = serde_json::to_value(&*s.pod).unwrap_or_default();
+            if let Some(map) = value.as_object_mut() {
+                map.remove("kind");
+                map.remove("apiVersion");
+            }
+            value
+        })
+        .collect();
+    json(&serde_json::json!({
+        "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items,
+    }))
+}
+
+fn any_running(snapshot: &Snapshot) -> bool {
+    snapshot
+        .instances
+        .values()
+        .filter_map(|a| a.last())
+        .any(instance::Instance::running)
+}
+
+/// Returns the command of `/run`: the parameters `command`, or the words of `cmd`.
+fn run_command(query: &Query) -> Vec<String> {
+    let command: Vec<String> = query.all("command").map(str::to_owned).collect();
+    match query.get("cmd") {
+        Some(cmd) if command.is_empty() => cmd.split(' ').map(str::to_owned).collect(),
+        _ => command,
+    }
+}
+
+/// Runs a command in a container and returns its output.
+async fn run(runtime: &Runtime, id: &str, query: &Query) -> Answer {
+    match runtime
+        .exec_sync(id, &run_command(query), Duration::ZERO)
+        .await
+    {
+        Ok(out) => {
+            let mut bytes = out.stdout;
+            bytes.extend_from_slice(&out.stderr);
+            let mut response = Response::new(full(bytes));
+            if out.exit_code != 0 {
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            response
+        }
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    }
+}
+
+/// Returns the kubelet settings that correspond to what this agent does.
+fn configz(host: &Host) -> Answer {
+    let config = &host.config;
+    json(&serde_json::json!({"kubeletconfig": {
+        "enableServer": true,
+        "port": ports::KUBELET,
+        "readOnlyPort": 0,
+        "address": "0.0.0.0",
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false}},
+        "authorization": {"mode": "Webhook"},
+        "cgroupDriver": "cgroupfs",
+        "cgroupsPerQOS": true,
+        "clusterDomain": config.cluster.dns_domain,
+        "clusterDNS": [config.cluster.dns_ip.to_string()],
+        "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": 5,
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": {
+            "imagefs.available": "1Gi",
+            "memory.available": "100Mi",
+            "nodefs.available": "1Gi",
+            "nodefs.inodesFree": "1%",
+        },
+        "maxPods": config.max_pods,
+        "nodeLeaseDurationSeconds": 40,
+        "nodeStatusReportFrequency": "5m0s",
+        "nodeStatusUpdateFrequency": "10s",
+        "podCIDR": config.pod_cidr.to_string(),
+        "resolvConf": "/etc/resolv.conf",
+        "seccompDefault": true,
+        "serializeImagePulls": false,
+        "staticPodPath": "",
+        "syncFrequency": "1m0s",
+    }}))
+}
+
+/// Serves files below `/var/log`, as the kubelet does.
+async fn log_files(root: &Path, parts: &[&str]) -> Answer {
+    if parts
+        .iter()
+        .any(|p| *p == ".." || *p == "." || p.contains('/'))
+    {
+        return text(StatusCode::BAD_REQUEST, "invalid path");
+    }
+    let path = parts.iter().fold(root.to_owned(), |p, part| p.join(part));
+    // Links may lead anywhere on the node; only files below the root are logs.
+    let Ok(real) = tokio::fs::canonicalize(&path).await else {
+        return not_found();
+    };
+    if !real.starts_with(root) {
+        return text(StatusCode::FORBIDDEN, "not below /var/log");
+    }
+    if real.is_dir() {
+        return text(StatusCode::OK, list_files(&real).join("\n") + "\n");
+    }
+    match tokio::fs::read(&real).await {
+        Ok(bytes) => Response::new(full(bytes)),
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    }
+}
+
+/// Returns the sorted names in a directory; those of directories end with a slash.
+fn list_files(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| {
+            let slash = if e.path().is_dir() { "/" } else { "" };
+            format!("{}{slash}", e.file_name().to_string_lossy())
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    async fn answered(answer: Answer) -> (u16, String) {
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn logs_stay_below_their_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir(root.join("sub")).unwrap();
+        std::fs::write(root.join("a.log"), "text").unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
+        let get = async |parts: &[&str]| answered(log_files(&root, parts).await).await;
+        assert_eq!(get(&["a.log"]).await, (200, "text".into()));
+        assert_eq!(get(&[]).await, (200, "a.log\nout/\nsub/\n".into()));
+        assert_eq!(get(&["none"]).await.0, 404);
+        assert_eq!(get(&["out", "passwd"]).await.0, 403);
+        for bad in ["..", ".", "sub/.."] {
+            assert_eq!(get(&[bad]).await.0, 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn commands_come_as_parameters_or_as_one_text() {
+        for (query, command) in [
+            ("command=ls&command=-l", &["ls", "-l"][..]),
+            ("cmd=ls%20-l", &["ls", "-l"]),
+            ("cmd=a&command=b", &["b"]),
+            ("", &[]),
+        ] {
+            assert_eq!(run_command(&Query::parse(query)), command, "{query}");
+        }
+    }
+}

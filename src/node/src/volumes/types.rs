@@ -1,0 +1,102 @@
+//! Types that all kinds of volumes share.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::host::Host;
+use crate::kinds::*;
+use crate::objects::Known;
+use crate::pods::images::ImagePuller;
+use crate::pods::paths::pod_dir;
+
+/// The node's parts that volumes are made with.
+#[derive(Clone)]
+pub(crate) struct VolumeSources {
+    pub host: Arc<Host>,
+    pub client: kube::Client,
+    pub images: Arc<ImagePuller>,
+}
+
+/// Error returned for a volume that cannot be set up, with the message of its event.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(super) volume: String,
+    pub(super) reason: String,
+    /// The missing object, if it is watched.
+    pub(super) dependency: Option<Dependency>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "MountVolume.SetUp failed for volume {:?} : {}",
+            self.volume, self.reason
+        )
+    }
+}
+
+/// An object whose appearance may resolve a problem.
+#[derive(Clone)]
+pub(crate) enum Dependency {
+    ConfigMap(watch::Receiver<Known<ConfigMap>>),
+    Secret(watch::Receiver<Known<Secret>>),
+}
+
+impl std::fmt::Debug for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap(..) => "ConfigMap",
+            Self::Secret(..) => "Secret",
+        })
+    }
+}
+
+impl Dependency {
+    /// Waits for the object's next change.
+    pub(crate) async fn changed(&mut self) {
+        let alive = match self {
+            Self::ConfigMap(r) => r.changed().await,
+            Self::Secret(r) => r.changed().await,
+        };
+        if alive.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Where a volume's files are.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Path { path: PathBuf, read_only: bool },
+    Image(String),
+}
+
+/// Returns the directory of a plugin's volume.
+pub(super) fn volume_dir(uid: &str, plugin: &str, name: &str) -> PathBuf {
+    pod_dir(uid)
+        .join("volumes")
+        .join(format!("kubernetes.io~{plugin}"))
+        .join(name)
+}
+
+/// Returns a problem without the volume's name, which [`super::set_up`] fills in.
+pub(super) fn problem(reason: impl fmt::Display) -> Problem {
+    Problem {
+        volume: String::new(),
+        reason: reason.to_string(),
+        dependency: None,
+    }
+}
+
+/// Returns the group that the pod's volumes belong to.
+pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
+    pod.spec()
+        .security_context
+        .as_ref()
+        .and_then(|c| c.fs_group)
+        .and_then(|g| u32::try_from(g).ok())
+}
