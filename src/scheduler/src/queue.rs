@@ -8,13 +8,13 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rkube_component_helpers::backoff::Backoff;
+
 use crate::model::PodInfo;
 use crate::plugins::{Event, Plugin, PluginSet};
 
-/// The first back-off.
-pub const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// The longest back-off.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// Delay after a failed attempt to schedule a pod.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 /// An unschedulable pod is tried again after this time even if nothing that
 /// matters seems to have happened.
 pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -35,8 +35,7 @@ pub struct Queued {
 impl Queued {
     /// How long the pod rests after its last try.
     fn backoff(&self) -> Duration {
-        let doublings = self.attempts.saturating_sub(1).min(8);
-        (INITIAL_BACKOFF * 2u32.pow(doublings)).min(MAX_BACKOFF)
+        BACKOFF.delay(self.attempts.saturating_sub(1))
     }
 }
 
