@@ -1,11 +1,11 @@
 //! A pod's row, whose STATUS is drawn from the states of its containers.
 
+use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
 use serde_json::Value;
 
 use super::{AGE, Column, NAME, Printer, age, is_true, name, or, since, string, wide};
 use crate::Object;
 use crate::core::pod::addresses;
-use crate::core::pod_defaults::is_sidecar;
 use crate::tree::{at, flag, has, int, list, text};
 
 pub(super) const PRINTER: Printer = (COLUMNS, cells);
