@@ -1,6 +1,5 @@
 //! Conditions of a status.
 
-use k8s_openapi::api::apps::v1::DeploymentCondition;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
@@ -32,11 +31,7 @@ macro_rules! impl_condition {
     )*};
 }
 
-impl_condition!(
-    DeploymentCondition,
-    HorizontalPodAutoscalerCondition,
-    meta::Condition
-);
+impl_condition!(HorizontalPodAutoscalerCondition, meta::Condition);
 
 /// Returns the condition of a type.
 pub fn find_condition<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {

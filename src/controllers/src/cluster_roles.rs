@@ -6,10 +6,10 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
-use crate::common::selector;
 use crate::context::{Context, Error, Result, optional};
 use crate::informers::Key;
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "clusterrole-aggregation-controller";
 
@@ -27,10 +27,10 @@ pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
         .iter()
         .filter(|other| other.metadata.name != role.metadata.name)
     {
-        let labels = selector::or_none(other.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(other.metadata.labels.as_ref());
         if selectors
             .iter()
-            .any(|wanted| selector::matches(wanted, labels))
+            .any(|wanted| label_selector::matches(wanted, labels))
         {
             for rule in other.rules.iter().flatten() {
                 if !rules.contains(rule) {

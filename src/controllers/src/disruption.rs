@@ -12,12 +12,14 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::common::{intstr, owners, pods, selector};
+use crate::common::{intstr, owners, pods};
 use crate::context::{Context, Error, Result, optional};
 use crate::events::Severity::{Normal, Warning};
 use crate::gc::Collector;
 use crate::informers::Key;
 use crate::queue::Queue;
+use rkube_component_helpers::conditions::set_condition;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "controllermanager";
 /// How long an evicted pod may take until its deletion shows.
@@ -27,7 +29,10 @@ const DELETION_TIMEOUT: i64 = 120;
 fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let wanted = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     wanted.is_some_and(|wanted| {
-        selector::matches(wanted, selector::or_none(pod.metadata.labels.as_ref()))
+        label_selector::matches(
+            wanted,
+            label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
+        )
     })
 }
 
@@ -121,27 +126,15 @@ fn set(
     now: Timestamp,
 ) -> Vec<Condition> {
     let mut all = old.conditions.clone().unwrap_or_default();
-    let present = all
-        .iter()
-        .position(|condition| condition.type_ == "DisruptionAllowed");
-    let since = present
-        .map(|index| &all[index])
-        .filter(|condition| condition.status == status)
-        .map_or(Time(now), |condition| {
-            condition.last_transition_time.clone()
-        });
     let condition = Condition {
         type_: "DisruptionAllowed".into(),
         status: status.into(),
         reason: reason.into(),
         message: message.into(),
         observed_generation: generation,
-        last_transition_time: since,
+        last_transition_time: Time(now),
     };
-    match present {
-        Some(index) => all[index] = condition,
-        None => all.push(condition),
-    }
+    set_condition(&mut all, condition);
     all
 }
 

@@ -18,27 +18,20 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
+use rkube_component_helpers::backoff::Backoff;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::context::{Error, Result};
 
-/// First delay of an item that failed.
-const BASE_DELAY: Duration = Duration::from_millis(5);
-/// Longest delay of an item that keeps failing.
-const MAX_DELAY: Duration = Duration::from_secs(1000);
+/// Delay of an item that keeps failing: 5 ms, doubled up to 1000 s. Up to a tenth
+/// is added, so that items that failed together do not come back together.
+const BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(5), Duration::from_secs(1000)).with_jitter(0.1);
 /// Retries a second over all items, once the burst is spent.
 const RETRY_RATE: f64 = 10.0;
 /// Retries that may come at once.
 const RETRY_BURST: f64 = 100.0;
-
-/// The delay before the `failures`-th retry (from 0), without jitter.
-pub fn backoff(failures: u32) -> Duration {
-    BASE_DELAY
-        .checked_mul(1u32.checked_shl(failures.min(31)).unwrap_or(u32::MAX))
-        .unwrap_or(MAX_DELAY)
-        .min(MAX_DELAY)
-}
 
 struct State<T> {
     ready: VecDeque<T>,
@@ -144,7 +137,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         let delay = {
             let mut state = self.state.lock();
             let failures = state.failures.entry(item.clone()).or_insert(0);
-            let own = backoff(*failures);
+            let own = BACKOFF.delay(*failures);
             *failures = failures.saturating_add(1);
             let now = Instant::now();
             let gained = (now - state.refilled).as_secs_f64() * RETRY_RATE;
@@ -155,9 +148,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
             } else {
                 Duration::ZERO
             };
-            // Up to a tenth on top, so that items that failed together do not
-            // come back together.
-            own.max(overall).mul_f64(1.0 + rand::random::<f64>() / 10.0)
+            BACKOFF.jitter(own.max(overall), rand::random())
         };
         self.add_after(item, delay);
     }
@@ -277,13 +268,6 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn back_off_doubles_and_ends() {
-        assert_eq!(backoff(0), Duration::from_millis(5));
-        assert_eq!(backoff(3), Duration::from_millis(40));
-        assert_eq!(backoff(40), MAX_DELAY);
-    }
 
     #[tokio::test]
     async fn an_item_waits_once_and_is_worked_on_alone() {

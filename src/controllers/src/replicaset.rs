@@ -15,10 +15,11 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 
-use crate::common::{claim, owners, pod_control, pods, selector};
+use crate::common::{claim, owners, pod_control, pods};
 use crate::context::{Context, Error, Result};
 use crate::informers::{Change, Key, Object, Store};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 /// Pods made or deleted for one set in one go.
 const BURST: usize = 500;
@@ -197,7 +198,7 @@ pub fn status<R: Replicator>(
     let template = set
         .template()
         .and_then(|template| template.metadata.as_ref());
-    let wanted = selector::or_none(template.and_then(|meta| meta.labels.as_ref()));
+    let wanted = label_selector::labels_or_empty(template.and_then(|meta| meta.labels.as_ref()));
     let count = |counts: &dyn Fn(&Pod) -> bool| {
         Some(active.iter().filter(|pod| counts(pod)).count() as i32)
     };
@@ -228,7 +229,10 @@ pub fn status<R: Replicator>(
     ReplicaSetStatus {
         replicas: active.len() as i32,
         fully_labeled_replicas: count(&|pod| {
-            selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted)
+            label_selector::contains(
+                label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
+                wanted,
+            )
         }),
         ready_replicas: count(&pods::is_ready),
         available_replicas: count(&|pod| pods::is_available(pod, set.min_ready_seconds(), now)),
@@ -302,10 +306,10 @@ fn enqueue_owners<R: Replicator>(queue: &Queue<Key>, sets: &Store<R>, change: &C
     let freed = owners::controller_of(&pod.metadata).is_none();
     if (orphan || freed) && !change.is_deletion() {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let labels = selector::or_none(pod.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
         for set in sets.in_namespace(namespace) {
             let wanted = set.selector();
-            if !selector::is_empty(&wanted) && selector::matches(&wanted, labels) {
+            if !label_selector::is_empty(&wanted) && label_selector::matches(&wanted, labels) {
                 queue.add(Key::of(set.metadata()));
             }
         }
@@ -318,7 +322,7 @@ impl<R: Replicator> Controller<R> {
             return Ok(());
         };
         let wanted = set.selector();
-        if selector::is_empty(&wanted) {
+        if label_selector::is_empty(&wanted) {
             return Ok(()); // the API server lets none in
         }
         let running = |pod: &Pod| !pods::is_terminal(pod);

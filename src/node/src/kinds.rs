@@ -105,10 +105,7 @@ impl PodExt for Pod {
     }
 }
 
-/// Returns whether an init container is a sidecar: it keeps running with the others.
-pub(crate) fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
+pub(crate) use rkube_component_helpers::resource::is_sidecar;
 
 fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
     Container {

@@ -1,8 +1,9 @@
 //! A pod's row, whose STATUS is drawn from the states of its containers.
 
 use jiff::Timestamp;
+use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
 use rkube_strategy::tree::{at, flag, has, int, list, text};
-use rkube_strategy::{Object, is_sidecar, pod_addresses};
+use rkube_strategy::{Object, pod_addresses};
 use serde_json::Value;
 
 use crate::cells::{age, is_true, name, or, since};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::model::{Key, NodeInfo, PodInfo};
-use crate::selector::{Labels, NodeTerm, Selector};
+use rkube_component_helpers::label_selector::{Labels, Selector};
+use rkube_component_helpers::node_affinity::NodeTerm;
 
 /// A persistent volume claim.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -183,7 +183,7 @@ pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option
 mod tests {
     use super::*;
     use crate::model::testing::*;
-    use crate::selector::{Labels, Selector};
+    use rkube_component_helpers::label_selector::{Labels, Selector};
     use serde_json::json;
     use std::collections::BTreeSet;
 

@@ -20,7 +20,7 @@ use crate::model::{Key, NodeInfo, PodInfo};
 use crate::plugins::default_preemption::Candidate;
 use crate::plugins::volume_binding::Decision;
 use crate::plugins::{Event, PluginSet};
-use crate::queue::{Queue, Queued, anyone};
+use crate::queue::{Queue, Queued};
 use crate::watch::{self, Change, Message};
 
 /// How many pods are scheduled before others get a turn.
@@ -99,7 +99,7 @@ impl Engine {
                 self.take(message);
             }
             while let Ok((uid, outcome)) = self.outcomes.try_recv() {
-                self.heard(&uid, outcome);
+                self.on_outcome(&uid, outcome);
             }
             // Tasks that ended are of no more interest.
             while self.tasks.try_join_next().is_some() {}
@@ -131,7 +131,7 @@ impl Engine {
                     Some(message) => self.take(message),
                     None => anyhow::bail!("the watches ended"),
                 },
-                Some((uid, outcome)) = self.outcomes.recv() => self.heard(&uid, outcome),
+                Some((uid, outcome)) = self.outcomes.recv() => self.on_outcome(&uid, outcome),
                 () = rest => {}
             }
         }
@@ -154,17 +154,17 @@ impl Engine {
     fn take(&mut self, message: Message) {
         match message {
             Message::Synced => self.unsynced = self.unsynced.saturating_sub(1),
-            Message::Pod(Change::Set(key, pod)) => self.pod_is(key, pod),
+            Message::Pod(Change::Set(key, pod)) => self.upsert_pod(key, pod),
             Message::Pod(Change::Gone(key)) => self.pod_gone(&key),
             Message::Node(Change::Set(_, node)) => self.node_is(*node),
             Message::Node(Change::Gone((_, name))) => {
                 self.cluster.remove_node(&name);
-                self.happened(Event::NodeRemoved);
+                self.on_event(Event::NodeRemoved);
             }
             Message::Namespace(Change::Set((_, name), labels)) => {
                 let old = self.cluster.namespaces.insert(name, labels.clone());
                 if old.as_ref() != Some(&labels) {
-                    self.happened(Event::Namespace);
+                    self.on_event(Event::Namespace);
                 }
             }
             Message::Namespace(Change::Gone((_, name))) => {
@@ -173,7 +173,7 @@ impl Engine {
             Message::Claim(Change::Set(key, claim)) => {
                 self.cluster.claims.insert(key.clone(), claim);
                 self.claim_changed(&key);
-                self.happened(Event::Claim);
+                self.on_event(Event::Claim);
             }
             Message::Claim(Change::Gone(key)) => {
                 self.cluster.claims.remove(&key);
@@ -181,14 +181,14 @@ impl Engine {
             }
             Message::Volume(Change::Set((_, name), volume)) => {
                 self.cluster.volumes.insert(name, volume);
-                self.happened(Event::Volume);
+                self.on_event(Event::Volume);
             }
             Message::Volume(Change::Gone((_, name))) => {
                 self.cluster.volumes.remove(&name);
             }
             Message::Class(Change::Set((_, name), class)) => {
                 self.cluster.classes.insert(name, class);
-                self.happened(Event::StorageClass);
+                self.on_event(Event::StorageClass);
             }
             Message::Class(Change::Gone((_, name))) => {
                 self.cluster.classes.remove(&name);
@@ -216,11 +216,11 @@ impl Engine {
         }
     }
 
-    fn happened(&mut self, event: Event) {
-        self.queue.happened(event, Instant::now());
+    fn on_event(&mut self, event: Event) {
+        self.queue.on_event(event, Instant::now());
     }
 
-    fn pod_is(&mut self, key: Key, pod: Arc<PodInfo>) {
+    fn upsert_pod(&mut self, key: Key, pod: Arc<PodInfo>) {
         // Another pod of the same name took the place of one that went unseen.
         if self.uids.get(&key).is_some_and(|uid| *uid != pod.uid) {
             self.pod_gone(&key);
@@ -241,11 +241,11 @@ impl Engine {
         let shrunk = known && before.is_some_and(|old| old.requests != pod.requests);
         self.cluster.set_pod(pod);
         if changed {
-            self.happened(Event::PodPlaced);
+            self.on_event(Event::PodPlaced);
         }
         if shrunk {
             // A smaller pod leaves room, as one that goes does.
-            self.happened(Event::PodRemoved);
+            self.on_event(Event::PodRemoved);
         }
     }
 
@@ -285,7 +285,7 @@ impl Engine {
         let nominated = self.cluster.nominated.remove(&uid).is_some();
         let placed = self.cluster.remove_pod(&uid).is_some();
         if placed || nominated {
-            self.happened(Event::PodRemoved);
+            self.on_event(Event::PodRemoved);
         }
     }
 
@@ -307,7 +307,7 @@ impl Engine {
         }
         self.cluster.set_node(node);
         for event in events {
-            self.happened(event);
+            self.on_event(event);
         }
     }
 
@@ -379,7 +379,7 @@ impl Engine {
         let pod = Arc::clone(&queued.pod);
         let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
         queued.rejected_by = match error.plugins() {
-            set if set == PluginSet::default() => anyone(),
+            set if set == PluginSet::default() => PluginSet::all(),
             set => set,
         };
         let message = error.to_string();
@@ -469,7 +469,7 @@ impl Engine {
 
     // ---- what became of it ----
 
-    fn heard(&mut self, uid: &str, outcome: Outcome) {
+    fn on_outcome(&mut self, uid: &str, outcome: Outcome) {
         let Some(queued) = self.binding.remove(uid) else {
             return;
         };
@@ -477,7 +477,7 @@ impl Engine {
             Outcome::Bound => {}
             Outcome::Gone => {
                 self.cluster.forget(uid);
-                self.happened(Event::PodRemoved);
+                self.on_event(Event::PodRemoved);
             }
             Outcome::Failed(error) => self.failed(queued, &error),
             Outcome::VolumesAsked(placement) => {
@@ -506,7 +506,7 @@ impl Engine {
         let pod = Arc::clone(&queued.pod);
         self.cluster.forget(&pod.uid);
         // What it seemed to take is free again.
-        self.happened(Event::PodRemoved);
+        self.on_event(Event::PodRemoved);
         let confirmed = self.cluster.is_placed(&pod.uid);
         let gone = self.uids.get(&pod.key()) != Some(&pod.uid);
         if confirmed || gone {

@@ -18,7 +18,6 @@ pub mod model;
 pub mod plugins;
 pub mod queue;
 pub mod resources;
-pub mod selector;
 pub mod watch;
 
 /// What the scheduler is told.

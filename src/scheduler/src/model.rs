@@ -6,32 +6,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Node, Pod, PodAffinityTerm, Taint, Toleration};
 
+use rkube_component_helpers::host_ports::{HostPort, host_ports};
+use rkube_component_helpers::label_selector::{Labels, Selector};
+use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
+
 use crate::resources::{Resources, allowed_pods, pod_requests};
-use crate::selector::{Labels, NodeTerm, Selector, node_terms};
 
 /// A namespaced name.
 pub type Key = (String, String);
-
-/// A port of the node that a pod takes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HostPort {
-    /// `0.0.0.0` takes the port on every address.
-    pub ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: String,
-    /// The number.
-    pub port: i32,
-}
-
-impl HostPort {
-    /// Can both not be on one node?
-    pub fn conflicts(&self, other: &HostPort) -> bool {
-        const ANY: &str = "0.0.0.0";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || self.ip == ANY || other.ip == ANY)
-    }
-}
 
 /// A term of inter-pod affinity, compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +211,7 @@ impl PodInfo {
                 .flatten()
                 .map(|c| spread(c, &labels))
                 .collect(),
-            host_ports: host_ports(&spec),
+            host_ports: host_ports(&spec).collect(),
             images: spec
                 .containers
                 .iter()
@@ -333,29 +315,6 @@ fn spread(constraint: &core::TopologySpreadConstraint, labels: &Labels) -> Sprea
         honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
         honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
     }
-}
-
-fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|c| c.ports.iter().flatten())
-        .filter(|p| p.host_port.unwrap_or(0) > 0)
-        .map(|p| HostPort {
-            ip: p
-                .host_ip
-                .clone()
-                .filter(|ip| !ip.is_empty())
-                .unwrap_or_else(|| "0.0.0.0".to_owned()),
-            protocol: p.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-            port: p.host_port.unwrap_or(0),
-        })
-        .collect()
 }
 
 fn claims(spec: &core::PodSpec, pod: &str) -> Vec<ClaimRef> {
@@ -526,17 +485,5 @@ mod tests {
         assert!(n.remove("a").is_some());
         assert!(n.remove("a").is_none());
         assert_eq!(n.requested.milli_cpu, 500);
-    }
-
-    #[test]
-    fn ports_conflict() {
-        let port = |ip: &str, port| HostPort {
-            ip: ip.into(),
-            protocol: "TCP".into(),
-            port,
-        };
-        assert!(port("0.0.0.0", 80).conflicts(&port("1.1.1.1", 80)));
-        assert!(!port("1.1.1.2", 80).conflicts(&port("1.1.1.1", 80)));
-        assert!(!port("0.0.0.0", 80).conflicts(&port("0.0.0.0", 81)));
     }
 }

@@ -8,13 +8,13 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::PodInfo;
-use crate::plugins::{Event, Plugin, PluginSet};
+use rkube_component_helpers::backoff::Backoff;
 
-/// The first back-off.
-pub const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// The longest back-off.
-pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
+use crate::model::PodInfo;
+use crate::plugins::{Event, PluginSet};
+
+/// Delay after a failed attempt to schedule a pod.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 /// An unschedulable pod is tried again after this time even if nothing that
 /// matters seems to have happened.
 pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
@@ -35,8 +35,7 @@ pub struct Queued {
 impl Queued {
     /// How long the pod rests after its last try.
     fn backoff(&self) -> Duration {
-        let doublings = self.attempts.saturating_sub(1).min(8);
-        (INITIAL_BACKOFF * 2u32.pow(doublings)).min(MAX_BACKOFF)
+        BACKOFF.delay(self.attempts.saturating_sub(1))
     }
 }
 
@@ -203,15 +202,15 @@ impl Queue {
         self.pods.insert(queued.pod.uid.clone(), (queued, place));
     }
 
-    /// Something happened. Unschedulable pods that a plugin rejected which the
-    /// event may have changed the mind of are tried again.
-    pub fn happened(&mut self, event: Event, now: Instant) {
+    /// Handles an event of the cluster: moves those unschedulable pods that it may
+    /// have made schedulable.
+    pub fn on_event(&mut self, event: Event, now: Instant) {
         let moved: Vec<(String, Instant)> = self
             .pods
             .iter()
             .filter_map(|(uid, (queued, place))| match place {
                 Place::Unschedulable { rested, .. }
-                    if queued.rejected_by.iter().any(|p| p.cares_for(event)) =>
+                    if queued.rejected_by.iter().any(|p| p.is_queueing_hint(event)) =>
                 {
                     Some((uid.clone(), *rested))
                 }
@@ -263,15 +262,11 @@ fn matters(old: &PodInfo, new: &PodInfo) -> bool {
         || (old.gated && !new.gated)
 }
 
-/// All plugins, for a pod that failed without any of them to blame.
-pub fn anyone() -> PluginSet {
-    Plugin::ALL.into_iter().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::testing::*;
+    use crate::plugins::Plugin;
 
     fn second(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -319,9 +314,9 @@ mod tests {
         let mut p = q.pop(now).unwrap();
         p.rejected_by = [Plugin::NodeResourcesFit].into_iter().collect();
         q.unschedulable(p, now);
-        q.happened(Event::NodeTaints, now + second(2));
+        q.on_event(Event::NodeTaints, now + second(2));
         assert!(q.pop(now + second(2)).is_none());
-        q.happened(Event::PodRemoved, now + second(2));
+        q.on_event(Event::PodRemoved, now + second(2));
         assert!(q.pop(now + second(2)).is_some());
     }
 

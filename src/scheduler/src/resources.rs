@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use rkube_api::quantity::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
+use rkube_api::quantity::{Format, Quantity};
+use rkube_component_helpers::resource::{self, ResourceList};
 
 /// What a container counts for in scores when it requests no CPU: a tenth of a core.
 pub const DEFAULT_MILLI_CPU: i64 = 100;
@@ -24,17 +25,11 @@ pub struct Resources {
     pub scalar: BTreeMap<String, i64>,
 }
 
-fn parse(text: &Text) -> Quantity {
-    // The API server lets no malformed quantity pass.
-    Quantity::parse(&text.0).unwrap_or(Quantity::ZERO)
-}
-
-impl Resources {
-    /// Reads a resource list. Pods are counted apart.
-    pub fn from_list(list: Option<&BTreeMap<String, Text>>) -> Self {
+impl From<&ResourceList> for Resources {
+    /// Converts a list of quantities. Pods are counted apart.
+    fn from(list: &ResourceList) -> Self {
         let mut all = Resources::default();
-        for (name, text) in list.into_iter().flatten() {
-            let quantity = parse(text);
+        for (name, quantity) in &list.0 {
             match name.as_str() {
                 "cpu" => all.milli_cpu = quantity.milli_value(),
                 "memory" => all.memory = quantity.value(),
@@ -46,6 +41,13 @@ impl Resources {
             }
         }
         all
+    }
+}
+
+impl Resources {
+    /// Reads a resource list. Pods are counted apart.
+    pub fn from_list(list: Option<&BTreeMap<String, QuantityText>>) -> Self {
+        Resources::from(&ResourceList::from_typed(list))
     }
 
     /// Adds another amount.
@@ -68,17 +70,6 @@ impl Resources {
         }
     }
 
-    /// Raises each amount to another's.
-    pub fn raise(&mut self, other: &Resources) {
-        self.milli_cpu = self.milli_cpu.max(other.milli_cpu);
-        self.memory = self.memory.max(other.memory);
-        self.ephemeral_storage = self.ephemeral_storage.max(other.ephemeral_storage);
-        for (name, amount) in &other.scalar {
-            let entry = self.scalar.entry(name.clone()).or_default();
-            *entry = (*entry).max(*amount);
-        }
-    }
-
     /// Is nothing asked for?
     pub fn is_zero(&self) -> bool {
         self.milli_cpu == 0
@@ -89,86 +80,44 @@ impl Resources {
 }
 
 /// The pods a node may run, from its allocatable list.
-pub fn allowed_pods(list: Option<&BTreeMap<String, Text>>) -> i64 {
-    list.and_then(|l| l.get("pods"))
-        .map_or(0, |t| parse(t).value())
+pub fn allowed_pods(list: Option<&BTreeMap<String, QuantityText>>) -> i64 {
+    ResourceList::from_typed(list)
+        .get("pods")
+        .map_or(0, |pods| pods.value())
 }
 
-/// Is the init container a sidecar?
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
-/// What a pod takes of its node: the containers and sidecars together, or the
-/// moment of an init container that takes more, plus the runtime's overhead.
-/// Pod-level requests override the sum for CPU, memory and huge pages.
+/// Returns what a pod takes of its node. A resize that the node has not made yet
+/// counts as the greater of both amounts.
 ///
 /// With `scored`, a container without a request counts for the defaults.
 pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>, scored: bool) -> Resources {
-    // A resize that the node has not made yet counts as the greater of both.
-    let granted = |name: &str| {
-        status
-            .and_then(|s| s.container_statuses.as_ref())
+    let allocated = |name: &str| {
+        let mut statuses = status
+            .and_then(|status| status.container_statuses.as_ref())
             .into_iter()
-            .flatten()
-            .find(|s| s.name == name)
-            .and_then(|s| s.allocated_resources.as_ref())
+            .flatten();
+        statuses
+            .find(|status| status.name == name)
+            .and_then(|status| status.allocated_resources.as_ref())
     };
-    let of = |container: &Container| {
-        let requests = container
-            .resources
-            .as_ref()
-            .and_then(|r| r.requests.as_ref());
-        let mut own = Resources::from_list(requests);
-        if let Some(granted) = granted(&container.name) {
-            own.raise(&Resources::from_list(Some(granted)));
+    let requests_of = |container: &Container| {
+        let requests = resource::container_requests(container);
+        let mut counted = requests.clone();
+        if let Some(allocated) = allocated(&container.name) {
+            counted.raise_to(&ResourceList::from_typed(Some(allocated)));
         }
         if scored {
-            let has = |name: &str| requests.is_some_and(|r| r.contains_key(name));
-            if !has("cpu") {
-                own.milli_cpu = DEFAULT_MILLI_CPU;
+            if requests.get("cpu").is_none() {
+                let default = Quantity::from_milli(DEFAULT_MILLI_CPU, Format::DecimalSi);
+                counted.set("cpu", default);
             }
-            if !has("memory") {
-                own.memory = DEFAULT_MEMORY;
+            if requests.get("memory").is_none() {
+                counted.set("memory", Quantity::new(DEFAULT_MEMORY, Format::BinarySi));
             }
         }
-        own
+        counted
     };
-    let mut total = Resources::default();
-    for container in &spec.containers {
-        total.add(&of(container));
-    }
-    let mut sidecars = Resources::default();
-    let mut peak = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let own = of(container);
-        if is_sidecar(container) {
-            total.add(&own);
-            sidecars.add(&own);
-            peak.raise(&sidecars);
-        } else {
-            let mut moment = sidecars.clone();
-            moment.add(&own);
-            peak.raise(&moment);
-        }
-    }
-    total.raise(&peak);
-    if let Some(requests) = spec.resources.as_ref().and_then(|r| r.requests.as_ref()) {
-        let own = Resources::from_list(Some(requests));
-        if requests.contains_key("cpu") {
-            total.milli_cpu = own.milli_cpu;
-        }
-        if requests.contains_key("memory") {
-            total.memory = own.memory;
-        }
-        for (name, amount) in own.scalar {
-            if name.starts_with("hugepages-") {
-                total.scalar.insert(name, amount);
-            }
-        }
-    }
-    total.add(&Resources::from_list(spec.overhead.as_ref()));
-    total
+    Resources::from(&resource::pod_requests_with(spec, requests_of))
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 
 use crate::cluster::{Budget, Claim, Class, Volume};
 use crate::model::{Key, NodeInfo, PodInfo};
-use crate::selector::{Labels, NodeTerm, Selector, node_terms};
+use rkube_component_helpers::label_selector::{Labels, Selector};
+use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
 
 /// A change of one object.
 #[derive(Debug)]

@@ -41,7 +41,6 @@ pub mod tree;
 use std::collections::BTreeMap;
 
 pub use self::core::pod::addresses as pod_addresses;
-pub use self::core::pod_defaults::is_sidecar;
 pub use generic::{Generic, WithoutStatus};
 pub use metadata::{NameRule, validate_metadata, validate_metadata_update};
 pub use rkube_api::Object;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 pub(crate) use rkube_api::quantity::Quantity;
+use rkube_component_helpers::resource::{is_extended, is_native};
 use serde_json::{Map, Value};
 
 use crate::errors::{Errors, NOT_NEGATIVE, child, keyed};
@@ -53,68 +54,9 @@ pub(crate) fn same_list(a: &Value, b: &Value) -> bool {
     amounts(a) == amounts(b)
 }
 
-/// What the containers of a pod spec request in effect: the greater of the
-/// running sum and each init container's moment; sidecars count from their
-/// start on.
-pub(crate) fn container_requests(spec: &Value) -> BTreeMap<String, Quantity> {
-    let mut total: BTreeMap<String, Quantity> = BTreeMap::new();
-    let requests = |c: &Value| -> Vec<(String, Quantity)> {
-        map(c, "resources.requests")
-            .into_iter()
-            .flatten()
-            .map(|(k, v)| (k.clone(), of(Some(v))))
-            .collect()
-    };
-    let add = |sum: &mut BTreeMap<String, Quantity>, more: &[(String, Quantity)]| {
-        for (name, quantity) in more {
-            let entry = sum.entry(name.clone()).or_insert(Quantity::ZERO);
-            *entry = entry.add(*quantity);
-        }
-    };
-    let raise = |to: &mut BTreeMap<String, Quantity>, by: &BTreeMap<String, Quantity>| {
-        for (name, quantity) in by {
-            let entry = to.entry(name.clone()).or_insert(Quantity::ZERO);
-            if *quantity > *entry {
-                *entry = *quantity;
-            }
-        }
-    };
-    for c in list(spec, "containers") {
-        add(&mut total, &requests(c));
-    }
-    let mut sidecars = BTreeMap::new();
-    let mut peak = BTreeMap::new();
-    for c in list(spec, "initContainers") {
-        let own = requests(c);
-        if text(c, "restartPolicy") == "Always" {
-            add(&mut total, &own);
-            add(&mut sidecars, &own);
-            raise(&mut peak, &sidecars);
-        } else {
-            let mut moment = sidecars.clone();
-            add(&mut moment, &own);
-            raise(&mut peak, &moment);
-        }
-    }
-    raise(&mut total, &peak);
-    total
-}
-
 /// Names that are a resource without a domain.
 fn is_standard_container_resource(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
-}
-
-/// Does the resource belong to Kubernetes (no domain, or `kubernetes.io/`)?
-pub(crate) fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-/// A resource a device plugin or an admin invented: countable, not overcommitted.
-pub(crate) fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with("requests.")
-        && names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
 /// A container's resource name must be a qualified name, and a bare one standard.
@@ -241,16 +183,6 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn effective_requests() {
-        let c = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
-        let mut sidecar = c("2");
-        sidecar["restartPolicy"] = json!("Always");
-        let spec = json!({"containers": [c("1"), c("1")], "initContainers": [sidecar, c("3")]});
-        // The init container runs beside the sidecar: 5; later the rest beside it: 4.
-        assert_eq!(container_requests(&spec)["cpu"].to_string(), "5");
-    }
-
-    #[test]
     fn requests_fit_limits() {
         let mut errors = Errors::new();
         validate_requirements(
@@ -263,12 +195,5 @@ mod tests {
             "resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"
         );
         assert_eq!(errors.0.len(), 1);
-    }
-
-    #[test]
-    fn extended_resources() {
-        assert!(is_extended("example.com/gpu"));
-        assert!(!is_extended("cpu"));
-        assert!(!is_extended("kubernetes.io/x"));
     }
 }

@@ -5,9 +5,9 @@ use rkube_api::quantity::Quantity;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
-use super::resources::{self, ResourceList};
 use super::{Operation, Request};
 use crate::{ObjectReader, tree};
+use rkube_component_helpers::resource::{self, ResourceList, Side};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -116,21 +116,21 @@ fn check_pod(range: &Object, pod: &Object) -> Vec<String> {
             "Container" => {
                 let containers = ["containers", "initContainers"].into_iter();
                 let containers = containers.flat_map(|field| tree::items(pod, &["spec", field]));
-                let amounts = |container, field| ResourceList::at(container, &["resources", field]);
                 containers
                     .map(|c| Check {
                         kind,
-                        requests: amounts(c, "requests"),
-                        limits: amounts(c, "limits"),
+                        requests: resource::object_amounts(c, Side::Requests),
+                        limits: resource::object_amounts(c, Side::Limits),
                     })
                     .collect()
             }
             "Pod" => {
-                let of = |field| resources::of_pod(pod, field);
+                let spec = pod.get("spec").unwrap_or(&Object::Null);
+                let amounts = |side| resource::object_amounts_without_overhead(spec, side);
                 vec![Check {
                     kind,
-                    requests: of("requests"),
-                    limits: of("limits"),
+                    requests: amounts(Side::Requests),
+                    limits: amounts(Side::Limits),
                 }]
             }
             _ => Vec::new(),
@@ -147,7 +147,7 @@ fn check_pod(range: &Object, pod: &Object) -> Vec<String> {
 }
 
 fn check_claim(range: &Object, claim: &Object) -> Vec<String> {
-    let requests = ResourceList::at(claim, &["spec", "resources", "requests"]);
+    let requests = ResourceList::from_object(tree::at(claim, &["spec", "resources", "requests"]));
     let mut errors = Vec::new();
     for item in tree::items(range, &["spec", "limits"]) {
         let kind = tree::text(item, &["type"]);
@@ -171,7 +171,7 @@ fn each(
     field: &str,
     check: impl Fn(&str, Quantity) -> Result<(), String>,
 ) -> Vec<String> {
-    let bounds = ResourceList::at(item, &[field]).0;
+    let bounds = ResourceList::from_object(tree::at(item, &[field])).0;
     bounds
         .into_iter()
         .filter_map(|(name, bound)| check(&name, bound).err())

@@ -24,7 +24,6 @@ mod pod_defaults;
 mod pod_security;
 mod priority;
 mod quota;
-mod resources;
 mod runtime_class;
 mod service_account;
 mod storage;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rkube_api::Object;
 use rkube_api::status::Status;
 
-use super::resources::ResourceList;
 use super::{Operation, Request};
 use crate::{ObjectReader, tree};
+use rkube_component_helpers::resource::ResourceList;
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
@@ -35,7 +35,7 @@ fn concerns(request: &Request<'_>) -> bool {
 }
 
 fn overhead(object: &Object, path: &[&str]) -> ResourceList {
-    ResourceList::at(object, path)
+    ResourceList::from_object(tree::at(object, path))
 }
 
 pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Result<(), Status> {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
-use super::resources::ResourceList;
 use super::{Operation, Request};
 use crate::{ObjectReader, tree};
+use rkube_component_helpers::resource::ResourceList;
 
 /// The annotation that named a class before there was a field.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
@@ -91,7 +91,10 @@ pub(super) fn validate_resize(
         return Ok(());
     }
     let (new, old) = (request.new_object(), request.old_object());
-    let size = |claim| ResourceList::at(claim, &["spec", "resources", "requests"]).get("storage");
+    let size = |claim| {
+        ResourceList::from_object(tree::at(claim, &["spec", "resources", "requests"]))
+            .get("storage")
+    };
     if size(new) <= size(old) {
         return Ok(());
     }

@@ -26,6 +26,8 @@ use crate::events::Severity::{Normal, Warning};
 use crate::gc::Collector;
 use crate::informers::Key;
 use crate::queue::Queue;
+use rkube_component_helpers::conditions::set_condition;
+use rkube_component_helpers::label_selector;
 
 use decide::{Bounds, History, Proposal, Target};
 
@@ -81,26 +83,14 @@ fn set(
     message: &str,
     now: Timestamp,
 ) {
-    let conditions = status.conditions.get_or_insert_default();
-    let word = if holds { "True" } else { "False" };
-    let present = conditions
-        .iter_mut()
-        .find(|condition| condition.type_ == kind);
-    let since = match &present {
-        Some(present) if present.status == word => present.last_transition_time.clone(),
-        _ => Some(Time(now)),
-    };
     let condition = HorizontalPodAutoscalerCondition {
         type_: kind.into(),
-        status: word.into(),
+        status: if holds { "True" } else { "False" }.into(),
         reason: Some(reason.into()),
         message: Some(message.into()),
-        last_transition_time: since,
+        last_transition_time: Some(Time(now)),
     };
-    match present {
-        Some(present) => *present = condition,
-        None => conditions.push(condition),
-    }
+    set_condition(status.conditions.get_or_insert_default(), condition);
 }
 
 fn amount(milli: i64) -> Text {
@@ -555,7 +545,7 @@ impl Controller {
             .map_err(|error| Error::other(format!("invalid selector {selector:?}: {error:?}")))?;
         let mut pods = self.ctx.informers.pods.in_namespace(namespace);
         pods.retain(|pod| {
-            let labels = crate::common::selector::or_none(pod.metadata.labels.as_ref());
+            let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
             selector.matches_with(|key| labels.get(key).map(String::as_str))
         });
         Ok(pods)

@@ -6,9 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::Patch;
 use serde_json::json;
 
-use crate::common::{owners, selector};
+use crate::common::owners;
 use crate::context::{Context, Error, Result};
 use crate::informers::{Object, Store};
+use rkube_component_helpers::label_selector;
 
 /// What is to be done with an object that a controller might own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +81,8 @@ pub async fn claim<O: Object, K: Object>(
         if !candidates(&object) {
             continue;
         }
-        let labels = selector::or_none(object.metadata().labels.as_ref());
-        let matched = selector::matches(wanted, labels) && member(&object);
+        let labels = label_selector::labels_or_empty(object.metadata().labels.as_ref());
+        let matched = label_selector::matches(wanted, labels) && member(&object);
         match decide(object.metadata(), uid, deleting, matched) {
             Claim::Keep => claimed.push(object),
             Claim::Ignore => {}

@@ -3,10 +3,8 @@
 pub mod claim;
 pub mod hash;
 pub mod intstr;
-pub mod node_fit;
 pub mod owners;
 pub mod pod_control;
 pub mod pods;
 pub mod revisions;
-pub mod selector;
 pub mod semantic;

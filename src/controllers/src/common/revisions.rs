@@ -8,10 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::{Value, json};
 
-use crate::common::selector::Labels;
 use crate::common::{hash, owners};
 use crate::context::{Context, Deletion, Error, Result, optional};
 use crate::informers::{Key, Object};
+use rkube_component_helpers::label_selector::Labels;
 
 /// Label by which pods (and daemon sets' revisions) name their revision.
 pub const POD_LABEL: &str = "controller-revision-hash";

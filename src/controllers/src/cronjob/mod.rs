@@ -1,7 +1,6 @@
 //! Cron jobs: jobs made on a schedule.
 
 mod plan;
-pub mod schedule;
 
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use kube::Resource;
 use kube::api::PropagationPolicy;
+use rkube_component_helpers::cron;
 
 use crate::common::owners;
 use crate::context::{Context, Deletion, Error, Result, optional};
@@ -18,7 +18,6 @@ use crate::informers::Key;
 use crate::queue::Queue;
 
 use plan::Decision;
-use schedule::Schedule;
 
 const NAME: &str = "cronjob-controller";
 /// Cron jobs worked on at a time.
@@ -126,7 +125,7 @@ impl Controller {
                 return Ok(()); // only a change of the object helps
             }
         };
-        let schedule = match Schedule::parse(&spec.schedule) {
+        let schedule = match cron::parse(&spec.schedule) {
             Ok(schedule) => schedule,
             Err(error) => {
                 let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);

@@ -8,7 +8,8 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::schedule::Schedule;
+use rkube_component_helpers::cron::Schedule;
+
 use crate::common::owners;
 use crate::job::{has_condition, is_finished};
 
@@ -289,7 +290,7 @@ mod tests {
     }
 
     fn decided(cron: &CronJob, now: &str) -> (Decision, usize) {
-        let schedule = Schedule::parse(&cron.spec.schedule).unwrap();
+        let schedule = rkube_component_helpers::cron::parse(&cron.spec.schedule).unwrap();
         decide(cron, &schedule, &TimeZone::UTC, time(now))
     }
 

@@ -12,11 +12,12 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
-use crate::common::{claim, owners, pod_control, pods, revisions, selector};
+use crate::common::{claim, owners, pod_control, pods, revisions};
 use crate::context::{Context, Result, optional};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "daemonset-controller";
 /// Daemon sets worked on at a time.
@@ -52,10 +53,10 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
                 }
             }
             if owners::controller_of(&pod.metadata).is_none() && !change.is_deletion() {
-                let labels = selector::or_none(pod.metadata.labels.as_ref());
+                let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
                 for set in sets.in_namespace(namespace) {
                     let wanted = set.spec.as_ref().map(|spec| &spec.selector);
-                    if wanted.is_some_and(|wanted| selector::matches(wanted, labels)) {
+                    if wanted.is_some_and(|wanted| label_selector::matches(wanted, labels)) {
                         queue.add(Key::of(&set.metadata));
                     }
                 }
@@ -104,7 +105,7 @@ impl Controller {
         let Some(spec) = set.spec.clone() else {
             return Ok(());
         };
-        if selector::is_empty(&spec.selector) {
+        if label_selector::is_empty(&spec.selector) {
             let text = "This daemon set is selecting all pods. A non-empty selector is required.";
             self.ctx
                 .recorder
@@ -137,7 +138,7 @@ impl Controller {
                 .await?;
             return Err(revisions::collision(&key.name));
         };
-        let labels = selector::or_none(revision.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(revision.metadata.labels.as_ref());
         let hash = labels
             .get(revisions::POD_LABEL)
             .cloned()
@@ -165,9 +166,9 @@ impl Controller {
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
         let mut owned = store.owned_by(uid);
         owned.retain(|pod| {
-            selector::matches(
+            label_selector::matches(
                 &spec.selector,
-                selector::or_none(pod.metadata.labels.as_ref()),
+                label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
             )
         });
         let status = plan::status(&set, &hash, &nodes, &owned, self.ctx.now());
@@ -274,7 +275,7 @@ impl Controller {
         let mut live: Vec<&str> = owned.iter().filter_map(|pod| plan::hash_of(pod)).collect();
         live.push(hash);
         let doomed = revisions::surplus(&all, limit, |revision| {
-            let labels = selector::or_none(revision.metadata.labels.as_ref());
+            let labels = label_selector::labels_or_empty(revision.metadata.labels.as_ref());
             labels
                 .get(revisions::POD_LABEL)
                 .is_some_and(|hash| live.contains(&hash.as_str()))

@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::common::{intstr, node_fit, pod_control, pods, revisions};
-use crate::nodes::taints;
+use rkube_component_helpers::{label_selector, node_affinity, tolerations};
+
+use crate::common::{intstr, pod_control, pods, revisions};
 
 /// Label that old clients compare; kept as long as the annotation is there.
 const GENERATION_LABEL: &str = "pod-template-generation";
@@ -82,7 +83,9 @@ pub fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     };
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let pinned = spec.node_name.as_deref().unwrap_or_default();
-    if !pinned.is_empty() && pinned != name || !node_fit::matches(spec, node) {
+    let labels = label_selector::labels_or_empty(node.metadata.labels.as_ref());
+    if !pinned.is_empty() && pinned != name || !node_affinity::pod_matches_node(spec, name, labels)
+    {
         return (false, false);
     }
     let tolerations = all_tolerations(spec);
@@ -95,7 +98,7 @@ pub fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
             .any(|taint| {
                 !tolerations
                     .iter()
-                    .any(|toleration| taints::tolerates(toleration, taint))
+                    .any(|toleration| tolerations::tolerates_taint(toleration, taint))
             })
     };
     if untolerated(&["NoSchedule", "NoExecute"]) {

@@ -14,11 +14,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::common::{claim, owners, selector};
+use crate::common::{claim, owners};
 use crate::context::{Context, Deletion, Error, Result};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 use plan::{Action, Plan};
 
@@ -90,13 +91,13 @@ fn enqueue_owners(
     }
     let set = change.object();
     if owners::controller_of(&set.metadata).is_none() && !change.is_deletion() {
-        let labels = selector::or_none(set.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(set.metadata.labels.as_ref());
         for deployment in
             deployments.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default())
         {
             let wanted = deployment.spec.as_ref().map(|spec| &spec.selector);
             if wanted.is_some_and(|wanted| {
-                !selector::is_empty(wanted) && selector::matches(wanted, labels)
+                !label_selector::is_empty(wanted) && label_selector::matches(wanted, labels)
             }) {
                 queue.add(Key::of(&deployment.metadata));
             }
@@ -130,7 +131,7 @@ impl Controller {
         let Some(wanted) = deployment.spec.as_ref().map(|spec| spec.selector.clone()) else {
             return Ok(());
         };
-        if selector::is_empty(&wanted) {
+        if label_selector::is_empty(&wanted) {
             let text = "This deployment is selecting all pods. A non-empty selector is required.";
             self.ctx
                 .recorder

@@ -12,11 +12,12 @@ use super::{
     HEADLESS, addresses, enqueue_services, hostname, is_candidate, is_headless, selector_of,
     target, target_port,
 };
-use crate::common::{pods, selector};
+use crate::common::pods;
 use crate::context::{Context, Deletion, Result};
 use crate::events::Severity::Warning;
 use crate::informers::Key;
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpoint-controller";
 /// Label that tells that this controller manages the object.
@@ -201,7 +202,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
     let present = store.by_key(&key);
     let Some(service) = ctx.informers.services.by_key(&key) else {
         let ours = present.filter(|endpoints| {
-            let labels = selector::or_none(endpoints.metadata.labels.as_ref());
+            let labels = label_selector::labels_or_empty(endpoints.metadata.labels.as_ref());
             labels
                 .get(MANAGED_BY)
                 .is_some_and(|manager| manager == NAME)
@@ -218,8 +219,12 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
         return Ok(());
     };
     let mut selected = ctx.informers.pods.in_namespace(&key.namespace);
-    selected
-        .retain(|pod| selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted));
+    selected.retain(|pod| {
+        label_selector::contains(
+            label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
+            wanted,
+        )
+    });
     let endpoints = desired(&service, &selected, present.as_deref());
     let outcome = match present {
         Some(present) if same(&present, &endpoints) => return Ok(()),

@@ -9,10 +9,11 @@ use kube::Resource;
 
 use super::slices::{self, Desired, Frame};
 use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
-use crate::common::{owners, selector};
+use crate::common::owners;
 use crate::context::{Context, Deletion, Result, optional};
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpointslice-mirroring-controller";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -31,8 +32,8 @@ const MOST: usize = 1000;
 const CONCURRENCY: usize = 5;
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
-    let labels = selector::or_none(endpoints.metadata.labels.as_ref());
-    let annotations = selector::or_none(endpoints.metadata.annotations.as_ref());
+    let labels = label_selector::labels_or_empty(endpoints.metadata.labels.as_ref());
+    let annotations = label_selector::labels_or_empty(endpoints.metadata.annotations.as_ref());
     labels.get(SKIP).is_none_or(|skip| skip != "true") && !annotations.contains_key(LEADER)
 }
 
@@ -112,7 +113,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         let queue = queue.clone();
         informers.endpoint_slices.on_change(move |change| {
             let slice = change.object();
-            let labels = selector::or_none(slice.metadata.labels.as_ref());
+            let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
             if !matches!(change, Change::Added(_))
                 && labels
                     .get(MANAGED_BY)
@@ -140,7 +141,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
     let store = &ctx.informers.endpoint_slices;
     let mut present = store.indexed(&key.to_string());
     present.retain(|slice| {
-        let labels = selector::or_none(slice.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
         labels
             .get(MANAGED_BY)
             .is_some_and(|manager| manager == MANAGER)

@@ -8,9 +8,10 @@ pub mod slices;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::common::{pods, selector};
+use crate::common::pods;
 use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 /// Label (empty) on what belongs to a headless service.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -31,7 +32,7 @@ pub fn is_headless(service: &Service) -> bool {
 }
 
 /// The service's selector, when endpoints are to be found by it.
-pub fn selector_of(service: &Service) -> Option<&selector::Labels> {
+pub fn selector_of(service: &Service) -> Option<&label_selector::Labels> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -144,8 +145,12 @@ pub fn enqueue_services(queue: &Queue<Key>, services: &Store<Service>, change: &
         let Some(wanted) = selector_of(&service) else {
             continue;
         };
-        let selected =
-            |pod: &Pod| selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted);
+        let selected = |pod: &Pod| {
+            label_selector::contains(
+                label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
+                wanted,
+            )
+        };
         if change.states().any(|pod| selected(pod)) {
             queue.add(Key::of(&service.metadata));
         }

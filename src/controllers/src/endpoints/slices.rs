@@ -14,10 +14,11 @@ use super::{
     HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, addresses, enqueue_services, hostname,
     is_candidate, is_headless, selector_of, target, target_port,
 };
-use crate::common::{owners, pods, selector};
+use crate::common::{owners, pods};
 use crate::context::{Context, Deletion, Error, Result, optional};
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpointslice-controller";
 /// How slices name this controller.
@@ -215,11 +216,11 @@ pub async fn apply(ctx: &Context, changes: Changes) -> Result<()> {
 
 /// The labels of a service's slices.
 pub fn labels(
-    of: Option<&selector::Labels>,
+    of: Option<&label_selector::Labels>,
     service: &str,
     manager: &str,
     headless: bool,
-) -> selector::Labels {
+) -> label_selector::Labels {
     let mut labels = of.cloned().unwrap_or_default();
     labels.retain(|key, _| key != HEADLESS && key != SERVICE_NAME && key != MANAGED_BY);
     labels.insert(SERVICE_NAME.into(), service.to_owned());
@@ -337,7 +338,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         let queue = queue.clone();
         informers.endpoint_slices.on_change(move |change| {
             let slice = change.object();
-            let labels = selector::or_none(slice.metadata.labels.as_ref());
+            let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
             if !matches!(change, Change::Added(_))
                 && labels
                     .get(MANAGED_BY)
@@ -392,11 +393,15 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
         return Ok(());
     };
     let mut selected = ctx.informers.pods.in_namespace(&key.namespace);
-    selected
-        .retain(|pod| selector::contains(selector::or_none(pod.metadata.labels.as_ref()), wanted));
+    selected.retain(|pod| {
+        label_selector::contains(
+            label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
+            wanted,
+        )
+    });
     let mut present = ctx.informers.endpoint_slices.indexed(&key.to_string());
     present.retain(|slice| {
-        let labels = selector::or_none(slice.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
         slice.metadata.deletion_timestamp.is_none()
             && labels
                 .get(MANAGED_BY)

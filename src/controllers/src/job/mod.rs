@@ -19,11 +19,12 @@ use kube::api::Patch;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::common::{claim, owners, pod_control, pods as common_pods, selector};
+use crate::common::{claim, owners, pod_control, pods as common_pods};
 use crate::context::{Context, Result, optional};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 use plan::{Backoff, Plan};
 pub use plan::{has as has_condition, is_finished};
@@ -102,10 +103,10 @@ fn enqueue(queue: &Queue<Item>, jobs: &Store<Job>, change: &Change<Pod>) {
         return;
     }
     if owners::controller_of(&pod.metadata).is_none() {
-        let labels = selector::or_none(pod.metadata.labels.as_ref());
+        let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
         for job in jobs.in_namespace(namespace) {
             let wanted = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            if wanted.is_some_and(|wanted| selector::matches(wanted, labels)) {
+            if wanted.is_some_and(|wanted| label_selector::matches(wanted, labels)) {
                 queue.add(Item::Job(Key::of(&job.metadata)));
             }
         }

@@ -16,11 +16,12 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{health, taints};
-use crate::common::{pods, selector};
+use crate::common::pods;
 use crate::context::{Context, Result, optional};
 use crate::events::Severity::Normal;
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 const NAME: &str = "node-controller";
 /// How long a new node may take until it first reports.
@@ -67,7 +68,7 @@ fn name(node: &Node) -> &str {
 }
 
 fn zone_of(node: &Node) -> String {
-    let labels = selector::or_none(node.metadata.labels.as_ref());
+    let labels = label_selector::labels_or_empty(node.metadata.labels.as_ref());
     let label = |key: &str| labels.get(key).map_or("", String::as_str);
     format!(
         "{}:{}",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::tolerations::tolerates_taint;
 
 /// Taint of a node whose Ready condition is false.
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -97,27 +98,6 @@ pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
     (taints != present).then_some(taints)
 }
 
-/// Whether a toleration tolerates a taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    let value = toleration.value.as_deref().unwrap_or_default();
-    let has = taint.value.as_deref().unwrap_or_default();
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "" | "Equal" => value == has,
-        "Exists" => true,
-        operator @ ("Lt" | "Gt") => match (has.parse::<i64>(), value.parse::<i64>()) {
-            (Ok(has), Ok(value)) if operator == "Lt" => has < value,
-            (Ok(has), Ok(value)) => has > value,
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
 /// How long a pod with these tolerations may stay on a node with these taints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
@@ -135,7 +115,7 @@ pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
     for taint in taints {
         match tolerations
             .iter()
-            .find(|toleration| tolerates(toleration, taint))
+            .find(|toleration| tolerates_taint(toleration, taint))
         {
             Some(toleration) => used.push(toleration),
             None => return Stay::Never,

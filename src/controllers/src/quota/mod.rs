@@ -3,12 +3,10 @@
 
 mod usage;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use rkube_api::quantity::{Format, Quantity};
+use rkube_component_helpers::resource::ResourceList;
 
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
@@ -89,10 +87,7 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
         claims: ctx.informers.claims.in_namespace(&key.namespace),
         count: &|group, plural| collector.count(group, plural, &key.namespace),
     };
-    let used: BTreeMap<String, Text> = usage::used(&quota, &state)
-        .into_iter()
-        .map(|(name, amount)| (name, Text(amount.to_string())))
-        .collect();
+    let used = usage::used(&quota, &state, ctx.now()).to_typed();
     let status = ResourceQuotaStatus {
         hard: Some(hard).filter(|hard| !hard.is_empty()),
         used: Some(used).filter(|used| !used.is_empty()),
@@ -106,16 +101,9 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
 }
 
 fn same(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
-    let amounts = |list: Option<&BTreeMap<String, Text>>| -> BTreeMap<String, Quantity> {
-        let read =
-            |text: &Text| Quantity::parse(&text.0).unwrap_or(Quantity::new(0, Format::DecimalSi));
-        list.into_iter()
-            .flatten()
-            .map(|(name, text)| (name.clone(), read(text)))
-            .collect()
-    };
     old.is_some_and(|old| {
-        amounts(old.hard.as_ref()) == amounts(new.hard.as_ref())
-            && amounts(old.used.as_ref()) == amounts(new.used.as_ref())
+        ResourceList::from_typed(old.hard.as_ref()) == ResourceList::from_typed(new.hard.as_ref())
+            && ResourceList::from_typed(old.used.as_ref())
+                == ResourceList::from_typed(new.used.as_ref())
     })
 }

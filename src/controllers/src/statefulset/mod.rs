@@ -11,11 +11,12 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::Patch;
 use serde_json::json;
 
-use crate::common::{claim, owners, pods, revisions, selector};
+use crate::common::{claim, owners, pods, revisions};
 use crate::context::{Context, Deletion, Error, Result, optional};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::Key;
 use crate::queue::Queue;
+use rkube_component_helpers::label_selector;
 
 use plan::Action;
 
@@ -49,10 +50,10 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
                 }
             }
             if owners::controller_of(&pod.metadata).is_none() && !change.is_deletion() {
-                let labels = selector::or_none(pod.metadata.labels.as_ref());
+                let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
                 for set in sets.in_namespace(namespace) {
                     let wanted = set.spec.as_ref().map(|spec| &spec.selector);
-                    if wanted.is_some_and(|wanted| selector::matches(wanted, labels)) {
+                    if wanted.is_some_and(|wanted| label_selector::matches(wanted, labels)) {
                         queue.add(Key::of(&set.metadata));
                     }
                 }
@@ -88,7 +89,7 @@ impl Controller {
         let Some(spec) = set.spec.clone() else {
             return Ok(());
         };
-        if selector::is_empty(&spec.selector) {
+        if label_selector::is_empty(&spec.selector) {
             let text = "This stateful set is selecting all pods. A non-empty selector is required.";
             self.ctx
                 .recorder

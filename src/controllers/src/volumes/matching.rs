@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 
+use rkube_component_helpers::{label_selector, node_affinity};
+
 use super::amount;
-use crate::common::{node_fit, selector};
 
 /// The class that a claim asks for; none when it leaves that open.
 pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
@@ -70,7 +71,10 @@ pub fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
                 .unwrap_or_default()
         && wanted.is_none_or(|wanted| offered.is_some_and(|offered| offered >= wanted))
         && wish.selector.as_ref().is_none_or(|wanted| {
-            selector::matches(wanted, selector::or_none(volume.metadata.labels.as_ref()))
+            label_selector::matches(
+                wanted,
+                label_selector::labels_or_empty(volume.metadata.labels.as_ref()),
+            )
         })
 }
 
@@ -82,10 +86,10 @@ fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
     affinity
         .and_then(|affinity| affinity.required.as_ref())
         .is_none_or(|required| {
-            required
-                .node_selector_terms
-                .iter()
-                .any(|term| node_fit::meets_term(term, node))
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let labels = label_selector::labels_or_empty(node.metadata.labels.as_ref());
+            let mut terms = required.node_selector_terms.iter();
+            terms.any(|term| node_affinity::term_matches(term, name, labels))
         })
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::NodeSelectorRequirement;
+use rkube_component_helpers::host_ports::host_ports;
+use rkube_component_helpers::node_affinity::pod_matches_node;
+use rkube_component_helpers::resource;
 
 use super::qos;
 use super::reason::Reason;
@@ -38,7 +40,7 @@ pub(crate) fn admit(
         .collect();
     fits(pod, &others, node)?;
     // Before its registration the node has no labels to compare with.
-    if !labels.is_empty() && !selects(pod, labels, name) {
+    if !labels.is_empty() && !pod_matches_node(pod.spec(), name, labels) {
         return Err(refuse(
             "NodeAffinity",
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
@@ -66,70 +68,16 @@ pub(crate) struct Needs {
     pub storage: i64,
 }
 
-/// The CPU that a pod asks for, in thousandths; its own request comes first.
-pub(crate) fn cpu_request(pod: &Pod) -> i64 {
-    let needs = needs(pod).cpu;
-    match &pod.spec().resources {
-        Some(own) => {
-            let overhead = pod.spec().overhead.as_ref();
-            let overhead = overhead
-                .and_then(|o| o.get("cpu"))
-                .map_or(0, quantity_milli);
-            qos::requests(Some(own))
-                .cpu
-                .map_or(needs, |cpu| cpu + overhead)
-        }
-        None => needs,
-    }
-}
-
-/// What a pod asks for: its containers together, or its hungriest init container.
+/// Returns what a pod takes of its node, as the scheduler counts it.
 pub(crate) fn needs(pod: &Pod) -> Needs {
-    let of = |c: &Container| {
-        let amounts = qos::requests(c.resources.as_ref());
-        let storage = c
-            .resources
-            .as_ref()
-            .and_then(|r| r.requests.as_ref())
-            .and_then(|r| r.get("ephemeral-storage"))
-            .map_or(0, quantity_value);
-        Needs {
-            cpu: amounts.cpu.unwrap_or(0),
-            memory: amounts.memory.unwrap_or(0),
-            storage,
-        }
-    };
-    let add = |a: Needs, b: Needs| Needs {
-        cpu: a.cpu + b.cpu,
-        memory: a.memory + b.memory,
-        storage: a.storage + b.storage,
-    };
-    let max = |a: Needs, b: Needs| Needs {
-        cpu: a.cpu.max(b.cpu),
-        memory: a.memory.max(b.memory),
-        storage: a.storage.max(b.storage),
-    };
-    let mains = pod
-        .spec()
-        .containers
-        .iter()
-        .map(of)
-        .fold(Needs::default(), add);
-    let (mut sidecars, mut init) = (Needs::default(), Needs::default());
-    for c in pod.init_containers() {
-        if is_sidecar(c) {
-            sidecars = add(sidecars, of(c));
-            init = max(init, sidecars);
-        } else {
-            init = max(init, add(sidecars, of(c)));
-        }
+    let all = resource::pod_requests_with(pod.spec(), |container| {
+        qos::requests_or_limits(container.resources.as_ref())
+    });
+    Needs {
+        cpu: all.get("cpu").map_or(0, |q| q.milli_value()),
+        memory: all.get("memory").map_or(0, |q| q.value()),
+        storage: all.get("ephemeral-storage").map_or(0, |q| q.value()),
     }
-    let mut all = max(add(mains, sidecars), init);
-    if let Some(overhead) = &pod.spec().overhead {
-        all.cpu += overhead.get("cpu").map_or(0, quantity_milli);
-        all.memory += overhead.get("memory").map_or(0, quantity_value);
-    }
-    all
 }
 
 /// Error returned when a node has too little of a resource.
@@ -179,90 +127,12 @@ pub(crate) fn check_resources(
     Ok(())
 }
 
-/// Whether the pod's selector and required affinity take a node of these labels.
-fn selects(pod: &Pod, labels: &BTreeMap<String, String>, name: &str) -> bool {
-    let spec = pod.spec();
-    let selector = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .all(|(k, v)| labels.get(k) == Some(v));
-    if !selector {
-        return false;
-    }
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|n| {
-            n.required_during_scheduling_ignored_during_execution
-                .as_ref()
-        });
-    let Some(required) = required else {
-        return true;
-    };
-    // Terms are alternatives; an empty one takes nothing.
-    required.node_selector_terms.iter().any(|term| {
-        let expressions = term.match_expressions.as_deref().unwrap_or_default();
-        let fields = term.match_fields.as_deref().unwrap_or_default();
-        !(expressions.is_empty() && fields.is_empty())
-            && expressions
-                .iter()
-                .all(|r| requirement(r, labels.get(&r.key).map(String::as_str)))
-            && fields
-                .iter()
-                .all(|r| requirement(r, (r.key == "metadata.name").then_some(name)))
-    })
-}
-
-fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = r.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|x| x == v));
-    let compare = |greater: bool| {
-        let number = |s: Option<&str>| s.and_then(|s| s.parse::<i64>().ok());
-        match (number(value), number(values.first().map(String::as_str))) {
-            (Some(a), Some(b)) => (greater && a > b) || (!greater && a < b),
-            _ => false,
-        }
-    };
-    match r.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(true),
-        "Lt" => compare(false),
-        _ => false,
-    }
-}
-
-/// Ports of the node that a pod takes: protocol, address, number.
-fn host_ports(pod: &Pod) -> impl Iterator<Item = (&str, &str, i32)> {
-    let network = pod.host_network();
-    pod.init_containers()
-        .iter()
-        .filter(|c| is_sidecar(c))
-        .chain(&pod.spec().containers)
-        .flat_map(|c| c.ports.iter().flatten())
-        .filter_map(move |p| {
-            let port = p
-                .host_port
-                .or_else(|| network.then_some(p.container_port))
-                .filter(|p| *p > 0)?;
-            let ip = p
-                .host_ip
-                .as_deref()
-                .filter(|i| !i.is_empty())
-                .unwrap_or("0.0.0.0");
-            Some((p.protocol.as_deref().unwrap_or("TCP"), ip, port))
-        })
-}
-
 fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Reason> {
-    for (protocol, ip, port) in host_ports(pod) {
-        let taken = others.iter().flat_map(|p| host_ports(p)).any(|(q, j, n)| {
-            q == protocol && n == port && (ip == j || ip == "0.0.0.0" || j == "0.0.0.0")
-        });
+    for wanted in host_ports(pod.spec()) {
+        let taken = others
+            .iter()
+            .flat_map(|p| host_ports(p.spec()))
+            .any(|used| used.conflicts(&wanted));
         if taken {
             return Err(refuse(
                 "NodePorts",
@@ -277,8 +147,10 @@ fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Reason> {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{
-        Affinity, ContainerPort, NodeAffinity, NodeSelector, NodeSelectorTerm,
+        Affinity, ContainerPort, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+        NodeSelectorTerm,
     };
+    use std::collections::BTreeMap;
 
     fn pod(cpu: &str, port: i32) -> Pod {
         Pod {
@@ -335,6 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn pod_level_requests_count_as_in_the_scheduler() {
+        let mut pod = pod("500m", 1);
+        pod.spec.as_mut().unwrap().resources = Some(ResourceRequirements {
+            requests: Some([("cpu".to_owned(), Quantity("1500m".into()))].into()),
+            ..Default::default()
+        });
+        assert_eq!(needs(&pod).cpu, 1500);
+        let error = fits(&pod, &[&pod], &node()).unwrap_err();
+        assert_eq!(error.reason, "OutOfcpu");
+    }
+
+    #[test]
     fn host_ports_are_taken_once() {
         assert!(ports(&pod("1", 80), &[&pod("1", 81)]).is_ok());
         assert_eq!(
@@ -347,7 +231,7 @@ mod tests {
     fn affinity_and_selector() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let mut p = pod("1", 1);
-        assert!(selects(&p, &labels, "n"));
+        assert!(pod_matches_node(p.spec(), "n", &labels));
         p.spec.as_mut().unwrap().affinity = Some(Affinity {
             node_affinity: Some(NodeAffinity {
                 required_during_scheduling_ignored_during_execution: Some(NodeSelector {
@@ -368,9 +252,9 @@ mod tests {
             }),
             ..Default::default()
         });
-        assert!(selects(&p, &labels, "n"));
-        assert!(!selects(&p, &labels, "m"));
+        assert!(pod_matches_node(p.spec(), "n", &labels));
+        assert!(!pod_matches_node(p.spec(), "m", &labels));
         p.spec.as_mut().unwrap().node_selector = Some([("zone".to_owned(), "c".to_owned())].into());
-        assert!(!selects(&p, &labels, "n"));
+        assert!(!pod_matches_node(p.spec(), "n", &labels));
     }
 }

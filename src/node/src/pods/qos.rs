@@ -1,24 +1,11 @@
 //! Quality of service, and what it means for the kernel: shares, quota, OOM score, cgroups.
 
+use rkube_component_helpers::qos::compute;
+use rkube_component_helpers::resource::{ResourceList, pod_limits};
+
+pub(crate) use rkube_component_helpers::qos::QosClass as Qos;
+
 use crate::kinds::*;
-
-/// A pod's class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Qos {
-    Guaranteed,
-    Burstable,
-    BestEffort,
-}
-
-impl Qos {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Guaranteed => "Guaranteed",
-            Self::Burstable => "Burstable",
-            Self::BestEffort => "BestEffort",
-        }
-    }
-}
 
 /// CPU and memory in numbers: milli-CPUs and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,48 +39,30 @@ pub(crate) fn limits(r: Option<&ResourceRequirements>) -> Amounts {
     amounts(r.and_then(|r| r.limits.as_ref()))
 }
 
-fn positive(v: Option<i64>) -> Option<i64> {
-    v.filter(|v| *v > 0)
+/// Returns requests, with the limit where a request is missing.
+pub(crate) fn requests_or_limits(r: Option<&ResourceRequirements>) -> ResourceList {
+    let mut all = ResourceList::from_typed(r.and_then(|r| r.limits.as_ref()));
+    let requests = ResourceList::from_typed(r.and_then(|r| r.requests.as_ref()));
+    all.0.extend(requests.0);
+    all
 }
 
-/// The pod's class, from its own resources or its containers'.
+/// Returns the pod's class as the API server reports it, or computes it.
 pub(crate) fn class(pod: &Pod) -> Qos {
-    if let Some(class) = pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
-        match class {
-            "Guaranteed" => return Qos::Guaranteed,
-            "Burstable" => return Qos::Burstable,
-            "BestEffort" => return Qos::BestEffort,
-            _ => {}
-        }
+    let reported = pod.status.as_ref().and_then(|s| s.qos_class.as_deref());
+    if let Some(class) = reported.and_then(Qos::parse) {
+        return class;
     }
     let of = |r: Option<&ResourceRequirements>| {
-        let (requests, limits) = (requests(r), limits(r));
-        [
-            (positive(requests.cpu), positive(limits.cpu)),
-            (positive(requests.memory), positive(limits.memory)),
-        ]
+        let limits = ResourceList::from_typed(r.and_then(|r| r.limits.as_ref()));
+        (requests_or_limits(r), limits)
     };
-    let all: Vec<_> = match &pod.spec().resources {
-        Some(r) if r.requests.is_some() || r.limits.is_some() => of(Some(r)).to_vec(),
-        _ => pod
-            .init_containers()
-            .iter()
-            .chain(&pod.spec().containers)
-            .flat_map(|c| of(c.resources.as_ref()))
-            .collect(),
-    };
-    if all
-        .iter()
-        .all(|(request, limit)| request.is_none() && limit.is_none())
-    {
-        Qos::BestEffort
-    } else if all
-        .iter()
-        .all(|(request, limit)| limit.is_some() && request == limit)
-    {
-        Qos::Guaranteed
-    } else {
-        Qos::Burstable
+    match &pod.spec().resources {
+        Some(r) if r.requests.is_some() || r.limits.is_some() => compute([of(Some(r))]),
+        _ => {
+            let containers = pod.init_containers().iter().chain(&pod.spec().containers);
+            compute(containers.map(|c| of(c.resources.as_ref())))
+        }
     }
 }
 
@@ -208,7 +177,7 @@ pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resourc
 /// The weight and limits of the pod's own cgroup, in which its containers are. A
 /// limit is set only when every container has one.
 pub(crate) fn pod_resources(pod: &Pod) -> rkube_runtime::Resources {
-    let request = super::admission::cpu_request(pod);
+    let request = super::admission::needs(pod).cpu;
     let shares = Some(cpu_shares(request));
     if class(pod) == Qos::BestEffort {
         return rkube_runtime::Resources {
@@ -216,41 +185,29 @@ pub(crate) fn pod_resources(pod: &Pod) -> rkube_runtime::Resources {
             ..Default::default()
         };
     }
-    let limit = |of: fn(&Amounts) -> Option<i64>| pod_limit(pod, of);
-    let quota = limit(|a| a.cpu).and_then(cpu_quota);
+    let quota = pod_limit(pod, "cpu").and_then(|limit| cpu_quota(limit.milli_value()));
     rkube_runtime::Resources {
         cpu_shares: shares,
         cpu_quota: quota,
         cpu_period: quota.map(|_| CPU_PERIOD),
-        memory_limit: limit(|a| a.memory),
+        memory_limit: pod_limit(pod, "memory").map(|limit| limit.value()),
         ..Default::default()
     }
 }
 
-/// What the pod's containers may use together at any time, if each has a limit;
-/// the pod's own limit comes first.
-fn pod_limit(pod: &Pod, of: fn(&Amounts) -> Option<i64>) -> Option<i64> {
+/// Returns the pod's limit of a resource. It has one if it states it itself or
+/// if each of its containers has one.
+fn pod_limit(pod: &Pod, name: &str) -> Option<rkube_api::quantity::Quantity> {
     let spec = pod.spec();
-    let overhead = of(&amounts(spec.overhead.as_ref())).unwrap_or(0);
-    if let Some(own) = positive(of(&limits(spec.resources.as_ref()))) {
-        return Some(own + overhead);
+    let is_limited = |r: Option<&ResourceRequirements>| {
+        let limits = ResourceList::from_typed(r.and_then(|r| r.limits.as_ref()));
+        limits.get(name).is_some_and(|limit| limit.sign() > 0)
+    };
+    let mut containers = pod.init_containers().iter().chain(&spec.containers);
+    if is_limited(spec.resources.as_ref()) || containers.all(|c| is_limited(c.resources.as_ref())) {
+        return pod_limits(spec).get(name);
     }
-    let limit = |c: &Container| positive(of(&limits(c.resources.as_ref())));
-    let mut mains = 0;
-    for container in &spec.containers {
-        mains += limit(container)?;
-    }
-    let (mut sidecars, mut init) = (0, 0);
-    for container in pod.init_containers() {
-        let own = limit(container)?;
-        if is_sidecar(container) {
-            sidecars += own;
-            init = init.max(sidecars);
-        } else {
-            init = init.max(sidecars + own);
-        }
-    }
-    Some((mains + sidecars).max(init) + overhead)
+    None
 }
 
 /// The cgroup of burstable pods, and that of best-effort ones.
@@ -262,7 +219,7 @@ pub(crate) fn tiers(pods: &[std::sync::Arc<Pod>]) -> [(&'static str, rkube_runti
     let burstable: i64 = pods
         .iter()
         .filter(|p| class(p) == Qos::Burstable)
-        .map(|p| super::admission::cpu_request(p))
+        .map(|p| super::admission::needs(p).cpu)
         .sum();
     [(TIERS[0], burstable), (TIERS[1], 0)].map(|(tier, millis)| {
         let resources = rkube_runtime::Resources {

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::model::testing::*;
     use crate::plugins::{Plugin, node_resources_fit};
-    use crate::selector::{Labels, Selector};
+    use rkube_component_helpers::label_selector::{Labels, Selector};
 
     fn placed(name: &str, cpu: &str, priority: i32, node: &str) -> Arc<PodInfo> {
         let labels: Labels = [("app".to_owned(), name.to_owned())].into();

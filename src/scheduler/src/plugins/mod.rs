@@ -68,8 +68,9 @@ impl Plugin {
         Plugin::InterPodAffinity,
     ];
 
-    /// May the event turn the plugin's no into a yes?
-    pub fn cares_for(self, event: Event) -> bool {
+    /// Returns whether the event can make a pod that this plugin rejected
+    /// schedulable (upstream's queueing hint).
+    pub fn is_queueing_hint(self, event: Event) -> bool {
         use Event as E;
         match self {
             Plugin::NodeUnschedulable => {
@@ -115,7 +116,12 @@ impl Plugin {
 pub struct PluginSet(u16);
 
 impl PluginSet {
-    /// Adds one.
+    /// Returns the set of all plugins.
+    pub fn all() -> Self {
+        Plugin::ALL.into_iter().collect()
+    }
+
+    /// Adds a plugin.
     pub fn insert(&mut self, plugin: Plugin) {
         self.0 |= 1 << plugin as u16;
     }

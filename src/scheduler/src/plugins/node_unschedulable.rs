@@ -1,7 +1,8 @@
 //! NodeUnschedulable: no pods to cordoned nodes, unless they bear the taint
 //! that cordoning stands for.
 
-use super::taint_toleration::tolerates;
+use rkube_component_helpers::tolerations::tolerates;
+
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::{MAX_SCORE, Plugin, Rejection, node_affinity, taint_toleration};
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo, Spread};
-use crate::selector::Selector;
+use rkube_component_helpers::label_selector::Selector;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -14,7 +14,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// Does the node count for a constraint?
 fn counts(constraint: &Spread, pod: &PodInfo, node: &NodeInfo) -> bool {
     (!constraint.honor_affinity || node_affinity::matches(pod, node))
-        && (!constraint.honor_taints || taint_toleration::bears_all(pod, node))
+        && (!constraint.honor_taints || taint_toleration::tolerates_all(pod, node))
 }
 
 /// How many pods of a node a constraint counts.
@@ -283,10 +283,11 @@ mod tests {
             p.owner = Some(("ReplicaSet".into(), "rs".into()));
             p
         };
-        let selector = Selector::from_labels(&crate::selector::Labels::from([(
-            "app".to_owned(),
-            "x".to_owned(),
-        )]));
+        let selector =
+            Selector::from_labels(&rkube_component_helpers::label_selector::Labels::from([(
+                "app".to_owned(),
+                "x".to_owned(),
+            )]));
         c.owners
             .insert(("ReplicaSet", "default".into(), "rs".into()), selector);
         c.assume(&replica("1", &labels), "a");

@@ -1,51 +1,21 @@
-//! TaintToleration: nodes keep pods away that do not bear their taints.
+//! TaintToleration: a node rejects pods that do not tolerate its taints.
 
-use k8s_openapi::api::core::v1::Toleration;
+use rkube_component_helpers::tolerations::{any_tolerates, tolerates_taint};
 
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// Does the toleration bear the taint?
-pub fn tolerates(toleration: &Toleration, key: &str, value: &str, effect: &str) -> bool {
-    let set = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (own_effect, own_key) = (set(&toleration.effect), set(&toleration.key));
-    if !own_effect.is_empty() && own_effect != effect {
-        return false;
-    }
-    if !own_key.is_empty() && own_key != key {
-        return false;
-    }
-    let own_value = toleration.value.as_deref().unwrap_or("");
-    let numbers = || Some((value.parse::<i64>().ok()?, own_value.parse::<i64>().ok()?));
-    match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => own_value == value,
-        "Exists" => true,
-        "Lt" => numbers().is_some_and(|(taint, bound)| taint < bound),
-        "Gt" => numbers().is_some_and(|(taint, bound)| taint > bound),
-        _ => false,
-    }
-}
-
-/// Does the pod bear every taint of the node that keeps pods away?
-pub fn bears_all(pod: &PodInfo, node: &NodeInfo) -> bool {
+/// Returns whether the pod tolerates every taint of the node that keeps pods away.
+pub fn tolerates_all(pod: &PodInfo, node: &NodeInfo) -> bool {
     node.taints
         .iter()
-        .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .all(|taint| {
-            pod.tolerations.iter().any(|t| {
-                tolerates(
-                    t,
-                    &taint.key,
-                    taint.value.as_deref().unwrap_or(""),
-                    &taint.effect,
-                )
-            })
-        })
+        .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+        .all(|taint| any_tolerates(&pod.tolerations, taint))
 }
 
-/// May the pod go to the node?
+/// Rejects the node if the pod does not tolerate its taints.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
-    if bears_all(pod, node) {
+    if tolerates_all(pod, node) {
         return Ok(());
     }
     Err(Rejection::unresolvable(
@@ -54,23 +24,19 @@ pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     ))
 }
 
-/// How many taints of the node would rather not have the pod.
+/// Returns the number of `PreferNoSchedule` taints that the pod does not tolerate.
 pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let soft = "PreferNoSchedule";
-    let unborne = node
+    let untolerated = node
         .taints
         .iter()
-        .filter(|t| t.effect == soft)
+        .filter(|taint| taint.effect == "PreferNoSchedule")
         .filter(|taint| {
-            !pod.tolerations.iter().any(|t| {
-                matches!(
-                    t.effect.as_deref(),
-                    None | Some("") | Some("PreferNoSchedule")
-                ) && tolerates(t, &taint.key, taint.value.as_deref().unwrap_or(""), soft)
-            })
+            !pod.tolerations
+                .iter()
+                .any(|toleration| tolerates_taint(toleration, taint))
         })
         .count();
-    i64::try_from(unborne).unwrap_or(i64::MAX)
+    i64::try_from(untolerated).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

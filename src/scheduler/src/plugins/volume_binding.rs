@@ -215,7 +215,7 @@ mod tests {
     use super::*;
     use crate::cluster::Class;
     use crate::model::testing::*;
-    use crate::selector::NodeTerm;
+    use rkube_component_helpers::node_affinity::NodeTerm;
     use serde_json::json;
 
     fn cluster(provisioner: &str, waits: bool) -> Cluster {

@@ -2,9 +2,10 @@
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
+use rkube_component_helpers::cron;
 use serde_json::json;
 
-use super::{job, schedule};
+use super::job;
 use crate::apps::not_negative;
 use crate::errors::Errors;
 use crate::generic;
@@ -88,7 +89,7 @@ fn spec(errors: &mut Errors, obj: &Object) {
                 when,
                 "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
             );
-        } else if let Err(message) = schedule::check(when) {
+        } else if let Err(message) = cron::parse(when) {
             errors.invalid("spec.schedule", when, message);
         }
     }

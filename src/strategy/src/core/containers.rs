@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
 use serde_json::Value;
 
 use super::container_env::{env, env_from};
@@ -10,7 +11,6 @@ use super::container_probes::lifecycle_and_probes;
 pub(crate) use super::container_probes::port;
 use super::container_security::security_context;
 pub(crate) use super::container_security::{profiles, user_id};
-use super::pod_defaults::is_sidecar;
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::quantities;

@@ -2,6 +2,7 @@
 
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupResource, Object, meta};
+use rkube_component_helpers::qos;
 use serde_json::{Value, json};
 
 use super::pod_update::{terminated_stay, validate_ephemeral, validate_resize, validate_update};
@@ -25,7 +26,7 @@ impl Strategy for Pod {
         put(obj, "metadata.generation", 1);
         let mut status = json!({
             "phase": "Pending",
-            "qosClass": pod_defaults::qos_class(at(obj, "spec")),
+            "qosClass": qos::object_class(at(obj, "spec")).as_str(),
         });
         if !list(obj, "spec.schedulingGates").is_empty() {
             set(

@@ -1,11 +1,12 @@
 //! Defaults of pod specs, alone and in templates.
 
+use rkube_component_helpers::resource::{self, Side};
 use serde_json::{Value, json};
 
 use crate::quantities;
 use crate::tree::{
-    at, at_mut, default_number, default_text, default_value, ensure, flag, has, int, list,
-    list_mut, map, set, text,
+    at_mut, default_number, default_text, default_value, ensure, flag, int, list_mut, map, set,
+    text,
 };
 
 /// Mode of files that volumes project, 0644.
@@ -56,9 +57,9 @@ fn pod_level_requests(spec: &mut Value) {
     if limits.is_empty() {
         return;
     }
-    let sums = quantities::container_requests(spec);
+    let sums = resource::aggregate_object_containers(spec, Side::Requests);
     let requests = ensure(spec, "resources.requests");
-    for (name, sum) in sums {
+    for (name, sum) in sums.0 {
         if matches!(name.as_str(), "cpu" | "memory") {
             requests
                 .entry(name)
@@ -251,53 +252,6 @@ fn downward_items(value: &mut Value, path: &str) {
     }
 }
 
-/// Is the init container a sidecar, that is restarted for the pod's life?
-pub fn is_sidecar(container: &Value) -> bool {
-    text(container, "restartPolicy") == "Always"
-}
-
-/// A pod's quality of service: `Guaranteed`, `Burstable` or `BestEffort`.
-pub(crate) fn qos_class(spec: &Value) -> &'static str {
-    use std::collections::BTreeMap;
-    let mut requests: BTreeMap<&str, quantities::Quantity> = BTreeMap::new();
-    let mut limits: BTreeMap<&str, quantities::Quantity> = BTreeMap::new();
-    let mut guaranteed = true;
-    let holders: Vec<&Value> = if has(spec, "resources.requests") || has(spec, "resources.limits") {
-        vec![spec]
-    } else {
-        list(spec, "containers")
-            .iter()
-            .chain(list(spec, "initContainers"))
-            .collect()
-    };
-    for holder in holders {
-        for (path, sum) in [
-            ("resources.requests", &mut requests),
-            ("resources.limits", &mut limits),
-        ] {
-            let mut found = 0;
-            for name in ["cpu", "memory"] {
-                let quantity = quantities::of(at(holder, path).get(name));
-                if quantity.sign() > 0 {
-                    found += 1;
-                    let entry = sum.entry(name).or_insert(quantities::Quantity::ZERO);
-                    *entry = entry.add(quantity);
-                }
-            }
-            if path == "resources.limits" && found < 2 {
-                guaranteed = false;
-            }
-        }
-    }
-    if requests.is_empty() && limits.is_empty() {
-        "BestEffort"
-    } else if guaranteed && requests == limits {
-        "Guaranteed"
-    } else {
-        "Burstable"
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,24 +306,5 @@ mod tests {
         let mut p = json!({"spec": {"hostNetwork": true, "containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}});
         pod(&mut p);
         assert_eq!(p["spec"]["containers"][0]["ports"][0]["hostPort"], 80);
-    }
-
-    #[test]
-    fn quality_of_service() {
-        let c = |requests: Value, limits: Value| json!({"resources": {"requests": requests, "limits": limits}});
-        let full = json!({"cpu": "1", "memory": "1Gi"});
-        assert_eq!(qos_class(&json!({"containers": [{}]})), "BestEffort");
-        assert_eq!(
-            qos_class(&json!({"containers": [c(full.clone(), full.clone())]})),
-            "Guaranteed"
-        );
-        assert_eq!(
-            qos_class(&json!({"containers": [c(full.clone(), full.clone()), {}]})),
-            "Burstable"
-        );
-        assert_eq!(
-            qos_class(&json!({"containers": [c(json!({"cpu": "1"}), json!({}))]})),
-            "Burstable"
-        );
     }
 }

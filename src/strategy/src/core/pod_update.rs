@@ -2,9 +2,11 @@
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
+use rkube_component_helpers::qos;
+use rkube_component_helpers::resource::is_sidecar_object;
 use serde_json::{Value, json};
 
-use super::{pod_defaults, pod_validation};
+use super::pod_validation;
 use crate::errors::{Errors, child, index};
 use crate::quantities;
 use crate::tree::{at, has, int, keep, list, map, put, remove, same, same_at, text};
@@ -245,7 +247,7 @@ pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> 
 pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     errors.extend(pod_validation::pod(new).0);
-    if pod_defaults::qos_class(at(new, "spec")) != pod_defaults::qos_class(at(old, "spec")) {
+    if qos::object_class(at(new, "spec")) != qos::object_class(at(old, "spec")) {
         errors.invalid(
             "metadata",
             text(new, "metadata.name"),
@@ -282,7 +284,7 @@ pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
                 }
             }
             if key == "initContainers"
-                && !pod_defaults::is_sidecar(before)
+                && !is_sidecar_object(before)
                 && !quantities::same_list(
                     at(now, "resources.requests"),
                     at(before, "resources.requests"),

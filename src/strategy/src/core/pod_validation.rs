@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rkube_component_helpers::resource::{self, Side};
 use serde_json::Value;
 
 use super::containers::{self, Container};
@@ -154,7 +155,7 @@ fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
     }
     // What the containers ask for together must fit into what the pod asks for.
     let requests = child(path, "requests");
-    for (name, sum) in quantities::container_requests(spec) {
+    for (name, sum) in resource::aggregate_object_containers(spec, Side::Requests).0 {
         let of_pod = at(spec, "resources.requests").get(&name);
         if of_pod.is_some() && sum > quantities::of(of_pod) {
             errors.invalid(

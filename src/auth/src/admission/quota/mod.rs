@@ -10,13 +10,12 @@ use std::sync::OnceLock;
 use rkube_api::Object;
 use rkube_api::status::Status;
 
-use super::resources::ResourceList;
 use super::{Operation, QuotaStore, Request};
 use crate::{ObjectReader, tree};
+use rkube_component_helpers::quota::Evaluator;
+use rkube_component_helpers::resource::ResourceList;
 
-mod usage;
-
-use usage::Evaluator;
+mod rules;
 
 /// How often a charge is worked out anew after a conflict.
 const RETRIES: usize = 3;
@@ -40,10 +39,10 @@ pub(super) async fn charge(
     if request.namespace.is_empty() || request.is("", "namespaces") || request.object.is_none() {
         return Ok(());
     }
-    let Some(evaluator) = Evaluator::of(request.group, request.resource) else {
+    let Some(evaluator) = Evaluator::new(request.group, request.resource) else {
         return Ok(());
     };
-    if !evaluator.handles(request)
+    if !rules::handles(&evaluator, request)
         || reader
             .list("", "resourcequotas", Some(request.namespace))
             .is_empty()
@@ -58,7 +57,7 @@ pub(super) async fn charge(
         if let Some(names) = &pending {
             quotas.retain(|quota| names.iter().any(|name| name == tree::name(quota)));
         }
-        let charged = evaluator.check(request, &quotas)?;
+        let charged = check(&evaluator, request, &quotas)?;
         if request.dry_run {
             return Ok(());
         }
@@ -81,11 +80,11 @@ pub(super) async fn charge(
 }
 
 fn hard(quota: &Object) -> ResourceList {
-    ResourceList::at(quota, &["status", "hard"])
+    ResourceList::from_object(tree::at(quota, &["status", "hard"]))
 }
 
 fn used(quota: &Object) -> ResourceList {
-    ResourceList::at(quota, &["status", "used"])
+    ResourceList::from_object(tree::at(quota, &["status", "used"]))
 }
 
 fn mask(list: &ResourceList, wanted: impl Fn(&str) -> bool) -> ResourceList {
@@ -108,81 +107,91 @@ fn pretty(list: &ResourceList) -> String {
     parts.join(",")
 }
 
-impl Evaluator<'_> {
-    /// The quotas that the request is charged to, with the charge in their
-    /// status; refuses what exceeds one.
-    fn check(&self, request: &Request<'_>, quotas: &[Object]) -> Result<Vec<Object>, Status> {
-        let object = request.new_object();
-        let mut matching = Vec::new();
-        for quota in quotas.iter().filter(|quota| self.matches(quota, object)) {
-            let name = tree::name(quota);
-            let restricted: Vec<String> = hard(quota)
-                .0
-                .into_keys()
-                .filter(|r| self.counts(r))
-                .collect();
-            self.constraints(&restricted, object)
-                .map_err(|why| request.forbidden(format!("failed quota: {name}: {why}")))?;
-            let known = used(quota);
-            if restricted
-                .iter()
-                .any(|resource| known.get(resource).is_none())
-            {
-                let resources = restricted.join(",");
-                return Err(request.forbidden(format!(
-                    "status unknown for quota: {name}, resources: {resources}"
-                )));
-            }
-            matching.push(quota);
-        }
-        let total = self.usage(object);
-        let negative: Vec<&str> = total
+/// Returns the quotas that the request is charged to, with the charge added to
+/// their status. Errors if the request exceeds one of them.
+fn check(
+    evaluator: &Evaluator<'_>,
+    request: &Request<'_>,
+    quotas: &[Object],
+) -> Result<Vec<Object>, Status> {
+    let now = jiff::Timestamp::now();
+    let object = request.new_object();
+    let view = evaluator.view(object, now);
+    let mut matching = Vec::new();
+    for quota in quotas
+        .iter()
+        .filter(|quota| rules::matches(evaluator, quota, &view))
+    {
+        let name = tree::name(quota);
+        let restricted: Vec<String> = hard(quota)
             .0
-            .iter()
-            .filter(|(_, a)| a.sign() < 0)
-            .map(|(n, _)| n.as_str())
+            .into_keys()
+            .filter(|r| evaluator.counts(r))
             .collect();
-        if !negative.is_empty() {
+        rules::constraints(evaluator, &restricted, object)
+            .map_err(|why| request.forbidden(format!("failed quota: {name}: {why}")))?;
+        let known = used(quota);
+        if restricted
+            .iter()
+            .any(|resource| known.get(resource).is_none())
+        {
+            let resources = restricted.join(",");
             return Err(request.forbidden(format!(
-                "quota usage is negative for resource(s): {}",
-                negative.join(",")
+                "status unknown for quota: {name}, resources: {resources}"
             )));
         }
-        let before = request
-            .old
-            .filter(|_| request.operation == Operation::Update);
-        let mut charged = Vec::new();
-        for quota in matching {
-            let mut delta = total.clone();
-            if let Some(before) = before.filter(|before| self.matches(quota, before)) {
-                delta = total.minus(&self.usage(before));
-                // What an update gives back is counted by the quota controller.
-                delta.0.retain(|_, amount| amount.sign() > 0);
-            }
-            let limits = hard(quota);
-            delta
-                .0
-                .retain(|name, amount| !amount.is_zero() && limits.get(name).is_some());
-            if delta.is_empty() {
-                continue;
-            }
-            let mut after = used(quota);
-            after.add(&delta);
-            let exceeds =
-                |name: &str| delta.get(name).is_some() && after.get(name) > limits.get(name);
-            if request.subresource != "status" && after.0.keys().any(|name| exceeds(name)) {
-                return Err(request.forbidden(format!(
-                    "exceeded quota: {}, requested: {}, used: {}, limited: {}",
-                    tree::name(quota),
-                    pretty(&mask(&delta, exceeds)),
-                    pretty(&mask(&used(quota), exceeds)),
-                    pretty(&mask(&limits, exceeds))
-                )));
-            }
-            let mut quota = quota.clone();
-            tree::make_map(&mut quota, &["status"]).insert("used".into(), after.to_object());
-            charged.push(quota);
-        }
-        Ok(charged)
+        matching.push(quota);
     }
+    let total = evaluator.usage(&view);
+    let negative: Vec<&str> = total
+        .0
+        .iter()
+        .filter(|(_, a)| a.sign() < 0)
+        .map(|(n, _)| n.as_str())
+        .collect();
+    if !negative.is_empty() {
+        return Err(request.forbidden(format!(
+            "quota usage is negative for resource(s): {}",
+            negative.join(",")
+        )));
+    }
+    let before = request
+        .old
+        .filter(|_| request.operation == Operation::Update)
+        .map(|before| evaluator.view(before, now));
+    let mut charged = Vec::new();
+    for quota in matching {
+        let mut delta = total.clone();
+        if let Some(before) = before
+            .as_ref()
+            .filter(|before| rules::matches(evaluator, quota, before))
+        {
+            delta = total.minus(&evaluator.usage(before));
+            // What an update gives back is counted by the quota controller.
+            delta.0.retain(|_, amount| amount.sign() > 0);
+        }
+        let limits = hard(quota);
+        delta
+            .0
+            .retain(|name, amount| !amount.is_zero() && limits.get(name).is_some());
+        if delta.is_empty() {
+            continue;
+        }
+        let mut after = used(quota);
+        after.add(&delta);
+        let exceeds = |name: &str| delta.get(name).is_some() && after.get(name) > limits.get(name);
+        if request.subresource != "status" && after.0.keys().any(|name| exceeds(name)) {
+            return Err(request.forbidden(format!(
+                "exceeded quota: {}, requested: {}, used: {}, limited: {}",
+                tree::name(quota),
+                pretty(&mask(&delta, exceeds)),
+                pretty(&mask(&used(quota), exceeds)),
+                pretty(&mask(&limits, exceeds))
+            )));
+        }
+        let mut quota = quota.clone();
+        tree::make_map(&mut quota, &["status"]).insert("used".into(), after.to_object());
+        charged.push(quota);
+    }
+    Ok(charged)
 }
