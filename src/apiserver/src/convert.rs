@@ -3,23 +3,23 @@
 //! Most versions of a kind are shaped alike, so that converting is naming the
 //! other version. The exceptions stand here.
 
-use rkube_api::registry::Resource as Row;
+use rkube_api::registry::Resource as ResourceInfo;
 use rkube_api::status::Status;
 use rkube_api::{Object, gvk, meta};
 use serde_json::{Map, Value, json};
 
 /// Group and version in which a resource is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
+pub struct StorageVersion {
     /// The group.
     pub group: String,
     /// The version.
     pub version: String,
 }
 
-impl Home {
+impl StorageVersion {
     /// Where the objects of a row are stored.
-    pub fn of(row: &Row) -> Self {
+    pub fn of(row: &ResourceInfo) -> Self {
         Self {
             group: row.storage_group.to_string(),
             version: row.storage_version.to_string(),
@@ -28,7 +28,7 @@ impl Home {
 }
 
 /// Turns a stored object into `row`'s version.
-pub fn from_storage(object: &mut Object, row: &Row) -> Result<(), Status> {
+pub fn from_storage(object: &mut Object, row: &ResourceInfo) -> Result<(), Status> {
     match (&*row.group, &*row.version, &*row.kind) {
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => hpa_v2_to_v1(object)?,
         ("events.k8s.io", "v1", "Event") => rename(object, &EVENT_FIELDS, true),
@@ -39,7 +39,11 @@ pub fn from_storage(object: &mut Object, row: &Row) -> Result<(), Status> {
 }
 
 /// Turns an object of `row`'s version into the storage version.
-pub fn to_storage(object: &mut Object, row: &Row, home: &Home) -> Result<(), Status> {
+pub fn to_storage(
+    object: &mut Object,
+    row: &ResourceInfo,
+    storage_version: &StorageVersion,
+) -> Result<(), Status> {
     match (&*row.group, &*row.version, &*row.kind) {
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => hpa_v1_to_v2(object)?,
         ("events.k8s.io", "v1", "Event") => rename(object, &EVENT_FIELDS, false),
@@ -47,7 +51,7 @@ pub fn to_storage(object: &mut Object, row: &Row, home: &Home) -> Result<(), Sta
     }
     meta::set_type(
         object,
-        &gvk::api_version(&home.group, &home.version),
+        &gvk::api_version(&storage_version.group, &storage_version.version),
         &row.kind,
     );
     Ok(())

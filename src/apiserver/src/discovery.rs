@@ -85,7 +85,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         }
         _ => return Err(Status::page_not_found()),
     };
-    let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
+    let encoding = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?.encoding;
     Ok(respond::value(call, StatusCode::OK, encoding, &answer).await)
 }
 

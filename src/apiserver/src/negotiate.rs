@@ -47,7 +47,7 @@ pub struct Accepted {
 
 /// What there is to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum MediaTypes {
     /// JSON and YAML of something that is no API object.
     Document,
     /// An API object in each encoding, as it is.
@@ -62,7 +62,7 @@ pub enum Offer {
     CustomWatch,
 }
 
-impl Offer {
+impl MediaTypes {
     /// The same as a stream of events.
     pub fn watched(self) -> Self {
         match self {
@@ -168,7 +168,7 @@ fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
 }
 
 /// Picks the first thing that the client accepts and the server has.
-pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Status> {
+pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status> {
     let clauses = clauses(headers);
     if clauses.is_empty() {
         return Ok(Accepted {
@@ -203,7 +203,7 @@ pub fn accept(headers: &HeaderMap, offer: Offer) -> Result<Accepted, Status> {
 }
 
 /// What a clause wants to see; `None` where there is no such thing.
-fn view(clause: &Clause<'_>, offer: Offer) -> Option<View> {
+fn view(clause: &Clause<'_>, offer: MediaTypes) -> Option<View> {
     let version = match clause.param("v") {
         Some("v1") => Some("v1"),
         Some("v1beta1") => Some("v1beta1"),
@@ -255,7 +255,7 @@ mod tests {
         view: View::Whole,
     };
 
-    fn ask_for(value: &str, offer: Offer) -> Result<Accepted, u16> {
+    fn ask_for(value: &str, offer: MediaTypes) -> Result<Accepted, u16> {
         let mut headers = HeaderMap::new();
         if !value.is_empty() {
             headers.insert(header::ACCEPT, value.parse().unwrap());
@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn ask(value: &str) -> Result<Accepted, u16> {
-        ask_for(value, Offer::Builtin)
+        ask_for(value, MediaTypes::Builtin)
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(ask("application/json;stream=other"), Err(406));
         assert_eq!(ask("application/yaml").unwrap().encoding, Encoding::Yaml);
         assert_eq!(
-            ask_for("application/yaml", Offer::BuiltinWatch),
+            ask_for("application/yaml", MediaTypes::BuiltinWatch),
             Err(406),
             "there are no streams of YAML"
         );
@@ -293,12 +293,12 @@ mod tests {
     fn protobuf_is_for_what_has_a_protobuf_form() {
         const GO: &str = "application/vnd.kubernetes.protobuf,application/json";
         assert_eq!(ask(GO), Ok(PROTOBUF));
-        assert_eq!(ask_for(GO, Offer::Custom), Ok(JSON));
-        assert_eq!(ask_for(GO, Offer::Document), Ok(JSON));
-        assert_eq!(ask_for(GO, Offer::Plain), Ok(PROTOBUF));
+        assert_eq!(ask_for(GO, MediaTypes::Custom), Ok(JSON));
+        assert_eq!(ask_for(GO, MediaTypes::Document), Ok(JSON));
+        assert_eq!(ask_for(GO, MediaTypes::Plain), Ok(PROTOBUF));
         let alone = "application/vnd.kubernetes.protobuf;stream=watch";
-        assert_eq!(ask_for(alone, Offer::BuiltinWatch), Ok(PROTOBUF));
-        assert_eq!(ask_for(alone, Offer::CustomWatch), Err(406));
+        assert_eq!(ask_for(alone, MediaTypes::BuiltinWatch), Ok(PROTOBUF));
+        assert_eq!(ask_for(alone, MediaTypes::CustomWatch), Err(406));
         assert_eq!(
             ask("*/*, application/vnd.kubernetes.protobuf"),
             Ok(PROTOBUF),
@@ -315,7 +315,7 @@ mod tests {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(ask(kubectl).unwrap().view, View::Table("v1"));
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-        for offer in [Offer::Builtin, Offer::Custom] {
+        for offer in [MediaTypes::Builtin, MediaTypes::Custom] {
             let accepted = ask_for(metadata, offer).unwrap();
             assert_eq!(accepted.view, View::Metadata("v1"));
             assert_eq!(accepted.encoding, Encoding::Protobuf);

@@ -52,7 +52,7 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
             continue;
         }
         text += &resource.plural;
-        if let Some(custom) = resource.as_custom() {
+        if let Some(custom) = resource.crd_version() {
             text += &custom.fingerprint();
         }
         text.push('\n');
@@ -80,7 +80,7 @@ fn document_path(group: &str, version: &str) -> String {
 fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
     resources
         .iter()
-        .filter(|r| r.as_custom().is_none())
+        .filter(|r| r.crd_version().is_none())
         .map(|r| r.row())
         .collect()
 }
@@ -149,7 +149,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
                 .filter_map(|r| {
                     Some(Custom {
                         resource: r.row(),
-                        schema: r.as_custom()?.schema_value(),
+                        schema: r.crd_version()?.schema_value(),
                     })
                 })
                 .collect();
@@ -200,7 +200,7 @@ async fn v2(
             .filter_map(|r| {
                 Some(Custom {
                     resource: r.row(),
-                    schema: r.as_custom()?.schema_value(),
+                    schema: r.crd_version()?.schema_value(),
                 })
             })
             .collect();
@@ -246,7 +246,7 @@ fn json_first(accept: &str) -> bool {
 /// Clients that take protobuf alone must hear that there is none; most of them
 /// name JSON as a fallback.
 fn wants_json(call: &Call) -> bool {
-    crate::negotiate::accept(&call.headers, crate::negotiate::Offer::Document).is_ok()
+    crate::negotiate::accept(&call.headers, crate::negotiate::MediaTypes::Document).is_ok()
 }
 
 async fn document_response(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use rkube_api::registry::{self, Resource as Row};
+use rkube_api::registry::{self, Resource as ResourceInfo};
 use rkube_api::schema::{Structural, Type, TypeRef};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
@@ -19,21 +19,21 @@ use crate::apiextensions::version::CrdVersion;
 use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
-use crate::negotiate::Offer;
+use crate::negotiate::MediaTypes;
 use rkube_request::RequestInfo;
 
 /// A resource in one served version, with all that handlers need of it.
 pub struct Resource {
-    row: Row,
+    row: ResourceInfo,
     /// The resource's cache, shared by all of its versions.
     pub cache: Arc<ResourceCache>,
-    home: convert::Home,
+    storage_version: convert::StorageVersion,
     prefix: Box<str>,
-    offer: Offer,
-    shape: Shape,
+    media_types: MediaTypes,
+    kind_data: ResourceKind,
 }
 
-enum Shape {
+enum ResourceKind {
     Builtin {
         ty: TypeRef,
         strategy: &'static dyn Strategy,
@@ -47,57 +47,71 @@ enum Shape {
 }
 
 impl Deref for Resource {
-    type Target = Row;
+    type Target = ResourceInfo;
 
-    fn deref(&self) -> &Row {
+    fn deref(&self) -> &ResourceInfo {
         &self.row
     }
 }
 
 impl Resource {
-    fn builtin(row: &Row, cache: &Cache) -> Self {
-        let home = convert::Home::of(row);
-        let shape = match row.schema() {
-            Some(ty) => Shape::Builtin {
+    fn builtin(row: &ResourceInfo, cache: &Cache) -> Self {
+        let storage_version = convert::StorageVersion::of(row);
+        let kind_data = match row.schema() {
+            Some(ty) => ResourceKind::Builtin {
                 ty,
                 strategy: strategy_for(&row.group, &row.kind),
             },
-            None => Shape::Virtual,
+            None => ResourceKind::Virtual,
         };
-        Self::new(row.clone(), home, shape, cache)
+        Self::new(row.clone(), storage_version, kind_data, cache)
     }
 
     /// A custom resource in one version.
     pub fn custom(
-        row: Row,
+        row: ResourceInfo,
         custom: Arc<CrdVersion>,
         family: Arc<CrdVersions>,
         cache: &Cache,
     ) -> Self {
-        let home = convert::Home::of(&row);
-        Self::new(row, home, Shape::Custom { custom, family }, cache)
+        let storage_version = convert::StorageVersion::of(&row);
+        Self::new(
+            row,
+            storage_version,
+            ResourceKind::Custom { custom, family },
+            cache,
+        )
     }
 
-    fn new(row: Row, home: convert::Home, shape: Shape, cache: &Cache) -> Self {
-        let group = if home.group.is_empty() {
+    fn new(
+        row: ResourceInfo,
+        storage_version: convert::StorageVersion,
+        kind_data: ResourceKind,
+        cache: &Cache,
+    ) -> Self {
+        let group = if storage_version.group.is_empty() {
             "core"
         } else {
-            &home.group
+            &storage_version.group
         };
-        let typed = !matches!(shape, Shape::Custom { .. })
+        let typed = !matches!(kind_data, ResourceKind::Custom { .. })
             && rkube_api::protobuf::message(&row.api_version(), &row.kind).is_some();
         Self {
-            cache: cache.resource(&home.group, &row.plural),
+            cache: cache.resource(&storage_version.group, &row.plural),
             prefix: format!("/registry/{group}/{}/", row.plural).into(),
-            offer: if typed { Offer::Builtin } else { Offer::Custom },
-            home,
-            shape,
+            media_types: if typed {
+                MediaTypes::Builtin
+            } else {
+                MediaTypes::Custom
+            },
+            storage_version,
+            kind_data,
             row,
         }
     }
 
     /// The row of the table.
-    pub fn row(&self) -> &Row {
+    pub fn row(&self) -> &ResourceInfo {
         &self.row
     }
 
@@ -108,10 +122,10 @@ impl Resource {
 
     /// What the kind means.
     pub fn strategy(&self) -> &dyn Strategy {
-        match &self.shape {
-            Shape::Builtin { strategy, .. } => *strategy,
-            Shape::Custom { custom, .. } => &**custom,
-            Shape::Virtual => &rkube_strategy::Generic,
+        match &self.kind_data {
+            ResourceKind::Builtin { strategy, .. } => *strategy,
+            ResourceKind::Custom { custom, .. } => &**custom,
+            ResourceKind::Virtual => &rkube_strategy::Generic,
         }
     }
 
@@ -119,37 +133,38 @@ impl Resource {
     pub fn schema(&self) -> Type<'_> {
         static ANYTHING: std::sync::LazyLock<Structural> =
             std::sync::LazyLock::new(Structural::anything);
-        match &self.shape {
-            Shape::Builtin { ty, .. } => Type::Builtin(*ty),
-            Shape::Custom { custom, .. } => Type::Structural(custom.structural()),
-            Shape::Virtual => Type::Structural(&ANYTHING),
+        match &self.kind_data {
+            ResourceKind::Builtin { ty, .. } => Type::Builtin(*ty),
+            ResourceKind::Custom { custom, .. } => Type::Structural(custom.structural()),
+            ResourceKind::Virtual => Type::Structural(&ANYTHING),
         }
     }
 
     /// What the CustomResourceDefinition says, for custom resources.
-    pub fn as_custom(&self) -> Option<&Arc<CrdVersion>> {
-        match &self.shape {
-            Shape::Custom { custom, .. } => Some(custom),
+    pub fn crd_version(&self) -> Option<&Arc<CrdVersion>> {
+        match &self.kind_data {
+            ResourceKind::Custom { custom, .. } => Some(custom),
             _ => None,
         }
     }
 
     /// All versions of a custom resource.
-    pub fn family(&self) -> Option<&Arc<CrdVersions>> {
-        match &self.shape {
-            Shape::Custom { family, .. } => Some(family),
+    pub fn crd_versions(&self) -> Option<&Arc<CrdVersions>> {
+        match &self.kind_data {
+            ResourceKind::Custom { family, .. } => Some(family),
             _ => None,
         }
     }
 
     /// What a client may have objects as.
-    pub fn offer(&self) -> Offer {
-        self.offer
+    pub fn media_types(&self) -> MediaTypes {
+        self.media_types
     }
 
     /// Whether stored bytes are what this version serves.
     pub fn serves_storage_version(&self) -> bool {
-        self.home.group == self.row.group && self.home.version == self.row.version
+        self.storage_version.group == self.row.group
+            && self.storage_version.version == self.row.version
     }
 
     /// Where the store keeps the objects.
@@ -190,7 +205,7 @@ impl Resource {
     /// The `apiVersion` of the form in which objects are worked on: the storage
     /// version's for built-in kinds, the request's for custom resources.
     pub fn working_api_version(&self) -> String {
-        if self.family().is_some() {
+        if self.crd_versions().is_some() {
             self.row.api_version()
         } else {
             self.storage_api_version()
@@ -199,7 +214,7 @@ impl Resource {
 
     /// An object in the form in which it is worked on, in this version.
     pub fn served(&self, mut object: Object) -> Result<Object, Status> {
-        if self.serves_storage_version() || self.family().is_some() {
+        if self.serves_storage_version() || self.crd_versions().is_some() {
             return Ok(object);
         }
         convert::from_storage(&mut object, &self.row)?;
@@ -208,16 +223,16 @@ impl Resource {
 
     /// An object of this version in the form in which it is worked on.
     pub fn stored(&self, mut object: Object) -> Result<Object, Status> {
-        if self.serves_storage_version() || self.family().is_some() {
+        if self.serves_storage_version() || self.crd_versions().is_some() {
             return Ok(object);
         }
-        convert::to_storage(&mut object, &self.row, &self.home)?;
+        convert::to_storage(&mut object, &self.row, &self.storage_version)?;
         Ok(object)
     }
 
     /// The storage version's `apiVersion`.
     pub fn storage_api_version(&self) -> String {
-        rkube_api::gvk::api_version(&self.home.group, &self.home.version)
+        rkube_api::gvk::api_version(&self.storage_version.group, &self.storage_version.version)
     }
 
     /// Refuses a field selector on what cannot be selected by.
@@ -232,7 +247,7 @@ impl Resource {
 
     /// Reads the values of selectable fields.
     fn extractor(&self) -> Option<FieldExtractor> {
-        let selectable = match self.family() {
+        let selectable = match self.crd_versions() {
             Some(family) => family.selectable(),
             None => &self.row.selectable_fields,
         };
@@ -248,23 +263,23 @@ impl Resource {
                 })
                 .collect()
         };
-        match &self.shape {
-            Shape::Builtin { strategy, .. } => {
+        match &self.kind_data {
+            ResourceKind::Builtin { strategy, .. } => {
                 let strategy = *strategy;
                 Some(Arc::new(move |object| read(strategy, object)))
             }
-            Shape::Custom { custom, .. } => {
+            ResourceKind::Custom { custom, .. } => {
                 let custom = custom.clone();
                 Some(Arc::new(move |object| read(&*custom, object)))
             }
-            Shape::Virtual => None,
+            ResourceKind::Virtual => None,
         }
     }
 
     /// The columns of a table of these.
     pub fn columns(&self) -> Vec<Value> {
-        match &self.shape {
-            Shape::Custom { custom, .. } => custom.columns(),
+        match &self.kind_data {
+            ResourceKind::Custom { custom, .. } => custom.columns(),
             _ => table::columns(&self.row.group, &self.row.kind)
                 .iter()
                 .map(|c| c.to_value())
@@ -275,16 +290,16 @@ impl Resource {
     /// An object's cells in a table.
     pub fn cells(&self, object: &Object) -> Value {
         let now = jiff::Timestamp::now();
-        match &self.shape {
-            Shape::Custom { custom, .. } => Value::Array(custom.cells(object, now)),
+        match &self.kind_data {
+            ResourceKind::Custom { custom, .. } => Value::Array(custom.cells(object, now)),
             _ => Value::Array(table::cells(&self.row.group, &self.row.kind, object, now)),
         }
     }
 
     /// The conditions of an object's row.
     pub fn row_conditions(&self, object: &Object) -> Vec<Value> {
-        match &self.shape {
-            Shape::Custom { .. } => Vec::new(),
+        match &self.kind_data {
+            ResourceKind::Custom { .. } => Vec::new(),
             _ => table::row_conditions(&self.row.group, &self.row.kind, object),
         }
     }

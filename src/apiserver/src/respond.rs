@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
 use crate::call::Call;
-use crate::negotiate::{Accepted, Encoding, Offer, View};
+use crate::negotiate::{Accepted, Encoding, MediaTypes, View};
 use crate::resources::Resource;
 
 /// What goes into a list's metadata.
@@ -39,7 +39,7 @@ impl ListMeta {
 
 /// A failure as a response; JSON where nothing that was asked for can be had.
 pub fn status(call: &Call, status: &Status) -> Response<Body> {
-    let encoding = match crate::negotiate::accept(&call.headers, Offer::Plain) {
+    let encoding = match crate::negotiate::accept(&call.headers, MediaTypes::Plain) {
         Ok(accepted) => accepted.encoding,
         Err(_) => Encoding::Json,
     };

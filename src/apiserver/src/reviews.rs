@@ -31,7 +31,7 @@ pub async fn handle(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;

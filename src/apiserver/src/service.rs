@@ -66,19 +66,20 @@ impl ApiServer {
         };
         let mut record = None;
         // A bug in one handler must not take the connection's other requests along.
-        let result = match AssertUnwindSafe(self.guarded(&mut call, request, &mut record))
-            .catch_unwind()
-            .await
-        {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::error!(path = call.info.path, "a handler panicked");
-                if let Some(record) = &mut record {
-                    record.panicked(&call);
+        let result =
+            match AssertUnwindSafe(self.handle_with_filters(&mut call, request, &mut record))
+                .catch_unwind()
+                .await
+            {
+                Ok(result) => result,
+                Err(_) => {
+                    tracing::error!(path = call.info.path, "a handler panicked");
+                    if let Some(record) = &mut record {
+                        record.panicked(&call);
+                    }
+                    Err(Status::internal("the request handler failed unexpectedly"))
                 }
-                Err(Status::internal("the request handler failed unexpectedly"))
-            }
-        };
+            };
         let mut response = match &result {
             Ok(_) => None,
             Err(status) => Some(respond::status(&call, status)),
@@ -132,7 +133,7 @@ impl ApiServer {
         response
     }
 
-    async fn guarded(
+    async fn handle_with_filters(
         self: &Arc<Self>,
         call: &mut Call,
         mut request: Incoming,

@@ -113,7 +113,7 @@ pub async fn admit(
 }
 
 pub async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
-    let encoding = negotiate::accept(&call.headers, negotiate::Offer::Plain)?.encoding;
+    let encoding = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     Ok(respond::value(call, code, encoding, &status).await)
 }
@@ -235,7 +235,7 @@ pub async fn scale(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?;
     let info = &call.info;
     let namespace = resource.namespace_of(info);
     let view = |object: &Object| -> Result<Object, Status> {
@@ -368,7 +368,7 @@ pub async fn token(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, negotiate::Offer::Plain)?;
+    let accepted = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let mut review = body_as(call, request, &TOKEN_REQUEST, options.validation).await?;
     storage.backend.cache.consistent().await;
@@ -400,7 +400,7 @@ pub async fn component_statuses(
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
     call.warn(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let parts = ["scheduler", "controller-manager", "etcd-0"];
     let store = ask_store(backend).await;
     let component = |name: &str| {

@@ -32,7 +32,7 @@ fn api_version(json: &[u8]) -> Option<&[u8]> {
 impl Resource {
     /// Whether stored JSON is what this version serves, byte for byte.
     pub fn is_as_served(&self, json: &[u8]) -> bool {
-        match self.as_custom() {
+        match self.crd_version() {
             None => self.serves_storage_version(),
             Some(custom) => {
                 !custom.has_defaults()
@@ -46,7 +46,10 @@ impl Resource {
     /// Whether the filter has to look at objects as a webhook shows them: it names
     /// fields and labels of the request's version, objects are stored in another.
     pub fn selects_converted(&self, filter: &Filter) -> bool {
-        filter.has_selectors() && self.family().is_some_and(|family| family.has_webhook())
+        filter.has_selectors()
+            && self
+                .crd_versions()
+                .is_some_and(|family| family.has_webhook())
     }
 
     /// The part of a filter that can be asked of stored objects.
@@ -62,7 +65,7 @@ impl Resource {
 impl Backend {
     /// A stored object in the version that the resource is worked on in.
     pub async fn load(&self, resource: &Resource, object: Object) -> Result<Object, Status> {
-        let Some(family) = resource.family() else {
+        let Some(family) = resource.crd_versions() else {
             return Ok(object);
         };
         let mut objects = family
@@ -80,7 +83,7 @@ impl Backend {
         items: &[Arc<CachedObject>],
     ) -> Result<Vec<Object>, Status> {
         let objects: Vec<Object> = items.iter().map(|item| item.parse()).collect();
-        match resource.family() {
+        match resource.crd_versions() {
             Some(family) => {
                 family
                     .read(&self.webhook_client, objects, &resource.api_version())
@@ -182,7 +185,7 @@ impl Backend {
         object: &mut Object,
     ) -> Result<(Bytes, Option<Bytes>), Status> {
         let shown = crate::codec::encode(object)?;
-        let Some(family) = resource.family() else {
+        let Some(family) = resource.crd_versions() else {
             return Ok((shown, None));
         };
         let storage = family.storage();
@@ -201,17 +204,17 @@ impl Backend {
 
 /// How objects of a resource are shaped, for as long as it is needed.
 #[derive(Clone)]
-pub enum Shape {
+pub enum SchemaRef {
     /// A built-in kind.
     Builtin(TypeRef),
     /// A version of a custom resource.
     Custom(Arc<CrdVersion>),
 }
 
-impl Shape {
+impl SchemaRef {
     /// The shape of a resource.
     pub fn of(resource: &Resource) -> Result<Self, Status> {
-        match (resource.as_custom(), resource.schema()) {
+        match (resource.crd_version(), resource.schema()) {
             (Some(custom), _) => Ok(Self::Custom(custom.clone())),
             (None, Type::Builtin(ty)) => Ok(Self::Builtin(ty)),
             (None, _) => Err(Status::internal(format!(
@@ -233,7 +236,7 @@ impl Shape {
 /// Conversion between a kind's versions for server-side apply, where field sets
 /// were recorded in other versions than the request's.
 #[derive(Clone)]
-pub enum Views {
+pub enum VersionConverters {
     /// A built-in kind.
     Builtin {
         /// The version that objects are given in.
@@ -253,10 +256,10 @@ pub enum Views {
     },
 }
 
-impl Views {
+impl VersionConverters {
     /// The versions of a resource; none when there is only one.
     pub fn of(backend: &Backend, resource: &Resource) -> Option<Self> {
-        if let Some(family) = resource.family() {
+        if let Some(family) = resource.crd_versions() {
             return (family.versions().count() > 1).then(|| Self::Custom {
                 client: backend.webhook_client.clone(),
                 family: family.clone(),
@@ -295,7 +298,7 @@ impl Views {
     }
 }
 
-impl apply::Versions for Views {
+impl apply::Versions for VersionConverters {
     fn convert<'s>(&'s self, object: &Object, api_version: &str) -> Option<(Object, Type<'s>)> {
         match self {
             Self::Builtin { from, all } => {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 
 use crate::allocation::Item;
-use crate::queues::{Queues, Shape};
+use crate::queues::{QueueConfig, Queues};
 
 /// Seats of all levels together: upstream's 400 reads and 200 writes.
 pub(crate) const SEATS: u32 = 600;
@@ -53,7 +53,7 @@ struct Spec {
     lendable: f64,
     borrowing: Option<f64>,
     /// `None` where there are no queues.
-    shape: Option<Shape>,
+    shape: Option<QueueConfig>,
 }
 
 /// A priority level.
@@ -123,7 +123,7 @@ impl Level {
         let percent = |field: &str| number(&part[field]).map(|n| f64::from(n) / 100.0);
         let response = &part["limitResponse"];
         let queuing = &response["queuing"];
-        let shape = (response["type"] == "Queue").then(|| Shape {
+        let shape = (response["type"] == "Queue").then(|| QueueConfig {
             queues: number(&queuing["queues"]).unwrap_or(64).max(1) as usize,
             hand: number(&queuing["handSize"]).unwrap_or(8).max(1) as usize,
             length: number(&queuing["queueLengthLimit"]).unwrap_or(50).max(1) as usize,

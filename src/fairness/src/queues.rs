@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 /// How many queues there are, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct QueueConfig {
     /// Queues.
     pub queues: usize,
     /// Queues that one flow may use.
@@ -67,7 +67,7 @@ fn deal(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
 
 impl<T> Queues<T> {
     /// Puts a request at the end of the emptiest queue of its flow's hand.
-    pub fn push(&mut self, shape: Shape, flow: u64, seats: u32, waiter: T) -> Result<(), ()> {
+    pub fn push(&mut self, shape: QueueConfig, flow: u64, seats: u32, waiter: T) -> Result<(), ()> {
         // Queues that are one too many after a change empty by themselves.
         while self.queues.len() < shape.queues {
             self.queues.push(Queue {
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SHAPE: Shape = Shape {
+    const SHAPE: QueueConfig = QueueConfig {
         queues: 8,
         hand: 1,
         length: 100,
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn full_queues_refuse() {
         let mut queues = Queues::default();
-        let shape = Shape { length: 1, ..SHAPE };
+        let shape = QueueConfig { length: 1, ..SHAPE };
         assert!(queues.push(shape, 1, 1, ()).is_ok());
         assert!(queues.push(shape, 1, 1, ()).is_err());
         assert!(queues.push(shape, 2, 1, ()).is_ok());

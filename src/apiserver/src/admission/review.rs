@@ -62,7 +62,7 @@ pub async fn seen_in(
     version: &Resource,
     object: &Object,
 ) -> Result<Object, Status> {
-    match (version.family(), admission.part) {
+    match (version.crd_versions(), admission.part) {
         (Some(family), None) => {
             let objects = vec![object.clone()];
             let mut seen = family

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use rkube_api::gvk::GroupVersionKind;
-use rkube_api::registry::{ALL_VERBS, PART_VERBS, Resource as Row, Subresource};
+use rkube_api::registry::{ALL_VERBS, PART_VERBS, Resource as ResourceInfo, Subresource};
 use rkube_api::status::Status;
 use rkube_api::{GroupKind, Object, meta};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
 
 /// The served versions of a definition as rows of the table, and all of its
 /// versions together.
-pub fn rows(definition: &Object) -> (Vec<(Row, Arc<CrdVersion>)>, Arc<CrdVersions>) {
+pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<CrdVersions>) {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let text = |value: &Value| -> Cow<'static, str> {
@@ -210,7 +210,7 @@ pub fn rows(definition: &Object) -> (Vec<(Row, Arc<CrdVersion>)>, Arc<CrdVersion
                 });
             }
             let selectable = version["selectableFields"].as_array().into_iter().flatten();
-            let row = Row {
+            let row = ResourceInfo {
                 group: group.clone(),
                 version: name.clone(),
                 plural: text(&names["plural"]),

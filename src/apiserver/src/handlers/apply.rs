@@ -14,7 +14,7 @@ use crate::call::{Call, Incoming};
 use crate::negotiate::Encoding;
 use crate::resources::Resource;
 use crate::storage::RestStorage;
-use crate::versions::{Shape, Views};
+use crate::versions::{SchemaRef, VersionConverters};
 
 /// An apply of one configuration.
 struct Apply<'a> {
@@ -24,7 +24,7 @@ struct Apply<'a> {
     configuration: Object,
     force: bool,
     manager: String,
-    views: Option<Views>,
+    converters: Option<VersionConverters>,
     validation: Validation,
     /// The message about a key that the configuration repeats.
     duplicate: Option<String>,
@@ -61,7 +61,7 @@ pub(super) async fn apply(
         configuration,
         force,
         manager: options.manager.clone(),
-        views: Views::of(&storage.backend, resource),
+        converters: VersionConverters::of(&storage.backend, resource),
         validation: options.validation,
         duplicate,
     };
@@ -126,8 +126,8 @@ impl Apply<'_> {
     fn tracking(&self) -> Result<Tracking, Status> {
         let subresource = &self.call.info.subresource;
         Ok(Tracking {
-            shape: Shape::of(self.resource)?,
-            views: self.views.clone(),
+            schema: SchemaRef::of(self.resource)?,
+            converters: self.converters.clone(),
             api_version: self.resource.api_version(),
             manager: self.manager.clone(),
             subresource: Some(subresource.clone()).filter(|s| !s.is_empty()),
@@ -152,7 +152,11 @@ impl Apply<'_> {
     /// Returns the apply in a form that can wait for conversions, if any may
     /// have to be waited for.
     fn plan(&self) -> Result<Option<Plan>, Status> {
-        if !self.views.as_ref().is_some_and(Views::must_be_planned) {
+        if !self
+            .converters
+            .as_ref()
+            .is_some_and(VersionConverters::must_be_planned)
+        {
             return Ok(None);
         }
         self.report_duplicate()?;

@@ -171,7 +171,7 @@ pub async fn delete(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let options = DeleteOptions::read(call, request).await?;
     let namespace = resource.namespace_of(&call.info);
     let deleted = delete_object(
@@ -211,7 +211,7 @@ pub async fn delete_collection(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
     storage.backend.cache.consistent().await;

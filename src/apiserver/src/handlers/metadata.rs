@@ -88,7 +88,7 @@ pub fn check_identity(
 pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
-    if resource.as_custom().is_some()
+    if resource.crd_version().is_some()
         || matches!(
             &*resource.group,
             "apiextensions.k8s.io" | "apiregistration.k8s.io"

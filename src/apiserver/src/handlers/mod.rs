@@ -176,7 +176,7 @@ async fn create(
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let options = WriteOptions::read(call, "CreateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;
@@ -205,7 +205,7 @@ async fn update(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let options = WriteOptions::read(call, "UpdateOptions")?;
     let encoding = negotiate::content_encoding(&call.headers)?;
     let bytes = body::read(request.body).await?;

@@ -5,7 +5,7 @@ use rkube_api::{Object, apply, meta};
 use rkube_strategy::Subresource;
 
 use crate::resources::Resource;
-use crate::versions::{Shape, Views};
+use crate::versions::{SchemaRef, VersionConverters};
 
 /// Which part of an object a request may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub(super) fn applied(
 #[derive(Clone)]
 pub struct Tracking {
     /// How objects are shaped.
-    pub shape: Shape,
+    pub schema: SchemaRef,
     /// The kind's other versions.
-    pub views: Option<Views>,
+    pub converters: Option<VersionConverters>,
     /// The request's version.
     pub api_version: String,
     /// The field manager.
@@ -62,12 +62,12 @@ pub struct Tracking {
 impl Tracking {
     pub(super) fn request<T>(&self, work: impl FnOnce(&apply::Request<'_>) -> T) -> T {
         work(&apply::Request {
-            ty: self.shape.ty(),
+            ty: self.schema.ty(),
             api_version: &self.api_version,
             manager: &self.manager,
             subresource: self.subresource.as_deref(),
             now: &self.now,
-            versions: self.views.as_ref().map(|v| v as &dyn apply::Versions),
+            versions: self.converters.as_ref().map(|v| v as &dyn apply::Versions),
             reset_fields: self.reset_fields,
         })
     }
@@ -80,9 +80,9 @@ impl Tracking {
         work: impl FnOnce(&apply::Request<'_>, Option<&Object>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let waits = self
-            .views
+            .converters
             .as_ref()
-            .is_some_and(|views| views.must_wait(live, &self.api_version));
+            .is_some_and(|converters| converters.must_wait(live, &self.api_version));
         if !waits {
             return Ok(self.request(|request| work(request, live)));
         }

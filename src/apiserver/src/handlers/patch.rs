@@ -33,7 +33,7 @@ impl Form {
     /// Returns the form of a request's patch. Custom resources have no
     /// strategic merge patch.
     fn of_request(call: &Call, resource: &Resource) -> Result<Self, Status> {
-        let is_custom = resource.as_custom().is_some();
+        let is_custom = resource.crd_version().is_some();
         match negotiate::media_type(&call.headers) {
             JSON => Ok(Self::Json),
             MERGE => Ok(Self::Merge),
@@ -55,7 +55,7 @@ pub async fn patch(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let form = Form::of_request(call, resource)?;
     let options = WriteOptions::read(call, "PatchOptions")?;
     let written = match form {

@@ -26,7 +26,7 @@ pub async fn get(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     respond::validate_table_options(call, accepted)?;
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
@@ -150,7 +150,7 @@ pub async fn list(
     call: &Call,
     resource: &Resource,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
     let wanted = filter(&call.info, resource)?;

@@ -62,7 +62,7 @@ pub async fn watch(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.offer().watched())?;
+    let accepted = negotiate::accept(&call.headers, resource.media_types().watched())?;
     respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
     let filter = filter(&call.info, resource)?;
@@ -265,7 +265,7 @@ impl Stream {
     /// converted at once.
     async fn encode_all(&mut self, events: &[(EventKind, Arc<CachedObject>)], out: &mut BytesMut) {
         let call = self.call.clone();
-        if call.resource.family().is_none() {
+        if call.resource.crd_versions().is_none() {
             for (kind, object) in events {
                 self.encode(kind.as_str(), object, out);
             }

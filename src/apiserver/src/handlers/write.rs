@@ -27,7 +27,7 @@ use crate::resources::Resource;
 use crate::services;
 use crate::storage::RestStorage;
 use crate::store_error::store_error;
-use crate::versions::{Shape, Views};
+use crate::versions::{SchemaRef, VersionConverters};
 
 /// How often a write is tried again that lost a race it can win.
 const MAX_ATTEMPTS: usize = 8;
@@ -53,7 +53,7 @@ pub struct Writer<'a> {
 
 /// Makes the new state from the present one, both in the form that objects of
 /// the resource are worked on in.
-pub type Make<'a> = &'a (dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync);
+pub type UpdateFn<'a> = &'a (dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync);
 
 /// What a write has led to.
 pub struct Written {
@@ -79,7 +79,7 @@ impl Writer<'_> {
     }
 
     /// Records who owns which field, in the request's version.
-    async fn own(
+    async fn record_managed_fields(
         &self,
         live: Option<&Object>,
         object: Object,
@@ -89,8 +89,8 @@ impl Writer<'_> {
             return Ok(object);
         }
         let tracking = Tracking {
-            shape: Shape::of(self.resource)?,
-            views: Views::of(&self.storage.backend, self.resource),
+            schema: SchemaRef::of(self.resource)?,
+            converters: VersionConverters::of(&self.storage.backend, self.resource),
             api_version: self.resource.api_version(),
             manager: self.options.manager.clone(),
             subresource: Some(self.subresource().to_owned()).filter(|s| !s.is_empty()),
@@ -148,7 +148,7 @@ impl Writer<'_> {
         }
         strategy.default(&mut object);
         // What is filled in from here on is nobody's.
-        object = self.own(None, object, now).await?;
+        object = self.record_managed_fields(None, object, now).await?;
         meta::set_uid(&mut object, &crate::uid::new_uid());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
 
@@ -182,7 +182,7 @@ impl Writer<'_> {
                 .mutate(&admission, &mut object, None)
                 .await?;
             strategy.default(&mut object);
-            let mut held = services::allocate(
+            let mut reservation = services::allocate(
                 &self.storage.backend,
                 resource,
                 &mut object,
@@ -190,8 +190,8 @@ impl Writer<'_> {
                 self.options.dry_run,
             )
             .await?;
-            let made = self.insert(&admission, object, &mut held).await;
-            held.revert().await;
+            let made = self.insert(&admission, object, &mut reservation).await;
+            reservation.rollback().await;
             match made? {
                 Insertion::Done(written) => return Ok(written),
                 Insertion::NameTaken(_) if generated && attempts < MAX_ATTEMPTS => attempts += 1,
@@ -214,7 +214,7 @@ impl Writer<'_> {
         &self,
         admission: &Admission<'_>,
         mut object: Object,
-        held: &mut services::Held,
+        reservation: &mut services::Reservation,
     ) -> Result<Insertion, Status> {
         let resource = self.resource;
         let strategy = resource.strategy();
@@ -256,7 +256,7 @@ impl Writer<'_> {
             });
         }
         let write = self.storage.backend.store.put(&key, bytes, Expect::Absent);
-        match held.through(write).await {
+        match reservation.commit_with(write).await {
             Ok(kv) => Ok(Insertion::Done(Written {
                 json: revised(&kv, shown)?,
                 created: true,
@@ -273,12 +273,12 @@ impl Writer<'_> {
         &self,
         namespace: &str,
         name: &str,
-        make: Make<'_>,
+        make: UpdateFn<'_>,
     ) -> Result<Written, Status> {
         let resource = self.resource;
         self.storage.backend.cache.consistent().await;
         let mut current = match resource.cache.get(namespace, name) {
-            Some(object) => Some(self.found(object.parse(), object.revision).await?),
+            Some(object) => Some(self.load_current(object.parse(), object.revision).await?),
             None => None,
         };
         for _ in 0..MAX_ATTEMPTS {
@@ -287,9 +287,9 @@ impl Writer<'_> {
             };
             match self.attempt(namespace, name, found, make).await? {
                 Attempt::Done(written) => return Ok(written),
-                Attempt::Lost(found) => {
+                Attempt::Conflict(found) => {
                     current = match found {
-                        Some(kv) => Some(self.found(decode(&kv)?, kv.mod_revision).await?),
+                        Some(kv) => Some(self.load_current(decode(&kv)?, kv.mod_revision).await?),
                         None => None,
                     };
                 }
@@ -298,12 +298,12 @@ impl Writer<'_> {
         Err(Status::modified(&resource.group_resource(), name))
     }
 
-    async fn found(&self, object: Object, revision: u64) -> Result<Found, Status> {
+    async fn load_current(&self, object: Object, revision: u64) -> Result<Current, Status> {
         let outdated = self
             .resource
-            .family()
+            .crd_versions()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
-        Ok(Found {
+        Ok(Current {
             object: self.storage.backend.load(self.resource, object).await?,
             revision,
             outdated,
@@ -314,8 +314,8 @@ impl Writer<'_> {
         &self,
         namespace: &str,
         name: &str,
-        found: &Found,
-        make: Make<'_>,
+        found: &Current,
+        make: UpdateFn<'_>,
     ) -> Result<Attempt, Status> {
         let resource = self.resource;
         let (old, revision) = (&found.object, found.revision);
@@ -334,7 +334,7 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
         }
         keep_system_metadata(&mut new, old);
-        new = self.own(Some(old), new, now).await?;
+        new = self.record_managed_fields(Some(old), new, now).await?;
         let admission = Admission {
             backend: &self.storage.backend,
             authorizer: &self.storage.admission.authorizer,
@@ -351,7 +351,7 @@ impl Writer<'_> {
             .mutate(&admission, &mut new, Some(old))
             .await?;
         strategy.default(&mut new);
-        let mut held = match self.part {
+        let mut reservation = match self.part {
             Part::Main => {
                 let dry_run = self.options.dry_run;
                 services::allocate(
@@ -363,12 +363,12 @@ impl Writer<'_> {
                 )
                 .await?
             }
-            _ => services::Held::default(),
+            _ => services::Reservation::default(),
         };
         let result = self
-            .replace(&admission, namespace, name, found, new, &mut held)
+            .replace(&admission, namespace, name, found, new, &mut reservation)
             .await;
-        held.revert().await;
+        reservation.rollback().await;
         result
     }
 
@@ -378,9 +378,9 @@ impl Writer<'_> {
         admission: &Admission<'_>,
         namespace: &str,
         name: &str,
-        found: &Found,
+        found: &Current,
         mut new: Object,
-        held: &mut services::Held,
+        reservation: &mut services::Reservation,
     ) -> Result<Attempt, Status> {
         let resource = self.resource;
         let strategy = resource.strategy();
@@ -426,7 +426,7 @@ impl Writer<'_> {
                     json: json.into(),
                     created: false,
                 })),
-                found => Ok(Attempt::Lost(found)),
+                found => Ok(Attempt::Conflict(found)),
             };
         }
         let gone = loses_last_finalizer(resource, &new, old);
@@ -447,7 +447,7 @@ impl Writer<'_> {
             .backend
             .store
             .put(&key, bytes, Expect::Revision(revision));
-        match held.through(write).await {
+        match reservation.commit_with(write).await {
             Ok(kv) => {
                 services::release(&self.storage.backend, resource, old, Some(&new)).await;
                 Ok(Attempt::Done(Written {
@@ -455,7 +455,7 @@ impl Writer<'_> {
                     created: false,
                 }))
             }
-            Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
+            Err(StoreError::Conflict { found }) => Ok(Attempt::Conflict(found)),
             Err(error) => Err(store_error(resource, name, error)),
         }
     }
@@ -465,7 +465,7 @@ impl Writer<'_> {
     async fn remove(
         &self,
         key: &str,
-        found: &Found,
+        found: &Current,
         name: &str,
         json: Bytes,
     ) -> Result<Attempt, Status> {
@@ -481,14 +481,14 @@ impl Writer<'_> {
                     created: false,
                 }))
             }
-            Err(StoreError::Conflict { found }) => Ok(Attempt::Lost(found)),
+            Err(StoreError::Conflict { found }) => Ok(Attempt::Conflict(found)),
             Err(error) => Err(store_error(self.resource, name, error)),
         }
     }
 }
 
 /// What a write finds, in the form that it is worked on in.
-struct Found {
+struct Current {
     object: Object,
     revision: u64,
     /// Whether it is stored in another version than it would be now.
@@ -506,5 +506,5 @@ enum Insertion {
 enum Attempt {
     Done(Written),
     /// Another writer was faster; what is there now.
-    Lost(Option<Arc<KeyValue>>),
+    Conflict(Option<Arc<KeyValue>>),
 }

@@ -146,12 +146,12 @@ pub fn of(service: &Object) -> Vec<(Kind, String)> {
 /// Reservations of a write that has not succeeded yet. They are given back when
 /// it fails, also when nobody waits for it any more.
 #[derive(Default)]
-pub struct Held {
+pub struct Reservation {
     store: Option<Arc<dyn Store>>,
     entries: Vec<Arc<KeyValue>>,
 }
 
-impl Held {
+impl Reservation {
     /// Nothing yet.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
@@ -184,7 +184,7 @@ impl Held {
     /// Makes the write that the reservations are for. From its beginning they
     /// stand, as it may take effect without anybody hearing of it; only where
     /// it certainly has not, they can be given back.
-    pub async fn through<T>(
+    pub async fn commit_with<T>(
         &mut self,
         write: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
@@ -196,8 +196,8 @@ impl Held {
         result
     }
 
-    /// Gives back what is still held.
-    pub async fn revert(mut self) {
+    /// Gives back what is still reserved.
+    pub async fn rollback(mut self) {
         let entries = std::mem::take(&mut self.entries);
         if let Some(store) = &self.store {
             give_back(store, entries).await;
@@ -205,7 +205,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let entries = std::mem::take(&mut self.entries);
         if let (Some(store), false) = (self.store.take(), entries.is_empty())

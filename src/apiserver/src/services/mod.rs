@@ -22,7 +22,7 @@ use crate::cache::Filter;
 use crate::resources::Resource;
 use crate::store_error::store_error;
 
-pub use ledger::Held;
+pub use ledger::Reservation;
 use ledger::{Kind, Owner, own_address};
 pub use repair::run as repair;
 
@@ -52,23 +52,23 @@ pub async fn allocate(
     service: &mut Object,
     old: Option<&Object>,
     dry_run: bool,
-) -> Result<Held, Status> {
+) -> Result<Reservation, Status> {
     if !resource.is("", "services") || service["spec"]["type"] == "ExternalName" {
-        return Ok(Held::default());
+        return Ok(Reservation::default());
     }
     let mut allocation = Allocation {
         backend,
         owner: Owner::of(service),
-        held: Held::new(backend.store.clone()),
+        reservation: Reservation::new(backend.store.clone()),
         dry_run,
     };
     // Boxed, since every write has this in it and few are of services.
     let result = Box::pin(allocation.fill(service, old)).await;
-    let held = allocation.held;
+    let reservation = allocation.reservation;
     let Err(refusal) = result else {
-        return Ok(held);
+        return Ok(reservation);
     };
-    held.revert().await;
+    reservation.rollback().await;
     let name = meta::name(service);
     Err(match refusal {
         Refusal::Field(error) => Status::invalid(&resource.group_kind(), name, vec![error]),
@@ -87,7 +87,7 @@ pub async fn release(backend: &Backend, resource: &Resource, old: &Object, new: 
 struct Allocation<'s> {
     backend: &'s Backend,
     owner: Owner,
-    held: Held,
+    reservation: Reservation,
     dry_run: bool,
 }
 
@@ -123,7 +123,7 @@ impl Allocation<'_> {
         if self.is_taken(kind, id) {
             return Ok(false);
         }
-        Ok(self.dry_run || self.held.reserve(kind, id, &self.owner).await?)
+        Ok(self.dry_run || self.reservation.reserve(kind, id, &self.owner).await?)
     }
 
     /// Takes the first of `candidates` that is free.
@@ -142,7 +142,7 @@ impl Allocation<'_> {
                 if self.is_taken(kind, &id) {
                     continue;
                 }
-                if self.dry_run || self.held.reserve(kind, &id, &self.owner).await? {
+                if self.dry_run || self.reservation.reserve(kind, &id, &self.owner).await? {
                     return Ok(Some(candidate));
                 }
             }
