@@ -277,8 +277,7 @@ mod tests {
     fn files_are_created_with_the_users_permissions() {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root can act for another user");
-            return;
+            rkube_testing::skip!("only root can act for another user");
         }
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let home = dir.path().join("home");

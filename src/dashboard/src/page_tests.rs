@@ -53,7 +53,7 @@ fn check(command: &mut Command) -> bool {
 #[test]
 fn the_types_are_right() {
     if !check(Command::new("tsc").arg("-p").arg(web())) {
-        eprintln!("skipped: no tsc");
+        rkube_testing::skipped("no tsc");
     }
 }
 
@@ -61,7 +61,7 @@ fn the_types_are_right() {
 fn the_logic_is_right() {
     let suites = files(&web().join("tests"), ".test.mjs");
     if !check(Command::new("node").arg("--test").args(suites)) {
-        eprintln!("skipped: no node");
+        rkube_testing::skipped("no node");
     }
 }
 
@@ -91,8 +91,7 @@ fn minified_modules_behave_as_their_sources() {
         .arg(tests.join("parse.mjs"))
         .args(files(directory.path(), ".js"));
     if !check(&mut parse) {
-        eprintln!("skipped: no node");
-        return;
+        rkube_testing::skip!("no node");
     }
     let suites = files(&tests, ".test.mjs");
     assert!(check(Command::new("node").arg("--test").args(suites)));
@@ -194,8 +193,7 @@ fn what_the_page_writes_as_yaml_is_read_as_the_same() {
     let output = match Command::new("node").arg(script).stdin(input).output() {
         Ok(output) => output,
         Err(e) => {
-            eprintln!("skipped: no node: {e}");
-            return;
+            rkube_testing::skip!("no node: {e}");
         }
     };
     let stderr = String::from_utf8_lossy(&output.stderr);

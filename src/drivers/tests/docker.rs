@@ -156,8 +156,7 @@ async fn tests() {
         .filter(|p| p.fatal)
         .collect();
     if let Some(problem) = problems.first() {
-        println!("skipped: {}", problem.failure.message);
-        return;
+        rkube_testing::skip!("{}", problem.failure.message);
     }
     provision(&plan);
     let undo = Undo(&plan);

@@ -31,7 +31,9 @@ fn main() {
         // What a test runner asks.
         Some("--list") if args.iter().any(|a| a == "--ignored") => {}
         Some("--list") => println!("native_driver: test"),
-        _ if !nix::unistd::geteuid().is_root() => println!("skipped: the native driver needs root"),
+        _ if !nix::unistd::geteuid().is_root() => {
+            rkube_testing::skipped("the native driver needs root")
+        }
         _ => {
             let runtime = tokio::runtime::Runtime::new().expect("runtime");
             runtime.block_on(tests());

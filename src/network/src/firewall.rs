@@ -145,8 +145,7 @@ mod tests {
     fn a_dropping_policy_is_got_past_and_left_as_it_was() {
         let there = Command::new("iptables").arg("--version").output().is_ok();
         if !crate::testing::root() || !there {
-            eprintln!("skipped: needs root and iptables");
-            return;
+            rkube_testing::skip!("needs root and iptables");
         }
         let netns = crate::netlink::new_netns().unwrap();
         crate::netlink::in_netns(std::os::fd::AsFd::as_fd(&netns), || {

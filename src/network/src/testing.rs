@@ -23,7 +23,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_millis(300);
 pub(crate) fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: creating network namespaces requires root");
+        rkube_testing::skipped("creating network namespaces requires root");
     }
     root
 }

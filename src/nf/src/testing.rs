@@ -8,7 +8,7 @@ use crate::netlink::in_netns;
 pub(crate) fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("skipped: creating network namespaces requires root");
+        rkube_testing::skipped("creating network namespaces requires root");
     }
     root
 }

@@ -286,7 +286,7 @@ mod tests {
             .map(Path::new)
             .find(|p| p.join("cgroup.controllers").exists());
         let (true, Some(mounted)) = (root, mounted) else {
-            println!("skipped: not root, or no cgroup v2");
+            rkube_testing::not_applicable("not root, or no cgroup v2");
             return;
         };
         let dir = mounted.join(format!("rkube-test-devices-{}", std::process::id()));
@@ -304,7 +304,9 @@ mod tests {
             .status();
         std::fs::remove_dir(&dir).unwrap();
         if let Err(e) = result {
-            println!("skipped: the kernel does not load device programs: {e}");
+            rkube_testing::not_applicable(&format!(
+                "the kernel does not load device programs: {e}"
+            ));
             return;
         }
         assert!(status.unwrap().success());

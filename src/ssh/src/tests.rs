@@ -49,7 +49,7 @@ impl Fixture {
     fn openssh(&self, program: &str) -> Option<tokio::process::Command> {
         let path = format!("/usr/bin/{program}");
         if !Path::new(&path).exists() {
-            eprintln!("skipped: no {path} on this machine");
+            rkube_testing::skipped(&format!("no {path} on this machine"));
             return None;
         }
         let mut command = tokio::process::Command::new(path);

@@ -19,7 +19,7 @@ fn reference() -> Option<Value> {
     match std::fs::read(&path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes).expect("the reference is JSON")),
         Err(_) => {
-            println!("skipped: no {} (set RKUBE_REFERENCE)", path.display());
+            rkube_testing::not_applicable(&format!("no {} (set RKUBE_REFERENCE)", path.display()));
             None
         }
     }
@@ -264,7 +264,7 @@ fn differences(place: &str, ours: &Value, theirs: &Value, out: &mut Vec<String>)
 #[test]
 fn version_3_documents_are_upstreams() {
     let Some(root) = std::env::var_os("RKUBE_KUBERNETES_SOURCE") else {
-        println!("skipped: RKUBE_KUBERNETES_SOURCE is not set");
+        rkube_testing::not_applicable("RKUBE_KUBERNETES_SOURCE is not set");
         return;
     };
     let folder = std::path::Path::new(&root).join("api/openapi-spec/v3");

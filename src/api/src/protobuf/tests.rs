@@ -495,7 +495,7 @@ fn without_nulls(value: &mut Value) {
 #[test]
 fn bytes_are_upstreams() {
     let Some(root) = std::env::var_os("RKUBE_KUBERNETES_SOURCE") else {
-        eprintln!("skipped: RKUBE_KUBERNETES_SOURCE is not set");
+        rkube_testing::not_applicable("RKUBE_KUBERNETES_SOURCE is not set");
         return;
     };
     let folder = std::path::Path::new(&root).join("staging/src/k8s.io/api/testdata/HEAD");

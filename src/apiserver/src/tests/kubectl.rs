@@ -22,7 +22,7 @@ impl Kubectl {
             .output()
             .is_err()
         {
-            eprintln!("skipped: there is no kubectl");
+            rkube_testing::skipped("there is no kubectl");
             return None;
         }
         let test = start().await;

@@ -47,7 +47,7 @@ fn etcd(folder: &std::path::Path) -> Option<(Etcd, String)> {
     match child {
         Ok(child) => Some((Etcd(child), url)),
         Err(_) => {
-            eprintln!("skipped: etcd is not installed (Debian's etcd-server has it)");
+            rkube_testing::skipped("etcd is not installed (Debian's etcd-server has it)");
             None
         }
     }

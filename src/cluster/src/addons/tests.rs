@@ -443,7 +443,7 @@ async fn the_demo_is_as_the_server_wants_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn built_in_addons_are_applied_whole() {
     let Some(root) = std::env::var_os("RKUBE_ADDONS_SOURCE") else {
-        eprintln!("skipped: RKUBE_ADDONS_SOURCE is not set");
+        rkube_testing::not_applicable("RKUBE_ADDONS_SOURCE is not set");
         return;
     };
     let root = std::path::PathBuf::from(root);
@@ -465,7 +465,7 @@ async fn built_in_addons_are_applied_whole() {
             }
         }
         if missing {
-            eprintln!("skipped: no download of {}", addon.name);
+            rkube_testing::not_applicable(&format!("no download of {}", addon.name));
             continue;
         }
         for _ in 0..2 {

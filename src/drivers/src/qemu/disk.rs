@@ -119,8 +119,7 @@ mod tests {
     fn a_disk_is_made_once_and_takes_little() {
         use std::os::unix::fs::MetadataExt;
         if program("mkfs.ext4").is_none() {
-            eprintln!("skipped: no mkfs.ext4");
-            return;
+            rkube_testing::skip!("no mkfs.ext4");
         }
         let dir = tempfile::tempdir().unwrap();
         let disk = make(dir.path(), DEFAULT_SIZE).unwrap();

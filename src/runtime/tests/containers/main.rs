@@ -52,7 +52,7 @@ fn run(args: &[OsString]) -> i32 {
         return 0;
     }
     if let Some(reason) = support::unable() {
-        println!("skipped: {reason}");
+        rkube_testing::skipped(&reason);
         return 0;
     }
     let mut failed = 0;

@@ -1,5 +1,6 @@
 //! Pulls from the registry.
 
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 use rkube_runtime::{ImageError, PullProgress, RegistryAuth};

@@ -9,7 +9,7 @@ pub(crate) fn is_root() -> bool {
     // SAFETY: no memory is involved.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: not root");
+        rkube_testing::skipped("not root");
     }
     root
 }

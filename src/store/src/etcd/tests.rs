@@ -39,7 +39,7 @@ impl Etcd {
             .status()
             .is_err()
         {
-            eprintln!("skipped: etcd is not installed (Debian's etcd-server has it)");
+            rkube_testing::skipped("etcd is not installed (Debian's etcd-server has it)");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
