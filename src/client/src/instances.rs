@@ -40,8 +40,6 @@ pub struct Decode<K: Clone> {
     pub text: fn(&str) -> Result<K>,
     /// One object, from bytes.
     pub bytes: fn(&[u8]) -> Result<K>,
-    /// One object, from a tree.
-    pub tree: fn(Value) -> Result<K>,
     /// A list, from JSON text.
     pub list: fn(&str) -> Result<ObjectList<K>>,
     /// An event of a watch, from bytes.
@@ -64,7 +62,6 @@ macro_rules! instances {
                 Decode {
                     text: |text| serde_json::from_str(text),
                     bytes: |bytes| serde_json::from_slice(bytes),
-                    tree: serde_json::from_value,
                     list: |text| serde_json::from_str(text),
                     event: |bytes| serde_json::from_slice(bytes),
                 },
