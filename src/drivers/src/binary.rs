@@ -1,5 +1,5 @@
-//! Which binary nodes run: on Linux the one that is running, else the one that was
-//! built for Linux and lies beside it.
+//! Selects the binary that nodes run: on Linux the running program, otherwise one that was built
+//! for Linux and is in the same directory.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,11 +10,10 @@ use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use rkube_failure::{Failure, Kind, Source};
 
-/// Names the nodes' binary, whatever lies where.
+/// Environment variable with the path of the nodes' binary, which takes precedence.
 const OVERRIDE: &str = "RKUBE_NODE_BINARY";
 
-/// A processor's architecture in the words of images and of engines' downloads;
-/// kernels have others.
+/// Converts a kernel's name of an architecture to the notation of images and downloads.
 pub(crate) fn architecture(name: &str) -> &str {
     match name {
         "x86_64" => "amd64",
@@ -23,7 +22,7 @@ pub(crate) fn architecture(name: &str) -> &str {
     }
 }
 
-/// The running program.
+/// Returns the path of the running program.
 pub(crate) fn own() -> Result<PathBuf, Failure> {
     std::env::current_exe().map_err(|e| {
         Failure::new(
@@ -34,7 +33,7 @@ pub(crate) fn own() -> Result<PathBuf, Failure> {
     })
 }
 
-/// The binary for nodes whose processors are of that architecture.
+/// Returns the binary for nodes of the architecture `wanted`.
 pub(crate) fn for_nodes(wanted: &str) -> Result<PathBuf, Failure> {
     let own_runs_there =
         cfg!(target_os = "linux") && architecture(std::env::consts::ARCH) == architecture(wanted);
@@ -53,7 +52,7 @@ fn find(
     wanted: &str,
 ) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
-        // The command that reads it may run elsewhere than the one that set it.
+        // A supervisor that uses the path may have another working directory.
         let path = std::path::absolute(&path).unwrap_or_else(|_| path.into());
         check(&path, wanted).map_err(|f| f.context(OVERRIDE))?;
         return Ok(path);
@@ -81,7 +80,7 @@ fn find(
     Ok(beside)
 }
 
-/// Fails unless the file is a program that a node of that architecture can run.
+/// Fails unless the file is a program that nodes of the architecture `wanted` can run.
 fn check(path: &Path, wanted: &str) -> Result<(), Failure> {
     let failed = |kind, why: String| {
         Failure::new(
@@ -108,7 +107,7 @@ fn check(path: &Path, wanted: &str) -> Result<(), Failure> {
             Kind::Unsupported,
             format!("it was built for {machine}, the nodes are {wanted}"),
         )),
-        // A node's root holds no libraries.
+        // A node's root file system contains no libraries.
         _ if found.dynamic => Err(failed(
             Kind::Unsupported,
             "it is not linked statically".into(),
@@ -117,16 +116,16 @@ fn check(path: &Path, wanted: &str) -> Result<(), Failure> {
     }
 }
 
-/// What a program's file says of itself.
+/// The relevant properties of an executable.
 #[derive(Debug, PartialEq, Eq)]
 struct Program {
-    /// What it was built for, where that is one of the two that rkube names.
+    /// Its architecture, if it is one of the two that rkube supports.
     machine: Option<&'static str>,
-    /// Whether it needs a loader.
+    /// Whether it needs a dynamic loader.
     dynamic: bool,
 }
 
-/// Reads a program's head; `None` for anything that is not a 64-bit ELF file.
+/// Reads an executable's headers; returns `None` unless it is a 64-bit ELF file.
 fn describe(file: File) -> Option<Program> {
     let data = ReadCache::new(file);
     let header = FileHeader64::<object::Endianness>::parse(&data).ok()?;
@@ -146,14 +145,14 @@ fn describe(file: File) -> Option<Program> {
 mod tests {
     use super::*;
 
-    /// The least that is a program: a header, and a segment of that type.
+    /// Writes a minimal executable: an ELF header and one program header of type `segment`.
     fn program(path: &Path, machine: u16, segment: u32) {
         let mut bytes = vec![0; 64 + 56];
         bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         bytes[16..18].copy_from_slice(&2u16.to_le_bytes()); // an executable
         bytes[18..20].copy_from_slice(&machine.to_le_bytes());
         bytes[20..24].copy_from_slice(&1u32.to_le_bytes());
-        bytes[32..40].copy_from_slice(&64u64.to_le_bytes()); // where segments are told
+        bytes[32..40].copy_from_slice(&64u64.to_le_bytes()); // offset of the program headers
         for (at, size) in [(52, 64u16), (54, 56), (56, 1)] {
             bytes[at..at + 2].copy_from_slice(&size.to_le_bytes());
         }
@@ -180,7 +179,7 @@ mod tests {
         assert!(told.advice.unwrap().contains(OVERRIDE));
         program(&beside, EM_AARCH64, LOAD);
         assert_eq!(find(None, &own, false, "arm64").unwrap(), beside);
-        // The one for other processors is not taken in its place.
+        // The binary for another architecture is not used instead.
         assert!(find(None, &own, false, "amd64").is_err());
     }
 

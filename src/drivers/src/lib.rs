@@ -1,8 +1,7 @@
-//! Making, starting, stopping and removing the nodes of a cluster.
+//! Creates, starts, stops and removes the nodes of a cluster.
 //!
-//! A driver knows machines, not Kubernetes: it is handed a [`ClusterPlan`] and
-//! brings each node to the point where `rkube init` runs in it with the node's
-//! configuration in place.
+//! A driver has no knowledge of Kubernetes: it receives a [`ClusterPlan`] and creates nodes in
+//! which `rkube init` runs with the node's configuration in place.
 
 mod binary;
 pub mod docker;
@@ -21,16 +20,17 @@ pub use types::{
     Protocol,
 };
 
-/// The drivers by name, in the order in which `rkube start` tries them. What a
-/// platform cannot have comes last: the first one's problems are told first.
+/// The drivers' names, in the order in which `rkube start` tries them. Drivers that a platform does
+/// not support are last, because the problems of the first one are reported first.
 pub const NAMES: [&str; 3] = if cfg!(target_os = "linux") {
     ["native", "docker", "qemu"]
 } else {
     ["docker", "qemu", "native"]
 };
 
-/// The roles of the binary that drivers add; `None` when `role` is not one.
-#[cfg_attr(not(unix), allow(unused_variables))] // The roles there take no arguments.
+/// Runs a role that a driver adds to the binary and returns its exit code; `None` if `role` is not
+/// one.
+#[cfg_attr(not(unix), allow(unused_variables))] // Without Unix, the roles take no arguments.
 pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     if role == rkube_config::roles::DOCKER_INIT {
         return Some(match docker::docker_init() {
@@ -51,7 +51,10 @@ pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     None
 }
 
-/// The driver of that name.
+/// Returns the driver with that name.
+///
+/// # Errors
+/// Fails if the name is unknown or this platform does not support the driver.
 pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
     use rkube_failure::{Kind, Source};
     match name {
@@ -79,7 +82,7 @@ pub fn by_name(name: &str) -> Result<Box<dyn Driver>, Failure> {
     }
 }
 
-/// A driver that this platform cannot have.
+/// Returns the error for a driver that this platform does not support.
 #[cfg(not(target_os = "linux"))]
 fn not_here(name: &str, why: &str) -> Failure {
     use rkube_failure::{Kind, Source};

@@ -1,11 +1,11 @@
-//! Address ranges that nodes may have.
+//! Address ranges for nodes.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
-/// Ranges for a new cluster's nodes that `taken` does not hold, best first.
+/// Returns the ranges for a new cluster's nodes that do not overlap with `taken`, best first.
 pub(crate) fn candidates(taken: &[Ipv4Net]) -> Vec<Ipv4Net> {
     (0..=20)
         .filter_map(|i| Ipv4Net::new([192, 168, 58 + 9 * i, 0].into(), 24).ok())
@@ -13,7 +13,7 @@ pub(crate) fn candidates(taken: &[Ipv4Net]) -> Vec<Ipv4Net> {
         .collect()
 }
 
-/// The first candidate that collides with no link and no route of this machine.
+/// Returns the first candidate that no interface and no route of the host uses.
 pub(crate) fn free_on_host(taken: &[Ipv4Net]) -> Result<Ipv4Net, Failure> {
     host::free(&candidates(taken))?.ok_or_else(none_free)
 }
@@ -27,18 +27,17 @@ fn none_free() -> Failure {
     .advise("choose one with --subnet")
 }
 
-/// What of this machine's links and routes collides with `range`.
+/// Returns a description of the host's interface or route that overlaps with `range`.
 pub(crate) fn conflict_on_host(range: Ipv4Net) -> Result<Option<String>, Failure> {
     host::conflict(range)
 }
 
-/// Whether `address` is one of this machine's own, so that the range around it
-/// is on a link here.
+/// Whether `address` is an address of the host, so that the range around it is directly reachable.
 pub(crate) fn is_ours(address: Ipv4Addr) -> bool {
     host::has(address)
 }
 
-/// What this machine's links and routes say.
+/// Queries of the host's interfaces and routes.
 #[cfg(target_os = "linux")]
 mod host {
     use std::net::IpAddr;
@@ -52,37 +51,42 @@ mod host {
         Failure::new(Source::LocalNetwork, Kind::Error, e.to_string())
     }
 
+    /// Returns the first candidate that does not conflict with the host's networks.
     pub fn free(candidates: &[Ipv4Net]) -> Result<Option<Ipv4Net>, Failure> {
         host::find_free_range(candidates, &[]).map_err(failure)
     }
 
+    /// Returns a description of the network that conflicts with `range`.
     pub fn conflict(range: Ipv4Net) -> Result<Option<String>, Failure> {
         host::range_conflict(range, &[]).map_err(failure)
     }
 
+    /// Whether `address` is assigned to an interface of the host.
     pub fn has(address: Ipv4Addr) -> bool {
         let addresses = Netlink::open().and_then(|n| n.addresses());
         addresses.is_ok_and(|all| all.iter().any(|a| a.net.addr() == IpAddr::V4(address)))
     }
 }
 
-/// Here nodes' addresses are those of a virtual machine's inside, which this
-/// machine neither routes to nor collides with: everything goes through ports of
-/// the loopback.
+/// On this platform, the nodes' addresses exist only inside a virtual machine. The host neither
+/// routes to them nor conflicts with them: all traffic goes through published ports.
 #[cfg(not(target_os = "linux"))]
 mod host {
     use super::{Failure, Ipv4Addr, Ipv4Net};
 
-    #[allow(clippy::unnecessary_wraps)] // As where the machine is asked.
+    /// Returns the first candidate.
+    #[allow(clippy::unnecessary_wraps)] // Same signature as on Linux.
     pub fn free(candidates: &[Ipv4Net]) -> Result<Option<Ipv4Net>, Failure> {
         Ok(candidates.first().copied())
     }
 
-    #[allow(clippy::unnecessary_wraps)] // As where the machine is asked.
+    /// Returns no conflict.
+    #[allow(clippy::unnecessary_wraps)] // Same signature as on Linux.
     pub fn conflict(_range: Ipv4Net) -> Result<Option<String>, Failure> {
         Ok(None)
     }
 
+    /// Returns false.
     pub fn has(_address: Ipv4Addr) -> bool {
         false
     }

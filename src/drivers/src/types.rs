@@ -1,4 +1,4 @@
-//! What drivers are given and what they return.
+//! The plan that drivers receive, and the states and problems that they return.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,17 +10,17 @@ use rkube_config::ports;
 use rkube_failure::Failure;
 use serde::{Deserialize, Serialize};
 
-/// What a driver needs to know of a cluster.
+/// The plan of a cluster, as drivers receive it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterPlan {
     /// The profile's name.
     pub name: String,
-    /// The profile's directory; everything that must survive a reboot is below it.
+    /// The profile's directory, which holds everything that must survive a reboot.
     pub dir: PathBuf,
-    /// For sockets and pid files; lost at reboot.
+    /// Directory of sockets and pid files; lost at reboot.
     pub run_dir: PathBuf,
-    /// The user who may ask for the nodes' states without being root; see
-    /// the module `native`. `None` leaves that to the user who runs the driver.
+    /// The user who may query the nodes' states without being root; see the module `native`. `None`
+    /// means that only the user who runs the driver may.
     #[serde(default)]
     pub owner_uid: Option<u32>,
     /// The binary that the nodes run.
@@ -29,28 +29,28 @@ pub struct ClusterPlan {
     pub node_cidr: Ipv4Net,
     /// TCP ports of the host's loopback that nodes reach at the gateway.
     pub loopback_ports: Vec<u16>,
-    /// Where a driver that publishes ports makes the API server reachable on
-    /// the host's loopback.
+    /// Port of the host's loopback at which drivers that publish ports serve the API server.
     #[serde(default)]
     pub api_port: Option<u16>,
-    /// More ports of the control-plane node to publish on the host.
+    /// Additional ports of the control-plane node to publish on the host.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
-    /// What virtual machines are made of.
+    /// Options of virtual machines.
     #[serde(default)]
     pub machine: MachineOptions,
     /// Every node of the cluster.
     pub nodes: Vec<NodePlan>,
 }
 
-/// What nodes that are virtual machines are made of; only the driver qemu asks.
+/// Options of nodes that are virtual machines, used by the qemu driver only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MachineOptions {
-    /// The kernel's image; the best of the host's own when absent.
+    /// The kernel image. Default: the most suitable kernel that is installed on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// The directory of the kernel's modules; looked for beside it when absent.
+    /// The directory of the kernel's modules. Default: looked up relative to the image. Disk size
+    /// of a node, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<PathBuf>,
     /// How big a node's disk is, in bytes.
@@ -59,8 +59,7 @@ pub struct MachineOptions {
 }
 
 impl MachineOptions {
-    /// What the environment says (`RKUBE_KERNEL`, `RKUBE_MODULES`), for questions
-    /// that are asked before there is a cluster.
+    /// Reads `RKUBE_KERNEL` and `RKUBE_MODULES`, for checks before a cluster exists.
     pub fn from_env() -> Self {
         let path = |name| {
             std::env::var_os(name)
@@ -74,16 +73,16 @@ impl MachineOptions {
         }
     }
 
-    /// Whether nothing was asked for.
+    /// Whether all options have their default values.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What a driver needs to know of a node.
+/// The plan of a node, as drivers receive it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodePlan {
-    /// The node's name, unique on the machine.
+    /// The node's name, unique on the host.
     pub name: String,
     /// The node's address.
     pub ip: Ipv4Addr,
@@ -91,11 +90,10 @@ pub struct NodePlan {
     pub cpu_millis: Option<u64>,
     /// Memory limit in bytes.
     pub memory_bytes: Option<u64>,
-    /// Whether the control plane runs here.
+    /// Whether the control plane runs on this node.
     #[serde(default)]
     pub control_plane: bool,
-    /// Where a driver that publishes ports makes the node's SSH server
-    /// reachable on the host's loopback.
+    /// Port of the host's loopback at which drivers that publish ports serve the node's SSH server.
     #[serde(default)]
     pub ssh_port: Option<u16>,
 }
@@ -111,7 +109,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// In lower case, as engines and hypervisors write it.
+    /// Returns the name in lower case, as engines and hypervisors expect it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -120,17 +118,17 @@ impl Protocol {
     }
 }
 
-/// A port of the control-plane node that the host publishes.
+/// A port of the control-plane node that is published on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PortMapping {
-    /// The host's address that is listened on.
+    /// The host's address to listen on.
     pub host_ip: Ipv4Addr,
     /// The host's port.
     pub host_port: u16,
     /// The node's port.
     pub node_port: u16,
-    /// The protocol of both.
+    /// The protocol of both ports.
     pub protocol: Protocol,
 }
 
@@ -150,8 +148,8 @@ impl std::fmt::Display for PortMapping {
 impl std::str::FromStr for PortMapping {
     type Err = String;
 
-    /// Reads `[IP:]HOST:NODE[/tcp|/udp]`, as `docker run --publish` does; one
-    /// number is both ports. Without an address it is the loopback's.
+    /// Parses `[IP:]HOST:NODE[/tcp|/udp]`, like `docker run --publish`. A single number is used for
+    /// both ports. The default address is `127.0.0.1`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = || format!("'{text}' is not [IP:]HOST-PORT:NODE-PORT[/tcp|udp]");
         let (ports, protocol) = match text.split_once('/') {
@@ -179,20 +177,20 @@ impl std::str::FromStr for PortMapping {
     }
 }
 
-/// How the host reaches a cluster.
+/// The addresses at which the host reaches a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// The API server.
     pub api: SocketAddr,
     /// Each node's SSH server.
     pub ssh: BTreeMap<String, SocketAddr>,
-    /// Whether packets to the nodes' addresses reach them. Where they do not,
-    /// everything but the API goes through SSH.
+    /// Whether the host routes to the nodes' addresses. Otherwise all traffic but that to the API
+    /// server goes through SSH.
     pub routable: bool,
 }
 
 impl Endpoints {
-    /// By the nodes' own addresses.
+    /// Returns the nodes' own addresses.
     pub fn direct(plan: &ClusterPlan) -> Self {
         let api = plan.control_plane().map_or(Ipv4Addr::LOCALHOST, |n| n.ip);
         Self {
@@ -206,8 +204,8 @@ impl Endpoints {
         }
     }
 
-    /// By the ports that the plan publishes on the loopback; a port that it
-    /// does not name is reached directly.
+    /// Returns the ports that the plan publishes on the loopback. Servers without a published port
+    /// keep their direct address.
     pub fn published(plan: &ClusterPlan, routable: bool) -> Self {
         let mut endpoints = Self::direct(plan);
         let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -224,17 +222,17 @@ impl Endpoints {
     }
 }
 
-/// A log of one of a node's own processes.
+/// A log of one process of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// What wrote it: `init`, `agent`, `control-plane`…
+    /// The process that wrote it: `init`, `agent`, `control-plane`…
     pub name: String,
-    /// What it says.
+    /// The log's text.
     pub content: Vec<u8>,
 }
 
 impl ClusterPlan {
-    /// The host's address in the nodes' range.
+    /// Returns the host's address in the nodes' range: the first one.
     pub fn gateway(&self) -> Ipv4Addr {
         self.node_cidr
             .hosts()
@@ -242,17 +240,17 @@ impl ClusterPlan {
             .unwrap_or(self.node_cidr.network())
     }
 
-    /// A node's directory.
+    /// Returns a node's directory.
     pub fn node_dir(&self, node: &str) -> PathBuf {
         self.dir.join("nodes").join(node)
     }
 
-    /// What is placed at `/etc/rkube` in a node: configuration, PKI, SSH keys.
+    /// Returns the source of `/etc/rkube` in a node: configuration, PKI, SSH keys.
     pub fn node_etc(&self, node: &str) -> PathBuf {
         self.node_dir(node).join("etc")
     }
 
-    /// The node that runs the control plane.
+    /// Returns the node that runs the control plane; by default the first one.
     pub fn control_plane(&self) -> Option<&NodePlan> {
         self.nodes
             .iter()
@@ -260,107 +258,107 @@ impl ClusterPlan {
             .or(self.nodes.first())
     }
 
-    /// The plan of one node.
+    /// Returns the plan of one node.
     pub fn node(&self, name: &str) -> Option<&NodePlan> {
         self.nodes.iter().find(|n| n.name == name)
     }
 }
 
-/// Whether a node runs.
+/// The state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeState {
-    /// Its init runs.
+    /// Its init process runs.
     Running,
-    /// It is kept on disk and does not run.
+    /// It exists on disk and does not run.
     Stopped,
-    /// It was never made, or removed behind our back.
+    /// It was never created, or was removed by other means than rkube.
     Missing,
 }
 
-/// Something that the host lacks.
+/// A requirement that the host does not meet.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// What is missing and what to do; its code becomes the exit code.
+    /// The problem and how to fix it; its code becomes the exit code.
     pub failure: Failure,
-    /// Whether a cluster cannot work without it.
+    /// Whether the cluster cannot work until it is fixed.
     pub fatal: bool,
 }
 
-/// One way of making nodes.
+/// An implementation of nodes.
 pub trait Driver: Send + Sync {
-    /// The name on the command line.
+    /// Returns the driver's name on the command line.
     fn name(&self) -> &'static str;
 
-    /// What the host lacks for `plan`, before anything is made. Answers soon,
-    /// also where whatever the driver relies on hangs.
+    /// Returns the requirements of `plan` that the host does not meet, before anything is created.
+    /// Has a timeout for every external service that it asks.
     fn preflight<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Vec<Problem>>;
 
-    /// Whether anything of the cluster runs already.
+    /// Whether any node of the cluster runs.
     fn is_up<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, bool>;
 
-    /// An address range for the nodes of a new cluster that collides with
-    /// nothing on this machine nor with `taken`.
+    /// Returns an address range for the nodes of a new cluster. It overlaps neither with networks
+    /// of the host nor with `taken`.
     fn free_range<'a>(&'a self, taken: &'a [Ipv4Net]) -> BoxFuture<'a, Result<Ipv4Net, Failure>>;
 
-    /// Whether API and SSH servers are published on the host's loopback, at
-    /// ports that the plan must name.
+    /// Whether the API and SSH servers are published on the host's loopback, at ports that the plan
+    /// must contain.
     fn publishes(&self) -> bool {
         false
     }
 
-    /// How the host reaches the cluster.
+    /// Returns the addresses at which the host reaches the cluster.
     fn endpoints(&self, plan: &ClusterPlan) -> Endpoints {
         Endpoints::direct(plan)
     }
 
-    /// DNS servers that nodes reach, where those of the host are not the ones.
+    /// Returns DNS servers that nodes can reach; `None` if those of the host can be used.
     fn resolvers(&self) -> Option<Vec<IpAddr>> {
         None
     }
 
-    /// The program that nodes are to run, a file of this machine: a copy of it is
-    /// what the plan names.
+    /// Returns the program that nodes run, a file on the host. [`ClusterPlan::binary`] is a copy of
+    /// it.
     fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
         Box::pin(async { crate::binary::own() })
     }
 
-    /// Starts `nodes`, and whatever they need besides; a node that runs is left alone.
+    /// Starts `nodes` and everything that they depend on. Running nodes are left unchanged.
     fn start<'a>(
         &'a self,
         plan: &'a ClusterPlan,
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// Stops `nodes` in order, keeping their state. When none is left running,
-    /// nothing of the cluster but files remains.
+    /// Stops `nodes` gracefully and keeps their state. After the last one, only files of the
+    /// cluster remain.
     fn stop<'a>(
         &'a self,
         plan: &'a ClusterPlan,
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// Removes `nodes` with their state. Removing what is not there succeeds.
+    /// Removes `nodes` with their state. Missing nodes are ignored.
     fn remove<'a>(
         &'a self,
         plan: &'a ClusterPlan,
         nodes: &'a [String],
     ) -> BoxFuture<'a, Result<(), Failure>>;
 
-    /// The state of every node of the plan, in its order.
+    /// Returns the state of every node, in the order of the plan.
     fn states<'a>(
         &'a self,
         plan: &'a ClusterPlan,
     ) -> BoxFuture<'a, Result<Vec<NodeState>, Failure>>;
 
-    /// The logs of the node's own processes, also of a stopped node; nothing
-    /// where there are none.
+    /// Returns the logs of the node's own processes, also if it is stopped; empty if there are
+    /// none.
     fn logs<'a>(
         &'a self,
         plan: &'a ClusterPlan,
         node: &'a str,
     ) -> BoxFuture<'a, Result<Vec<Log>, Failure>>;
 
-    /// The logs of what keeps the nodes running, where the driver has such.
+    /// Returns the logs of the driver's own processes, if it has any.
     fn driver_logs<'a>(
         &'a self,
         _plan: &'a ClusterPlan,
@@ -368,12 +366,12 @@ pub trait Driver: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    /// Removes everything of the cluster but the profile's directory, whatever
-    /// state it is in and whoever died.
+    /// Removes everything of the cluster but the profile's directory, whatever state it is in. Does
+    /// not depend on any process of the cluster.
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>>;
 }
 
-/// Logs that lie as files in `directory`: name and path below it.
+/// Reads logs from `folder`. `files` holds names and paths below it; missing files are skipped.
 #[cfg(unix)]
 pub(crate) fn read_logs(
     folder: &std::path::Path,
@@ -388,7 +386,7 @@ pub(crate) fn read_logs(
                 name: (*name).to_owned(),
                 content,
             }),
-            // Not every node has every service.
+            // Not every node runs every service.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
                 return Err(Failure::new(

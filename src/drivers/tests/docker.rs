@@ -1,7 +1,7 @@
-//! The docker driver against a real engine: nodes that are whole, that come
-//! back whatever is taken from them, and that leave nothing behind.
+//! Tests the docker driver with a real engine: nodes are complete, return after a restart or
+//! removal of their containers, and leave nothing behind.
 //!
-//! This program is its own node binary: started with a role, it plays it.
+//! This program is also the node binary: if started with a role, it runs that role.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use rkube_config::{NodeConfig, paths};
 use rkube_drivers::{ClusterPlan, Driver, NodePlan, NodeState, docker};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The profile's name, which the engine's tools show.
+/// The profile's name, visible in the engine's tools.
 const PROFILE: &str = "dockertest";
 
 fn main() {
@@ -24,12 +24,12 @@ fn main() {
             let config = NodeConfig::read(paths::NODE_CONFIG).expect("configuration");
             rkube_init::run(&config).expect("init");
         }
-        // The node's services of this test: one that reports what it sees.
+        // The nodes' only service in this test, which reports its surroundings.
         Some("agent") => agent(),
         Some(role)
             if rkube_drivers::helper_main(role, &args[1..])
                 .is_some_and(|code| std::process::exit(code)) => {}
-        // What a test runner asks.
+        // Queries of the test runner.
         Some("--list") if args.iter().any(|a| a == "--ignored") => {}
         Some("--list") => println!("docker_driver: test"),
         _ => {
@@ -40,7 +40,7 @@ fn main() {
     }
 }
 
-/// Writes what it finds around itself to its log, then answers at port 22.
+/// Logs a report of its surroundings, then listens on port 22.
 fn agent() {
     let boots = Path::new(paths::STATE).join("boots");
     let count = std::fs::read_to_string(&boots).unwrap_or_default() + "x";
@@ -174,7 +174,7 @@ async fn tests() {
     }
     running(&plan, [NodeState::Running, NodeState::Running]).await;
 
-    // The engine's own means.
+    // Changes made with the engine's own command.
     if docker_cli(&["restart", "-t", "5", &names[0]]) {
         report(&plan, &names[0], 2).await;
         docker_cli(&["kill", &names[0]]);
@@ -186,7 +186,7 @@ async fn tests() {
             .await
             .expect("start what was taken");
         report(&plan, &names[0], 3).await;
-        // Its state was not in the container.
+        // The node's state is in a volume, so it survived the removal of the container.
         report(&plan, &names[1], 2).await;
     }
 
@@ -212,7 +212,7 @@ async fn tests() {
     }
 }
 
-/// Removes everything also when a check fails.
+/// Removes the cluster if the test fails.
 struct Undo<'a>(&'a ClusterPlan);
 
 impl Drop for Undo<'_> {
@@ -250,7 +250,7 @@ async fn running(plan: &ClusterPlan, wanted: [NodeState; 2]) {
     }
 }
 
-/// What the node's service says after its `boots`th start.
+/// Returns the report of the node's service after its start number `boots`.
 async fn report(plan: &ClusterPlan, node: &str, boots: usize) -> BTreeMap<String, String> {
     let deadline = Instant::now() + LIMIT;
     loop {

@@ -1,8 +1,7 @@
-//! The native driver against the real kernel: nodes that are apart from each
-//! other and from the host, that come back whoever is killed, and that leave
-//! nothing behind.
+//! Tests the native driver on the real kernel: nodes are isolated from each other and from the
+//! host, restart after any process is killed, and leave nothing behind.
 //!
-//! This program is its own node binary: started with a role, it plays it.
+//! This program is also the node binary: if started with a role, it runs that role.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -23,12 +22,12 @@ fn main() {
             let config = NodeConfig::read(paths::NODE_CONFIG).expect("configuration");
             rkube_init::run(&config).expect("init");
         }
-        // The node's services of this test: one that reports what it sees.
+        // The nodes' only service in this test, which reports its surroundings.
         Some("agent") => agent(),
         Some(role)
             if native::helper_main(role, &args[1..])
                 .is_some_and(|code| std::process::exit(code)) => {}
-        // What a test runner asks.
+        // Queries of the test runner.
         Some("--list") if args.iter().any(|a| a == "--ignored") => {}
         Some("--list") => println!("native_driver: test"),
         _ if !nix::unistd::geteuid().is_root() => {
@@ -42,7 +41,7 @@ fn main() {
     }
 }
 
-/// Writes what it finds around itself, then sleeps.
+/// Writes a report of its surroundings, then sleeps.
 fn agent() {
     let run = |script: &str| {
         let out = Command::new("/bin/sh")
@@ -74,8 +73,7 @@ fn agent() {
     }
 }
 
-/// Writes a file of the node's state at once: the test on the other side sees
-/// all of it or nothing.
+/// Writes a file of the node's state atomically: the test reads it from outside.
 fn publish(name: &str, text: &str) {
     let path = Path::new("/var/lib/rkube").join(name);
     let new = path.with_extension("new");
@@ -148,14 +146,14 @@ async fn tests() {
     }
     reachable(&plan);
 
-    // A node's first process.
+    // A node's init process.
     let init = pids("init")[0];
     kill(init, Signal::SIGKILL).expect("kill");
     wait("the node to boot again", || boots(&plan) == 3);
     wait("both nodes to run", || pids("init").len() == 2);
     reachable(&plan);
 
-    // Either supervisor, then the one that took over.
+    // One of the supervisors, then twice the one that took over.
     for role in ["supervise", "standby", "standby"] {
         let inits = pids("init");
         let victims = pids(role);
@@ -185,7 +183,7 @@ async fn tests() {
     driver.start(&plan, &names).await.expect("start again");
     wait("state to survive", || boots(&plan) == 5);
 
-    // Everything dies at once, and delete still finds the rest.
+    // Everything dies at once, and `destroy` still removes the rest.
     for pid in supervisors().into_iter().chain(pids("init")) {
         let _ = kill(pid, Signal::SIGKILL);
     }
@@ -233,7 +231,7 @@ fn isolated(name: &str, report: &str) {
 
 fn reachable(plan: &ClusterPlan) {
     for node in &plan.nodes {
-        // Nothing listens: a refusal comes from the node itself.
+        // Nothing listens on this port: the refusal proves that the node itself responds.
         let address = std::net::SocketAddr::from((node.ip, 9));
         wait("a node to answer", || {
             let result = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500));
@@ -253,7 +251,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + LIMIT;
     while !done() {
         if Instant::now() > deadline {
-            // The directory goes with the test: what its processes said is told now.
+            // The directory is removed with the test, so the logs are printed now.
             let logs = Command::new("sh")
                 .args([
                     "-c",
@@ -269,8 +267,8 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// Processes of this test's cluster that play `role`: nodes are in its groups,
-/// supervisors name its directory. Other clusters of this machine are not touched.
+/// Finds the processes of this test's cluster that run `role`: nodes by their control groups,
+/// supervisors by their arguments. Other clusters on the host are not affected.
 fn pids(role: &str) -> Vec<Pid> {
     let own = std::env::current_exe().expect("own path");
     let binaries = [own.as_os_str().as_encoded_bytes(), paths::BINARY.as_bytes()];
@@ -298,7 +296,7 @@ fn supervisors() -> Vec<Pid> {
     all
 }
 
-/// Everything on the host that a cluster could leave.
+/// Returns everything on the host that a cluster could leave behind.
 fn host() -> String {
     let links = std::fs::read_to_string("/proc/net/dev").expect("links");
     let links: Vec<&str> = links

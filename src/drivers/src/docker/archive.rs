@@ -1,11 +1,11 @@
-//! What goes into a container and comes out of it as tar archives.
+//! Tar archives that are copied to and from a node's container.
 
 use std::io::{self, Read};
 use std::path::Path;
 
 use crate::types::Log;
 
-/// The host's roots of trust as one file, where it has such.
+/// Reads the host's trusted CA certificates (PEM); `None` if the host has no bundle.
 #[cfg(not(windows))]
 fn roots() -> io::Result<Option<Vec<u8>>> {
     const BUNDLES: [&str; 4] = [
@@ -18,13 +18,13 @@ fn roots() -> io::Result<Option<Vec<u8>>> {
     bundle.map(std::fs::read).transpose()
 }
 
-/// The host's roots of trust, which Windows keeps in a store, as one file.
+/// Exports the trusted CA certificates of the Windows certificate store (PEM).
 #[cfg(windows)]
 fn roots() -> io::Result<Option<Vec<u8>>> {
     use base64::Engine as _;
 
     let mut text = String::new();
-    // What cannot be read is trusted by nobody else either.
+    // Certificates that cannot be loaded are skipped: other programs cannot use them either.
     for certificate in rustls_native_certs::load_native_certs().certs {
         let body = base64::engine::general_purpose::STANDARD.encode(&certificate);
         text += "-----BEGIN CERTIFICATE-----\n";
@@ -37,8 +37,8 @@ fn roots() -> io::Result<Option<Vec<u8>>> {
     Ok((!text.is_empty()).then(|| text.into_bytes()))
 }
 
-/// A node's `etc` directory as `etc/rkube`, and the host's roots of trust for
-/// registries, all belonging to root.
+/// Archives a node's `etc` directory as `etc/rkube`, together with the host's trusted CA
+/// certificates for registries. All files belong to root.
 pub fn of_etc(etc: &Path) -> io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
     folder(&mut tar, Path::new("etc"), 0o755)?;
@@ -61,7 +61,7 @@ fn add(tar: &mut tar::Builder<Vec<u8>>, source: &Path, path: &Path) -> io::Resul
         if entry.file_type()?.is_dir() {
             add(tar, &entry.path(), &path)?;
         } else {
-            // Keys are among them; none needs to be read by others.
+            // Some files are private keys, and no other user needs to read any of them.
             file(tar, &path, 0o600, &std::fs::read(entry.path())?)?;
         }
     }
@@ -83,7 +83,8 @@ fn file(tar: &mut tar::Builder<Vec<u8>>, path: &Path, mode: u32, content: &[u8])
     tar.append_data(&mut header, path, content)
 }
 
-/// The logs (`*.log`) in an archive of a node's log directory, the control plane's first.
+/// Returns the logs (`*.log`) in an archive of a node's log directory, in reverse order of their
+/// names, so that the control plane's is first.
 pub fn logs(archive: &[u8]) -> io::Result<Vec<Log>> {
     let mut found = Vec::new();
     for entry in tar::Archive::new(archive).entries()? {

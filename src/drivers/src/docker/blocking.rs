@@ -1,4 +1,4 @@
-//! Blocking work in asynchronous code.
+//! Runs blocking work from asynchronous code.
 
 use rkube_failure::{Failure, Kind, Source};
 

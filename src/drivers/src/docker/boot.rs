@@ -1,10 +1,9 @@
-//! `rkube docker-init`: what the first process of a node's container does
-//! before it becomes `rkube init`.
+//! `rkube docker-init`: the first process of a node's container, before it becomes `rkube init`.
 
-/// Where the driver binds the directories of the host that become the tool box.
+/// Where the driver mounts the host's directories of programs and libraries.
 pub const TOOL_BOX: &str = "/.host";
 
-/// Completes the container's file systems and becomes `rkube init`.
+/// Completes the container's file systems, then executes `rkube init`. Returns only on failure.
 #[cfg(target_os = "linux")]
 pub fn docker_init() -> anyhow::Result<()> {
     use std::path::Path;
@@ -18,14 +17,14 @@ pub fn docker_init() -> anyhow::Result<()> {
     let root = Path::new("/");
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
     let hierarchies = cgroup::hierarchies()?;
-    // Engines that cannot be asked for a namespace of one's own leave the host's.
+    // Engines without support for private cgroup namespaces leave that of the host.
     let groups = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc")?;
     if groups.lines().any(|l| !l.ends_with(":/")) {
         unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot create a cgroup namespace")?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     rootfs::bind_flags(root, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
-    // The engine's show the host's devices and groups; a node has its own.
+    // The engine's mounts show the host's devices and control groups; a node gets private ones.
     for place in ["/dev", "/sys", "/proc"] {
         match umount2(place, MntFlags::MNT_DETACH) {
             Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
@@ -48,7 +47,7 @@ pub fn docker_init() -> anyhow::Result<()> {
     let etc = Path::new(paths::NODE_CONFIG).parent().unwrap_or(root);
     rootfs::bind(etc, etc, true)?;
     rootfs::make_dir(Path::new(paths::STATE), 0o700)?;
-    // Containers may ask for mounts that propagate; they need a shared parent.
+    // Containers may request mount propagation, which needs a shared parent mount.
     rootfs::bind_flags(root, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
     cgroup::make_room(root)?;
     rkube_init::write_identity(root, &config)?;
@@ -59,7 +58,7 @@ pub fn docker_init() -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
 }
 
-/// Nodes are Linux only, whatever the CLI runs on.
+/// Fails: nodes run on Linux only.
 #[cfg(not(target_os = "linux"))]
 pub fn docker_init() -> anyhow::Result<()> {
     anyhow::bail!("a node runs on Linux only")

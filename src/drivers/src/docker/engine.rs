@@ -1,4 +1,4 @@
-//! Finding a container engine, talking to it, and putting its errors in words.
+//! Finds a container engine, connects to it and translates its errors into failures.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,25 +9,25 @@ use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
-/// The oldest API that has what nodes need (private control group namespaces);
-/// Docker 20.10 and Podman 3 speak it.
+/// The oldest API version with everything that nodes need (private cgroup namespaces). Docker 20.10
+/// and Podman 3 support it.
 pub const API_MIN: ClientVersion = ClientVersion {
     major_version: 1,
     minor_version: 41,
 };
-/// How long the engine may take to say who it is.
+/// Timeout for connecting to the engine and reading its description.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it may take for anything else, in seconds.
+/// Timeout of every other request, in seconds.
 const REQUEST_LIMIT: u64 = 120;
 
-/// Where an engine listens.
+/// The address at which an engine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// A Unix socket.
     Unix(PathBuf),
     /// A Windows named pipe.
     Pipe(String),
-    /// Plain HTTP on this machine's loopback, `host:port`.
+    /// Plain HTTP on the host's loopback, `host:port`.
     Http(String),
 }
 
@@ -41,18 +41,21 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// A connection to an engine that has answered.
+/// A connection to an engine that has responded.
 pub struct Engine {
-    /// The client; it speaks the engine's version of the API.
+    /// The client, which uses the API version of the engine.
     pub docker: Docker,
-    /// Where it is.
+    /// The address of the engine.
     pub address: Address,
-    /// What it says of itself.
+    /// The engine's description of its host.
     pub info: SystemInfo,
 }
 
 impl Engine {
-    /// Finds the engine that the `docker` command would use and greets it.
+    /// Connects to the engine that the `docker` command would use.
+    ///
+    /// # Errors
+    /// Fails if no engine responds, or if its API is older than [`API_MIN`].
     pub async fn connect() -> Result<Self, Failure> {
         let address = locate(&EngineEnv::from_process())?;
         let docker = client(&address)?;
@@ -98,31 +101,31 @@ impl Engine {
         .advise("update it to Docker 20.10, Podman 3 or newer"))
     }
 
-    /// The architecture of its containers, as images name it.
+    /// Returns the architecture of the engine's containers, in the notation of images (`amd64`).
     pub fn architecture(&self) -> &str {
-        // The engine says it as its kernel does, or as images do.
+        // Some engines use the kernel's notation, others that of images.
         let said = self.info.architecture.as_deref();
         crate::binary::architecture(said.unwrap_or(std::env::consts::ARCH))
     }
 
-    /// Whether the engine's containers run on this very machine's kernel, so
-    /// that its files can be mounted and its bridges are links here.
+    /// Whether the engine runs on the kernel of this host and is reached by its Unix socket, so
+    /// that it can bind host files and its bridges are network interfaces of this host.
     pub fn is_local(&self) -> bool {
         matches!(self.address, Address::Unix(_)) && self.is_this_machine()
     }
 
-    /// Whether the engine runs on this very machine's kernel, however it is reached.
+    /// Whether the engine runs on the kernel of this host, however it is reached.
     #[cfg(target_os = "linux")]
     pub fn is_this_machine(&self) -> bool {
         let Ok(uname) = nix::sys::utsname::uname() else {
             return false;
         };
-        // A virtual machine's engine (Docker Desktop, Colima) has another of either.
+        // An engine in a virtual machine (Docker Desktop, Colima) differs in at least one.
         self.info.name.as_deref() == uname.nodename().to_str()
             && self.info.kernel_version.as_deref() == uname.release().to_str()
     }
 
-    /// Whether the engine runs on this very machine's kernel: containers need Linux.
+    /// Returns false: containers need a Linux kernel.
     #[cfg(not(target_os = "linux"))]
     pub fn is_this_machine(&self) -> bool {
         false
@@ -140,7 +143,7 @@ fn client(address: &Address) -> Result<Docker, Failure> {
             Docker::connect_with_named_pipe(path, REQUEST_LIMIT, API_DEFAULT_VERSION)
         }
         Address::Http(host) => Docker::connect_with_http(host, REQUEST_LIMIT, API_DEFAULT_VERSION),
-        #[allow(unreachable_patterns)] // Which are left depends on the platform.
+        #[allow(unreachable_patterns)] // Which variants remain depends on the platform.
         other => {
             return Err(Failure::new(
                 Source::Provider,
@@ -152,7 +155,7 @@ fn client(address: &Address) -> Result<Docker, Failure> {
     made.map_err(|e| not_reached(address, &e))
 }
 
-/// What to do where no engine answers.
+/// Advice if no engine responds.
 const START: &str = if cfg!(target_os = "linux") {
     "start it (for Docker on Linux: systemctl start docker), or name another one with DOCKER_HOST"
 } else {
@@ -161,7 +164,7 @@ const START: &str = if cfg!(target_os = "linux") {
 
 fn not_reached(address: &Address, e: &Error) -> Failure {
     let text = chain(e);
-    // Unix's words, and those of Windows.
+    // The messages of Unix and of Windows.
     let denied = text.contains("ermission denied") || text.contains("ccess is denied");
     let failure = Failure::new(
         Source::Provider,
@@ -182,7 +185,7 @@ fn not_reached(address: &Address, e: &Error) -> Failure {
     failure.advise(START)
 }
 
-/// An error with all its causes.
+/// Formats an error with all its causes.
 fn chain(e: &dyn std::error::Error) -> String {
     let mut text = e.to_string();
     let mut cause = e.source();
@@ -196,7 +199,7 @@ fn chain(e: &dyn std::error::Error) -> String {
     text
 }
 
-/// An engine's error for the person at the keyboard; `doing` says what failed.
+/// Converts an engine's error into a failure with advice. `doing` describes the failed action.
 pub fn failure(doing: impl std::fmt::Display, e: &Error) -> Failure {
     let (status, message) = match e {
         Error::DockerResponseServerError {
@@ -238,7 +241,7 @@ pub fn failure(doing: impl std::fmt::Display, e: &Error) -> Failure {
     }
 }
 
-/// Whether the engine says that there is no such thing.
+/// Whether the engine reports that the object does not exist.
 pub fn is_missing(e: &Error) -> bool {
     matches!(
         e,
@@ -296,8 +299,8 @@ const PIPES: [&str; 3] = [
     "//./pipe/podman-machine-default",
 ];
 
-/// Finds the engine's address: `DOCKER_HOST`, else the current context, else the first
-/// of the usual sockets that accepts connections.
+/// Finds the engine's address: `DOCKER_HOST`, else the current context, else the first of the usual
+/// sockets that accepts connections.
 fn locate(env: &EngineEnv) -> Result<Address, Failure> {
     if let Some(host) = &env.docker_host {
         return parse(host).map_err(|f| f.context("DOCKER_HOST"));
@@ -358,7 +361,7 @@ fn parse(host: &str) -> Result<Address, Failure> {
             .parse::<std::net::IpAddr>()
             .is_ok_and(|ip| ip.is_loopback());
     if !loopback {
-        // Nodes publish their ports on the engine's loopback, out of reach from here.
+        // Nodes publish ports on the loopback of the engine's host, which this host cannot reach.
         return Err(unsupported("it is on another machine"));
     }
     Ok(Address::Http(address.to_owned()))
@@ -382,7 +385,7 @@ struct ContextEndpoint {
     host: Option<String>,
 }
 
-/// The address of the `docker` command's current context; `None` for the default one.
+/// Returns the endpoint of the `docker` command's current context, `None` for the default context.
 fn context_host(env: &EngineEnv) -> Result<Option<String>, Failure> {
     let Some(dir) = &env.config_dir else {
         return Ok(None);

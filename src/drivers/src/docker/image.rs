@@ -1,4 +1,4 @@
-//! The node image: the binary and nothing else, streamed into the engine.
+//! The node image: one layer with the binary, streamed to the engine.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,18 +15,18 @@ use tokio::io::AsyncReadExt;
 use super::engine::{Engine, failure, is_missing};
 use crate::hex::encode as hex;
 
-/// Label of every node image: its layer's digest.
+/// Label of every node image: the digest of its layer.
 const LAYER_LABEL: &str = "io.rkube.layer";
-/// The repository that the images are named in.
+/// The repository of the images' names.
 const REPOSITORY: &str = "rkube-node";
-/// What the image is, but for its layer and architecture.
+/// The image's configuration without its layer and architecture.
 const DESCRIPTION: &str = include_str!("../../../../images/node/image.json");
-/// A block of a tar archive, in bytes.
+/// Size of a tar block, in bytes.
 const BLOCK: u64 = 512;
-/// Piece of the binary that is sent at once, in bytes.
+/// How much of the binary is read and sent at once, in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// The image's one layer, a tar of the binary, described without holding it.
+/// The image's only layer: a tar archive of the binary, whose content is not held in memory.
 struct Layer {
     head: Vec<u8>,
     size: u64,
@@ -64,10 +64,10 @@ impl Layer {
     }
 }
 
-/// A tar header with nothing in it that varies.
+/// Returns a deterministic tar header: owned by root, modification time zero.
 fn header(name: &str, mode: u32, size: u64) -> [u8; BLOCK as usize] {
     let mut header = tar::Header::new_ustar();
-    // Names here are short and fixed, so that this cannot fail.
+    // The names are short constants, so this cannot fail.
     let _ = header.set_path(name);
     header.set_mode(mode);
     header.set_size(size);
@@ -79,12 +79,12 @@ fn header(name: &str, mode: u32, size: u64) -> [u8; BLOCK as usize] {
     *header.as_bytes()
 }
 
-/// Bytes that fill up the last block of a file of `size`.
+/// Returns the number of bytes that pad a file of `size` to a full block.
 fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 
-/// Makes sure that the engine has the image of `binary`, and gives its ID.
+/// Loads the image of `binary` into the engine unless it is present. Returns its ID.
 pub async fn ensure(engine: &Engine, binary: &Path) -> Result<String, Failure> {
     let (layer, digest) = describe(binary).await?;
     if let Some(image) = find(engine, Some(&digest)).await?.into_iter().next() {
@@ -101,8 +101,8 @@ pub async fn ensure(engine: &Engine, binary: &Path) -> Result<String, Failure> {
     }
 }
 
-/// The layer of `binary` and its digest, which is remembered beside the binary:
-/// it takes longer than making a container.
+/// Returns the layer of `binary` and its digest. The digest is cached next to the binary, because
+/// computing it takes longer than creating a container.
 async fn describe(binary: &Path) -> Result<(Layer, String), Failure> {
     let binary = binary.to_path_buf();
     let work = move || -> anyhow::Result<(Layer, String)> {
@@ -129,14 +129,14 @@ async fn describe(binary: &Path) -> Result<(Layer, String), Failure> {
         let digest = layer
             .digest(&binary)
             .with_context(|| format!("cannot read {}", binary.display()))?;
-        // Only a help: without it the digest is computed again.
+        // Only a cache: if it cannot be written, the digest is computed again.
         let _ = std::fs::write(&memo, format!("{stamp} {digest}"));
         Ok((layer, digest))
     };
     super::blocking::run_blocking(work).await
 }
 
-/// The node images that the engine has: of one layer, or all.
+/// Returns the engine's node images: those with the layer `digest`, or all.
 async fn find(engine: &Engine, digest: Option<&str>) -> Result<Vec<ImageSummary>, Failure> {
     let label = match digest {
         Some(digest) => format!("{LAYER_LABEL}={digest}"),
@@ -172,8 +172,7 @@ fn config(digest: &str, architecture: &str) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(&config).map_err(broken)
 }
 
-/// Sends the image as `docker save` would have written it; the binary is read
-/// while it is sent.
+/// Sends the image in the format of `docker save`. The binary is read while it is sent.
 async fn load(engine: &Engine, binary: &Path, layer: &Layer, digest: &str) -> Result<(), Failure> {
     let config = config(digest, engine.architecture())?;
     let name = format!("{REPOSITORY}:{}", &digest[..12]);
@@ -228,7 +227,7 @@ async fn load(engine: &Engine, binary: &Path, layer: &Layer, digest: &str) -> Re
     Ok(())
 }
 
-/// Exactly `size` bytes of `file`, which must not change meanwhile.
+/// Returns a stream of exactly `size` bytes of `file`. Fails if the file is shorter.
 fn chunks(
     file: tokio::fs::File,
     size: u64,
@@ -247,13 +246,13 @@ fn chunks(
     })
 }
 
-/// Removes node images that no container uses, but for `keep`.
+/// Removes unused node images, except `keep`.
 pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
     for image in find(engine, None).await? {
         if keep == Some(image.id.as_str()) {
             continue;
         }
-        // By name, or a name would be left: an image may have several.
+        // By every name: removing one of several names keeps the image.
         let mut names = image.repo_tags;
         if names.is_empty() {
             names.push(image.id);
@@ -266,7 +265,7 @@ pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
             match removed {
                 Ok(_) => {}
                 Err(e) if is_missing(&e) => {}
-                // Another cluster's containers use it.
+                // Containers of another cluster use it.
                 Err(bollard::errors::Error::DockerResponseServerError {
                     status_code: 409, ..
                 }) => {}
@@ -277,7 +276,7 @@ pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The engine's image `name` as `docker save` writes it.
+/// Returns the engine's image `name` in the format of `docker save`.
 pub fn export(
     engine: &Engine,
     name: &str,
@@ -286,7 +285,7 @@ pub fn export(
     Box::pin(stream.map_err(std::io::Error::other))
 }
 
-/// The ID of an image of the engine, and the digests of its layers (diff IDs).
+/// Returns the ID of an image and the digests of its layers (diff IDs).
 pub async fn inspect(engine: &Engine, name: &str) -> Result<(String, Vec<String>), Failure> {
     let none = || {
         Failure::new(

@@ -1,9 +1,8 @@
-//! An image of the engine without the layers that a node has already.
+//! Exports an image of the engine without the layers that a node already has.
 //!
-//! Engines export whole images only. The export goes over the engine's socket and
-//! stays on its machine; what is left out of it need not be sent to the node. The
-//! archive names its layers at its end, so it is read twice: once for what is in
-//! it, once to be sent.
+//! Engines export whole images only. The export stays on the host; only the remaining layers are
+//! sent to the node. The archive lists its layers at its end, so it is read twice: first for its
+//! contents, then to copy it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};
@@ -11,18 +10,18 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// The archive's list of images.
+/// The file of the archive that lists its images.
 const MANIFEST: &str = "manifest.json";
-/// The longest list taken, in bytes.
+/// The maximum size of that file, in bytes.
 const MANIFEST_MAX: u64 = 4 << 20;
 
-/// Whether a text is a SHA-256 digest as engines write it.
+/// Whether a text is a SHA-256 digest in the engine's notation.
 pub fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:")
         .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// The identities of stacks of layers, one a layer, as OCI defines chain IDs.
+/// Returns the chain ID of each layer (OCI image specification, "Layer ChainID").
 pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
     let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
     for diff in diff_ids {
@@ -46,20 +45,20 @@ struct Image {
     layers: Vec<String>,
 }
 
-/// What an archive holds.
+/// The contents of an archive.
 #[derive(Default)]
 struct Contents {
     images: Vec<Image>,
     sizes: HashMap<PathBuf, u64>,
-    /// Files that stand for others, as engines before 25 share layers.
+    /// Links to other files, which engines before version 25 use for shared layers.
     links: HashMap<PathBuf, PathBuf>,
 }
 
-/// Layers that are left out of an archive because the node has them.
+/// The layers that are omitted from an archive because the node has them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SkippedLayers {
     files: HashSet<PathBuf>,
-    /// By the names that the image's manifest uses.
+    /// Sizes in bytes, by the names that the image's manifest uses.
     sizes: BTreeMap<String, u64>,
 }
 
@@ -120,7 +119,7 @@ impl Contents {
         Ok(contents)
     }
 
-    /// The file that a layer's name leads to.
+    /// Returns the file that a layer's name refers to, after following at most eight links.
     fn file(&self, name: &str) -> Option<PathBuf> {
         let mut path = clean(Path::new(name));
         for _ in 0..8 {
@@ -133,8 +132,8 @@ impl Contents {
     }
 }
 
-/// What to leave out of an image's archive when the layers with `present` set are
-/// there; nothing where the archive is not as expected.
+/// Returns the layers to omit from an image's archive if the node has those whose `present` is set.
+/// Omits none if the archive does not have the expected form.
 pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<SkippedLayers> {
     let contents = Contents::read(archive)?;
     let [image] = contents.images.as_slice() else {
@@ -143,7 +142,7 @@ pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<SkippedLayers> {
     if image.layers.len() != present.len() {
         return Ok(SkippedLayers::default());
     }
-    // Two layers may be one file, of which one is there and the other is not.
+    // Two layers can share one file, and the node may have only one of them.
     let kept: HashSet<PathBuf> = image
         .layers
         .iter()
@@ -167,8 +166,8 @@ pub fn plan(archive: impl Read, present: &[bool]) -> io::Result<SkippedLayers> {
     Ok(skipped)
 }
 
-/// Copies an archive without the layers of `skipped`, and says in it which these
-/// were and how big, in a file called `list`.
+/// Copies an archive without the layers of `skipped`. Adds the file `list` with the names and sizes
+/// of the skipped layers.
 pub fn copy(
     archive: impl Read,
     skipped: &SkippedLayers,
@@ -234,7 +233,7 @@ mod tests {
         let diffs = ["sha256:a".to_owned(), "sha256:b".to_owned()];
         let chain = chain_ids(&diffs);
         assert_eq!(chain[0], "sha256:a");
-        // sha256sum of "sha256:a sha256:b".
+        // SHA-256 of "sha256:a sha256:b".
         let sum = ring::digest::digest(&ring::digest::SHA256, b"sha256:a sha256:b");
         assert_eq!(
             chain[1],
@@ -268,10 +267,10 @@ mod tests {
         assert_eq!(list["2/layer.tar"], 6);
         assert_eq!(list["3/layer.tar"], 3);
 
-        // The third is the first's file and is not there.
+        // The third layer shares the first one's file, and the node does not have it.
         let skipped = plan(whole.as_slice(), &[true, true, false]).unwrap();
         assert_eq!(skipped.files, HashSet::from([PathBuf::from("2/layer.tar")]));
-        // Not what the engine said of the image.
+        // The number of layers differs from the engine's description.
         let skipped = plan(whole.as_slice(), &[true]).unwrap();
         assert_eq!(skipped, SkippedLayers::default());
         assert!(plan(&whole[..700], &[true]).is_err());

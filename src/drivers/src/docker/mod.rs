@@ -1,8 +1,7 @@
 //! Nodes as containers of a Docker-compatible engine.
 //!
-//! A node is a privileged container of an image that holds nothing but the
-//! binary; `rkube docker-init` makes the rest inside. The engine keeps nodes
-//! running: rkube leaves no process of its own on the host.
+//! A node is a privileged container whose image consists of the binary only; `rkube docker-init`
+//! sets up the rest inside. The engine restarts nodes: rkube leaves no process on the host.
 
 mod archive;
 mod blocking;
@@ -40,7 +39,7 @@ pub use boot::docker_init;
 /// The docker driver.
 pub struct Docker;
 
-/// An image of the engine, as an archive to be read.
+/// An image of the engine that can be exported as an archive.
 pub struct Export {
     /// The image's ID.
     pub id: String,
@@ -49,7 +48,7 @@ pub struct Export {
     layers: Vec<String>,
 }
 
-/// An archive on its way.
+/// A stream of an archive's content.
 pub type Archive = Box<dyn Stream<Item = std::io::Result<Bytes>> + Send + Unpin>;
 
 impl Export {
@@ -61,7 +60,7 @@ impl Export {
             id,
             engine,
             name: name.to_owned(),
-            // They become words of a command on nodes.
+            // The digests become arguments of a command on nodes.
             layers: match diff_ids.iter().all(|id| layers::is_digest(id)) {
                 true => layers::chain_ids(&diff_ids),
                 false => Vec::new(),
@@ -69,19 +68,20 @@ impl Export {
         })
     }
 
-    /// The name that it was found by.
+    /// Returns the name by which the image was found.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its layers, lowest first, by their chain IDs.
+    /// Returns the chain IDs of its layers, lowest first; empty if the engine's digests are
+    /// invalid.
     pub fn layers(&self) -> &[String] {
         &self.layers
     }
 
-    /// The image as `docker save` writes it, without the layers that are `present`;
-    /// which these are is said in a file of the archive called `list`. Also how many
-    /// layers are in it.
+    /// Exports the image in the format of `docker save`, without the layers whose chain IDs are in
+    /// `present`. The file `list` of the archive describes the skipped layers. Also returns the
+    /// number of layers in the archive.
     pub async fn open(
         &self,
         present: &[String],
@@ -107,7 +107,7 @@ impl Export {
         tokio::task::spawn_blocking(move || {
             let out = std::io::BufWriter::with_capacity(PIECE, Sender(sender.clone()));
             if let Err(e) = layers::copy(archive, &skipped, list, out) {
-                // Nobody reads any more where this fails too.
+                // If the receiver was dropped, the error has no reader.
                 let _ = sender.blocking_send(Err(e));
             }
         });
@@ -116,11 +116,11 @@ impl Export {
     }
 }
 
-/// Size of what is sent at once, in bytes, and how much may be waiting.
+/// Size of the chunks that are sent, in bytes; [`PIECES`] of them are buffered.
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
-/// A writer whose other end is a stream.
+/// A writer that sends its data to a stream.
 struct Sender(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
 
 impl std::io::Write for Sender {
@@ -147,7 +147,7 @@ impl Driver for Docker {
 
     fn is_up<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, bool> {
         Box::pin(async move {
-            // An engine that does not answer runs nothing.
+            // If the engine does not respond, no node can be running.
             let Ok(engine) = Engine::connect().await else {
                 return false;
             };
@@ -175,7 +175,7 @@ impl Driver for Docker {
         true
     }
 
-    /// The engine's own, which ask those of this machine whatever they are by then.
+    /// Returns no servers: nodes use the engine's DNS, which follows changes of the host's.
     #[cfg(not(target_os = "linux"))]
     fn resolvers(&self) -> Option<Vec<std::net::IpAddr>> {
         Some(Vec::new())
@@ -285,7 +285,7 @@ impl Driver for Docker {
             remove_containers(&engine, &filters).await?;
             remove_volumes(&engine, &filters).await?;
             network::remove(&engine, &filters).await?;
-            // The image goes with the last cluster that uses it.
+            // The image is removed with the last cluster that uses it.
             let any = HashMap::from([("label", vec![PROFILE_LABEL.to_owned()])]);
             if containers(&engine, &any).await?.is_empty() {
                 image::prune(&engine, None).await?;

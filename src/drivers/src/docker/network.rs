@@ -1,5 +1,4 @@
-//! The network of a cluster's nodes: a bridge of the engine's with the
-//! profile's address range.
+//! The network of a cluster's nodes: a bridge of the engine with the profile's address range.
 
 use std::collections::HashMap;
 
@@ -12,7 +11,7 @@ use super::engine::{Engine, failure, is_missing};
 use super::objects::{PROFILE_LABEL, labels, ours};
 use crate::types::ClusterPlan;
 
-/// Whether the cluster's network is there.
+/// Whether the cluster's network exists.
 pub async fn exists(engine: &Engine, plan: &ClusterPlan) -> Result<bool, Failure> {
     Ok(find(engine, plan).await?.is_some())
 }
@@ -29,7 +28,7 @@ async fn find(engine: &Engine, plan: &ClusterPlan) -> Result<Option<String>, Fai
     Ok(found.into_iter().find_map(|n| n.id))
 }
 
-/// The cluster's network, made if it is not there; its ID.
+/// Creates the cluster's network unless it exists. Returns its ID.
 pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failure> {
     if let Some(id) = find(engine, plan).await? {
         return Ok(id);
@@ -57,7 +56,7 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .map_err(|e| failure("cannot create the nodes' network", &e))
 }
 
-/// Removes the networks that a filter finds.
+/// Removes the networks that match a filter.
 pub async fn remove(
     engine: &Engine,
     filters: &HashMap<&'static str, Vec<String>>,
@@ -84,8 +83,7 @@ pub async fn remove(
     Ok(())
 }
 
-/// Address ranges of the engine's networks, with the profile that each belongs
-/// to, or its name.
+/// Returns the address ranges of the engine's networks with their owners.
 pub async fn ranges(engine: &Engine) -> Result<Vec<(Ipv4Net, Owner)>, Failure> {
     let networks = engine
         .docker
@@ -107,16 +105,16 @@ pub async fn ranges(engine: &Engine) -> Result<Vec<(Ipv4Net, Owner)>, Failure> {
     Ok(found)
 }
 
-/// Who uses a range.
+/// The owner of an address range.
 #[derive(Clone, Debug)]
 pub struct Owner {
-    /// The profile, if it is a cluster's.
+    /// The profile, if the network belongs to a cluster.
     pub profile: Option<String>,
     /// The network's name.
     pub network: String,
 }
 
-/// The collision of `plan`'s range with another network of the engine, if any.
+/// Returns a failure if the plan's range overlaps with another network of the engine.
 pub async fn conflict(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Failure>, Failure> {
     let hit = ranges(engine).await?.into_iter().find(|(net, owner)| {
         owner.profile.as_deref() != Some(&plan.name)

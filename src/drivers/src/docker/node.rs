@@ -1,4 +1,4 @@
-//! One node: its container, from the description to the start.
+//! A node's container: its description, creation, start, stop and logs.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,13 +27,13 @@ use crate::types::{ClusterPlan, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
-/// How long a node may take to stop in order before it is killed, in seconds.
+/// How long a node may take to stop gracefully before it is killed, in seconds.
 const STOP_LIMIT: i32 = 5;
-/// How much of the first process's output is shown, in lines.
+/// How many lines of the first process's output are returned.
 const INIT_LINES: &str = "1000";
 
-/// Starts a node unless it runs: in the container that is there when that is
-/// what the plan describes, else in a new one.
+/// Starts a node unless it runs. Reuses its container if the plan still describes it, and replaces
+/// it otherwise.
 pub async fn start(
     engine: &Engine,
     plan: &ClusterPlan,
@@ -85,7 +85,7 @@ pub async fn start(
         .map_err(|e| failure(format!("cannot start the node {name}"), &e))
 }
 
-/// Asks a node to stop and waits for it.
+/// Asks a node to stop and waits until it has.
 pub async fn stop(engine: &Engine, container: &ContainerSummary) -> Result<(), Failure> {
     let Some(id) = container.id.as_deref() else {
         return Ok(());
@@ -93,7 +93,7 @@ pub async fn stop(engine: &Engine, container: &ContainerSummary) -> Result<(), F
     let options = StopContainerOptionsBuilder::default().t(STOP_LIMIT).build();
     match engine.docker.stop_container(id, Some(options)).await {
         Ok(()) => Ok(()),
-        // Gone, or stopped by somebody else meanwhile.
+        // It was removed or stopped concurrently.
         Err(e) if is_missing(&e) => Ok(()),
         Err(bollard::errors::Error::DockerResponseServerError {
             status_code: 304, ..
@@ -126,7 +126,7 @@ async fn create(engine: &Engine, name: &str, body: ContainerCreateBody) -> Resul
         })
 }
 
-/// Puts the node's configuration, certificates and keys into its container.
+/// Copies the node's configuration, certificates and keys into its container.
 async fn upload(engine: &Engine, id: &str, etc: &Path) -> Result<(), Failure> {
     let content = archive::of_etc(etc).map_err(|e| {
         Failure::new(
@@ -143,7 +143,7 @@ async fn upload(engine: &Engine, id: &str, etc: &Path) -> Result<(), Failure> {
         .map_err(|e| failure("cannot hand a node its configuration", &e))
 }
 
-/// What the container is to be.
+/// Builds the description of a node's container.
 fn describe(
     plan: &ClusterPlan,
     node: &NodePlan,
@@ -180,7 +180,7 @@ fn describe(
             .cpu_millis
             .and_then(|millis| i64::try_from(millis * 1_000_000).ok()),
         memory: bytes,
-        // As much as memory: no swap on top of it.
+        // Equal to the memory limit: no additional swap.
         memory_swap: bytes,
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
@@ -210,7 +210,7 @@ fn describe(
     }
 }
 
-/// Settings of the caller that the node's processes take over.
+/// Returns the environment variables that are passed on to the node's processes.
 fn environment() -> Option<Vec<String>> {
     let set: Vec<String> = ["RKUBE_LOG", "RUST_BACKTRACE"]
         .iter()
@@ -227,7 +227,7 @@ fn volume(plan: &ClusterPlan, node: &str, what: &str, target: &str) -> Mount {
     )
 }
 
-/// Image blobs and layers, shared by the cluster's nodes.
+/// The volume of image blobs and layers, shared by the cluster's nodes.
 fn images(plan: &ClusterPlan) -> Mount {
     mount_volume(
         format!("rkube-{}-images", plan.name),
@@ -250,8 +250,8 @@ fn mount_volume(name: String, target: &str, labels: HashMap<String, String>) -> 
     }
 }
 
-/// The host's programs and libraries; links among their places are made anew
-/// inside the node.
+/// Bind mounts of the host's programs and libraries. Symbolic links among these directories are
+/// recreated inside the node.
 fn tool_box() -> Vec<Mount> {
     std::iter::once("usr")
         .chain(paths::USR_LINKS)
@@ -269,7 +269,7 @@ fn tool_box() -> Vec<Mount> {
 
 type Bindings = HashMap<String, Option<Vec<PortBinding>>>;
 
-/// The ports of the node that the host listens for, as the engine wants them.
+/// Returns the exposed ports and the port bindings, in the engine's notation.
 fn published(plan: &ClusterPlan, node: &NodePlan) -> (Vec<String>, Bindings) {
     let mut bindings = Bindings::new();
     let mut publish = |port: u16, protocol: &str, ip: &str, host: u16| {
@@ -303,9 +303,9 @@ fn published(plan: &ClusterPlan, node: &NodePlan) -> (Vec<String>, Bindings) {
     (exposed, bindings)
 }
 
-/// The same description gives the same digest, whatever the order of its maps.
+/// Returns a digest of the description that does not depend on the order of its maps.
 fn digest(body: &ContainerCreateBody) -> Result<String, Failure> {
-    // serde_json's own maps are sorted.
+    // The maps of serde_json::Value are sorted.
     let value = serde_json::to_value(body).map_err(|e| {
         Failure::new(
             Source::Driver,
@@ -317,7 +317,7 @@ fn digest(body: &ContainerCreateBody) -> Result<String, Failure> {
     Ok(hex(sum.as_ref()))
 }
 
-/// The output of the node's first process and the logs of its services.
+/// Returns the output of the node's first process and the logs of its services.
 pub async fn logs(engine: &Engine, container: &ContainerSummary) -> Result<Vec<Log>, Failure> {
     let Some(id) = container.id.as_deref() else {
         return Ok(Vec::new());
@@ -360,7 +360,7 @@ pub async fn logs(engine: &Engine, container: &ContainerSummary) -> Result<Vec<L
                 )
             })?);
         }
-        // It has never come so far.
+        // The node has not created its log directory yet.
         Err(e) if is_missing(&e) => {}
         Err(e) => return Err(failed(&e)),
     }

@@ -9,14 +9,14 @@ use rkube_failure::Failure;
 use super::engine::{Engine, failure};
 use crate::types::ClusterPlan;
 
-/// Label of everything that belongs to a cluster: the profile's name.
+/// Label of all objects of a cluster: the profile's name.
 pub const PROFILE_LABEL: &str = "io.rkube.profile";
-/// Label beside it: the profile's directory, since each RKUBE_HOME has names of its own.
+/// Label with the profile's directory: profile names are unique only within an RKUBE_HOME.
 pub const HOME_LABEL: &str = "io.rkube.home";
 /// Label of a node's container and volumes: the node's name.
 pub const NODE_LABEL: &str = "io.rkube.node";
 
-/// Labels that make something part of the cluster.
+/// Returns the labels of an object of the cluster.
 pub fn labels(plan: &ClusterPlan, node: Option<&str>) -> HashMap<String, String> {
     let mut labels = HashMap::from([
         (PROFILE_LABEL.to_owned(), plan.name.clone()),
@@ -26,7 +26,7 @@ pub fn labels(plan: &ClusterPlan, node: Option<&str>) -> HashMap<String, String>
     labels
 }
 
-/// A filter of the engine's lists for what belongs to the cluster.
+/// Returns a list filter that matches the cluster's objects.
 pub fn ours(plan: &ClusterPlan) -> HashMap<&'static str, Vec<String>> {
     HashMap::from([(
         "label",
@@ -37,7 +37,7 @@ pub fn ours(plan: &ClusterPlan) -> HashMap<&'static str, Vec<String>> {
     )])
 }
 
-/// Containers that a filter finds, running or not.
+/// Returns the containers that match a filter, running or not.
 pub async fn containers(
     engine: &Engine,
     filters: &HashMap<&'static str, Vec<String>>,
@@ -53,11 +53,12 @@ pub async fn containers(
         .map_err(|e| failure("cannot list the engine's containers", &e))
 }
 
+/// Returns the value of a container's label.
 pub fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
     Some(container.labels.as_ref()?.get(name)?.as_str())
 }
 
-/// The cluster's containers by node.
+/// Returns the cluster's containers by node name.
 pub async fn by_node(
     engine: &Engine,
     plan: &ClusterPlan,
@@ -69,6 +70,7 @@ pub async fn by_node(
         .collect())
 }
 
+/// Whether a container runs, restarts or is paused.
 pub fn runs(container: &ContainerSummary) -> bool {
     matches!(
         container.state,

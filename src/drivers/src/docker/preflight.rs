@@ -1,4 +1,4 @@
-//! What the docker driver needs from the engine, asked before anything is made.
+//! Checks the docker driver's requirements before anything is created.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,11 @@ use super::network;
 use super::objects::{HOME_LABEL, NODE_LABEL, PROFILE_LABEL, containers, label};
 use crate::types::{ClusterPlan, Problem};
 
-/// Least free space where a local engine keeps its data, in bytes.
+/// Minimum free disk space for the data of a local engine, in bytes.
 #[cfg(target_os = "linux")]
 const DISK_MIN: u64 = 1 << 30;
 
-/// Checks everything; an empty answer means that a cluster can be made.
+/// Checks all requirements; returns an empty list if a cluster can be created.
 pub async fn check(plan: &ClusterPlan) -> Vec<Problem> {
     let fatal = |failure| Problem {
         failure,
@@ -21,7 +21,7 @@ pub async fn check(plan: &ClusterPlan) -> Vec<Problem> {
     };
     let engine = match Engine::connect().await {
         Ok(engine) => engine,
-        // Nothing else can be looked at without it.
+        // All other checks need the engine.
         Err(failure) => return vec![fatal(failure)],
     };
     let mut problems = Vec::new();
@@ -55,11 +55,12 @@ fn platform(engine: &Engine) -> Option<Failure> {
                 .advise("switch it to Linux containers"),
         );
     }
-    // Nodes run what was built for the engine's machine.
+    // Nodes run a binary for the architecture of the engine's host.
     crate::binary::for_nodes(engine.architecture()).err()
 }
 
-/// Without the machine's root a node cannot make devices and control groups.
+/// Fails if root in containers is not root on the host: nodes must create devices and control
+/// groups.
 fn rootless(engine: &Engine) -> Option<Failure> {
     let options = engine.info.security_options.as_deref().unwrap_or_default();
     let rootless = options
@@ -84,7 +85,7 @@ fn rootless(engine: &Engine) -> Option<Failure> {
 #[cfg(target_os = "linux")]
 fn disk(engine: &Engine) -> Option<Failure> {
     use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
-    // A virtual machine's disk cannot be looked at from here.
+    // The disk of a virtual machine cannot be inspected from here.
     let root = engine
         .info
         .docker_root_dir
@@ -119,8 +120,8 @@ fn disk(_engine: &Engine) -> Option<Failure> {
     None
 }
 
-/// A collision of the nodes' range with a link or route of this machine that is
-/// not the cluster's own bridge.
+/// Returns a conflict of the nodes' range with a network interface or route of the host other than
+/// the cluster's own bridge.
 async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
     if !engine.is_local() || network::exists(engine, plan).await.ok()? {
         return None;
@@ -142,7 +143,8 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
     }
 }
 
-/// A container that has a node's name, or the cluster's under another RKUBE_HOME.
+/// Returns a conflict with a container that has a node's name, or with the same profile under
+/// another RKUBE_HOME.
 async fn names(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Failure>, Failure> {
     let home = plan.dir.display().to_string();
     for container in containers(engine, &HashMap::new()).await? {

@@ -1,4 +1,4 @@
-//! What a node's container may do: everything that the machine lets its root do.
+//! The privileges of a node's container: everything that the host permits.
 
 use bollard::models::HostConfig;
 
@@ -47,12 +47,11 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Capabilities that engines of 2020 refuse by name; whoever has SYS_ADMIN may do
-/// what they allow.
+/// Capabilities that engines of 2020 do not know by name. CAP_SYS_ADMIN includes their permissions.
 const IN_SYS_ADMIN: [&str; 3] = ["PERFMON", "BPF", "CHECKPOINT_RESTORE"];
 
-/// Capabilities that this machine has not taken from everybody; `None` where
-/// it took none, or where that cannot be told.
+/// Returns the capabilities in the bounding set of this process. Returns `None` if the set is
+/// complete or unknown.
 pub fn bounded() -> Option<Vec<&'static str>> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok()?;
@@ -71,9 +70,10 @@ fn parse(status: &str, last: usize) -> Option<Vec<&'static str>> {
     (left.len() < known.count()).then_some(left)
 }
 
-/// Lets the container do what `capabilities` say, or everything. An engine
-/// refuses a privileged container where the machine has taken a capability from
-/// everybody: then each that is left is named.
+/// Grants the container the given capabilities, or all privileges.
+///
+/// An engine refuses privileged containers if the host's bounding set lacks a capability. Therefore
+/// the remaining ones are added by name in that case.
 pub fn grant(host: &mut HostConfig, capabilities: Option<&[&str]>) {
     host.security_opt = Some(
         ["seccomp=unconfined", "apparmor=unconfined", "label=disable"]
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn only_what_is_left_is_named() {
         assert_eq!(parse("CapBnd:\t000001ffffffffff\n", 40), None);
-        // A kernel that knows one more than this list.
+        // The kernel supports one more capability than this list.
         assert_eq!(parse("CapBnd:\t000003ffffffffff\n", 41), None);
         let left = parse("Name: x\nCapBnd:\t000001fffeffffff\n", 40).unwrap();
         assert_eq!(left.len(), 40);

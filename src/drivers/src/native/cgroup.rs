@@ -1,7 +1,7 @@
-//! Control groups of nodes, version 1, version 2 and the mix of both.
+//! Control groups of nodes: version 1, version 2, and hybrid setups.
 //!
-//! Every node has one group a hierarchy, `rkube/<profile>/<node>`; its own
-//! processes see it as the root.
+//! Every node has one group per hierarchy, `rkube/<profile>/<node>`, which is the root of its
+//! processes' cgroup namespace.
 
 use std::fs;
 use std::io;
@@ -13,20 +13,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rkube_init::cgroup::{Hierarchy, enable_controllers};
 
-/// The directory of all clusters in each hierarchy.
+/// The group that contains all clusters, in each hierarchy.
 const TOP: &str = "rkube";
 
 /// CPU and memory limits of a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
+    /// CPU limit in millicores.
     pub cpu_millis: Option<u64>,
+    /// Memory limit in bytes.
     pub memory_bytes: Option<u64>,
 }
 
-/// A period of the CPU bandwidth controller, in microseconds.
+/// The period of the CPU bandwidth controller, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 
-/// Makes a node's groups and sets their limits.
+/// Creates a node's groups and sets their limits.
 pub fn create(
     hierarchies: &[Hierarchy],
     profile: &str,
@@ -47,7 +49,7 @@ pub fn create(
             for level in [&top, &cluster, &group] {
                 fs::create_dir_all(level)
                     .with_context(|| format!("cannot create {}", level.display()))?;
-                // Also one that was there: whoever made it may not be done yet.
+                // Also if the group exists: a concurrent process may not have filled it yet.
                 if hierarchy.has("cpuset") {
                     fill_cpuset(level)?;
                 }
@@ -58,8 +60,8 @@ pub fn create(
     Ok(())
 }
 
-/// Without CPUs and memory nodes of its own, a version 1 cpuset takes no
-/// process; `clone_children` spares every group below the same work.
+/// Copies the parent's CPUs and memory nodes to a version 1 cpuset, which accepts no process
+/// without them. `clone_children` does the same for groups below it.
 fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
     let parent = group.parent().context("a control group has a parent")?;
     let read = |path: PathBuf| {
@@ -76,7 +78,7 @@ fn fill_cpuset(group: &Path) -> anyhow::Result<()> {
 fn set_limits(hierarchy: &Hierarchy, group: &Path, limits: Limits) -> anyhow::Result<()> {
     let quota = limits.cpu_millis.map(|millis| millis * CPU_PERIOD / 1000);
     if hierarchy.unified {
-        // On a mixed host the version 2 side has no controllers to limit with.
+        // In a hybrid setup, the version 2 hierarchy has no resource controllers.
         if let Some(quota) = quota
             && group.join("cpu.max").exists()
         {
@@ -117,7 +119,8 @@ pub fn join(hierarchies: &[Hierarchy], profile: &str, node: &str, pid: Pid) -> a
     Ok(())
 }
 
-/// Kills every process in the cluster's groups, or in one node's, until none is left.
+/// Kills all processes in the groups of the cluster, or of one node. Fails if any is left after
+/// `limit`.
 pub fn kill_all(
     hierarchies: &[Hierarchy],
     profile: &str,
@@ -131,7 +134,7 @@ pub fn kill_all(
             for group in groups(&group_path(hierarchy, profile, node)) {
                 for pid in processes(&group) {
                     left += 1;
-                    // Gone meanwhile is what was wanted.
+                    // The process may have exited in the meantime.
                     let _ = kill(pid, Signal::SIGKILL);
                 }
             }
@@ -146,7 +149,8 @@ pub fn kill_all(
     }
 }
 
-/// Removes the groups of the cluster, or of one node; they must be empty of processes.
+/// Removes the groups of the cluster, or of one node. They must contain no processes; busy groups
+/// are retried until `limit` has passed.
 pub fn remove(
     hierarchies: &[Hierarchy],
     profile: &str,
@@ -175,7 +179,7 @@ pub fn remove(
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
-        // The directory of all clusters goes with the last one.
+        // The common group is removed with the last cluster; until then this fails.
         let _ = fs::remove_dir(hierarchy.mount_point.join(TOP));
     }
     Ok(())
@@ -189,7 +193,7 @@ fn group_path(hierarchy: &Hierarchy, profile: &str, node: Option<&str>) -> PathB
     }
 }
 
-/// `top` and all groups below it, parents first; nothing when `top` is gone.
+/// Returns `top` and all groups below it, parents first; empty if `top` does not exist.
 fn groups(top: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![top.to_path_buf()];
@@ -212,7 +216,7 @@ fn processes(group: &Path) -> Vec<Pid> {
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.parse().ok())
-        // 0 is a process that this PID namespace cannot see.
+        // 0 means a process outside of this PID namespace.
         .filter(|pid| *pid > 0)
         .map(Pid::from_raw)
         .collect()

@@ -1,7 +1,7 @@
-//! The file systems of a native node, made from inside its own namespaces.
+//! The file systems of a native node, mounted inside its namespaces.
 //!
-//! The root is an overlay of a small skeleton; the host's `/usr` is there
-//! read-only as a tool box, and nothing else of the host can be seen.
+//! The root is an overlay on a small skeleton. The host's `/usr` is mounted read-only for its
+//! programs; the rest of the host's file systems is not visible.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::types::SandboxSpec;
 
 /// Builds the node's file systems and makes them the root of this process.
 pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
-    // Nothing that is mounted here may reach the host.
+    // Mounts made here must not propagate to the host.
     bind_flags(Path::new("/"), MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
 
     let root = spec.dir.join("root");
@@ -65,7 +65,7 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
     pivot_root(".", ".").context("cannot change the root")?;
     umount2(".", MntFlags::MNT_DETACH).context("cannot leave the host's root")?;
     chdir("/").context("cannot enter the new root")?;
-    // Containers may ask for mounts that propagate; they need a shared parent.
+    // Containers may request mount propagation, which needs a shared parent mount.
     bind_flags(Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC)
 }
 
@@ -73,7 +73,7 @@ fn rel(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
-/// Overlay separates its options by commas and its layers by colons.
+/// Escapes a path for overlay options, which are separated by commas, and its layers by colons.
 fn escape(path: &Path) -> anyhow::Result<String> {
     let text = path
         .to_str()

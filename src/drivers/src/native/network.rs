@@ -1,5 +1,5 @@
-//! The cluster's own network: a bridge in the cluster's namespace, a link from
-//! it to every node, one link to the host.
+//! The cluster's network: a bridge in the cluster's network namespace, one veth pair per node, and
+//! one to the host.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,14 +12,14 @@ use rkube_network::{HostNetwork, HostNetworkConfig};
 
 use crate::types::{ClusterPlan, NodePlan};
 
-/// The bridge that all nodes are ports of.
+/// The bridge that all nodes are attached to.
 const BRIDGE: &str = "rkbr0";
-/// Largest packet on the nodes' network, in bytes.
+/// MTU of the nodes' network, in bytes.
 const MTU: u32 = 1500;
-/// Where the state that all profiles share is kept.
+/// Directory of the network state that all profiles share.
 const SHARED_STATE: &str = "/run/rkube";
 
-/// The host's part of the cluster's network.
+/// Returns the host's side of the cluster's network.
 pub fn host(plan: &ClusterPlan) -> HostNetwork {
     HostNetwork::new(HostNetworkConfig {
         profile: plan.name.clone(),
@@ -32,7 +32,7 @@ pub fn host(plan: &ClusterPlan) -> HostNetwork {
     })
 }
 
-/// Makes the bridge and the link to the host. The caller is in the cluster's
+/// Creates the bridge and the connection to the host. The caller must be in the cluster's network
 /// namespace.
 pub fn up(plan: &ClusterPlan, host_netns: BorrowedFd<'_>) -> anyhow::Result<()> {
     let cluster = netlink::current_netns()?;
@@ -41,17 +41,17 @@ pub fn up(plan: &ClusterPlan, host_netns: BorrowedFd<'_>) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Removes what [`up`] left on the host.
+/// Removes the changes of [`up`] on the host.
 pub fn down(plan: &ClusterPlan, host_netns: BorrowedFd<'_>) -> anyhow::Result<()> {
     netlink::in_netns(host_netns, || host(plan).down())??;
     Ok(())
 }
 
-/// Links the namespace of `pid` to the bridge and gives it the node's address.
+/// Connects the network namespace of `pid` to the bridge and assigns the node's address.
 pub fn connect(plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<()> {
     let cluster = Netlink::open()?;
     let name = link_name(node.ip);
-    // A dead node's namespace, and its link with it, goes some time later.
+    // The namespace of a dead node, and with it its interface, disappears only after a delay.
     cluster.delete_link(&name)?;
     cluster.create_veth(&Veth {
         name: &name,
@@ -59,7 +59,7 @@ pub fn connect(plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<
         mtu: Some(MTU),
         up: true,
         peer_name: "eth0",
-        // Fixed by the address, so that peers' ARP entries outlive a restart.
+        // Derived from the address, so that peers' ARP entries outlive a restart.
         peer_mac: Some(mac(node.ip)),
         peer_netns: Some(Netns::Pid(pid.as_raw())),
         ..Veth::default()
@@ -76,19 +76,19 @@ pub fn connect(plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<
     Ok(())
 }
 
-/// Removes a stopped node's link.
+/// Removes the interface of a stopped node.
 pub fn disconnect(node: &NodePlan) -> anyhow::Result<()> {
     Netlink::open()?.delete_link(&link_name(node.ip))?;
     Ok(())
 }
 
-/// The bridge's end of a node's link; node addresses are unique in a cluster.
+/// Returns the name of the bridge port of a node. Addresses are unique within a cluster.
 fn link_name(ip: Ipv4Addr) -> String {
     let [_, _, c, d] = ip.octets();
     format!("node{c}-{d}")
 }
 
-/// A locally administered address made of the node's IP address.
+/// Returns a locally administered MAC address derived from the node's IP address.
 fn mac(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
     [0x02, 0x4b, a, b, c, d]

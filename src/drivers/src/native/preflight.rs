@@ -1,4 +1,4 @@
-//! What the native driver needs from its host, asked before anything is made.
+//! Checks the native driver's requirements before anything is created.
 
 use std::fs;
 use std::path::Path;
@@ -9,22 +9,21 @@ use rkube_failure::{Failure, Kind, Source};
 use super::network;
 use crate::types::{ClusterPlan, Problem};
 
-/// Least free disk space for the profile, in bytes.
+/// Minimum free disk space for the profile, in bytes.
 const DISK_MIN: u64 = 1 << 30;
-/// Least `fs.inotify.max_user_instances` a node.
+/// Minimum `fs.inotify.max_user_instances` per node.
 const INOTIFY_PER_NODE: u64 = 16;
-/// The oldest kernel with everything that the driver uses (`close_range`'s
-/// CLOEXEC flag).
+/// The oldest supported kernel: the first with `CLOSE_RANGE_CLOEXEC`.
 const KERNEL_MIN: (u32, u32) = (5, 11);
 
-/// Checks everything; an empty answer means that a cluster can be made.
+/// Checks all requirements; returns an empty list if a cluster can be created.
 pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     let fatal = |failure| Problem {
         failure,
         fatal: true,
     };
     if !nix::unistd::geteuid().is_root() {
-        // Nothing else can be looked at without it.
+        // Most other checks need root as well.
         return vec![fatal(
             Failure::new(
                 Source::Host,
@@ -62,7 +61,7 @@ pub fn require_root(command: &str) -> Result<(), Failure> {
     .advise(sudo_advice()))
 }
 
-/// Names the command line to run as root.
+/// Returns the advice to run the current command line as root.
 fn sudo_advice() -> String {
     let args: Vec<String> = std::env::args().skip(1).collect();
     format!("run it as root: sudo rkube {}", args.join(" "))
@@ -148,7 +147,7 @@ fn cgroups() -> Option<Failure> {
     })
 }
 
-/// Overlay cannot keep its upper layer on another overlay.
+/// Fails if the profile is on an overlay, which cannot be the upper layer of another overlay.
 fn home(dir: &Path) -> Option<Failure> {
     let existing = dir.ancestors().find(|d| d.exists())?;
     let kind = statfs(existing).ok()?.filesystem_type();

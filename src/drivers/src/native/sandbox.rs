@@ -1,4 +1,4 @@
-//! A node's sandbox: making its namespaces from outside, entering it from inside.
+//! A node's sandbox: creates its namespaces from outside and sets it up from inside.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -44,7 +44,7 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
         .custom_flags(libc::O_NOFOLLOW)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
-    // Everything that allocates happens before the child exists.
+    // All allocations happen before the clone.
     let program = std::ffi::CString::new(binary.as_os_str().as_bytes())?;
     let args = [
         program.clone(),
@@ -63,8 +63,8 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC;
-    // SAFETY: a zeroed clone_args is valid; without a stack the child goes on
-    // on a copy of the caller's, as after fork, and the caller has one thread.
+    // SAFETY: a zeroed clone_args is valid. Without a stack, the child continues on a copy of the
+    // caller's stack, as after fork(2); the caller is single-threaded.
     let pid = unsafe {
         let mut clone: libc::clone_args = std::mem::zeroed();
         clone.flags = flags as u64;
@@ -112,7 +112,7 @@ fn child(
         nix::unistd::dup2(null, 0)?;
         nix::unistd::dup2(log.as_raw_fd(), 1)?;
         nix::unistd::dup2(log.as_raw_fd(), 2)?;
-        // Nothing of the supervisor's reaches the node. SAFETY: plain syscall.
+        // Closes the supervisor's descriptors at exec. SAFETY: plain syscall.
         unsafe {
             libc::syscall(
                 libc::SYS_close_range,
@@ -141,7 +141,7 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
     let config = NodeConfig::read(spec.etc.join("node.yaml"))?;
 
     let hierarchies = rkube_init::cgroup::hierarchies()?;
-    // Not before the supervisor has put this process in its groups.
+    // Only after the supervisor has moved this process to its groups, which become the root.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot create a cgroup namespace")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     mounts::enter(&spec, &hierarchies)?;
@@ -154,7 +154,7 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
 }
 
-/// A handle on a process that stays valid when the number is used again.
+/// Opens a pidfd, which keeps referring to the process when its number is reused.
 pub fn pidfd(pid: Pid) -> std::io::Result<OwnedFd> {
     // SAFETY: plain syscall; the result is a new descriptor of ours.
     unsafe {
@@ -177,11 +177,11 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
     nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
 }
 
-/// When a process started, in clock ticks since boot: with the number, the
-/// identity of a process. `None` when it is not there.
+/// Returns a process's start time in clock ticks since boot, which together with the PID identifies
+/// it. Returns `None` if the process does not exist.
 pub fn start_time(pid: Pid) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command, in parentheses, may hold anything; field 22 follows it.
+    // The command name is in parentheses and can contain any character; field 22 follows it.
     stat.rsplit_once(')')?
         .1
         .split_whitespace()

@@ -1,4 +1,4 @@
-//! Who runs for a cluster, on disk so that a successor can take over.
+//! The processes of a cluster, recorded on disk so that a standby can take over.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sandbox;
 
-/// A process, named so that a reused number is not mistaken for it.
+/// A process, identified by its PID and start time, so that a reused PID does not match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
     pid: i32,
@@ -19,7 +19,7 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    /// The running process with that number; `None` when it is gone.
+    /// Returns the identity of a running process; `None` if it does not exist.
     pub fn of(pid: Pid) -> Option<Self> {
         Some(Self {
             pid: pid.as_raw(),
@@ -27,11 +27,12 @@ impl ProcessId {
         })
     }
 
-    /// Whether it still runs (a zombie counts: its number is not free yet).
+    /// Whether the process still exists. Zombies do: their PID is not free yet.
     pub fn alive(&self) -> bool {
         sandbox::start_time(self.pid()) == Some(self.start)
     }
 
+    /// Returns the PID.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.pid)
     }
@@ -42,9 +43,9 @@ impl ProcessId {
 pub struct State {
     /// The supervisor that serves the control socket.
     pub primary: Option<ProcessId>,
-    /// The one that takes over when the primary dies.
+    /// The supervisor that takes over when the primary dies.
     pub standby: Option<ProcessId>,
-    /// Nodes that are meant to run, with their inits.
+    /// The nodes that should run, with their init processes.
     pub nodes: BTreeMap<String, Option<ProcessId>>,
 }
 
@@ -53,7 +54,7 @@ impl State {
         run_dir.join("state.json")
     }
 
-    /// Reads the state; an absent file is an empty state.
+    /// Reads the state; a missing file is an empty state.
     pub fn load(run_dir: &Path) -> anyhow::Result<Self> {
         let path = Self::path(run_dir);
         match std::fs::read(&path) {
@@ -64,13 +65,13 @@ impl State {
         }
     }
 
-    /// Replaces the file in one step.
+    /// Replaces the state file atomically.
     pub fn save(&self, run_dir: &Path) -> anyhow::Result<()> {
         write_atomically(&Self::path(run_dir), &serde_json::to_vec(self)?)
     }
 }
 
-/// Writes a private file so that a reader sees the old or the new content.
+/// Replaces a private file atomically.
 pub fn write_atomically(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || {

@@ -62,7 +62,7 @@ struct Supervisor {
     pending: BTreeMap<String, Pending>,
     failures: BTreeMap<String, u32>,
     standby: Option<(Pid, OwnedFd)>,
-    // Held as long as this process is the primary.
+    // Held while this process is the primary.
     _lock: Flock<File>,
 }
 
@@ -158,7 +158,7 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// Adopts the nodes of a supervisor that died.
+    /// Takes over the nodes of a supervisor that died.
     fn adopt(&mut self) {
         self.state.primary = ProcessId::of(Pid::this());
         self.state.standby = None;
@@ -196,7 +196,7 @@ impl Supervisor {
         }
         let listener = UnixListener::bind(&path)
             .with_context(|| format!("cannot listen on {}", path.display()))?;
-        // Not fatal: only the status command of that user fails.
+        // Not fatal: only the owner's status requests fail.
         if let Err(e) = self.share(&path) {
             eprintln!(
                 "supervisor: cannot give {} to its owner: {e:#}",
@@ -240,7 +240,7 @@ impl Supervisor {
         }
     }
 
-    /// Lets the user for whom root made the cluster ask for its state.
+    /// Makes the control socket accessible to the cluster's owner, who may request the status.
     fn share(&self, socket: &Path) -> anyhow::Result<()> {
         std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
         if let Some(owner) = read_plan(&self.run_dir)?.owner_uid {
@@ -265,7 +265,7 @@ impl Supervisor {
 
     fn spawn_standby(&self) -> anyhow::Result<(Pid, OwnedFd)> {
         let plan = read_plan(&self.run_dir)?;
-        // Handed down under a number of its own: the original closes on exec.
+        // The original descriptor is close-on-exec; the duplicate is inherited.
         let netns = nix::unistd::dup(self.host_netns.as_raw_fd())
             .context("cannot duplicate a descriptor")?;
         let mut command = Command::new(&plan.binary);
@@ -412,7 +412,7 @@ impl Supervisor {
             let pid = init.pid;
             let started = prepared.and_then(|()| {
                 let pidfd = sandbox::pidfd(pid).context("the node's first process died")?;
-                // Before the release: a successor must know every running node.
+                // Before the release: a standby that takes over must know every running node.
                 self.state
                     .nodes
                     .insert(node.name.clone(), ProcessId::of(pid));
@@ -483,7 +483,7 @@ impl Supervisor {
             self.state.nodes.remove(name);
             leaving.extend(self.running.remove(name).map(|r| (name, r)));
         }
-        // Recorded first, so that a successor does not start them again.
+        // Recorded first, so that a standby that takes over does not start them again.
         self.save();
         let signal = if grace {
             Signal::SIGTERM
@@ -551,7 +551,7 @@ impl Supervisor {
     }
 }
 
-/// Control groups and network of a node whose first process waits.
+/// Sets up the control groups and the network of a node whose init is still blocked.
 fn prepare(
     hierarchies: &[Hierarchy],
     plan: &ClusterPlan,
@@ -567,7 +567,7 @@ fn prepare(
     network::connect(plan, node, pid)
 }
 
-/// Collects children that ended: nodes and standbys of this supervisor.
+/// Reaps children that ended: nodes and standbys of this supervisor.
 fn reap() {
     while let Ok(status) = waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
         if status == nix::sys::wait::WaitStatus::StillAlive {
@@ -576,7 +576,7 @@ fn reap() {
     }
 }
 
-/// Whether the client is root. The cluster's owner may connect, too.
+/// Whether the client is root. The cluster's owner may connect as well.
 fn is_root(stream: &UnixStream) -> bool {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)

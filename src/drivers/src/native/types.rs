@@ -1,17 +1,17 @@
-//! What the supervisor gives to a sandbox.
+//! The description that the supervisor passes to a sandbox.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The description of a sandbox, a JSON file that its PID 1 reads.
+/// The description of a sandbox, as JSON for `rkube native-init`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The node's directory.
     pub dir: PathBuf,
-    /// Placed at `/etc/rkube`.
+    /// The directory that is mounted at `/etc/rkube`.
     pub etc: PathBuf,
-    /// The binary of every role.
+    /// The binary that runs in the node.
     pub binary: PathBuf,
     /// Image blobs and layers, shared by the cluster's nodes.
     pub images: PathBuf,

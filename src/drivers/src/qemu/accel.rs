@@ -1,26 +1,26 @@
-//! What runs the guest's instructions: the processor itself, or an emulation.
+//! The choice between hardware virtualization and emulation.
 
 use std::fs::File;
 use std::path::Path;
 
 use rkube_failure::{Failure, Kind, Source};
 
-/// Overrides the choice: `kvm`, `hvf` or `tcg`.
+/// Environment variable that overrides the choice: `kvm`, `hvf` or `tcg`.
 const OVERRIDE: &str = "RKUBE_QEMU_ACCEL";
 
-/// A way to run a machine.
+/// QEMU's accelerators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
-    /// Linux' own.
+    /// KVM, on Linux.
     Kvm,
-    /// That of macOS.
+    /// The Hypervisor framework, on macOS.
     Hvf,
-    /// Emulation of every instruction.
+    /// Emulation of all instructions (TCG).
     Emulation,
 }
 
 impl Accelerator {
-    /// QEMU's `-accel`.
+    /// Returns the value of QEMU's option `-accel`.
     pub fn accel(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -29,8 +29,8 @@ impl Accelerator {
         }
     }
 
-    /// QEMU's `-cpu`. Five levels of page tables are twice the work to emulate
-    /// that four are not, and nobody has so much memory to give.
+    /// Returns the value of QEMU's option `-cpu`. Emulation turns off five-level page tables, which
+    /// slow it down and are not needed for the memory of nodes.
     pub fn cpu(self) -> &'static str {
         match self {
             Self::Kvm | Self::Hvf => "host",
@@ -40,7 +40,7 @@ impl Accelerator {
     }
 }
 
-/// The best that this machine can do, and what keeps it from more.
+/// Returns the fastest accelerator of this host, and the reason if it is only emulation.
 pub fn choose() -> (Accelerator, Option<Failure>) {
     match std::env::var(OVERRIDE).as_deref() {
         Ok("kvm") => return (Accelerator::Kvm, None),
@@ -82,8 +82,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Whether the processor's flags name AMD's or Intel's virtualization. Some
-/// clouds have a /dev/kvm without, which runs no ordinary kernel.
+/// Whether the CPU flags include AMD's or Intel's virtualization. In some clouds `/dev/kvm` exists
+/// without them, and cannot run ordinary kernels.
 fn virtualizes(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()

@@ -1,5 +1,5 @@
-//! Writing an initramfs: cpio archives of the `newc` format
-//! (kernel documentation, "initramfs buffer format").
+//! A writer of cpio archives in the `newc` format (kernel documentation, "initramfs buffer
+//! format").
 
 use std::io::{self, Read, Write};
 
@@ -7,29 +7,29 @@ const REGULAR: u32 = 0o100_000;
 const FOLDER: u32 = 0o040_000;
 const CHARACTER: u32 = 0o020_000;
 
-/// An archive under way. Everything in it belongs to root.
+/// An archive that is being written. All entries belong to root.
 pub struct Archive<W> {
     out: W,
     inode: u32,
 }
 
 impl<W: Write> Archive<W> {
-    /// An empty archive.
+    /// Creates an empty archive.
     pub fn new(out: W) -> Self {
         Self { out, inode: 1 }
     }
 
-    /// A directory; the one it is in must be there already.
+    /// Adds a directory. Its parent must have been added before.
     pub fn folder(&mut self, name: &str, mode: u32) -> io::Result<()> {
         self.head(name, FOLDER | mode, 0, (0, 0))
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub fn device(&mut self, name: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
         self.head(name, CHARACTER | mode, 0, (major, minor))
     }
 
-    /// A file of exactly `size` bytes of `content`.
+    /// Adds a file with exactly `size` bytes of `content`; fails if `content` is shorter.
     pub fn file(&mut self, name: &str, mode: u32, size: u64, content: impl Read) -> io::Result<()> {
         let short = u32::try_from(size)
             .map_err(|_| io::Error::other(format!("{name} is too big for an initramfs")))?;
@@ -43,7 +43,7 @@ impl<W: Write> Archive<W> {
         self.pad(size)
     }
 
-    /// Ends the archive.
+    /// Writes the trailer and returns the underlying writer.
     pub fn finish(mut self) -> io::Result<W> {
         self.head("TRAILER!!!", 0, 0, (0, 0))?;
         Ok(self.out)
@@ -62,7 +62,7 @@ impl<W: Write> Archive<W> {
         }
         self.out.write_all(name.as_bytes())?;
         self.out.write_all(&[0])?;
-        // 110 bytes of head and the name end at a multiple of four.
+        // The header of 110 bytes and the name are padded to a multiple of four.
         self.pad(110 + u64::from(name_size))
     }
 
@@ -85,12 +85,12 @@ mod tests {
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8_lossy(&bytes);
-        // Mode, then twelve fields of eight digits before the name.
+        // The mode is the second of thirteen fields of eight digits.
         assert!(text.starts_with("07070100000001000041ED"), "{text}");
         let at = bytes.windows(4).position(|w| w == b"init").unwrap();
         assert_eq!(&bytes[at - 110..at - 104], b"070701");
         assert_eq!(&bytes[at - 110 + 54..at - 110 + 62], b"00000005");
-        // The content begins at a multiple of four after the name's zero.
+        // The content starts at a multiple of four after the name's terminating zero.
         let content = (at + 5).next_multiple_of(4);
         assert_eq!(&bytes[content..content + 8], b"hello\0\0\0");
         assert!(text.contains("TRAILER!!!"));

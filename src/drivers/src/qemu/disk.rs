@@ -7,20 +7,20 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// How big a node's disk is unless the user says otherwise, in bytes. It takes
-/// as much of the host's as the node has written.
+/// The default disk size of a node, in bytes. The file is sparse: it occupies only the space that
+/// the node has written.
 pub const DEFAULT_SIZE: u64 = 20 << 30;
 
-/// A disk on the host.
+/// A disk image on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The image.
+    /// Path of the image.
     pub path: PathBuf,
-    /// QEMU's name of its format.
+    /// QEMU's name of the image format.
     pub format: &'static str,
 }
 
-/// A program of the host; those for administrators are not in every user's path.
+/// Finds a program in `PATH` and in the directories of administrators' programs.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -37,7 +37,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The disk in `directory`, made and formatted if there is none.
+/// Creates and formats the disk in `folder` unless it exists.
 pub fn make(folder: &Path, size: u64) -> anyhow::Result<Disk> {
     let qcow = Disk {
         path: folder.join("disk.qcow2"),
@@ -91,7 +91,7 @@ fn format(path: &Path, size: u64) -> anyhow::Result<()> {
     let tool = program("mkfs.ext4").context("there is no mkfs.ext4; install e2fsprogs")?;
     run(Command::new(tool)
         .args(["-q", "-F", "-m", "0", "-L", "rkube-state", "-E"])
-        // Zeros need no writing: a new file is nothing but zeros.
+        // A new sparse file reads as zeros, so nothing needs to be initialized.
         .arg("lazy_itable_init=1,lazy_journal_init=1,nodiscard")
         .arg(path))
 }

@@ -131,7 +131,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Source and destination port.
+    /// Returns the source and the destination port.
     fn ports(&self) -> Option<(u16, u16)> {
         let [a, b, c, d] = *self.payload.first_chunk::<4>()?;
         Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
@@ -141,14 +141,14 @@ impl<'a> Packet<'a> {
     fn opens(&self) -> bool {
         const SYN: u8 = 0x02;
         const ACK: u8 = 0x10;
-        // One that is cut off is taken for the worst.
+        // A truncated segment is treated as one that opens a connection.
         self.payload
             .get(13)
             .is_none_or(|flags| flags & (SYN | ACK) == SYN)
     }
 }
 
-/// Whether what a machine sends may go out.
+/// Whether a frame from a machine may be forwarded.
 fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instant) -> bool {
     if frame.get(ETHERNET - 2..ETHERNET) == Some(&ARP) {
         return true;
@@ -157,14 +157,14 @@ fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instan
         return false;
     };
     let to = packet.destination;
-    // "This machine" and its loopback, groups, broadcasts, what is reserved.
+    // "This host", loopback, multicast, reserved and broadcast addresses.
     if matches!(to.octets()[0], 0 | 127 | 224..) {
         return false;
     }
     if !layout::is_outside(to) {
         return true;
     }
-    // Behind every address of QEMU's own network is the host's loopback.
+    // Every address of QEMU's own network leads to the host's loopback.
     if packet.fragment {
         return false;
     }
@@ -176,7 +176,7 @@ fn may_leave(frame: &[u8], loopback_ports: &[u16], flows: &UdpFlows, now: Instan
         (ICMP, layout::HOST | layout::NAME_SERVER) => true,
         (TCP, layout::HOST) => loopback_ports.contains(&port) || !packet.opens(),
         (UDP, layout::HOST) => flows.answers(from, port, now),
-        // Other ports there would lead to the host that the name server is on.
+        // Other ports of this address lead to the host of the name server.
         (TCP | UDP, layout::NAME_SERVER) => port == DNS,
         _ => false,
     }
@@ -227,7 +227,7 @@ mod tests {
             assert!(!tcp(to, 22, SYN), "{to:?}");
             assert!(!leaves(&frame(to, UDP, (40000, 69), 0)), "{to:?}");
         }
-        // What was asked for, and answers to those who came in.
+        // Allowed ports, and replies on connections that others opened.
         assert!(tcp([192, 0, 2, 2], 5000, SYN));
         assert!(tcp([192, 0, 2, 2], 22, SYN | ACK));
         assert!(tcp([192, 0, 2, 2], 22, ACK));
@@ -250,7 +250,7 @@ mod tests {
         let mut six = whole.clone();
         six[12..14].copy_from_slice(&[0x86, 0xdd]);
         assert!(!leaves(&six));
-        // With options the ports are further back.
+        // With IP options, the ports are at a higher offset.
         let mut options = frame([192, 0, 2, 2], TCP, (40000, 22), SYN);
         options[ETHERNET] = 0x46;
         options.splice(ETHERNET + 20..ETHERNET + 20, [1, 1, 1, 0]);

@@ -1,4 +1,4 @@
-//! The initramfs of a cluster's machines: rkube and the kernel's modules.
+//! The initramfs of a cluster's machines: rkube, kernel modules and CA certificates.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -12,7 +12,7 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::modules::Modules;
 
-/// Programs for the nodes where the kernel cannot share the host's `/usr`.
+/// Candidates for the nodes' programs if the kernel cannot mount the host's `/usr`.
 const BUSYBOX: [&str; 4] = [
     "/usr/bin/busybox",
     "/bin/busybox",
@@ -20,15 +20,14 @@ const BUSYBOX: [&str; 4] = [
     "/usr/local/bin/busybox",
 ];
 
-/// Roots of trust of the host, for registries.
+/// Candidates for the host's CA bundle, which nodes use for registries.
 const TRUST: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// Makes the initramfs in `directory`, unless the one that is there is of the same
-/// kernel and binary, and gives its path.
+/// Creates the initramfs in `folder` unless the existing one has the same inputs. Returns its path.
 pub fn make(folder: &Path, kernel: &Kernel, binary: &Path) -> anyhow::Result<PathBuf> {
     let image = folder.join("initramfs");
     let mark = folder.join("initramfs.of");
@@ -52,7 +51,7 @@ pub fn make(folder: &Path, kernel: &Kernel, binary: &Path) -> anyhow::Result<Pat
     Ok(image)
 }
 
-/// Changes when anything changes that goes into the initramfs.
+/// Returns a text that changes whenever an input of the initramfs changes.
 fn made_of(kernel: &Kernel, binary: &Path, tools: Option<&Path>) -> anyhow::Result<String> {
     let mut text = String::from(concat!(env!("CARGO_PKG_VERSION"), "\n"));
     for path in [
@@ -90,7 +89,7 @@ fn write(
         archive.folder(name, 0o755)?;
     }
     archive.folder("root", 0o700)?;
-    // What the kernel opens for the first process's messages.
+    // The kernel opens the console for the messages of PID 1.
     archive.device("dev/console", 0o600, 5, 1)?;
     let place = vm::MODULES.trim_start_matches('/');
     archive.folder(place, 0o755)?;
@@ -136,7 +135,7 @@ fn trust() -> Option<&'static Path> {
     TRUST.iter().map(Path::new).find(|p| p.is_file())
 }
 
-/// The host's busybox, if it needs no libraries.
+/// Returns the host's busybox if it is linked statically.
 fn tools() -> Option<PathBuf> {
     use object::{Object, ObjectSection};
     BUSYBOX.iter().map(PathBuf::from).find(|path| {

@@ -8,14 +8,14 @@ use rkube_failure::{Failure, Kind, Source};
 use super::modules::Modules;
 use crate::types::ClusterPlan;
 
-/// The package to install where there is no kernel.
+/// Advice if no suitable kernel is found.
 const ADVICE: &str = "install one made for virtual machines (Debian: linux-image-cloud-amd64, \
      Ubuntu: linux-image-virtual, Fedora: kernel-core), or name one with --kernel and --modules";
 
 /// A kernel image and its modules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// The image.
+    /// Path of the kernel image.
     pub image: PathBuf,
     /// A directory like `/lib/modules/6.1.0`.
     pub modules: PathBuf,
@@ -25,7 +25,7 @@ fn failure(kind: Kind, message: String) -> Failure {
     Failure::new(Source::Host, kind, message).advise(ADVICE)
 }
 
-/// The kernel that the user named, else the best of the host's own.
+/// Returns the kernel that the user named, otherwise the best one that is installed.
 pub fn find(plan: &ClusterPlan) -> Result<Kernel, Failure> {
     let found = match plan.machine.kernel.as_deref() {
         Some(image) if !image.is_file() => {
@@ -60,7 +60,7 @@ pub fn find(plan: &ClusterPlan) -> Result<Kernel, Failure> {
     Ok(found)
 }
 
-/// Whether it can be read and has what a node needs.
+/// Fails unless the kernel can be read and has all modules that a node needs.
 fn check(kernel: &Kernel) -> Result<(), Failure> {
     if let Err(e) = fs::File::open(&kernel.image) {
         let kind = match e.kind() {
@@ -94,7 +94,8 @@ fn check(kernel: &Kernel) -> Result<(), Failure> {
     ))
 }
 
-/// `vmlinuz-RELEASE` lies beside or above `lib/modules/RELEASE`.
+/// Finds the modules of `vmlinuz-RELEASE`: `lib/modules/RELEASE` next to the image or next to its
+/// directory.
 fn modules_of(image: &Path) -> Option<PathBuf> {
     let release = image.file_name()?.to_str()?.split_once('-')?.1;
     let boot = image.parent()?;
@@ -106,7 +107,8 @@ fn modules_of(image: &Path) -> Option<PathBuf> {
         .find(|dir| dir.join("modules.builtin").exists())
 }
 
-/// The newest kernel of a directory that has modules; one for virtual machines first.
+/// Returns the newest kernel in a directory whose modules exist. Prefers kernels made for virtual
+/// machines.
 fn best(boot: &Path) -> Option<Kernel> {
     let mut found: Vec<(bool, Vec<u64>, Kernel)> = fs::read_dir(boot)
         .ok()?
@@ -128,7 +130,7 @@ fn best(boot: &Path) -> Option<Kernel> {
     found.pop().map(|(_, _, kernel)| kernel)
 }
 
-/// The numbers of a release, by which releases are compared.
+/// Returns the numbers in a release's name, by which releases are compared.
 fn numbers(release: &str) -> Vec<u64> {
     release
         .split(|c: char| !c.is_ascii_digit())
@@ -155,7 +157,7 @@ mod tests {
             fs::create_dir_all(&modules).unwrap();
             fs::write(modules.join("modules.builtin"), "").unwrap();
         }
-        // One whose modules have gone is no candidate.
+        // A kernel without modules is not a candidate.
         fs::write(root.join("boot/vmlinuz-9.9-cloud"), "").unwrap();
         let found = best(&root.join("boot")).unwrap();
         assert!(found.image.ends_with("vmlinuz-6.1.0-10-cloud-amd64"));

@@ -27,12 +27,12 @@ pub fn run_dir(cluster: &Path, node: &str) -> PathBuf {
     cluster.join("vm").join(node)
 }
 
-/// Returns the control socket of commands, beside the supervisor's own.
+/// Returns the path of the control socket that commands use; the supervisor has its own.
 pub fn control(cluster: &Path, node: &str) -> PathBuf {
     run_dir(cluster, node).join("qmp")
 }
 
-/// Returns the control socket of the supervisor.
+/// Returns the path of the control socket that the supervisor uses.
 pub fn monitor(cluster: &Path, node: &str) -> PathBuf {
     run_dir(cluster, node).join("monitor")
 }

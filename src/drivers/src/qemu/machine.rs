@@ -1,4 +1,4 @@
-//! A node as a virtual machine: its files, its QEMU.
+//! A node as a virtual machine: its files and QEMU's command line.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -20,22 +20,22 @@ use super::layout::{self, GUEST, HOST, NAME_SERVER, OUTSIDE, control, monitor, r
 use super::{initramfs, modules};
 use crate::types::{ClusterPlan, NodePlan};
 
-/// A node's memory unless the user says otherwise, in bytes.
+/// The default memory of a node, in bytes.
 pub const DEFAULT_MEMORY: u64 = 2 << 30;
-/// A node's CPUs unless the user says otherwise, in thousandths.
+/// The default CPUs of a node, in millicores.
 const DEFAULT_CPUS: u64 = 2000;
-/// Everything that starting a node's QEMU takes, on disk for its supervisor.
+/// The command that starts a node's QEMU, stored as JSON for its supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Where what it says goes.
+    /// The file that receives QEMU's output.
     pub log: PathBuf,
 }
 
-/// QEMU's name in the `PATH`.
+/// Returns the name of QEMU's program for the host's architecture.
 pub fn qemu_name() -> &'static str {
     match std::env::consts::ARCH {
         "aarch64" => "qemu-system-aarch64",
@@ -43,7 +43,7 @@ pub fn qemu_name() -> &'static str {
     }
 }
 
-/// Makes what the machine boots from and writes down how to start it.
+/// Creates the disk and the identity archive of a node, and writes the launch file.
 pub fn prepare(plan: &ClusterPlan, node: &NodePlan, parts: &Parts) -> anyhow::Result<()> {
     let folder = plan.node_dir(&node.name).join("vm");
     let run = run_dir(&plan.run_dir, &node.name);
@@ -67,23 +67,23 @@ pub fn prepare(plan: &ClusterPlan, node: &NodePlan, parts: &Parts) -> anyhow::Re
     write(&run.join("launch.json"), &serde_json::to_vec(&launch)?)
 }
 
-/// What the machines of a cluster share.
+/// The parts that all machines of a cluster share.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// QEMU.
+    /// Path of QEMU.
     pub qemu: PathBuf,
-    /// How it runs the guest.
+    /// How QEMU runs the guest.
     pub accelerator: Accelerator,
     /// The kernel.
     pub kernel: Kernel,
     /// The initramfs.
     pub initramfs: PathBuf,
-    /// Whether the kernel can read the host's `/usr`.
+    /// Whether the guest's kernel can mount the host's `/usr` (9p over virtio).
     pub shares: bool,
 }
 
 impl Parts {
-    /// Makes the initramfs and puts the rest together.
+    /// Creates the initramfs and collects the other parts.
     pub fn make(
         plan: &ClusterPlan,
         qemu: PathBuf,
@@ -98,14 +98,14 @@ impl Parts {
             qemu,
             accelerator,
             initramfs,
-            // The programs of another system are no tools for a node.
+            // The programs of another operating system are of no use to a node.
             shares: cfg!(target_os = "linux") && modules.has("9p") && modules.has("9pnet_virtio"),
             kernel,
         })
     }
 }
 
-/// Runs the machine's QEMU; what it says is appended to its log.
+/// Runs the machine's QEMU, with its output appended to [`Launch::log`].
 pub fn spawn(launch: &Launch) -> anyhow::Result<Child> {
     let log = File::options()
         .create(true)
@@ -120,8 +120,8 @@ pub fn spawn(launch: &Launch) -> anyhow::Result<Child> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    // SAFETY: both calls are async-signal-safe. The console's log and the
-    // sockets are for their owner only.
+    // SAFETY: both calls are async-signal-safe. The umask keeps the console log and the sockets
+    // private to their owner.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, || {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
@@ -137,7 +137,7 @@ pub fn spawn(launch: &Launch) -> anyhow::Result<Child> {
 fn facts(node: &NodePlan) -> MachineFacts {
     let [a, b, c, d] = node.ip.octets();
     MachineFacts {
-        // Locally administered, made of the address: peers' tables outlive a restart.
+        // Locally administered and derived from the address: peers' ARP entries outlive a restart.
         node_mac: [0x02, 0x4b, a, b, c, d],
         outside_mac: [0x02, 0x4c, a, b, c, d],
         outside_ip: Ipv4Net::new_assert(GUEST, 24),
@@ -149,7 +149,7 @@ fn mac(address: [u8; 6]) -> String {
     address.map(|b| format!("{b:02x}")).join(":")
 }
 
-/// QEMU separates options by commas.
+/// Escapes a path for an option list, whose items QEMU separates by commas.
 fn escape(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
@@ -196,7 +196,7 @@ fn arguments(
     args.0
 }
 
-/// Adds the machine, its processors and memory, and what it boots.
+/// Adds the machine type, CPUs, memory, kernel and initramfs.
 fn add_hardware(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, parts: &Parts) {
     let memory = node.memory_bytes.unwrap_or(DEFAULT_MEMORY) >> 20;
     let cpus = node
@@ -221,7 +221,7 @@ fn add_hardware(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, parts
     args.add(&["-m", &memory.to_string()]);
     args.add(&["-kernel", &parts.kernel.image.display().to_string()]);
     args.add(&["-initrd", &parts.initramfs.display().to_string()]);
-    // A panic ends QEMU, and the supervisor restarts it.
+    // A kernel panic ends QEMU, and the supervisor restarts it.
     args.add(&[
         "-append",
         &format!("console={terminal} panic=-1 rdinit=/init -- vm-init"),
@@ -262,7 +262,7 @@ fn add_disk(args: &mut Arguments, disk: &Disk) {
     ]);
 }
 
-/// Adds the network of the nodes and, behind the gate, QEMU's user network.
+/// Adds the nodes' network and, connected through the gate, QEMU's user network.
 fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts: &MachineFacts) {
     args.add(&[
         "-netdev",
@@ -306,7 +306,7 @@ fn add_networks(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, facts
     ]);
 }
 
-/// Adds the source of random numbers and the ports that carry the logs.
+/// Adds the random number generator and the serial ports that carry the logs.
 fn add_logs(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan) {
     args.add(&["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
     for (role, file) in layout::log_ports(&plan.node_dir(&node.name).join("log")) {
@@ -319,7 +319,7 @@ fn add_logs(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan) {
     }
 }
 
-/// Ports of the host that lead into the machine.
+/// Returns the `hostfwd` options: host ports that are forwarded to the machine.
 fn forwards(plan: &ClusterPlan, node: &NodePlan) -> String {
     let mut text = String::new();
     let mut forward = |protocol: &str, ip: Ipv4Addr, host: u16, guest: u16| {
@@ -345,8 +345,8 @@ fn forwards(plan: &ClusterPlan, node: &NodePlan) -> String {
     text
 }
 
-/// The node's `/etc/rkube` as a tar archive. CPUs and memory are the machine's
-/// own, not a part of the host's, and the host is reached through QEMU.
+/// Returns the node's `/etc/rkube` as a tar archive. Removes the CPU and memory limits, which the
+/// machine itself enforces, and sets the host's address to that of QEMU's user network.
 fn identity(etc: &Path) -> anyhow::Result<Vec<u8>> {
     let file = etc.join("node.yaml");
     let mut config = NodeConfig::read(&file)?;
@@ -399,7 +399,7 @@ fn add_folder(
     Ok(())
 }
 
-/// Makes a directory, and those above it, for the owner only.
+/// Creates a directory and its missing parents, accessible by the owner only.
 pub fn private_dir(path: &Path) -> anyhow::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -408,7 +408,7 @@ pub fn private_dir(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot create {}", path.display()))
 }
 
-/// Writes a private file so that a reader sees the old or the new content.
+/// Replaces a private file atomically.
 pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
     let write = || {

@@ -1,9 +1,9 @@
 //! Nodes as virtual machines of QEMU.
 //!
-//! Every node is one machine: a kernel of a distribution, an initramfs with rkube
-//! as its first process, a disk of its own. Its API and SSH servers are reached at
-//! ports of the host's loopback; nodes reach each other over a [`switch`]. No
-//! rights are needed. A [`supervisor`] a machine starts it again when it dies.
+//! Every node is one machine: a distribution's kernel, an initramfs with rkube as PID 1, and a
+//! disk. Its API and SSH servers are published on the host's loopback; nodes reach each other
+//! through a [`switch`]. No privileges are needed. One [`supervisor`] per machine restarts it when
+//! it ends.
 
 mod accel;
 mod cpio;
@@ -40,17 +40,17 @@ use self::qmp::{Qmp, QmpMessage};
 use crate::ranges;
 use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem};
 
-/// How long a machine may take to power off in order.
+/// How long a machine may take to shut down gracefully.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// How often its button is pressed: one that is still booting does not feel it.
+/// How often the power button is pressed: a guest that is still booting ignores it.
 const PRESS_EVERY: Duration = Duration::from_secs(3);
-/// How long killed processes may take to go.
+/// How long killed processes may take to disappear.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a machine may take to be there.
+/// How long a machine's QEMU may take to respond after it was started.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// A log is moved aside at a start once it is this big, in bytes.
+/// A log larger than this is rotated at the next start, in bytes.
 const LOG_LIMIT: u64 = 10 << 20;
-/// A node's logs: their names, and their files in its directory.
+/// A node's logs: names, and paths in its log directory.
 const LOGS: [(&str, &str); 4] = [
     ("machine", "qemu.log"),
     ("console", "console.log"),
@@ -58,10 +58,10 @@ const LOGS: [(&str, &str); 4] = [
     ("agent", "rkube/agent.log"),
 ];
 
-/// The driver of virtual machines.
+/// The qemu driver.
 pub struct Qemu;
 
-/// The role of the binary that this driver adds; `None` when `role` is not it.
+/// Runs the supervisor's role and returns its exit code; `None` if `role` is another one.
 pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     if role != supervisor::ROLE {
         return None;
@@ -86,7 +86,7 @@ fn failure(e: &anyhow::Error) -> Failure {
     explain(&format!("{e:#}"))
 }
 
-/// What QEMU says, in terms of what to do about it.
+/// Converts an error message of QEMU into a failure with advice.
 fn explain(said: &str) -> Failure {
     let new = |source, kind| Failure::new(source, kind, said);
     if said.contains("host forwarding rule") {
@@ -109,7 +109,7 @@ fn explain(said: &str) -> Failure {
     }
 }
 
-/// Runs blocking work of the driver without holding up the caller's runtime.
+/// Runs blocking work on a thread where it does not block the caller's runtime.
 fn blocking<'a, T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> BoxFuture<'a, Result<T, Failure>> {
@@ -290,7 +290,7 @@ fn start_node(plan: &ClusterPlan, name: &str, parts: &Parts) -> anyhow::Result<(
         return Ok(());
     }
     if !alive {
-        // One that waits before it tries again need not wait longer.
+        // A supervisor in its restart delay need not wait any longer.
         supervisor::end(&plan.run_dir, name)?;
         let logs = plan.node_dir(name).join("log");
         machine::private_dir(&logs.join("rkube"))?;
@@ -305,7 +305,7 @@ fn start_node(plan: &ClusterPlan, name: &str, parts: &Parts) -> anyhow::Result<(
     wait_for(plan, name, child, &log, before)
 }
 
-/// Moves a log aside that has become too big.
+/// Renames a log that exceeds the size limit to `.log.1`.
 fn rotate(path: &Path) -> anyhow::Result<()> {
     if std::fs::metadata(path).is_ok_and(|m| m.len() > LOG_LIMIT) {
         let old = path.with_extension("log.1");
@@ -315,7 +315,7 @@ fn rotate(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the machine is there or its supervisor says why not.
+/// Waits until the machine responds. Returns the supervisor's message if it exits first.
 fn wait_for(
     plan: &ClusterPlan,
     node: &str,
@@ -325,8 +325,7 @@ fn wait_for(
 ) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
-        // QEMU listens before it has looked at all that it was given, and answers
-        // when it has.
+        // QEMU listens before it has checked all its arguments, and responds only after that.
         let there = supervisor::holder(&plan.run_dir, node).is_some()
             && matches!(Qmp::connect(&control(&plan.run_dir, node)), Ok(Some(_)));
         if there {
@@ -379,7 +378,7 @@ fn stop(plan: &ClusterPlan, nodes: &[String], grace: bool) -> anyhow::Result<()>
 }
 
 fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
-    // First, so that it does not start the machine again.
+    // First, so that the supervisor does not restart the machine.
     supervisor::end(cluster, node)?;
     let powered_off = match Qmp::connect(&control(cluster, node)) {
         Ok(None) => true,
@@ -387,7 +386,7 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
             eprintln!("{node} does not power off: {e:#}");
             false
         }),
-        // A hung one is killed.
+        // A machine that does not respond is killed.
         Err(_) => false,
     };
     if !powered_off {
@@ -396,7 +395,8 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
     remove_tree(&layout::run_dir(cluster, node))
 }
 
-/// True when the machine is off.
+/// Shuts the machine down, at first by its power button if `grace` is set. Returns true when it is
+/// off.
 fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
     if grace {
         let deadline = Instant::now() + STOP_LIMIT;
@@ -420,11 +420,11 @@ fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// Kills and removes everything, whoever died before and whatever the files say.
+/// Kills all processes of the cluster and removes its files, whatever state they are in.
 fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
     let deadline = Instant::now() + KILL_LIMIT;
     loop {
-        // Supervisors first: one left alive would start a machine again.
+        // Supervisors first: a remaining one would restart a machine.
         let supervisors = processes::supervisors(&plan.run_dir);
         let left = if supervisors.is_empty() {
             processes::machines(&plan.run_dir)
@@ -448,7 +448,7 @@ fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
     tap::forget(plan)?;
     remove_tree(&plan.run_dir)?;
     if let Some(parent) = plan.run_dir.parent() {
-        // Shared by all profiles; goes with the last one.
+        // Shared by all profiles; removed with the last one.
         let _ = std::fs::remove_dir(parent);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The kernel's modules: finding them, what they depend on, what they contain.
+//! The kernel's modules: their files, dependencies and contents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use object::{Object, ObjectSection};
 
-/// Which modules a node needs.
+/// The list of modules that a node needs.
 const WANTED: &str = include_str!("../../../../images/vm/modules");
 
-/// How a module's file may end, besides `.ko`.
+/// Suffixes of compressed modules, after `.ko`.
 const COMPRESSIONS: [&str; 3] = [".gz", ".xz", ".zst"];
 
 /// The modules of one kernel.
@@ -21,20 +21,20 @@ pub struct Modules {
     builtin: BTreeSet<String>,
 }
 
-/// A module as it goes into the initramfs.
+/// A module in the form that the initramfs contains.
 pub struct Module {
     /// Its name, with underscores.
     pub name: String,
-    /// Its content, not compressed.
+    /// Its uncompressed content.
     pub content: Vec<u8>,
 }
 
-/// Names are written with dashes and underscores alike.
+/// Normalizes a module's name: kernels use dashes and underscores interchangeably.
 fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// `veth` of `…/veth.ko.xz`.
+/// Returns the name in a file name, for example `veth` for `veth.ko.xz`.
 fn name_of(file: &str) -> Option<String> {
     let plain = COMPRESSIONS
         .iter()
@@ -44,7 +44,7 @@ fn name_of(file: &str) -> Option<String> {
 }
 
 impl Modules {
-    /// Looks through a directory like `/lib/modules/6.1.0`.
+    /// Reads a module directory such as `/lib/modules/6.1.0`.
     pub fn open(dir: &Path) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         let mut open = vec![dir.to_path_buf()];
@@ -53,7 +53,7 @@ impl Modules {
                 .with_context(|| format!("cannot read {}", folder.display()))?;
             for entry in entries.flatten() {
                 let kind = entry.file_type()?;
-                // `build` and `source` are links to somewhere else.
+                // `build` and `source` are symbolic links to other directories.
                 if kind.is_dir() {
                     open.push(entry.path());
                 } else if let Some(name) = entry.file_name().to_str().and_then(name_of) {
@@ -74,12 +74,12 @@ impl Modules {
         })
     }
 
-    /// Whether the kernel has it, built in or as a module.
+    /// Whether the kernel has the module, built in or loadable.
     pub fn has(&self, name: &str) -> bool {
         self.builtin.contains(name) || self.files.contains_key(name)
     }
 
-    /// The modules that a node needs and this kernel lacks.
+    /// Returns the required modules that this kernel lacks.
     pub fn missing(&self) -> Vec<&'static str> {
         wanted()
             .filter(|(must, name)| *must && !self.has(name))
@@ -87,7 +87,7 @@ impl Modules {
             .collect()
     }
 
-    /// Everything that a node needs, each after what it depends on.
+    /// Returns all modules that a node needs, each one after its dependencies.
     pub fn for_a_node(&self) -> anyhow::Result<Vec<Module>> {
         let missing = self.missing();
         if !missing.is_empty() {
@@ -127,7 +127,7 @@ impl Modules {
     }
 }
 
-/// The list in `images/vm/modules`: whether it must be there, and its name.
+/// Parses `images/vm/modules`: whether each module is required, and its name.
 fn wanted() -> impl Iterator<Item = (bool, &'static str)> {
     WANTED
         .lines()
@@ -135,7 +135,7 @@ fn wanted() -> impl Iterator<Item = (bool, &'static str)> {
         .map(|(need, name)| (need == "must", name.trim()))
 }
 
-/// A module's content, decompressed by the end of its name.
+/// Reads a module and decompresses it according to its file name's suffix.
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let failed = || format!("cannot read {}", path.display());
     let raw = fs::read(path).with_context(failed)?;
@@ -163,8 +163,8 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// What `depends=` and `softdep=pre:` of a module's own description name. No
-/// `modules.dep` is needed, which a package that is only unpacked lacks.
+/// Returns the modules in `depends=` and `softdep=pre:` of a module's `.modinfo` section. Does not
+/// need `modules.dep`, which a merely unpacked package lacks.
 fn dependencies(module: &[u8]) -> anyhow::Result<Vec<String>> {
     let file = object::File::parse(module)?;
     let section = file

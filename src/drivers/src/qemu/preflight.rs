@@ -1,4 +1,4 @@
-//! What the qemu driver needs from its host, asked before anything is made.
+//! Checks the qemu driver's requirements before anything is created.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use rkube_failure::{Failure, Kind, Source};
 use super::{accel, disk, kernel, layout, machine};
 use crate::types::{ClusterPlan, Problem};
 
-/// Least free disk space for the profile, in bytes.
+/// Minimum free disk space for the profile, in bytes.
 const DISK_MIN: u64 = 2 << 30;
-/// The oldest QEMU with datagram sockets between machines.
+/// The oldest supported QEMU: the first with datagram sockets as network back ends.
 const QEMU_MIN: (u32, u32) = (7, 2);
 
-/// Checks everything; an empty answer means that a cluster can be made.
+/// Checks all requirements; only fatal problems prevent that a cluster is created.
 pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     let fatal = |failure| Problem {
         failure,
@@ -42,7 +42,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     problems
 }
 
-/// QEMU, if it is there and new enough.
+/// Returns the path of QEMU if it is installed and new enough.
 pub fn qemu() -> Result<PathBuf, Failure> {
     let name = machine::qemu_name();
     let install = "install it (Debian and Ubuntu: qemu-system-x86, Fedora: qemu-system-x86-core, \
@@ -81,7 +81,7 @@ pub fn qemu() -> Result<PathBuf, Failure> {
     }
 }
 
-/// `(7, 2)` of `QEMU emulator version 7.2.22 (Debian …)`.
+/// Parses the version in a line like `QEMU emulator version 7.2.22 (Debian …)`.
 fn version(said: &str) -> Option<(u32, u32)> {
     let mut numbers = said
         .split_once("version ")?
@@ -102,7 +102,7 @@ fn formatter() -> Option<Failure> {
     })
 }
 
-/// Sockets have short names: `sun_path` takes 104 bytes on some systems.
+/// Fails if a socket's path exceeds `sun_path`: 108 bytes on Linux, 104 on other systems.
 fn sockets(plan: &ClusterPlan) -> Option<Failure> {
     const LONGEST: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
     let longest = plan
@@ -154,7 +154,7 @@ fn space(plan: &ClusterPlan) -> Option<Failure> {
     })
 }
 
-/// Machines that together are bigger than what is free make the host swap.
+/// Warns if the machines need more memory than is available, so that the host would swap.
 fn memory(plan: &ClusterPlan) -> Option<Failure> {
     let wanted: u64 = plan
         .nodes

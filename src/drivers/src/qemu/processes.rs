@@ -1,5 +1,4 @@
-//! A cluster's processes by their command lines, for when nothing else is left
-//! that tells of them.
+//! Finds a cluster's processes by their command lines. Works without the cluster's files.
 
 use std::path::Path;
 
@@ -9,19 +8,19 @@ use rkube_config::roles;
 
 use super::layout;
 
-/// The QEMU of a node.
+/// Returns the QEMU processes of a node.
 pub fn of_machine(cluster: &Path, node: &str) -> Vec<Pid> {
     let socket = format!("unix:{},", layout::control(cluster, node).display());
     find(|args| args.iter().any(|a| a.starts_with(&socket)))
 }
 
-/// Every QEMU of the cluster.
+/// Returns all QEMU processes of the cluster.
 pub fn machines(cluster: &Path) -> Vec<Pid> {
     let socket = format!("unix:{}/", cluster.join("vm").display());
     find(|args| args.iter().any(|a| a.starts_with(&socket)))
 }
 
-/// Every supervisor of the cluster.
+/// Returns all supervisors of the cluster.
 pub fn supervisors(cluster: &Path) -> Vec<Pid> {
     let cluster = cluster.display().to_string();
     find(|args| {

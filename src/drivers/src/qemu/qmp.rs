@@ -1,4 +1,4 @@
-//! Talking to a virtual machine: QEMU's machine protocol, one JSON object a line.
+//! A client of the QEMU Machine Protocol (QMP): one JSON object per line.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-/// How long a living QEMU may take to answer.
+/// How long a running QEMU may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a machine.
@@ -28,13 +28,14 @@ pub enum QmpMessage {
     Timeout,
 }
 
-/// Whether a QEMU listens at `socket`; a dead one's socket refuses.
+/// Whether a QEMU listens on `socket`. The socket of a dead one refuses connections.
 pub fn is_alive(socket: &Path) -> bool {
     UnixStream::connect(socket).is_ok()
 }
 
 impl Qmp {
-    /// Connects; `Ok(None)` when no machine is there. A hung one is an error.
+    /// Connects to a machine; returns `Ok(None)` if none listens. It is an error if a machine
+    /// listens and does not respond.
     pub fn connect(socket: &Path) -> anyhow::Result<Option<Self>> {
         let stream = match UnixStream::connect(socket) {
             Ok(stream) => stream,
@@ -59,7 +60,7 @@ impl Qmp {
         Ok(Some(qmp))
     }
 
-    /// Runs a command and gives its result; events that come in between are lost.
+    /// Runs a command and returns its result. Events that arrive before it are discarded.
     pub fn execute(&mut self, command: &str, arguments: Option<Value>) -> anyhow::Result<Value> {
         let mut request = json!({ "execute": command });
         if let Some(arguments) = arguments {
@@ -78,7 +79,7 @@ impl Qmp {
                 bail!("the machine does not respond to {command}");
             };
             let Some(message) = message else {
-                // What ends a machine may end it before the answer is out.
+                // A machine that quits may close the connection before it responds.
                 if command == "quit" {
                     return Ok(Value::Null);
                 }
@@ -116,8 +117,8 @@ impl Qmp {
         }
     }
 
-    /// The next message, `Some(None)` at the end, `None` after `limit`; zero is
-    /// no limit.
+    /// Reads the next message: `Some(None)` at the end of the connection, `None` after `limit`. A
+    /// `limit` of zero means no timeout.
     fn next(&mut self, limit: Duration) -> anyhow::Result<Option<Option<Value>>> {
         let limit = (!limit.is_zero()).then_some(limit);
         self.reader.get_ref().set_read_timeout(limit)?;
@@ -128,7 +129,7 @@ impl Qmp {
                 Ok(Some(Some(message)))
             }
             Ok(_) => Ok(Some(None)),
-            // What was read so far stays for the next time.
+            // The partial line is kept for the next call.
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),
             Err(e) if e.kind() == ErrorKind::Interrupted => Ok(None),
             Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(Some(None)),
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(qmp.next_message(None).unwrap(), QmpMessage::End);
         let seen = server.join().unwrap();
         assert!(seen[0].contains("qmp_capabilities") && seen[1].contains("query-status"));
-        // The listener has gone: its socket is that of a dead machine.
+        // The listener is closed, so the socket is that of a dead machine.
         assert!(!is_alive(&path));
     }
 }

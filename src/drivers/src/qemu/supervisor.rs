@@ -1,10 +1,9 @@
-//! The process that keeps one machine running, and may be the cluster's switch.
+//! The process that keeps one machine running and can serve as the cluster's switch.
 //!
-//! It starts QEMU, listens to its events and starts it again when it ends of
-//! anything but the guest's own wish. The machine does not depend on it: a
-//! supervisor that was killed is replaced at the next `rkube start` and takes over
-//! what runs. Commands end it before they touch the machine, so the two never
-//! work against each other.
+//! It starts QEMU, follows its events and restarts it unless the guest shut down. The machine does
+//! not depend on it: the next `rkube start` replaces a supervisor that died, and the new one takes
+//! over the running machine. Commands kill the supervisor before they change the machine, so the
+//! two never interfere.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -27,16 +26,16 @@ use crate::types::ClusterPlan;
 
 /// The role's name on the command line.
 pub const ROLE: &str = rkube_config::roles::VM_SUPERVISE;
-/// How long a QEMU may take to open its sockets.
+/// How long QEMU may take to open its sockets.
 const COME_UP: Duration = Duration::from_secs(30);
-/// A machine that ran this long before it ended is started again at once.
+/// A machine that ran at least this long before it ended is restarted without delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-/// The longest pause between two starts.
+/// The maximum delay between two starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long to wait before a machine goes on that a full disk has stopped.
+/// How often a machine that is paused by a full host disk is resumed.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
-/// The plan that the command line wrote for the supervisors.
+/// Returns the path of the plan that the command line writes for the supervisors.
 pub fn plan_path(cluster: &Path) -> PathBuf {
     cluster.join("vm").join("plan.json")
 }
@@ -70,8 +69,8 @@ fn whole_file(kind: libc::c_short) -> libc::flock {
     lock
 }
 
-/// The node's supervisor, if it has one. The kernel knows who holds a lock, so no
-/// number on disk can be out of date.
+/// Returns the process of the node's supervisor, if it has one. Asks the kernel for the holder of
+/// the lock, because a pid file could be stale.
 pub fn holder(cluster: &Path, node: &str) -> Option<Pid> {
     let file = File::options()
         .read(true)
@@ -84,7 +83,7 @@ pub fn holder(cluster: &Path, node: &str) -> Option<Pid> {
         .then(|| Pid::from_raw(lock.l_pid))
 }
 
-/// Ends the node's supervisor; the machine goes on.
+/// Kills the node's supervisor. The machine keeps running.
 pub fn end(cluster: &Path, node: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while let Some(pid) = holder(cluster, node) {
@@ -97,7 +96,7 @@ pub fn end(cluster: &Path, node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the node's supervisor, detached, with its messages in `log`.
+/// Starts the node's supervisor in a new session, with its output appended to `log`.
 pub fn spawn(plan: &ClusterPlan, node: &str, log: &Path) -> anyhow::Result<Child> {
     let log = File::options()
         .create(true)
@@ -105,8 +104,8 @@ pub fn spawn(plan: &ClusterPlan, node: &str, log: &Path) -> anyhow::Result<Child
         .mode(0o600)
         .open(log)
         .with_context(|| format!("cannot open {}", log.display()))?;
-    // What nodes run can be run here as well where this is Linux: it stays when
-    // the command's own program goes.
+    // On Linux the nodes' binary also runs here. It stays in place when the command's own program
+    // is removed.
     let program = match cfg!(target_os = "linux") {
         true => plan.binary.clone(),
         false => std::env::current_exe().context("cannot find the running rkube")?,
@@ -132,12 +131,12 @@ pub fn spawn(plan: &ClusterPlan, node: &str, log: &Path) -> anyhow::Result<Child
         .with_context(|| format!("cannot run {}", program.display()))
 }
 
-/// `rkube vm-supervise <run dir> <node>`.
+/// Runs `rkube vm-supervise <run dir> <node>`. Returns at once if the node has a supervisor.
 pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
     let file = open_lock(&lock_path(cluster, node))?;
     let lock = whole_file(libc::F_WRLCK as libc::c_short);
     if fcntl(file.as_raw_fd(), FcntlArg::F_SETLK(&lock)).is_err() {
-        // Somebody was first, which is as good.
+        // Another supervisor already runs.
         return Ok(());
     }
     offer_switch(cluster)?;
@@ -150,7 +149,7 @@ pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
             Ok(Some(qmp)) => qmp,
             Ok(None) => match launch(cluster, node, &mut child) {
                 Ok(qmp) => qmp,
-                // Whoever started this process is waiting to be told.
+                // The process that started this one waits for its error.
                 Err(e) if first => return Err(e),
                 Err(e) => {
                     eprintln!("supervisor: {node}: {e:#}");
@@ -188,7 +187,8 @@ pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The pause before a start after `failures` in a row; the first is at once.
+/// Returns the delay before the start that follows `failures` consecutive failures. The first
+/// restart is not delayed.
 fn pause(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
@@ -198,7 +198,7 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-/// Starts QEMU and connects to it; its own words when it does not come up.
+/// Starts QEMU and connects to it. Returns QEMU's output as the error if it exits.
 fn launch(cluster: &Path, node: &str, child: &mut Option<Child>) -> anyhow::Result<Qmp> {
     let path = layout::run_dir(cluster, node).join("launch.json");
     let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -231,7 +231,8 @@ fn launch(cluster: &Path, node: &str, child: &mut Option<Child>) -> anyhow::Resu
     }
 }
 
-/// Listens until the machine ends; why it did, if it said so.
+/// Follows QEMU's events until the machine ends. Returns the reason of the shutdown, if QEMU
+/// reported one.
 fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
     let mut reason = None;
     let mut full = false;
@@ -253,7 +254,7 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
                 "RESUME" => full = false,
                 _ => {}
             },
-            // No event tells that a disk has space again.
+            // QEMU sends no event when the disk has space again.
             Ok(QmpMessage::Timeout) => {
                 if let Err(e) = qmp.execute("cont", None) {
                     eprintln!("supervisor: {node}: {e:#}");
@@ -269,7 +270,7 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
     }
 }
 
-/// Ends a machine that does not answer.
+/// Kills a machine that does not respond.
 pub fn kill_machine(cluster: &Path, node: &str) -> anyhow::Result<()> {
     let socket = layout::control(cluster, node);
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -285,13 +286,13 @@ pub fn kill_machine(cluster: &Path, node: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits, beside everything else, to be the cluster's switch.
+/// Waits in a thread for the lock of the cluster's switch, then serves as the switch.
 fn offer_switch(cluster: &Path) -> anyhow::Result<()> {
     let file = open_lock(&cluster.join("vm").join("switch.lock"))?;
     let cluster = cluster.to_path_buf();
     std::thread::Builder::new()
         .name("switch".into())
-        // Frames are on the heap; nothing here goes deep.
+        // Frames are on the heap and the call depth is small.
         .stack_size(256 << 10)
         .spawn(move || {
             let served = Flock::lock(file, FlockArg::LockExclusive)
@@ -305,8 +306,8 @@ fn offer_switch(cluster: &Path) -> anyhow::Result<()> {
                 });
             if let Err(e) = served {
                 eprintln!("switch: {e:#}");
-                // The lock is free: another supervisor is the switch from now on,
-                // and this one may be none.
+                // The lock is released now: another supervisor takes over as the switch. This one
+                // does not try again.
             }
         })
         .context("cannot start a thread")?;

@@ -1,11 +1,10 @@
 //! The nodes' network: a learning switch whose ports are Unix sockets.
 //!
-//! Every machine's link is a datagram socket in the cluster's run directory, so
-//! only the owner can attach to it and no rights are needed. Every supervisor
-//! offers to be the switch; a file lock decides, and the next one takes over when
-//! it dies. Where rkube runs as root on Linux the host has a port as well, a TAP
-//! link with the gateway's address, and reaches nodes like any other machine. The
-//! same process is the [`gate`] between the machines and the world.
+//! Every machine's network interface is a datagram socket in the cluster's run directory, so only
+//! the owner can attach to it and no privileges are needed. Every supervisor can serve as the
+//! switch; the holder of a file lock does, and another one takes over when it dies. If rkube runs
+//! as root on Linux, the host has a port, too: a TAP interface with the gateway's address. The same
+//! process runs the [`gate`](super::gate) between the machines and other networks.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -22,17 +21,17 @@ use super::gate::Gates;
 use super::layout;
 use crate::types::ClusterPlan;
 
-/// The largest frame: QEMU may send what offloading has joined.
+/// Maximum frame size in bytes: QEMU may send segments that offloading has merged.
 const FRAME: usize = 70_000;
-/// How long a port whose queue is full is waited for. Then the frame is lost, as
-/// on any network; the others do not wait longer.
+/// How long to wait for a port with a full queue. After that the frame is dropped, and the other
+/// ports are not delayed any further.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(20);
-/// Destination and source address of a frame.
+/// Length of a frame's destination and source address, in bytes.
 const HEAD: usize = 12;
 
 type Mac = [u8; 6];
 
-/// Who is where.
+/// The forwarding table: the known ports, and the port of each source address.
 #[derive(Debug)]
 struct Table<P> {
     ports: Vec<P>,
@@ -47,7 +46,7 @@ impl<P: PartialEq> Table<P> {
         }
     }
 
-    /// Takes note of the sender and gives the ports that the frame goes to.
+    /// Records the sender's port and returns the ports that the frame is forwarded to.
     fn route(&mut self, from: P, frame: &[u8]) -> Vec<&P> {
         let Some((to, source)) = frame.get(..HEAD).map(|h| h.split_at(6)) else {
             return Vec::new();
@@ -82,14 +81,14 @@ impl<P: PartialEq> Table<P> {
     }
 }
 
-/// Where a frame came from or goes to.
+/// An origin or destination of frames.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Port {
     Machine(PathBuf),
     Host,
 }
 
-/// Is the switch until the process ends. The caller holds the switch's lock.
+/// Serves as the switch until the process ends. The caller must hold the switch's lock.
 pub fn run(plan: &ClusterPlan) -> anyhow::Result<()> {
     let socket = listen(&layout::switch_socket(&plan.run_dir))?;
     let gate = listen(&layout::gate_socket(&plan.run_dir))?;
@@ -101,7 +100,7 @@ pub fn run(plan: &ClusterPlan) -> anyhow::Result<()> {
     serve(plan, &socket, &gate, Table::new(ports))
 }
 
-/// A socket in the place of the one that a predecessor left.
+/// Binds a socket at `path`, replacing the one that a previous process left.
 fn listen(path: &Path) -> anyhow::Result<UnixDatagram> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -119,7 +118,7 @@ fn sender(address: &SocketAddr) -> Option<Port> {
     address.as_pathname().map(|p| Port::Machine(p.to_owned()))
 }
 
-/// The host's port, where there is one.
+/// Returns the host's port, if it has one.
 #[cfg(target_os = "linux")]
 fn host(plan: &ClusterPlan) -> Option<File> {
     super::tap::open(plan).unwrap_or_else(|e| {
@@ -196,13 +195,13 @@ fn serve(
 fn deliver(socket: &UnixDatagram, mut host: Option<&mut File>, to: Vec<&Port>, frame: &[u8]) {
     for port in to {
         match port {
-            // A machine that does not run has no socket.
+            // The socket of a machine that does not run is missing.
             Port::Machine(path) => {
                 let _ = socket.send_to(frame, path);
             }
             Port::Host => {
                 if let Some(tap) = &mut host {
-                    // What the host does not take is lost, as on any network.
+                    // A frame that the host does not accept is lost, as on any network.
                     let _ = tap.write(frame);
                 }
             }
@@ -226,7 +225,7 @@ mod tests {
         assert_eq!(table.route("a", &frame(everyone, a)), [&"b", &"c"]);
         assert_eq!(table.route("b", &frame(a, b)), [&"a"]);
         assert_eq!(table.route("a", &frame(b, a)), [&"b"]);
-        // A machine that nobody told of, and one that moved.
+        // An unknown machine, and an address that moved to another port.
         assert_eq!(table.route("d", &frame(a, b)), [&"a"]);
         assert_eq!(table.route("a", &frame(b, a)), [&"d"]);
         assert!(table.route("a", &frame(a, a)).is_empty());

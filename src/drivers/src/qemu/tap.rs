@@ -1,4 +1,4 @@
-//! The host's own link to the nodes, where rkube may make one.
+//! The host's TAP interface to the nodes, created if rkube runs as root.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -12,19 +12,19 @@ use crate::types::ClusterPlan;
 
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 
-/// Name of the host's link to a cluster's machines.
+/// Returns the name of the host's interface to a cluster's machines.
 pub fn name(plan: &ClusterPlan) -> String {
     crate::native::link_name(plan)
 }
 
-/// Whether the host has its link to the nodes.
+/// Whether the host's interface to the nodes exists.
 pub fn exists(plan: &ClusterPlan) -> bool {
     Netlink::open()
         .and_then(|n| n.link(name(plan).as_str()))
         .is_ok_and(|link| link.is_some())
 }
 
-/// Removes the link's rules, which do not go with the process; none is fine.
+/// Removes the interface's firewall rules, which outlive the process that created it.
 pub fn forget(plan: &ClusterPlan) -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
         host::release(&plan.name)?;
@@ -32,15 +32,15 @@ pub fn forget(plan: &ClusterPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the link and gives it the gateway's address; `None` without the right
-/// to. It goes with the process. Between it and other links nothing is forwarded:
-/// machines go out by QEMU's user network.
+/// Creates the interface with the gateway's address; returns `None` if not root. The interface
+/// exists as long as the file is open. The host does not forward between it and other interfaces:
+/// machines reach other networks through QEMU's user network.
 pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
-    // SAFETY: plain syscall; the result is a new descriptor of ours. It may wait
-    // for nothing: a frame that cannot be taken is lost.
+    // SAFETY: plain syscall; the result is a new descriptor owned here. It is non-blocking: a frame
+    // that cannot be written is dropped.
     let fd = unsafe {
         libc::open(
             c"/dev/net/tun".as_ptr(),
@@ -50,7 +50,7 @@ pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
     if fd < 0 {
         return Err(std::io::Error::last_os_error()).context("cannot open /dev/net/tun");
     }
-    // SAFETY: the descriptor is open and nobody else's.
+    // SAFETY: the descriptor is open and has no other owner.
     let file = unsafe { File::from_raw_fd(fd) };
     let name = name(plan);
     // SAFETY: all zeros is a valid value of this plain struct.
@@ -64,7 +64,7 @@ pub fn open(plan: &ClusterPlan) -> anyhow::Result<Option<File>> {
         return Err(std::io::Error::last_os_error())
             .with_context(|| format!("cannot create the link {name}"));
     }
-    // Before there is an address to send anything to.
+    // Isolated before it has an address.
     host::isolate(&plan.name, &name)?;
     let netlink = Netlink::open()?;
     netlink.add_address(
