@@ -21,12 +21,12 @@ pub fn endpoints(home: &Home, profile: &Profile) -> Result<Endpoints, Failure> {
     Ok(rkube_drivers::by_name(&profile.driver)?.endpoints(&profile.plan(home)))
 }
 
-/// The API server's address as the host reaches it.
+/// Returns the API server's URL for the host.
 pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
     Ok(format!("https://{}", endpoints(home, profile)?.api))
 }
 
-/// The profile's kubeconfig entry.
+/// Returns the profile's kubeconfig entry.
 pub(crate) fn entry(home: &Home, profile: &Profile) -> Result<Entry, Failure> {
     let credentials = pki::credentials(&home.profile_dir(&profile.name).join("pki"))?;
     Ok(Entry {
@@ -70,8 +70,8 @@ pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Fail
     kube::Client::try_from(config).map_err(|e| failed(e.to_string()))
 }
 
-/// The logs of a cluster's own processes, with their titles: of one node, or of
-/// all and of what keeps them running.
+/// Returns the logs of the cluster's processes with their titles: those of one node, or those of
+/// all nodes and of the driver.
 pub async fn logs(
     home: &Home,
     profile: &Profile,
@@ -96,12 +96,12 @@ pub async fn logs(
     Ok(found)
 }
 
-/// The user's SSH key of a profile.
+/// Returns the path of the user's SSH key for a profile.
 pub fn ssh_key(home: &Home, profile: &Profile) -> PathBuf {
     home.profile_dir(&profile.name).join("ssh/id_ed25519")
 }
 
-/// Where a node's SSH server listens.
+/// Returns the address of a node's SSH server.
 pub fn ssh_address(home: &Home, profile: &Profile, node: &Node) -> Result<SocketAddr, Failure> {
     let endpoints = endpoints(home, profile)?;
     Ok(endpoints

@@ -1,4 +1,4 @@
-//! Which driver makes a new cluster's nodes.
+//! The choice of a driver for a new cluster.
 
 use ipnet::Ipv4Net;
 use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
@@ -6,23 +6,23 @@ use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 
-/// A driver and what this machine lacks for it.
+/// A driver and the requirements that the host does not meet.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Its name.
+    /// The driver's name.
     pub name: &'static str,
-    /// What is missing, with the fix.
+    /// The unmet requirements, with advice.
     pub problems: Vec<Problem>,
 }
 
 impl Candidate {
-    /// Whether a cluster can be made with it here.
+    /// Whether the driver can create a cluster on this host.
     pub fn works(&self) -> bool {
         !self.problems.iter().any(|p| p.fatal)
     }
 }
 
-/// Asks the driver `name` what it lacks for a new cluster of that profile.
+/// Checks the requirements of a driver for a new cluster with this profile.
 pub(crate) async fn ask(
     home: &Home,
     profile: &str,
@@ -35,7 +35,7 @@ pub(crate) async fn ask(
                 machine: machine.clone(),
                 ..empty_plan(home, profile)
             };
-            // That no range is free is a problem of its own.
+            // A missing free range is reported only if the driver has no other fatal problem.
             match driver.free_range(&[]).await {
                 Ok(range) => {
                     plan.node_cidr = range;
@@ -61,8 +61,8 @@ pub(crate) async fn ask(
     Candidate { name, problems }
 }
 
-/// Asks every driver, in the order in which they are tried. `machine` is what nodes
-/// that are virtual machines would be made of.
+/// Checks all drivers, in the order in which they are tried. `machine` holds the options of
+/// virtual-machine nodes.
 pub async fn candidates(home: &Home, profile: &str, machine: &MachineOptions) -> Vec<Candidate> {
     let asked = rkube_drivers::NAMES
         .iter()
@@ -70,7 +70,7 @@ pub async fn candidates(home: &Home, profile: &str, machine: &MachineOptions) ->
     futures::future::join_all(asked).await
 }
 
-/// The first driver that works here.
+/// Returns the first usable driver.
 pub(crate) async fn first(
     home: &Home,
     profile: &str,
@@ -87,9 +87,8 @@ pub(crate) async fn first(
     Err(none_works(why))
 }
 
-/// Why nothing can be made here, given what each driver lacks first: the failure of
-/// the first one, which is the one most can put right, with
-/// the reasons of the others.
+/// Combines the first problem of each driver into one failure. Its kind and advice are those of the
+/// first driver, whose problem most users can fix.
 pub fn none_works(why: Vec<(&'static str, Failure)>) -> Failure {
     let text: Vec<String> = why
         .iter()
@@ -112,7 +111,7 @@ pub fn none_works(why: Vec<(&'static str, Failure)>) -> Failure {
     }
 }
 
-/// The plan of a cluster of which only the name is known.
+/// Returns the plan of a cluster whose name is all that is known.
 pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
     let dir = home.profile_dir(name);
     ClusterPlan {

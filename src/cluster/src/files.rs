@@ -66,7 +66,7 @@ impl Home {
             use std::os::unix::fs::MetadataExt as _;
             let of_root = Path::new("/run/rkube").join(name);
             let user = nix::unistd::geteuid();
-            // A cluster of this user's that was started with sudo.
+            // A cluster that this user started with sudo.
             let shared = rkube_drivers::native::control_socket(&of_root)
                 .metadata()
                 .is_ok_and(|socket| socket.uid() == user.as_raw());
@@ -74,7 +74,7 @@ impl Home {
                 return of_root;
             }
         }
-        // Without root there may be no runtime directory.
+        // Without root, XDG_RUNTIME_DIR may be unset.
         match std::env::var_os("XDG_RUNTIME_DIR") {
             Some(dir) if Path::new(&dir).is_absolute() => Path::new(&dir).join("rkube").join(name),
             _ => self.root.join("run").join(name),
@@ -194,18 +194,22 @@ mod rights {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
     use std::path::Path;
 
+    /// Sets the mode of new files.
     pub fn file(options: &mut OpenOptions, mode: u32) {
         options.mode(mode);
     }
 
+    /// Sets the mode of new directories.
     pub fn folder(builder: &mut DirBuilder, mode: u32) {
         builder.mode(mode);
     }
 
+    /// Returns the permission bits of a file.
     pub fn of(path: &Path) -> Option<u32> {
         Some(path.metadata().ok()?.permissions().mode() & 0o777)
     }
 
+    /// Changes the mode of a file.
     pub fn set(path: &Path, mode: u32) -> std::io::Result<()> {
         std::fs::set_permissions(path, Permissions::from_mode(mode))
     }
@@ -216,14 +220,18 @@ mod rights {
     use std::fs::{DirBuilder, OpenOptions};
     use std::path::Path;
 
+    /// Does nothing.
     pub fn file(_options: &mut OpenOptions, _mode: u32) {}
 
+    /// Does nothing.
     pub fn folder(_builder: &mut DirBuilder, _mode: u32) {}
 
+    /// Returns `None`.
     pub fn of(_path: &Path) -> Option<u32> {
         None
     }
 
+    /// Does nothing.
     #[allow(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
     pub fn set(_path: &Path, _mode: u32) -> std::io::Result<()> {
         Ok(())

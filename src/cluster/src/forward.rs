@@ -1,4 +1,4 @@
-//! Carrying connections into a cluster whose addresses the host cannot route to.
+//! Forwards connections to clusters whose addresses the host cannot route to.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::access;
 use crate::files::Home;
 use crate::profile::Profile;
 
-/// Pause before a broken connection to the node is made again.
+/// Delay before a broken connection to the node is re-established.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A port of this machine whose connections end at an address inside the cluster.
+/// A port of the host whose connections are forwarded to an address in the cluster.
 pub struct Forward {
     listener: std::net::TcpListener,
     address: SocketAddr,
@@ -21,8 +21,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Listens at `local` (any free port when it is 0) for `target`, an address
-    /// as the control-plane node reaches it.
+    /// Listens on `local` (on any free port if its port is 0). `target` is an address that the
+    /// control-plane node can reach.
     pub fn bind(local: SocketAddr, target: SocketAddr) -> Result<Self, Failure> {
         let listen = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
             let listener = std::net::TcpListener::bind(local)?;
@@ -54,13 +54,13 @@ impl Forward {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Carries connections until it is dropped; a connection to the node that
-    /// broke is made again, and told once.
+    /// Forwards connections until the future is dropped. Re-establishes broken connections to the
+    /// node, and reports only the first of consecutive errors to `trouble`.
     pub async fn run(self, home: Home, profile: Profile, mut trouble: impl FnMut(String)) {
         let mut told = false;
         loop {
@@ -81,7 +81,7 @@ impl Forward {
             .await
             .map_err(|e| e.message)?;
         *told = false;
-        // A copy, since the session keeps what it is given.
+        // A duplicate, because the session takes ownership of the listener.
         let listener = self
             .listener
             .try_clone()

@@ -1,7 +1,7 @@
-//! The user's kubeconfig, changed under a lock and without losing anything.
+//! Edits the user's kubeconfig under a lock.
 //!
-//! The file is edited as an untyped tree, so that fields and entries that rkube
-//! does not know stay. The lock is client-go's: `<file>.lock`, made exclusively.
+//! The file is edited as an untyped tree, so that unknown fields and entries are kept. The lock is
+//! that of client-go: the file `<file>.lock`, created exclusively.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,23 @@ use serde_yaml::{Mapping, Value};
 use crate::files::{home_dir, io_failure, owned, write_durable};
 use crate::sudo::act_for_owner_of;
 
-/// How long to wait for another program's lock.
+/// How long to wait for the lock of another program.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// A lock this old was left by a program that died.
+/// A lock older than this was left by a program that died.
 const STALE_LOCK_AGE: Duration = Duration::from_secs(60);
 
-/// What a profile adds to a kubeconfig.
+/// The entries of a profile in a kubeconfig.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Name of cluster, user and context.
     pub name: String,
-    /// `https://…`.
+    /// URL of the API server, `https://…`.
     pub server: String,
-    /// The authority's certificate, PEM.
+    /// The certificate of the CA, PEM.
     pub ca: String,
-    /// The administrator's certificate and key, PEM.
+    /// The administrator's certificate, PEM.
     pub certificate: String,
+    /// The administrator's key, PEM.
     pub key: String,
 }
 
@@ -40,8 +41,8 @@ pub struct Kubeconfig {
     path: PathBuf,
 }
 
-/// The file that kubectl would write to: the first of `$KUBECONFIG` (the first
-/// that exists, if one does), else `~/.kube/config`.
+/// Returns the file that kubectl would write to: the first existing file in `$KUBECONFIG`, its
+/// first file if none exists, or `~/.kube/config`.
 pub fn default_path() -> Result<PathBuf, Failure> {
     if let Some(list) = std::env::var_os("KUBECONFIG") {
         let paths: Vec<PathBuf> = std::env::split_paths(&list)
@@ -72,18 +73,18 @@ impl Drop for Lock {
 }
 
 impl Kubeconfig {
-    /// The file at `path`, which need not exist.
+    /// Returns the file at `path`, which need not exist.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds or replaces the entry's cluster, user and context; makes the
-    /// context the current one if asked.
+    /// Adds or replaces the entry's cluster, user and context. If `make_current` is set, makes the
+    /// context the current one.
     pub(crate) fn put(&self, entry: &Entry, make_current: bool) -> Result<(), Failure> {
         self.edit(|config| {
             let cluster = map([
@@ -103,7 +104,7 @@ impl Kubeconfig {
             ]);
             set_named(config, "clusters", &entry.name, "cluster", cluster)?;
             set_named(config, "users", &entry.name, "user", user)?;
-            // A namespace that the user has set for the context stays.
+            // Keeps a namespace that the user has set for the context.
             let mut context = context;
             if let Some(namespace) = get_named(config, "contexts", &entry.name)
                 .and_then(|c| c.get("context"))
@@ -119,7 +120,7 @@ impl Kubeconfig {
         })
     }
 
-    /// Removes everything of that name.
+    /// Removes the cluster, the user and the context with that name.
     pub(crate) fn remove(&self, name: &str) -> Result<(), Failure> {
         if !self.path.exists() {
             return Ok(());
@@ -137,7 +138,7 @@ impl Kubeconfig {
         })
     }
 
-    /// Whether the entry is there and points at `server`.
+    /// Whether the entry exists and refers to `server`.
     pub(crate) fn has(&self, name: &str, server: &str) -> bool {
         let Ok(config) = self.read() else {
             return false;
@@ -176,7 +177,7 @@ impl Kubeconfig {
         // Also applies to the target of a symbolic link.
         let _owner = act_for_owner_of(&self.path);
         let _lock = self.lock()?;
-        // A link to the real file stays a link.
+        // Writes to the target of a symbolic link, so that the link is kept.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let mut config = self.read()?;
         for (key, value) in [("apiVersion", "v1"), ("kind", "Config")] {

@@ -4,7 +4,7 @@
 //! (description, certificates, SSH keys, node configurations), the entry in the user's
 //! kubeconfig, and the order of calls to the driver.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Links the serialization of typed objects that is compiled in that crate.
 use rkube_client as _;
 
 mod access;

@@ -1,4 +1,4 @@
-//! Starting, stopping and deleting a whole cluster.
+//! Starts, stops and deletes clusters.
 
 use std::time::{Duration, Instant};
 
@@ -262,7 +262,7 @@ pub async fn delete(
     Ok(())
 }
 
-/// Removes what any driver left of a cluster, by its name. Used if the profile is damaged
+/// Removes the remains of a cluster with all drivers, by its name. Used if the profile is damaged
 /// or missing, so that its driver is not known.
 async fn destroy_by_name(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
     let plan = empty_plan(home, name);

@@ -1,4 +1,4 @@
-//! Adding, stopping, starting and deleting single nodes.
+//! Adds, stops, starts and deletes single nodes.
 
 use std::time::{Duration, Instant};
 
@@ -137,13 +137,13 @@ pub async fn delete_node(
     configure(home, &profile)
 }
 
-/// Cordons the node and evicts what can run elsewhere, as `kubectl drain
-/// --ignore-daemonsets --delete-emptydir-data --force` does.
+/// Cordons the node and evicts its pods, except those of DaemonSets, like `kubectl drain
+/// --ignore-daemonsets --delete-emptydir-data --force`. Gives up silently after [`DRAIN_TIMEOUT`].
 async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
     let nodes: Api<ApiNode> = Api::all(client.clone());
     match nodes.cordon(node).await {
         Ok(_) => {}
-        // It never registered: there is nothing to drain.
+        // The node never registered, so it has no pods.
         Err(kube::Error::Api(e)) if e.code == 404 => return Ok(()),
         Err(e) => return Err(e),
     }
@@ -171,7 +171,7 @@ async fn drain(client: &Client, node: &str) -> Result<(), kube::Error> {
                 let name = pod.name_any();
                 async move { api.evict(&name, &EvictParams::default()).await }
             });
-        // A refusal (429, a disruption budget) is asked again in the next round.
+        // Evictions that a disruption budget refuses (429) are retried in the next round.
         join_all(evictions).await;
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

@@ -17,9 +17,9 @@ use rkube_failure::{Failure, Kind, Source};
 use crate::files::{io_failure, make_private_dir, write_private};
 use crate::profile::{Node, Profile};
 
-/// How long an authority's certificate is good, in years.
+/// Validity of a CA certificate, in years.
 const CA_YEARS: i64 = 10;
-/// How long every other certificate is good, in years.
+/// Validity of all other certificates, in years.
 const LEAF_YEARS: i64 = 10;
 
 /// The profile's `pki` directory.
@@ -51,15 +51,15 @@ fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
 
 /// The cluster administrator's client credentials, PEM.
 pub struct Credentials {
-    /// The authority's certificate.
+    /// The certificate of the CA.
     pub ca: String,
     /// The client's certificate.
     pub certificate: String,
-    /// Its key.
+    /// The key of `certificate`.
     pub key: String,
 }
 
-/// Reads the administrator's credentials from a `pki` folder.
+/// Reads the administrator's credentials from a `pki` directory.
 pub fn credentials(dir: &Path) -> Result<Credentials, Failure> {
     let read = |name: &str| {
         let path = dir.join(name);
@@ -105,7 +105,7 @@ impl Pki {
         Ok(pki)
     }
 
-    /// Places everything that `node` needs in `etc/pki`.
+    /// Writes all certificates and keys that `node` needs to `etc/pki`.
     pub fn provision(&self, profile: &Profile, node: &Node, etc: &Path) -> Result<(), Failure> {
         let target = etc.join("pki");
         make_private_dir(&target)?;

@@ -1,4 +1,4 @@
-//! Profiles: the descriptions of clusters, on disk and in memory.
+//! Profiles: the descriptions of clusters.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
 
-/// The layout of `profile.yaml` that this binary writes.
+/// The version of the format of `profile.yaml` that this binary writes.
 const FORMAT: u32 = 1;
 /// Maximum number of pods per node, the kubelet's default.
 const MAX_PODS: u32 = 110;
@@ -21,7 +21,7 @@ const MAX_PODS: u32 = 110;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Profile {
-    /// Layout of this file.
+    /// Version of the format of this file.
     pub format: u32,
     /// The profile's, the cluster's and the kubeconfig context's name.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct Profile {
     pub created: String,
     /// Address range of the nodes.
     pub node_cidr: Ipv4Net,
-    /// Address range of pods; each node gets a part of it.
+    /// Address range of pods; each node gets a subnet of it.
     pub pod_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
@@ -40,13 +40,13 @@ pub struct Profile {
     /// Registries reached over plain HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub insecure_registries: Vec<String>,
-    /// The loopback's port of the API server, where the driver publishes it.
+    /// The API server's port on the host's loopback, if the driver publishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_port: Option<u16>,
-    /// More ports of the first node that the host publishes.
+    /// Additional ports of the first node that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
-    /// The etcd that the cluster's objects are in, if not the embedded store.
+    /// The etcd that stores the cluster's objects; the embedded store if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
     /// Options of virtual-machine nodes.
@@ -63,13 +63,13 @@ pub struct Profile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Node {
-    /// Its name.
+    /// The node's name.
     pub name: String,
-    /// Its address.
+    /// The node's address.
     pub ip: Ipv4Addr,
-    /// Its pods' addresses.
+    /// Address range of the node's pods.
     pub pod_cidr: Ipv4Net,
-    /// Whether the control plane runs on it.
+    /// Whether the control plane runs on this node.
     #[serde(default)]
     pub control_plane: bool,
     /// CPU limit in millicores.
@@ -78,34 +78,46 @@ pub struct Node {
     /// Memory limit in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// The loopback's port of its SSH server, where the driver publishes it.
+    /// The SSH server's port on the host's loopback, if the driver publishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_port: Option<u16>,
-    /// Stopped by `rkube node stop`; `rkube start` leaves it so.
+    /// Whether `rkube node stop` stopped the node, so that `rkube start` does not start it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
 }
 
 /// The values of a new profile.
 pub(crate) struct NewProfile<'a> {
+    /// The profile's name.
     pub name: &'a str,
+    /// The driver's name.
     pub driver: &'a str,
+    /// Number of nodes.
     pub nodes: u32,
+    /// Address range of the nodes.
     pub node_cidr: Ipv4Net,
+    /// Address range of pods.
     pub pod_cidr: Ipv4Net,
+    /// Address range of services.
     pub service_cidr: Ipv4Net,
+    /// Suffix of service names.
     pub dns_domain: &'a str,
+    /// CPU limit of each node, in millicores.
     pub cpu_millis: Option<u64>,
+    /// Memory limit of each node, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Registries reached over plain HTTP.
     pub insecure_registries: &'a [String],
+    /// Ports of the first node to publish on the host.
     pub ports: &'a [PortMapping],
+    /// The etcd for the cluster's objects, if any.
     pub store: Option<StoreConfig>,
+    /// Options of virtual-machine nodes.
     pub machine: &'a MachineOptions,
 }
 
-/// Checks that `name` can name a profile: it becomes part of node names, of a
-/// kubeconfig context and of files, so it must be a DNS label (RFC 1123) that
-/// leaves room for `-m99`.
+/// Fails unless `name` can name a profile. It becomes part of node names, of a kubeconfig context
+/// and of file names, so it must be a DNS label (RFC 1123) short enough for the suffix `-m99`.
 pub fn check_name(name: &str) -> Result<(), Failure> {
     if name.len() <= 40 && rkube_api::names::dns1123_label(name).is_empty() {
         return Ok(());
@@ -121,6 +133,7 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
 }
 
 impl Profile {
+    /// Creates a profile with its nodes, in memory.
     pub(crate) fn new(what: &NewProfile<'_>) -> Result<Self, Failure> {
         check_name(what.name)?;
         let mut profile = Self {
@@ -149,7 +162,7 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Adds a node with the first free name, address and pod range.
+    /// Adds a node with the first unused name, address and pod range.
     pub(crate) fn push_node(
         &mut self,
         cpu_millis: Option<u64>,
@@ -202,8 +215,7 @@ impl Profile {
         self.halves().0.hosts().skip(1)
     }
 
-    /// Addresses for services of type LoadBalancer: the upper half of the
-    /// nodes' range.
+    /// Returns the addresses for services of type LoadBalancer: the upper half of the nodes' range.
     pub fn load_balancer_range(&self) -> Ipv4Net {
         self.halves().1
     }
@@ -220,8 +232,10 @@ impl Profile {
         }
     }
 
-    /// Reads a profile. A missing one is `PROGRAM_NOT_FOUND`, a damaged one
-    /// `PROGRAM_CONFIG`.
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// A missing profile is `Kind::NotFound`, a damaged one `Kind::Config`.
     pub fn load(home: &Home, name: &str) -> Result<Self, Failure> {
         check_name(name)?;
         match Self::try_load(home, name)? {
@@ -235,7 +249,7 @@ impl Profile {
         }
     }
 
-    /// Reads a profile if it is there.
+    /// Reads a profile; returns `None` if it does not exist.
     pub(crate) fn try_load(home: &Home, name: &str) -> Result<Option<Self>, Failure> {
         let path = home.profile_dir(name).join("profile.yaml");
         let text = match std::fs::read_to_string(&path) {
@@ -288,12 +302,12 @@ impl Profile {
         write_durable(&dir.join("profile.yaml"), text.as_bytes(), 0o600)
     }
 
-    /// The node that runs the control plane.
+    /// Returns the node that runs the control plane.
     pub fn control_plane(&self) -> &Node {
         &self.nodes[0]
     }
 
-    /// A node by name; the control plane's when `name` is `None`.
+    /// Returns a node by name; the control-plane node if `name` is `None`.
     pub fn node(&self, name: Option<&str>) -> Result<&Node, Failure> {
         let Some(name) = name else {
             return Ok(self.control_plane());
@@ -309,7 +323,7 @@ impl Profile {
         })
     }
 
-    /// The first address of the services: `kubernetes.default`.
+    /// Returns the address of the service `kubernetes`: the first one of the services' range.
     pub(crate) fn kubernetes_ip(&self) -> Ipv4Addr {
         self.service_cidr
             .hosts()
@@ -317,6 +331,7 @@ impl Profile {
             .unwrap_or(self.service_cidr.network())
     }
 
+    /// Returns the plan of the cluster for its driver.
     pub(crate) fn plan(&self, home: &Home) -> ClusterPlan {
         let dir = home.profile_dir(&self.name);
         ClusterPlan {
@@ -391,7 +406,7 @@ impl Profile {
         }
     }
 
-    /// Ports of an etcd on this machine's loopback.
+    /// Returns the ports of etcd endpoints on the host's loopback.
     fn store_loopback_ports(&self) -> impl Iterator<Item = u16> {
         let endpoints = self.store.iter().flat_map(|store| &store.endpoints);
         endpoints.filter_map(|url| {
@@ -401,15 +416,15 @@ impl Profile {
     }
 }
 
-/// The port of a registry on this machine's loopback, `127.0.0.1:5000`.
+/// Returns the port if `registry` is on the host's loopback, as `127.0.0.1:5000` is.
 fn loopback_port(registry: &str) -> Option<u16> {
     let (host, port) = registry.rsplit_once(':').unwrap_or((registry, "80"));
     let loopback = host == "localhost" || host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
     port.parse().ok().filter(|_| loopback)
 }
 
-/// The profile's own copy of the binary, so that replacing the installed one
-/// does not reach into a running cluster.
+/// Returns the path of the profile's copy of the binary. With a copy, replacing the installed
+/// binary does not affect a running cluster.
 fn binary(dir: &std::path::Path) -> PathBuf {
     dir.join("bin/rkube")
 }

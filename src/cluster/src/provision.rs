@@ -81,7 +81,8 @@ fn ssh_failure(e: &rkube_ssh::SshError) -> Failure {
     )
 }
 
-/// Copies the binary to where the nodes run it from, unless it is up to date.
+/// Copies the binary to the path from which nodes run it, unless the copy is up to date: equal in
+/// size and not older.
 fn install_binary(own: &Path, target: &Path) -> Result<(), Failure> {
     let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| {
         a.len() == b.len()

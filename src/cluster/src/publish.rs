@@ -1,10 +1,8 @@
-//! Ports of the host's loopback by which a cluster is reached whose driver
-//! publishes them.
+//! Assigns the loopback ports that drivers publish.
 //!
-//! A port is chosen once and kept in the profile, so that a kubeconfig that was
-//! handed on stays good. All come from below the range that Linux, macOS and
-//! Windows give to outgoing connections, so that none is taken by chance while
-//! the cluster is stopped.
+//! A port is assigned once and stored in the profile, so that copies of the kubeconfig remain
+//! valid. All ports are below the ephemeral ranges of Linux, macOS and Windows, so that outgoing
+//! connections do not occupy them while the cluster is stopped.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -15,12 +13,11 @@ use rkube_failure::{Failure, Kind, Source};
 use crate::files::Home;
 use crate::profile::Profile;
 
-/// Where ports are looked for.
+/// The range of ports that are assigned.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
-/// Gives every part of the profile a port that has none, and another one where
-/// somebody else has taken it meanwhile. Nothing of the cluster may run. True
-/// when anything changed.
+/// Assigns a port to every server without one, and replaces ports that another program or profile
+/// has taken. The cluster must not be running. Returns whether the profile changed.
 pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure> {
     let mut taken = others(home, &profile.name)?;
     taken.extend(profile.ports.iter().map(|p| p.host_port));
@@ -41,7 +38,7 @@ pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure
     Ok(changed)
 }
 
-/// Gives nodes that have no port one; the ports of those that have stay.
+/// Assigns ports to nodes without one. Keeps all existing ports.
 pub(crate) fn complete(home: &Home, profile: &mut Profile) -> Result<(), Failure> {
     let mut taken = others(home, &profile.name)?;
     taken.extend(profile.ports.iter().map(|p| p.host_port));
@@ -55,7 +52,7 @@ pub(crate) fn complete(home: &Home, profile: &mut Profile) -> Result<(), Failure
     Ok(())
 }
 
-/// Fails when one of the ports that the user asked for is taken.
+/// Fails if one of the requested ports is in use.
 pub(crate) fn check(ports: &[PortMapping]) -> Result<(), Failure> {
     for port in ports {
         let free = match port.protocol {
@@ -77,11 +74,11 @@ pub(crate) fn check(ports: &[PortMapping]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Ports that other profiles keep for themselves.
+/// Returns the ports that other profiles use.
 fn others(home: &Home, own: &str) -> Result<BTreeSet<u16>, Failure> {
     let mut taken = BTreeSet::new();
     for name in home.profile_names()?.iter().filter(|n| *n != own) {
-        // A damaged profile keeps its ports to itself.
+        // The ports of a damaged profile are not known.
         if let Ok(Some(other)) = Profile::try_load(home, name) {
             taken.extend(other.api_port);
             taken.extend(other.nodes.iter().filter_map(|n| n.ssh_port));
@@ -96,7 +93,7 @@ fn is_free(ip: Ipv4Addr, port: u16) -> bool {
 }
 
 fn free(taken: &BTreeSet<u16>) -> Result<u16, Failure> {
-    // Somewhere in the range, so that two commands at once hardly meet.
+    // The start depends on the process, so that concurrent commands rarely choose the same port.
     let count = RANGE.len();
     let first = std::process::id() as usize * 97 % count;
     RANGE

@@ -1,4 +1,4 @@
-//! Waiting for a cluster that boots.
+//! Waits until a cluster is ready.
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ impl RestartedNodes {
                 .parse_timestamp(date)
                 .ok()
         });
-        // The header has whole seconds, too.
+        // The resolution of the header is also one second.
         let ahead = there.map_or(0, |there| there.as_second() - asked.as_second());
         Timestamp::from_second(self.at.as_second() + ahead - 1).unwrap_or(self.at)
     }
@@ -95,6 +95,7 @@ fn http_get(path: &str) -> http::Request<Vec<u8>> {
     request
 }
 
+/// Whether the Ready condition of a node is true.
 pub(crate) fn is_ready(node: &ApiNode) -> bool {
     ready_condition(node).is_some_and(|c| c.status == "True")
 }
@@ -104,14 +105,14 @@ fn ready_condition(node: &ApiNode) -> Option<&NodeCondition> {
     conditions.iter().find(|c| c.type_ == "Ready")
 }
 
-/// Returns whether the last heartbeat of a node is not older than `since`.
+/// Whether the last heartbeat of a node is not older than `since`.
 fn has_heartbeat_since(node: &ApiNode, since: Timestamp) -> bool {
     ready_condition(node)
         .and_then(|c| c.last_heartbeat_time.as_ref())
         .is_some_and(|beat| beat.0 >= since)
 }
 
-/// Waits until every one of `names` is ready.
+/// Waits until all of `names` are ready.
 pub(crate) async fn wait_for_nodes(
     client: &Client,
     names: &[String],

@@ -1,12 +1,12 @@
-//! Snapshots: what a cluster holds, kept beside its profile, and put back.
+//! Saves and restores snapshots of a cluster.
 //!
-//! A snapshot is the API's objects, all of one revision, and the data of the
-//! built-in provisioner's volumes. Images stay on the nodes as they are; what
-//! containers wrote elsewhere is not kept, as it is not by a restart.
+//! A snapshot contains the API objects at one revision, and the data of the built-in provisioner's
+//! volumes. Images are not included, nor are the containers' other files, which a restart does not
+//! keep either.
 //!
-//! It is a folder: `snapshot.yaml`, `objects.gz` (a dump of the store) and
-//! `volumes/NODE.tar.gz`. To be restored it is staged on every node first; then
-//! the nodes stop, and boot as what the profile names (`rkube-init`'s `state`).
+//! It is a directory with `snapshot.yaml`, `objects.gz` (a dump of the store) and
+//! `volumes/NODE.tar.gz`. To restore it, it is first staged on all nodes. Then the nodes stop, and
+//! apply the snapshot that the profile names when they boot (module `state` of `rkube-init`).
 
 use std::fs::File;
 use std::io::{BufReader, Write};
@@ -31,21 +31,21 @@ use crate::ready::{RestartedNodes, wait_for_api, wait_for_nodes};
 use crate::sudo::act_for_owner_of;
 use crate::{Progress, access};
 
-/// The layout that this binary writes.
+/// The version of the snapshot format that this binary writes.
 const FORMAT: u32 = 1;
 const DESCRIPTION: &str = "snapshot.yaml";
 const OBJECTS: &str = "objects.gz";
-/// Where the API server dumps its store.
+/// Path of the API server's store dump.
 const DUMP: &str = "/rkube/v1/store";
 
-/// What `snapshot.yaml` says.
+/// The content of `snapshot.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Description {
     format: u32,
-    /// RFC 3339.
+    /// Time of creation, RFC 3339.
     created: String,
-    /// The `rkube` that wrote it.
+    /// Version of the `rkube` that wrote it.
     version: String,
     objects: u64,
     nodes: Vec<String>,
@@ -54,15 +54,15 @@ struct Description {
 /// A snapshot of a profile.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
-    /// Its name.
+    /// The snapshot's name.
     pub name: String,
-    /// When it was made, RFC 3339.
+    /// Time of creation, RFC 3339.
     pub created: String,
-    /// How many bytes it takes.
+    /// Size of its files, in bytes.
     pub bytes: u64,
-    /// How many objects it holds.
+    /// Number of objects.
     pub objects: u64,
-    /// The cluster's nodes then.
+    /// Names of the cluster's nodes at that time.
     pub nodes: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ fn failure(kind: Kind, message: String) -> Failure {
     Failure::new(Source::Program, kind, message)
 }
 
-/// A name becomes a folder's: a DNS label (RFC 1123).
+/// Fails unless the name is a DNS label (RFC 1123), because it names a directory.
 fn check_name(name: &str) -> Result<(), Failure> {
     if rkube_api::names::dns1123_label(name).is_empty() {
         return Ok(());
@@ -151,7 +151,7 @@ fn read(folder: &Path, name: &str) -> Result<Snapshot, Failure> {
     })
 }
 
-/// The snapshots of a profile, the oldest first, and what is wrong with others.
+/// Returns the snapshots of a profile, oldest first, and the errors of damaged ones.
 pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failure>), Failure> {
     let profile = Profile::load(home, profile)?;
     let folder = root(home, &profile);
@@ -164,7 +164,7 @@ pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failu
     for entry in entries {
         let entry = entry.map_err(|e| io_failure("read", &folder, &e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        // One that is being written.
+        // A hidden directory is incomplete.
         if name.starts_with('.') {
             continue;
         }
@@ -199,15 +199,15 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(folder) = &self.0 {
-            // The next snapshot of that name tries once more.
+            // The next snapshot with this name tries again.
             let _ = remove_tree(folder);
         }
     }
 }
 
-/// Saves a snapshot of a cluster that runs.
+/// Saves a snapshot of a running cluster.
 ///
-/// Pods go on meanwhile: their volumes are saved as a power cut would leave them.
+/// Pods keep running. Their volumes are saved in the state that a power failure would leave.
 pub async fn save_snapshot(
     home: &Home,
     profile: &str,
@@ -333,11 +333,11 @@ async fn save_objects(home: &Home, profile: &Profile, file: &Path) -> Result<u64
     }
     let output = output.finish().map_err(written)?;
     output.sync_all().map_err(written)?;
-    // A connection that broke shows here.
+    // Detects a connection that broke before the end of the dump.
     count_objects(file)
 }
 
-/// Reads all of a dump, and so finds every damage.
+/// Reads a complete dump and returns the number of objects. Fails if it is damaged.
 fn count_objects(file: &Path) -> Result<u64, Failure> {
     let input = File::open(file).map_err(|e| io_failure("read", file, &e))?;
     let mut entries =
@@ -347,7 +347,7 @@ fn count_objects(file: &Path) -> Result<u64, Failure> {
     })
 }
 
-/// Runs a command of rkube on a node, which must end well.
+/// Runs an rkube command on a node. Fails unless it exits with 0.
 async fn on_node(
     home: &Home,
     profile: &Profile,
@@ -398,17 +398,17 @@ pub fn delete_snapshot(home: &Home, profile: &str, name: &str) -> Result<(), Fai
     let profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let folder = existing(home, &profile, name)?;
-    // Gone at once for everybody, however long the removal takes.
+    // Renamed first, so that a partly removed snapshot is not listed.
     let hidden = root(home, &profile).join(format!(".{name}"));
     remove_tree(&hidden)?;
     std::fs::rename(&folder, &hidden).map_err(|e| io_failure("remove", &folder, &e))?;
     remove_tree(&hidden)?;
-    // Others may be there.
+    // Fails if other snapshots exist, as intended.
     let _ = std::fs::remove_dir(root(home, &profile));
     Ok(())
 }
 
-/// A snapshot that lies on every node, and that nothing has come of yet.
+/// A snapshot that is staged on all nodes and has not been applied yet.
 pub struct Staged {
     home: Home,
     profile: Profile,
@@ -416,8 +416,8 @@ pub struct Staged {
     _lock: Lock,
 }
 
-/// Brings a snapshot to the nodes of a cluster that runs. May be dropped at any
-/// time: without [`Staged::restore`] it has no effect.
+/// Copies a snapshot to the nodes of a running cluster. Can be cancelled at any time: it has no
+/// effect without [`Staged::restore`].
 pub async fn stage_snapshot(
     home: &Home,
     profile: &str,
@@ -461,7 +461,7 @@ pub async fn stage_snapshot(
         let kept = description.nodes.contains(&node.name);
         async move {
             let mut parts = Vec::new();
-            // A node that was added since has none then, and keeps what it has.
+            // A node that is not in the snapshot keeps its volumes.
             if kept {
                 parts.push(("volumes", archive(folder, &node.name)));
             }
@@ -496,8 +496,8 @@ pub async fn stage_snapshot(
 }
 
 impl Staged {
-    /// Stops the nodes, and starts them as what the snapshot says. Not to be dropped
-    /// half-way; should this process die, `rkube start` finishes what it has begun.
+    /// Stops the nodes and starts them with the content of the snapshot. The future must not be
+    /// dropped before it completes. If this process dies, `rkube start` completes the restore.
     pub async fn restore(
         mut self,
         limit: Duration,
@@ -507,9 +507,9 @@ impl Staged {
         let driver = rkube_drivers::by_name(&profile.driver)?;
         let plan = profile.plan(home);
         let names: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
-        // While nothing has changed, should there be none.
+        // Before any change, because it can fail.
         let binary = driver.binary().await?;
-        // From here on every boot is one of the snapshot.
+        // From here on, every boot applies the snapshot.
         profile.restore = Some(self.id);
         profile.save(home)?;
         progress.step("stop", "Stopping the nodes");

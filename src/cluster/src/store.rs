@@ -1,5 +1,5 @@
-//! A store outside of the cluster: checked when the cluster is made, emptied
-//! when it is deleted.
+//! An external etcd as the cluster's store: checked when the cluster is created, cleared when it is
+//! deleted.
 
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -12,19 +12,19 @@ use rkube_store::{EtcdOptions, EtcdStore};
 
 use crate::files::{io_failure, write_private};
 
-/// How long an endpoint has to take a connection.
+/// How long an endpoint may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// An etcd as the user names it.
+/// An etcd cluster, as given on the command line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoreOptions {
     /// `http://` or `https://` URLs.
     pub endpoints: Vec<String>,
-    /// The authority that etcd's certificate is of.
+    /// CA certificate that signed etcd's server certificate (PEM).
     pub ca: Option<PathBuf>,
-    /// The client's certificate.
+    /// The client's certificate (PEM).
     pub cert: Option<PathBuf>,
-    /// The key of `cert`.
+    /// The key of `cert` (PEM).
     pub key: Option<PathBuf>,
 }
 
@@ -33,10 +33,10 @@ fn usage(message: String) -> Failure {
 }
 
 impl StoreOptions {
-    /// Reads `--store`: `etcd=URL[,URL…]`, or `embedded` for none.
+    /// Parses the option `--store`: `etcd=URL[,URL…]`, or `embedded`, which returns `None`.
     ///
     /// # Errors
-    /// A usage failure when it is neither.
+    /// Returns a usage failure for any other value.
     pub fn parse(
         text: &str,
         ca: Option<PathBuf>,
@@ -83,7 +83,7 @@ impl StoreOptions {
         }))
     }
 
-    /// What the profile says of it.
+    /// Returns the configuration for the profile.
     pub(crate) fn config(&self, profile: &str) -> StoreConfig {
         StoreConfig {
             endpoints: self.endpoints.clone(),
@@ -91,7 +91,7 @@ impl StoreOptions {
         }
     }
 
-    /// Fails unless one endpoint takes connections.
+    /// Fails unless at least one endpoint accepts connections.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let mut reasons = Vec::new();
         for url in &self.endpoints {
@@ -117,7 +117,7 @@ impl StoreOptions {
         .advise("start it, or name one that runs with --store"))
     }
 
-    /// Copies the files into the profile's PKI folder.
+    /// Copies the files to the profile's PKI directory.
     pub(crate) fn keep_files(&self, pki: &Path) -> Result<(), Failure> {
         for (source, name) in [
             (&self.ca, "etcd-ca.crt"),
@@ -133,7 +133,7 @@ impl StoreOptions {
     }
 }
 
-/// Removes what a deleted cluster kept in etcd.
+/// Removes the keys of a deleted cluster from etcd.
 pub(crate) async fn wipe(config: &StoreConfig, pki: &Path) -> Result<(), String> {
     let store = EtcdStore::open(EtcdOptions::with_files(
         config.endpoints.clone(),

@@ -1,6 +1,6 @@
 //! The user on whose behalf a root process runs when it was started with sudo.
 //!
-//! `sudo rkube start` creates a cluster for the user who typed it: `~/.rkube` and
+//! `sudo rkube start` creates a cluster for the user who entered it: `~/.rkube` and
 //! `~/.kube/config` are that user's, so that `rkube status` and kubectl work without
 //! sudo. What drivers create as root inside a profile (the nodes' file systems, images)
 //! stays root's.
@@ -120,7 +120,7 @@ mod linux {
     /// The file-system identity that a thread had before; restored on drop.
     pub(crate) struct Identity {
         saved: Option<(Uid, Gid, Vec<Gid>)>,
-        // The identity is the thread's.
+        // The identity belongs to the thread.
         _not_send: PhantomData<*const ()>,
     }
 
@@ -140,7 +140,7 @@ mod linux {
                 let groups = getgroups().unwrap_or_default();
                 set_groups(&[Gid::from_raw(user.gid)]);
                 let gid = setfsgid(Gid::from_raw(user.gid));
-                // Last: from here on the kernel checks files as the user's.
+                // Last: from here on the kernel checks file access with the user's permissions.
                 let uid = setfsuid(Uid::from_raw(user.uid));
                 (uid, gid, groups)
             });
@@ -165,8 +165,8 @@ mod linux {
     /// those of all threads.
     fn set_groups(groups: &[Gid]) {
         let groups: Vec<libc::gid_t> = groups.iter().map(|gid| gid.as_raw()).collect();
-        // Fails only without CAP_SETGID. Then root's own groups stay, and the owner of
-        // new files is right all the same.
+        // Fails only without CAP_SETGID. Then root's groups remain, and the owner of new files is
+        // still correct.
         // SAFETY: the kernel reads as many group IDs as the vector has.
         let _ = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     }
@@ -195,10 +195,10 @@ mod other {
         None
     }
 
-    /// Stands for an identity that is not changed.
+    /// An unchanged identity.
     pub(crate) struct Identity;
 
-    /// Does nothing, as there is no [`sudo_user`].
+    /// Does nothing, as [`sudo_user`] returns `None`.
     pub(crate) fn act_for_owner_of(_path: &Path) -> Identity {
         Identity
     }
@@ -300,7 +300,7 @@ mod tests {
         let meta = home.join("file").metadata().unwrap();
         assert_eq!((meta.uid(), meta.gid()), (1000, 1000));
         assert_eq!(std::fs::read_to_string(&of_root).unwrap(), "kept");
-        // Root again.
+        // The process has root's permissions again.
         std::fs::write(dir.path().join("file"), "").unwrap();
     }
 

@@ -52,7 +52,7 @@ fn find(
     wanted: &str,
 ) -> Result<PathBuf, Failure> {
     if let Some(path) = named {
-        // A supervisor that uses the path may have another working directory.
+        // Absolute, so that later uses do not depend on the working directory.
         let path = std::path::absolute(&path).unwrap_or_else(|_| path.into());
         check(&path, wanted).map_err(|f| f.context(OVERRIDE))?;
         return Ok(path);

@@ -1,6 +1,5 @@
-//! Which objects are an addon's, by upstream's ApplySet specification (KEP-3659):
-//! members have a label with the parent's identity, the parent tells which kinds
-//! and namespaces to look for them in.
+//! The objects of an addon as an ApplySet (KEP-3659): members have a label with the identity of
+//! their parent, and the parent lists the kinds and namespaces of its members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,54 +13,55 @@ use super::objects::GroupKind;
 
 /// The namespace of all parents.
 pub(super) const NAMESPACE: &str = "kube-system";
-/// What parents' names begin with.
+/// Prefix of parents' names.
 const PREFIX: &str = "rkube-addon-";
-/// On a parent: its identity.
+/// Label of a parent: its identity.
 pub(super) const ID: &str = "applyset.kubernetes.io/id";
-/// On a member: the parent's identity.
+/// Label of a member: its parent's identity.
 pub(super) const PART_OF: &str = "applyset.kubernetes.io/part-of";
-/// On a parent: who changes the set.
+/// Annotation of a parent: the tool that manages the set.
 const TOOLING: &str = "applyset.kubernetes.io/tooling";
-/// On a parent: the kinds of its members.
+/// Annotation of a parent: the kinds of its members.
 const KINDS: &str = "applyset.kubernetes.io/contains-group-kinds";
-/// On a parent: its members' namespaces, without its own.
+/// Annotation of a parent: the namespaces of its members, except its own.
 const NAMESPACES: &str = "applyset.kubernetes.io/additional-namespaces";
-/// On a parent, rkube's own: finds the parents of all addons.
+/// Label of a parent, specific to rkube, by which all addons are found.
 pub(super) const ADDON: &str = "rkube.dev/addon";
-/// This tool, as the specification wants it written.
+/// This tool, in the notation of the specification.
 const THIS: &str = concat!("rkube/v", env!("CARGO_PKG_VERSION"));
 
-/// The parent's name.
+/// Returns the name of an addon's parent.
 pub(super) fn parent_name(addon: &str) -> String {
     format!("{PREFIX}{addon}")
 }
 
-/// The identity of the set with this parent.
+/// Returns the identity of an addon's set.
 pub(super) fn id(addon: &str) -> String {
     let key = format!("{}.{NAMESPACE}.ConfigMap.", parent_name(addon));
     let hash = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
     format!("applyset-{}-v1", URL_SAFE_NO_PAD.encode(hash))
 }
 
-/// How far an addon's last change got.
+/// The progress of an addon's last change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Begun, and not ended.
+    /// The change has begun and is not complete.
     Changing,
-    /// Everything is there.
+    /// All objects are applied.
     Enabled,
 }
 
-/// Where members of a set may be.
+/// The kinds and namespaces that the members of a set can have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Scope {
+    /// The kinds of the members.
     pub kinds: BTreeSet<GroupKind>,
-    /// With the parent's own.
+    /// The namespaces of the members, which can include the parent's.
     pub namespaces: BTreeSet<String>,
 }
 
 impl Scope {
-    /// Both together.
+    /// Returns the union of both scopes.
     pub(super) fn union(&self, other: &Self) -> Self {
         Self {
             kinds: self.kinds.union(&other.kinds).cloned().collect(),
@@ -70,20 +70,27 @@ impl Scope {
     }
 }
 
-/// A parent as it is in the cluster.
+/// The parent of a set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parent {
+    /// The addon's name.
     pub name: String,
+    /// The addon's description.
     pub description: String,
+    /// The version that was applied last.
     pub version: String,
+    /// The addon's homepage.
     pub homepage: String,
+    /// The addon's source: `built-in` or a directory.
     pub origin: String,
+    /// The progress of the last change.
     pub state: State,
+    /// The kinds and namespaces of the members.
     pub scope: Scope,
 }
 
 impl Parent {
-    /// The parent of an addon that is about to be, or is.
+    /// Creates the parent of an addon that is enabled or about to be.
     pub(super) fn new(addon: &Addon, state: State, scope: Scope) -> Self {
         Self {
             name: addon.name.clone(),
@@ -96,7 +103,7 @@ impl Parent {
         }
     }
 
-    /// The object to apply.
+    /// Returns the ConfigMap to apply.
     pub(super) fn to_object(&self) -> Value {
         let join = |texts: Vec<String>| texts.join(",");
         let kinds = self.scope.kinds.iter().map(GroupKind::to_string).collect();
@@ -128,7 +135,7 @@ impl Parent {
         })
     }
 
-    /// Reads a parent; the error says why the object is none of ours.
+    /// Reads a parent. The error is the reason why it does not belong to rkube.
     pub(super) fn read(object: &ConfigMap) -> Result<Self, String> {
         let map = |map: &Option<BTreeMap<String, String>>, key: &str| {
             let value = map.as_ref().and_then(|m| m.get(key));
@@ -173,24 +180,24 @@ impl Parent {
     }
 }
 
-/// What to do with an object of an addon that may be there already.
+/// How to proceed with an object of an addon that may already exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// Apply it as a member.
+    /// Apply it as a member of the set.
     Take,
-    /// It is somebody's, needed and left as it is.
+    /// It has another owner and is left unchanged.
     Leave,
-    /// It is somebody's, and would be changed.
+    /// It has another owner and would be overwritten: a conflict.
     Refuse,
 }
 
-/// Who may have what. `present` are the labels of what is there, if something is.
+/// Decides how to proceed with an object. `present` are its labels, if it exists.
 ///
-/// Nothing that the addon did not make becomes a member, since members are deleted
-/// with it. A namespace is shared by nature, so one that was there is left to its
-/// owner; anything else would be overwritten, and is refused. In a namespace of the
-/// addon's own (`at_home`) everything is its own, such as the service account that
-/// the control plane has just made there.
+/// Objects that the addon did not create never become members, since members are deleted with the
+/// addon. Existing namespaces are left to their owners, because namespaces are shared; any other
+/// object would be overwritten, which is refused. In a namespace that belongs to the set
+/// (`at_home`), all objects without an owner are taken over, such as the service account that the
+/// control plane creates there.
 pub(super) fn claim(
     id: &str,
     present: Option<&BTreeMap<String, String>>,

@@ -1,4 +1,4 @@
-//! The addons that there are: in this binary, and in the user's own folder.
+//! The available addons: those in the binary, and those in the user's directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rkube_failure::{Failure, Kind, Source};
 use super::description::{Addon, DESCRIPTION, Origin, check_name, is_label};
 use crate::files::{Home, io_failure};
 
-/// The folders of `addons/`, each with its files.
+/// Includes the directories of `addons/`, each with its files.
 macro_rules! built_in {
     ($($folder:literal: [$($file:literal),*]),* $(,)?) => {
         &[$(&[
@@ -20,7 +20,7 @@ macro_rules! built_in {
 
 type Files = &'static [(&'static str, &'static str)];
 
-/// A test holds this against the folders.
+/// The built-in addons. A test compares them with the directories.
 const BUILT_IN: &[Files] = built_in! {
     "argo-cd": [],
     "cert-manager": [],
@@ -30,21 +30,21 @@ const BUILT_IN: &[Files] = built_in! {
     "ingress-nginx": [],
 };
 
-/// Where the user's own addons are.
+/// Returns the directory of the user's addons.
 pub(super) fn folder(home: &Home) -> PathBuf {
     home.addons_dir()
 }
 
-/// An addon that cannot be used, and why.
+/// An addon that cannot be used.
 #[derive(Clone, Debug)]
 pub struct Damaged {
-    /// The name of its folder.
+    /// The name of its directory.
     pub name: String,
-    /// What is wrong.
+    /// Why it cannot be used.
     pub failure: Failure,
 }
 
-/// Every addon, by name; the user's own take the place of built-in ones.
+/// Returns all addons, sorted by name. The user's addons replace built-in ones.
 pub(super) fn all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let name_of = |entry: &Result<Addon, Damaged>| match entry {
         Ok(addon) => addon.name.clone(),
@@ -61,7 +61,7 @@ pub(super) fn all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     Ok(found)
 }
 
-/// The addon that a person means: a name, or the path of a folder.
+/// Finds an addon by its name or by the path of its directory.
 pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
     if wanted.contains('/') || wanted == "." {
         let folder =
@@ -98,7 +98,7 @@ fn built_in(files: Files) -> Result<Addon, Failure> {
     Addon::parse(text.map_or("", |(_, text)| text), Origin::BuiltIn(files))
 }
 
-/// The user's own.
+/// Reads the user's addons.
 fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let dir = folder(home);
     let entries = match fs::read_dir(&dir) {
@@ -109,7 +109,7 @@ fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let folders = entries
         .flatten()
         .filter(|e| e.path().is_dir())
-        // What an editor or a version control leaves there is no addon.
+        // Skips directories of editors and version control.
         .filter_map(|e| e.file_name().into_string().ok().filter(|n| is_label(n)));
     Ok(folders
         .map(|name| {
@@ -133,7 +133,7 @@ fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
         .collect())
 }
 
-/// The addon of a folder.
+/// Reads the addon in a directory.
 fn read(folder: &Path) -> Result<Addon, Failure> {
     let path = folder.join(DESCRIPTION);
     let text = fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))?;

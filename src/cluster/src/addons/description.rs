@@ -1,47 +1,47 @@
-//! What an addon is: its `addon.yaml`, and where its manifests come from.
+//! The description of an addon: `addon.yaml`, and the sources of its manifests.
 
 use std::path::{Component, Path, PathBuf};
 
 use rkube_failure::{Failure, Kind, Source};
 use serde::Deserialize;
 
-/// The file that makes a folder an addon.
+/// Name of the file that describes an addon, in its directory.
 pub(super) const DESCRIPTION: &str = "addon.yaml";
 
-/// Software that a cluster can be given.
+/// Software that can be installed in a cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Addon {
-    /// Its name, a DNS label.
+    /// The addon's name, a DNS label.
     pub name: String,
-    /// What it is, one line.
+    /// A description of one line.
     pub description: String,
-    /// The version of what is installed.
+    /// The version of the software.
     pub version: String,
-    /// Where to read on.
+    /// URL of the project.
     pub homepage: String,
-    /// The namespace of objects that name none.
+    /// The namespace of objects without one.
     pub namespace: Option<String>,
-    /// What is applied, in this order.
+    /// The manifests, in the order in which they are applied.
     pub manifests: Vec<Manifest>,
-    /// Where the description was found.
+    /// Where the addon was found.
     pub origin: Origin,
 }
 
 /// A part of an addon's manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manifest {
-    /// A file of the addon's folder.
+    /// A file of the addon's directory.
     File(String),
-    /// A document to download, and the SHA-256 that it must have.
+    /// A URL to download, and the expected SHA-256 of the document.
     Url(String, Option<String>),
 }
 
-/// Where an addon's folder is.
+/// The location of an addon's files.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
-    /// In this binary: names and contents of the files.
+    /// Part of this binary: names and contents of the files.
     BuiltIn(&'static [(&'static str, &'static str)]),
-    /// On this machine.
+    /// A directory on the host.
     Folder(PathBuf),
 }
 
@@ -54,7 +54,7 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// `addon.yaml` as it is written.
+/// The content of `addon.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -77,7 +77,7 @@ struct WrittenManifest {
 }
 
 impl Addon {
-    /// Reads an `addon.yaml`.
+    /// Parses and validates an `addon.yaml`.
     pub(super) fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
         let wrong = |why: String| {
             let place = match &origin {
@@ -103,7 +103,7 @@ impl Addon {
         }
         let manifests = written.manifests.into_iter().map(|m| m.check());
         let manifests = manifests.collect::<Result<_, _>>().map_err(wrong)?;
-        // These stand in tables.
+        // These are printed as table cells.
         let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
         Ok(Self {
             name: written.name,
@@ -116,7 +116,7 @@ impl Addon {
         })
     }
 
-    /// Whether something has to be downloaded to enable it.
+    /// Whether enabling it needs a download.
     pub fn needs_network(&self) -> bool {
         self.manifests
             .iter()
@@ -147,7 +147,7 @@ impl WrittenManifest {
     }
 }
 
-/// A path that stays in the folder.
+/// Fails unless a path stays in the addon's directory.
 fn check_file(file: &str) -> Result<(), String> {
     let inside = !file.is_empty()
         && Path::new(file)
@@ -161,7 +161,7 @@ fn check_file(file: &str) -> Result<(), String> {
     ))
 }
 
-/// HTTPS; without TLS only what this machine itself serves.
+/// Fails unless a URL uses HTTPS or refers to the host's loopback.
 fn check_url(text: &str) -> Result<(), String> {
     let url = reqwest::Url::parse(text).map_err(|e| format!("'{text}' is no URL: {e}"))?;
     if url.scheme() == "https" || is_loopback(&url) {
@@ -170,7 +170,7 @@ fn check_url(text: &str) -> Result<(), String> {
     Err(format!("{text}: manifests are downloaded over https only"))
 }
 
-/// Whether a plain URL leads to this machine's loopback.
+/// Whether a plain HTTP URL refers to the host's loopback.
 pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -181,12 +181,12 @@ pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
                 .is_ok_and(|ip| ip.is_loopback()))
 }
 
-/// Whether a text is a DNS label, as names of addons and namespaces are.
+/// Whether a text is a DNS label (RFC 1123), as the names of addons and namespaces are.
 pub(super) fn is_label(text: &str) -> bool {
     rkube_api::names::dns1123_label(text).is_empty()
 }
 
-/// Refuses what is no DNS label.
+/// Fails unless a name is a DNS label.
 pub(super) fn check_name(name: &str) -> Result<(), Failure> {
     if is_label(name) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Makes an addon's objects, and removes those that it no longer has.
+//! Applies an addon's objects and removes those that are no longer part of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -15,12 +15,12 @@ use super::server::{Server, failure, title};
 use super::{fetch, remove};
 use crate::Progress;
 
-/// How long the server may take to serve what definitions define.
+/// How long the server may take to serve the kinds of new definitions.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often to look.
+/// How often that is checked.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Fields that the server gives; a manifest that was read from a cluster has them.
+/// Metadata fields that the server sets, present in manifests that were read from a cluster.
 const SERVERS_FIELDS: &[&str] = &[
     "creationTimestamp",
     "generation",
@@ -30,7 +30,7 @@ const SERVERS_FIELDS: &[&str] = &[
     "uid",
 ];
 
-/// Enables an addon, or brings it up to date. May be called again after a failure.
+/// Enables an addon or updates it. Can be repeated after a failure.
 pub(super) async fn enable(
     client: Client,
     addon: &Addon,
@@ -48,7 +48,7 @@ pub(super) async fn enable(
     place(&server, addon, &mut objects)?;
     let count = objects.len();
     progress.step("apply", &format!("Applying {count} objects of {name}"));
-    // First of all, so that a half-made addon can be disabled.
+    // First, so that an addon that is only partly applied can be disabled.
     let scope = scope_of(&objects);
     let before = server.parent(name).await?;
     let before = before.map(|(parent, _)| parent.scope).unwrap_or_default();
@@ -91,7 +91,7 @@ pub(super) async fn enable(
     Ok(())
 }
 
-/// Adds the addon's own namespace, where the manifests do not make it.
+/// Adds the addon's namespace unless the manifests contain it.
 fn add_namespace(addon: &Addon, objects: &mut Vec<Object>) {
     let Some(name) = &addon.namespace else {
         return;
@@ -107,8 +107,7 @@ fn add_namespace(addon: &Addon, objects: &mut Vec<Object>) {
     });
 }
 
-/// Decides which namespace each object is in, and refuses kinds that there are
-/// not, before anything is changed.
+/// Sets the namespace of each object and rejects unknown kinds, before anything is changed.
 fn place(server: &Server, addon: &Addon, objects: &mut [Object]) -> Result<(), Failure> {
     let defined = objects::defined(objects);
     for object in objects {
@@ -136,7 +135,7 @@ fn place(server: &Server, addon: &Addon, objects: &mut [Object]) -> Result<(), F
     Ok(())
 }
 
-/// Where the objects of a set are.
+/// Returns the kinds and namespaces of the objects of a set.
 fn scope_of(objects: &[Object]) -> Scope {
     Scope {
         kinds: objects.iter().map(Object::group_kind).collect(),
@@ -144,12 +143,12 @@ fn scope_of(objects: &[Object]) -> Scope {
     }
 }
 
-/// A set that is being applied.
+/// A set whose objects are being applied.
 struct Set {
     id: String,
-    /// Namespaces that are the set's own.
+    /// Namespaces that belong to the set.
     home: BTreeSet<String>,
-    /// UIDs of what has been applied.
+    /// UIDs of the objects that have been applied.
     applied: BTreeSet<String>,
 }
 
@@ -183,7 +182,7 @@ impl Set {
     }
 }
 
-/// Why an object is not overwritten.
+/// Returns the error for an object that must not be overwritten.
 fn taken(title: &str, labels: Option<&BTreeMap<String, String>>) -> Failure {
     let owned = labels.is_some_and(|l| l.contains_key(PART_OF));
     let (whose, advice) = if owned {
@@ -205,7 +204,7 @@ fn taken(title: &str, labels: Option<&BTreeMap<String, String>>) -> Failure {
     .advise(advice)
 }
 
-/// An object as it is sent: in its namespace, as a member of the set.
+/// Returns an object as it is sent: with its namespace and the label of its set.
 fn prepared(object: &Object, id: &str) -> Value {
     let mut content = object.content.clone();
     let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) else {
@@ -218,14 +217,14 @@ fn prepared(object: &Object, id: &str) -> Value {
     };
     let labels = metadata.entry("labels").or_insert_with(|| json!({}));
     if !labels.is_object() {
-        // `labels:` with nothing after it.
+        // `labels:` without a value.
         *labels = json!({});
     }
     labels[PART_OF] = json!(id);
     content
 }
 
-/// Waits until what the definitions define can be made.
+/// Waits until the API server serves the kinds of new definitions.
 async fn wait_for_definitions(
     server: &mut Server,
     definitions: &[Object],
@@ -287,7 +286,7 @@ async fn wait_until_established(
     }
 }
 
-/// Whether a condition holds, and what is said about it.
+/// Returns whether a condition is true, and its message; `None` if it is not set.
 fn condition(data: &Value, name: &str) -> Option<(bool, String)> {
     let all = data.pointer("/status/conditions")?.as_array()?;
     let one = all.iter().find(|c| c["type"] == name)?;

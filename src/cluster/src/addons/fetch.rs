@@ -1,4 +1,4 @@
-//! Gets an addon's manifests: from the binary, the addon's folder, or the net.
+//! Reads an addon's manifests from the binary, the addon's directory, or the internet.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,27 +9,27 @@ use rkube_failure::{Failure, Kind, Source};
 use super::description::{Addon, Manifest, Origin, is_loopback};
 use crate::files::io_failure;
 
-/// The largest manifest; the largest known ones have 3 MB.
+/// Maximum size of a manifest, in bytes. The largest known ones have 3 MB.
 const MAX_SIZE: u64 = 16 << 20;
-/// How long a server may take to take a connection.
+/// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be silent.
+/// How long a server may send no data.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a download may take.
+/// Timeout of a complete download.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
-/// Redirects that are followed.
+/// Maximum number of redirects that are followed.
 const REDIRECTS: usize = 5;
 
 /// A manifest's text.
 #[derive(Debug)]
 pub(super) struct Text {
-    /// The file or the URL.
+    /// The file name or URL.
     pub name: String,
-    /// What it says.
+    /// The content.
     pub text: String,
 }
 
-/// All of an addon's manifests, in order.
+/// Reads all manifests of an addon, in order.
 pub(super) async fn manifests(addon: &Addon) -> Result<Vec<Text>, Failure> {
     let mut texts = Vec::new();
     for manifest in &addon.manifests {
@@ -52,7 +52,7 @@ pub(super) async fn manifests(addon: &Addon) -> Result<Vec<Text>, Failure> {
     Ok(texts)
 }
 
-/// A file of an addon's folder.
+/// Reads a file of an addon's directory.
 fn read(origin: &Origin, file: &str) -> Result<Vec<u8>, Failure> {
     match origin {
         Origin::BuiltIn(files) => match files.iter().find(|(name, _)| *name == file) {
@@ -67,7 +67,7 @@ fn read(origin: &Origin, file: &str) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// A file below a folder, also when links lead there, and not out of it.
+/// Reads a file in a directory. Fails if the path leads out of it through symbolic links.
 fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>, Failure> {
     let path = folder.join(file);
     let real = |path: &Path| {
@@ -97,7 +97,7 @@ fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>, Failure> {
     std::fs::read(&target).map_err(|e| io_failure("read", &target, &e))
 }
 
-/// A document of the net.
+/// Downloads a document and compares its checksum.
 async fn download(addon: &Addon, url: &str, sha256: Option<&str>) -> Result<Vec<u8>, Failure> {
     let failed = |kind, why: String| {
         Failure::new(Source::Internet, kind, format!("cannot download {url}: {why}")).advise(
@@ -156,9 +156,9 @@ async fn get(url: &str) -> Result<Vec<u8>, (Kind, String)> {
     Ok(bytes)
 }
 
-/// A client that trusts what this machine trusts, and leaves TLS for nothing.
+/// Creates a client that trusts the host's CA certificates.
 fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
-    // Fails only when somebody was first, which is as good.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
@@ -166,7 +166,7 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
         .read_timeout(STALL_TIMEOUT)
         .timeout(DOWNLOAD_TIMEOUT)
         .redirect(Policy::custom(redirect));
-    // A proxy does not reach this machine's loopback, nor are certificates needed.
+    // A proxy cannot reach the host's loopback, and plain HTTP needs no certificates.
     let builder = if is_loopback(url) {
         builder.no_proxy().tls_certs_only([])
     } else {
@@ -175,7 +175,7 @@ fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
     builder.build()
 }
 
-/// What has begun with TLS stays with it, and only the loopback may do without.
+/// Rejects redirects to plain HTTP, except among loopback addresses.
 fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let plain_before = attempt.previous().iter().all(is_loopback);
     let allowed = attempt.url().scheme() == "https" || plain_before && is_loopback(attempt.url());
@@ -189,7 +189,7 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     attempt.follow()
 }
 
-/// An HTTP error's last cause; the URL is in the message around it.
+/// Returns the root cause of an HTTP error. The caller's message contains the URL.
 fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "the server did not respond in time".into();

@@ -1,9 +1,8 @@
 //! Addons: third-party software that comes as manifests.
 //!
-//! An addon is a folder with an `addon.yaml` (`addons/README.md` of the sources
-//! tells what stands there). Enabling applies its objects as one set whose parent,
-//! a ConfigMap, keeps in the cluster what belongs to it; so it can be brought up to
-//! date and taken away again without its folder.
+//! An addon is a directory with an `addon.yaml` (see `addons/README.md` in the sources). Enabling
+//! it applies its objects as one set. The set's parent, a ConfigMap in the cluster, records its
+//! members, so that the addon can be updated, and disabled without its directory.
 
 mod applyset;
 mod catalogue;
@@ -28,52 +27,52 @@ use crate::{Progress, access, ready};
 
 pub use description::{Addon, Manifest, Origin};
 
-/// How long the API server may take to answer when addons are listed.
+/// How long the API server may take to respond when addons are listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it may take to be ready, just after a start.
+/// How long the API server may take to become ready after a start.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether a cluster has an addon.
+/// The status of an addon in a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It has.
+    /// All its objects are applied.
     Enabled,
-    /// It has not.
+    /// It is not enabled.
     Disabled,
-    /// Enabling or disabling it failed half-way; either may be tried again.
+    /// Enabling or disabling it failed; both can be repeated.
     Incomplete,
-    /// The cluster does not run, or there is none.
+    /// The cluster is not running or does not exist.
     Unknown,
 }
 
-/// An addon of a cluster.
+/// An addon, as it is listed.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
-    /// Its name.
+    /// The addon's name.
     pub name: String,
-    /// What it is; what is wrong with an addon that cannot be used.
+    /// The addon's description, or why it cannot be used.
     pub description: String,
     /// The version that enabling installs.
     pub version: String,
-    /// The version that the cluster has.
+    /// The version that is installed in the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled_version: Option<String>,
-    /// Whether the cluster has it.
+    /// The status in the cluster.
     pub status: Status,
-    /// `built-in`, or the addon's folder.
+    /// `built-in`, or the addon's directory.
     pub source: String,
-    /// Where to read on.
+    /// URL of the project.
     pub homepage: String,
 }
 
-/// The addon that a person means: a name, or the path of a folder.
+/// Finds an addon by its name or by the path of its directory.
 pub fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
     catalogue::find(home, wanted)
 }
 
-/// All addons there are, and how they are in a cluster, if there is one.
+/// Lists all addons, with their status if a profile is given.
 pub async fn list(home: &Home, profile: Option<&Profile>) -> Result<Vec<Entry>, Failure> {
     let parents = match profile {
         Some(profile) => parents(home, profile).await?,
@@ -82,7 +81,7 @@ pub async fn list(home: &Home, profile: Option<&Profile>) -> Result<Vec<Entry>, 
     Ok(entries(catalogue::all(home)?, parents.as_deref()))
 }
 
-/// The sets that a cluster has; `None` when it does not run.
+/// Returns the sets in a cluster; `None` if it is not running or does not respond.
 async fn parents(home: &Home, profile: &Profile) -> Result<Option<Vec<applyset::Parent>>, Failure> {
     if !is_up(home, profile).await? {
         return Ok(None);
@@ -92,7 +91,7 @@ async fn parents(home: &Home, profile: &Profile) -> Result<Option<Vec<applyset::
     Ok(listed.ok().and_then(Result::ok))
 }
 
-/// The catalogue and what a cluster has of it and besides.
+/// Merges the catalogue with the sets in a cluster.
 fn entries(
     catalogue: Vec<Result<Addon, catalogue::Damaged>>,
     parents: Option<&[applyset::Parent]>,
@@ -136,7 +135,7 @@ fn entries(
                 entry.status = status;
                 entry.enabled_version = Some(parent.version.clone());
             }
-            // Its folder has gone since.
+            // The directory has been removed since.
             None => entries.push(Entry {
                 name: parent.name.clone(),
                 description: parent.description.clone(),
@@ -152,7 +151,7 @@ fn entries(
     entries
 }
 
-/// Gives a cluster an addon, or brings it up to date.
+/// Enables an addon in a cluster or updates it.
 pub async fn enable(
     home: &Home,
     profile: &Profile,
@@ -166,7 +165,7 @@ pub async fn enable(
         .map_err(|failure| failure.context(format!("the addon '{}'", addon.name)))
 }
 
-/// Takes an addon away from a cluster, with all its objects.
+/// Disables an addon in a cluster and removes all its objects.
 pub async fn disable(
     home: &Home,
     profile: &Profile,
@@ -203,7 +202,7 @@ async fn is_up(home: &Home, profile: &Profile) -> Result<bool, Failure> {
     Ok(driver.is_up(&profile.plan(home)).await)
 }
 
-/// A client of a cluster that answers, or will soon.
+/// Returns a client once the API server is ready. Fails if the cluster is not running.
 async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
     if !is_up(home, profile).await? {
         let name = &profile.name;

@@ -1,5 +1,4 @@
-//! What manifests hold: reading objects out of text, and the order in which
-//! they are made and taken away.
+//! Reads objects from manifests and determines the order in which they are created and removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +9,17 @@ use serde_json::Value;
 
 use super::fetch::Text;
 
-/// A kind without its version, `Kind.group` as text; `Kind` of the core group.
+/// A kind without its version, in the notation `Kind.group`, or `Kind` for the core group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct GroupKind {
+    /// The kind.
     pub kind: String,
+    /// The API group; empty for the core group.
     pub group: String,
 }
 
 impl GroupKind {
+    /// Creates a value from its parts.
     pub(super) fn new(kind: &str, group: &str) -> Self {
         Self {
             kind: kind.to_owned(),
@@ -25,10 +27,12 @@ impl GroupKind {
         }
     }
 
+    /// Returns the kind without its version.
     pub(super) fn of(gvk: &GroupVersionKind) -> Self {
         Self::new(&gvk.kind, &gvk.group)
     }
 
+    /// Parses the notation `Kind.group`.
     pub(super) fn parse(text: &str) -> Self {
         let (kind, group) = text.split_once('.').unwrap_or((text, ""));
         Self::new(kind, group)
@@ -52,28 +56,34 @@ impl std::fmt::Display for GroupKind {
 /// An object of a manifest.
 #[derive(Clone, Debug)]
 pub(super) struct Object {
+    /// Group, version and kind.
     pub gvk: GroupVersionKind,
+    /// The object's name.
     pub name: String,
-    /// As the manifest says; what is not namespaced must have none.
+    /// The namespace in the manifest, until `enable` resolves it; then `None` if cluster-scoped.
     pub namespace: Option<String>,
+    /// The complete object.
     pub content: Value,
 }
 
 impl Object {
+    /// Returns the kind without its version.
     pub(super) fn group_kind(&self) -> GroupKind {
         GroupKind::of(&self.gvk)
     }
 
+    /// Whether the object is a namespace.
     pub(super) fn is_namespace(&self) -> bool {
         self.group_kind().is("Namespace", "")
     }
 
+    /// Whether the object is a custom resource definition.
     pub(super) fn is_definition(&self) -> bool {
         self.group_kind()
             .is("CustomResourceDefinition", "apiextensions.k8s.io")
     }
 
-    /// What a definition defines, and whether that is namespaced.
+    /// Returns the kind that a definition defines, and whether it is namespaced.
     pub(super) fn defines(&self) -> Option<(GroupKind, bool)> {
         let text = |pointer: &str| self.content.pointer(pointer)?.as_str();
         self.is_definition().then_some(())?;
@@ -82,7 +92,7 @@ impl Object {
     }
 }
 
-/// Reads all objects, lists flattened, in the manifests' order.
+/// Reads all objects in the order of the manifests. Lists are flattened.
 pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
     let mut objects = Vec::new();
     for text in texts {
@@ -99,7 +109,7 @@ pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
                 serde_yaml::Value::deserialize(document).map_err(|e| wrong(e.to_string()))?;
             value.apply_merge().map_err(|e| wrong(e.to_string()))?;
             let value = serde_json::to_value(value).map_err(|e| wrong(e.to_string()))?;
-            // Comments between two separators.
+            // A document with comments only.
             if !value.is_null() {
                 collect(value, &mut objects).map_err(wrong)?;
             }
@@ -129,7 +139,7 @@ pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
     Ok(objects)
 }
 
-/// Adds an object, or those of a list.
+/// Adds an object, or the items of a list.
 fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
     let text = |pointer: &str| {
         let text = value.pointer(pointer).and_then(Value::as_str);
@@ -162,8 +172,8 @@ fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads the modes of volumes' files. They are mostly written in octal, `0644`, which
-/// is a number for those that wrote the manifest, and a text in today's YAML (1.2).
+/// Converts the file modes of volumes to numbers. Most manifests use octal notation such as `0644`,
+/// which is a number in YAML 1.1 and a string in YAML 1.2.
 fn read_modes(kind: &str, object: &mut Value) {
     let pod = match kind {
         "Pod" => "/spec/volumes",
@@ -200,15 +210,18 @@ fn read_modes_below(value: &mut Value) {
     }
 }
 
-/// The steps of making an addon's objects.
+/// The groups in which an addon's objects are applied.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
+    /// Namespaces, which are applied first.
     pub namespaces: Vec<Object>,
+    /// Custom resource definitions.
     pub definitions: Vec<Object>,
+    /// All other objects.
     pub rest: Vec<Object>,
 }
 
-/// What is needed by others first; else as in the manifests.
+/// Groups objects so that dependencies are first; keeps the order of the manifests otherwise.
 pub(super) fn in_order(objects: Vec<Object>) -> Steps {
     let mut steps = Steps::default();
     for object in objects {
@@ -223,18 +236,17 @@ pub(super) fn in_order(objects: Vec<Object>) -> Steps {
     steps
 }
 
-/// What definitions define, and whether that is namespaced.
+/// Returns the kinds that definitions define, and whether they are namespaced.
 pub(super) fn defined(objects: &[Object]) -> BTreeMap<GroupKind, bool> {
     objects.iter().filter_map(Object::defines).collect()
 }
 
-/// When an object of a kind is removed; those of a step go together, and the
-/// next step waits for them.
+/// Returns the step in which objects of a kind are removed. The objects of a step are removed
+/// together, and the next step waits until they are gone.
 ///
-/// Custom resources, then their definitions (with everybody's resources) go while
-/// the controllers still run that finish them and answer for them; what others'
-/// requests are asked about goes before its servers do. `custom` are the kinds
-/// that are not built in.
+/// Custom resources and then their definitions are removed first, while the controllers that
+/// finalize and serve them still run. Webhooks and API services are removed before their servers.
+/// `custom` is set for kinds that are not built in.
 pub(super) fn removal_step(kind: &GroupKind, custom: bool) -> u8 {
     match (kind.kind.as_str(), kind.group.as_str()) {
         _ if custom => 0,
@@ -321,7 +333,7 @@ metadata: {name: one}
             ]}},
         ]);
         assert_eq!(volumes, Some(&expected));
-        // What another kind means by it is its own.
+        // In other kinds, a field of that name has another meaning.
         let thing =
             "{apiVersion: a/v1, kind: Thing, metadata: {name: a}, spec: {volumes: [{mode: '07'}]}}";
         let objects = read(&text(thing)).unwrap();

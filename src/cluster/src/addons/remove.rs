@@ -1,4 +1,4 @@
-//! Takes an addon's objects away, exactly those that were made for it.
+//! Removes the members of an addon's set.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,12 @@ use super::applyset::{self, State};
 use super::server::{Member, Server, failure, none_if_missing};
 use crate::Progress;
 
-/// How long all of it may take; pods have half a minute to end.
+/// Timeout of the removal. Pods have a grace period of 30 seconds.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How often to look whether something has gone.
+/// How often it is checked whether an object is gone.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Disables an addon; `None` where it is not enabled. May be called again after
-/// a failure.
+/// Disables an addon; returns `None` if it is not enabled. Can be repeated after a failure.
 pub(super) async fn disable(
     client: Client,
     addon: &str,
@@ -33,12 +32,12 @@ pub(super) async fn disable(
     let count = found.len();
     progress.step("remove", &format!("Removing {count} objects of {addon}"));
     members(&server, found, addon).await?;
-    // Last: until then it tells what is left to be done.
+    // Last, because the parent records the remaining members.
     server.delete_parent(addon, &uid).await?;
     Ok(Some(()))
 }
 
-/// Removes members step by step, waiting until each step's have gone.
+/// Removes members in steps. Waits until the objects of a step are gone.
 pub(super) async fn members(
     server: &Server,
     mut members: Vec<Member>,
@@ -55,7 +54,7 @@ pub(super) async fn members(
     Ok(())
 }
 
-/// Deletes the very object of this UID, with all that it owns before itself.
+/// Returns parameters that delete only the object with this UID, after its dependents.
 pub(super) fn exactly(uid: &str) -> DeleteParams {
     DeleteParams::foreground().preconditions(Preconditions {
         uid: Some(uid.to_owned()),
@@ -68,7 +67,7 @@ async fn delete(server: &Server, member: &Member) -> Result<(), Failure> {
     let deleted = api.delete(&member.name, &exactly(&member.uid)).await;
     match none_if_missing(deleted.map(drop)) {
         Ok(_) => Ok(()),
-        // Another of its name, or on its way out: the wait tells.
+        // The object was replaced or is being deleted; the caller's wait detects both.
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
         Err(e) => Err(failure(&format!("cannot delete {}", member.title()), e)),
     }
@@ -111,10 +110,10 @@ async fn wait_until_gone(
     }
 }
 
-/// The finalizers of an object that is still there.
+/// Returns the finalizers of an object that still exists.
 async fn presence(server: &Server, member: &Member) -> Result<Option<Vec<String>>, Failure> {
     let api = server.api(&member.resource, member.namespace.as_deref());
-    // Its kind may go with it.
+    // The kind may be removed together with its last objects.
     let found = none_if_missing(api.get_metadata(&member.name).await)
         .map_err(|e| failure(&format!("cannot read {}", member.title()), e))?;
     let there = found.filter(|o| o.metadata.uid.as_deref() == Some(&member.uid));

@@ -1,4 +1,4 @@
-//! The cluster's API as addons need it: any kind, by discovery.
+//! Dynamic access to the API server: any kind, by discovery.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,32 +14,35 @@ use serde_json::Value;
 use super::applyset::{self, ADDON, NAMESPACE, PART_OF, Parent};
 use super::objects::{GroupKind, removal_step};
 
-/// Who the fields of addons' objects belong to.
+/// Field manager of addons' objects.
 const MANAGER: &str = "rkube-addons";
-/// How long a request is repeated that the server cannot answer yet: the webhooks
-/// that it asks may just have been installed.
+/// How long server errors are retried: webhooks that were just installed may not be ready.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is repeated.
+/// The interval between retries.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
-/// A cluster's API and the kinds that it has.
+/// A client of a cluster, with the result of discovery.
 pub(super) struct Server {
     client: Client,
     kinds: Discovery,
 }
 
-/// An object of a set, as it is in the cluster.
+/// A member of a set that exists in the cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
+    /// The API resource.
     pub resource: ApiResource,
+    /// The namespace, unless cluster-scoped.
     pub namespace: Option<String>,
+    /// The object's name.
     pub name: String,
+    /// The object's UID.
     pub uid: String,
-    /// When it is removed.
+    /// The step of its removal, see [`removal_step`].
     pub step: u8,
 }
 
-/// An object in words.
+/// Returns a description of an object for messages.
 pub(super) fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
     match namespace {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
@@ -48,12 +51,13 @@ pub(super) fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
 }
 
 impl Member {
+    /// Returns a description for messages.
     pub(super) fn title(&self) -> String {
         title(&self.resource.kind, self.namespace.as_deref(), &self.name)
     }
 }
 
-/// What the server said to a request, in words.
+/// Converts the error of a request into a failure.
 pub(super) fn failure(doing: &str, error: kube::Error) -> Failure {
     let (kind, why) = match error {
         kube::Error::Api(status) => {
@@ -72,7 +76,7 @@ pub(super) fn failure(doing: &str, error: kube::Error) -> Failure {
     Failure::new(Source::ControlPlane, kind, format!("{doing}: {why}"))
 }
 
-/// Nothing, where there is no such object or kind.
+/// Converts the error 404 (no such object or kind) to `None`.
 pub(super) fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     match answer {
         Ok(value) => Ok(Some(value)),
@@ -82,24 +86,25 @@ pub(super) fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option
 }
 
 impl Server {
+    /// Creates a client and discovers the cluster's kinds.
     pub(super) async fn new(client: Client) -> Result<Self, Failure> {
         let kinds = discover(&client).await?;
         Ok(Self { client, kinds })
     }
 
-    /// Asks anew which kinds there are.
+    /// Repeats the discovery.
     pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
         self.kinds = discover(&self.client).await?;
         Ok(())
     }
 
-    /// A kind of a version, and whether it is namespaced.
+    /// Returns the resource of a kind, and whether it is namespaced.
     pub(super) fn resolve(&self, gvk: &GroupVersionKind) -> Option<(ApiResource, bool)> {
         let (resource, capabilities) = self.kinds.resolve_gvk(gvk)?;
         Some((resource, capabilities.scope == KindScope::Namespaced))
     }
 
-    /// The objects of a kind.
+    /// Returns the API of a resource: of one namespace, or of all.
     pub(super) fn api(
         &self,
         resource: &ApiResource,
@@ -111,7 +116,7 @@ impl Server {
         }
     }
 
-    /// The labels of an object, if it is there.
+    /// Returns the labels of an object; `None` if it does not exist.
     pub(super) async fn labels(
         &self,
         resource: &ApiResource,
@@ -122,7 +127,7 @@ impl Server {
         Ok(there.map(|object| object.metadata.labels.unwrap_or_default()))
     }
 
-    /// Makes an object as it is described, and gives its UID.
+    /// Applies an object on the server side and returns its UID. Retries on server errors.
     pub(super) async fn apply(
         &self,
         resource: &ApiResource,
@@ -131,7 +136,7 @@ impl Server {
         content: &Value,
     ) -> Result<String, Failure> {
         let api = self.api(resource, namespace);
-        // What was changed since by hand is changed back, as enabling promises.
+        // Forced: enabling an addon reverts manual changes.
         let params = PatchParams::apply(MANAGER).force();
         let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
@@ -152,7 +157,7 @@ impl Server {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    /// The parent of an addon's set, and its UID.
+    /// Returns the parent of an addon's set and its UID.
     pub(super) async fn parent(&self, addon: &str) -> Result<Option<(Parent, String)>, Failure> {
         let name = applyset::parent_name(addon);
         let doing = format!("cannot read ConfigMap {NAMESPACE}/{name}");
@@ -173,7 +178,7 @@ impl Server {
         }
     }
 
-    /// Writes an addon's parent, and gives its UID.
+    /// Writes an addon's parent and returns its UID.
     pub(super) async fn write_parent(&self, parent: &Parent) -> Result<String, Failure> {
         let name = applyset::parent_name(&parent.name);
         let params = PatchParams::apply(MANAGER).force();
@@ -184,7 +189,7 @@ impl Server {
         Ok(written.uid().unwrap_or_default())
     }
 
-    /// Removes a parent, unless another has taken its place.
+    /// Deletes a parent unless it has been replaced by another object.
     pub(super) async fn delete_parent(&self, addon: &str, uid: &str) -> Result<(), Failure> {
         let name = applyset::parent_name(addon);
         let params = super::remove::exactly(uid);
@@ -198,7 +203,7 @@ impl Server {
         }
     }
 
-    /// All members of a set: objects of these kinds with its label.
+    /// Returns all members of a set: the objects of `kinds` with its label.
     pub(super) async fn members<'a>(
         &self,
         id: &str,
@@ -206,7 +211,7 @@ impl Server {
     ) -> Result<Vec<Member>, Failure> {
         let mut members = Vec::new();
         for kind in kinds {
-            // Of a kind that is gone there are no objects.
+            // A kind that no longer exists has no objects.
             let group = self.kinds.get(&kind.group);
             let Some((resource, capabilities)) =
                 group.and_then(|group| group.recommended_kind(&kind.kind))
@@ -218,7 +223,7 @@ impl Server {
             }
             let params = ListParams::default().labels(&format!("{PART_OF}={id}"));
             let listed = self.api(&resource, None).list_metadata(&params).await;
-            // Its definition may have gone since.
+            // The definition may have been deleted in the meantime.
             let listed = none_if_missing(listed)
                 .map_err(|e| failure(&format!("cannot list objects of kind {kind}"), e))?;
             let found = listed.map(|l| l.items).unwrap_or_default();
@@ -237,7 +242,7 @@ impl Server {
         Ok(members)
     }
 
-    /// Whether a kind is there by a definition.
+    /// Whether a kind is defined by a custom resource definition.
     async fn is_custom(&self, resource: &ApiResource) -> Result<bool, Failure> {
         let gvk = GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
         let Some((definitions, _)) = self.resolve(&gvk) else {
@@ -250,7 +255,7 @@ impl Server {
     }
 }
 
-/// The parents of all addons; those that are none of ours are left out.
+/// Returns the parents of all addons. Skips objects that rkube did not create.
 pub(super) async fn parents(client: Client) -> kube::Result<Vec<Parent>> {
     let api: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
     let found = api.list(&ListParams::default().labels(ADDON)).await?;

@@ -1,4 +1,4 @@
-//! Addons against the real API server with its controllers, in one process.
+//! Tests addons with the real API server and its controllers, in one process.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -13,7 +13,8 @@ use serde_json::json;
 
 use super::*;
 
-/// A server that gives each path's answer, a status line on; ends with the process.
+/// Starts an HTTP server that returns one response per path. `answers` start with their status
+/// code. The server runs until the process ends.
 pub(super) fn serve(answers: &'static [(&'static str, &'static str)]) -> String {
     let answer = |path: &str| {
         let answer = answers.iter().find(|(p, _)| *p == path);
@@ -35,7 +36,7 @@ fn serve_with(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
             let path = text.split(' ').nth(1).unwrap_or_default();
             let mut whole = b"HTTP/1.0 ".to_vec();
             whole.extend(answer(path));
-            // A client that has seen enough may have gone.
+            // A client that has read enough may have disconnected.
             let _ = stream.write_all(&whole);
         }
     });
@@ -48,7 +49,7 @@ struct Cluster {
     _folder: tempfile::TempDir,
 }
 
-/// What a progress was told.
+/// Records the steps that are reported.
 #[derive(Default)]
 struct Told(Mutex<Vec<String>>);
 
@@ -88,7 +89,7 @@ impl Cluster {
         }
     }
 
-    /// Writes an addon of the user's own.
+    /// Writes an addon to the user's directory of addons.
     fn write(&self, name: &str, manifests: &[&str], files: &[(&str, &str)]) {
         let dir = self.home.addons_dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
@@ -137,13 +138,13 @@ impl Cluster {
             .unwrap();
     }
 
-    /// Everything in the cluster that some addon has made, and the parents.
+    /// Returns all objects that belong to an addon, and the parents of the sets.
     async fn members(&self) -> BTreeSet<String> {
         let kinds = kube::discovery::Discovery::new(self.client.clone());
         let kinds = kinds.run_aggregated().await.unwrap();
         let mut found = BTreeSet::new();
         for (resource, capabilities) in kinds.groups().flat_map(|g| g.recommended_resources()) {
-            // What nobody can delete nobody has made.
+            // Addons cannot own objects of kinds that cannot be deleted.
             if !["list", "delete"]
                 .iter()
                 .all(|v| capabilities.supports_operation(v))
@@ -164,7 +165,7 @@ impl Cluster {
     }
 }
 
-/// An authority's files, as a control plane has them, and its certificate.
+/// Creates the files of a certificate authority for a control plane. Returns its certificate.
 fn authority() -> (Pki, String) {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let key = KeyPair::generate().unwrap();
@@ -271,7 +272,7 @@ async fn an_addon_comes_changes_and_goes() {
         "ConfigMap,CustomResourceDefinition.apiextensions.k8s.io,Namespace,Secret,ServiceAccount,Thing.example.com"
     );
 
-    // What a newer one has no longer goes; what was changed by hand is as it was.
+    // Objects that are missing in a new version are removed, and manual changes are reverted.
     let config = cluster.api::<ConfigMap>("default");
     let mut changed = config.get("fetched").await.unwrap();
     changed
@@ -297,7 +298,7 @@ async fn an_addon_comes_changes_and_goes() {
     );
     assert_eq!(config.get("fetched").await.unwrap().data.unwrap()["a"], "b");
 
-    // Also without its folder.
+    // Also without the addon's directory.
     std::fs::remove_dir_all(cluster.home.addons_dir()).unwrap();
     assert_eq!(cluster.status("things").await, Status::Enabled);
     assert_eq!(cluster.disable("things").await.unwrap(), Some(()));
@@ -317,7 +318,7 @@ async fn what_is_somebody_elses_stays() {
 {apiVersion: v1, kind: Secret, metadata: {name: second, namespace: shared}}
 ";
     cluster.write("a", &["file: a.yaml"], &[("a.yaml", objects)]);
-    // Somebody's own object is in the way: the addon is there by half.
+    // An object of the user causes a conflict: the addon is incomplete.
     let secrets = cluster.api::<Secret>("shared");
     let second = serde_json::from_value(json!({"metadata": {"name": "second"}})).unwrap();
     secrets
@@ -336,7 +337,7 @@ async fn what_is_somebody_elses_stays() {
         .await
         .unwrap();
     cluster.enable("a").await.unwrap();
-    // Another addon's objects are no less somebody's.
+    // Objects of another addon cause a conflict as well.
     cluster.write("b", &["file: a.yaml"], &[("a.yaml", objects)]);
     let failure = cluster.enable("b").await.unwrap_err();
     assert!(
@@ -397,7 +398,7 @@ async fn what_cannot_be_applied_is_named() {
     }
     cluster.disable("x").await.unwrap().unwrap();
     assert_eq!(cluster.members().await, BTreeSet::new());
-    // Another's parent is not taken over.
+    // A parent object that rkube did not create is not overwritten.
     let theirs = json!({"metadata": {"name": "rkube-addon-x"}});
     let api = cluster.api::<ConfigMap>("kube-system");
     let theirs = serde_json::from_value(theirs).unwrap();
@@ -416,7 +417,7 @@ async fn the_demo_is_as_the_server_wants_it() {
     let deployments: Api<k8s_openapi::api::apps::v1::Deployment> = cluster.api("rkube-demo");
     let kubia = deployments.get("kubia").await.unwrap();
     assert_eq!(kubia.spec.unwrap().replicas, Some(3));
-    // The namespace holds its pods to the strictest standard.
+    // The namespace enforces the restricted pod security standard.
     let replica_sets: Api<k8s_openapi::api::apps::v1::ReplicaSet> = cluster.api("rkube-demo");
     loop {
         let sets = replica_sets
@@ -438,8 +439,8 @@ async fn the_demo_is_as_the_server_wants_it() {
     assert!(namespaces.get_opt("rkube-demo").await.unwrap().is_none());
 }
 
-/// The built-in addons' downloads, where `RKUBE_ADDONS_SOURCE` names a folder with
-/// them: files at the paths of their URLs, `HOST/PATH`.
+/// Applies the built-in addons from downloaded files. `RKUBE_ADDONS_SOURCE` is a directory with the
+/// files at the paths of their URLs, `HOST/PATH`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn built_in_addons_are_applied_whole() {
     let Some(root) = std::env::var_os("RKUBE_ADDONS_SOURCE") else {

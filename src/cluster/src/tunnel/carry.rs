@@ -1,4 +1,4 @@
-//! Load balancers' addresses on the host's loopback, carried over SSH.
+//! Load-balancer addresses on the host's loopback, with connections forwarded over SSH.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,7 +13,7 @@ use crate::files::Home;
 use crate::forward::Forward;
 use crate::profile::Profile;
 
-/// Listeners by service, and what goes wrong with them.
+/// The listeners of services, and their errors.
 pub(super) struct Carrier {
     home: Home,
     profile: Profile,
@@ -23,6 +23,7 @@ pub(super) struct Carrier {
 }
 
 impl Carrier {
+    /// Creates a carrier without listeners.
     pub fn new(home: &Home, profile: &Profile) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         Self {
@@ -34,9 +35,9 @@ impl Carrier {
         }
     }
 
-    /// Where addresses come from: one a service where the whole of 127.0.0.0/8
-    /// is the loopback's (Linux, Windows), apart for each profile; else the one
-    /// that is, for all of them.
+    /// Returns the range of addresses. If all of 127.0.0.0/8 belongs to the loopback (Linux,
+    /// Windows), each profile has a range, and each service an address. Otherwise all services
+    /// share 127.0.0.1.
     pub fn range(&self) -> Ipv4Net {
         if !cfg!(any(target_os = "linux", windows)) {
             return Ipv4Net::from(Ipv4Addr::LOCALHOST);
@@ -46,7 +47,7 @@ impl Carrier {
             .unwrap_or_else(|_| Ipv4Net::from(Ipv4Addr::LOCALHOST))
     }
 
-    /// Listens at the service's ports.
+    /// Listens on the service's ports.
     pub fn add(&mut self, key: &str, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
         let cluster_ip: IpAddr = service
             .spec
@@ -77,7 +78,7 @@ impl Carrier {
         for forward in forwards {
             let tell = self.tell.clone();
             let run = forward.run(self.home.clone(), self.profile.clone(), move |what| {
-                // Nobody listens any more when the tunnel ends.
+                // The receiver is dropped when the tunnel ends.
                 let _ = tell.send(what);
             });
             tasks.push(tokio::spawn(run).abort_handle());
@@ -85,14 +86,14 @@ impl Carrier {
         Ok(())
     }
 
-    /// Ends the service's listeners.
+    /// Closes the service's listeners.
     pub fn remove(&mut self, key: &str) {
         for task in self.tasks.remove(key).unwrap_or_default() {
             task.abort();
         }
     }
 
-    /// The next thing that went wrong.
+    /// Waits for the next error.
     pub async fn trouble(&mut self) -> String {
         match self.told.recv().await {
             Some(what) => what,

@@ -56,7 +56,7 @@ pub enum Change {
     Trouble(String),
 }
 
-/// Returns whether a tunnel for the profile is running.
+/// Whether a tunnel for the profile is running.
 pub fn is_open(home: &Home, profile: &Profile) -> bool {
     let Ok(file) = std::fs::File::options()
         .write(true)
@@ -175,8 +175,8 @@ fn key(service: &Service) -> String {
     )
 }
 
-/// Returns whether the tunnel assigns an address to the service. Services with a load
-/// balancer class are left to the implementation of that class.
+/// Whether the tunnel assigns an address to the service. Services with a load balancer class are
+/// left to the implementation of that class.
 fn wants_address(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| {
         s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none()
@@ -187,8 +187,7 @@ fn wants_address(service: &Service) -> bool {
 enum RouteKind {
     /// The host routes them to a node.
     Route(routes::Routes),
-    /// The host listens at an address of its loopback and carries connections
-    /// over SSH.
+    /// The host listens on loopback addresses and forwards connections over SSH.
     Ssh(Box<carry::Carrier>),
 }
 
@@ -201,11 +200,11 @@ impl RouteKind {
         }
     }
 
-    /// Removes what a tunnel that was killed left.
+    /// Removes the routes of a tunnel that was killed.
     fn begin(&self, profile: &Profile) -> Result<(), Failure> {
         match self {
             Self::Route(routes) => routes.clear(profile.load_balancer_range()),
-            // Listeners died with their process.
+            // Listeners are closed with their process.
             Self::Ssh(_) => Ok(()),
         }
     }
@@ -227,11 +226,11 @@ impl RouteKind {
         }
     }
 
-    /// Whether nodes may take a shortcut to the service for packets to the address.
+    /// Returns the `ipMode` of the address: whether nodes may bypass the load balancer for it.
     fn ip_mode(&self) -> &'static str {
         match self {
             Self::Route(_) => "VIP",
-            // An address of the loopback is another one on every machine.
+            // On every node, a loopback address refers to the node itself.
             Self::Ssh(_) => "Proxy",
         }
     }
@@ -345,13 +344,14 @@ impl Tunnel {
             .await
         {
             Ok(_) => Ok(()),
-            // Deleted meanwhile: its event follows.
+            // The service was deleted in the meantime; its event follows.
             Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
             Err(e) => Err(e),
         }
     }
 
-    /// Takes everything back; what the API server does not take is reported.
+    /// Removes all addresses from the host and from the services' status. Reports errors of the API
+    /// server.
     async fn withdraw(&mut self, report: &mut impl FnMut(Change)) {
         for key in self.up.keys().cloned().collect::<Vec<_>>() {
             self.take_down(&key, report);
@@ -375,7 +375,7 @@ impl Tunnel {
     }
 }
 
-/// The addresses in the service's status.
+/// Returns the addresses in the service's status.
 fn published(service: &Service) -> Vec<String> {
     service
         .status
@@ -386,7 +386,7 @@ fn published(service: &Service) -> Vec<String> {
         .collect()
 }
 
-/// Which service has which address; survives restarts of tunnel and cluster.
+/// The addresses of services, stored in the profile so that they survive restarts.
 struct AddressAssignments {
     path: std::path::PathBuf,
     range: Ipv4Net,
@@ -417,10 +417,10 @@ impl AddressAssignments {
         })
     }
 
-    /// The service's address: the one it had, the one it wishes for if that is
-    /// free and in range, or the next free one.
+    /// Returns the service's address: its previous one, the requested one if it is free and in
+    /// range, or the next free one.
     fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
-        // Where there is but one, services share it and differ by their ports.
+        // A range of one address is shared by all services, which differ by their ports.
         let shared = self.range.prefix_len() == 32;
         let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
             shared || entries.values().all(|taken| taken != ip)

@@ -1,14 +1,14 @@
-//! Routes of the host where there are none: outside of Linux no driver's nodes can
-//! be routed to, and load balancers' addresses are carried over SSH.
+//! A substitute on systems other than Linux, where the host cannot route to nodes. Addresses are
+//! forwarded over SSH there.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
-/// Routes to single addresses over one node.
+/// Routes to single addresses through one node.
 pub(super) struct Routes {
-    /// The node.
+    /// The node's address.
     pub via: Ipv4Addr,
 }
 
@@ -25,17 +25,17 @@ impl Routes {
         )
     }
 
-    /// Removes routes of a tunnel that was killed.
+    /// Fails.
     pub fn clear(&self, _range: Ipv4Net) -> Result<(), Failure> {
         Err(self.unsupported())
     }
 
-    /// Leads `address` to the node.
+    /// Fails.
     pub fn add(&self, _address: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }
 
-    /// Takes that back.
+    /// Fails.
     pub fn remove(&self, _address: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }

@@ -1,4 +1,4 @@
-//! Load balancers' addresses by routes of the host.
+//! Load-balancer addresses as routes of the host.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -6,9 +6,9 @@ use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 use rkube_network::netlink::{Netlink, Route};
 
-/// Routes to single addresses over one node.
+/// Routes to single addresses through one node.
 pub(super) struct Routes {
-    /// The node.
+    /// The node's address.
     pub via: Ipv4Addr,
 }
 
@@ -22,7 +22,7 @@ fn network_failure(e: impl std::fmt::Display) -> Failure {
 }
 
 impl Routes {
-    /// Removes routes of a tunnel that was killed.
+    /// Removes the routes of a tunnel that was killed.
     pub fn clear(&self, range: Ipv4Net) -> Result<(), Failure> {
         let netlink = Netlink::open().map_err(network_failure)?;
         for route in netlink.routes().map_err(network_failure)? {
@@ -37,7 +37,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Leads `address` to the node.
+    /// Adds a route to `address` through the node.
     pub fn add(&self, address: Ipv4Addr) -> Result<(), Failure> {
         Netlink::open()
             .map_err(network_failure)?
@@ -45,7 +45,7 @@ impl Routes {
             .map_err(network_failure)
     }
 
-    /// Takes that back; a route that is gone already is fine.
+    /// Removes the route. A missing route is not an error.
     pub fn remove(&self, address: Ipv4Addr) -> Result<(), Failure> {
         Netlink::open()
             .map_err(network_failure)?

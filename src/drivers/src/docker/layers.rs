@@ -1,7 +1,7 @@
 //! Exports an image of the engine without the layers that a node already has.
 //!
-//! Engines export whole images only. The export stays on the host; only the remaining layers are
-//! sent to the node. The archive lists its layers at its end, so it is read twice: first for its
+//! Engines export whole images only. The export stays on the engine's host; only the remaining
+//! layers are sent to the node. The archive lists its layers at its end, so it is read twice: first for its
 //! contents, then to copy it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -23,7 +23,7 @@ pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
         fatal: true,
     };
     if !nix::unistd::geteuid().is_root() {
-        // Most other checks need root as well.
+        // The other checks need root.
         return vec![fatal(
             Failure::new(
                 Source::Host,

@@ -40,7 +40,8 @@ impl Accelerator {
     }
 }
 
-/// Returns the fastest accelerator of this host, and the reason if it is only emulation.
+/// Returns the accelerator that the environment names, otherwise the fastest one of this host, with
+/// the reason if that is emulation.
 pub fn choose() -> (Accelerator, Option<Failure>) {
     match std::env::var(OVERRIDE).as_deref() {
         Ok("kvm") => return (Accelerator::Kvm, None),
