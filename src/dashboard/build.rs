@@ -1,7 +1,7 @@
-//! Turns the page's sources into assets that are part of the binary.
+//! Converts the page's sources into assets that are part of the binary.
 //!
-//! Scripts and style sheets lose comments and indentation, everything is compressed,
-//! and the page gets a list of the modules to load at once.
+//! Removes comments and indentation from scripts and style sheets, compresses all files, and adds a
+//! list of modules to preload to the page.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[path = "build/minify.rs"]
 mod minify;
 
-/// The place in the page where its modules are listed.
+/// The placeholder in the page for the list of its modules.
 const MODULES: &str = "<!-- modules -->";
 
 fn main() {
@@ -67,7 +67,7 @@ fn main() {
     }
     table.push_str("]\n");
     std::fs::write(out.join("assets.rs"), table).expect("OUT_DIR is writable");
-    // A megabyte here is a second on a slow line to a remote machine.
+    // One megabyte takes about one second on a slow connection to a remote host.
     assert!(total < 500_000, "the assets weigh {total} bytes compressed");
 }
 

@@ -1,14 +1,14 @@
 //! Removes comments and white space from the page's sources.
 //!
-//! Names stay as they are, so that errors in a browser's console can be read.
+//! Names are kept, so that errors in a browser's console are readable.
 
-/// Returns whether `code` ends with an operand: there `/` divides. Elsewhere it begins
-/// a regular expression.
+/// Whether `code` ends with an operand, after which `/` divides. Otherwise `/` begins a regular
+/// expression.
 ///
 /// A regular expression at the start of a statement that follows `)` or `}` is not
 /// recognised.
 fn ends_operand(code: &str) -> bool {
-    /// Words that an expression follows.
+    /// Keywords that precede an expression.
     const KEYWORDS: [&str; 11] = [
         "return", "typeof", "case", "in", "of", "void", "delete", "throw", "do", "else", "await",
     ];
@@ -48,8 +48,8 @@ fn literal_len(text: &str, end: char) -> usize {
 
 /// Returns a JavaScript module without comments and unnecessary white space.
 ///
-/// Line breaks stay where they may end a statement. Strings, regular expressions and
-/// template literals do not change.
+/// Line breaks are kept where they can end a statement. Strings, regular expressions and template
+/// literals do not change.
 ///
 /// # Panics
 ///
@@ -101,13 +101,13 @@ pub fn javascript(source: &str) -> String {
     out
 }
 
-/// Moves the white space at the start of `text` to `out` where it has a meaning, and
-/// returns the rest of `text`.
+/// Appends the white space at the start of `text` to `out` where it is significant. Returns the
+/// rest of `text`.
 ///
 /// A line break is kept unless a neighbouring character rules out that a statement
 /// ends there.
 fn push_space<'a>(out: &mut String, text: &'a str) -> &'a str {
-    /// Neither `+` and `-`, whose pairs mean something else, nor `/`.
+    /// Excludes `+` and `-`, because `+ +` differs from `++`, and `/`.
     const PUNCTUATION: &str = "{}()[];,:?=<>&|!*";
     let rest = text.trim_start_matches([' ', '\n']);
     let before = out.chars().next_back();

@@ -29,16 +29,16 @@ impl Clusters {
         &self.home
     }
 
-    /// Loads the profile of that name.
+    /// Loads the profile with that name.
     pub fn profile(&self, name: &str) -> Result<Profile, Failure> {
         Profile::load(&self.home, name)
     }
 
-    /// Returns the profile's client, with the user's credentials: those of the
-    /// kubeconfig's context, or the profile's own if there is none.
+    /// Returns the profile's client. It uses the credentials of the kubeconfig's context, or the
+    /// profile's credentials if the kubeconfig has no such context.
     pub async fn client(&self, name: &str) -> Result<Client, Failure> {
         let profile = self.profile(name)?;
-        // A cluster that was deleted and created again has another certificate authority.
+        // A cluster that was deleted and created again has a new certificate authority.
         let mark = profile_mark(&self.home, name);
         if let Some((known, client)) = self.clients.lock().get(name)
             && *known == mark
@@ -56,7 +56,7 @@ impl Clusters {
         Ok(client)
     }
 
-    /// Removes the client of a profile whose server did not answer.
+    /// Removes the client of a profile whose server did not respond.
     pub fn forget(&self, name: &str) {
         self.clients.lock().remove(name);
     }
@@ -70,8 +70,8 @@ fn profile_mark(home: &Home, name: &str) -> String {
         .map_or_else(|e| e.to_string(), |time| format!("{time:?}"))
 }
 
-/// Returns a client with the user's own credentials, if the kubeconfig has a context of
-/// the profile's name for the same server.
+/// Returns a client with the user's credentials, if the kubeconfig has a context with the profile's
+/// name for the same server.
 async fn from_kubeconfig(name: &str, server: &str) -> Option<Client> {
     let path = rkube_cluster::default_kubeconfig().ok()?;
     let document = ClientConfig::read_from(path).ok()?;

@@ -1,7 +1,7 @@
-//! Runs commands of `rkube` for the page, and passes their JSON events on.
+//! Runs commands of `rkube` for the page and forwards their JSON events.
 //!
-//! The binary itself is run, so that the dashboard does exactly what the command
-//! line does. Arguments never pass a shell and never begin with a dash.
+//! Runs the binary itself, so that the dashboard does exactly what the command line does.
+//! Arguments never pass through a shell and never begin with a dash.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,9 +31,9 @@ const TUNNEL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(20);
 pub enum Action {
     /// Start a cluster.
     Start,
-    /// Stop it.
+    /// Stop the cluster.
     Stop,
-    /// Delete it.
+    /// Delete the cluster.
     Delete,
     /// Add a node.
     NodeAdd,
@@ -140,7 +140,7 @@ impl Action {
     }
 }
 
-/// Runs `rkube` on this machine.
+/// Runs `rkube` on this host.
 pub struct Commands {
     binary: PathBuf,
     tunnel: Mutex<Option<(String, Child)>>,
@@ -218,7 +218,8 @@ impl Commands {
         events(command, Some(archive))
     }
 
-    /// Opens a tunnel, which ends with the dashboard, and waits until `is_open`.
+    /// Opens a tunnel, which ends with the dashboard. Waits until `is_open`, at most
+    /// [`TUNNEL_TIMEOUT`].
     ///
     /// Fails if the tunnel of another profile is open, or with the message of `rkube tunnel`.
     pub async fn open_tunnel(
@@ -246,7 +247,7 @@ impl Commands {
             .spawn()
             .map_err(|e| failed(Kind::Error, format!("cannot run rkube tunnel: {e}")))?;
         let stderr = child.stderr.take();
-        // The lock of an open tunnel cannot be watched.
+        // Polls, because the lock of an open tunnel cannot be watched.
         let deadline = tokio::time::Instant::now() + TUNNEL_TIMEOUT;
         while !is_open() && tokio::time::Instant::now() < deadline {
             let pause = std::time::Duration::from_millis(20);
@@ -314,8 +315,10 @@ mod interrupt {
     use nix::unistd::Pid;
     use tokio::process::{Child, Command};
 
+    /// Does nothing: SIGINT can be sent to a single process.
     pub fn prepare(_command: &mut Command) {}
 
+    /// Sends SIGINT to the process.
     pub fn send(child: &Child) {
         if let Some(pid) = child.id().and_then(|p| i32::try_from(p).ok()) {
             // It may have ended already.
@@ -331,11 +334,12 @@ mod interrupt {
     use windows_sys::Win32::System::Console::{CTRL_BREAK_EVENT, GenerateConsoleCtrlEvent};
     use windows_sys::Win32::System::Threading::CREATE_NEW_PROCESS_GROUP;
 
-    /// Puts the process into a group of its own, to which events can be sent.
+    /// Puts the process into a new process group, to which console events can be sent.
     pub fn prepare(command: &mut Command) {
         command.creation_flags(CREATE_NEW_PROCESS_GROUP);
     }
 
+    /// Sends Ctrl-Break to the process group.
     pub fn send(child: &Child) {
         if let Some(group) = child.id() {
             // SAFETY: the call takes numbers only. The process may have ended already.

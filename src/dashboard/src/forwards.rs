@@ -1,4 +1,4 @@
-//! Port-forwards: ports of the loopback that lead to ports of pods.
+//! Port-forwards: loopback ports that are forwarded to ports of pods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::debug;
 
-/// The protocol. The first byte of a message is its channel: 0 for data, 1 for errors.
+/// The WebSocket protocol. The first byte of a message is its channel: 0 for data, 1 for errors.
 const PROTOCOL: &str = "v4.channel.k8s.io";
 /// Maximum size of a message, in bytes.
 const BUFFER_SIZE: usize = 32 << 10;
@@ -189,8 +189,8 @@ async fn forward_connection(
         loop {
             let n = read.read(&mut buffer[1..]).await?;
             if n == 0 {
-                // The protocol has no half-closed connections: the response may not have
-                // arrived yet.
+                // The protocol has no half-closed connections: the response may not have arrived
+                // yet.
                 return std::future::pending::<Result<(), crate::answer::BoxError>>().await;
             }
             buffer[0] = 0;
@@ -199,7 +199,7 @@ async fn forward_connection(
         }
     };
     let down = async {
-        // Each channel begins with its port, two bytes.
+        // The first message of each channel contains the port, two bytes.
         let mut begun = [false; 2];
         while let Some(message) = source.next().await {
             let Message::Binary(message) = message? else {

@@ -1,9 +1,9 @@
 //! Decides which requests the dashboard accepts.
 //!
-//! The dashboard has administrator rights. Every page in the user's browser and every
-//! process on the machine can reach its port. Requests therefore need a secret cookie,
-//! which the browser gets for a link that works once. The host must be the loopback
-//! (against DNS rebinding), and the origin the page's own (against forged requests).
+//! The dashboard has administrator rights. Every page in the user's browser and every process on
+//! the host can reach its port. Requests therefore need a secret cookie, which the browser gets for
+//! a link that works once. The host must be the loopback (against DNS rebinding), and the origin
+//! must be that of the page (against forged requests).
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -54,7 +54,7 @@ impl Guard {
     /// Creates a guard that refuses every request.
     pub fn new() -> Self {
         Self {
-            // Cookies do not depend on ports, so that every dashboard needs another name.
+            // Cookies are shared among ports, so every dashboard needs a unique name.
             cookie: format!("rkube-{}", &new_secret()[..8]),
             links: Mutex::default(),
             sessions: Mutex::default(),
@@ -71,7 +71,7 @@ impl Guard {
     /// Checks a request, whatever its path is.
     pub fn admit(&self, request: &Parts) -> Result<Admission, Refusal> {
         let host = check_host(&request.headers)?;
-        // An absolute address is for proxies, and may differ from the header.
+        // An absolute URI is meant for proxies and can differ from the header.
         if request.uri.authority().is_some() {
             return Err(refuse(
                 StatusCode::MISDIRECTED_REQUEST,
@@ -81,7 +81,7 @@ impl Guard {
         let token = token_of(request);
         check_origin(request, host, token.is_some())?;
         if let Some(token) = token {
-            // The browser that has the session may open the link again.
+            // The browser with the session may open the link again.
             if self.has_session(&request.headers) {
                 return Ok(Admission::Session);
             }
@@ -134,7 +134,7 @@ impl Guard {
     }
 }
 
-/// Returns the token in a request for the page, the only path that takes one.
+/// Returns the token in a request for the page, the only path that accepts one.
 fn token_of(request: &Parts) -> Option<&str> {
     if request.method != Method::GET || request.uri.path() != "/" {
         return None;
@@ -146,8 +146,8 @@ fn token_of(request: &Parts) -> Option<&str> {
         .find_map(|pair| pair.strip_prefix("token="))
 }
 
-/// Returns the host, which must be a name or address of the loopback. An attacker may
-/// make any other name resolve to it. The port may differ, since it may be forwarded.
+/// Returns the host, which must be a name or address of the loopback. An attacker can make any
+/// other name resolve to it. The port can differ, since it may be forwarded.
 fn check_host(headers: &HeaderMap) -> Result<&str, Refusal> {
     let wrong = refuse(
         StatusCode::MISDIRECTED_REQUEST,
@@ -185,7 +185,7 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     if own == Some(false) {
         return Err(foreign);
     }
-    // A link in another page may open this one: the other page sees nothing of it.
+    // A link in another page may open this one: the other page cannot read the response.
     let opening = request.method == Method::GET
         && request.uri.path() == "/"
         && text("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
@@ -198,7 +198,7 @@ fn check_origin(request: &Parts, host: &str, link: bool) -> Result<(), Refusal> 
     if link && !opening {
         return Err(foreign);
     }
-    // Browsers send the origin with every request that may change something.
+    // Browsers send the origin with every request that can change something.
     let reads = matches!(request.method, Method::GET | Method::HEAD)
         && !headers.contains_key(header::UPGRADE);
     if !reads && own.is_none() {

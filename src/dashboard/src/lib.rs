@@ -1,13 +1,11 @@
-//! The dashboard: a page that is part of the binary, and the small server
-//! between it and the clusters.
+//! The dashboard: a page that is part of the binary, and the server between it and the clusters.
 //!
-//! The server listens on the loopback only. It admits the browser that opened its one-time
-//! link ([`guard`]) and serves the page ([`assets`]). It passes requests on to a profile's
-//! API server with the user's own credentials ([`proxy`], [`streams`]). It also opens
-//! port-forwards ([`forwards`]) and shells on nodes ([`shell`]), and runs commands of
-//! `rkube` ([`commands`]).
+//! The server listens on the loopback only. It admits the browser that opened its one-time link
+//! ([`guard`]) and serves the page ([`assets`]). It forwards requests to a profile's API server
+//! with the user's credentials ([`proxy`], [`streams`]). It also opens port-forwards ([`forwards`])
+//! and shells on nodes ([`shell`]), and runs commands of `rkube` ([`commands`]).
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Links the serialization of typed objects that is compiled in that crate.
 use rkube_client as _;
 
 mod answer;

@@ -1,4 +1,4 @@
-//! Tests of the page: its types, its logic, and what the build makes of it.
+//! Tests of the page: its types, its logic, and the output of the build.
 
 use std::io::{Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,8 +28,7 @@ fn files(directory: &Path, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs a command and checks that it succeeds. Returns `false` where the program is
-/// not installed.
+/// Runs a command and checks that it succeeds. Returns `false` if the program is not installed.
 fn check(command: &mut Command) -> bool {
     match command.output() {
         Ok(Output {
@@ -65,7 +64,7 @@ fn the_logic_is_right() {
     }
 }
 
-/// Runs the same suites against the modules as the page gets them.
+/// Runs the same suites on the modules in the form that the page loads.
 #[test]
 fn minified_modules_behave_as_their_sources() {
     let directory = tempfile::tempdir().unwrap();
@@ -97,7 +96,7 @@ fn minified_modules_behave_as_their_sources() {
     assert!(check(Command::new("node").arg("--test").args(suites)));
 }
 
-/// Returns strings of pieces that YAML may read as something else.
+/// Returns strings of fragments that YAML can interpret as other types.
 fn string() -> impl Strategy<Value = String> {
     let pieces = [
         "a",

@@ -5,7 +5,7 @@ const ROOTS: [&str; 7] = [
     "api", "apis", "openapi", "version", "healthz", "livez", "readyz",
 ];
 
-/// Checks whether a path may be passed on to an API server.
+/// Fails unless a path may be forwarded to an API server.
 ///
 /// The path must be unambiguous: a server that decodes or normalizes it must not read
 /// another one. Errors are messages for the page.
@@ -41,8 +41,8 @@ pub fn check(path: &str) -> Result<(), &'static str> {
     check_proxy(&segments)
 }
 
-/// Checks that a path does not lead to a proxy: responses of pods and services must never
-/// have this page's origin. The statistics of kubelets are harmless.
+/// Fails if a path refers to a proxy: responses of pods and services must never have this page's
+/// origin. The statistics of kubelets are harmless.
 fn check_proxy(segments: &[&[u8]]) -> Result<(), &'static str> {
     let refused = Err("proxied pages are not served here; use a port-forward");
     let [b"api", b"v1", segments @ ..] = segments else {

@@ -1,4 +1,4 @@
-//! Passes requests on to an API server.
+//! Forwards requests to an API server.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
@@ -14,11 +14,11 @@ use crate::paths;
 /// Maximum size of a request's body in bytes, as in the API server.
 const MAX_BODY_BYTES: usize = 3 << 20;
 
-/// Headers of requests that are passed on, none of which is a credential.
+/// Request headers that are forwarded. None of them contains a credential.
 const REQUEST_HEADERS: [HeaderName; 3] =
     [header::ACCEPT, header::CONTENT_TYPE, header::IF_NONE_MATCH];
 
-/// Further headers of WebSocket handshakes that are passed on.
+/// Additional headers of WebSocket handshakes that are forwarded.
 const HANDSHAKE_HEADERS: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
@@ -27,7 +27,7 @@ const HANDSHAKE_HEADERS: [HeaderName; 5] = [
     header::UPGRADE,
 ];
 
-/// Headers of responses that are passed back.
+/// Response headers that are forwarded.
 const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::CONTENT_LENGTH,
     header::ETAG,
@@ -36,14 +36,14 @@ const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::SEC_WEBSOCKET_PROTOCOL,
 ];
 
-/// Returns whether the request opens a WebSocket.
+/// Whether the request opens a WebSocket.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers
         .get(header::UPGRADE)
         .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
-/// Sends the request to `path` of the API server, and returns its response.
+/// Sends the request to `path` of the API server and returns its response.
 pub async fn forward_request(
     client: &Client,
     path: &str,
@@ -118,7 +118,7 @@ pub async fn forward_request(
     answer
 }
 
-/// Returns the response for a server that does not answer.
+/// Returns the response for a server that cannot be reached.
 pub fn unreachable_server(e: &kube::Error) -> Response<Body> {
     answer::failure(
         StatusCode::BAD_GATEWAY,
@@ -149,8 +149,8 @@ fn copy_head(response: &Response<ClientBody>) -> Response<Body> {
     answer
 }
 
-/// Returns the content type of a response: types that a browser could execute become
-/// plain text.
+/// Returns the content type of a response. Types that a browser could execute are replaced by plain
+/// text.
 fn content_type(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(header::CONTENT_TYPE);
     let harmless = given.and_then(|v| v.to_str().ok()).is_some_and(|v| {

@@ -49,7 +49,7 @@ pub struct Dashboard {
     state: Arc<AppState>,
 }
 
-/// What requests share.
+/// The state that all requests share.
 struct AppState {
     profile: String,
     port: u16,
@@ -106,7 +106,7 @@ impl Dashboard {
         self.address
     }
 
-    /// Checks that the profile's API server answers. The failure has advice for the user.
+    /// Checks that the profile's API server responds. The failure has advice for the user.
     pub async fn check(&self) -> Result<(), Failure> {
         let name = &self.state.profile;
         let client = self.state.clusters.client(name).await?;
@@ -230,7 +230,7 @@ impl AppState {
         }
     }
 
-    /// Responds with what the page needs to start.
+    /// Responds with the data that the page needs to start.
     fn session(&self) -> Response<Body> {
         match self.clusters.home().profile_names() {
             Ok(profiles) => answer::json(&serde_json::json!({
@@ -391,12 +391,12 @@ async fn read_json<T: for<'de> Deserialize<'de>>(
         .map_err(|e| answer::failure(StatusCode::BAD_REQUEST, e.to_string()))
 }
 
-/// Responds with YAML documents as JSON, or with the place of a syntax error.
+/// Responds with YAML documents as JSON, or with the position of a syntax error.
 fn parse_yaml(bytes: &[u8]) -> Response<Body> {
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_slice(bytes) {
         match serde_json::Value::deserialize(document) {
-            // Nothing but comments between two separators.
+            // A document with comments only.
             Ok(serde_json::Value::Null) => {}
             Ok(value) => documents.push(value),
             Err(e) => {

@@ -1,8 +1,8 @@
 //! Shells on nodes, in the page's terminal.
 //!
-//! A shell is `rkube ssh` in a pseudo-terminal. The protocol is that of the API server's
-//! exec: the first byte of a message is its channel, 0 for input, 1 for output, 3 for the
-//! end, 4 for the size.
+//! A shell is `rkube ssh` in a pseudo-terminal. The protocol is that of the API server's exec
+//! endpoint: the first byte of a message is its channel: 0 for input, 1 for output, 3 for the end,
+//! 4 for the size.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
@@ -57,7 +57,7 @@ async fn run(mut command: Command, socket: &mut Socket) -> std::io::Result<Strin
         .env("TERM", "xterm-256color")
         .kill_on_drop(true);
     let mut child = command.spawn()?;
-    // Only the child may keep the terminal's other end open.
+    // Only the child may keep the other end of the terminal open.
     drop(command);
     let pid = child.id();
     nix::fcntl::fcntl(

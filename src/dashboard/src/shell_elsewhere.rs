@@ -1,4 +1,4 @@
-//! Shells on nodes, on platforms without pseudo-terminals: these have none.
+//! A substitute for shells on nodes, on platforms without pseudo-terminals.
 
 use futures::SinkExt;
 use tokio::process::Command;

@@ -1,4 +1,4 @@
-//! WebSockets of the dashboard itself.
+//! WebSockets that the dashboard itself serves.
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -14,11 +14,11 @@ use crate::answer::{self, Body};
 /// A WebSocket to a browser.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// Maximum size of a message of a browser, in bytes.
+/// Maximum size of a message from a browser, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
-/// Responds to the handshake, with `protocol` if there is one, and calls `serve` when the
-/// socket is open.
+/// Responds to the handshake, with `protocol` if there is one, and calls `serve` when the socket is
+/// open.
 pub fn accept<F>(
     mut request: Request<Incoming>,
     protocol: Option<&'static str>,
@@ -59,7 +59,7 @@ where
     response
 }
 
-/// Returns the key that accepts the handshake, or `None` if the request is none.
+/// Returns the value of `Sec-WebSocket-Accept`, or `None` if the request is not a handshake.
 fn handshake(headers: &HeaderMap) -> Option<HeaderValue> {
     if !crate::proxy::is_upgrade(headers) {
         return None;

@@ -66,7 +66,7 @@ impl Running {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Sends a request without changes, and reads the response to its end.
+    /// Sends a request unchanged and reads the response to its end.
     async fn raw(&self, request: String) -> Reply {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port))
             .await
@@ -165,7 +165,7 @@ async fn a_link_works_once() {
     let second = server.send("GET", &path, &stolen).await;
     assert_eq!(second.status, StatusCode::UNAUTHORIZED);
     assert!(second.body.contains("has been used"), "{}", second.body);
-    // The browser that has the session may open it again.
+    // The browser with the session may open the link again.
     assert_eq!(server.get(&path).await.status, StatusCode::OK);
     assert_eq!(server.get("/rkube/session").await.status, StatusCode::OK);
 }
@@ -202,7 +202,7 @@ async fn another_name_for_the_loopback_is_refused() {
             .await;
         assert_eq!(reply.status, StatusCode::MISDIRECTED_REQUEST, "{host}");
     }
-    // A forwarded port has another number.
+    // A forwarded port can have another number.
     for host in ["localhost:9", "127.0.0.1:9", "[::1]:9", "localhost"] {
         let reply = server
             .send("GET", "/rkube/session", &[("Host", host)])
@@ -247,14 +247,14 @@ async fn another_page_is_refused() {
             assert_eq!(reply.status, StatusCode::FORBIDDEN, "{origin} {method}");
         }
     }
-    // A form or an image of another page names no origin in some browsers.
+    // In some browsers, a form or an image of another page sends no origin.
     for site in ["cross-site", "same-site"] {
         let reply = server
             .send("GET", "/rkube/session", &[("Sec-Fetch-Site", site)])
             .await;
         assert_eq!(reply.status, StatusCode::FORBIDDEN, "{site}");
     }
-    // What changes something, and every WebSocket, must name its origin.
+    // Requests that change something, and all WebSockets, must send their origin.
     let reply = server.send("POST", "/rkube/yaml", &[]).await;
     assert_eq!(reply.status, StatusCode::FORBIDDEN);
     let reply = server
@@ -283,7 +283,7 @@ async fn a_link_is_spent_by_opening_it_only() {
     }
     let reply = server.send("POST", &path, &[]).await;
     assert_eq!(reply.status, StatusCode::FORBIDDEN);
-    // From a chat's page, a click.
+    // A click on the link in another site's page, such as a chat.
     let click = [
         ("Sec-Fetch-Site", "cross-site"),
         ("Sec-Fetch-Mode", "navigate"),
