@@ -1,8 +1,7 @@
 //! Certificates and keys of a profile, created once and kept.
 //!
-//! Each profile has one certificate authority that signs all certificates, and a second
-//! one for the front proxy, by which aggregated API servers recognise requests that the
-//! API server forwards.
+//! Each profile has one certificate authority that signs all certificates. A second one is for the
+//! front proxy: by it, aggregated API servers recognize requests that the API server forwards.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

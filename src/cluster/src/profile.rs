@@ -116,8 +116,8 @@ pub(crate) struct NewProfile<'a> {
     pub machine: &'a MachineOptions,
 }
 
-/// Fails unless `name` can name a profile. It becomes part of node names, of a kubeconfig context
-/// and of file names, so it must be a DNS label (RFC 1123) short enough for the suffix `-m99`.
+/// Fails unless `name` can name a profile: a DNS label (RFC 1123) short enough for the suffix
+/// `-m99`. The name becomes part of node names, of a kubeconfig context and of file names.
 pub fn check_name(name: &str) -> Result<(), Failure> {
     if name.len() <= 40 && rkube_api::names::dns1123_label(name).is_empty() {
         return Ok(());

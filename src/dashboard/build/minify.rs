@@ -128,9 +128,8 @@ fn push_space<'a>(out: &mut String, text: &'a str) -> &'a str {
     rest
 }
 
-/// Returns the length of the part of a template literal that begins at `start`, up
-/// to and including its closing backtick or the next `${`, which adds an entry to
-/// `templates`.
+/// Returns the length of the part of a template literal that begins at `start`. It ends with the
+/// closing backtick or the next `${`, which adds an entry to `templates`.
 fn template_len(text: &str, start: usize, templates: &mut Vec<usize>) -> usize {
     let bytes = text.as_bytes();
     let mut i = start;

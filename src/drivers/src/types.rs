@@ -49,11 +49,10 @@ pub struct MachineOptions {
     /// The kernel image. Default: the most suitable kernel that is installed on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
-    /// The directory of the kernel's modules. Default: looked up relative to the image. Disk size
-    /// of a node, in bytes.
+    /// The directory of the kernel's modules. Default: looked up relative to the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub modules: Option<PathBuf>,
-    /// How big a node's disk is, in bytes.
+    /// Disk size of a node, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
 }
@@ -284,7 +283,7 @@ pub struct Problem {
     pub fatal: bool,
 }
 
-/// An implementation of nodes.
+/// A way to create and manage nodes, such as containers or virtual machines.
 pub trait Driver: Send + Sync {
     /// Returns the driver's name on the command line.
     fn name(&self) -> &'static str;

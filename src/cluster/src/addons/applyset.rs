@@ -194,10 +194,10 @@ pub(super) enum Claim {
 /// Decides how to proceed with an object. `present` are its labels, if it exists.
 ///
 /// Objects that the addon did not create never become members, since members are deleted with the
-/// addon. Existing namespaces are left to their owners, because namespaces are shared; any other
-/// object would be overwritten, which is refused. In a namespace that belongs to the set
-/// (`at_home`), all objects without an owner are taken over, such as the service account that the
-/// control plane creates there.
+/// addon. Existing namespaces are shared and left to their owners. Any other object would be
+/// overwritten, which is refused. In a namespace that belongs to the set (`at_home`), objects
+/// without an owner are taken over. An example is the service account that the control plane
+/// creates there.
 pub(super) fn claim(
     id: &str,
     present: Option<&BTreeMap<String, String>>,

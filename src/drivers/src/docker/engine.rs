@@ -108,8 +108,8 @@ impl Engine {
         crate::binary::architecture(said.unwrap_or(std::env::consts::ARCH))
     }
 
-    /// Whether the engine runs on the kernel of this host and is reached by its Unix socket, so
-    /// that it can bind host files and its bridges are network interfaces of this host.
+    /// Whether the engine runs on this host's kernel and is reached by its Unix socket. Then it can
+    /// bind host files, and its bridges are network interfaces of this host.
     pub fn is_local(&self) -> bool {
         matches!(self.address, Address::Unix(_)) && self.is_this_machine()
     }

@@ -1,8 +1,8 @@
 //! Exports an image of the engine without the layers that a node already has.
 //!
 //! Engines export whole images only. The export stays on the engine's host; only the remaining
-//! layers are sent to the node. The archive lists its layers at its end, so it is read twice: first for its
-//! contents, then to copy it.
+//! layers are sent to the node. The archive lists its layers at its end, so it is read twice: first
+//! for its contents, then to copy it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read, Write};

@@ -16,7 +16,7 @@ pub const DEFAULT_SIZE: u64 = 20 << 30;
 pub struct Disk {
     /// Path of the image.
     pub path: PathBuf,
-    /// QEMU's name of the image format.
+    /// QEMU's name for the image format.
     pub format: &'static str,
 }
 

@@ -14,7 +14,7 @@ const DISK_MIN: u64 = 2 << 30;
 /// The oldest supported QEMU: the first with datagram sockets as network back ends.
 const QEMU_MIN: (u32, u32) = (7, 2);
 
-/// Checks all requirements; only fatal problems prevent that a cluster is created.
+/// Checks all requirements; only fatal problems prevent the creation of a cluster.
 pub fn check(plan: &ClusterPlan) -> Vec<Problem> {
     let fatal = |failure| Problem {
         failure,

@@ -32,7 +32,7 @@ const COME_UP: Duration = Duration::from_secs(30);
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// The maximum delay between two starts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often a machine that is paused by a full host disk is resumed.
+/// Interval of the attempts to resume a machine that a full host disk has paused.
 const DISK_PAUSE: Duration = Duration::from_secs(5);
 
 /// Returns the path of the plan that the command line writes for the supervisors.
@@ -231,8 +231,8 @@ fn launch(cluster: &Path, node: &str, child: &mut Option<Child>) -> anyhow::Resu
     }
 }
 
-/// Follows QEMU's events until the machine ends. Returns the reason of the shutdown, if QEMU
-/// reported one.
+/// Follows QEMU's events until the machine ends. Returns the reason for the shutdown, if
+/// QEMU reported one.
 fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
     let mut reason = None;
     let mut full = false;

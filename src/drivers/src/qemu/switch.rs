@@ -1,10 +1,10 @@
 //! The nodes' network: a learning switch whose ports are Unix sockets.
 //!
-//! Every machine's network interface is a datagram socket in the cluster's run directory, so only
-//! the owner can attach to it and no privileges are needed. Every supervisor can serve as the
-//! switch; the holder of a file lock does, and another one takes over when it dies. If rkube runs
-//! as root on Linux, the host has a port, too: a TAP interface with the gateway's address. The same
-//! process runs the [`gate`](super::gate) between the machines and other networks.
+//! Every machine's network interface is a datagram socket in the cluster's run directory. Only the
+//! owner can attach to it, and no privileges are needed. Every supervisor can serve as the switch:
+//! the holder of a file lock does, and another one takes over when it dies. If rkube runs as root
+//! on Linux, the host also has a port: a TAP interface with the gateway's address. The same process
+//! runs the [`gate`](super::gate) between the machines and other networks.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
