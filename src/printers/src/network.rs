@@ -1,4 +1,4 @@
-//! Rows of services and of what routes to them.
+//! Rows of services, ingresses, network policies and endpoint slices.
 
 use jiff::Timestamp;
 use rkube_strategy::tree::{at, has, int, list, text};
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::cells::{age, few, name, or, or_none};
 use crate::types::{AGE, NAME, Printer, string};
 
-/// Entries of a list that a cell shows before it counts.
+/// Maximum number of list entries shown in a cell; the rest are counted.
 const SHOWN: usize = 3;
 
 pub(crate) static PRINTERS: &[Printer] = &[
@@ -86,7 +86,7 @@ fn texts(list: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// Where a load balancer answers.
+/// Returns the sorted addresses (IP or host name) of a load balancer.
 fn load_balancer(o: &Object) -> Vec<String> {
     let mut all: Vec<String> = list(o, "status.loadBalancer.ingress")
         .iter()

@@ -55,20 +55,25 @@ pub(crate) const fn wide(name: &'static str) -> Column {
     column(name, "string", 1)
 }
 
+/// The column of the object's name.
 pub(crate) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
     priority: 0,
 };
+/// The column of the object's age.
 pub(crate) const AGE: Column = string("Age");
 
-/// The columns of a kind, and the function that computes the cells of a row.
+/// The columns of a kind and the function that computes the cells of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Printer {
+    /// API group; empty for the core group.
     pub group: &'static str,
+    /// Kind within the group.
     pub kind: &'static str,
+    /// Columns, in order.
     pub columns: &'static [Column],
-    /// Returns as many cells as there are columns.
+    /// Computes the cells of a row, one per column.
     pub cells: fn(&Object, Timestamp) -> Vec<Value>,
 }
