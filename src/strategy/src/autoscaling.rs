@@ -33,7 +33,7 @@ fn default(obj: &mut Object) {
         return;
     }
     if list(spec, "metrics").is_empty() {
-        // Four fifths of what the pods request.
+        // Upstream's default target: 80 % of the requested CPU.
         let cpu = json!([{"type": "Resource", "resource": {"name": "cpu",
             "target": {"type": "Utilization", "averageUtilization": 80}}}]);
         ensure(obj, "spec").insert("metrics".into(), cpu);
@@ -57,7 +57,7 @@ fn default(obj: &mut Object) {
         ] {
             ensure(spec, &format!("behavior.{key}"));
             if let Some(rules) = at_mut(spec, &format!("behavior.{key}")) {
-                // Scaling down waits as long as the controller is told: unset here.
+                // Unset for scaling down: the controller's configured window applies.
                 if stabilization >= 0 {
                     default_value(rules, "stabilizationWindowSeconds", stabilization);
                 }

@@ -1,9 +1,9 @@
-//! Short names for field errors and field paths.
+//! Constructors for field errors and field paths.
 
 use rkube_api::status::{FieldError, FieldErrorKind};
 use serde_json::Value;
 
-/// The errors found so far, with a line for each usual kind.
+/// The errors found so far, with one method per kind of error.
 #[derive(Default)]
 pub(crate) struct Errors(pub(crate) Vec<FieldError>);
 
@@ -40,7 +40,7 @@ impl Errors {
         self.push(FieldErrorKind::Invalid, field, Some(value.into()), detail);
     }
 
-    /// `Invalid` once for each message.
+    /// Adds one `Invalid` error per message.
     pub(crate) fn invalid_each(&mut self, field: &str, value: &str, messages: Vec<String>) {
         for message in messages {
             self.invalid(field, value, message);
@@ -59,7 +59,7 @@ impl Errors {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
     }
 
-    /// `NotSupported`: the supported values are listed sorted, as upstream does.
+    /// Adds `NotSupported`; lists the supported values in sorted order, as upstream does.
     pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
         let mut known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
         known.sort();
@@ -94,7 +94,7 @@ impl Errors {
     }
 }
 
-/// `base.name`, or `name` under the root.
+/// Returns `base.name`, or `name` if the base is empty.
 pub(crate) fn child(base: &str, name: &str) -> String {
     if base.is_empty() {
         name.to_owned()
@@ -103,17 +103,17 @@ pub(crate) fn child(base: &str, name: &str) -> String {
     }
 }
 
-/// `base[i]`
+/// Returns `base[i]`.
 pub(crate) fn index(base: &str, i: usize) -> String {
     format!("{base}[{i}]")
 }
 
-/// `base[key]`
+/// Returns `base[key]`.
 pub(crate) fn keyed(base: &str, key: &str) -> String {
     format!("{base}[{key}]")
 }
 
-/// What upstream says of a changed immutable field.
+/// Upstream's message for a changed immutable field.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
-/// What upstream says of a negative number.
+/// Upstream's message for a negative number.
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";

@@ -16,7 +16,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static PDB: Rules = Rules {
     validate,
-    // Two writers must not undo each other's budgets.
+    // As upstream, requires `resourceVersion`, so that concurrent writers do not overwrite.
     unconditional: false,
     ..Rules::SPEC_AND_STATUS
 };

@@ -1,4 +1,4 @@
-//! Roles and their bindings. Escalation is checked by the auth room.
+//! Roles and bindings. The auth crate checks for privilege escalation.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;

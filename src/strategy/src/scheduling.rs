@@ -16,7 +16,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     })
 }
 
-/// The greatest priority a user may name; beyond are the system's.
+/// Highest priority of user-defined classes; higher values are reserved for system classes.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
 static PRIORITY_CLASS: Rules = Rules {

@@ -1,4 +1,4 @@
-//! Storage classes, CSI objects, volume attachments.
+//! Storage classes, CSI objects and volume attachments.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;

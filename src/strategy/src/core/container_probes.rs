@@ -1,4 +1,4 @@
-//! The rules of probes and lifecycle hooks.
+//! Validation of probes and lifecycle hooks.
 
 use serde_json::Value;
 
@@ -134,7 +134,7 @@ fn handler(errors: &mut Errors, value: &Value, kinds: &[&str], spec: &Value, pat
     }
 }
 
-/// A port by number or name.
+/// Validates a port number or name.
 pub(crate) fn port(errors: &mut Errors, port: &Value, field: &str) {
     match port {
         Value::String(name) => errors.invalid_each(field, name, names::port_name(name)),

@@ -1,4 +1,4 @@
-//! The core group: pods and what they live on.
+//! The core group: pods and related kinds.
 
 pub(crate) mod claims;
 mod config;

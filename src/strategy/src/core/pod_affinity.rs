@@ -1,4 +1,4 @@
-//! The rules of affinity and of topology spread.
+//! Validation of affinity and topology spread constraints.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +85,7 @@ fn pod_affinity_term(errors: &mut Errors, term: &Value, path: &str) {
     }
 }
 
-/// The rules of a `NodeSelector`, here and in volumes.
+/// Validates a `NodeSelector` of a pod or a volume.
 pub(crate) fn node_selector(errors: &mut Errors, selector: &Value, path: &str) {
     let terms = list(selector, "nodeSelectorTerms");
     let field = child(path, "nodeSelectorTerms");
