@@ -27,6 +27,7 @@ const EVENT_COLUMNS: &[Column] = &[
     },
 ];
 
+/// Printers of the core group.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "",

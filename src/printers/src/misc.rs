@@ -39,6 +39,7 @@ const CREATED_COLUMNS: &[Column] = &[
     },
 ];
 
+/// Printers of the smaller groups.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "",

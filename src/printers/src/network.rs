@@ -11,6 +11,7 @@ use crate::types::{AGE, NAME, Printer, string};
 /// Maximum number of list entries shown in a cell; the rest are counted.
 const SHOWN: usize = 3;
 
+/// Printers of networking kinds.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "networking.k8s.io",
@@ -98,6 +99,7 @@ fn load_balancer(o: &Object) -> Vec<String> {
     all
 }
 
+/// Returns the row of a service.
 pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     let external = texts(list(o, "spec.externalIPs"));
     let outside = match text(o, "spec.type") {
@@ -135,6 +137,7 @@ pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// Returns the row of an `Endpoints` object.
 pub(super) fn endpoints(o: &Object, now: Timestamp) -> Vec<Value> {
     let mut all = Vec::new();
     for subset in list(o, "subsets") {

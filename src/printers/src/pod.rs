@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cells::{age, is_true, name, or, since};
 use crate::types::{AGE, Column, NAME, Printer, string, wide};
 
+/// Printers of pods.
 pub(crate) static PRINTERS: &[Printer] = &[Printer {
     group: "",
     kind: "Pod",

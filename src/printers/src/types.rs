@@ -30,6 +30,7 @@ impl Column {
     }
 }
 
+/// Returns a column; see [`Column`].
 pub(crate) const fn column(name: &'static str, kind: &'static str, priority: i32) -> Column {
     Column {
         name,
@@ -39,18 +40,22 @@ pub(crate) const fn column(name: &'static str, kind: &'static str, priority: i32
     }
 }
 
+/// Returns a column of strings.
 pub(crate) const fn string(name: &'static str) -> Column {
     column(name, "string", 0)
 }
 
+/// Returns a column of integers.
 pub(crate) const fn integer(name: &'static str) -> Column {
     column(name, "integer", 0)
 }
 
+/// Returns a column of booleans.
 pub(crate) const fn boolean(name: &'static str) -> Column {
     column(name, "boolean", 0)
 }
 
+/// Returns a column of strings that only `-o wide` shows.
 pub(crate) const fn wide(name: &'static str) -> Column {
     column(name, "string", 1)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::cells::{age, containers, is_true, name, or, or_unset, quantity, since};
 use crate::types::{AGE, NAME, Printer, boolean, integer, string, wide};
 
+/// Printers of workloads and autoscalers.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "apps",

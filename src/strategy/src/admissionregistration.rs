@@ -12,6 +12,7 @@ use crate::tree::{
 };
 use crate::{names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "MutatingWebhookConfiguration" => &MUTATING,

@@ -14,6 +14,7 @@ use crate::tree::{
 };
 use crate::{Context, Strategy, names};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "CustomResourceDefinition" => &Crd,

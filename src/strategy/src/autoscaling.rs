@@ -12,6 +12,7 @@ use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, text,
 };
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "HorizontalPodAutoscaler").then_some(&HPA)
 }

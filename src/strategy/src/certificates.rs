@@ -9,6 +9,7 @@ use crate::generic;
 use crate::tree::{at, ensure, has, int, keep, list, list_mut, put, remove, same, set, text};
 use crate::{Context, NameRule, Strategy, Subresource};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "CertificateSigningRequest").then_some(&Csr)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 pub(crate) struct Errors(pub(crate) Vec<FieldError>);
 
 impl Errors {
+    /// Returns an empty list of errors.
     pub(crate) fn new() -> Self {
         Errors(Vec::new())
     }
@@ -27,10 +28,12 @@ impl Errors {
         });
     }
 
+    /// Adds `Required`.
     pub(crate) fn required(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.push(FieldErrorKind::Required, field, None, detail);
     }
 
+    /// Adds `Invalid` with the rejected value.
     pub(crate) fn invalid(
         &mut self,
         field: impl Into<String>,
@@ -47,14 +50,17 @@ impl Errors {
         }
     }
 
+    /// Adds `Forbidden`.
     pub(crate) fn forbidden(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.push(FieldErrorKind::Forbidden, field, None, detail);
     }
 
+    /// Adds `Duplicate`.
     pub(crate) fn duplicate(&mut self, field: impl Into<String>, value: impl Into<Value>) {
         self.push(FieldErrorKind::Duplicate, field, Some(value.into()), "");
     }
 
+    /// Adds `NotFound`.
     pub(crate) fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
     }
@@ -71,6 +77,7 @@ impl Errors {
         );
     }
 
+    /// Adds `TooLong`; `max` is in bytes.
     pub(crate) fn too_long(&mut self, field: impl Into<String>, max: usize) {
         self.push(
             FieldErrorKind::TooLong,
@@ -80,6 +87,7 @@ impl Errors {
         );
     }
 
+    /// Adds `TooMany`; `max` is the number of items.
     pub(crate) fn too_many(&mut self, field: impl Into<String>, actual: usize, max: usize) {
         self.push(
             FieldErrorKind::TooMany,
@@ -89,6 +97,7 @@ impl Errors {
         );
     }
 
+    /// Adds the errors of another validation.
     pub(crate) fn extend(&mut self, more: Vec<FieldError>) {
         self.0.extend(more);
     }

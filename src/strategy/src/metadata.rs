@@ -47,6 +47,7 @@ pub fn validate_metadata(obj: &Object, namespaced: bool, rule: NameRule) -> Vec<
     validate_metadata_at(at(obj, "metadata"), namespaced, rule, "metadata")
 }
 
+/// Validates metadata at a field path, such as that of a template.
 pub(crate) fn validate_metadata_at(
     meta: &Value,
     namespaced: bool,

@@ -13,6 +13,7 @@ use crate::tree::{
 };
 use crate::{Context, NameRule, Strategy, names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Ingress" => &Ingress,

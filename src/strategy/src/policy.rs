@@ -10,6 +10,7 @@ use crate::generic::Rules;
 use crate::selectors;
 use crate::tree::{at, has, text};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "PodDisruptionBudget").then_some(&PDB)
 }

@@ -11,6 +11,7 @@ use crate::{NameRule, Strategy, names, selectors};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Role" => &ROLE,

@@ -8,6 +8,7 @@ use crate::generic::Rules;
 use crate::tree::{at, default_text, entries, int, same_at, text};
 use crate::{Strategy, names, quantities};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "PriorityClass" => &PRIORITY_CLASS,

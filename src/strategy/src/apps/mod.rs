@@ -15,6 +15,7 @@ use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::tree::{at, has, int, put, text};
 use crate::{names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Deployment" => &deployment::Deployment,

@@ -6,6 +6,7 @@ use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, text};
 use crate::{names, quantities};
 
+/// Validates the environment variables of a container.
 pub(super) fn env(errors: &mut Errors, vars: &[Value], path: &str) {
     for (i, var) in vars.iter().enumerate() {
         let field = index(path, i);
@@ -180,6 +181,7 @@ pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume:
     }
 }
 
+/// Validates the sources of environment variables (`envFrom`).
 pub(super) fn env_from(errors: &mut Errors, sources: &[Value], path: &str) {
     for (i, source) in sources.iter().enumerate() {
         let field = index(path, i);

@@ -7,6 +7,7 @@ use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::names;
 use crate::tree::{at, has, int, list, text};
 
+/// Validates the lifecycle hooks and probes of a container.
 pub(super) fn lifecycle_and_probes(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
     for key in ["postStart", "preStop"] {
         let hook = at(at(c.value, "lifecycle"), key);

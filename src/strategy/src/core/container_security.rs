@@ -67,6 +67,7 @@ pub(crate) fn profiles(errors: &mut Errors, context: &Value, path: &str) {
     }
 }
 
+/// Validates the security context of a container.
 pub(super) fn security_context(errors: &mut Errors, context: &Value, spec: &Value, path: &str) {
     if context.is_null() {
         return;

@@ -16,15 +16,19 @@ use crate::names;
 use crate::quantities;
 use crate::tree::{at, flag, has, int, list, map, text};
 
-/// A container and its field path.
+/// A container, with its position in the pod.
 pub(crate) struct Container<'a> {
+    /// The container.
     pub(crate) value: &'a Value,
+    /// Field path of the container.
     pub(crate) path: String,
 }
 
-/// Names of the valid volumes of a pod; `claims` are those that may be raw block devices.
+/// The valid volumes of a pod.
 pub(crate) struct Volumes<'a> {
+    /// Names of all valid volumes.
     pub(crate) names: BTreeSet<&'a str>,
+    /// Names of the volumes backed by a claim, which may be raw block devices.
     pub(crate) claims: BTreeSet<&'a str>,
 }
 

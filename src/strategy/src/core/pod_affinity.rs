@@ -8,6 +8,7 @@ use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, int, list, text};
 use crate::{names, selectors};
 
+/// Validates the affinity of a pod.
 pub(super) fn affinity(errors: &mut Errors, affinity: &Value, path: &str) {
     const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
     const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -184,6 +185,7 @@ fn node_requirement(errors: &mut Errors, requirement: &Value, path: &str) {
     }
 }
 
+/// Validates the topology spread constraints of a pod.
 pub(super) fn topology_spread(errors: &mut Errors, spec: &Value, path: &str) {
     let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {

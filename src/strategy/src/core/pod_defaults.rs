@@ -237,6 +237,7 @@ fn volume(v: &mut Value) {
     }
 }
 
+/// Sets the defaults of an Azure disk source in a pod or persistent volume.
 pub(crate) fn azure_disk(disk: &mut Value) {
     default_value(disk, "cachingMode", "ReadWrite");
     default_value(disk, "kind", "Shared");

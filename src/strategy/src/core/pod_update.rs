@@ -42,6 +42,7 @@ pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, k
     }
 }
 
+/// Validates an update of the main resource.
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     // The new object must be valid by itself.
@@ -223,6 +224,7 @@ fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
     }
 }
 
+/// Validates an update through `pods/ephemeralcontainers`.
 pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     errors.extend(pod_validation::pod(new).0);
@@ -245,6 +247,7 @@ pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> 
     errors.0
 }
 
+/// Validates an update through `pods/resize`.
 pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     errors.extend(pod_validation::pod(new).0);
