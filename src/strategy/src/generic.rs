@@ -73,7 +73,8 @@ pub(crate) fn prepare_status_update(new: &mut Object, old: &Object) {
     keep(new, old, "metadata.generation");
 }
 
-/// Keeps the metadata too, except the fields that every write changes: custom resources only.
+/// Prepares a status update of a custom resource: keeps everything but `status`,
+/// `metadata.managedFields` and `metadata.resourceVersion`.
 fn prepare_custom_status_update(new: &mut Object, old: &Object) {
     let managed = at(new, "metadata.managedFields").clone();
     let version = at(new, "metadata.resourceVersion").clone();

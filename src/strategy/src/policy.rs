@@ -17,7 +17,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static PDB: Rules = Rules {
     validate,
-    // As upstream, requires `resourceVersion`, so that concurrent writers do not overwrite.
+    // As upstream, requires `resourceVersion`: concurrent writers must not overwrite each other.
     unconditional: false,
     ..Rules::SPEC_AND_STATUS
 };
