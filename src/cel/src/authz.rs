@@ -72,6 +72,7 @@ impl Check {
         Arc::new(Self::Resource(attributes))
     }
 
+    /// Returns the name of the CEL type.
     pub(crate) fn type_name(&self) -> &'static str {
         match self {
             Self::Authorizer(_) => "kubernetes.authorization.Authorizer",

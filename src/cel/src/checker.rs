@@ -1,4 +1,4 @@
-//! Types of all nodes, and which functions calls mean.
+//! Type checker: determines the type of every node and the overloads of every call.
 
 use crate::ast::{
     Ast, Comprehension, Expr, FieldInit, Kind, Literal, MapEntry, op, qualified_name,
@@ -9,28 +9,33 @@ use crate::source::Issues;
 use crate::types::{Type, signature};
 use crate::unify::{Mapping, most_general};
 
-/// What a name in an expression means.
+/// Referent of a name in an expression.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reference {
     /// A variable or a type.
     Ident(String),
-    /// A function, by the overloads that may be meant.
+    /// A function, with the IDs of the overloads that match.
     Overloads(Vec<&'static str>),
 }
 
-/// A tree whose nodes' types are known.
+/// A type-checked syntax tree.
 #[derive(Debug)]
 pub(crate) struct Checked {
+    /// The tree, with qualified names.
     pub ast: Ast,
+    /// Types by node ID.
     pub types: Vec<Type>,
+    /// References by node ID.
     pub references: Vec<Option<Reference>>,
 }
 
 impl Checked {
+    /// Returns the type of a node; `dyn` if unknown.
     pub(crate) fn ty(&self, e: &Expr) -> &Type {
         self.types.get(e.id as usize).unwrap_or(&Type::Dyn)
     }
 
+    /// Returns the IDs of the matching overloads of a call; empty for other nodes.
     pub(crate) fn overloads(&self, e: &Expr) -> &[&'static str] {
         match self.references.get(e.id as usize) {
             Some(Some(Reference::Overloads(ids))) => ids,
@@ -50,7 +55,7 @@ struct Checker<'e> {
     issues: Issues,
 }
 
-/// Checks a tree; names in it are made full.
+/// Checks the types of a tree and replaces names in it by qualified ones.
 pub(crate) fn check(source: &str, mut ast: Ast, env: &Env) -> Result<Checked, Issues> {
     let offsets = std::mem::take(&mut ast.offsets);
     let mut checker = Checker {
@@ -371,7 +376,7 @@ impl Checker<'_> {
         if self.mapping.is_assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        // Where elements must be of one type, a validator says so.
+        // Where literals must be homogeneous, a validator reports the mismatch.
         Type::Dyn
     }
 
@@ -511,6 +516,7 @@ impl Checker<'_> {
     }
 }
 
+/// Returns the type of a literal.
 pub(crate) fn literal_type(literal: &Literal) -> Type {
     match literal {
         Literal::Null => Type::Null,

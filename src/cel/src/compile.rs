@@ -18,7 +18,7 @@ impl Env {
     ///
     /// # Errors
     ///
-    /// Returns what is wrong with its syntax or its types.
+    /// Returns the syntax and type errors, with their positions.
     pub fn compile(&self, source: &str) -> Result<Compiled, Issues> {
         let ast: Ast = parser::parse(source)?;
         let checked = checker::check(source, ast, self)?;

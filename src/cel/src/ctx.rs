@@ -12,7 +12,9 @@ const MAX_WORK: u64 = 20_000_000;
 
 /// State of one evaluation: variables, locals, cost and work so far.
 pub(crate) struct Ctx<'a, 'r> {
+    /// Source of the values of variables.
     pub(crate) variables: &'r mut dyn Activation<'a>,
+    /// Authorizer for the variable `authorizer`.
     pub(crate) authorizer: &'r dyn Authorizer,
     /// Variables of the enclosing comprehensions, innermost last.
     pub(crate) locals: Vec<Value<'a>>,
@@ -25,6 +27,7 @@ pub(crate) struct Ctx<'a, 'r> {
 }
 
 impl<'a, 'r> Ctx<'a, 'r> {
+    /// Returns the state for a new evaluation with the given cost limit.
     pub(crate) fn new(
         variables: &'r mut dyn Activation<'a>,
         authorizer: &'r dyn Authorizer,

@@ -1,68 +1,67 @@
-//! Types of data as schemas declare them, with the bounds that cost estimates
-//! are made from.
+//! Types declared by schemas, with the size bounds that cost estimates are based on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::types::Type;
 
-/// The largest request that an API server accepts, in bytes.
+/// Maximum size of a request that an API server accepts, in bytes.
 pub const MAX_REQUEST_SIZE: u64 = 3 * 1024 * 1024;
 
 /// A declared type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeclType {
-    /// As the checker sees it.
+    /// Static type for the checker.
     pub ty: Type,
-    /// Fields of an object, by escaped name.
+    /// Fields of an object by escaped name; see [`escape`].
     pub fields: BTreeMap<String, DeclField>,
-    /// Items of a list, values of a map.
+    /// Type of the items of a list or the values of a map.
     pub element: Option<Arc<DeclType>>,
-    /// How many items, entries, characters or bytes there may be.
+    /// Maximum number of items, entries, characters or bytes.
     pub max_elements: u64,
-    /// The fewest bytes a value takes as JSON.
+    /// Minimum size of a value in JSON, in bytes.
     pub min_size: u64,
-    /// How a JSON value is to be read.
+    /// Interpretation of JSON values.
     pub read: Read,
 }
 
 /// A declared field.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeclField {
-    /// The name in JSON.
+    /// Name of the property in JSON.
     pub name: String,
-    /// The type of its values.
+    /// Type of the values.
     pub ty: Arc<DeclType>,
-    /// Whether it must be there.
+    /// Whether the schema requires the field.
     pub required: bool,
-    /// What it is when absent, where the schema says so.
+    /// Default of the schema, if any.
     pub default: Option<serde_json::Value>,
 }
 
-/// How JSON becomes a value of the declared type.
+/// Interpretation of a JSON value of a declared type.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Read {
-    /// As it is.
+    /// By the JSON type.
     #[default]
     Plain,
-    /// A text that is a duration.
+    /// A string in the format `duration`.
     Duration,
-    /// A text that is a day.
+    /// A string in the format `date`.
     Date,
-    /// A text that is a moment.
+    /// A string in the format `date-time`.
     DateTime,
-    /// A text of base64.
+    /// A base64-encoded string.
     Bytes,
-    /// A list that is compared as a set.
+    /// A list with set semantics (`x-kubernetes-list-type: set`).
     Set,
-    /// A list that is compared by keys, and those keys.
+    /// A list with map semantics (`x-kubernetes-list-type: map`), with its keys.
     ListMap(Vec<String>),
-    /// Unknown to the schema; cannot be looked into.
+    /// A value without schema; has no accessible fields.
     Opaque,
 }
 
 impl DeclType {
-    /// A scalar.
+    /// Returns a type without fields and elements.
     pub fn simple(ty: Type, max_elements: u64, min_size: u64) -> Self {
         Self {
             ty,
@@ -74,19 +73,19 @@ impl DeclType {
         }
     }
 
-    /// Anything at all.
+    /// Returns the type of arbitrary values.
     pub fn any() -> Self {
         Self::simple(Type::Dyn, 0, 1)
     }
 
-    /// A list of at most so many items.
+    /// Returns a list type with a maximum number of items.
     pub fn list(element: Arc<DeclType>, max_items: u64) -> Self {
         let mut list = Self::simple(Type::list(element.ty.clone()), max_items, 2);
         list.element = Some(element);
         list
     }
 
-    /// A map from texts to values.
+    /// Returns a map type with string keys and a maximum number of entries.
     pub fn map(element: Arc<DeclType>, max_entries: u64) -> Self {
         let ty = Type::map(Type::String, element.ty.clone());
         let mut map = Self::simple(ty, max_entries, 2);
@@ -94,7 +93,7 @@ impl DeclType {
         map
     }
 
-    /// An object; unnamed ones get names from [`DeclType::named`].
+    /// Returns an object type. Types named `object` get their names from [`DeclType::named`].
     pub fn object(name: &str, fields: BTreeMap<String, DeclField>) -> Self {
         let mut object = Self::simple(Type::object(name), 0, 2);
         object.min_size += fields
@@ -106,13 +105,13 @@ impl DeclType {
         object
     }
 
-    /// Whether values have fields.
+    /// Returns whether the type is an object.
     pub fn is_object(&self) -> bool {
         matches!(self.ty, Type::Struct(_))
     }
 
-    /// The same with names for the objects in it that have none, made from the
-    /// place they are at.
+    /// Returns the type with the given name, and nested objects named after their path. Objects
+    /// that have a name keep it.
     pub fn named(self: &Arc<Self>, name: &str) -> Arc<Self> {
         if let Type::Struct(own) = &self.ty {
             if &**own != "object" {
@@ -143,7 +142,7 @@ impl DeclType {
         Arc::new(new)
     }
 
-    /// All objects in it, by name.
+    /// Adds all objects in the type to a map by name.
     pub(crate) fn collect(self: &Arc<Self>, into: &mut BTreeMap<String, Arc<DeclType>>) {
         if let Type::Struct(name) = &self.ty {
             if into.contains_key(&**name) {
@@ -159,14 +158,14 @@ impl DeclType {
         }
     }
 
-    /// The type at a path of field names, `@items`, `@values` and `@keys` below
-    /// a variable; `None` if nothing is known.
+    /// Returns the maximum size of the value at a path of field names, `@items`, `@values` and
+    /// `@keys`; `None` if unknown.
     pub(crate) fn at(&self, path: &[String]) -> Option<u64> {
         let mut now = self;
         for step in path {
             match step.as_str() {
                 "@items" | "@values" => now = now.element.as_deref()?,
-                // Keys have no bound of their own; upstream counts them as nothing.
+                // Keys have no bound; upstream assumes size zero.
                 "@keys" => return matches!(now.ty, Type::Map(_)).then_some(0),
                 field => now = &now.fields.get(field)?.ty,
             }
@@ -174,13 +173,13 @@ impl DeclType {
         Some(now.max_elements)
     }
 
-    /// How often a value of this type may be in one request.
+    /// Returns the maximum number of values of this type in one request.
     pub fn max_cardinality(&self) -> u64 {
         MAX_REQUEST_SIZE / (self.min_size + 1)
     }
 }
 
-/// Words that a field may not be called by in an expression.
+/// Names that fields cannot have in expressions.
 const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
 const RESERVED: [&str; 17] = [
     "as",
@@ -202,14 +201,14 @@ const RESERVED: [&str; 17] = [
     "while",
 ];
 
-/// Whether a name is a word of the language.
+/// Returns whether a name is a keyword or reserved word of CEL.
 pub(crate) fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name) || KEYWORDS.contains(&name)
 }
 
-/// The name that a property has in expressions; `None` if it cannot have one.
-/// `__`, `.`, `-`, `/` and reserved words are written in words between
-/// underscores.
+/// Returns the name of a property in expressions, `None` if it cannot be accessed. Replaces `__`,
+/// `.`, `-` and `/`, and encloses reserved words, as described for CEL in Kubernetes:
+/// `__dot__`, `__dash__`, `__namespace__`.
 pub fn escape(name: &str) -> Option<String> {
     if RESERVED.contains(&name) || KEYWORDS.contains(&name) {
         return Some(format!("__{name}__"));
@@ -236,12 +235,12 @@ pub fn escape(name: &str) -> Option<String> {
     Some(out)
 }
 
-/// The property that an escaped name stands for; `None` if it is not one.
+/// Returns the property for an escaped name, `None` if the name is not a valid escape.
 pub fn unescape(name: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = name;
     while let Some(at) = rest.find("__") {
-        // As the pattern `__[^_]+__` would be found: leftmost, then as it goes.
+        // Equivalent to a search for the pattern `__[^_]+__`: leftmost matches, without overlap.
         let after = &rest[at + 2..];
         let word_end = after.find('_').unwrap_or(after.len());
         let word = &after[..word_end];

@@ -69,6 +69,7 @@ impl Env {
         self.variables.iter().position(|(n, _)| n == name)
     }
 
+    /// Returns the type of a variable, or the type of a type name.
     pub(crate) fn ident(&self, name: &str) -> Option<Type> {
         if let Some((_, ty)) = self.variables.iter().find(|(n, _)| n == name) {
             return Some(ty.clone());
@@ -83,12 +84,14 @@ impl Env {
         })
     }
 
+    /// Returns whether a name is a type.
     pub(crate) fn knows(&self, name: &str) -> bool {
         self.types.contains_key(name)
             || self.provider.as_ref().is_some_and(|p| p.knows(name))
             || functions::named_type(name).is_some()
     }
 
+    /// Returns the type of an object's field by escaped name.
     pub(crate) fn field(&self, name: &str, field: &str) -> Option<Type> {
         if let Some(decl) = self.types.get(name) {
             let found = decl.fields.get(field).or_else(|| {

@@ -1,7 +1,7 @@
-//! Evaluation.
+//! Evaluator.
 //!
-//! Functions are kept apart and small: their frames are what deep nesting
-//! costs of the stack.
+//! Functions are kept small and out of line: deep expressions recurse, and the size of the frames
+//! determines the stack usage.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use crate::runtime_cost;
 use crate::value::{EvalError, Key, List, Made, Map, Object, Outcome, OwnMap, Value};
 
 impl<'a> Ctx<'a, '_> {
+    /// Evaluates a node.
     pub(crate) fn eval(&mut self, node: &'a Node) -> Outcome<'a> {
         match node {
             Node::Const(value) => Ok(value.clone()),
@@ -31,9 +32,8 @@ impl<'a> Ctx<'a, '_> {
         }
     }
 
-    /// A chain of selections and what it begins with. The beginning is charged
-    /// for if `base`; where the chain is a branch of a conditional it is not,
-    /// which is how upstream counts.
+    /// Evaluates a chain of selections, starting with its operand. Charges for the operand only
+    /// if `base` is true: upstream does not charge for it in a branch of a conditional.
     #[inline(never)]
     fn attribute(&mut self, node: &'a Node, base: bool) -> Outcome<'a> {
         match node {
@@ -84,7 +84,7 @@ impl<'a> Ctx<'a, '_> {
             value => (value, false),
         };
         let found = field(&operand, &select.field);
-        // What is optional and absent costs nothing.
+        // An absent optional field costs nothing.
         let absent = matches!(found, Ok(None)) && (through || select.mode == Mode::Optional);
         self.charge(u64::from(!absent))?;
         let found = found?;
@@ -152,7 +152,7 @@ impl<'a> Ctx<'a, '_> {
             return Err(error);
         }
         if let Some(at) = call.takes {
-            // Nothing looks at it before the step's value replaces it.
+            // The accumulator is not read before the step's result replaces it.
             args[0] = std::mem::replace(&mut self.locals[at], Value::Null);
             if let Some(result) = self.extend(&mut args) {
                 let cost = runtime_cost::of(call, &args, self);
@@ -168,7 +168,7 @@ impl<'a> Ctx<'a, '_> {
         Ok(result)
     }
 
-    /// Adds to what a fold has gathered, in place.
+    /// Extends the accumulator in place, `None` if the arguments require the regular function.
     fn extend(&mut self, args: &mut [Value<'a>]) -> Option<Outcome<'a>> {
         match args {
             [Value::List(list), Value::List(more)] => {
@@ -259,8 +259,8 @@ impl<'a> Ctx<'a, '_> {
                 (value, true) => return Err(not_optional(&key.shown(), &value)),
                 (value, false) => value,
             };
-            // A key given twice is worth its last value upstream; the checker
-            // does not see it.
+            // Keeps the first value of a duplicate key, unlike cel-go, which keeps the last. The
+            // checker does not detect duplicates.
             match map.insert(key, value) {
                 Some(_) => {}
                 None => return Err(EvalError::new("unsupported key type")),
@@ -349,8 +349,8 @@ impl<'a> Ctx<'a, '_> {
         }
     }
 
-    /// One turn of a fold. An error of the step is the fold's value until a
-    /// later turn makes up for it.
+    /// Runs one iteration; returns false if the loop ends. An error of the step is the
+    /// comprehension's result unless a later iteration of `all` or `exists` absorbs it.
     fn step(
         &mut self,
         fold: &'a Fold,
@@ -367,7 +367,7 @@ impl<'a> Ctx<'a, '_> {
                 _ => return Ok(false),
             }
         } else {
-            // `@not_strictly_false` of an error is true.
+            // `@not_strictly_false` is true for an error.
             self.charge(if matches!(fold.step, Node::Or(_)) {
                 3
             } else {
@@ -420,7 +420,7 @@ fn not_optional(name: &str, value: &Value<'_>) -> EvalError {
     ))
 }
 
-/// A field, if it is there.
+/// Returns a field of a value, `None` if it is absent.
 fn field<'a>(value: &Value<'a>, name: &str) -> Result<Option<Outcome<'a>>, EvalError> {
     match value {
         Value::Map(map) => Ok(map.field(name)),
@@ -432,7 +432,7 @@ fn field<'a>(value: &Value<'a>, name: &str) -> Result<Option<Outcome<'a>>, EvalE
     }
 }
 
-/// An entry, if it is there.
+/// Returns an element of a list or an entry of a map, `None` if it is absent.
 fn at<'a>(value: &Value<'a>, key: &Value<'_>) -> Result<Option<Outcome<'a>>, EvalError> {
     match (value, key) {
         (Value::List(list), Value::Int(i)) => {

@@ -1,35 +1,41 @@
-//! Which functions there are, and what they take and give.
+//! Declarations of functions.
 //!
-//! The table is text because that is how signatures are read. A line is
-//! `overload: target.(args) -> result` under the function's name; capital
-//! single letters are type parameters.
+//! The tables are text, in the notation of the CEL documentation: the function's name, followed
+//! by one indented line per overload, `id: target.(args) -> result`. Single capital letters are
+//! type parameters.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crate::types::Type;
 
-/// One way to call a function.
+/// An overload of a function.
 #[derive(Debug)]
 pub(crate) struct Overload {
+    /// Identifier, as upstream names it.
     pub id: &'static str,
+    /// Whether the overload is called on a target.
     pub member: bool,
-    /// The target first, if there is one.
+    /// Argument types; the target is the first of a member function.
     pub args: Vec<Type>,
+    /// Type of the result.
     pub result: Type,
+    /// Names of the type parameters.
     pub generic: Vec<&'static str>,
 }
 
-/// A function by all its ways to be called.
+/// A function with its overloads.
 #[derive(Debug)]
 pub(crate) struct Function {
+    /// Name of the function.
     pub name: &'static str,
+    /// All overloads, in order of declaration.
     pub overloads: Vec<Overload>,
-    /// Only for mutating policies.
+    /// Whether only mutating policies declare the function.
     pub patch_only: bool,
 }
 
-/// The function with a name.
+/// Returns the declaration of a function.
 pub(crate) fn lookup(name: &str) -> Option<&'static Function> {
     all().get(name)
 }
@@ -90,7 +96,8 @@ fn all() -> &'static HashMap<&'static str, Function> {
     })
 }
 
-/// What each overload costs is asked by id; these are made for several types.
+/// Functions declared once per element type, because costs are computed by overload ID:
+/// name, ID with `$` for the type, result and types.
 const TEMPLATES: &[(&str, &str, &str, &str)] = &[
     ("isSorted", "list_$_is_sorted_bool", "bool", COMPARABLE),
     ("sum", "list_$_sum_$", "same", "int uint double duration"),
@@ -133,7 +140,7 @@ fn overload(line: &'static str) -> Overload {
     }
 }
 
-/// Parts between commas that are in no parentheses.
+/// Splits a list at commas outside parentheses.
 fn split(list: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let (mut depth, mut start) = (0, 0);
@@ -154,7 +161,7 @@ fn split(list: &str) -> Vec<&str> {
     parts
 }
 
-/// A type from its name.
+/// Parses a type in the notation of the tables.
 fn parse(text: &str) -> Type {
     if let Some((name, inner)) = text.strip_suffix(')').and_then(|t| t.split_once('(')) {
         let mut params: Vec<Type> = split(inner).into_iter().map(parse).collect();
@@ -191,7 +198,7 @@ fn parse(text: &str) -> Type {
     }
 }
 
-/// Types that are known by name and have no fields.
+/// Returns a built-in type by its name in expressions.
 pub(crate) fn named_type(name: &str) -> Option<Type> {
     Some(match name {
         "bool" => Type::Bool,

@@ -1,14 +1,14 @@
-//! From characters to tokens.
+//! Lexer.
 
 use crate::source::Issues;
 
-/// What a token is.
+/// The kind of a token, with its text where needed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Tok {
     /// An operator or bracket.
     Op(&'static str),
     Ident(String),
-    /// A field name in backquotes.
+    /// A field name in backquotes, without the quotes.
     EscIdent(String),
     Int(String),
     Uint(String),
@@ -22,12 +22,14 @@ pub(crate) enum Tok {
     Eof,
 }
 
-/// A token and where it begins, in characters.
+/// A token.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
+    /// Kind.
     pub tok: Tok,
+    /// Character offset in the source.
     pub offset: u32,
-    /// As written.
+    /// Text in the source.
     pub text: String,
 }
 
@@ -36,7 +38,7 @@ const OPS: [&str; 24] = [
     "?", ":", "+", "*", "/", "%",
 ];
 
-/// All tokens, ended by [`Tok::Eof`]; what is none is reported and passed over.
+/// Splits a source into tokens, ending with [`Tok::Eof`]. Reports and skips invalid characters.
 pub(crate) fn lex(source: &str, issues: &mut Issues) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let mut tokens = Vec::new();
@@ -84,7 +86,7 @@ pub(crate) fn lex(source: &str, issues: &mut Issues) -> Vec<Token> {
     tokens
 }
 
-/// The longest token at a place and its end; the end of what is none.
+/// Returns the longest token at a position and its end, or the end of the invalid text.
 fn token(chars: &[char], at: usize) -> Result<(Tok, usize), usize> {
     let c = chars[at];
     let next = chars.get(at + 1).copied().unwrap_or('\0');
@@ -132,7 +134,7 @@ fn token(chars: &[char], at: usize) -> Result<(Tok, usize), usize> {
             return Ok((Tok::Op(op), at + op.len()));
         }
     }
-    // A lone `&`, `|` or `=` is told with what follows it, which might have completed it.
+    // A lone `&`, `|` or `=` is reported together with the following character, as upstream does.
     let alone = !matches!(c, '&' | '|' | '=');
     Err(if alone {
         at + 1
@@ -187,7 +189,7 @@ fn number(chars: &[char], at: usize) -> (Tok, usize) {
     }
 }
 
-/// A string or bytes literal with its quotes and prefix; `None` if there is none here.
+/// Lexes a string or bytes literal with prefix and quotes, `None` if there is none.
 fn string(chars: &[char], at: usize) -> Option<Result<(Tok, usize), usize>> {
     let mut i = at;
     let mut bytes = false;
@@ -207,7 +209,7 @@ fn string(chars: &[char], at: usize) -> Option<Result<(Tok, usize), usize>> {
     let start = if bytes { at + 1 } else { at };
     let triple = chars.get(i + 1) == Some(&quote) && chars.get(i + 2) == Some(&quote);
     let found = if triple {
-        // An unclosed long string may still be an empty short one followed by others.
+        // Without closing quotes it is an empty string followed by other tokens.
         body(chars, i + 3, quote, true, raw).or_else(|_| Ok(i + 2))
     } else {
         body(chars, i + 1, quote, false, raw)
@@ -223,7 +225,7 @@ fn string(chars: &[char], at: usize) -> Option<Result<(Tok, usize), usize>> {
     }))
 }
 
-/// The place after the closing quote, or where the literal breaks off.
+/// Returns the position after the closing quote, or where an invalid literal ends.
 fn body(
     chars: &[char],
     mut i: usize,
@@ -253,7 +255,7 @@ fn body(
     }
 }
 
-/// How long an escape sequence is, if it is one.
+/// Returns the length of the escape sequence at a position, `None` if it is invalid.
 fn escape_len(chars: &[char], at: usize) -> Option<usize> {
     let hex = |n: usize| {
         (0..n)
@@ -271,7 +273,11 @@ fn escape_len(chars: &[char], at: usize) -> Option<usize> {
     }
 }
 
-/// What a literal's text stands for.
+/// Decodes a string or bytes literal with quotes.
+///
+/// # Errors
+///
+/// Returns upstream's message for an invalid escape sequence.
 pub(crate) fn unescape(text: &str, is_bytes: bool) -> Result<Vec<u8>, &'static str> {
     const BAD: &str = "unable to unescape string";
     let text = text.replace("\r\n", "\n").replace('\r', "\n");

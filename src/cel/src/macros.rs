@@ -1,11 +1,13 @@
-//! Macros: calls that the parser writes out as folds.
+//! Macros: calls that the parser expands to comprehensions.
 
 use crate::ast::{ACCUMULATOR, Comprehension, Expr, Kind, Literal, UNUSED, op};
 use crate::parser::Parser;
 
-/// A problem at a node.
+/// An error of a macro call.
 pub(crate) struct MacroError {
+    /// ID of the node to report at.
     pub at: u32,
+    /// Upstream's message.
     pub message: String,
 }
 
@@ -16,7 +18,7 @@ fn error<T>(at: u32, message: impl Into<String>) -> Result<T, MacroError> {
     })
 }
 
-/// Whether a call with this name and number of arguments is a macro.
+/// Returns whether a call is a macro, by name, kind of call and number of arguments.
 pub(crate) fn is_macro(function: &str, receiver: bool, args: usize) -> bool {
     matches!(
         (function, receiver, args),
@@ -35,7 +37,7 @@ pub(crate) fn is_macro(function: &str, receiver: bool, args: usize) -> bool {
     )
 }
 
-/// Makes nodes placed where the macro's call is.
+/// Builder of nodes whose offset is that of the macro call.
 struct Make<'p> {
     parser: &'p mut Parser,
     offset: u32,
@@ -103,7 +105,7 @@ impl Make<'_> {
         self.call(op::ADD, vec![accu, list])
     }
 
-    /// Names a value for an expression.
+    /// Binds a value to a name within an expression.
     fn bind(&mut self, name: &str, value: Expr, result: Expr) -> Expr {
         let range = self.list(Vec::new());
         let condition = self.literal(Literal::Bool(false));
@@ -120,7 +122,7 @@ impl Make<'_> {
         })
     }
 
-    /// The same expression again, under ids of its own.
+    /// Copies an expression, with new node IDs.
     fn copy(&mut self, e: &Expr) -> Expr {
         let mut copy = e.clone();
         self.parser.renew(&mut copy);
@@ -142,7 +144,7 @@ fn not_accumulator(name: &str, at: u32) -> Result<(), MacroError> {
     Ok(())
 }
 
-/// The fold that a macro's call stands for.
+/// Expands a macro call.
 pub(crate) fn expand(
     parser: &mut Parser,
     offset: u32,
@@ -315,7 +317,7 @@ fn optional_map(
         &first,
         &format!("{function}() variable name must be a simple identifier"),
     )?;
-    // Chained, every copy holds two of the one before.
+    // Each level duplicates its target, so chained calls grow exponentially.
     if make.parser.is_large() {
         return error(
             first.id,

@@ -1,6 +1,6 @@
-//! Numbers as Go writes them.
+//! Number and string formatting of Go's `fmt`.
 
-/// As `%g` does.
+/// Formats a number as `%g`.
 pub(crate) fn go_general(d: f64) -> String {
     if let Some(special) = special(d) {
         return special.into();
@@ -19,12 +19,12 @@ pub(crate) fn go_general(d: f64) -> String {
     }
 }
 
-/// As `%.Nf` does.
+/// Formats a number as `%.Nf`.
 pub(crate) fn go_fixed(d: f64, precision: usize) -> String {
     special(d).map_or_else(|| format!("{d:.precision$}"), Into::into)
 }
 
-/// As `%.Ne` does.
+/// Formats a number as `%.Ne`.
 pub(crate) fn go_scientific(d: f64, precision: usize) -> String {
     if let Some(special) = special(d) {
         return special.into();
@@ -48,7 +48,7 @@ fn special(d: f64) -> Option<&'static str> {
     }
 }
 
-/// A text in double quotes as `%q` does.
+/// Quotes a string as `%q`.
 pub(crate) fn go_quote(s: &str) -> String {
     let mut out = String::with_capacity(s.len() + 2);
     out.push('"');

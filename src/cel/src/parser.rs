@@ -1,17 +1,16 @@
-//! From tokens to a syntax tree.
+//! Parser: a recursive descent over the tokens.
 //!
-//! The grammar is small, so this is a hand-written recursive descent; a
-//! parser generator's tables would weigh more than the code. Depth is bounded,
-//! as the reference implementation bounds it, so no input exhausts the stack.
+//! The grammar is small enough that a parser generator's tables would exceed the code. The depth
+//! has the same bound as in cel-go, so that no input exhausts the stack.
 
 use crate::ast::{Ast, Expr, FieldInit, Kind, Literal, MapEntry, op};
 use crate::lexer::{Tok, Token, lex, unescape};
 use crate::macros;
 use crate::source::Issues;
 
-/// How deep expressions may nest.
+/// Maximum nesting depth of an expression.
 const MAX_DEPTH: usize = 250;
-/// How long an expression may be, in characters.
+/// Maximum length of an expression, in characters.
 const MAX_SIZE: usize = 100_000;
 
 const RESERVED: [&str; 17] = [
@@ -37,11 +36,12 @@ const RESERVED: [&str; 17] = [
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, \
                         NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
-/// Parsing stops at the first thing that does not fit.
+/// Aborts parsing after a reported syntax error.
 struct Stop;
 
 type Parse<T> = Result<T, Stop>;
 
+/// State of the parser: tokens and position, nesting depth, node offsets and errors.
 pub(crate) struct Parser {
     tokens: Vec<Token>,
     at: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Parser {
     issues: Issues,
 }
 
-/// The tree of a text.
+/// Parses an expression.
 pub(crate) fn parse(source: &str) -> Result<Ast, Issues> {
     let mut issues = Issues::new(source);
     let size = source.chars().count();
@@ -66,7 +66,7 @@ pub(crate) fn parse(source: &str) -> Result<Ast, Issues> {
         tokens,
         at: 0,
         depth: 0,
-        // Id 0 is nobody's.
+        // ID 0 is not assigned to nodes.
         offsets: vec![0],
         issues,
     };
@@ -81,17 +81,18 @@ pub(crate) fn parse(source: &str) -> Result<Ast, Issues> {
 }
 
 impl Parser {
+    /// Allocates a node ID for a character offset.
     pub(crate) fn id(&mut self, offset: u32) -> u32 {
         self.offsets.push(offset);
         self.offsets.len() as u32 - 1
     }
 
-    /// Whether macros have made so much of the text that no more should be made.
+    /// Returns whether macro expansions have made the tree too large for further ones.
     pub(crate) fn is_large(&self) -> bool {
         self.offsets.len() > 2 * MAX_SIZE
     }
 
-    /// Gives an expression and all in it new ids at the same places.
+    /// Assigns new IDs, with the same offsets, to an expression and its descendants.
     pub(crate) fn renew(&mut self, e: &mut Expr) {
         e.id = self.id(self.offsets[e.id as usize]);
         match &mut e.kind {
@@ -241,7 +242,7 @@ impl Parser {
         Ok(self.global(id, op::CONDITIONAL, vec![condition, yes, no]))
     }
 
-    /// A chain of `||`, or of `&&`, as a balanced tree.
+    /// Parses a chain of `||` or `&&` into a balanced tree.
     fn logic(&mut self, operator: &'static str, function: &'static str) -> Parse<Expr> {
         let term = |p: &mut Self| match operator {
             "||" => p.logic("&&", op::AND),
@@ -259,7 +260,7 @@ impl Parser {
 
     fn balance(&mut self, function: &str, terms: &mut [Option<Expr>], ids: &[u32]) -> Expr {
         if ids.is_empty() {
-            // There is always one term more than there are operators.
+            // The slice has one term more than there are operators.
             return terms[0].take().unwrap_or(Expr {
                 id: 0,
                 kind: Kind::Unspecified,
@@ -272,7 +273,7 @@ impl Parser {
         self.global(ids[mid], function, vec![left, right])
     }
 
-    /// Comparisons, sums and products, by precedence.
+    /// Parses binary operators of at least the given precedence: comparisons, sums and products.
     fn binary(&mut self, least: u8) -> Parse<Expr> {
         let mut left = self.unary()?;
         let mut counted = 0;
@@ -295,7 +296,7 @@ impl Parser {
             if precedence < least {
                 break;
             }
-            // A chain makes a tree as deep as it is long.
+            // The tree of a chain is as deep as the chain is long.
             self.count("max recursion depth exceeded")?;
             counted += 1;
             let offset = self.advance();
@@ -310,7 +311,7 @@ impl Parser {
     fn unary(&mut self) -> Parse<Expr> {
         let (operator, function) = match self.peek() {
             Tok::Op("!") => ("!", op::NOT),
-            // One minus before a number belongs to it.
+            // A minus directly before a number is part of the literal.
             Tok::Op("-")
                 if !matches!(
                     self.tokens.get(self.at + 1).map(|t| &t.tok),
@@ -372,7 +373,7 @@ impl Parser {
         };
         self.advance();
         if escaped {
-            // Kubernetes does not turn this syntax on.
+            // Kubernetes does not enable this syntax.
             return Ok(self.problem(place, "unsupported syntax: '`'".into()));
         }
         if !optional && let Some(open) = self.eat("(") {
@@ -477,7 +478,7 @@ impl Parser {
         }
     }
 
-    /// An identifier, a call of a function or a message.
+    /// Parses an identifier, a function call or a message.
     fn named(&mut self, dot: String) -> Parse<Expr> {
         let start = self.at;
         if let Some(e) = self.message(&dot)? {
@@ -506,7 +507,7 @@ impl Parser {
         Ok(self.call(id, open, name, None, args))
     }
 
-    /// `a.b.C{…}`, if that is what comes.
+    /// Parses a message `a.b.C{…}`, `None` for anything else.
     fn message(&mut self, dot: &str) -> Parse<Option<Expr>> {
         let mut name = dot.to_owned();
         loop {

@@ -1,5 +1,5 @@
-//! From a checked tree to what is evaluated: names are places, functions are
-//! pointers, constants are values.
+//! Planner: converts a checked tree to an executable one, with variables and functions resolved
+//! and constants evaluated.
 
 use std::collections::HashSet;
 
@@ -13,25 +13,36 @@ use crate::library::{self, Run};
 use crate::types::Type;
 use crate::value::{Key, OwnMap, Value};
 
-/// A step of evaluation.
+/// A node of the executable tree.
 #[derive(Debug)]
 pub(crate) enum Node {
+    /// A constant.
     Const(Value<'static>),
-    /// A variable.
+    /// A variable of the environment, by index.
     Var(usize),
-    /// A variable of a macro.
+    /// A variable of a comprehension, by index in the locals.
     Local(usize),
+    /// A field selection.
     Select(Box<Select>),
+    /// An index operation.
     Index(Box<Index>),
+    /// A function call.
     Call(Box<Call>),
+    /// `a && b`
     And(Box<(Node, Node)>),
+    /// `a || b`
     Or(Box<(Node, Node)>),
+    /// `a ? b : c`
     Cond(Box<(Node, Node, Node)>),
+    /// A list; the flag marks optional elements.
     List(Vec<(Node, bool)>),
+    /// A map; the flag marks optional entries.
     Map(Vec<(Node, Node, bool)>),
+    /// A message.
     Struct(Box<Struct>),
+    /// A comprehension.
     Fold(Box<Fold>),
-    /// Whether something is among constants.
+    /// Membership in a constant list.
     Among(Box<(Node, HashSet<Key>)>),
     /// `a.or(b)`
     OptionalOr(Box<(Node, Node)>),
@@ -39,54 +50,80 @@ pub(crate) enum Node {
     OptionalOrValue(Box<(Node, Node)>),
 }
 
+/// A field selection.
 #[derive(Debug)]
 pub(crate) struct Select {
+    /// The value to select from.
     pub operand: Node,
+    /// Name of the field.
     pub field: String,
+    /// Result of the selection.
     pub mode: Mode,
 }
 
-/// What a selection gives.
+/// Result of a selection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Mode {
+    /// The value; an error if it is absent.
     Value,
+    /// An optional value (`a.?b`).
     Optional,
+    /// Whether the field is present (`has(a.b)`).
     Presence,
 }
 
+/// An index operation.
 #[derive(Debug)]
 pub(crate) struct Index {
+    /// The list or map.
     pub operand: Node,
+    /// The index or key.
     pub index: Node,
+    /// Whether the result is an optional value (`a[?b]`).
     pub optional: bool,
 }
 
+/// A function call.
 #[derive(Debug)]
 pub(crate) struct Call {
+    /// Name of the function.
     pub function: &'static str,
-    /// Which overload is meant, if that is known.
+    /// ID of the overload; empty if several match.
     pub overload: &'static str,
+    /// Arguments; the target of a member call is the first.
     pub args: Vec<Node>,
+    /// Implementation.
     pub run: Run,
-    /// The pattern, where it is constant.
+    /// The compiled pattern, if the argument is constant.
     pub regex: Option<Pattern>,
-    /// The first argument is a fold's own value, which may be taken from it.
+    /// Index of the accumulator in the locals if it is the first argument: the call may consume
+    /// the value.
     pub takes: Option<usize>,
 }
 
+/// A message.
 #[derive(Debug)]
 pub(crate) struct Struct {
+    /// Name of the type.
     pub name: String,
+    /// Name, value and optional flag of each field.
     pub fields: Vec<(String, Node, bool)>,
 }
 
+/// A comprehension; see [`Comprehension`].
 #[derive(Debug)]
 pub(crate) struct Fold {
+    /// The list or map to iterate over.
     pub range: Node,
+    /// Whether there are two iteration variables.
     pub two: bool,
+    /// Initial value of the accumulator.
     pub init: Node,
+    /// Condition evaluated before each iteration.
     pub condition: Node,
+    /// New value of the accumulator.
     pub step: Node,
+    /// Value of the comprehension.
     pub result: Node,
 }
 
@@ -96,7 +133,11 @@ struct Planner<'c> {
     locals: Vec<String>,
 }
 
-/// The plan of a tree.
+/// Plans the evaluation of a checked tree; `slot` returns the index of a variable.
+///
+/// # Errors
+///
+/// Returns why a constant part cannot be evaluated.
 pub(crate) fn plan(
     checked: &Checked,
     slot: &dyn Fn(&str) -> Option<usize>,
@@ -341,7 +382,7 @@ fn constant_map(nodes: Vec<(Node, Node, bool)>) -> Node {
     Node::Const(Value::Map(crate::value::Map::Own(map.into())))
 }
 
-/// The elements of a constant list of plain values.
+/// Returns the elements of a constant list as keys, `None` if any cannot be a key.
 fn constant_keys(node: &Node) -> Option<HashSet<Key>> {
     let Node::Const(Value::List(list)) = node else {
         return None;

@@ -33,6 +33,7 @@ pub struct Run<'a> {
 }
 
 impl Program {
+    /// Returns the program for a planned tree.
     pub(crate) fn new(root: Node) -> Self {
         Self {
             root: Arc::new(root),

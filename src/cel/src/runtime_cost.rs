@@ -1,5 +1,4 @@
-//! What calls cost when they are run. The figures are upstream's, so that the
-//! same expressions fit into the same budgets.
+//! Actual costs of calls. The figures are upstream's, so that expressions fit the same budgets.
 
 use std::net::IpAddr;
 
@@ -15,7 +14,7 @@ fn size(value: &Value<'_>) -> u64 {
     }
 }
 
-/// A share of an amount, rounded up.
+/// Multiplies an amount by a factor and rounds up.
 fn share(amount: u64, factor: f64) -> u64 {
     (amount as f64 * factor).ceil() as u64
 }
@@ -28,7 +27,7 @@ fn pattern_cost(text: u64, pattern: u64) -> u64 {
     share(text + 1, 0.1).saturating_mul(share(pattern, 0.25))
 }
 
-/// Returns what a call costs by its arguments.
+/// Returns the cost of a call by the size of its arguments.
 pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 {
     list_cost(call.overload, args)
         .or_else(|| library_cost(call, args, ctx))
@@ -102,7 +101,7 @@ fn library_cost(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> Optio
         | "isSemver" => share(first(), 0.1),
         "ip" if call.overload != "cidr_ip" => share(first(), 0.1),
         "replace" | "split" | "ip.isCanonical" => share(first(), 0.2),
-        // Known when it is done.
+        // Charged afterwards, by the size of the result.
         "join" => 0,
         "find" | "findAll" => pattern_cost(first(), second()),
         "containsIP" => {
@@ -155,7 +154,7 @@ fn standard_cost(overload: &str, args: &[Value<'_>]) -> u64 {
     }
 }
 
-/// What it costs by its result, where arguments do not tell.
+/// Returns the additional cost of a call by the size of its result.
 pub(crate) fn of_result(call: &Call, result: &Value<'_>) -> u64 {
     match call.function {
         "join" => share(size(result), 0.2),
@@ -163,7 +162,7 @@ pub(crate) fn of_result(call: &Call, result: &Value<'_>) -> u64 {
     }
 }
 
-/// Kubernetes' own types are compared at one unit.
+/// Returns whether a value has a type of the Kubernetes libraries; their comparison costs one.
 fn is_own(value: Option<&Value<'_>>) -> bool {
     matches!(
         value,
@@ -195,7 +194,7 @@ fn first_of<'a>(list: &List<'a>) -> Option<Value<'a>> {
     list.get(0)?.ok()
 }
 
-/// What it costs to look at all of a value once.
+/// Returns the cost of a complete traversal of a value.
 fn traversal(value: &Value<'_>, ctx: &mut Ctx<'_, '_>) -> u64 {
     if ctx.work(1).is_err() {
         return u64::MAX;

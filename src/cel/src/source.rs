@@ -1,32 +1,36 @@
-//! Expressions as text: positions, and problems shown with the line they are in.
+//! Compilation errors, with their positions in the source.
 
 use std::fmt;
 
-/// A problem found while compiling, at a place of the text.
+/// A compilation error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issue {
     /// Line, from 1.
     pub line: u32,
     /// Column in characters, from 0.
     pub column: u32,
-    /// What is wrong.
+    /// Upstream's message.
     pub message: String,
 }
 
-/// All that is wrong with an expression.
+/// All errors of a compilation; displays them with the affected lines of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issues {
+    /// Source of the expression.
     pub(crate) source: String,
+    /// Listed errors, at most [`MAX_LISTED`].
     pub(crate) list: Vec<Issue>,
+    /// Number of errors, including unlisted ones.
     pub(crate) total: usize,
 }
 
-/// More problems than this are counted, not listed.
+/// Maximum number of listed errors; further ones are only counted.
 const MAX_LISTED: usize = 100;
-/// Longer lines are not repeated.
+/// Maximum length of a source line that is displayed.
 const MAX_SNIPPET: usize = 16384;
 
 impl Issues {
+    /// Returns an empty list of errors.
     pub(crate) fn new(source: &str) -> Self {
         Self {
             source: source.to_owned(),
@@ -35,16 +39,17 @@ impl Issues {
         }
     }
 
-    /// The problems, in the order of their places.
+    /// Returns the listed errors, ordered by position.
     pub fn list(&self) -> &[Issue] {
         &self.list
     }
 
+    /// Returns whether there are no errors.
     pub(crate) fn is_empty(&self) -> bool {
         self.total == 0
     }
 
-    /// Adds a problem at a character offset; nowhere for none.
+    /// Adds an error at a character offset, or without location.
     pub(crate) fn report(&mut self, offset: Option<u32>, message: impl Into<String>) {
         self.total += 1;
         if self.list.len() >= MAX_LISTED {
@@ -74,6 +79,7 @@ impl Issues {
         (line, column)
     }
 
+    /// Sorts the errors by position.
     pub(crate) fn sorted(mut self) -> Self {
         self.list.sort_by_key(|i| (i.line, i.column));
         self
@@ -87,7 +93,7 @@ impl fmt::Display for Issues {
                 writeln!(f)?;
             }
             if issue.line == u32::MAX {
-                // Upstream prints its "no location" as -1:0.
+                // As upstream, errors without location are at -1:0.
                 write!(f, "ERROR: <input>:-1:0: {}", issue.message)?;
                 continue;
             }

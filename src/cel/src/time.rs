@@ -1,4 +1,4 @@
-//! Moments and spans of time as text.
+//! Parsing and formatting of timestamps and durations.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -15,7 +15,7 @@ pub(crate) fn is_in_range(moment: Timestamp) -> bool {
     (i128::from(MIN_SECOND)..=i128::from(MAX_SECOND)).contains(&second)
 }
 
-/// A day as RFC 3339 has it.
+/// Parses a date (RFC 3339 `full-date`) as midnight UTC.
 pub(crate) fn parse_date(text: &str) -> Result<Timestamp, String> {
     let date: Date = text.parse().map_err(|e| format!("{e}"))?;
     date.to_zoned(TimeZone::UTC)
@@ -23,10 +23,10 @@ pub(crate) fn parse_date(text: &str) -> Result<Timestamp, String> {
         .map_err(|e| format!("{e}"))
 }
 
-/// A moment as RFC 3339 has it.
+/// Parses an RFC 3339 timestamp.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
-    // jiff knows more forms than RFC 3339 has.
+    // jiff accepts more formats than RFC 3339.
     if bytes.len() < 20 || bytes[10] != b'T' || bytes[4] != b'-' || bytes[13] != b':' {
         return None;
     }
@@ -39,18 +39,18 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     text.parse().ok()
 }
 
-/// A moment in any of the forms that schemas' `date-time` takes.
+/// Parses a string in the schema format `date-time`; case does not matter.
 pub(crate) fn parse_date_time(text: &str) -> Result<Timestamp, String> {
     parse_rfc3339(&text.to_uppercase())
         .ok_or_else(|| format!("parsing time {}", crate::number::go_quote(text)))
 }
 
-/// The moment as text, with as many digits as needed.
+/// Formats a timestamp (RFC 3339), with as many fractional digits as necessary.
 pub(crate) fn format(moment: Timestamp) -> String {
     moment.to_string()
 }
 
-/// Nanoseconds of a text as `1h2m3.5s`.
+/// Parses a duration in Go's syntax, such as `1h2m3.5s`, to nanoseconds.
 pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -100,8 +100,8 @@ pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     i64::try_from(if negative { -total } else { total }).ok()
 }
 
-/// Nanoseconds of a text in the forms that schemas' `duration` takes: those of
-/// [`parse_duration`], and numbers with units in words as `3 days`.
+/// Parses a string in the schema format `duration` to nanoseconds: the syntax of
+/// [`parse_duration`], or numbers with units as words, such as `3 days`.
 pub(crate) fn loose_duration(text: &str) -> Result<i64, String> {
     if let Some(nanos) = parse_duration(text) {
         return Ok(nanos);
@@ -144,7 +144,7 @@ pub(crate) fn loose_duration(text: &str) -> Result<i64, String> {
     i64::try_from(total).map_err(|_| bad())
 }
 
-/// Seconds as text: `1.5s`.
+/// Formats a duration in seconds, such as `1.5s`.
 pub(crate) fn format_duration(nanos: i64) -> String {
     let whole = nanos / 1_000_000_000;
     let rest = (nanos % 1_000_000_000).unsigned_abs();

@@ -1,4 +1,4 @@
-//! Values as JSON: what mutating policies give.
+//! Conversion of values to JSON, for the results of mutating policies.
 
 use serde_json::Value as Json;
 
@@ -6,12 +6,13 @@ use crate::time;
 use crate::value::{EvalError, Map, Object, Value};
 
 impl Value<'_> {
-    /// The value as a document.
+    /// Converts the value to JSON.
     ///
     /// # Errors
-    /// It has no form in JSON, or is larger than an object may be.
+    ///
+    /// The value has no JSON representation or consists of more than a million values.
     pub fn to_json(&self) -> Result<Json, EvalError> {
-        // Shared parts are written out each time.
+        // Shared parts count, and are written, once per occurrence.
         let mut left = 1_000_000u64;
         self.write(&mut left)
     }

@@ -3,71 +3,72 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The type of an expression as far as it is known before evaluation.
+/// Static type of an expression.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Type {
-    /// Anything; checked at run time.
+    /// Any type; checked at run time.
     Dyn,
-    /// The type of what did not compile.
+    /// Type of an expression with a type error.
     Error,
     /// `null`
     Null,
     /// `true` and `false`
     Bool,
-    /// 64 bits, signed.
+    /// Signed 64-bit integer.
     Int,
-    /// 64 bits, unsigned.
+    /// Unsigned 64-bit integer.
     Uint,
-    /// 64 bits, floating point.
+    /// Double-precision floating-point number.
     Double,
-    /// Unicode text.
+    /// Unicode string.
     String,
-    /// Octets.
+    /// Byte string.
     Bytes,
-    /// A span of time in nanoseconds.
+    /// Duration in nanoseconds.
     Duration,
-    /// A moment in UTC.
+    /// Point in time (UTC).
     Timestamp,
-    /// Values of one type, in order.
+    /// List with elements of one type.
     List(Arc<Type>),
-    /// Keys and values.
+    /// Map with key and value type.
     Map(Arc<(Type, Type)>),
-    /// A type as a value, and which if known.
+    /// Type of a type; the parameter is the type, if known.
     Type(Option<Arc<Type>>),
-    /// A library's own type, with parameters: `optional_type(T)`, `net.IP`.
+    /// Named type of a library with parameters, such as `optional_type(T)` or `net.IP`.
     Opaque(Arc<str>, Arc<[Type]>),
-    /// Fields by name; see [`crate::TypeProvider`].
+    /// Object type by name; see [`crate::TypeProvider`].
     Struct(Arc<str>),
-    /// Stands for any one type in a function's signature.
+    /// Type parameter in the signature of a function.
     Param(Arc<str>),
 }
 
 impl Type {
-    /// A list of these.
+    /// Returns a list type.
     pub fn list(element: Self) -> Self {
         Self::List(Arc::new(element))
     }
 
-    /// A map.
+    /// Returns a map type.
     pub fn map(key: Self, value: Self) -> Self {
         Self::Map(Arc::new((key, value)))
     }
 
-    /// A structure by name.
+    /// Returns an object type by name.
     pub fn object(name: &str) -> Self {
         Self::Struct(name.into())
     }
 
-    /// Something that may be absent.
+    /// Returns the type of optional values.
     pub fn optional(value: Self) -> Self {
         Self::Opaque("optional_type".into(), [value].into())
     }
 
+    /// Returns a library type without parameters.
     pub(crate) fn opaque(name: &str) -> Self {
         Self::Opaque(name.into(), [].into())
     }
 
-    /// What is inside an optional type.
+    /// Returns the parameter of an optional type, `None` for other types.
     pub(crate) fn unwrap_optional(&self) -> Option<&Self> {
         match self {
             Self::Opaque(name, params) if &**name == "optional_type" => params.first(),
@@ -75,15 +76,17 @@ impl Type {
         }
     }
 
+    /// Returns whether the type is `dyn`.
     pub(crate) fn is_dyn(&self) -> bool {
         matches!(self, Self::Dyn)
     }
 
+    /// Returns whether the type is `dyn` or erroneous.
     pub(crate) fn is_dyn_or_error(&self) -> bool {
         matches!(self, Self::Dyn | Self::Error)
     }
 
-    /// Of a size known without the value; texts and collections are not.
+    /// Returns whether values have a fixed size for cost estimates.
     pub(crate) fn is_scalar(&self) -> bool {
         match self {
             Self::Bool
@@ -96,6 +99,7 @@ impl Type {
         }
     }
 
+    /// Returns the type parameters.
     pub(crate) fn params(&self) -> Vec<&Self> {
         match self {
             Self::List(e) => vec![e],
@@ -106,7 +110,7 @@ impl Type {
         }
     }
 
-    /// The name that `type()` and messages at run time give it.
+    /// Returns the name of the type in `type()` and in run-time errors.
     pub(crate) fn runtime_name(&self) -> &str {
         match self {
             Self::Dyn => "dyn",
@@ -149,7 +153,7 @@ impl fmt::Display for Type {
     }
 }
 
-/// A function's type as messages about calls have it: `a.(b, c)`.
+/// Formats a signature for error messages: `a.(b, c)`.
 pub(crate) fn signature(args: &[Type], member: bool) -> String {
     let (target, rest) = match args {
         [target, rest @ ..] if member => (format!("{target}."), rest),

@@ -1,11 +1,11 @@
-//! Whether types fit, and what type parameters thereby stand for.
+//! Assignability of types, and bindings of type parameters.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::types::Type;
 
-/// What type parameters stand for so far. Changes can be taken back.
+/// Bindings of type parameters, with a log to undo changes.
 #[derive(Default)]
 pub(crate) struct Mapping {
     map: HashMap<Arc<str>, Type>,
@@ -20,6 +20,7 @@ impl Mapping {
         }
     }
 
+    /// Binds a type parameter.
     pub(crate) fn add(&mut self, param: &Type, to: Type) {
         if let Type::Param(name) = param {
             let old = self.map.insert(name.clone(), to);
@@ -38,8 +39,8 @@ impl Mapping {
         }
     }
 
-    /// Whether a value of the first type may be where the second is wanted.
-    /// What that means for parameters is kept if so.
+    /// Returns whether a value of type `t1` can be used where `t2` is expected. If so, keeps the
+    /// resulting bindings of type parameters.
     pub(crate) fn is_assignable(&mut self, t1: &Type, t2: &Type) -> bool {
         let mark = self.log.len();
         let fits = self.fits(t1, t2);
@@ -49,7 +50,7 @@ impl Mapping {
         fits
     }
 
-    /// The same for several at once.
+    /// Returns whether all types are assignable, pairwise; see [`Mapping::is_assignable`].
     pub(crate) fn are_assignable(&mut self, l1: &[Type], l2: &[Type]) -> bool {
         let mark = self.log.len();
         let fits = l1.len() == l2.len() && l1.iter().zip(l2).all(|(a, b)| self.fits(a, b));
@@ -92,8 +93,7 @@ impl Mapping {
         }
     }
 
-    /// Whether `t2`, a parameter, may stand for `t1`, and whether it already
-    /// stands for something.
+    /// Returns whether the parameter `t2` can be bound to `t1`, and whether it was bound before.
     fn substitutes(&mut self, t1: &Type, t2: &Type) -> (bool, bool) {
         if t1 == t2 {
             return (true, true);
@@ -128,7 +128,7 @@ impl Mapping {
         }
     }
 
-    /// The type with its parameters replaced; unknown ones by `dyn` if asked.
+    /// Replaces bound parameters in a type, and unbound ones by `dyn` if `to_dyn` is true.
     pub(crate) fn substitute(&self, t: &Type, to_dyn: bool) -> Type {
         if let Some(sub) = self.find(t) {
             return self.substitute(sub, to_dyn);
@@ -150,7 +150,7 @@ impl Mapping {
     }
 }
 
-/// Of two types that fit, the one that says less.
+/// Returns the more general of two types that are assignable to each other.
 pub(crate) fn most_general<'t>(t1: &'t Type, t2: &'t Type) -> &'t Type {
     if is_less_specific(t1, t2) { t1 } else { t2 }
 }

@@ -1,5 +1,5 @@
-//! What is wrong with an expression although its types fit: constant
-//! arguments that can only fail.
+//! Checks of well-typed expressions: constant arguments that can only fail, and homogeneous
+//! literals.
 
 use rkube_go_regexp::Pattern;
 
@@ -10,7 +10,7 @@ use crate::source::Issues;
 use crate::time;
 use crate::types::Type;
 
-/// Calls a function with every node, parents first.
+/// Calls a function with every node, in pre-order.
 pub(crate) fn visit<'e>(e: &'e Expr, f: &mut dyn FnMut(&'e Expr)) {
     f(e);
     for child in children(e) {
@@ -18,6 +18,7 @@ pub(crate) fn visit<'e>(e: &'e Expr, f: &mut dyn FnMut(&'e Expr)) {
     }
 }
 
+/// Returns the operands of a node, in order of evaluation.
 pub(crate) fn children(e: &Expr) -> Vec<&Expr> {
     match &e.kind {
         Kind::Unspecified | Kind::Literal(_) | Kind::Ident(_) => Vec::new(),
@@ -32,7 +33,7 @@ pub(crate) fn children(e: &Expr) -> Vec<&Expr> {
     }
 }
 
-/// Checks constant arguments.
+/// Validates constant arguments, homogeneous literals and format strings.
 pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
     let mut issues = Issues::new(source);
     visit(&checked.ast.root, &mut |e| {
@@ -73,7 +74,8 @@ fn element_type(checked: &Checked, e: &Expr, optional: bool) -> Type {
     }
 }
 
-/// Elements of a literal must be of one type, `dyn` being one of its own.
+/// Validates that the elements of literals have one type (`dyn` only matches `dyn`). Arguments of
+/// `format` are exempt.
 fn homogeneous(checked: &Checked, e: &Expr, exempt: bool, issues: &mut Issues) {
     let mut expect = |first: &mut Option<Type>, at: &Expr, ty: Type| match first {
         None => {

@@ -1,16 +1,17 @@
-//! Sets of characters: ranges, the named sets of Perl, POSIX and Unicode, and
-//! what is the same but for case.
+//! Character classes: code point ranges, the named classes of Perl, POSIX and Unicode, and
+//! case folding.
 
 use regex_syntax::hir::{Class as Parsed, ClassUnicode, ClassUnicodeRange, HirKind};
 
-/// The last character there is.
+/// The highest code point.
 const LAST: u32 = char::MAX as u32;
 
-/// Inclusive ranges of code points, ordered and apart once [`Set::clean`].
+/// A set of inclusive code point ranges; sorted and disjoint after [`Set::clean`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Set(Vec<(u32, u32)>);
 
 impl Set {
+    /// Returns a set of the given ranges, neither sorted nor merged.
     pub fn of(ranges: &[(char, char)]) -> Set {
         Set(ranges
             .iter()
@@ -18,19 +19,22 @@ impl Set {
             .collect())
     }
 
+    /// Returns a set of one code point.
     pub fn one(c: u32) -> Set {
         Set(vec![(c, c)])
     }
 
+    /// Returns a set of the code points from `low` to `high`, inclusive.
     pub fn range(low: u32, high: u32) -> Set {
         Set(vec![(low, high)])
     }
 
+    /// Adds the ranges of another set without sorting or merging.
     pub fn add(&mut self, other: &Set) {
         self.0.extend_from_slice(&other.0);
     }
 
-    /// Ranges in order, none touching the next.
+    /// Sorts the ranges and merges overlapping and adjacent ones.
     pub fn clean(mut self) -> Set {
         self.0.sort_unstable();
         let mut clean: Vec<(u32, u32)> = Vec::with_capacity(self.0.len());
@@ -43,6 +47,7 @@ impl Set {
         Set(clean)
     }
 
+    /// Returns the complement, sorted and merged.
     pub fn negated(self) -> Set {
         let mut rest = Vec::new();
         let mut next = 0;
@@ -58,10 +63,10 @@ impl Set {
         Set(rest)
     }
 
-    /// With everything that differs from a member in case alone.
+    /// Returns the set closed under Unicode simple case folding, sorted and merged.
     pub fn folded(self) -> Set {
         let mut class = ClassUnicode::new(self.0.iter().flat_map(|(low, high)| {
-            // Surrogates are no characters; no text has them.
+            // Surrogates are not `char`s and cannot occur in the text.
             let below = (*low, (*high).min(0xD7FF));
             let above = ((*low).max(0xE000), *high);
             [below, above].into_iter().filter_map(|(low, high)| {
@@ -69,18 +74,19 @@ impl Set {
                 (low <= high).then_some(range)
             })
         }));
-        // Fails only where the tables are left out of the build.
+        // Fails only if `regex-syntax` is built without its case folding tables.
         if class.try_case_fold_simple().is_err() {
             return self.clean();
         }
         from_class(&class)
     }
 
+    /// Returns the ranges; sorted and disjoint only after [`Set::clean`].
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.0
     }
 
-    /// The one character that the set consists of.
+    /// Returns the code point of a set that has exactly one.
     pub fn single(&self) -> Option<char> {
         match self.0[..] {
             [(low, high)] if low == high => char::from_u32(low),
@@ -96,7 +102,7 @@ fn from_class(class: &ClassUnicode) -> Set {
         .collect())
 }
 
-/// Perl's sets, which are ASCII's: `\d`, `\s`, `\w` by their letter.
+/// Returns a Perl class by its lower-case letter: `d`, `s` or `w`. Perl classes are ASCII only.
 pub(crate) fn perl(letter: char) -> Option<Set> {
     Some(match letter {
         'd' => Set::of(&[('0', '9')]),
@@ -106,7 +112,7 @@ pub(crate) fn perl(letter: char) -> Option<Set> {
     })
 }
 
-/// POSIX's sets by name: what stands between `[:` and `:]`.
+/// Returns a POSIX class by name, without the enclosing `[:` and `:]`.
 pub(crate) fn posix(name: &str) -> Option<Set> {
     Some(match name {
         "alnum" => Set::of(&[('0', '9'), ('A', 'Z'), ('a', 'z')]),
@@ -127,12 +133,11 @@ pub(crate) fn posix(name: &str) -> Option<Set> {
     })
 }
 
-/// The scripts' names, lower case and without underscores.
+/// Script names, lower case and without underscores.
 const SCRIPTS: &str = include_str!("scripts.txt");
 
-/// Unicode's sets by name: general categories by their short and long names,
-/// scripts by their long ones, as Go knows them. Case, spaces, hyphens and
-/// underscores do not count.
+/// Returns a Unicode class by the names that Go accepts: general categories (short and long
+/// names) and scripts (long names). Ignores case, spaces, hyphens and underscores.
 pub(crate) fn unicode(name: &str) -> Option<Set> {
     let name: String = name
         .chars()
@@ -146,14 +151,14 @@ pub(crate) fn unicode(name: &str) -> Option<Set> {
         "any" => Some(Set::range(0, LAST)),
         "ascii" => posix("ascii"),
         "assigned" => property("gc", "cn").map(Set::negated),
-        // The tables' own lookup passes over this prefix.
+        // `regex-syntax` ignores the prefix `is`; Go does not.
         _ if name.starts_with("is") => None,
         _ if SCRIPTS.split_whitespace().any(|s| s == name) => property("sc", &name),
         _ => property("gc", &name),
     }
 }
 
-/// A property's set, out of the tables that regex-syntax has.
+/// Returns the set of a Unicode property value from the tables of `regex-syntax`.
 fn property(property: &str, value: &str) -> Option<Set> {
     let parsed = regex_syntax::parse(&format!(r"\p{{{property}={value}}}")).ok()?;
     match parsed.kind() {
@@ -195,7 +200,7 @@ mod tests {
         ] {
             assert!(unicode(name).is_some(), "{name}");
         }
-        // Short names of scripts, other properties, prefixes, blocks.
+        // Short script names, other properties, prefixes and blocks.
         for name in [
             "Grek",
             "Alphabetic",

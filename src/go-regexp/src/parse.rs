@@ -1,16 +1,17 @@
-//! Reading patterns in the syntax of Go's `regexp`, with its messages.
+//! Parser for the syntax of Go's `regexp/syntax`, with its error messages.
 
 use std::collections::HashMap;
 
 use crate::class::{self, Set};
 
-/// The most that a count may be, and the product of counts within each other.
+/// Maximum repeat count, and maximum product of nested repeat counts.
 const MAX_REPEAT: u32 = 1000;
-/// How deep a pattern may nest; what walks the tree recurses no deeper.
+/// Maximum height of the syntax tree. Bounds the recursion of all functions that walk it.
 const MAX_HEIGHT: u32 = 1000;
-/// The most ranges that all sets of a pattern may have.
+/// Maximum number of ranges in all distinct sets of a pattern.
 const MAX_RANGES: usize = 1 << 20;
 
+/// A node of the syntax tree.
 #[derive(Debug)]
 pub(crate) enum Node {
     Empty,
@@ -30,7 +31,7 @@ pub(crate) enum Node {
     },
 }
 
-/// What holds between two characters.
+/// A zero-width assertion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Look {
     TextStart,
@@ -41,8 +42,11 @@ pub(crate) enum Look {
     NoWordBoundary,
 }
 
+/// A parsed pattern.
 pub(crate) struct Parsed {
+    /// The root of the syntax tree.
     pub root: Node,
+    /// The distinct sets of the pattern; [`Node::Set`] refers to them by index.
     pub sets: Vec<Set>,
 }
 
@@ -54,17 +58,17 @@ struct Flags {
     lazy: bool,
 }
 
-/// A node with what limits need to know.
+/// A node with the measures that the limits apply to.
 struct Part {
     node: Node,
     height: u32,
-    /// The largest product of counts within each other.
+    /// Maximum product of nested repeat counts; see [`MAX_REPEAT`].
     weight: u32,
 }
 
-/// An open parenthesis, or the whole.
+/// An open group; the outermost frame is the whole pattern.
 struct Frame {
-    /// What held before it.
+    /// Flags to restore at the end of the group.
     outer: Flags,
     captures: bool,
     alternatives: Vec<Part>,
@@ -87,11 +91,16 @@ fn error(what: &str, at: &str) -> String {
 
 const BAD_CLASS: &str = "invalid character class range";
 
+/// Returns Go's error for a pattern that exceeds a size limit.
 pub(crate) fn too_large(pattern: &str) -> String {
     error("expression too large", pattern)
 }
 
-/// The pattern's tree.
+/// Parses a pattern.
+///
+/// # Errors
+///
+/// Returns the message of Go's `regexp.Compile`.
 pub(crate) fn parse(pattern: &str) -> Result<Parsed, String> {
     let flags = Flags {
         fold: false,
@@ -126,7 +135,7 @@ pub(crate) fn parse(pattern: &str) -> Result<Parsed, String> {
 
 impl<'p> Parser<'p> {
     fn run(&mut self) -> Result<(), String> {
-        // The previous operator of repetition and what follows it.
+        // Text from the preceding repetition operator on, if the last token was one.
         let mut repeated: Option<&'p str> = None;
         while let Some(c) = self.rest.chars().next() {
             let before = self.rest;
@@ -177,7 +186,7 @@ impl<'p> Parser<'p> {
     }
 
     fn frame(&mut self) -> &mut Frame {
-        // The outermost frame is never closed while there is something to read.
+        // There is always a frame: `close` never pops the outermost one.
         let last = self.frames.len() - 1;
         &mut self.frames[last]
     }
@@ -200,7 +209,7 @@ impl<'p> Parser<'p> {
         self.push(Node::Literal(c));
     }
 
-    /// A set; equal ones are kept once, however often they stand there.
+    /// Appends a set, or a literal if the set has one code point. Equal sets are stored once.
     fn set(&mut self, set: Set) {
         if let Some(c) = set.single() {
             return self.push(Node::Literal(c));
@@ -214,7 +223,7 @@ impl<'p> Parser<'p> {
         self.push(Node::Set(index));
     }
 
-    /// A set as the flags want it, or what is not in it.
+    /// Folds a set if the flag `i` is set, then negates it on request.
     fn named(&self, set: Set, negated: bool) -> Set {
         let set = if self.flags.fold { set.folded() } else { set };
         if negated { set.negated() } else { set }
@@ -268,7 +277,7 @@ impl<'p> Parser<'p> {
             alternatives.push(last);
             self.join(alternatives, Node::Alternate)?
         };
-        // A group that captures is a level of its own upstream.
+        // Upstream counts a capturing group as one level.
         part.height += u32::from(frame.captures);
         self.limited(part)
     }
@@ -294,7 +303,7 @@ impl<'p> Parser<'p> {
         });
     }
 
-    /// After `(`.
+    /// Parses a group or flags; `before` begins at the consumed `(`.
     fn open(&mut self, before: &'p str) -> Result<(), String> {
         let Some(rest) = self.rest.strip_prefix('?') else {
             self.group(self.flags, true);
@@ -319,7 +328,7 @@ impl<'p> Parser<'p> {
         self.switches(before, rest)
     }
 
-    /// After `(?`: flags, a group, or both.
+    /// Parses what follows `(?`: flags, a non-capturing group, or both.
     fn switches(&mut self, before: &'p str, mut rest: &'p str) -> Result<(), String> {
         let mut flags = self.flags;
         let mut on = true;
@@ -397,7 +406,7 @@ impl<'p> Parser<'p> {
         Ok(())
     }
 
-    /// After `\`, outside a class.
+    /// Parses an escape outside a class; `before` begins at the consumed `\`.
     fn escape(&mut self, before: &'p str) -> Result<(), String> {
         let Some(c) = self.rest.chars().next() else {
             return Err(error("trailing backslash at end of expression", ""));
@@ -433,7 +442,8 @@ impl<'p> Parser<'p> {
         Ok(())
     }
 
-    /// `\pL`, `\p{Greek}`, `\d` and their opposites, inside a class or outside.
+    /// Parses `\pL`, `\p{Greek}`, `\d` and their negations, inside and outside classes. Returns
+    /// `None` and consumes nothing for any other text.
     fn escaped_set(&mut self) -> Result<Option<Set>, String> {
         let whole = self.rest;
         let mut chars = whole.chars();
@@ -471,7 +481,7 @@ impl<'p> Parser<'p> {
         Ok(Some(self.named(set, opposite != (letter == 'P'))))
     }
 
-    /// An escape that means one code point; [`Parser::rest`] is at its `\`.
+    /// Parses an escape that denotes one code point; [`Parser::rest`] must begin with its `\`.
     fn escaped_char(&mut self) -> Result<u32, String> {
         let whole = self.rest;
         let mut chars = whole[1..].chars();
@@ -501,7 +511,7 @@ impl<'p> Parser<'p> {
         })
     }
 
-    /// After `[`.
+    /// Parses a character class; `before` begins at the consumed `[`.
     fn class(&mut self, before: &'p str) -> Result<(), String> {
         let negated = match self.rest.strip_prefix('^') {
             Some(rest) => {
@@ -555,7 +565,7 @@ impl<'p> Parser<'p> {
         }
     }
 
-    /// `[:alpha:]` and the like, inside a class.
+    /// Parses a POSIX class such as `[:alpha:]` within a class, `None` if the text has none.
     fn posix(&mut self) -> Result<Option<Set>, String> {
         let whole = self.rest;
         let Some((name, rest)) = whole.strip_prefix("[:").and_then(|w| w.split_once(":]")) else {
@@ -577,8 +587,8 @@ fn bad_count(before: &str, rest: &str) -> String {
     error("invalid repeat count", &before[..before.len() - rest.len()])
 }
 
-/// `{min}`, `{min,}` or `{min,max}` at the start, and what follows; anything
-/// else that begins with `{` is literal.
+/// Parses `{min}`, `{min,}` or `{min,max}` at the start of the text and returns the remainder.
+/// Returns `None` for anything else: such a `{` is a literal.
 fn counts(text: &str) -> Option<(u64, Option<u64>, &str)> {
     let (min, rest) = number(text.strip_prefix('{')?)?;
     let Some(rest) = rest.strip_prefix(',') else {
@@ -591,8 +601,8 @@ fn counts(text: &str) -> Option<(u64, Option<u64>, &str)> {
     Some((min, Some(max), rest.strip_prefix('}')?))
 }
 
-/// A decimal number without leading zeros; one too large for anything is the
-/// largest.
+/// Parses a decimal number without leading zeros and returns the remainder. Saturates at
+/// `u64::MAX`.
 fn number(text: &str) -> Option<(u64, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())
@@ -604,7 +614,7 @@ fn number(text: &str) -> Option<(u64, &str)> {
     Some((digits.parse().unwrap_or(u64::MAX), rest))
 }
 
-/// Up to three octal digits; a single one but 0 would refer to a group.
+/// Parses up to three octal digits. A single digit other than 0 is a back-reference: `None`.
 fn octal(first: char, chars: &mut std::str::Chars<'_>) -> Option<u32> {
     let digit = |chars: &std::str::Chars<'_>| chars.clone().next().and_then(|c| c.to_digit(8));
     if first != '0' && digit(chars).is_none() {
@@ -619,7 +629,7 @@ fn octal(first: char, chars: &mut std::str::Chars<'_>) -> Option<u32> {
     Some(code)
 }
 
-/// `7F` or `{10FFFF}`.
+/// Parses the code point after `\x`: `7F` or `{10FFFF}`.
 fn hexadecimal(chars: &mut std::str::Chars<'_>) -> Option<u32> {
     let first = chars.next()?;
     if first != '{' {

@@ -1,11 +1,11 @@
-//! Patterns as programs, run for all alternatives at once, so that time grows
-//! with the text's length times the program's and no faster.
+//! Compiled programs, executed as a Pike virtual machine: all alternatives advance in
+//! parallel. Time is at most proportional to the text's length times the program's.
 
 use crate::class::Set;
 use crate::parse::{Look, Node, Parsed};
 
-/// The most instructions of a program. Upstream allows about three times as
-/// many; a program is kept as long as the schema that has it.
+/// Maximum number of instructions. Upstream allows about three times as many, but programs
+/// here stay in memory as long as the schema that uses them.
 const MAX_INSTRUCTIONS: usize = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -15,36 +15,37 @@ enum Instruction {
     Any,
     AnyButNewline,
     Look(Look),
-    /// Both, the first being preferred.
+    /// Continues at both targets; the first is preferred.
     Split(u32, u32),
     Jump(u32),
     Match,
 }
 
-/// A set for asking.
+/// A set optimized for membership tests: a bitmap for ASCII, binary search above.
 #[derive(Debug)]
 struct Members {
     ascii: [u64; 2],
     ranges: Box<[(u32, u32)]>,
 }
 
+/// A compiled pattern.
 #[derive(Debug)]
 pub(crate) struct Program {
     code: Box<[Instruction]>,
     sets: Box<[Members]>,
-    /// It can match at the text's start only.
+    /// Whether a match can only begin at the start of the text.
     anchored: bool,
 }
 
-/// What one step of a search holds: instructions in order of preference, each
-/// once, with where its match began.
+/// The threads of one step: program counters in order of preference, without duplicates,
+/// each with the offset at which its match began.
 struct Threads {
     order: Vec<(u32, usize)>,
-    /// Where in `order` an instruction would be.
+    /// Sparse-set index: the position in `order` by instruction; stale entries are ignored.
     place: Vec<u32>,
 }
 
-/// A place in the text.
+/// A position in the text: byte offset and adjacent characters.
 #[derive(Clone, Copy)]
 struct Position {
     at: usize,
@@ -84,7 +85,7 @@ impl Threads {
         }
     }
 
-    /// Whether the instruction was not there yet.
+    /// Adds a thread unless one is already at the instruction; returns whether it was added.
     fn insert(&mut self, instruction: u32, start: usize) -> bool {
         let place = self.place[instruction as usize] as usize;
         if self
@@ -116,7 +117,7 @@ impl Look {
 }
 
 impl Program {
-    /// The program, unless it would be too large.
+    /// Compiles a pattern, `None` if the program exceeds [`MAX_INSTRUCTIONS`].
     pub fn new(parsed: &Parsed) -> Option<Program> {
         let mut code = Vec::new();
         emit(&parsed.root, &mut code)?;
@@ -128,8 +129,8 @@ impl Program {
         })
     }
 
-    /// The first match from a place on: that of the alternative that is
-    /// preferred, or whichever is known first.
+    /// Returns the byte range of the leftmost match at or after `from`. With `any`, returns at
+    /// the first match detected; otherwise returns the preferred match.
     pub fn search(&self, text: &str, from: usize, any: bool) -> Option<(usize, usize)> {
         let mut now = Threads::new(self.code.len());
         let mut next = Threads::new(self.code.len());
@@ -162,7 +163,7 @@ impl Program {
                         if any {
                             return found;
                         }
-                        // What is left is preferred less.
+                        // The remaining threads are less preferred.
                         break;
                     }
                     (Instruction::Char(wanted), Some(c)) => wanted == c,
@@ -183,7 +184,7 @@ impl Program {
         }
     }
 
-    /// Adds an instruction and all that it leads to without a character.
+    /// Adds a thread at an instruction and at all that are reachable without consuming input.
     fn follow(
         &self,
         threads: &mut Threads,
@@ -213,12 +214,12 @@ fn push(code: &mut Vec<Instruction>, instruction: Instruction) -> Option<usize> 
     Some(at)
 }
 
-/// A split whose targets are set later.
+/// Emits a split whose targets [`close`] sets.
 fn open(code: &mut Vec<Instruction>) -> Option<usize> {
     push(code, Instruction::Split(0, 0))
 }
 
-/// Sets a split's targets, of which the one that goes on comes first if greedy.
+/// Sets a split's targets: `on` is preferred if greedy, `out` otherwise.
 fn close(code: &mut [Instruction], at: usize, on: usize, out: usize, greedy: bool) {
     let (on, out) = (on as u32, out as u32);
     code[at] = if greedy {
@@ -282,13 +283,13 @@ fn repeat(
         start = code.len();
         emit(node, code)?;
         if code.len() == start {
-            // Nothing, however often.
+            // The operand emits no code; repeating it has no effect.
             return Some(());
         }
     }
     let Some(max) = max else {
-        // `x*` is `(x+)?`: going round only from the end keeps the order of
-        // preference right where x can be empty.
+        // Compiles `x*` as `(x+)?`. Looping only from the end of `x` preserves the order of
+        // preference if `x` can match the empty string.
         let skip = if min == 0 { Some(open(code)?) } else { None };
         if min == 0 {
             start = code.len();

@@ -55,7 +55,7 @@ fn perls_classes_are_of_ascii() {
         assert!(matches(pattern, yes), "{pattern} {yes}");
         assert!(!matches(pattern, no), "{pattern} {no}");
     }
-    // Between `n` and `é` there is a boundary.
+    // `\b` is ASCII only, so `é` is not a word character.
     assert!(matches(r"n\b", "né"));
     assert!(!matches(r"n\B", "né"));
 }
@@ -164,7 +164,7 @@ fn patterns_are_limited() {
     assert!(refusal(&nested(1001)).contains("expression nests too deeply"));
     assert!(refusal(&nested(1_000_000)).contains("expression nests too deeply"));
     assert!(refusal(&format!("({}){{1000}}", "a".repeat(2000))).contains("expression too large"));
-    // One table, a thousand times.
+    // The Unicode table is stored once for 1000 repetitions.
     assert!(matches(r"^\p{L}{1000}$", &"ä".repeat(1000)));
     assert!(matches(r"^(?:\p{L}?){1000}\p{L}{1000}$", &"a".repeat(1000)));
 }

@@ -24,12 +24,12 @@ pub(crate) fn since(time: &str, now: Timestamp) -> String {
     }
 }
 
-/// Returns a text, or another one if it is empty.
+/// Returns `value`, or `instead` if it is empty.
 pub(crate) fn or<'a>(value: &'a str, instead: &'a str) -> &'a str {
     if value.is_empty() { instead } else { value }
 }
 
-/// Returns a text, `<none>` if it is empty.
+/// Returns a string value, `<none>` if it is empty.
 pub(crate) fn or_none(value: &str) -> Value {
     or(value, "<none>").into()
 }

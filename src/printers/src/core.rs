@@ -27,6 +27,7 @@ const EVENT_COLUMNS: &[Column] = &[
     },
 ];
 
+/// Printers of the core group.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "",
@@ -221,8 +222,8 @@ fn pod_template(o: &Object, _: Timestamp) -> Vec<Value> {
     ]
 }
 
-/// Roles stand in labels: `node-role.kubernetes.io/<role>`, or the value of
-/// `kubernetes.io/role`.
+/// Returns the node's roles, sorted and joined by commas, from the labels
+/// `node-role.kubernetes.io/<role>` and `kubernetes.io/role`.
 fn roles(node: &Object) -> String {
     let mut roles: Vec<&str> = entries(node, "metadata.labels")
         .filter_map(
@@ -281,7 +282,7 @@ fn storage(o: &Object, path: &str) -> String {
     }
 }
 
-/// The class in the field, or in the annotation that came before it.
+/// Returns the storage class; the beta annotation takes precedence over the field.
 fn storage_class(o: &Object) -> Value {
     let annotated = at(o, "metadata.annotations")
         .get("volume.beta.kubernetes.io/storage-class")
@@ -349,7 +350,7 @@ fn claim(o: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-/// The first of several fields that is set: the two groups of events differ.
+/// Returns the first non-empty field of several; the two event APIs use different names.
 fn first<'a>(o: &'a Object, paths: &[&str]) -> &'a str {
     paths
         .iter()

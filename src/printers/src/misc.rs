@@ -21,7 +21,7 @@ const WEBHOOK_CONFIGURATION_COLUMNS: &[Column] = &[NAME, integer("Webhooks"), AG
 
 const POLICY_BINDING_COLUMNS: &[Column] = &[NAME, string("PolicyName"), string("ParamRef"), AGE];
 
-/// Printer for kinds without an own one, such as custom resources without columns.
+/// Printer for kinds without a specific one, such as custom resources without columns.
 pub(crate) const GENERIC: Printer = Printer {
     group: "",
     kind: "",
@@ -39,6 +39,7 @@ const CREATED_COLUMNS: &[Column] = &[
     },
 ];
 
+/// Printers of the smaller groups.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "",

@@ -1,4 +1,4 @@
-//! Rows of services and of what routes to them.
+//! Rows of services, ingresses, network policies and endpoint slices.
 
 use jiff::Timestamp;
 use rkube_strategy::tree::{at, has, int, list, text};
@@ -8,9 +8,10 @@ use serde_json::Value;
 use crate::cells::{age, few, name, or, or_none};
 use crate::types::{AGE, NAME, Printer, string};
 
-/// Entries of a list that a cell shows before it counts.
+/// Maximum number of list entries shown in a cell; the rest are counted.
 const SHOWN: usize = 3;
 
+/// Printers of networking kinds.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "networking.k8s.io",
@@ -86,7 +87,7 @@ fn texts(list: &[Value]) -> Vec<String> {
         .collect()
 }
 
-/// Where a load balancer answers.
+/// Returns the sorted addresses (IP or host name) of a load balancer.
 fn load_balancer(o: &Object) -> Vec<String> {
     let mut all: Vec<String> = list(o, "status.loadBalancer.ingress")
         .iter()
@@ -98,6 +99,7 @@ fn load_balancer(o: &Object) -> Vec<String> {
     all
 }
 
+/// Returns the row of a service.
 pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     let external = texts(list(o, "spec.externalIPs"));
     let outside = match text(o, "spec.type") {
@@ -135,6 +137,7 @@ pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// Returns the row of an `Endpoints` object.
 pub(super) fn endpoints(o: &Object, now: Timestamp) -> Vec<Value> {
     let mut all = Vec::new();
     for subset in list(o, "subsets") {

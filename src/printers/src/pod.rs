@@ -1,4 +1,4 @@
-//! A pod's row, whose STATUS is drawn from the states of its containers.
+//! Rows of pods. The Status column summarizes the states of the containers.
 
 use jiff::Timestamp;
 use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cells::{age, is_true, name, or, since};
 use crate::types::{AGE, Column, NAME, Printer, string, wide};
 
+/// Printers of pods.
 pub(crate) static PRINTERS: &[Printer] = &[Printer {
     group: "",
     kind: "Pod",
@@ -28,7 +29,7 @@ const COLUMNS: &[Column] = &[
     wide("Readiness Gates"),
 ];
 
-/// What the containers' states say together.
+/// Summary of the states of all containers.
 struct Summary {
     ready: usize,
     total: usize,
@@ -72,7 +73,8 @@ fn cells(pod: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-/// The later of two RFC 3339 times in UTC, which sort as text.
+/// Updates `latest` if the container's last termination is later. The timestamps are RFC 3339
+/// in UTC and therefore sort as text.
 fn later(latest: &mut Option<String>, status: &Value) {
     let time = text(status, "lastState.terminated.finishedAt");
     if !time.is_empty() && latest.as_deref().is_none_or(|l| l < time) {
@@ -80,7 +82,7 @@ fn later(latest: &mut Option<String>, status: &Value) {
     }
 }
 
-/// How a terminated container without a reason is called.
+/// Formats the exit code or signal of a terminated container that has no reason.
 fn ended(terminated: &Value, prefix: &str) -> String {
     match int(terminated, "signal").unwrap_or(0) {
         0 => format!(

@@ -30,6 +30,7 @@ impl Column {
     }
 }
 
+/// Returns a column; see [`Column`].
 pub(crate) const fn column(name: &'static str, kind: &'static str, priority: i32) -> Column {
     Column {
         name,
@@ -39,36 +40,45 @@ pub(crate) const fn column(name: &'static str, kind: &'static str, priority: i32
     }
 }
 
+/// Returns a column of strings.
 pub(crate) const fn string(name: &'static str) -> Column {
     column(name, "string", 0)
 }
 
+/// Returns a column of integers.
 pub(crate) const fn integer(name: &'static str) -> Column {
     column(name, "integer", 0)
 }
 
+/// Returns a column of booleans.
 pub(crate) const fn boolean(name: &'static str) -> Column {
     column(name, "boolean", 0)
 }
 
+/// Returns a column of strings that only `-o wide` shows.
 pub(crate) const fn wide(name: &'static str) -> Column {
     column(name, "string", 1)
 }
 
+/// The column of the object's name.
 pub(crate) const NAME: Column = Column {
     name: "Name",
     kind: "string",
     format: "name",
     priority: 0,
 };
+/// The column of the object's age.
 pub(crate) const AGE: Column = string("Age");
 
-/// The columns of a kind, and the function that computes the cells of a row.
+/// The columns of a kind and the function that computes the cells of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Printer {
+    /// API group; empty for the core group.
     pub group: &'static str,
+    /// Kind within the group.
     pub kind: &'static str,
+    /// Columns, in order.
     pub columns: &'static [Column],
-    /// Returns as many cells as there are columns.
+    /// Computes the cells of a row, one per column.
     pub cells: fn(&Object, Timestamp) -> Vec<Value>,
 }

@@ -1,4 +1,4 @@
-//! Rows of what makes pods.
+//! Rows of workloads and autoscalers.
 
 use jiff::Timestamp;
 use rkube_strategy::tree::{at, has, int, list, text};
@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::cells::{age, containers, is_true, name, or, or_unset, quantity, since};
 use crate::types::{AGE, NAME, Printer, boolean, integer, string, wide};
 
+/// Printers of workloads and autoscalers.
 pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "apps",
@@ -332,11 +333,11 @@ fn autoscaler(o: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
-/// `cpu: 12%/80%` a metric, two at most.
+/// Formats up to two metrics as `cpu: 12%/80%` and counts the rest.
 fn metrics(o: &Object) -> String {
     let specs = list(o, "spec.metrics");
     if specs.is_empty() {
-        // The v1 form knows one metric.
+        // `autoscaling/v1` supports a single metric.
         if let Some(target) = int(o, "spec.targetCPUUtilizationPercentage") {
             let current = int(o, "status.currentCPUUtilizationPercentage")
                 .map_or("<unknown>".to_owned(), |n| format!("{n}%"));

@@ -12,6 +12,7 @@ use crate::tree::{
 };
 use crate::{names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "MutatingWebhookConfiguration" => &MUTATING,
@@ -82,7 +83,7 @@ fn validate(obj: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Validates a webhook, its name apart.
+/// Validates a webhook, except its name.
 fn webhook(errors: &mut Errors, hook: &Value, field: &str) {
     for (j, rule) in list(hook, "rules").iter().enumerate() {
         rule_of(errors, rule, &index(&child(field, "rules"), j));
@@ -139,7 +140,7 @@ fn webhook(errors: &mut Errors, hook: &Value, field: &str) {
     }
 }
 
-/// Validates how a webhook is called: by URL or as a service.
+/// Validates the client configuration of a webhook: either a URL or a service.
 fn client_config(errors: &mut Errors, hook: &Value, config: &str) {
     match (
         has(hook, "clientConfig.url"),

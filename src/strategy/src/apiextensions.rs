@@ -14,6 +14,7 @@ use crate::tree::{
 };
 use crate::{Context, Strategy, names};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "CustomResourceDefinition" => &Crd,
@@ -25,7 +26,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 /// The strategy of kind `CustomResourceDefinition`.
 struct Crd;
 
-/// Keeps a definition until its objects are gone.
+/// Finalizer that delays the deletion of a definition until its custom resources are deleted.
 const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 impl Strategy for Crd {
@@ -74,7 +75,7 @@ impl Strategy for Crd {
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         keep(new, old, "status");
         generic::set_generation(new, old, !same(at(new, "spec"), at(old, "spec")));
-        // A new storage version is remembered: objects of it may be stored from now on.
+        // From now on objects may be stored in this version.
         let storage = list(new, "spec.versions")
             .iter()
             .find(|v| flag(v, "storage"))
@@ -275,7 +276,7 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
     }
 }
 
-/// What makes a schema structural: every node says its type.
+/// Validates that a schema is structural; among other rules, every node must have a type.
 fn structural(errors: &mut Errors, schema: &Value, path: &str, root: bool) {
     let kind = text(schema, "type");
     let free = flag(schema, "x-kubernetes-int-or-string")

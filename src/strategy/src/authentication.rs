@@ -8,6 +8,7 @@ use crate::errors::Errors;
 use crate::generic::Rules;
 use crate::tree::{default_value, int, text};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "TokenRequest" => &TOKEN_REQUEST,

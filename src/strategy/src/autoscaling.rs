@@ -12,6 +12,7 @@ use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, text,
 };
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "HorizontalPodAutoscaler").then_some(&HPA)
 }
@@ -33,7 +34,7 @@ fn default(obj: &mut Object) {
         return;
     }
     if list(spec, "metrics").is_empty() {
-        // Four fifths of what the pods request.
+        // Upstream's default target: 80 % of the requested CPU.
         let cpu = json!([{"type": "Resource", "resource": {"name": "cpu",
             "target": {"type": "Utilization", "averageUtilization": 80}}}]);
         ensure(obj, "spec").insert("metrics".into(), cpu);
@@ -57,7 +58,7 @@ fn default(obj: &mut Object) {
         ] {
             ensure(spec, &format!("behavior.{key}"));
             if let Some(rules) = at_mut(spec, &format!("behavior.{key}")) {
-                // Scaling down waits as long as the controller is told: unset here.
+                // Unset for scaling down: the controller's configured window applies.
                 if stabilization >= 0 {
                     default_value(rules, "stabilizationWindowSeconds", stabilization);
                 }

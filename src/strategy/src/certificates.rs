@@ -9,6 +9,7 @@ use crate::generic;
 use crate::tree::{at, ensure, has, int, keep, list, list_mut, put, remove, same, set, text};
 use crate::{Context, NameRule, Strategy, Subresource};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "CertificateSigningRequest").then_some(&Csr)
 }
@@ -24,7 +25,7 @@ impl Strategy for Csr {
     fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
         generic::prepare_create_plain(obj);
         remove(obj, "status");
-        // Who asks is the server's word, not the requester's.
+        // The identity is that of the authenticated user; values in the request are ignored.
         let spec = ensure(obj, "spec");
         for key in ["username", "uid", "groups", "extra"] {
             spec.remove(key);
@@ -48,7 +49,7 @@ impl Strategy for Csr {
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
-        // The request is what it was when it was made.
+        // The spec is immutable.
         keep(new, old, "spec");
         keep(new, old, "status");
     }
@@ -56,7 +57,7 @@ impl Strategy for Csr {
     fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_status_update(new, old);
         keep(new, old, "spec");
-        // Approval has a subresource of its own.
+        // Approvals and denials can only be set through the subresource `approval`.
         let decided = |c: &Value| matches!(text(c, "type"), "Approved" | "Denied");
         let mut conditions: Vec<Value> = list(old, "status.conditions")
             .iter()
@@ -207,7 +208,7 @@ const USAGES: [&str; 23] = [
     "timestamping",
 ];
 
-/// Times of conditions that were left out.
+/// Sets missing times of conditions: those of the old condition if it is unchanged, else now.
 fn stamp(ctx: &Context<'_>, new: &mut Object, old: &Object) {
     let now = rkube_api::meta::rfc3339(ctx.now);
     let before: Vec<Value> = list(old, "status.conditions").to_vec();

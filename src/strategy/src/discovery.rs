@@ -10,6 +10,7 @@ use crate::generic::Rules;
 use crate::names;
 use crate::tree::{default_text, default_value, int, list, list_mut, text};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "EndpointSlice").then_some(&ENDPOINT_SLICE)
 }

@@ -1,13 +1,14 @@
-//! Short names for field errors and field paths.
+//! Constructors for field errors and field paths.
 
 use rkube_api::status::{FieldError, FieldErrorKind};
 use serde_json::Value;
 
-/// The errors found so far, with a line for each usual kind.
+/// The errors found so far, with one method per kind of error.
 #[derive(Default)]
 pub(crate) struct Errors(pub(crate) Vec<FieldError>);
 
 impl Errors {
+    /// Returns an empty list of errors.
     pub(crate) fn new() -> Self {
         Errors(Vec::new())
     }
@@ -27,10 +28,12 @@ impl Errors {
         });
     }
 
+    /// Adds `Required`.
     pub(crate) fn required(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.push(FieldErrorKind::Required, field, None, detail);
     }
 
+    /// Adds `Invalid` with the rejected value.
     pub(crate) fn invalid(
         &mut self,
         field: impl Into<String>,
@@ -40,26 +43,29 @@ impl Errors {
         self.push(FieldErrorKind::Invalid, field, Some(value.into()), detail);
     }
 
-    /// `Invalid` once for each message.
+    /// Adds one `Invalid` error per message.
     pub(crate) fn invalid_each(&mut self, field: &str, value: &str, messages: Vec<String>) {
         for message in messages {
             self.invalid(field, value, message);
         }
     }
 
+    /// Adds `Forbidden`.
     pub(crate) fn forbidden(&mut self, field: impl Into<String>, detail: impl Into<String>) {
         self.push(FieldErrorKind::Forbidden, field, None, detail);
     }
 
+    /// Adds `Duplicate`.
     pub(crate) fn duplicate(&mut self, field: impl Into<String>, value: impl Into<Value>) {
         self.push(FieldErrorKind::Duplicate, field, Some(value.into()), "");
     }
 
+    /// Adds `NotFound`.
     pub(crate) fn not_found(&mut self, field: impl Into<String>, value: impl Into<Value>) {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
     }
 
-    /// `NotSupported`: the supported values are listed sorted, as upstream does.
+    /// Adds `NotSupported`; lists the supported values in sorted order, as upstream does.
     pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
         let mut known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
         known.sort();
@@ -71,6 +77,7 @@ impl Errors {
         );
     }
 
+    /// Adds `TooLong`; `max` is in bytes.
     pub(crate) fn too_long(&mut self, field: impl Into<String>, max: usize) {
         self.push(
             FieldErrorKind::TooLong,
@@ -80,6 +87,7 @@ impl Errors {
         );
     }
 
+    /// Adds `TooMany`; `max` is the number of items.
     pub(crate) fn too_many(&mut self, field: impl Into<String>, actual: usize, max: usize) {
         self.push(
             FieldErrorKind::TooMany,
@@ -89,12 +97,13 @@ impl Errors {
         );
     }
 
+    /// Adds the errors of another validation.
     pub(crate) fn extend(&mut self, more: Vec<FieldError>) {
         self.0.extend(more);
     }
 }
 
-/// `base.name`, or `name` under the root.
+/// Returns `base.name`, or `name` if the base is empty.
 pub(crate) fn child(base: &str, name: &str) -> String {
     if base.is_empty() {
         name.to_owned()
@@ -103,17 +112,17 @@ pub(crate) fn child(base: &str, name: &str) -> String {
     }
 }
 
-/// `base[i]`
+/// Returns `base[i]`.
 pub(crate) fn index(base: &str, i: usize) -> String {
     format!("{base}[{i}]")
 }
 
-/// `base[key]`
+/// Returns `base[key]`.
 pub(crate) fn keyed(base: &str, key: &str) -> String {
     format!("{base}[{key}]")
 }
 
-/// What upstream says of a changed immutable field.
+/// Upstream's message for a changed immutable field.
 pub(crate) const IMMUTABLE: &str = "field is immutable";
-/// What upstream says of a negative number.
+/// Upstream's message for a negative number.
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";

@@ -1,12 +1,12 @@
-//! What happens to an object of any kind.
+//! Behavior shared by all kinds, and strategies without kind-specific code.
 
 use serde_json::Value;
 
 use crate::tree::{at, has, int, keep, put, remove, same, text};
 use crate::{Context, Object, Strategy};
 
-/// The behaviour of a kind without rules of its own; custom resources with a
-/// status subresource use it.
+/// Strategy of kinds without specific rules, among them custom resources with a status
+/// subresource.
 pub struct Generic;
 
 impl Strategy for Generic {
@@ -15,8 +15,7 @@ impl Strategy for Generic {
     }
 }
 
-/// A custom resource without a status subresource: its `status` is a field
-/// like any other.
+/// Strategy of custom resources without a status subresource: `status` is an ordinary field.
 pub struct WithoutStatus;
 
 impl Strategy for WithoutStatus {
@@ -29,35 +28,35 @@ impl Strategy for WithoutStatus {
     }
 }
 
-/// Drops the user's status and starts at generation 1.
+/// Removes the status and sets generation 1.
 pub(crate) fn prepare_create(obj: &mut Object) {
     remove(obj, "status");
     put(obj, "metadata.generation", 1);
 }
 
-/// Keeps the status; raises the generation when the rest changed.
+/// Keeps the status, and increments the generation if anything but metadata and status changed.
 pub(crate) fn prepare_update(new: &mut Object, old: &Object) {
     keep(new, old, "status");
     set_generation(new, old, !same_but(new, old, &["metadata", "status"]));
 }
 
-/// The same for the kinds whose generation counts changes of `spec` alone.
+/// Keeps the status, and increments the generation only if `spec` changed.
 pub(crate) fn prepare_spec_update(new: &mut Object, old: &Object) {
     keep(new, old, "status");
     set_generation(new, old, !same(at(new, "spec"), at(old, "spec")));
 }
 
-/// For kinds that have no generation.
+/// Prepares a new object of a kind without generation.
 pub(crate) fn prepare_create_plain(obj: &mut Object) {
     remove(obj, "metadata.generation");
 }
 
-/// For kinds that have no generation.
+/// Prepares an update of a kind without generation.
 pub(crate) fn prepare_update_plain(new: &mut Object, old: &Object) {
     keep(new, old, "metadata.generation");
 }
 
-/// Keeps everything but metadata and status.
+/// Keeps everything but metadata and status, including the generation.
 pub(crate) fn prepare_status_update(new: &mut Object, old: &Object) {
     let status = remove(new, "status");
     let metadata = remove(new, "metadata");
@@ -74,7 +73,8 @@ pub(crate) fn prepare_status_update(new: &mut Object, old: &Object) {
     keep(new, old, "metadata.generation");
 }
 
-/// A custom resource's status update changes nothing of the metadata either.
+/// Prepares a status update of a custom resource: keeps everything but `status`,
+/// `metadata.managedFields` and `metadata.resourceVersion`.
 fn prepare_custom_status_update(new: &mut Object, old: &Object) {
     let managed = at(new, "metadata.managedFields").clone();
     let version = at(new, "metadata.resourceVersion").clone();
@@ -92,7 +92,7 @@ fn prepare_custom_status_update(new: &mut Object, old: &Object) {
     }
 }
 
-/// The generation is the server's: old, or one more.
+/// Sets the generation to that of the old object, plus one if the object changed.
 pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
     match int(old, "metadata.generation") {
         Some(generation) => put(
@@ -107,7 +107,8 @@ pub(crate) fn set_generation(new: &mut Object, old: &Object, changed: bool) {
     }
 }
 
-/// Are the objects the same apart from some top-level fields?
+/// Returns whether two objects are equal except for `apiVersion`, `kind` and the given top-level
+/// fields.
 pub(crate) fn same_but(new: &Object, old: &Object, but: &[&str]) -> bool {
     let ignored =
         |key: &String| but.contains(&key.as_str()) || key == "apiVersion" || key == "kind";
@@ -122,7 +123,7 @@ pub(crate) fn same_but(new: &Object, old: &Object, but: &[&str]) -> bool {
             .all(|(_, value)| same(value, &Value::Null))
 }
 
-/// The two fields every kind can be selected by.
+/// Returns the value of a field that all kinds can be selected by.
 pub(crate) fn field_value(obj: &Object, field: &str) -> Option<String> {
     match field {
         "metadata.name" | "metadata.namespace" => Some(text(obj, field).to_owned()),
@@ -130,7 +131,7 @@ pub(crate) fn field_value(obj: &Object, field: &str) -> Option<String> {
     }
 }
 
-/// A scalar at a path as a field selector compares it.
+/// Returns the scalar at a path as text for field selectors; empty if unset.
 pub(crate) fn selectable(obj: &Object, path: &str) -> String {
     match at(obj, path) {
         Value::Null => String::new(),
@@ -139,29 +140,35 @@ pub(crate) fn selectable(obj: &Object, path: &str) -> String {
     }
 }
 
-/// Is the object on its way out?
+/// Returns whether the object is being deleted.
 pub(crate) fn deleting(obj: &Object) -> bool {
     has(obj, "metadata.deletionTimestamp")
 }
 
-/// A strategy put together from functions, for kinds that need no more.
+/// A strategy composed of functions, for kinds that need no state or overrides.
 pub(crate) struct Rules {
+    /// Sets defaults.
     pub(crate) default: fn(&mut Object),
+    /// Validates new and updated objects.
     pub(crate) validate: fn(&Object) -> Vec<rkube_api::status::FieldError>,
+    /// Validates the change from the old (second argument) to the new object (first argument).
     pub(crate) validate_update: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
-    /// Does the kind count generations?
+    /// Whether the kind has `metadata.generation`.
     pub(crate) generation: bool,
-    /// Is `status` a subresource?
+    /// Whether `status` is a subresource.
     pub(crate) status: bool,
+    /// Whether a PUT may create the object.
     pub(crate) create_on_update: bool,
+    /// Whether a PUT may omit `metadata.resourceVersion`.
     pub(crate) unconditional: bool,
+    /// Syntax of names.
     pub(crate) names: crate::NameRule,
-    /// Paths that field selectors may name, besides the generic two.
+    /// Fields that selectors support in addition to name and namespace.
     pub(crate) selectable: &'static [&'static str],
 }
 
 impl Rules {
-    /// Nothing of its own: no generation, no status, no rules.
+    /// No generation, no status subresource, no defaults and no validation.
     pub(crate) const PLAIN: Rules = Rules {
         default: |_| {},
         validate: |_| Vec::new(),
@@ -174,13 +181,13 @@ impl Rules {
         selectable: &[],
     };
 
-    /// Spec and status, without a generation.
+    /// Status subresource, no generation.
     pub(crate) const SPEC_AND_STATUS_PLAIN: Rules = Rules {
         status: true,
         ..Rules::PLAIN
     };
 
-    /// Spec, status, generation.
+    /// Status subresource and generation.
     pub(crate) const SPEC_AND_STATUS: Rules = Rules {
         generation: true,
         status: true,

@@ -1,15 +1,13 @@
 //! Defaulting, preparation and validation of built-in kinds.
 //!
-//! The API server's engine is generic; everything that a schema cannot say
-//! about a built-in kind stands here, one small file a kind or family. The
-//! functions are pure: they see untyped [`Object`]s that already fit their
-//! schema, and a [`Context`] that carries time and user. They follow
-//! Kubernetes v1.36: defaults its `SetDefaults_*` functions, preparation its
-//! registry strategies, validation its `validation` packages.
+//! The API server's request handling is generic. This crate holds what a schema cannot express
+//! about the built-in kinds, in one module per kind or API group. The functions are pure: they
+//! receive untyped [`Object`]s that conform to their schema, and a [`Context`] with the time and
+//! the user. They follow Kubernetes v1.36: defaulting its `SetDefaults_*` functions, preparation
+//! its registry strategies, validation its `validation` packages.
 //!
-//! Upstream validates *internal* types after conversion; here objects are in
-//! a served version. For the groups with more than one version the rules
-//! accept the storage version's form.
+//! Upstream validates *internal* types after conversion; here objects have a served version. For
+//! groups with several versions, the rules accept the form of the storage version.
 
 mod admissionregistration;
 mod apiextensions;
@@ -49,23 +47,23 @@ pub use selectors::{format as format_selector, format_labels};
 
 static NO_EXTRA: BTreeMap<String, Vec<String>> = BTreeMap::new();
 
-/// Who asks, and when. Strategies read no clock and know no session.
+/// Time and user of a request. Strategies have no other access to clock or session.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The request's time.
+    /// Time of the request.
     pub now: jiff::Timestamp,
-    /// The authenticated user's name.
+    /// Name of the authenticated user.
     pub user: &'a str,
-    /// The user's UID, empty when the authenticator knows none.
+    /// UID of the user; empty if the authenticator provides none.
     pub uid: &'a str,
-    /// The user's groups.
+    /// Groups of the user.
     pub groups: &'a [String],
-    /// What else the authenticator said of the user.
+    /// Additional attributes of the user from the authenticator.
     pub extra: &'a BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Context<'a> {
-    /// A context of a user without UID, groups or extra.
+    /// Returns a context for a user without UID, groups and extra attributes.
     pub fn new(now: jiff::Timestamp, user: &'a str) -> Self {
         Context {
             now,
@@ -77,12 +75,12 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What happens to an object's dependents when a delete request does not say.
+/// Default propagation policy of deletions: the fate of dependents if the request names none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GarbageCollection {
     /// The garbage collector deletes them after their owner.
     Background,
-    /// They stay (`ReplicationController` alone, for history's sake).
+    /// The dependents are kept (only `ReplicationController`, for compatibility).
     Orphan,
 }
 
@@ -99,8 +97,8 @@ pub enum Subresource {
     Finalize,
 }
 
-/// The behaviour of one kind. The default methods do what a generic resource
-/// needs; a custom resource uses them unchanged.
+/// Behavior of one kind (upstream: `rest.RESTCreateStrategy` and `rest.RESTUpdateStrategy`).
+/// The default methods implement a generic resource; custom resources use them unchanged.
 ///
 /// The API server calls them in this order. Create: [`default`](Self::default),
 /// system metadata (uid, creationTimestamp, generated name),
@@ -109,35 +107,35 @@ pub enum Subresource {
 /// `default`, [`prepare_update`](Self::prepare_update), admission,
 /// [`validate_metadata_update`], [`validate_update`](Self::validate_update).
 pub trait Strategy: Send + Sync {
-    /// Fills in upstream's defaults. Idempotent.
+    /// Sets upstream's defaults. Idempotent.
     fn default(&self, _obj: &mut Object) {}
 
-    /// What a name of this kind may look like.
+    /// Returns the syntax of the kind's names.
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain
     }
 
-    /// Makes a new object ready: no status of the user's, generation 1.
+    /// Prepares a new object: removes the status and sets generation 1.
     fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
         let _ = ctx;
         generic::prepare_create(obj);
     }
 
-    /// Makes an update of the main resource ready: status kept from `old`,
-    /// generation raised when anything but metadata and status changed.
+    /// Prepares an update of the main resource: keeps the status of `old`, and increments the
+    /// generation if anything but metadata and status changed.
     fn prepare_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         let _ = ctx;
         generic::prepare_update(new, old);
     }
 
-    /// Makes an update of `/status` ready: everything but status kept from `old`.
+    /// Prepares an update of `/status`: keeps the fields of `old` except metadata and status.
     fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         let _ = ctx;
         generic::prepare_status_update(new, old);
     }
 
-    /// Makes an update through another subresource ready: keeps from `old` what
-    /// that subresource may not change.
+    /// Prepares an update through another subresource: keeps the fields of `old` that the
+    /// subresource must not change.
     fn prepare_subresource_update(
         &self,
         ctx: &Context<'_>,
@@ -149,23 +147,23 @@ pub trait Strategy: Send + Sync {
         generic::prepare_update(new, old);
     }
 
-    /// The kind's rules for a new object, metadata apart.
+    /// Validates a new object, except its metadata.
     fn validate_create(&self, _obj: &Object) -> Vec<FieldError> {
         Vec::new()
     }
 
-    /// The kind's rules for a changed object, metadata apart.
+    /// Validates an updated object, except its metadata.
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let _ = old;
         self.validate_create(new)
     }
 
-    /// The rules for a changed status.
+    /// Validates an update of `/status`.
     fn validate_status_update(&self, _new: &Object, _old: &Object) -> Vec<FieldError> {
         Vec::new()
     }
 
-    /// The rules for a change through another subresource.
+    /// Validates an update through another subresource.
     fn validate_subresource_update(
         &self,
         _subresource: Subresource,
@@ -175,62 +173,70 @@ pub trait Strategy: Send + Sync {
         self.validate_update(new, old)
     }
 
-    /// Sentences for the `Warning` header of a create (`old` is `None`) or update.
+    /// Returns messages for the `Warning` header of a create (`old` is `None`) or an update.
     fn warnings(&self, _new: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()
     }
 
-    /// May a PUT create the object?
+    /// Returns whether a PUT may create the object.
     fn allow_create_on_update(&self) -> bool {
         false
     }
 
-    /// May a PUT leave resourceVersion out?
+    /// Returns whether a PUT may omit `metadata.resourceVersion`.
     fn allow_unconditional_update(&self) -> bool {
         true
     }
 
-    /// The kind's grace period in seconds when a delete request names none;
-    /// `None`: the kind is deleted at once (finalizers apart).
+    /// Returns the grace period in seconds for delete requests that name none. `None` if the
+    /// kind has no graceful deletion.
     fn default_grace_period(&self, _obj: &Object) -> Option<i64> {
         None
     }
 
-    /// The grace period of a delete request in seconds, given what the request
-    /// asked for; `None`: the kind knows no graceful deletion.
+    /// Returns the grace period of a delete request in seconds; `requested` is the request's.
+    /// `None` if the kind has no graceful deletion.
     fn grace_period(&self, obj: &Object, requested: Option<i64>) -> Option<i64> {
         self.default_grace_period(obj)
             .map(|default| requested.unwrap_or(default))
     }
 
-    /// A field's value for field selectors, `None` when the kind has no such
-    /// selectable field. `metadata.name` and `metadata.namespace` are generic.
+    /// Returns the value of a field for field selectors, `None` if the kind does not support
+    /// the field. All kinds support `metadata.name` and `metadata.namespace`.
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
         generic::field_value(obj, field)
     }
 
-    /// What becomes of dependents unless a delete request says otherwise.
+    /// Returns the propagation policy for delete requests that name none.
     fn default_garbage_collection(&self) -> GarbageCollection {
         GarbageCollection::Background
     }
 
-    /// Applies a `Binding` to an object (`pods/binding`).
+    /// Applies a `Binding` to the object (`pods/binding`).
+    ///
+    /// # Errors
+    ///
+    /// Returns a bad request if the kind cannot be bound, or why the binding is rejected.
     fn bind(&self, _ctx: &Context<'_>, _obj: &mut Object, _binding: &Object) -> Result<(), Status> {
         Err(Status::bad_request("this kind can not be bound"))
     }
 
-    /// The `autoscaling/v1` `Scale` view of an object, where the kind has one.
+    /// Returns the object as `autoscaling/v1` `Scale`, `None` if the kind has no scale.
     fn scale(&self, _obj: &Object) -> Option<Object> {
         None
     }
 
-    /// Writes a `Scale`'s `spec.replicas` into the object.
+    /// Sets the object's replicas to `spec.replicas` of a `Scale`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a bad request if the kind has no scale, or why the value is invalid.
     fn set_scale(&self, _obj: &mut Object, _scale: &Object) -> Result<(), Status> {
         Err(Status::bad_request("this kind can not be scaled"))
     }
 }
 
-/// The strategy of a kind, the generic one when it has none of its own.
+/// Returns the strategy of a kind; [`Generic`] for kinds without a specific one.
 pub fn strategy_for(group: &str, kind: &str) -> &'static dyn Strategy {
     match group {
         "" => core::strategy_for(kind),

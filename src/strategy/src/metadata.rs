@@ -1,4 +1,4 @@
-//! The rules for `metadata`, the same for every kind.
+//! Validation of `metadata`, common to all kinds.
 
 use rkube_api::status::FieldError;
 use serde_json::Value;
@@ -7,24 +7,24 @@ use crate::errors::{Errors, IMMUTABLE, child, index};
 use crate::tree::{at, entries, flag, int, list, same, text};
 use crate::{Object, names};
 
-/// Bytes of keys and values that an object's annotations may have in all.
+/// Maximum total size of the keys and values of an object's annotations, in bytes.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
-/// What a kind's names may look like.
+/// Syntax of the names of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameRule {
-    /// Most kinds.
+    /// DNS subdomain (RFC 1123); most kinds.
     Dns1123Subdomain,
-    /// Namespaces, and what becomes a host name.
+    /// DNS label (RFC 1123); namespaces and kinds whose names become part of host names.
     Dns1123Label,
-    /// What had to start with a letter.
+    /// DNS label that begins with a letter (RFC 1035).
     Dns1035Label,
-    /// Anything that fits into one step of a URL path (RBAC).
+    /// Any segment of a URL path; RBAC.
     PathSegment,
 }
 
 impl NameRule {
-    /// What is wrong with a name, or with the prefix of a generated one.
+    /// Returns the errors of a name, or of the prefix of a generated name if `prefix` is true.
     pub fn check(self, name: &str, prefix: bool) -> Vec<String> {
         let masked;
         let name = if prefix && self != NameRule::PathSegment {
@@ -42,11 +42,12 @@ impl NameRule {
     }
 }
 
-/// The rules for the metadata of a new object, or of an update's new state.
+/// Validates the metadata of a new object, or of the new state of an updated one.
 pub fn validate_metadata(obj: &Object, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
     validate_metadata_at(at(obj, "metadata"), namespaced, rule, "metadata")
 }
 
+/// Validates metadata at a field path, such as that of a template.
 pub(crate) fn validate_metadata_at(
     meta: &Value,
     namespaced: bool,
@@ -90,12 +91,12 @@ pub(crate) fn validate_metadata_at(
     errors.0
 }
 
-/// Label keys and values of `value.labels`.
+/// Validates the label keys and values of `value.labels`.
 pub(crate) fn labels(errors: &mut Errors, value: &Value, field: &str) {
     label_map(errors, at(value, "labels"), field);
 }
 
-/// Keys and values of a map of labels.
+/// Validates the keys and values of a map of labels.
 pub(crate) fn label_map(errors: &mut Errors, labels: &Value, field: &str) {
     for (key, value) in labels.as_object().into_iter().flatten() {
         errors.invalid_each(field, key, names::qualified_name(key));
@@ -104,11 +105,11 @@ pub(crate) fn label_map(errors: &mut Errors, labels: &Value, field: &str) {
     }
 }
 
-/// Annotation keys, and their size in all.
+/// Validates the keys and the total size of `value.annotations`.
 pub(crate) fn annotations(errors: &mut Errors, value: &Value, field: &str) {
     let mut size = 0;
     for (key, value) in entries(value, "annotations") {
-        // The prefix is a DNS name, whose case does not matter here.
+        // Upstream ignores the case of annotation keys.
         errors.invalid_each(field, key, names::qualified_name(&key.to_lowercase()));
         size += key.len() + value.as_str().unwrap_or_default().len();
     }
@@ -177,7 +178,7 @@ fn finalizers(errors: &mut Errors, meta: &Value, path: &str) {
     }
 }
 
-/// A finalizer is a qualified name; the few bare ones are upstream's own.
+/// Validates a finalizer: a qualified name or one of the unqualified names that upstream uses.
 pub(crate) fn finalizer_name(errors: &mut Errors, name: &str, field: &str) {
     errors.invalid_each(field, name, names::qualified_name(name));
     if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
@@ -218,7 +219,7 @@ fn managed_fields(errors: &mut Errors, meta: &Value, path: &str) {
     }
 }
 
-/// The rules for a change of metadata.
+/// Validates a change of metadata.
 pub fn validate_metadata_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let path = "metadata";
     let (new, old) = (at(new, path), at(old, path));

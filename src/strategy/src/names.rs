@@ -1,21 +1,21 @@
-//! The syntax of names, addresses and paths: the API crate's rules, and those
+//! Syntax of names, addresses and paths: re-exports the API crate's functions and adds those
 //! that only strategies need.
 
 pub(crate) use rkube_api::names::*;
 
 use crate::errors::Errors;
 
-/// An absolute path.
+/// Returns whether a path is absolute.
 pub(crate) fn is_absolute(path: &str) -> bool {
     path.starts_with('/')
 }
 
-/// `..` as a step of a path?
+/// Returns whether a path has the segment `..`.
 pub(crate) fn has_backsteps(path: &str) -> bool {
     path.split('/').any(|step| step == "..")
 }
 
-/// An IPv4 or IPv6 address.
+/// Returns the errors of an IPv4 or IPv6 address.
 pub(crate) fn ip(s: &str) -> Vec<String> {
     match s.parse::<std::net::IpAddr>() {
         Ok(_) => Vec::new(),
@@ -23,7 +23,7 @@ pub(crate) fn ip(s: &str) -> Vec<String> {
     }
 }
 
-/// An address range.
+/// Returns the errors of a CIDR.
 pub(crate) fn cidr(s: &str) -> Vec<String> {
     match s.parse::<ipnet::IpNet>() {
         Ok(_) => Vec::new(),
@@ -33,8 +33,8 @@ pub(crate) fn cidr(s: &str) -> Vec<String> {
     }
 }
 
-/// The name to check of a `generateName`: a trailing hyphen is fine, the
-/// server's suffix follows it.
+/// Replaces the trailing hyphen of a `generateName`, which is valid because the server appends
+/// a suffix.
 pub(crate) fn mask_trailing_dash(s: &str) -> String {
     match s.strip_suffix('-') {
         Some(rest) if !rest.is_empty() => format!("{rest}a"),
@@ -42,8 +42,8 @@ pub(crate) fn mask_trailing_dash(s: &str) -> String {
     }
 }
 
-/// Reports what is wrong with a path that a domain precedes, such as
-/// `example.com/controller` (upstream: `IsDomainPrefixedPath`).
+/// Validates a path with a domain prefix, such as `example.com/controller` (upstream:
+/// `IsDomainPrefixedPath`).
 pub(crate) fn domain_prefixed_path(errors: &mut Errors, value: &str, field: &str) {
     if value.is_empty() {
         errors.required(field, "");

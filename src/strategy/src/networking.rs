@@ -1,4 +1,4 @@
-//! Ingresses, ingress classes, network policies, service address ranges.
+//! Ingresses, ingress classes, network policies and service CIDRs.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -13,6 +13,7 @@ use crate::tree::{
 };
 use crate::{Context, NameRule, Strategy, names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Ingress" => &Ingress,
@@ -27,7 +28,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 /// The strategy of kind `Ingress`.
 struct Ingress;
 
-/// How a class was asked for before there was a field.
+/// Deprecated annotation that selects the ingress class.
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 impl Strategy for Ingress {
@@ -317,7 +318,7 @@ fn default_network_policy(obj: &mut Object) {
     if let Some(spec) = crate::tree::at_mut(obj, "spec") {
         default_value(spec, "podSelector", json!({}));
         if list(spec, "policyTypes").is_empty() {
-            // Ingress is always meant; egress when there are rules for it.
+            // Upstream's default: always Ingress, and Egress if there are egress rules.
             let types = if egress {
                 json!(["Ingress", "Egress"])
             } else {

@@ -10,13 +10,14 @@ use crate::generic::Rules;
 use crate::selectors;
 use crate::tree::{at, has, text};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     (kind == "PodDisruptionBudget").then_some(&PDB)
 }
 
 static PDB: Rules = Rules {
     validate,
-    // Two writers must not undo each other's budgets.
+    // As upstream, requires `resourceVersion`: concurrent writers must not overwrite each other.
     unconditional: false,
     ..Rules::SPEC_AND_STATUS
 };

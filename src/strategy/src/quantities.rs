@@ -10,15 +10,15 @@ use crate::errors::{Errors, NOT_NEGATIVE, child, keyed};
 use crate::names;
 use crate::tree::{at, at_mut, list, map, text};
 
-/// The quantity of a field, zero when unset or malformed (validation says so).
+/// Returns the quantity of a field; zero if it is unset or malformed (validation reports that).
 pub(crate) fn of(value: Option<&Value>) -> Quantity {
     value
         .and_then(|v| Quantity::from_value(v).ok())
         .unwrap_or(Quantity::ZERO)
 }
 
-/// Writes the quantities of the map at a path in canonical form, rounded up to
-/// thousandths as upstream's defaulting does.
+/// Converts the quantities of the map at a path to canonical form, rounded up to thousandths
+/// as by upstream's defaulting.
 pub(crate) fn normalize(value: &mut Value, path: &str) {
     for (_, entry) in at_mut(value, path)
         .and_then(Value::as_object_mut)
@@ -29,7 +29,7 @@ pub(crate) fn normalize(value: &mut Value, path: &str) {
     }
 }
 
-/// The same for one field.
+/// Converts one quantity to canonical form, rounded up to thousandths.
 pub(crate) fn normalize_value(value: &mut Value) {
     if let Ok(mut quantity) = Quantity::from_value(value)
         && !value.is_null()
@@ -42,7 +42,7 @@ pub(crate) fn normalize_value(value: &mut Value) {
     }
 }
 
-/// Are the resource lists at a path of both equal as amounts?
+/// Returns whether two resource lists have equal amounts, whatever their notation.
 pub(crate) fn same_list(a: &Value, b: &Value) -> bool {
     let amounts = |v: &Value| -> BTreeMap<String, Quantity> {
         v.as_object()
@@ -54,12 +54,12 @@ pub(crate) fn same_list(a: &Value, b: &Value) -> bool {
     amounts(a) == amounts(b)
 }
 
-/// Names that are a resource without a domain.
+/// Returns whether a name without a domain is a standard container resource.
 fn is_standard_container_resource(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
 }
 
-/// A container's resource name must be a qualified name, and a bare one standard.
+/// Validates the name of a container resource: qualified, and standard if it has no domain.
 pub(crate) fn validate_container_name(errors: &mut Errors, name: &str, field: &str) {
     errors.invalid_each(field, name, names::qualified_name(name));
     if !name.contains('/') && !is_standard_container_resource(name) {
@@ -73,7 +73,7 @@ pub(crate) fn validate_container_name(errors: &mut Errors, name: &str, field: &s
     }
 }
 
-/// Non-negative; whole where only whole ones exist.
+/// Validates that a quantity is not negative, and an integer if the resource is indivisible.
 pub(crate) fn validate_quantity(errors: &mut Errors, name: &str, value: &Value, field: &str) {
     match Quantity::from_value(value) {
         Err(e) => errors.invalid(field, value.clone(), e.to_string()),
@@ -101,7 +101,7 @@ pub(crate) fn validate_quantity(errors: &mut Errors, name: &str, value: &Value, 
     }
 }
 
-/// Every quantity of a list, by name.
+/// Validates the names and quantities of a resource list.
 pub(crate) fn validate_list(errors: &mut Errors, quantities: &Map<String, Value>, path: &str) {
     for (name, value) in quantities {
         let field = keyed(path, name);
@@ -110,7 +110,7 @@ pub(crate) fn validate_list(errors: &mut Errors, quantities: &Map<String, Value>
     }
 }
 
-/// Requests and limits of a container or pod.
+/// Validates the resource requirements of a container or pod.
 pub(crate) fn validate_requirements(errors: &mut Errors, requirements: &Value, path: &str) {
     let limits = map(requirements, "limits");
     let requests = map(requirements, "requests");
@@ -133,7 +133,7 @@ pub(crate) fn validate_requirements(errors: &mut Errors, requirements: &Value, p
         validate_quantity(errors, name, value, &field);
         look(name);
         let request = of(Some(value));
-        // Upstream names the list, not the entry, here.
+        // As upstream, the error's path is that of the list, not of the entry.
         match limits.and_then(|l| l.get(name)) {
             Some(limit) => {
                 let limit = of(Some(limit));
@@ -172,7 +172,7 @@ pub(crate) fn validate_requirements(errors: &mut Errors, requirements: &Value, p
     }
 }
 
-/// The canonical text of the quantity at a path, `0` when unset.
+/// Returns the canonical text of the quantity at a path; `0` if unset.
 pub(crate) fn canonical(value: &Value, path: &str) -> String {
     of(Some(at(value, path))).to_string()
 }

@@ -1,4 +1,4 @@
-//! Roles and their bindings. Escalation is checked by the auth room.
+//! Roles and bindings. The auth crate checks for privilege escalation.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -11,6 +11,7 @@ use crate::{NameRule, Strategy, names, selectors};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Role" => &ROLE,

@@ -8,6 +8,7 @@ use crate::generic::Rules;
 use crate::tree::{at, default_text, entries, int, same_at, text};
 use crate::{Strategy, names, quantities};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "PriorityClass" => &PRIORITY_CLASS,
@@ -16,7 +17,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     })
 }
 
-/// The greatest priority a user may name; beyond are the system's.
+/// Highest priority of user-defined classes; higher values are reserved for system classes.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
 static PRIORITY_CLASS: Rules = Rules {

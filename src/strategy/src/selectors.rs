@@ -1,4 +1,4 @@
-//! `LabelSelector` objects: their rules, and how they look at labels.
+//! Validation, evaluation and formatting of `LabelSelector` objects.
 
 use rkube_api::selector::LabelSelector;
 use serde_json::{Map, Value};
@@ -7,7 +7,7 @@ use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{entries, list, map, text};
 
-/// The rules of a `LabelSelector`.
+/// Validates a `LabelSelector`.
 pub(crate) fn validate(errors: &mut Errors, selector: &Value, path: &str) {
     crate::metadata::label_map(
         errors,
@@ -53,18 +53,18 @@ pub(crate) fn validate(errors: &mut Errors, selector: &Value, path: &str) {
     }
 }
 
-/// Does the selector say nothing, and so select everything?
+/// Returns whether a selector has no requirements and therefore selects everything.
 pub(crate) fn is_empty(selector: &Value) -> bool {
     entries(selector, "matchLabels").next().is_none()
         && list(selector, "matchExpressions").is_empty()
 }
 
-/// Does a `LabelSelector` object select the labels? A malformed one does not.
+/// Returns whether a `LabelSelector` matches labels; false if it is malformed.
 pub(crate) fn matches(selector: &Value, labels: Option<&Map<String, Value>>) -> bool {
     LabelSelector::from_value(selector).is_ok_and(|s| s.matches(labels))
 }
 
-/// Are all pairs of a plain map selector among the labels?
+/// Returns whether labels contain all pairs of a map selector.
 pub(crate) fn map_matches(selector: &Value, labels: Option<&Map<String, Value>>) -> bool {
     selector
         .as_object()
@@ -73,7 +73,8 @@ pub(crate) fn map_matches(selector: &Value, labels: Option<&Map<String, Value>>)
         .all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
 }
 
-/// A `LabelSelector` as a table shows it: `a=b,c in (d,e),!f`, `<none>` when empty.
+/// Formats a `LabelSelector` for a table: `a=b,c in (d,e),!f`; `<none>` if empty, `<error>` if
+/// malformed.
 pub fn format(selector: &Value) -> String {
     if selector.is_null() || is_empty(selector) {
         return "<none>".to_owned();
@@ -84,7 +85,7 @@ pub fn format(selector: &Value) -> String {
     }
 }
 
-/// A map of labels as a table shows it, `<none>` when empty.
+/// Formats the map of labels at a path for a table; `<none>` if empty.
 pub fn format_labels(value: &Value, path: &str) -> String {
     let pairs: Vec<String> = map(value, path)
         .into_iter()

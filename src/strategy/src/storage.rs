@@ -1,4 +1,4 @@
-//! Storage classes, CSI objects, volume attachments.
+//! Storage classes, CSI objects and volume attachments.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -10,6 +10,7 @@ use crate::generic::Rules;
 use crate::tree::{at, at_mut, default_text, default_value, entries, has, list, same_at, text};
 use crate::{NameRule, Strategy, names};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "StorageClass" => &STORAGE_CLASS,

@@ -1,11 +1,11 @@
-//! Reading and writing untyped trees with Go's notion of "unset": absent,
-//! `null` and, for strings, empty are the same.
+//! Access to untyped objects with Go's notion of "unset": absent and `null` are equal, and so
+//! is the empty string where noted.
 
 use serde_json::{Map, Value};
 
 static NULL: Value = Value::Null;
 
-/// The value at a dotted path, `Null` when any step is missing.
+/// Returns the value at a dotted path, `Null` if any step is missing.
 pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     let mut here = value;
     for step in path.split('.') {
@@ -17,7 +17,7 @@ pub fn at<'a>(value: &'a Value, path: &str) -> &'a Value {
     here
 }
 
-/// The same, to be changed; `None` when a step is missing or null.
+/// Returns the value at a dotted path for modification, `None` if it is missing or null.
 pub fn at_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     let mut here = value;
     for step in path.split('.') {
@@ -26,49 +26,49 @@ pub fn at_mut<'a>(value: &'a mut Value, path: &str) -> Option<&'a mut Value> {
     (!here.is_null()).then_some(here)
 }
 
-/// The string at a path, empty when unset.
+/// Returns the string at a path; empty if it is missing or not a string.
 pub fn text<'a>(value: &'a Value, path: &str) -> &'a str {
     at(value, path).as_str().unwrap_or_default()
 }
 
-/// The integer at a path.
+/// Returns the integer at a path, `None` if it is missing or not an integer.
 pub fn int(value: &Value, path: &str) -> Option<i64> {
     at(value, path).as_i64()
 }
 
-/// The boolean at a path, false when unset.
+/// Returns the boolean at a path; false if it is missing or not a boolean.
 pub fn flag(value: &Value, path: &str) -> bool {
     at(value, path).as_bool().unwrap_or_default()
 }
 
-/// The list at a path, empty when unset.
+/// Returns the list at a path; empty if it is missing or not a list.
 pub fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
     at(value, path).as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The list at a path to be changed, empty when unset.
+/// Returns the list at a path for modification; empty if it is missing or not a list.
 pub fn list_mut<'a>(value: &'a mut Value, path: &str) -> &'a mut [Value] {
     at_mut(value, path)
         .and_then(Value::as_array_mut)
         .map_or(&mut [], Vec::as_mut_slice)
 }
 
-/// The map at a path, `None` when unset.
+/// Returns the map at a path, `None` if it is missing or not a map.
 pub fn map<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
     at(value, path).as_object()
 }
 
-/// The entries of the map at a path.
+/// Returns the entries of the map at a path; none if it is missing or not a map.
 pub fn entries<'a>(value: &'a Value, path: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
     map(value, path).into_iter().flatten()
 }
 
-/// Is there something at the path?
+/// Returns whether the value at a path exists and is not null.
 pub fn has(value: &Value, path: &str) -> bool {
     !at(value, path).is_null()
 }
 
-/// The map at a path, made when missing.
+/// Returns the map at a path. Creates missing maps and replaces values that are not maps.
 pub fn ensure<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value> {
     let mut here = value;
     for step in path.split('.') {
@@ -77,7 +77,7 @@ pub fn ensure<'a>(value: &'a mut Value, path: &str) -> &'a mut Map<String, Value
     as_map(here)
 }
 
-/// `value` as a map, turned into an empty one if it is none.
+/// Returns a value as a map; replaces it with an empty map if it is not one.
 pub fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
@@ -88,14 +88,14 @@ pub fn as_map(value: &mut Value) -> &mut Map<String, Value> {
     }
 }
 
-/// Sets a field of a map value; other values stay as they are.
+/// Sets a field of a map; does nothing if the value is not a map.
 pub fn set(value: &mut Value, key: &str, to: impl Into<Value>) {
     if let Value::Object(map) = value {
         map.insert(key.to_owned(), to.into());
     }
 }
 
-/// Sets the field at a dotted path, making what is missing above it.
+/// Sets the field at a dotted path. Creates missing maps and replaces values that are not maps.
 pub fn put(value: &mut Value, path: &str, to: impl Into<Value>) {
     match path.rsplit_once('.') {
         Some((parent, key)) => {
@@ -116,7 +116,7 @@ pub fn remove(value: &mut Value, path: &str) -> Option<Value> {
     parent.as_object_mut()?.remove(key)
 }
 
-/// Makes the field at `path` of `new` what it is in `old`.
+/// Sets the field at a path of `new` to its value in `old`; removes it if unset there.
 pub fn keep(new: &mut Value, old: &Value, path: &str) {
     match at(old, path) {
         Value::Null => {
@@ -126,7 +126,7 @@ pub fn keep(new: &mut Value, old: &Value, path: &str) {
     }
 }
 
-/// Sets a string field that is unset or empty.
+/// Sets a string field if it is unset or empty.
 pub fn default_text(value: &mut Value, key: &str, to: &str) {
     if let Value::Object(map) = value
         && map
@@ -138,7 +138,7 @@ pub fn default_text(value: &mut Value, key: &str, to: &str) {
     }
 }
 
-/// Sets a field that is unset (a pointer in Go).
+/// Sets a field if it is unset (a pointer in Go).
 pub fn default_value(value: &mut Value, key: &str, to: impl Into<Value>) {
     if let Value::Object(map) = value
         && map.get(key).is_none_or(Value::is_null)
@@ -147,7 +147,7 @@ pub fn default_value(value: &mut Value, key: &str, to: impl Into<Value>) {
     }
 }
 
-/// Sets a number that is unset or zero (a plain integer in Go).
+/// Sets a number field if it is unset or zero (a plain integer in Go).
 pub fn default_number(value: &mut Value, key: &str, to: i64) {
     if let Value::Object(map) = value
         && map.get(key).and_then(Value::as_i64).is_none_or(|n| n == 0)
@@ -156,7 +156,7 @@ pub fn default_number(value: &mut Value, key: &str, to: i64) {
     }
 }
 
-/// Is the value Go's zero: null, empty string, empty list or map?
+/// Returns whether a value is null, an empty string, an empty list or an empty map.
 pub fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -167,8 +167,8 @@ pub fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Equality as `equality.Semantic.DeepEqual` sees it: unset and empty are the
-/// same, whichever way they are written.
+/// Returns whether two values are equal in the sense of `equality.Semantic.DeepEqual`: unset and
+/// empty values are equal.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -184,7 +184,7 @@ pub fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Are the fields at a path the same in both?
+/// Returns whether the values at a path are equal; see [`same`].
 pub fn same_at(a: &Value, b: &Value, path: &str) -> bool {
     same(at(a, path), at(b, path))
 }

@@ -1,4 +1,4 @@
-//! What calls of particular functions may cost.
+//! Cost estimates of specific functions.
 
 use super::{CallCost, Coster, NOTHING, ONE, Operand, Range, pattern_cost};
 use crate::ast::{Expr, Kind, Literal, op};
@@ -20,7 +20,7 @@ impl Coster<'_> {
         Some(Range { min: 0, max })
     }
 
-    /// Functions over lists that have their own estimates.
+    /// Returns the cost of a function of lists, `None` for others.
     pub(super) fn list_function(
         &self,
         overload: &str,
@@ -78,7 +78,7 @@ impl Coster<'_> {
         }
     }
 
-    /// Kubernetes' own functions.
+    /// Returns the cost of a function of the Kubernetes libraries, `None` for others.
     pub(super) fn kubernetes(
         &self,
         function: &str,
@@ -256,7 +256,7 @@ impl Coster<'_> {
         }
     }
 
-    /// How large a list's items are.
+    /// Returns the size of a list's elements, `None` if unknown.
     fn item(&self, list: &Operand<'_>) -> Option<Range> {
         if list.path.is_empty() {
             return None;
@@ -274,11 +274,11 @@ fn int_or(e: &Expr, default: u64) -> u64 {
     }
 }
 
-/// How long a text may be after parts of it were replaced.
+/// Returns the size of a string after replacement of `from` by `to`.
 fn replaced(size: Range, from: Range, to: Range) -> Range {
     let (mut count, mut kept) = (NOTHING, NOTHING);
     if from.min == 0 {
-        // Nothing is found around every character.
+        // The empty string is found around every character.
         count.max = size.max.saturating_add(1);
         kept.max = size.max;
     } else if to.max <= from.min {

@@ -1,5 +1,5 @@
-//! What an evaluation may cost, estimated before it. The figures and rules are
-//! upstream's, because definitions are accepted or refused by them.
+//! Static cost estimation. Rules and figures are upstream's (`checker/cost.go` of cel-go),
+//! because API servers accept or reject definitions by them.
 
 mod functions;
 
@@ -10,25 +10,28 @@ use crate::checker::Checked;
 use crate::decl::DeclType;
 use crate::types::Type;
 
-/// At least and at most.
+/// An inclusive range of costs or sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// At least this.
+    /// Lower bound.
     pub min: u64,
-    /// At most this.
+    /// Upper bound; `u64::MAX` if unbounded.
     pub max: u64,
 }
 
 impl Range {
+    /// Returns the range of a single number.
     pub(super) const fn fixed(n: u64) -> Self {
         Self { min: n, max: n }
     }
 
+    /// The range of an unknown size.
     pub(super) const UNKNOWN: Self = Self {
         min: 0,
         max: u64::MAX,
     };
 
+    /// Adds bounds; saturates.
     pub(super) fn add(self, other: Self) -> Self {
         Self {
             min: self.min.saturating_add(other.min),
@@ -36,6 +39,7 @@ impl Range {
         }
     }
 
+    /// Multiplies bounds; saturates.
     pub(super) fn times(self, other: Self) -> Self {
         Self {
             min: self.min.saturating_mul(other.min),
@@ -43,6 +47,7 @@ impl Range {
         }
     }
 
+    /// Multiplies bounds by a factor and rounds up.
     pub(super) fn share(self, factor: f64) -> Self {
         Self {
             min: share(self.min, factor),
@@ -59,18 +64,19 @@ impl Range {
 }
 
 fn share(n: u64, factor: f64) -> u64 {
-    // A float beyond the range saturates.
+    // The conversion saturates.
     (n as f64 * factor).ceil() as u64
 }
 
-/// How large data may be.
+/// Source of the maximum sizes of variables.
 pub trait Sizes {
-    /// The most elements, entries, characters or bytes of the value at a path:
-    /// a variable, then fields, `@items`, `@values` and `@keys`.
+    /// Returns the maximum number of elements, entries, characters or bytes of the value at a path,
+    /// `None` if unknown. A path is a variable followed by field names, `@items`, `@values` and
+    /// `@keys`.
     fn max(&self, path: &[String]) -> Option<u64>;
 }
 
-/// Nothing is known.
+/// Sizes of untyped variables: nothing is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unknown;
 
@@ -80,14 +86,14 @@ impl Sizes for Unknown {
     }
 }
 
-/// Every variable is of this type, as `self` and `oldSelf` are.
+/// Applies to environments whose variables all have this type, such as `self` and `oldSelf`.
 impl Sizes for DeclType {
     fn max(&self, path: &[String]) -> Option<u64> {
         self.at(path.get(1..)?)
     }
 }
 
-/// Sizes of what is in a list or map.
+/// Sizes of the keys and values of a list or map.
 #[derive(Clone, Copy)]
 struct Entry {
     is_list: bool,
@@ -121,13 +127,13 @@ struct Coster<'c> {
     locals: Vec<LocalVar>,
 }
 
-/// A call's cost and its result's size.
+/// Cost of a call, and the size of its result if known.
 struct CallCost {
     cost: Range,
     size: Option<Range>,
 }
 
-/// An operand: where it is, what type, how large.
+/// An operand of a call: expression, path from a variable (may be empty), type and size.
 struct Operand<'e> {
     e: &'e Expr,
     path: Vec<String>,
@@ -135,6 +141,7 @@ struct Operand<'e> {
     size: Option<Range>,
 }
 
+/// Estimates the cost of an evaluation of the expression.
 pub(crate) fn estimate(checked: &Checked, sizes: &dyn Sizes) -> Range {
     let mut coster = Coster {
         checked,
@@ -377,7 +384,7 @@ impl Coster<'_> {
         let mut sum = self.cost(&c.range).add(self.cost(&c.init));
         self.push_bound(&c.accu, &c.init);
         sum = sum.add(self.cost(&c.result));
-        // The result's size may hang on the bound value.
+        // Computed while the variable is in scope: the size may depend on the bound value.
         let (size, entry) = (self.size(&c.result), self.entry(&c.result));
         self.locals.pop();
         if let Some(size) = size {

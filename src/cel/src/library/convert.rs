@@ -90,7 +90,7 @@ fn to_int<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> O
             .map(Value::Int)
             .map_err(|_| EvalError::new("integer overflow")),
         [Value::Double(d)] => {
-            // The limits themselves cannot be told from what is beyond them.
+            // As in cel-go, excludes the limits: doubles that large cannot represent every integer.
             if *d > -9_223_372_036_854_775_808.0 && *d < 9_223_372_036_854_775_807.0 {
                 Ok(Value::Int(*d as i64))
             } else {

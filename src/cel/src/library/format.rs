@@ -1,4 +1,4 @@
-//! `format`: values put into a text.
+//! The function `format` of strings.
 
 use crate::ast::{Expr, Kind, Literal};
 use crate::checker::Checked;
@@ -8,7 +8,7 @@ use crate::source::Issues;
 use crate::types::Type;
 use crate::value::{EvalError, Outcome, Value};
 
-/// The text with values in the places of its clauses.
+/// Replaces the clauses of a format string by the formatted arguments.
 pub(super) fn format<'a>(
     ctx: &mut Ctx<'a, '_>,
     text: &str,
@@ -20,7 +20,7 @@ pub(super) fn format<'a>(
         .map_err(|e| EvalError::new(e.1))
 }
 
-/// What a clause of a format does with an argument.
+/// A clause of a format string.
 #[derive(Clone, Copy)]
 enum Clause {
     String,
@@ -32,10 +32,10 @@ enum Clause {
     Octal,
 }
 
-/// Whose arguments a format is about: values, or expressions to be checked.
+/// Arguments of a format string: values, or expressions to be checked.
 trait Arguments {
     fn len(&self) -> usize;
-    /// The text, or the node to blame and what is wrong.
+    /// Formats an argument. An error holds the node to report at, if any, and the message.
     fn format(&mut self, at: usize, clause: Clause) -> Result<String, (Option<u32>, String)>;
 }
 
@@ -153,7 +153,7 @@ fn special(value: &Value<'_>) -> Option<f64> {
     }
 }
 
-/// Infinities as the formatter of numbers for people shows them.
+/// Replaces infinities by `∞`, as upstream's locale-aware number formatter does.
 fn for_people(text: String) -> String {
     match text.as_str() {
         "+Inf" => "\u{221e}".into(),
@@ -208,7 +208,7 @@ fn superscript(c: char) -> char {
     }
 }
 
-/// An exponent as small digits, always with two of them.
+/// Converts an exponent of at least two digits to superscript.
 fn power(exponent: &str) -> String {
     exponent
         .trim_start_matches('+')
@@ -230,7 +230,7 @@ fn hex(upper: bool, text: String) -> String {
     if upper { text.to_uppercase() } else { text }
 }
 
-/// A value as `%s` shows it; `None` for what it does not show.
+/// Formats a value for `%s`, `None` if the clause does not support it.
 fn plain(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<Option<String>, String> {
     ctx.work(1).map_err(|e| e.message)?;
     Ok(Some(match value {
@@ -280,7 +280,7 @@ fn plain(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<Option<String>, Str
     }))
 }
 
-/// A value inside a list or map.
+/// Formats an element of a list or map for `%s`.
 fn element(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<String, String> {
     Ok(match value {
         Value::String(s) => go_quote(s),
@@ -354,7 +354,7 @@ impl Arguments for Expressions<'_> {
 }
 
 impl<'c> Expressions<'c> {
-    /// The part of an expression that `%s` cannot show.
+    /// Returns the part of an expression that `%s` does not support.
     fn unshown(&self, e: &'c Expr) -> Option<&'c Expr> {
         let fits = matches!(
             self.checked.ty(e),
@@ -385,7 +385,7 @@ impl<'c> Expressions<'c> {
     }
 }
 
-/// Checks the format and arguments of a call whose both are written out.
+/// Validates a call of `format` whose format string and arguments are literals.
 pub(crate) fn check_format(checked: &Checked, e: &Expr, issues: &mut Issues) {
     let Kind::Call {
         target: Some(target),

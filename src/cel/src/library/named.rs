@@ -1,4 +1,4 @@
-//! Formats by name.
+//! Functions of named formats.
 
 use rkube_go_regexp::Pattern;
 

@@ -381,7 +381,7 @@ fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
     }
 }
 
-/// Adds two values of one type, or a duration and a timestamp; lists apart.
+/// Adds two values of one type, or a duration and a timestamp. Does not support lists.
 pub(super) fn add_values<'a>(a: &Value<'a>, b: &Value<'a>) -> Outcome<'a> {
     match (a, b) {
         (Value::Int(a), Value::Int(b)) => a.checked_add(*b).map(Value::Int).ok_or_else(overflow),

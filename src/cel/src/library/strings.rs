@@ -89,7 +89,7 @@ fn replace<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -
         [Value::Int(n)] => *n,
         _ => return no_overload(),
     };
-    // A short text may become a very long one.
+    // Replacement can make a short string very long, so the length is checked first.
     let found = s.matches(from).count();
     if found.saturating_mul(to.len()) > MAX_TEXT {
         return Err(EvalError::over_limit());

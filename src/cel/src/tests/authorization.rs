@@ -4,7 +4,7 @@ use crate::{
     Attributes, Authorizer, Check, Decision, Env, NoAuthorizer, PER_CALL_LIMIT, Type, Value,
 };
 
-/// Allows what one set of attributes describes.
+/// Authorizer that allows one set of attributes.
 struct AllowOnly(Attributes);
 
 impl Authorizer for AllowOnly {

@@ -1,4 +1,4 @@
-//! Functions beyond the language's own.
+//! Tests of the extension libraries.
 
 use super::run;
 

@@ -1,4 +1,4 @@
-//! Tests of the whole: expression in, value, cost or message out.
+//! End-to-end tests: from expression to value, cost or error message.
 
 mod authorization;
 mod conformance;
@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{Env, Type, Unknown, Value};
 
-/// The document that expressions are about.
+/// The document that `self` refers to.
 fn sample() -> Json {
     json!({
         "a": {"b": {"c": "deep"}, "i": 1},
@@ -21,7 +21,7 @@ fn sample() -> Json {
     })
 }
 
-/// A value as text, or the error after `!`.
+/// Evaluates an expression; returns the value as text, or the error after `!`.
 fn run(expression: &str) -> String {
     let document = sample();
     let compiled = match Env::new().variable("self", Type::Dyn).compile(expression) {
@@ -42,7 +42,7 @@ fn run(expression: &str) -> String {
     }
 }
 
-/// What an expression costs: run, at least and at most.
+/// Returns the actual, minimum and maximum cost of an expression.
 fn costs(expression: &str) -> (u64, u64, u64) {
     let document = sample();
     let env = Env::new().variable("self", Type::Dyn);

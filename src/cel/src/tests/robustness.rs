@@ -1,11 +1,11 @@
-//! Hostile expressions: nothing panics, nothing goes on for ever.
+//! Hostile expressions: nothing panics, everything terminates.
 
 use proptest::prelude::*;
 
 use super::run;
 use crate::{Env, PER_CALL_LIMIT, Type, Value};
 
-/// Compiles and runs on a thread with as little stack as a worker has.
+/// Compiles and runs an expression with the stack size of a worker thread.
 fn survives(expression: String) -> String {
     std::thread::Builder::new()
         .stack_size(2 << 20)
@@ -71,7 +71,7 @@ fn doubling_ends_within_the_budget() {
     );
 }
 
-/// Words that make expressions which get somewhere.
+/// Fragments that often form valid expressions.
 fn word() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "self",
@@ -152,7 +152,7 @@ proptest! {
             let document = super::sample();
             let run = program.run(&[Value::json(&document)], limit);
             prop_assert!(run.cost <= limit || run.outcome.is_err());
-            // An estimate without bounds on data is never below what it cost.
+            // The estimate without size bounds covers at least about half of the actual cost.
             let full = program.run(&[Value::json(&document)], PER_CALL_LIMIT);
             if full.outcome.is_ok() {
                 prop_assert!(compiled.estimate(&crate::Unknown).max.saturating_add(8) >= full.cost / 2);

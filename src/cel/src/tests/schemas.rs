@@ -1,4 +1,4 @@
-//! Declared types.
+//! Tests of declared types.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ fn fields_have_their_declared_types() {
         problem,
         "ERROR: <input>:1:5: undefined field 'nope'\n | self.nope\n | ....^"
     );
-    // Five texts of ten characters are compared.
+    // The set has at most five strings of at most ten characters.
     let bounded = env.compile("self.set.all(x, x == 'aaaaaaaaaaaa')").unwrap();
     assert_eq!(bounded.estimate(&*decl).max, 2 + 1 + 5 * (2 + 3));
 }

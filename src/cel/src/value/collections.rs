@@ -1,4 +1,4 @@
-//! Lists, maps and objects: what is in them, and when they are the same.
+//! Lists, maps and objects: access and equality.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use super::types::{EvalError, Key, List, Map, Object, Outcome, OwnMap, Str, Valu
 use crate::decl::{DeclType, Read};
 
 impl<'a> List<'a> {
+    /// Returns the number of items.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Json(items, _) => items.len(),
@@ -15,6 +16,7 @@ impl<'a> List<'a> {
         }
     }
 
+    /// Returns the item at an index, `None` if it is out of range.
     pub(crate) fn get(&self, at: usize) -> Option<Outcome<'a>> {
         match self {
             Self::Json(items, decl) => {
@@ -36,11 +38,12 @@ impl<'a> List<'a> {
         }
     }
 
+    /// Returns the items in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Outcome<'a>> + '_ {
         (0..self.len()).map_while(|i| self.get(i))
     }
 
-    /// How items are told apart, for lists that are declared to be sets or maps.
+    /// Returns the list type of the schema, which determines equality and concatenation.
     fn correlation(&self) -> &Read {
         match self {
             Self::Json(_, Some(decl)) => &decl.read,
@@ -60,6 +63,8 @@ impl<'a> List<'a> {
             .collect()
     }
 
+    /// Returns whether two lists are equal; see [`Value::equals`]. Declared sets and maps ignore
+    /// the order.
     pub(super) fn equals(&self, other: &List<'_>, work: &mut u64) -> Option<bool> {
         if self.len() != other.len() {
             return Some(false);
@@ -110,7 +115,7 @@ impl<'a> List<'a> {
         Some(true)
     }
 
-    /// One after the other; sets and maps do not have an item twice.
+    /// Concatenates two lists; forms the union if this list is declared as a set or map.
     pub(crate) fn concat(self, other: List<'a>, work: &mut u64) -> Result<List<'a>, EvalError> {
         const COPIED: usize = 1024;
         match self.correlation().clone() {
@@ -128,7 +133,7 @@ impl<'a> List<'a> {
             .checked_sub(total as u64 / 16)
             .ok_or_else(EvalError::over_limit)?;
         let mut items = match self {
-            // Unshared, as what a fold gathers is, it is appended to in place.
+            // An accumulator is not shared, so it is extended in place.
             Self::Own(mut items) => match Arc::get_mut(&mut items) {
                 Some(own) => std::mem::take(own),
                 None if total > COPIED => {
@@ -170,6 +175,7 @@ impl<'a> List<'a> {
 }
 
 impl<'a> Map<'a> {
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Json(map, _) => map.len(),
@@ -177,6 +183,7 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Returns the value of a key, `None` if it is absent.
     pub(crate) fn get(&self, key: &Value<'_>) -> Option<Outcome<'a>> {
         match (self, key) {
             (Self::Json(..), Value::String(name)) => self.field(name),
@@ -185,6 +192,7 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Returns the value of a string key, `None` if it is absent.
     pub(crate) fn field(&self, name: &str) -> Option<Outcome<'a>> {
         match self {
             Self::Json(map, decl) => {
@@ -201,6 +209,7 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Returns all keys.
     pub(crate) fn keys(&self) -> Vec<Value<'a>> {
         match self {
             Self::Json(map, _) => map
@@ -211,6 +220,7 @@ impl<'a> Map<'a> {
         }
     }
 
+    /// Returns whether two maps are equal; see [`Value::equals`].
     pub(super) fn equals(&self, other: &Map<'_>, work: &mut u64) -> Option<bool> {
         if self.len() != other.len() {
             return Some(false);
@@ -228,7 +238,7 @@ impl<'a> Map<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// A field by its escaped name.
+    /// Returns a field by its escaped name, `None` if it is absent.
     pub(crate) fn field(&self, name: &str) -> Option<Outcome<'a>> {
         match self {
             Self::Json(map, decl) => {
@@ -247,6 +257,7 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Returns whether two objects are equal; see [`Value::equals`].
     pub(super) fn equals(&self, other: &Object<'_>, work: &mut u64) -> Option<bool> {
         match (self, other) {
             (Self::Json(a, decl), Object::Json(b, other)) => {

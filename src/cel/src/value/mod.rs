@@ -1,4 +1,4 @@
-//! Values. Those of JSON documents are read in place, without a copy.
+//! Values. JSON documents are read in place, without copying.
 
 mod collections;
 mod named_format;

@@ -21,7 +21,7 @@ impl NamedFormat {
         FORMATS.iter().find(|(n, _)| *n == name).map(|(_, f)| f)
     }
 
-    /// Returns what is wrong with a text; empty if it conforms.
+    /// Returns the errors of a text; empty if it conforms.
     pub(crate) fn check(&self, text: &str) -> Vec<String> {
         (self.check)(text)
     }

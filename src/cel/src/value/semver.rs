@@ -94,14 +94,17 @@ impl Semver {
         Self::parse(&parts.join("."))
     }
 
+    /// Returns the major version.
     pub(crate) fn major(&self) -> u64 {
         self.major
     }
 
+    /// Returns the minor version.
     pub(crate) fn minor(&self) -> u64 {
         self.minor
     }
 
+    /// Returns the patch version.
     pub(crate) fn patch(&self) -> u64 {
         self.patch
     }

@@ -1,4 +1,4 @@
-//! The type of values.
+//! Types of values.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -20,12 +20,12 @@ use crate::decl::{DeclType, Read};
 use crate::time;
 use crate::types::Type;
 
-/// A text: of a document, or made.
+/// A string, borrowed from a document or program, or computed.
 #[derive(Clone, Debug)]
 pub enum Str<'a> {
-    /// In a document or program.
+    /// Borrowed from a document or program.
     Borrowed(&'a str),
-    /// Made by evaluation.
+    /// Computed.
     Shared(Arc<str>),
 }
 
@@ -40,102 +40,103 @@ impl Deref for Str<'_> {
     }
 }
 
-/// A value at run time.
+/// A value.
 #[derive(Clone, Debug)]
 pub enum Value<'a> {
     /// `null`
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// Signed.
+    /// Signed integer.
     Int(i64),
-    /// Unsigned.
+    /// Unsigned integer.
     Uint(u64),
-    /// Floating point.
+    /// Floating-point number.
     Double(f64),
-    /// Text.
+    /// Unicode string.
     String(Str<'a>),
-    /// Octets.
+    /// Byte string.
     Bytes(Arc<[u8]>),
-    /// Nanoseconds.
+    /// Duration in nanoseconds.
     Duration(i64),
-    /// A moment.
+    /// Point in time.
     Timestamp(Timestamp),
-    /// Values in order.
+    /// List.
     List(List<'a>),
-    /// Keys and values.
+    /// Map.
     Map(Map<'a>),
-    /// Fields.
+    /// Object with fields.
     Object(Object<'a>),
     /// A type.
     Type(Type),
-    /// Something or nothing.
+    /// Optional value.
     Optional(Option<Arc<Value<'a>>>),
     /// A parsed URL.
     Url(Arc<Url>),
-    /// An amount.
+    /// Quantity.
     Quantity(Arc<Quantity>),
-    /// An address.
+    /// IP address.
     Ip(IpAddr),
-    /// A network and how long its prefix is.
+    /// CIDR: address and prefix length.
     Cidr(IpAddr, u8),
-    /// A way to check texts.
+    /// Named format.
     Format(&'static NamedFormat),
-    /// A semantic version.
+    /// Semantic version.
     Semver(Arc<Semver>),
-    /// A question to the authorizer, as far as it is put together.
+    /// Authorization check, or its decision.
     Check(Arc<Check>),
 }
 
 /// A list.
 #[derive(Clone, Debug)]
 pub enum List<'a> {
-    /// Of a document, with its declared type where there is one.
+    /// A list of a document, with its declared type if known.
     Json(&'a [Json], Option<&'a DeclType>),
-    /// Made.
+    /// A computed list.
     Own(Arc<Vec<Value<'a>>>),
-    /// Two long ones, one after the other, and how long that is.
+    /// Concatenation of two long lists, with the total length; avoids a copy.
     Concat(Arc<(List<'a>, List<'a>, usize)>),
 }
 
 /// A map.
 #[derive(Clone, Debug)]
 pub enum Map<'a> {
-    /// Of a document, with its declared type where there is one.
+    /// A map of a document, with its declared type if known.
     Json(&'a serde_json::Map<String, Json>, Option<&'a DeclType>),
-    /// Made.
+    /// A computed map.
     Own(Arc<OwnMap<'a>>),
 }
 
-/// Something with fields.
+/// An object with fields.
 #[derive(Clone, Debug)]
 pub enum Object<'a> {
-    /// Of a document.
+    /// An object of a document, with its declared type.
     Json(&'a serde_json::Map<String, Json>, &'a DeclType),
-    /// Made by `Name{…}`.
+    /// An object constructed by `Name{…}`.
     Own(Arc<Made<'a>>),
 }
 
-/// An object that an expression made.
+/// An object constructed by an expression.
 #[derive(Clone, Debug)]
 pub struct Made<'a> {
-    /// The type's name.
+    /// Name of the type.
     pub name: String,
-    /// Fields in the order written.
+    /// Fields, in the order of the expression.
     pub fields: Vec<(String, Value<'a>)>,
 }
 
-/// A key in a form that equal keys share.
+/// A map key, normalized so that equal keys are identical.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Key {
     Bool(bool),
     Int(i64),
-    /// Above what an `Int` holds.
+    /// An integer above `i64::MAX`.
     Uint(u64),
     String(String),
 }
 
 impl Key {
+    /// Returns the key for a value, `None` if the value cannot be a key.
     pub(crate) fn of(value: &Value<'_>) -> Option<Self> {
         Some(match value {
             Value::Bool(b) => Self::Bool(*b),
@@ -148,7 +149,7 @@ impl Key {
     }
 }
 
-/// A map that evaluation made.
+/// A computed map.
 #[derive(Clone, Debug, Default)]
 pub struct OwnMap<'a> {
     pub(super) entries: Vec<(Value<'a>, Value<'a>)>,
@@ -156,7 +157,8 @@ pub struct OwnMap<'a> {
 }
 
 impl<'a> OwnMap<'a> {
-    /// Adds an entry; says whether the key was new. `None` for what cannot be a key.
+    /// Adds an entry unless the key exists, and returns whether it was added. `None` if the value
+    /// cannot be a key.
     pub(crate) fn insert(&mut self, key: Value<'a>, value: Value<'a>) -> Option<bool> {
         let at = self.entries.len();
         match self.index.entry(Key::of(&key)?) {
@@ -169,27 +171,29 @@ impl<'a> OwnMap<'a> {
         }
     }
 
+    /// Returns the value of a key, `None` if it is absent.
     pub(super) fn get(&self, key: &Value<'_>) -> Option<&Value<'a>> {
         let at = self.index.get(&Key::of(key)?)?;
         Some(&self.entries[*at].1)
     }
 
-    /// The entries, in the order they were made.
+    /// Returns the entries, in order of insertion.
     pub fn entries(&self) -> &[(Value<'a>, Value<'a>)] {
         &self.entries
     }
 }
 
-/// Why an evaluation has no value.
+/// Error of an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalError {
-    /// What is wrong, worded as upstream's.
+    /// Upstream's message.
     pub message: String,
-    /// Ends the evaluation whatever is around it.
+    /// Whether the error aborts the evaluation; logical operators and macros cannot absorb it.
     pub fatal: bool,
 }
 
 impl EvalError {
+    /// Returns an error that logical operators can absorb.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -197,6 +201,7 @@ impl EvalError {
         }
     }
 
+    /// Returns the error for an exceeded cost limit.
     pub(crate) fn over_limit() -> Self {
         Self {
             message: "operation cancelled: actual cost limit exceeded".into(),
@@ -204,11 +209,12 @@ impl EvalError {
         }
     }
 
-    /// Whether the budget ran out.
+    /// Returns whether the cost limit was exceeded.
     pub fn is_over_limit(&self) -> bool {
         self.fatal
     }
 
+    /// Returns the error for arguments without matching overload.
     pub(crate) fn no_overload() -> Self {
         Self::new("no such overload")
     }
@@ -222,25 +228,26 @@ impl fmt::Display for EvalError {
 
 impl std::error::Error for EvalError {}
 
-/// A value, or why there is none.
+/// Result of an evaluation.
 pub type Outcome<'a> = Result<Value<'a>, EvalError>;
 
 impl<'a> Value<'a> {
-    /// A text that was made.
+    /// Returns a computed string.
     pub fn text(s: impl Into<Arc<str>>) -> Self {
         Self::String(Str::Shared(s.into()))
     }
 
-    /// A list that was made.
+    /// Returns a computed list.
     pub fn list(items: Vec<Self>) -> Self {
         Self::List(List::Own(Arc::new(items)))
     }
 
-    /// Something.
+    /// Returns a present optional value.
     pub fn some(value: Self) -> Self {
         Self::Optional(Some(Arc::new(value)))
     }
 
+    /// Returns the value of a literal.
     pub(crate) fn literal(literal: &Literal) -> Value<'static> {
         match literal {
             Literal::Null => Value::Null,
@@ -253,7 +260,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A document as it is.
+    /// Returns the value of a JSON document without declared type.
     pub fn json(json: &'a Json) -> Self {
         match json {
             Json::Null => Self::Null,
@@ -271,10 +278,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A document as its declared type says.
+    /// Returns the value of a JSON document of a declared type. Elements and fields are checked
+    /// on access.
     ///
     /// # Errors
-    /// The document is not of the type.
+    ///
+    /// The document does not conform to the type.
     pub fn typed(json: &'a Json, decl: &'a DeclType) -> Outcome<'a> {
         let wrong = |want: &str| {
             EvalError::new(format!(
@@ -327,7 +336,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// The type that `type()` gives.
+    /// Returns the type of the value (`type()`).
     pub fn type_of(&self) -> Type {
         match self {
             Self::Null => Type::Null,
@@ -355,7 +364,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What `size()` gives, for what has a size.
+    /// Returns the size of the value (`size()`), `None` if it has none.
     pub(crate) fn size(&self) -> Option<u64> {
         Some(match self {
             Self::String(s) => s.chars().count() as u64,
@@ -369,8 +378,8 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// Whether two values are the same. Numbers are compared by what they
-    /// stand for. `work` counts what was looked at; `None` if it ran out.
+    /// Returns whether two values are equal; numbers of different types are compared by value.
+    /// Deducts the number of visited values from `work`; `None` if it is exhausted.
     pub(crate) fn equals(&self, other: &Value<'_>, work: &mut u64) -> Option<bool> {
         *work = work.checked_sub(1)?;
         Some(match (self, other) {
@@ -403,7 +412,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// How numbers of any kind are ordered; `None` for NaN and what is no number.
+    /// Compares two numbers by value, `None` if either is NaN or not a number.
     pub(crate) fn compare_numbers(&self, other: &Value<'_>) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(a), Value::Int(b)) => Some(a.cmp(b)),
@@ -420,7 +429,11 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// How values are ordered.
+    /// Compares two values.
+    ///
+    /// # Errors
+    ///
+    /// The values have no order, or one is NaN.
     pub(crate) fn compare(&self, other: &Value<'_>) -> Result<Ordering, EvalError> {
         Ok(match (self, other) {
             (
@@ -438,7 +451,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// As messages show it.
+    /// Formats the value for error messages.
     pub(crate) fn shown(&self) -> String {
         match self {
             Self::Null => "null".into(),

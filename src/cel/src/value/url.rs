@@ -9,17 +9,18 @@ pub struct Url {
     opaque: String,
     user: String,
     host: String,
-    /// As written, without query and fragment.
+    /// As in the source, without query and fragment.
     path: String,
     query: String,
     fragment: String,
 }
 
 impl Url {
-    /// Takes an absolute URL or path apart.
+    /// Parses an absolute URL or path.
     ///
     /// # Errors
-    /// As Go words them.
+    ///
+    /// Returns the message of Go's `url.ParseRequestURI`.
     pub fn parse(raw: &str) -> Result<Self, String> {
         let fail = |why: String| Err(format!("parse {}: {why}", go_quote(raw)));
         if raw.chars().any(|c| (c as u32) < 0x20 || c as u32 == 0x7f) {
@@ -28,7 +29,7 @@ impl Url {
         if raw.is_empty() {
             return fail("empty url".into());
         }
-        // Checked as a request's URI, which has no fragment; then parsed with one.
+        // Validated as a request URI, which has no fragment; then parsed with the fragment.
         Self::split(raw, true).or_else(&fail)?;
         let (rest, fragment) = raw.split_once('#').unwrap_or((raw, ""));
         let mut url = Self::split(rest, false).or_else(fail)?;
@@ -104,14 +105,17 @@ impl Url {
         Ok(())
     }
 
+    /// Returns the scheme; empty if there is none.
     pub(crate) fn scheme(&self) -> &str {
         &self.scheme
     }
 
+    /// Returns the host with port.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
+    /// Returns the host without port and brackets.
     pub(crate) fn hostname(&self) -> &str {
         let host = &self.host;
         if let Some(inner) = host.strip_prefix('[') {
@@ -120,6 +124,7 @@ impl Url {
         host.rsplit_once(':').map_or(host, |(name, _)| name)
     }
 
+    /// Returns the port; empty if there is none.
     pub(crate) fn port(&self) -> &str {
         let after = self.host.rfind(']').map_or(0, |at| at + 1);
         self.host[after..]
@@ -127,7 +132,7 @@ impl Url {
             .map_or("", |(_, port)| port)
     }
 
-    /// The path with everything escaped that has to be.
+    /// Returns the path with all characters escaped that require it (Go: `EscapedPath`).
     pub(crate) fn escaped_path(&self) -> String {
         let mut out = String::new();
         for b in self.path.bytes() {
@@ -140,6 +145,7 @@ impl Url {
         out
     }
 
+    /// Returns the decoded query parameters, grouped by key.
     pub(crate) fn query(&self) -> Vec<(String, Vec<String>)> {
         let mut all: Vec<(String, Vec<String>)> = Vec::new();
         for pair in self.query.split('&') {

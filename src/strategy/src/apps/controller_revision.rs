@@ -1,4 +1,4 @@
-//! Controller revisions: what a stateful set or daemon set once was.
+//! Controller revisions: snapshots of the state of stateful sets and daemon sets.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;

@@ -125,7 +125,7 @@ impl Strategy for DaemonSet {
     }
 }
 
-/// The annotation of an API long gone is not carried into a new object's spec.
+/// Removes `spec.templateGeneration`, which only the former API `extensions/v1beta1` had.
 fn remove_template_generation(obj: &mut Object) {
     crate::tree::remove(obj, "spec.templateGeneration");
 }

@@ -51,7 +51,7 @@ impl Strategy for Deployment {
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         keep(new, old, "status");
-        // A changed annotation counts too: tools keep the rollout's cause there.
+        // As upstream, annotations count as changes: tools store the change cause there.
         let changed = !same(at(new, "spec"), at(old, "spec"))
             || !same(
                 at(new, "metadata.annotations"),

@@ -1,4 +1,4 @@
-//! The apps group, and what all replicated kinds share.
+//! The apps group, and rules shared by all replicated kinds.
 
 mod controller_revision;
 mod daemon_set;
@@ -15,6 +15,7 @@ use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::tree::{at, has, int, put, text};
 use crate::{names, selectors};
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Deployment" => &deployment::Deployment,
@@ -26,7 +27,7 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     })
 }
 
-/// Pods that a controller replaces are restarted always and end never.
+/// Validates that a template's pods always restart and have no deadline.
 pub(crate) fn always_restarted(errors: &mut Errors, template: &Value, path: &str, owner: &str) {
     let policy = text(template, "spec.restartPolicy");
     if policy != "Always" {
@@ -40,8 +41,8 @@ pub(crate) fn always_restarted(errors: &mut Errors, template: &Value, path: &str
     }
 }
 
-/// A selector must be there, sound and not empty, and fit the template, which
-/// must be sound too.
+/// Validates that the selector is set, valid, not empty and matches the template's labels, and
+/// that the template is valid. `what` is the kind in messages.
 pub(crate) fn selector_and_template(errors: &mut Errors, obj: &Object, what: &str) {
     selector_and_labels(errors, obj, what);
     if has(obj, "spec.template") {
@@ -49,7 +50,7 @@ pub(crate) fn selector_and_template(errors: &mut Errors, obj: &Object, what: &st
     }
 }
 
-/// A selector must be there, sound and not empty, and fit the template's labels.
+/// Validates that the selector is set, valid, not empty and matches the template's labels.
 fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str) {
     let selector = at(obj, "spec.selector");
     let mut sound = false;
@@ -82,7 +83,7 @@ fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str) {
     }
 }
 
-/// Fields that must not be negative.
+/// Validates that fields below `base` are not negative.
 pub(crate) fn not_negative(errors: &mut Errors, obj: &Object, base: &str, keys: &[&str]) {
     for key in keys {
         let path = child(base, key);
@@ -94,7 +95,7 @@ pub(crate) fn not_negative(errors: &mut Errors, obj: &Object, base: &str, keys: 
     }
 }
 
-/// Fully labelled, ready and available replicas are among the replicas.
+/// Validates that the counts in a status are not negative and do not exceed `replicas`.
 pub(crate) fn replica_status(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     not_negative(
@@ -129,8 +130,8 @@ pub(crate) fn replica_status(obj: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// The integer or percentage of `N` a field holds: a rule both kinds of rolling
-/// update share.
+/// Validates an integer or percentage that must not be negative (upstream:
+/// `ValidatePositiveIntOrPercent`).
 pub(crate) fn count_or_percent(errors: &mut Errors, value: &Value, field: &str) {
     match value {
         Value::String(s) => errors.invalid_each(field, s, names::percent(s)),
@@ -143,7 +144,7 @@ pub(crate) fn count_or_percent(errors: &mut Errors, value: &Value, field: &str) 
     }
 }
 
-/// The number of an integer-or-percentage, percent as it stands.
+/// Returns an integer, or the number of a percentage without its sign; 0 if malformed.
 pub(crate) fn plain_number(value: &Value) -> i64 {
     match value {
         Value::String(s) => s.trim_end_matches('%').parse().unwrap_or(0),
@@ -151,7 +152,7 @@ pub(crate) fn plain_number(value: &Value) -> i64 {
     }
 }
 
-/// More than everything?
+/// Validates that a percentage is at most 100 % (upstream: `IsNotMoreThan100Percent`).
 pub(crate) fn at_most_all(errors: &mut Errors, value: &Value, field: &str) {
     if let Value::String(s) = value
         && s.ends_with('%')
@@ -161,7 +162,7 @@ pub(crate) fn at_most_all(errors: &mut Errors, value: &Value, field: &str) {
     }
 }
 
-/// The `Scale` of a replicated object.
+/// Returns the `Scale` of an object; `selector` is the formatted selector of its pods.
 pub(crate) fn scale_of(obj: &Object, selector: &str) -> Object {
     let mut metadata = serde_json::Map::new();
     for key in [
@@ -191,7 +192,7 @@ pub(crate) fn scale_of(obj: &Object, selector: &str) -> Object {
     scale
 }
 
-/// Writes a `Scale`'s wish.
+/// Sets `spec.replicas` to that of a `Scale`; the number must not be negative.
 pub(crate) fn set_replicas(obj: &mut Object, scale: &Object) -> Result<(), Status> {
     let replicas = int(scale, "spec.replicas").unwrap_or(0);
     if replicas < 0 {
@@ -207,7 +208,7 @@ pub(crate) fn set_replicas(obj: &mut Object, scale: &Object) -> Result<(), Statu
     Ok(())
 }
 
-/// The warnings of the template's pod spec.
+/// Returns the warnings about the pod spec of the template.
 pub(crate) fn template_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
     crate::core::pod_warnings::pod_spec(
         at(new, "spec.template.spec"),

@@ -24,7 +24,7 @@ pub(crate) struct StatefulSet;
 
 impl Strategy for StatefulSet {
     fn name_rule(&self) -> NameRule {
-        // Its name becomes part of pods' host names.
+        // The name becomes part of the host names of pods.
         NameRule::Dns1123Label
     }
 
@@ -111,8 +111,8 @@ impl Strategy for StatefulSet {
                 "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
             );
         }
-        // What cannot change is not held against an object that was stored with
-        // it, nor is a template that was unsound before.
+        // Fields that cannot change are not validated for existing objects; neither is a
+        // template that was invalid before the update.
         let mut rules = Rules {
             new: false,
             pod_spec: true,
@@ -185,11 +185,11 @@ impl Strategy for StatefulSet {
     }
 }
 
-/// Which rules apply besides those that always do.
+/// Selects the optional rules of [`validate`].
 struct Rules {
-    /// The fields that cannot change afterwards.
+    /// Whether to validate the fields that are immutable after creation.
     new: bool,
-    /// The template's pod spec.
+    /// Whether to validate the pod spec of the template.
     pod_spec: bool,
 }
 
@@ -276,9 +276,9 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
     errors.0
 }
 
-/// The template as the controller completes it: with a volume for each claim
-/// template, in place of a volume of that name. Host name and subdomain come
-/// from the pod's name and the service, whatever the template says.
+/// Returns the template as the controller completes it, with one volume per claim template that
+/// replaces a volume of the same name. Removes host name and subdomain: pods get theirs from
+/// the pod name and the service.
 fn as_its_pods(obj: &Object) -> Object {
     let mut template = at(obj, "spec.template").clone();
     remove(&mut template, "spec.hostname");
@@ -350,7 +350,7 @@ mod tests {
                 .any(|e| e.field == "spec.template.spec.containers[0].volumeMounts[0].name"),
             "{found:?}"
         );
-        // One that is stored so may still be changed.
+        // An invalid template that is already stored does not prevent other updates.
         let mut scaled = other.clone();
         scaled["spec"]["replicas"] = json!(0);
         assert_eq!(StatefulSet.validate_update(&scaled, &other), vec![]);

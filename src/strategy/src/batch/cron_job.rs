@@ -15,7 +15,7 @@ use crate::{Context, Strategy};
 /// The strategy of kind `CronJob`.
 pub(crate) struct CronJob;
 
-/// A job's name is the cron job's and a minute's number.
+/// Maximum length of a name; 11 characters remain for the suffix of job names.
 const NAME_MAX: usize = 52;
 
 impl Strategy for CronJob {
@@ -27,7 +27,7 @@ impl Strategy for CronJob {
         default_value(spec, "suspend", false);
         default_value(spec, "successfulJobsHistoryLimit", 3);
         default_value(spec, "failedJobsHistoryLimit", 1);
-        // The job's own defaults come when it is made; only its pods' are here.
+        // As upstream, only the pod template is defaulted here; jobs get their own on creation.
         if let Some(template) = at_mut(spec, "jobTemplate.spec.template") {
             crate::core::pod_defaults::template(template);
         }

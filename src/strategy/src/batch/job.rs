@@ -16,13 +16,13 @@ use crate::{Context, NameRule, Strategy, selectors};
 
 /// Maximum length of `managedBy` (upstream: `maxManagedByLength`).
 const MAX_MANAGED_BY_LENGTH: usize = 63;
-/// Maximum number of exit codes of a pod failure policy's rule.
+/// Maximum number of exit codes in a rule of a pod failure policy.
 const MAX_EXIT_CODES: usize = 255;
 
 /// The strategy of kind `Job`.
 pub(crate) struct Job;
 
-/// Labels by which a job knows its pods, in the prefixed and the older form.
+/// Labels that identify the pods of a job, with prefix and in the legacy form.
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 const OLD_UID_LABEL: &str = "controller-uid";
 const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
@@ -37,7 +37,7 @@ impl Strategy for Job {
         if let Some(spec) = at_mut(obj, "spec") {
             job_spec(spec);
         }
-        // Labels of the template are the job's too, when it has none.
+        // A job without labels inherits those of its template.
         if let Some(labels) = map(obj, "spec.template.metadata.labels").cloned()
             && crate::tree::is_empty(at(obj, "metadata.labels"))
             && !labels.is_empty()
@@ -80,7 +80,7 @@ impl Strategy for Job {
             }
         }
         if text(obj, "spec.completionMode") == "Indexed" {
-            // Pods' host names are the job's name and an index.
+            // The host names of pods consist of the job's name and an index.
             let last = int(obj, "spec.completions").unwrap_or(1).saturating_sub(1);
             let name = format!("{}-{}", text(obj, "metadata.name"), last.max(0));
             for message in crate::names::dns1123_label(&name) {
@@ -168,7 +168,7 @@ impl Strategy for Job {
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
         match field {
-            // Its upstream name and what it means differ.
+            // Upstream's name of the selectable field differs from that of the status field.
             "status.successful" => Some(int(obj, "status.succeeded").unwrap_or(0).to_string()),
             _ => generic::field_value(obj, field),
         }
@@ -179,7 +179,7 @@ impl Strategy for Job {
     }
 }
 
-/// Defaults of a job's spec; a cron job's template has most of them too.
+/// Sets the defaults of a job's spec.
 pub(crate) fn job_spec(spec: &mut Value) {
     if !has(spec, "completions") && !has(spec, "parallelism") {
         default_value(spec, "completions", 1);
@@ -217,7 +217,7 @@ pub(crate) fn job_spec(spec: &mut Value) {
     }
 }
 
-/// The job's own selector: its UID.
+/// Generates the selector by UID and the labels of the template, unless `manualSelector` is set.
 fn generate_selector(obj: &mut Object) {
     if flag(obj, "spec.manualSelector") {
         return;
@@ -232,7 +232,7 @@ fn generate_selector(obj: &mut Object) {
         (NAME_LABEL, &name),
         (OLD_NAME_LABEL, &name),
     ] {
-        // A user's label of that name is not overwritten: validation refuses it.
+        // Keeps labels set by the user: validation rejects them if they differ.
         labels.entry(key).or_insert_with(|| value.as_str().into());
     }
     if !has(obj, "spec.selector") {
@@ -280,7 +280,7 @@ fn generated_selector(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// The rules of a job's spec without its selector.
+/// Validates the spec of a job, except its selector.
 pub(crate) fn validate_spec(errors: &mut Errors, spec: &Value, path: &str) {
     let holder = json!({ "spec": spec });
     let before = errors.0.len();
@@ -465,7 +465,7 @@ fn failure_policy(errors: &mut Errors, spec: &Value, path: &str) {
     }
 }
 
-/// Validates the values of an `onExitCodes` requirement one by one.
+/// Validates the values of an `onExitCodes` requirement individually.
 fn exit_codes(errors: &mut Errors, operator: &str, values: &[Value], path: &str) {
     let codes: Vec<i64> = values.iter().filter_map(Value::as_i64).collect();
     for (i, code) in codes.iter().enumerate() {
@@ -531,7 +531,8 @@ fn immutable(errors: &mut Errors, new: &Object, old: &Object, path: &str) {
     crate::core::service::immutable(errors, new, old, path);
 }
 
-/// Where pods of a job may go can be changed before any of them ran.
+/// Validates a change of the template. Scheduling directives, resources, labels and annotations
+/// are mutable while the job is suspended and has not started.
 fn template_update(errors: &mut Errors, new: &Object, old: &Object) {
     let mut normal = at(new, "spec.template").clone();
     let before = at(old, "spec.template");

@@ -5,6 +5,7 @@ mod job;
 
 use crate::Strategy;
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Job" => &job::Job,

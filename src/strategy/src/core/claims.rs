@@ -1,4 +1,4 @@
-//! Persistent volumes and the claims on them.
+//! Persistent volumes and persistent volume claims.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -101,7 +101,7 @@ impl Strategy for Claim {
     }
 }
 
-/// `dataSource` and `dataSourceRef` say the same within one namespace.
+/// Copies `dataSource` and `dataSourceRef` to each other, unless the reference has a namespace.
 fn data_source(spec: &mut Value) {
     if has(spec, "dataSource") && !has(spec, "dataSourceRef") {
         let source = at(spec, "dataSource").clone();
@@ -138,7 +138,7 @@ fn access_modes(errors: &mut Errors, spec: &Value, field: &str) {
     }
 }
 
-/// The rules of a claim's spec, its own and of an ephemeral volume's template.
+/// Validates the spec of a claim, also within the template of an ephemeral volume.
 pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &str) {
     access_modes(errors, spec, &child(path, "accessModes"));
     if has(spec, "selector") {
@@ -191,11 +191,11 @@ fn volume_mode(errors: &mut Errors, spec: &Value, field: &str) {
 
 fn claim_update(errors: &mut Errors, new: &Object, old: &Object) {
     let mut normal = new.clone();
-    // The binder names the volume; only the binder's first word counts.
+    // The volume name may be set once, by the binder.
     if text(old, "spec.volumeName").is_empty() {
         keep(&mut normal, old, "spec.volumeName");
     }
-    // A class may be named late, when a default class appears.
+    // The class may be set later, once a default class exists.
     if !has(old, "spec.storageClassName") && has(new, "spec.storageClassName") {
         keep(&mut normal, old, "spec.storageClassName");
     }
@@ -222,7 +222,7 @@ fn claim_update(errors: &mut Errors, new: &Object, old: &Object) {
     let size = |o: &Object| quantities::of(at(o, "spec.resources.requests").get("storage"));
     if size(new) < size(old) {
         let floor = quantities::of(at(old, "status.capacity").get("storage"));
-        // A growth that failed may be taken back, down to what is there.
+        // A failed expansion may be reverted to a size above the current capacity.
         if size(new) <= floor || !bound {
             errors.forbidden(
                 "spec.resources.requests.storage",
@@ -340,7 +340,7 @@ impl Strategy for Volume {
                 "spec.persistentvolumesource is immutable after creation",
             );
         }
-        // Upstream's field paths lack `spec` here.
+        // Upstream's field paths lack the prefix `spec` here.
         for key in ["volumeMode", "nodeAffinity"] {
             let path = child("spec", key);
             let fixed = key == "volumeMode" || has(old, &path);
@@ -392,7 +392,7 @@ fn volume(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// Validates the capacity of a volume, which has `storage` only.
+/// Validates the capacity of a volume, which must have only `storage`.
 fn capacity(errors: &mut Errors, spec: &Value) {
     match at(spec, "capacity") {
         capacity if crate::tree::is_empty(capacity) => errors.required("spec.capacity", ""),
@@ -422,7 +422,7 @@ fn capacity(errors: &mut Errors, spec: &Value) {
     }
 }
 
-/// Validates that a volume has one source, and the source itself.
+/// Validates that a volume has exactly one source, and the source.
 fn volume_source(errors: &mut Errors, spec: &Value) {
     const NOT_SOURCES: [&str; 9] = [
         "capacity",

@@ -1,4 +1,4 @@
-//! Config maps, secrets, service accounts.
+//! Config maps, secrets and service accounts.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use crate::generic::{self, Rules};
 use crate::tree::{at, ensure, entries, flag, has, remove, same_at, text};
 use crate::{Context, Strategy, names};
 
-/// Bytes of data a secret or config map may hold in all.
+/// Maximum total size of the data of a secret or config map, in bytes.
 const SIZE_MAX: usize = 1024 * 1024;
 
 /// The strategy of kind `ConfigMap`.
@@ -75,7 +75,7 @@ pub(crate) struct Secret;
 
 impl Strategy for Secret {
     fn default(&self, obj: &mut Object) {
-        // `stringData` is for writing only.
+        // `stringData` is write-only and overrides `data`.
         if let Some(Value::Object(plain)) = remove(obj, "stringData") {
             let data = ensure(obj, "data");
             for (key, value) in plain {
@@ -92,7 +92,7 @@ impl Strategy for Secret {
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
-        // An update that says nothing of the type does not change it.
+        // An update without a type keeps the type.
         if text(new, "type").is_empty() {
             crate::tree::keep(new, old, "type");
         }

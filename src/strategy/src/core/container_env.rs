@@ -1,4 +1,4 @@
-//! The rules of containers' environments, and of references to fields.
+//! Validation of container environments and of field references.
 
 use serde_json::Value;
 
@@ -6,6 +6,7 @@ use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, text};
 use crate::{names, quantities};
 
+/// Validates the environment variables of a container.
 pub(super) fn env(errors: &mut Errors, vars: &[Value], path: &str) {
     for (i, var) in vars.iter().enumerate() {
         let field = index(path, i);
@@ -83,7 +84,7 @@ fn value_from(errors: &mut Errors, var: &Value, path: &str) {
     }
 }
 
-/// A `fieldRef` may name some fields, and one label or annotation.
+/// Validates a `fieldRef`: one of the `known` fields, or a single label or annotation.
 pub(crate) fn field_ref(errors: &mut Errors, reference: &Value, known: &[&str], path: &str) {
     if text(reference, "apiVersion").is_empty() {
         errors.required(child(path, "apiVersion"), "");
@@ -141,7 +142,7 @@ fn is_pod_field(path: &str) -> bool {
     )
 }
 
-/// A container's resource as an environment variable or file.
+/// Validates a `resourceFieldRef` of an environment variable, or of a file if `volume` is true.
 pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume: bool, path: &str) {
     if volume && text(reference, "containerName").is_empty() {
         errors.required(child(path, "containerName"), "");
@@ -180,6 +181,7 @@ pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume:
     }
 }
 
+/// Validates the sources of environment variables (`envFrom`).
 pub(super) fn env_from(errors: &mut Errors, sources: &[Value], path: &str) {
     for (i, source) in sources.iter().enumerate() {
         let field = index(path, i);
@@ -200,7 +202,7 @@ pub(super) fn env_from(errors: &mut Errors, sources: &[Value], path: &str) {
                 }
             }
         }
-        // Upstream names the list, not the entry, here.
+        // As upstream, the error's path is that of the list, not of the entry.
         if count == 0 {
             errors.invalid(
                 path,

@@ -1,4 +1,4 @@
-//! The rules of probes and lifecycle hooks.
+//! Validation of probes and lifecycle hooks.
 
 use serde_json::Value;
 
@@ -7,6 +7,7 @@ use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::names;
 use crate::tree::{at, has, int, list, text};
 
+/// Validates the lifecycle hooks and probes of a container.
 pub(super) fn lifecycle_and_probes(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
     for key in ["postStart", "preStop"] {
         let hook = at(at(c.value, "lifecycle"), key);
@@ -134,7 +135,7 @@ fn handler(errors: &mut Errors, value: &Value, kinds: &[&str], spec: &Value, pat
     }
 }
 
-/// A port by number or name.
+/// Validates a port number or name.
 pub(crate) fn port(errors: &mut Errors, port: &Value, field: &str) {
     match port {
         Value::String(name) => errors.invalid_each(field, name, names::port_name(name)),

@@ -1,4 +1,4 @@
-//! The rules of containers' security contexts.
+//! Validation of the security contexts of containers.
 
 use serde_json::Value;
 
@@ -6,14 +6,14 @@ use crate::errors::{Errors, child};
 use crate::names;
 use crate::tree::{at, flag, has, int, list, text};
 
-/// A user or group number.
+/// Validates a numeric user or group ID.
 pub(crate) fn user_id(errors: &mut Errors, id: i64, field: &str) {
     if !(0..=i64::from(i32::MAX)).contains(&id) {
         errors.invalid(field, id, "must be between 0 and 2147483647, inclusive");
     }
 }
 
-/// Seccomp and AppArmor profiles of a security context.
+/// Validates the seccomp and AppArmor profiles of a security context.
 pub(crate) fn profiles(errors: &mut Errors, context: &Value, path: &str) {
     for key in ["seccompProfile", "appArmorProfile"] {
         let profile = at(context, key);
@@ -67,6 +67,7 @@ pub(crate) fn profiles(errors: &mut Errors, context: &Value, path: &str) {
     }
 }
 
+/// Validates the security context of a container.
 pub(super) fn security_context(errors: &mut Errors, context: &Value, spec: &Value, path: &str) {
     if context.is_null() {
         return;

@@ -1,4 +1,4 @@
-//! The rules of containers: ordinary, init and ephemeral.
+//! Validation of containers, init containers and ephemeral containers.
 
 use std::collections::BTreeSet;
 
@@ -16,19 +16,23 @@ use crate::names;
 use crate::quantities;
 use crate::tree::{at, flag, has, int, list, map, text};
 
-/// A container and where it stands.
+/// A container, with its position in the pod.
 pub(crate) struct Container<'a> {
+    /// The container.
     pub(crate) value: &'a Value,
+    /// Field path of the container.
     pub(crate) path: String,
 }
 
-/// What the volumes of a pod are called; claims may be devices.
+/// The valid volumes of a pod.
 pub(crate) struct Volumes<'a> {
+    /// Names of all valid volumes.
     pub(crate) names: BTreeSet<&'a str>,
+    /// Names of the volumes backed by a claim, which may be raw block devices.
     pub(crate) claims: BTreeSet<&'a str>,
 }
 
-/// All containers of a pod spec.
+/// Validates all containers of a pod spec.
 pub(crate) fn all(errors: &mut Errors, spec: &Value, volumes: &Volumes<'_>, path: &str) {
     let place = |key: &str| -> Vec<Container<'_>> {
         list(spec, key)
@@ -329,7 +333,7 @@ fn ports(errors: &mut Errors, ports: &[Value], path: &str) {
     }
 }
 
-/// `TCP`, `UDP` or `SCTP`.
+/// Validates a protocol: `TCP`, `UDP` or `SCTP`.
 pub(crate) fn protocol(errors: &mut Errors, protocol: &str, field: &str) {
     match protocol {
         "TCP" | "UDP" | "SCTP" => {}
@@ -383,7 +387,7 @@ fn sub_paths(errors: &mut Errors, mount: &Value, field: &str) {
     }
 }
 
-/// Validates the propagation of a mount, and whether it is recursively read-only.
+/// Validates mount propagation and `recursiveReadOnly` of a mount.
 fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &str) {
     let propagation = text(mount, "mountPropagation");
     if !propagation.is_empty() {

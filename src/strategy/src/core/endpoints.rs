@@ -1,4 +1,4 @@
-//! Endpoints, the older way to say where a service's pods are.
+//! Endpoints, the predecessor of endpoint slices.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;

@@ -1,4 +1,4 @@
-//! Events, of the core group and of `events.k8s.io`.
+//! Events of the core group and of `events.k8s.io`.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -8,7 +8,7 @@ use crate::generic;
 use crate::tree::{has, int, same_at, text};
 use crate::{Context, Strategy};
 
-/// The strategy of kind `Event`, in the core group's form.
+/// The strategy of kind `Event` in both groups; accepts the field names of either.
 pub(crate) struct Event;
 
 impl Strategy for Event {
@@ -22,7 +22,7 @@ impl Strategy for Event {
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        // An event about something without a namespace lives in `default`.
+        // Events about cluster-scoped objects are in `default` or `kube-system`.
         let namespace = text(obj, "metadata.namespace");
         let about = involved(obj);
         let expected = text(obj, &format!("{about}.namespace"));
@@ -38,7 +38,7 @@ impl Strategy for Event {
                 "does not match event.namespace",
             );
         }
-        // With an eventTime the newer, stricter rules hold.
+        // Stricter rules apply to events with an `eventTime` (upstream: `v1ValidateEvent`).
         if has(obj, "eventTime") {
             let controller = if has(obj, "reportingComponent") {
                 "reportingComponent"
@@ -149,7 +149,7 @@ impl Strategy for Event {
     }
 }
 
-/// What the event is about is called differently in the two groups.
+/// Returns the name of the field that refers to the involved object; it differs by group.
 fn involved(obj: &Object) -> &'static str {
     if has(obj, "regarding") {
         "regarding"

@@ -1,4 +1,4 @@
-//! The core group: pods and what they live on.
+//! The core group: pods and related kinds.
 
 pub(crate) mod claims;
 mod config;
@@ -24,6 +24,7 @@ mod service_validation;
 
 use crate::Strategy;
 
+/// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Pod" => &pod::Pod,

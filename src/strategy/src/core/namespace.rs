@@ -12,9 +12,9 @@ use crate::{Context, NameRule, Strategy, Subresource};
 /// The strategy of kind `Namespace`.
 pub(crate) struct Namespace;
 
-/// The namespace controller's finalizer.
+/// Finalizer of the namespace controller, in `spec.finalizers`.
 const FINALIZER: &str = "kubernetes";
-/// Every namespace is labelled with its own name, for selectors.
+/// Label with the name of the namespace, for namespace selectors.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Strategy for Namespace {
@@ -40,7 +40,7 @@ impl Strategy for Namespace {
             finalizers.push(FINALIZER.into());
         }
         put(obj, "spec.finalizers", finalizers);
-        // A generated name is known only now.
+        // Defaulting runs again because a generated name is only known now.
         self.default(obj);
     }
 
@@ -57,7 +57,7 @@ impl Strategy for Namespace {
         new: &mut Object,
         old: &Object,
     ) {
-        // `finalize` may change the spec's finalizers; status stays.
+        // `finalize` may change `spec.finalizers`; the status is kept.
         generic::prepare_update_plain(new, old);
         keep(new, old, "status");
     }

@@ -25,7 +25,7 @@ impl Strategy for Node {
     }
 
     fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
-        // A node registers with its status: upstream keeps it.
+        // As upstream, the status is kept: kubelets register nodes with it.
         generic::prepare_create_plain(obj);
         mirror_pod_cidrs(obj);
     }
@@ -95,7 +95,7 @@ impl Strategy for Node {
     }
 }
 
-/// `podCIDR` and `podCIDRs[0]` say the same.
+/// Copies `podCIDR` and `podCIDRs[0]` to each other.
 fn mirror_pod_cidrs(obj: &mut Object) {
     let single = text(obj, "spec.podCIDR").to_owned();
     let first = list(obj, "spec.podCIDRs")

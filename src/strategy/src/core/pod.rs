@@ -14,7 +14,7 @@ use crate::tree::{
 };
 use crate::{Context, Strategy, Subresource};
 
-/// Pods: the strategy of kind `Pod`.
+/// The strategy of kind `Pod`.
 pub(crate) struct Pod;
 
 impl Strategy for Pod {
@@ -55,7 +55,7 @@ impl Strategy for Pod {
     fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_status_update(new, old);
         keep(new, old, "metadata.ownerReferences");
-        // The quality of service never changes.
+        // The QoS class is immutable.
         if has(old, "status.qosClass") {
             keep(new, old, "status.qosClass");
         }
@@ -123,7 +123,7 @@ impl Strategy for Pod {
                 crate::names::dns1123_subdomain(nominated),
             );
         }
-        // A container that ended for good must not come back.
+        // A container that has terminated permanently must not restart.
         if text(old, "spec.restartPolicy") != "Always" {
             terminated_stay(&mut errors, new, old, "containerStatuses");
         }
@@ -230,7 +230,7 @@ impl Strategy for Pod {
         for (key, value) in map(binding, "metadata.annotations").into_iter().flatten() {
             crate::tree::ensure(pod, "metadata.annotations").insert(key.clone(), value.clone());
         }
-        // A scheduler may pass labels of the node's place on.
+        // Upstream copies the binding's labels too, such as topology labels of the node.
         for (key, value) in map(binding, "metadata.labels").into_iter().flatten() {
             crate::tree::ensure(pod, "metadata.labels").insert(key.clone(), value.clone());
         }
@@ -244,8 +244,8 @@ impl Strategy for Pod {
     }
 }
 
-/// Adds or replaces the condition of that type; the time of a transition
-/// stays when the status does.
+/// Adds or replaces the condition of the same type. Keeps `lastTransitionTime` if the condition's
+/// status is unchanged.
 fn set_condition(pod: &mut Object, mut condition: Value) {
     let status = crate::tree::ensure(pod, "status");
     let conditions = status
@@ -271,7 +271,7 @@ fn set_condition(pod: &mut Object, mut condition: Value) {
     }
 }
 
-/// A pod's addresses, the first one first.
+/// Returns the IP addresses of a pod, the primary one first.
 pub fn addresses(pod: &Object) -> Vec<&str> {
     let all: Vec<&str> = list(pod, "status.podIPs")
         .iter()
@@ -284,7 +284,8 @@ pub fn addresses(pod: &Object) -> Vec<&str> {
     }
 }
 
-/// `matchLabelKeys` mean the pod's own labels: written into the selectors.
+/// Adds the values of the labels named by `matchLabelKeys` and `mismatchLabelKeys` to the label
+/// selectors of affinity terms and topology spread constraints.
 fn merge_match_label_keys(pod: &mut Object) {
     let Some(labels) = map(pod, "metadata.labels").cloned() else {
         return;

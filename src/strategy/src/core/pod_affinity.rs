@@ -1,4 +1,4 @@
-//! The rules of affinity and of topology spread.
+//! Validation of affinity and topology spread constraints.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,7 @@ use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, int, list, text};
 use crate::{names, selectors};
 
+/// Validates the affinity of a pod.
 pub(super) fn affinity(errors: &mut Errors, affinity: &Value, path: &str) {
     const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
     const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -85,7 +86,7 @@ fn pod_affinity_term(errors: &mut Errors, term: &Value, path: &str) {
     }
 }
 
-/// The rules of a `NodeSelector`, here and in volumes.
+/// Validates a `NodeSelector` of a pod or a volume.
 pub(crate) fn node_selector(errors: &mut Errors, selector: &Value, path: &str) {
     let terms = list(selector, "nodeSelectorTerms");
     let field = child(path, "nodeSelectorTerms");
@@ -184,6 +185,7 @@ fn node_requirement(errors: &mut Errors, requirement: &Value, path: &str) {
     }
 }
 
+/// Validates the topology spread constraints of a pod.
 pub(super) fn topology_spread(errors: &mut Errors, spec: &Value, path: &str) {
     let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
     for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {

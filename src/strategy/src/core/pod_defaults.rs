@@ -1,4 +1,4 @@
-//! Defaults of pod specs, alone and in templates.
+//! Defaults of pod specs, in pods and in templates.
 
 use rkube_component_helpers::resource::{self, Side};
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use crate::tree::{
     text,
 };
 
-/// Mode of files that volumes project, 0644.
+/// Default mode of projected files.
 const FILE_MODE: i64 = 0o644;
 
-/// Defaults of a pod that its template does not get.
+/// Sets the defaults of a pod, including those that templates do not get.
 pub(crate) fn pod(obj: &mut Value) {
     let Some(spec) = at_mut(obj, "spec") else {
         return;
@@ -48,8 +48,8 @@ fn requests_from_limits(holder: &mut Value) {
     }
 }
 
-/// Pod-level requests follow the containers' sum where that is known, the
-/// pod's limits elsewhere.
+/// Sets pod-level requests: the sum over the containers for CPU and memory if known, otherwise
+/// the pod-level limits.
 fn pod_level_requests(spec: &mut Value) {
     let Some(limits) = map(spec, "resources.limits").cloned() else {
         return;
@@ -73,14 +73,14 @@ fn pod_level_requests(spec: &mut Value) {
     }
 }
 
-/// Defaults of a template: its pod spec's.
+/// Sets the defaults of a pod template.
 pub(crate) fn template(template: &mut Value) {
     if let Some(spec) = at_mut(template, "spec") {
         pod_spec(spec);
     }
 }
 
-/// Defaults of every pod spec.
+/// Sets the defaults common to pods and templates.
 pub(crate) fn pod_spec(spec: &mut Value) {
     if !spec.is_object() {
         return;
@@ -90,7 +90,7 @@ pub(crate) fn pod_spec(spec: &mut Value) {
     default_value(spec, "securityContext", json!({}));
     default_value(spec, "terminationGracePeriodSeconds", 30);
     default_text(spec, "schedulerName", "default-scheduler");
-    // The deprecated alias always mirrors the name.
+    // `serviceAccount` is a deprecated alias of `serviceAccountName`.
     let account = match text(spec, "serviceAccountName") {
         "" => text(spec, "serviceAccount").to_owned(),
         name => name.to_owned(),
@@ -148,18 +148,19 @@ fn field_ref(value: &mut Value, path: &str) {
     }
 }
 
-/// An unset divisor is written as the zero quantity.
+/// Sets an unset divisor to the zero quantity.
 fn divisor(value: &mut Value, path: &str) {
     if let Some(reference) = at_mut(value, path) {
         default_value(reference, "divisor", "0");
     }
 }
 
-/// `Always` for `:latest` and for no tag at all, else `IfNotPresent`.
+/// Returns the default pull policy: `Always` for the tag `latest` and for images without tag and
+/// digest, `IfNotPresent` otherwise.
 pub(crate) fn pull_policy(image: &str) -> &'static str {
     let digested = image.contains('@');
     let name = image.split('@').next().unwrap_or_default();
-    // A colon before the last slash belongs to a registry's port.
+    // A colon before the last slash separates a registry's port.
     let last = name.rsplit('/').next().unwrap_or_default();
     match last.split_once(':') {
         Some((_, "latest")) => "Always",
@@ -236,6 +237,7 @@ fn volume(v: &mut Value) {
     }
 }
 
+/// Sets the defaults of an Azure disk source in a pod or persistent volume.
 pub(crate) fn azure_disk(disk: &mut Value) {
     default_value(disk, "cachingMode", "ReadWrite");
     default_value(disk, "kind", "Shared");

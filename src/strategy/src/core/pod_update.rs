@@ -1,4 +1,4 @@
-//! What may change of a pod, and through which door.
+//! Validation of pod updates, per subresource.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
@@ -11,13 +11,13 @@ use crate::errors::{Errors, child, index};
 use crate::quantities;
 use crate::tree::{at, has, int, keep, list, map, put, remove, same, same_at, text};
 
-/// Said of a change beyond the few fields that may change.
+/// Upstream's message for changes of immutable fields.
 const FEW_FIELDS: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// A container that has ended must not be said to run again.
+/// Validates that terminated containers which must not restart stay terminated.
 pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, key: &str) {
     let path = child("status", key);
-    // A container with a restart policy of its own may come back.
+    // A container with its own restart policy may restart.
     let own_policy = |name: &str| {
         list(new, "spec.containers")
             .iter()
@@ -42,9 +42,10 @@ pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, k
     }
 }
 
+/// Validates an update of the main resource.
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    // The new state must be sound in itself, as far as old objects were.
+    // The new object must be valid by itself.
     errors.extend(pod_validation::pod(new).0);
     for key in ["containers", "initContainers"] {
         let path = child("spec", key);
@@ -76,7 +77,7 @@ pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     }
     only_added_tolerations(&mut errors, new, old);
 
-    // Everything else must be as it was.
+    // All other fields are immutable.
     let mut normal = new.clone();
     for key in ["containers", "initContainers"] {
         let path = child("spec", key);
@@ -102,7 +103,7 @@ pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Quantities count as amounts when specs are compared.
+/// Returns whether two specs are equal, comparing quantities by amount.
 fn same_spec(a: &Value, b: &Value) -> bool {
     if same(a, b) {
         return true;
@@ -120,7 +121,8 @@ fn same_spec(a: &Value, b: &Value) -> bool {
     same(&canonical(a), &canonical(b))
 }
 
-/// Gates may be removed; while a pod is gated, where it may go may be narrowed.
+/// Validates changes of scheduling gates, which may only be removed. While the pod is gated, its
+/// node selector and affinity may become more restrictive. Reverts permitted changes in `normal`.
 fn gates(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
     let before = list(old, "spec.schedulingGates");
     let added: Vec<String> = list(new, "spec.schedulingGates")
@@ -179,7 +181,7 @@ fn gates(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
     }
 }
 
-/// Every old term must stay, with nothing but expressions added.
+/// Validates that all node selector terms remain, with requirements added at most.
 fn narrower_terms(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
     let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let (now, before) = (list(new, path), list(old, path));
@@ -203,7 +205,7 @@ fn narrower_terms(errors: &mut Errors, normal: &mut Object, new: &Object, old: &
 
 fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
     let now = list(new, "spec.tolerations");
-    // A NoExecute toleration's time may still be changed.
+    // `tolerationSeconds` of a NoExecute toleration is mutable.
     let untimed = |t: &Value| {
         let mut t = t.clone();
         if text(&t, "effect") == "NoExecute" {
@@ -222,6 +224,7 @@ fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
     }
 }
 
+/// Validates an update through `pods/ephemeralcontainers`.
 pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     errors.extend(pod_validation::pod(new).0);
@@ -244,6 +247,7 @@ pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> 
     errors.0
 }
 
+/// Validates an update through `pods/resize`.
 pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     errors.extend(pod_validation::pod(new).0);

@@ -1,4 +1,4 @@
-//! The rules of pod specs, alone and in templates.
+//! Validation of pod specs, in pods and in templates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::metadata::{annotations, labels};
 use crate::tree::{at, flag, has, int, list, map, text};
 use crate::{names, quantities};
 
-/// The rules of `spec.template`-like values.
+/// Validates a pod template.
 pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
     let meta = child(path, "metadata");
     labels(errors, at(template, "metadata"), &child(&meta, "labels"));
@@ -33,7 +33,7 @@ pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
     }
 }
 
-/// The rules of every pod spec.
+/// Validates a pod spec.
 pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
     let f = |name: &str| child(path, name);
     let volumes = pod_volumes::volumes(errors, list(spec, "volumes"), &f("volumes"));
@@ -153,7 +153,7 @@ fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
             }
         }
     }
-    // What the containers ask for together must fit into what the pod asks for.
+    // The aggregate requests of the containers must not exceed those of the pod.
     let requests = child(path, "requests");
     for (name, sum) in resource::aggregate_object_containers(spec, Side::Requests).0 {
         let of_pod = at(spec, "resources.requests").get(&name);
@@ -268,7 +268,7 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str, spec_path: &s
     containers::profiles(errors, context, path);
 }
 
-/// `a.b.c` or `a/b/c`, each step lower case.
+/// Returns whether a name is a sysctl: lower-case segments separated by `.` or `/`.
 fn is_sysctl(name: &str) -> bool {
     let step = |s: &str| {
         let b = s.as_bytes();
@@ -355,7 +355,7 @@ fn dns_config(errors: &mut Errors, spec: &Value, path: &str) {
         if search == "." {
             continue;
         }
-        // Resolvers take a final dot and underscores.
+        // As upstream, accepts a trailing dot and underscores.
         let name = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
         errors.invalid_each(
             &index(&child(path, "searches"), i),
@@ -440,7 +440,8 @@ fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
     }
 }
 
-/// `NoSchedule`, `PreferNoSchedule`, `NoExecute`, or with `optional` nothing.
+/// Validates a taint effect: `NoSchedule`, `PreferNoSchedule` or `NoExecute`; also empty if
+/// `optional`.
 pub(crate) fn taint_effect(errors: &mut Errors, effect: &str, optional: bool, field: &str) {
     let known = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
     if effect.is_empty() {
@@ -452,7 +453,7 @@ pub(crate) fn taint_effect(errors: &mut Errors, effect: &str, optional: bool, fi
     }
 }
 
-/// What a pod for one operating system may not ask of another.
+/// Validates `os`, and that the pod sets no fields of another operating system.
 fn operating_system(errors: &mut Errors, spec: &Value, path: &str) {
     if !has(spec, "os") {
         return;
@@ -496,8 +497,7 @@ fn operating_system(errors: &mut Errors, spec: &Value, path: &str) {
     }
 }
 
-/// What a new pod must be besides its spec: no ephemeral containers, no spec
-/// for static pods that reach for the API.
+/// Validates a pod, except its metadata: the spec, and the node name of mirror pods.
 pub(crate) fn pod(obj: &Value) -> Errors {
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
@@ -515,8 +515,7 @@ pub(crate) fn pod(obj: &Value) -> Errors {
     errors
 }
 
-/// Port names of a pod's containers must be unlike only within a container;
-/// host ports must be unlike within the pod.
+/// Validates that the host ports of containers are unique, per protocol and host IP.
 pub(crate) fn host_port_conflicts(errors: &mut Errors, containers: &[Container<'_>]) {
     let mut seen: BTreeMap<String, ()> = BTreeMap::new();
     for container in containers {

@@ -1,4 +1,4 @@
-//! The rules of a pod's volumes.
+//! Validation of a pod's volumes.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::names;
 use crate::quantities;
 use crate::tree::{at, has, int, list, text};
 
-/// All volumes of a pod spec; answers their names for the mounts to be checked.
+/// Validates all volumes of a pod spec and returns the valid names, for the validation of mounts.
 pub(crate) fn volumes<'a>(errors: &mut Errors, volumes: &'a [Value], path: &str) -> Volumes<'a> {
     let mut all = Volumes {
         names: BTreeSet::new(),
@@ -116,7 +116,7 @@ fn source(errors: &mut Errors, volume: &Value, path: &str) {
     }
 }
 
-/// Validates a source that a network file system or a cloud provides.
+/// Validates a volume source of a network file system or cloud provider.
 fn network_source(errors: &mut Errors, kind: &str, source: &Value, field: &str) {
     match kind {
         "iscsi" => {
@@ -183,14 +183,14 @@ fn network_source(errors: &mut Errors, kind: &str, source: &Value, field: &str) 
     }
 }
 
-/// A text field that must not be empty.
+/// Validates that a string field is not empty.
 pub(crate) fn required(errors: &mut Errors, source: &Value, key: &str, path: &str) {
     if text(source, key).is_empty() {
         errors.required(child(path, key), "");
     }
 }
 
-/// The rules of a `hostPath`, here and in persistent volumes.
+/// Validates a `hostPath` of a pod or a persistent volume.
 pub(crate) fn host_path(errors: &mut Errors, source: &Value, path: &str) {
     let place = text(source, "path");
     if place.is_empty() {
@@ -216,7 +216,7 @@ pub(crate) fn host_path(errors: &mut Errors, source: &Value, path: &str) {
     }
 }
 
-/// The rules of an `nfs` volume.
+/// Validates an `nfs` source.
 pub(crate) fn nfs(errors: &mut Errors, source: &Value, path: &str) {
     required(errors, source, "server", path);
     required(errors, source, "path", path);

@@ -1,4 +1,4 @@
-//! What is accepted in a pod spec and yet likely a mistake.
+//! Warnings about valid pod specs that are likely mistakes.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::errors::{child, index};
 use crate::tree::{at, has, list, text};
 
-/// Sentences for the `Warning` header; what was so before is not repeated.
+/// Returns messages for the `Warning` header. An update repeats no warning that applied before.
 pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
     let mut warnings = Vec::new();
     for (key, instead) in [

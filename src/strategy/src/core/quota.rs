@@ -100,7 +100,7 @@ fn limit_range(obj: &Object) -> Vec<FieldError> {
                 if let (Some(s), Some(g)) = (of(small), of(great))
                     && s > g
                 {
-                    // The greater bound is named in words, as upstream does.
+                    // The message names the bounds in words, as upstream does.
                     let (s_word, g_word) = (word(small), word(great));
                     let (at_field, value) = (keyed(&child(&field, small), name), s.to_string());
                     errors.invalid(
@@ -324,7 +324,7 @@ fn scopes(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// A best-effort pod has no requests to count.
+/// Validates that a quota scope supports the limited resources; `BestEffort` only counts pods.
 fn fits(errors: &mut Errors, obj: &Object, scope: &str, field: &str) {
     for (name, _) in map(obj, "spec.hard").into_iter().flatten() {
         let fine = match scope {

@@ -1,5 +1,4 @@
-//! Services. Addresses and node ports are allocated by the API server, after
-//! the preparation here.
+//! Services. The API server allocates cluster IPs and node ports after the preparation here.
 
 use std::collections::BTreeSet;
 
@@ -20,12 +19,11 @@ use crate::{Context, NameRule, Strategy};
 /// The strategy of kind `Service`.
 pub(crate) struct Service;
 
-/// Three hours: how long `ClientIP` affinity lasts.
+/// Default timeout of `ClientIP` affinity in seconds: three hours.
 const AFFINITY_SECONDS: i64 = 10800;
 
-/// Dates conditions that come without `lastTransitionTime`. The schema requires it,
-/// and upstream, which answers `null` then, leaves clients that go by the schema
-/// unable to read any service at all.
+/// Sets missing `lastTransitionTime`s of conditions. The schema requires the field; upstream
+/// stores `null`, and strictly typed clients then fail to decode the service.
 fn date_conditions(obj: &mut Object, now: jiff::Timestamp) {
     for condition in list_mut(obj, "status.conditions") {
         if text(condition, "lastTransitionTime").is_empty() {
@@ -47,7 +45,7 @@ impl Strategy for Service {
     fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
         generic::prepare_create_plain(obj);
         put(obj, "status", json!({"loadBalancer": {}}));
-        // One address in two fields: the old and the new.
+        // `clusterIP` is the predecessor of `clusterIPs`; both must agree.
         mirror_cluster_ips(obj, None);
         drop_unused(obj, None);
     }
@@ -73,7 +71,7 @@ impl Strategy for Service {
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let (was, is) = (text(old, "spec.type"), text(new, "spec.type"));
-        // The address stays as long as both states have one.
+        // The cluster IP is immutable unless the type changes to or from `ExternalName`.
         if was != "ExternalName" && is != "ExternalName" {
             let before = text(old, "spec.clusterIP");
             if !before.is_empty() && text(new, "spec.clusterIP") != before {
@@ -141,12 +139,12 @@ impl Strategy for Service {
     }
 }
 
-/// The string at a place of a list.
+/// Returns the string at an index of a list; empty if missing.
 pub(super) fn text_at<'a>(obj: &'a Object, path: &str, i: usize) -> &'a str {
     list(obj, path).get(i).and_then(Value::as_str).unwrap_or("")
 }
 
-/// No address at all, on purpose?
+/// Returns whether a service is headless, that is, has explicitly no cluster IP.
 pub(crate) fn is_headless(service: &Object) -> bool {
     text(service, "spec.clusterIP") == "None"
 }
@@ -200,7 +198,8 @@ fn default_service(obj: &mut Object) {
     }
 }
 
-/// `clusterIP` and `clusterIPs[0]` say the same; who sets one means both.
+/// Copies `clusterIP` and `clusterIPs[0]` to each other. On updates the changed field wins if
+/// only one changed.
 fn mirror_cluster_ips(new: &mut Object, old: Option<&Object>) {
     let single = text(new, "spec.clusterIP").to_owned();
     let many = !list(new, "spec.clusterIPs").is_empty();
@@ -230,7 +229,7 @@ fn mirror_cluster_ips(new: &mut Object, old: Option<&Object>) {
     }
 }
 
-/// What the server chose before stays, when the user's manifest leaves it out.
+/// Keeps values that the server allocated if the update omits them.
 fn carry_over(new: &mut Object, old: &Object) {
     let (was, is) = (
         text(old, "spec.type").to_owned(),
@@ -287,7 +286,7 @@ fn carry_over(new: &mut Object, old: &Object) {
     }
 }
 
-/// Fields that a changed type has no use for go when the user left them as they were.
+/// Removes fields that do not apply to the new type, if the update left them unchanged.
 fn drop_unused(new: &mut Object, old: Option<&Object>) {
     let kind = text(new, "spec.type").to_owned();
     let unchanged = |new: &Object, path: &str| old.is_some_and(|o| same_at(new, o, path));
@@ -349,7 +348,7 @@ fn drop_unused(new: &mut Object, old: Option<&Object>) {
     }
 }
 
-/// A field that must be as it was.
+/// Validates that a field is unchanged.
 pub(crate) fn immutable(errors: &mut Errors, new: &Object, old: &Object, path: &str) {
     if !same_at(new, old, path) {
         errors.invalid(path, at(new, path).clone(), IMMUTABLE);

@@ -1,4 +1,4 @@
-//! The rules of services.
+//! Validation of services.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{at, has, int, list, text};
 
-/// Validates a service, metadata apart (upstream: `ValidateService`).
+/// Validates a service, except its metadata (upstream: `ValidateService`).
 pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
@@ -32,7 +32,7 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Validates ports and addresses that the type of the service restricts.
+/// Validates ports and addresses against the type of the service.
 fn validate_fields_of_type(errors: &mut Errors, obj: &Object) {
     let spec = at(obj, "spec");
     match text(spec, "type") {
@@ -82,7 +82,7 @@ fn validate_external_name(errors: &mut Errors, spec: &Value) {
             );
         }
     }
-    // A DNS name may end in a dot.
+    // A DNS name may have a trailing dot.
     let name = text(spec, "externalName");
     let trimmed = name.strip_suffix('.').unwrap_or(name);
     if trimmed.is_empty() {
@@ -253,7 +253,8 @@ fn validate_health_check_node_port(errors: &mut Errors, spec: &Value) {
     }
 }
 
-/// Addresses that would capture a node's own traffic.
+/// Validates that an address is not unspecified, loopback, link-local or local multicast, which
+/// would affect a node's own traffic.
 pub(crate) fn non_special_ip(errors: &mut Errors, ip: &str, field: &str) {
     use std::net::IpAddr;
     let Ok(parsed) = ip.parse::<IpAddr>() else {
@@ -394,7 +395,7 @@ fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// What a load balancer may say of itself, in services and ingresses.
+/// Validates the load balancer status of a service or ingress; `may_have` permits ingress points.
 pub(crate) fn load_balancer_status(
     errors: &mut Errors,
     status: &Value,

@@ -1,12 +1,12 @@
-//! No object, however odd, may make a strategy fail: what reaches
-//! it has passed the schema, but the schema lets a lot pass.
+//! Strategies must not panic on any object. Objects have passed the schema, which permits many
+//! odd values.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use crate::{Context, Object, Subresource, strategy_for};
 
-/// Every kind with behaviour of its own, and one without.
+/// All kinds with a specific strategy, and one without.
 const KINDS: &[(&str, &str)] = &[
     ("", "Pod"),
     ("", "Service"),
@@ -76,7 +76,7 @@ const KINDS: &[(&str, &str)] = &[
     ("example.com", "Custom"),
 ];
 
-/// Field names that the rules look at, so that random trees reach them.
+/// Field names that the rules read, so that random objects reach them.
 const FIELDS: &[&str] = &[
     "metadata",
     "name",
@@ -211,10 +211,10 @@ fn tree() -> impl Strategy<Value = Value> {
     })
 }
 
-/// An object with the usual top.
+/// Generates objects with `metadata`, `spec` and `status`.
 fn object() -> impl Strategy<Value = Object> {
     (tree(), tree(), tree(), tree()).prop_map(|(metadata, spec, status, rest)| {
-        // The schema has seen to it that these are maps, if they are there.
+        // The schema guarantees that these are maps or unset.
         let map = |value: Value| {
             if value.is_object() {
                 value

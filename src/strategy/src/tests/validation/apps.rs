@@ -11,7 +11,7 @@ fn workload(rest: Value) -> Value {
     object
 }
 
-/// Of all of them.
+/// Cases that apply to all kinds with a template.
 const TEMPLATE: &[Case<'_>] = &[
     (r#"{"spec": {"selector": null}}"#, "Required spec.selector"),
     (

@@ -318,7 +318,7 @@ fn leases() {
     );
 }
 
-/// A webhook, with the fields of a case in place of its own.
+/// A valid webhook; cases override its fields.
 const WEBHOOK: &str = r#"{"name": "a.b.example.com", "clientConfig": {"url": "https://h/p"}, "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Fail", "matchPolicy": "Exact"}"#;
 
 #[test]

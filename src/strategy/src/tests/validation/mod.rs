@@ -20,10 +20,10 @@ use serde_json::{Map, Value, json};
 use crate::{Context, strategy_for};
 use rkube_api::status::FieldError;
 
-/// A merge patch, and the errors that the patched object has.
+/// A merge patch, and the expected errors of the patched object.
 type Case<'a> = (&'a str, &'a str);
 
-/// Merges a patch into a value, after RFC 7386.
+/// Merges a patch into a value (RFC 7386).
 fn merge(value: &mut Value, patch: &Value) {
     let Value::Object(fields) = patch else {
         *value = patch.clone();
@@ -48,7 +48,7 @@ fn patched(object: &Value, patch: &str) -> Value {
     object
 }
 
-/// Writes errors as cases do.
+/// Formats errors in the notation of cases.
 fn summary(errors: &[FieldError]) -> String {
     let errors: Vec<String> = errors
         .iter()
@@ -57,7 +57,7 @@ fn summary(errors: &[FieldError]) -> String {
     errors.join(", ")
 }
 
-/// Returns an object with its defaults, ready to be validated.
+/// Returns an object with defaults, ready for validation.
 fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
     let strategy = strategy_for(group, kind);
     if object["metadata"]["name"].is_null() {
@@ -74,7 +74,7 @@ fn report(differences: &[String]) {
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
 }
 
-/// Asserts the errors of new objects.
+/// Asserts the errors of creating objects.
 #[track_caller]
 fn assert_create(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
     let strategy = strategy_for(group, kind);
@@ -92,7 +92,7 @@ fn assert_create(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
     report(&differences);
 }
 
-/// Asserts the errors of changed objects.
+/// Asserts the errors of updating objects.
 #[track_caller]
 fn assert_update(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
     let strategy = strategy_for(group, kind);

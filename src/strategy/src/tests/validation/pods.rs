@@ -190,7 +190,7 @@ const CONTAINERS: &[Case<'_>] = &[
     ),
 ];
 
-/// Fields of the one container, which the case names.
+/// Cases that patch the pod's only container.
 const CONTAINER: &[Case<'_>] = &[
     (
         r#"{"ports": [{"containerPort": 80, "protocol": "TCP"}]}"#,
