@@ -11,7 +11,7 @@ pub fn processes(group: &Path) -> Vec<i32> {
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.parse().ok())
-        // 0 stands for a process outside of the caller's PID namespace.
+        // The kernel reports a process outside of the caller's PID namespace as 0.
         .filter(|pid| *pid > 0)
         .collect()
 }
