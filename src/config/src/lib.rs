@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
-/// The version that nodes and the API server report; begins with Kubernetes' version.
+/// The version that nodes and the API server report; begins with the Kubernetes version.
 pub const VERSION: &str = concat!("v1.36.0+rkube", env!("CARGO_PKG_VERSION"));
 
 /// Returns [`VERSION`] as an owned string.
