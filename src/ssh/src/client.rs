@@ -282,6 +282,7 @@ impl Session {
     }
 }
 
+/// Writes and flushes `data`; `what` is the operation in errors.
 async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     data: &[u8],

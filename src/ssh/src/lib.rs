@@ -2,7 +2,7 @@
 //!
 //! The server accepts public keys only, and runs shells and commands as root in the node's
 //! namespaces. The client provides an interactive shell, commands with separate streams, and
-//! port forwarding. The tests run both against OpenSSH's programs.
+//! port forwarding. The tests use both this client and OpenSSH's programs.
 
 pub mod client;
 pub mod keys;

@@ -129,6 +129,7 @@ impl Server {
     }
 }
 
+/// The handler of one client connection.
 struct Connection {
     config: Arc<SshConfig>,
     peer: SocketAddr,
@@ -136,6 +137,7 @@ struct Connection {
 }
 
 impl Connection {
+    /// Returns whether the user is root and the key is authorized.
     fn may_enter(&self, user: &str, key: &russh::keys::PublicKey) -> bool {
         if user != "root" {
             return false;

@@ -26,6 +26,7 @@ const STDERR: u32 = 1;
 const INPUT_BACKLOG: usize = 64 << 20;
 const CHUNK: usize = 16 << 10;
 
+/// The server's settings and the connection of a session channel.
 pub(crate) struct Context {
     pub config: Arc<SshConfig>,
     pub handle: Handle,
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub sftp_server: Option<&'static str>,
 }
 
+/// The program that a session channel runs.
 enum Program {
     Shell,
     Command(Vec<u8>),
@@ -439,6 +441,7 @@ async fn drain(master: &AsyncFd<OwnedFd>, writer: &ChannelWriteHalf<Msg>) {
     }
 }
 
+/// Writes all of `data` to a non-blocking descriptor.
 async fn write_fd(fd: &AsyncFd<OwnedFd>, mut data: &[u8]) -> std::io::Result<()> {
     while !data.is_empty() {
         let mut guard = fd.writable().await?;
@@ -452,6 +455,7 @@ async fn write_fd(fd: &AsyncFd<OwnedFd>, mut data: &[u8]) -> std::io::Result<()>
     Ok(())
 }
 
+/// Reads the master of a terminal; it is non-blocking.
 struct PtyReader<'a>(&'a AsyncFd<OwnedFd>);
 
 impl AsyncRead for PtyReader<'_> {

@@ -1,5 +1,5 @@
 //! Command lines on a node without a shell: one program and its arguments, quoted as for a
-//! shell. A node has none if its driver does not mount the host's programs.
+//! shell. A node has none if its driver cannot mount the host's programs.
 
 use std::io;
 

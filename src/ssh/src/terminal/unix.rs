@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::{SshError, modes};
 
-/// Returns columns and rows; `None` if standard input is no terminal.
+/// Returns columns and rows; `None` if standard input is not a terminal.
 pub(crate) fn size() -> Option<(u32, u32)> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -35,7 +35,7 @@ pub(crate) fn read(buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(nix::unistd::read(std::io::stdin().as_raw_fd(), buffer)?)
 }
 
-/// Puts standard input in raw mode until dropped. Does nothing if it is no terminal.
+/// Puts standard input in raw mode until dropped. Does nothing if it is not a terminal.
 pub(crate) struct Raw {
     saved: Option<Termios>,
 }

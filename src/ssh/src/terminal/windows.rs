@@ -29,10 +29,10 @@ fn output() -> HANDLE {
     unsafe { GetStdHandle(STD_OUTPUT_HANDLE) }
 }
 
-/// Returns columns and rows of the window; `None` if standard output is no console.
+/// Returns columns and rows of the window; `None` if standard output is not a console.
 pub(crate) fn size() -> Option<(u32, u32)> {
     let mut info = CONSOLE_SCREEN_BUFFER_INFO::default();
-    // SAFETY: writes one structure of the declared type; fails for a handle that is no
+    // SAFETY: writes one structure of the declared type; fails for a handle that is not a
     // console.
     if unsafe { GetConsoleScreenBufferInfo(output(), &raw mut info) } == 0 {
         return None;
@@ -55,22 +55,22 @@ pub(crate) fn read(buffer: &mut [u8]) -> std::io::Result<usize> {
     std::io::stdin().read(buffer)
 }
 
-/// Returns the mode of a handle; `None` if it is no console.
+/// Returns the mode of a handle; `None` if it is not a console.
 fn mode(of: HANDLE) -> Option<CONSOLE_MODE> {
     let mut mode = 0;
-    // SAFETY: writes one number; fails for a handle that is no console.
+    // SAFETY: writes one number; fails for a handle that is not a console.
     (unsafe { GetConsoleMode(of, &raw mut mode) } != 0).then_some(mode)
 }
 
 fn set_mode(of: HANDLE, mode: CONSOLE_MODE) -> std::io::Result<()> {
-    // SAFETY: passes numbers only; fails for a handle that is no console.
+    // SAFETY: passes numbers only; fails for a handle that is not a console.
     match unsafe { SetConsoleMode(of, mode) } {
         0 => Err(std::io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Puts the console in raw mode until dropped. Does nothing if standard input is no console.
+/// Puts the console in raw mode until dropped. Does nothing if standard input is not a console.
 pub(crate) struct Raw {
     input: Option<CONSOLE_MODE>,
     output: Option<CONSOLE_MODE>,
