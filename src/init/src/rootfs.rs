@@ -195,7 +195,7 @@ fn devices(dev: &Path) -> anyhow::Result<()> {
 }
 
 /// Bind-mounts the host's programs and libraries (`/usr` and the directories that belong to
-/// it) read-only, with an empty `/usr/local`.
+/// it) read-only, with a separate `/usr/local`.
 pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
     bind(&host.join("usr"), &root.join("usr"), true)?;
     // The node has a separate /usr/local, because the host's may contain anything.
