@@ -70,7 +70,7 @@ pub mod paths {
     pub const STORE: &str = "/var/lib/rkube/store";
     /// Volumes that the built-in provisioner created on this node.
     pub const VOLUMES: &str = "/var/lib/rkube/volumes";
-    /// A snapshot that is staged until the next boot; see `rkube-init`'s `state`.
+    /// Directory of the snapshot that is staged for the next boot; see `rkube_init::state`.
     pub const RESTORE: &str = "/var/lib/rkube/restore";
     /// The objects of a snapshot, which the control plane loads at its next start.
     pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";
