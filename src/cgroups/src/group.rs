@@ -48,7 +48,7 @@ pub fn descendants(group: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Removes a group and all groups below it. A group that does not exist is no error; one
+/// Removes a group and all groups below it. A group that does not exist is not an error; one
 /// with processes fails with `EBUSY`, possibly after some of its children were removed.
 pub fn remove(group: &Path) -> io::Result<()> {
     match fs::remove_dir(group) {
