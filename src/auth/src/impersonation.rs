@@ -1,4 +1,4 @@
-//! Acting as another user: the `Impersonate-*` headers.
+//! Impersonation: requests on behalf of another user with the `Impersonate-*` headers.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,12 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
-/// The user that the request wants to act as, after checking that `user` may
-/// impersonate each part of it: `Ok(None)` when the request asks for no
-/// impersonation.
+/// Returns the impersonated user, `Ok(None)` if the request has no impersonation headers.
+///
+/// # Errors
+///
+/// A 403 status unless `user` may impersonate each part: the name, the groups, the UID and
+/// the extra values. A 400 status if the headers lack a user name.
 pub fn impersonate(
     headers: &HeaderMap,
     user: &UserInfo,
@@ -54,20 +57,26 @@ pub fn impersonate(
     Ok(Some(completed(wanted)))
 }
 
-/// Who a request acts as.
+/// The result of a successful impersonation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acting {
-    /// The user.
+    /// The impersonated user.
     pub user: UserInfo,
-    /// The verb that allowed it, `impersonate:MODE`; empty for the unlimited
-    /// verb `impersonate`.
+    /// The verb that permitted it, `impersonate:MODE`; empty for the unconstrained verb
+    /// `impersonate`.
     pub constraint: String,
 }
 
-/// The user that the request wants to act as, if `user` may become that user,
-/// either for this very request (the verbs `impersonate:MODE` and
-/// `impersonate-on:MODE:VERB`) or for any (`impersonate`). The narrower modes
-/// are tried first; when none allows it, the first one's refusal is given.
+/// Returns the impersonated user, `Ok(None)` if the request has no impersonation headers.
+///
+/// Tries the modes of constrained impersonation first, from the narrowest. They need the verb
+/// `impersonate:MODE` on the user, and `impersonate-on:MODE:VERB` on the resource of
+/// `request`. Falls back to the unconstrained verb `impersonate`.
+///
+/// # Errors
+///
+/// If no mode permits it, the rejection of the first mode that applies to the user, or else of
+/// `impersonate`.
 pub fn act(
     headers: &HeaderMap,
     user: &UserInfo,
@@ -101,14 +110,14 @@ const ARBITRARY_NODE: &str = "arbitrary-node";
 const SERVICE_ACCOUNT: &str = "serviceaccount";
 const USER_INFO: &str = "user-info";
 const MODES: [&str; 4] = [ASSOCIATED_NODE, ARBITRARY_NODE, SERVICE_ACCOUNT, USER_INFO];
-/// What a token's claims say of the node that its pod runs on.
+/// The key in a user's extra values with the name of the node that its pod runs on.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
 fn node_name(user: &str) -> Option<&str> {
     user.strip_prefix("system:node:").filter(|n| !n.is_empty())
 }
 
-/// Whether a mode is about such a user at all.
+/// Returns whether a mode applies to the impersonated user.
 fn applies(mode: &str, wanted: &UserInfo, user: &UserInfo) -> bool {
     let only_name = wanted.uid.is_empty() && wanted.groups.is_empty() && wanted.extra.is_empty();
     let node = node_name(&wanted.name);
@@ -126,6 +135,7 @@ fn applies(mode: &str, wanted: &UserInfo, user: &UserInfo) -> bool {
     }
 }
 
+/// Checks that `user` may impersonate `wanted` for this request in one mode.
 fn constrained(
     mode: &str,
     wanted: &UserInfo,
@@ -154,7 +164,7 @@ fn constrained(
         names::split_service_account(&wanted.name),
     ) {
         (Some(node), _) => {
-            // Of its own node's name, a node's agent need not be told.
+            // The permission for a pod's own node does not depend on the node's name.
             let name = if mode == ASSOCIATED_NODE { "*" } else { node };
             check("nodes", "", "", name)?;
             actual.groups = vec!["system:nodes".to_owned()];
@@ -179,7 +189,8 @@ fn constrained(
     })
 }
 
-/// With the groups that go without saying.
+/// Adds the implicit groups: those of a service account, and `system:authenticated` or
+/// `system:unauthenticated`.
 fn completed(mut user: UserInfo) -> UserInfo {
     if user.groups.is_empty()
         && let Some((namespace, _)) = names::split_service_account(&user.name)
@@ -197,7 +208,8 @@ fn completed(mut user: UserInfo) -> UserInfo {
     user
 }
 
-/// The user that the headers name.
+/// Parses the user in the headers. A request with other impersonation headers must name a
+/// user.
 fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     let all = |name: &str| -> Vec<String> {
         headers
@@ -242,8 +254,8 @@ fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     )))
 }
 
-/// Whether a header is one of impersonation, to be removed before a request
-/// goes anywhere else.
+/// Returns whether a header is an impersonation header. Such headers must be removed before a
+/// request is forwarded.
 pub fn is_impersonation_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(name.as_str(), USER | GROUP | UID) || name.starts_with(EXTRA)

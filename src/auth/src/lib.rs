@@ -1,15 +1,13 @@
-//! Who a request comes from, what it may do, and what must be true of what it
-//! writes: authentication, authorization, admission, and the objects that a
-//! fresh cluster is born with.
+//! Authentication, authorization and admission of API requests, and the objects that are
+//! created in a new cluster.
 //!
-//! No HTTP server and no storage live here. Present objects are read through
+//! This crate has no HTTP server and no storage. It reads existing objects through
 //! [`ObjectReader`], which the API server's watch cache implements.
 //!
 //! # Secure by default
-//! A request without credentials is `system:anonymous` on `/healthz`, `/livez`
-//! and `/readyz` (and the paths below them) and is refused with 401 anywhere
-//! else, as upstream does when its authentication configuration limits
-//! anonymous access to those paths.
+//! A request without credentials is `system:anonymous` on `/healthz`, `/livez`, `/readyz` and
+//! the paths below them. On other paths it is rejected with 401, as in upstream with an
+//! authentication configuration that limits anonymous access to these paths.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,22 +27,21 @@ mod testing;
 pub mod token;
 mod tree;
 
-/// Who is asking.
+/// The user of a request (upstream: `user.Info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserInfo {
-    /// The user's name, `system:serviceaccount:NS:NAME` for a service account.
+    /// The user's name; `system:serviceaccount:NS:NAME` for a service account.
     pub name: String,
-    /// A unique id, empty when the authenticator knows none.
+    /// A unique ID; empty if the authenticator has none.
     pub uid: String,
-    /// The groups that the user is in.
+    /// The user's groups.
     pub groups: Vec<String>,
-    /// Whatever else the authenticator knows, keys in lower case.
+    /// Additional attributes from the authenticator; keys are lower-case.
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl UserInfo {
-    /// An authenticated user of this name in these groups and in
-    /// `system:authenticated`.
+    /// Creates an authenticated user. Adds `system:authenticated` to the groups.
     pub fn authenticated(name: &str, groups: &[&str]) -> UserInfo {
         let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
         if !groups.iter().any(|g| g == names::ALL_AUTHENTICATED) {
@@ -57,7 +54,7 @@ impl UserInfo {
         }
     }
 
-    /// `system:anonymous` in `system:unauthenticated`.
+    /// Creates the user `system:anonymous` in the group `system:unauthenticated`.
     pub fn anonymous() -> UserInfo {
         UserInfo {
             name: names::ANONYMOUS.to_owned(),
@@ -66,12 +63,12 @@ impl UserInfo {
         }
     }
 
-    /// Whether the user is in `group`.
+    /// Returns whether the user is in `group`.
     pub fn in_group(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
 
-    /// The `UserInfo` object of `authentication.k8s.io/v1`.
+    /// Converts the user to a `UserInfo` object of `authentication.k8s.io/v1`.
     pub fn to_value(&self) -> Object {
         let mut user = serde_json::Map::new();
         if !self.name.is_empty() {
@@ -95,32 +92,32 @@ impl UserInfo {
     }
 }
 
-/// What authentication, authorization and admission read the cluster through:
-/// cheap, synchronous, from memory.
+/// Read access to the objects of the cluster. Calls must be fast and must not block: they are
+/// answered from memory.
 pub trait ObjectReader: Send + Sync {
-    /// One object; `namespace` is empty for a cluster-scoped resource.
+    /// Returns one object; `namespace` is empty for a cluster-scoped resource.
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
 
-    /// Every object of a resource, in one namespace or in all.
+    /// Returns every object of a resource, in one namespace or in all.
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>>;
 
-    /// The pods of a namespace that are bound to a node. A reader that indexes
-    /// `spec.nodeName` need not look at the others.
+    /// Returns the pods of a namespace that are bound to a node. Readers with an index on
+    /// `spec.nodeName` override the default, which filters the list.
     fn pods_on_node(&self, node: &str, namespace: &str) -> Vec<Arc<Object>> {
         let mut pods = self.list("", "pods", Some(namespace));
         pods.retain(|pod| tree::text(pod, &["spec", "nodeName"]) == node);
         pods
     }
 
-    /// Waits until any object of the resource has changed after this was
-    /// called; `None` where the reader cannot tell.
+    /// Returns a future that completes when any object of the resource changes after this
+    /// call; `None` if the reader does not support it.
     fn changed(&self, _group: &str, _resource: &str) -> Option<BoxFuture<'static, ()>> {
         None
     }
 
-    /// A number that differs whenever any object of the resource has changed
-    /// (the revision of the newest change does). It spares the RBAC index from
-    /// comparing lists; `None` where the reader cannot tell.
+    /// Returns a number that changes whenever an object of the resource changes, such as the
+    /// newest revision. It lets the RBAC index skip comparing lists. `None` if the reader does
+    /// not support it.
     fn generation(&self, _group: &str, _resource: &str) -> Option<u64> {
         None
     }

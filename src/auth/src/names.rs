@@ -1,12 +1,12 @@
-//! Names of users and groups that the system itself knows.
+//! Well-known names of users and groups.
 
 /// The user of a request without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
-/// The group whose members may do everything.
+/// The group whose members are authorized for every request.
 pub const MASTERS: &str = "system:masters";
 /// The group of every node agent.
 pub const NODES: &str = "system:nodes";
-/// What a node agent's user name begins with.
+/// Prefix of the user name of a node agent.
 pub const NODE_USER_PREFIX: &str = "system:node:";
 /// The group of requests without credentials.
 pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -14,17 +14,17 @@ pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const ALL_AUTHENTICATED: &str = "system:authenticated";
 /// The group of every service account.
 pub const ALL_SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
-/// What a service account's user name begins with.
+/// Prefix of the user name of a service account.
 pub const SERVICE_ACCOUNT_USER_PREFIX: &str = "system:serviceaccount:";
-/// The API server's own identity for what it does on its own behalf.
+/// The user of the API server's internal requests.
 pub const API_SERVER: &str = "system:apiserver";
 
-/// The user name of a service account.
+/// Returns the user name of a service account.
 pub fn service_account_user(namespace: &str, name: &str) -> String {
     format!("{SERVICE_ACCOUNT_USER_PREFIX}{namespace}:{name}")
 }
 
-/// The groups of a service account: all of them, and those of its namespace.
+/// Returns the groups of a service account: the common one and that of its namespace.
 pub fn service_account_groups(namespace: &str) -> [String; 2] {
     [
         ALL_SERVICE_ACCOUNTS.to_owned(),
@@ -32,7 +32,8 @@ pub fn service_account_groups(namespace: &str) -> [String; 2] {
     ]
 }
 
-/// Namespace and name when `user` is a service account's user name.
+/// Splits the user name of a service account into namespace and name. Returns `None` for
+/// other users.
 pub fn split_service_account(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user
         .strip_prefix(SERVICE_ACCOUNT_USER_PREFIX)?
@@ -40,7 +41,7 @@ pub fn split_service_account(user: &str) -> Option<(&str, &str)> {
     (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
 }
 
-/// The node that `user` is, when it is a node agent in `system:nodes`.
+/// Returns the node name of a node agent in `system:nodes`. Returns `None` for other users.
 pub fn node_of(user: &crate::UserInfo) -> Option<&str> {
     let name = user.name.strip_prefix(NODE_USER_PREFIX)?;
     user.in_group(NODES).then_some(name)

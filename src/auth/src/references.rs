@@ -1,10 +1,10 @@
-//! What a pod or persistent volume refers to by name.
+//! References of pods and persistent volumes to other objects.
 
 use rkube_api::Object;
 
 use crate::tree;
 
-/// Every container of a pod: init, ordinary and ephemeral.
+/// Returns every container of a pod: init, regular and ephemeral.
 pub(crate) fn containers(pod: &Object) -> impl Iterator<Item = &Object> {
     ["initContainers", "containers", "ephemeralContainers"]
         .into_iter()
@@ -15,11 +15,12 @@ fn volumes(pod: &Object) -> &[Object] {
     tree::items(pod, &["spec", "volumes"])
 }
 
+/// Returns the string at a path unless it is absent or empty.
 fn named<'a>(object: &'a Object, path: &[&str]) -> Option<&'a str> {
     Some(tree::text(object, path)).filter(|name| !name.is_empty())
 }
 
-/// The names of the secrets that a pod refers to.
+/// Returns the names of the secrets that a pod refers to.
 pub(crate) fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
     let pull = tree::items(pod, &["spec", "imagePullSecrets"])
         .iter()
@@ -28,7 +29,7 @@ pub(crate) fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
         .chain(volumes(pod).iter().flat_map(volume_secrets))
 }
 
-/// The names of the config maps that a pod refers to.
+/// Returns the names of the config maps that a pod refers to.
 pub(crate) fn config_maps(pod: &Object) -> impl Iterator<Item = &str> {
     let projected = |volume| {
         tree::items(volume, &["projected", "sources"])
@@ -44,6 +45,7 @@ pub(crate) fn config_maps(pod: &Object) -> impl Iterator<Item = &str> {
         }))
 }
 
+/// Returns the names in a container's `envFrom` (field `whole`) and `env` (field `key`).
 fn environment<'a>(
     container: &'a Object,
     whole: &'a str,
@@ -78,8 +80,8 @@ fn volume_secrets(volume: &Object) -> impl Iterator<Item = &str> {
         .chain(projected)
 }
 
-/// The names of the persistent volume claims that a pod uses, those that are
-/// made for its ephemeral volumes too.
+/// Returns the names of the persistent volume claims that a pod uses, including those of its
+/// ephemeral volumes.
 pub(crate) fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
     volumes(pod).iter().filter_map(|volume| {
         if let Some(claim) = named(volume, &["persistentVolumeClaim", "claimName"]) {
@@ -94,7 +96,8 @@ pub(crate) fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
     })
 }
 
-/// The names of the resource claims that a pod uses, as far as they exist.
+/// Returns the names of the resource claims that a pod uses. Claims from a template are
+/// included once they are created.
 pub(crate) fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
     let direct = tree::items(pod, &["spec", "resourceClaims"])
         .iter()
@@ -109,7 +112,7 @@ pub(crate) fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
         .chain(extended)
 }
 
-/// Namespace and name of the secrets that a node needs for a persistent volume.
+/// Returns namespace and name of the secrets that a node needs to mount a persistent volume.
 pub(crate) fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
     let claim = tree::text(volume, &["spec", "claimRef", "namespace"]);
     let mut found = Vec::new();
@@ -117,7 +120,7 @@ pub(crate) fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
         let own = tree::text(volume, &["spec", "azureFile", "secretNamespace"]);
         found.push((if own.is_empty() { claim } else { own }, name));
     }
-    // Volumes of these kinds were once stored without the secret's namespace.
+    // The namespace may be missing and defaults to the claim's.
     for kind in ["cephfs", "flexVolume", "rbd", "scaleIO", "iscsi"] {
         if let Some(name) = named(volume, &["spec", kind, "secretRef", "name"]) {
             let own = tree::text(volume, &["spec", kind, "secretRef", "namespace"]);

@@ -1,4 +1,4 @@
-//! A cluster in a map, for tests.
+//! An in-memory cluster for tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the objects that every cluster is born with.
+    /// Creates a cluster with the bootstrap objects.
     pub(crate) fn new() -> Arc<Cluster> {
         let cluster = Arc::new(Cluster::default());
         for o in crate::bootstrap::objects(&crate::bootstrap::BootstrapConfig::default()) {

@@ -1,4 +1,4 @@
-//! Service-account tokens: ES256 JSON Web Tokens bound to an object.
+//! Service-account tokens: JSON Web Tokens, signed with ES256 and bound to an object.
 
 use std::sync::Arc;
 
@@ -17,30 +17,30 @@ use serde_json::{Map, json};
 
 use crate::{ObjectReader, names, tree};
 
-/// Seconds that a token is good for when its request does not say.
+/// Default lifetime of a token, in seconds.
 const DEFAULT_EXPIRATION: i64 = 3600;
-/// The expiration that the ServiceAccount plugin asks for in a projected volume.
-/// A pod's token with it is accepted for [`EXTENDED_EXPIRATION`], as upstream's
-/// is by default, so that clients that never read the file again keep working.
+/// The lifetime in seconds that the ServiceAccount plugin requests for a projected volume. A
+/// pod's token with this lifetime is accepted for [`EXTENDED_EXPIRATION`] seconds, which is
+/// also upstream's default: clients that do not reload the file keep working.
 pub(crate) const WARN_ONLY_EXPIRATION: i64 = 3607;
 const EXTENDED_EXPIRATION: i64 = 24 * 365 * 60 * 60;
 const MIN_EXPIRATION: i64 = 600;
 const MAX_EXPIRATION: i64 = 1 << 32;
 
-/// What stands before the point in a P-256 key's SubjectPublicKeyInfo.
+/// DER prefix of a P-256 key's SubjectPublicKeyInfo; the point follows.
 const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-/// An uncompressed point: a tag and two coordinates of 32 bytes.
+/// Length of an uncompressed point: a tag and two coordinates of 32 bytes.
 const POINT: usize = 65;
 
-/// Why a key is not usable.
+/// The reason why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the service-account key is not usable: {0}")]
 pub struct KeyError(pub String);
 
-/// A public key that tokens are verified with.
+/// A public key for the verification of tokens.
 #[derive(Clone)]
 pub(crate) struct PublicKey {
     point: [u8; POINT],
@@ -85,7 +85,7 @@ impl PublicKey {
     }
 }
 
-/// Signs service-account tokens.
+/// A signer of service-account tokens.
 pub struct TokenSigner {
     issuer: String,
     audiences: Vec<String>,
@@ -94,39 +94,39 @@ pub struct TokenSigner {
     random: SystemRandom,
 }
 
-/// What a token says about its bearer.
+/// The content of a token.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenSpec<'a> {
-    /// The service account.
+    /// The service account that the token authenticates.
     pub service_account: &'a Object,
     /// The pod that the token is bound to.
     pub pod: Option<&'a Object>,
     /// The secret that the token is bound to.
     pub secret: Option<&'a Object>,
-    /// The node that the token is bound to, or that the pod runs on.
+    /// The node that the token is bound to, or that the bound pod runs on.
     pub node: Option<&'a Object>,
-    /// Whom the token is for.
+    /// The audiences that accept the token.
     pub audiences: &'a [String],
-    /// How long it is good for, in seconds.
+    /// Lifetime in seconds.
     pub expiration_seconds: i64,
-    /// After how many seconds its use counts as stale.
+    /// Time in seconds after which the use of the token is considered stale.
     pub warn_after_seconds: Option<i64>,
 }
 
 /// A signed token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedToken {
-    /// The token in compact form.
+    /// The token in JWS compact serialization.
     pub token: String,
-    /// When it stops being valid.
+    /// Expiration time.
     pub expires: Timestamp,
-    /// The claim `jti`; `JTI=<this>` is the bearer's credential id.
+    /// The claim `jti`; the user's credential ID is `JTI=<id>`.
     pub id: String,
 }
 
 impl TokenSigner {
-    /// Reads a private key (PKCS#8 PEM, ECDSA P-256). A token request without
-    /// audiences, and the API server itself, go by `issuer`.
+    /// Reads a private key (PKCS#8 PEM, ECDSA P-256). `issuer` is also the API server's
+    /// audience, which token requests without audiences get.
     pub fn from_pem(private_key_pem: &[u8], issuer: &str) -> Result<TokenSigner, KeyError> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(private_key_pem)
             .map_err(|e| KeyError(e.to_string()))?;
@@ -148,14 +148,14 @@ impl TokenSigner {
         })
     }
 
-    /// With other audiences for the API server than the issuer alone.
+    /// Replaces the audiences of the API server, which are the issuer by default.
     #[must_use]
     pub fn with_api_audiences(mut self, audiences: Vec<String>) -> TokenSigner {
         self.audiences = audiences;
         self
     }
 
-    /// The issuer that the tokens name.
+    /// Returns the issuer of the tokens.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
@@ -201,8 +201,8 @@ impl TokenSigner {
         Ok(IssuedToken { token, expires, id })
     }
 
-    /// Serves `create serviceaccounts/token`: checks `request` (a `TokenRequest`)
-    /// and answers it with its status filled in.
+    /// Handles `create serviceaccounts/token`. Validates `request` (a `TokenRequest`) and
+    /// returns it with its status.
     pub fn token_request(
         &self,
         reader: &dyn ObjectReader,
@@ -288,7 +288,7 @@ impl TokenSigner {
         let issued = self.issue(&spec, now);
         let issued =
             issued.map_err(|e| Status::internal(format!("failed to generate token: {}", e.0)))?;
-        // What the client is told is when it should have a new one.
+        // The client sees the requested lifetime, so that it refreshes the token in time.
         let expires = now
             .checked_add(SignedDuration::from_secs(expiration))
             .unwrap_or(Timestamp::MAX);
@@ -298,7 +298,7 @@ impl TokenSigner {
     }
 }
 
-/// Name and, where there is one, uid.
+/// Returns an object reference with name and, if set, UID.
 fn reference(object: &Object) -> Object {
     let mut reference = json!({"name": tree::name(object)});
     if !tree::uid(object).is_empty() {
@@ -307,7 +307,7 @@ fn reference(object: &Object) -> Object {
     reference
 }
 
-/// The object that a token is bound to; with a pod, also its node.
+/// The object that a token is bound to; for a pod, also its node.
 enum Bound {
     Nothing,
     Pod(Arc<Object>, Option<Arc<Object>>),
@@ -315,6 +315,7 @@ enum Bound {
     Node(Arc<Object>),
 }
 
+/// Looks up the object that a token request is bound to, and checks its UID.
 fn bound_object(
     reader: &dyn ObjectReader,
     namespace: &str,
@@ -336,7 +337,7 @@ fn bound_object(
                 )));
             }
             let node = tree::text(&pod, &["spec", "nodeName"]);
-            // A node that is gone is still named, without its uid.
+            // A deleted node is included by name, without a UID.
             let gone = || Arc::new(json!({"metadata": {"name": node}}));
             let node =
                 (!node.is_empty()).then(|| reader.get("", "nodes", "", node).unwrap_or_else(gone));
@@ -383,7 +384,7 @@ fn find(
     found.ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
 }
 
-/// The key set at `/openid/v1/jwks` for these public keys (SPKI PEM).
+/// Returns the JSON Web Key Set for public keys (SPKI PEM), served at `/openid/v1/jwks`.
 pub fn jwks(public_keys_pem: &[Vec<u8>]) -> Result<Object, KeyError> {
     let keys: Result<Vec<Object>, KeyError> = public_keys_pem
         .iter()
@@ -392,7 +393,7 @@ pub fn jwks(public_keys_pem: &[Vec<u8>]) -> Result<Object, KeyError> {
     Ok(json!({"keys": keys?}))
 }
 
-/// The document at `/.well-known/openid-configuration`.
+/// Returns the discovery document, served at `/.well-known/openid-configuration`.
 pub fn openid_configuration(issuer: &str, jwks_uri: &str) -> Object {
     json!({
         "issuer": issuer,
@@ -406,8 +407,8 @@ pub fn openid_configuration(issuer: &str, jwks_uri: &str) -> Object {
 /// The claims of a token.
 pub(crate) type Claims = Map<String, Object>;
 
-/// The claims of a token of `issuer`, once its signature holds; `Ok(None)` for
-/// what is no token or one of another issuer.
+/// Verifies the signature of a token and returns its claims. Returns `Ok(None)` if it is not a
+/// token of `issuer`. The caller must check times and audiences.
 pub(crate) fn verify(
     token: &str,
     issuer: &str,
@@ -429,7 +430,7 @@ pub(crate) fn verify(
     else {
         return Ok(None);
     };
-    // One algorithm, fixed: a token cannot choose another.
+    // The algorithm is fixed; the header must not select another one.
     if header.get("alg").and_then(Object::as_str) != Some("ES256") {
         return Err("invalid signature, unexpected algorithm".into());
     }

@@ -1,8 +1,8 @@
-//! Short ways to read an untyped object.
+//! Accessors for untyped objects.
 
 use rkube_api::Object;
 
-/// The value at a path of field names.
+/// Returns the value at a path of field names.
 pub(crate) fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
     let mut here = object;
     for field in path {
@@ -11,29 +11,29 @@ pub(crate) fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
     Some(here)
 }
 
-/// The string at a path, empty when absent.
+/// Returns the string at a path; empty if absent.
 pub(crate) fn text<'a>(object: &'a Object, path: &[&str]) -> &'a str {
     at(object, path).and_then(Object::as_str).unwrap_or("")
 }
 
-/// The boolean at a path, when it is there.
+/// Returns the boolean at a path, if present.
 pub(crate) fn flag(object: &Object, path: &[&str]) -> Option<bool> {
     at(object, path).and_then(Object::as_bool)
 }
 
-/// The whole number at a path, when it is there.
+/// Returns the integer at a path, if present.
 pub(crate) fn int(object: &Object, path: &[&str]) -> Option<i64> {
     at(object, path).and_then(Object::as_i64)
 }
 
-/// The items of the array at a path, none when absent.
+/// Returns the items of the array at a path; empty if absent.
 pub(crate) fn items<'a>(object: &'a Object, path: &[&str]) -> &'a [Object] {
     at(object, path)
         .and_then(Object::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
-/// The strings of the array at a path.
+/// Returns the strings of the array at a path.
 pub(crate) fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
     items(object, path)
         .iter()
@@ -41,7 +41,7 @@ pub(crate) fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// The fields of the map at a path.
+/// Returns the fields of the map at a path.
 pub(crate) fn entries<'a>(
     object: &'a Object,
     path: &[&str],
@@ -53,7 +53,7 @@ pub(crate) fn entries<'a>(
         .map(|(k, v)| (k.as_str(), v))
 }
 
-/// A label, annotation or any other string in a map whose keys have dots.
+/// Returns a string of a map, such as a label or annotation.
 pub(crate) fn map_text<'a>(object: &'a Object, path: &[&str], key: &str) -> Option<&'a str> {
     at(object, path)?.get(key)?.as_str()
 }
@@ -70,13 +70,12 @@ pub(crate) fn uid(object: &Object) -> &str {
     text(object, &["metadata", "uid"])
 }
 
-/// Whether deletion of the object has begun.
+/// Returns whether the object has a deletion timestamp.
 pub(crate) fn is_terminating(object: &Object) -> bool {
     !text(object, &["metadata", "deletionTimestamp"]).is_empty()
 }
 
-/// The map at `path`, made where it is missing. Panics only if the object is
-/// not a map, which decoding rules out before admission.
+/// Returns the map at `path`. Creates missing maps and replaces values of other types.
 pub(crate) fn make_map<'a>(
     object: &'a mut Object,
     path: &[&str],
@@ -97,7 +96,11 @@ pub(crate) fn make_map<'a>(
     here.as_object_mut().expect("made a map just above")
 }
 
-/// The array at `path`'s last field, made where it is missing.
+/// Returns the array at `path`. Creates it if it is missing.
+///
+/// # Panics
+///
+/// Panics if `path` is empty.
 pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut Vec<Object> {
     let (last, parents) = path.split_last().expect("a path has a last field");
     let slot = make_map(object, parents)
@@ -109,7 +112,7 @@ pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut V
     slot.as_array_mut().expect("made an array just above")
 }
 
-/// The field `name` of a part of an object.
+/// Returns the field `name` of a part of an object, such as a container.
 pub(crate) fn name_field(part: &Object) -> &str {
     text(part, &["name"])
 }

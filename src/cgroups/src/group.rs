@@ -11,7 +11,7 @@ pub fn processes(group: &Path) -> Vec<i32> {
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.parse().ok())
-        // 0 stands for a process outside of the caller's PID namespace.
+        // The kernel reports a process outside of the caller's PID namespace as 0.
         .filter(|pid| *pid > 0)
         .collect()
 }
@@ -48,7 +48,7 @@ pub fn descendants(group: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Removes a group and all groups below it. A group that does not exist is no error; one
+/// Removes a group and all groups below it. A group that does not exist is not an error; one
 /// with processes fails with `EBUSY`, possibly after some of its children were removed.
 pub fn remove(group: &Path) -> io::Result<()> {
     match fs::remove_dir(group) {

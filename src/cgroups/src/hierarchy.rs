@@ -30,7 +30,7 @@ pub fn hierarchies() -> Result<Vec<Hierarchy>> {
     Ok(parse_mountinfo(&text))
 }
 
-/// Controllers of version 1, to tell them from other mount options.
+/// Names of the version 1 controllers, to distinguish them from other mount options.
 const V1_CONTROLLERS: [&str; 14] = [
     "blkio",
     "cpu",

@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn groups_are_made_limited_and_removed_in_every_hierarchy() {
-        // Plain directories behave like hierarchies but for their files.
+        // Plain directories behave like hierarchies, except that they have no files.
         let dir = tempfile::tempdir().unwrap();
         let (v1, v2) = (dir.path().join("memory"), dir.path().join("unified"));
         for path in [&v1, &v2] {

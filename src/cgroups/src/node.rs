@@ -22,7 +22,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 const MAX_KILL_ROUNDS: usize = 16;
 /// Interval between attempts to remove a group on v1, which sends no notification.
 const REMOVE_POLL_PERIOD: Duration = Duration::from_millis(2);
-/// What `memory.limit_in_bytes` shows for no limit, on any page size.
+/// Lower bound of the values of `memory.limit_in_bytes` that mean no limit. The exact value
+/// depends on the page size.
 const V1_UNLIMITED: u64 = 1 << 62;
 
 /// Returns whether the node has version 2 alone.
@@ -40,7 +41,7 @@ pub fn v1_controllers() -> Vec<PathBuf> {
         .into_iter()
         .flatten()
         .flatten()
-        // Names of single controllers link to the hierarchy of several.
+        // A controller's name may be a symbolic link to a hierarchy of several controllers.
         .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
         .map(|e| e.path())
         .collect();
@@ -94,6 +95,7 @@ pub fn has_controller(controller: &str) -> bool {
     }
 }
 
+/// Reads a file that holds one number.
 fn number(path: &Path) -> io::Result<u64> {
     fs::read_to_string(path)?
         .trim()
@@ -120,7 +122,8 @@ pub fn oom_kills(cgroup: &str) -> u64 {
     fs::read_to_string(dir("memory", cgroup).join(file)).map_or(0, |text| keyed(&text, "oom_kill"))
 }
 
-/// Kills every process of the cgroup, including those that it forks meanwhile.
+/// Kills the cgroup's processes, including those that they fork meanwhile. On v2 this
+/// includes the cgroups below it; on v1 it does not.
 pub fn kill(cgroup: &str) {
     if is_v2() && fs::write(dir("", cgroup).join("cgroup.kill"), "1").is_ok() {
         return;
@@ -133,8 +136,9 @@ pub fn kill(cgroup: &str) {
     }
 }
 
-/// Creates the cgroup in every hierarchy, with every available controller enabled for its
-/// children, and sets its limits. It is for other cgroups, not for processes.
+/// Creates the cgroup in every hierarchy, enables every available controller for its
+/// children, and sets its limits. On v2, such a cgroup can hold other cgroups but no
+/// processes.
 pub fn configure(cgroup: &str, resources: &Resources) -> Result<()> {
     let relative = cgroup.trim_matches('/');
     for dir in dirs(cgroup) {
@@ -161,8 +165,8 @@ pub fn remove_empty(cgroup: &str) {
     }
 }
 
-/// Removes the cgroup and those below it from every hierarchy. Returns whether nothing is
-/// left of it.
+/// Removes the cgroup and those below it from every hierarchy. Returns whether the removal
+/// succeeded everywhere. Does not remove the root cgroup.
 pub fn remove(cgroup: &str) -> bool {
     if cgroup.trim_matches('/').is_empty() {
         return false;
@@ -174,8 +178,8 @@ pub fn remove(cgroup: &str) -> bool {
     gone
 }
 
-/// Kills the cgroup's processes and removes it, waiting at most `timeout` for their end.
-/// Returns whether nothing is left of it. Blocks.
+/// Kills the cgroup's processes and removes it, retrying for at most `timeout`. Returns
+/// whether it was removed. Blocks the thread.
 pub fn destroy(cgroup: &str, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
@@ -190,7 +194,7 @@ pub fn destroy(cgroup: &str, timeout: Duration) -> bool {
     }
 }
 
-/// Reads the usage of CPU and memory.
+/// Reads the usage of CPU, memory and processes.
 pub fn stats(cgroup: &str) -> Result<Stats> {
     let failed = || format!("cannot read statistics of cgroup {cgroup}");
     let memory = dir("memory", cgroup);
@@ -205,7 +209,7 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         stats.memory_rss = keyed(&text, "anon");
         stats.page_faults = keyed(&text, "pgfault");
         stats.major_page_faults = keyed(&text, "pgmajfault");
-        // The machine's root cgroup has no such file.
+        // The root cgroup of a machine has no such file.
         stats.memory_usage = number(&memory.join("memory.current"))
             .unwrap_or_else(|_| stats.memory_rss + keyed(&text, "file"));
         stats.memory_working_set = stats
@@ -230,8 +234,8 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
     Ok(stats)
 }
 
-/// Converts a container's v1 shares to a v2 weight. The curve is the OCI runtimes': it
-/// maps the ends of both scales to each other, and the defaults, 1024 and 100.
+/// Converts a container's v1 shares to a v2 weight, on the curve of the OCI runtimes. It
+/// maps the ends of both scales to each other, and the default 1024 to 100.
 pub fn weight(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,
@@ -325,7 +329,7 @@ fn set(cgroup: &str, controller: &str, file: &str, value: &str) -> Result<()> {
     fs::write(&path, value).context(|| format!("cannot set {file} of cgroup {cgroup} to {value}"))
 }
 
-/// Formats a limit, which is unlimited if it is not positive.
+/// Formats a v2 limit; zero and negative values are unlimited (`max`).
 fn limit_or_max(limit: i64) -> String {
     if limit <= 0 {
         "max".to_string()
@@ -334,8 +338,8 @@ fn limit_or_max(limit: i64) -> String {
     }
 }
 
-/// Sets the memory limits on v1, which rejects a memory limit above the limit of memory
-/// and swap: the one that grows is set first.
+/// Sets the memory limits on v1. The kernel rejects a memory limit above the limit of
+/// memory and swap, so a growing limit of memory and swap is set first.
 fn set_v1_memory(cgroup: &str, limit: i64, swap: Option<i64>) -> Result<()> {
     let memory = dir("memory", cgroup);
     let text = |limit: i64| if limit <= 0 { -1 } else { limit }.to_string();

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// The Kubernetes version whose behaviour rkube follows.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
-/// The version that nodes and the API server report; begins with Kubernetes' version.
+/// The version that nodes and the API server report; begins with the Kubernetes version.
 pub const VERSION: &str = concat!("v1.36.0+rkube", env!("CARGO_PKG_VERSION"));
 
 /// Returns [`VERSION`] as an owned string.
@@ -70,7 +70,7 @@ pub mod paths {
     pub const STORE: &str = "/var/lib/rkube/store";
     /// Volumes that the built-in provisioner created on this node.
     pub const VOLUMES: &str = "/var/lib/rkube/volumes";
-    /// A snapshot that is staged until the next boot; see `rkube-init`'s `state`.
+    /// Directory of the snapshot that is staged for the next boot; see `rkube_init::state`.
     pub const RESTORE: &str = "/var/lib/rkube/restore";
     /// The objects of a snapshot, which the control plane loads at its next start.
     pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";

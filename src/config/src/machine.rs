@@ -1,37 +1,36 @@
-//! What the driver of virtual machines and the first process of such a machine
-//! agree on.
+//! The interface between the driver of virtual machines and PID 1 of such a machine.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-/// The node's `/etc/rkube` as a tar archive, given by the hypervisor.
+/// The firmware configuration file with the node's `/etc/rkube`, a tar archive.
 pub const IDENTITY: &str = "opt/rkube/etc";
-/// What the hypervisor says of the machine itself, [`MachineFacts`].
+/// The firmware configuration file with the machine's network settings, [`MachineFacts`].
 pub const FACTS: &str = "opt/rkube/machine";
-/// Where the driver puts modules and their order into the initramfs.
+/// Directory of the initramfs that holds the kernel modules and [`MODULES_ORDER`].
 pub const MODULES: &str = "/lib/modules/rkube";
-/// The file in [`MODULES`] that names them in the order of loading.
+/// The file in [`MODULES`] that lists the modules in load order.
 pub const MODULES_ORDER: &str = "order";
 /// Mount tag of the host's `/usr`, where the driver shares it.
 pub const TOOL_BOX_TAG: &str = "usr";
-/// Programs for the node from the initramfs, where `/usr` is not shared.
+/// Directory of the initramfs with programs for the node, used if `/usr` is not shared.
 pub const TOOLS: &str = "/tools";
 
-/// How the ports begin that the services' logs are written to; the service's name
-/// follows.
+/// Prefix of the names of the serial ports that services' logs are written to; the
+/// service's name follows.
 pub const LOG_PORT: &str = "rkube.log.";
 
-/// What the driver tells a machine about its links.
+/// The network settings of a virtual machine, written by the driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineFacts {
-    /// The link to the other nodes, by its hardware address.
+    /// Hardware address of the network interface to the other nodes.
     pub node_mac: [u8; 6],
-    /// The link to the world, by its hardware address.
+    /// Hardware address of the network interface to the host and external networks.
     pub outside_mac: [u8; 6],
-    /// This machine's address on the link to the world.
+    /// The machine's address on the external interface, with the prefix length.
     pub outside_ip: Ipv4Net,
-    /// The host's address on the link to the world.
+    /// The host's address on the external interface, the machine's default gateway.
     pub outside_gateway: Ipv4Addr,
 }

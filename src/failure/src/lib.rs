@@ -1,7 +1,7 @@
 //! Errors that are reported to the user.
 //!
-//! Exit codes follow minikube's scheme, so that scripts carry over: the tens
-//! digit names the component that failed, the ones digit the kind of problem.
+//! Exit codes follow minikube's scheme, so that scripts can be reused: the tens digit
+//! identifies the component that failed, the ones digit the kind of problem.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ pub enum Source {
     Internet = 40,
     /// The driver that creates nodes (50).
     Driver = 50,
-    /// The software that the driver uses: an engine, a hypervisor (60).
+    /// The software that the driver uses: a container engine or a hypervisor (60).
     Provider = 60,
     /// Networking on the host (70).
     LocalNetwork = 70,
@@ -58,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind that the ones digit of an rkube exit code stands for.
+    /// Returns the kind that the ones digit of an rkube exit code encodes.
     pub fn of_exit_code(code: i32) -> Self {
         match code.rem_euclid(10) {
             1 => Self::Conflict,
@@ -88,7 +88,7 @@ pub struct Failure {
     pub advice: Option<String>,
 }
 
-/// The exit code of a command that Ctrl-C ended.
+/// The exit code of a command that was interrupted with Ctrl-C.
 pub const EXIT_INTERRUPTED: u8 = 2;
 
 /// The message of [`Failure::interruption`].

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Removes a directory with its content. One that does not exist is no error.
+/// Removes a directory and its content. Succeeds if it does not exist.
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -14,16 +14,16 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file in one step: readers see its old or its new content, never a part.
+/// Replaces a file atomically: readers see its old or its new content, never a part.
 ///
-/// The content is written to a temporary file in the same directory, whose name is
-/// random: processes in different PID namespaces may write the same file. The data is
-/// not synced to disk.
+/// The content is written to a temporary file in the same directory and renamed. Its name
+/// is random because processes in different PID namespaces may write the same file. The
+/// data is not synced to disk.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_atomic_with(path, bytes, File::options().write(true).create_new(true))
 }
 
-/// Writes a file in one step, like [`write_atomic`], that only its owner can access.
+/// Replaces a file atomically, like [`write_atomic`], with mode 0600.
 #[cfg(unix)]
 pub fn write_atomic_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -45,8 +45,8 @@ fn write_atomic_with(path: &Path, bytes: &[u8], options: &fs::OpenOptions) -> io
     result
 }
 
-/// Creates a directory and its parents. The directory gets `mode` whatever the umask, and
-/// also if it exists.
+/// Creates a directory and its parents. Sets the directory's mode to `mode` regardless of
+/// the umask, also if it already exists.
 #[cfg(unix)]
 pub fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};

@@ -1,5 +1,4 @@
-//! Mounts of control group hierarchies in a node, version 1, version 2 and the mix of
-//! both.
+//! Mounts the control group hierarchies of a node: version 1, version 2 and the mix of both.
 
 use std::ffi::CString;
 use std::fs;
@@ -14,8 +13,8 @@ pub fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
     Ok(rkube_cgroups::hierarchies()?)
 }
 
-/// Mounts the hierarchies at `/sys/fs/cgroup` under `root`. The cgroup namespace of the
-/// caller determines their root.
+/// Mounts the hierarchies at `/sys/fs/cgroup` under `root`. Each mount shows the hierarchy
+/// from the root of the caller's cgroup namespace.
 pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
     let base = root.join("sys/fs/cgroup");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -64,8 +63,8 @@ pub fn mount_all(hierarchies: &[Hierarchy], root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes new groups below the node's inherit its CPUs and memory nodes on version 1;
-/// without any, a group accepts no process.
+/// Lets new groups on version 1 inherit the node's CPUs and memory nodes. A group without
+/// any accepts no process.
 pub fn share_cpuset(root: &Path) -> anyhow::Result<()> {
     let file = root.join("sys/fs/cgroup/cpuset/cgroup.clone_children");
     if file.exists() {

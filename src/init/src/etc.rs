@@ -1,4 +1,4 @@
-//! The files that tell a node's programs who they are.
+//! The files in `/etc` with a node's host name, peers and DNS servers.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub fn write_identity(root: &Path, config: &NodeConfig) -> anyhow::Result<()> {
     write(&etc.join("hostname"), &format!("{}\n", config.name))?;
     write(&etc.join("hosts"), &hosts(config))?;
     let resolvers = etc.join("resolv.conf");
-    // A node without any has those that its container was created with.
+    // Without upstream servers, the container keeps those that it was created with.
     if config.upstream_dns.is_empty() && resolvers.exists() {
         return Ok(());
     }
@@ -26,6 +26,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Returns the content of `/etc/hosts`: this node, its peers and the API server.
 fn hosts(config: &NodeConfig) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     let _ = writeln!(text, "{} {}", config.ip, config.name);
@@ -45,6 +46,7 @@ fn hosts(config: &NodeConfig) -> String {
     text
 }
 
+/// Returns the content of `/etc/resolv.conf`.
 fn resolv_conf(config: &NodeConfig) -> String {
     config
         .upstream_dns

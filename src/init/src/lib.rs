@@ -1,7 +1,7 @@
-//! The first process of a node, for every driver. It starts the node's services,
-//! restarts those that exit, reaps orphans, and stops the node in order.
+//! PID 1 of a node, for every driver. It starts the node's services, restarts those that
+//! exit, reaps orphans, and stops the node in order.
 //!
-//! It is single-threaded, allocates little and depends on the kernel alone: when PID 1
+//! It is single-threaded, allocates little and depends only on the kernel: when PID 1
 //! exits, the kernel kills the whole node.
 
 #![warn(missing_docs)]
@@ -30,16 +30,16 @@ use service::Service;
 
 pub use etc::write_identity;
 
-/// Time for processes to end after SIGTERM when the node stops.
+/// Maximum time for processes to exit after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// Runs the node until SIGTERM or SIGPWR asks it to stop. Must be PID 1 (or a
-/// child subreaper) of a node whose file systems are mounted.
+/// Runs the node until SIGTERM, SIGINT or SIGPWR requests a stop. The caller must be PID 1
+/// (or a child subreaper) of a node whose file systems are mounted.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     run_until(config, None, STOP_GRACE)
 }
 
-/// As [`run`], and the power button, where there is one, asks it to stop too.
+/// Like [`run`], but also stops when the power button is pressed, if there is one.
 fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> anyhow::Result<()> {
     let mut wanted = SigSet::empty();
     for signal in [
@@ -58,14 +58,14 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
     }
 
-    // A node without its snapshot is better than none, and says so.
+    // A failed restore is reported but does not stop the boot.
     if let Err(e) = state::State::of_node().apply(config.restore.as_deref()) {
         eprintln!("init: the snapshot cannot be restored: {e:#}");
     }
 
     let mut services = vec![Service::new("agent")];
     if config.control_plane {
-        // First: the agents of every node wait for it.
+        // First, because the agents of all nodes wait for it.
         services.insert(0, Service::new("control-plane"));
     }
     for service in &mut services {
@@ -93,14 +93,14 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
     stop(&mut services, &signals, grace)
 }
 
-/// Waits until a signal or `timeout`; true when the node is asked to stop.
+/// Waits for a signal, the button or `timeout`. Returns whether the node was asked to stop.
 fn wait_for_signal(
     signals: &SignalFd,
     button: Option<&File>,
     timeout: Option<Duration>,
 ) -> anyhow::Result<bool> {
     let timeout = match timeout {
-        // Rounded up, so that a wait never ends just before what it waits for.
+        // Rounded up: poll has a resolution of 1 ms and must not return before the due time.
         Some(left) => {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         }
@@ -120,7 +120,7 @@ fn wait_for_signal(
     }
     if let Some(mut button) = button {
         let mut events = [0; 1024];
-        // Nothing to read is the normal case.
+        // The device is non-blocking; usually there is nothing to read.
         if let Ok(n) = button.read(&mut events) {
             stop |= vm::pressed(&events[..n]);
         }
@@ -128,7 +128,7 @@ fn wait_for_signal(
     Ok(stop)
 }
 
-/// Collects every child that ended; true when none is left at all.
+/// Reaps every child that has exited. Returns whether no children are left.
 fn reap(services: &mut [Service]) -> bool {
     loop {
         match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
@@ -146,9 +146,9 @@ fn reap(services: &mut [Service]) -> bool {
     }
 }
 
-/// Ends the node: services first, so that no container is restarted or
-/// reported dead, then everything else. What is left when PID 1 returns is
-/// killed by the kernel.
+/// Stops the node. Services are stopped first, so that they do not restart containers or
+/// report them as dead; then everything else. The kernel kills the remaining processes when
+/// PID 1 exits.
 fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + grace;
     for service in services.iter_mut().rev() {
@@ -162,8 +162,8 @@ fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow
         )?;
         reap(services);
     }
-    // A container's own PID 1 gets the signal too; without a handler it ignores
-    // it and is killed with the namespace below.
+    // Also sent to the PID 1 of each container. Without a handler it ignores the signal and
+    // is killed together with its PID namespace.
     let _ = kill(Pid::from_raw(-1), Signal::SIGTERM);
     while !reap(services) && Instant::now() < deadline {
         wait_for_signal(

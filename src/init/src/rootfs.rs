@@ -1,4 +1,4 @@
-//! The content of a node's root, common to all drivers.
+//! The content of a node's root file system, common to all drivers.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use rkube_config::paths::USR_LINKS;
 
 use crate::cgroup::{self, Hierarchy};
 
-/// Creates the directories and files of a root before anything is mounted in it.
+/// Creates the directories and files of a root file system before anything is mounted in it.
 pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     for (name, mode) in [
         ("dev", 0o755),
@@ -57,8 +57,8 @@ pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies the host's trusted certificates to the node; the rest of the host's `/etc` is
-/// not visible there.
+/// Copies the host's trusted CA certificates to the node, which cannot see the rest of the
+/// host's `/etc`.
 pub fn roots_of_trust(lower: &Path) -> anyhow::Result<()> {
     for bundle in [
         "/etc/ssl/certs/ca-certificates.crt",
@@ -89,7 +89,7 @@ pub fn special(root: &Path, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     mount_on("proc", root, "proc", quiet, None)?;
     mount_on("sysfs", root, "sys", quiet, None)?;
     cgroup::mount_all(hierarchies, root)?;
-    // Optional: a kernel may lack BPF.
+    // Optional: the kernel may lack BPF.
     let bpf = root.join("sys/fs/bpf");
     if bpf.is_dir() {
         let _ = mount(Some("bpf"), &bpf, Some("bpf"), quiet, Some("mode=700"));
@@ -194,10 +194,11 @@ fn devices(dev: &Path) -> anyhow::Result<()> {
     device_links(dev)
 }
 
-/// Mounts the host's programs and libraries read-only.
+/// Bind-mounts the host's programs and libraries (`/usr` and the directories that belong to
+/// it) read-only, with a separate `/usr/local`.
 pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
     bind(&host.join("usr"), &root.join("usr"), true)?;
-    // /usr/local is the node's: the host's may contain anything.
+    // The node has a separate /usr/local, because the host's may contain anything.
     let local = root.join("usr/local");
     if local.is_dir() {
         mount(
@@ -231,7 +232,7 @@ pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the links into `/usr` that most distributions have, unless they exist.
+/// Creates the links into `/usr` that most distributions have, unless they exist.
 pub fn complete_links(root: &Path) -> anyhow::Result<()> {
     for name in USR_LINKS {
         if root.join("usr").join(name).is_dir() && fs::symlink_metadata(root.join(name)).is_err() {
@@ -241,8 +242,8 @@ pub fn complete_links(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bind-mounts a directory without the mounts below it; a read-only remount would not
-/// apply to those.
+/// Bind-mounts a directory without the mounts below it, because a read-only remount would
+/// not apply to them.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> anyhow::Result<()> {
     mount(
         Some(source),
@@ -264,24 +265,24 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Bind-mounts a file read-only, after creating the target.
+/// Bind-mounts a file read-only. Creates the target.
 pub fn bind_file(source: &Path, target: &Path) -> anyhow::Result<()> {
     fs::write(target, b"").with_context(|| format!("cannot make {}", target.display()))?;
     bind(source, target, true)
 }
 
-/// Changes the flags, such as the propagation, of the mount at `path`.
+/// Changes the flags of the mount at `path`, such as its propagation.
 pub fn bind_flags(path: &Path, flags: MsFlags) -> anyhow::Result<()> {
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
         .with_context(|| format!("cannot change the mount propagation of {}", path.display()))
 }
 
-/// Creates a directory and its parents. The directory gets `mode` whatever the umask.
+/// Creates a directory and its parents. Sets the directory's mode regardless of the umask.
 pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
     rkube_fsutil::make_dir(path, mode).with_context(|| format!("cannot make {}", path.display()))
 }
 
-/// Makes a symbolic link unless `path` exists.
+/// Creates a symbolic link at `path` unless the path exists.
 pub(crate) fn link(target: impl AsRef<Path>, path: &Path) -> anyhow::Result<()> {
     match symlink(target.as_ref(), path) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {

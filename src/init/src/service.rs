@@ -11,16 +11,16 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rkube_config::paths;
 
-/// Pause before the second restart in a row; the first is immediate.
+/// Delay before the second restart in a row; the first is immediate.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause between restarts.
+/// Maximum delay between restarts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A service that lived this long has recovered; its pauses start over.
+/// Uptime after which a service counts as healthy and its restart delay is reset.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-/// A log is moved aside at a restart once it is this big, in bytes.
+/// Size in bytes above which a log is rotated when the service restarts.
 const LOG_LIMIT: u64 = 10 << 20;
 
-/// One role, e.g. `agent`, run as `rkube <role>` and restarted when it ends.
+/// One role, such as `agent`, run as `rkube <role>` and restarted when it exits.
 pub struct Service {
     role: &'static str,
     pid: Option<Pid>,
@@ -31,6 +31,7 @@ pub struct Service {
 }
 
 impl Service {
+    /// Creates the service without starting it.
     pub fn new(role: &'static str) -> Self {
         Self {
             role,
@@ -42,15 +43,17 @@ impl Service {
         }
     }
 
+    /// Returns the process ID, if the service is running.
     pub fn pid(&self) -> Option<Pid> {
         self.pid
     }
 
-    /// Time of the next start, while the service waits for it.
+    /// Returns the time of the next start, if one is scheduled.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
+    /// Starts the process. Schedules another attempt if that fails.
     pub fn start(&mut self) {
         self.due = None;
         self.started = Instant::now();
@@ -63,7 +66,7 @@ impl Service {
         }
     }
 
-    /// Takes note that the process ended; it will be started again.
+    /// Records that the process has exited and schedules its restart.
     pub fn ended(&mut self, status: WaitStatus) {
         self.pid = None;
         eprintln!("init: {} ended ({status:?}), restarting it", self.role);
@@ -73,7 +76,8 @@ impl Service {
         self.schedule();
     }
 
-    /// Asks the process to end; it is not started again.
+    /// Sends SIGTERM to the process and cancels a scheduled start. [`Service::ended`] schedules
+    /// a start again, which the caller must ignore.
     pub fn terminate(&mut self) {
         self.due = None;
         if let Some(pid) = self.pid {
@@ -86,6 +90,7 @@ impl Service {
         self.failures = self.failures.saturating_add(1);
     }
 
+    /// Spawns the process with a clean environment and its output in the log.
     fn spawn(&self) -> std::io::Result<Pid> {
         let log = self.log()?;
         let mut command = Command::new(paths::BINARY);
@@ -110,17 +115,18 @@ impl Service {
         // SAFETY: only async-signal-safe calls between fork and exec.
         unsafe {
             command.pre_exec(|| {
-                // Init's signals are blocked; a service wants them.
+                // Signals are blocked in init and the mask is inherited.
                 SigSet::empty().thread_set_mask()?;
                 nix::unistd::setsid()?;
                 Ok(())
             });
         }
         let child = command.spawn()?;
-        // Reaped by the loop of init, not through `Child`.
+        // Reaped by init's main loop, not through `Child`.
         Ok(Pid::from_raw(child.id() as i32))
     }
 
+    /// Opens the log: the machine's log port if there is one, else a file, which is rotated.
     fn log(&self) -> std::io::Result<File> {
         if let Some(port) = &self.port {
             return port.try_clone();
@@ -137,7 +143,7 @@ impl Service {
     }
 }
 
-/// The pause before a restart after `failures` earlier ones in a row.
+/// Returns the delay before a restart after `failures` earlier ones in a row.
 fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,

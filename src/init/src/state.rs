@@ -1,10 +1,9 @@
-//! What a node keeps for the cluster's user beside containers: the volumes of the
-//! built-in provisioner. Saved into a snapshot while the node runs, and put back
-//! at its boot, when nothing uses them.
+//! Snapshots of a node's data: the volumes of the built-in provisioner. They are saved
+//! while the node runs, and restored at its boot, before anything uses them.
 //!
-//! A snapshot is staged below [`paths::RESTORE`] in a directory with its name. The
-//! next boot takes the one that the node's configuration names, by renaming, and
-//! removes all others: what was staged and never asked for has no effect.
+//! A snapshot is staged below [`paths::RESTORE`] in a directory with its name. The next boot
+//! restores the snapshot that the node's configuration names, by renaming, and removes all
+//! others. A staged snapshot that the configuration does not name has no effect.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -20,7 +19,7 @@ use rkube_config::paths;
 const OBJECTS: &str = "objects.gz";
 const VOLUMES: &str = "volumes";
 
-/// The places, apart from the node for tests.
+/// The paths of the data and of staged snapshots; configurable for tests.
 #[derive(Clone, Debug)]
 pub struct State {
     volumes: PathBuf,
@@ -28,17 +27,17 @@ pub struct State {
     objects: PathBuf,
 }
 
-/// The staged content.
+/// A part of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The API's objects, a compressed dump of the store.
+    /// The API objects, a compressed dump of the store.
     Objects,
-    /// The node's volumes, an archive as [`State::save`] writes it.
+    /// The node's volumes, an archive as written by [`State::save`].
     Volumes,
 }
 
 impl State {
-    /// A node's.
+    /// Returns the paths inside a node.
     pub fn of_node() -> Self {
         Self {
             volumes: paths::VOLUMES.into(),
@@ -47,9 +46,9 @@ impl State {
         }
     }
 
-    /// Writes the volumes as a compressed tar archive. Their pods go on writing:
-    /// it is what a power cut would leave behind. Sockets are left out, and what
-    /// vanishes meanwhile.
+    /// Writes the volumes as a gzip-compressed tar archive. Pods may write meanwhile, so the
+    /// archive is only crash-consistent. Sockets and files that disappear meanwhile are left
+    /// out.
     pub fn save(&self, output: impl Write) -> anyhow::Result<()> {
         let compressed = GzEncoder::new(output, Compression::fast());
         let mut archive = tar::Builder::new(compressed);
@@ -62,7 +61,12 @@ impl State {
         Ok(())
     }
 
-    /// Stages a part of the snapshot `id`, whose first part removes all others.
+    /// Stages a part of the snapshot `id`. The first part of a snapshot removes all others.
+    ///
+    /// # Errors
+    ///
+    /// Fails if `id` has other characters than lowercase letters and digits, or if the input
+    /// is damaged.
     pub fn stage(&self, id: &str, part: Part, input: impl Read) -> anyhow::Result<()> {
         let folder = self.folder(id)?;
         if !folder.exists() {
@@ -91,15 +95,15 @@ impl State {
         Ok(())
     }
 
-    /// Takes the snapshot that is `wanted`, if it is staged, and forgets all others.
-    /// For a boot, before anything runs.
+    /// Restores the snapshot `wanted`, if it is staged, and removes all staged snapshots. Must
+    /// be called at boot, before any service runs.
     pub fn apply(&self, wanted: Option<&str>) -> anyhow::Result<()> {
         if let Some(id) = wanted {
             let folder = self.folder(id)?;
             let volumes = folder.join(VOLUMES);
             if volumes.exists() {
-                // Moved away first, so that a boot that is cut short here finds
-                // either the old or the new ones and never both in one folder.
+                // The old volumes are moved away first: a boot interrupted here finds either
+                // the old or the new volumes, never both in one directory.
                 if self.volumes.exists() {
                     let old = folder.join("old");
                     remove(&old)?;
@@ -115,6 +119,8 @@ impl State {
         remove(&self.restore)
     }
 
+    /// Returns the staging directory of a snapshot. Validates `id`, which becomes a path
+    /// component.
     fn folder(&self, id: &str) -> anyhow::Result<PathBuf> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if id.is_empty() || !id.chars().all(plain) {
@@ -142,7 +148,7 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Appends a folder and all it holds.
+/// Appends a directory and its content.
 fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_metadata(&fs::symlink_metadata(path)?);
@@ -161,7 +167,7 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
             archive.append_path_with_name(&path, &name)
         };
         match done {
-            // Removed since the folder was read.
+            // Removed after the directory was read.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
@@ -169,8 +175,8 @@ fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> 
     Ok(())
 }
 
-/// A file that grows or shrinks under the reader is cut or padded to the length
-/// that the archive was told.
+/// Appends a regular file. Content is truncated or padded with zeros to the length in the
+/// header if the file changes its size meanwhile.
 fn append_file<W: Write>(
     archive: &mut tar::Builder<W>,
     path: &Path,
@@ -239,7 +245,7 @@ mod tests {
         );
         assert!(!dir.path().join("restore").exists());
 
-        // The next boot asks for the same once more.
+        // A second boot with the same configuration does not restore again.
         fs::write(claim.join("sub/file"), "later").unwrap();
         state.apply(Some("a1")).unwrap();
         assert_eq!(fs::read(claim.join("sub/file")).unwrap(), b"later");
@@ -257,7 +263,7 @@ mod tests {
             assert!(dir.path().join("volumes").exists());
             assert!(!dir.path().join("restore").exists());
         }
-        // Another snapshot takes the place of one that was not finished.
+        // Staging another snapshot removes an incomplete one.
         state.stage("a1", Part::Objects, &b"old"[..]).unwrap();
         state.stage("b2", Part::Volumes, &nothing[..]).unwrap();
         assert!(!dir.path().join("restore/a1").exists());

@@ -1,4 +1,4 @@
-//! The client: what `rkube ssh` does.
+//! The client of `rkube ssh`.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,6 +21,7 @@ pub struct Session {
     handle: Handle<Verify>,
 }
 
+/// Compares the server's host key with the expected one.
 struct Verify {
     expected: PublicKey,
     mismatch: Arc<std::sync::atomic::AtomicBool>,
@@ -46,8 +47,12 @@ impl client::Handler for Verify {
 impl Session {
     /// Connects and authenticates with the private key at `key_path`.
     ///
-    /// `expected_host_key` is the node's public key as one line of OpenSSH's
-    /// format; any other key ends the connection.
+    /// `expected_host_key` is the node's public key in OpenSSH's one-line format.
+    ///
+    /// # Errors
+    ///
+    /// [`SshError::HostKey`] if the server has another host key; [`SshError::Refused`] if it
+    /// rejects the private key.
     pub async fn connect(
         addr: SocketAddr,
         user: &str,
@@ -89,8 +94,8 @@ impl Session {
 
     /// Runs `command` without a terminal and returns its exit code.
     ///
-    /// Without `stdin` the command reads an empty input. A command that a signal
-    /// ended gives 128 and the signal's number, as a shell does.
+    /// Without `stdin` the command reads an empty input. For a command that was killed by a
+    /// signal, returns 128 plus the signal's number, as a shell does.
     pub async fn exec(
         &self,
         command: &str,
@@ -101,8 +106,8 @@ impl Session {
         let channel = self.handle.channel_open_session().await?;
         channel.exec(true, command).await?;
         let (mut reader, writer) = channel.split();
-        // The two directions may not wait for each other: a full window on one
-        // would otherwise stop the other.
+        // Both directions run concurrently: a full window in one would otherwise block the
+        // other.
         let input = async {
             if let Some(mut stdin) = stdin {
                 let mut buffer = vec![0; 16 << 10];
@@ -119,7 +124,7 @@ impl Session {
                         .await
                         .is_err()
                     {
-                        // The command is gone; what it left is read by the other half.
+                        // The command has exited; `output` still reads its remaining output.
                         return Ok(());
                     }
                 }
@@ -153,15 +158,15 @@ impl Session {
         code.ok_or(SshError::Protocol(russh::Error::Disconnect))
     }
 
-    /// An interactive login shell on this process's terminal; see [`Session::interactive`].
+    /// Runs an interactive login shell; see [`Session::interactive`].
     pub async fn shell(&self) -> Result<i32, SshError> {
         self.interactive(None).await
     }
 
     /// Runs `command`, or a login shell, with a terminal and returns its exit code.
     ///
-    /// When standard input is a terminal it is put in raw mode for the time and
-    /// its size is followed.
+    /// If standard input is a terminal, it is in raw mode meanwhile, and changes of its size
+    /// are sent to the node.
     pub async fn interactive(&self, command: Option<&str>) -> Result<i32, SshError> {
         let channel = self.handle.channel_open_session().await?;
         let (columns, rows) = terminal::size().unwrap_or((80, 24));
@@ -227,9 +232,9 @@ impl Session {
         code.ok_or(SshError::Protocol(russh::Error::Disconnect))
     }
 
-    /// Carries each connection that `listener` takes to `host:port` as the node reaches it.
+    /// Forwards each connection to `listener` to `host:port`, as resolved on the node.
     ///
-    /// Runs until the connection to the node ends.
+    /// Returns an error when the connection to the node is closed or `listener` fails.
     pub async fn forward(
         &self,
         listener: TcpListener,
@@ -254,7 +259,7 @@ impl Session {
                 Ok(channel) => channel,
                 Err(e) if self.handle.is_closed() => return Err(e.into()),
                 Err(e) => {
-                    // One refused target must not end the others.
+                    // A target that refuses one connection does not stop the listener.
                     debug!("forward to {host}:{port}: {e}");
                     continue;
                 }
@@ -268,7 +273,7 @@ impl Session {
         }
     }
 
-    /// Says good-bye to the server.
+    /// Disconnects from the server.
     pub async fn close(self) -> Result<(), SshError> {
         self.handle
             .disconnect(Disconnect::ByApplication, "", "")
@@ -277,6 +282,7 @@ impl Session {
     }
 }
 
+/// Writes and flushes `data`; `what` is the operation in errors.
 async fn write(
     to: &mut (impl AsyncWrite + Unpin),
     data: &[u8],
@@ -286,6 +292,7 @@ async fn write(
     to.flush().await.map_err(SshError::io(what))
 }
 
+/// Records the exit code of a channel message, if it contains one.
 fn note_exit(message: &ChannelMsg, code: &mut Option<i32>) {
     match message {
         ChannelMsg::ExitStatus { exit_status } => *code = Some(exit_status.cast_signed()),
@@ -297,8 +304,8 @@ fn note_exit(message: &ChannelMsg, code: &mut Option<i32>) {
     }
 }
 
-/// Standard input, read by a thread of its own: a thread of the runtime would keep
-/// the process alive until the next key.
+/// Reads standard input on a separate thread. A blocking task of the runtime would delay the
+/// exit of the process until the next key press.
 fn stdin_lines() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(4);
     std::thread::spawn(move || {

@@ -16,7 +16,7 @@ pub struct KeyPair {
     pub public: String,
 }
 
-/// Makes a new ed25519 key pair; `comment` ends the public line.
+/// Creates an ed25519 key pair; `comment` is appended to the public key.
 pub fn generate(comment: &str) -> Result<KeyPair, SshError> {
     let bad = |reason: russh::keys::ssh_key::Error| SshError::Key {
         what: "making a key".into(),
@@ -29,9 +29,9 @@ pub fn generate(comment: &str) -> Result<KeyPair, SshError> {
     Ok(KeyPair { private, public })
 }
 
-/// Makes a key pair and writes it to `path` (mode 0600) and `path.pub` (mode 0644).
+/// Creates a key pair and writes it to `path` (mode 0600) and `path.pub` (mode 0644).
 ///
-/// Returns the public line. An existing file is replaced.
+/// Returns the public key as one line. Existing files are replaced.
 pub fn generate_files(path: &Path, comment: &str) -> Result<String, SshError> {
     let pair = generate(comment)?;
     write(path, pair.private.as_bytes(), 0o600)?;
@@ -47,7 +47,7 @@ pub fn generate_files(path: &Path, comment: &str) -> Result<String, SshError> {
 
 fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), SshError> {
     let what = || format!("writing {}", path.display());
-    // The mode counts only for a new file, so an old one has to go first.
+    // The mode applies to new files only, so an existing file is removed first.
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(SshError::io(what())(e)),
         _ => {}
@@ -56,7 +56,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), SshError> {
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    // What lies in a user's profile folder on Windows is theirs by inheritance.
+    // On Windows, files in a user's profile directory inherit its access control.
     #[cfg(not(unix))]
     let _ = mode;
     options
@@ -73,7 +73,7 @@ pub(crate) fn read_private(path: &Path) -> Result<PrivateKey, SshError> {
     })
 }
 
-/// Reads a public key from one line (`ssh-ed25519 AAAA... comment`).
+/// Parses a public key from one line (`ssh-ed25519 AAAA... comment`).
 pub(crate) fn parse_public(line: &str) -> Result<PublicKey, SshError> {
     PublicKey::from_openssh(line.trim()).map_err(|e| SshError::Key {
         what: "not an OpenSSH public key".into(),
@@ -81,10 +81,10 @@ pub(crate) fn parse_public(line: &str) -> Result<PublicKey, SshError> {
     })
 }
 
-/// The keys of an `authorized_keys` file.
+/// Returns the keys of an `authorized_keys` file.
 ///
-/// Lines with options are passed over: an option that is not enforced must not
-/// let anybody in.
+/// Lines with options are ignored: options are not enforced, so their keys must not be
+/// accepted.
 #[cfg(target_os = "linux")]
 pub(crate) fn authorized(text: &str) -> Vec<PublicKey> {
     text.lines()

@@ -1,15 +1,14 @@
-//! SSH into a node: the server that a node runs, and the client that the CLI uses.
+//! SSH to a node: the server that a node runs, and the client of `rkube ssh`.
 //!
-//! The server takes public keys only and runs what it is asked for as root, in
-//! the node's own namespaces. The client is as much of `ssh` as `rkube ssh`
-//! needs: an interactive shell, a command with separate streams, and a forwarded
-//! port. Both are checked against OpenSSH's programs.
+//! The server accepts public keys only, and runs shells and commands as root in the node's
+//! namespaces. The client provides an interactive shell, commands with separate streams, and
+//! port forwarding. The tests use both this client and OpenSSH's programs.
 
 pub mod client;
 pub mod keys;
 #[cfg(unix)]
 mod modes;
-// Who serves is a node, and nodes are Linux.
+// Only nodes run the server, and nodes are Linux.
 #[cfg(target_os = "linux")]
 mod pty;
 #[cfg(target_os = "linux")]
@@ -25,32 +24,32 @@ mod words;
 #[cfg(target_os = "linux")]
 pub use server::{Server, SshConfig, serve};
 
-/// Why an SSH server, client or key could not be used.
+/// An error of an SSH server, client or key.
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {
-    /// A file or socket failed.
+    /// An I/O error of a file or socket.
     #[error("{what}: {source}")]
     Io {
-        /// What was being done.
+        /// The attempted operation, as in `reading /a`.
         what: String,
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A key file is not a key, or cannot be made.
+    /// A key is invalid, or cannot be created.
     #[error("{what}: {reason}")]
     Key {
-        /// The key and what was wanted of it.
+        /// The key or the attempted operation.
         what: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The server showed another host key than the expected one.
+    /// The server's host key is not the expected one.
     #[error("the host key of {0} is not the one this cluster was made with")]
     HostKey(String),
-    /// The server did not take the key.
+    /// The server rejected the client's key.
     #[error("{0} refused the key")]
     Refused(String),
-    /// The connection broke or the protocol was violated.
+    /// The connection was closed, or a protocol error occurred.
     #[error("ssh: {0}")]
     Protocol(#[from] russh::Error),
 }
@@ -62,7 +61,7 @@ impl SshError {
     }
 }
 
-/// Signals by the numbers that nodes have for them, whatever the client runs on.
+/// Linux signal numbers, independent of the client's platform.
 mod number {
     pub const SIGHUP: i32 = 1;
     pub const SIGINT: i32 = 2;
@@ -86,7 +85,7 @@ mod number {
     pub const SIGSYS: i32 = 31;
 }
 
-/// The number of an SSH signal name on Linux, the names of RFC 4254 section 6.10 and a few more.
+/// Returns the Linux number of an SSH signal name (RFC 4254 section 6.10, and a few more).
 pub(crate) fn signal_number(signal: &russh::Sig) -> Option<i32> {
     use russh::Sig;
     Some(match signal {
@@ -116,7 +115,7 @@ pub(crate) fn signal_number(signal: &russh::Sig) -> Option<i32> {
     })
 }
 
-/// The SSH name of a Linux signal; signals without a standard name get `SIGn@rkube`-like names.
+/// Returns the SSH name of a Linux signal; `SIGn@rkube` for signals without a standard name.
 #[cfg(target_os = "linux")]
 pub(crate) fn signal_name(number: i32) -> russh::Sig {
     use russh::Sig;
@@ -141,6 +140,6 @@ pub(crate) fn signal_name(number: i32) -> russh::Sig {
     }
 }
 
-// Against the server.
+// The tests need the server.
 #[cfg(all(test, target_os = "linux"))]
 mod tests;

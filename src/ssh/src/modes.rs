@@ -1,4 +1,4 @@
-//! The modes of a terminal as SSH writes them, RFC 4254 section 8.
+//! Terminal modes as encoded by SSH (RFC 4254 section 8).
 
 use std::os::fd::AsFd;
 
@@ -15,7 +15,7 @@ enum Mode {
     Control(ControlFlags),
 }
 
-/// RFC 4254 section 8's opcodes as Linux has them.
+/// Maps an opcode to the Linux terminal mode; `None` if Linux has none.
 fn mode(opcode: &Pty) -> Option<Mode> {
     use Mode::*;
     Some(match opcode {
@@ -70,14 +70,14 @@ fn mode(opcode: &Pty) -> Option<Mode> {
     })
 }
 
-/// Gives the terminal the modes that a client asked for.
+/// Applies the modes that a client requested to a terminal.
 #[cfg(target_os = "linux")]
 pub(crate) fn apply(slave: &impl AsFd, modes: &[(Pty, u32)]) -> std::io::Result<()> {
     let mut t = termios::tcgetattr(slave)?;
     for (opcode, value) in modes {
         let on = *value != 0;
         match mode(opcode) {
-            // 255 means "not set" on the wire; Linux writes that as 0.
+            // 255 encodes a disabled character, which Linux represents as 0.
             Some(Mode::Char(c)) => {
                 t.control_chars[c as usize] = if *value == 255 { 0 } else { *value as u8 }
             }
@@ -92,7 +92,8 @@ pub(crate) fn apply(slave: &impl AsFd, modes: &[(Pty, u32)]) -> std::io::Result<
     Ok(())
 }
 
-/// The modes of the terminal behind `fd`, as a client sends them to the server.
+/// Returns the modes of a terminal in the encoding for the server; empty if `fd` is not a
+/// terminal.
 pub(crate) fn of(fd: &impl AsFd) -> Vec<(Pty, u32)> {
     const SENT: &[Pty] = &[
         Pty::VINTR,

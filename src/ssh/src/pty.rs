@@ -1,4 +1,4 @@
-//! Pseudo-terminals: opening one, and its size.
+//! Pseudo-terminals: creation and size.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -6,7 +6,7 @@ use russh::Pty;
 
 use crate::modes;
 
-/// What a client asked its terminal to be.
+/// A client's request for a terminal (RFC 4254 section 6.2).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PtyRequest {
     pub term: String,
@@ -28,7 +28,8 @@ impl PtyRequest {
         }
     }
 
-    /// Opens a terminal of the wanted size and modes: its master (non-blocking) and slave.
+    /// Opens a terminal with the requested size and modes. Returns the master, which is
+    /// non-blocking, and the slave.
     pub(crate) fn open(&self) -> std::io::Result<(OwnedFd, OwnedFd)> {
         let pty = nix::pty::openpty(Some(&self.winsize()), None)?;
         for fd in [&pty.master, &pty.slave] {
@@ -50,7 +51,7 @@ impl PtyRequest {
 }
 
 pub(crate) fn set_size(master: &impl AsRawFd, size: &libc::winsize) -> std::io::Result<()> {
-    // SAFETY: the descriptor is open for the borrow's length and TIOCSWINSZ only reads `size`.
+    // SAFETY: the descriptor is open during the borrow and TIOCSWINSZ only reads `size`.
     let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, size) };
     if done < 0 {
         return Err(std::io::Error::last_os_error());

@@ -1,4 +1,4 @@
-//! The server: who may come in, and which channels they may open.
+//! The server: authentication and the channels that clients may open.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::{SshError, keys, session};
 
-/// Where sftp-server may live, by distribution.
+/// Paths of sftp-server in various distributions.
 const SFTP_SERVERS: &[&str] = &[
     "/usr/lib/openssh/sftp-server",
     "/usr/libexec/openssh/sftp-server",
@@ -22,20 +22,21 @@ const SFTP_SERVERS: &[&str] = &[
     "/usr/libexec/sftp-server",
 ];
 
-/// What the server is told.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct SshConfig {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
     /// The host's private key, OpenSSH PEM.
     pub host_key_path: PathBuf,
-    /// Who may come in; read again at each attempt, so that a new key counts at once.
+    /// The `authorized_keys` file, read at each attempt, so that changes apply immediately.
     pub authorized_keys_path: PathBuf,
-    /// The shell, used when it exists; `/bin/sh` otherwise.
+    /// The login shell; `/bin/sh` if it does not exist.
     pub shell: PathBuf,
-    /// Variables of every session, over the defaults (`HOME`, `PATH`, `USER`, ...).
+    /// Environment variables of every session; they override the defaults (`HOME`, `PATH`,
+    /// `USER`, ...).
     pub env: Vec<(String, String)>,
-    /// Shown when an interactive shell starts.
+    /// A message shown when an interactive shell starts.
     pub motd: Option<String>,
 }
 
@@ -49,20 +50,20 @@ impl SshConfig {
     }
 }
 
-/// A server that has its port but answers nobody until [`Server::run`].
+/// A server that is bound to its port. It accepts no connections before [`Server::run`].
 pub struct Server {
     listener: TcpListener,
     config: Arc<SshConfig>,
     protocol: Arc<server::Config>,
 }
 
-/// Listens and serves until the future is dropped.
+/// Binds and serves until the future is dropped.
 pub async fn serve(config: SshConfig) -> Result<(), SshError> {
     Server::bind(config).await?.run().await
 }
 
 impl Server {
-    /// Reads the host key and takes the port.
+    /// Reads the host key and binds the port.
     pub async fn bind(config: SshConfig) -> Result<Self, SshError> {
         let key = keys::read_private(&config.host_key_path)?;
         let listener = TcpListener::bind(config.listen)
@@ -71,7 +72,7 @@ impl Server {
         let protocol = server::Config {
             methods: MethodSet::from(&[MethodKind::PublicKey][..]),
             keys: vec![key],
-            // A wrong key is slow to try again, the probe for methods is not.
+            // Failed keys are delayed; the initial request, which lists the methods, is not.
             auth_rejection_time: Duration::from_millis(500),
             auth_rejection_time_initial: Some(Duration::ZERO),
             inactivity_timeout: None,
@@ -86,18 +87,19 @@ impl Server {
         })
     }
 
-    /// The address that clients reach, with the real port when 0 was asked for.
+    /// Returns the address that the server is bound to, with the actual port.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves until the future is dropped.
+    /// Serves until the future is dropped. Each connection is a task, which outlives it.
     pub async fn run(self) -> Result<(), SshError> {
         loop {
             let (stream, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(e) => {
-                    // Out of descriptors or a peer gone already: neither ends the server.
+                    // Accept errors, such as no file descriptors or an aborted connection, are
+                    // transient.
                     warn!("ssh accept: {e}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
@@ -127,6 +129,7 @@ impl Server {
     }
 }
 
+/// The handler of one client connection.
 struct Connection {
     config: Arc<SshConfig>,
     peer: SocketAddr,
@@ -134,6 +137,7 @@ struct Connection {
 }
 
 impl Connection {
+    /// Returns whether the user is root and the key is authorized.
     fn may_enter(&self, user: &str, key: &russh::keys::PublicKey) -> bool {
         if user != "root" {
             return false;
@@ -161,13 +165,13 @@ impl Connection {
     }
 }
 
-/// The sftp-server of this node, if it has one.
+/// Returns the path of the node's sftp-server, if it has one.
 fn sftp_server() -> Option<&'static str> {
     SFTP_SERVERS.iter().copied().find(|p| Path::new(p).exists())
 }
 
-// Requests on a session channel are answered here, in the order they came; what
-// they ask for happens in the channel's own task, which sees the same messages.
+// Requests on a session channel are answered here, in order. The channel's task receives
+// the same messages and executes them.
 impl Handler for Connection {
     type Error = russh::Error;
 
@@ -220,7 +224,7 @@ impl Handler for Connection {
             reply.reject(ChannelOpenFailure::ConnectFailed).await;
             return Ok(());
         };
-        // Connecting may take long, and the connection has other channels to serve.
+        // Connecting may take long and must not block the connection's other channels.
         tokio::spawn(async move {
             match TcpStream::connect((host.as_str(), port)).await {
                 Ok(mut target) => {

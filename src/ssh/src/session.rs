@@ -21,11 +21,12 @@ use crate::{SshConfig, signal_name, signal_number};
 
 /// The stream number of standard error, RFC 4254 section 5.2.
 const STDERR: u32 = 1;
-/// Input that may wait for a program which does not read it. The connection's
-/// other channels, this one's output among them, stand still beyond it.
+/// Maximum input in bytes that is buffered for a program that does not read. When it is
+/// exceeded, all channels of the connection are blocked.
 const INPUT_BACKLOG: usize = 64 << 20;
 const CHUNK: usize = 16 << 10;
 
+/// The server's settings and the connection of a session channel.
 pub(crate) struct Context {
     pub config: Arc<SshConfig>,
     pub handle: Handle,
@@ -34,17 +35,20 @@ pub(crate) struct Context {
     pub sftp_server: Option<&'static str>,
 }
 
+/// The program that a session channel runs.
 enum Program {
     Shell,
     Command(Vec<u8>),
     Sftp(&'static str),
 }
 
-/// Whether a client may set this variable; anything that steers the loader or the shell may not.
+/// Returns whether a client may set this variable. Variables that affect the dynamic loader or
+/// the shell are not allowed.
 pub(crate) fn accepts_env(name: &str) -> bool {
     name == "LANG" || name.starts_with("LC_") || name == "COLORTERM" || name == "NO_COLOR"
 }
 
+/// Runs one session channel: reads requests up to the program to run, and runs it.
 pub(crate) async fn run(channel: Channel<Msg>, context: Context) {
     let (mut reader, writer) = channel.split();
     let mut request = None;
@@ -91,7 +95,7 @@ pub(crate) async fn run(channel: Channel<Msg>, context: Context) {
         Some(request) => with_pty(&context, request, env, &program, reader, &writer).await,
         None => with_pipes(&context, env, &program, reader, &writer).await,
     };
-    // The client may be gone already; nothing is left to tell it then.
+    // Errors are ignored: the client may have disconnected.
     let _ = match outcome {
         Ok(Some(status)) => match (status.code(), status.signal()) {
             (Some(code), _) => {
@@ -129,6 +133,8 @@ pub(crate) async fn run(channel: Channel<Msg>, context: Context) {
     let _ = context.handle.close(id).await;
 }
 
+/// Returns the command of a program. If the node has no shell, the command line is split here
+/// and a login shell is an error.
 fn command(
     context: &Context,
     env: Vec<(String, String)>,
@@ -147,11 +153,11 @@ fn command(
         Program::Shell => {
             let mut command = Command::new(shell);
             let name = shell.file_name().unwrap_or_default().to_string_lossy();
-            // A leading dash is how a shell learns that it is a login shell.
+            // By convention, a leading dash in argv[0] makes it a login shell.
             command.arg0(format!("-{name}"));
             command
         }
-        // A node may have no shell at all; rkube's own commands need none.
+        // Unreachable: an arm above has the same pattern and guard.
         Program::Command(text) if !shell.exists() => {
             let text = String::from_utf8_lossy(text);
             let mut words = text.split_whitespace();
@@ -207,7 +213,7 @@ fn command(
     Ok(command)
 }
 
-/// Sends a signal to the program's whole process group.
+/// Sends a signal to the program's process group.
 fn signal(child: Option<u32>, signal: i32) {
     let Some(pid) = child.and_then(|p| i32::try_from(p).ok()) else {
         return;
@@ -220,9 +226,10 @@ fn signal(child: Option<u32>, signal: i32) {
     }
 }
 
-/// Takes the client's messages off the connection and hands on its input.
+/// Receives the client's messages and forwards its input to the program.
 ///
-/// Ends when the channel does. Never waits for the program, unless the backlog is full.
+/// Ends when the channel is closed. Does not wait for the program unless the backlog is
+/// full.
 async fn feed(
     mut reader: ChannelReadHalf,
     input: mpsc::UnboundedSender<(Bytes, tokio::sync::OwnedSemaphorePermit)>,
@@ -266,12 +273,12 @@ async fn feed(
     }
 }
 
-/// Copies a program's output to the channel until it ends or the client is gone.
+/// Copies a program's output to the channel until it ends or the channel is closed.
 async fn pump(mut from: impl AsyncRead + Unpin, to: &ChannelWriteHalf<Msg>, stream: Option<u32>) {
     let mut buffer = vec![0; CHUNK];
     loop {
         match from.read(&mut buffer).await {
-            // A terminal whose last user left reads as EIO.
+            // A pty master reads as EIO when the last slave is closed.
             Ok(0) | Err(_) => return,
             Ok(n) => {
                 let data = Bytes::copy_from_slice(&buffer[..n]);
@@ -287,6 +294,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, to: &ChannelWriteHalf<Msg>, stre
     }
 }
 
+/// Runs a program with pipes. Returns `None` if the client disconnects first.
 async fn with_pipes(
     context: &Context,
     env: Vec<(String, String)>,
@@ -328,7 +336,7 @@ async fn with_pipes(
     outcome
 }
 
-/// Waits for the program; a client that leaves first hangs up on it.
+/// Waits for the program. If the client disconnects first, sends SIGHUP and returns `None`.
 async fn supervise(
     feeder: impl Future<Output = ()>,
     work: impl Future<Output = std::io::Result<ExitStatus>>,
@@ -340,10 +348,11 @@ async fn supervise(
         () = &mut feeder => {}
     }
     signal(pid, libc::SIGHUP);
-    // The program may ignore the signal; its child handle is reaped by the runtime.
+    // The program may ignore the signal. The runtime reaps it when it exits.
     Ok(None)
 }
 
+/// Runs a program on a pseudo-terminal. Returns `None` if the client disconnects first.
 async fn with_pty(
     context: &Context,
     request: &PtyRequest,
@@ -375,7 +384,7 @@ async fn with_pty(
         });
     }
     let mut child = command.spawn()?;
-    // The command holds the parent's copies of the slave, which would keep it open.
+    // The command owns copies of the slave, which would keep it open.
     drop(command);
     if let (Program::Shell, Some(motd)) = (program, &context.config.motd) {
         let text = motd.trim_end().replace('\n', "\r\n") + "\r\n";
@@ -408,8 +417,8 @@ async fn with_pty(
             status = child.wait() => status,
             () = &mut output => child.wait().await,
         };
-        // What the program wrote last is still in the terminal. A background job
-        // may hold the terminal open for ever, so take only what is there.
+        // The terminal still buffers the program's last output. A background job may keep
+        // the terminal open forever, so only the buffered output is read.
         drain(&master, writer).await;
         status
     };
@@ -418,6 +427,7 @@ async fn with_pty(
     outcome
 }
 
+/// Copies the output that is buffered in the terminal, without waiting for more.
 async fn drain(master: &AsyncFd<OwnedFd>, writer: &ChannelWriteHalf<Msg>) {
     let mut buffer = vec![0; CHUNK];
     while let Ok(n @ 1..) = nix::unistd::read(master.get_ref().as_raw_fd(), &mut buffer) {
@@ -431,6 +441,7 @@ async fn drain(master: &AsyncFd<OwnedFd>, writer: &ChannelWriteHalf<Msg>) {
     }
 }
 
+/// Writes all of `data` to a non-blocking descriptor.
 async fn write_fd(fd: &AsyncFd<OwnedFd>, mut data: &[u8]) -> std::io::Result<()> {
     while !data.is_empty() {
         let mut guard = fd.writable().await?;
@@ -444,6 +455,7 @@ async fn write_fd(fd: &AsyncFd<OwnedFd>, mut data: &[u8]) -> std::io::Result<()>
     Ok(())
 }
 
+/// Reads the master of a terminal; it is non-blocking.
 struct PtyReader<'a>(&'a AsyncFd<OwnedFd>);
 
 impl AsyncRead for PtyReader<'_> {

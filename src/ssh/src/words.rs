@@ -1,9 +1,9 @@
-//! Commands on a node that has no shell (its driver could not lend it the
-//! host's programs): one program with its arguments, quoted as for a shell.
+//! Command lines on a node without a shell: one program and its arguments, quoted as for a
+//! shell. A node has none if its driver cannot mount the host's programs.
 
 use std::io;
 
-/// Splits a command line as a shell would, or says why only a shell could run it.
+/// Splits a command line into words as a shell does. Fails for syntax that needs a shell.
 pub(crate) fn split(line: &[u8]) -> io::Result<Vec<String>> {
     let line = std::str::from_utf8(line).map_err(|_| refuse("it is not UTF-8"))?;
     let mut words = Vec::new();
@@ -37,7 +37,7 @@ pub(crate) fn split(line: &[u8]) -> io::Result<Vec<String>> {
     Ok(words)
 }
 
-/// What stands up to the closing quote.
+/// Appends the text up to the closing quote to `word`.
 fn quoted(chars: &mut std::str::Chars<'_>, end: char, word: &mut String) -> io::Result<()> {
     while let Some(c) = chars.next() {
         match c {
@@ -60,7 +60,7 @@ fn refuse(why: &str) -> io::Error {
     ))
 }
 
-/// The answer to a client that wants a shell itself.
+/// Returns the error for a client that requests a login shell.
 pub(crate) fn no_shell() -> io::Error {
     io::Error::other(
         "this node has no shell, because its driver could not lend it this machine's programs; \

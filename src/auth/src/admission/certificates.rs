@@ -1,5 +1,5 @@
 //! CertificateApproval, CertificateSigning, ClusterTrustBundleAttest and
-//! CertificateSubjectRestriction: who may decide on requests to which signer.
+//! CertificateSubjectRestriction: check permissions on the signer of a request.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ use crate::{names, tree};
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
-/// Whether the user may `verb` for a signer: by its name, or for all of its
+/// Returns whether the user may `verb` for a signer, by its name or by the wildcard of its
 /// domain (`example.com/*`).
 fn may(authorizer: &Authorizer, request: &Request<'_>, verb: &str, signer: &str) -> bool {
     let all = signer
@@ -66,6 +66,7 @@ pub(super) fn validate(authorizer: &Authorizer, request: &Request<'_>) -> Result
     }
 }
 
+/// Checks that the user may attest for the signer of a ClusterTrustBundle.
 fn attest(authorizer: &Authorizer, request: &Request<'_>) -> Result<(), Status> {
     if !matches!(request.operation, Operation::Create | Operation::Update)
         || !request.subresource.is_empty()
@@ -86,7 +87,7 @@ fn attest(authorizer: &Authorizer, request: &Request<'_>) -> Result<(), Status> 
     )))
 }
 
-/// No certificate of the client signer puts anyone above authorization.
+/// Rejects client certificates for `system:masters`, which bypasses authorization.
 fn restrict_subject(request: &Request<'_>) -> Result<(), Status> {
     if tree::text(request.new_object(), &["spec", "signerName"]) != CLIENT_SIGNER {
         return Ok(());
@@ -101,7 +102,7 @@ fn restrict_subject(request: &Request<'_>) -> Result<(), Status> {
     Ok(())
 }
 
-/// The organizations in the subject of a request (base64 of PEM).
+/// Returns the organizations in the subject of a request (base64 of PEM).
 fn organizations(request: &str) -> Result<Vec<String>, String> {
     let csr = parse_request(request)?;
     let (_, csr) = X509CertificationRequest::from_der(&csr).map_err(|e| e.to_string())?;
@@ -111,7 +112,7 @@ fn organizations(request: &str) -> Result<Vec<String>, String> {
         .collect()
 }
 
-/// The DER of a request (base64 of PEM).
+/// Decodes a request (base64 of PEM) to DER.
 pub(super) fn parse_request(
     request: &str,
 ) -> Result<CertificateSigningRequestDer<'static>, String> {

@@ -1,5 +1,5 @@
-//! LimitRanger: a namespace's LimitRanges give containers their default
-//! requests and limits, and bound what containers, pods and claims ask for.
+//! LimitRanger: applies the LimitRanges of a namespace. They set containers' default
+//! requests and limits, and bound those of containers, pods and claims.
 
 use rkube_api::quantity::Quantity;
 use rkube_api::status::Status;
@@ -11,6 +11,7 @@ use rkube_component_helpers::resource::{self, ResourceList, Side};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
+/// Returns whether LimitRanges apply to the request: new pods, resized pods, and claims.
 fn concerns(request: &Request<'_>) -> bool {
     if request.object.is_none() || request.old.is_some_and(tree::is_terminating) {
         return false;
@@ -38,7 +39,8 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
     Ok(())
 }
 
-/// Gives a pod's containers the amounts that they lack, and notes which.
+/// Adds the default requests and limits that a pod's containers lack, and lists them in an
+/// annotation.
 fn set_defaults(range: &Object, pod: &mut Object) {
     let (mut requests, mut limits) = (Vec::new(), Vec::new());
     for item in tree::items(range, &["spec", "limits"]) {
@@ -101,7 +103,7 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     Ok(())
 }
 
-/// What an item of a range demands, and the amounts that it is held against.
+/// The amounts that are checked against the bounds of one LimitRange item.
 struct Check<'a> {
     kind: &'a str,
     requests: ResourceList,
@@ -166,6 +168,7 @@ fn check_claim(range: &Object, claim: &Object) -> Vec<String> {
     errors
 }
 
+/// Applies `check` to each bound in a field of an item. Returns the errors.
 fn each(
     item: &Object,
     field: &str,

@@ -1,9 +1,9 @@
-//! Admission: what must be true of a write, and what is filled in.
+//! Admission: the built-in plugins that modify, validate or reject a write.
 //!
-//! The API server awaits [`Plugins::wait_until_ready`], calls
-//! [`Plugins::mutate`] on the decoded and defaulted object, then its mutating
-//! webhooks, then validation, then [`Plugins::validate`], its validating
-//! webhooks, and last [`Plugins::charge_quota`], the only one that writes.
+//! The API server calls, in this order: [`Plugins::wait_until_ready`]; [`Plugins::mutate`]
+//! on the decoded and defaulted object; mutating webhooks; validation;
+//! [`Plugins::validate`]; validating webhooks; and [`Plugins::charge_quota`], the only one
+//! that writes.
 
 use std::sync::Arc;
 
@@ -30,21 +30,21 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
-/// What is being done.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// A new object.
+    /// Creates an object.
     Create,
-    /// A change to an object.
+    /// Updates an object.
     Update,
-    /// A deletion; `object` is `None`, `old` the last state.
+    /// Deletes an object; `object` is `None`, `old` the last state.
     Delete,
-    /// exec, attach, port-forward, proxy; `object` is the options object.
+    /// exec, attach, port-forward or proxy; `object` is the options object.
     Connect,
 }
 
 impl Operation {
-    /// As an `AdmissionReview` names it.
+    /// Returns the name in an `AdmissionReview`.
     pub fn as_str(self) -> &'static str {
         match self {
             Operation::Create => "CREATE",
@@ -55,10 +55,10 @@ impl Operation {
     }
 }
 
-/// A write, as admission sees it.
+/// The attributes of a write (upstream: `admission.Attributes`).
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// What is being done.
+    /// The operation.
     pub operation: Operation,
     /// The resource's API group, empty for core.
     pub group: &'a str,
@@ -66,43 +66,43 @@ pub struct Request<'a> {
     pub version: &'a str,
     /// The resource's plural name.
     pub resource: &'a str,
-    /// The subresource, empty when there is none.
+    /// The subresource; empty if there is none.
     pub subresource: &'a str,
     /// The kind of `object`.
     pub kind: &'a str,
-    /// The namespace, empty for a cluster-scoped resource; a namespace's own name.
+    /// The namespace; empty for a cluster-scoped resource. For a namespace, its own name.
     pub namespace: &'a str,
-    /// The object's name; empty for a create that leaves it to `generateName`.
+    /// The object's name; empty for a create with `generateName`.
     pub name: &'a str,
-    /// Who writes.
+    /// The user who sends the request.
     pub user: &'a UserInfo,
-    /// The new state.
+    /// The new state; plugins may modify it.
     pub object: Option<&'a mut Object>,
-    /// The state before.
+    /// The state before the write.
     pub old: Option<&'a Object>,
-    /// Whether nothing will be stored.
+    /// Whether the write is not stored.
     pub dry_run: bool,
     /// The `CreateOptions`, `UpdateOptions` or `DeleteOptions`.
     pub options: Option<&'a Object>,
 }
 
 impl Request<'_> {
-    /// Whether the request is about this resource, or a subresource of it.
+    /// Returns whether the request is for this resource or a subresource of it.
     fn is(&self, group: &str, resource: &str) -> bool {
         self.group == group && self.resource == resource
     }
 
-    /// Whether the request is about objects of this resource themselves.
+    /// Returns whether the request is for this resource, without a subresource.
     fn is_whole(&self, group: &str, resource: &str) -> bool {
         self.is(group, resource) && self.subresource.is_empty()
     }
 
-    /// The new state.
+    /// Returns the new state; null if there is none.
     fn new_object(&self) -> &Object {
         self.object.as_deref().unwrap_or(&Object::Null)
     }
 
-    /// The state before.
+    /// Returns the state before the write; null if there is none.
     fn old_object(&self) -> &Object {
         self.old.unwrap_or(&Object::Null)
     }
@@ -111,7 +111,7 @@ impl Request<'_> {
         GroupResource::new(self.group, self.resource)
     }
 
-    /// The 403 of a plugin that refuses the request.
+    /// Returns the 403 response of a plugin that rejects the request.
     fn forbidden(&self, why: impl std::fmt::Display) -> Status {
         let given = [
             self.name,
@@ -127,17 +127,17 @@ impl Request<'_> {
     }
 }
 
-/// How the plugins are set up.
+/// The settings of the plugins; there are none yet.
 #[derive(Clone, Debug, Default)]
 pub struct PluginsConfig {}
 
-/// Where quota usage is kept; the API server implements it over its storage.
+/// Access to quota objects, implemented by the API server over its storage.
 pub trait QuotaStore: Send + Sync {
-    /// The newest state of every quota of a namespace, not a cached one.
+    /// Returns every quota of a namespace, read from the store and not from a cache.
     fn quotas<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Object>, Status>>;
 
-    /// Writes `quota`'s status if it is still at its resource version;
-    /// a conflict (409) makes the caller read again and retry.
+    /// Updates `quota`'s status if its resource version is current. On a conflict (409) the
+    /// caller reads the quotas again and retries.
     fn update_status<'a>(&'a self, quota: Object) -> BoxFuture<'a, Result<Object, Status>>;
 }
 
@@ -147,10 +147,11 @@ pub struct Plugins {
     authorizer: Arc<Authorizer>,
 }
 
+/// Warnings for the client, sent as `Warning` headers.
 type Warnings = Vec<String>;
 
 impl Plugins {
-    /// Plugins that read the cluster through `reader`.
+    /// Creates the plugins. They read the cluster through `reader`.
     pub fn new(
         reader: Arc<dyn ObjectReader>,
         authorizer: Arc<Authorizer>,
@@ -159,14 +160,14 @@ impl Plugins {
         Plugins { reader, authorizer }
     }
 
-    /// Waits, for a bounded time, for what a request may be a moment ahead of:
-    /// a pod for its namespace's `default` service account. What is still not
-    /// there afterwards is refused by [`Self::mutate`].
+    /// Waits at most two seconds for objects that a controller is about to create: a pod waits
+    /// for the service account `default` of a new namespace. If it still does not exist,
+    /// [`Self::mutate`] rejects the pod.
     pub async fn wait_until_ready(&self, request: &Request<'_>) {
         service_account::wait_for_account(&*self.reader, request).await;
     }
 
-    /// Fills in and may refuse; gives the warnings for the client.
+    /// Runs the mutating plugins. Returns warnings for the client, or the first rejection.
     pub fn mutate(&self, request: &mut Request<'_>) -> Result<Warnings, Status> {
         let reader = &*self.reader;
         namespace_lifecycle::admit(reader, request)?;
@@ -184,7 +185,7 @@ impl Plugins {
         Ok(Vec::new())
     }
 
-    /// Refuses what must not be; gives the warnings for the client.
+    /// Runs the validating plugins. Returns warnings for the client, or the first rejection.
     pub fn validate(&self, request: &Request<'_>) -> Result<Warnings, Status> {
         let reader = &*self.reader;
         limit_ranger::validate(reader, request)?;
@@ -197,8 +198,8 @@ impl Plugins {
         Ok(warnings)
     }
 
-    /// ResourceQuota: checks the write against the namespace's quotas and
-    /// charges their status. To be called last, when nothing else can refuse.
+    /// Runs ResourceQuota: checks the write against the namespace's quotas and charges it to
+    /// their status. Must be called last, after nothing else can reject the request.
     pub async fn charge_quota(
         &self,
         request: &Request<'_>,

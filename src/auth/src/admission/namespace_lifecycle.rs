@@ -1,5 +1,5 @@
-//! NamespaceLifecycle: nothing is written into a namespace that is not there,
-//! nothing new into one that is on its way out, and three stay forever.
+//! NamespaceLifecycle: rejects writes to namespaces that do not exist, creates in namespaces
+//! that are being terminated, and the deletion of three system namespaces.
 
 use rkube_api::gvk::GroupResource;
 use rkube_api::status::{Cause, Status};

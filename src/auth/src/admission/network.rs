@@ -1,4 +1,4 @@
-//! DefaultIngressClass.
+//! DefaultIngressClass: sets the default class of ingresses.
 
 use rkube_api::Object;
 
@@ -6,11 +6,11 @@ use super::storage::newest_marked;
 use super::{Operation, Request};
 use crate::{ObjectReader, tree};
 
-/// The annotation that named a class before there was a field.
+/// The annotation that set the class before the field existed.
 const OLD_CLASS: &str = "kubernetes.io/ingress.class";
 const IS_DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";
 
-/// Gives an ingress without a class the default one.
+/// Sets the default class on an ingress without a class.
 pub(super) fn default_ingress_class(reader: &dyn ObjectReader, request: &mut Request<'_>) {
     if request.operation != Operation::Create || !request.is_whole("networking.k8s.io", "ingresses")
     {

@@ -1,5 +1,5 @@
-//! NodeRestriction: a node agent writes its own node, lease and CSINode, the
-//! status of its own pods, and little else.
+//! NodeRestriction: limits a node agent to its own Node, Lease and CSINode, the status of its
+//! own pods, and a few related objects.
 
 use std::collections::BTreeSet;
 
@@ -14,6 +14,7 @@ use crate::{ObjectReader, names, references, tree};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
+/// A request of the node agent `name`.
 struct Node<'a> {
     name: &'a str,
     reader: &'a dyn ObjectReader,
@@ -77,6 +78,7 @@ impl Node<'_> {
         found.ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
     }
 
+    /// Nodes may only create mirror pods and delete their own pods.
     fn pod(&self) -> Result<(), Status> {
         let node = self.name;
         match self.request.operation {
@@ -230,6 +232,7 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// Nodes may only change the fields of a claim's status that describe a resize.
     fn claim_status(&self) -> Result<(), Status> {
         if self.request.operation != Operation::Update {
             return self.no(format!(
@@ -262,6 +265,7 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// Nodes may only write their own Node, without its taints, owners and protected labels.
     fn node(&self) -> Result<(), Status> {
         let (node, new, old) = (
             self.name,
@@ -320,6 +324,8 @@ impl Node<'_> {
         Ok(())
     }
 
+    /// Nodes may only request tokens that are bound to one of their pods, for an audience that
+    /// the pod uses or that the authorizer permits.
     fn token(&self, authorizer: &Authorizer) -> Result<(), Status> {
         if self.request.operation != Operation::Create {
             return Ok(());
@@ -370,7 +376,7 @@ impl Node<'_> {
         ))
     }
 
-    /// Whether a volume of the pod, or the CSI driver of one, has tokens for `audience`.
+    /// Returns whether a volume of the pod, or its CSI driver, requests tokens for `audience`.
     fn pod_wants_audience(&self, pod: &Object, audience: &str) -> bool {
         let driver_of_claim = |claim: &str| {
             let claim =
@@ -415,6 +421,7 @@ impl Node<'_> {
         self.own_name("can only access node lease with the same name as the requesting node")
     }
 
+    /// Checks that the object has the node's name; `otherwise` is the reason for rejection.
     fn own_name(&self, otherwise: &str) -> Result<(), Status> {
         let name = match self.request.operation {
             Operation::Create => tree::name(self.request.new_object()),
@@ -441,6 +448,7 @@ impl Node<'_> {
         ))
     }
 
+    /// Checks that a node requests certificates of the kubelet signers for its own user only.
     fn signing_request(&self) -> Result<(), Status> {
         const OF_NODES: [&str; 2] = [
             "kubernetes.io/kubelet-serving",
@@ -473,6 +481,7 @@ impl Node<'_> {
         }
     }
 
+    /// Checks that names and UIDs match a pod that is assigned to the node.
     fn pod_certificate_request(&self) -> Result<(), Status> {
         if self.request.operation != Operation::Create {
             return self.no(format!(
@@ -532,7 +541,8 @@ impl Node<'_> {
     }
 }
 
-/// What of the API a pod refers to, if anything.
+/// Returns the kind of API object that a pod refers to, if any. Mirror pods must not refer to
+/// API objects.
 fn referenced_kind(pod: &Object) -> Option<&'static str> {
     if !tree::text(pod, &["spec", "serviceAccountName"]).is_empty() {
         return Some("serviceaccounts");
@@ -583,7 +593,7 @@ fn referenced_kind(pod: &Object) -> Option<&'static str> {
         })
 }
 
-/// The labels that differ and are not a node's to set, joined.
+/// Returns the changed labels that nodes may not set, separated by commas.
 fn forbidden_labels(new: &Object, old: &Object) -> String {
     let (new, old) = (meta::labels(new), meta::labels(old));
     let keys: BTreeSet<&String> = new
@@ -600,6 +610,8 @@ fn forbidden_labels(new: &Object, old: &Object) -> String {
     forbidden.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
+/// Returns whether nodes may not set the label: those of `node-restriction.kubernetes.io`,
+/// and of `kubernetes.io` and `k8s.io` except for the kubelet's.
 fn is_forbidden_label(key: &str) -> bool {
     const OF_KUBELET: [&str; 11] = [
         "kubernetes.io/hostname",

@@ -1,4 +1,4 @@
-//! Small plugins that fill in pods and nodes: TaintNodesByCondition,
+//! Small plugins that set defaults of pods and nodes: TaintNodesByCondition,
 //! DefaultTolerationSeconds and PodTopologyLabels.
 
 use rkube_api::{Object, meta};
@@ -9,10 +9,11 @@ use crate::{ObjectReader, tree};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-/// Seconds that a pod stays on a node that is not ready or not reachable.
+/// Seconds that a pod stays bound to a node that is not ready or not reachable.
 const TOLERATION_SECONDS: i64 = 300;
 
-/// TaintNodesByCondition: a new node takes no pods until it is known ready.
+/// TaintNodesByCondition: taints new nodes as not ready. The node lifecycle controller removes
+/// the taint.
 pub(super) fn taint_new_node(request: &mut Request<'_>) {
     if request.operation != Operation::Create || !request.is_whole("", "nodes") {
         return;
@@ -29,8 +30,8 @@ pub(super) fn taint_new_node(request: &mut Request<'_>) {
     }
 }
 
-/// DefaultTolerationSeconds: a pod that does not say how long it stays on a
-/// node in trouble stays for five minutes.
+/// DefaultTolerationSeconds: lets pods tolerate nodes that are not ready or not reachable for
+/// five minutes, unless they have tolerations for these taints.
 pub(super) fn default_tolerations(request: &mut Request<'_>) {
     let writes = matches!(request.operation, Operation::Create | Operation::Update);
     if !writes || !request.is_whole("", "pods") {
@@ -59,8 +60,8 @@ pub(super) fn default_tolerations(request: &mut Request<'_>) {
     }
 }
 
-/// PodTopologyLabels: a pod learns zone and region of its node as labels, when
-/// it is bound or made on it.
+/// PodTopologyLabels: copies the zone and region labels of the node to a pod that is bound
+/// to it or created on it.
 pub(super) fn copy_topology_labels(reader: &dyn ObjectReader, request: &mut Request<'_>) {
     const LABELS: [&str; 2] = [
         "topology.kubernetes.io/zone",

@@ -1,4 +1,4 @@
-//! Priority: a pod's priority is that of its class.
+//! Priority: resolves a pod's PriorityClass to its priority and preemption policy.
 
 use rkube_api::Object;
 use rkube_api::status::Status;
@@ -9,7 +9,7 @@ use crate::{ObjectReader, tree};
 
 const GROUP: &str = "scheduling.k8s.io";
 
-/// Of several classes that claim to be the default, the one of least value.
+/// Returns the default class; of several, the one with the lowest value.
 fn default_class(reader: &dyn ObjectReader) -> Option<Arc<Object>> {
     let classes = reader.list(GROUP, "priorityclasses", None);
     let defaults = classes
@@ -73,7 +73,7 @@ pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Re
     Ok(())
 }
 
-/// Keeps a field that a client which does not know it left out of an update.
+/// Restores a field that an update omits. Clients that do not know the field drop it.
 fn keep(request: &mut Request<'_>, field: &str) {
     let old = tree::at(request.old_object(), &["spec", field])
         .filter(|v| !v.is_null())

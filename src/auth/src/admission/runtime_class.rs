@@ -1,4 +1,4 @@
-//! RuntimeClass: a pod of a class bears its overhead and goes where it runs.
+//! RuntimeClass: adds the overhead, node selector and tolerations of a pod's class.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rkube_component_helpers::resource::ResourceList;
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
 
-/// The class of the pod that a request makes; `None` where there is none.
+/// Returns the class of the pod, `None` if it has none. Rejects a class that does not exist.
 fn class_of(
     reader: &dyn ObjectReader,
     request: &Request<'_>,
@@ -95,7 +95,7 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     }
 }
 
-/// Both lists in one, without those that another covers.
+/// Concatenates both lists, without tolerations that another one covers.
 fn merge_tolerations(first: Vec<Object>, second: &[Object]) -> Vec<Object> {
     let all: Vec<Object> = first.into_iter().chain(second.iter().cloned()).collect();
     let mut merged: Vec<Object> = Vec::new();
@@ -111,7 +111,7 @@ fn merge_tolerations(first: Vec<Object>, second: &[Object]) -> Vec<Object> {
     merged
 }
 
-/// Whether everything that `other` tolerates `own` does too.
+/// Returns whether `own` tolerates everything that `other` tolerates.
 fn covers(own: &Object, other: &Object) -> bool {
     if own == other {
         return true;

@@ -1,4 +1,4 @@
-//! ServiceAccount: every pod runs as one, and is given its token.
+//! ServiceAccount: sets the service account of a pod and mounts its token.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ fn is_mirror(pod: &Object) -> bool {
     tree::map_text(pod, &["metadata", "annotations"], MIRROR).is_some()
 }
 
-/// The name of the account that a pod is to run as.
+/// Returns the name of the service account of a pod; empty if it is not set.
 fn account_name(pod: &Object) -> &str {
     let name = tree::text(pod, &["spec", "serviceAccountName"]);
-    // The field's old name.
+    // The deprecated field.
     if name.is_empty() {
         tree::text(pod, &["spec", "serviceAccount"])
     } else {
@@ -32,8 +32,8 @@ fn account_name(pod: &Object) -> &str {
     }
 }
 
-/// A namespace's default account is made by a controller just after the
-/// namespace: a pod that comes in between waits for it.
+/// Waits until the namespace's service account `default` exists, for at most two seconds. A
+/// controller creates it shortly after the namespace, and pods can be created in between.
 pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Request<'_>) {
     const LIMIT: Duration = Duration::from_secs(2);
     if request.operation != Operation::Create
@@ -48,7 +48,7 @@ pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Reques
     let there = |resource, namespace, name| reader.get("", resource, namespace, name).is_some();
     let wait = async {
         loop {
-            // Asked for before looking, so that nothing falls in between.
+            // Subscribed before the lookup, so that no change in between is missed.
             let changed = reader.changed("", "serviceaccounts");
             if there("serviceaccounts", request.namespace, DEFAULT)
                 || !there("namespaces", "", request.namespace)
@@ -61,7 +61,7 @@ pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Reques
             }
         }
     };
-    // What is still not there is refused with its name.
+    // After a timeout, `mutate` rejects the pod and names the account.
     let _ = tokio::time::timeout(LIMIT, wait).await;
 }
 
@@ -138,6 +138,7 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
     }
 }
 
+/// Checks that a mirror pod uses neither service accounts nor secrets.
 fn check_mirror(pod: &Object) -> Result<(), &'static str> {
     if !account_name(pod).is_empty() {
         return Err("a mirror pod may not reference service accounts");
@@ -200,7 +201,7 @@ fn names<'a>(account: &'a Object, field: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Holds a pod to the secrets that its account lists.
+/// Checks that a pod uses only the secrets that its account lists.
 fn limit_secrets(pod: &Object, account: &Object) -> Result<(), String> {
     let secrets = names(account, "secrets");
     let account_name = tree::name(account);
@@ -229,6 +230,7 @@ fn limit_secrets(pod: &Object, account: &Object) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks that containers use only `secrets` in their environment.
 fn limit_containers(
     pod: &Object,
     field: &str,
@@ -268,8 +270,7 @@ fn limit_containers(
     Ok(())
 }
 
-/// Mounts the account's token where clients look for it, in each container
-/// that has nothing mounted there.
+/// Mounts the account's token at the standard path in each container without a mount there.
 fn mount_token(pod: &mut Object) {
     let existing = tree::items(pod, &["spec", "volumes"])
         .iter()
@@ -309,7 +310,7 @@ fn mount_token(pod: &mut Object) {
     }
 }
 
-/// Five characters as upstream's name generator draws them.
+/// Returns five random characters from the alphabet of upstream's name generator.
 fn random_suffix() -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut random = rand::rng();

@@ -1,5 +1,4 @@
-//! DefaultStorageClass, StorageObjectInUseProtection and
-//! PersistentVolumeClaimResize.
+//! DefaultStorageClass, StorageObjectInUseProtection and PersistentVolumeClaimResize.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -11,15 +10,15 @@ use super::{Operation, Request};
 use crate::{ObjectReader, tree};
 use rkube_component_helpers::resource::ResourceList;
 
-/// The annotation that named a class before there was a field.
+/// The annotation that set the class before the field existed.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const IS_DEFAULT: [&str; 2] = [
     "storageclass.kubernetes.io/is-default-class",
     "storageclass.beta.kubernetes.io/is-default-class",
 ];
 
-/// The newest of the objects that an annotation of these marks `"true"`, of
-/// those made in the same second the first by name.
+/// Returns the newest object with one of the annotations set to `"true"`. Of objects that were
+/// created in the same second, returns the first by name.
 pub(super) fn newest_marked<'a>(
     objects: &'a [Arc<Object>],
     annotations: &[&str],
@@ -38,13 +37,13 @@ pub(super) fn newest_marked<'a>(
     })
 }
 
-/// The class of a claim; `None` when it leaves the choice to the cluster.
+/// Returns the class of a claim; `None` if it is not set.
 fn class_of(claim: &Object) -> Option<&str> {
     let old = meta::annotation(claim, OLD_CLASS);
     old.or_else(|| tree::at(claim, &["spec", "storageClassName"]).and_then(Object::as_str))
 }
 
-/// DefaultStorageClass: a claim that names no class gets the default one.
+/// DefaultStorageClass: sets the default class on a claim without a class.
 pub(super) fn default_class(reader: &dyn ObjectReader, request: &mut Request<'_>) {
     if request.operation != Operation::Create || !request.is_whole("", "persistentvolumeclaims") {
         return;
@@ -62,8 +61,8 @@ pub(super) fn default_class(reader: &dyn ObjectReader, request: &mut Request<'_>
     }
 }
 
-/// StorageObjectInUseProtection: claims, volumes and attribute classes go only
-/// when nothing uses them any more, which a controller finds out.
+/// StorageObjectInUseProtection: adds a finalizer to new volumes, claims and volume attributes
+/// classes. A controller removes it when the object is deleted and no longer in use.
 pub(super) fn protect_in_use(request: &mut Request<'_>) {
     if request.operation != Operation::Create || !request.subresource.is_empty() {
         return;
@@ -82,7 +81,7 @@ pub(super) fn protect_in_use(request: &mut Request<'_>) {
     }
 }
 
-/// PersistentVolumeClaimResize: only bound claims of a class that can grow.
+/// PersistentVolumeClaimResize: allows expansion only of bound claims whose class allows it.
 pub(super) fn validate_resize(
     reader: &dyn ObjectReader,
     request: &Request<'_>,

@@ -33,7 +33,7 @@ fn world() -> World {
     }
 }
 
-/// A request about an object, whose names it takes over.
+/// Creates a request for an object, with the object's namespace and name.
 fn request<'a>(
     user: &'a UserInfo,
     operation: Operation,
@@ -41,7 +41,7 @@ fn request<'a>(
     object: Option<&'a mut Object>,
     old: Option<&'a Object>,
 ) -> Request<'a> {
-    // Names live as long as the test.
+    // Leaked: the names must outlive the request.
     let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
     let shown = object.as_deref().or(old);
     let (namespace, name) = shown.map_or(("", ""), |o| {
@@ -205,7 +205,7 @@ fn pods_get_an_account_and_its_token() {
         1
     );
     assert_eq!(spec["initContainers"][0]["volumeMounts"], mount);
-    // The same again finds everything in its place.
+    // A second admission changes nothing.
     let again = w.create(POD, made.clone()).unwrap();
     assert_eq!(again, made);
 
@@ -576,7 +576,7 @@ fn namespaces_say_how_privileged_pods_may_be() {
         warnings,
         [r#"would violate PodSecurity "baseline:latest": host namespaces (hostNetwork=true)"#]
     );
-    // What is there may be changed in what the policy does not look at.
+    // Existing pods that violate the policy accept updates of fields that it does not check.
     let mut labelled = host.clone();
     labelled["metadata"]["labels"] = json!({"a": "b"});
     assert!(w.update_as(&w.user, POD, &host, &labelled).is_ok());
@@ -804,7 +804,7 @@ fn signers_are_guarded() {
     );
 }
 
-/// Quotas that conflict on demand.
+/// A store whose next `conflicts` updates fail with a conflict.
 #[derive(Default)]
 struct Quotas {
     stored: Mutex<Vec<Object>>,
@@ -907,7 +907,7 @@ fn quotas_are_charged_and_kept() {
         create(&pod(json!({"containers": [{"name": "a"}, {"name": "b"}]}))),
         Err(r#"pods "p" is forbidden: failed quota: q: must specify limits.memory for: a,b; requests.cpu for: a,b"#.into())
     );
-    // A conflict is worked out again.
+    // A conflict is retried.
     *c.quotas.conflicts.lock() = 2;
     assert_eq!(create(&asks("400m", "1Mi")), Ok(()));
     assert_eq!(c.used(0)["pods"], "2");
@@ -916,7 +916,7 @@ fn quotas_are_charged_and_kept() {
             .unwrap_err()
             .contains("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2")
     );
-    // An ordinary change of a pod charges nothing.
+    // Regular updates of a pod are not charged.
     assert_eq!(
         c.charge(
             Operation::Update,

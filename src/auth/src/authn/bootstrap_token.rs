@@ -1,4 +1,5 @@
-//! Bootstrap tokens: secrets in kube-system by which a new node first speaks.
+//! Bootstrap tokens: secrets in kube-system that authenticate nodes before they have a
+//! certificate.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +15,8 @@ const TYPE: &str = "bootstrap.kubernetes.io/token";
 const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;
 
-/// The user `system:bootstrap:ID` behind a token `ID.SECRET`, when a secret
-/// for it is there, not expired and meant for authentication.
+/// Returns the user `system:bootstrap:ID` for a token `ID.SECRET`. Its secret must exist, not
+/// be expired and be enabled for authentication.
 pub(super) fn authenticate(
     reader: &dyn ObjectReader,
     token: &str,
@@ -71,6 +72,7 @@ pub(super) fn authenticate(
     })
 }
 
+/// Returns a decoded value of a secret; empty if it is absent or not valid UTF-8.
 fn data(secret: &Object, key: &str) -> String {
     let encoded = tree::map_text(secret, &["data"], key).unwrap_or_default();
     STANDARD
@@ -80,14 +82,13 @@ fn data(secret: &Object, key: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Whether two secrets are the same, in a time that does not tell how much of
-/// them is.
+/// Compares two secrets in constant time, except for their length.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
 }
 
-/// `system:bootstrappers:` and up to 255 of a to z, digits, `:` and `-`, with
-/// a letter or digit at the end.
+/// Returns whether a group is `system:bootstrappers:` followed by at most 256 lower-case
+/// letters, digits, `:` and `-`, with a letter or digit at the end.
 fn is_bootstrap_group(group: &str) -> bool {
     let plain = |b: u8| b.is_ascii_digit() || b.is_ascii_lowercase();
     group

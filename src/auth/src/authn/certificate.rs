@@ -1,4 +1,4 @@
-//! Client certificates: common name and organizations are user and groups.
+//! Client certificates: the common name is the user, the organizations are the groups.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::ConfigError;
 use crate::UserInfo;
 
-/// How many verified certificates are remembered.
+/// Maximum number of cached verified certificates.
 const REMEMBERED: usize = 64;
-/// For how long: a verification costs far more than a look-up, and a request
-/// on an open connection shows the same certificate again and again.
+/// Maximum age of a cached verification. Requests on one connection present the same
+/// certificate, and verification costs far more than a lookup.
 const REMEMBER: SignedDuration = SignedDuration::from_mins(10);
 
-/// A CA that client certificates may chain to.
+/// A CA for client certificates, with a cache of verified certificates.
 pub(super) struct Authority {
     verifier: Arc<dyn ClientCertVerifier>,
     verified: Mutex<VecDeque<Verified>>,
@@ -35,6 +35,7 @@ struct Verified {
 }
 
 impl Authority {
+    /// Reads a bundle of CA certificates; `what` names it in errors.
     pub(super) fn from_pem(what: &'static str, pem: &[u8]) -> Result<Authority, ConfigError> {
         let failed = |reason: String| ConfigError::Ca { what, reason };
         let mut roots = RootCertStore::empty();
@@ -52,8 +53,8 @@ impl Authority {
         })
     }
 
-    /// The user that the leaf of a chain names, when it chains to this CA and
-    /// is valid now and for clients.
+    /// Verifies that a chain leads to this CA and that its leaf is currently valid for client
+    /// authentication. Returns the user in the leaf's subject.
     pub(super) fn identify(
         &self,
         chain: &[CertificateDer<'_>],
@@ -89,14 +90,14 @@ impl Authority {
     }
 }
 
-/// The user in a certificate's subject, and when the certificate expires.
+/// Returns the user in a certificate's subject and the certificate's expiration time.
 fn read(leaf: &CertificateDer<'_>) -> Result<(UserInfo, Timestamp), String> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|e| e.to_string())?;
     let text = |values: Vec<Result<&str, String>>| -> Result<Vec<String>, String> {
         values.into_iter().map(|v| v.map(str::to_owned)).collect()
     };
     let subject = certificate.subject();
-    // Of several common names the last counts, as in upstream's parser.
+    // The last of several common names is used, as in Go's parser.
     let names = text(
         subject
             .iter_common_name()

@@ -1,4 +1,4 @@
-//! Users that an authenticating proxy asserts in headers.
+//! Users that an authenticating proxy asserts with headers.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ const UID: &str = "x-remote-uid";
 const GROUP: &str = "x-remote-group";
 const EXTRA: &str = "x-remote-extra-";
 
-/// The user that the headers name, if they name one.
+/// Returns the user in the headers, if any.
 pub(super) fn asserted_user(headers: &HeaderMap) -> Option<UserInfo> {
     let all = |name: &str| -> Vec<String> {
         let values = headers
@@ -36,13 +36,13 @@ pub(super) fn asserted_user(headers: &HeaderMap) -> Option<UserInfo> {
     })
 }
 
-/// Whether a header is one that only a front proxy may send.
+/// Returns whether only a front proxy may send a header.
 pub(super) fn is_proxy_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(name.as_str(), USER | UID | GROUP) || name.starts_with(EXTRA)
 }
 
-/// Text with its `%XX` decoded; as it is where that gives no text.
+/// Decodes `%XX` sequences. Returns the text unchanged if it is malformed or not UTF-8.
 pub(crate) fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,9 +1,8 @@
-//! Authentication: from a request's credentials to a [`UserInfo`].
+//! Authentication: maps the credentials of a request to a [`UserInfo`].
 //!
-//! Tried in upstream's order: front-proxy headers, client certificate, bearer
-//! token (service account, then bootstrap token). A request with no credential
-//! is nobody; a request whose only credentials are bad is refused, never
-//! anonymous.
+//! Credentials are tried in upstream's order: front-proxy headers, client certificate, bearer
+//! token (service account, then bootstrap token). A request without credentials has no user. A
+//! request with only invalid credentials is rejected; it is not anonymous.
 
 use std::sync::Arc;
 
@@ -29,48 +28,49 @@ mod tests;
 use certificate::Authority;
 pub(crate) use front_proxy::percent_decoded;
 
-/// What authentication trusts.
+/// The trusted CAs, keys and issuers of authentication.
 #[derive(Clone, Debug, Default)]
 pub struct AuthnConfig {
     /// CA certificates (PEM) that client certificates must chain to.
     pub client_ca_pem: Vec<u8>,
-    /// The front proxy (API aggregation), when there is one.
+    /// The front proxy (API aggregation), if any.
     pub front_proxy: Option<FrontProxyConfig>,
-    /// Public keys (SPKI PEM, ECDSA P-256) that service-account tokens may be signed with.
+    /// Public keys (SPKI PEM, ECDSA P-256) that verify service-account tokens.
     pub service_account_keys_pem: Vec<Vec<u8>>,
-    /// The issuer that a token must name, `https://kubernetes.default.svc.cluster.local` by default.
+    /// The issuer of service-account tokens, `https://kubernetes.default.svc.cluster.local` by
+    /// default.
     pub issuer: String,
-    /// The audiences that the API server answers to; the issuer when empty.
+    /// The audiences of the API server; the issuer if empty.
     pub api_audiences: Vec<String>,
 }
 
-/// Who may assert another user by `X-Remote-User`, `X-Remote-Uid`,
+/// The proxies that may assert a user with the headers `X-Remote-User`, `X-Remote-Uid`,
 /// `X-Remote-Group` and `X-Remote-Extra-*`.
 #[derive(Clone, Debug, Default)]
 pub struct FrontProxyConfig {
     /// CA certificates (PEM) that the proxy's certificate must chain to.
     pub ca_pem: Vec<u8>,
-    /// Common names that are accepted; any when empty.
+    /// Accepted common names of the proxy's certificate; any if empty.
     pub allowed_names: Vec<String>,
 }
 
-/// Why authentication cannot be set up.
+/// An error of the authentication configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A certificate is not usable as a CA.
+    /// A CA certificate is invalid.
     #[error("the {what} is not usable: {reason}")]
     Ca {
-        /// Which bundle.
+        /// The CA bundle.
         what: &'static str,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A key is not usable.
+    /// A key is invalid.
     #[error(transparent)]
     Key(#[from] crate::token::KeyError),
 }
 
-/// Every way to prove who one is.
+/// The authenticators of the API server.
 pub struct Authenticators {
     client_ca: Option<Authority>,
     front_proxy: Option<(Authority, Vec<String>)>,
@@ -80,15 +80,15 @@ pub struct Authenticators {
     reader: Arc<dyn ObjectReader>,
 }
 
-/// A user, and which of the asked audiences the credential is good for.
+/// A user, and those of the requested audiences for which the credential is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Authenticated {
     user: UserInfo,
     audiences: Vec<String>,
 }
 
-/// What one way to prove who one is came to: a user, not its kind of
-/// credential, or why the credential does not hold.
+/// The result of one authenticator: `Ok(Some)` if it succeeds, `Ok(None)` if the request has no
+/// credential of its kind, `Err(reason)` if the credential is invalid.
 type Outcome<T> = Result<Option<T>, String>;
 
 impl Authenticators {
@@ -127,12 +127,15 @@ impl Authenticators {
         })
     }
 
-    /// The user behind a request: `Ok(None)` when it carries no credential,
-    /// 401 when it carries one that does not hold.
+    /// Returns the user of a request, `Ok(None)` if it has no credentials.
     ///
-    /// `peer_certificates` is the chain that the TLS client proved to hold the
-    /// key of, leaf first; whom it chains to is checked here, so TLS may let
-    /// any client certificate pass.
+    /// `peer_certificates` is the certificate chain of the TLS client, leaf first. TLS must
+    /// have verified that the client holds the leaf's key. The chain itself is verified here,
+    /// so TLS may accept any client certificate.
+    ///
+    /// # Errors
+    ///
+    /// A 401 status if all credentials are invalid.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -163,8 +166,8 @@ impl Authenticators {
         for attempt in attempts {
             match attempt() {
                 Ok(Some(mut user)) => {
-                    // Whoever proved who they are is authenticated, unless the
-                    // proof is that they are nobody.
+                    // Authenticated users are in `system:authenticated`, unless the credential
+                    // identifies the anonymous user.
                     let known = user.in_group(names::ALL_AUTHENTICATED)
                         || user.in_group(names::ALL_UNAUTHENTICATED);
                     if !known && user.name != names::ANONYMOUS {
@@ -183,7 +186,7 @@ impl Authenticators {
         Err(Status::unauthorized())
     }
 
-    /// The user that a front proxy asserts.
+    /// Authenticates a front proxy and returns the user that it asserts.
     fn proxied(
         &self,
         headers: &HeaderMap,
@@ -206,7 +209,7 @@ impl Authenticators {
         Ok(Some(user))
     }
 
-    /// The user that a client certificate names.
+    /// Returns the user of a client certificate.
     fn certified(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Outcome<UserInfo> {
         let (Some(authority), [_, ..]) = (&self.client_ca, chain) else {
             return Ok(None);
@@ -215,7 +218,7 @@ impl Authenticators {
         Ok((!user.name.is_empty()).then_some(user))
     }
 
-    /// The user that a bearer token stands for, to any of `audiences`.
+    /// Returns the user of a bearer token that is valid for any of `audiences`.
     fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Outcome<Authenticated> {
         match self.service_account(token, audiences, now) {
             Ok(None) => {}
@@ -232,8 +235,8 @@ impl Authenticators {
         }))
     }
 
-    /// The user that a request without credentials is at `path`:
-    /// `system:anonymous` at the health endpoints, nobody elsewhere.
+    /// Returns the user of a request to `path` without credentials: `system:anonymous` on the
+    /// health endpoints, `None` elsewhere.
     pub fn anonymous(&self, path: &str) -> Option<UserInfo> {
         let open = ["/healthz", "/livez", "/readyz"];
         let below = |root: &str| {
@@ -243,7 +246,7 @@ impl Authenticators {
         open.into_iter().any(below).then(UserInfo::anonymous)
     }
 
-    /// Answers a `TokenReview`: the object with its status filled in.
+    /// Processes a `TokenReview`. Returns the object with its status.
     pub fn token_review(&self, review: &Object) -> Object {
         self.token_review_at(review, Timestamp::now())
     }
@@ -295,8 +298,8 @@ impl Authenticators {
     }
 }
 
-/// The bearer token of a request: from its `Authorization` header, or from
-/// among a WebSocket's subprotocols, where browsers can put it.
+/// Returns the bearer token of a request, from the `Authorization` header or from the
+/// subprotocols of a WebSocket handshake, because browsers cannot set the header.
 fn bearer_token(headers: &HeaderMap) -> Outcome<String> {
     if let Some(value) = headers
         .get(http::header::AUTHORIZATION)
@@ -313,7 +316,7 @@ fn bearer_token(headers: &HeaderMap) -> Outcome<String> {
     websocket_token(headers)
 }
 
-/// What a subprotocol that carries a bearer token begins with.
+/// Prefix of the WebSocket subprotocol that carries a bearer token.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 fn websocket_token(headers: &HeaderMap) -> Outcome<String> {
@@ -353,9 +356,9 @@ fn websocket_token(headers: &HeaderMap) -> Outcome<String> {
     Ok(Some(token))
 }
 
-/// Removes from a request's headers what proved who it is from, so that
-/// nothing behind authentication can use it or pass it on: the `Authorization`
-/// header, a token among the WebSocket subprotocols, and `X-Remote-*`.
+/// Removes the credentials from a request's headers, so that later stages can neither use nor
+/// forward them: the `Authorization` header, WebSocket subprotocols with a token, and
+/// `X-Remote-*`.
 pub fn remove_credentials(headers: &mut HeaderMap) {
     headers.remove(http::header::AUTHORIZATION);
     let protocols = http::header::SEC_WEBSOCKET_PROTOCOL;

@@ -1,4 +1,4 @@
-//! Service-account tokens: signed by us, and their objects still there.
+//! Authentication with service-account tokens. The bound objects must still exist.
 
 use jiff::{SignedDuration, Timestamp};
 use rkube_api::{Object, meta};
@@ -7,14 +7,14 @@ use super::{Authenticated, Authenticators, Outcome};
 use crate::token::{self, Claims};
 use crate::{UserInfo, names, tree};
 
-/// The extra key for what identifies a credential, of tokens and certificates.
+/// The key in a user's extra values with the ID of the token or certificate.
 pub(super) const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-/// How far clocks may differ.
+/// Tolerated clock skew.
 const LEEWAY: SignedDuration = SignedDuration::from_mins(1);
 
 impl Authenticators {
-    /// The service account that a token stands for, to any of `audiences`.
+    /// Returns the user of a service-account token that is valid for any of `audiences`.
     pub(super) fn service_account(
         &self,
         token: &str,
@@ -47,8 +47,8 @@ impl Authenticators {
         }))
     }
 
-    /// The user that a token's claims describe, if everything that it is bound
-    /// to is still there.
+    /// Returns the user that a token's claims describe. Fails if the account or the bound
+    /// object does not exist, has another UID, or was deleted longer ago than [`LEEWAY`].
     fn bearer(&self, claims: &Claims, now: Timestamp) -> Result<UserInfo, String> {
         let kubernetes = claims
             .get("kubernetes.io")
@@ -135,8 +135,9 @@ impl Authenticators {
     }
 }
 
+/// Checks the validity period of a token, with [`LEEWAY`] on both ends.
 fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
-    // A number may have a fraction; a second more or less is within the leeway.
+    // Times may have a fraction, which is smaller than the leeway.
     let time = |claim: &str| {
         let value = claims.get(claim)?;
         let second = value
@@ -144,7 +145,7 @@ fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
             .or_else(|| value.as_f64().map(|f| f as i64))?;
         Timestamp::from_second(second).ok()
     };
-    // Every token of ours expires; one that says otherwise is not of ours.
+    // Tokens of this issuer always expire.
     let expires = time("exp").ok_or("service account token has no expiry")?;
     if now.duration_since(expires) > LEEWAY {
         return Err("service account token has expired".into());

@@ -170,7 +170,7 @@ fn certificates_name_user_and_groups() {
         w.certificate(&[], CertificateDer::from(vec![1, 2, 3])),
         Err(401)
     );
-    // A certificate of the proxy's CA makes nobody a user by itself.
+    // A certificate of the proxy's CA does not authenticate without the headers.
     let proxy = w.proxy_ca.client("front", "system:masters", |_| {});
     assert_eq!(w.certificate(&[], proxy), Err(401));
 }

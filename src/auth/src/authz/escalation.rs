@@ -1,4 +1,4 @@
-//! Nobody gives away rights that they do not have.
+//! Privilege escalation prevention: users can only grant permissions that they have.
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,16 @@ use crate::{UserInfo, names, tree};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 impl Authorizer {
-    /// Whether `user` may write a role or binding of `resource` (`roles`,
-    /// `clusterroles`, `rolebindings`, `clusterrolebindings`) without gaining
-    /// rights by it: who lacks a right may neither write it into a role
-    /// (without the verb `escalate`) nor bind a role with it (without `bind`).
+    /// Checks that `user` may write a role or binding of `resource` (`roles`, `clusterroles`,
+    /// `rolebindings`, `clusterrolebindings`).
+    ///
+    /// Users must have all permissions that they add to a role, unless they have the verb
+    /// `escalate`. They must have all permissions of a role that they bind, unless they have
+    /// the verb `bind`.
+    ///
+    /// # Errors
+    ///
+    /// A 403 status with the missing permissions, or 404 if the bound role does not exist.
     pub fn check_escalation(
         &self,
         user: &UserInfo,
@@ -93,7 +99,7 @@ impl Authorizer {
         }
     }
 
-    /// Errs with what of `rules` the user does not hold.
+    /// Returns an error that lists the permissions of `rules` that the user lacks.
     fn confirm(&self, user: &UserInfo, namespace: &str, rules: &[Rule]) -> Result<(), String> {
         let (owned, errors) = self.rbac.rules_for(user, namespace);
         let missing = uncovered(&owned, rules);
@@ -121,7 +127,7 @@ fn aggregates(role: &Object) -> bool {
     !tree::items(role, &["aggregationRule", "clusterRoleSelectors"]).is_empty()
 }
 
-/// Whether an update touches no more than what the garbage collector does.
+/// Returns whether an update changes only fields that the garbage collector changes.
 fn only_collection_fields_differ(new: &Object, old: &Object) -> bool {
     let mut like_old = new.clone();
     for field in ["ownerReferences", "finalizers", "managedFields"] {

@@ -1,8 +1,7 @@
-//! Authorization: may this user do this?
+//! Authorization: decides whether a user may perform a request.
 //!
-//! Asked in upstream's order: members of `system:masters` may do everything,
-//! then the Node authorizer, then RBAC. Nobody denies; what none allows is
-//! forbidden.
+//! The order is upstream's: members of `system:masters` are always allowed, then the Node
+//! authorizer and RBAC decide. Both can only allow; a request that none allows is forbidden.
 
 use std::sync::Arc;
 
@@ -20,11 +19,11 @@ pub(crate) mod rule;
 #[cfg(test)]
 mod tests;
 
-/// A question to the authorizer. Build it with struct update syntax from
-/// [`Attributes::resource`] or [`Attributes::path`].
+/// The attributes of a request to authorize (upstream: `authorizer.Attributes`). Use struct
+/// update syntax with [`Attributes::resource`] or [`Attributes::path`].
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes<'a> {
-    /// Who asks.
+    /// The user of the request.
     pub user: &'a UserInfo,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`,
     /// `deletecollection`, a special verb, or the lower-case HTTP method of a path.
@@ -35,24 +34,24 @@ pub struct Attributes<'a> {
     pub api_version: &'a str,
     /// The resource's plural name.
     pub resource: &'a str,
-    /// The subresource, empty when there is none.
+    /// The subresource; empty if there is none.
     pub subresource: &'a str,
-    /// The namespace, empty for a cluster-scoped resource or all namespaces.
+    /// The namespace; empty for a cluster-scoped resource or all namespaces.
     pub namespace: &'a str,
-    /// The object's name, empty when the request names none.
+    /// The object's name; empty if the request has none.
     pub name: &'a str,
-    /// The path of a request that is not about a resource.
+    /// The path of a non-resource request.
     pub path: &'a str,
-    /// Whether the request is about a resource.
+    /// Whether the request is for a resource and not for a path.
     pub is_resource_request: bool,
-    /// The field selector in query form, empty when there is none.
+    /// The field selector in query syntax; empty if there is none.
     pub field_selector: &'a str,
-    /// The label selector in query form, empty when there is none.
+    /// The label selector in query syntax; empty if there is none.
     pub label_selector: &'a str,
 }
 
 impl<'a> Attributes<'a> {
-    /// A question about a resource.
+    /// Creates the attributes of a resource request.
     pub fn resource(
         user: &'a UserInfo,
         verb: &'a str,
@@ -75,7 +74,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// A question about a path.
+    /// Creates the attributes of a non-resource request.
     pub fn path(user: &'a UserInfo, verb: &'a str, path: &'a str) -> Attributes<'a> {
         Attributes {
             path,
@@ -85,24 +84,24 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// The authorizer's answer, with the reason as an audit log would show it.
+/// The decision of an authorizer, with the reason for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Yes.
+    /// The request is allowed.
     Allow(String),
-    /// No, whatever others say.
+    /// The request is denied; later authorizers are not asked.
     Deny(String),
-    /// Nobody allows it: to be treated as no.
+    /// No authorizer allows the request, so it is forbidden.
     NoOpinion(String),
 }
 
 impl Decision {
-    /// Whether the answer is yes.
+    /// Returns whether the request is allowed.
     pub fn is_allowed(&self) -> bool {
         matches!(self, Decision::Allow(_))
     }
 
-    /// The reason, whatever the answer.
+    /// Returns the reason of any decision.
     pub fn reason(&self) -> &str {
         match self {
             Decision::Allow(r) | Decision::Deny(r) | Decision::NoOpinion(r) => r,
@@ -110,14 +109,14 @@ impl Decision {
     }
 }
 
-/// Decides what a user may do.
+/// The chain of authorizers: Node and RBAC.
 pub struct Authorizer {
     node: node::NodeAuthorizer,
     rbac: rbac::Rbac,
 }
 
 impl Authorizer {
-    /// An authorizer over the roles and bindings that `reader` shows.
+    /// Creates an authorizer that reads roles and bindings through `reader`.
     pub fn new(reader: Arc<dyn ObjectReader>) -> Authorizer {
         Authorizer {
             node: node::NodeAuthorizer::new(reader.clone()),
@@ -125,7 +124,7 @@ impl Authorizer {
         }
     }
 
-    /// Answers one question.
+    /// Decides on one request.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group(names::MASTERS) {
             return Decision::Allow(String::new());
@@ -166,7 +165,7 @@ impl Authorizer {
         }
     }
 
-    /// [`Self::authorize`], as the 403 that a client gets for anything but yes.
+    /// Returns a 403 status unless [`Self::authorize`] allows the request.
     pub fn require(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
         match self.authorize(attributes) {
             Decision::Allow(_) => Ok(()),
@@ -176,7 +175,7 @@ impl Authorizer {
         }
     }
 
-    /// The status of a `SelfSubjectRulesReview`.
+    /// Returns the status of a `SelfSubjectRulesReview`.
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Object {
         let (rules, mut errors) = self.rbac.rules_for(user, namespace);
         let incomplete = node::NodeAuthorizer::is_node(user);
@@ -214,7 +213,7 @@ impl Authorizer {
     }
 }
 
-/// Several reasons as one: alone as itself, more as `[a, b]`, the same only once.
+/// Formats distinct errors as one message: a single one unchanged, several as `[a, b]`.
 pub(crate) fn aggregate(errors: &[String]) -> String {
     let mut distinct: Vec<&str> = Vec::new();
     for error in errors {
@@ -228,9 +227,9 @@ pub(crate) fn aggregate(errors: &[String]) -> String {
     }
 }
 
-/// The 403 for a question that was answered with no, worded as upstream's.
+/// Returns the 403 status of a request, with upstream's message.
 pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
-    // Messages may end up in a browser.
+    // Escaped, because browsers may render the message.
     let mut message = describe(attributes)
         .replace('&', "&amp;")
         .replace('<', "&lt;")

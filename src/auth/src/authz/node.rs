@@ -1,9 +1,8 @@
-//! The Node authorizer: a node agent reads what its own pods need, and no more.
+//! The Node authorizer: node agents can read only the objects that their pods need.
 //!
-//! Upstream keeps a graph from every secret, config map, claim and volume to
-//! the nodes. Here the same paths are walked backwards on each question, over
-//! the pods of the one namespace that can refer to the object: the answer is
-//! always that of the newest objects, and nothing is kept.
+//! Upstream maintains a graph from secrets, config maps, claims and volumes to nodes. This
+//! implementation keeps no state: for each request it searches the node's pods in the object's
+//! namespace for a reference.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ pub(super) struct NodeAuthorizer {
     rules: Vec<Rule>,
 }
 
-/// Kinds that a node may use when they are related to it.
+/// Kinds that a node may access if the object is related to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     ConfigMap,
@@ -53,7 +52,7 @@ impl NodeAuthorizer {
         NodeAuthorizer { reader, rules }
     }
 
-    /// Whether `user` is a node agent, whose rights are not fully enumerable.
+    /// Returns whether `user` is a node agent. Its permissions cannot be enumerated completely.
     pub(super) fn is_node(user: &UserInfo) -> bool {
         user.name.starts_with(names::NODE_USER_PREFIX) && user.in_group(names::NODES)
     }
@@ -143,7 +142,7 @@ impl NodeAuthorizer {
             return no("cannot authorize ResourceSlice subresources");
         }
         match ask.verb {
-            // Admission sees the node's name in the new object.
+            // NodeRestriction checks the node name in the new object.
             "create" => yes(),
             "get" | "update" | "patch" | "delete" => self.related(node, Kind::ResourceSlice, ask),
             "watch" | "list" | "deletecollection" if selects_node(ask, "spec.nodeName", node) => {
@@ -166,7 +165,7 @@ impl NodeAuthorizer {
             ("", "list" | "watch") => {
                 no("can only list/watch pods with spec.nodeName field selector")
             }
-            // Admission holds these to mirror pods and to the node's own pods.
+            // NodeRestriction limits these to mirror pods and the node's own pods.
             ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
                 yes()
             }
@@ -189,6 +188,7 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Allows the request if the object is related to the node.
     fn related(&self, node: &str, kind: Kind, ask: &Attributes<'_>) -> Decision {
         if ask.name.is_empty() {
             return no("No Object name found");
@@ -201,7 +201,7 @@ impl NodeAuthorizer {
         ))
     }
 
-    /// Whether the object leads to `node`.
+    /// Returns whether the object is related to `node`.
     fn reaches(&self, node: &str, kind: Kind, namespace: &str, name: &str) -> bool {
         let on_node = |group, resource| {
             self.reader
@@ -242,7 +242,7 @@ impl NodeAuthorizer {
         }
     }
 
-    /// Whether the volume's claim is used by a pod of the node.
+    /// Returns whether a pod of the node uses the volume's claim.
     fn volume_on(&self, node: &str, volume: &Object) -> bool {
         let claim = tree::text(volume, &["spec", "claimRef", "name"]);
         !claim.is_empty()
@@ -253,14 +253,15 @@ impl NodeAuthorizer {
             )
     }
 
+    /// Returns whether a pod of the node uses the claim.
     fn claim_on(&self, node: &str, namespace: &str, name: &str) -> bool {
         self.pod_on(node, namespace, |pod| {
             references::volume_claims(pod).any(|claim| claim == name)
         })
     }
 
-    /// Whether a pod of `namespace` on `node` refers to something. A mirror pod
-    /// is the node's own making and gives it no rights.
+    /// Returns whether a pod of `namespace` on `node` matches `refers`. Mirror pods are ignored:
+    /// nodes create them, so they must not grant access.
     fn pod_on(&self, node: &str, namespace: &str, refers: impl Fn(&Object) -> bool) -> bool {
         self.reader.pods_on_node(node, namespace).iter().any(|pod| {
             tree::map_text(pod, &["metadata", "annotations"], MIRROR).is_none() && refers(pod)
@@ -268,6 +269,7 @@ impl NodeAuthorizer {
     }
 }
 
+/// Returns whether the field selector limits the request to the node.
 fn selects_node(ask: &Attributes<'_>, field: &str, node: &str) -> bool {
     FieldSelector::parse(ask.field_selector)
         .is_ok_and(|selector| selector.exact(field) == Some(node))
@@ -280,7 +282,7 @@ fn lease(node: &str, ask: &Attributes<'_>) -> Decision {
     if ask.namespace != "kube-node-lease" {
         return no("can only access leases in the \"kube-node-lease\" system namespace");
     }
-    // A create's name is seen by admission.
+    // NodeRestriction checks the name in a create request.
     if ask.verb != "create" && ask.name != node {
         return no("can only access node lease with the same name as the requesting node");
     }
@@ -302,7 +304,7 @@ fn csi_node(node: &str, ask: &Attributes<'_>) -> Decision {
 
 fn node_object(node: &str, ask: &Attributes<'_>) -> Decision {
     match (ask.subresource, ask.verb) {
-        // Admission holds these to the node's own object.
+        // NodeRestriction limits these to the node's own object.
         ("", "create" | "update" | "patch") | ("status", "update" | "patch") => yes(),
         ("", "get" | "list" | "watch") if ask.name == node => yes(),
         ("", "get" | "list" | "watch") if ask.name.is_empty() => no(format!(

@@ -1,4 +1,4 @@
-//! RBAC: bindings indexed by subject, roles read once.
+//! RBAC: an index of bindings by subject, and a cache of parsed roles.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::{ObjectReader, UserInfo, names, tree};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// Finds the rules that apply to a user.
+/// Resolves the rules that apply to a user.
 pub(super) struct Rbac {
     reader: Arc<dyn ObjectReader>,
     cluster: Mutex<Index>,
@@ -21,30 +21,31 @@ pub(super) struct Rbac {
     cluster_roles: Mutex<Roles>,
 }
 
-/// The rules of the roles that were asked for, by namespace and name.
+/// A cache of the rules of roles, by namespace and name.
 #[derive(Default)]
 struct Roles {
     generation: Option<u64>,
     known: HashMap<(String, String), Compiled>,
 }
 
-/// A role's rules. Where the reader cannot tell whether roles have changed,
-/// also the object that they were read from: while it is the same, so are they.
+/// The rules of one role. `source` is set if the reader has no generation: the rules are
+/// current while the reader returns the same object.
 struct Compiled {
     source: Option<Arc<Object>>,
     rules: Arc<[Rule]>,
 }
 
-/// The bindings of one kind.
+/// The index of all bindings of one kind.
 #[derive(Default)]
 struct Index {
     generation: Option<u64>,
-    /// The bindings as objects, where the reader has no generation to compare.
+    /// The indexed objects, set if the reader has no generation to compare.
     sources: Vec<Arc<Object>>,
     scopes: Arc<HashMap<Box<str>, Scope>>,
 }
 
-/// The bindings of one namespace, or of the cluster.
+/// The bindings of one namespace, or of the cluster. `users` and `groups` hold positions in
+/// `bindings`.
 #[derive(Default)]
 struct Scope {
     bindings: Vec<Binding>,
@@ -63,18 +64,18 @@ struct Binding {
 struct Subject {
     kind: Box<str>,
     name: Box<str>,
-    /// Of a service account: its own, or else the binding's.
+    /// For a service account, the subject's namespace, or else the binding's.
     namespace: Box<str>,
 }
 
-/// Where a rule comes from, worded for the reason of a decision.
+/// The origin of a rule; displayed in the reason of a decision.
 pub(super) struct Source<'a> {
     binding: &'a Binding,
     subject: Option<&'a Subject>,
 }
 
-/// Takes a rule that applies, or why some could not be found; `false` when it
-/// has seen enough.
+/// A callback for each rule that applies, or for the error of a role that was not found. It
+/// returns whether to continue.
 type Visitor<'a> = dyn FnMut(Result<(&Source<'_>, &Rule), String>) -> bool + 'a;
 
 impl fmt::Display for Source<'_> {
@@ -160,7 +161,7 @@ impl Scope {
         self.bindings.push(binding);
     }
 
-    /// The bindings with a subject that is `user`, each once.
+    /// Returns the bindings of `user` and its groups, each once.
     fn bindings_of(&self, user: &UserInfo) -> impl Iterator<Item = &Binding> {
         let mut ids: BTreeSet<u32> = self
             .users
@@ -177,7 +178,7 @@ impl Scope {
 }
 
 impl Index {
-    /// The bindings as they are now.
+    /// Updates the index if bindings have changed, and returns it.
     fn refresh(
         &mut self,
         reader: &dyn ObjectReader,
@@ -227,8 +228,8 @@ impl Rbac {
         }
     }
 
-    /// Shows `visit` each rule that applies to `user` in `namespace`, or why
-    /// some could not be found, until it returns `false`.
+    /// Calls `visit` for each rule that applies to `user` in `namespace`, and for each role
+    /// that was not found, until it returns `false`.
     pub(super) fn visit_rules(&self, user: &UserInfo, namespace: &str, visit: &mut Visitor<'_>) {
         let cluster = self
             .cluster
@@ -244,6 +245,7 @@ impl Rbac {
         self.visit_scope(namespaced.get(namespace), user, visit);
     }
 
+    /// Visits the bindings of one scope. Returns whether to continue.
     fn visit_scope(&self, scope: Option<&Scope>, user: &UserInfo, visit: &mut Visitor<'_>) -> bool {
         for binding in scope.into_iter().flat_map(|s| s.bindings_of(user)) {
             let rules = match self.rules_of(&binding.role_kind, &binding.role, &binding.namespace) {
@@ -264,7 +266,8 @@ impl Rbac {
         true
     }
 
-    /// Every rule that applies to `user` in `namespace`, and what could not be found.
+    /// Returns every rule that applies to `user` in `namespace`, and the roles that were not
+    /// found.
     pub(super) fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<String>) {
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
         self.visit_rules(user, namespace, &mut |found| {
@@ -277,7 +280,7 @@ impl Rbac {
         (rules, errors)
     }
 
-    /// The rules of the role that a binding in `namespace` refers to.
+    /// Returns the rules of the role that a binding in `namespace` refers to.
     pub(super) fn rules_of(
         &self,
         kind: &str,

@@ -1,4 +1,4 @@
-//! `SubjectAccessReview` and its kin.
+//! `SubjectAccessReview` and related kinds.
 
 use rkube_api::gvk::GroupKind;
 use rkube_api::selector::{FieldSelector, LabelSelector};
@@ -12,9 +12,9 @@ use crate::{UserInfo, tree};
 const GROUP: &str = "authorization.k8s.io";
 
 impl Authorizer {
-    /// Answers a `SubjectAccessReview`, `SelfSubjectAccessReview`,
-    /// `LocalSubjectAccessReview` or `SelfSubjectRulesReview` (`kind`) that
-    /// `caller` created in `namespace`: the object with its status filled in.
+    /// Processes a `SubjectAccessReview`, `SelfSubjectAccessReview`,
+    /// `LocalSubjectAccessReview` or `SelfSubjectRulesReview` (`kind`) that `caller` creates in
+    /// `namespace`. Returns the object with its status.
     pub fn review(
         &self,
         kind: &str,
@@ -58,6 +58,7 @@ impl Authorizer {
         Ok(answer)
     }
 
+    /// Decides on the attributes of a review. Also returns parse errors of its selectors.
     fn decide(&self, user: &UserInfo, review: &Object) -> (Decision, Vec<String>) {
         if let Some(asked) = tree::at(review, &["spec", "nonResourceAttributes"]) {
             let ask = Attributes::path(
@@ -122,8 +123,8 @@ fn status(decision: &Decision, problems: &[String]) -> Object {
     Object::Object(status)
 }
 
-/// The field selector in query form. What cannot be understood is left out:
-/// without it the question is only broader.
+/// Returns the field selector in query syntax. Invalid requirements are dropped, which makes
+/// the request broader, and reported in `problems`.
 fn field_selector(asked: &Object, problems: &mut Vec<String>) -> String {
     let requirements = tree::items(asked, &["fieldSelector", "requirements"]);
     if requirements.is_empty() {

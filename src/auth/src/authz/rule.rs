@@ -1,4 +1,4 @@
-//! RBAC's policy rules: what one allows and whether some cover others.
+//! RBAC policy rules: matching requests, and comparing sets of rules.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Map;
 use super::Attributes;
 use crate::tree;
 
-/// A policy rule, read once from the role that holds it.
+/// A policy rule, parsed from a role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) verbs: Vec<Box<str>>,
@@ -43,7 +43,7 @@ impl Rule {
         }
     }
 
-    /// The rules of a Role or ClusterRole.
+    /// Parses the rules of a Role or ClusterRole.
     pub(crate) fn of_role(role: &Object) -> Vec<Rule> {
         tree::items(role, &["rules"])
             .iter()
@@ -51,7 +51,7 @@ impl Rule {
             .collect()
     }
 
-    /// Everything on every resource, and every path.
+    /// Returns rules that allow all verbs on all resources and paths.
     pub(crate) fn full_authority() -> Vec<Rule> {
         let all = || vec![Box::from("*")];
         vec![
@@ -89,7 +89,7 @@ impl Rule {
         Object::Object(rule)
     }
 
-    /// Whether the rule allows what is asked.
+    /// Returns whether the rule allows a request.
     pub(crate) fn allows(&self, asked: &Attributes<'_>) -> bool {
         if !has_or_all(&self.verbs, asked.verb) {
             return false;
@@ -105,7 +105,7 @@ impl Rule {
             && (self.names.is_empty() || has(&self.names, asked.name))
     }
 
-    /// The rule as rules with one verb and one group, resource and name, or path each.
+    /// Splits the rule into rules with one verb, and one path or one group, resource and name.
     fn atoms(&self) -> Vec<Rule> {
         let one = |word: &str| vec![Box::from(word)];
         let mut atoms = Vec::new();
@@ -141,7 +141,7 @@ impl Rule {
         atoms
     }
 
-    /// Whether the rule allows all that `atom` does.
+    /// Returns whether the rule allows everything that `atom` allows.
     fn covers(&self, atom: &Rule) -> bool {
         let all = |own: &[Box<str>], other: &[Box<str>]| {
             has(own, "*") || other.iter().all(|word| has(own, word))
@@ -163,7 +163,7 @@ impl Rule {
                 .all(|url| self.urls.iter().any(|own| url_covers(own, url)))
     }
 
-    /// The rule as messages show it, `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
+    /// Formats the rule for messages: `{APIGroups:[""], Resources:["pods"], Verbs:["get"]}`.
     pub(crate) fn compact(&self) -> String {
         let parts = [
             ("APIGroups", &self.groups),
@@ -181,12 +181,13 @@ impl Rule {
     }
 }
 
-/// `["a" "b"]`, as upstream's messages show a list.
+/// Formats a list as in upstream's messages: `["a" "b"]`.
 pub(crate) fn quoted_list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     let words: Vec<String> = words.into_iter().map(|w| format!("{w:?}")).collect();
     format!("[{}]", words.join(" "))
 }
 
+/// Returns whether a rule's resource, which may be `*` or `*/sub`, matches a request.
 fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
     if rule == "*" {
         return true;
@@ -200,12 +201,13 @@ fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
     }
 }
 
-/// Whether a rule's path, perhaps with `*` at its end, covers another.
+/// Returns whether a rule's path, which may end with `*`, covers another path.
 fn url_covers(own: &str, path: &str) -> bool {
     own == path || own.ends_with('*') && path.starts_with(own.trim_end_matches('*'))
 }
 
-/// What of `asked` no rule of `owned` covers, one verb and resource a rule.
+/// Returns the parts of `asked` that no rule of `owned` covers, as rules with one verb and one
+/// resource or path each.
 pub(crate) fn uncovered(owned: &[Rule], asked: &[Rule]) -> Vec<Rule> {
     let atoms = asked.iter().flat_map(Rule::atoms);
     atoms
@@ -213,7 +215,7 @@ pub(crate) fn uncovered(owned: &[Rule], asked: &[Rule]) -> Vec<Rule> {
         .collect()
 }
 
-/// Joins rules that differ in their verbs only.
+/// Merges rules that differ only in their verbs.
 pub(crate) fn join_verbs(rules: Vec<Rule>) -> Vec<Rule> {
     type Key = (Box<str>, Box<str>, Option<Box<str>>);
     let mut simple: BTreeMap<Key, Rule> = BTreeMap::new();

@@ -132,7 +132,7 @@ fn roles_are_followed_as_they_change() {
         namespace: "team",
         ..Attributes::resource(&robot, "get", "", "pods")
     };
-    // A subject without a namespace is in the binding's.
+    // A subject's namespace defaults to the binding's.
     bind(
         &cluster,
         "team",
@@ -269,7 +269,7 @@ fn nodes_read_what_their_pods_need() {
     assert!(lease("update", "kube-node-lease", "n1"));
     assert!(!lease("update", "kube-node-lease", "n2"));
     assert!(!lease("get", "default", "n1"));
-    // The name alone makes no node.
+    // The user name alone does not identify a node agent.
     let impostor = UserInfo::authenticated("system:node:n1", &[]);
     assert!(
         !authorizer
@@ -329,7 +329,7 @@ fn nobody_gives_away_what_they_lack() {
         check(&role(json!(["get", "delete", "watch"])), None),
         Err((403, message.into()))
     );
-    // What only drops a finalizer passes.
+    // An update that only removes a finalizer is not checked.
     let mut old = role(json!(["delete"]));
     old["metadata"]["finalizers"] = json!(["x"]);
     assert_eq!(check(&role(json!(["delete"])), Some(&old)), Ok(()));
@@ -458,7 +458,7 @@ fn access_reviews_are_answered_and_checked() {
     assert!(local("default").is_ok());
     assert!(local("other").is_err());
 
-    // The selector of a node's question counts.
+    // The field selector of a review affects the decision.
     let node = |requirements: Object| {
         let mut pods = json!({"verb": "list", "resource": "pods", "fieldSelector": {}});
         pods["fieldSelector"]["requirements"] = requirements;

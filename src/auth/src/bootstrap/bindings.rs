@@ -1,11 +1,10 @@
-//! The default bindings, besides those of the controllers.
-//!
-//! As Kubernetes v1.36 has them with its default feature gates.
+//! The default bindings of Kubernetes v1.36 with its default feature gates, except for those of
+//! the controllers.
 
 use super::table::Binding;
 use super::table::Subject::{Account, Group, User};
 
-/// ClusterRoleBindings, in order of name.
+/// ClusterRoleBindings, sorted by name.
 pub(super) const CLUSTER_BINDINGS: &[Binding] = &[
     Binding {
         name: "cluster-admin",
@@ -96,7 +95,7 @@ pub(super) const CLUSTER_BINDINGS: &[Binding] = &[
     },
 ];
 
-/// RoleBindings, in order of namespace.
+/// RoleBindings, sorted by namespace.
 pub(super) const NAMESPACE_BINDINGS: &[Binding] = &[
     Binding {
         name: "system:controller:bootstrap-signer",

@@ -1,10 +1,9 @@
-//! The default ClusterRoles that people, nodes and components are bound to.
-//!
-//! As Kubernetes v1.36 has them with its default feature gates.
+//! The default ClusterRoles of Kubernetes v1.36 with its default feature gates, for users, nodes
+//! and components.
 
 use super::table::{Role, named, on, url};
 
-/// In order of name.
+/// The roles, sorted by name.
 pub(super) const CLUSTER_ROLES: &[Role] = &[
     Role {
         name: "admin",

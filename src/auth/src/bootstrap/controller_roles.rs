@@ -1,10 +1,9 @@
-//! A ClusterRole for each controller, bound to the service account of its name.
-//!
-//! As Kubernetes v1.36 has them with its default feature gates.
+//! The default ClusterRoles of the controllers of Kubernetes v1.36 with its default feature
+//! gates. Each is bound to the service account of the same name.
 
 use super::table::{Role, named, on};
 
-/// In order of name.
+/// The roles, sorted by name.
 pub(super) const CONTROLLER_ROLES: &[Role] = &[
     Role {
         name: "system:controller:attachdetach-controller",

@@ -1,13 +1,11 @@
-//! The mandatory and the suggested priority levels and flow schemas.
-//!
-//! As Kubernetes v1.36 has them.
+//! The mandatory and suggested priority levels and flow schemas of Kubernetes v1.36.
 
 use rkube_api::Object;
 use serde_json::{Map, json};
 
 use super::table::words;
 
-/// A limited priority level that queues.
+/// A limited priority level with queues.
 struct Level {
     name: &'static str,
     shares: u32,
@@ -42,24 +40,26 @@ const LEVELS: &[Level] = &[
 ];
 const QUEUE_LENGTH: u32 = 50;
 
+/// Subjects of a flow schema, names separated by spaces.
 enum Who {
     Groups(&'static str),
     Users(&'static str),
-    /// Every service account of kube-system.
+    /// All service accounts of kube-system.
     SystemAccounts,
 }
 use Who::{Groups, SystemAccounts, Users};
 
-/// Verbs, groups, resources, and whether cluster-scoped objects count too.
+/// Verbs, API groups, resources, and whether cluster-scoped objects are included.
 type Resources = (&'static str, &'static str, &'static str, bool);
-/// Verbs and paths.
+/// Verbs and non-resource URLs.
 type Paths = (&'static str, &'static str);
 
+/// A flow schema.
 struct Flow {
     name: &'static str,
     level: &'static str,
     precedence: u32,
-    /// `ByUser`, `ByNamespace`, or empty.
+    /// The method that distinguishes flows: `ByUser`, `ByNamespace`, or empty for none.
     distinguish: &'static str,
     who: &'static [Who],
     resources: &'static [Resources],
@@ -187,7 +187,7 @@ fn object(kind: &str, name: &str, spec: Object) -> Object {
     })
 }
 
-/// Every priority level.
+/// Returns every priority level.
 pub(super) fn levels() -> Vec<Object> {
     let exempt =
         json!({"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0, "lendablePercent": 0}});
@@ -213,7 +213,7 @@ pub(super) fn levels() -> Vec<Object> {
     levels
 }
 
-/// Every flow schema.
+/// Returns every flow schema.
 pub(super) fn schemas() -> Vec<Object> {
     FLOWS.iter().map(Flow::to_object).collect()
 }

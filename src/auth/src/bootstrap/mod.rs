@@ -1,9 +1,9 @@
-//! The objects that a cluster is born with: system namespaces, priority
-//! classes, the default roles and bindings, flow control.
+//! Bootstrap objects of a cluster: system namespaces, priority classes, default roles and
+//! bindings, flow control.
 //!
-//! They are as a client would post them, to be defaulted and stored by the
-//! ordinary way of a create. At each start the API server creates the missing
-//! ones and brings the roles and bindings up to date with [`reconcile`].
+//! They have the form of create requests, so they must be defaulted before they are stored. At
+//! each start, the API server creates missing objects and updates existing ones with
+//! [`reconcile()`].
 
 use rkube_api::Object;
 use serde_json::json;
@@ -18,11 +18,11 @@ mod table;
 
 pub use reconcile::reconcile;
 
-/// What the objects depend on.
+/// The settings of the bootstrap objects; there are none yet.
 #[derive(Clone, Debug, Default)]
 pub struct BootstrapConfig {}
 
-/// An object to create when it is missing.
+/// An object that is created if it does not exist.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BootstrapObject {
     /// The resource's API group, empty for core.
@@ -33,14 +33,14 @@ pub struct BootstrapObject {
     pub object: Object,
 }
 
-/// The namespaces that cannot be deleted for good: they are made again.
+/// The system namespaces. The API server creates them again if they are deleted.
 pub const SYSTEM_NAMESPACES: [&str; 4] =
     ["kube-system", "kube-public", "kube-node-lease", "default"];
 
 /// The value of the priority class `system-cluster-critical`.
 pub const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
 
-/// Every object, in an order in which they can be created.
+/// Returns every bootstrap object, in an order in which they can be created.
 pub fn objects(_config: &BootstrapConfig) -> Vec<BootstrapObject> {
     const RBAC: &str = "rbac.authorization.k8s.io";
     const FLOW: &str = "flowcontrol.apiserver.k8s.io";
@@ -100,7 +100,7 @@ pub fn objects(_config: &BootstrapConfig) -> Vec<BootstrapObject> {
     all
 }
 
-/// The rules that every node agent is allowed by, as the Node authorizer knows them.
+/// Returns the rules of the ClusterRole `system:node`, which the Node authorizer applies.
 pub(crate) fn node_rules() -> Vec<Object> {
     let role = cluster_roles::CLUSTER_ROLES
         .iter()

@@ -1,10 +1,9 @@
-//! The default Roles of the system namespaces.
-//!
-//! As Kubernetes v1.36 has them with its default feature gates.
+//! The default Roles of Kubernetes v1.36 with its default feature gates, in the system
+//! namespaces.
 
 use super::table::{Role, named, on};
 
-/// In order of namespace.
+/// The roles, sorted by namespace.
 pub(super) const NAMESPACE_ROLES: &[Role] = &[
     Role {
         name: "system:controller:bootstrap-signer",

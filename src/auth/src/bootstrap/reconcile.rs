@@ -1,4 +1,4 @@
-//! Bringing an existing default role, binding or flow-control object up to date.
+//! Updates of existing default roles, bindings and flow-control objects.
 
 use rkube_api::Object;
 use serde_json::{Map, json};
@@ -10,16 +10,16 @@ use crate::tree;
 const AUTO_UPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const AUTO_UPDATE_SPEC: &str = "apf.kubernetes.io/autoupdate-spec";
 
-/// What an existing default object must be updated to: `None` when it is as it
-/// should be or opted out by its autoupdate annotation. Roles and bindings
-/// keep what was added to them and get back what was taken away; labels and
-/// annotations that were changed stay changed. The spec of a flow schema or
-/// priority level is restored while its annotation says so, and always for
-/// the mandatory ones.
+/// Returns the updated form of an existing default object. Returns `None` if it is up to date or
+/// its autoupdate annotation disables updates.
 ///
-/// A binding's role cannot be changed by an update: when it differs, the
-/// returned object has another `roleRef` and no `resourceVersion`, and the
-/// existing binding must be deleted first.
+/// Roles and bindings keep additions and get back missing rules and subjects. Changed labels
+/// and annotations are kept. The spec of a flow schema or priority level is restored if its
+/// annotation requests it; for mandatory objects always, except for the exempt level.
+///
+/// The API does not allow updates of `roleRef`. If it differs, the returned object has no
+/// `resourceVersion`, and the caller must delete the existing binding and create the returned
+/// one.
 pub fn reconcile(existing: &Object, expected: &BootstrapObject) -> Option<Object> {
     match expected.resource {
         "roles" | "clusterroles" | "rolebindings" | "clusterrolebindings" => {}
@@ -99,7 +99,7 @@ fn reconcile_aggregation(role: &mut Object, expected: &Object) {
 
 fn restore_spec(existing: &Object, expected: &Object) -> Option<Object> {
     let mandatory = matches!(tree::name(expected), "exempt" | "catch-all");
-    // The exempt level's shares are the operator's to choose.
+    // Operators may tune the shares of the exempt level.
     let tunable = tree::text(expected, &["spec", "type"]) == "Exempt";
     let follows = tree::map_text(existing, &["metadata", "annotations"], AUTO_UPDATE_SPEC);
     if follows != Some("true") && (!mandatory || tunable) {

@@ -1,21 +1,21 @@
-//! The shape of the tables of default roles and bindings, and how a row
-//! becomes an object. Lists are words separated by spaces; the core group is
-//! written `core`.
+//! The row types of the tables of default roles and bindings, and their conversion to objects.
+//! Lists are words separated by spaces; the core group is `core`.
 
 use rkube_api::Object;
 use serde_json::{Map, json};
 
-/// A Role or, without a namespace, a ClusterRole.
+/// A Role, or a ClusterRole if the namespace is empty.
 pub(super) struct Role {
     pub(super) name: &'static str,
     pub(super) namespace: &'static str,
-    /// The aggregated ClusterRole (`admin`, `edit`, `view`) that takes in these rules.
+    /// The ClusterRole (`admin`, `edit`, `view`) that aggregates the rules of this one.
     pub(super) aggregates_to: &'static str,
-    /// The label suffix of the ClusterRoles whose rules this one takes in.
+    /// The label suffix of the ClusterRoles that this one aggregates.
     pub(super) aggregates: &'static str,
     pub(super) rules: &'static [Rule],
 }
 
+/// A policy rule for resources (`groups`, `resources`, `names`) or for paths (`urls`).
 pub(super) struct Rule {
     pub(super) verbs: &'static str,
     pub(super) groups: &'static str,
@@ -24,12 +24,12 @@ pub(super) struct Rule {
     pub(super) urls: &'static str,
 }
 
-/// A rule about every object of some resources.
+/// Creates a rule for all objects of some resources.
 pub(super) const fn on(verbs: &'static str, groups: &'static str, resources: &'static str) -> Rule {
     named(verbs, groups, resources, "")
 }
 
-/// A rule about the objects of these names.
+/// Creates a rule for the named objects of some resources.
 pub(super) const fn named(
     verbs: &'static str,
     groups: &'static str,
@@ -45,7 +45,7 @@ pub(super) const fn named(
     }
 }
 
-/// A rule about paths.
+/// Creates a rule for paths.
 pub(super) const fn url(verbs: &'static str, urls: &'static str) -> Rule {
     Rule {
         verbs,
@@ -56,7 +56,7 @@ pub(super) const fn url(verbs: &'static str, urls: &'static str) -> Rule {
     }
 }
 
-/// A RoleBinding or, without a namespace, a ClusterRoleBinding.
+/// A RoleBinding, or a ClusterRoleBinding if the namespace is empty.
 pub(super) struct Binding {
     pub(super) name: &'static str,
     pub(super) namespace: &'static str,
@@ -65,17 +65,18 @@ pub(super) struct Binding {
     pub(super) subjects: &'static [Subject],
 }
 
+/// A subject of a binding.
 pub(super) enum Subject {
     User(&'static str),
     Group(&'static str),
-    /// Namespace and name.
+    /// A service account: namespace and name.
     Account(&'static str, &'static str),
 }
 
 const AGGREGATE: &str = "rbac.authorization.k8s.io/aggregate-to-";
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// The words of a list.
+/// Splits a list into words. Replaces `core` with the empty group name.
 pub(super) fn words(list: &'static str) -> Vec<&'static str> {
     list.split_whitespace()
         .map(|word| if word == "core" { "" } else { word })
@@ -154,7 +155,7 @@ impl Subject {
     }
 }
 
-/// The binding of a controller's role to its service account in kube-system.
+/// Returns the binding of a controller's role to its service account in kube-system.
 pub(super) fn controller_binding(role: &Role) -> Object {
     let account = role
         .name

@@ -1,15 +1,16 @@
-//! The power button.
+//! The power button of a virtual machine.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 
-/// The size of the kernel's `struct input_event` on 64-bit machines.
+/// Size of the kernel's `struct input_event` on 64-bit machines, in bytes.
 const EVENT: usize = 24;
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
 const PRESSED: i32 = 1;
 
-/// The input device of the power button, if the machine has one.
+/// Opens the power button's input device for non-blocking reads. Returns `None` if the
+/// machine has none.
 pub fn open() -> Option<File> {
     let entries = std::fs::read_dir("/sys/class/input").ok()?;
     for entry in entries.flatten() {
@@ -29,10 +30,10 @@ pub fn open() -> Option<File> {
     None
 }
 
-/// Whether the bytes read from the device say that the button was pressed.
+/// Returns whether `events`, as read from the device, contain a press of the power button.
 pub fn pressed(events: &[u8]) -> bool {
     events.chunks_exact(EVENT).any(|event| {
-        // Two words of time, then type, code and value.
+        // A timestamp of two 64-bit words, then type, code and value.
         let kind = u16::from_ne_bytes([event[16], event[17]]);
         let code = u16::from_ne_bytes([event[18], event[19]]);
         let value = i32::from_ne_bytes([event[20], event[21], event[22], event[23]]);

@@ -1,4 +1,4 @@
-//! The state disk.
+//! The disk that holds a virtual machine's state.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use nix::mount::{MsFlags, mount as mount_fs};
 
 /// The only disk of the machine.
 const DEVICE: &str = "/dev/vda";
-/// Timeout of the disk's appearance after its driver was loaded.
+/// Maximum time for the disk to appear after its driver was loaded.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Mounts the state disk at `root`. The kernel replays its journal after a crash.
@@ -19,8 +19,7 @@ pub fn mount(root: &Path) -> anyhow::Result<()> {
             Instant::now() < deadline,
             "the machine has no disk {DEVICE}"
         );
-        // The driver finds its device in the background and no event tells of it
-        // before there is anything that listens.
+        // The driver probes the device asynchronously, and nothing listens for uevents yet.
         std::thread::sleep(Duration::from_millis(10));
     }
     std::fs::create_dir_all(root)?;
@@ -29,7 +28,8 @@ pub fn mount(root: &Path) -> anyhow::Result<()> {
         root,
         Some("ext4"),
         MsFlags::MS_NOATIME,
-        // Tables that were never written read as zeros: they need not be written.
+        // The disk is a sparse image: inode tables that were never written read as zeros and
+        // need no initialization.
         Some("noinit_itable"),
     )
     .with_context(|| format!("cannot mount the state disk {DEVICE}"))

@@ -1,12 +1,12 @@
-//! Where services' logs go: to the host, which shows them also when the machine
-//! does not run any more.
+//! Services' logs of a virtual machine. They are written to the host, which can show them
+//! when the machine no longer runs.
 
 use std::fs::File;
 
 use rkube_config::machine::LOG_PORT;
 
-/// The machine's port for the logs of the service `role`, if it has one. A port
-/// can be opened once, so the caller must keep it.
+/// Opens the machine's virtio port for the logs of the service `role`. Returns `None` if it
+/// has none. A port can be opened only once, so the caller must keep the file.
 pub fn port(role: &str) -> Option<File> {
     let entries = std::fs::read_dir("/sys/class/virtio-ports").ok()?;
     for entry in entries.flatten() {

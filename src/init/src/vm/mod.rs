@@ -1,8 +1,8 @@
-//! The first process of a node that is a virtual machine.
+//! PID 1 of a node that is a virtual machine.
 //!
-//! The kernel runs it from an initramfs as `rkube vm-init`: it loads modules,
-//! mounts the state disk as the node's root, places the node's identity there,
-//! sets up its network and becomes `rkube init machine`.
+//! The kernel runs it from an initramfs as `rkube vm-init`. It loads modules, mounts the
+//! state disk as the node's root, writes the node's identity, sets up the network and
+//! executes `rkube init machine`.
 
 mod button;
 mod disk;
@@ -24,10 +24,11 @@ use nix::unistd::Pid;
 use rkube_config::machine::{FACTS, IDENTITY, MODULES, MachineFacts};
 use rkube_config::{NodeConfig, paths};
 
-/// Time for services and containers to end; emulated machines are slow.
+/// Maximum time for services and containers to exit; emulated machines are slow.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
-/// `rkube vm-init`: never returns but with an error, which ends the machine.
+/// Runs `rkube vm-init`. Returns only on error, which ends the machine: the kernel panics when
+/// PID 1 exits.
 pub fn boot() -> anyhow::Result<()> {
     mounts::early()?;
     modules::load_all(Path::new(MODULES))?;
@@ -53,15 +54,15 @@ pub fn boot() -> anyhow::Result<()> {
     Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
 }
 
-/// `rkube init machine`: runs the node until the power button is pressed, then
-/// powers the machine off.
+/// Runs `rkube init machine`: runs the node until the power button is pressed or a signal
+/// requests a stop, then powers the machine off.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     let button = button::open();
     if button.is_none() {
         eprintln!("init: this machine has no power button; it can only be switched off hard");
     }
     crate::run_until(config, button.as_ref(), STOP_GRACE)?;
-    // Whatever ignored SIGTERM; without it the disk stays busy.
+    // Processes that ignored SIGTERM would keep the disk busy.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     nix::unistd::sync();
     mounts::leave();
@@ -70,7 +71,7 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file that the hypervisor gave the machine.
+/// Reads a file that QEMU passed to the machine with `-fw_cfg`.
 fn firmware(name: &str) -> anyhow::Result<Vec<u8>> {
     let path = format!("/sys/firmware/qemu_fw_cfg/by_name/{name}/raw");
     std::fs::read(&path).with_context(|| format!("cannot read {path}"))

@@ -1,4 +1,4 @@
-//! Loading the modules that the driver put into the initramfs.
+//! Loads the kernel modules that the driver put into the initramfs.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,8 +9,9 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 
 use rkube_config::machine::MODULES_ORDER;
 
-/// Loads what the order file names, line by line. A module that does not load is
-/// reported and skipped: code that needs it fails with its own error.
+/// Loads the modules listed in the order file, one file name per line, and removes `dir`. A
+/// module that fails to load is reported and skipped: code that needs it fails with a more
+/// specific error.
 pub fn load_all(dir: &Path) -> anyhow::Result<()> {
     let order = dir.join(MODULES_ORDER);
     let text = std::fs::read_to_string(&order)
@@ -23,6 +24,6 @@ pub fn load_all(dir: &Path) -> anyhow::Result<()> {
             Err(e) => eprintln!("init: cannot load the module {name}: {e}"),
         }
     }
-    // They are in the kernel now; the initramfs is memory.
+    // The initramfs is in memory, and the loaded modules no longer need their files.
     std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }

@@ -1,7 +1,8 @@
 //! The file systems of a node that is a virtual machine.
 //!
-//! Its root is the state disk itself: containers keep their layers there, which
-//! an overlay could not hold, and `pivot_root` refuses to leave an initramfs.
+//! The root is the state disk itself, without an overlay: containers keep overlay layers on
+//! it, which an overlay cannot hold. It replaces the initramfs by a move and `chroot`,
+//! because `pivot_root` does not work on an initramfs.
 
 use std::fs;
 use std::io::Write as _;
@@ -33,15 +34,15 @@ pub fn early() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Mounts the node's root, without its identity and tools.
+/// Prepares the root file system and its mounts, without the node's identity and tools.
 pub fn root(root: &Path) -> anyhow::Result<()> {
     rootfs::skeleton(root)?;
-    // From the initramfs, which has those of the host.
+    // From the initramfs, which has a copy of the host's certificates.
     rootfs::roots_of_trust(root)?;
     mount_on("proc", root, "proc", QUIET, None)?;
     mount_on("sysfs", root, "sys", QUIET, None)?;
     mount_on("cgroup2", root, "sys/fs/cgroup", QUIET, Some("nsdelegate"))?;
-    // Only for programs that look for them; a kernel without does as well.
+    // Optional: the kernel may lack them.
     for (kind, place, options) in [
         ("bpf", "sys/fs/bpf", Some("mode=700")),
         ("securityfs", "sys/kernel/security", None),
@@ -52,7 +53,7 @@ pub fn root(root: &Path) -> anyhow::Result<()> {
     }
     mount_on("devtmpfs", root, "dev", MsFlags::MS_NOSUID, None)?;
     rootfs::device_file_systems(root)?;
-    // The kernel's belongs to the initial instance of devpts, not to the node's.
+    // devtmpfs' ptmx belongs to the initial instance of devpts, not to the one mounted here.
     let _ = fs::remove_file(root.join("dev/ptmx"));
     rootfs::device_links(&root.join("dev"))?;
     rootfs::temporary(root)?;
@@ -62,7 +63,7 @@ pub fn root(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Unpacks the node's `/etc/rkube`, a tar archive, to a file system in memory.
+/// Unpacks the node's `/etc/rkube`, a tar archive, to a read-only tmpfs.
 pub fn identity(root: &Path, archive: &[u8]) -> anyhow::Result<()> {
     let place = root.join("etc/rkube");
     make_dir(&place, 0o755)?;
@@ -88,8 +89,8 @@ pub fn identity(root: &Path, archive: &[u8]) -> anyhow::Result<()> {
     .context("cannot make /etc/rkube read-only")
 }
 
-/// Programs for people and scripts: the host's `/usr` where the kernel can read
-/// it, else what the initramfs brings; and rkube itself.
+/// Makes programs available for users and scripts: the host's `/usr` if the kernel can
+/// mount it, else the tools of the initramfs. Also mounts the rkube binary.
 pub fn tools(root: &Path) -> anyhow::Result<()> {
     let usr = root.join("usr");
     let shared = [
@@ -106,7 +107,7 @@ pub fn tools(root: &Path) -> anyhow::Result<()> {
     });
     let local = usr.join("local");
     if shared {
-        // The node's own: the host's may hold anything.
+        // The node has a separate /usr/local, because the host's may contain anything.
         mount(
             Some("tmpfs"),
             &local,
@@ -134,7 +135,7 @@ pub fn tools(root: &Path) -> anyhow::Result<()> {
     rootfs::bind_file(Path::new("/init"), &binary)
 }
 
-/// Binds the initramfs' one program and links every name that it answers to.
+/// Bind-mounts the initramfs' busybox, if it has one, and links all of its applets to it.
 fn bring_tools(bin: &Path) -> anyhow::Result<()> {
     let busybox = Path::new(TOOLS).join("busybox");
     if !busybox.exists() {
@@ -153,18 +154,18 @@ fn bring_tools(bin: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes `root` the root of everything.
+/// Makes `root` the root file system of this process.
 pub fn enter(root: &Path) -> anyhow::Result<()> {
     chdir(root).with_context(|| format!("cannot enter {}", root.display()))?;
     mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)
         .context("cannot move the node's root into place")?;
     chroot(".").context("cannot change the root")?;
     chdir("/").context("cannot enter the new root")?;
-    // Containers may ask for mounts that propagate; they need a shared parent.
+    // Containers may request mount propagation, which needs a shared parent mount.
     rootfs::bind_flags(Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC)
 }
 
-/// A fresh machine ID for a disk that has none; it stays as long as the disk.
+/// Writes a random machine ID unless the disk has one. It is kept for the disk's lifetime.
 pub fn machine_id() -> anyhow::Result<()> {
     let path = Path::new("/etc/machine-id");
     if path.exists() {
@@ -178,7 +179,8 @@ pub fn machine_id() -> anyhow::Result<()> {
         .context("cannot write /etc/machine-id")
 }
 
-/// Makes the disk quiet before the power goes; the journal covers what fails.
+/// Remounts the disk read-only before power-off. On failure, which is reported unless the
+/// disk is busy, the journal keeps it consistent.
 pub fn leave() {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     if let Err(e) = mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
@@ -188,6 +190,7 @@ pub fn leave() {
     }
 }
 
+/// Makes an absolute path relative to the root.
 fn rel(path: &str) -> &str {
     path.trim_start_matches('/')
 }

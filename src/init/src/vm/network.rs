@@ -1,4 +1,5 @@
-//! The machine's two links: `eth0` to the other nodes, `eth1` to the world.
+//! The machine's two network interfaces: `eth0` to the other nodes, `eth1` to the host and
+//! external networks.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +10,7 @@ use rkube_network::netlink::{Netlink, Route};
 
 use rkube_config::machine::MachineFacts;
 
-/// Names, addresses and the default route.
+/// Renames the interfaces, sets their addresses and adds the default route.
 pub fn set_up(config: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<()> {
     let netlink = Netlink::open()?;
     netlink.set_up("lo")?;
@@ -22,7 +23,7 @@ pub fn set_up(config: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<()> {
     };
     let nodes = find(facts.node_mac, "the other nodes")?;
     let outside = find(facts.outside_mac, "the world")?;
-    // They may have each other's names.
+    // Temporary names first: each may currently have the other's final name.
     for (link, name) in [(nodes, "rk-nodes"), (outside, "rk-outside")] {
         netlink.set_down(link.index)?;
         netlink.rename(link.index, name)?;

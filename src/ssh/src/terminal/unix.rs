@@ -1,4 +1,4 @@
-//! This process's terminal, a Unix one.
+//! The terminal of this process on Unix.
 
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
@@ -10,7 +10,7 @@ use tracing::debug;
 
 use crate::{SshError, modes};
 
-/// Its columns and rows; `None` when standard input is no terminal.
+/// Returns columns and rows; `None` if standard input is not a terminal.
 pub(crate) fn size() -> Option<(u32, u32)> {
     let mut size = libc::winsize {
         ws_row: 0,
@@ -19,23 +19,23 @@ pub(crate) fn size() -> Option<(u32, u32)> {
         ws_ypixel: 0,
     };
     let stdin = std::io::stdin();
-    // SAFETY: the descriptor is open for the borrow's length and TIOCGWINSZ writes one winsize.
+    // SAFETY: the descriptor is open during the borrow and TIOCGWINSZ writes one winsize.
     let done = unsafe { libc::ioctl(stdin.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
     (done == 0).then_some((u32::from(size.ws_col), u32::from(size.ws_row)))
 }
 
-/// Its modes, as a client sends them to the server.
+/// Returns the modes of standard input in the encoding for the server.
 pub(crate) fn modes() -> Vec<(Pty, u32)> {
     modes::of(&std::io::stdin())
 }
 
-/// Reads standard input past std's buffer, which would keep what comes after a
-/// shell for nobody.
+/// Reads standard input without std's buffer: buffered input would be lost to programs that
+/// read after the session has ended.
 pub(crate) fn read(buffer: &mut [u8]) -> std::io::Result<usize> {
     Ok(nix::unistd::read(std::io::stdin().as_raw_fd(), buffer)?)
 }
 
-/// Standard input in raw mode until dropped; nothing when it is not a terminal.
+/// Puts standard input in raw mode until dropped. Does nothing if it is not a terminal.
 pub(crate) struct Raw {
     saved: Option<Termios>,
 }
@@ -74,10 +74,10 @@ impl Resizes {
         signal(SignalKind::window_change()).map(Self)
     }
 
-    /// Resolves at the next one.
+    /// Waits for the next change.
     pub(crate) async fn next(&mut self) {
         if self.0.recv().await.is_none() {
-            // No signal comes any more.
+            // No more signals are delivered.
             std::future::pending().await
         }
     }

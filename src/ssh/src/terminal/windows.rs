@@ -1,5 +1,5 @@
-//! This process's terminal, a console of Windows 10 or newer, which understands
-//! the sequences of other terminals when it is asked to.
+//! The terminal of this process on Windows: a console of Windows 10 or newer, which supports
+//! VT sequences if they are enabled.
 
 use std::io::Read;
 use std::time::Duration;
@@ -16,24 +16,24 @@ use windows_sys::Win32::System::Console::{
 
 use crate::SshError;
 
-/// How often the size is looked at: a console tells of it among its keys only.
+/// Interval between checks of the size. A console reports changes only as input events.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 fn input() -> HANDLE {
-    // SAFETY: asks for a handle of the process; nothing is passed.
+    // SAFETY: returns a handle of the process and takes no pointers.
     unsafe { GetStdHandle(STD_INPUT_HANDLE) }
 }
 
 fn output() -> HANDLE {
-    // SAFETY: asks for a handle of the process; nothing is passed.
+    // SAFETY: returns a handle of the process and takes no pointers.
     unsafe { GetStdHandle(STD_OUTPUT_HANDLE) }
 }
 
-/// Columns and rows of the window; `None` when standard output is no console.
+/// Returns columns and rows of the window; `None` if standard output is not a console.
 pub(crate) fn size() -> Option<(u32, u32)> {
     let mut info = CONSOLE_SCREEN_BUFFER_INFO::default();
-    // SAFETY: one structure of the expected kind is written; a handle that is no
-    // console's is refused.
+    // SAFETY: writes one structure of the declared type; fails for a handle that is not a
+    // console.
     if unsafe { GetConsoleScreenBufferInfo(output(), &raw mut info) } == 0 {
         return None;
     }
@@ -45,32 +45,32 @@ pub(crate) fn size() -> Option<(u32, u32)> {
     ))
 }
 
-/// A console has no modes of the kind that SSH knows: the node's own are good.
+/// Returns no modes: a console has no equivalent, so the node's defaults apply.
 pub(crate) fn modes() -> Vec<(Pty, u32)> {
     Vec::new()
 }
 
-/// Reads standard input, as UTF-8.
+/// Reads standard input as UTF-8.
 pub(crate) fn read(buffer: &mut [u8]) -> std::io::Result<usize> {
     std::io::stdin().read(buffer)
 }
 
-/// A handle's mode; `None` when it is no console's.
+/// Returns the mode of a handle; `None` if it is not a console.
 fn mode(of: HANDLE) -> Option<CONSOLE_MODE> {
     let mut mode = 0;
-    // SAFETY: one number is written; a handle that is no console's is refused.
+    // SAFETY: writes one number; fails for a handle that is not a console.
     (unsafe { GetConsoleMode(of, &raw mut mode) } != 0).then_some(mode)
 }
 
 fn set_mode(of: HANDLE, mode: CONSOLE_MODE) -> std::io::Result<()> {
-    // SAFETY: passes numbers only; a handle that is no console's is refused.
+    // SAFETY: passes numbers only; fails for a handle that is not a console.
     match unsafe { SetConsoleMode(of, mode) } {
         0 => Err(std::io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// The console in raw mode until dropped; nothing when standard input is none.
+/// Puts the console in raw mode until dropped. Does nothing if standard input is not a console.
 pub(crate) struct Raw {
     input: Option<CONSOLE_MODE>,
     output: Option<CONSOLE_MODE>,
@@ -84,7 +84,7 @@ impl Raw {
                 output: None,
             });
         };
-        // Restores what was changed, also when the next step fails.
+        // Constructed first, so that an error in the next steps restores the mode.
         let mut raw = Self {
             input: Some(typed),
             output: None,
@@ -122,12 +122,12 @@ pub(crate) struct Resizes {
 }
 
 impl Resizes {
-    #[allow(clippy::unnecessary_wraps)] // As where a signal is listened for.
+    #[allow(clippy::unnecessary_wraps)] // Same signature as on Unix.
     pub(crate) fn follow() -> std::io::Result<Self> {
         Ok(Self { last: size() })
     }
 
-    /// Resolves at the next one.
+    /// Waits for the next change.
     pub(crate) async fn next(&mut self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;

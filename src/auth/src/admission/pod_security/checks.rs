@@ -1,5 +1,5 @@
-//! The checks of the levels baseline and restricted, each since the version
-//! that upstream's Pod Security Standards give it.
+//! The checks of the levels baseline and restricted, each with the version since which the
+//! Pod Security Standards include it (upstream: `k8s.io/pod-security-admission/policy`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use rkube_api::Object;
 use super::policy::{Level, LevelVersion};
 use crate::{references, tree};
 
-/// What a pod does that its level does not allow.
+/// A field of a pod that its level forbids. `Display` prints `reason (detail)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation {
     pub(super) reason: String,
@@ -28,8 +28,8 @@ impl fmt::Display for Violation {
 
 type Check = fn(&Pod<'_>) -> Option<Violation>;
 
-/// A check, the version since which it counts, and the baseline check whose
-/// place it takes.
+/// A check of a level. It applies since the minor version `since`, and replaces the baseline
+/// check `instead_of` on the level restricted.
 struct Rule {
     since: u32,
     check: Check,
@@ -44,7 +44,7 @@ const fn rule(since: u32, check: Check) -> Rule {
     }
 }
 
-/// Baseline's checks, by their names' order.
+/// The checks of baseline, sorted by check ID.
 const BASELINE: [Rule; 12] = [
     rule(0, app_armor),
     rule(0, capabilities_baseline),
@@ -60,7 +60,7 @@ const BASELINE: [Rule; 12] = [
     rule(0, windows_host_process),
 ];
 
-/// What restricted adds, by their names' order.
+/// The checks that restricted adds, sorted by check ID.
 const RESTRICTED: [Rule; 7] = [
     rule(8, privilege_escalation),
     Rule {
@@ -87,10 +87,10 @@ const RESTRICTED: [Rule; 7] = [
     },
 ];
 
-/// The newest version that any rule changed in.
+/// The newest minor version in which a rule changed.
 const NEWEST: u32 = 35;
 
-/// The violations of a level by a pod or pod template, baseline's first.
+/// Returns the violations of a level by a pod or pod template, those of baseline first.
 pub(super) fn evaluate(level: &LevelVersion, pod: &Object) -> Vec<Violation> {
     let version = level.version.unwrap_or(NEWEST).min(NEWEST);
     let pod = Pod { pod, version };
@@ -118,6 +118,7 @@ pub(super) fn evaluate(level: &LevelVersion, pod: &Object) -> Vec<Violation> {
         .collect()
 }
 
+/// The checked pod or pod template, and the minor version of the rules.
 struct Pod<'a> {
     pod: &'a Object,
     version: u32,
@@ -132,13 +133,13 @@ impl<'a> Pod<'a> {
         references::containers(self.pod)
     }
 
-    /// A field of the pod's security context.
+    /// Returns a field of the pod's security context, unless it is null.
     fn context(&self, path: &[&str]) -> Option<&'a Object> {
         let context = tree::at(self.pod, &["spec", "securityContext"])?;
         tree::at(context, path).filter(|v| !v.is_null())
     }
 
-    /// The names of the containers for which `bad` is true.
+    /// Returns the names of the containers for which `bad` is true.
     fn names(&self, bad: impl FnMut(&'a Object) -> bool) -> Vec<&'a str> {
         let mut bad = bad;
         self.containers()
@@ -151,13 +152,13 @@ impl<'a> Pod<'a> {
         self.version >= 25 && tree::text(self.pod, &["spec", "os", "name"]) == "windows"
     }
 
-    /// Whether root in the pod is nobody on the node.
+    /// Returns whether the pod has a user namespace, where root is unprivileged on the node.
     fn has_own_users(&self) -> bool {
         self.version >= 35 && tree::flag(self.pod, &["spec", "hostUsers"]) == Some(false)
     }
 }
 
-/// A field of a container's security context.
+/// Returns a field of a container's security context, unless it is null.
 fn context<'a>(container: &'a Object, path: &[&str]) -> Option<&'a Object> {
     tree::at(container.get("securityContext")?, path).filter(|v| !v.is_null())
 }
@@ -173,7 +174,7 @@ fn plural<'a>(one: &'a str, many: &'a str, count: usize) -> &'a str {
     if count == 1 { one } else { many }
 }
 
-/// `"a", "b"`.
+/// Formats names as `"a", "b"`.
 fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();
     if names.is_empty() {
@@ -183,7 +184,7 @@ fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// `containers "a", "b"`.
+/// Formats names as `containers "a", "b"`.
 fn of_containers(names: &[&str]) -> String {
     format!(
         "{} {}",
@@ -192,7 +193,7 @@ fn of_containers(names: &[&str]) -> String {
     )
 }
 
-/// `pod and container "a"`: who set something.
+/// Formats the parts of a pod that set a field, as in `pod and container "a"`.
 fn setters(pod: bool, containers: &[&str]) -> String {
     let mut who = Vec::new();
     if pod {
@@ -533,7 +534,7 @@ fn seccomp_baseline(pod: &Pod<'_>) -> Option<Violation> {
     }
 }
 
-/// Before there was a field, annotations said which profile a pod runs under.
+/// Checks the annotations that set the profile before v1.19 introduced the field.
 fn seccomp_annotations(pod: &Pod<'_>) -> Option<Violation> {
     const OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
     const OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";

@@ -1,4 +1,4 @@
-//! PodSecurity: a namespace's labels say how privileged its pods may be.
+//! PodSecurity: enforces the Pod Security Standards that a namespace's labels select.
 
 use rkube_api::gvk::GroupKind;
 use rkube_api::status::{FieldError, Status};
@@ -13,10 +13,10 @@ mod policy;
 use checks::evaluate;
 use policy::{Level, LevelVersion, Policy};
 
-/// How many pods a change of a namespace's level is checked against.
+/// Maximum number of existing pods that a new level of a namespace is checked against.
 const PODS_CHECKED: usize = 3000;
 
-/// A policy and what is wrong with the labels that it was read from.
+/// Returns a namespace's policy and the errors of its labels.
 fn policy_of(namespace: &Object) -> (Policy, Vec<FieldError>) {
     Policy::from_labels(meta::labels(namespace))
 }
@@ -47,7 +47,7 @@ pub(super) fn validate(
         .collect())
 }
 
-/// The pod template of a kind that makes pods.
+/// Returns the pod template of a workload object.
 fn template_of<'a>(request: &'a Request<'_>) -> Option<&'a Object> {
     if !request.subresource.is_empty() {
         return None;
@@ -63,6 +63,7 @@ fn template_of<'a>(request: &'a Request<'_>) -> Option<&'a Object> {
     tree::at(request.new_object(), path).filter(|template| template.is_object())
 }
 
+/// Returns the violations of a level, formatted for a message; `None` if there are none.
 fn violation(level: &LevelVersion, pod: &Object) -> Option<String> {
     let violations = evaluate(level, pod);
     let details: Vec<String> = violations
@@ -72,6 +73,7 @@ fn violation(level: &LevelVersion, pod: &Object) -> Option<String> {
     (!details.is_empty()).then(|| details.join(", "))
 }
 
+/// Returns the warning for a pod that violates the level of the mode `warn`.
 fn warning(policy: &Policy, pod: &Object) -> Option<String> {
     let detail = violation(&policy.warn, pod)?;
     Some(format!(
@@ -116,7 +118,8 @@ fn validate_pod(reader: &dyn ObjectReader, request: &Request<'_>) -> Result<Warn
     Ok(warning(&policy, pod).into_iter().collect())
 }
 
-/// Whether an update changes something that a policy could object to.
+/// Returns whether an update changes images or adds ephemeral containers. Other updates
+/// are not checked.
 fn is_significant(new: &Object, old: &Object) -> bool {
     let images = |pod, field| -> Vec<String> {
         let containers = tree::items(pod, &["spec", field]).iter();
@@ -181,7 +184,7 @@ fn validate_namespace(
     ))
 }
 
-/// Warnings about the pods of a namespace that its new level would not admit.
+/// Returns warnings about existing pods that a namespace's new level would not admit.
 fn check_existing(reader: &dyn ObjectReader, namespace: &str, level: &LevelVersion) -> Warnings {
     let pods = reader.list("", "pods", Some(namespace));
     let mut warnings = Vec::new();

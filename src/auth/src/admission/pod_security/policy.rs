@@ -1,4 +1,4 @@
-//! Levels, versions and the labels that a policy is read from.
+//! Levels, versions, and the labels that define a policy.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::Map;
 
-/// How privileged a pod may be, from most to least.
+/// A level of the Pod Security Standards, from the least to the most restrictive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     #[default]
@@ -15,22 +15,24 @@ pub(super) enum Level {
     Restricted,
 }
 
-/// The minor version whose rules count; the newest when `None`.
+/// The minor version whose rules apply; `None` is the latest.
 pub(super) type Version = Option<u32>;
 
+/// A level and the version of its rules; displayed as `baseline:v1.36`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LevelVersion {
     pub(super) level: Level,
     pub(super) version: Version,
 }
 
+/// The levels of the three modes of PodSecurity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// What is refused.
+    /// Pods that violate it are rejected.
     pub(super) enforce: LevelVersion,
-    /// What the audit log notes.
+    /// Read and validated, but not applied: audit events have no record of violations.
     pub(super) audit: LevelVersion,
-    /// What the client is warned of.
+    /// Violations are returned to the client as warnings.
     pub(super) warn: LevelVersion,
 }
 
@@ -72,14 +74,15 @@ fn parse_version(text: &str) -> Result<Version, &'static str> {
 }
 
 impl Policy {
+    /// Returns whether no mode restricts anything.
     pub(super) fn is_privileged(&self) -> bool {
         [self.enforce, self.audit, self.warn]
             .iter()
             .all(|mode| mode.level == Level::Privileged)
     }
 
-    /// Reads a namespace's labels. What is wrong with one makes enforcement
-    /// strict and the other modes lax.
+    /// Reads the policy from a namespace's labels. An invalid level is an error; it counts as
+    /// restricted for `enforce`, and as privileged for the other modes.
     pub(super) fn from_labels(labels: Option<&Map<String, Object>>) -> (Policy, Vec<FieldError>) {
         let mut policy = Policy::default();
         let mut errors = Vec::new();
@@ -125,7 +128,7 @@ impl Policy {
                 }
             }
         }
-        // Who enforces is warned as well, unless they say otherwise.
+        // Without a label for `warn`, its level is at least that of `enforce`.
         if enforced && label("warn").is_none() && policy.enforce.level > policy.warn.level {
             policy.warn.level = policy.enforce.level;
             if label("warn-version").is_none() {

@@ -1,9 +1,8 @@
-//! ResourceQuota: what a namespace may use together.
+//! ResourceQuota: enforces the quotas of a namespace.
 //!
-//! A write that would use more is charged to every quota that it matches, in
-//! their status, before it is stored. Two charges to one namespace never run
-//! at once in this process; another process' charge shows as a conflict, and
-//! the charge is worked out again.
+//! Before a write is stored, its usage is added to the status of every matching quota. This
+//! process charges a namespace's quotas one request at a time. A concurrent update by another
+//! process results in a conflict, after which the charge is computed again.
 
 use std::sync::OnceLock;
 
@@ -17,9 +16,9 @@ use rkube_component_helpers::resource::ResourceList;
 
 mod rules;
 
-/// How often a charge is worked out anew after a conflict.
+/// Maximum number of retries after a conflict.
 const RETRIES: usize = 3;
-/// Namespaces share this many locks.
+/// Number of locks that all namespaces share, by the hash of their name.
 const LOCKS: usize = 32;
 
 fn lock_of(namespace: &str) -> &'static tokio::sync::Mutex<()> {
@@ -31,6 +30,7 @@ fn lock_of(namespace: &str) -> &'static tokio::sync::Mutex<()> {
     &locks[hash % LOCKS]
 }
 
+/// Charges a request to the matching quotas. A dry run only checks them.
 pub(super) async fn charge(
     reader: &dyn ObjectReader,
     request: &Request<'_>,
@@ -87,6 +87,7 @@ fn used(quota: &Object) -> ResourceList {
     ResourceList::from_object(tree::at(quota, &["status", "used"]))
 }
 
+/// Returns the amounts of the resources that `wanted` selects.
 fn mask(list: &ResourceList, wanted: impl Fn(&str) -> bool) -> ResourceList {
     ResourceList(
         list.0
@@ -97,7 +98,7 @@ fn mask(list: &ResourceList, wanted: impl Fn(&str) -> bool) -> ResourceList {
     )
 }
 
-/// `cpu=1,memory=1Gi`.
+/// Formats amounts as `cpu=1,memory=1Gi`.
 fn pretty(list: &ResourceList) -> String {
     let parts: Vec<String> = list
         .0
@@ -107,8 +108,8 @@ fn pretty(list: &ResourceList) -> String {
     parts.join(",")
 }
 
-/// Returns the quotas that the request is charged to, with the charge added to
-/// their status. Errors if the request exceeds one of them.
+/// Returns the quotas that the request is charged to, with the charge added to their status.
+/// Fails if the request exceeds one of them.
 fn check(
     evaluator: &Evaluator<'_>,
     request: &Request<'_>,
@@ -167,7 +168,7 @@ fn check(
             .filter(|before| rules::matches(evaluator, quota, before))
         {
             delta = total.minus(&evaluator.usage(before));
-            // What an update gives back is counted by the quota controller.
+            // The quota controller accounts for usage that an update releases.
             delta.0.retain(|_, amount| amount.sign() > 0);
         }
         let limits = hard(quota);

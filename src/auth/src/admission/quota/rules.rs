@@ -1,5 +1,5 @@
-//! Which requests are charged, which quotas concern an object, and what a pod
-//! must state.
+//! Rules: which requests are charged, which quotas apply to an object, and which requests and
+//! limits a pod must specify.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use rkube_component_helpers::resource::{ResourceList, Side, object_amounts};
 use crate::admission::{Operation, Request};
 use crate::tree;
 
-/// Resources that every container must state if a quota limits them.
+/// Resources that every container must specify if a quota limits them.
 const REQUIRED: [&str; 6] = [
     "cpu",
     "memory",
@@ -53,7 +53,7 @@ fn has_deadline(pod: &Object) -> bool {
     tree::int(pod, &["spec", "activeDeadlineSeconds"]).is_some_and(|seconds| seconds >= 0)
 }
 
-/// Returns whether two states of a claim differ in a status field that counts.
+/// Returns whether two states of a claim differ in a status field that affects usage.
 fn claim_status_changes(new: &Object, old: &Object) -> bool {
     let allocated = |claim| tree::text(claim, &["status", "allocatedResources", "storage"]);
     allocated(new) != allocated(old)
@@ -61,8 +61,8 @@ fn claim_status_changes(new: &Object, old: &Object) -> bool {
             != ClaimView::from_object(old).attribute_classes
 }
 
-/// Returns whether an object is charged to a quota: the quota limits a resource
-/// of it, and every scope selects it.
+/// Returns whether an object is charged to a quota: the quota limits one of its resources, and
+/// every scope selects it.
 pub(super) fn matches(evaluator: &Evaluator<'_>, quota: &Object, object: &Charged<'_>) -> bool {
     let limits = ResourceList::from_object(tree::at(quota, &["status", "hard"]));
     if !limits.0.keys().any(|resource| evaluator.counts(resource)) {
@@ -80,7 +80,7 @@ pub(super) fn matches(evaluator: &Evaluator<'_>, quota: &Object, object: &Charge
         })
 }
 
-/// Errors if a container of a pod does not state an amount of a limited resource.
+/// Fails if a container of a pod does not specify a limited resource of [`REQUIRED`].
 pub(super) fn constraints(
     evaluator: &Evaluator<'_>,
     restricted: &[String],
