@@ -1,5 +1,5 @@
-//! Protobuf bodies of any kind: what can be decoded can be encoded, and encoding is stable
-//! object.
+//! Protobuf bodies of any kind: what can be decoded can be encoded. Decoding and encoding
+//! the result again yields the same bytes.
 
 #![no_main]
 

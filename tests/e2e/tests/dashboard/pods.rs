@@ -28,7 +28,7 @@ pub fn all(tour: &Tour<'_>) {
         &[],
     );
     assert_eq!(shown, json!(0), "lines without what is searched for");
-    // One container alone, with times, and all of it as a file.
+    // Shows one container only, with timestamps, and downloads its whole log.
     tour.browser.fill("main input.search", "");
     tour.browser.run(
         "const s = document.querySelector('main select'); s.value = 'sidecar'; s.dispatchEvent(new Event('change'))",
@@ -60,7 +60,7 @@ pub fn all(tour: &Tour<'_>) {
         text.lines().all(|l| l.ends_with(" the sidecar says hello")),
         "{text}"
     );
-    // It follows, until somebody scrolls away.
+    // The view follows the log until the user scrolls up.
     let before = tour.browser.run(
         "return document.querySelector('main .tools span.count:not([role])').textContent",
         &[],
@@ -108,7 +108,7 @@ pub fn all(tour: &Tour<'_>) {
         "return document.querySelector('.termlines').textContent.includes('42 <b>bold</b>')",
     );
     tour.picture("terminal");
-    // A keyboard gets out of it again.
+    // Shift-F6 moves the focus out of the terminal.
     tour.browser.keys(&format!("{SHIFT}{F6}"));
     let script = "return document.activeElement.getAttribute('role')";
     assert_eq!(tour.browser.run(script, &[]), json!("tab"));
@@ -127,7 +127,7 @@ pub fn all(tour: &Tour<'_>) {
         "a link",
         "return document.querySelector('.forwards a')?.href",
     );
-    // This page and the port are on the same machine: there is nothing to add.
+    // The page and the port are on the same machine, so no hint about forwarding is shown.
     assert!(!tour.browser.text().contains("Forward them as well"));
     let link = link.as_str().expect("a link");
     assert!(link.starts_with("http://localhost:"), "{link}");
