@@ -9,6 +9,8 @@ use rkube_testing::browser::{CONTROL, ENTER, ESCAPE, TAB};
 const LOOK: &str = include_str!("access.js");
 const FOCUS: &str = include_str!("focus.js");
 
+/// Checks all views and dialogs in both themes, the narrow screen and the keyboard. Reports
+/// all findings at once.
 pub fn all(tour: &Tour<'_>) {
     let browser = &tour.browser;
     let mut findings = Vec::new();

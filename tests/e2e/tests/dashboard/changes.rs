@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::tour::Tour;
 use rkube_testing::browser::{CONTROL, DOWN, ENTER};
 
+/// Checks editing, scaling, deleting, long lists, filters and nodes.
 pub fn all(tour: &Tour<'_>) {
     objects(tour);
     bulk(tour);

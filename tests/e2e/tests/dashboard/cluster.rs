@@ -16,6 +16,7 @@ impl Drop for Second<'_> {
     }
 }
 
+/// Checks nodes, images, addons, snapshots, the tunnel, profiles, and stopping the cluster.
 pub fn all(tour: &Tour<'_>) {
     nodes(tour);
     images(tour);

@@ -80,6 +80,8 @@ fn port_of(link: &str) -> u16 {
         .expect("a port")
 }
 
+/// Checks the page through a relay that is cut, with a cluster that restarts, and with a
+/// dashboard that restarts.
 pub fn all(cluster: &Cluster) {
     let (server, link) = dashboard(cluster, &[]);
     let port = port_of(&link);

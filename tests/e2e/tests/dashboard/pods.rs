@@ -6,6 +6,7 @@ use crate::tour::{HOSTILE, Tour};
 use rkube_testing::browser::{ENTER, F6, SHIFT};
 use rkube_testing::{eventually, http_get};
 
+/// Checks logs, the terminal, metrics and port-forwards.
 pub fn all(tour: &Tour<'_>) {
     let pod = tour.cluster.pods("api").remove(0);
     let page = format!("object/core/pods/default/{pod}");

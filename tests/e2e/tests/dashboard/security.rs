@@ -36,6 +36,7 @@ fn other_site() -> u16 {
     port
 }
 
+/// Checks that only the browser with the session has access.
 pub fn all(cluster: &Cluster) {
     let (server, link) = dashboard(cluster, &[]);
     let origin = link.split("/?").next().expect("an origin").to_owned();

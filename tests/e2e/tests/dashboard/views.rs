@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::tour::{HOSTILE, Tour};
 use rkube_testing::browser::{CONTROL, DOWN, ENTER, ESCAPE};
 
+/// Checks the overview, lists, the topology and objects.
 pub fn all(tour: &Tour<'_>) {
     tour.browser.until(
         "graphs with a line",
@@ -16,7 +17,7 @@ pub fn all(tour: &Tour<'_>) {
         &["Name", "Ready", "Status", "kubia-", "Live"],
     );
     tour.picture("pods");
-    // Searches, sorts and filters by labels.
+    // Searches, and filters by labels.
     tour.browser.run(
         "const i = document.querySelector('main input.search'); i.value = 'api-'; i.dispatchEvent(new InputEvent('input'))",
         &[],
@@ -104,6 +105,7 @@ pub fn every_kind(tour: &Tour<'_>) {
     }
 }
 
+/// Checks the dark theme, keys, the palette and narrow screens.
 pub fn small_and_dark(tour: &Tour<'_>) {
     let browser = &tour.browser;
     tour.open("overview", &["Overview"]);
