@@ -1,10 +1,11 @@
-//! Addons: software that comes as manifests, given to a cluster and taken away.
+//! Enabling and disabling addons.
 
 use rkube_testing::require_machine;
 use rkube_testing::{Cluster, eventually, http_get};
 use serde_json::Value;
 
-/// An addon of the user's own with a kind and an object of it.
+/// The manifest of a user's addon: a custom resource definition, an object of its kind, and
+/// more.
 const MANIFEST: &str = "
 apiVersion: example.com/v1
 kind: Thing
@@ -34,7 +35,7 @@ metadata: {name: later-gone}
 data: {a: b}
 ";
 
-/// Writes an addon of the user's own, whose objects are in the namespace `things`.
+/// Writes a user's addon with the namespace `things`.
 fn write(cluster: &Cluster, name: &str, manifests: &str, text: &str) {
     let dir = cluster.home().join("addons").join(name);
     std::fs::create_dir_all(&dir).expect("a folder");
@@ -45,7 +46,7 @@ fn write(cluster: &Cluster, name: &str, manifests: &str, text: &str) {
     std::fs::write(dir.join("things.yaml"), text).expect("a file");
 }
 
-/// What `rkube addons list` says of an addon.
+/// Returns the entry of an addon in `rkube addons list`.
 fn entry(cluster: &Cluster, name: &str) -> Value {
     let text = cluster.rkube(&["addons", "list", "-o", "json"]).ok();
     let all: Vec<Value> = serde_json::from_str(&text).expect("JSON");
@@ -53,7 +54,7 @@ fn entry(cluster: &Cluster, name: &str) -> Value {
     found.unwrap_or_else(|| panic!("no {name} in {text}"))
 }
 
-/// Names of everything that addons have brought.
+/// Returns the names of all objects that addons have installed.
 fn members(cluster: &Cluster) -> String {
     let kinds = "namespaces,deployments,services,ingresses,configmaps,customresourcedefinitions";
     let label = "applyset.kubernetes.io/part-of";
@@ -97,7 +98,7 @@ fn the_demo_comes_with_the_start_and_goes() {
         "jsonpath={.items[*].status.phase}",
     ];
     assert_eq!(cluster.kubectl(&pod).ok(), "Running Running Running");
-    // The service leads to the pods.
+    // The service selects the pods.
     let patch = r#"{"spec":{"type":"NodePort"}}"#;
     cluster
         .kubectl(&["patch", "service", "kubia", "-n", "rkube-demo", "-p", patch])
@@ -150,13 +151,13 @@ fn ones_own_addon_comes_changes_and_goes() {
     assert_eq!(members(&cluster).lines().count(), 3);
     let shown = cluster.rkube(&["addons", "show", "things"]).ok();
     assert!(shown.contains("things.yaml"), "{shown}");
-    // A newer one without the last document.
+    // A newer version without the last document.
     let newer = MANIFEST.rsplit_once("---").expect("documents").0;
     write(&cluster, "things", "- file: things.yaml\n", newer);
     cluster.rkube(&["addons", "enable", "things"]).ok();
     let left = members(&cluster);
     assert!(!left.contains("later-gone"), "{left}");
-    // Its folder is not needed to take it away.
+    // The addon's directory is not needed for disabling it.
     std::fs::remove_dir_all(cluster.home().join("addons/things")).expect("removed");
     assert_eq!(entry(&cluster, "things")["status"], "enabled");
     cluster.rkube(&["addons", "disable", "things"]).ok();
@@ -173,7 +174,7 @@ fn ones_own_addon_comes_changes_and_goes() {
     ];
     assert_eq!(cluster.kubectl(&parents).ok(), "");
 
-    // A namespace that was there is not the addon's.
+    // A namespace that existed before does not belong to the addon.
     cluster.kubectl(&["create", "namespace", "things"]).ok();
     write(&cluster, "things", "- file: things.yaml\n", MANIFEST);
     cluster.rkube(&["addons", "enable", "things"]).ok();
@@ -181,11 +182,11 @@ fn ones_own_addon_comes_changes_and_goes() {
     cluster.kubectl(&["get", "namespace", "things"]).ok();
 
     failures(&cluster);
-    // The home must be empty again.
+    // The check for leftovers requires an empty home directory.
     std::fs::remove_dir_all(cluster.home().join("addons")).expect("removed");
 }
 
-/// What goes wrong is named, and leaves a cluster that works.
+/// Errors name their cause and leave a working cluster.
 fn failures(cluster: &Cluster) {
     let enable = |code: i32| cluster.rkube(&["addons", "enable", "things"]).failed(code);
     let nowhere = "- url: http://127.0.0.1:1/things.yaml\n";

@@ -1,4 +1,4 @@
-//! Clients as they come.
+//! Unmodified API clients.
 
 use rkube_testing::require_machine;
 use std::path::PathBuf;
@@ -6,8 +6,8 @@ use std::process::Command;
 
 use rkube_testing::Cluster;
 
-/// A Python with the package `kubernetes`, made once below `target`; why there
-/// is none otherwise.
+/// Returns a Python interpreter with the package `kubernetes`, installed once below
+/// `target`, or the reason why there is none.
 fn python() -> Result<PathBuf, String> {
     let venv = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("python-client");
     let python = venv.join("bin/python");

@@ -1,4 +1,4 @@
-//! Every process of a cluster killed, one at a time.
+//! Recovery after each process of a cluster is killed, one at a time.
 
 use rkube_testing::require_machine;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rkube_testing::{Cluster, eventually};
 
-/// Processes of the cluster with their command lines, by process id.
+/// Returns the command lines of the cluster's processes, by process ID.
 fn processes(cluster: &Cluster) -> BTreeMap<i32, String> {
     let mut found = BTreeMap::new();
     let groups = match rkube_testing::driver().as_str() {
@@ -94,7 +94,7 @@ fn whatever_dies_comes_back_and_nothing_is_lost() {
         "containers outlive what watches them"
     );
 
-    // A container and its shim: the pod is whole again.
+    // A container and its shim: the pod recovers.
     kill_role(&cluster, "shim");
     cluster.wait_for(
         &[

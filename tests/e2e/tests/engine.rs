@@ -1,4 +1,4 @@
-//! What a container engine's user does to a cluster whose nodes are containers.
+//! Docker driver: effects of container engine commands on a cluster.
 
 use rkube_testing::engine::docker;
 use rkube_testing::require_machine;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rkube_testing::{Cluster, Running, eventually, http_get};
 
-/// Skips where nodes are no containers.
+/// Returns whether nodes are containers. If not, reports that the test does not apply.
 fn is_docker() -> bool {
     let docker = rkube_testing::driver() == "docker";
     if !docker {
@@ -43,7 +43,7 @@ fn containers_that_are_restarted_killed_or_removed_come_back() {
     cluster.rkube(&["start"]).ok();
     ready(&cluster, 2);
 
-    // Everything that holds no state at once.
+    // All objects without state at once.
     docker(&["rm", "-f", &first, &second]).expect("docker rm");
     docker(&["network", "rm", &format!("rkube-{}", cluster.profile)]).expect("docker network rm");
     cluster.rkube(&["start"]).ok();
@@ -61,14 +61,14 @@ fn containers_that_are_restarted_killed_or_removed_come_back() {
     cluster.rkube(&["delete"]).ok();
 }
 
-/// A container engine of a test's own.
+/// A separate container engine for one test.
 struct Engine {
     folder: tempfile::TempDir,
     daemon: Option<Running>,
 }
 
 impl Engine {
-    /// One that has not been started.
+    /// Returns an engine that has not been started.
     fn plan() -> Self {
         Self {
             folder: tempfile::tempdir().expect("a folder"),
@@ -94,7 +94,7 @@ impl Engine {
             .args(["--data-root", &self.path("data")])
             .args(["--exec-root", &self.path("run")])
             .args(["--pidfile", &self.path("pid"), "--host", &self.host()])
-            // The other engine of this machine has the usual bridge.
+            // The machine's other engine already has the default bridge.
             .args(["--bridge", "none"])
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
@@ -116,7 +116,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
-        // Namespaces that it had pinned.
+        // Unmounts the network namespaces that the engine had bind-mounted.
         let folder = self.path("");
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         for line in mounts.lines().rev().filter(|l| l.contains(&folder)) {
@@ -144,7 +144,7 @@ fn a_cluster_comes_back_with_its_engine() {
     cluster.kubectl(&["create", "configmap", "kept"]).ok();
 
     engine.stop();
-    // What needs the engine says that it is not there; nothing is lost by it.
+    // Commands that need the engine report that it does not answer. They change nothing.
     for command in ["status", "start", "delete"] {
         let said = cluster.rkube(&[command]);
         assert_eq!(said.code, 63, "{command}: {said:?}");
@@ -227,7 +227,8 @@ fn nodes_run_the_binary_that_the_environment_names() {
         "{said}"
     );
 
-    // Told from the running one by its length; what follows a program is not read.
+    // The length distinguishes it from the running binary. Trailing bytes do not affect a
+    // program.
     let named = cluster.path("rkube-of-linux");
     std::fs::copy(rkube_testing::binary(), &named).expect("a copy");
     std::fs::File::options()

@@ -1,4 +1,4 @@
-//! Bad input: a clear error, an exit code of its own, nothing half-made.
+//! Invalid input: a clear error, a specific exit code, and no partial result.
 
 use rkube_testing::image::Image;
 use rkube_testing::require_machine;
@@ -129,7 +129,7 @@ fn an_engine_that_is_not_there_is_told_soon() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(63), "{said}");
     assert!(said.contains("DOCKER_HOST"), "{said}");
-    // Far more than it takes, far less than what hangs.
+    // Much longer than the error takes, and much shorter than a hanging connection.
     assert!(started.elapsed().as_secs() < 60);
     assert!(
         !cluster
@@ -181,7 +181,7 @@ fn an_engine_that_is_too_old_is_told() {
     }
 }
 
-/// Answers as an engine of 2019 does.
+/// Responds as a container engine of 2019 does.
 fn old_engine(mut stream: &std::os::unix::net::UnixStream) {
     use std::io::{BufRead, BufReader, Write};
     let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
@@ -276,7 +276,7 @@ fn bad_images_and_manifests_change_nothing() {
 fn a_taken_address_range_is_told() {
     require_machine!();
     let cluster = Cluster::plan("taken");
-    // Loopback's range is on every machine.
+    // Every machine uses the loopback's range.
     let said = cluster.rkube(&["start", "--subnet", "127.0.0.0/24"]);
     assert_eq!(said.code, 71, "{said:?}");
     assert!(said.stderr.contains("--subnet"), "{said:?}");
@@ -301,7 +301,7 @@ fn an_interrupted_first_start_leaves_nothing() {
         let start = rkube_testing::Running(start.spawn().expect("rkube runs"));
         std::thread::sleep(std::time::Duration::from_millis(after));
         match start.interrupt() {
-            // It came too early for the handler, or just in time.
+            // The signal came before the handler was installed, or during the start.
             -1 | 2 => rkube_testing::leftovers::assert_none(&cluster.profile, &cluster.home()),
             0 => {}
             code => panic!("exit code {code} after {after} ms"),

@@ -1,4 +1,4 @@
-//! A cluster whose objects are in an etcd of this machine.
+//! A cluster that stores its objects in an etcd on this machine.
 
 use rkube_testing::require_machine;
 use std::net::{Ipv4Addr, TcpListener};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use rkube_testing::{Cluster, eventually};
 
-/// An etcd on the loopback, with TLS and client certificates; gone with the test.
+/// An etcd on the loopback with TLS and client certificates, killed on drop.
 struct Etcd {
     child: Child,
     folder: PathBuf,
@@ -30,7 +30,8 @@ fn openssl(folder: &Path, args: &str) {
     assert!(done.status.success(), "openssl {args}: {stderr}");
 }
 
-/// An authority, and a certificate for `127.0.0.1` that serves and asks.
+/// Creates a certificate authority, and a certificate for `127.0.0.1` that serves as server
+/// and client certificate.
 fn certificates(folder: &Path) {
     std::fs::write(
         folder.join("leaf.ext"),
@@ -82,7 +83,7 @@ impl Etcd {
         self.child = spawn(&self.folder, self.client, self.peer);
     }
 
-    /// Keys below a prefix.
+    /// Returns the keys below a prefix.
     fn keys(&self, prefix: &str) -> String {
         let done = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
@@ -146,7 +147,7 @@ fn installed(program: &str) -> bool {
 #[test]
 fn objects_are_in_etcd_and_outlive_its_absence() {
     require_machine!();
-    // Nodes of their own machine or container do not see this one's loopback.
+    // Nodes of the other drivers do not reach this machine's loopback.
     if !rkube_testing::is_native("an etcd on the loopback") {
         return;
     }

@@ -79,7 +79,8 @@ fn images_are_pulled_with_and_without_credentials() {
     };
     let cluster = Cluster::plan("pull");
     cluster.rkube(&["start"]).ok();
-    // One registry on the host's loopback, which only the native driver reaches, one at its address in the nodes' range.
+    // One registry listens on the host's loopback, which only the native driver reaches,
+    // and one on the host's address in the nodes' range.
     let ip: std::net::Ipv4Addr = cluster
         .rkube(&["ip"])
         .ok()
@@ -193,11 +194,11 @@ fn images_of_the_engine_are_loaded_by_name() {
     rkube_testing::engine::docker(&["load", "-i", &path]).expect("docker load");
     std::fs::remove_file(&archive).expect("a file");
     let loaded = cluster.rkube(&["image", "load", &name]);
-    // A second time there is nothing left to send.
+    // The second time, no layer needs to be sent.
     let again = cluster.rkube(&["image", "load", &name]);
     let missing = cluster.rkube(&["image", "load", "test/absent:1"]);
 
-    // Of an image on top of it only what is new.
+    // Of an image based on the first one, only the new layer is sent.
     let higher_name = format!("test/{}:2", cluster.profile);
     let higher = Image {
         name: &higher_name,

@@ -1,4 +1,4 @@
-//! kubectl's commands, one after the other, on one cluster.
+//! kubectl commands in sequence, on one cluster.
 
 use rkube_testing::require_machine;
 use std::io::{BufRead, BufReader};
@@ -68,7 +68,7 @@ fn kubectl_works() {
 
 fn logs(cluster: &Cluster) {
     cluster.wait_for(&["logs", "box"], |t| t.contains("line 3"));
-    // One that is written meanwhile comes on top, as upstream.
+    // As upstream, the output also contains lines that are written during the request.
     cluster.wait_for(&["logs", "box", "--tail=1"], |t| t.lines().count() == 1);
     assert!(
         cluster
@@ -111,7 +111,7 @@ fn exec_attach_and_copy(cluster: &Cluster) {
     assert!(node.starts_with(&cluster.profile), "{node}");
 
     if rkube_testing::has("script") {
-        // A terminal for kubectl: util-linux's `script` makes one.
+        // util-linux's `script` gives kubectl a terminal.
         let mut command = std::process::Command::new("script");
         let line = "kubectl exec -it box -- sh -c 'test -t 0 && echo terminal'";
         command

@@ -1,4 +1,4 @@
-//! Stop and start, nodes that come and go.
+//! Stopping and starting a cluster; adding and deleting nodes.
 
 use rkube_testing::require_machine;
 use rkube_testing::{Cluster, eventually, http_get};
@@ -120,7 +120,7 @@ fn nodes_come_and_go() {
     cluster.wait_for(&["get", "node", &second], |t| t.contains("NotReady"));
     cluster.rkube(&["node", "start", &second]).ok();
     cluster.wait_for(&["get", "node", &second], |t| !t.contains("NotReady"));
-    // The cluster cannot do without its first node.
+    // The first node cannot be deleted.
     cluster
         .rkube(&["node", "delete", &cluster.node(1)])
         .failed(11);

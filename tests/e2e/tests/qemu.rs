@@ -1,14 +1,13 @@
-//! Two nodes that are virtual machines, from their start to their end, and
-//! control groups of version 2 with every controller in them.
+//! A cluster of two virtual machines from start to deletion, and the control groups of pods
+//! (cgroup v2 with every controller).
 //!
-//! Booting takes long where nothing but emulation is there, so one cluster is
-//! taken through everything.
+//! Without KVM, booting takes long. Therefore one test checks everything on one cluster.
 
 use rkube_testing::image::Image;
 use rkube_testing::require_machine;
 use rkube_testing::{Cluster, Running, eventually, http_get};
 
-/// Pods whose containers' control groups are looked at.
+/// The pods whose control groups are checked.
 const PODS: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -48,7 +47,7 @@ fn cgroups(cluster: &Cluster) {
         .ok();
     cluster.apply(&PODS.replace("NODE", &cluster.node(2)));
 
-    // What a pod sees is its own cgroup, of version 2, with its limits.
+    // A container sees its own cgroup v2 group with its limits.
     cluster.wait_for(&["get", "pod", "guaranteed"], |t| t.contains("Running"));
     let inside = "cd /sys/fs/cgroup && busybox cat /proc/self/cgroup cpu.max cpu.weight memory.max \
                   memory.swap.max memory.oom.group && ! busybox sh -c 'echo 1 > cpu.weight' 2>/dev/null";
@@ -60,7 +59,7 @@ fn cgroups(cluster: &Cluster) {
         cluster.kubectl(&exec).ok().lines().collect::<Vec<_>>(),
         ["0::/", "25000 100000", "35", "50331648", "0", "1"]
     );
-    // The pod's own group around it: the kubelet's weight and limits.
+    // The pod's group has the kubelet's weight and limits.
     let uid = cluster
         .kubectl(&["get", "pod", "guaranteed", "-o", "jsonpath={.metadata.uid}"])
         .ok();
@@ -82,14 +81,14 @@ fn cgroups(cluster: &Cluster) {
             "{controllers}"
         );
     }
-    // Devices are refused by an eBPF program: making one is fine, reading it is not.
+    // An eBPF program denies access to devices: creating one works, reading it does not.
     let device = "/bin/busybox mknod /kmsg c 1 11 && ! /bin/busybox head -c 1 /kmsg 2>/dev/null \
                   && /bin/busybox head -c 1 /dev/zero | /bin/busybox wc -c";
     let mut exec = args.to_vec();
     exec.push(device);
     assert_eq!(cluster.kubectl(&exec).ok().trim(), "1");
 
-    // Out of memory takes the whole container, and is told.
+    // An out-of-memory kill ends the whole container, and the status reports it.
     cluster.wait_for(
         &[
             "get",
@@ -115,7 +114,7 @@ fn cgroups(cluster: &Cluster) {
         "{summary}"
     );
 
-    // A pod's group goes with the pod.
+    // The pod's group is removed with the pod.
     cluster
         .kubectl(&["delete", "pod", "guaranteed", "hungry", "--now"])
         .ok();
@@ -127,7 +126,7 @@ fn cgroups(cluster: &Cluster) {
     });
 }
 
-/// Whether a node's connection to a port of the host's loopback gets there.
+/// Returns whether a node can connect to a port of the host's loopback.
 fn reaches(cluster: &Cluster, listener: &std::net::TcpListener) -> bool {
     let port = listener.local_addr().expect("an address").port();
     let command = format!("timeout 5 nc 192.0.2.2 {port} </dev/null");
@@ -136,11 +135,11 @@ fn reaches(cluster: &Cluster, listener: &std::net::TcpListener) -> bool {
     listener.accept().is_ok()
 }
 
-/// The modules of the kernel that the tests boot.
+/// Returns the directory with the modules of the tested kernel.
 fn modules_folder() -> std::path::PathBuf {
     let kernel = std::env::var_os("RKUBE_KERNEL").map(std::path::PathBuf::from);
     let root = match &kernel {
-        // An unpacked package: `boot` lies beside `lib`.
+        // An unpacked package: `boot` and `lib` are in the same directory.
         Some(image) => image.ancestors().nth(2).expect("a root"),
         None => std::path::Path::new("/"),
     };
@@ -148,7 +147,7 @@ fn modules_folder() -> std::path::PathBuf {
     entries.flatten().next().expect("a kernel's modules").path()
 }
 
-/// Kills the QEMU of a node behind rkube's back.
+/// Kills a node's QEMU process without rkube.
 fn kill_machine(cluster: &Cluster, node: &str) {
     let name = format!("rkube/{}/{node}", cluster.profile);
     for process in std::fs::read_dir("/proc").expect("processes").flatten() {
@@ -165,12 +164,12 @@ fn kill_machine(cluster: &Cluster, node: &str) {
 
 #[test]
 fn machines_make_a_cluster() {
-    // SAFETY: the only test of this program, before any thread of its own.
+    // SAFETY: this is the only test of this program, and it has not started a thread.
     unsafe { std::env::set_var("RKUBE_TEST_DRIVER", "qemu") };
     require_machine!();
     let cluster = Cluster::plan("qemu");
 
-    // What QEMU does not take is told at once, in its words.
+    // rkube reports QEMU's error message at once.
     let kernel = cluster.path("vmlinuz-broken");
     std::fs::write(&kernel, "no kernel").expect("a file");
     let modules = modules_folder();
@@ -203,11 +202,11 @@ fn machines_make_a_cluster() {
         second
     );
 
-    // Of the host's loopback machines reach what they were told to.
+    // Machines reach only the allowed ports of the host's loopback.
     assert!(reaches(&cluster, &open));
     assert!(!reaches(&cluster, &closed));
 
-    // Pods on both nodes answer across the nodes' network.
+    // Pods on both nodes respond across the nodes' network.
     cluster.deploy_kubia(2);
     let pods = cluster.pods("kubia");
     let logs = cluster.kubectl(&["logs", &pods[0]]).ok();
@@ -247,7 +246,7 @@ fn machines_make_a_cluster() {
 
     cgroups(&cluster);
 
-    // A machine that dies comes back by itself, with its disk.
+    // A machine that dies is restarted with its disk.
     let boot = || {
         let done = cluster.rkube(&[
             "ssh",
@@ -265,7 +264,7 @@ fn machines_make_a_cluster() {
     });
     cluster.wait_for(&["get", "node", &second], |t| t.contains(" Ready"));
 
-    // Everything is kept over a stop.
+    // A stop preserves everything.
     cluster.rkube(&["stop"]).ok();
     assert_eq!(cluster.rkube(&["status"]).code, 7);
     let logs = cluster.rkube(&["logs"]).ok();
@@ -273,6 +272,7 @@ fn machines_make_a_cluster() {
     cluster.rkube(&["start"]).ok();
     cluster.kubectl(&["get", "service", "kubia"]).ok();
 
-    // Deleted with one machine dead: `Cluster` looks for what is left.
+    // The cluster is deleted with one machine dead. Dropping `Cluster` checks for
+    // leftovers.
     kill_machine(&cluster, &second);
 }

@@ -1,4 +1,4 @@
-//! Snapshots: saved while everything runs, restored whatever has happened since.
+//! Snapshots: saved from a running cluster, and restored after changes.
 
 use rkube_testing::image::Image;
 use rkube_testing::require_machine;
@@ -27,7 +27,8 @@ spec:
       volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]
 ";
 
-/// Runs a shell's line beside the volume, retrying until the container is there.
+/// Runs a shell command in a container that mounts the volume. Retries until the container
+/// exists.
 fn beside(cluster: &Cluster, line: &str) -> String {
     eventually(line, || {
         let args = ["exec", "deploy/writer", "--", "busybox", "sh", "-c", line];
@@ -78,7 +79,7 @@ fn a_cluster_becomes_what_it_was() {
     assert!(listed[0]["objects"].as_u64() > Some(100), "{listed}");
     assert_eq!(listed[0]["nodes"].as_array().map(Vec::len), Some(2));
 
-    // Gone, changed, new: and the app is another pod, with other data.
+    // Deletes, changes and adds objects. The app becomes another pod with other data.
     cluster.kubectl(&["delete", "configmap", "kept"]).ok();
     cluster.deploy_kubia(2);
     cluster
@@ -98,7 +99,7 @@ fn a_cluster_becomes_what_it_was() {
     assert!(cluster.pods("kubia").is_empty());
     let pods = cluster.kubectl(&["get", "deployments", "-o", "name"]).ok();
     assert_eq!(pods.trim(), "deployment.apps/writer");
-    // The agents end what the cluster knows no more.
+    // The agents stop containers that the restored cluster does not have.
     eventually("no container of the other life", || {
         (1..=2)
             .all(|i| {
@@ -108,10 +109,10 @@ fn a_cluster_becomes_what_it_was() {
             })
             .then_some(())
     });
-    // It goes on as a cluster does.
+    // The restored cluster works normally.
     cluster.deploy_kubia(2);
 
-    // A boot later is none of the snapshot.
+    // The next boot does not apply the snapshot again.
     beside(&cluster, "echo later >/data/file");
     cluster.rkube(&["stop"]).ok();
     let why = cluster.rkube(&["snapshot", "save", "second"]).failed(83);
@@ -153,7 +154,7 @@ fn what_cannot_be_restored_changes_nothing() {
     there();
     std::fs::write(&objects, whole).expect("objects");
 
-    // Another set of nodes than then.
+    // The set of nodes differs from the snapshot's.
     let second = cluster.node(2);
     cluster.rkube(&["node", "delete", &second]).ok();
     let why = cluster.rkube(&["snapshot", "restore", "good"]).failed(11);

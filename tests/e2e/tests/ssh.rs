@@ -23,7 +23,7 @@ fn nodes_have_shells_with_their_tools() {
             "ps ax; ip addr; mount; rkube ctl ps; rkube ctl images",
         ])
         .ok();
-    // A machine's root is its disk.
+    // A virtual machine's root file system is its disk.
     let root = match rkube_testing::driver().as_str() {
         "qemu" => " on / type ext4 ",
         _ => "overlay on / ",
@@ -31,7 +31,7 @@ fn nodes_have_shells_with_their_tools() {
     for expected in ["rkube agent", "eth0", root, "rkube/kubia"] {
         assert!(out.contains(expected), "{out}");
     }
-    // The host's folders cannot be seen.
+    // The host's directories are not visible.
     let root = cluster.rkube(&["ssh", "--", "ls /; ls /root /home"]).ok();
     assert!(!root.contains("boot"), "{root}");
 

@@ -1,4 +1,4 @@
-//! A new cluster: what `rkube start` says and what kubectl then sees.
+//! A new cluster: the output of `rkube start` and the view of kubectl.
 
 use rkube_testing::Cluster;
 use rkube_testing::require_machine;

@@ -1,4 +1,4 @@
-//! `sudo rkube`: the cluster belongs to the user who typed the command.
+//! `sudo rkube`: the cluster belongs to the user who ran sudo.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 
 use rkube_testing::{Cluster, binary, require_machine};
 
-/// A user that no machine has in /etc/passwd.
+/// A user ID that is not in any machine's /etc/passwd.
 const USER: u32 = 61_234;
 
-/// The home directory of a user, and programs that the user may run.
+/// The home directory of a user, and programs that the user may execute.
 struct User {
     profile: String,
     dir: tempfile::TempDir,
@@ -48,7 +48,7 @@ impl User {
             .env("RKUBE_DRIVER", "native");
     }
 
-    /// Runs rkube as root, with the variables that sudo sets.
+    /// Runs rkube as root with the variables that sudo sets.
     fn sudo(&self, args: &[&str]) -> Output {
         let mut command = Command::new(self.binary());
         self.environment(&mut command);
@@ -79,7 +79,7 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // Nothing is left where the test has got as far as its own `delete`.
+        // If the test reached its own `delete`, nothing is left to delete.
         let _ = self.sudo(&["delete"]);
     }
 }
@@ -108,7 +108,7 @@ fn a_cluster_started_with_sudo_is_the_users() {
     let copy = user.dir.path().join("kubectl");
     let kubectl = match std::fs::copy(&kubectl, &copy) {
         Ok(_) => copy,
-        // A name that is looked up in PATH.
+        // A program name without a path is found in PATH.
         Err(_) => kubectl,
     };
     let nodes = ok(&user.run(&kubectl, &["get", "nodes"]));

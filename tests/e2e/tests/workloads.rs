@@ -1,4 +1,4 @@
-//! An application from its deployment to its load balancer.
+//! An application, from its deployment to its load balancer.
 
 use rkube_testing::require_machine;
 use std::collections::BTreeSet;
@@ -146,7 +146,7 @@ fn a_deployment_is_spread_exposed_and_balanced() {
         t.contains("<pending>")
     });
 
-    // The same address the next time.
+    // A second tunnel assigns the same address.
     let tunnel = Running(
         cluster
             .rkube_command(&["tunnel"])
@@ -205,7 +205,7 @@ fn pods_find_services_by_name_and_each_other_by_address() {
         ])
         .ok();
     assert!(resolved.contains("10.96.0.1"), "{resolved}");
-    // The resolver of the C library follows the search path; busybox's own does not.
+    // The C library's resolver applies the search path; busybox's own does not.
     let by_name = [
         "exec",
         "deployment/kubia",
@@ -228,7 +228,7 @@ fn pods_find_services_by_name_and_each_other_by_address() {
             .ok(),
         ip
     );
-    // busybox-static's wget crashes where there is no C library; nc does without.
+    // busybox-static's wget crashes without a C library in the image; nc works.
     let get = |ip: &str, port: u16| {
         let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {ip} {port}");
         let done = cluster.kubectl(&["exec", "client", "--", "sh", "-c", &script]);
@@ -343,7 +343,7 @@ fn a_pod_is_resized_in_place() {
     let before = get(&format!("{quiet}.containerID}}"));
     assert_eq!(limits(), format!("20000 {}", 32 << 20));
 
-    // More of both, and the container lives on.
+    // An increase of both resources keeps the container running.
     resize(
         "quiet",
         r#"{"requests":{"memory":"64Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}"#,
@@ -355,14 +355,14 @@ fn a_pod_is_resized_in_place() {
     assert_eq!(get(&format!("{quiet}.containerID}}")), before);
     assert_eq!(get("{.status.containerStatuses[*].restartCount}"), "0 0");
 
-    // By its policy this one starts anew.
+    // Its resize policy restarts this container.
     resize("restarted", r#"{"requests":{"cpu":"70m"}}"#);
     eventually("the restart", || {
         (get("{.status.containerStatuses[*].restartCount}") == "0 1").then_some(())
     });
     settled();
 
-    // What the node does not have at all.
+    // A request beyond the node's capacity is refused.
     resize(
         "quiet",
         r#"{"requests":{"memory":"900Gi"},"limits":{"memory":"900Gi"}}"#,
@@ -371,7 +371,7 @@ fn a_pod_is_resized_in_place() {
     eventually("a refusal", || (get(refusal) == "Infeasible").then_some(()));
     assert_eq!(limits(), format!("50000 {}", 64 << 20));
     if rkube_testing::is_native("the agent is not killed") {
-        // A new one keeps to what was granted.
+        // The restarted agent keeps the granted resources.
         cluster.rkube(&["ssh", "--", "pkill -f 'rkube agent'"]);
         eventually("the agent's return", || {
             let args = ["exec", "sized", "-c", "quiet", "--", "busybox", "true"];

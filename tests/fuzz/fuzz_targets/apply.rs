@@ -1,5 +1,4 @@
-//! Server-side apply: what was applied is what is there, and applying it once
-//! more changes nothing.
+//! Server-side apply: applying the same configuration again changes nothing.
 
 #![no_main]
 
@@ -42,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
     let second = named(source.of_type(ty.into(), 0));
     let other = named(source.any(0));
 
-    // By one manager alone: the second configuration replaces the first.
+    // One manager: the second configuration replaces the first.
     if let Ok(mut live) = apply(&request("m"), None, &first, false)
         && fields::check(ty, &mut live).is_ok()
         && let Ok(mut changed) = apply(&request("m"), Some(&live), &second, false)
@@ -54,8 +53,8 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(again, changed, "applied once more: {second}");
         }
     }
-    // By several, with updates between, of whatever shape: no more than that
-    // it ends.
+    // Several managers with updates in between and objects of any shape: apply must only
+    // terminate.
     let live = update(&request("u"), None, other.clone());
     let live = apply(&request("m"), Some(&live), &first, true).unwrap_or(live);
     let live = update(&request("u"), Some(&live), named(second.clone()));

@@ -1,4 +1,4 @@
-//! Bodies in JSON and YAML: read, checked against a kind, written, read again.
+//! Bodies in JSON and YAML are parsed, checked against a kind, written, and parsed again.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Expressions: compiled, estimated, run. Whatever they are, an evaluation
-//! ends within its budget.
+//! CEL expressions are compiled, estimated and run. Every evaluation ends within its
+//! budget.
 
 #![no_main]
 

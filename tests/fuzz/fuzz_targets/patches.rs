@@ -1,4 +1,4 @@
-//! The three forms of patches, on objects of their kind and on anything.
+//! The three patch types, applied to objects of their kind and to any JSON.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Patterns: any text, and then simple ones held against another crate's idea
-//! of what they match.
+//! Go patterns: any text, then simple patterns whose matches are compared with those of the
+//! crate `regex`.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use rkube_fuzz::Source;
 use rkube_go_regexp::Pattern;
 
-/// What both read alike.
+/// Syntax that both crates interpret alike.
 const PARTS: [&str; 24] = [
     "a", "b", "é", ".", "*", "+", "?", "|", "(", ")", "(?:", "[ab]", "[^a]", "{2}", "{1,3}", "{0,2}", "^",
     "$", "*?", "+?", "(?s:", "(?i:", "(?m:", "\\p{L}",

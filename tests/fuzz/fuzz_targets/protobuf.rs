@@ -1,4 +1,5 @@
-//! A body of any kind: what can be read can be written, and reads the same.
+//! Protobuf bodies of any kind: what can be decoded can be encoded. Decoding and encoding
+//! the result again yields the same bytes.
 
 #![no_main]
 
@@ -18,7 +19,7 @@ fn field(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    // As it is, to try the envelope.
+    // The unchanged input, to test the envelope.
     let _ = protobuf::decode(data);
     let mut source = Source::new(data);
     let (api_version, kind, _) = KINDS[source.below(KINDS.len())];

@@ -1,4 +1,4 @@
-//! Label and field selectors.
+//! Label and field selectors: parsing and matching.
 
 #![no_main]
 

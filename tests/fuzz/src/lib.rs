@@ -1,11 +1,11 @@
-//! Objects out of a fuzzer's bytes: shaped as their kind says, so that they
-//! reach deep, and now and then as it does not.
+//! Builds objects from a fuzzer's bytes. Most follow the schema of their kind, so that they
+//! pass the first checks; some deviate from it.
 
 use rkube_api::schema::{Kind, Type};
 use serde_json::{Map, Value, json};
 
-/// Kinds with something of everything: lists with keys, sets, maps, unions,
-/// quantities, free-form parts. `apiVersion`, kind, definition.
+/// Kinds that together have every feature of a schema: keyed lists, sets, maps, unions,
+/// quantities, free-form parts. Each entry is `apiVersion`, kind and definition.
 pub const KINDS: [(&str, &str, &str); 10] = [
     ("v1", "Pod", "io.k8s.api.core.v1.Pod"),
     ("v1", "Service", "io.k8s.api.core.v1.Service"),
@@ -55,17 +55,17 @@ const NAMES: [&str; 16] = [
 ];
 const DEPTH: usize = 12;
 
-/// Bytes that decisions are made by. When they are used up, every decision is
-/// the first choice, which leads to an end.
+/// The fuzzer's bytes as a source of decisions. Once they are used up, every decision is
+/// the first choice, so that generation terminates.
 pub struct Source<'d>(&'d [u8]);
 
 impl<'d> Source<'d> {
-    /// All of the fuzzer's bytes.
+    /// Creates a source from all of the fuzzer's bytes.
     pub fn new(data: &'d [u8]) -> Self {
         Self(data)
     }
 
-    /// What has not been used.
+    /// Returns the unused bytes.
     pub fn rest(self) -> &'d [u8] {
         self.0
     }
@@ -76,12 +76,13 @@ impl<'d> Source<'d> {
         usize::from(*first)
     }
 
-    /// A number below `n`, which is no more than 256.
+    /// Returns a number below `n`. `n` must be at most 256.
     pub fn below(&mut self, n: usize) -> usize {
         self.byte() % n.max(1)
     }
 
-    /// True once in `n` times, and never at the end.
+    /// Returns true for one of `n` values of the next byte, and false once the bytes are
+    /// used up.
     pub fn chance(&mut self, n: usize) -> bool {
         self.byte() % n == n - 1
     }
@@ -90,7 +91,7 @@ impl<'d> Source<'d> {
         TEXTS[self.below(TEXTS.len())].into()
     }
 
-    /// Any JSON.
+    /// Returns any JSON value.
     pub fn any(&mut self, depth: usize) -> Value {
         let most = if depth > DEPTH { 5 } else { 8 };
         match self.below(most) {
@@ -110,7 +111,7 @@ impl<'d> Source<'d> {
         }
     }
 
-    /// A value of a type, most of the time.
+    /// Returns a value of the type `ty`, or in one of 32 cases any JSON value.
     pub fn of_type(&mut self, ty: Type<'_>, depth: usize) -> Value {
         if self.chance(32) {
             return self.any(depth);
@@ -162,7 +163,7 @@ impl<'d> Source<'d> {
         }
     }
 
-    /// One operation of a JSON patch.
+    /// Returns one operation of a JSON Patch, which may be invalid.
     pub fn operation(&mut self) -> Value {
         const OPERATIONS: [&str; 7] = ["add", "remove", "replace", "move", "copy", "test", "nope"];
         let operation = OPERATIONS[self.below(OPERATIONS.len())];

@@ -12,16 +12,22 @@ use serde_json::{Value, json};
 
 use super::{Running, eventually};
 
-/// Keys that have no character.
+/// The Enter key, as WebDriver encodes it.
 pub const ENTER: char = '\u{e007}';
+/// The Control key.
 pub const CONTROL: char = '\u{e009}';
+/// The Shift key.
 pub const SHIFT: char = '\u{e008}';
+/// The Tab key.
 pub const TAB: char = '\u{e004}';
+/// The Escape key.
 pub const ESCAPE: char = '\u{e00c}';
+/// The Down arrow key.
 pub const DOWN: char = '\u{e015}';
+/// The F6 key.
 pub const F6: char = '\u{e036}';
 
-/// What a machine needs for this; tests skip, saying so, where it is missing.
+/// Returns the reason why this machine cannot run browser tests, if there is one.
 pub fn missing() -> Option<&'static str> {
     if !super::has("chromedriver") || !super::has("chromium") {
         return Some("no chromium or no chromedriver");
@@ -29,7 +35,7 @@ pub fn missing() -> Option<&'static str> {
     None
 }
 
-/// A browser window; closed at the end.
+/// A browser window, which is closed on drop.
 pub struct Browser {
     port: u16,
     session: String,
@@ -38,11 +44,12 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Opens a headless window of this size in pixels.
     pub fn open(width: u32, height: u32) -> Self {
         Self::open_with(width, height, &[])
     }
 
-    /// A window of a Chromium with arguments more than the usual.
+    /// Opens a window; passes additional arguments to Chromium.
     pub fn open_with(width: u32, height: u32, more: &[&str]) -> Self {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -60,7 +67,7 @@ impl Browser {
                 port.trim_end_matches('.').parse().ok()
             })
             .expect("chromedriver names its port");
-        // It must not block on a full pipe.
+        // Drains the pipe, because chromedriver blocks once it is full.
         std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().expect("a folder");
         let mut arguments = vec![
@@ -91,7 +98,7 @@ impl Browser {
         }
     }
 
-    /// The process that all of the browser's come from.
+    /// Returns the process ID of chromedriver, the ancestor of all the browser's processes.
     pub fn process(&self) -> u32 {
         self.driver.0.id()
     }
@@ -105,26 +112,27 @@ impl Browser {
         }
     }
 
+    /// Navigates to `url` and waits until it has loaded.
     #[track_caller]
     pub fn go(&self, url: &str) {
         self.call("POST", "/url", Some(&json!({ "url": url })));
     }
 
-    /// Runs JavaScript in the page and gives what it returns.
+    /// Runs JavaScript in the page and returns its result.
     #[track_caller]
     pub fn run(&self, script: &str, arguments: &[Value]) -> Value {
         let body = json!({ "script": script, "args": arguments });
         self.call("POST", "/execute/sync", Some(&body))
     }
 
-    /// The page's text.
+    /// Returns the page's visible text.
     #[track_caller]
     pub fn text(&self) -> String {
         let text = self.run("return document.body.innerText", &[]);
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until the page's text has all of `parts`.
+    /// Waits until the page's text contains all of `parts`.
     #[track_caller]
     pub fn sees(&self, parts: &[&str]) {
         let mut last = String::new();
@@ -145,7 +153,7 @@ impl Browser {
         }
     }
 
-    /// Waits until `script` returns something true, and gives it.
+    /// Waits until `script` returns a truthy value, and returns it.
     #[track_caller]
     pub fn until(&self, what: &str, script: &str) -> Value {
         let deadline = std::time::Instant::now() + super::LIMIT;
@@ -166,7 +174,7 @@ impl Browser {
         }
     }
 
-    /// Clicks on the last button or link of this text, once it is there.
+    /// Clicks on the last button or link with this text. Waits until it exists.
     #[track_caller]
     pub fn click(&self, text: &str) {
         const CLICK: &str = "
@@ -180,7 +188,7 @@ impl Browser {
         });
     }
 
-    /// Types as a keyboard does; a modifier stays down to the end.
+    /// Types each character of `text`. Modifier keys stay pressed until the end.
     #[track_caller]
     pub fn keys(&self, text: &str) {
         let mut actions = Vec::new();
@@ -198,14 +206,14 @@ impl Browser {
         self.call("POST", "/actions", Some(&body));
     }
 
-    /// A command of Chromium's own protocol.
+    /// Sends a command of the Chrome DevTools Protocol.
     #[track_caller]
     pub fn command(&self, name: &str, parameters: &Value) -> Value {
         let body = json!({ "cmd": name, "params": parameters });
         self.call("POST", "/goog/cdp/execute", Some(&body))
     }
 
-    /// Pretends to be a phone of this width.
+    /// Emulates a phone with a screen of this width.
     #[track_caller]
     pub fn narrow(&self, width: u32) {
         self.command(
@@ -214,7 +222,7 @@ impl Browser {
         );
     }
 
-    /// A user with these wishes, `prefers-…` by `…`.
+    /// Emulates media features, each given by name (`prefers-…`) and value.
     #[track_caller]
     pub fn prefers(&self, wishes: &[(&str, &str)]) {
         let features: Vec<Value> = wishes
@@ -227,7 +235,7 @@ impl Browser {
         );
     }
 
-    /// Chooses a file in the first field that takes one.
+    /// Selects a file in the first file input of the page.
     #[track_caller]
     pub fn upload(&self, file: &Path) {
         let wanted = json!({ "using": "css selector", "value": "input[type=file]" });
@@ -241,7 +249,7 @@ impl Browser {
         self.call("POST", &path, Some(&json!({ "text": text })));
     }
 
-    /// Where downloads go.
+    /// Sets the directory for downloads.
     #[track_caller]
     pub fn downloads(&self, folder: &Path) {
         self.command(
@@ -250,7 +258,7 @@ impl Browser {
         );
     }
 
-    /// Writes into a field as a user does, replacing what is there.
+    /// Replaces the value of a field and fires the events of user input.
     #[track_caller]
     pub fn fill(&self, selector: &str, text: &str) {
         self.until(
@@ -264,7 +272,7 @@ impl Browser {
         );
     }
 
-    /// Writes a picture of the page.
+    /// Saves a screenshot of the page as PNG.
     #[track_caller]
     pub fn picture(&self, file: &Path) {
         let data = self.call("GET", "/screenshot", None);
@@ -275,7 +283,7 @@ impl Browser {
         std::fs::write(file, bytes).expect("a picture can be written");
     }
 
-    /// What the console has said since it was last asked: warnings and errors.
+    /// Returns the console's warnings and errors since the last call.
     #[track_caller]
     pub fn complaints(&self) -> Vec<String> {
         let log = self.call("POST", "/se/log", Some(&json!({ "type": "browser" })));
@@ -284,8 +292,8 @@ impl Browser {
             .flatten()
             .filter(|l| l["level"] == "SEVERE" || l["level"] == "WARNING")
             .map(|l| l["message"].as_str().unwrap_or_default().to_owned())
-            // Chromium breaks requests off when links come and go, as those of nodes do
-            // while tests make and remove clusters; pages have to ask again.
+            // Chromium aborts requests when a network interface of the host appears or
+            // disappears. Tests that run in parallel cause that, and pages have to retry.
             .filter(|message| !message.ends_with("net::ERR_NETWORK_CHANGED"))
             .collect()
     }
@@ -293,7 +301,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium ends with its session; the driver is ended after it.
+        // Deleting the session ends Chromium. Dropping `driver` then ends chromedriver.
         let _ = send(
             self.port,
             "DELETE",
@@ -303,7 +311,7 @@ impl Drop for Browser {
     }
 }
 
-/// A command of the driver; its `value`, or its error.
+/// Sends a WebDriver command and returns its `value` or its error.
 fn send(port: u16, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
     let text = match (method, body) {
         (_, Some(body)) => body.to_string(),

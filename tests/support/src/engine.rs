@@ -1,8 +1,8 @@
-//! The container engine as the `docker` command shows it.
+//! Access to the container engine through the `docker` command.
 
 use std::process::Command;
 
-/// What `docker` prints, when it succeeds.
+/// Runs `docker` and returns its standard output, or `None` if it fails.
 pub fn docker(args: &[&str]) -> Option<String> {
     let out = Command::new("docker").args(args).output().ok()?;
     out.status
@@ -10,12 +10,12 @@ pub fn docker(args: &[&str]) -> Option<String> {
         .then(|| String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// Whether there is an engine, and the command to look at it.
+/// Returns whether a container engine answers and the `docker` command exists.
 pub fn answers() -> bool {
     docker(&["version", "--format", "{{.Server.Version}}"]).is_some()
 }
 
-/// Everything of a profile that the engine has, a line each.
+/// Lists the containers, volumes and networks of a profile, one per line.
 pub fn holds(profile: &str) -> Vec<String> {
     let label = format!("label=io.rkube.profile={profile}");
     let lists: [(&str, &[&str]); 3] = [
@@ -36,7 +36,8 @@ pub fn holds(profile: &str) -> Vec<String> {
     found
 }
 
-/// Full IDs of a profile's containers, which their control groups are named after.
+/// Returns the full IDs of a profile's containers. Their control groups are named after
+/// these.
 pub fn containers(profile: &str) -> Vec<String> {
     let label = format!("label=io.rkube.profile={profile}");
     let text = docker(&["ps", "-q", "--no-trunc", "--filter", &label]).unwrap_or_default();

@@ -1,23 +1,25 @@
-//! Images that the tests make themselves, from static programs of this machine.
+//! Test images, built from static programs of this machine.
 
 use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// An image to be written as an archive.
+/// An image to write as an archive.
 pub struct Image<'a> {
-    /// `name:tag`.
+    /// The reference, `name:tag`.
     pub name: &'a str,
-    /// Files of its one layer: path, content, mode.
+    /// The files of the single layer: path, content, mode.
     pub files: Vec<(&'a str, Vec<u8>, u32)>,
+    /// The entrypoint. If it is empty, the image runs `sh`.
     pub entrypoint: Vec<&'a str>,
+    /// The architecture in the image's configuration, for example `amd64`.
     pub architecture: &'a str,
 }
 
 impl<'a> Image<'a> {
-    /// Debian's busybox-static with links for the applets that tests use;
-    /// `None` where it is not installed.
+    /// Creates an image of Debian's busybox-static, with symbolic links for the
+    /// `APPLETS`. Returns `None` if busybox is not installed.
     pub fn busybox(name: &'a str) -> Option<Self> {
         let program = std::fs::read("/bin/busybox").ok()?;
         Some(Self {
@@ -36,7 +38,7 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// The layer, a plain tar.
+    /// Returns the layer as an uncompressed tar archive.
     fn layer(&self) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         let mut folders = std::collections::BTreeSet::new();
@@ -96,12 +98,12 @@ impl<'a> Image<'a> {
         })
     }
 
-    /// As `docker save` writes it.
+    /// Returns the image in the format of `docker save`.
     pub fn docker_archive(&self) -> Vec<u8> {
         self.save(&[&self.layer()])
     }
 
-    /// The same with the layer of `lower` below its own.
+    /// Like [`Self::docker_archive`], with the layer of `lower` below this image's layer.
     pub fn docker_archive_on(&self, lower: &Image) -> Vec<u8> {
         self.save(&[&lower.layer(), &self.layer()])
     }
@@ -121,7 +123,7 @@ impl<'a> Image<'a> {
         archive(&files)
     }
 
-    /// As an OCI image layout, its layer compressed by gzip.
+    /// Returns the image as an OCI image layout whose layer is compressed by gzip.
     pub fn oci_layout(&self) -> Vec<u8> {
         let layer = self.layer();
         let config = self.config(&[&layer]).to_string().into_bytes();
@@ -153,14 +155,14 @@ impl<'a> Image<'a> {
     }
 }
 
-/// Applets that get a link of their own.
+/// Applets of busybox that get a symbolic link.
 const APPLETS: [&str; 28] = [
     "sh", "cat", "echo", "ls", "sleep", "wget", "nslookup", "id", "ps", "true", "false", "env",
     "hostname", "tar", "touch", "mkdir", "grep", "httpd", "nc", "date", "kill", "test", "head",
     "seq", "dd", "stat", "mount", "ping",
 ];
 
-/// This machine's architecture in an image's words.
+/// Returns this machine's architecture as images name it.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -173,7 +175,7 @@ fn descriptor(kind: &str, content: &[u8]) -> Value {
     json!({ "mediaType": kind, "digest": digest(content), "size": content.len() })
 }
 
-/// `sha256:…` of `content`.
+/// Returns the SHA-256 digest of `content` as `sha256:…`.
 pub fn digest(content: &[u8]) -> String {
     let sum = ring::digest::digest(&ring::digest::SHA256, content);
     let hex: String = sum.as_ref().iter().map(|b| format!("{b:02x}")).collect();
@@ -192,7 +194,7 @@ fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().expect("a tar in memory")
 }
 
-/// Compresses by gzip.
+/// Compresses `content` by gzip.
 pub fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(content).expect("in memory");

@@ -1,11 +1,11 @@
-//! What a cluster could leave on its host.
+//! Checks that a cluster left nothing on its host.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Panics if anything of `profile` is left; gives the kernel a moment, because
-/// namespaces are taken down in the background.
+/// Asserts that nothing of `profile` is left. Retries for 15 s, because the kernel removes
+/// namespaces in the background.
 #[track_caller]
 pub fn assert_none(profile: &str, home: &Path) {
     let deadline = Instant::now() + Duration::from_secs(15);
@@ -23,7 +23,8 @@ pub fn assert_none(profile: &str, home: &Path) {
     }
 }
 
-/// Mounts, links, routes, rules, groups, processes and files of `profile`.
+/// Returns one line for each mount, directory, control group, process and table of
+/// `profile`, and with the docker driver for each object of the container engine.
 pub fn find(profile: &str, home: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -70,7 +71,7 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
     found
 }
 
-/// Links of any cluster on the host.
+/// Returns the names of all clusters' network interfaces on the host.
 pub fn links() -> Vec<String> {
     let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let names = text

@@ -1,9 +1,9 @@
-//! What whole-cluster tests share: a cluster of their own, stock kubectl, a
-//! look at what is left behind.
+//! Shared code of the whole-cluster tests: a cluster per test, stock kubectl, and a check
+//! for leftovers.
 //!
-//! `RKUBE_TEST_DRIVER` chooses the driver (native otherwise),
-//! `RKUBE_TEST_BINARY` names the rkube under test (the debug build otherwise),
-//! `RKUBE_TEST_KUBECTL` the kubectl (the one in `PATH` otherwise).
+//! - `RKUBE_TEST_DRIVER` selects the driver (default: native).
+//! - `RKUBE_TEST_BINARY` is the path of the rkube under test (default: the debug build).
+//! - `RKUBE_TEST_KUBECTL` is the path of kubectl (default: the one in `PATH`).
 
 pub mod browser;
 pub mod engine;
@@ -17,21 +17,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up; generous, because a
-/// debug build on two busy cores is slow.
+/// The default timeout of a wait. It is generous, because a debug build on two busy cores
+/// is slow.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// [`LIMIT`], longer where nodes may be emulated.
+/// Returns the timeout of a wait: [`LIMIT`], or four times as much with the qemu driver,
+/// whose nodes may be emulated.
 pub fn limit() -> Duration {
     if driver() == "qemu" { LIMIT * 4 } else { LIMIT }
 }
 
-/// [`limit`] as kubectl takes it.
+/// Returns [`limit`] as kubectl's flag `--timeout`.
 pub fn timeout() -> String {
     format!("--timeout={}s", limit().as_secs())
 }
 
-/// How many nodes a test that wants `count` gets: two where they may be emulated.
+/// Returns the number of nodes for a test that asks for `count`: at most two with the qemu
+/// driver, whose nodes may be emulated.
 pub fn nodes(count: usize) -> usize {
     if driver() == "qemu" {
         count.min(2)
@@ -40,12 +42,15 @@ pub fn nodes(count: usize) -> usize {
     }
 }
 
-/// The binary under test.
+/// Returns the path of the binary under test.
+///
+/// # Panics
+/// If `RKUBE_TEST_BINARY` is not set and the binary was not built.
 pub fn binary() -> PathBuf {
     if let Some(binary) = std::env::var_os("RKUBE_TEST_BINARY") {
         return PathBuf::from(binary);
     }
-    // A test program is `target/…/PROFILE/deps/NAME`.
+    // A test program's path is `target/…/PROFILE/deps/NAME`.
     let test = std::env::current_exe().expect("a path");
     let binary = test
         .ancestors()
@@ -60,13 +65,13 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// The driver under test.
+/// Returns the name of the driver under test.
 pub fn driver() -> String {
     std::env::var("RKUBE_TEST_DRIVER").unwrap_or_else(|_| "native".into())
 }
 
-/// Whether the native driver is under test; if not, reports which part of the test
-/// does not apply.
+/// Returns whether the native driver is under test. If not, reports that `what` does not
+/// apply.
 pub fn is_native(what: &str) -> bool {
     let native = driver() == "native";
     if !native {
@@ -75,7 +80,7 @@ pub fn is_native(what: &str) -> bool {
     native
 }
 
-/// Why this machine cannot run whole-cluster tests, if so. Tests skip, saying it.
+/// Returns the reason why this machine cannot run whole-cluster tests, if there is one.
 pub fn missing() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Some("not root");
@@ -99,8 +104,8 @@ pub fn missing() -> Option<&'static str> {
     None
 }
 
-/// Why this machine cannot run virtual machines, if so. `RKUBE_KERNEL` names
-/// their kernel where none is installed.
+/// Returns the reason why this machine cannot run virtual machines, if there is one.
+/// `RKUBE_KERNEL` is the path of their kernel if none is installed.
 pub fn missing_for_machines() -> Option<&'static str> {
     if !has("qemu-system-x86_64") && !has("qemu-system-aarch64") {
         return Some("no QEMU");
@@ -122,7 +127,7 @@ fn kubectl_binary() -> PathBuf {
     std::env::var_os("RKUBE_TEST_KUBECTL").map_or_else(|| PathBuf::from("kubectl"), PathBuf::from)
 }
 
-/// Skips a test with its reason where the machine lacks something.
+/// Skips the calling test if this machine cannot run whole-cluster tests.
 #[macro_export]
 macro_rules! require_machine {
     () => {
@@ -132,11 +137,14 @@ macro_rules! require_machine {
     };
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Done {
+    /// The exit code, or -1 after a signal.
     pub code: i32,
+    /// The standard output.
     pub stdout: String,
+    /// The standard error.
     pub stderr: String,
 }
 
@@ -149,7 +157,7 @@ impl Done {
         }
     }
 
-    /// Its standard output, having succeeded.
+    /// Returns the standard output. Panics unless the exit code is 0.
     #[track_caller]
     pub fn ok(self) -> String {
         assert_eq!(
@@ -160,7 +168,7 @@ impl Done {
         self.stdout
     }
 
-    /// Its standard error, having failed with `code`.
+    /// Returns the standard error. Panics unless the exit code is `code`.
     #[track_caller]
     pub fn failed(self, code: i32) -> String {
         assert_eq!(
@@ -172,16 +180,20 @@ impl Done {
     }
 }
 
-/// A folder and a profile name of a test's own; deleted with everything at the end.
+/// A temporary directory and a profile for one test. Dropping it deletes the cluster and,
+/// unless the test failed, asserts that nothing is left.
+///
+/// With `RKUBE_TEST_KEEP`, a failed test keeps both.
 pub struct Cluster {
+    /// The profile's name, which is also the first node's.
     pub profile: String,
     dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    /// A profile that has not been started.
+    /// Returns a profile that has not been started.
     pub fn plan(name: &str) -> Self {
-        // The process id keeps test runs apart; names must stay short.
+        // The process ID keeps parallel test runs apart. Names must stay short.
         let profile = format!("t{}-{name}", std::process::id() % 100_000);
         Self {
             profile,
@@ -189,7 +201,7 @@ impl Cluster {
         }
     }
 
-    /// A running cluster of [`nodes`].
+    /// Starts a cluster with `count` nodes, limited by [`nodes`].
     pub fn start(name: &str, count: usize) -> Self {
         let cluster = Self::plan(name);
         let nodes = nodes(count);
@@ -199,20 +211,22 @@ impl Cluster {
         cluster
     }
 
-    /// A file of the test's own.
+    /// Returns the path of a file in the test's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// Returns `RKUBE_HOME` of the test.
     pub fn home(&self) -> PathBuf {
         self.path("home")
     }
 
+    /// Returns the path of the test's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.path("kubeconfig")
     }
 
-    /// A name of the cluster's nodes, counted from 1.
+    /// Returns the name of node `i`, counted from 1.
     pub fn node(&self, i: usize) -> String {
         if i == 1 {
             self.profile.clone()
@@ -228,7 +242,7 @@ impl Cluster {
             .env("RKUBE_PROFILE", &self.profile)
             .env("RKUBE_DRIVER", driver());
         if driver() == "qemu" {
-            // Small machines: tests run some of them at once.
+            // Small machines, because tests run several of them in parallel.
             for (name, value) in [("RKUBE_MEMORY", "768m"), ("RKUBE_CPUS", "1")] {
                 if std::env::var_os(name).is_none() {
                     command.env(name, value);
@@ -238,6 +252,7 @@ impl Cluster {
         command.env_remove("RKUBE_NODES").stdin(Stdio::null());
     }
 
+    /// Returns a command that runs `rkube` with this profile.
     pub fn rkube_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args);
@@ -245,14 +260,15 @@ impl Cluster {
         command
     }
 
-    /// Runs `rkube` for this profile.
+    /// Runs `rkube` with this profile.
     pub fn rkube(&self, args: &[&str]) -> Done {
         Done::new(self.rkube_command(args).output().expect("rkube runs"))
     }
 
+    /// Returns a command that runs `kubectl` with this profile's kubeconfig.
     pub fn kubectl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(kubectl_binary());
-        // Its discovery cache must not come from another test's cluster.
+        // Keeps the discovery cache separate from those of other tests' clusters.
         command
             .args(args)
             .env("KUBECACHEDIR", self.path("cache"))
@@ -266,7 +282,7 @@ impl Cluster {
         Done::new(self.kubectl_command(args).output().expect("kubectl runs"))
     }
 
-    /// `kubectl apply -f -` of `manifest`.
+    /// Applies `manifest` by `kubectl apply -f -` and returns the output.
     #[track_caller]
     pub fn apply(&self, manifest: &str) -> String {
         self.kubectl_stdin(&["apply", "-f", "-"], manifest).ok()
@@ -291,7 +307,7 @@ impl Cluster {
         Done::new(child.wait_with_output().expect("kubectl ends"))
     }
 
-    /// Waits until `kubectl` prints what `good` accepts, and gives that.
+    /// Waits until `kubectl` succeeds with an output that `good` accepts, and returns it.
     #[track_caller]
     pub fn wait_for(&self, args: &[&str], good: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + limit();
@@ -311,7 +327,7 @@ impl Cluster {
         }
     }
 
-    /// Makes a deployment of the demo image, ready, with `replicas`.
+    /// Creates the deployment `kubia` of the demo image and waits until it is ready.
     pub fn deploy_kubia(&self, replicas: u32) {
         let replicas = format!("--replicas={replicas}");
         self.kubectl(&[
@@ -326,7 +342,7 @@ impl Cluster {
             .ok();
     }
 
-    /// Names of the pods with the label `app=…`.
+    /// Returns the names of the pods with the label `app=APP`.
     pub fn pods(&self, app: &str) -> Vec<String> {
         let selector = format!("app={app}");
         let text = self
@@ -362,7 +378,7 @@ impl Drop for Cluster {
             }
         }
         let done = self.rkube(&["delete"]);
-        // 85: there is nothing to delete.
+        // Code 85: the cluster does not exist.
         if !std::thread::panicking() {
             assert!(done.code == 0 || done.code == 85, "delete failed: {done:?}");
             leftovers::assert_none(&self.profile, &self.home());
@@ -370,11 +386,12 @@ impl Drop for Cluster {
     }
 }
 
-/// A process that is ended at the end of its scope.
+/// A process that is killed on drop.
 pub struct Running(pub Child);
 
 impl Running {
-    /// Sends SIGINT, as Ctrl-C does, and waits for the end.
+    /// Sends SIGINT, as Ctrl-C does, waits for the process and returns its exit code, or -1
+    /// after a signal.
     pub fn interrupt(mut self) -> i32 {
         let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("signal");
@@ -389,7 +406,7 @@ impl Drop for Running {
     }
 }
 
-/// Waits until `attempt` gives something.
+/// Calls `attempt` until it returns a value, and returns that. Panics after [`limit`].
 #[track_caller]
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit();
@@ -402,7 +419,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The body of `http://address/`, by a plain HTTP/1.1 request.
+/// Requests `http://ADDRESS/` and returns the body, or `None` if there is no response.
 pub fn http_get(address: &str) -> Option<String> {
     use std::io::{Read, Write};
     let target: std::net::SocketAddr = address.parse().ok()?;
@@ -418,13 +435,13 @@ pub fn http_get(address: &str) -> Option<String> {
     Some(text.split_once("\r\n\r\n")?.1.to_owned())
 }
 
-/// Whether a program is installed.
+/// Returns whether a program is in `PATH`.
 pub fn has(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .any(|d| d.join(program).exists())
 }
 
-/// A file of the machine, or the reason to skip.
+/// Returns `path` if it exists.
 pub fn file(path: &str) -> Option<&Path> {
     Path::new(path).exists().then_some(Path::new(path))
 }

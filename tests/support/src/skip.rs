@@ -23,7 +23,7 @@ pub fn skipped(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
-/// Whether a skip is a failure.
+/// Returns whether a skip is a failure (`RKUBE_TEST_STRICT=1`).
 #[must_use]
 pub fn strict() -> bool {
     std::env::var_os("RKUBE_TEST_STRICT").is_some_and(|v| v == "1")

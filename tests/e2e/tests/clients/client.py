@@ -12,7 +12,7 @@ from kubernetes.stream import stream
 config.load_kube_config(config_file=sys.argv[1])
 core = client.CoreV1Api()
 
-# Lists, in pages.
+# Lists in pages.
 everything = core.list_config_map_for_all_namespaces()
 page = core.list_config_map_for_all_namespaces(limit=1)
 seen = [item.metadata.uid for item in page.items]
@@ -21,7 +21,7 @@ while page.metadata._continue:
     seen += [item.metadata.uid for item in page.items]
 assert sorted(seen) == sorted(item.metadata.uid for item in everything.items), seen
 
-# A watch from a list's revision sees each change once.
+# A watch from a list's revision delivers each change once.
 names = "default"
 start = core.list_namespaced_config_map(names).metadata.resource_version
 body = client.V1ConfigMap(metadata=client.V1ObjectMeta(name="python"), data={"a": "1"})

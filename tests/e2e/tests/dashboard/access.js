@@ -1,12 +1,12 @@
-// What WCAG 2.2 AA asks for and a program can see, of the page as it is shown.
-// Returns findings; nothing found is an empty list.
+// Checks the page for the WCAG 2.2 AA criteria that a program can check. Returns a list of
+// findings, which is empty if there are none.
 const found = new Set();
 const tell = (rule, element, text = '') => {
   const tag = element ? element.outerHTML.replace(/\s+/g, ' ').slice(0, 110) : '';
   found.add(`${rule}: ${text} ${tag}`);
 };
 const open = [...document.querySelectorAll('dialog[open]')].pop();
-// Behind a modal dialog nothing can be used.
+// A modal dialog makes the rest of the page inert.
 const scope = open ?? document.body;
 const all = [...scope.querySelectorAll('*')];
 const style = (e) => getComputedStyle(e);
@@ -68,7 +68,7 @@ for (const e of all) {
     readable(e, style(e).color, 'a value');
     if (e.placeholder) readable(e, getComputedStyle(e, '::placeholder').color, 'a placeholder');
   }
-  // 1.4.11: what tells a field from its surroundings.
+  // 1.4.11: the contrast between a field and its surroundings.
   if (e.matches('input:not([type=checkbox], [type=radio], [type=file]), select') && e.parentElement && !e.closest('.palette')) {
     const [edge, around, inside] = [parse(style(e).borderTopColor), behind(e.parentElement), behind(e)];
     if (contrast(over(edge, around), around) < 3 && contrast(inside, around) < 3) tell('1.4.11 field border', e, contrast(over(edge, around), around).toFixed(2));
@@ -182,7 +182,7 @@ if (matchMedia('(prefers-reduced-motion: reduce)').matches) {
   }
 }
 
-// Targets: 24 by 24, or with that much room around their middle ------------------------
+// Targets: 24 by 24 pixels, or that much space around the centre ------------------------
 const inText = (e) => style(e).display === 'inline' && [...e.parentElement.childNodes].some((n) => n !== e && n.textContent.trim());
 const targets = [];
 for (const e of scope.querySelectorAll('a[href], button, input:not([type=file]), select, textarea, summary, [role=option], [role=tab]')) {

@@ -1,5 +1,5 @@
-//! What WCAG 2.2 AA asks for, as far as a program sees it: `access.js` looks at
-//! a view, `focus.js` at what has the focus.
+//! The WCAG 2.2 AA criteria that a program can check: `access.js` checks a view, `focus.js`
+//! the focused element.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,12 @@ use rkube_testing::browser::{CONTROL, ENTER, ESCAPE, TAB};
 const LOOK: &str = include_str!("access.js");
 const FOCUS: &str = include_str!("focus.js");
 
+/// Checks all views and dialogs in both themes, the narrow screen and the keyboard. Reports
+/// all findings at once.
 pub fn all(tour: &Tour<'_>) {
     let browser = &tour.browser;
     let mut findings = Vec::new();
-    // Its lines are bare from here on: nothing that moves, in either theme.
+    // Checks both themes with reduced motion.
     for theme in ["light", "dark"] {
         browser.prefers(&[
             ("prefers-color-scheme", theme),
@@ -43,7 +45,7 @@ fn look(tour: &Tour<'_>, place: &str, findings: &mut Vec<String>) {
     }
 }
 
-/// Every view, with something in it to wait for.
+/// Returns every view with a text to wait for.
 fn places(tour: &Tour<'_>) -> Vec<(String, &'static str)> {
     let kubia = format!("object/core/pods/default/{}", tour.cluster.pods("kubia")[0]);
     let api = format!("object/core/pods/default/{}", tour.cluster.pods("api")[0]);
@@ -117,7 +119,7 @@ fn views(tour: &Tour<'_>, theme: &str, findings: &mut Vec<String>) {
         .run("document.querySelector('aside button').click()", &[]);
 }
 
-/// Every dialog: as it looks, and that Escape leads back to where it was opened.
+/// Checks every dialog, and that Escape returns the focus to the element that opened it.
 fn dialogs(tour: &Tour<'_>, theme: &str, findings: &mut Vec<String>) {
     let browser = &tour.browser;
     let node = format!("object/core/nodes/-/{}", tour.cluster.node(2));
@@ -150,7 +152,8 @@ fn dialogs(tour: &Tour<'_>, theme: &str, findings: &mut Vec<String>) {
         );
         for _ in 0..12 {
             browser.keys(&TAB.to_string());
-            // Leaving for the browser's own bar is allowed, for the page behind is not.
+            // The focus may move to the browser's own controls, but not to the page behind
+            // the dialog.
             let lost = browser.run("const a = document.activeElement; return a !== document.body && !a.closest('dialog')", &[]);
             assert_eq!(lost, json!(false), "{button}: the focus left the dialog");
         }
@@ -183,10 +186,10 @@ fn dialogs(tour: &Tour<'_>, theme: &str, findings: &mut Vec<String>) {
     }
 }
 
-/// Through every view by the Tab key alone.
+/// Moves through every view with the Tab key only.
 fn keyboard(tour: &Tour<'_>, findings: &mut Vec<String>) {
     let browser = &tour.browser;
-    // The whole page once: the way around the sidebar comes first.
+    // The whole page first: the skip link is its first element.
     tour.open("overview", &["What changed last"]);
     browser.run("document.activeElement.blur(); window.lastFocus = null; document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex')", &[]);
     browser.keys(&TAB.to_string());
@@ -224,7 +227,7 @@ fn keyboard(tour: &Tour<'_>, findings: &mut Vec<String>) {
             );
             seen += 1;
             if here == json!("terminal") {
-                // Its own test gets out of it.
+                // The terminal's own test covers leaving it.
                 break;
             }
             previous = focus;

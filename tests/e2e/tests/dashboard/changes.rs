@@ -1,10 +1,11 @@
-//! What is changed through the page.
+//! Changes made through the page.
 
 use serde_json::json;
 
 use crate::tour::Tour;
 use rkube_testing::browser::{CONTROL, DOWN, ENTER};
 
+/// Checks editing, scaling, deleting, long lists, filters and nodes.
 pub fn all(tour: &Tour<'_>) {
     objects(tour);
     bulk(tour);
@@ -95,7 +96,7 @@ fn objects(tour: &Tour<'_>) {
     cluster.wait_for(&["get", "jobs", "-o", "name"], |t| t.contains("report-"));
     tour.clean();
 
-    // What happens elsewhere shows without being asked for.
+    // Changes by other clients appear without a reload.
     tour.open("list/core/configmaps", &["settings", "Live"]);
     cluster
         .kubectl(&["create", "configmap", "made-elsewhere"])
@@ -110,7 +111,7 @@ fn objects(tour: &Tour<'_>) {
     );
 }
 
-/// Many at once.
+/// Deletes several objects at once.
 fn bulk(tour: &Tour<'_>) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     for i in 0..5 {
@@ -126,7 +127,7 @@ fn bulk(tour: &Tour<'_>) {
         &[],
     );
     browser.sees(&["Delete 5"]);
-    // One of them is spared, by the keyboard.
+    // Deselects one object with the keyboard.
     browser.run("document.querySelector('main [role=grid]').focus()", &[]);
     browser.keys(&format!("{DOWN} "));
     browser.sees(&["Delete 4"]);
@@ -141,7 +142,7 @@ fn bulk(tour: &Tour<'_>) {
     tour.clean();
 }
 
-/// Long lists draw what is seen of them, and stay in order as they change.
+/// Long lists draw only visible rows, and stay sorted while they change.
 fn thousands(tour: &Tour<'_>) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     let many = |from: u32, to: u32| {
@@ -157,7 +158,7 @@ fn thousands(tour: &Tour<'_>) {
         "list/core/configmaps?labels=rows%3Dmany",
         &["300 objects", "Live"],
     );
-    // More come one by one while the list is open, and some go.
+    // Adds and deletes objects while the list is open.
     cluster
         .kubectl_stdin(&["create", "-f", "-"], &many(300, 420))
         .ok();
@@ -191,12 +192,12 @@ fn thousands(tour: &Tour<'_>) {
     );
     assert_eq!(seen["seen"], json!(wanted), "out of order");
     assert_eq!(seen["count"], json!("418"));
-    // A window of 800 pixels has 25 rows of 32.
+    // A window of 800 pixels has 25 rows of 32 pixels.
     let most = seen["most"].as_f64().expect("a number");
     assert!(most < 60.0, "{most} rows are drawn");
     let high = seen["high"].as_u64().expect("a number");
     assert!(high >= 417 * 32, "it is {high} high");
-    // What is kept of an object is what the list shows of it.
+    // The page keeps only the fields that the list shows.
     let kept = browser.run(
         "return import('/watch.js').then(({ Table }) => new Promise((done) => {
            const kind = { group: '', version: 'v1', kind: 'ConfigMap', name: 'configmaps', namespaced: true, verbs: ['list', 'watch'], short: [], subresources: [] };
@@ -218,7 +219,7 @@ fn thousands(tour: &Tour<'_>) {
     tour.clean();
 }
 
-/// Filters that the server applies, columns that sort, namespaces.
+/// Server-side filters, sorting by columns, and namespaces.
 fn filters(tour: &Tour<'_>) {
     let browser = &tour.browser;
     let names = "return [...document.querySelectorAll('main .rows .name')].map((n) => n.textContent).join(' ')";
@@ -252,7 +253,7 @@ fn filters(tour: &Tour<'_>) {
         &format!("return document.querySelectorAll('main .rows .row').length === {wanted}"),
     );
     browser.fill("main .tools label.inline:nth-of-type(2) input", "");
-    // Twice the same column: the other way round.
+    // A second click on a column reverses the order.
     browser.sees(&["kubia-"]);
     browser.until(
         "all of them",
@@ -277,7 +278,7 @@ fn filters(tour: &Tour<'_>) {
         &[],
     );
     browser.sees(&["kubia-"]);
-    // A server that refuses says why, in its own words.
+    // An error of the server is shown with its message.
     browser.fill(
         "main .tools label.inline:nth-of-type(2) input",
         "spec.colour=red",
@@ -294,7 +295,7 @@ fn nodes(tour: &Tour<'_>) {
     tour.open(&page, &["Allocatable", "MemoryPressure", "Drain"]);
     browser.click("Drain");
     browser.sees(&["takes no new pods"]);
-    // Every state of its progress, as it is told.
+    // Records every state of the progress display.
     browser.run(
         "window.told = new Set(); new MutationObserver(() => { const p = document.querySelector('dialog .progress'); if (p) window.told.add(p.innerText); }).observe(document.querySelector('dialog'), { subtree: true, childList: true, characterData: true })",
         &[],

@@ -1,4 +1,4 @@
-//! What concerns the machine: nodes, images, tunnel, profiles.
+//! Views of the machine: nodes, images, tunnel, profiles.
 
 use serde_json::json;
 
@@ -6,16 +6,17 @@ use crate::tour::Tour;
 use rkube_testing::image::Image;
 use rkube_testing::{Cluster, Running, eventually, http_get};
 
-/// A second profile in the same home; deleted whatever happens.
+/// A second profile in the same home directory, deleted on drop.
 struct Second<'a>(&'a Cluster, String);
 
 impl Drop for Second<'_> {
     fn drop(&mut self) {
-        // It is gone already where everything went well.
+        // If the test succeeded, the profile no longer exists.
         self.0.rkube(&["-p", &self.1, "delete"]);
     }
 }
 
+/// Checks nodes, images, addons, snapshots, the tunnel, profiles, and stopping the cluster.
 pub fn all(tour: &Tour<'_>) {
     nodes(tour);
     images(tour);
@@ -38,7 +39,7 @@ fn in_row(tour: &Tour<'_>, name: &str, button: &str) {
     });
 }
 
-/// Waits for a command's end and closes its dialog.
+/// Waits until a command ends without errors, and closes its dialog.
 fn finish(tour: &Tour<'_>, title: &str) {
     tour.browser.sees(&[title]);
     tour.browser.until(
@@ -128,7 +129,7 @@ fn images(tour: &Tour<'_>) {
         "return !document.body.innerText.includes('test/uploaded')",
     );
     everywhere(false);
-    // What is no archive is told in the command's own words.
+    // The command's error for an invalid archive is shown.
     let wrong = tour.cluster.path("wrong.tar");
     std::fs::write(&wrong, "this is no archive").expect("a file");
     browser.upload(&wrong);
@@ -153,7 +154,7 @@ fn images(tour: &Tour<'_>) {
     tour.clean();
 }
 
-/// Waits until the row that begins with `name` says `state`.
+/// Waits until the row that begins with `name` contains `state`.
 fn row_says(tour: &Tour<'_>, name: &str, state: &str) {
     let script = "
         const row = [...document.querySelectorAll('main tbody tr')].find((r) => r.cells[0].textContent.startsWith(arguments[0]));
@@ -212,13 +213,13 @@ fn snapshots(tour: &Tour<'_>) {
     assert!(listed.contains("before"), "{listed}");
     tour.clean();
 
-    // What was made since is gone once it is restored.
+    // Restoring removes objects that were created after the snapshot.
     cluster.kubectl(&["create", "configmap", "made-since"]).ok();
     in_row(tour, "before", "Restore");
     browser.sees(&["What was made since is lost"]);
     browser.click("Restore the snapshot");
     finish(tour, "Restoring before");
-    // Requests failed while the cluster restarted, as they should.
+    // Requests are expected to fail while the cluster restarts.
     browser.complaints();
     cluster.wait_for(&["get", "nodes"], |t| t.matches(" Ready").count() == 2);
     let config = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
@@ -274,7 +275,7 @@ fn tunnel(tour: &Tour<'_>) {
     assert!(answer.contains("kubia"), "{answer}");
     browser.click("Close");
     browser.sees(&["Closed", "Open a tunnel"]);
-    // One that the command line opened.
+    // A tunnel opened by the command line.
     let other = Running(
         cluster
             .rkube_command(&["tunnel"])
@@ -307,7 +308,7 @@ fn profiles(tour: &Tour<'_>) {
     cluster
         .kubectl(&[&context, "create", "configmap", "only-in-the-second"])
         .ok();
-    // Another visit knows of it.
+    // A reload of the page lists the new profile.
     tour.open("overview", &["2/2"]);
     browser.run("location.reload()", &[]);
     browser.sees(&["Overview", "2/2"]);
@@ -329,7 +330,7 @@ fn profiles(tour: &Tour<'_>) {
     browser.click("Show");
     browser.sees(&["1/1", "Overview"]);
     tour.clean();
-    // Deleted through the page, which goes on with the other.
+    // Deletes the profile through the page, which then shows the other one.
     browser.run(
         "location.hash = arguments[0]",
         &[json!(format!("#/{name}/cluster"))],
@@ -346,17 +347,17 @@ fn profiles(tour: &Tour<'_>) {
     drop(second);
 }
 
-/// The whole cluster goes and comes back under the page.
+/// Stops and starts the whole cluster while the page is open.
 fn life(tour: &Tour<'_>) {
     let browser = &tour.browser;
     tour.open("cluster", &["Add a node"]);
-    // Every node has a button of that name too.
+    // Each node also has a button with that label.
     browser.run(
         "[...document.querySelectorAll('main .tools button')].find((b) => b.textContent.trim() === 'Stop').click()",
         &[],
     );
     browser.sees(&["Its pods stop"]);
-    // The page's button behind the dialog has the same name.
+    // The page's button behind the dialog has the same label.
     browser.run(
         "document.querySelector('dialog button.danger').click()",
         &[],
@@ -368,7 +369,7 @@ fn life(tour: &Tour<'_>) {
         &[json!(format!("#/{}/overview", tour.cluster.profile))],
     );
     browser.sees(&["does not answer", "Try again"]);
-    // The browser says that requests failed, as they should.
+    // The browser reports failed requests, as expected.
     browser.complaints();
     browser.click("Cluster");
     browser.click("Start");

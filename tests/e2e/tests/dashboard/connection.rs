@@ -1,5 +1,5 @@
-//! What breaks and comes back: the way to the dashboard, the API server, the
-//! dashboard itself. The way is a port of its own, as `ssh -L` makes one.
+//! Failures and recovery of the connection to the dashboard, of the API server and of the
+//! dashboard. The connection passes through another port, as with `ssh -L`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use crate::tour::{Tour, dashboard};
 use rkube_testing::browser::Browser;
 use rkube_testing::{Cluster, eventually};
 
-/// Carries connections from a port of its own to another, until it is cut.
+/// Forwards connections from its port to another until it is cut.
 struct Relay {
     port: u16,
     cut: Arc<AtomicBool>,
@@ -50,11 +50,11 @@ impl Relay {
         relay
     }
 
-    /// Breaks all connections and takes no more, or takes them again.
+    /// Closes all connections and refuses new ones, or accepts them again.
     fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
         for connection in self.open.lock().expect("a lock").drain(..) {
-            // It may have ended by itself.
+            // The connection may already be closed.
             let _ = connection.shutdown(Shutdown::Both);
         }
     }
@@ -71,7 +71,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-/// The port in `http://127.0.0.1:PORT/…`.
+/// Returns the port in `http://127.0.0.1:PORT/…`.
 fn port_of(link: &str) -> u16 {
     let rest = link.strip_prefix("http://127.0.0.1:").expect("a link");
     rest.split('/')
@@ -80,6 +80,8 @@ fn port_of(link: &str) -> u16 {
         .expect("a port")
 }
 
+/// Checks the page through a relay that is cut, with a cluster that restarts, and with a
+/// dashboard that restarts.
 pub fn all(cluster: &Cluster) {
     let (server, link) = dashboard(cluster, &[]);
     let port = port_of(&link);
@@ -96,12 +98,12 @@ pub fn all(cluster: &Cluster) {
     a_broken_way(&tour, &relay);
     an_api_server_that_restarts(&tour);
 
-    // Another dashboard at the old one's port does not know this page.
+    // A new dashboard on the same port does not accept the session of this page.
     tour.open("list/core/pods", &["kubia-", "Live"]);
     assert_eq!(server.interrupt(), 0);
     tour.browser.sees(&["The dashboard does not answer"]);
     let (next, link) = eventually("the port again", || {
-        // Connections of the old one may hold it for a moment.
+        // Connections of the old dashboard may block the port for a moment.
         let wanted = port.to_string();
         let (server, link) = dashboard(cluster, &["--port", &wanted]);
         (!link.is_empty()).then_some((server, link))
@@ -115,7 +117,7 @@ pub fn all(cluster: &Cluster) {
     assert_eq!(next.interrupt(), 0);
 }
 
-/// All that the page does works when it is reached by `ssh -L`.
+/// The page's functions work through `ssh -L`.
 fn through_another_port(tour: &Tour<'_>) {
     let browser = &tour.browser;
     let pod = tour.cluster.pods("kubia").remove(0);
@@ -125,7 +127,7 @@ fn through_another_port(tour: &Tour<'_>) {
         "a link",
         "return document.querySelector('.forwards a')?.href",
     );
-    // The port is on the other machine, so it needs forwarding too.
+    // The port is on the other machine and must be forwarded too.
     browser.sees(&["Forward them as well", "ssh -L "]);
     browser.click("Close");
     let pod = tour.cluster.pods("api").remove(0);
@@ -157,7 +159,7 @@ fn a_broken_way(tour: &Tour<'_>, relay: &Relay) {
         "no warning",
         "return !document.body.innerText.includes('does not answer')",
     );
-    // Live, and not only read again.
+    // The list is live, not just reloaded once.
     tour.cluster
         .kubectl(&["delete", "configmap", "made-meanwhile"])
         .ok();
@@ -165,7 +167,7 @@ fn a_broken_way(tour: &Tour<'_>, relay: &Relay) {
         "the row's end",
         "return !document.body.innerText.includes('made-meanwhile')",
     );
-    // What somebody was writing is still there.
+    // Unsaved text in the editor is preserved.
     tour.open(
         "object/core/configmaps/default/settings/yaml",
         &["Review and apply", "Live"],
@@ -177,7 +179,7 @@ fn a_broken_way(tour: &Tour<'_>, relay: &Relay) {
     browser.sees(&["Live"]);
     let text = browser.run("return document.querySelector('main textarea').value", &[]);
     assert!(text.to_string().contains("# my thoughts"), "{text}");
-    // Requests failed while nobody answered, and the browser said so.
+    // The browser reported the requests that failed during the interruption.
     browser.complaints();
     assert!(browser.run("return window.hacked", &[]).is_null());
 }

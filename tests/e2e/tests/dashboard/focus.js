@@ -1,4 +1,4 @@
-// What has the focus: whether it can be seen, and where in the page it is.
+// Checks the focused element: whether it is visible, and its position in the page.
 const e = document.activeElement;
 if (!e || e === document.body) return { end: true, findings: [] };
 const findings = [];
@@ -7,7 +7,7 @@ const box = e.getBoundingClientRect();
 const hidden = Number(getComputedStyle(e).opacity) === 0;
 const s = getComputedStyle(e);
 if (!(s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2)) {
-  // Then something else must change with the focus.
+  // Without an outline, another style must change with the focus.
   const around = [];
   for (let at = e; at && around.length < 4; at = at.parentElement) around.push(at);
   const look = () => around.map((a) => { const c = getComputedStyle(a); return [c.borderColor, c.boxShadow, c.backgroundColor, c.outline].join(); });
@@ -20,7 +20,7 @@ if (!(s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2)) {
 if (!hidden) {
   if (box.bottom < 0 || box.right < 0 || box.top > innerHeight || box.left > innerWidth) say('2.4.11 focus is outside');
   else {
-    // One of its parts at least is on top.
+    // At least one of its points must not be covered.
     const points = [[0.5, 0.5], [0.1, 0.5], [0.9, 0.5], [0.5, 0.1], [0.5, 0.9]];
     const seen = points.some(([x, y]) => {
       const top = document.elementFromPoint(Math.min(innerWidth - 1, Math.max(0, box.left + box.width * x)), Math.min(innerHeight - 1, Math.max(0, box.top + box.height * y)));

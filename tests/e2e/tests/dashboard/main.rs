@@ -1,4 +1,4 @@
-//! The dashboard in a real browser, against a real cluster.
+//! The dashboard in a real browser, on a real cluster.
 //!
 //! `RKUBE_TEST_SCREENSHOTS=1` writes the pictures of `docs/`.
 
@@ -26,7 +26,7 @@ fn every_view_in_a_browser() {
     pods::all(&tour);
     changes::all(&tour);
     views::small_and_dark(&tour);
-    // The dashboard's end shows, and Ctrl-C is a good end.
+    // The page shows the dashboard's end. Ctrl-C ends it with exit code 0.
     assert_eq!(server.interrupt(), 0);
     tour.browser
         .sees(&["The dashboard does not answer", "Behind"]);
@@ -74,7 +74,7 @@ fn a_stopped_cluster_is_named() {
     assert!(error.contains("rkube start"), "{error}");
 }
 
-/// The documentation shows what is there.
+/// The documentation shows exactly the pictures that exist, and the tests make all of them.
 #[test]
 fn every_picture_is_shown_and_made() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -6,6 +6,7 @@ use crate::tour::{HOSTILE, Tour};
 use rkube_testing::browser::{ENTER, F6, SHIFT};
 use rkube_testing::{eventually, http_get};
 
+/// Checks logs, the terminal, metrics and port-forwards.
 pub fn all(tour: &Tour<'_>) {
     let pod = tour.cluster.pods("api").remove(0);
     let page = format!("object/core/pods/default/{pod}");
@@ -28,7 +29,7 @@ pub fn all(tour: &Tour<'_>) {
         &[],
     );
     assert_eq!(shown, json!(0), "lines without what is searched for");
-    // One container alone, with times, and all of it as a file.
+    // Shows one container only, with timestamps, and downloads its whole log.
     tour.browser.fill("main input.search", "");
     tour.browser.run(
         "const s = document.querySelector('main select'); s.value = 'sidecar'; s.dispatchEvent(new Event('change'))",
@@ -60,7 +61,7 @@ pub fn all(tour: &Tour<'_>) {
         text.lines().all(|l| l.ends_with(" the sidecar says hello")),
         "{text}"
     );
-    // It follows, until somebody scrolls away.
+    // The view follows the log until the user scrolls up.
     let before = tour.browser.run(
         "return document.querySelector('main .tools span.count:not([role])').textContent",
         &[],
@@ -108,7 +109,7 @@ pub fn all(tour: &Tour<'_>) {
         "return document.querySelector('.termlines').textContent.includes('42 <b>bold</b>')",
     );
     tour.picture("terminal");
-    // A keyboard gets out of it again.
+    // Shift-F6 moves the focus out of the terminal.
     tour.browser.keys(&format!("{SHIFT}{F6}"));
     let script = "return document.activeElement.getAttribute('role')";
     assert_eq!(tour.browser.run(script, &[]), json!("tab"));
@@ -127,7 +128,7 @@ pub fn all(tour: &Tour<'_>) {
         "a link",
         "return document.querySelector('.forwards a')?.href",
     );
-    // This page and the port are on the same machine: there is nothing to add.
+    // The page and the port are on the same machine, so no hint about forwarding is shown.
     assert!(!tour.browser.text().contains("Forward them as well"));
     let link = link.as_str().expect("a link");
     assert!(link.starts_with("http://localhost:"), "{link}");

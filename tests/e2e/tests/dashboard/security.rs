@@ -1,5 +1,5 @@
-//! What others try: pages of other origins in the same browser, other browsers,
-//! other names for the loopback, hostile text from the cluster, tricky paths.
+//! Attacks: pages of other origins in the same browser, other browsers, other names for the
+//! loopback, hostile text from the cluster, ambiguous paths.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,10 +11,10 @@ use crate::tour::{HOSTILE, Tour, dashboard};
 use rkube_testing::Cluster;
 use rkube_testing::browser::Browser;
 
-/// As hostile as an object's name may be: no slash.
+/// A hostile object name. Names must not contain a slash.
 const NAME: &str = "<img src=x onerror=\"window.hacked=1\">";
 
-/// Somebody else's web server: an empty page at every path; gives its port.
+/// Starts another web server, which serves the same page at every path. Returns its port.
 fn other_site() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its number").port();
@@ -24,7 +24,7 @@ fn other_site() -> u16 {
                 let mut lines = BufReader::new(connection.try_clone().expect("a stream")).lines();
                 while lines.next().is_some_and(|l| l.is_ok_and(|l| !l.is_empty())) {}
                 let page = "<!doctype html><title>other</title><body>another page</body>";
-                // The browser may have left.
+                // The browser may have closed the connection.
                 let _ = write!(
                     connection,
                     "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
@@ -36,6 +36,7 @@ fn other_site() -> u16 {
     port
 }
 
+/// Checks that only the browser with the session has access.
 pub fn all(cluster: &Cluster) {
     let (server, link) = dashboard(cluster, &[]);
     let origin = link.split("/?").next().expect("an origin").to_owned();
@@ -46,7 +47,7 @@ pub fn all(cluster: &Cluster) {
         &["--host-resolver-rules=MAP evil.example 127.0.0.1"],
     );
 
-    // A page that learns of the link first, but does not open it, cannot spend it.
+    // A page that requests the link without opening it does not use up the token.
     browser.go(&format!("http://evil.example:{other}/"));
     let script =
         "return fetch(arguments[0], { mode: 'no-cors' }).then(() => 'sent', () => 'refused')";
@@ -76,15 +77,15 @@ pub fn all(cluster: &Cluster) {
     assert_eq!(server.interrupt(), 0);
 }
 
-/// The session's cookie is out of a script's reach.
+/// Scripts cannot read the session's cookie.
 fn cookie(tour: &Tour<'_>, origin: &str) {
     assert_eq!(tour.browser.run("return document.cookie", &[]), json!(""));
     let cookies = session(tour, origin);
     assert_eq!(cookies["httpOnly"], json!(true));
     assert_eq!(cookies["sameSite"], json!("Strict"));
     assert_eq!(cookies["session"], json!(true), "it outlives the browser");
-    // Markup that somebody smuggled in would not run: the policy holds.
-    // A driver's own scripts are exempt from it, so this is the page's.
+    // The content security policy blocks injected markup. Scripts of WebDriver are exempt
+    // from the policy, so a timer runs this one in the page.
     let script = "
         return new Promise((done) => setTimeout(() => {
           const tried = [];
@@ -104,7 +105,7 @@ fn session(tour: &Tour<'_>, origin: &str) -> Value {
     cookies["cookies"][0].clone()
 }
 
-/// Text of the cluster's stays text, wherever it comes from.
+/// Text from the cluster is shown as text everywhere.
 fn hostile_text(tour: &Tour<'_>) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     let role = json!({
@@ -143,7 +144,8 @@ fn hostile_text(tour: &Tour<'_>) {
     });
     tour.clean();
 
-    // No API server takes such a pod's name or label; one that lies could send it.
+    // No correct API server accepts such a name or label for a pod, but a malicious one
+    // could send it.
     browser.run(
         "const real = window.fetch;
          window.fetch = async (...a) => {
@@ -185,8 +187,8 @@ fn hostile_text(tour: &Tour<'_>) {
     browser.complaints();
 }
 
-/// Everything that a page of another origin can do, from the same host (for which
-/// the browser sends the cookie) and from another one.
+/// All requests that a page of another origin can make, from the same host (for which the
+/// browser sends the cookie) and from another one.
 fn other_pages(tour: &Tour<'_>, origin: &str, other: u16) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     let profile = &cluster.profile;
@@ -248,7 +250,8 @@ fn other_pages(tour: &Tour<'_>, origin: &str, other: u16) {
         let out = browser.run(script, &[json!(origin), json!(profile)]);
         for (what, result) in out.as_object().expect("results") {
             let wanted = if what.ends_with("plain post") || what == "create" {
-                // It is sent, and nobody may read what comes back; what it does is below.
+                // The request is sent, but the page cannot read the response. The checks
+                // below show that it had no effect.
                 ["opaque", "refused"].as_slice()
             } else {
                 ["refused"].as_slice()
@@ -257,7 +260,7 @@ fn other_pages(tour: &Tour<'_>, origin: &str, other: u16) {
             assert!(wanted.contains(&result), "{host}: {what}: {result}");
         }
         assert!(out.as_object().is_some_and(|o| o.len() == 12), "{out}");
-        // A frame of it stays empty.
+        // A frame with the dashboard is not readable.
         let framed = "
             const frame = document.createElement('iframe');
             frame.src = arguments[0] + '/';
@@ -279,21 +282,21 @@ fn other_pages(tour: &Tour<'_>, origin: &str, other: u16) {
         "jsonpath={.status.phase}",
     ]);
     assert_eq!(state.ok(), "Active");
-    // The page that may is still let in.
+    // The dashboard's own page still has access.
     browser.go(&format!("{origin}/"));
     browser.sees(&["Overview", "2/2"]);
     browser.complaints();
 }
 
-/// A name that its owner makes lead to the loopback, with the same port: then
-/// origins are alike, and only the host's name tells.
+/// DNS rebinding: a foreign name that resolves to the loopback, with the same port.
+/// `Origin` then equals `Host`, so only the name in `Host` reveals the attack.
 fn rebinding(tour: &Tour<'_>, origin: &str) {
     let browser = &tour.browser;
     let rebound = origin.replace("127.0.0.1", "evil.example");
     browser.go(&format!("{rebound}/"));
     browser.sees(&["answers at 127.0.0.1 and localhost only"]);
     let script = "return fetch('/rkube/session').then((r) => r.status, () => 'refused')";
-    // Even the refusal's own page may fetch nothing.
+    // Even the page with the refusal cannot fetch anything.
     assert_eq!(browser.run(script, &[]), json!("refused"));
     browser.complaints();
     browser.go(&format!("{origin}/"));
@@ -301,8 +304,7 @@ fn rebinding(tour: &Tour<'_>, origin: &str) {
     browser.complaints();
 }
 
-/// Paths with two readings, by raw HTTP and over the streams' socket, with a
-/// session that is good.
+/// Ambiguous paths, sent by raw HTTP and over the streams' WebSocket, with a valid session.
 fn tricks(tour: &Tour<'_>, origin: &str) {
     let profile = &tour.cluster.profile;
     let cookie = session(tour, origin);
@@ -377,7 +379,7 @@ fn tricks(tour: &Tour<'_>, origin: &str) {
             "{path}: {answer}"
         );
     }
-    // What a pod answers never comes from the page's origin, by any upgrade either.
+    // No upgrade returns a pod's response under the page's origin.
     let script = "
         const [paths] = arguments;
         const socket = new WebSocket(`ws://${location.host}/rkube/streams`);

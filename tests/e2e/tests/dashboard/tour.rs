@@ -1,4 +1,4 @@
-//! A browser on a dashboard, and what there is to see.
+//! A browser on a dashboard, and the objects that it shows.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -10,9 +10,10 @@ use rkube_testing::browser::{self, Browser};
 use rkube_testing::image::Image;
 use rkube_testing::{Cluster, Running};
 
-/// Markup that a page which is not careful would run.
+/// Markup that a page without escaping would execute.
 pub const HOSTILE: &str = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>";
 
+/// Returns the manifests of the objects that the tests use.
 pub fn objects() -> String {
     let quoted = HOSTILE.replace('"', "\\\"");
     format!(
@@ -102,8 +103,8 @@ spec:
     )
 }
 
-/// A cluster of two nodes with something of everything; `None`, saying why,
-/// where this machine cannot have one.
+/// Starts a cluster of two nodes with objects of many kinds. Reports a skip and returns
+/// `None` if this machine cannot run it.
 pub fn furnished(name: &str) -> Option<Cluster> {
     if let Some(reason) = rkube_testing::missing().or_else(browser::missing) {
         rkube_testing::skipped(reason);
@@ -113,7 +114,7 @@ pub fn furnished(name: &str) -> Option<Cluster> {
         rkube_testing::skipped("no busybox-static");
         return None;
     };
-    // Its shell, under the name that terminals look for.
+    // Adds the shell at `/bin/sh`, the path that terminals use.
     let (_, shell, mode) = image.files[0].clone();
     image.files.push(("bin/sh", shell, mode));
     let cluster = Cluster::start(name, 2);
@@ -135,7 +136,8 @@ pub fn furnished(name: &str) -> Option<Cluster> {
     Some(cluster)
 }
 
-/// `rkube dashboard --url` with `more` arguments, and the address that it printed.
+/// Runs `rkube dashboard --url` with `more` arguments. Returns the process and the printed
+/// link.
 pub fn dashboard(cluster: &Cluster, more: &[&str]) -> (Running, String) {
     let mut child = cluster
         .rkube_command(&[&["dashboard", "--url"], more].concat())
@@ -149,12 +151,15 @@ pub fn dashboard(cluster: &Cluster, more: &[&str]) -> (Running, String) {
     (Running(child), line.trim().to_owned())
 }
 
+/// A browser that shows the dashboard of a cluster.
 pub struct Tour<'a> {
+    /// The cluster.
     pub cluster: &'a Cluster,
+    /// The browser.
     pub browser: Browser,
 }
 
-/// What pictures the documentation has.
+/// The names of the documentation's pictures.
 pub const PICTURES: [&str; 11] = [
     "overview",
     "pods",
@@ -170,7 +175,7 @@ pub const PICTURES: [&str; 11] = [
 ];
 
 impl<'a> Tour<'a> {
-    /// A dashboard of the cluster, opened by its link.
+    /// Starts a dashboard of the cluster and opens its link in a browser.
     pub fn begin(cluster: &'a Cluster) -> (Running, Self) {
         let (server, link) = dashboard(cluster, &[]);
         let tour = Self {
@@ -199,7 +204,8 @@ impl<'a> Tour<'a> {
         self.clean();
     }
 
-    /// Nothing in the console, nothing of a pod's has run.
+    /// Asserts that the console has no warnings or errors and that no hostile markup was
+    /// executed.
     #[track_caller]
     pub fn clean(&self) {
         let complaints = self.browser.complaints();
@@ -207,14 +213,14 @@ impl<'a> Tour<'a> {
         assert!(self.browser.run("return window.hacked", &[]).is_null());
     }
 
-    /// A picture for the documentation, when asked for.
+    /// Takes a picture for the documentation if `RKUBE_TEST_SCREENSHOTS` is set.
     pub fn picture(&self, name: &str) {
         assert!(PICTURES.contains(&name), "{name} is no picture");
         if std::env::var_os("RKUBE_TEST_SCREENSHOTS").is_none() {
             return;
         }
-        // Notes about earlier steps, and lists that are on their way, are not
-        // what a picture is of.
+        // Closes notes about earlier steps and waits for loading lists, which a picture
+        // should not show.
         self.browser.run(
             "document.querySelectorAll('.note button').forEach((b) => b.click())",
             &[],
@@ -234,6 +240,7 @@ impl<'a> Tour<'a> {
         self.browser.picture(&folder.join(format!("{name}.png")));
     }
 
+    /// Runs `script` on the editor's text area, `t`, and fires its input event.
     pub fn edit(&self, script: &str) {
         let script = format!(
             "const t = document.querySelector('main textarea'); {script}; t.dispatchEvent(new InputEvent('input'))"

@@ -1,10 +1,11 @@
-//! What is shown: every view and every kind.
+//! Every view and every kind.
 
 use serde_json::json;
 
 use crate::tour::{HOSTILE, Tour};
 use rkube_testing::browser::{CONTROL, DOWN, ENTER, ESCAPE};
 
+/// Checks the overview, lists, the topology and objects.
 pub fn all(tour: &Tour<'_>) {
     tour.browser.until(
         "graphs with a line",
@@ -16,7 +17,7 @@ pub fn all(tour: &Tour<'_>) {
         &["Name", "Ready", "Status", "kubia-", "Live"],
     );
     tour.picture("pods");
-    // Searching, sorting, filtering by labels.
+    // Searches, and filters by labels.
     tour.browser.run(
         "const i = document.querySelector('main input.search'); i.value = 'api-'; i.dispatchEvent(new InputEvent('input'))",
         &[],
@@ -66,7 +67,7 @@ pub fn all(tour: &Tour<'_>) {
     tour.open("object/apps/deployments/default/api/pods", &["api-", "2/2"]);
 }
 
-/// Every kind that the server lists, as the sidebar has them.
+/// Opens the list of every kind in the sidebar.
 pub fn every_kind(tour: &Tour<'_>) {
     let browser = &tour.browser;
     let links = browser.run(
@@ -88,7 +89,7 @@ pub fn every_kind(tour: &Tour<'_>) {
             json!(link)
         );
         browser.until(&format!("the list {link}"), &script);
-        // Kinds whose first object opens as well as any.
+        // Opens the first object of the kind, if there is one.
         let opened = browser.run(
             "const a = document.querySelector('main .rows .row .name a'); a?.click(); return !!a",
             &[],
@@ -104,6 +105,7 @@ pub fn every_kind(tour: &Tour<'_>) {
     }
 }
 
+/// Checks the dark theme, keys, the palette and narrow screens.
 pub fn small_and_dark(tour: &Tour<'_>) {
     let browser = &tour.browser;
     tour.open("overview", &["Overview"]);
@@ -120,7 +122,7 @@ pub fn small_and_dark(tour: &Tour<'_>) {
     tour.picture("palette");
     browser.keys(&ENTER.to_string());
     browser.sees(&["Up-to-date"]);
-    // Without a modifier too, until somebody says no.
+    // Keys without a modifier work until the user switches them off.
     browser.keys("gt");
     browser.sees(&["Topology", "Services"]);
     browser.keys("?");
@@ -134,7 +136,7 @@ pub fn small_and_dark(tour: &Tour<'_>) {
     browser.run("localStorage.removeItem('shortcuts')", &[]);
     browser.keys("go");
     browser.sees(&["Overview", "What changed last"]);
-    // In the palette arrows choose, Escape leaves.
+    // In the palette, arrow keys select and Escape closes.
     browser.keys(&format!("{CONTROL}k"));
     browser.keys("kubia");
     browser.until("objects among the results", "return [...document.querySelectorAll('.results li')].some((l) => l.textContent.includes('Deployment'))");
@@ -149,7 +151,7 @@ pub fn small_and_dark(tour: &Tour<'_>) {
     tour.open("topology", &["Nodes and pods", "shop"]);
     tour.picture("dark");
     let pod = tour.cluster.pods("api").remove(0);
-    // 320 is what WCAG's "reflow" asks for.
+    // WCAG's criterion "reflow" requires 320 pixels.
     for wide in [360, 320] {
         browser.narrow(wide);
         for view in [
@@ -170,7 +172,7 @@ pub fn small_and_dark(tour: &Tour<'_>) {
             );
             let width = browser.run("return document.documentElement.scrollWidth", &[]);
             assert_eq!(width, json!(wide), "{view} is wider than the screen");
-            // Nothing is out of reach to the right of what scrolls.
+            // No control is beyond the right edge of the page, except in areas that scroll.
             let lost = browser.run(
                 "return [...document.querySelectorAll('main button, main h1, main input')].filter((e) => e.getClientRects().length && !e.closest('.grid, .topology, table, .editor, .tabs') && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 120))",
                 &[],
@@ -178,7 +180,7 @@ pub fn small_and_dark(tour: &Tour<'_>) {
             assert_eq!(lost, json!([]), "{view}");
             tour.clean();
         }
-        // The kinds are behind the menu.
+        // The menu button opens the list of kinds.
         browser.run("document.querySelector('.topbar .menu').click()", &[]);
         browser.until("the menu", "return getComputedStyle(document.querySelector('.sidebar')).visibility === 'visible' && document.querySelector('.sidebar').getBoundingClientRect().left === 0");
         browser.run("document.querySelector('.sidebar a').click()", &[]);

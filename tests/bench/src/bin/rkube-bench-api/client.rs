@@ -1,5 +1,5 @@
-//! A client that costs as little as one can, so that the servers are measured
-//! and not it: one connection, one request at a time, nothing parsed unasked.
+//! A minimal HTTP/1.1 client, so that the measurement shows the server's cost: one
+//! connection, one request at a time, no parsing of bodies.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use secrecy::ExposeSecret as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How to reach an API server.
+/// The address and credentials of an API server.
 pub struct Server {
     address: Uri,
     tls: Arc<rustls::ClientConfig>,
@@ -26,7 +26,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server of a kubeconfig's current context.
+    /// Returns the server of a kubeconfig's current context.
     pub fn of(config: &Config) -> anyhow::Result<Self> {
         let authorization = match &config.auth_info.token {
             Some(token) => {
@@ -58,7 +58,7 @@ impl Server {
             .connect(name, stream)
             .await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // It ends with the sender; what breaks it is told to whoever sends.
+        // The task ends when the sender is dropped. The sender receives its errors.
         tokio::spawn(connection);
         Ok(Http {
             sender,
@@ -68,7 +68,7 @@ impl Server {
     }
 }
 
-/// A connection.
+/// A connection to an API server.
 pub struct Http {
     sender: SendRequest<Full<Bytes>>,
     host: HeaderValue,
@@ -99,7 +99,7 @@ impl Http {
         Ok(self.sender.send_request(request).await?)
     }
 
-    /// Sends a request; the answer's code and body, whole.
+    /// Sends a request and returns the response's status and whole body.
     pub async fn send(
         &mut self,
         method: Method,
@@ -114,7 +114,7 @@ impl Http {
         Ok((code, body.to_bytes()))
     }
 
-    /// [`Self::send`], where anything but success is an error.
+    /// Like [`Self::send`], but returns an error unless the status is a success.
     pub async fn succeed(
         &mut self,
         method: Method,
@@ -131,7 +131,7 @@ impl Http {
         Ok(answer)
     }
 
-    /// The lines of a watch.
+    /// Starts a watch and returns its lines.
     pub async fn watch(mut self, path: &str) -> anyhow::Result<Lines> {
         let response = self.request(Method::GET, path, Bytes::new()).await?;
         if !response.status().is_success() {
@@ -145,7 +145,7 @@ impl Http {
     }
 }
 
-/// A stream of lines.
+/// A response body, read line by line.
 pub struct Lines {
     body: Incoming,
     read: BytesMut,
@@ -153,7 +153,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The next line, with its end; `None` when the stream has ended.
+    /// Returns the next line with its line break, or `None` at the end of the stream.
     pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
         loop {
             if let Some(end) = self.read.iter().position(|b| *b == b'\n') {

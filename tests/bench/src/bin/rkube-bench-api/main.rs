@@ -1,11 +1,11 @@
-//! Measures API servers side by side, through nothing but kubeconfigs.
+//! Compares API servers, using only their kubeconfigs.
 //!
 //! `cargo run --release -p rkube-bench --bin rkube-bench-api -- \
 //!     --target rkube=$HOME/.kube/config --target upstream=/tmp/admin.conf`
 //!
-//! Each phase runs on one target after the other before the next phase begins,
-//! so that all of them meet the machine in the same state. Objects are config
-//! maps with 1 KiB of data. What is made is removed again.
+//! Each phase runs on all targets, one after the other, before the next phase begins. All
+//! targets therefore find the machine in the same state. Objects are config maps with 1 KiB
+//! of data. All objects are removed at the end.
 
 mod client;
 mod phases;
@@ -20,25 +20,26 @@ use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::Mutex;
 
-/// Measures API servers side by side.
+/// Compares API servers
 #[derive(Parser)]
 struct Args {
     /// An API server, NAME=KUBECONFIG; may be repeated
     #[arg(long = "target", value_name = "NAME=KUBECONFIG", required = true, value_parser = pair)]
     targets: Vec<(String, String)>,
-    /// A process to weigh at the end, NAME=PID, several of one name add up; may be repeated
+    /// A process whose memory is measured at the end, NAME=PID; may be repeated, and
+    /// processes with the same NAME add up
     #[arg(long = "pid", value_name = "NAME=PID", value_parser = pair)]
     pids: Vec<(String, String)>,
-    /// Clients at work at once, each with a connection of its own
+    /// Number of concurrent clients, each with its own connection
     #[arg(long, default_value_t = 32)]
     clients: usize,
-    /// Seconds that a phase lasts
+    /// Duration of a phase, in seconds
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Time events alone
+    /// Measure only the latency of events
     #[arg(long)]
     events_only: bool,
-    /// Watchers whose events are timed
+    /// Number of watchers in the measurement of events
     #[arg(long, default_value_t = 50)]
     watchers: usize,
 }
@@ -52,18 +53,18 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// An API server under test.
+/// An API server to measure.
 pub struct Target {
     name: String,
     server: client::Server,
-    /// Each has a connection of its own.
+    /// The clients, each with its own connection.
     clients: Vec<Arc<Mutex<client::Http>>>,
 }
 
-/// How long the machine is left alone before latencies and memory are measured.
+/// The pause before latencies and memory are measured.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Where everything is made; deleted at the end.
+/// The namespaces of all objects; deleted at the end.
 const NAMESPACES: [&str; 3] = ["bench-writes", "bench-500", "bench-5000"];
 
 impl Target {
@@ -87,7 +88,7 @@ impl Target {
     }
 }
 
-/// One line of the result: a figure a target.
+/// One line of the result, with one value per target.
 struct Line {
     what: &'static str,
     unit: &'static str,
@@ -97,7 +98,7 @@ struct Line {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // Fails only when somebody was first, which is as good.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut targets = Vec::new();
     for (name, kubeconfig) in &args.targets {
@@ -111,7 +112,7 @@ async fn main() -> anyhow::Result<()> {
         phases::clean(target).await?;
     }
     let mut lines = measured?;
-    // At rest as well: what was freed a moment ago is on its way back.
+    // Waits until the servers have returned freed memory.
     tokio::time::sleep(SETTLE).await;
     lines.extend(memory(&args)?);
     print(&targets, &lines);
@@ -136,8 +137,7 @@ async fn measure(targets: &[Target], args: &Args) -> anyhow::Result<Vec<Line>> {
     }
     let mut latencies = Vec::new();
     for target in targets {
-        // What the phases before have left to do, on any of the servers, is not
-        // what is measured.
+        // Waits until all servers have finished the work of earlier phases.
         tokio::time::sleep(SETTLE).await;
         eprintln!("{}: watch", target.name);
         latencies.push(watching::latencies(target, args.watchers, time).await?);
@@ -152,7 +152,7 @@ async fn measure(targets: &[Target], args: &Args) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// The value below which `part` of the sorted values lie.
+/// Returns the value below which the fraction `part` of the sorted values lies.
 fn percentile(sorted: &[f64], part: f64) -> f64 {
     let at = (sorted.len() as f64 * part) as usize;
     sorted
@@ -161,7 +161,7 @@ fn percentile(sorted: &[f64], part: f64) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// Proportional set size of the processes that were named.
+/// Returns the proportional set size (PSS) of the processes given by `--pid`.
 fn memory(args: &Args) -> anyhow::Result<Option<Line>> {
     if args.pids.is_empty() {
         return Ok(None);

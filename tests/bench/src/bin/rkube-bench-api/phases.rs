@@ -1,4 +1,4 @@
-//! Requests per second, phase by phase.
+//! Throughput in requests per second, by phase.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,34 +13,34 @@ use tokio::sync::Mutex;
 use super::client::Http;
 use super::{NAMESPACES, Target};
 
-/// What each object carries.
+/// The data of each object.
 pub const PAYLOAD: &str = match std::str::from_utf8(&[b'x'; 1024]) {
     Ok(text) => text,
     Err(_) => unreachable!(),
 };
 
-/// What is measured, in this order: later phases use what earlier ones made.
+/// The phases, in order of execution. Later phases use the objects of earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// New objects.
+    /// Creates objects.
     Create,
-    /// Single objects.
+    /// Reads single objects.
     Get,
-    /// Whole objects, with the revision that the client knows.
+    /// Replaces whole objects, with the last known resource version.
     Update,
-    /// One field by merge patch.
+    /// Changes one field by a merge patch.
     Patch,
-    /// A namespace of 500 objects.
+    /// Lists a namespace of 500 objects.
     List500,
-    /// A namespace of 5,000 objects.
+    /// Lists a namespace of 5,000 objects.
     List5000,
-    /// A tenth of 5,000 objects, by a label.
+    /// Lists a tenth of 5,000 objects, selected by a label.
     ListLabel,
-    /// Objects that `Create` made.
+    /// Deletes the objects that `Create` made.
     Delete,
 }
 
-/// Every phase.
+/// All phases, in order of execution.
 pub const ALL: [Phase; 8] = [
     Phase::Create,
     Phase::Get,
@@ -53,7 +53,7 @@ pub const ALL: [Phase; 8] = [
 ];
 
 impl Phase {
-    /// As it is printed.
+    /// Returns the name for the output.
     pub fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -79,7 +79,7 @@ fn object(name: &str, number: usize) -> String {
     )
 }
 
-/// Makes the namespaces, and what lists are to find.
+/// Creates the namespaces and the objects for lists.
 pub async fn prepare(target: &Target) -> anyhow::Result<()> {
     let mut client = target.clients[0].lock().await;
     for namespace in NAMESPACES {
@@ -111,7 +111,7 @@ pub async fn prepare(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes everything again.
+/// Deletes the namespaces.
 pub async fn clean(target: &Target) -> anyhow::Result<()> {
     let mut client = target.clients[0].lock().await;
     for namespace in NAMESPACES {
@@ -122,9 +122,9 @@ pub async fn clean(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many requests a second the clients get done together.
+/// Runs a phase and returns the requests per second of all clients together.
 pub async fn run(target: &Target, phase: Phase, time: Duration) -> anyhow::Result<f64> {
-    // One task a client, on all threads: a client must not wait for another's turn.
+    // One task per client on all threads, so that clients do not wait for each other.
     let begin = Instant::now();
     let deadline = begin + time;
     let mut tasks = tokio::task::JoinSet::new();
@@ -155,7 +155,7 @@ async fn work(
         }
         _ => Value::Null,
     };
-    // Deletions end when there is nothing left, so that they are all counted.
+    // Selects objects pseudo-randomly; each worker has another seed.
     let mut random = worker;
     while Instant::now() < deadline {
         random = random
@@ -188,7 +188,7 @@ async fn work(
                 let path = format!("{writes}/w{worker}-{done}");
                 let (code, answer) = client.send(Method::DELETE, &path, Bytes::new()).await?;
                 if code == StatusCode::NOT_FOUND {
-                    // Its own have all gone.
+                    // All objects of this worker are deleted.
                     return Ok(done);
                 }
                 if !code.is_success() {

@@ -1,4 +1,4 @@
-//! How long an event takes from its write to those who watch.
+//! Latency of events, from the write to the watcher.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,22 @@ use serde_json::{Value, json};
 use super::Target;
 use super::phases::PAYLOAD;
 
-/// Where the object lies that is written and watched.
+/// The path of the config map that is written and watched.
 const MAPS: &str = "/api/v1/namespaces/bench-writes/configmaps";
 /// Writes per second.
 const RATE: u64 = 50;
-/// What stands before the time that an event tells.
+/// The bytes in an event before the send time.
 const SENT: &[u8] = br#""sent":""#;
 
-/// The time in an event's object, seconds.
+/// Returns the send time in an event's object, in seconds.
 fn sent(line: &[u8]) -> Option<f64> {
     let at = line.windows(SENT.len()).rposition(|w| w == SENT)? + SENT.len();
     let end = at + line[at..].iter().position(|b| *b == b'"')?;
     std::str::from_utf8(&line[at..end]).ok()?.parse().ok()
 }
 
-/// Milliseconds from sending a write to reading its event, sorted: one for each
-/// write and watcher.
+/// Returns the times from sending a write to reading its event, in milliseconds and sorted:
+/// one for each write and watcher.
 pub async fn latencies(
     target: &Target,
     watchers: usize,

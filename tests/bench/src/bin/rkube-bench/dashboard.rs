@@ -1,5 +1,5 @@
-//! Measures the dashboard: how soon its page is painted, and how it bears
-//! thousands of pods that change.
+//! Measures the dashboard: the time until its page is painted, and its frames and memory
+//! with thousands of changing pods.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -20,10 +20,10 @@ use serde_json::json;
 
 use crate::{Args, Cluster};
 
-/// How long frames are counted.
+/// The duration of a frame measurement.
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// Prints what it finds.
+/// Runs the measurements and prints the results.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(reason) = browser::missing() {
         bail!("{reason}");
@@ -130,7 +130,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     cluster.run(&["delete"])
 }
 
-/// A dashboard, and the link that it printed.
+/// Starts a dashboard and returns it with its link.
 fn dashboard(cluster: &Cluster<'_>) -> anyhow::Result<(Running, String)> {
     let mut child = cluster
         .command(&["dashboard", "--url"])
@@ -143,7 +143,7 @@ fn dashboard(cluster: &Cluster<'_>) -> anyhow::Result<(Running, String)> {
     Ok((server, link.trim().to_owned()))
 }
 
-/// Waits until the overview counts the nodes, at a frame that was painted.
+/// Waits until the overview with the number of nodes is painted.
 fn shows(browser: &Browser, nodes: &str) {
     browser.run(
         "const wanted = arguments[0];
@@ -155,7 +155,8 @@ fn shows(browser: &Browser, nodes: &str) {
     );
 }
 
-/// Pods that nobody schedules: what is measured is the page, not the node.
+/// Creates pods with a scheduling gate, so that they never run: the page is measured, not
+/// the node.
 async fn fill(cluster: &Cluster<'_>, count: u32) -> anyhow::Result<Api<Pod>> {
     let home = Home::at(&cluster.home);
     let profile = Profile::load(&home, &cluster.name).map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -189,17 +190,17 @@ fn name(i: u32) -> String {
     format!("pod-{i:05}")
 }
 
-/// Changes what the list shows of one pod after another, until it is stopped.
+/// Changes a visible field of one pod after another, until the task is aborted.
 async fn change(pods: Api<Pod>, count: u32, rate: u32, made: Arc<AtomicU64>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
     for i in 0_u32.. {
         tick.tick().await;
-        // A prime, so that changes jump about as they do in life.
+        // The prime step distributes the changes over the list.
         let target = name(i.wrapping_mul(7919) % count);
         let patch = json!({ "status": { "reason": format!("Step{}", i % 97) } });
         let (pods, made) = (pods.clone(), made.clone());
-        // A slow answer must not slow the rate; what fails is missing from the count.
+        // A slow response must not reduce the rate. Failed requests are not counted.
         tokio::spawn(async move {
             let done = pods
                 .patch_status(&target, &PatchParams::default(), &Patch::Merge(patch))
@@ -212,7 +213,7 @@ async fn change(pods: Api<Pod>, count: u32, rate: u32, made: Arc<AtomicU64>) -> 
     Ok(())
 }
 
-/// Counts frames while `each` is done in every one of them.
+/// Counts frames while the script `each` runs in every frame.
 fn frames(browser: &Browser, what: &str, each: &str) {
     let script = format!(
         "const [length] = arguments;
@@ -241,7 +242,7 @@ fn frames(browser: &Browser, what: &str, each: &str) {
     );
 }
 
-/// What the page's own process holds, and how much of it is JavaScript's.
+/// Prints the size of the JavaScript heap and the memory (PSS) of the page's process.
 fn memory(browser: &Browser, what: &str) {
     browser.command("HeapProfiler.collectGarbage", &json!({}));
     let heap = browser.command("Runtime.getHeapUsage", &json!({}))["usedSize"].take();
@@ -262,7 +263,7 @@ fn memory(browser: &Browser, what: &str) {
     );
 }
 
-/// Processes below `root` that draw pages.
+/// Returns the `/proc` directories of the renderer processes that descend from `root`.
 fn renderers(root: u32) -> Vec<std::path::PathBuf> {
     let parent = |process: &Path| -> Option<u32> {
         let text = std::fs::read_to_string(process.join("stat")).ok()?;

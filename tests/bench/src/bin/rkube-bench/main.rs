@@ -1,15 +1,15 @@
-//! Measures a cluster's life, phase by phase, through the public CLI.
+//! Measures the phases of a cluster's life cycle through the public command line.
 //!
 //! `cargo run --release -p rkube-bench -- --rkube PATH --nodes 4 --rounds 5`
 //!
-//! Times are wall-clock milliseconds; memory is the proportional set size (PSS)
-//! of every process of the cluster; CPU is their user and system time. Several
-//! drivers (`--driver native,docker,qemu`) are printed side by side; emulated virtual
-//! machines take minutes a round (`--nodes 2 --rounds 1` will do for them).
+//! Times are wall-clock milliseconds. Memory is the proportional set size (PSS) of all
+//! processes of the cluster; CPU is their user and system time. Several drivers (`--driver
+//! native,docker,qemu`) are printed side by side. With emulated virtual machines a round
+//! takes minutes; use `--nodes 2 --rounds 1` for them.
 //!
-//! With `--dashboard` it measures that instead, in a Chromium: how soon the page
-//! is painted, and its frames and memory with `--pods` pods of which `--changes`
-//! change in a second.
+//! `--dashboard` measures the dashboard in Chromium instead: the time until the page is
+//! painted, and its frames and memory with `--pods` pods, of which `--changes` change per
+//! second.
 
 mod dashboard;
 mod usage;
@@ -26,19 +26,19 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use rkube_cluster::{Home, Profile};
 
-/// How long a phase may take.
+/// The timeout of a phase.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Where the app answers on every node.
+/// The node port of the app.
 const NODE_PORT: u16 = 31080;
 
-/// Measures a cluster's life, phase by phase.
+/// Measures the phases of a cluster's life cycle
 #[derive(Parser)]
 struct Args {
-    /// The rkube to measure
+    /// The rkube binary to measure
     #[arg(long, default_value = "rkube")]
     rkube: PathBuf,
-    /// The drivers to measure, side by side
+    /// The drivers to compare
     #[arg(
         long = "driver",
         value_name = "NAME",
@@ -49,24 +49,24 @@ struct Args {
     /// Number of nodes
     #[arg(long, default_value_t = 4)]
     nodes: u32,
-    /// How often the whole life is run
+    /// Number of rounds through the life cycle
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long an idle cluster is watched, in seconds
+    /// Duration of the measurement of an idle cluster, in seconds
     #[arg(long, default_value_t = 60)]
     idle: u64,
     /// Measure the dashboard instead
     #[arg(long)]
     dashboard: bool,
-    /// How many pods the dashboard shows
+    /// Number of pods in the dashboard
     #[arg(long, default_value_t = 5000)]
     pods: u32,
-    /// How many of them change in a second
+    /// Number of pods that change per second
     #[arg(long, default_value_t = 50)]
     changes: u32,
 }
 
-/// What one round found.
+/// The measurements of one round: name, value, unit.
 #[derive(Default)]
 struct Round(Vec<(&'static str, f64, &'static str)>);
 
@@ -79,7 +79,7 @@ impl Round {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    // Fails only when somebody was first, which is as good.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if args.dashboard {
         return dashboard::run(&args);
@@ -92,7 +92,7 @@ fn main() -> anyhow::Result<()> {
         let mut rounds = Vec::new();
         for i in 0..args.rounds {
             eprintln!("{driver}: round {} of {}", i + 1, args.rounds);
-            // One look at an idle cluster is enough, and it takes a minute.
+            // One idle measurement is enough, and it takes a minute.
             let idle = (i == 0).then(|| Duration::from_secs(args.idle));
             rounds.push(runtime.block_on(round(&args, driver, idle))?);
         }
@@ -105,7 +105,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The values of one measurement, sorted.
+/// Returns the values of one measurement in all rounds, sorted.
 fn sorted(rounds: &[Round], name: &str) -> Vec<f64> {
     let mut values: Vec<f64> = rounds
         .iter()
@@ -116,7 +116,7 @@ fn sorted(rounds: &[Round], name: &str) -> Vec<f64> {
     values
 }
 
-/// Medians of several drivers, a column each.
+/// Prints the medians of several drivers, one column per driver.
 fn side_by_side(args: &Args, all: &[Vec<Round>]) {
     print!("{:<34}", format!("{} nodes, medians", args.nodes));
     for driver in &args.drivers {
@@ -136,7 +136,7 @@ fn side_by_side(args: &Args, all: &[Vec<Round>]) {
     }
 }
 
-/// Minimum, median and maximum of one driver.
+/// Prints minimum, median and maximum of one driver.
 fn spread(args: &Args, rounds: &[Round]) {
     println!(
         "{:<34} {:>10} {:>10} {:>10}",
@@ -197,7 +197,7 @@ impl Cluster<'_> {
 
 impl Drop for Cluster<'_> {
     fn drop(&mut self) {
-        // After a round that went well there is nothing left to delete.
+        // After a successful round, the cluster no longer exists.
         let _ = self.run(&["delete"]);
     }
 }
@@ -211,7 +211,7 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
         driver: driver.to_owned(),
     };
     let mut found = Round::default();
-    // A port of this machine reaches the app whether nodes can be routed to or not.
+    // A published port reaches the app even if nodes are not routable.
     let published = if driver == "native" {
         None
     } else {
@@ -243,7 +243,7 @@ async fn round(args: &Args, driver: &str, idle: Option<Duration>) -> anyhow::Res
     found.time("start to the app answering", start);
 
     if let Some(idle) = idle {
-        // What the start left to do is not idling.
+        // Waits until the work of the start has finished.
         tokio::time::sleep(Duration::from_secs(5)).await;
         let members = usage::Members::of(&cluster.name, &cluster.home);
         let before = usage::cpu(&members);
@@ -300,7 +300,7 @@ async fn deploy(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A pod that looks a name up and ends.
+/// Runs a pod that resolves a name, and waits until it has succeeded.
 async fn lookup(client: &Client) -> anyhow::Result<()> {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let pod = serde_json::from_value(serde_json::json!({

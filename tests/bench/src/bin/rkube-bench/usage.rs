@@ -1,19 +1,19 @@
-//! What a cluster's processes use.
+//! Memory and CPU time of a cluster's processes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// What tells a cluster's processes from others.
+/// Criteria that identify a cluster's processes.
 pub struct Members {
-    /// Parts of control group paths.
+    /// Substrings of control group paths.
     groups: Vec<String>,
-    /// Parts of command lines.
+    /// Substrings of command lines.
     lines: Vec<String>,
 }
 
 impl Members {
-    /// Of a native cluster, of containers and of virtual machines alike.
+    /// Returns the criteria for a profile, with any driver.
     pub fn of(profile: &str, home: &Path) -> Self {
         let label = format!("label=io.rkube.profile={profile}");
         let containers = Command::new("docker")
@@ -43,7 +43,7 @@ impl Members {
     }
 }
 
-/// `/proc` folders of every process of the cluster.
+/// Returns the `/proc` directories of all processes of the cluster.
 fn processes(members: &Members) -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/proc")
         .into_iter()
@@ -53,22 +53,23 @@ fn processes(members: &Members) -> Vec<PathBuf> {
     entries.filter(|p| members.holds(p)).collect()
 }
 
-/// Proportional set size of all processes, in bytes.
+/// Returns the proportional set size (PSS) of all processes, in bytes.
 pub fn pss(members: &Members) -> u64 {
     processes(members).iter().filter_map(|p| pss_of(p)).sum()
 }
 
-/// Proportional set size of the process of that `/proc` folder, in bytes.
+/// Returns the proportional set size (PSS) of the process with this `/proc` directory, in
+/// bytes.
 pub fn pss_of(process: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(process.join("smaps_rollup")).ok()?;
     let line = text.lines().find(|l| l.starts_with("Pss:"))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
-/// User and system time of all processes together.
+/// Returns the total user and system time of all processes.
 pub fn cpu(members: &Members) -> Duration {
     let of = |path: &PathBuf| -> Option<u64> {
-        // Nanoseconds on a CPU, exact where the clock ticks of `stat` are not.
+        // `schedstat` has nanoseconds; the clock ticks of `stat` are less precise.
         let tasks = std::fs::read_dir(path.join("task")).ok()?.flatten();
         let one = |task: PathBuf| -> Option<u64> {
             std::fs::read_to_string(task.join("schedstat"))
