@@ -1,6 +1,6 @@
-//! Names the commit that the binary is built from.
+//! Sets the commit that the binary reports as its version.
 //!
-//! `RKUBE_COMMIT` in the environment wins, for builds from an archive or in a package's
+//! `RKUBE_COMMIT` in the environment takes precedence, for builds from an archive or in a package's
 //! own repository. Otherwise git is asked, if the workspace is a checkout.
 
 use std::path::Path;
@@ -18,11 +18,10 @@ fn main() {
     println!("cargo:rustc-env=RKUBE_BUILD_COMMIT={commit}");
 }
 
-/// Returns the commit of the workspace's checkout, and has this script run again when
-/// another one is checked out.
+/// Returns the checked-out commit of the workspace. Cargo reruns this script when it changes.
 fn checked_out_commit() -> Option<String> {
-    // A directory, or a file in a linked worktree. Git would also find a repository that
-    // merely contains the sources.
+    // A directory, or a file in a linked worktree. The check is needed because git would also find
+    // a repository that merely contains the sources.
     if !Path::new("../../.git").exists() {
         return None;
     }
@@ -31,8 +30,8 @@ fn checked_out_commit() -> Option<String> {
     for name in [Some("HEAD".to_owned()), branch].into_iter().flatten() {
         let path = git(&["rev-parse", "--git-path", &name])?;
         let path = Path::new(&path);
-        // The next commit creates the file of a branch that is packed. A path that does
-        // not exist would run the script at every build.
+        // A packed branch has no file until its next commit, so its nearest existing directory is
+        // watched. A path that does not exist would rerun the script at every build.
         let mut existing = path.ancestors().filter(|path| path.exists());
         if let Some(path) = existing.next() {
             println!("cargo:rerun-if-changed={}", path.display());

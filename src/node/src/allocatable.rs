@@ -1,27 +1,27 @@
-//! What the node offers to pods.
+//! Resources that the node offers to pods.
 
 use crate::machine::Machine;
 use crate::pressure::{DISK_AVAILABLE_BYTES, MEMORY_AVAILABLE_BYTES};
 
-/// Resources for pods: the machine's capacity less the eviction thresholds.
+/// Allocatable resources: the machine's capacity minus the eviction thresholds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allocatable {
-    /// CPU in thousandths.
+    /// CPU in milli-CPUs.
     pub cpu_millis: i64,
     /// Memory in bytes.
     pub memory: i64,
     /// Ephemeral storage in bytes.
     pub storage: i64,
-    /// Number of pods.
+    /// Maximum number of pods.
     pub pods: i64,
-    /// Huge pages: resource name and bytes.
+    /// Huge pages: resource name and total size in bytes.
     pub hugepages: Vec<(String, i64)>,
 }
 
 impl Allocatable {
-    /// Computes what a machine offers to pods.
+    /// Computes the allocatable resources of a machine.
     ///
-    /// Memory of preallocated huge pages is not available as ordinary memory.
+    /// Preallocated huge pages are subtracted from the memory.
     pub(crate) fn new(machine: &Machine, max_pods: u32) -> Self {
         let huge: u64 = machine.hugepages.iter().map(|(_, bytes)| bytes).sum();
         Self {
@@ -43,7 +43,7 @@ impl Allocatable {
     }
 }
 
-/// Converts an amount to the signed type of quantities, saturating.
+/// Converts an amount to the signed type of quantities; saturates at the maximum.
 pub(crate) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

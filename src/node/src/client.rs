@@ -1,4 +1,4 @@
-//! The node's identities and its clients of the API server.
+//! The node's identities and its API server clients.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,17 +11,18 @@ use rkube_config::NodeConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tower::ServiceExt as _;
 
-/// The node's certificates.
+/// Certificates and key of one of the node's identities.
 pub(crate) struct Pki {
-    /// The cluster's CA.
+    /// The cluster's CA certificates.
     pub ca: Vec<CertificateDer<'static>>,
-    /// The identity's chain; the agent's is `system:node:NAME`, for clients and servers.
+    /// The identity's certificate chain. The agent's user is `system:node:<name>`; its certificate
+    /// is valid for clients and servers.
     pub chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Pki {
-    /// Reads `ca.crt`, `<name>.crt` and `<name>.key`.
+    /// Reads `ca.crt`, `<name>.crt` and `<name>.key` from a directory.
     pub(crate) fn read(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let certificates = |name: &str| {
             let path = dir.join(name);
@@ -43,7 +44,7 @@ impl Pki {
         self.key.clone_key()
     }
 
-    /// Returns the cluster's CA as a root store.
+    /// Returns a root store with the cluster's CA.
     pub(crate) fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in &self.ca {
@@ -55,13 +56,13 @@ impl Pki {
     }
 }
 
-/// Returns a client of the API server with the identity of `pki`.
+/// Returns an API server client with the identity of `pki`.
 ///
-/// All requests and watches share one HTTP/2 connection where the server offers
-/// it: a watch costs a stream and not a TLS session.
+/// All requests and watches share one HTTP/2 connection if the server supports it. A watch then
+/// costs a stream instead of a TLS session.
 ///
-/// `component` is the program that upstream's nodes run for this: requests are
-/// made in its name, and field managers are named after it.
+/// `component` is the upstream program that makes these requests, such as `kubelet`. It appears in
+/// the `User-Agent`, from which the API server derives the field manager.
 pub(crate) fn connect(
     config: &NodeConfig,
     pki: &Pki,
@@ -92,7 +93,7 @@ pub(crate) fn connect(
         .http2_keep_alive_interval(Duration::from_secs(30))
         .http2_keep_alive_timeout(Duration::from_secs(15))
         .http2_keep_alive_while_idle(true)
-        // Flow control by stream: one slow watch must not hold up the others.
+        // Flow control per stream: a slow watch must not block the others.
         .http2_initial_stream_window_size(256 << 10)
         .http2_initial_connection_window_size(8 << 20)
         .build(connector);
@@ -117,7 +118,7 @@ pub(crate) fn connect(
     Ok(kube::Client::new(service, "default"))
 }
 
-/// Returns whether an error means that the server did not respond.
+/// Returns whether a request failed without a response from the API server.
 pub(crate) fn unreachable(error: &kube::Error) -> bool {
     !matches!(error, kube::Error::Api(_))
 }
@@ -129,7 +130,7 @@ pub(crate) fn answered(error: &kube::Error, code: u16) -> bool {
 
 /// Returns the delay before the next attempt; `attempt` counts from 0.
 ///
-/// It is short at first, while the server may be starting.
+/// The first 100 delays are short (30 ms), because the server may still be starting.
 pub(crate) fn retry_delay(attempt: u32) -> Duration {
     match attempt {
         0..100 => Duration::from_millis(30),

@@ -1,4 +1,4 @@
-//! Eviction: pods that have to go when the node is short of memory or disk.
+//! Evicts pods while the node is short of memory or disk space.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -23,14 +23,14 @@ use crate::pressure::{
 use crate::recorder::Recorder;
 use crate::recorder::Severity::Warning;
 
-/// Time between two observations of the node.
+/// Time between two observations of memory and disk.
 const OBSERVATION_PERIOD: Duration = Duration::from_secs(20);
-/// How long a condition lasts after its cause has gone, the kubelet's default.
+/// How long a pressure condition remains after the pressure has ended (the kubelet's default).
 const TRANSITION_PERIOD: Duration = Duration::from_secs(300);
-/// Priority from which pods are critical and are not evicted.
+/// Minimum priority of critical pods, which are not evicted.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// What eviction observes and acts on.
+/// The eviction loop and its dependencies.
 pub(crate) struct Evictor {
     pub host: Arc<Host>,
     pub runtime: Runtime,
@@ -41,6 +41,9 @@ pub(crate) struct Evictor {
 }
 
 /// Observes memory and disk until the future is dropped.
+///
+/// Reports pressure as node conditions. Under disk pressure, removes unused images first; if none
+/// is left, or under memory pressure, evicts at most one pod per observation.
 pub(crate) async fn run(evictor: Evictor) -> anyhow::Result<()> {
     let mut last_pressed = Instant::now();
     let mut held = Pressure::default();
@@ -81,9 +84,10 @@ impl Evictor {
         }
     }
 
-    /// Returns the memory that pods may still use.
+    /// Returns the memory that is available to pods, in bytes.
     ///
-    /// It is the machine's, or that below the node's own limit if this is less.
+    /// That is the machine's available memory, or what is left of the node's own limit if that is
+    /// less.
     fn available_memory(&self) -> Option<u64> {
         let machine = machine::meminfo("MemAvailable")?;
         let stats = self.runtime.cgroup_stats("/").ok();
@@ -118,10 +122,10 @@ fn disk_pressure(space: Space) -> bool {
         || (space.inodes > 0 && space.inodes_free * 100 / space.inodes < INODES_FREE_PERCENT)
 }
 
-/// Returns the pods that may be evicted, in the order of eviction.
+/// Returns the pods that may be evicted, in eviction order.
 ///
-/// Pods that use more memory than they request come first, then those of low priority,
-/// then those that exceed their requests most. `used` returns a pod's memory in bytes.
+/// Ordered by: memory usage above the requests, lower priority, QoS class other than guaranteed,
+/// larger excess of usage over requests. `used` returns a pod's memory usage in bytes.
 fn rank(pods: Vec<Arc<Pod>>, used: impl Fn(&Pod) -> i64) -> Vec<Arc<Pod>> {
     let mut candidates: Vec<_> = pods
         .into_iter()
@@ -149,7 +153,7 @@ fn rank(pods: Vec<Arc<Pod>>, used: impl Fn(&Pod) -> i64) -> Vec<Arc<Pod>> {
     candidates.into_iter().map(|(pod, _)| pod).collect()
 }
 
-/// Returns the message of an eviction, as upstream words it.
+/// Returns the message of an eviction, worded as upstream.
 fn message(pressure: Pressure) -> String {
     let resource = if pressure.memory {
         "memory"
@@ -165,7 +169,7 @@ mod tests {
 
     const MIB: i64 = 1 << 20;
 
-    /// Returns a pod that requests this much memory, in MiB.
+    /// Returns a pod with a memory request in MiB.
     fn pod(name: &str, requested: i64, priority: i32) -> Arc<Pod> {
         let requests = (requested > 0)
             .then(|| [("memory".to_owned(), Quantity(format!("{requested}Mi")))].into());

@@ -1,4 +1,4 @@
-//! Garbage collection: unused images when the disk is full, and sandboxes of no use.
+//! Garbage collection of unused images and unused sandboxes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::recorder::{Recorder, Severity, node_reference};
 /// Time between two collections of sandboxes.
 const COLLECTION_PERIOD: Duration = Duration::from_secs(300);
 
-/// Removes sandboxes of no use until the future is dropped.
+/// Removes unused sandboxes until the future is dropped.
 pub(crate) async fn run(runtime: Runtime, pods: Arc<PodTable>) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(COLLECTION_PERIOD).await;
@@ -22,7 +22,7 @@ pub(crate) async fn run(runtime: Runtime, pods: Arc<PodTable>) -> anyhow::Result
     }
 }
 
-/// Collector of unused images.
+/// Removes unused images on demand.
 pub(crate) struct ImageCollector {
     pub node: String,
     pub runtime: Runtime,
@@ -31,7 +31,8 @@ pub(crate) struct ImageCollector {
 }
 
 impl ImageCollector {
-    /// Removes unused images until `bytes` are freed; returns the number of bytes freed.
+    /// Removes unused images, largest first, until `bytes` are freed; returns the number of bytes
+    /// freed. Records an event if that is less than `bytes`.
     pub(crate) async fn free(&self, bytes: u64) -> u64 {
         let used: HashSet<String> = self
             .runtime
@@ -67,9 +68,9 @@ impl ImageCollector {
     }
 }
 
-/// Returns the images that may be removed, the largest first, so that few are lost.
+/// Returns the removable images, largest first, so that few images are removed.
 ///
-/// The binary's own images take no space and cannot be pulled again.
+/// Built-in images take no space and cannot be pulled again, so they are kept.
 fn candidates(images: Vec<ImageStatus>, used: &HashSet<String>) -> Vec<ImageStatus> {
     let mut unused: Vec<_> = images
         .into_iter()
@@ -79,7 +80,7 @@ fn candidates(images: Vec<ImageStatus>, used: &HashSet<String>) -> Vec<ImageStat
     unused
 }
 
-/// Removes stopped sandboxes without containers that are not their pods' current ones.
+/// Removes stopped sandboxes that have no containers and are not their pod's current sandbox.
 async fn collect_sandboxes(runtime: &Runtime, pods: &PodTable) {
     let current: HashSet<String> = pods.all().into_iter().filter_map(|p| p.sandbox).collect();
     let holding: HashSet<String> = runtime

@@ -1,4 +1,4 @@
-//! The node's configuration and the machine under it.
+//! The node's configuration and the facts about its machine.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use rkube_config::NodeConfig;
 use crate::allocatable::Allocatable;
 use crate::machine::Machine;
 
-/// Facts that stay the same while the agent runs.
+/// Configuration and machine facts; they do not change while the agent runs.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub config: NodeConfig,
@@ -33,7 +33,7 @@ impl Host {
         self.config.ip.into()
     }
 
-    /// Returns what the node offers to pods.
+    /// Returns the resources that the node offers to pods.
     pub(crate) fn allocatable(&self) -> Allocatable {
         Allocatable::new(&self.machine, self.config.max_pods)
     }

@@ -1,4 +1,4 @@
-//! Short names for the API types that the agent handles, and small readers of them.
+//! Short names for the API types that the agent uses, and accessors for their fields.
 
 pub(crate) use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 pub(crate) use k8s_openapi::api::core::v1::{
@@ -14,24 +14,33 @@ pub(crate) use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// Readers of a pod's fields, with the defaults of absent ones.
+/// Accessors for a pod's fields; absent fields have the API's defaults.
 pub(crate) trait PodExt {
+    /// Returns the specification; empty if absent.
     fn spec(&self) -> &PodSpec;
+    /// Returns the name; empty if absent.
     fn name(&self) -> &str;
+    /// Returns the namespace; empty if absent.
     fn namespace(&self) -> &str;
+    /// Returns the UID; empty if absent.
     fn uid(&self) -> &str;
-    /// `name_namespace(uid)`, as upstream's messages name a pod.
+    /// Returns `name_namespace(uid)`, the form of upstream's messages.
     fn full_name(&self) -> String;
+    /// Returns the init containers, including sidecars.
     fn init_containers(&self) -> &[Container];
+    /// Returns the restart policy, by default `Always`.
     fn restart_policy(&self) -> &str;
+    /// Returns whether the pod uses the network of the node.
     fn host_network(&self) -> bool;
+    /// Returns whether the pod has a deletion timestamp.
     fn deleting(&self) -> bool;
-    /// Seconds that containers get to stop.
+    /// Returns the grace period for stopping containers, in seconds.
     fn grace_seconds(&self) -> i64;
-    /// Ephemeral containers, as ordinary ones.
+    /// Returns the ephemeral containers, converted to ordinary containers.
     fn ephemeral(&self) -> Vec<Container>;
-    /// Init, ephemeral or main container of that name.
+    /// Returns the init, main or ephemeral container of this name.
     fn container(&self, name: &str) -> Option<std::borrow::Cow<'_, Container>>;
+    /// Returns the phase in the API; empty if absent.
     fn api_phase(&self) -> &str;
 }
 
@@ -130,17 +139,21 @@ fn ephemeral_as_container(e: &EphemeralContainer) -> Container {
     }
 }
 
-/// Returns a quantity's value in whole units, rounded up; 0 for an invalid one.
+/// Returns a quantity in whole units, rounded up; 0 if it is invalid.
 pub(crate) fn quantity_value(q: &Quantity) -> i64 {
     rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.value())
 }
 
-/// Returns a quantity's value in thousandths, rounded up; 0 for an invalid one.
+/// Returns a quantity in thousandths, rounded up; 0 if it is invalid.
 pub(crate) fn quantity_milli(q: &Quantity) -> i64 {
     rkube_api::quantity::Quantity::parse(&q.0).map_or(0, |q| q.milli_value())
 }
 
-/// Resolves a port that is given by its number or by its name in the container.
+/// Resolves a port given by number, or by name among the container's ports.
+///
+/// # Errors
+///
+/// Fails for an invalid number or an unknown name.
 pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     match port {
         IntOrString::Int(n) => u16::try_from(*n)
@@ -158,7 +171,7 @@ pub(crate) fn resolve_port(port: &IntOrString, container: &Container) -> Result<
     }
 }
 
-/// Returns the current time in whole seconds, the API's resolution.
+/// Returns the current time in whole seconds, the resolution of the API.
 pub(crate) fn now() -> Time {
     Time(seconds(jiff::Timestamp::now()))
 }

@@ -1,18 +1,19 @@
-//! The node agent: what kubelet, kube-proxy and the DNS add-on do on each node.
+//! The node agent: kubelet, kube-proxy and cluster DNS of a node in one process.
 //!
 //! - [`registration`] maintains the `Node` object and its lease.
-//! - [`pods`] runs one worker per pod: sandbox, volumes, images, containers, probes,
-//!   status. Pure functions decide what to do next; the worker carries it out.
-//! - [`volumes`] fills and refreshes a pod's volumes.
-//! - [`services`] feeds the service proxy, the name server and the routes.
-//! - [`server`] is the HTTPS endpoint behind `kubectl logs`, `exec`, `port-forward`.
+//! - [`pods`] runs one worker per pod: sandbox, volumes, images, containers, probes and status.
+//!   Pure functions plan the next steps; the worker executes them.
+//! - [`volumes`] fills and refreshes the volumes of pods.
+//! - [`services`] feeds the service proxy, the DNS server and the routes.
+//! - [`server`] is the HTTPS endpoint behind `kubectl logs`, `exec` and `port-forward`.
 //! - [`eviction`], [`gc`] and [`logrotate`] keep memory and disk available.
 //!
-//! Every task takes the parts of the node that it needs; [`run`] puts them together.
-//! Changes come by watches and events, not by polling. Containers outlive the agent,
-//! which adopts the running ones when it starts.
+//! Each task takes only the parts of the node that it needs; [`run`] connects them. Changes arrive
+//! by watches and events, not by polling. Containers outlive the agent: when it starts, it adopts
+//! the running ones.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Links the API types' serializers that `rkube_client` instantiates, instead of compiling them
+// again.
 use rkube_client as _;
 
 use std::path::PathBuf;
@@ -57,16 +58,20 @@ use pods::images::ImagePuller;
 use pods::table::PodTable;
 use recorder::Recorder;
 
-/// Runs the node agent until it fails or its future is dropped.
+/// Runs the node agent until it fails or the future is dropped.
 ///
 /// Containers keep running afterwards; the next agent adopts them.
+///
+/// # Errors
+///
+/// Fails if the runtime, the network or the endpoint cannot be set up, or if any task ends.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
-    // Fails only if a provider is already installed, which is fine.
+    // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
     let client = client::connect(&config, &pki, "kubelet")?;
-    // Nodes may read only what concerns their own pods; the service proxy reads
-    // all services, endpoints and nodes, and has an identity for that.
+    // The node authorizer lets a node read only what its pods use. The service proxy needs all
+    // services, endpoint slices and nodes, so it has a separate identity.
     let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
@@ -84,7 +89,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let environment = watch::Sender::new(None);
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    // The endpoint first: a node that is Ready must answer `kubectl logs`.
+    // Started first: a node that is Ready must serve `kubectl logs`.
     let endpoint = server::Endpoint {
         host: host.clone(),
         runtime: runtime.clone(),
@@ -143,8 +148,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     }));
     info!(node = %host.name(), "node agent runs");
 
-    // No task ends by itself. The first that ends takes the agent down, and the
-    // node's init starts it again.
+    // No task should end. If one does, the agent exits, and the node's init restarts it.
     match tasks.join_next().await {
         Some(Ok(Ok(()))) => anyhow::bail!("a part of the node agent ended"),
         Some(Ok(Err(e))) => Err(e),
@@ -153,7 +157,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the container runtime and installs the images that the binary contains.
+/// Opens the container runtime and installs the built-in images.
 async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
     let mut runtime = RuntimeConfig::new(
         paths::RUNTIME,
@@ -178,7 +182,7 @@ async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
     Ok(runtime)
 }
 
-/// Serves SSH to the node; without a host key it does nothing.
+/// Serves SSH to the node; does nothing if there is no host key.
 async fn serve_ssh(host: Arc<Host>) -> anyhow::Result<()> {
     let dir = PathBuf::from(paths::SSH);
     let host_key_path = dir.join("ssh_host_ed25519_key");
@@ -191,7 +195,7 @@ async fn serve_ssh(host: Arc<Host>) -> anyhow::Result<()> {
     }
     let config = &host.config;
     rkube_ssh::serve(rkube_ssh::SshConfig {
-        // A virtual machine is reached over another link than its peers use.
+        // A virtual machine is reached through another network interface than its peers use.
         listen: (std::net::Ipv4Addr::UNSPECIFIED, ports::SSH).into(),
         host_key_path,
         authorized_keys_path: dir.join("authorized_keys"),

@@ -1,17 +1,17 @@
-//! The CRI's log format.
+//! The log format of the CRI (Container Runtime Interface).
 
 /// One entry of a container's log: `<time> <stream> <tags> <content>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LogLine<'a> {
     pub time: &'a str,
     pub stream: &'a str,
-    /// Whether the line continues in the next entry of the same stream.
+    /// Whether the line continues in the stream's next entry (tag `P`).
     pub partial: bool,
     pub content: &'a [u8],
 }
 
 impl<'a> LogLine<'a> {
-    /// Parses an entry without its line break; `None` for a malformed one.
+    /// Parses an entry without its line break; `None` if it is malformed.
     pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         let mut rest = line;
         let mut word = || {

@@ -1,4 +1,4 @@
-//! Rotation of containers' logs: 10 MiB per file, five files per container.
+//! Rotates the logs of running containers: 10 MiB per file, five files per container.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use tracing::{debug, warn};
 use crate::pods::paths::log_path;
 use crate::pods::table::PodTable;
 
-/// Time between two looks at the logs' sizes, the kubelet's default.
+/// Time between two checks of the log sizes (the kubelet's default).
 const CHECK_PERIOD: Duration = Duration::from_secs(10);
-/// Time between two looks while all logs are small.
+/// Time between two checks while all logs are small.
 const IDLE_CHECK_PERIOD: Duration = Duration::from_secs(60);
-/// Size from which a log is rotated.
+/// File size above which a log is rotated, in bytes.
 const MAX_BYTES: u64 = 10 << 20;
-/// Maximum number of a container's files.
+/// Maximum number of log files per container, including the current one.
 const MAX_FILES: usize = 5;
 
 /// Rotates logs until the future is dropped.
@@ -55,7 +55,7 @@ async fn rotate(runtime: &Runtime, id: &str, log: &Path) {
     }
     if let Err(e) = runtime.reopen_log(id).await {
         warn!("reopening {}: {e}", log.display());
-        // The writer still uses the old file, which must keep its name.
+        // The container still writes to the old file, so it must get its name back.
         if let Err(e) = tokio::fs::rename(&rotated, log).await {
             warn!("{}: {e}", log.display());
         }
@@ -68,13 +68,13 @@ async fn rotate(runtime: &Runtime, id: &str, log: &Path) {
     }
 }
 
-/// Returns the name of a log that is rotated at a time.
+/// Returns the file name for a log that is rotated at this time.
 fn rotated_name(log: &Path, at: jiff::Timestamp) -> PathBuf {
     let stamp = at.strftime("%Y%m%d-%H%M%S");
     PathBuf::from(format!("{}.{stamp}", log.display()))
 }
 
-/// Returns a log's rotated files, the oldest first.
+/// Returns a log's rotated files, oldest first.
 fn rotated_logs(log: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
         return Vec::new();
@@ -91,9 +91,9 @@ fn rotated_logs(log: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the rotated files to remove: the oldest ones.
+/// Returns the rotated files to remove: the oldest ones beyond the limit.
 fn surplus(mut rotated: Vec<PathBuf>) -> Vec<PathBuf> {
-    // One of the files is being written.
+    // One file is the current log.
     let keep = rotated.len().min(MAX_FILES - 1);
     rotated.truncate(rotated.len() - keep);
     rotated

@@ -1,17 +1,17 @@
-//! Facts about the machine under the node.
+//! Facts about the machine that the node runs on.
 
 use std::path::Path;
 
 use rkube_config::{NodeConfig, paths};
 
-/// Facts about the machine, read once.
+/// Facts about the machine, read once when the agent starts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Machine {
-    /// CPUs for the node, in thousandths.
+    /// CPU capacity of the node, in milli-CPUs.
     pub cpu_millis: u64,
-    /// Memory for the node, in bytes.
+    /// Memory capacity of the node, in bytes.
     pub memory_bytes: u64,
-    /// Size of the file system under the node's state, in bytes.
+    /// Size of the file system that holds the node's state, in bytes.
     pub storage_bytes: u64,
     /// Kernel release.
     pub kernel: String,
@@ -19,18 +19,18 @@ pub(crate) struct Machine {
     pub os_image: String,
     /// `/etc/machine-id`.
     pub machine_id: String,
-    /// DMI's product UUID, else the machine ID.
+    /// The product UUID from DMI, or the machine ID if there is none.
     pub system_uuid: String,
     /// The kernel's boot ID.
     pub boot_id: String,
-    /// Go's name of the architecture, as Kubernetes uses it.
+    /// Architecture as Go and Kubernetes name it.
     pub architecture: &'static str,
-    /// Huge page sizes of the machine: resource name and bytes in all.
+    /// Huge pages: resource name and total size in bytes.
     pub hugepages: Vec<(String, u64)>,
 }
 
 impl Machine {
-    /// Reads the machine's facts; unknown ones are empty.
+    /// Reads the machine's facts; unknown ones are empty or 0.
     pub(crate) fn read(config: &NodeConfig) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
         let memory = meminfo("MemTotal").unwrap_or(0);
@@ -65,7 +65,7 @@ fn read(path: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A line of `/proc/meminfo`, in bytes.
+/// Returns a value of `/proc/meminfo` in bytes.
 pub(crate) fn meminfo(key: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text
@@ -90,7 +90,7 @@ fn os_image() -> String {
     "rkube".into()
 }
 
-/// The architecture as Kubernetes names it.
+/// Returns the architecture as Go and Kubernetes name it.
 pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -126,7 +126,7 @@ fn hugepages() -> Vec<(String, u64)> {
     sizes
 }
 
-/// `hugepages-2Mi` and the like, from a size in KiB.
+/// Returns the resource name for a huge page size in KiB, such as `hugepages-2Mi`.
 fn hugepage_resource(kib: u64) -> String {
     match kib {
         k if k % (1 << 20) == 0 => format!("hugepages-{}Gi", k >> 20),
@@ -135,20 +135,20 @@ fn hugepage_resource(kib: u64) -> String {
     }
 }
 
-/// Space on a file system.
+/// Capacity and free space of a file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Space {
-    /// Bytes in all.
+    /// Size in bytes.
     pub total: u64,
-    /// Bytes left to an unprivileged user.
+    /// Bytes available to unprivileged users.
     pub available: u64,
-    /// Inodes in all.
+    /// Number of inodes.
     pub inodes: u64,
-    /// Inodes left.
+    /// Number of free inodes.
     pub inodes_free: u64,
 }
 
-/// Space on the file system that `path` is on.
+/// Returns the space of the file system that contains `path`; `None` if it cannot be read.
 pub(crate) fn filesystem(path: &Path) -> Option<Space> {
     let s = nix::sys::statvfs::statvfs(path).ok()?;
     let block = s.fragment_size();

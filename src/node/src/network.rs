@@ -1,4 +1,4 @@
-//! The node's network.
+//! Sets up the node's network.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use anyhow::Context as _;
 use rkube_config::{NodeConfig, paths};
 use rkube_network::{NetworkConfig, NetworkError, NodeNetwork};
 
-/// Name of the node's bridge for pods.
+/// Name of the bridge that connects the node's pods.
 const BRIDGE: &str = "rk0";
-/// The node's link to its peers.
+/// The node's network interface to its peers.
 pub(crate) const UPLINK: &str = "eth0";
-/// Largest packet on pod links, in bytes.
+/// MTU of pod network interfaces, in bytes.
 const MTU: u32 = 1500;
 
-/// Sets up the node's network.
+/// Sets up the node's network and adds the cluster DNS address to the node.
 pub(crate) async fn open(config: &NodeConfig) -> anyhow::Result<NodeNetwork> {
     let cluster = &config.cluster;
     let network = NetworkConfig {

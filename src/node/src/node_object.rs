@@ -1,4 +1,4 @@
-//! The node's own object as the API server last returned it.
+//! The `Node` object as the API server last returned it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

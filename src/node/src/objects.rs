@@ -1,4 +1,4 @@
-//! Config maps and secrets that pods use: one watch per object, shared by its users.
+//! Watches of the config maps and secrets that pods use: one per object, shared by its users.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -14,14 +14,14 @@ use tokio::sync::watch;
 use crate::kinds::{ConfigMap, Secret};
 use crate::watching;
 
-/// What is known of an object.
+/// State of a watched object.
 #[derive(Debug)]
 pub(crate) enum Known<K> {
-    /// The watch has not listed the object yet.
+    /// The watch has not received its first list yet.
     Unknown,
-    /// It does not exist.
+    /// The object does not exist.
     Absent,
-    /// Its current version.
+    /// The object's current version.
     Present(Arc<K>),
 }
 
@@ -35,11 +35,11 @@ impl<K> Clone for Known<K> {
     }
 }
 
-/// A watch of one object, which ends when it is dropped.
+/// A watch of one object. Dropping it ends the watch.
 pub(crate) struct Watched<K> {
     receiver: watch::Receiver<Known<K>>,
     task: tokio::task::AbortHandle,
-    /// Counts the watch on its connection.
+    /// Counted in [`Connections`] as one watch of its connection.
     _slot: Arc<()>,
 }
 
@@ -50,7 +50,7 @@ impl<K> Drop for Watched<K> {
 }
 
 impl<K> Watched<K> {
-    /// Returns the object, or `None` when it does not exist; waits for the first list.
+    /// Returns the object, or `None` if it does not exist. Waits for the first list.
     pub(crate) async fn get(&self) -> Option<Arc<K>> {
         let mut receiver = self.receiver.clone();
         let known = receiver
@@ -63,30 +63,32 @@ impl<K> Watched<K> {
         }
     }
 
-    /// Returns a receiver that is notified of every change.
+    /// Returns a receiver that is notified of each change.
     pub(crate) fn changes(&self) -> watch::Receiver<Known<K>> {
         self.receiver.clone()
     }
 }
 
+/// Watches by namespace and name; an entry expires with its last user.
 type Table<K> = Mutex<HashMap<(String, String), Weak<Watched<K>>>>;
 
 /// Maximum number of watches per connection.
 ///
-/// Servers limit the streams of a connection, and other requests share the first one.
+/// Servers limit the streams per connection, and the first connection also carries other requests.
 const MAX_WATCHES_PER_CONNECTION: usize = 100;
 
+/// Opens another connection to the API server.
 type Connect = Box<dyn Fn() -> anyhow::Result<kube::Client> + Send + Sync>;
 
-/// Connections for watches, opened as they are needed.
+/// A pool of connections for watches, extended on demand.
 struct Connections {
-    /// Each with a counter that its watches share.
+    /// Each client with a counter that is shared by its watches.
     clients: Mutex<Vec<(kube::Client, Arc<()>)>>,
     connect: Connect,
 }
 
 impl Connections {
-    /// Returns a connection with room for one more watch.
+    /// Returns a connection with capacity for another watch, and its counter.
     fn slot(&self) -> (kube::Client, Arc<()>) {
         let mut clients = self.clients.lock();
         let free = clients
@@ -102,7 +104,7 @@ impl Connections {
                 (client, slot)
             }
             Err(e) => {
-                // The watch shares a connection that is full.
+                // Fall back to a connection that is full.
                 tracing::warn!("another connection to the API server: {e:#}");
                 clients[0].clone()
             }
@@ -110,7 +112,7 @@ impl Connections {
     }
 }
 
-/// All watched objects.
+/// The config maps and secrets that are watched for the node's pods.
 pub(crate) struct Objects {
     connections: Connections,
     config_maps: Table<ConfigMap>,
@@ -118,7 +120,8 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Watches over `client` first, and over what `connect` makes when it is full.
+    /// Returns an empty set of watches. They use `client` first; when it is full, `connect` opens
+    /// further connections.
     pub(crate) fn new(client: kube::Client, connect: Connect) -> Self {
         Self {
             connections: Connections {
@@ -130,15 +133,18 @@ impl Objects {
         }
     }
 
+    /// Returns the watch of a config map; starts it if necessary.
     pub(crate) fn config_map(&self, namespace: &str, name: &str) -> Arc<Watched<ConfigMap>> {
         subscribe(&self.config_maps, &self.connections, namespace, name)
     }
 
+    /// Returns the watch of a secret; starts it if necessary.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Arc<Watched<Secret>> {
         subscribe(&self.secrets, &self.connections, namespace, name)
     }
 }
 
+/// Returns the shared watch of an object; starts it if there is none.
 fn subscribe<K>(
     table: &Table<K>,
     connections: &Connections,

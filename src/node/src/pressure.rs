@@ -1,16 +1,16 @@
 //! Node pressure and its thresholds.
 
-/// Memory that must be available, in bytes: the kubelet's default hard threshold.
+/// Minimum available memory in bytes: the kubelet's default hard eviction threshold.
 pub(crate) const MEMORY_AVAILABLE_BYTES: u64 = 100 << 20;
-/// Disk space that must be available, in bytes.
+/// Minimum available disk space in bytes.
 ///
-/// The kubelet's 10 % are of a disk that belongs to the node. This disk is the
-/// user's own, which may be nearly full without any need to evict pods.
+/// Not the kubelet's default of 10 %: the node shares the user's disk, which may be nearly full
+/// without any need to evict pods.
 pub(crate) const DISK_AVAILABLE_BYTES: u64 = 1 << 30;
-/// Share of the disk's inodes that must be free, in percent.
+/// Minimum share of free inodes, in percent.
 pub(crate) const INODES_FREE_PERCENT: u64 = 1;
 
-/// Resources that the node is short of.
+/// The resources that the node is short of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pressure {
     pub memory: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
-    /// Returns the pressure of both observations.
+    /// Returns the union of two observations.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             memory: self.memory || other.memory,
@@ -28,7 +28,7 @@ impl Pressure {
         }
     }
 
-    /// Returns whether any resource is short.
+    /// Returns whether the node is short of any resource.
     pub(crate) fn any(self) -> bool {
         self != Self::default()
     }

@@ -1,4 +1,4 @@
-//! Events about pods and the node; repeated ones increase a count.
+//! Records events about pods and the node. A repeated event increases the count of the first one.
 
 use std::collections::HashMap;
 
@@ -11,27 +11,28 @@ use tracing::debug;
 use crate::client;
 use crate::kinds::*;
 
-/// How long after its last occurrence an event is counted instead of created.
+/// Time since its last occurrence within which an event is counted rather than created.
 const AGGREGATION_PERIOD: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
-/// Events of one object without delay.
+/// Number of events per object that are not rate-limited.
 const BURST: f64 = 25.0;
-/// Time after which an object may have one more event.
+/// Time after which an object may have one more event, in seconds.
 const REFILL_SECONDS: f64 = 300.0;
-/// Maximum number of events that wait for the API server.
+/// Maximum number of events that wait to be written; further ones are dropped.
 const MAX_PENDING_EVENTS: usize = 1000;
 
-/// Attempts of a request to a server that cannot be reached.
+/// Maximum number of retries of a request while the server cannot be reached.
 const MAX_RETRIES: u32 = 12;
-/// Number of remembered events from which old ones are forgotten.
+/// Number of remembered events above which old ones are forgotten.
 const MAX_KNOWN_EVENTS: usize = 1024;
 
-/// Kind of an event.
+/// Type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
     Normal,
     Warning,
 }
 
+/// An event in the queue.
 struct Entry {
     object: ObjectReference,
     severity: Severity,
@@ -40,22 +41,23 @@ struct Entry {
     at: Timestamp,
 }
 
-/// Queue of events, which are written in order in the background.
+/// Queue of events. A background task writes them to the API in order.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     sender: mpsc::Sender<Entry>,
 }
 
 impl Recorder {
+    /// Starts the background task; `node` is the source host of all events.
     pub(crate) fn start(client: kube::Client, node: &str) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_PENDING_EVENTS);
         tokio::spawn(write(client, node.to_owned(), receiver));
         Self { sender }
     }
 
-    /// Records an event of an object.
+    /// Records an event about an object.
     ///
-    /// Never waits; the event is lost when too many are pending.
+    /// Never blocks: if too many events are pending, this one is dropped.
     pub(crate) fn record(
         &self,
         object: ObjectReference,
@@ -75,6 +77,7 @@ impl Recorder {
         }
     }
 
+    /// Records an event about a pod.
     pub(crate) fn pod(
         &self,
         pod: &Pod,
@@ -85,6 +88,7 @@ impl Recorder {
         self.record(reference(pod, None), severity, reason, message);
     }
 
+    /// Records an event about one of a pod's containers.
     pub(crate) fn container(
         &self,
         pod: &Pod,
@@ -120,7 +124,7 @@ pub(crate) fn reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
     }
 }
 
-/// Returns a reference to the node itself; its UID is its name, as in the kubelet's events.
+/// Returns a reference to the node. Its UID is the node's name, as in the kubelet's events.
 pub(crate) fn node_reference(name: &str) -> ObjectReference {
     ObjectReference {
         kind: Some("Node".into()),
@@ -130,6 +134,7 @@ pub(crate) fn node_reference(name: &str) -> ObjectReference {
     }
 }
 
+/// Identity of an event: equal events are counted instead of created.
 #[derive(PartialEq, Eq, Hash)]
 struct Key {
     uid: String,
@@ -139,17 +144,20 @@ struct Key {
     message: String,
 }
 
+/// The API object of an event that was recorded.
 struct Seen {
     name: String,
     count: i32,
     last: Timestamp,
 }
 
+/// Token bucket that limits the events of one object.
 struct Bucket {
     tokens: f64,
     last: Timestamp,
 }
 
+/// Writes the queued events to the API, one at a time.
 async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<Entry>) {
     let mut seen: HashMap<Key, Seen> = HashMap::new();
     let mut buckets: HashMap<String, Bucket> = HashMap::new();
@@ -190,7 +198,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
             let patch = Patch::Strategic(&patch);
             match retry(|| api.patch(&name, &params, &patch)).await {
                 Ok(_) => continue,
-                // The event has expired meanwhile; it is created again.
+                // The event has expired in the API, so it is created again.
                 Err(e) if client::answered(&e, 404) => {}
                 Err(e) => {
                     debug!("event {name}: {e}");
@@ -217,7 +225,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
     }
 }
 
-/// Repeats a request while the server cannot be reached, up to [`MAX_RETRIES`] times.
+/// Retries a request while the server cannot be reached, at most [`MAX_RETRIES`] times.
 async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     mut request: impl FnMut() -> F,
 ) -> Result<T, kube::Error> {
@@ -233,6 +241,7 @@ async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     }
 }
 
+/// Takes a token for an event; returns false if the object has none left.
 fn take_token(buckets: &mut HashMap<String, Bucket>, uid: &str, now: Timestamp) -> bool {
     let bucket = buckets.entry(uid.to_owned()).or_insert(Bucket {
         tokens: BURST,
@@ -252,7 +261,7 @@ fn new_event(node: &str, entry: &Entry, namespace: &str) -> Event {
     let at = Time(seconds(entry.at));
     Event {
         metadata: ObjectMeta {
-            // Upstream's names: the object's and the time in hexadecimal nanoseconds.
+            // Upstream's form: the object's name and the time in hexadecimal nanoseconds.
             name: Some(format!(
                 "{}.{:x}",
                 entry.object.name.as_deref().unwrap_or_default(),

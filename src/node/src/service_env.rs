@@ -1,4 +1,4 @@
-//! Services as containers' environments show them.
+//! Environment variables that describe services.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use tokio::sync::watch;
 
 use crate::kinds::*;
 
-/// Services by namespace.
+/// All services by namespace.
 pub(crate) type ServiceEnv = Arc<HashMap<String, Vec<Arc<Service>>>>;
-/// `None` before the first list of services.
+/// Receives the current services; `None` before their first list.
 pub(crate) type ServiceEnvReceiver = watch::Receiver<Option<ServiceEnv>>;
 
-/// Returns the variables of services for a pod; waits for the first list of services.
+/// Returns the service variables for a pod's containers. Waits for the first list of services.
 pub(crate) async fn service_environment(
     services: &ServiceEnvReceiver,
     pod: &Pod,
@@ -25,9 +25,10 @@ pub(crate) async fn service_environment(
     pod_variables(&services.unwrap_or_default(), pod.namespace(), links)
 }
 
-/// Returns the variables of `kubernetes` and, with links, of the namespace's services.
+/// Returns the variables of service `default/kubernetes` and, with `links`, of all services in the
+/// namespace.
 ///
-/// A namespace's own service `kubernetes` takes precedence.
+/// A service `kubernetes` in the pod's own namespace takes precedence.
 fn pod_variables(services: &ServiceEnv, namespace: &str, links: bool) -> Vec<(String, String)> {
     let in_namespace = |namespace: &str| services.get(namespace).into_iter().flatten();
     let name = |s: &Service| s.metadata.name.clone().unwrap_or_default();
@@ -45,7 +46,8 @@ fn pod_variables(services: &ServiceEnv, namespace: &str, links: bool) -> Vec<(St
     wanted.values().flat_map(|s| service_variables(s)).collect()
 }
 
-/// Returns the variables of one service, in the form of Docker's container links.
+/// Returns the variables of one service, in the form of Docker's container links. Empty for a
+/// headless service.
 fn service_variables(service: &Service) -> Vec<(String, String)> {
     let Some(spec) = &service.spec else {
         return Vec::new();

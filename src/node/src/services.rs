@@ -1,4 +1,4 @@
-//! Feeds services, endpoints and nodes to the proxy, the name server and the routes.
+//! Feeds services, endpoint slices and nodes to the service proxy, the DNS server and the routes.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -22,15 +22,15 @@ use crate::kinds::{EndpointSlice, Node, Service};
 use crate::service_env::ServiceEnv;
 use crate::watching;
 
-/// Minimum time between two writes of the rules.
+/// Minimum time between two updates of proxy and routes.
 const MIN_SYNC_PERIOD: Duration = Duration::from_millis(75);
 
-/// The objects of one kind.
+/// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
     objects: HashMap<String, Arc<K>>,
-    /// Objects of a list that has not ended yet.
+    /// Objects of a list in progress; they replace `objects` when it is complete.
     listing: Option<HashMap<String, Arc<K>>>,
-    /// Whether a list has ended.
+    /// Whether a first list is complete.
     complete: bool,
 }
 
@@ -49,7 +49,7 @@ fn key<K: ResourceExt>(k: &K) -> String {
 }
 
 impl<K: ResourceExt> ObjectSet<K> {
-    /// Applies an event; returns whether the set may have changed.
+    /// Applies a watch event; returns whether the set may have changed.
     fn apply(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => {
@@ -80,19 +80,20 @@ impl<K: ResourceExt> ObjectSet<K> {
     }
 }
 
+/// An event of one of the watches.
 enum Change {
     Service(Box<Event<Service>>),
     Slice(Box<Event<EndpointSlice>>),
     Node(Box<Event<Node>>),
 }
 
-/// What the node's network is fed from.
+/// Dependencies of the service feed.
 pub(crate) struct ServiceFeed {
     pub host: Arc<Host>,
     /// Client with the service proxy's identity.
     pub client: kube::Client,
     pub network: NodeNetwork,
-    /// Services for containers' environments.
+    /// Publishes services for container environments.
     pub environment: watch::Sender<Option<ServiceEnv>>,
 }
 
@@ -157,7 +158,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                 }
                 last = Some(Instant::now());
                 if pending.any() {
-                    // Something is not listed yet; its own event will come.
+                    // A kind has no complete list yet; the end of its list triggers a sync.
                     pending = PendingSync::default();
                 }
             }
@@ -165,6 +166,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     }
 }
 
+/// What has changed since the last sync.
 #[derive(Default)]
 struct PendingSync {
     services: bool,
@@ -202,6 +204,7 @@ fn spawn_watch<K>(
     });
 }
 
+/// Publishes the services for container environments once their first list is complete.
 fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>) {
     if !services.complete {
         return;
@@ -216,6 +219,7 @@ fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>
     to.send_replace(Some(Arc::new(by_namespace)));
 }
 
+/// Updates the DNS server and the proxy rules. Errors are only logged.
 async fn sync(
     node: String,
     proxy: &Arc<ServiceProxy>,
@@ -249,7 +253,7 @@ impl ServiceFeed {
     }
 }
 
-/// Returns the pod networks of other nodes and the addresses that they are reached by.
+/// Returns the pod CIDR and the address of each other node.
 fn routes(nodes: &ObjectSet<Node>, own_name: &str) -> Vec<(Ipv4Net, Ipv4Addr)> {
     nodes
         .objects
@@ -309,7 +313,7 @@ mod tests {
             !set.apply(Event::Delete(node("a", "", ""))),
             "it is gone already"
         );
-        // A list replaces all objects, and not before its end.
+        // A list replaces all objects once it is complete.
         set.apply(Event::Init);
         set.apply(Event::InitApply(node("c", "", "")));
         assert_eq!(set.values()[0].name_any(), "b");

@@ -1,4 +1,4 @@
-//! Watches that retry for ever, on top of kube's watcher.
+//! Watches that retry forever, based on kube-rs's watcher.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::client::retry_delay;
 
 /// Returns the events of a watch that never ends.
 ///
-/// After errors the watch is retried, with delays that grow (see [`retry_delay`]).
+/// After an error the watch is retried with increasing delays (see [`retry_delay`]).
 pub(crate) fn forever<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -35,7 +35,7 @@ where
                     }
                     Err(e) => {
                         debug!("watching {}: {e}", K::plural(&()));
-                        // Watches end together with the server, but must not restart together.
+                        // All watches end when the server does; jitter spreads their restarts.
                         let jitter = Duration::from_millis(rand::random_range(0..20));
                         tokio::time::sleep(retry_delay(failures) + jitter).await;
                         failures += 1;

@@ -1,11 +1,10 @@
-//! Selects the allocator of a process.
+//! Selects the allocator of a process by its role.
 //!
-//! The control plane constantly allocates and frees trees of small values and keeps some
-//! of them in caches and histories. In glibc's heap the kept values pin their pages: 22 MB
-//! in use were 85 MB resident after a busy minute, and 63 MB after trimming. jemalloc
-//! groups values by size, which leaves a quarter less resident, and needs a tenth to a
-//! half less CPU time for writes. All other roles allocate little, and glibc's heap is
-//! smaller for them.
+//! The control plane constantly allocates and frees trees of small values and keeps some of them in
+//! caches and histories. In glibc's heap the kept values pin their pages: 22 MB in use were 85 MB
+//! resident after a busy minute, and 63 MB after trimming. jemalloc groups values by size. A
+//! quarter less memory stays resident, and writes need 10 % to 50 % less CPU time. All other roles
+//! allocate little, and glibc's heap is smaller for them.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::c_char;
@@ -14,36 +13,39 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use tikv_jemallocator::Jemalloc;
 
-/// The role that uses jemalloc, as `argv[1]`.
+/// The role that uses jemalloc, compared with `argv[1]`.
 const ROLE: &[u8] = rkube_config::roles::CONTROL_PLANE.as_bytes();
-/// The page size that every build of jemalloc can work with: it is compiled for
-/// the builder's, which may be larger than this and must not be smaller than the
-/// machine's.
+/// The page size for which jemalloc is used.
+///
+/// jemalloc is compiled for the build machine's page size, which may be larger than the running
+/// machine's but not smaller. So 4096 is safe in every build.
 const PAGE: libc::c_long = 4096;
 
-/// jemalloc's options (its manual, TUNING): one arena, since the process has two
-/// threads that work; pages that are not needed go back after a fifth of a second.
+/// jemalloc's options (its manual, section TUNING).
+///
+/// One arena, because the process has two worker threads; unused pages are returned after 200 ms.
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static OPTIONS: Options = Options(c"narenas:1,dirty_decay_ms:200,muzzy_decay_ms:0".as_ptr());
 
+/// Pointer to the options in the form that jemalloc expects.
 #[repr(transparent)]
 struct Options(*const c_char);
 
-// SAFETY: it points to a constant.
+// SAFETY: the pointer refers to a constant.
 unsafe impl Sync for Options {}
 
 #[global_allocator]
 static ALLOCATOR: ByRole = ByRole;
 
-/// Forwards to one of the allocators, always the same one in a process.
+/// Forwards to one of the two allocators, always the same one within a process.
 struct ByRole;
 
-/// 0 until the first allocation, then which one it was.
+/// The selected allocator; 0 until the first allocation.
 static CHOICE: AtomicU8 = AtomicU8::new(0);
 const SYSTEM: u8 = 1;
 const JEMALLOC: u8 = 2;
 
-/// Whether jemalloc is this process's allocator.
+/// Returns whether this process uses jemalloc.
 pub fn is_jemalloc() -> bool {
     match CHOICE.load(Relaxed) {
         0 => choose() == JEMALLOC,
@@ -51,11 +53,13 @@ pub fn is_jemalloc() -> bool {
     }
 }
 
-/// The first allocation comes before the first thread; were there two at once,
-/// both would find the same.
+/// Selects the allocator.
+///
+/// The first allocation precedes the first thread. Even if two threads selected at once, both would
+/// get the same result.
 #[cold]
 fn choose() -> u8 {
-    // SAFETY: it has no preconditions.
+    // SAFETY: sysconf(3) has no preconditions.
     let fits = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } == PAGE;
     let choice = if fits && role_is(ROLE) {
         JEMALLOC
@@ -66,11 +70,11 @@ fn choose() -> u8 {
     choice
 }
 
-/// Whether `argv[1]` of this process is `role`, found without allocating. Where it
-/// cannot be known (no `/proc` yet) it is not.
+/// Returns whether `argv[1]` of this process is `role`, without allocating. False if `/proc` cannot
+/// be read.
 fn role_is(role: &[u8]) -> bool {
     let mut line = [0u8; 256];
-    // SAFETY: the path is a C string, and the buffer as long as is said.
+    // SAFETY: the path is NUL-terminated, and the length passed is that of the buffer.
     let read = unsafe {
         let file = libc::open(
             c"/proc/self/cmdline".as_ptr(),
@@ -86,13 +90,12 @@ fn role_is(role: &[u8]) -> bool {
     names(&line[..usize::try_from(read).unwrap_or(0)], role)
 }
 
-/// Whether a command line as proc(5) gives it has `role` as its second word.
+/// Returns whether the second argument of a command line in the format of proc(5) is `role`.
 fn names(line: &[u8], role: &[u8]) -> bool {
     line.split(|byte| *byte == 0).nth(1) == Some(role)
 }
 
-/// Purges unused pages whose decay time has passed. By itself jemalloc does so only during
-/// allocations.
+/// Purges unused pages whose decay time has passed. jemalloc does so only during allocations.
 pub fn purge() {
     let code = decay();
     if code != 0 {
@@ -100,11 +103,10 @@ pub fn purge() {
     }
 }
 
-/// Calls jemalloc; returns 0 or an error number (errno(3)).
+/// Runs jemalloc's decay for all arenas; returns 0 or an error number (errno(3)).
 fn decay() -> libc::c_int {
-    // "arena.<all>.decay": 4096 stands for all arenas (`MALLCTL_ARENAS_ALL`). It
-    // takes no value and gives none.
-    // SAFETY: the name is a C string, and null is what stands for no value.
+    // 4096 is `MALLCTL_ARENAS_ALL`. The control has no input and no output value.
+    // SAFETY: the name is NUL-terminated, and null pointers mean that no value is passed.
     unsafe {
         tikv_jemalloc_sys::mallctl(
             c"arena.4096.decay".as_ptr(),
@@ -116,12 +118,13 @@ fn decay() -> libc::c_int {
     }
 }
 
-// Not inlined, or each place that allocates would have the code of both.
-// SAFETY: every call of a process goes to the same allocator, with its arguments.
+// The methods are not inlined: otherwise each allocation site would contain code for both
+// allocators.
+// SAFETY: within a process all calls go to the same allocator, with unchanged arguments.
 unsafe impl GlobalAlloc for ByRole {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of this method.
         unsafe {
             if is_jemalloc() {
                 Jemalloc.alloc(layout)
@@ -133,7 +136,7 @@ unsafe impl GlobalAlloc for ByRole {
 
     #[inline(never)]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of this method.
         unsafe {
             if is_jemalloc() {
                 Jemalloc.alloc_zeroed(layout)
@@ -145,7 +148,7 @@ unsafe impl GlobalAlloc for ByRole {
 
     #[inline(never)]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of this method.
         unsafe {
             if is_jemalloc() {
                 Jemalloc.dealloc(at, layout);
@@ -157,7 +160,7 @@ unsafe impl GlobalAlloc for ByRole {
 
     #[inline(never)]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of this method.
         unsafe {
             if is_jemalloc() {
                 Jemalloc.realloc(at, layout, size)

@@ -2,7 +2,8 @@
 //!
 //! The first argument selects an internal role or a command of the command line.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Links the API types' serializers that `rkube_client` instantiates, instead of compiling them
+// again.
 use rkube_client as _;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -19,7 +20,7 @@ use roles_elsewhere as roles;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    // First, because shims and supervisors must stay small and single-threaded.
+    // Checked first, because shims and supervisors must stay small and single-threaded.
     if let Some(role) = args.first().and_then(|a| a.to_str())
         && let Some(code) = roles::run(role, &args[1..])
     {

@@ -1,10 +1,10 @@
-//! Internal roles on systems where nodes cannot run: only those of drivers on the host.
+//! Internal roles on systems that cannot run nodes: only those of drivers, which run on the host.
 
 use std::ffi::OsString;
 
 use rkube_config::roles;
 
-/// Runs an internal role; returns `None` if `role` is not one.
+/// Runs an internal role and returns its exit code; `None` if `role` is not one.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if roles::IN_NODES.contains(&role) {
         eprintln!(

@@ -1,4 +1,4 @@
-//! Documents that remote commands exchange besides the streams' bytes.
+//! Documents that are exchanged during a remote command, besides the streams' data.
 
 use std::fmt::Display;
 
@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 /// Size of a terminal, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TerminalSize {
+    /// Number of columns.
     pub width: u16,
+    /// Number of rows.
     pub height: u16,
 }
 
 impl TerminalSize {
-    /// Reads a resize message: a JSON object with the fields `Width` and `Height`.
+    /// Parses a resize message: a JSON object with the fields `Width` and `Height`.
     ///
-    /// Returns `None` unless both are there and fit into 16 bits.
+    /// Returns `None` unless both exist and fit into 16 bits.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(bytes).ok()?;
         let field = |name: &str| u16::try_from(value.get(name)?.as_u64()?).ok();
@@ -25,9 +27,10 @@ impl TerminalSize {
     }
 }
 
-/// Returns the `Status` that ends a remote command.
+/// Returns the `Status` that reports the result of a remote command.
 ///
-/// `result` is the exit code, or the reason why the command could not be run.
+/// `result` is the exit code, or the reason why the command could not be executed. Clients read the
+/// exit code from the cause with reason `ExitCode`.
 pub fn exit_status<E: Display>(result: &Result<i32, E>) -> Value {
     match result {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),

@@ -1,14 +1,14 @@
-//! What upgrades to all protocols have in common.
+//! Errors and header parsing shared by upgrades to all protocols.
 
 use http::{HeaderMap, StatusCode, header};
 
-/// Error returned when a connection cannot be upgraded as the request asks.
+/// Error returned when a connection cannot be upgraded as requested.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
     /// The request has no `Sec-WebSocket-Key` header.
     #[error("no Sec-WebSocket-Key")]
     MissingKey,
-    /// The client offers no version that the server supports.
+    /// The client offers no version that the server supports. The field lists the supported ones.
     #[error("unable to negotiate protocol: server supports {0:?}")]
     UnsupportedVersion(Vec<&'static str>),
     /// The response has an invalid header value.
@@ -17,7 +17,7 @@ pub enum UpgradeError {
 }
 
 impl UpgradeError {
-    /// Returns the status code of the response to the failed upgrade.
+    /// Returns the status code for the response to the failed upgrade.
     pub fn status_code(&self) -> StatusCode {
         match self {
             Self::MissingKey => StatusCode::BAD_REQUEST,
@@ -27,14 +27,12 @@ impl UpgradeError {
     }
 }
 
-/// Returns whether a header, read as a comma-separated list, contains a word.
-///
-/// Case is ignored.
+/// Returns whether a comma-separated header contains a word, ignoring case.
 pub(crate) fn header_lists(headers: &HeaderMap, name: header::HeaderName, word: &str) -> bool {
     header_values(headers, name).any(|v| v.eq_ignore_ascii_case(word))
 }
 
-/// Returns the values of a header that is a comma-separated list.
+/// Returns the values of a comma-separated header, trimmed.
 pub(crate) fn header_values(
     headers: &HeaderMap,
     name: header::HeaderName,

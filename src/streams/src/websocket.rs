@@ -16,39 +16,44 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use crate::remote_command::TerminalSize;
 use crate::upgrade::{UpgradeError, header_lists, header_values};
 
-/// A WebSocket on an upgraded connection.
+/// The server's end of a WebSocket on an upgraded connection.
 pub type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
-/// Size of the buffers between a socket and the user of its bytes.
+/// Size of the read buffer of a tunnel, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
-/// Bytes that a tunnel holds in each direction.
+/// Capacity of a tunnel's buffer in each direction, in bytes.
 const TUNNEL_BYTES: usize = 64 << 10;
 
-/// Channels of remote commands: the first byte of a message.
+/// Channel numbers of remote commands, the first byte of a message.
 pub mod channel {
+    /// Standard input, from the client.
     pub const STDIN: u8 = 0;
+    /// Standard output, to the client.
     pub const STDOUT: u8 = 1;
+    /// Standard error, to the client.
     pub const STDERR: u8 = 2;
+    /// Result of the command, to the client.
     pub const ERROR: u8 = 3;
+    /// Terminal sizes, from the client.
     pub const RESIZE: u8 = 4;
-    /// Closes the channel that the second byte names (version 5).
+    /// Closes the channel given by the second byte (version 5).
     pub const CLOSE: u8 = 255;
 }
 
 /// A version of the channel sub-protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// Name in the handshake; empty for a client that offers no sub-protocol.
+    /// Name in the handshake; empty if the client offers no sub-protocol.
     pub name: &'static str,
-    /// Whether messages are text: a digit and base64.
+    /// Whether messages are text: the channel as a digit, then the data in base64.
     pub base64: bool,
-    /// Whether the client can close its standard input.
+    /// Whether the client can close the standard input.
     pub close: bool,
     /// Whether the error channel carries a `Status` rather than plain text.
     pub status: bool,
 }
 
-/// Supported versions, the preferred one first.
+/// Supported versions in order of preference.
 const VERSIONS: &[Version] = &[
     Version {
         name: "v5.channel.k8s.io",
@@ -82,7 +87,7 @@ const VERSIONS: &[Version] = &[
     },
 ];
 
-/// Version for a client that offers no sub-protocol.
+/// Version for clients that offer no sub-protocol.
 const UNNAMED: Version = Version {
     name: "",
     base64: false,
@@ -90,23 +95,23 @@ const UNNAMED: Version = Version {
     status: false,
 };
 
-/// A client's message to a remote command.
+/// Meaning of a client's message to a remote command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CommandEvent {
-    /// Bytes for the standard input.
+    /// Data for the standard input.
     Stdin(Bytes),
-    /// End of the standard input.
+    /// The standard input has ended.
     CloseStdin,
-    /// New size of the terminal.
+    /// The terminal has a new size.
     Resize(TerminalSize),
-    /// A malformed message, or one of a channel that commands do not read.
+    /// The message is malformed, or its channel is not for the server.
     Ignored,
-    /// End of the connection.
+    /// The client has closed the connection.
     Disconnected,
 }
 
 impl Version {
-    /// Splits a message into its channel and bytes; `None` for a malformed one.
+    /// Splits a message into channel and data; `None` if it is malformed.
     pub fn decode(self, message: &[u8]) -> Option<(u8, Vec<u8>)> {
         let (first, rest) = message.split_first()?;
         if !self.base64 {
@@ -116,7 +121,9 @@ impl Version {
         Some((channel, BASE64.decode(rest).ok()?))
     }
 
-    /// Makes the message for some bytes of a channel.
+    /// Returns the message with this data on a channel.
+    ///
+    /// With [`base64`](Self::base64), `channel` must be below 10.
     pub fn encode(self, channel: u8, bytes: &[u8]) -> Message {
         if self.base64 {
             let mut text = String::from(char::from(b'0' + channel));
@@ -151,12 +158,12 @@ impl Version {
     }
 }
 
-/// What a message carries.
+/// Payload of a WebSocket message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Bytes, whether they came as text or binary.
+    /// Data of a binary or text message.
     Data(Bytes),
-    /// The end of the connection.
+    /// A close frame.
     Close,
 }
 
@@ -170,7 +177,7 @@ pub fn message_bytes(message: Message) -> Option<Payload> {
     }
 }
 
-/// Returns the message that ends a connection without an error.
+/// Returns the close frame for a connection that ends without an error.
 pub fn normal_close() -> Message {
     Message::Close(Some(CloseFrame {
         code: CloseCode::Normal,
@@ -178,9 +185,9 @@ pub fn normal_close() -> Message {
     }))
 }
 
-/// Returns the first supported version that the client offers.
+/// Returns the first supported version that the client offers; `None` if it offers others only.
 ///
-/// A client that offers no sub-protocol gets the unnamed version.
+/// A client that offers no sub-protocol gets a version without name.
 pub fn negotiate(headers: &HeaderMap) -> Option<Version> {
     let offered = offered_protocols(headers);
     if offered.is_empty() {
@@ -189,7 +196,7 @@ pub fn negotiate(headers: &HeaderMap) -> Option<Version> {
     VERSIONS.iter().find(|v| offered.contains(&v.name)).copied()
 }
 
-/// Returns the sub-protocols that a client offers.
+/// Returns the sub-protocols that a client offers, in its order of preference.
 pub fn offered_protocols(headers: &HeaderMap) -> Vec<&str> {
     header_values(headers, header::SEC_WEBSOCKET_PROTOCOL)
         .filter(|v| !v.is_empty())
@@ -204,11 +211,11 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 
 /// Returns the response that upgrades the connection.
 ///
-/// `headers` are the request's; an empty `protocol` names no sub-protocol.
+/// `headers` are those of the request; if `protocol` is empty, the response names no sub-protocol.
 ///
 /// # Errors
 ///
-/// Fails when the request has no key.
+/// Fails if the request has no `Sec-WebSocket-Key`.
 pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response<()>, UpgradeError> {
     let key = headers
         .get(header::SEC_WEBSOCKET_KEY)
@@ -227,15 +234,15 @@ pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response<()>, Upgra
     Ok(builder.body(())?)
 }
 
-/// Opens the server's end of a WebSocket on an upgraded connection.
+/// Returns the server's end of a WebSocket on an upgraded connection.
 pub async fn open(upgraded: hyper::upgrade::Upgraded) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await
 }
 
-/// Returns the payloads of a socket's messages as one stream of bytes.
+/// Returns the data of a socket as one stream of bytes, for SPDY inside a WebSocket.
 ///
-/// Written bytes are sent as binary messages; shutting the stream down closes the
-/// socket. SPDY inside a WebSocket needs this.
+/// Message boundaries are ignored on input. Written data is sent as binary messages; shutting the
+/// stream down closes the socket.
 pub fn tunnel(socket: Socket) -> DuplexStream {
     let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
     let (mut read, mut write) = tokio::io::split(near);
@@ -251,7 +258,7 @@ pub fn tunnel(socket: Socket) -> DuplexStream {
                 break;
             }
         }
-        // The reader may have been dropped.
+        // The stream may have been dropped.
         let _ = write.shutdown().await;
     });
     tokio::spawn(async move {
@@ -262,7 +269,7 @@ pub fn tunnel(socket: Socket) -> DuplexStream {
                 return;
             }
         }
-        // The peer may have closed the connection.
+        // The client may have closed the connection.
         let _ = sink.close().await;
     });
     far
@@ -306,7 +313,7 @@ mod tests {
             accept(&headers, "channel.k8s.io"),
             Err(UpgradeError::MissingKey)
         ));
-        // Key and answer of RFC 6455, section 1.3.
+        // Key and response from RFC 6455, section 1.3.
         headers.insert(
             header::SEC_WEBSOCKET_KEY,
             "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap(),
@@ -373,7 +380,7 @@ mod tests {
             v4.command_event(Message::Ping(Bytes::new())),
             CommandEvent::Ignored
         );
-        // In base64 the channel is a digit.
+        // In base64 versions the channel is a digit.
         assert_eq!(
             VERSIONS[4].command_event(Message::text("0bHM=")),
             CommandEvent::Stdin(Bytes::from_static(b"ls"))

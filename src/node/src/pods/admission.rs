@@ -1,4 +1,4 @@
-//! Admission of pods that were bound to the node.
+//! Admission of pods that were bound to the node, like the kubelet's admission handlers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,12 @@ fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
 
 /// Checks that the node can run a pod.
 ///
-/// Repeats the scheduler's checks: a pod may have been bound manually, or the node may
-/// have changed since.
-///
-/// `labels` are the node's; they are empty before the node is registered.
+/// Repeats the scheduler's checks: a pod may have been bound manually, or the node may have changed
+/// since. `labels` are the node's labels; they are empty before the node is registered.
 ///
 /// # Errors
 ///
-/// Fails with the reason of the pod's failure.
+/// Returns the reason and message with which the pod is to be failed.
 pub(crate) fn admit(
     pod: &Pod,
     others: &[Arc<Pod>],
@@ -39,7 +37,7 @@ pub(crate) fn admit(
         .filter(|p| !matches!(p.api_phase(), "Succeeded" | "Failed") && p.uid() != pod.uid())
         .collect();
     fits(pod, &others, node)?;
-    // Before its registration the node has no labels to compare with.
+    // Before registration the node's labels are not known, so affinity cannot be checked.
     if !labels.is_empty() && !pod_matches_node(pod.spec(), name, labels) {
         return Err(refuse(
             "NodeAffinity",
@@ -61,6 +59,7 @@ pub(crate) fn admit(
     Ok(())
 }
 
+/// Effective resource requests of a pod: milli-CPUs, and memory and storage in bytes.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Needs {
     pub cpu: i64,
@@ -68,7 +67,8 @@ pub(crate) struct Needs {
     pub storage: i64,
 }
 
-/// Returns what a pod takes of its node, as the scheduler counts it.
+/// Returns the pod's effective requests, computed as the scheduler does. A missing request defaults
+/// to the limit.
 pub(crate) fn needs(pod: &Pod) -> Needs {
     let all = resource::pod_requests_with(pod.spec(), |container| {
         qos::requests_or_limits(container.resources.as_ref())
@@ -90,7 +90,8 @@ fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Reason> {
     check_resources(pod, others, a).map_err(|e| refuse(&format!("OutOf{}", e.resource), e.message))
 }
 
-/// Checks that the node has what a pod requests, besides others.
+/// Checks that the node's free resources cover the requests of `pod`; `others` are the node's other
+/// pods.
 pub(crate) fn check_resources(
     pod: &Pod,
     others: &[&Pod],

@@ -1,4 +1,4 @@
-//! Exponential back-off: 10 s, doubled up to 5 min, forgotten 10 min after the last attempt.
+//! Exponential back-off: 10 s, doubled up to 5 min, reset 10 min after the last attempt.
 
 use std::collections::HashMap;
 
@@ -9,23 +9,25 @@ pub(crate) const INITIAL: SignedDuration = SignedDuration::from_secs(10);
 /// Maximum delay.
 pub(crate) const MAX: SignedDuration = SignedDuration::from_mins(5);
 
+/// Current delay of a key and the time of its last attempt.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     pause: SignedDuration,
     updated: Timestamp,
 }
 
-/// Delays by key, as in upstream's flow control.
+/// Back-off per key, as in client-go's `flowcontrol.Backoff`.
 ///
-/// A delay begins with the *event* (a container's end, a failed pull), not when the event
-/// is observed.
+/// A delay begins with the *event* (a container's exit, a failed pull), not when the event is
+/// observed.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     entries: HashMap<String, Entry>,
 }
 
 impl Backoff {
-    /// Returns the delay in effect after `event`: its length and its end.
+    /// Returns the length and the end of the delay that began with `event`; `None` if it has passed
+    /// or expired.
     pub(crate) fn holds(
         &self,
         key: &str,
@@ -40,14 +42,15 @@ impl Backoff {
         (now < until).then_some((entry.pause, until))
     }
 
-    /// Returns the end of the delay in effect since the key's last attempt.
+    /// Returns the end of the delay that began with the key's last attempt; `None` if it has
+    /// passed.
     pub(crate) fn holds_since_update(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
         let entry = self.entries.get(key)?;
         let until = entry.updated + entry.pause;
         (now < until).then_some(until)
     }
 
-    /// Records an attempt after `event`, which doubles the next delay.
+    /// Records an attempt after `event` and doubles the key's delay, up to [`MAX`].
     pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
         let pause = match self.entries.get(key) {
             Some(e) if !expired(event, e.updated) => (e.pause * 2).min(MAX),
@@ -62,12 +65,12 @@ impl Backoff {
         );
     }
 
-    /// Forgets a key.
+    /// Resets a key: its next delay is [`INITIAL`].
     pub(crate) fn reset(&mut self, key: &str) {
         self.entries.remove(key);
     }
 
-    /// Forgets entries that have expired.
+    /// Removes entries that have expired.
     pub(crate) fn collect(&mut self, now: Timestamp) {
         self.entries.retain(|_, e| !expired(now, e.updated));
     }
@@ -77,7 +80,7 @@ fn expired(event: Timestamp, updated: Timestamp) -> bool {
     event.duration_since(updated) > MAX * 2
 }
 
-/// Formats a duration as Go does, in whole seconds: `10s`, `2m40s`, `5m0s`.
+/// Formats a duration as Go's `Duration.String` does, in whole seconds: `10s`, `2m40s`, `5m0s`.
 pub(crate) fn go_duration(d: SignedDuration) -> String {
     let s = d.as_secs();
     match (s / 3600, s % 3600 / 60, s % 60) {
@@ -87,7 +90,7 @@ pub(crate) fn go_duration(d: SignedDuration) -> String {
     }
 }
 
-/// Formats a duration as Go does, with fractions of seconds: `1.234s`, `56ms`.
+/// Formats a duration in the style of Go's `Duration.String`: `1.234s`, `56ms`.
 pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
     let ns = d.as_nanos();
     let trim = |v: f64, digits: usize, unit: &str| {
@@ -127,7 +130,7 @@ mod tests {
             assert!(b.holds("k", at(t), at(t + want)).is_none());
             t += want;
         }
-        // A container that ran for more than ten minutes starts afresh.
+        // The back-off of a container that ran for more than ten minutes is reset.
         assert!(b.holds("k", at(t + 601), at(t + 601)).is_none());
         b.next("k", at(t + 601), at(t + 601));
         assert_eq!(b.holds("k", at(t + 601), at(t + 601)).unwrap().0, INITIAL);
@@ -153,7 +156,7 @@ mod tests {
         // The container ended at 100; ten seconds later it may start.
         assert!(b.holds("k", at(100), at(109)).is_some());
         assert!(b.holds("k", at(100), at(110)).is_none());
-        // A pull counts from its own attempt.
+        // The back-off of a pull starts with the pull itself.
         assert_eq!(b.holds_since_update("k", at(139)), Some(at(140)));
         assert_eq!(b.holds_since_update("k", at(140)), None);
         assert_eq!(b.holds_since_update("other", at(0)), None);

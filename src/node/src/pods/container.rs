@@ -1,4 +1,4 @@
-//! From a container's specification to what the runtime is asked for.
+//! Builds the runtime's container specification from a container of a pod.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,10 +21,10 @@ use crate::log_line::LogLine;
 use crate::service_env::ServiceEnvReceiver;
 use crate::volumes::Mounted;
 
-/// Profiles that `Localhost` seccomp names are relative to.
+/// Directory that `localhostProfile` names of seccomp profiles are relative to.
 const SECCOMP_ROOT: &str = "/var/lib/rkube/seccomp";
 
-/// What a container is made from, besides its specification.
+/// Inputs for a container besides its own specification.
 pub(crate) struct ContainerSources<'a> {
     pub host: &'a Host,
     pub services: &'a ServiceEnvReceiver,
@@ -34,7 +34,7 @@ pub(crate) struct ContainerSources<'a> {
     pub image: &'a ImageStatus,
     pub pod_ip: Option<IpAddr>,
     pub volumes: &'a Mounted,
-    /// ID of the container whose processes an ephemeral one sees.
+    /// ID of the container whose PID namespace an ephemeral container joins.
     pub target: Option<String>,
 }
 
@@ -42,7 +42,8 @@ pub(crate) struct ContainerSources<'a> {
 ///
 /// # Errors
 ///
-/// Fails for a mistake in the pod; the message is the container's status.
+/// Fails if the pod is invalid or refers to missing objects. The message becomes the waiting
+/// message of the container.
 pub(crate) async fn specify(
     sources: &ContainerSources<'_>,
     objects: &mut ObjectHold,
@@ -111,7 +112,7 @@ pub(crate) async fn specify(
     })
 }
 
-/// Returns what the runtime mounts for a container's volume mounts.
+/// Returns the bind mounts and image mounts for a container's volume mounts.
 fn volume_mounts(
     volumes: &Mounted,
     container: &Container,
@@ -133,7 +134,8 @@ fn volume_mounts(
     Ok((mounts, image_mounts))
 }
 
-/// Returns the path of a mount within its volume, with variables expanded.
+/// Returns the mount's path within its volume: `subPath`, or `subPathExpr` with its variables
+/// expanded.
 fn sub_path(
     mount: &VolumeMount,
     lookup: impl Fn(&str) -> Option<String>,
@@ -160,7 +162,7 @@ fn labels(pod: &Pod, container: &Container) -> BTreeMap<String, String> {
     ])
 }
 
-/// Returns what the next agent has to know of a container.
+/// Returns the annotations from which a restarted agent recovers the container's state.
 fn annotations(
     sources: &ContainerSources<'_>,
     message_path: String,
@@ -191,7 +193,7 @@ fn annotations(
     ]))
 }
 
-/// Returns the image's name for the status: the fully qualified form of `asked` if there is one.
+/// Returns the image name for the status: the fully qualified form of `asked` if there is one.
 fn image_name(image: &ImageStatus, asked: &str) -> String {
     image
         .repo_tags
@@ -244,7 +246,7 @@ fn add_message_file(
             std::fs::create_dir_all(parent)?;
         }
         std::fs::File::create(&host)?;
-        // Any user of the container may write its termination message.
+        // The container may run as any user.
         std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o666))
     })();
     done.map_err(|e: std::io::Error| format!("making {}: {e}", host.display()))?;
@@ -267,7 +269,7 @@ fn contexts<'a>(
     )
 }
 
-/// Returns the container's privileges; its own settings override the pod's.
+/// Returns the container's security settings; its own security context overrides the pod's.
 fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
     let (pod_context, own) = contexts(pod, container);
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
@@ -325,7 +327,7 @@ fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security
     }
 }
 
-/// Checks that an image does not run as root where `runAsNonRoot` is set.
+/// Rejects an image that would run as root if `runAsNonRoot` is set.
 fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Result<(), String> {
     let (pod_context, own) = contexts(pod, container);
     let non_root = own
@@ -363,17 +365,18 @@ fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Resu
     }
 }
 
-/// Maximum length of a termination message.
+/// Maximum length of a termination message, in bytes (the kubelet's limit).
 const MAX_MESSAGE_BYTES: u64 = 4096;
-/// Maximum length of a termination message from a log.
+/// Maximum length of a termination message that is taken from the log, in bytes.
 const MAX_LOG_MESSAGE_BYTES: usize = 2048;
-/// Maximum number of lines of a termination message from a log.
+/// Maximum number of lines of a termination message that is taken from the log.
 const MAX_LOG_MESSAGE_LINES: usize = 80;
 
 /// Returns the termination message of a container that has exited.
 ///
-/// It is the beginning of the container's message file. If that is empty, it is the
-/// end of the log of a failed container whose policy asks for it.
+/// The message is the beginning of the container's message file. If that is empty, the container
+/// failed and its policy is `FallbackToLogsOnError`, it is the end of the log. Otherwise it is the
+/// runtime's own message.
 pub(crate) fn termination_message(uid: &str, status: &rkube_runtime::ContainerStatus) -> String {
     let spec = &status.spec;
     let file = message_file(uid, &spec.name, spec.attempt);
@@ -392,7 +395,7 @@ pub(crate) fn termination_message(uid: &str, status: &rkube_runtime::ContainerSt
     text
 }
 
-/// Returns the last lines of a log's text, without times and streams.
+/// Returns the last lines of a log in CRI format, without timestamps and stream names.
 fn log_tail(raw: &str) -> String {
     let lines: Vec<String> = raw
         .lines()
@@ -416,7 +419,7 @@ fn log_tail(raw: &str) -> String {
     text
 }
 
-/// Returns at most `max` bytes of a file's beginning or end; empty if it cannot be read.
+/// Returns at most `max` bytes from the beginning or the end of a file; empty if it cannot be read.
 fn read_part(path: &Path, max: u64, end: bool) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> std::io::Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! What the workers of pods share.
+//! Dependencies that the workers of all pods share.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::objects::Objects;
 use crate::recorder::Recorder;
 use crate::service_env::ServiceEnvReceiver;
 
-/// The node's parts that pods are made with.
+/// Handles to the parts of the node that pod workers use.
 ///
-/// Workers keep it; functions below them take single fields.
+/// Workers hold the whole context; functions that they call take single fields.
 pub(crate) struct PodContext {
     pub host: Arc<Host>,
     /// Client with the node's identity.

@@ -11,12 +11,12 @@ use crate::allocatable::Allocatable;
 use crate::kinds::*;
 use crate::service_env::{ServiceEnvReceiver, service_environment};
 
-/// Why an environment cannot be made; the container waits with `CreateContainerConfigError`.
+/// Error message about an environment; the container waits with `CreateContainerConfigError`.
 pub(crate) type Problem = String;
 
-/// Replaces `$(NAME)` by its value.
+/// Replaces each `$(NAME)` with its value.
 ///
-/// `$$` becomes `$`; references to unknown names stay as they are.
+/// `$$` becomes `$`; references to unknown names are left unchanged.
 pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -45,12 +45,12 @@ pub(crate) fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> Stri
     out
 }
 
-/// Returns whether a name can be an environment variable: printable ASCII without `=`.
+/// Returns whether a name is valid for an environment variable: printable ASCII without `=`.
 fn valid_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=')
 }
 
-/// Values of a pod's fields, for `fieldRef`.
+/// Source of the pod fields that a `fieldRef` can select.
 pub(crate) struct Fields<'a> {
     pub pod: &'a Pod,
     pub node_name: &'a str,
@@ -59,7 +59,7 @@ pub(crate) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// Returns the field at `path`, in upstream's forms.
+    /// Returns the value of the field at `path`, formatted as upstream does.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
     Some((base, key.strip_suffix("']")?))
 }
 
-/// Formats a map as sorted `key="value"` lines, values quoted as by Go's `%q`.
+/// Formats a map as sorted `key="value"` lines, with values quoted like Go's `%q`.
 pub(crate) fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
     map.into_iter()
         .flatten()
@@ -132,7 +132,7 @@ fn quote(text: &str) -> String {
 
 /// Returns the value of a `resourceFieldRef`.
 ///
-/// A resource without limit is limited by what the node offers.
+/// A missing limit defaults to the node's allocatable amount.
 ///
 /// # Errors
 ///
@@ -180,20 +180,20 @@ pub(crate) fn resource_field(
     })
 }
 
-/// Divides and rounds up.
+/// Divides, rounds up and formats the quotient.
 fn divide_up(value: i64, divisor: i64) -> String {
     let quotient = value / divisor + i64::from(value % divisor > 0);
     quotient.to_string()
 }
 
-/// What environments are made from besides their specification.
+/// Inputs for a container's environment besides its specification.
 pub(crate) struct EnvSources<'a> {
     pub fields: Fields<'a>,
     pub node: &'a Allocatable,
     pub services: &'a ServiceEnvReceiver,
 }
 
-/// Variables in the order of their first definition; a later definition wins.
+/// Variables in the order of their first definition; a later definition replaces the value.
 #[derive(Default)]
 struct Variables {
     list: Vec<(String, String)>,
@@ -211,7 +211,7 @@ impl Variables {
         }
     }
 
-    /// Sets a variable unless it is defined already.
+    /// Sets a variable unless it is already defined.
     fn set_default(&mut self, name: String, value: String) {
         if !self.index.contains_key(&name) {
             self.set(&name, value);
@@ -219,12 +219,12 @@ impl Variables {
     }
 }
 
-/// Returns the environment of a container.
+/// Returns the environment of a container, as names and values.
 ///
 /// # Errors
 ///
-/// Fails when an object or a key is missing that is not optional; the message is the
-/// container's status.
+/// Fails when a referenced object or key is missing and not optional. The message becomes the
+/// waiting message of the container.
 pub(crate) async fn environment(
     sources: &EnvSources<'_>,
     container: &Container,
@@ -240,7 +240,7 @@ pub(crate) async fn environment(
         .iter()
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
-    // Values that `$(NAME)` refers to: those of `env` so far, then of services.
+    // Values for `$(NAME)`: earlier variables of `env`, then those of services.
     let mut defined: HashMap<String, String> = HashMap::new();
     for variable in container.env.iter().flatten() {
         let value = match variable.value_from.as_ref() {
@@ -253,7 +253,7 @@ pub(crate) async fn environment(
             }
             Some(source) => source_value(sources, container, variable, source, objects).await?,
         };
-        // An optional key that does not exist leaves the variable out.
+        // A missing optional key leaves the variable undefined.
         if let Some(value) = value {
             defined.insert(variable.name.clone(), value.clone());
             variables.set(&variable.name, value);
@@ -265,7 +265,7 @@ pub(crate) async fn environment(
     Ok(variables.list)
 }
 
-/// Adds all keys of a config map or secret that are valid names.
+/// Adds all keys of a config map or secret that are valid names, each with the prefix.
 async fn add_all(
     variables: &mut Variables,
     source: &EnvFromSource,
@@ -302,7 +302,7 @@ async fn add_all(
     Ok(())
 }
 
-/// Returns the value of a variable's source; `None` for an optional key that is missing.
+/// Returns the value of a variable's source; `None` for a missing optional key.
 async fn source_value(
     sources: &EnvSources<'_>,
     container: &Container,

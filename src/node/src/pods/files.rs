@@ -1,4 +1,4 @@
-//! Files of each pod: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
+//! Generates the files that each pod gets: `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`.
 
 use std::net::IpAddr;
 
@@ -6,24 +6,24 @@ use rkube_config::ClusterConfig;
 
 use crate::kinds::*;
 
-/// Maximum length of a host name, the kernel's.
+/// Maximum length of a host name in bytes, the kernel's limit.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
-/// A pod's host name and its domain, if it has one.
+/// A pod's host name and its DNS domain.
 pub(crate) struct Hostname {
-    /// The name of the `hostname` command.
+    /// Kernel host name: fully qualified if the pod sets `setHostnameAsFQDN`.
     pub name: String,
-    /// The short name.
+    /// Host name without the domain.
     pub short: String,
-    /// `<subdomain>.<namespace>.svc.<cluster domain>`, or empty.
+    /// `<subdomain>.<namespace>.svc.<cluster domain>`; empty if the pod has no subdomain.
     pub domain: String,
 }
 
-/// Returns the names of a pod.
+/// Returns the host name and domain of a pod.
 ///
 /// # Errors
 ///
-/// Fails when the fully qualified name is too long for the kernel.
+/// Fails if the fully qualified name exceeds the kernel's limit.
 pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostname, String> {
     let spec = pod.spec();
     if let Some(name) = spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
@@ -71,9 +71,9 @@ pub(crate) fn hostname(pod: &Pod, node: &str, dns_domain: &str) -> Result<Hostna
     })
 }
 
-/// Returns the pod's `/etc/hosts`.
+/// Returns the content of the pod's `/etc/hosts`.
 ///
-/// `node_hosts` is the node's file, for pods on the node's network.
+/// `node_hosts` is the content of the node's file; pods on the host network get it.
 pub(crate) fn hosts(pod: &Pod, names: &Hostname, ips: &[IpAddr], node_hosts: &str) -> String {
     let mut text = if pod.host_network() {
         format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}")
@@ -113,13 +113,14 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
+    /// Parses the content of a resolv.conf; unknown lines are ignored.
     pub(crate) fn parse(text: &str) -> Self {
         let mut r = Self::default();
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => r.servers.extend(words.next().map(str::to_owned)),
-                // The last line of each wins, as in libc.
+                // Each line replaces the previous one of its kind, as in libc.
                 Some("search" | "domain") => r.search = words.map(str::to_owned).collect(),
                 Some("options") => r.options = words.map(str::to_owned).collect(),
                 _ => {}
@@ -128,9 +129,9 @@ impl Resolver {
         r
     }
 
-    /// Replaces servers on the node's loopback, which pods cannot reach.
+    /// Replaces name servers on the node's loopback addresses, which pods cannot reach.
     ///
-    /// The cluster's server, which takes their place, forwards other names to them.
+    /// The cluster's name server takes their place and forwards external names to them.
     fn reachable_from_pods(&self, cluster: &ClusterConfig) -> Self {
         let mut r = self.clone();
         let is_loopback = |s: &String| s.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
@@ -141,6 +142,7 @@ impl Resolver {
         r
     }
 
+    /// Formats the configuration as a resolv.conf.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
         if !self.search.is_empty() {
@@ -156,7 +158,7 @@ impl Resolver {
     }
 }
 
-/// Returns the pod's resolver, by its `dnsPolicy` and `dnsConfig`.
+/// Returns the pod's resolver configuration according to its `dnsPolicy` and `dnsConfig`.
 pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
     let spec = pod.spec();
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
@@ -189,7 +191,7 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
             });
         }
     }
-    // Limits of libc, as upstream applies them.
+    // The kubelet's limits: 3 name servers and 32 search domains.
     r.servers.truncate(3);
     r.search.truncate(32);
     r

@@ -1,4 +1,4 @@
-//! Actions of probes and hooks: commands, HTTP requests, TCP connections, gRPC checks.
+//! Actions of probes and lifecycle hooks: exec, HTTP GET, TCP connect and gRPC health check.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -14,18 +14,19 @@ use crate::kinds::*;
 /// Result of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It succeeded, with this output.
+    /// The action succeeded, with this output.
     Success(String),
-    /// It failed, with this reason.
+    /// The action failed, with this reason.
     Failure(String),
-    /// It could not be attempted.
+    /// The action could not be attempted.
     Error(String),
 }
 
-/// Maximum number of bytes of output or of a response's body.
+/// Maximum size of command output or of a response body, in bytes.
 const MAX_OUTPUT_BYTES: usize = 10 << 10;
 
-/// HTTP client that accepts any certificate and opens one connection per request.
+/// HTTP client that accepts any certificate and opens one connection per request, like the
+/// kubelet's prober.
 static HTTP: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(|| {
     reqwest::Client::builder()
         .tls_danger_accept_invalid_certs(true)
@@ -33,7 +34,7 @@ static HTTP: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(|| {
         .http1_only()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::custom(|attempt| {
-            // Only within the host: another host's response is no result of this one.
+            // Redirects to another host are not followed: its response is not a result of this pod.
             let same = attempt
                 .previous()
                 .first()
@@ -48,7 +49,7 @@ static HTTP: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(|| {
         .map_err(|e| e.to_string())
 });
 
-/// Runs a command in the container.
+/// Runs a command in the container; exit code 0 is a success.
 pub(crate) async fn exec(
     runtime: &Runtime,
     id: &str,
@@ -81,7 +82,7 @@ fn host_of(ip: IpAddr) -> String {
     }
 }
 
-/// Returns the URL of an HTTP action.
+/// Returns the URL of an HTTP GET action.
 fn url(get: &HTTPGetAction, container: &Container, ip: IpAddr) -> Result<String, String> {
     let port = resolve_port(&get.port, container)?;
     let host = get
@@ -98,7 +99,7 @@ fn url(get: &HTTPGetAction, container: &Container, ip: IpAddr) -> Result<String,
     Ok(format!("{scheme}://{host}:{port}{slash}{path}"))
 }
 
-/// Sends an HTTP request; status codes from 200 to 399 are successes.
+/// Sends an HTTP GET request; status codes from 200 to 399 are successes.
 pub(crate) async fn http_get(
     get: &HTTPGetAction,
     container: &Container,
@@ -125,7 +126,7 @@ pub(crate) async fn http_get(
             _ => return Outcome::Error(format!("invalid header {:?}", h.name)),
         }
     }
-    // An empty value removes the header, as upstream does.
+    // An empty value in the pod's spec removes the header, as upstream does.
     for (name, default) in [
         (http::header::USER_AGENT, agent),
         (http::header::ACCEPT, "*/*"),
@@ -177,7 +178,7 @@ pub(crate) async fn http_get(
     }
 }
 
-/// Returns the innermost reason, in Go's words for errors of connections.
+/// Returns the root cause of an error; connection errors are worded as in Go.
 fn cause(error: &reqwest::Error, url: &str) -> String {
     use std::error::Error;
     let mut source: Option<&(dyn Error + 'static)> = error.source();
@@ -210,7 +211,7 @@ fn dial_error(address: &str, error: &std::io::Error) -> String {
     format!("dial tcp {address}: {reason}")
 }
 
-/// Opens a TCP connection.
+/// Opens a TCP connection; an established connection is a success.
 pub(crate) async fn tcp(
     action: &TCPSocketAction,
     container: &Container,
@@ -234,7 +235,7 @@ pub(crate) async fn tcp(
     }
 }
 
-/// Calls the standard health service over gRPC, without TLS.
+/// Calls `grpc.health.v1.Health/Check` without TLS; `SERVING` is a success.
 pub(crate) async fn grpc(
     action: &GRPCAction,
     ip: IpAddr,
@@ -328,7 +329,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Returns the status in a framed `HealthCheckResponse`; 0 when it is absent.
+/// Returns the status from a framed `HealthCheckResponse`; 0 if it is absent.
 fn health_status(mut body: Bytes) -> u64 {
     if body.len() < 5 {
         return 0;
@@ -365,7 +366,7 @@ fn read_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     None
 }
 
-/// Returns the user agent of probes.
+/// Returns the `User-Agent` of probes.
 pub(crate) fn probe_agent() -> String {
     let version = rkube_config::KUBERNETES_VERSION.trim_start_matches('v');
     let mut parts = version.split('.');
@@ -419,7 +420,7 @@ mod tests {
         assert!(probe_agent().starts_with("kube-probe/1."));
     }
 
-    /// Serves one connection with a fixed response; returns its port.
+    /// Serves one connection with a fixed response; returns the port.
     async fn server(response: &'static str) -> i32 {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -427,7 +428,7 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 1024];
-                // A client that only connects sends nothing.
+                // A TCP probe sends nothing.
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(response.as_bytes()).await;
             }
@@ -436,7 +437,7 @@ mod tests {
     }
 
     async fn get(port: i32) -> Outcome {
-        // The process has no default provider of TLS before.
+        // The test process may not have a default TLS provider yet.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let get = HTTPGetAction {
             path: Some("/healthz".into()),

@@ -1,4 +1,4 @@
-//! Getting a container's image: policies, credentials, back-off, events.
+//! Pulls container images: pull policies, credentials, back-off and events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,33 +17,34 @@ use crate::kinds::*;
 use crate::recorder::Recorder;
 use crate::recorder::Severity::{self, Normal, Warning};
 
-/// How soon a failed pull is tried again, to show in the status that it is held back.
+/// Delay after which a failed pull is reconsidered, so that the status changes from
+/// `ErrImagePull` to `ImagePullBackOff`.
 const BACKOFF_STATUS_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
-/// Why an image cannot be had now.
+/// Error returned when a container's image is not available.
 #[derive(Debug)]
 pub(crate) struct NoImage {
     pub reason: Reason,
-    /// When to try again; at the next event if `None`.
+    /// Time of the next attempt; `None` means at the next event.
     pub retry_at: Option<Timestamp>,
 }
 
-/// The node's image puller.
+/// The node's image puller, shared by all pods.
 pub(crate) struct ImagePuller {
     runtime: Runtime,
     recorder: Recorder,
     backoff: Mutex<Backoff>,
-    /// Last error of each key of `backoff`.
+    /// Last pull error per back-off key.
     errors: Mutex<HashMap<String, String>>,
-    /// Pulls in progress: pods that want the same image wait for the same pull.
+    /// Lock per image: concurrent pulls of the same image are serialized.
     pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     changed: watch::Sender<u64>,
 }
 
-/// Label of the images that the binary contains.
+/// Label of the images that are built into the binary.
 pub(crate) const BUILTIN_LABEL: &str = "io.rkube.builtin";
 
-/// One container's need of an image.
+/// A container's request for an image.
 struct Request<'a> {
     recorder: &'a Recorder,
     pod: &'a Pod,
@@ -57,13 +58,14 @@ impl Request<'_> {
             .container(self.pod, &self.container.name, severity, reason, message);
     }
 
-    /// Key of the back-off: pods fail independently.
+    /// Returns the back-off key: each pod has its own back-off per image.
     fn key(&self) -> String {
         format!("{}_{}", self.pod.uid(), self.image)
     }
 }
 
 impl ImagePuller {
+    /// Returns a puller without back-off or pulls in progress.
     pub(crate) fn new(runtime: Runtime, recorder: Recorder) -> Self {
         Self {
             runtime,
@@ -80,16 +82,16 @@ impl ImagePuller {
         self.changed.subscribe()
     }
 
-    /// Notifies receivers of images that came or went without this puller.
+    /// Notifies receivers of images that were added or removed without this puller.
     pub(crate) fn notify_change(&self) {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Ensures that a container's image is present, as its pull policy demands.
+    /// Ensures that a container's image is present, as its pull policy requires.
     ///
     /// # Errors
     ///
-    /// Fails when the policy forbids a pull, and when a pull fails or is held back.
+    /// Fails if the policy forbids a pull, if the pull fails, or while it is in back-off.
     pub(crate) async fn ensure(
         &self,
         pod: &Pod,
@@ -133,7 +135,7 @@ impl ImagePuller {
         self.pull(&request, policy, objects).await
     }
 
-    /// Returns why a pull has to wait for its back-off.
+    /// Returns the error for a pull that is in back-off; `None` if it may proceed.
     fn held_back(&self, request: &Request<'_>) -> Option<NoImage> {
         let (image, key) = (request.image, request.key());
         let until = self
@@ -168,7 +170,7 @@ impl ImagePuller {
         let lock = self.lock(image);
         let guard = lock.lock().await;
         let started = Instant::now();
-        // Another pod may have pulled it while this one waited.
+        // Another pod may have pulled the image while this one waited for the lock.
         let pulled = match self.runtime.image_status(image) {
             Some(status) if policy != "Always" => Ok(status),
             _ => self.runtime.pull_image(image, &auth, |_| {}).await,
@@ -197,7 +199,7 @@ impl ImagePuller {
         }
     }
 
-    /// Records a failed pull and begins or extends its back-off.
+    /// Records a failed pull and starts or extends its back-off.
     fn failed(&self, request: &Request<'_>, error: &ImageError) -> NoImage {
         let (now, key) = (Timestamp::now(), request.key());
         let until = {
@@ -222,6 +224,7 @@ impl ImagePuller {
         }
     }
 
+    /// Returns the lock for pulls of an image.
     fn lock(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
         self.pulling
             .lock()
@@ -230,6 +233,7 @@ impl ImagePuller {
             .clone()
     }
 
+    /// Releases the lock of an image; removes it if no other pull uses it.
     fn unlock(&self, image: &str, mine: Arc<tokio::sync::Mutex<()>>) {
         let mut pulling = self.pulling.lock();
         drop(mine);
@@ -244,7 +248,7 @@ impl ImagePuller {
 
 /// Returns the pull policy of a container's image.
 ///
-/// The binary's own images are in no registry, and those present are the newest.
+/// Built-in images are in no registry and always up to date, so they are never pulled.
 fn pull_policy<'a>(container: &'a Container, present: Option<&ImageStatus>) -> &'a str {
     if present.is_some_and(|status| status.labels.contains_key(BUILTIN_LABEL)) {
         return "IfNotPresent";
@@ -255,7 +259,7 @@ fn pull_policy<'a>(container: &'a Container, present: Option<&ImageStatus>) -> &
         .unwrap_or_else(|| default_policy(container.image.as_deref().unwrap_or_default()))
 }
 
-/// Returns the policy for an image whose container names none.
+/// Returns the default pull policy: `Always` for `latest` or no tag, otherwise `IfNotPresent`.
 fn default_policy(image: &str) -> &'static str {
     let last = image.rsplit('/').next().unwrap_or_default();
     if image.contains('@') {
@@ -267,7 +271,8 @@ fn default_policy(image: &str) -> &'static str {
     }
 }
 
-/// Returns the credentials in a pod's image pull secrets.
+/// Returns the registry credentials from a pod's image pull secrets. Missing secrets are reported
+/// as an event.
 async fn credentials(
     recorder: &Recorder,
     pod: &Pod,

@@ -1,4 +1,4 @@
-//! A pod's containers as the worker sees them: each attempt of each name.
+//! A pod's containers as its worker sees them: all attempts of each container.
 
 use std::collections::BTreeMap;
 
@@ -6,24 +6,27 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use rkube_runtime::{ContainerState as State, ContainerStatus as RuntimeStatus};
 
-/// Labels and annotations that the agent puts on containers and sandboxes, the kubelet's names.
+/// Labels and annotations of containers and sandboxes, with the kubelet's names where it has one.
 pub(crate) mod keys {
     pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
     pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
     pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
     pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    /// Hash of the container's definition, see [`hash`](crate::pods::plan::hash).
     pub(crate) const HASH: &str = "io.kubernetes.container.hash";
+    /// Attempt number of the container.
     pub(crate) const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
     pub(crate) const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
     pub(crate) const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+    /// Termination grace period of the pod at creation, in seconds.
     pub(crate) const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-    /// The `resources` that the container was created with, as JSON.
+    /// The container's `resources` at creation, as JSON.
     pub(crate) const RESOURCES: &str = "rkube.dev/resources";
-    /// The image's name for the container's status.
+    /// The image name for the container's status.
     pub(crate) const IMAGE_NAME: &str = "rkube.dev/image-name";
 }
 
-/// One attempt of a container.
+/// One attempt of a container: each restart creates a new one.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Instance {
     pub id: String,
@@ -34,19 +37,20 @@ pub(crate) struct Instance {
     pub image: String,
     pub image_ref: String,
     pub hash: Option<String>,
-    /// Resources that it was created with.
+    /// Resources that the container was created with.
     pub resources: Option<ResourceRequirements>,
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
     pub exit_code: i32,
     pub reason: String,
-    /// The termination message; read once the container has exited.
+    /// Termination message; empty until the container has exited.
     pub message: String,
     pub user: rkube_runtime::ContainerUser,
 }
 
 impl Instance {
+    /// Returns the attempt that corresponds to a container of the runtime.
     pub(crate) fn new(status: &RuntimeStatus) -> Self {
         let spec = &status.spec;
         Self {
@@ -76,19 +80,21 @@ impl Instance {
         }
     }
 
+    /// Returns whether the container is running.
     pub(crate) fn running(&self) -> bool {
         self.state == State::Running
     }
 
+    /// Returns whether the container has exited.
     pub(crate) fn exited(&self) -> bool {
         self.state == State::Exited
     }
 }
 
-/// All attempts by name, oldest first.
+/// All attempts per container name, oldest first.
 pub(crate) type Instances = BTreeMap<String, Vec<Instance>>;
 
-/// Returns the latest attempt of a container.
+/// Returns the latest attempt of a container; `None` if it was never created.
 pub(crate) fn latest<'a>(instances: &'a Instances, name: &str) -> Option<&'a Instance> {
     instances.get(name)?.last()
 }

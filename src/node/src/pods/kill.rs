@@ -1,4 +1,4 @@
-//! Stopping one container: `preStop`, the stop signal, and at last SIGKILL.
+//! Stops one container: `preStop` hook, stop signal, then SIGKILL.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use crate::kinds::*;
 use crate::recorder::Recorder;
 use crate::recorder::Severity::{Normal, Warning};
 
-/// Minimum time between the `preStop` hook and SIGKILL, in seconds.
+/// Minimum time between the `preStop` hook and SIGKILL, in seconds (the kubelet's).
 const MIN_GRACE_SECONDS: u64 = 2;
 
-/// The stop of one container.
+/// A request to stop one container.
 pub(crate) struct Killing {
     pub runtime: Runtime,
     pub recorder: Recorder,
@@ -23,16 +23,17 @@ pub(crate) struct Killing {
     pub name: String,
     pub id: String,
     pub ip: Option<IpAddr>,
-    /// Seconds for the hook and the signal together.
+    /// Grace period in seconds, shared by the hook and the signal.
     pub grace: i64,
-    /// The event's message; a default if `None`.
+    /// Message of the `Killing` event; `None` selects the default message.
     pub message: Option<String>,
-    /// Whether the hook has run and only the signal is repeated, with less grace.
+    /// Whether an earlier request is in progress: only the signal is repeated, with a shorter grace
+    /// period.
     pub again: bool,
 }
 
 impl Killing {
-    /// Returns when the container has exited.
+    /// Stops the container; returns once it has exited.
     pub(crate) async fn run(self) {
         let grace = u64::try_from(self.grace).unwrap_or(0);
         let began = Instant::now();
@@ -68,7 +69,7 @@ impl Killing {
         let ended = self.runtime.wait_container(&self.id);
         let outcome = tokio::select! {
             outcome = tokio::time::timeout(limit, run) => outcome,
-            // A container that exits by itself ends its hook.
+            // If the container exits by itself, the hook is abandoned.
             _ = ended => return,
         };
         if let Ok(Outcome::Failure(message) | Outcome::Error(message)) = outcome {

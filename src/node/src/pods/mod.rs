@@ -1,4 +1,4 @@
-//! Pods on this node: one worker per pod, and the watch that feeds them.
+//! Runs the pods of this node: one worker per pod, fed by a watch.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -39,10 +39,10 @@ use context::PodContext;
 use table::WorkerEvent;
 use worker::Adopted;
 
-/// Maximum number of sandboxes whose pods are remembered.
+/// Maximum number of entries in the sandbox-to-pod cache.
 const MAX_KNOWN_OWNERS: usize = 4096;
 
-/// Runs the pods of this node until the future is dropped.
+/// Watches and runs the pods of this node until the future is dropped.
 pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
     let mut adopted = adopt(&context.runtime);
     tokio::spawn(forward_events(context.clone()));
@@ -83,6 +83,7 @@ pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
     anyhow::bail!("the watch of pods ended")
 }
 
+/// Sends a pod to its worker. A pending pod without sandbox is admitted first.
 fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<String, Adopted>) {
     context.pods.update(pod.clone(), |others| {
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
@@ -100,7 +101,7 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
     });
 }
 
-/// Returns what the runtime has, by pod UID.
+/// Returns the runtime's sandboxes and containers per pod UID.
 fn adopt(runtime: &Runtime) -> HashMap<String, Adopted> {
     let mut all: HashMap<String, Adopted> = HashMap::new();
     let mut owner: HashMap<String, String> = HashMap::new();
@@ -125,7 +126,7 @@ fn adopt(runtime: &Runtime) -> HashMap<String, Adopted> {
     all
 }
 
-/// Removes what belongs to pods that the API does not have.
+/// Removes sandboxes, network interfaces and files of pods that are no longer in the API.
 async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
     let network = context.network.clone();
     let live: HashSet<String> = context
@@ -190,7 +191,7 @@ async fn forward_events(context: Arc<PodContext>) {
                     .send(&uid, WorkerEvent::ContainerChanged(event.container_id));
             }
             Err(RecvError::Lagged(_)) => {
-                // Events were lost: all containers are looked at again.
+                // Events were lost, so every existing container is refreshed.
                 for container in context.runtime.list_containers() {
                     if let Some(uid) = container.spec.labels.get(instance::keys::POD_UID) {
                         context

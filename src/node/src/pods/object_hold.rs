@@ -1,4 +1,4 @@
-//! Config maps and secrets that a pod uses.
+//! Config maps and secrets that one pod uses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::kinds::*;
 use crate::objects::{Objects, Watched};
 
-/// A hold that the pod's tasks share.
+/// An [`ObjectHold`] shared by the pod's tasks.
 pub(crate) type SharedHold = Arc<tokio::sync::Mutex<ObjectHold>>;
 
-/// Shares in the watches of the objects that one pod uses, kept while the pod is here.
+/// Keeps the watches of the config maps and secrets that one pod uses alive until it is dropped.
 pub(crate) struct ObjectHold {
     objects: Arc<Objects>,
     namespace: String,
@@ -18,7 +18,7 @@ pub(crate) struct ObjectHold {
 }
 
 impl ObjectHold {
-    /// Returns a hold of objects in a pod's namespace.
+    /// Returns an empty hold for objects in the pod's namespace.
     pub(crate) fn new(objects: Arc<Objects>, namespace: &str) -> Self {
         Self {
             objects,
@@ -28,7 +28,7 @@ impl ObjectHold {
         }
     }
 
-    /// Returns the watch of a config map.
+    /// Returns the watch of a config map; starts it if necessary.
     pub(crate) fn watch_config_map(&mut self, name: &str) -> Arc<Watched<ConfigMap>> {
         self.config_maps
             .entry(name.to_owned())
@@ -36,7 +36,7 @@ impl ObjectHold {
             .clone()
     }
 
-    /// Returns the watch of a secret.
+    /// Returns the watch of a secret; starts it if necessary.
     pub(crate) fn watch_secret(&mut self, name: &str) -> Arc<Watched<Secret>> {
         self.secrets
             .entry(name.to_owned())
@@ -44,12 +44,12 @@ impl ObjectHold {
             .clone()
     }
 
-    /// Returns a config map; `None` when it does not exist.
+    /// Returns a config map; `None` if it does not exist. Waits for the watch's first list.
     pub(crate) async fn config_map(&mut self, name: &str) -> Option<Arc<ConfigMap>> {
         self.watch_config_map(name).get().await
     }
 
-    /// Returns a secret; `None` when it does not exist.
+    /// Returns a secret; `None` if it does not exist. Waits for the watch's first list.
     pub(crate) async fn secret(&mut self, name: &str) -> Option<Arc<Secret>> {
         self.watch_secret(name).get().await
     }

@@ -1,4 +1,4 @@
-//! Where the node keeps a pod's files.
+//! Paths of a pod's files on the node.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use rkube_config::paths;
 
 use crate::kinds::*;
 
-/// Returns the directory of a pod's files.
+/// Returns the directory with a pod's files: volumes, `/etc` files and termination messages.
 pub(crate) fn pod_dir(uid: &str) -> PathBuf {
     Path::new(paths::PODS).join(uid)
 }

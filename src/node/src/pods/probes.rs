@@ -1,4 +1,4 @@
-//! Probes: one task per probe, and the state that their results lead to.
+//! Probes: one task per probe, and the container state derived from the results.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ impl Purpose {
         }
     }
 
+    /// Returns the probe's name in events, in lower case.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Startup => "startup",
@@ -39,6 +40,7 @@ impl Purpose {
         }
     }
 
+    /// Returns the container's probe for this purpose.
     pub(crate) fn of(self, container: &Container) -> Option<&Probe> {
         match self {
             Self::Startup => container.startup_probe.as_ref(),
@@ -48,7 +50,7 @@ impl Purpose {
     }
 }
 
-/// Counts consecutive equal results against the thresholds.
+/// Counts consecutive equal results and compares them with the probe's thresholds.
 #[derive(Debug)]
 pub(crate) struct Thresholds {
     success: u32,
@@ -58,6 +60,7 @@ pub(crate) struct Thresholds {
 }
 
 impl Thresholds {
+    /// Returns a counter without results; missing thresholds default to 1 success and 3 failures.
     pub(crate) fn new(probe: &Probe) -> Self {
         let positive = |v: Option<i32>, default: u32| {
             v.and_then(|v| u32::try_from(v).ok())
@@ -87,17 +90,17 @@ impl Thresholds {
     }
 }
 
-/// A probe's new state, for the pod's worker.
+/// A probe's new state, sent to the pod's worker.
 #[derive(Debug)]
 pub(crate) struct ProbeResult {
     pub container: String,
-    /// ID of the container, which tells its attempts apart.
+    /// ID of the probed container; a result of an earlier attempt is ignored.
     pub id: String,
     pub purpose: Purpose,
     pub success: bool,
 }
 
-/// State of the probes of one running container.
+/// Probe state of one running container. Dropping it stops the probes.
 #[derive(Debug)]
 pub(crate) struct Probed {
     pub id: String,
@@ -116,7 +119,7 @@ impl Drop for Probed {
     }
 }
 
-/// All probes of a pod.
+/// All probes of a pod's containers.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     containers: Vec<Probed>,
@@ -130,17 +133,17 @@ pub(crate) struct Target {
     pub container: Container,
     pub id: String,
     pub ip: IpAddr,
-    /// When the container started.
+    /// Start time of the container.
     pub since: jiff::Timestamp,
-    /// Reports a result to the worker; returns whether the worker still runs.
+    /// Sends a result to the worker; returns whether the worker is still running.
     pub report: Box<dyn Fn(ProbeResult) -> bool + Send + Sync>,
 }
 
 impl Probes {
     /// Starts to probe a running container.
     ///
-    /// `adopted` is the health in the API of a container that an earlier agent started;
-    /// it applies until a probe changes it.
+    /// `adopted` is the health that the API has for a container that an earlier agent started; it
+    /// applies until a probe changes it.
     pub(crate) fn watch(&mut self, target: Target, adopted: Option<Health>) {
         self.forget(&target.container.name);
         let container = &target.container;
@@ -163,15 +166,17 @@ impl Probes {
         self.containers.push(probed);
     }
 
+    /// Stops the probes of a container and discards their state.
     pub(crate) fn forget(&mut self, name: &str) {
         self.containers.retain(|p| p.name != name);
     }
 
+    /// Stops all probes and discards their state.
     pub(crate) fn clear(&mut self) {
         self.containers.clear();
     }
 
-    /// Returns the ID of the container that is probed under a name.
+    /// Returns the ID of the probed container of this name.
     pub(crate) fn probed(&self, name: &str) -> Option<&str> {
         self.find(name).map(|p| p.id.as_str())
     }
@@ -180,6 +185,7 @@ impl Probes {
         self.containers.iter().find(|p| p.name == name)
     }
 
+    /// Returns the container's health; neither started nor ready if it is not probed.
     pub(crate) fn health(&self, name: &str) -> Health {
         self.find(name).map_or(
             Health {
@@ -195,7 +201,8 @@ impl Probes {
 
     /// Applies a result.
     ///
-    /// `target` returns the container for the probes that begin after the startup probe.
+    /// `target` returns the container for the liveness and readiness probes, which start once the
+    /// startup probe has succeeded.
     pub(crate) fn apply(&mut self, result: &ProbeResult, target: impl FnOnce() -> Option<Target>) {
         let Some(probed) = self
             .containers
@@ -219,7 +226,7 @@ impl Probes {
         }
     }
 
-    /// Clears failed probes: the pod is being stopped and restarts no container.
+    /// Clears failed probes. Called when the pod is being stopped: no container is restarted.
     pub(crate) fn stop_restarting(&mut self) {
         for p in &mut self.containers {
             p.failed = None;
@@ -227,6 +234,7 @@ impl Probes {
     }
 }
 
+/// Starts the liveness and readiness probes of a container.
 fn start_probes(probed: &mut Probed, target: &Arc<Target>) {
     for purpose in [Purpose::Liveness, Purpose::Readiness] {
         if purpose.of(&target.container).is_some() {
@@ -245,6 +253,9 @@ impl ProbeView for Probes {
     }
 }
 
+/// Probes a container periodically and reports changes of its state.
+///
+/// Returns when the probe has no further purpose or the worker has ended.
 async fn run(target: Arc<Target>, purpose: Purpose) {
     let Some(probe) = purpose.of(&target.container) else {
         return;
@@ -272,7 +283,7 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
         let success = match &outcome {
             Outcome::Success(_) => true,
             Outcome::Failure(_) => false,
-            // An error is not a result of the container.
+            // An error says nothing about the container's health.
             Outcome::Error(_) => continue,
         };
         let Some(state) = thresholds.observe(success) else {
@@ -292,7 +303,7 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
         }
         let done = match purpose {
             Purpose::Startup => true,
-            // On hold until the container is restarted.
+            // No more probes until the container is restarted.
             Purpose::Liveness => !state,
             Purpose::Readiness => false,
         };

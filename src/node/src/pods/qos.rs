@@ -1,4 +1,4 @@
-//! Quality of service, and what it means for the kernel: shares, quota, OOM score, cgroups.
+//! QoS classes and the kernel settings derived from them: CPU shares and quota, OOM score, cgroups.
 
 use rkube_component_helpers::qos::compute;
 use rkube_component_helpers::resource::{ResourceList, pod_limits};
@@ -7,7 +7,7 @@ pub(crate) use rkube_component_helpers::qos::QosClass as Qos;
 
 use crate::kinds::*;
 
-/// CPU and memory in numbers: milli-CPUs and bytes.
+/// CPU in milli-CPUs and memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Amounts {
     pub cpu: Option<i64>,
@@ -24,7 +24,7 @@ fn amounts(list: Option<&Quantities>) -> Amounts {
     }
 }
 
-/// A container's requests; a limit stands in for a request that is not there.
+/// Returns a container's requests; a missing request defaults to the limit.
 pub(crate) fn requests(r: Option<&ResourceRequirements>) -> Amounts {
     let requests = amounts(r.and_then(|r| r.requests.as_ref()));
     let limits = limits(r);
@@ -34,12 +34,12 @@ pub(crate) fn requests(r: Option<&ResourceRequirements>) -> Amounts {
     }
 }
 
-/// A container's limits.
+/// Returns a container's limits.
 pub(crate) fn limits(r: Option<&ResourceRequirements>) -> Amounts {
     amounts(r.and_then(|r| r.limits.as_ref()))
 }
 
-/// Returns requests, with the limit where a request is missing.
+/// Returns a container's requests; a missing request defaults to the limit.
 pub(crate) fn requests_or_limits(r: Option<&ResourceRequirements>) -> ResourceList {
     let mut all = ResourceList::from_typed(r.and_then(|r| r.limits.as_ref()));
     let requests = ResourceList::from_typed(r.and_then(|r| r.requests.as_ref()));
@@ -47,7 +47,7 @@ pub(crate) fn requests_or_limits(r: Option<&ResourceRequirements>) -> ResourceLi
     all
 }
 
-/// Returns the pod's class as the API server reports it, or computes it.
+/// Returns the pod's QoS class from its status, or computes it if the status has none.
 pub(crate) fn class(pod: &Pod) -> Qos {
     let reported = pod.status.as_ref().and_then(|s| s.qos_class.as_deref());
     if let Some(class) = reported.and_then(Qos::parse) {
@@ -66,7 +66,7 @@ pub(crate) fn class(pod: &Pod) -> Qos {
     }
 }
 
-/// Where the pod's containers are kept, as the kubelet's cgroupfs driver names it.
+/// Returns the path of the pod's cgroup, named as by the kubelet's cgroupfs driver.
 pub(crate) fn cgroup_parent(pod: &Pod) -> String {
     let uid = pod.uid();
     match class(pod) {
@@ -76,12 +76,12 @@ pub(crate) fn cgroup_parent(pod: &Pod) -> String {
     }
 }
 
-/// How ready the kernel is to kill a container's processes, −1000 to 1000.
+/// Returns the `oom_score_adj` of a container's processes, from −997 to 1000.
 ///
-/// Upstream's formula: guaranteed pods last, best-effort ones first, burstable
-/// ones by how little of the node's memory they asked for.
+/// Upstream's formula: guaranteed pods are killed last and best-effort pods first. Burstable
+/// containers have a higher score the smaller the share of the node's memory that they request.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i32 {
-    // Pods that the node cannot do without.
+    // Node-critical and static pods.
     if pod.spec().priority.unwrap_or(0) >= 2_000_001_000 || is_static(pod) {
         return -997;
     }
@@ -97,7 +97,7 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
                 .any(|c| c.name == container.name && is_sidecar(c))
                 && let Some(least) = pod.spec().containers.iter().map(of).min()
             {
-                // A sidecar must not go before the containers it serves.
+                // A sidecar must not be killed before the main containers.
                 request = request.max(least);
             }
             let score = 1000 - 1000 * i128::from(request) / i128::from(node_memory.max(1));
@@ -110,7 +110,7 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
     }
 }
 
-/// Whether the pod comes from a file on the node.
+/// Returns whether the pod comes from a file on the node rather than from the API.
 pub(crate) fn is_static(pod: &Pod) -> bool {
     pod.metadata
         .annotations
@@ -119,7 +119,7 @@ pub(crate) fn is_static(pod: &Pod) -> bool {
         .is_some_and(|s| s != "api")
 }
 
-/// CPU shares of a request in thousandths of a CPU.
+/// Returns the cgroup v1 CPU shares for a request in milli-CPUs.
 pub(crate) fn cpu_shares(millis: i64) -> u64 {
     const MIN: i64 = 2;
     const MAX: i64 = 262_144;
@@ -131,10 +131,11 @@ pub(crate) fn cpu_shares(millis: i64) -> u64 {
         .unsigned_abs()
 }
 
-/// The period that quotas count in, in microseconds.
+/// The CFS period that quotas refer to, in microseconds.
 pub(crate) const CPU_PERIOD: u64 = 100_000;
 
-/// CPU time a period, in microseconds, of a limit in thousandths of a CPU; none without limit.
+/// Returns the CFS quota per period in microseconds for a limit in milli-CPUs; `None` without a
+/// limit.
 pub(crate) fn cpu_quota(millis: i64) -> Option<i64> {
     if millis <= 0 {
         return None;
@@ -142,7 +143,7 @@ pub(crate) fn cpu_quota(millis: i64) -> Option<i64> {
     Some((millis.saturating_mul(CPU_PERIOD as i64) / 1000).max(1000))
 }
 
-/// The container's limits and weights for the runtime.
+/// Returns the cgroup settings of a container.
 pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resources {
     let r = container.resources.as_ref();
     let (requests, limits) = (requests(r), limits(r));
@@ -153,7 +154,7 @@ pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resourc
         .flatten()
         .filter_map(|(name, q)| {
             let size = name.strip_prefix("hugepages-")?;
-            // The kernel writes 2MB where Kubernetes writes 2Mi.
+            // The kernel names page sizes 2MB, Kubernetes 2Mi.
             let size = size
                 .replace("Ki", "KB")
                 .replace("Mi", "MB")
@@ -168,14 +169,14 @@ pub(crate) fn runtime_resources(container: &Container) -> rkube_runtime::Resourc
         memory_limit: limits.memory.filter(|m| *m > 0),
         memory_swap_limit: limits.memory.filter(|m| *m > 0),
         hugepage_limits,
-        // Of a container whose memory is used up no part lives on (v2 only).
+        // On OOM the kernel kills all processes of the container, not just one (cgroup v2).
         unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
         ..Default::default()
     }
 }
 
-/// The weight and limits of the pod's own cgroup, in which its containers are. A
-/// limit is set only when every container has one.
+/// Returns the cgroup settings of the pod. A limit is set only if every container has one, or if
+/// the pod's specification sets it.
 pub(crate) fn pod_resources(pod: &Pod) -> rkube_runtime::Resources {
     let request = super::admission::needs(pod).cpu;
     let shares = Some(cpu_shares(request));
@@ -195,8 +196,7 @@ pub(crate) fn pod_resources(pod: &Pod) -> rkube_runtime::Resources {
     }
 }
 
-/// Returns the pod's limit of a resource. It has one if it states it itself or
-/// if each of its containers has one.
+/// Returns the pod's limit of a resource; `None` unless the pod or each of its containers has one.
 fn pod_limit(pod: &Pod, name: &str) -> Option<rkube_api::quantity::Quantity> {
     let spec = pod.spec();
     let is_limited = |r: Option<&ResourceRequirements>| {
@@ -210,11 +210,11 @@ fn pod_limit(pod: &Pod, name: &str) -> Option<rkube_api::quantity::Quantity> {
     None
 }
 
-/// The cgroup of burstable pods, and that of best-effort ones.
+/// The cgroups of burstable and of best-effort pods.
 const TIERS: [&str; 2] = ["/kubepods/burstable", "/kubepods/besteffort"];
 
-/// Those two with their weights: burstable pods weigh together what they ask for
-/// together, best-effort ones next to nothing.
+/// Returns the cgroups of both QoS classes with their CPU weights: burstable pods share the sum of
+/// their requests, best-effort pods get the minimum.
 pub(crate) fn tiers(pods: &[std::sync::Arc<Pod>]) -> [(&'static str, rkube_runtime::Resources); 2] {
     let burstable: i64 = pods
         .iter()
@@ -353,7 +353,7 @@ mod tests {
             ("Burstable", "/kubepods/burstable/podu"),
             ("BestEffort", "/kubepods/besteffort/podu"),
         ] {
-            // The class in the status never changes.
+            // The class in the status is never recomputed.
             p.status = Some(PodStatus {
                 qos_class: Some(class.into()),
                 ..Default::default()

@@ -1,14 +1,15 @@
 //! Reasons in statuses.
 
-/// Why a container waits, or why the node failed a pod, as the status shows it.
+/// Reason and message of a waiting container or a failed pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// A word in camel case.
+    /// Reason in camel case, for programs.
     pub reason: String,
     pub message: String,
 }
 
 impl Reason {
+    /// Returns a reason with a message for users.
     pub(crate) fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),

@@ -1,10 +1,9 @@
-//! Changing the resources of a pod that runs (KEP-1287): what was granted to its
-//! containers, whether the node can grant more, and making it so.
+//! In-place resize of running pods (KEP-1287): granted resources, admission and application.
 //!
-//! What a pod asks for takes effect only once it is granted; until then the agent
-//! works on the pod as it was granted. Both that and what the containers run with
-//! outlive the agent in a file beside the pod's volumes, which is only written when
-//! a pod was resized at all.
+//! A change of a pod's resources takes effect only once it is granted. Until then the agent works
+//! with the pod as last granted. The granted and the applied resources are saved in a file in the
+//! pod's directory, so that they survive a restart of the agent. The file is written only for pods
+//! that were resized.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,25 +18,25 @@ use super::qos;
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
 
-/// Resources that can be resized.
+/// Resources that can be resized in place.
 const NAMES: [&str; 2] = ["cpu", "memory"];
 
-/// Resources that were granted, and those in effect.
+/// Granted and applied resources of a pod's containers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// Granted resources by container name.
     granted: BTreeMap<String, ResourceRequirements>,
-    /// Resources in effect by container ID, unless those that it was created with.
+    /// Applied resources by container ID; absent if they are those of the container's creation.
     applied: BTreeMap<String, ResourceRequirements>,
 }
 
-/// Returns the containers whose resources can change.
+/// Returns the containers that can be resized: main containers and sidecars.
 fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
     let sidecars = pod.init_containers().iter().filter(|c| is_sidecar(c));
     sidecars.chain(&pod.spec().containers)
 }
 
-/// Returns the names of the resources that differ.
+/// Returns the names of the resources whose request or limit differs.
 fn changed(a: &ResourceRequirements, b: &ResourceRequirements) -> Vec<&'static str> {
     let of = |r: &ResourceRequirements, name: &str| {
         let find = |list: &Option<BTreeMap<String, Quantity>>| {
@@ -56,14 +55,15 @@ impl Record {
         pod_dir(uid).join("resources.json")
     }
 
-    /// Returns the record of a new pod: all that it requests is granted.
+    /// Returns the record of a new pod: its requests are granted as they are.
     pub(crate) fn for_new_pod(pod: &Pod) -> Self {
         Self::default().complete(pod, &Instances::new())
     }
 
     /// Returns the record of a pod that an earlier agent ran.
     ///
-    /// Sources in order: the file, what the containers were created with, the request.
+    /// Granted resources come from the file, else from the container's creation, else from the
+    /// specification.
     pub(crate) fn load(pod: &Pod, instances: &Instances) -> Self {
         let kept = match std::fs::read(Self::file(pod.uid())) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|e| {
@@ -87,7 +87,7 @@ impl Record {
         self
     }
 
-    /// Saves the record for the next agent.
+    /// Saves the record atomically, for the next agent.
     pub(crate) fn save(&self, uid: &str) -> std::io::Result<()> {
         let file = Self::file(uid);
         let new = file.with_extension("new");
@@ -95,7 +95,7 @@ impl Record {
         std::fs::rename(new, file)
     }
 
-    /// Returns the pod as it was granted; `None` when that is what it requests.
+    /// Returns the pod with its granted resources; `None` if they equal the requested ones.
     pub(crate) fn granted(&self, asked: &Pod) -> Option<Pod> {
         let differs = |c: &Container| {
             let resources = c.resources.clone().unwrap_or_default();
@@ -117,7 +117,7 @@ impl Record {
         Some(pod)
     }
 
-    /// Grants what the pod requests.
+    /// Grants the pod's requests.
     pub(crate) fn grant(&mut self, asked: &Pod) {
         for c in resizable(asked) {
             self.granted
@@ -125,12 +125,12 @@ impl Record {
         }
     }
 
-    /// Records the resources that a container runs with now.
+    /// Records the resources that a container now runs with.
     pub(crate) fn applied(&mut self, id: &str, resources: ResourceRequirements) {
         self.applied.insert(id.to_owned(), resources);
     }
 
-    /// Forgets containers that no longer exist.
+    /// Removes the containers for which `there` returns false.
     pub(crate) fn retain(&mut self, there: impl Fn(&str) -> bool) {
         self.applied.retain(|id, _| there(id));
     }
@@ -174,15 +174,20 @@ pub(crate) struct Outdated {
     pub restart: bool,
 }
 
-/// Why the node does not grant a resize.
+/// Why the node does not grant a resize; the condition `PodResizePending` reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// `Deferred` or `Infeasible`.
+    /// `Deferred` (may be granted later) or `Infeasible` (exceeds the node's capacity).
     pub reason: &'static str,
     pub message: String,
 }
 
-/// Checks that the node has what the pod requests besides what others were granted.
+/// Checks that the node can grant the pod's requests. `others` are the other active pods, with
+/// granted resources.
+///
+/// # Errors
+///
+/// Returns whether the resize is deferred or infeasible, and why.
 pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result<(), Refusal> {
     let needs = admission::needs(asked);
     for (name, wanted, capacity) in [
@@ -204,16 +209,17 @@ pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result
     })
 }
 
-/// Result of resizing containers in place.
+/// Result of an in-place resize.
 pub(crate) struct Applied {
-    /// Containers that run with the granted resources now.
+    /// Containers that now run with the granted resources.
     pub done: Vec<Outdated>,
     pub error: Option<String>,
 }
 
 /// Changes the cgroups of the pod and of `containers`.
 ///
-/// The pod's limits are never below those of its containers meanwhile.
+/// Meanwhile the pod's limits are the larger of the old and new ones, never below those of its
+/// containers. Stops at the first error; the containers resized before it are in the result.
 pub(crate) async fn apply(
     runtime: &Runtime,
     before: &Pod,
@@ -249,8 +255,8 @@ pub(crate) async fn apply(
     Applied { done, error }
 }
 
-/// Checks that a new memory limit is not below the usage, for which the kernel would
-/// kill the container.
+/// Checks that a new memory limit is not below the current usage: the kernel would kill the
+/// container.
 fn check_memory_usage(runtime: &Runtime, container: &Outdated) -> Result<(), String> {
     let limit = |r| qos::limits(Some(r)).memory;
     let (Some(new), old) = (limit(&container.to), limit(&container.from)) else {
@@ -271,11 +277,11 @@ fn check_memory_usage(runtime: &Runtime, container: &Outdated) -> Result<(), Str
     Ok(())
 }
 
-/// Returns limits for the transition between two states: the greater ones.
+/// Returns limits for the transition between two states: the larger of each.
 fn both(old: &Resources, new: &Resources) -> Resources {
     let greater = |a: Option<i64>, b: Option<i64>| match (a, b) {
         (Some(a), Some(b)) => Some(a.max(b)),
-        // Unlimited: written where a limit is set, left alone elsewhere.
+        // Becomes unlimited: the limit must be removed explicitly (−1).
         (Some(_), None) => Some(-1),
         (None, _) => None,
     };
@@ -356,14 +362,14 @@ mod tests {
 
     #[test]
     fn a_new_life_of_the_agent_grants_nothing_by_itself() {
-        // Asked while nobody listened.
+        // Requested while no agent was running.
         let asked = pod("100m", "128Mi");
         let instances = running("100m", "64Mi");
         let mut record = Record::load(&asked, &instances);
         assert_eq!(record.granted(&asked), Some(pod("100m", "64Mi")));
         record.grant(&asked);
         assert!(record.outdated(&asked, &instances)[0].restart, "by policy");
-        // Nothing runs yet: it is what it asks for.
+        // Nothing runs yet, so the requests are granted as they are.
         assert_eq!(
             Record::load(&asked, &Instances::new()).granted(&asked),
             None

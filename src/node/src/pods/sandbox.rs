@@ -1,4 +1,4 @@
-//! Creates a pod's sandbox: volumes first, then namespaces, network and files.
+//! Creates and stops pod sandboxes: volumes first, then namespaces, network and files.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,18 +21,18 @@ use crate::kinds::*;
 use crate::recorder::Severity::Warning;
 use crate::volumes::{self, VolumeSources, Volumes};
 
-/// Delay before the second attempt to set volumes up; it doubles each time.
+/// Delay before the second attempt to set up volumes; doubles with each attempt.
 const INITIAL_MOUNT_DELAY: Duration = Duration::from_millis(500);
-/// Maximum delay between attempts to set volumes up, the kubelet's.
+/// Maximum delay between attempts to set up volumes (the kubelet's).
 const MAX_MOUNT_DELAY: Duration = Duration::from_secs(122);
 
-/// A sandbox that containers can be created in.
+/// A ready sandbox and the pod's address.
 pub(crate) struct NewSandbox {
     pub view: SandboxView,
     pub ip: IpAddr,
 }
 
-/// Returns the address of a pod; `None` before its sandbox is attached to the network.
+/// Returns the pod's IP address; `None` if its sandbox is not attached to the network.
 pub(crate) fn address(
     host: &Host,
     network: &NodeNetwork,
@@ -45,7 +45,7 @@ pub(crate) fn address(
     network.pod(sandbox).map(|p| p.ip.into())
 }
 
-/// Sets a pod's volumes up; tries again until it succeeds or is cancelled.
+/// Sets up the pod's volumes; retries until it succeeds. Returns `None` when cancelled.
 pub(crate) async fn fill_volumes(
     context: &PodContext,
     pod: &Arc<Pod>,
@@ -79,7 +79,7 @@ pub(crate) async fn fill_volumes(
         }
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            // A missing object may exist now.
+            // A missing object may have been created.
             () = volumes::any_change(&problems) => {}
             () = cancel.cancelled() => return None,
         }
@@ -169,7 +169,8 @@ fn specification(pod: &Pod, hostname: &str, attempt: u32) -> SandboxSpec {
     }
 }
 
-/// Attaches a sandbox to the network and returns the pod's address.
+/// Attaches a sandbox to the pod network and returns the pod's address; the node's address for a
+/// pod on the host network.
 async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::Result<IpAddr> {
     let Some(netns) = sandbox.netns_path.as_ref().filter(|_| !pod.host_network()) else {
         return Ok(context.host.ip());
@@ -185,7 +186,7 @@ async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::R
     Ok(IpAddr::V4(attached.ip))
 }
 
-/// Sets the CPU weights of the QoS classes from the requests of their pods.
+/// Sets the CPU weights of the QoS cgroups from the requests of `pods`. Errors are only logged.
 pub(crate) async fn update_weights(runtime: &Runtime, pods: &[Arc<Pod>]) {
     for (tier, resources) in qos::tiers(pods) {
         if let Err(e) = runtime.configure_cgroup(tier, &resources).await {
@@ -194,7 +195,8 @@ pub(crate) async fn update_weights(runtime: &Runtime, pods: &[Arc<Pod>]) {
     }
 }
 
-/// Stops a sandbox with all its containers and releases its address.
+/// Stops a sandbox with all its containers and detaches it from the network. Errors are only
+/// logged.
 pub(crate) async fn stop(runtime: &Runtime, network: &NodeNetwork, id: &str) {
     if let Err(e) = runtime.stop_sandbox(id).await {
         tracing::warn!("stopping sandbox {id}: {e}");
@@ -255,7 +257,7 @@ async fn write_files(
     .await?;
     tokio::fs::write(dir.join("resolv.conf"), resolver.render()).await?;
     tokio::fs::write(dir.join("hostname"), format!("{}\n", names.name)).await?;
-    // A container's umask or user must not decide who can resolve names.
+    // Containers of any user must be able to read these files, whatever the umask was.
     for file in ["etc-hosts", "resolv.conf", "hostname"] {
         use std::os::unix::fs::PermissionsExt;
         tokio::fs::set_permissions(dir.join(file), std::fs::Permissions::from_mode(0o644)).await?;

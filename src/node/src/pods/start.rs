@@ -1,4 +1,4 @@
-//! Starting one container: image, specification, creation, start, `postStart`.
+//! Starts one container: image, specification, creation, start and `postStart` hook.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::kinds::*;
 use crate::recorder::Severity::{self, Normal, Warning};
 use crate::volumes::Mounted;
 
-/// What is needed to start a container.
+/// A request to start one attempt of a container.
 pub(crate) struct Start {
     pub context: Arc<PodContext>,
     pub pod: Arc<Pod>,
@@ -30,17 +30,17 @@ pub(crate) struct Start {
     pub ip: Option<IpAddr>,
     pub volumes: Arc<Mounted>,
     pub objects: SharedHold,
-    /// Earlier attempts, of which the last is kept for `logs --previous`.
+    /// Earlier attempts; only the last is kept, for `kubectl logs --previous`.
     pub earlier: Vec<Instance>,
     pub target: Option<String>,
     pub cancel: CancellationToken,
 }
 
-/// Why a container did not start.
+/// Error returned when a container does not start; it becomes the waiting reason.
 #[derive(Debug)]
 pub(crate) struct NotStarted {
     pub reason: Reason,
-    /// When to try again; after the usual back-off if `None`.
+    /// Time of the next attempt; `None` leaves it to the restart back-off.
     pub retry_at: Option<Timestamp>,
 }
 
@@ -58,9 +58,9 @@ impl Start {
             .container(&self.pod, &self.container.name, severity, reason, message);
     }
 
-    /// Starts the container.
+    /// Starts the container and runs its `postStart` hook.
     ///
-    /// The worker learns the container's states from the runtime's events.
+    /// The worker learns the container's state from the runtime's events.
     pub(crate) async fn run(self) -> Result<(), NotStarted> {
         let spec = tokio::select! {
             spec = self.prepare() => spec?,
@@ -89,7 +89,7 @@ impl Start {
         self.post_start(&id).await
     }
 
-    /// Gets the image and builds the specification.
+    /// Ensures that the image is present and builds the specification.
     async fn prepare(&self) -> Result<ContainerSpec, NotStarted> {
         let images = &self.context.images;
         let image = images
@@ -122,7 +122,7 @@ impl Start {
             })
     }
 
-    /// Forgets all attempts but the last.
+    /// Removes all earlier attempts but the last, with their logs and termination messages.
     async fn collect(&self) {
         let keep = self.earlier.len().saturating_sub(1);
         for old in self.earlier.iter().take(keep) {
@@ -132,7 +132,7 @@ impl Start {
             let log = log_path(&self.pod, &old.name, old.attempt);
             let words = message_file(self.pod.uid(), &old.name, old.attempt);
             for file in [log, words] {
-                // Gone already is as good.
+                // The file may not exist.
                 let _ = tokio::fs::remove_file(file).await;
             }
         }
@@ -176,10 +176,10 @@ impl Start {
     }
 }
 
-/// Limit of `postStart` hooks, which upstream does not limit; the container's end ends them.
+/// Limit for `postStart` hooks. Upstream has none; a hook also ends with its container.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs a `postStart` or `preStop` hook.
+/// Runs a `postStart` or `preStop` hook; `limit` bounds its duration.
 pub(crate) async fn run_hook(
     runtime: &Runtime,
     hook: &k8s_openapi::api::core::v1::LifecycleHandler,
@@ -205,7 +205,7 @@ pub(crate) async fn run_hook(
             rkube_config::KUBERNETES_VERSION.trim_start_matches('v')
         );
         match handlers::http_get(get, container, ip, limit, &agent).await {
-            // Any answer will do.
+            // Any HTTP response is a success for a hook, whatever its status.
             Outcome::Failure(text) if text.starts_with("HTTP probe failed") => {
                 Outcome::Success(text)
             }
@@ -223,5 +223,5 @@ pub(crate) async fn run_hook(
     }
 }
 
-/// Delay before the next attempt at what has failed without a container's end.
+/// Delay before the next attempt after a failure other than a container's exit.
 pub(crate) const RETRY_DELAY: SignedDuration = backoff::INITIAL;

@@ -10,40 +10,40 @@ use super::instance::Instances;
 use super::reason::Reason;
 use crate::kinds::*;
 
-/// An event for the worker of one pod.
+/// An event sent to the worker of one pod.
 #[derive(Debug)]
 pub(crate) enum WorkerEvent {
     /// The pod's current version in the API.
     Updated(Arc<Pod>),
     /// The pod is no longer in the API.
     Removed,
-    /// The container of this ID changed; an empty ID means the sandbox.
+    /// The container with this ID changed; an empty ID means the sandbox.
     ContainerChanged(String),
-    /// The node cannot keep the pod.
+    /// The node evicts the pod, for this reason.
     Evicted(Reason),
 }
 
-/// A pod's state for all tasks but its worker.
+/// A pod's state as its worker last published it.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
-    /// The pod, with the status that the node generated last.
+    /// The pod with its generated status.
     pub pod: Arc<Pod>,
-    /// All attempts of its containers.
+    /// All attempts of the pod's containers.
     pub instances: Arc<Instances>,
-    /// ID of its current sandbox.
+    /// ID of the pod's current sandbox.
     pub sandbox: Option<String>,
 }
 
-/// Sends an event to a worker; returns whether the worker still runs.
+/// Sends an event to a worker; returns whether the worker is still running.
 pub(crate) type EventSender = Box<dyn Fn(WorkerEvent) -> bool + Send + Sync>;
 
-/// The table's side of a worker.
+/// Handle of a pod's worker.
 pub(crate) struct WorkerHandle {
     pub send: EventSender,
     pub snapshot: watch::Receiver<Snapshot>,
 }
 
-/// The pods' workers, by UID.
+/// The pods on this node and their workers, by UID.
 #[derive(Default)]
 pub(crate) struct PodTable {
     workers: Mutex<BTreeMap<String, WorkerHandle>>,
@@ -60,7 +60,7 @@ impl PodTable {
             .collect()
     }
 
-    /// Returns the pods whose containers may run.
+    /// Returns the pods that are neither being deleted nor in a final phase.
     pub(crate) fn active(&self) -> Vec<Arc<Pod>> {
         self.all()
             .into_iter()
@@ -69,9 +69,9 @@ impl PodTable {
             .collect()
     }
 
-    /// Returns the pod of a name, and of a UID if one is given.
+    /// Returns the pod of this name, and of this UID if one is given.
     ///
-    /// Of a pod that is being deleted and its successor, returns the successor.
+    /// Prefers a pod that is not being deleted: a successor may have the same name.
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Snapshot> {
         self.all()
             .into_iter()
@@ -85,23 +85,23 @@ impl PodTable {
         self.workers.lock().keys().cloned().collect()
     }
 
-    /// Asks a pod's worker to fail and stop the pod.
+    /// Asks a pod's worker to fail the pod and stop it.
     pub(crate) fn evict(&self, uid: &str, reason: Reason) {
         self.send(uid, WorkerEvent::Evicted(reason));
     }
 
-    /// Sends an event to a pod's worker, if there is one.
+    /// Sends an event to a pod's worker; does nothing if there is none.
     pub(crate) fn send(&self, uid: &str, event: WorkerEvent) {
         if let Some(worker) = self.workers.lock().get(uid) {
-            // A worker that has just ended needs no more events.
+            // A worker that has just ended does not need the event.
             let _ = (worker.send)(event);
         }
     }
 
-    /// Sends a pod to its worker, or starts one.
+    /// Sends the pod's new version to its worker, or starts one.
     ///
-    /// `start` gets all other pods. The table is locked meanwhile, so that pods are
-    /// admitted one after the other; `start` must not use the table.
+    /// `start` is called with all pods of the table while the table is locked, so that pods are
+    /// admitted one at a time. It must not use the table.
     pub(crate) fn update(&self, pod: Arc<Pod>, start: impl FnOnce(&[Arc<Pod>]) -> WorkerHandle) {
         let mut workers = self.workers.lock();
         let uid = pod.uid().to_owned();
@@ -124,8 +124,7 @@ impl PodTable {
 
     /// Locks the granting of resources.
     ///
-    /// Held while a pod is granted more resources, so that two pods do not get the
-    /// same ones.
+    /// Held while a resize is decided, so that two pods are not granted the same resources.
     pub(crate) fn lock_grants(&self) -> MutexGuard<'_, ()> {
         self.grants.lock()
     }
@@ -154,7 +153,8 @@ mod tests {
 
     type Events = Arc<Mutex<Vec<WorkerEvent>>>;
 
-    /// Adds a pod; returns the events of its worker and the number of other pods.
+    /// Adds a pod; returns its worker's events and, if a worker was started, the number of other
+    /// pods.
     fn add(table: &PodTable, pod: &Arc<Pod>) -> (Events, Option<usize>) {
         let events = Events::default();
         let (_, snapshot) = watch::channel(Snapshot {
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(add(&table, &pod("b", "2", "", false)).1, Some(1));
         table.remove("1");
         assert_eq!(table.uids(), ["2"]);
-        // There is nobody to get it any more.
+        // The pod is no longer in the table, so the event is dropped.
         table.send("1", WorkerEvent::Removed);
         assert_eq!(events.lock().len(), 1);
     }

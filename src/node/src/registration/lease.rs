@@ -1,4 +1,4 @@
-//! The node's lease: its heartbeat.
+//! The node's lease, which serves as its heartbeat.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::host::Host;
 use crate::kinds::*;
 use crate::node_object::NodeObject;
 
-/// Namespace of all nodes' leases.
+/// Namespace of node leases.
 const NAMESPACE: &str = "kube-node-lease";
 /// Time between two renewals, the kubelet's default.
 const RENEW_PERIOD: Duration = Duration::from_secs(10);
-/// Time between two renewals of a lease without an owner.
+/// Time between two renewals while the lease has no owner.
 const UNOWNED_PERIOD: Duration = Duration::from_secs(1);
-/// How long a lease is valid, the kubelet's default.
+/// How long a lease is valid, in seconds (the kubelet's default).
 const DURATION_SECONDS: i32 = 40;
 
 /// Renews the node's lease until the future is dropped.
@@ -38,7 +38,7 @@ pub(crate) async fn renew_lease(
         };
         match result {
             Ok(lease) => {
-                // Without its owner the lease would outlive a deleted node.
+                // Without an owner, the lease would not be garbage-collected with its node.
                 let owned = lease.metadata.owner_references.is_some();
                 current = Some(lease);
                 failures = 0;
@@ -47,7 +47,7 @@ pub(crate) async fn renew_lease(
             }
             Err(e) => {
                 debug!("node lease: {e}");
-                // Fetched again next time: another writer or a new cluster.
+                // The next attempt fetches the lease: another writer may have changed it.
                 tokio::time::sleep(retry_delay(failures)).await;
                 failures += 1;
             }
@@ -64,7 +64,7 @@ fn lease_spec(name: &str) -> LeaseSpec {
     }
 }
 
-/// Returns the node as an owner; `None` before it is registered.
+/// Returns an owner reference to the node; `None` before it is registered.
 fn owner(name: &str, node: &NodeObject) -> Option<Vec<OwnerReference>> {
     Some(vec![OwnerReference {
         api_version: "v1".into(),
@@ -75,7 +75,7 @@ fn owner(name: &str, node: &NodeObject) -> Option<Vec<OwnerReference>> {
     }])
 }
 
-/// Gets the lease and renews it, or creates it.
+/// Fetches and renews the lease; creates it if it does not exist.
 async fn acquire(api: &Api<Lease>, name: &str, node: &NodeObject) -> Result<Lease, kube::Error> {
     if let Some(lease) = api.get_opt(name).await? {
         return renew(api, name, node, lease).await;

@@ -1,4 +1,4 @@
-//! The node's registration: its object, its status and its lease.
+//! Registers the node and reports its status and lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +24,14 @@ use crate::pressure::Pressure;
 use crate::recorder::{Recorder, Severity, node_reference};
 use status::NodeState;
 
-/// Time between two reports of an unchanged status, the kubelet's default.
+/// Time between two reports of an unchanged status (the kubelet's default).
 const STATUS_REPORT_PERIOD: Duration = Duration::from_secs(300);
-/// Time after which a failed report is repeated.
+/// Delay after a failed report.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
-/// Delay of a report of new images.
+/// Delay of a report of changed images, so that several pulls cause one report.
 const IMAGES_DELAY: Duration = Duration::from_secs(2);
 
-/// What the node's registration is made from.
+/// Registers the node and reports its status.
 pub(crate) struct Registrar {
     pub host: Arc<Host>,
     pub api: Api<Node>,
@@ -75,7 +75,7 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
             () = tokio::time::sleep_until(next) => {}
             Ok(()) = pressure.changed() => {}
             Ok(()) = images.changed() => {
-                // Several pulls lead to one change of the status.
+                // Several pulls cause one report.
                 tokio::time::sleep(IMAGES_DELAY).await;
                 images.mark_unchanged();
             }
@@ -92,7 +92,7 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
             }
         }
         let result = if lost {
-            // The object was deleted, but the node still runs.
+            // The object was deleted while the node is running.
             warn!("the node object is gone; registering again");
             registrar.register().await.map(Some)
         } else {
@@ -125,7 +125,7 @@ impl Registrar {
         status::status(&self.host, &self.state(self.node.get().as_deref()))
     }
 
-    /// Creates the node or updates the existing one; waits for the API server.
+    /// Creates the `Node` object or updates the existing one. Retries until it succeeds.
     async fn register(&self) -> anyhow::Result<Node> {
         let mut attempt = 0;
         loop {
@@ -198,7 +198,8 @@ impl Registrar {
     }
 }
 
-/// Returns the conditions and the other fields of a status that differ from the known ones.
+/// Returns the fields of a status that differ from the known ones, and always the conditions: they
+/// carry the heartbeat.
 fn changed_fields(wanted: Value, known: &Value) -> Map<String, Value> {
     let Value::Object(fields) = wanted else {
         return Map::new();

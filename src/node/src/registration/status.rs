@@ -1,4 +1,4 @@
-//! The `Node` object and its status.
+//! Builds the `Node` object and its status.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use crate::host::Host;
 use crate::kinds::*;
 use crate::pressure::Pressure;
 
-/// Maximum number of images in the node's status, the kubelet's default.
+/// Maximum number of images in the status (the kubelet's default).
 const MAX_IMAGES: usize = 50;
-/// Maximum number of names of an image in the node's status.
+/// Maximum number of names per image in the status.
 const MAX_NAMES_PER_IMAGE: usize = 5;
 
-/// What changes about a node while its agent runs.
+/// The variable inputs of the node's status.
 pub(super) struct NodeState<'a> {
     /// The object as the API server last returned it.
     pub node: Option<&'a Node>,
@@ -28,11 +28,11 @@ pub(super) struct NodeState<'a> {
     pub now: Time,
 }
 
-/// Returns the `Node` object to register.
+/// Returns the `Node` object for registration.
 pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
     let config = &host.config;
     let architecture = host.machine.architecture;
-    // Roles are the control plane's to give: a node may not set them itself.
+    // No role labels: NodeRestriction forbids a node to set them; the control plane does.
     let labels: BTreeMap<String, String> = [
         ("kubernetes.io/hostname", config.name.as_str()),
         ("kubernetes.io/arch", architecture),
@@ -173,7 +173,7 @@ fn images(mut all: Vec<ImageStatus>) -> Vec<ContainerImage> {
         .collect()
 }
 
-/// Returns the node's conditions; a transition time changes with the status only.
+/// Returns the node's conditions. A transition time is kept until the condition's status changes.
 fn conditions(state: &NodeState<'_>) -> Vec<NodeCondition> {
     let old = state
         .node

@@ -1,4 +1,4 @@
-//! Responses of the node's endpoint.
+//! Builds responses of the node's endpoint.
 
 use std::convert::Infallible;
 
@@ -8,17 +8,19 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use rkube_streams::UpgradeError;
 
+/// Body of a response; may be streamed.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+/// A response of the endpoint.
 pub(crate) type Answer = Response<Body>;
 
-/// Returns a body of known bytes.
+/// Returns a body with these bytes.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never: Infallible| match never {})
         .boxed_unsync()
 }
 
-/// Returns a response of plain text.
+/// Returns a plain-text response.
 pub(crate) fn text(status: StatusCode, message: impl Into<String>) -> Answer {
     let mut response = Response::new(full(message.into()));
     *response.status_mut() = status;
@@ -29,7 +31,7 @@ pub(crate) fn text(status: StatusCode, message: impl Into<String>) -> Answer {
     response
 }
 
-/// Returns a response of JSON.
+/// Returns a JSON response; status 500 if the value cannot be serialized.
 pub(crate) fn json(value: &impl serde::Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(bytes) => {
@@ -44,7 +46,7 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Answer {
     }
 }
 
-/// Returns the response to an upgrade.
+/// Returns the response to an upgrade request; an error becomes plain text.
 pub(crate) fn upgraded(result: Result<Response<()>, UpgradeError>) -> Answer {
     match result {
         Ok(response) => response.map(|()| full("")),
@@ -52,12 +54,12 @@ pub(crate) fn upgraded(result: Result<Response<()>, UpgradeError>) -> Answer {
     }
 }
 
-/// Returns the response for a path that does not exist.
+/// Returns the 404 response for an unknown path.
 pub(crate) fn not_found() -> Answer {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// Returns the response for a pod that is not on this node.
+/// Returns the 404 response for a pod that is not on this node.
 pub(crate) fn no_pod(namespace: &str, pod: &str) -> Answer {
     text(
         StatusCode::NOT_FOUND,

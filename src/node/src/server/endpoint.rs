@@ -1,4 +1,4 @@
-//! What the endpoint's handlers read.
+//! Dependencies of the endpoint's handlers.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::PodTable;
 
-/// The node's parts that the endpoint shows.
+/// Handles to the parts of the node that the endpoint exposes.
 pub(crate) struct Endpoint {
     pub host: Arc<Host>,
     pub runtime: Runtime,
@@ -22,7 +22,7 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// Fails when the pod or a running container does not exist.
+    /// Fails if the pod is not on this node or the container is not running.
     pub(super) fn running_container(
         &self,
         namespace: &str,

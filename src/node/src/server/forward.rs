@@ -1,5 +1,5 @@
-//! `port-forward`: connections into a pod over SPDY, SPDY inside a WebSocket, or the
-//! older channels of a WebSocket.
+//! `port-forward`: connections into a pod over SPDY, over SPDY inside a WebSocket, or over the
+//! older channel protocol of a WebSocket.
 
 use std::collections::HashMap;
 
@@ -19,13 +19,13 @@ use super::query::Query;
 use crate::kinds::*;
 use crate::pods::table::Snapshot;
 
-/// Protocol of the SPDY streams.
+/// SPDY stream protocol of `port-forward`.
 const PROTOCOL: &str = "portforward.k8s.io";
-/// Sub-protocol of SPDY inside a WebSocket.
+/// WebSocket sub-protocol for SPDY inside a WebSocket.
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
-/// Maximum number of ports of one request.
+/// Maximum number of ports per request.
 const MAX_PORTS: usize = 100;
-/// Size of the buffers of a connection.
+/// Size of a connection's read buffer, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Serves `/portForward`.
@@ -97,7 +97,7 @@ fn over_websocket(target: Target, query: &Query, mut request: Request<Incoming>)
     )
 }
 
-/// Upgrades the connection to a WebSocket and runs `serve` with it.
+/// Upgrades the connection to a WebSocket and calls `serve` with it.
 fn upgrade<F>(
     request: &mut Request<Incoming>,
     headers: &HeaderMap,
@@ -117,7 +117,7 @@ where
     upgraded(websocket::accept(headers, protocol))
 }
 
-/// Returns the ports of a request: numbers in `port` or `ports`, separated by commas.
+/// Returns the requested ports: comma-separated numbers in `port` or `ports`.
 fn requested_ports(query: &Query) -> Vec<u16> {
     query
         .all("port")
@@ -127,6 +127,7 @@ fn requested_ports(query: &Query) -> Vec<u16> {
         .collect()
 }
 
+/// The pod that connections are forwarded to.
 #[derive(Clone)]
 struct Target {
     runtime: Runtime,
@@ -149,7 +150,7 @@ impl Target {
     }
 }
 
-/// Serves each request once its error stream and its data stream are open.
+/// Serves each forwarded connection once both its error and its data stream are open.
 async fn forward(target: Target, mut streams: spdy::Streams) {
     let mut open: HashMap<String, HashMap<String, spdy::Stream>> = HashMap::new();
     while let Some(stream) = streams.recv().await {
@@ -157,7 +158,7 @@ async fn forward(target: Target, mut streams: spdy::Streams) {
         let kind = header("streamtype");
         let mut request = header("requestid");
         if request.is_empty() {
-            // Old clients send no request ID; each port has one request at a time.
+            // Old clients send no request ID and have at most one connection per port at a time.
             request = format!("port {}", header("port"));
         }
         let pair = open.entry(request.clone()).or_default();
@@ -173,13 +174,14 @@ async fn forward(target: Target, mut streams: spdy::Streams) {
     }
 }
 
+/// Connects one data stream to a port of the pod; reports an error on the error stream.
 async fn serve_pair(target: Target, mut error: spdy::Stream, mut data: spdy::Stream) {
     let port = data.headers.get("port").and_then(|p| p.parse().ok());
     let done = match port {
         None => Err("unable to parse the port".to_owned()),
         Some(port) => match target.connect(port).await {
             Ok(mut tcp) => {
-                // Either side may disconnect; that is how a connection ends.
+                // A disconnect of either side is the normal end of a connection.
                 if let Err(e) = tokio::io::copy_bidirectional(&mut data.io, &mut tcp).await {
                     debug!("port-forward: {e}");
                 }
@@ -195,9 +197,9 @@ async fn serve_pair(target: Target, mut error: spdy::Stream, mut data: spdy::Str
     let _ = data.io.shutdown().await;
 }
 
-/// Serves the older protocol: one data and one error channel per port.
+/// Serves the channel protocol: a data and an error channel per port.
 ///
-/// Each channel begins with the port's number.
+/// Each channel starts with the port number as two little-endian bytes.
 async fn channels(target: Target, socket: Socket, version: Version, ports: Vec<u16>) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outgoing) = mpsc::channel::<Message>(16);
@@ -233,7 +235,7 @@ async fn channels(target: Target, socket: Socket, version: Version, ports: Vec<u
         if let Some((channel, bytes)) = version.decode(&bytes)
             && let Some(input) = inputs.get(&channel)
         {
-            // A connection that has ended takes no more.
+            // The connection to the pod may have ended.
             let _ = input.send(bytes.into()).await;
         }
     }
@@ -241,6 +243,7 @@ async fn channels(target: Target, socket: Socket, version: Version, ports: Vec<u
     writer.abort();
 }
 
+/// Serves one port; `data` is its data channel, and the next number its error channel.
 async fn serve_channel(
     target: Target,
     port: u16,
@@ -271,8 +274,8 @@ async fn serve_channel(
         }
         let _ = write.shutdown().await;
     };
-    // The pod's end of data ends the WebSocket, once this sender is dropped: the
-    // protocol has no other way to say it.
+    // When the pod closes its connection, this sender is dropped. The WebSocket closes once all
+    // senders are: the protocol cannot close a single channel.
     let download = async move {
         let mut buffer = vec![0; CHUNK_BYTES];
         while let Ok(n @ 1..) = read.read(&mut buffer).await {

@@ -1,4 +1,4 @@
-//! Identity of a client, from its certificate.
+//! Authenticates clients by their certificate.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -6,21 +6,21 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// Identity of a client of the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// The client has no certificate.
+    /// The client has no certificate, or one that cannot be parsed.
     Anonymous,
-    /// The certificate is valid, but its user may not call nodes.
+    /// The certificate is valid, but its user may not access the node's endpoint.
     Unauthorized(String),
-    /// The API server, or an administrator of the cluster.
+    /// The API server, or a member of `system:masters`.
     Trusted,
 }
 
-/// The API server's name in its client certificate.
+/// Common name of the API server's client certificate.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
-/// Group that may do everything.
+/// Group with full access.
 const MASTERS: &str = "system:masters";
 
 impl Identity {
-    /// Returns the identity of a chain that TLS has verified against the cluster's CA.
+    /// Returns the identity for a certificate chain that TLS has verified against the cluster's CA.
     pub(crate) fn from_chain(chain: Option<&[CertificateDer<'_>]>) -> Self {
         let Some(leaf) = chain.and_then(<[_]>::first) else {
             return Self::Anonymous;

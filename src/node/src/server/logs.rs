@@ -1,4 +1,4 @@
-//! Containers' logs for `kubectl logs`.
+//! Serves container logs for `kubectl logs`.
 
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::pods::instance::Instance;
 use crate::pods::paths::log_path;
 use crate::server::endpoint::Endpoint;
 
-/// Options of a request for a log.
+/// Options of a log request (upstream: `PodLogOptions`).
 #[derive(Clone, Debug, Default)]
 struct LogOptions {
     follow: bool,
@@ -66,7 +66,7 @@ impl LogOptions {
     }
 }
 
-/// Answers `/containerLogs`.
+/// Serves `/containerLogs`. With `follow`, the response ends with the container.
 pub(crate) fn serve(
     endpoint: &Endpoint,
     namespace: &str,
@@ -135,13 +135,14 @@ pub(crate) fn serve(
     response
 }
 
-/// The attempt that is meant: the latest that ever ran, or the one before.
+/// Returns the attempt to show: the latest one that was started, or the one before it.
 fn choose(attempts: &[Instance], previous: bool) -> Option<&Instance> {
     let ran = |i: &&Instance| i.state != ContainerState::Created;
     if previous {
         let mut earlier = attempts.iter().rev();
         let last = earlier.next()?;
-        // While a container waits to be started again, its last end is the previous one.
+        // The `or` is always `None`: the latest attempt is skipped even if the container is waiting
+        // for a restart.
         return earlier
             .find(ran)
             .or(None.filter(|_: &&Instance| last.exited()));
@@ -171,6 +172,7 @@ fn waiting_reason(pod: &Pod, container: &str) -> String {
         .unwrap_or_else(|| "ContainerCreating".into())
 }
 
+/// Buffered response body with an optional byte limit.
 struct Out {
     sender: Sender<Result<Frame<Bytes>, std::io::Error>>,
     left: Option<u64>,
@@ -178,7 +180,7 @@ struct Out {
 }
 
 impl Out {
-    /// Puts bytes in; false when no more are wanted.
+    /// Buffers bytes; returns false once the byte limit is reached.
     fn put(&mut self, bytes: &[u8]) -> bool {
         let take = match &mut self.left {
             Some(left) => {
@@ -203,6 +205,7 @@ impl Out {
     }
 }
 
+/// Copies one log file to a response.
 struct Reader {
     runtime: Runtime,
     id: String,
@@ -231,7 +234,7 @@ impl Reader {
             .transpose()?;
         let mut file = match File::open(&self.path).await {
             Ok(file) => file,
-            // Nothing was written yet, or it was rotated just now.
+            // Nothing has been written yet, or the log was just rotated.
             Err(e) if self.options.follow && e.kind() == std::io::ErrorKind::NotFound => {
                 match self.reopened(&mut watch).await? {
                     Some(file) => file,
@@ -247,7 +250,7 @@ impl Reader {
         let mut pending = BytesMut::new();
         let mut chunk = vec![0; 32 << 10];
         loop {
-            // Asked before reading: what is written after the answer is read below.
+            // Checked before reading, so that everything written before the exit is read.
             let ended = !self.running();
             let n = file.read(&mut chunk).await?;
             if n > 0 {
@@ -288,7 +291,7 @@ impl Reader {
             .is_some_and(|s| s.state == ContainerState::Running)
     }
 
-    /// Waits for more, for the container's end, or for the client to leave (false).
+    /// Waits for new output or the container's exit; returns false if the client disconnects first.
     async fn wait(&self, watch: &mut Watch) -> bool {
         tokio::select! {
             () = watch.changed() => true,
@@ -297,6 +300,7 @@ impl Reader {
         }
     }
 
+    /// Waits until the log file exists and opens it; `None` if the container exits first.
     async fn reopened(&self, watch: &mut Option<Watch>) -> std::io::Result<Option<File>> {
         loop {
             match File::open(&self.path).await {
@@ -315,7 +319,7 @@ impl Reader {
         }
     }
 
-    /// Writes one entry out; false when no more are wanted.
+    /// Writes one log entry to the response; returns false once the byte limit is reached.
     fn line(&mut self, raw: &[u8]) -> bool {
         let Some(line) = LogLine::parse(raw) else {
             return true;
@@ -342,7 +346,7 @@ impl Reader {
     }
 }
 
-/// Where the last `lines` lines begin. Parts of one line count as one.
+/// Returns the offset of the last `lines` lines. Partial entries of one line count once.
 async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
     const BLOCK: u64 = 16 << 10;
     let end = file.seek(SeekFrom::End(0)).await?;
@@ -368,7 +372,8 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
     }
 }
 
-/// The offset of the last `lines` whole lines in `text`, if it holds that many.
+/// Returns the offset of the last `lines` whole lines in `text`; `None` if `text` has fewer and
+/// does not begin at the start of the file.
 fn last_lines(text: &[u8], lines: u64, from_start: bool) -> Option<usize> {
     let mut seen = 0;
     let mut end = text.len();
@@ -377,13 +382,13 @@ fn last_lines(text: &[u8], lines: u64, from_start: bool) -> Option<usize> {
     }
     loop {
         let begin = text[..end].iter().rposition(|b| *b == b'\n').map(|p| p + 1);
-        // The first line of a block may be cut off.
+        // The first line of a block may be incomplete.
         let start = match begin {
             Some(b) => b,
             None if from_start => 0,
             None => return None,
         };
-        // A line is counted at its end: the entry that is not partial.
+        // A line is counted at its last entry, the one that is not partial.
         let whole = LogLine::parse(&text[start..end]).is_none_or(|l| !l.partial);
         if whole {
             seen += 1;
@@ -398,7 +403,7 @@ fn last_lines(text: &[u8], lines: u64, from_start: bool) -> Option<usize> {
     }
 }
 
-/// An inotify instance, with the descriptor that readiness is told of.
+/// An inotify instance as an `AsRawFd`, for [`tokio::io::unix::AsyncFd`].
 struct Fd(nix::sys::inotify::Inotify);
 
 impl std::os::fd::AsRawFd for Fd {
@@ -408,7 +413,7 @@ impl std::os::fd::AsRawFd for Fd {
     }
 }
 
-/// Tells when a file changes, without polling.
+/// Waits for changes of a log file with inotify.
 struct Watch {
     events: tokio::io::unix::AsyncFd<Fd>,
 }
@@ -424,8 +429,8 @@ impl Watch {
             Ok(_) | Err(nix::errno::Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
-        // SAFETY: `Inotify` owns one descriptor that stays the same until it is dropped,
-        // and the `AsyncFd` owns the `Inotify`.
+        // SAFETY: `Inotify` owns a descriptor that does not change until it is dropped, and the
+        // `AsyncFd` owns the `Inotify`.
         let events = unsafe { tokio::io::unix::AsyncFd::register(Fd(inotify)) }
             .map_err(std::io::Error::from)?;
         Ok(Self { events })
@@ -435,12 +440,12 @@ impl Watch {
         let Ok(mut guard) = self.events.readable().await else {
             return;
         };
-        // What happened is looked up afterwards; here it is only taken note of.
+        // The events are only drained; the caller checks the file itself.
         let _ = guard.get_inner().0.read_events();
         guard.clear_ready();
     }
 
-    /// Whether `path` is another file now than the one that is open.
+    /// Returns whether `path` no longer refers to the open file.
     async fn replaced(&self, open: &File, path: &Path) -> bool {
         use std::os::unix::fs::MetadataExt;
         let Ok(mine) = open.metadata().await else {

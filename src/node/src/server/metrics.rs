@@ -1,4 +1,4 @@
-//! Metrics in Prometheus' text format.
+//! Metrics in the Prometheus text format.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,13 +21,14 @@ fn answer(text: String) -> Answer {
     response
 }
 
-/// A label's value, escaped.
+/// Escapes a label value.
 fn escape(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")
 }
 
+/// A page of metrics under construction.
 struct Page(String);
 
 impl Page {
@@ -51,7 +52,7 @@ impl Page {
     }
 }
 
-/// Serves `/metrics`: the agent itself.
+/// Serves `/metrics`: metrics of the agent.
 pub(crate) fn agent(endpoint: &Endpoint) -> Answer {
     let pods = endpoint.pods.all();
     let running = pods
@@ -109,10 +110,10 @@ pub(crate) fn agent(endpoint: &Endpoint) -> Answer {
     answer(page.0)
 }
 
-/// A running container with its pod and its usage.
+/// A running container, its pod and its resource usage.
 type Usage = (Arc<Pod>, Instance, Stats);
 
-/// Returns all running containers.
+/// Returns the running containers whose usage is known.
 fn containers(endpoint: &Endpoint) -> Vec<Usage> {
     endpoint
         .pods
@@ -132,7 +133,7 @@ fn containers(endpoint: &Endpoint) -> Vec<Usage> {
         .collect()
 }
 
-/// Serves `/metrics/resource`, which the metrics server reads.
+/// Serves `/metrics/resource`, which metrics-server reads.
 pub(crate) fn resource(endpoint: &Endpoint) -> Answer {
     let pods: Vec<_> = endpoint
         .pods
@@ -150,7 +151,7 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Answer {
     answer(resource_page(&containers(endpoint), &node, &pods))
 }
 
-/// A container family's name, type, help and value.
+/// Name, type, help text and value of a metric family of containers.
 type ContainerFamily = (
     &'static str,
     &'static str,
@@ -249,10 +250,10 @@ fn resource_page(containers: &[Usage], node: &Stats, pods: &[(Arc<Pod>, Stats)])
     page.0
 }
 
-/// A family's name, type, help and value.
+/// Name, type, help text and value of a metric family.
 type Family = (&'static str, &'static str, &'static str, fn(&Stats) -> f64);
 
-/// Serves `/metrics/cadvisor`: the counters that dashboards need most.
+/// Serves `/metrics/cadvisor`: the counters that dashboards use most.
 pub(crate) fn cadvisor(endpoint: &Endpoint) -> Answer {
     let containers = containers(endpoint);
     let mut page = Page(String::new());

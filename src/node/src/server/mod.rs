@@ -28,9 +28,9 @@ pub(crate) use endpoint::Endpoint;
 use crate::client::Pki;
 use identity::Identity;
 
-/// How long a client may take for its TLS handshake.
+/// Maximum duration of a client's TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Delay after an error of the listener.
+/// Delay after a failed `accept`.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
 /// The endpoint's server, bound to its port.
@@ -43,7 +43,8 @@ pub(crate) struct Server {
 impl Server {
     /// Binds the kubelet's port.
     pub(crate) async fn bind(endpoint: Endpoint, pki: &Pki) -> anyhow::Result<Self> {
-        // A client without a certificate gets an HTTP response, not a failed handshake.
+        // Clients without a certificate are accepted here and get an HTTP error instead of a failed
+        // handshake.
         let verifier = WebPkiClientVerifier::builder(pki.roots()?)
             .allow_unauthenticated()
             .build()
@@ -64,7 +65,7 @@ impl Server {
         })
     }
 
-    /// Serves until the future is dropped.
+    /// Accepts and serves connections until the future is dropped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         loop {
             let (stream, peer) = match self.listener.accept().await {

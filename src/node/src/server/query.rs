@@ -1,12 +1,12 @@
-//! Query strings of requests.
+//! Parses the query strings of requests.
 
-/// A parsed query string, its parameters in the order of the request.
+/// A parsed query string; parameters keep their order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
 /// Decodes percent-encoding.
 ///
-/// Invalid escapes stay as they are; bytes that are not UTF-8 are replaced.
+/// Invalid escapes are left unchanged; invalid UTF-8 is replaced.
 pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -32,7 +32,7 @@ pub(crate) fn decode(text: &str) -> String {
 }
 
 impl Query {
-    /// Parses a query string; every text is valid.
+    /// Parses a query string; no input is invalid.
     pub(crate) fn parse(text: &str) -> Self {
         Self(
             text.split('&')
@@ -59,7 +59,7 @@ impl Query {
             .map(|(_, v)| v.as_str())
     }
 
-    /// Returns whether one of the parameters is true.
+    /// Returns whether any of the parameters is true.
     pub(crate) fn is_set(&self, keys: &[&str]) -> bool {
         keys.iter().any(|k| {
             self.all(k)
@@ -67,11 +67,11 @@ impl Query {
         })
     }
 
-    /// Returns a parameter that is a number; `None` when it is absent or empty.
+    /// Returns a numeric parameter; `None` if it is absent or empty.
     ///
     /// # Errors
     ///
-    /// Fails for any other value; the message names the parameter.
+    /// Fails if the value is not a number; the message names the parameter.
     pub(crate) fn number(&self, key: &str) -> Result<Option<i64>, String> {
         match self.get(key) {
             None | Some("") => Ok(None),

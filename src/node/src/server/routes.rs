@@ -1,4 +1,4 @@
-//! Routes of the node's endpoint.
+//! Routes requests of the node's endpoint.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
 
 /// Serves one request.
+///
+/// Clients that are not [`Identity::Trusted`] get an error.
 pub(super) async fn handle(
     endpoint: &Endpoint,
     identity: &Identity,
@@ -95,7 +97,7 @@ pub(super) async fn handle(
     }
 }
 
-/// Returns the list of pods on this node.
+/// Returns the pods on this node as a `PodList`.
 fn pods(table: &PodTable, only_running: bool) -> Answer {
     let items: Vec<_> = table
         .all()
@@ -123,7 +125,7 @@ fn any_running(snapshot: &Snapshot) -> bool {
         .any(instance::Instance::running)
 }
 
-/// Returns the command of `/run`: the parameters `command`, or the words of `cmd`.
+/// Returns the command of a `/run` request: all `command` parameters, or `cmd` split at spaces.
 fn run_command(query: &Query) -> Vec<String> {
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
     match query.get("cmd") {
@@ -132,7 +134,7 @@ fn run_command(query: &Query) -> Vec<String> {
     }
 }
 
-/// Runs a command in a container and returns its output.
+/// Runs a command in a container and responds with its output.
 async fn run(runtime: &Runtime, id: &str, query: &Query) -> Answer {
     match runtime
         .exec_sync(id, &run_command(query), Duration::ZERO)
@@ -151,7 +153,7 @@ async fn run(runtime: &Runtime, id: &str, query: &Query) -> Answer {
     }
 }
 
-/// Returns the kubelet settings that correspond to what this agent does.
+/// Returns the kubelet configuration that corresponds to this agent's behavior.
 fn configz(host: &Host) -> Answer {
     let config = &host.config;
     json(&serde_json::json!({"kubeletconfig": {
@@ -187,7 +189,7 @@ fn configz(host: &Host) -> Answer {
     }}))
 }
 
-/// Serves files below `/var/log`, as the kubelet does.
+/// Serves files and directory listings below `/var/log`, like the kubelet.
 async fn log_files(root: &Path, parts: &[&str]) -> Answer {
     if parts
         .iter()
@@ -196,7 +198,7 @@ async fn log_files(root: &Path, parts: &[&str]) -> Answer {
         return text(StatusCode::BAD_REQUEST, "invalid path");
     }
     let path = parts.iter().fold(root.to_owned(), |p, part| p.join(part));
-    // Links may lead anywhere on the node; only files below the root are logs.
+    // Symbolic links may leave the directory; such files are not served.
     let Ok(real) = tokio::fs::canonicalize(&path).await else {
         return not_found();
     };
@@ -212,7 +214,7 @@ async fn log_files(root: &Path, parts: &[&str]) -> Answer {
     }
 }
 
-/// Returns the sorted names in a directory; those of directories end with a slash.
+/// Returns the sorted names in a directory; names of directories end with a slash.
 fn list_files(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
         .into_iter()

@@ -1,4 +1,4 @@
-//! `/stats/summary`: use of CPU, memory and disk by the node and its pods.
+//! `/stats/summary`: CPU, memory and disk usage of the node and its pods.
 
 use jiff::Timestamp;
 use rkube_config::paths;
@@ -53,7 +53,7 @@ fn filesystem(path: &str) -> Value {
     }
 }
 
-/// Returns a link's counters; `None` when the link does not exist.
+/// Returns the counters of a network interface; `None` if it does not exist.
 pub(crate) fn link(name: &str) -> Option<Value> {
     let read = |counter: &str| -> Option<u64> {
         std::fs::read_to_string(format!("/sys/class/net/{name}/statistics/{counter}"))
@@ -87,7 +87,7 @@ pub(crate) fn summary(endpoint: &Endpoint) -> Answer {
             .filter(|i| i.running())
         {
             let Ok(stats) = endpoint.runtime.stats(&instance.id) else {
-                // It has ended since.
+                // The container has exited in the meantime.
                 continue;
             };
             containers.push(json!({
@@ -109,7 +109,8 @@ pub(crate) fn summary(endpoint: &Endpoint) -> Answer {
             .into_iter()
             .find(|p| snapshot.sandbox.as_deref() == Some(p.sandbox_id.as_str()))
             .and_then(|p| link(&p.host_link))
-            // Seen from the pod, the node's end sends what the pod receives.
+            // Counters of the host's end of a veth pair are reversed: it transmits what the pod
+            // receives.
             .map(|l| {
                 json!({
                     "time": now, "name": "eth0",

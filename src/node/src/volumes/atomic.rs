@@ -1,8 +1,8 @@
-//! Files that change atomically, in the layout of upstream's atomic writer.
+//! Updates a volume's files atomically, in the layout of upstream's `AtomicWriter`.
 //!
-//! A volume's real content lies in a directory named after the time of its
-//! making; `..data` is a link to it, and each visible file a link into `..data`.
-//! Replacing that one link replaces everything.
+//! The files are in a directory that is named after its creation time. `..data` is a symbolic link
+//! to it, and each visible file is a symbolic link into `..data`. Replacing that one link replaces
+//! all files.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -18,14 +18,14 @@ pub(crate) struct File {
     pub content: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
-    /// Owner of the file; root if `None`.
+    /// Owner of the file; `None` leaves it to root.
     pub uid: Option<u32>,
 }
 
-/// A volume's files by their path in it.
+/// A volume's files by path relative to the volume.
 pub(crate) type Files = BTreeMap<String, File>;
 
-/// Checks a path within a volume: relative, no `..`, not starting with `..`.
+/// Checks a path within a volume: relative, without `..`, and not starting with `..`.
 pub(crate) fn check_path(path: &str) -> Result<(), String> {
     let relative = !path.is_empty()
         && Path::new(path)
@@ -37,7 +37,7 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes `dir` show exactly `files`; returns whether anything changed.
+/// Replaces the content of `dir` with `files`; returns whether anything changed.
 pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> {
     for path in files.keys() {
         check_path(path).map_err(io::Error::other)?;
@@ -79,14 +79,14 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
             .open(&target)?;
         f.write_all(&file.content)?;
         let mode = match group {
-            // The group reads what the owner reads.
+            // Whatever the owner can read, the group can read.
             Some(_) => file.mode | ((file.mode & 0o400) >> 3),
             None => file.mode,
         };
         std::os::unix::fs::chown(&target, file.uid, group)?;
         std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode & 0o7777))?;
     }
-    // Links that lead into the new content; those of gone files go below.
+    // Visible links into the new directory; those of removed files are deleted below.
     let tops: std::collections::BTreeSet<&str> =
         files.keys().filter_map(|p| p.split('/').next()).collect();
     let next = dir.join(DATA_NEW);
@@ -112,7 +112,7 @@ pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result
 
 fn make_dir(path: &Path, group: Option<u32>) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o755).create(path)?;
-    // The process' umask must not take permissions away.
+    // Permissions must not depend on the process's umask.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     if group.is_some() {
         std::os::unix::fs::chown(path, None, group)?;
@@ -132,7 +132,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns whether a directory holds exactly these files.
+/// Returns whether a directory contains exactly these files.
 fn has_exactly(dir: &Path, files: &Files) -> bool {
     let mut count = 0;
     let mut pending = vec![dir.to_owned()];
@@ -207,7 +207,7 @@ mod tests {
         assert!(write(dir, &files(&[("a", "3"), ("c", "4")]), None).unwrap());
         assert_eq!(visible(dir), ["a", "c"]);
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
-        // One content and one link are left.
+        // One content directory and the `..data` link are left.
         let hidden = std::fs::read_dir(dir).unwrap().flatten().count();
         assert_eq!(hidden, 4);
     }

@@ -1,4 +1,4 @@
-//! Volumes whose files come from the API: config maps, secrets, tokens, the pod itself.
+//! Volumes whose files come from the API: config maps, secrets, tokens and pod fields.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,15 @@ use crate::kinds::*;
 use crate::pods::env::{Fields, resource_field};
 use crate::pods::object_hold::SharedHold;
 
-/// Permissions of files without explicit ones.
+/// Default permissions of files.
 const DEFAULT_MODE: i32 = 0o644;
 /// Maximum time between two refreshes of a pod's volumes.
 const MAX_REFRESH_PERIOD: Duration = Duration::from_secs(24 * 3600);
-/// Delay after a failed refresh.
+/// Delay before the next refresh after a failed one.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Share of a token's lifetime after which it is replaced, in percent.
 const REFRESH_PERCENT: i64 = 80;
-/// Maximum age of a token in a volume.
+/// Maximum age of a token before it is replaced.
 const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// Returns whether a volume's files come from the API.
@@ -40,13 +40,14 @@ pub(crate) fn is_content(volume: &Volume) -> bool {
         || volume.downward_api.is_some()
 }
 
+/// Kind of an object that a volume depends on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ObjectKind {
     ConfigMap,
     Secret,
 }
 
-/// A token in a volume.
+/// A service account token in a volume.
 struct Token {
     volume: String,
     path: String,
@@ -54,7 +55,7 @@ struct Token {
     refresh_at: Timestamp,
 }
 
-/// The volumes of one pod that come from the API.
+/// The volumes of one pod whose files come from the API.
 pub(crate) struct Contents {
     sources: VolumeSources,
     pod: Arc<Pod>,
@@ -65,6 +66,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// Returns an empty set of volumes.
     pub(crate) fn new(sources: VolumeSources, pod: Arc<Pod>, objects: SharedHold) -> Self {
         Self {
             sources,
@@ -76,11 +78,12 @@ impl Contents {
         }
     }
 
+    /// Returns whether no volume was written yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.volumes.is_empty()
     }
 
-    /// Writes a volume and returns its directory.
+    /// Writes a volume's files and returns its directory.
     pub(crate) async fn write(&mut self, volume: &Volume) -> Result<PathBuf, Problem> {
         let files = self.files(volume).await?;
         let (plugin, memory) = if volume.config_map.is_some() {
@@ -111,7 +114,8 @@ impl Contents {
         Ok(dir)
     }
 
-    /// Refreshes the volumes until the future is dropped.
+    /// Refreshes the volumes when the pod, an object or a token's age changes, until the future is
+    /// dropped or the pod's sender is.
     pub(crate) async fn refresh(mut self, mut pod: watch::Receiver<Arc<Pod>>) {
         loop {
             let due = self.tokens.iter().map(|t| t.refresh_at).min();
@@ -141,7 +145,7 @@ impl Contents {
             let mut failed = false;
             for volume in &volumes {
                 if let Err(e) = self.write(volume).await {
-                    // The files stay: a deleted config map keeps its last content.
+                    // The files stay: if a config map is deleted, its last content is kept.
                     tracing::debug!(pod = %self.pod.full_name(), volume = %volume.name, "refreshing: {}", e.reason);
                     failed = true;
                 }
@@ -223,7 +227,7 @@ impl Contents {
         optional: bool,
         mode: i32,
     ) -> Result<(), Problem> {
-        // Held by the pod too, for its containers' environments.
+        // The pod's hold keeps the watch for its containers' environments too.
         let watched = self.objects.lock().await.watch_config_map(name);
         let mut receiver = watched.changes();
         receiver.mark_unchanged();
@@ -287,7 +291,7 @@ impl Contents {
         })
     }
 
-    /// Refreshes the volumes at the object's next change.
+    /// Makes the next change of the object trigger a refresh.
     fn depend(&mut self, key: (ObjectKind, String), mut dependency: Dependency) {
         match &mut dependency {
             Dependency::ConfigMap(r) => r.mark_unchanged(),
@@ -357,7 +361,7 @@ impl Contents {
                 token
             }
         };
-        // A token for one user or group is readable for no others.
+        // A token that is meant for one user or group is not readable by others.
         let user = common_user(&self.pod);
         let mode = if user.is_some() || fs_group(&self.pod).is_some() {
             0o600
@@ -414,7 +418,7 @@ impl Contents {
     }
 }
 
-/// Returns how long a token with this lifetime is used.
+/// Returns the age at which a token with this lifetime is replaced.
 fn refresh_after(life: SignedDuration) -> SignedDuration {
     SignedDuration::from_secs((life.as_secs() * REFRESH_PERCENT / 100).max(10)).min(MAX_TOKEN_AGE)
 }
@@ -423,7 +427,7 @@ fn pod_ip(pod: &Pod) -> Option<IpAddr> {
     pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
 }
 
-/// Returns the user that all containers of a pod run as, if it is the same.
+/// Returns the user that all init and main containers run as; `None` if they differ or none is set.
 fn common_user(pod: &Pod) -> Option<u32> {
     let default = pod
         .spec()
@@ -447,7 +451,7 @@ fn common_user(pod: &Pod) -> Option<u32> {
         .flatten()
 }
 
-/// Makes a volume's directory accessible for any user of a container.
+/// Makes a volume's directory accessible to containers of any user.
 fn make_accessible(dir: &Path, group: Option<u32>) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mode = if group.is_some() { 0o3777 } else { 0o1777 };
@@ -470,7 +474,9 @@ fn put(
     Ok(())
 }
 
-/// Selects the requested keys of an object's data.
+/// Adds an object's keys to `files`: those in `items`, or all of them.
+///
+/// Fails for a missing key unless `optional` is set; `what` is the object's kind in the message.
 fn select(
     files: &mut Files,
     all: &[(&String, &[u8])],

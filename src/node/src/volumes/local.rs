@@ -1,4 +1,4 @@
-//! Volumes on the node itself: scratch space, host paths, claims on them, images.
+//! Volumes of the node: `emptyDir`, `hostPath`, claims bound to local paths, and images.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ pub(super) async fn set_up(
     )))
 }
 
-/// Returns the field that defines a volume's type.
+/// Returns the name of the field that defines the volume's type.
 fn kind(volume: &Volume) -> String {
     match serde_json::to_value(volume) {
         Ok(serde_json::Value::Object(map)) => map
@@ -88,7 +88,7 @@ async fn blocking(
         .map_err(problem)
 }
 
-/// Mounts a tmpfs unless something is mounted already.
+/// Mounts a tmpfs at `dir` unless it is a mount point already.
 pub(crate) fn tmpfs(dir: &Path, size: Option<u64>, mode: u32) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if is_mount(dir)? {
@@ -108,7 +108,7 @@ pub(crate) fn tmpfs(dir: &Path, size: Option<u64>, mode: u32) -> std::io::Result
     Ok(())
 }
 
-/// Returns whether something is mounted on a directory.
+/// Returns whether a directory is a mount point of another file system.
 fn is_mount(dir: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let Some(parent) = dir.parent() else {
@@ -131,7 +131,7 @@ fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> s
             std::fs::create_dir_all(dir)?;
             if !is_mount(dir)? {
                 let size = medium.strip_prefix("HugePages-").map(|s| {
-                    // The kernel writes 2M where Kubernetes writes 2Mi.
+                    // hugetlbfs expects page sizes like 2M, Kubernetes writes 2Mi.
                     format!("pagesize={}", s.trim_end_matches('i'))
                 });
                 mount(
@@ -152,18 +152,18 @@ fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> s
     set_permissions(dir, group, 0o777)
 }
 
-/// Sets a scratch directory's permissions, and its group if there is one.
+/// Sets the permissions of an `emptyDir`, and its group if there is one.
 fn set_permissions(dir: &Path, group: Option<u32>, mode: u32) -> std::io::Result<()> {
     let mut mode = mode;
     if group.is_some() {
         std::os::unix::fs::chown(dir, None, group)?;
-        // New files belong to the group too.
+        // New files inherit the group.
         mode |= 0o2000;
     }
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
 }
 
-/// Checks that a host path has the volume's type, or creates it.
+/// Checks a `hostPath` against its type; creates it if the type allows that.
 fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     let path = Path::new(&source.path);
     let fail = |what: &str| {
@@ -176,7 +176,8 @@ fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     match source.type_.as_deref().unwrap_or_default() {
         "" => {
             if found.is_none() {
-                // A mount needs something to bind; the container runtime's part otherwise.
+                // A bind mount needs an existing source. Upstream leaves this to the container
+                // runtime.
                 std::fs::create_dir_all(path)?;
             }
             Ok(())
@@ -211,7 +212,11 @@ fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     }
 }
 
-/// Returns the volume of a claim, which must be a path of this node.
+/// Returns the path of the volume that is bound to a claim.
+///
+/// # Errors
+///
+/// Fails if the claim is not bound or its volume is not of type `hostPath` or `local`.
 async fn claimed(
     client: &kube::Client,
     pod: &Pod,
@@ -280,7 +285,7 @@ fn volume_path(spec: &PersistentVolumeSpec, name: &str) -> Result<PathBuf, Probl
     )))
 }
 
-/// Gives a directory tree to a group, as `fsGroup` demands.
+/// Changes the group of a directory tree recursively, as `fsGroup` requires.
 fn set_group_recursively(root: &Path, group: u32) -> std::io::Result<()> {
     let mut pending = vec![root.to_owned()];
     while let Some(at) = pending.pop() {

@@ -1,4 +1,4 @@
-//! A pod's volumes: set up before its sandbox, refreshed while it runs, removed after.
+//! A pod's volumes: set up before its sandbox, refreshed while it runs, then removed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::pods::paths::pod_dir;
 use content::Contents;
 use types::{Problem, Source};
 
-/// Waits until an object changes that a problem depends on; for ever without one.
+/// Waits until an object changes that a problem depends on; forever if there is none.
 pub(crate) async fn any_change(problems: &[Problem]) {
     let waits: Vec<_> = problems
         .iter()
@@ -34,7 +34,7 @@ pub(crate) async fn any_change(problems: &[Problem]) {
     futures::future::select_all(waits).await;
 }
 
-/// Volumes as containers mount them.
+/// A pod's volumes as sources for the mounts of its containers.
 #[derive(Debug)]
 pub(crate) struct Mounted {
     uid: String,
@@ -43,7 +43,7 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
-    /// Returns the image of an image volume.
+    /// Returns the image ID of an image volume; `None` for other volumes.
     pub(crate) fn image(&self, volume: &str) -> Option<&str> {
         match self.sources.get(volume)? {
             Source::Image(image) => Some(image),
@@ -51,12 +51,17 @@ impl Mounted {
         }
     }
 
-    /// Returns a group that the volumes' files belong to besides the pod's `fsGroup`.
+    /// Returns an additional group for the containers, if the volumes require one besides
+    /// `fsGroup`.
     pub(crate) fn fs_group(&self) -> Option<i64> {
         self.fs_group
     }
 
-    /// Returns the runtime's mount for a container's mount of a volume.
+    /// Returns the runtime's mount for a container's volume mount.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the volume was not set up or the sub-path cannot be mounted.
     pub(crate) fn mount(
         &self,
         mount: &VolumeMount,
@@ -99,7 +104,7 @@ impl Mounted {
     }
 }
 
-/// A pod's volumes; dropping them ends their refreshing.
+/// A pod's volumes. Dropping them ends their refreshes, but does not unmount them.
 #[derive(Debug)]
 pub(crate) struct Volumes {
     mounted: Arc<Mounted>,
@@ -116,17 +121,18 @@ impl Drop for Volumes {
 }
 
 impl Volumes {
+    /// Returns the volumes for the mounts of containers.
     pub(crate) fn mounted(&self) -> Arc<Mounted> {
         self.mounted.clone()
     }
 
-    /// Refreshes the volumes for a new version of the pod.
+    /// Sends a new version of the pod to the refresh task.
     pub(crate) fn update(&self, pod: &Arc<Pod>) {
         self.pod.send_replace(pod.clone());
     }
 }
 
-/// Returns the pod's volumes that a container mounts.
+/// Returns the pod's volumes that at least one container mounts.
 fn mounted_volumes(pod: &Pod) -> Vec<&Volume> {
     let used: std::collections::HashSet<String> = pod
         .init_containers()
@@ -143,7 +149,12 @@ fn mounted_volumes(pod: &Pod) -> Vec<&Volume> {
         .collect()
 }
 
-/// Sets up all volumes of a pod; existing ones stay as they are.
+/// Sets up all volumes of a pod that its containers mount. Existing local volumes keep their
+/// content.
+///
+/// # Errors
+///
+/// Returns one problem per volume that failed; the others stay set up.
 pub(crate) async fn set_up(
     volume_sources: &VolumeSources,
     pod: &Arc<Pod>,
@@ -188,7 +199,7 @@ pub(crate) async fn set_up(
     })
 }
 
-/// Returns the mounts below a directory, the deepest first.
+/// Returns the mount points at or below a directory, deepest first.
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     parse_mounts(&text, dir)
@@ -205,7 +216,7 @@ fn parse_mounts(text: &str, dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Decodes the octal escapes of mountinfo.
+/// Decodes the octal escapes in `/proc/self/mountinfo`.
 fn unescape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();
@@ -230,7 +241,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Unmounts everything that is mounted for a pod.
+/// Unmounts everything below the pod's directory. Errors are only logged.
 pub(crate) async fn unmount(uid: &str) {
     let dir = pod_dir(uid);
     let done = tokio::task::spawn_blocking(move || {
@@ -245,12 +256,12 @@ pub(crate) async fn unmount(uid: &str) {
     }
 }
 
-/// Removes all files that the node keeps for a pod; may be repeated.
+/// Removes all files of a pod. May be called repeatedly.
 pub(crate) async fn tear_down(uid: &str) {
     unmount(uid).await;
     let dir = pod_dir(uid);
     if !mounts_below(&dir).is_empty() {
-        // Never delete through a mount: the files may be the user's.
+        // Never delete through a mount: it may contain the user's files.
         tracing::warn!("{} is still in use; kept", dir.display());
         return;
     }

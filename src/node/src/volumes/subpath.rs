@@ -1,9 +1,8 @@
-//! Mounts a directory or file of a volume without a way out of the volume.
+//! Mounts a `subPath` of a volume without letting symbolic links lead out of the volume.
 //!
-//! A container that shares the volume may put a symbolic link in the part's
-//! place at any moment. The part is therefore opened beneath the volume's root by
-//! the kernel, and what was opened is bound to a place that containers cannot
-//! reach; only that place is given to the runtime.
+//! A container that shares the volume may replace the sub-path with a symbolic link at any time.
+//! The kernel therefore opens it beneath the volume's root (openat2(2)). The open file is then
+//! bind-mounted to a path that containers cannot reach, and only that path is given to the runtime.
 
 use std::ffi::CString;
 use std::io;
@@ -16,15 +15,15 @@ use nix::mount::{MsFlags, mount};
 
 use crate::pods::paths::pod_dir;
 
-/// Opens `path` beneath `root` without following links out of it.
+/// Opens `path` beneath `root`; fails if symbolic links lead out of it.
 fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: all-zero is a valid `open_how`: no flags, no mode, no restrictions.
+    // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restrictions.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::try_from(flags | libc::O_CLOEXEC).unwrap_or(0);
     how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: the descriptor, the string and the structure live over the call, and
-    // the size is the structure's.
+    // SAFETY: the descriptor, string and structure outlive the call, and the size is that of the
+    // structure.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_openat2,
@@ -37,11 +36,11 @@ fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> 
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given this descriptor to us alone.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
 }
 
-/// Opens the part; creates missing directories.
+/// Opens the sub-path with `O_PATH`; creates missing directories.
 fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let sub = Path::new(sub);
     let parts: Vec<&std::ffi::OsStr> = sub
@@ -72,7 +71,7 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
             Ok(fd) => fd,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let name = CString::new(part.as_bytes())?;
-                // SAFETY: the descriptor and the string live over the call.
+                // SAFETY: the descriptor and string outlive the call.
                 let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) };
                 if made < 0 {
                     let e = io::Error::last_os_error();
@@ -88,7 +87,7 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     Ok(parent)
 }
 
-/// Bind-mounts the part `sub` of the volume at `root` and returns the mount point.
+/// Bind-mounts the sub-path `sub` of the volume at `root`; returns the mount point.
 pub(crate) fn bind(
     uid: &str,
     volume: &str,
@@ -97,7 +96,7 @@ pub(crate) fn bind(
     sub: &str,
 ) -> io::Result<PathBuf> {
     let part = open_part(root, sub)?;
-    // One mount point per use: two mounts may name different parts of one volume.
+    // One mount point per use: containers may mount several sub-paths of a volume.
     let mut use_name = format!("{mount_path}\0{sub}")
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
@@ -110,7 +109,7 @@ pub(crate) fn bind(
         .join(format!("{use_name:016x}"));
     let opened = PathBuf::from(format!("/proc/self/fd/{}", part.as_raw_fd()));
     let is_dir = std::fs::metadata(&opened)?.is_dir();
-    // A container's restart takes the part as it is now.
+    // On a restart of the container, the sub-path is resolved again.
     let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
     if is_dir {
         let _ = std::fs::remove_file(&place);

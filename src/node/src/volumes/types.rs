@@ -1,4 +1,4 @@
-//! Types that all kinds of volumes share.
+//! Types shared by all kinds of volumes.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::objects::Known;
 use crate::pods::images::ImagePuller;
 use crate::pods::paths::pod_dir;
 
-/// The node's parts that volumes are made with.
+/// Handles to the parts of the node that set up volumes.
 #[derive(Clone)]
 pub(crate) struct VolumeSources {
     pub host: Arc<Host>,
@@ -20,7 +20,7 @@ pub(crate) struct VolumeSources {
     pub images: Arc<ImagePuller>,
 }
 
-/// Error returned for a volume that cannot be set up, with the message of its event.
+/// Error returned for a volume that cannot be set up; displayed as the message of its event.
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(super) volume: String,
@@ -39,7 +39,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// An object whose appearance may resolve a problem.
+/// A watched object whose change may resolve a problem.
 #[derive(Clone)]
 pub(crate) enum Dependency {
     ConfigMap(watch::Receiver<Known<ConfigMap>>),
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Dependency {
 }
 
 impl Dependency {
-    /// Waits for the object's next change.
+    /// Waits for the object's next change; forever if the watch has ended.
     pub(crate) async fn changed(&mut self) {
         let alive = match self {
             Self::ConfigMap(r) => r.changed().await,
@@ -68,14 +68,14 @@ impl Dependency {
     }
 }
 
-/// Where a volume's files are.
+/// Source of the mounts of a volume.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
     Path { path: PathBuf, read_only: bool },
     Image(String),
 }
 
-/// Returns the directory of a plugin's volume.
+/// Returns the directory of a pod's volume, named as by the kubelet.
 pub(super) fn volume_dir(uid: &str, plugin: &str, name: &str) -> PathBuf {
     pod_dir(uid)
         .join("volumes")
@@ -83,7 +83,7 @@ pub(super) fn volume_dir(uid: &str, plugin: &str, name: &str) -> PathBuf {
         .join(name)
 }
 
-/// Returns a problem without the volume's name, which [`super::set_up`] fills in.
+/// Returns a problem without the volume's name, which [`super::set_up`] adds.
 pub(super) fn problem(reason: impl fmt::Display) -> Problem {
     Problem {
         volume: String::new(),
@@ -92,7 +92,7 @@ pub(super) fn problem(reason: impl fmt::Display) -> Problem {
     }
 }
 
-/// Returns the group that the pod's volumes belong to.
+/// Returns the pod's `fsGroup`.
 pub(super) fn fs_group(pod: &Pod) -> Option<u32> {
     pod.spec()
         .security_context

@@ -12,11 +12,11 @@ const PORT: u16 = 8080;
 /// How long a client may take to send its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often `lookup` retries, and the delay between attempts.
+/// Maximum number of retries of `lookup`, and the delay between attempts.
 const LOOKUP_TRIES: u32 = 100;
 const LOOKUP_PAUSE: Duration = Duration::from_millis(50);
 
-/// `rkube demo <program>`.
+/// Runs `rkube demo <program>`.
 pub fn run(args: &[OsString]) -> anyhow::Result<()> {
     match args.first().and_then(|a| a.to_str()) {
         Some("kubia") => kubia(),
@@ -48,10 +48,10 @@ fn lookup(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves HTTP; each response names the pod.
+/// Serves HTTP; each response contains the pod's name.
 fn kubia() -> anyhow::Result<()> {
-    // PID 1 of a container has no default handlers: without these, `kubectl
-    // delete` would wait for the grace period to pass.
+    // PID 1 of a container ignores signals that have no handler. Without these handlers, `kubectl
+    // delete` would wait for the grace period.
     // SAFETY: the handler only calls _exit, which is async-signal-safe.
     unsafe {
         use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -79,7 +79,7 @@ fn kubia() -> anyhow::Result<()> {
 }
 
 extern "C" fn leave(_: libc::c_int) {
-    // SAFETY: ends the process without running anything else.
+    // SAFETY: _exit(2) ends the process without running other code.
     unsafe { libc::_exit(0) }
 }
 

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-/// How often glibc's heap is checked. Trimming walks the whole heap.
+/// How often glibc's heap is checked; trimming walks the whole heap.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
 /// How often jemalloc purges pages whose decay time has passed.
 #[cfg(target_env = "gnu")]
 const PURGE_PERIOD: Duration = Duration::from_secs(2);
-/// Unused resident memory above which the heap is trimmed, in bytes.
+/// Unused resident memory above which glibc's heap is trimmed, in bytes.
 const TRIM_THRESHOLD: usize = 16 << 20;
 
-/// Returns free pages to the system periodically. glibc does not return memory that was
-/// freed below the last live allocation of an arena, which can be many times what is used.
+/// Returns free pages to the system periodically; never ends.
+///
+/// glibc does not return memory that was freed below the last live allocation of an arena. That can
+/// be many times the memory in use.
 pub async fn release_periodically() {
     #[cfg(target_env = "gnu")]
     if crate::allocator::is_jemalloc() {
@@ -31,22 +33,22 @@ async fn every(period: Duration, work: fn()) {
 
 #[cfg(target_env = "gnu")]
 fn trim() {
-    // SAFETY: it may be called at any time from any thread.
+    // SAFETY: mallinfo2(3) may be called at any time from any thread.
     let info = unsafe { libc::mallinfo2() };
     let used = info.uordblks + info.hblkhd;
     if resident().is_some_and(|bytes| bytes > used + TRIM_THRESHOLD) {
-        // SAFETY: as above.
+        // SAFETY: malloc_trim(3) may be called at any time from any thread.
         unsafe { libc::malloc_trim(0) };
     }
 }
 
-/// Returns the resident private memory of this process in bytes (proc(5), `statm`).
+/// Returns the resident private memory of this process in bytes, from `statm` (proc(5)).
 #[cfg(target_env = "gnu")]
 fn resident() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let mut fields = text.split(' ').skip(1).map(str::parse::<usize>);
     let (all, shared) = (fields.next()?.ok()?, fields.next()?.ok()?);
-    // SAFETY: it has no preconditions.
+    // SAFETY: sysconf(3) has no preconditions.
     let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
     Some(all.saturating_sub(shared) * page)
 }

@@ -12,7 +12,7 @@ mod control_plane;
 mod demo;
 mod memory;
 
-/// Runs an internal role; returns `None` if `role` is not one.
+/// Runs an internal role and returns its exit code; `None` if `role` is not one.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     if let Some(code) = rkube_runtime::helper_main(role, args) {
         return Some(code);

@@ -1,8 +1,8 @@
-//! The text that both ends' header compression starts from, a constant of SPDY/3.
+//! The preset dictionary of SPDY/3 header compression (SPDY/3.1 specification, section 2.6.10.1).
 
 use std::sync::LazyLock;
 
-/// Entries that are preceded by their length.
+/// Entries of the dictionary that are preceded by their length.
 const WORDS: &[&str] = &[
     "options",
     "head",
@@ -71,7 +71,7 @@ const WORDS: &[&str] = &[
     "origin",
 ];
 
-/// What follows them without lengths.
+/// Rest of the dictionary, without lengths.
 const TAIL: &str = concat!(
     "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505",
     "203 Non-Authoritative Information",
@@ -91,7 +91,7 @@ const TAIL: &str = concat!(
     "charset=iso-8859-1,utf-,*,enq=0.",
 );
 
-/// The dictionary.
+/// The complete dictionary.
 pub(super) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut all = Vec::with_capacity(1423);
     for word in WORDS {

@@ -1,4 +1,4 @@
-//! Frames: an 8-byte header and a body.
+//! Encodes and decodes SPDY frames: an 8-byte header and a body.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -14,14 +14,14 @@ mod kind {
     pub(super) const WINDOW_UPDATE: u16 = 9;
 }
 
-/// Flag of the sender's last frame of a stream.
+/// Flag of the last frame that the sender sends on a stream.
 const FIN: u8 = 0x01;
-/// Length of a frame's header.
+/// Length of a frame's header, in bytes.
 const HEADER_BYTES: usize = 8;
-/// Maximum length of a frame's body; clients stay far below.
+/// Maximum length of a frame's body, in bytes; frames of clients are far smaller.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// A frame; header blocks are still compressed.
+/// A frame. Header blocks are still compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     SynStream {
@@ -50,7 +50,7 @@ pub(crate) enum Frame {
         fin: bool,
         bytes: Bytes,
     },
-    /// Settings, later headers and window updates, which have no effect here: clients
+    /// SETTINGS, HEADERS and WINDOW_UPDATE frames. They have no effect here: Kubernetes clients
     /// leave flow control to TCP.
     Ignored,
 }
@@ -60,7 +60,7 @@ pub(crate) enum Frame {
 #[error("malformed SPDY frame: {0}")]
 pub(crate) struct Malformed(&'static str);
 
-/// Removes the next frame from `buffer`; `None` while it is incomplete.
+/// Removes the next frame from `buffer`; returns `None` while it is incomplete.
 pub(crate) fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
     let Some(head) = buffer.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
@@ -212,7 +212,7 @@ mod tests {
         for f in &frames {
             encode(f, &mut wire);
         }
-        // Byte by byte, as a slow peer sends it.
+        // Byte by byte, as from a slow peer.
         let mut buffer = BytesMut::new();
         let mut seen = Vec::new();
         for byte in wire {

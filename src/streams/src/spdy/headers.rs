@@ -1,4 +1,4 @@
-//! Header blocks: names and values, in one zlib stream per direction.
+//! Header blocks: names and values, compressed as one zlib stream per direction.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::dictionary::DICTIONARY;
 
-/// Header fields by lower-case name.
+/// Header fields by name in lower case.
 pub type Headers = BTreeMap<String, String>;
 
-/// Maximum size of a decompressed block.
+/// Maximum size of a decompressed header block, in bytes.
 const MAX_BLOCK_BYTES: usize = 64 << 10;
 
 /// Error returned for an invalid header block.
@@ -17,18 +17,18 @@ const MAX_BLOCK_BYTES: usize = 64 << 10;
 #[error("malformed SPDY header block")]
 pub(crate) struct Malformed;
 
-/// Decoder of the peer's header blocks.
+/// Decodes the peer's header blocks.
 ///
-/// The inflater has no preset dictionaries. A stored block of the raw stream has the
-/// same effect: it is fed first and its output discarded, and later blocks may refer
-/// to it.
+/// The inflater does not support preset dictionaries, so the dictionary is fed to it first, as a
+/// stored block whose output is discarded. Later blocks can then refer to it.
 pub(crate) struct HeaderDecoder {
     inflater: Decompress,
-    /// Bytes of the zlib header seen so far; `None` once it is complete.
+    /// Bytes of the zlib header received so far; `None` once it is complete.
     header: Option<Vec<u8>>,
 }
 
 impl HeaderDecoder {
+    /// Returns a decoder for a new connection.
     pub(crate) fn new() -> Result<Self, Malformed> {
         let mut inflater = Decompress::new(false);
         let dictionary = &*DICTIONARY;
@@ -50,13 +50,13 @@ impl HeaderDecoder {
         })
     }
 
-    /// Decodes the next block of the stream.
+    /// Decodes the next header block of the connection.
     ///
-    /// After an error the decoder must not be used any more.
+    /// After an error the decoder must not be used again.
     pub(crate) fn decode(&mut self, packed: &[u8]) -> Result<Headers, Malformed> {
         let mut packed = packed;
         if let Some(seen) = &mut self.header {
-            // CMF, FLG, and the dictionary's checksum when FLG says so.
+            // CMF, FLG and, if FLG announces a dictionary, its checksum (RFC 1950).
             while let Some((first, rest)) = packed.split_first() {
                 let wanted = match seen.get(1) {
                     Some(flags) if flags & 0x20 != 0 => 6,
@@ -92,7 +92,7 @@ impl HeaderDecoder {
                 break;
             }
         }
-        // Output that did not fit into the last chunk.
+        // Drain output that did not fit into the last chunk.
         loop {
             chunk.clear();
             let done = self
@@ -110,6 +110,7 @@ impl HeaderDecoder {
     }
 }
 
+/// Parses a decompressed header block (SPDY/3.1 specification, section 2.6.10).
 fn parse(mut plain: &[u8]) -> Result<Headers, Malformed> {
     let number = |plain: &mut &[u8]| -> Result<usize, Malformed> {
         let (head, rest) = plain.split_first_chunk::<4>().ok_or(Malformed)?;
@@ -135,7 +136,7 @@ fn parse(mut plain: &[u8]) -> Result<Headers, Malformed> {
     Ok(headers)
 }
 
-/// Encoder of the server's header blocks.
+/// Encodes the server's header blocks.
 ///
 /// They are few and empty, so they are stored without compression.
 #[derive(Default)]
@@ -144,6 +145,7 @@ pub(crate) struct HeaderEncoder {
 }
 
 impl HeaderEncoder {
+    /// Encodes the next header block of the connection.
     pub(crate) fn encode(&mut self, headers: &Headers) -> Vec<u8> {
         let mut plain = Vec::new();
         let number = |plain: &mut Vec<u8>, n: usize| {
@@ -159,7 +161,8 @@ impl HeaderEncoder {
         let mut packed = Vec::with_capacity(plain.len() + 12);
         if !self.begun {
             self.begun = true;
-            // Deflate, 32 KiB window, no dictionary; the pair is a multiple of 31.
+            // zlib header: deflate, 32 KiB window, no dictionary; the pair is a multiple of 31 (RFC
+            // 1950).
             packed.extend_from_slice(&[0x78, 0x01]);
         }
         for part in plain.chunks(usize::from(u16::MAX)) {
@@ -169,7 +172,7 @@ impl HeaderEncoder {
             packed.extend_from_slice(&(!length).to_le_bytes());
             packed.extend_from_slice(part);
         }
-        // An empty stored block ends a flush; some readers return nothing before it.
+        // A flush ends with an empty stored block. Some decoders return nothing before it.
         packed.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         packed
     }
@@ -244,9 +247,9 @@ mod tests {
 
     #[test]
     fn blocks_may_refer_to_the_dictionary() {
-        // Two blocks of one stream as Python's zlib makes them with the dictionary
-        // (level 9, sync flush): {"port": "80", "streamtype": "error"} and
-        // {"port": "80", "streamtype": "data"}.
+        // Two header blocks of one stream, compressed by Python's zlib with the dictionary (level
+        // 9, sync flush): {"port": "80", "streamtype": "error"} and {"port": "80", "streamtype":
+        // "data"}.
         let blocks = [
             &[
                 0x78, 0xf9, 0xe3, 0xc6, 0xa7, 0xc2, 0x02, 0xe5, 0x0e, 0x48, 0xf9, 0x5b, 0x04, 0x4a,

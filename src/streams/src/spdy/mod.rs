@@ -1,7 +1,7 @@
-//! SPDY/3.1 as far as Kubernetes clients use it: framed streams on one connection.
+//! The part of SPDY/3.1 that Kubernetes clients use: framed streams on one connection.
 //!
-//! `kubectl port-forward` sends these frames through a WebSocket; older clients
-//! send them, for commands too, over a connection that was upgraded to SPDY.
+//! `kubectl port-forward` sends these frames through a WebSocket. Older clients send them on a
+//! connection that was upgraded to SPDY, also for remote commands.
 
 mod dictionary;
 mod frame;

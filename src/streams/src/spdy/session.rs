@@ -1,4 +1,4 @@
-//! A connection's streams, server side.
+//! Server side of the streams of one connection.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,14 @@ use tracing::debug;
 use super::frame::{self, Frame};
 use super::headers::{self, HeaderDecoder, HeaderEncoder, Headers};
 
-/// Bytes that a stream holds between the connection and its user.
+/// Capacity of a stream's buffer in each direction, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Frames of a stream that may wait for its user before the connection stalls.
+/// Maximum number of received frames that wait for a stream's user. Beyond that, the whole
+/// connection stalls.
 const MAX_PENDING_FRAMES: usize = 256;
-/// Size of read buffers.
+/// Size of read buffers, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
-/// Status of a refused stream: its ID is in use or not a client's.
+/// Status of a refused stream: its ID is in use or not a client's (odd) ID.
 const STATUS_PROTOCOL_ERROR: u32 = 1;
 
 /// Error that ends a connection.
@@ -34,36 +35,37 @@ enum SessionError {
     Closed,
 }
 
-/// A stream that the client opened.
+/// A stream that the client has opened.
 pub struct Stream {
-    /// Headers that the client opened it with.
+    /// Headers with which the client opened the stream.
     pub headers: Headers,
-    /// Its bytes in both directions; shutting it down ends the server's direction.
+    /// The stream's data. Shutting it down ends the server's direction.
     pub io: DuplexStream,
 }
 
-/// Streams in the order of their opening; `None` once the connection has ended.
+/// Receives streams in the order in which they are opened; `None` once the connection has ended.
 pub type Streams = mpsc::Receiver<Stream>;
 
-/// A session whose connection is not established yet.
+/// A session whose connection is not yet established.
 pub struct PendingSession(mpsc::Sender<Stream>);
 
-/// Returns the streams of a session before its connection is established.
+/// Returns the receiver of a session's streams before its connection is established.
 pub fn prepare() -> (Streams, PendingSession) {
     let (sender, receiver) = mpsc::channel(16);
     (receiver, PendingSession(sender))
 }
 
+/// A frame for the client. Replies are encoded by the writer, in order.
 enum Outgoing {
     Reply(u32),
     Frame(Frame),
 }
 
 impl PendingSession {
-    /// Serves SPDY on `io`, in the background.
+    /// Serves SPDY on `io` in a background task.
     ///
-    /// The session ends with the connection, or once the receiver of streams is dropped
-    /// and all streams have ended.
+    /// The session ends when the client closes the connection or violates the protocol. Dropping
+    /// the receiver of streams does not end it.
     pub fn start(self, io: impl AsyncRead + AsyncWrite + Send + 'static) {
         let (read, write) = tokio::io::split(io);
         let (sender, receiver) = mpsc::channel(64);
@@ -81,12 +83,13 @@ impl PendingSession {
     }
 }
 
+/// Encodes and writes frames until all senders are dropped or the connection fails.
 async fn write_all(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Outgoing>) {
     let mut encoder = HeaderEncoder::default();
     let mut buffer = BytesMut::new();
     while let Some(outgoing) = frames.recv().await {
         let mut next = Some(outgoing);
-        // Pending frames are written together.
+        // Write all pending frames at once.
         while let Some(outgoing) = next {
             let frame = match outgoing {
                 Outgoing::Frame(frame) => frame,
@@ -111,6 +114,7 @@ async fn write_all(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<O
     let _ = to.shutdown().await;
 }
 
+/// Reads frames from the connection and dispatches them to streams.
 struct Reader {
     streams: mpsc::Sender<Stream>,
     out: mpsc::Sender<Outgoing>,
@@ -145,7 +149,8 @@ impl Reader {
     ) -> Result<(), SessionError> {
         match frame {
             Frame::SynStream { id, fin, block } => {
-                // Decoded in any case: later blocks refer to it.
+                // Decoded even if the stream is refused: later blocks depend on the decoder's
+                // state.
                 let headers = decoder.decode(&block)?;
                 if self.open.contains_key(&id) || id % 2 == 0 {
                     let status = STATUS_PROTOCOL_ERROR;
@@ -153,14 +158,15 @@ impl Reader {
                 }
                 let stream = self.open_stream(id, fin, headers);
                 self.send(Outgoing::Reply(id)).await?;
-                // The receiver is dropped when the connection is about to close.
+                // The receiver may have been dropped; the stream then ends at once.
                 let _ = self.streams.send(stream).await;
             }
             Frame::Data { id, fin, bytes } => {
                 if let Some(to) = self.open.get(&id)
                     && !bytes.is_empty()
                 {
-                    // The stream's user may have dropped it; the peer learns it by the end.
+                    // The user may have dropped the stream; the client learns that from the
+                    // server's end of it.
                     let _ = to.send(bytes).await;
                 }
                 if fin {
@@ -194,7 +200,7 @@ impl Reader {
     }
 }
 
-/// Copies bytes from the connection to the stream's user.
+/// Copies data from the connection to the stream's user.
 async fn inbound(mut from: mpsc::Receiver<Bytes>, mut to: WriteHalf<DuplexStream>) {
     while let Some(bytes) = from.recv().await {
         if to.write_all(&bytes).await.is_err() {
@@ -204,7 +210,7 @@ async fn inbound(mut from: mpsc::Receiver<Bytes>, mut to: WriteHalf<DuplexStream
     let _ = to.shutdown().await;
 }
 
-/// Copies bytes from the stream's user to the connection, then ends the stream.
+/// Copies data from the stream's user to the connection, then ends the server's direction.
 async fn outbound(id: u32, mut from: ReadHalf<DuplexStream>, to: mpsc::Sender<Outgoing>) {
     let mut buffer = vec![0; CHUNK_BYTES];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
@@ -230,7 +236,7 @@ async fn outbound(id: u32, mut from: ReadHalf<DuplexStream>, to: mpsc::Sender<Ou
 mod tests {
     use super::*;
 
-    /// A client that sends and receives single frames.
+    /// A client that sends and receives individual frames.
     struct Client {
         io: DuplexStream,
         encoder: HeaderEncoder,

@@ -1,4 +1,4 @@
-//! Upgrades of HTTP connections to SPDY.
+//! Upgrades HTTP connections to SPDY.
 
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -6,9 +6,9 @@ use hyper::body::Incoming;
 use super::session::{self, Streams};
 use crate::upgrade::{UpgradeError, header_lists, header_values};
 
-/// Name of the protocol in an upgrade.
+/// Protocol name in the `Upgrade` header.
 const PROTOCOL: &str = "SPDY/3.1";
-/// Header that negotiates the version of what the streams carry.
+/// Header that negotiates the version of the protocol on the streams.
 const VERSION_HEADER: header::HeaderName =
     header::HeaderName::from_static("x-stream-protocol-version");
 
@@ -18,9 +18,9 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
         && header_lists(headers, header::CONNECTION, "upgrade")
 }
 
-/// Returns the first of `supported` that the client offers.
+/// Returns the first of `supported` that the client offers; `None` if it offers others only.
 ///
-/// A client that offers none gets the last one, as the oldest clients expect.
+/// A client that offers none gets the last one, which the oldest clients expect.
 fn negotiate(headers: &HeaderMap, supported: &[&'static str]) -> Option<&'static str> {
     let offered: Vec<&str> = header_values(headers, VERSION_HEADER).collect();
     if offered.is_empty() {
@@ -29,14 +29,14 @@ fn negotiate(headers: &HeaderMap, supported: &[&'static str]) -> Option<&'static
     supported.iter().find(|s| offered.contains(*s)).copied()
 }
 
-/// Upgrades a connection to SPDY and runs `serve` with the streams and the version.
+/// Upgrades a connection to SPDY and calls `serve` with its streams and the negotiated version.
 ///
-/// `supported` lists versions of the streams' content, the preferred one first. The
-/// future of `serve` is polled once the connection is upgraded.
+/// `supported` lists versions of the protocol on the streams, in order of preference. The future
+/// returned by `serve` is polled once the connection is upgraded.
 ///
 /// # Errors
 ///
-/// Fails when the client offers none of the supported versions.
+/// Fails if the client offers none of the supported versions.
 pub fn upgrade<F>(
     mut request: Request<Incoming>,
     supported: &[&'static str],

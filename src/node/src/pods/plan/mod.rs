@@ -1,4 +1,4 @@
-//! Plans a pod's next steps: a pure function of its specification and its state.
+//! Plans a pod's next steps as a pure function of its specification and observed state.
 
 use std::collections::HashSet;
 
@@ -10,28 +10,27 @@ use crate::kinds::*;
 pub(crate) struct SandboxView {
     pub id: String,
     pub attempt: u32,
-    /// Whether its namespaces exist and its network is attached.
+    /// Whether the sandbox's namespaces exist and its network is attached.
     pub ready: bool,
 }
 
-/// State of a running container's probes.
+/// Read access to the probe state of running containers.
 pub(crate) trait ProbeView {
-    /// Returns whether the container has no startup probe, or the probe succeeded once.
+    /// Returns whether the container has no startup probe, or the probe has succeeded once.
     fn started(&self, container: &str) -> bool;
-    /// Returns the failed probe for which the container has to be restarted:
-    /// `liveness` or `startup`.
+    /// Returns the failed probe (`liveness` or `startup`) that requires a restart of the container.
     fn failed(&self, container: &str) -> Option<&'static str>;
 }
 
-/// A pod's specification and state.
+/// A pod's specification and observed state.
 pub(crate) struct Observed<'a> {
     pub pod: &'a Pod,
     pub sandbox: Option<&'a SandboxView>,
     pub instances: &'a Instances,
     pub probes: &'a dyn ProbeView,
-    /// Containers that are being started or stopped.
+    /// Names of containers that are being started or stopped.
     pub busy: &'a HashSet<String>,
-    /// Containers whose resize requires a restart.
+    /// Names of containers whose resize requires a restart.
     pub resize: &'a HashSet<String>,
 }
 
@@ -41,26 +40,26 @@ pub(crate) struct Kill {
     pub id: String,
     pub name: String,
     pub message: String,
-    /// The probe that failed.
+    /// The probe that failed, if that is the reason.
     pub probe: Option<&'static str>,
 }
 
 /// A pod's next steps.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Whether nothing is left to run: what remains is stopped, the sandbox too.
+    /// Whether nothing is left to run: running containers and the sandbox are to be stopped.
     pub finished: bool,
-    /// Attempt of the sandbox to create; an older sandbox is stopped first.
+    /// Attempt number of the sandbox to create; an older sandbox is stopped first.
     pub create_sandbox: Option<u32>,
     pub kill: Vec<Kill>,
-    /// Containers to start now, in this order.
+    /// Containers to start now, in order.
     pub start: Vec<String>,
 }
 
-/// Returns the hash of a container's definition; a running container with another hash
-/// is restarted.
+/// Returns the hash of a container's name and image. A running container whose hash differs from
+/// its specification's is restarted.
 pub(crate) fn hash(container: &Container) -> String {
-    // FNV-1a, which stays the same across releases of rkube and Rust.
+    // FNV-1a: unlike std's hashers, it is stable across releases of rkube and Rust.
     let mut h: u64 = 0xcbf2_9ce4_8422_2325;
     for part in [
         container.name.as_str(),
@@ -74,7 +73,7 @@ pub(crate) fn hash(container: &Container) -> String {
     format!("{:08x}", (h >> 32) ^ (h & 0xffff_ffff))
 }
 
-/// Returns whether a container with this exit code is restarted, apart from back-off.
+/// Returns whether a container that exited with this code is restarted. Back-off is not considered.
 pub(crate) fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     if let Some(policy) = container.restart_policy.as_deref() {
         for rule in container.restart_policy_rules.iter().flatten() {
@@ -98,6 +97,7 @@ pub(crate) fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool
     by_policy(pod.restart_policy(), exit_code)
 }
 
+/// Returns whether a restart policy restarts a container that exited with this code.
 fn by_policy(policy: &str, exit_code: i32) -> bool {
     match policy {
         "Never" => false,
@@ -106,7 +106,7 @@ fn by_policy(policy: &str, exit_code: i32) -> bool {
     }
 }
 
-/// Returns whether an init container with this exit code is restarted.
+/// Returns whether an init container that exited with this code is restarted.
 fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     if container.restart_policy.is_some() {
         return restarts(pod, container, exit_code);
@@ -114,7 +114,10 @@ fn init_restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     exit_code != 0 && pod.restart_policy() != "Never"
 }
 
-/// Returns whether the pod's init containers have completed in this sandbox.
+/// Returns whether initialization is complete.
+///
+/// It is once a main container was created in `sandbox` (in any sandbox if `None`), and for a pod
+/// without init containers.
 pub(crate) fn initialized(pod: &Pod, instances: &Instances, sandbox: Option<&str>) -> bool {
     let any_main = pod.spec().containers.iter().any(|c| {
         latest(instances, &c.name).is_some_and(|i| sandbox.is_none_or(|s| i.sandbox_id == s))
@@ -131,7 +134,7 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
     };
     let mut plan = Plan::default();
     for container in pod.ephemeral() {
-        // Each runs once.
+        // Ephemeral containers run once.
         if latest(o.instances, &container.name).is_none() && !o.busy.contains(&container.name) {
             plan.start.push(container.name);
         }
@@ -154,7 +157,7 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
         }
         match in_sandbox(o, name, &sandbox.id) {
             None => {
-                // Its attempt in an earlier sandbox may have been the last one.
+                // If it exited in an earlier sandbox and is not restarted, it is finished.
                 match latest(o.instances, name) {
                     Some(old) if old.exited() && !restarts(pod, container, old.exit_code) => {}
                     _ => {
@@ -184,11 +187,12 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
     plan
 }
 
+/// Returns the latest attempt of a container if it belongs to this sandbox.
 fn in_sandbox<'a>(o: &Observed<'a>, name: &str, sandbox: &str) -> Option<&'a Instance> {
     latest(o.instances, name).filter(|i| i.sandbox_id == sandbox)
 }
 
-/// Returns a reason to stop a running container, if there is one.
+/// Returns the reason to stop a running container, if there is one.
 fn kill_reason(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<Kill> {
     let name = &container.name;
     let kill = |message, probe| {
@@ -217,20 +221,22 @@ fn kill_reason(o: &Observed<'_>, container: &Container, i: &Instance) -> Option<
     )
 }
 
+/// Plans the next steps while no sandbox is ready: finish the pod or create a sandbox.
 fn without_sandbox(o: &Observed<'_>) -> Plan {
     let pod = o.pod;
     let mains = &pod.spec().containers;
     let any = mains.iter().any(|c| latest(o.instances, &c.name).is_some());
     let attempt = o.sandbox.map_or(0, |s| s.attempt + 1);
     let over = match o.sandbox {
-        // A pod whose containers ran and are not restarted ends with its sandbox.
+        // If the main containers ran and none is restarted, the pod is finished. A container that
+        // was lost with its sandbox counts as killed (137).
         Some(_) if any => mains.iter().all(|c| {
             latest(o.instances, &c.name)
                 .is_some_and(|i| !restarts(pod, c, if i.exited() { i.exit_code } else { 137 }))
         }),
         _ => false,
     };
-    // An init container that failed for good.
+    // An init container failed and is not restarted.
     let failed_init = pod
         .init_containers()
         .iter()
@@ -252,13 +258,14 @@ fn without_sandbox(o: &Observed<'_>) -> Plan {
     }
 }
 
+/// Result of planning the init containers.
 enum Init {
     Done,
     Waits,
     Failed,
 }
 
-/// Plans the init containers in their order.
+/// Plans the init containers, which run in order.
 fn init(o: &Observed<'_>, sandbox: &str, plan: &mut Plan) -> Init {
     let pod = o.pod;
     let initialized = initialized(pod, o.instances, Some(sandbox));

@@ -105,7 +105,7 @@ fn restart_policies() {
         assert_eq!(plan.finished, !again, "{policy} {code}");
         assert_eq!(!plan.start.is_empty(), again, "{policy} {code}");
     }
-    // One container done, the other still running: the pod goes on.
+    // The pod continues while one container is still running.
     let p = pod("Never", &[], &["a", "b"]);
     assert_eq!(
         calm(&p, &[("a", Exited, 0), ("b", Running, 0)]),
@@ -141,7 +141,7 @@ fn init_containers_run_one_after_the_other() {
     assert_eq!(calm(&p, &[("i", Exited, 0), ("j", Exited, 0)]).start, ["a"]);
     let never = pod("Never", &[container("i")], &["a"]);
     assert!(calm(&never, &[("i", Exited, 3)]).finished);
-    // Once the pod is past them they are not looked at again, even when collected.
+    // Once the main containers have started, init containers are ignored, even if removed.
     assert_eq!(calm(&p, &[("a", Running, 0)]), Plan::default());
 }
 
@@ -158,7 +158,7 @@ fn sidecars_start_in_order_and_stay() {
     let running = instances(&[("s1", Running, 0)]);
     assert_eq!(run(&p, Some(&s), &running, &waiting), Plan::default());
     assert_eq!(calm(&p, &[("s1", Running, 0)]).start, ["i"]);
-    // A sidecar that dies is restarted whatever the pod's policy.
+    // A sidecar that exits is restarted regardless of the pod's restart policy.
     assert_eq!(
         calm(
             &p,
@@ -167,7 +167,7 @@ fn sidecars_start_in_order_and_stay() {
         .start,
         ["s1"]
     );
-    // And ends with the main containers.
+    // Sidecars end with the main containers.
     assert!(
         calm(
             &p,
@@ -268,7 +268,7 @@ fn hashes_name_the_definition() {
     assert_eq!(base, hash(&image("a", "nginx")));
     assert_ne!(base, hash(&image("a", "nginx:1")));
     assert_ne!(base, hash(&image("b", "nginx")));
-    // Name and image are separated.
+    // Name and image are hashed with a separator.
     assert_ne!(hash(&image("ab", "c")), hash(&image("a", "bc")));
 }
 

@@ -3,18 +3,18 @@
 use super::types::{Facts, find};
 use crate::kinds::*;
 
-/// Reason of a pod that was evicted.
+/// Reason in the status of an evicted pod.
 pub(crate) const EVICTED: &str = "Evicted";
-/// Condition by which controllers recognise a disruption.
+/// Condition by which controllers recognize a disruption.
 pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 
 /// Reason of a disruption that the node caused.
 pub(crate) const BY_NODE: &str = "TerminationByKubelet";
 
-/// Conditions of a resize; both exist only while they are true.
+/// Condition types of a resize; each is present only while it is true.
 pub(crate) const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
-/// Returns the pod's conditions: the node's first, then those of others unchanged.
+/// Returns the pod's conditions: the kubelet's first, then those of other writers unchanged.
 pub(super) fn conditions(
     f: &Facts<'_>,
     phase: &str,
@@ -83,7 +83,7 @@ pub(super) fn conditions(
             observed_generation: pod.metadata.generation,
         });
     }
-    // Conditions of others (readiness gates, disruptions) are kept.
+    // Keep conditions of other writers (readiness gates, disruptions).
     let foreign = |c: &&PodCondition| {
         wanted_names().all(|w| w != c.type_) && !RESIZE.contains(&c.type_.as_str())
     };
@@ -104,7 +104,7 @@ pub(super) fn conditions(
     all
 }
 
-/// Returns the conditions that the node owns.
+/// Returns the condition types that the node always sets.
 pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
     [
         "PodReadyToStartContainers",
@@ -116,6 +116,7 @@ pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
     .into_iter()
 }
 
+/// Status, reason and message of a condition.
 #[derive(Clone)]
 struct ConditionValue {
     yes: bool,

@@ -1,4 +1,4 @@
-//! One container's status, from its attempts and from why it waits.
+//! Generates one container's status from its attempts and its waiting reason.
 
 use k8s_openapi::api::core::v1::{ContainerUser, LinuxContainerUser, VolumeMountStatus};
 use rkube_runtime::ContainerState as State;
@@ -8,7 +8,7 @@ use super::super::plan;
 use super::types::Facts;
 use crate::kinds::*;
 
-/// List of the pod that a container is in.
+/// The list of the pod's specification that contains the container.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ContainerKind {
     Init,
@@ -37,7 +37,7 @@ fn terminated(i: &Instance) -> ContainerStateTerminated {
     }
 }
 
-/// Returns a container's ID in the form of the API.
+/// Returns a container ID as it appears in the API: `rkube://<id>`.
 pub(crate) fn container_id(id: &str) -> String {
     format!("rkube://{id}")
 }
@@ -68,7 +68,10 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     }
 }
 
-/// Generates the container's status.
+/// Generates a container's status.
+///
+/// `default` is the waiting reason of a container that was not created yet; `old` is its status in
+/// the API.
 pub(super) fn container(
     f: &Facts<'_>,
     c: &Container,
@@ -134,7 +137,7 @@ pub(super) fn container(
     status
 }
 
-/// Fills in the status of a container that the runtime does not know.
+/// Fills in the status of a container that the runtime does not have.
 fn unknown_container(
     f: &Facts<'_>,
     c: &Container,
@@ -145,14 +148,14 @@ fn unknown_container(
 ) {
     let known = old.and_then(|o| Some((o, o.state.as_ref()?)));
     match known {
-        // It ended and was removed.
+        // It exited and was removed.
         Some((o, s)) if s.terminated.is_some() => {
             *status = ContainerStatus {
                 name: c.name.clone(),
                 ..o.clone()
             };
         }
-        // It ran, but its exit code is not known.
+        // It was running, but its exit code is unknown.
         Some((o, s)) if s.running.is_some() => {
             let gone = ContainerState {
                 terminated: Some(ContainerStateTerminated {
@@ -181,7 +184,7 @@ fn unknown_container(
             let initialized_init =
                 kind == ContainerKind::Init && plan::initialized(f.pod, f.instances, None);
             if initialized_init && !is_sidecar(c) && old.is_none_or(|o| o.container_id.is_none()) {
-                // Removed after a success: the pod could not be initialized otherwise.
+                // It was removed after a success: otherwise the pod would not be initialized.
                 status.state = Some(ContainerState {
                     terminated: Some(ContainerStateTerminated {
                         exit_code: 0,
@@ -202,7 +205,7 @@ fn unknown_container(
     }
 }
 
-/// Shows a container that will be restarted as waiting, for the recorded reason.
+/// Reports a container that will be restarted as waiting, with the recorded reason.
 fn overlay_waiting(
     f: &Facts<'_>,
     c: &Container,

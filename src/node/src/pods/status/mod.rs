@@ -1,4 +1,4 @@
-//! Generates a pod's status: phase, conditions and container statuses, as upstream.
+//! Generates a pod's status (phase, conditions, container statuses) like the kubelet.
 
 use super::instance::{Instances, latest};
 use super::plan;
@@ -19,7 +19,7 @@ use conditions::conditions;
 use containers::{ContainerKind, container};
 use phase::phase;
 
-/// Generates the pod's status.
+/// Generates the pod's status. A final phase in the API is kept.
 pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
     let pod = f.pod;
     let old = pod.status.clone().unwrap_or_default();
@@ -86,7 +86,7 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
     }
 }
 
-/// Returns whether the latest attempt of each container has ended.
+/// Returns whether no init or main container is running.
 pub(crate) fn all_stopped(pod: &Pod, instances: &Instances) -> bool {
     pod.init_containers()
         .iter()

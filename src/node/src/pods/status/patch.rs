@@ -1,11 +1,12 @@
-//! Patches that change a status in the API.
+//! Builds patches for a pod's status.
 
 use super::conditions::{BY_NODE, DISRUPTED, RESIZE, wanted_names};
 use crate::kinds::*;
 
-/// Returns the strategic merge patch between two statuses; `None` when they are equal.
+/// Returns the strategic merge patch from `old` to `new`; `None` if nothing changed.
 ///
-/// Conditions of others are left alone.
+/// Conditions of other writers are not touched. The patch carries the pod's UID, so that it fails
+/// for a successor of the same name.
 pub(crate) fn patch(
     uid: &str,
     old: Option<&PodStatus>,
@@ -46,7 +47,7 @@ pub(crate) fn patch(
                 if before == Some(&c) {
                     return None;
                 }
-                // A reason that no longer applies has to be removed explicitly.
+                // A field that no longer applies must be set to null.
                 if let (Some(before), Value::Object(fields)) =
                     (before.and_then(Value::as_object), &mut c)
                 {
@@ -67,7 +68,7 @@ pub(crate) fn patch(
             continue;
         }
         if (key == "podIPs" || key == "hostIPs") && old.contains_key(&key) {
-            // Merged by address: removed ones have to be named.
+            // The list is merged by address: removed entries need a delete directive.
             let mut list = value.as_array().cloned().unwrap_or_default();
             for gone in old[&key].as_array().into_iter().flatten() {
                 if !list.contains(gone) {

@@ -9,7 +9,7 @@ fn last_exit(s: &ContainerState, status: &ContainerStatus) -> Option<i32> {
     Some(last.exit_code)
 }
 
-/// Upstream's phase of a pod whose phase is not final yet.
+/// Returns the phase of a pod whose phase is not final yet (upstream: `getPhase`).
 pub(super) fn phase(
     pod: &Pod,
     init: &[ContainerStatus],
@@ -78,7 +78,7 @@ pub(super) fn phase(
         return "Failed";
     }
     if terminal && stopped > 0 && running == 0 {
-        // Nothing runs any more and nothing will.
+        // Nothing is running or will be started.
         return if stopped == succeeded && waiting == 0 && unknown == 0 {
             "Succeeded"
         } else {
@@ -126,7 +126,7 @@ mod tests {
         }
     }
 
-    /// A container's status by a word, as upstream's tests name them.
+    /// Returns a container status for a state name that upstream's tests use.
     fn named(name: &str, word: &str) -> Option<ContainerStatus> {
         let running = ContainerState {
             running: Some(ContainerStateRunning::default()),

@@ -246,7 +246,7 @@ fn a_change_of_resources_is_told_and_forgotten() {
         Some(2)
     );
 
-    // The API has them now; the next status has not.
+    // The API already has them; the next status must not.
     let mut known = p.clone();
     known.status = Some(under_way.clone());
     let over = status_of(&known, vec![c.clone()], &[], false, Resizing::default());
@@ -260,7 +260,7 @@ fn a_change_of_resources_is_told_and_forgotten() {
     );
 }
 
-/// A status of a pod that the node failed.
+/// Returns the status of a pod that the node failed.
 fn failed(pod: &Pod, attempts: Vec<Instance>, failure: &Reason) -> PodStatus {
     generate(&Facts {
         pod,
@@ -325,7 +325,7 @@ fn a_final_phase_stays() {
     assert_eq!(s.phase.as_deref(), Some("Succeeded"));
 }
 
-/// A pod whose container has this state in the API.
+/// Returns a pod whose container has this state in the API.
 fn known_as(state: ContainerState) -> Pod {
     let mut p = pod("Always");
     p.status = Some(PodStatus {
@@ -422,7 +422,7 @@ fn init_containers_are_incomplete_until_they_succeed() {
         initialized.message.as_deref(),
         Some("containers with incomplete status: [i]")
     );
-    // The pod has come past it, though its container was removed.
+    // Initialization is complete, though the init container was removed.
     let s = status(&p, vec![instance(State::Running, 0, 0)], &[], false);
     assert_eq!(condition(&s, "Initialized").status, "True");
     let i = &s.init_container_statuses.as_ref().unwrap()[0];

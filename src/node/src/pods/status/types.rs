@@ -1,4 +1,4 @@
-//! Types that the parts of a status share.
+//! Types shared by the modules that generate a status.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::super::instance::{Instance, Instances};
 use super::super::reason::Reason;
 use crate::kinds::*;
 
-/// State of a container's probes, for its status.
+/// Startup and readiness of a container, from its probes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
     pub started: bool,
@@ -18,22 +18,22 @@ pub(crate) struct Health {
 pub(crate) struct Resizing {
     /// Reason and message of a resize that the node has not granted.
     pub pending: Option<(String, String)>,
-    /// A granted resize that is not in effect everywhere, with its error if there is one.
+    /// Set while a granted resize is not fully applied; the inner value is its error.
     pub in_progress: Option<Option<String>>,
 }
 
-/// What a pod's status is generated from.
+/// Inputs for a pod's status.
 pub(crate) struct Facts<'a> {
     pub pod: &'a Pod,
     pub instances: &'a Instances,
-    /// Why containers wait, by name of the container.
+    /// Waiting reasons by container name.
     pub waiting: &'a HashMap<String, Reason>,
     pub health: &'a dyn Fn(&str) -> Health,
     pub node_ip: std::net::IpAddr,
     pub pod_ip: Option<std::net::IpAddr>,
-    /// The current sandbox, once its network is attached.
+    /// ID of the current sandbox, once its network is attached.
     pub sandbox: Option<&'a str>,
-    /// Whether all containers have stopped and none is restarted.
+    /// Whether all containers have stopped and none will be restarted.
     pub terminal: bool,
     /// Why the node rejected, evicted or failed the pod.
     pub failure: Option<&'a Reason>,

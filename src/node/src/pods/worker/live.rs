@@ -1,4 +1,4 @@
-//! A live pod: volumes, sandbox, containers and their probes.
+//! Steps of a pod that is not being stopped: volumes, sandbox, containers and probes.
 
 use jiff::Timestamp;
 
@@ -15,7 +15,7 @@ use crate::kinds::*;
 use crate::recorder::Severity::{Normal, Warning};
 
 impl Worker {
-    /// Takes the next step of a live pod; returns when the following one is due.
+    /// Takes the next step of a live pod; returns when another step is due without an event.
     pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.set_up_volumes();
         self.watch_probes();
@@ -58,6 +58,7 @@ impl Worker {
         next
     }
 
+    /// Returns the probe's own termination grace period in seconds, if it has one.
     pub(super) fn probe_grace(&self, name: &str, probe: &str) -> Option<i64> {
         let container = self.pod.container(name)?;
         let probe = match probe {
@@ -67,6 +68,7 @@ impl Worker {
         probe?.termination_grace_period_seconds
     }
 
+    /// Starts to set up the volumes, unless they are set up or in progress.
     pub(super) fn set_up_volumes(&mut self) {
         if self.volumes.is_some() || self.in_flight.volumes {
             return;
@@ -79,6 +81,9 @@ impl Worker {
         });
     }
 
+    /// Starts to create a sandbox and to stop the old one.
+    ///
+    /// Returns the time of the next attempt while it is delayed after a failure.
     pub(super) fn create_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
         if self.in_flight.sandbox || self.volumes.is_none() {
             return None;
@@ -112,7 +117,8 @@ impl Worker {
         None
     }
 
-    /// Returns until when a container may not be started, and notes why in its status.
+    /// Returns the time before which a container must not be started; `None` if it may start now. A
+    /// restart back-off becomes the container's waiting reason.
     pub(super) fn held_back(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
         if let Some(at) = self.retry_at.get(name).filter(|at| **at > now) {
             return Some(*at);
@@ -143,6 +149,7 @@ impl Worker {
         Some(until)
     }
 
+    /// Starts a container in the current sandbox, and its restart back-off after an exit.
     pub(super) fn start_container(&mut self, name: &str, now: Timestamp) {
         let (Some(container), Some(sandbox), Some(volumes)) = (
             self.pod.container(name).map(std::borrow::Cow::into_owned),
@@ -191,7 +198,8 @@ impl Worker {
         });
     }
 
-    /// Returns the attempt after those that only the API knows.
+    /// Returns the first attempt number for a container that only the API knows: its restart count
+    /// there plus one, or 0 if it never ran.
     pub(super) fn lost_attempts(&self, name: &str) -> u32 {
         let status = self.pod.status.as_ref();
         status
@@ -207,7 +215,8 @@ impl Worker {
             .unwrap_or(0)
     }
 
-    /// Returns a running container for its probes.
+    /// Returns the probe target for a running container; `None` if it is not running or has no
+    /// address.
     pub(super) fn probe_target(&self, name: &str) -> Option<Target> {
         let instance = latest(&self.instances, name).filter(|i| i.running())?;
         let sender = self.sender.clone();
@@ -227,7 +236,7 @@ impl Worker {
         })
     }
 
-    /// Starts and stops probes, so that exactly the running containers are probed.
+    /// Starts and stops probes so that exactly the running containers are probed.
     pub(super) fn watch_probes(&mut self) {
         let names: Vec<String> = self
             .pod
@@ -242,7 +251,7 @@ impl Worker {
                 self.probes.forget(&name);
                 continue;
             };
-            // Its postStart hook is still running.
+            // Probes start once the `postStart` hook has finished.
             if self.in_flight.start.as_deref() == Some(&name)
                 || self.probes.probed(&name) == Some(&instance.id)
             {

@@ -1,7 +1,7 @@
 //! The worker of one pod: observes, decides (see [`super::plan`]), acts and reports.
 //!
-//! Everything that takes time runs in tasks that send their results to the worker's
-//! mailbox. The worker itself never waits for a container, an image or the API.
+//! Everything that takes time runs in tasks that send their results to the worker's mailbox. The
+//! worker itself never waits for a container, an image or the API.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,15 +25,16 @@ use crate::kinds::*;
 use crate::recorder::Severity::Normal;
 use state::{Channels, Message, Stage, Worker};
 
-/// Maximum time between two looks at a pod, for changes without an event.
+/// Maximum time between two steps without an event.
 const RESYNC_PERIOD: SignedDuration = SignedDuration::from_mins(5);
 
-/// Message of a pod that was active for too long, as upstream words it.
+/// Message of a pod that exceeded `activeDeadlineSeconds`, worded as upstream.
 const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
 
 /// Starts the worker of a pod.
 ///
-/// `failure` is why the node does not admit the pod. `ended` runs after the worker.
+/// `failure` is the reason if the node does not admit the pod. `ended` is called when the worker
+/// has ended.
 pub(crate) fn start(
     context: Arc<PodContext>,
     pod: Arc<Pod>,
@@ -82,7 +83,7 @@ impl Worker {
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { return };
                     self.handle(message);
-                    // Messages that came together lead to one step.
+                    // Handle all pending messages before the next step.
                     while let Ok(message) = self.mailbox.try_recv() {
                         self.handle(message);
                     }
@@ -92,6 +93,7 @@ impl Worker {
         }
     }
 
+    /// Returns whether the worker can end: the pod is over and no longer in the API.
     fn finished(&self) -> bool {
         self.removed && self.stage == Stage::Over && !self.in_flight.publish
     }
@@ -116,7 +118,7 @@ impl Worker {
         }
     }
 
-    /// Takes the next step; returns when the following one is due.
+    /// Takes the next step; returns when another step is due without an event.
     fn step(&mut self) -> Option<Timestamp> {
         let now = Timestamp::now();
         let deadline = self.check_deadline(now);
@@ -147,7 +149,7 @@ impl Worker {
         }
     }
 
-    /// Fails a pod that exceeds its deadline; returns when it will.
+    /// Fails a pod that has exceeded `activeDeadlineSeconds`; otherwise returns its deadline.
     fn check_deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
         let seconds = self.pod.spec().active_deadline_seconds?;
         if self.stage != Stage::Live || self.failure.is_some() {

@@ -1,4 +1,4 @@
-//! What the API, and whoever asks this node, learns of a pod.
+//! Reports a pod's state to the API and to the node's endpoint.
 
 use std::sync::Arc;
 
@@ -12,7 +12,9 @@ use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
 
 impl Worker {
-    /// Publishes the pod's status to the API and to the node's endpoint.
+    /// Publishes the pod's status to the node's endpoint and, if it changed, to the API.
+    ///
+    /// Once the final status of a deleted pod is in the API, deletes the pod there.
     pub(super) fn report(&mut self) {
         let terminal = !matches!(self.stage, Stage::Live | Stage::Stopping)
             && status::all_stopped(&self.pod, &self.instances);
@@ -78,7 +80,7 @@ impl Worker {
                     TaskResult::StatusPublished(Box::new(done))
                 });
             }
-            // The final status is published: a pod to be deleted is removed now.
+            // The final status is in the API, so a pod that is being deleted can be removed.
             None if self.stage == Stage::Over
                 && self.pod.deleting()
                 && self.records_removed

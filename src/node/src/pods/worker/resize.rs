@@ -1,4 +1,4 @@
-//! The worker's part in resizing a pod: grants, changes containers and reports.
+//! The worker's part in resizing a pod: requests grants, applies them and reports progress.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use super::state::{TaskResult, Worker};
 use crate::kinds::*;
 use crate::recorder::Severity::{Normal, Warning};
 
-/// Delay before a deferred or failed resize is tried again.
+/// Delay before a deferred or failed resize is retried.
 const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
 /// Progress of a pod's resize.
 #[derive(Default)]
 pub(super) struct ResizeState {
-    /// The pod as requested, while that is not granted.
+    /// The pod as requested, while its resources are not granted.
     asked: Option<Arc<Pod>>,
     refusal: Option<Refusal>,
-    /// When to ask the node again.
+    /// Time of the next attempt to get the resources granted.
     ask_at: Option<Timestamp>,
     /// Whether cgroups are being changed.
     in_progress: bool,
@@ -30,7 +30,7 @@ pub(super) struct ResizeState {
 }
 
 impl Worker {
-    /// Returns the pod as it was granted, and remembers what it requests beyond that.
+    /// Returns the pod with its granted resources and remembers a request that exceeds them.
     pub(super) fn as_granted(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
         let Some(granted) = self.record.granted(&pod) else {
             self.resize.asked = None;
@@ -46,9 +46,9 @@ impl Worker {
         Arc::new(granted)
     }
 
-    /// Grants what the pod requests, if the node has it, and starts to change containers.
+    /// Grants the pod's requests if the node has the resources, and starts to apply granted ones.
     ///
-    /// Returns when to look again, and which containers have to be restarted.
+    /// Returns when the next step is due, and the containers that have to be restarted.
     pub(super) fn step_resize(&mut self, now: Timestamp) -> (Option<Timestamp>, HashSet<String>) {
         let ask = self.ask(now);
         let mut outdated = self.record.outdated(&self.pod, &self.instances);
@@ -63,6 +63,7 @@ impl Worker {
         (ask.into_iter().chain(apply).min(), restart)
     }
 
+    /// Decides a pending resize; returns when to decide again if it is deferred.
     fn ask(&mut self, now: Timestamp) -> Option<Timestamp> {
         let asked = self.resize.asked.clone()?;
         if let Some(at) = self.resize.ask_at.filter(|at| *at > now) {
@@ -99,13 +100,14 @@ impl Worker {
                         .pod(&self.pod, Warning, reason, refusal.message.clone());
                 }
                 self.resize.refusal = Some(refusal);
-                // An infeasible request is decided again when the pod changes it.
+                // An infeasible request is retried only when the pod changes.
                 self.resize.ask_at = Some(again.unwrap_or(Timestamp::MAX));
                 again
             }
         }
     }
 
+    /// Starts to resize containers in place; returns when to retry after a failure.
     fn apply(&mut self, in_place: Vec<Outdated>, now: Timestamp) -> Option<Timestamp> {
         if in_place.is_empty() || self.resize.in_progress {
             return None;
@@ -125,6 +127,7 @@ impl Worker {
         None
     }
 
+    /// Handles the result of an in-place resize.
     pub(super) fn resized(&mut self, applied: Applied) {
         self.resize.in_progress = false;
         for container in &applied.done {
@@ -156,7 +159,7 @@ impl Worker {
         }
     }
 
-    /// Returns the pod with the resources that its containers run with.
+    /// Returns the pod with the resources that its containers currently run with.
     fn as_running(&self) -> Pod {
         let outdated = self.record.outdated(&self.pod, &self.instances);
         let mut pod = Pod::clone(&self.pod);

@@ -1,4 +1,4 @@
-//! The worker's state and what all its parts do with it.
+//! The worker's state and the operations that its modules share.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ use super::resize::ResizeState;
 use crate::kinds::*;
 use crate::volumes::Volumes;
 
-/// What the runtime already has of a pod when its worker starts.
+/// A pod's sandboxes and containers that the runtime already has when its worker starts.
 #[derive(Default)]
 pub(crate) struct Adopted {
     pub sandboxes: Vec<Sandbox>,
@@ -34,7 +34,7 @@ pub(crate) struct Adopted {
 
 /// Result of one of the worker's tasks.
 pub(super) enum TaskResult {
-    /// `None` when the task was cancelled.
+    /// Volumes are set up; `None` if the task was cancelled.
     VolumesReady(Option<Volumes>),
     SandboxCreated(Result<NewSandbox, String>),
     ContainerStarted {
@@ -59,22 +59,22 @@ pub(super) enum Message {
     Task(TaskResult),
 }
 
-/// Stage of a pod's life on the node.
+/// Stage of a pod's life cycle on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Containers may run.
+    /// Containers are started and restarted.
     Live,
     /// Containers are being stopped.
     Stopping,
     /// The sandbox is being stopped.
     TearingDown,
-    /// Nothing runs; volumes are being removed.
+    /// Nothing is running; volumes are being removed.
     Cleaning,
     /// Only the records for `kubectl logs` are left.
     Over,
 }
 
-/// Tasks in progress.
+/// Tasks in progress, at most one of each kind.
 #[derive(Default)]
 pub(super) struct InFlight {
     /// Volumes are being set up.
@@ -89,10 +89,10 @@ pub(super) struct InFlight {
     pub delete: bool,
 }
 
-/// Pending writes to the API.
+/// State of the writes to the API.
 #[derive(Default)]
 pub(super) struct Publication {
-    /// When to try again after a failure.
+    /// Time of the next attempt after a failure.
     pub retry_at: Option<Timestamp>,
     /// Consecutive failures.
     pub failures: u32,
@@ -121,31 +121,31 @@ pub(crate) struct Worker {
     pub(super) stage: Stage,
     /// Why the node rejected, evicted or failed the pod.
     pub(super) failure: Option<Reason>,
-    /// Whether the pod is no longer in the API.
+    /// Whether the API no longer has the pod.
     pub(super) removed: bool,
     /// Whether the records for `kubectl logs` are removed or being removed.
     pub(super) records_removed: bool,
     pub(super) accepted_at: Time,
-    /// Cancels tasks when the pod has to stop.
+    /// Cancels the tasks of a live pod when it has to stop.
     pub(super) cancel: CancellationToken,
     pub(super) in_flight: InFlight,
     /// Names of the containers that are being started or stopped.
     pub(super) busy: HashSet<String>,
-    /// Grace in seconds of the stops in progress, by container ID.
+    /// Grace period in seconds of each stop in progress, by container ID.
     pub(super) stopping: HashMap<String, i64>,
-    /// Why containers wait, by name.
+    /// Waiting reasons by container name.
     pub(super) waiting: HashMap<String, Reason>,
-    /// When to try again, by container name or [`SANDBOX`].
+    /// Time of the next attempt by container name, or by [`SANDBOX`].
     pub(super) retry_at: HashMap<String, Timestamp>,
-    /// IDs of the containers whose back-off was recorded as an event.
+    /// IDs of the exited containers for which a `BackOff` event was recorded.
     pub(super) backoff_recorded: HashSet<String>,
     pub(super) publication: Publication,
 }
 
-/// Key of the sandbox in the pod's retry times; no container can have that name.
+/// Key of the sandbox in [`Worker::retry_at`]; it is not a valid container name.
 pub(super) const SANDBOX: &str = "/sandbox";
 
-/// The worker's side of its mailbox and of its snapshot.
+/// The worker's ends of its mailbox and its snapshot.
 pub(super) struct Channels {
     pub sender: mpsc::UnboundedSender<Message>,
     pub mailbox: mpsc::UnboundedReceiver<Message>,
@@ -153,7 +153,7 @@ pub(super) struct Channels {
 }
 
 impl Worker {
-    /// Returns the worker of a pod; `failure` is why the node does not admit it.
+    /// Returns the worker of a pod; `failure` is the reason if the node does not admit it.
     pub(super) fn new(
         context: Arc<PodContext>,
         pod: Arc<Pod>,
@@ -202,6 +202,7 @@ impl Worker {
         worker
     }
 
+    /// Takes over the sandboxes and containers that an earlier agent created.
     fn adopt(&mut self, adopted: Adopted) {
         let mut sandboxes = adopted.sandboxes;
         sandboxes.sort_by_key(|s| s.spec.attempt);
@@ -225,11 +226,12 @@ impl Worker {
         }
     }
 
+    /// Returns the pod's UID.
     pub(super) fn uid(&self) -> &str {
         self.pod.uid()
     }
 
-    /// Records the runtime's status of a container.
+    /// Adds or updates a container from the runtime's status.
     fn note(&mut self, container: &RuntimeContainer) {
         let mut instance = Instance::new(container);
         if instance.exited() {
@@ -239,7 +241,7 @@ impl Worker {
         match attempts.iter_mut().find(|i| i.id == instance.id) {
             Some(known) => {
                 if known.exited() {
-                    // Its message was read when it exited.
+                    // The message was already read when the container exited.
                     instance.message.clone_from(&known.message);
                 }
                 *known = instance;
@@ -251,9 +253,10 @@ impl Worker {
         }
     }
 
-    /// Updates a container, or the sandbox for an empty ID, from the runtime.
+    /// Updates the container with this ID from the runtime; an empty ID means the sandbox.
     ///
-    /// A container that no longer exists is dropped.
+    /// A container that no longer exists is removed, unless it is the latest attempt and has
+    /// exited.
     pub(super) fn refresh(&mut self, id: &str) {
         if id.is_empty() {
             self.refresh_sandbox();
@@ -264,7 +267,7 @@ impl Worker {
             Some(_) => {}
             None => {
                 for attempts in self.instances.values_mut() {
-                    // The latest attempt is the container's record in the status.
+                    // The latest attempt is needed for the container's status.
                     let last = attempts.last().map(|i| i.id.clone());
                     attempts.retain(|i| i.id != id || (last.as_deref() == Some(id) && i.exited()));
                 }
@@ -280,11 +283,12 @@ impl Worker {
         }
     }
 
+    /// Returns the IDs of all attempts of all containers.
     pub(super) fn ids(&self) -> impl Iterator<Item = String> {
         self.instances.values().flatten().map(|i| i.id.clone())
     }
 
-    /// Updates all attempts of a container, also those without an event so far.
+    /// Updates all attempts of a container, including those that no event has reported yet.
     pub(super) fn refresh_all(&mut self, name: &str) {
         let Some(sandbox) = self.sandbox.as_ref().map(|s| s.id.clone()) else {
             return;
@@ -308,7 +312,7 @@ impl Worker {
         }
     }
 
-    /// Runs a task that sends its result to the mailbox.
+    /// Spawns a task whose result is sent to the mailbox.
     pub(super) fn spawn(&self, task: impl Future<Output = TaskResult> + Send + 'static) {
         let sender = self.sender.clone();
         tokio::spawn(async move {

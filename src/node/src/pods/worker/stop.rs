@@ -1,4 +1,4 @@
-//! A pod's end: containers, sandbox, volumes, records.
+//! Stops a pod: containers, sandbox, volumes and records.
 
 use tracing::warn;
 
@@ -10,6 +10,9 @@ use crate::kinds::*;
 use crate::volumes;
 
 impl Worker {
+    /// Stops a container; `grace` is in seconds.
+    ///
+    /// If the container is already being stopped, its grace period is shortened.
     pub(super) fn stop_container(
         &mut self,
         name: &str,
@@ -38,13 +41,14 @@ impl Worker {
         });
     }
 
+    /// Begins to stop the pod: cancels its tasks and disables restarts by probes.
     pub(super) fn begin_stop(&mut self) {
         self.stage = Stage::Stopping;
         self.cancel.cancel();
         self.probes.stop_restarting();
     }
 
-    /// Stops containers, sidecars last; then the sandbox.
+    /// Stops main containers, then sidecars, then the sandbox.
     pub(super) fn step_stop(&mut self) {
         let grace = self.pod.grace_seconds().max(1);
         let sidecars: Vec<String> = self
@@ -65,7 +69,7 @@ impl Worker {
         };
         let mut due = running(&|n| !sidecars.iter().any(|s| s == n));
         if due.is_empty() && self.in_flight.start.is_none() {
-            // One sidecar after the other, the last started first.
+            // Sidecars stop one at a time, in reverse order of their start.
             let next = sidecars
                 .iter()
                 .find_map(|s| running(&|n| n == s.as_str()).into_iter().next());
@@ -88,6 +92,7 @@ impl Worker {
         }
     }
 
+    /// Stops all sandboxes of the pod.
     pub(super) fn tear_down(&mut self) {
         self.stage = Stage::TearingDown;
         self.probes.clear();
@@ -100,7 +105,7 @@ impl Worker {
         });
     }
 
-    /// Removes the volumes, and all files and records of a pod that is being deleted.
+    /// Unmounts the volumes. For a deleted pod, also removes its files, sandboxes, cgroup and logs.
     pub(super) fn clean(&mut self) {
         let everything = self.pod.deleting() || self.removed;
         self.records_removed = everything;
@@ -123,7 +128,7 @@ impl Worker {
                 runtime.remove_cgroup(&qos::cgroup_parent(&pod)).await;
                 sandbox::update_weights(runtime, &context.pods.active()).await;
                 volumes::tear_down(pod.uid()).await;
-                // There may be no logs.
+                // The pod may have no logs.
                 let _ = tokio::fs::remove_dir_all(log_dir(&pod)).await;
             }
             TaskResult::Cleaned

@@ -1,4 +1,4 @@
-//! How the worker handles the results of its tasks.
+//! Handles the results of the worker's tasks.
 
 use std::sync::Arc;
 
@@ -14,11 +14,12 @@ use crate::kinds::*;
 use crate::recorder::Severity::Warning;
 use crate::volumes::Volumes;
 
-/// Delay after a patch of a pod that the API server does not have: the watch will
-/// report its removal.
+/// Delay after a patch of a pod that the API server does not have. The watch will report its
+/// removal.
 const NOT_FOUND_DELAY: SignedDuration = SignedDuration::from_secs(5);
 
 impl Worker {
+    /// Updates the worker's state from the result of a task.
     pub(super) fn handle_task(&mut self, result: TaskResult) {
         match result {
             TaskResult::VolumesReady(volumes) => self.volumes_ready(volumes),
@@ -34,9 +35,9 @@ impl Worker {
         }
     }
 
-    /// Updates the pod, unless it is older than the known one.
+    /// Updates the pod unless the new version is older than the current one.
     ///
-    /// Responses to patches and the watch's events come in any order.
+    /// Responses to patches and events of the watch can arrive out of order.
     pub(super) fn update(&mut self, pod: Arc<Pod>) {
         let version = |p: &Pod| {
             p.metadata
@@ -151,6 +152,7 @@ impl Worker {
         }
     }
 
+    /// Schedules the next attempt to write to the API.
     fn retry_publication(&mut self) {
         let delay = client::retry_delay(self.publication.failures * 10);
         self.publication.failures += 1;

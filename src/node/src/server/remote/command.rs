@@ -1,4 +1,4 @@
-//! A command in a container, without the protocol of its client.
+//! Runs a command in a container, independently of the client's protocol.
 
 use std::time::Duration;
 
@@ -9,13 +9,12 @@ use tokio::sync::mpsc;
 
 use crate::server::query::Query;
 
-/// How long output is read after a command has ended: a background process may hold
-/// it open.
+/// How long output is read after a command has exited: a background process may hold it open.
 const EXEC_OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same for the end of an attached container.
+/// How long output is read after an attached container has exited.
 const ATTACH_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A command to run, or a container to attach to, and the streams that the client wants.
+/// A command to run or a container to attach to, with the streams that the client requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Command {
     pub attach: bool,
@@ -29,12 +28,12 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Reads the parameters of `/exec` or `/attach`.
+    /// Parses the parameters of `/exec` or `/attach`.
     ///
     /// # Errors
     ///
-    /// Fails without any stream, and for `/exec` without a command. The message is
-    /// the response's body.
+    /// Fails if no stream is requested, and for `/exec` without a command. The message is the
+    /// response's body.
     pub(super) fn from_query(
         attach: bool,
         id: String,
@@ -47,7 +46,7 @@ impl Command {
             command: query.all("command").map(str::to_owned).collect(),
             stdin: query.is_set(&["input", "stdin"]),
             stdout: query.is_set(&["output", "stdout"]),
-            // A terminal has one output.
+            // A terminal has a single output.
             stderr: query.is_set(&["error", "stderr"]) && !tty,
             tty,
         };
@@ -74,17 +73,17 @@ impl Command {
         runtime.exec(&self.id, spec).await
     }
 
-    /// Hangs up a command on a terminal whose client has disconnected.
+    /// Sends SIGHUP to a command on a terminal when its client has disconnected.
     pub(super) fn hang_up(&self, control: &SessionControl) {
         if !self.attach && self.tty {
-            // The command may have ended in the meantime.
+            // The command may have exited in the meantime.
             let _ = control.kill(libc::SIGHUP);
         }
     }
 
-    /// Waits for the command's end and for its output, which `pumps` copy.
+    /// Waits until the command has exited and `pumps` has copied its output.
     ///
-    /// Returns the exit code; that of an attached container is always 0.
+    /// Returns the exit code, which is always 0 for an attached container.
     pub(super) async fn finish(
         &self,
         control: SessionControl,
@@ -96,18 +95,18 @@ impl Command {
         let code = tokio::select! {
             code = &mut wait => {
                 let limit = if self.attach { ATTACH_OUTPUT_TIMEOUT } else { EXEC_OUTPUT_TIMEOUT };
-                // What comes later is lost, as upstream has it.
+                // Later output is lost, as upstream.
                 let _ = tokio::time::timeout(limit, &mut pumps).await;
                 code
             }
             () = &mut pumps => wait.await,
         };
-        // An attached container's exit code is not the command's result.
+        // The exit code of an attached container is not the result of the request.
         if self.attach { code.map(|_| 0) } else { code }
     }
 }
 
-/// Writes a client's input to the program and closes it when `input` ends.
+/// Copies a client's input to the command; closes its stdin when `input` ends.
 pub(super) async fn write_input(stdin: Option<Input>, mut input: mpsc::UnboundedReceiver<Bytes>) {
     let Some(mut stdin) = stdin else { return };
     while let Some(bytes) = input.recv().await {
@@ -115,7 +114,7 @@ pub(super) async fn write_input(stdin: Option<Input>, mut input: mpsc::Unbounded
             return;
         }
     }
-    // The program may have closed its input already.
+    // The command may have closed its stdin already.
     let _ = stdin.shutdown().await;
 }
 

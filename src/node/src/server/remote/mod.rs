@@ -13,7 +13,7 @@ use super::answer::{Answer, text, upgraded};
 use super::query::Query;
 use command::Command;
 
-/// Serves `/exec` and `/attach` for the container `id`.
+/// Serves `/exec` and `/attach` for the container with this ID.
 pub(crate) fn serve(
     runtime: Runtime,
     attach: bool,

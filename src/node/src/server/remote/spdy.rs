@@ -1,4 +1,4 @@
-//! Remote commands over SPDY: one stream each for input, outputs, resizes and the end.
+//! Remote commands over SPDY: one stream each for stdin, stdout, stderr, resizes and the result.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use tokio::sync::mpsc;
 
 use super::command::{Command, write_input};
 
-/// The version whose end is a `Status`.
+/// First version whose result is a `Status`.
 const V4: &str = "v4.channel.k8s.io";
-/// The version that introduced resizes.
+/// First version with a resize stream.
 const V3: &str = "v3.channel.k8s.io";
-/// Supported versions, the preferred one first.
+/// Supported versions in order of preference.
 const VERSIONS: &[&str] = &[V4, V3, "v2.channel.k8s.io", "channel.k8s.io"];
-/// How long a client may take to open its streams, the kubelet's limit.
+/// How long a client may take to open its streams (the kubelet's default).
 const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server waits for the client to close after the end.
+/// How long the task waits for the client to close the connection after the result.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum length of a resize message.
+/// Maximum length of a resize message, in bytes.
 const MAX_RESIZE_BYTES: usize = 4096;
-/// Size of the buffers of input.
+/// Size of the read buffer for stdin, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Upgrades the connection and runs the command.
@@ -58,24 +58,24 @@ async fn run(runtime: Runtime, command: Command, mut incoming: spdy::Streams, ve
         return;
     };
     if let Some(mut error) = error {
-        // The client may have gone.
+        // The client may have disconnected.
         let _ = error
             .write_all(end_message(&result, version).as_bytes())
             .await;
         let _ = error.shutdown().await;
     }
-    // The client closes the connection once it has read the end.
+    // The client closes the connection once it has read the result.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, incoming.recv()).await;
 }
 
-/// Returns the number of streams that the client opens.
+/// Returns the number of streams that the client will open.
 fn expected_streams(command: &Command, version: &str) -> usize {
     let resizes = command.tty && matches!(version, V4 | V3);
     let wanted = [command.stdin, command.stdout, command.stderr, resizes];
     1 + wanted.into_iter().filter(|w| *w).count()
 }
 
-/// Collects streams by their type; `None` when the connection ends before all are open.
+/// Collects streams by type; `None` if the connection ends before all are open.
 async fn gather(
     incoming: &mut spdy::Streams,
     expected: usize,
@@ -89,7 +89,7 @@ async fn gather(
     Some(())
 }
 
-/// Runs the command; `None` when the client disconnects before its end.
+/// Runs the command; `None` if the client disconnects before it exits.
 async fn run_session(
     runtime: &Runtime,
     command: &Command,
@@ -115,7 +115,7 @@ async fn run_session(
     };
     tokio::select! {
         result = command.finish(control.clone(), pumps) => Some(result),
-        // All streams are open: only the connection's end can come.
+        // All streams are open, so the channel can only report the end of the connection.
         _ = incoming.recv() => {
             command.hang_up(&control);
             None
@@ -123,7 +123,7 @@ async fn run_session(
     }
 }
 
-/// Returns what the error stream carries at the end.
+/// Returns the final content of the error stream.
 fn end_message(result: &Result<i32, RuntimeError>, version: &str) -> String {
     match (result, version) {
         (_, V4) => exit_status(result).to_string(),
@@ -144,7 +144,7 @@ async fn read_input(mut from: DuplexStream, to: mpsc::UnboundedSender<Bytes>) {
     }
 }
 
-/// Resizes the terminal; messages are JSON objects, one after the other.
+/// Applies resize messages, which are concatenated JSON objects, to the terminal.
 async fn read_sizes(mut from: DuplexStream, control: SessionControl) {
     let mut pending = Vec::new();
     let mut buffer = [0; 1024];
@@ -161,7 +161,7 @@ async fn read_sizes(mut from: DuplexStream, control: SessionControl) {
     }
 }
 
-/// Removes all complete messages from `pending` and returns the valid sizes.
+/// Removes the complete messages from `pending` and returns the valid sizes.
 fn take_sizes(pending: &mut Vec<u8>) -> Vec<TerminalSize> {
     let mut sizes = Vec::new();
     while let Some(end) = pending.iter().position(|b| *b == b'}') {

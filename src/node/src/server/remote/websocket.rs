@@ -14,9 +14,9 @@ use tracing::debug;
 
 use super::command::{Command, write_input};
 
-/// How long the server waits for the client's answer to its close.
+/// How long the server waits for the client's response to its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Size of the buffers of output.
+/// Size of the read buffers for output, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Runs a command for the client at the other end of `socket`.
@@ -24,7 +24,7 @@ pub(super) async fn run(runtime: &Runtime, command: Command, socket: Socket, ver
     let (sink, mut messages) = socket.split();
     let (sender, outgoing) = mpsc::channel(16);
     let writer = tokio::spawn(write_messages(sink, outgoing));
-    // Tells the client that the connection is established, as upstream's servers do.
+    // An empty message signals an established connection, as upstream's servers do.
     let first = if command.stdout {
         channel::STDOUT
     } else if command.stderr {
@@ -32,7 +32,7 @@ pub(super) async fn run(runtime: &Runtime, command: Command, socket: Socket, ver
     } else {
         channel::ERROR
     };
-    // A client that has gone is noticed below.
+    // A disconnected client is detected below.
     let _ = sender.send(version.encode(first, b"")).await;
 
     let Some(result) = run_session(runtime, &command, &mut messages, &sender, version).await else {
@@ -47,7 +47,7 @@ pub(super) async fn run(runtime: &Runtime, command: Command, socket: Socket, ver
     }
     let _ = sender.send(normal_close()).await;
     drop(sender);
-    // A client that does not answer is disconnected.
+    // A client that does not close in time is disconnected.
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, async {
         let _ = writer.await;
         while let Some(Ok(_)) = messages.next().await {}
@@ -55,7 +55,7 @@ pub(super) async fn run(runtime: &Runtime, command: Command, socket: Socket, ver
     .await;
 }
 
-/// Sends messages until the close message or the end of `outgoing`.
+/// Sends messages until the close frame or the end of `outgoing`.
 async fn write_messages(
     mut sink: SplitSink<Socket, Message>,
     mut outgoing: mpsc::Receiver<Message>,
@@ -70,7 +70,7 @@ async fn write_messages(
     let _ = sink.close().await;
 }
 
-/// Runs the command; `None` when the client disconnects before its end.
+/// Runs the command; `None` if the client disconnects before it exits.
 async fn run_session(
     runtime: &Runtime,
     command: &Command,
@@ -123,22 +123,22 @@ async fn run_session(
     result
 }
 
-/// Distributes a client's messages to the command's input and its terminal.
+/// Dispatches the client's messages to the command's stdin and terminal.
 struct Demux {
     version: Version,
-    /// `None` once the client has closed its input.
+    /// `None` once the client has closed stdin.
     input: Option<mpsc::UnboundedSender<Bytes>>,
     control: SessionControl,
 }
 
 impl Demux {
-    /// Returns when the client disconnects.
+    /// Dispatches messages; returns when the client disconnects.
     async fn run(mut self, messages: &mut SplitStream<Socket>) {
         while let Some(Ok(message)) = messages.next().await {
             match self.version.command_event(message) {
                 CommandEvent::Stdin(bytes) => {
                     if let Some(input) = &self.input {
-                        // A program that reads no more ends the feeder, not the session.
+                        // If the command no longer reads stdin, the session continues.
                         let _ = input.send(bytes);
                     }
                 }
@@ -155,7 +155,7 @@ impl Demux {
     }
 }
 
-/// Copies output to the client, or discards it when the client does not want it.
+/// Copies output to the client; discards it if the client did not request it.
 async fn pump(
     output: Option<Output>,
     wanted: bool,
@@ -176,7 +176,8 @@ async fn pump(
     }
 }
 
-/// Returns what the error channel carries at the end; nothing for a success without `Status`.
+/// Returns the final content of the error channel; empty for a success in versions without
+/// `Status`.
 fn end_message(result: &Result<i32, RuntimeError>, version: Version) -> String {
     if version.status {
         return exit_status(result).to_string();

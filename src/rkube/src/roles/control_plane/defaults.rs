@@ -1,8 +1,8 @@
-//! Default objects of rkube clusters, besides those that every Kubernetes API server
+//! Default objects of rkube clusters, in addition to those that every Kubernetes API server
 //! creates.
 //!
-//! Existing objects are not changed, so that the user may edit them. Deleted ones are
-//! created again at the next start.
+//! Existing objects are not changed, so that users can edit them. Deleted ones are created again at
+//! the next start.
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::PostParams;
@@ -11,6 +11,10 @@ use rkube_config::ClusterConfig;
 use serde_json::json;
 
 /// Creates the default objects that do not exist.
+///
+/// # Errors
+///
+/// Fails if a request fails, except when the object exists or the API server rejects it.
 pub async fn ensure(client: &Client, cluster: &ClusterConfig) -> anyhow::Result<()> {
     // Each node runs its own DNS server. The service has no endpoints; it exists for
     // software that looks up the address of the cluster DNS.

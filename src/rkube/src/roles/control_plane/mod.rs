@@ -19,8 +19,9 @@ use rkube_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store}
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Opens the store that the profile selects. Fails if an external etcd is unreachable;
-/// init then restarts the process.
+/// Opens the store that the profile selects.
+///
+/// Fails if an external etcd is unreachable; init then restarts the process.
 async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let Some(etcd) = &config.store else {
         return Ok(EmbeddedStore::open(
@@ -39,6 +40,7 @@ async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn S
     Ok(store)
 }
 
+/// Runs the control plane until one of its parts ends or fails.
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let pki_dir = Path::new(paths::PKI);
     let pki = rkube_apiserver::Pki::read(pki_dir)?;
@@ -78,7 +80,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     );
     let setup = server.client("system:rkube-defaults", &["system:masters"]);
     let defaults = cluster.clone();
-    // In the background: readiness does not wait for it.
+    // Runs in the background, because readiness does not depend on it.
     tokio::spawn(async move {
         if let Err(e) = defaults::ensure(&setup, &defaults).await {
             tracing::error!("cannot create the default objects: {e:#}");

@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
 
-/// Labels all nodes. `control_plane` is the name of the control-plane node.
+/// Labels all nodes until the watch ends. `control_plane` is the name of the control-plane node.
 pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
     let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
     let changes = watcher(nodes.clone(), watcher::Config::default())
@@ -56,7 +56,7 @@ pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
             .await
         {
             Ok(_) => {}
-            // Deleted in the meantime.
+            // The node was deleted in the meantime.
             Err(kube::Error::Api(e)) if e.code == 404 => {}
             Err(e) => tracing::warn!("labelling node {name} with its roles: {e}"),
         }

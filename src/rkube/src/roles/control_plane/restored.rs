@@ -10,8 +10,10 @@ use rkube_config::paths;
 use rkube_store::Store;
 use rkube_store::dump::{self, Entries, Entry};
 
-/// Replaces the content of the store by the objects of a staged snapshot, if there is
-/// one. A process that is killed before the end repeats it at its next start.
+/// Replaces the content of the store with the objects of a staged snapshot, if there is one.
+///
+/// The file is removed last: if the process is killed before, the restore is repeated at its next
+/// start. An invalid snapshot is dropped with an error in the log.
 pub async fn take(store: &dyn Store) -> anyhow::Result<()> {
     let path = Path::new(paths::RESTORED_OBJECTS);
     let file = match File::open(path) {
@@ -26,7 +28,8 @@ pub async fn take(store: &dyn Store) -> anyhow::Result<()> {
             let writes = dump::restore(store, rkube_apiserver::STORE_PREFIX, entries).await?;
             tracing::info!(writes, "the objects of a snapshot are restored");
         }
-        // The file was complete when it was sent. The cluster keeps its objects.
+        // The file was complete when it was staged, so a retry would not help. The cluster keeps
+        // its objects.
         Err(e) => tracing::error!("the objects of a snapshot cannot be restored: {e}"),
     }
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
