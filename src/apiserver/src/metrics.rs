@@ -47,8 +47,8 @@ impl Drop for WatchGauge {
 }
 
 impl Metrics {
-    /// Counts a completed request. Requests for unknown or forbidden resources share one series, so
-    /// that clients cannot create arbitrarily many.
+    /// Counts a completed request. Requests for unknown or forbidden resources share one series per
+    /// verb, so that clients cannot create arbitrarily many.
     pub fn observe(&self, info: &RequestInfo, code: u16, elapsed: Duration) {
         let known = info.is_resource && code != 404 && code != 403 && code != 401;
         let part = |text: &str| {

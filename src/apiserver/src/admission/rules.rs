@@ -25,11 +25,17 @@ fn named(value: &Value, name: &str) -> bool {
 
 /// The properties of a write that rules match.
 pub struct Target<'a> {
+    /// The operation, in upper case as in rules.
     pub operation: &'a str,
+    /// The API group.
     pub group: &'a str,
+    /// The API version.
     pub version: &'a str,
+    /// The plural resource name.
     pub resource: &'a str,
+    /// The subresource; empty for the main resource.
     pub subresource: &'a str,
+    /// Whether the resource is namespaced.
     pub namespaced: bool,
 }
 

@@ -21,9 +21,13 @@ const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDis
 
 /// A document and its ETag.
 pub(super) struct Document {
+    /// The response's status code.
     pub code: StatusCode,
+    /// The media type.
     pub kind: String,
+    /// The ETag, if the server sent one.
     pub etag: Option<String>,
+    /// The body.
     pub bytes: bytes::Bytes,
 }
 
