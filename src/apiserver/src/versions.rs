@@ -42,7 +42,7 @@ impl Resource {
 }
 
 impl Resource {
-    /// Returns whether `filter` must be evaluated on objects converted by a webhook: its selectors
+    /// Returns whether `filter` must be evaluated on objects converted by a webhook. Its selectors
     /// refer to fields and labels of the request's version, and objects may be stored in another
     /// one.
     pub fn selects_converted(&self, filter: &Filter) -> bool {

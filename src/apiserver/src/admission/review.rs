@@ -56,7 +56,8 @@ pub fn review(
     ))
 }
 
-/// Converts an object from the hub version to the version of another resource entry.
+/// Converts a custom object to the version of another resource entry. Other objects are returned
+/// unchanged.
 pub async fn seen_in(
     admission: &Admission<'_>,
     version: &Resource,
@@ -75,7 +76,7 @@ pub async fn seen_in(
             seen.pop()
                 .ok_or_else(|| Status::internal("a conversion gave nothing"))
         }
-        // Built-in kinds are processed in the storage version and converted to any other.
+        // Built-in kinds stay in the storage version; `Admission::served` converts them.
         _ => Ok(object.clone()),
     }
 }

@@ -31,7 +31,8 @@ fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// Validates those rules of an object's root schema that do not belong to a single field.
+/// Validates the keywords of an object's root schema that concern the whole object: `required`, and
+/// combinations of schemas such as `allOf`.
 pub fn validate_root(schema: &Value, object: &Object, errors: &mut Vec<FieldError>) {
     required(schema, object, "", errors);
     combinations(schema, object, "", errors);

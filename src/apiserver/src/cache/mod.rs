@@ -22,8 +22,8 @@ pub use object::{CachedObject, FieldExtractor, with_revision};
 pub use resource::{Event, EventKind, ResourceCache};
 pub use watcher::{Filter, Position, TooOld, Watcher};
 
-/// How long to wait for a progress notification of a shared store's watch before requesting
-/// another.
+/// How long one attempt waits for the cache to reach the store's revision. Each attempt asks the
+/// store again, which makes the watch of a shared store report its progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 const PROGRESS_TRIES: u32 = 5;
 
@@ -84,8 +84,8 @@ impl Cache {
     /// Waits until the cache includes every write that was durable at the time of the call. Returns
     /// the revision of the cache.
     ///
-    /// If the store is unreachable, falls back to cached data. Callers must follow up with a
-    /// conditional write, which fails if the cache was stale.
+    /// If the store is unreachable or the cache is too far behind, falls back to cached data. Callers
+    /// must follow up with a conditional write, which fails if the cache was stale.
     pub async fn consistent(&self) -> u64 {
         match self.try_consistent().await {
             Ok(revision) => revision,
@@ -100,7 +100,8 @@ impl Cache {
     ///
     /// # Errors
     ///
-    /// 503 if the store cannot report its current revision.
+    /// 503 if the store cannot report its current revision, or if the cache does not reach it in
+    /// time.
     pub async fn try_consistent(&self) -> Result<u64, Status> {
         let mut patience = PROGRESS_TRIES;
         loop {

@@ -59,9 +59,8 @@ impl Event {
         self.object.stored().len() + self.previous.as_ref().map_or(0, |p| p.stored().len())
     }
 
-    /// Returns the event as a watcher with `filter` sees it: an update that enters the selection is
-    /// an addition, one that leaves it is a deletion. Returns `None` if the watcher does not see
-    /// it.
+    /// Returns the event as a watcher with `filter` sees it, or `None` if the watcher does not see
+    /// it. An update that enters the selection is an addition, one that leaves it is a deletion.
     pub fn seen_through(&self, filter: &Filter) -> Option<(EventKind, Arc<CachedObject>)> {
         if filter.is_all() {
             return Some((self.kind, self.object.clone()));

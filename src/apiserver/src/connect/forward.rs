@@ -260,8 +260,8 @@ fn proxy_prefix(call: &Call) -> String {
         .to_owned()
 }
 
-/// Returns a peer's link as a path through the proxy; `None` if the link is relative, leads to
-/// another host, or already leads through the proxy.
+/// Returns a peer's link as a path through the proxy. Returns `None` if the link is relative, leads
+/// to another host, or already leads through the proxy.
 fn through_proxy(link: &str, prefix: &str, call: &Call, target: &Target) -> Option<String> {
     let host = call.headers.get(header::HOST).and_then(|v| v.to_str().ok());
     let after_scheme = link

@@ -1,4 +1,4 @@
-//! Rewriting of links in HTML pages that pass through the proxy: links relative to the peer's root
+//! Rewriting of links in HTML pages that pass through the proxy. Links relative to the peer's root
 //! must start with the proxy's path, as in upstream's `util/proxy` transport.
 //!
 //! Only the values of URL attributes are changed; all other bytes are copied. Tags are recognized

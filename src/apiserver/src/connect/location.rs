@@ -265,8 +265,9 @@ pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     })
 }
 
-/// Returns the address of a service that the API server itself calls (for webhooks and
-/// `APIService`s): a random ready endpoint, or the external name of an `ExternalName` service.
+/// Returns the address of a service that the API server itself calls, for webhooks and
+/// `APIService`s. This is a random ready endpoint, or the external name of an `ExternalName`
+/// service.
 pub fn service_address(
     cache: &Cache,
     namespace: &str,

@@ -48,7 +48,7 @@ impl WebhookClient {
     ///
     /// # Errors
     ///
-    /// A message that contains the webhook's URL.
+    /// The reason for the failure, worded as by Go's HTTP client.
     pub async fn post(
         &self,
         config: &Value,
