@@ -21,7 +21,7 @@ impl Remote {
         service_address(cache, &service.namespace, &service.name, service.port)
     }
 
-    /// Sends a GET request on behalf of `user`, made by this server itself.
+    /// Sends a request without a body on behalf of `user`, made by this server itself.
     pub(super) async fn ask(
         &self,
         authority: &str,
