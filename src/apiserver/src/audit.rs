@@ -1,4 +1,4 @@
-//! The audit log: who asked for what, when, and how it ended, as a policy says.
+//! Audit logging of requests, as far as the audit policy asks for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::server::Peer;
 
 pub use rkube_audit::Config;
 
-/// The audit log of a server.
+/// The audit log of a server: its policy and its file.
 pub struct Audit {
     policy: Policy,
     log: Arc<Log>,
 }
 
-/// One request on its way into the log.
+/// The audit event of one request in progress.
 pub struct Record {
     verdict: Verdict,
     log: Arc<Log>,
@@ -39,7 +39,7 @@ pub struct Record {
 }
 
 impl Audit {
-    /// Reads the policy and opens the log.
+    /// Reads the policy file and opens the log file.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let failed =
             |path: &PathBuf, error: String| Error::Audit(format!("{}: {error}", path.display()));
@@ -51,8 +51,8 @@ impl Audit {
         })
     }
 
-    /// Begins to write down a request; `None` where the policy does not ask for
-    /// it. A body that is to be written down is read here.
+    /// Starts the audit event of a request. Returns `None` if the policy does not log the request.
+    /// Buffers the request's body if the policy logs it.
     pub async fn begin(
         &self,
         call: &Call,
@@ -156,7 +156,7 @@ fn metadata(
     event
 }
 
-/// A body as a tree, if it is one of an encoding that is known.
+/// Decodes a body; `None` if it is empty or invalid.
 fn tree(bytes: &[u8], encoding: Encoding) -> Option<Value> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return None;
@@ -182,7 +182,7 @@ fn drop_managed_fields(object: &mut Value) {
 }
 
 impl Record {
-    /// The user that the request acts as.
+    /// Records the user that the request impersonates.
     pub fn impersonates(&mut self, acting: &Acting) {
         self.event
             .insert("impersonatedUser".into(), acting.user.to_value());
@@ -226,7 +226,7 @@ impl Record {
         self.event.insert("requestObject".into(), object);
     }
 
-    /// The handler failed.
+    /// Records that the handler panicked.
     pub fn panicked(&mut self, call: &Call) {
         self.panicked = true;
         self.event.insert(
@@ -240,8 +240,8 @@ impl Record {
         }
     }
 
-    /// The request has been answered; a long-running one has begun to be, and
-    /// is complete when the answer's body is.
+    /// Records the response and writes the event. For long-running requests, writes
+    /// `ResponseStarted` now and `ResponseComplete` when the response body ends.
     pub async fn answered(
         mut self,
         call: &Call,
@@ -276,7 +276,8 @@ impl Record {
                 use futures::StreamExt as _;
                 let mut end = Some(end);
                 let chunks = body.into_data_stream().map(move |chunk| {
-                    // Written when the stream is dropped, whoever ends it.
+                    // Moves the guard into the stream, so that the event is written when the stream
+                    // is dropped.
                     let _ = &mut end;
                     chunk
                 });
@@ -292,7 +293,7 @@ impl Record {
         response
     }
 
-    /// Reads a response's body, if it is there as a whole.
+    /// Records the response's body unless it is a stream, and returns the response.
     async fn response(&mut self, response: Response<Body>) -> Response<Body> {
         let kind = response.headers().get(header::CONTENT_TYPE);
         let kind = kind.and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -309,7 +310,7 @@ impl Record {
         let (parts, body) = response.into_parts();
         let bytes = match body.collect().await {
             Ok(collected) => collected.to_bytes(),
-            // Whole bodies do not fail.
+            // Buffered bodies do not fail.
             Err(_) => Bytes::new(),
         };
         let plain = if zipped {
@@ -345,7 +346,7 @@ impl Record {
     }
 }
 
-/// Writes a line when it is dropped.
+/// Writes its event when dropped.
 struct AtEnd {
     log: Arc<Log>,
     line: Vec<u8>,
@@ -354,7 +355,7 @@ struct AtEnd {
 impl Drop for AtEnd {
     fn drop(&mut self) {
         let mut line = std::mem::take(&mut self.line);
-        // The line was made when the answer began.
+        // The event was serialized when the response began: update its timestamp.
         if let Ok(mut event) = serde_json::from_slice::<Value>(&line) {
             event["stageTimestamp"] = time(Timestamp::now()).into();
             line = event.to_string().into_bytes();

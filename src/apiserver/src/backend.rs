@@ -1,4 +1,4 @@
-//! The objects of the cluster: store, watch cache and resources.
+//! The state shared by request handlers, controllers and streams: store, watch cache and resources.
 
 use std::sync::Arc;
 
@@ -11,20 +11,19 @@ use crate::config::Config;
 use crate::resources::Resources;
 use crate::webhooks::client::WebhookClient;
 
-/// Everything that reading and encoding objects needs. Requests, controllers
-/// and streams share it.
+/// Everything needed to read and encode objects.
 pub struct Backend {
     /// The server's configuration.
     pub config: Config,
-    /// The store, which every write goes to.
+    /// The store, which receives every write.
     pub store: Arc<dyn Store>,
-    /// The watch cache, which every read is served from.
+    /// The watch cache, which serves every read.
     pub cache: Arc<Cache>,
-    /// The resources that are served.
+    /// The served resources.
     pub resources: Resources,
     /// The client of conversion and admission webhooks.
     pub webhook_client: Arc<WebhookClient>,
-    /// Changes whenever watches are due a bookmark.
+    /// Changes whenever a bookmark is due for running watches.
     pub bookmarks: watch::Sender<u64>,
     /// Cancelled when the server shuts down.
     pub shutdown: CancellationToken,

@@ -1,4 +1,4 @@
-//! Bodies of requests and responses, and compression.
+//! Request and response bodies, and response compression.
 
 use std::io::Write as _;
 
@@ -11,37 +11,37 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited, StreamBody};
 use rkube_api::status::Status;
 
-/// Any error of a body.
+/// The error type of bodies.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The body of every request and response inside the server.
+/// The body type of every request and response inside the server.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Request bodies beyond this many bytes are refused, as upstream's limit is.
+/// Maximum size of a request body in bytes; upstream's limit.
 pub const MAX_REQUEST_BYTES: usize = 3 << 20;
 
-/// Responses beyond this many bytes are compressed for clients that take it.
+/// Responses larger than this many bytes are compressed if the client accepts gzip.
 const GZIP_THRESHOLD: usize = 128 << 10;
 
-/// A body of known bytes.
+/// Returns a body of the given bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into())
         .map_err(|never| match never {})
         .boxed_unsync()
 }
 
-/// A body of no bytes.
+/// Returns an empty body.
 pub fn empty() -> Body {
     full(Bytes::new())
 }
 
-/// A body that is made while it is sent.
+/// Returns a body that is produced while it is sent.
 pub fn stream(chunks: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static) -> Body {
     use futures::StreamExt as _;
     StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
 }
 
-/// Any body as the server's own type.
+/// Converts any body into [`Body`].
 pub fn boxed<B>(body: B) -> Body
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -50,7 +50,11 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-/// Reads a request's body to its end, up to [`MAX_REQUEST_BYTES`].
+/// Reads a request body to its end.
+///
+/// # Errors
+///
+/// 413 if the body exceeds [`MAX_REQUEST_BYTES`].
 pub fn read(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
     let collected = Limited::new(body, MAX_REQUEST_BYTES)
         .collect()
@@ -66,7 +70,7 @@ pub fn read(body: Body) -> BoxFuture<'static, Result<Bytes, Status>> {
     Box::pin(collected)
 }
 
-/// Whether the client takes gzip.
+/// Returns whether the client accepts gzip.
 pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT_ENCODING)
@@ -82,7 +86,7 @@ pub fn accepts_gzip(headers: &HeaderMap) -> bool {
         })
 }
 
-/// A response of known bytes, compressed when it is large and the client takes it.
+/// Returns a response with the given bytes, compressed if they are large and `gzip` is set.
 pub async fn respond(mut response: Response<()>, bytes: Bytes, gzip: bool) -> Response<Body> {
     let bytes = if gzip && bytes.len() > GZIP_THRESHOLD {
         response
@@ -91,7 +95,7 @@ pub async fn respond(mut response: Response<()>, bytes: Bytes, gzip: bool) -> Re
         response
             .headers_mut()
             .insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        // Compressing megabytes would hold up whatever else this thread serves.
+        // Compressing megabytes would block the other tasks of this thread.
         let plain = bytes.clone();
         match tokio::task::spawn_blocking(move || compress(&plain)).await {
             Ok(compressed) => compressed,

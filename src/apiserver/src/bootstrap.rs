@@ -1,4 +1,4 @@
-//! Making a server ready: caches filled, the objects of every cluster written.
+//! Startup: fills the caches, writes the bootstrap objects and starts the server's controllers.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,13 +37,13 @@ use crate::{
 };
 use rkube_fairness::Fairness;
 
-/// Who writes what the server itself writes.
+/// The user name under which the server itself writes.
 const SELF: &str = "system:apiserver";
 
-/// Builds a server over the store and makes it ready.
+/// Builds a server on top of the store; returns once it can serve requests.
 pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     let cache = Arc::new(Cache::new(config.store.clone()));
-    // Selectable fields are known before the first object is read.
+    // Selectable fields must be known before the first object is cached.
     let resources = Resources::new(&cache);
     let changes = cache.load().await?;
 
@@ -120,8 +120,8 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         }
     });
     write_objects(&backend).await?;
-    // Services from before there were reservations get theirs before anybody
-    // can be given what they have.
+    // Reserve the addresses and ports of services that have no reservations, before any write can
+    // allocate them.
     services::repair(&backend, jiff::Timestamp::now()).await?;
     backend.cache.consistent().await;
     flowcontrol::read(&backend, &server.fairness);
@@ -129,7 +129,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     Ok(server)
 }
 
-/// Starts the server's own controllers, which run until it shuts down.
+/// Starts the server's controllers, which run until it shuts down.
 fn start_controllers(server: &ApiServer) {
     let backend = server.backend();
     tokio::spawn(events::upkeep(backend.clone()));
@@ -164,8 +164,8 @@ fn start_controllers(server: &ApiServer) {
     }
 }
 
-/// Writes what is missing or has been changed, all at once, so that the store
-/// takes it in few commits.
+/// Writes the bootstrap objects that are missing or changed. All writes run concurrently, so that
+/// the store needs few commits.
 async fn write_objects(backend: &Backend) -> Result<(), Error> {
     let all = objects::objects(&BootstrapConfig::default());
     let defaults = all
@@ -198,7 +198,7 @@ async fn write_objects(backend: &Backend) -> Result<(), Error> {
     Ok(())
 }
 
-/// A default object: made when missing, repaired when it must be as it was.
+/// Creates a bootstrap object if it is missing, or restores its fields if they must not change.
 async fn reconcile(backend: &Backend, expected: BootstrapObject) -> Result<(), Status> {
     let snapshot = backend.resources.snapshot();
     let Some(resource) = snapshot.by_group(expected.group, expected.resource) else {
@@ -224,7 +224,7 @@ async fn reconcile(backend: &Backend, expected: BootstrapObject) -> Result<(), S
     };
     let key = resource.key(meta::namespace(&wanted), name);
     if meta::resource_version(&wanted).is_empty() {
-        // Another roleRef: a binding is replaced, not changed.
+        // The roleRef has changed and is immutable: replace the binding.
         match backend
             .store
             .delete(&key, Expect::Revision(found.revision))
@@ -246,8 +246,8 @@ async fn reconcile(backend: &Backend, expected: BootstrapObject) -> Result<(), S
     }
 }
 
-/// Makes an object that is missing; with `restore`, one that is there gets
-/// back the fields that `wanted` names.
+/// Creates an object if it is missing. With `restore`, also resets the fields that `wanted` names
+/// in an existing object.
 pub async fn ensure(
     backend: &Backend,
     group: &str,
@@ -281,13 +281,13 @@ pub async fn ensure(
         .put(&key, bytes, Expect::Revision(found.revision))
         .await
     {
-        // Lost to another writer: the watch that led here will lead here again.
+        // Another writer was faster; its event triggers the controller again.
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
         Err(error) => Err(Status::internal(error)),
     }
 }
 
-/// Sets in `object` what `wanted` says; maps are merged, all else is replaced.
+/// Merges `wanted` into `object`: objects are merged recursively, all other values are replaced.
 fn overlay(object: &mut Value, wanted: &Value) {
     match (object, wanted) {
         (Value::Object(object), Value::Object(wanted)) => {
@@ -295,7 +295,7 @@ fn overlay(object: &mut Value, wanted: &Value) {
                 overlay(object.entry(key.clone()).or_insert(Value::Null), value);
             }
         }
-        // Items may carry defaults that `wanted` leaves out.
+        // Merge per item: items may have defaults that `wanted` omits.
         (Value::Array(object), Value::Array(wanted)) if object.len() == wanted.len() => {
             object
                 .iter_mut()
@@ -326,7 +326,7 @@ async fn create(
     }
 }
 
-/// Restores the objects that every cluster has when they are deleted or changed.
+/// Restores bootstrap objects when they are deleted or changed.
 struct RestoreController {
     backend: Arc<Backend>,
     group: &'static str,
@@ -368,8 +368,8 @@ impl Controller for RestoreController {
     }
 }
 
-/// What aggregated API servers need to tell who asks them: the authority of
-/// users' certificates, and that of the front proxy with the headers it sets.
+/// Returns the ConfigMap `extension-apiserver-authentication`, from which aggregated API servers
+/// learn how to authenticate requests: the client CA, and the front-proxy CA with its headers.
 fn aggregate_authentication(backend: &Backend) -> Option<Object> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let pki = &backend.config.pki;

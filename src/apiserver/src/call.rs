@@ -1,4 +1,4 @@
-//! A request in the form that handlers take it in.
+//! The parsed request as handlers receive it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use crate::body::{self, Body};
 use rkube_fairness::Flow;
 use rkube_request::RequestInfo;
 
-/// What handlers know of a request beside its body.
+/// A request without its body.
 pub struct Call {
-    /// What is asked for.
+    /// The request's attributes: verb, resource, name and query.
     pub info: RequestInfo,
-    /// Who asks, after impersonation.
+    /// The authenticated user, after impersonation.
     pub user: UserInfo,
-    /// Path and query as they were sent.
+    /// Path and query as received.
     pub uri: Uri,
     /// The request's headers.
     pub headers: HeaderMap,
     /// The request's method.
     pub method: Method,
-    /// Sentences for the `Warning` header.
+    /// Messages for the `Warning` response header.
     pub warnings: Mutex<Vec<String>>,
-    /// The request's id in logs.
+    /// The request's id in the audit log and the response headers.
     pub audit_id: String,
-    /// What goes into the audit log beside the request.
+    /// Annotations of the request's audit event.
     pub annotations: Mutex<BTreeMap<String, String>>,
-    /// The request's flow, once it is known.
+    /// The request's flow, once it has been classified.
     pub flow: Option<Arc<Flow>>,
 }
 
 impl Call {
-    /// Adds sentences for the `Warning` header, each once.
+    /// Adds messages for the `Warning` header; duplicates are dropped.
     pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
         let mut all = self.warnings.lock();
         for warning in warnings {
@@ -44,7 +44,7 @@ impl Call {
         }
     }
 
-    /// Adds a note for the audit log. The first one under a key stays.
+    /// Adds an annotation to the audit event. An existing value of `key` is kept.
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         self.annotations
             .lock()
@@ -52,7 +52,7 @@ impl Call {
             .or_insert_with(|| value.into());
     }
 
-    /// A request of the server's own.
+    /// Creates a call that the server makes itself, as `user` in the group `system:masters`.
     pub fn internal(user: &str) -> Self {
         Self {
             info: RequestInfo::default(),
@@ -67,7 +67,7 @@ impl Call {
         }
     }
 
-    /// A copy that outlives the request's handler, for streams.
+    /// Returns a copy without warnings and annotations, for streams that outlive the handler.
     pub fn detached(&self) -> Self {
         Self {
             info: self.info.clone(),
@@ -82,13 +82,13 @@ impl Call {
         }
     }
 
-    /// Whether the client takes gzip.
+    /// Returns whether the client accepts gzip.
     pub fn gzip(&self) -> bool {
         body::accepts_gzip(&self.headers)
     }
 
-    /// The name that changes are recorded under in `managedFields`: the
-    /// parameter `fieldManager`, or what the user agent says before its slash.
+    /// Returns the manager name to record in `managedFields`: the parameter `fieldManager`, or else
+    /// the user agent up to its first slash.
     pub fn field_manager(&self) -> String {
         if let Some(manager) = self.info.query.non_empty("fieldManager") {
             return manager.to_owned();
@@ -108,10 +108,10 @@ impl Call {
     }
 }
 
-/// A request's body and extensions.
+/// The body and the extensions of a request.
 pub struct Incoming {
-    /// What the connection or the process attached.
+    /// Extensions set by the connection or by an in-process client.
     pub extensions: http::Extensions,
-    /// The body, unread.
+    /// The unread body.
     pub body: Body,
 }

@@ -1,11 +1,10 @@
-//! Conditions in the status of objects.
+//! Status conditions of objects.
 
 use rkube_api::meta;
 use serde_json::{Value, json};
 
-/// Sets the condition of type `kind` in an object's `status`, which is created
-/// where it is missing. `lastTransitionTime` changes only with the condition's
-/// own status.
+/// Sets the condition of type `kind` in an object's `status`, creating missing parts.
+/// `lastTransitionTime` changes only if the condition's status changes.
 pub fn set_condition(status: &mut Value, kind: &str, value: &str, reason: &str, message: &str) {
     if !status.is_object() {
         *status = json!({});
@@ -33,7 +32,7 @@ pub fn set_condition(status: &mut Value, kind: &str, value: &str, reason: &str, 
     condition["message"] = message.into();
 }
 
-/// Returns the condition of type `kind` of an object.
+/// Returns the condition of type `kind`, if the object has it.
 pub fn find_condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
     object["status"]["conditions"]
         .as_array()?

@@ -1,4 +1,4 @@
-//! What an API server is configured with.
+//! Configuration of the API server.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -6,34 +6,34 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use rkube_store::{Store, StoreError};
 
-/// Certificates and keys, each as the PEM bytes of its file.
+/// Certificates and keys, each as the PEM contents of its file.
 #[derive(Clone, Default)]
 pub struct Pki {
-    /// The cluster's CA: clients and node agents are of it.
+    /// The cluster's CA, which signs the certificates of clients and node agents.
     pub ca_cert: Vec<u8>,
-    /// The server's own certificate chain.
+    /// The server's certificate chain.
     pub serving_cert: Vec<u8>,
     /// The key of `serving_cert`.
     pub serving_key: Vec<u8>,
-    /// What the server shows to node agents.
+    /// The client certificate for connections to node agents.
     pub kubelet_client_cert: Vec<u8>,
     /// The key of `kubelet_client_cert`.
     pub kubelet_client_key: Vec<u8>,
-    /// The CA of front proxies that may assert users by header.
+    /// The CA of front proxies that may assert users in request headers.
     pub front_proxy_ca_cert: Option<Vec<u8>>,
-    /// What the server shows to aggregated API servers.
+    /// The client certificate for connections to aggregated API servers.
     pub front_proxy_client_cert: Option<Vec<u8>>,
     /// The key of `front_proxy_client_cert`.
     pub front_proxy_client_key: Option<Vec<u8>>,
-    /// Signs service-account tokens (PKCS#8, ECDSA P-256).
+    /// The private key that signs service-account tokens (PKCS#8, ECDSA P-256).
     pub service_account_key: Vec<u8>,
-    /// Verifies service-account tokens (SPKI).
+    /// The public key that verifies service-account tokens (SPKI).
     pub service_account_pub: Vec<u8>,
 }
 
 impl Pki {
-    /// Reads the files of a control-plane node's PKI folder, named as
-    /// `rkube_config::paths::PKI` says.
+    /// Reads the files of a control-plane node's PKI directory, whose names
+    /// `rkube_config::paths::PKI` defines.
     pub fn read(folder: &std::path::Path) -> Result<Self, Error> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -55,42 +55,42 @@ impl Pki {
     }
 }
 
-/// What the API server is told to be.
+/// The API server's configuration.
 #[derive(Clone)]
 pub struct Config {
-    /// Where objects are kept.
+    /// The store that holds the objects.
     pub store: Arc<dyn Store>,
     /// Certificates and keys.
     pub pki: Pki,
-    /// What `/version` answers, as `v1.36.0+rkube0.1.0`.
+    /// The version reported at `/version`, such as `v1.36.0+rkube0.1.0`.
     pub version: String,
-    /// DNS suffix of services, as `cluster.local`.
+    /// DNS suffix of services, such as `cluster.local`.
     pub dns_domain: String,
-    /// Where service addresses come from.
+    /// The range of cluster IPs.
     pub service_cidr: Ipv4Net,
     /// First and last port of the NodePort range.
     pub node_ports: (u16, u16),
-    /// The address that the service `kubernetes` leads to.
+    /// The endpoint address of the service `kubernetes`.
     pub advertise_ip: Ipv4Addr,
-    /// The port that the service `kubernetes` leads to.
+    /// The endpoint port of the service `kubernetes`.
     pub advertise_port: u16,
-    /// What is written down of requests, and where; nothing when `None`.
+    /// The audit policy and log; `None` disables auditing.
     pub audit: Option<rkube_audit::Config>,
 }
 
-/// Why the server did not start.
+/// The reason for which the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A certificate or key is missing or not usable.
+    /// A certificate or key is missing or invalid.
     #[error("the cluster's certificates are not usable: {0}")]
     Pki(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The audit policy cannot be used, or its log cannot be written.
+    /// The audit policy is invalid, or its log cannot be written.
     #[error("the audit log cannot be kept: {0}")]
     Audit(String),
-    /// An object that every cluster has could not be written.
+    /// A bootstrap object could not be written.
     #[error("a bootstrap object could not be written: {0}")]
     Bootstrap(String),
 }

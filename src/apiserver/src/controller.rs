@@ -1,4 +1,4 @@
-//! The loop that drives the server's own controllers.
+//! The event loop of the server's own controllers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use futures::future::select_all;
 use crate::backend::Backend;
 use crate::cache::{Event, Filter, TooOld, Watcher};
 
-/// Keeps something in line with the objects of some resources.
+/// Reconciles state with the objects of some resources.
 pub trait Controller: Send + 'static {
-    /// Returns the watched resources by group and plural name. There is at
-    /// least one, and the first is always watched.
+    /// Returns the watched resources by group and plural name. Must return at least one; the first
+    /// is always watched.
     fn resources(&self) -> Vec<(&'static str, &'static str)>;
 
-    /// Handles all objects: at the start, and whenever events were missed.
+    /// Reconciles all objects: at startup, and whenever events were missed.
     fn resync(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Handles changes to objects of the resource at `index` of
@@ -25,19 +25,19 @@ pub trait Controller: Send + 'static {
         events: &[Arc<Event>],
     ) -> impl Future<Output = ()> + Send;
 
-    /// Returns whether the resource at `index` is watched at present. Changes
-    /// of a resource that is not watched stay queued.
+    /// Returns whether the resource at `index` is currently watched. Events of an unwatched
+    /// resource stay queued.
     fn is_watching(&self, _index: usize) -> bool {
         true
     }
 
-    /// Waits until [`handle_timer`](Self::handle_timer) is due. Cancelled and
-    /// called again after every other event; never completes by default.
+    /// Waits until [`handle_timer`](Self::handle_timer) is due. Cancelled and called again after
+    /// every other event. Never completes by default.
     fn wait_timer(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// Handles what [`wait_timer`](Self::wait_timer) waited for.
+    /// Called when [`wait_timer`](Self::wait_timer) completes.
     fn handle_timer(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
@@ -47,7 +47,7 @@ pub trait Controller: Send + 'static {
 pub async fn run(mut controller: impl Controller, backend: Arc<Backend>) {
     let stop = backend.shutdown.clone();
     loop {
-        // Positions are taken first, so that no change is missed meanwhile.
+        // Positions are taken before the resync, so that no change is missed.
         let mut watchers: Vec<Watcher> = controller
             .resources()
             .into_iter()
@@ -76,7 +76,7 @@ pub async fn run(mut controller: impl Controller, backend: Arc<Backend>) {
     }
 }
 
-/// Waits for events of any of the watchers, which must not be empty.
+/// Waits for events of any of the watchers, of which there must be at least one.
 async fn next_events(
     watchers: Vec<(usize, &mut Watcher)>,
 ) -> (usize, Result<Vec<Arc<Event>>, TooOld>) {

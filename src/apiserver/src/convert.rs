@@ -1,14 +1,14 @@
-//! Kinds that are served in several versions but stored in one.
+//! Version conversion of built-in kinds that are served in several versions but stored in one.
 //!
-//! Most versions of a kind are shaped alike, so that converting is naming the
-//! other version. The exceptions stand here.
+//! The versions of most kinds have the same schema, so that conversion only changes `apiVersion`.
+//! This module holds the exceptions.
 
 use rkube_api::registry::Resource as ResourceInfo;
 use rkube_api::status::Status;
 use rkube_api::{Object, gvk, meta};
 use serde_json::{Map, Value, json};
 
-/// Group and version in which a resource is stored.
+/// The group and version in which a resource is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageVersion {
     /// The group.
@@ -18,7 +18,7 @@ pub struct StorageVersion {
 }
 
 impl StorageVersion {
-    /// Where the objects of a row are stored.
+    /// Returns the storage version of a resource.
     pub fn of(row: &ResourceInfo) -> Self {
         Self {
             group: row.storage_group.to_string(),
@@ -27,7 +27,7 @@ impl StorageVersion {
     }
 }
 
-/// Turns a stored object into `row`'s version.
+/// Converts a stored object to the version of `row`, in place.
 pub fn from_storage(object: &mut Object, row: &ResourceInfo) -> Result<(), Status> {
     match (&*row.group, &*row.version, &*row.kind) {
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => hpa_v2_to_v1(object)?,
@@ -38,7 +38,7 @@ pub fn from_storage(object: &mut Object, row: &ResourceInfo) -> Result<(), Statu
     Ok(())
 }
 
-/// Turns an object of `row`'s version into the storage version.
+/// Converts an object of the version of `row` to the storage version, in place.
 pub fn to_storage(
     object: &mut Object,
     row: &ResourceInfo,
@@ -57,7 +57,7 @@ pub fn to_storage(
     Ok(())
 }
 
-/// The fields of an Event in the core group and in `events.k8s.io`.
+/// Fields of an Event that are named differently in the core group and in `events.k8s.io`.
 const EVENT_FIELDS: [(&str, &str); 7] = [
     ("involvedObject", "regarding"),
     ("message", "note"),
@@ -87,7 +87,8 @@ const HPA_BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const HPA_CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const HPA_CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 
-/// v1 knows a CPU target alone; the rest travels in annotations.
+/// Converts an autoscaler from v2 to v1. v1 only has a CPU target; other metrics are kept in
+/// annotations, as upstream does.
 fn hpa_v2_to_v1(object: &mut Object) -> Result<(), Status> {
     let mut annotations = Map::new();
     let mut spec = object["spec"].take();

@@ -1,5 +1,4 @@
-//! What is served: `/api`, `/apis`, `/version` and the rest of the paths that
-//! are not about one resource.
+//! Discovery (`/api`, `/apis`), `/version` and the other non-resource paths.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use crate::resources::{Resource, Snapshot};
 use crate::respond;
 use rkube_request::is_read;
 
-/// Serves a path that is no resource.
+/// Serves a non-resource path.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_end_matches('/');
     if !is_read(&call.method) {
@@ -150,7 +149,7 @@ fn version(server: &ApiServer) -> Value {
     })
 }
 
-/// Everything that is served at one moment, here and by other servers.
+/// Everything served at one moment, by this server and by aggregated servers.
 struct Served {
     snapshot: Arc<Snapshot>,
     remotes: Arc<Table>,
@@ -164,7 +163,7 @@ impl Served {
         }
     }
 
-    /// Group, version and place of every group version, each once.
+    /// Returns each group version once, with its priority.
     fn all(&self) -> Vec<(&str, &str, Priority)> {
         let mut all: Vec<(&str, &str, Priority)> = self
             .remotes
@@ -181,8 +180,8 @@ impl Served {
         all
     }
 
-    /// The named groups that are served, in the order of discovery: a group's
-    /// place is the best one of its versions.
+    /// Returns the served named groups in discovery order. A group's priority is the highest one of
+    /// its versions.
     fn groups(&self) -> Vec<String> {
         let mut groups: Vec<(&str, i64)> = Vec::new();
         for (group, _, priority) in self.all() {
@@ -196,7 +195,7 @@ impl Served {
         groups.into_iter().map(|(g, _)| g.to_owned()).collect()
     }
 
-    /// The versions of a group, preferred first.
+    /// Returns the versions of a group, preferred version first.
     fn versions(&self, group: &str) -> Vec<String> {
         let mut versions = self.all();
         versions.retain(|(g, ..)| *g == group);
@@ -213,7 +212,8 @@ impl Served {
     }
 }
 
-/// GA before beta before alpha, higher numbers first; other names come last.
+/// Returns a sort key for version names: GA over beta over alpha, then higher numbers; names of
+/// another form rank lowest.
 pub fn version_priority(version: &str) -> (u8, u32, u32) {
     let parse = || -> Option<(u8, u32, u32)> {
         let rest = version.strip_prefix('v')?;
@@ -301,7 +301,7 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value
     }))
 }
 
-/// Names the storage version to clients that compare it.
+/// Returns the hash of the storage version in discovery, which clients compare to detect a change.
 fn storage_hash(resource: &Resource) -> String {
     use base64::Engine as _;
     let text = format!("{}/{}", resource.storage_api_version(), resource.kind);
@@ -309,7 +309,8 @@ fn storage_hash(resource: &Resource) -> String {
     base64::engine::general_purpose::STANDARD.encode(&digest.as_ref()[..8])
 }
 
-/// The version of aggregated discovery that the client wants before the old form.
+/// Returns the version of aggregated discovery that the client prefers to the unaggregated format,
+/// if any.
 fn aggregated_version(call: &Call) -> Option<&'static str> {
     let accept = call.headers.get_all(header::ACCEPT);
     for clause in accept

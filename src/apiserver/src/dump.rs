@@ -1,7 +1,7 @@
-//! `/rkube/v1/store`: everything that the store holds, for `rkube snapshot`.
+//! `/rkube/v1/store`: a dump of the whole store, for `rkube snapshot`.
 //!
-//! Secrets are in it as they are stored: only who may GET that very path gets it,
-//! which no role but `cluster-admin` allows.
+//! The dump contains Secrets in plain text. Only users that may GET this path can read it; of the
+//! default roles, only `cluster-admin` grants that.
 
 use futures::StreamExt as _;
 use http::{HeaderValue, Method, Response, header};
@@ -12,10 +12,10 @@ use crate::body::{self, Body};
 use crate::cache::PREFIX;
 use crate::call::Call;
 
-/// The path.
+/// The path of the dump.
 pub const PATH: &str = "/rkube/v1/store";
 
-/// Serves the dump.
+/// Serves the dump as a stream.
 pub fn handle(backend: &Backend, call: &Call) -> Result<Response<Body>, Status> {
     if call.info.path != PATH || call.method != Method::GET {
         return Err(Status::page_not_found());

@@ -1,5 +1,4 @@
-//! Upkeep by the clock: events that are old enough go, bookmarks are due,
-//! reservations of services are held against the services.
+//! Periodic maintenance: deletes expired events, requests bookmarks, repairs service reservations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +11,16 @@ use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::services;
 
-/// How long an event is kept, as upstream's default.
+/// The lifetime of an event; upstream's default.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
-/// How often old events are looked for; once a minute is far below their life.
+/// Interval between sweeps of old events, in ticks of [`BOOKMARK_EVERY`].
 const SWEEP_EVERY: u64 = 5;
-/// How often reservations are looked at, as upstream's default.
+/// Interval between repairs of reservations, in ticks of [`BOOKMARK_EVERY`]; upstream's default.
 const REPAIR_EVERY: u64 = 3;
-/// How often watches are told how far they are.
+/// Interval between bookmarks of watches.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
-/// Runs until the server shuts down. One timer serves every purpose.
+/// Runs until the server shuts down. One timer drives all maintenance.
 pub async fn upkeep(backend: Arc<Backend>) {
     let mut ticks = 0u64;
     loop {
@@ -42,7 +41,7 @@ pub async fn upkeep(backend: Arc<Backend>) {
     }
 }
 
-/// Deletes the events that have outlived [`EVENT_TTL`].
+/// Deletes the events that are older than [`EVENT_TTL`].
 pub async fn sweep(backend: &Backend, now: Timestamp) {
     let Some(cache) = backend.cache.existing("", "events") else {
         return;
@@ -64,7 +63,7 @@ pub async fn sweep(backend: &Backend, now: Timestamp) {
             continue;
         }
         let key = format!("/registry/core/events/{}/{}", event.namespace, event.name);
-        // Changed or gone meanwhile: the next sweep sees.
+        // If the event was changed or deleted meanwhile, the next sweep handles it.
         let _ = backend
             .store
             .delete(&key, Expect::Revision(event.revision))

@@ -1,4 +1,4 @@
-//! `pods/eviction`: deletions that disruption budgets have a say in.
+//! `pods/eviction`: pod deletion subject to disruption budgets.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -26,7 +26,7 @@ const EVICTION: Part<'static> = Part {
     definition: "io.k8s.api.policy.v1.Eviction",
 };
 
-/// `pods/eviction`: a deletion that disruption budgets may refuse.
+/// Serves `pods/eviction`: deletes the pod unless a disruption budget forbids it.
 pub async fn evict(
     storage: &RestStorage,
     call: &Call,
@@ -61,7 +61,8 @@ pub async fn evict(
     if guarded_by_budget(&pod) {
         spared = charge_budget(storage, &pod, delete.dry_run).await?;
         if spared.is_some() && given.is_none() {
-            // It went free because it was not ready: it must not have become so.
+            // The budget let the pod go because it was not ready. Delete this revision only, in
+            // case the pod becomes ready meanwhile.
             delete.revision = Some(meta::resource_version(&pod).to_owned());
         }
     }
@@ -79,7 +80,7 @@ pub async fn evict(
     success(call, StatusCode::CREATED).await
 }
 
-/// Says on the pod that it is disrupted, which controllers judge its end by.
+/// Sets the pod's condition `DisruptionTarget`, which controllers evaluate when the pod ends.
 async fn mark(
     storage: &RestStorage,
     resource: &Resource,
@@ -108,13 +109,14 @@ async fn mark(
     update_raw(storage, resource, namespace, name, false, &make).await
 }
 
-/// 429 for a pod that has changed while its budget was looked at.
+/// Returns the 429 error for a pod that changed while its budget was evaluated.
 fn try_again(budget: &str) -> Status {
     let detail = format!("The disruption budget {budget} is still being processed by the server.");
     refused(detail, 10)
 }
 
-/// Pods that are over, never ran, or are going already need no budget.
+/// Returns whether disruption budgets apply: not to pods that are finished, pending or being
+/// deleted.
 fn guarded_by_budget(pod: &Object) -> bool {
     !matches!(
         pod["status"]["phase"].as_str(),
@@ -122,8 +124,8 @@ fn guarded_by_budget(pod: &Object) -> bool {
     ) && meta::deletion_timestamp(pod).is_none()
 }
 
-/// Takes one disruption off the pod's budget, or says why there is none. Names the
-/// budget where it lets the pod go for not being ready.
+/// Charges one disruption to the pod's budget, or returns the error if none is left. Returns the
+/// budget's name if the budget lets the pod go because it is not ready.
 async fn charge_budget(
     storage: &RestStorage,
     pod: &Object,

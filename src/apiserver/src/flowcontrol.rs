@@ -1,4 +1,4 @@
-//! Priority and fairness: its objects, and how many seats requests take.
+//! Priority and fairness: reads its objects and estimates the seats of requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use rkube_request::RequestInfo;
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const SCHEMAS: &str = "flowschemas";
 const LEVELS: &str = "prioritylevelconfigurations";
-/// How often levels lend seats to each other while some are short of them.
+/// Interval between redistributions of seats while levels are short of them.
 const ADJUSTMENT_PERIOD: Duration = Duration::from_secs(10);
-/// Objects that a list may give out for one seat.
+/// The number of listed objects per seat.
 const OBJECTS_PER_SEAT: usize = 100;
 
 /// Returns how many seats of `level` a request takes.
@@ -33,7 +33,7 @@ pub fn seats_of_request(backend: &Backend, info: &RequestInfo, level: &Level) ->
         }
         _ => false,
     };
-    // One object by its name is a get.
+    // A list restricted to a single name costs no more than a get.
     if !lists || !info.name.is_empty() {
         return 1;
     }
@@ -58,18 +58,18 @@ pub fn seats_of_request(backend: &Backend, info: &RequestInfo, level: &Level) ->
     seats.clamp(1, level.max_seats())
 }
 
-/// Configures flows and levels from their objects, and adjusts seats while
-/// they are short.
+/// Applies changes of flow schemas and priority levels, and redistributes seats while levels are
+/// short of them.
 pub struct FlowController {
     backend: Arc<Backend>,
     fairness: Arc<Fairness>,
-    /// Whether seats may have been lent, so that they have to be adjusted.
+    /// Whether seats may be lent, so that they must be redistributed periodically.
     adjusting: bool,
     next_adjustment: Instant,
 }
 
 impl FlowController {
-    /// Creates the controller of `fairness`.
+    /// Creates the controller that configures `fairness`.
     pub fn new(backend: Arc<Backend>, fairness: Arc<Fairness>) -> Self {
         Self {
             backend,
@@ -113,7 +113,7 @@ impl Controller for FlowController {
     }
 }
 
-/// Reads the objects, before the first request is served.
+/// Configures `fairness` from the objects in the cache. Called before the first request is served.
 pub fn read(backend: &Backend, fairness: &Fairness) {
     let list = |plural: &str| -> Vec<Arc<Object>> {
         let cache = backend.cache.resource(GROUP, plural);
@@ -157,7 +157,7 @@ async fn sync(backend: &Backend, fairness: &Fairness) {
             continue;
         }
         let mut new = (*schema).clone();
-        // As upstream, the time changes with the message too.
+        // As upstream, lastTransitionTime also changes with the message.
         if let Some(conditions) = new["status"]["conditions"].as_array_mut() {
             conditions.retain(|c| c["type"] != "Dangling");
         }
@@ -168,7 +168,7 @@ async fn sync(backend: &Backend, fairness: &Fairness) {
         };
         let expect = Expect::Revision(object.revision);
         match backend.store.put(&key, bytes, expect).await {
-            // Lost to another writer: its event leads here again.
+            // Another writer was faster; its event triggers the controller again.
             Ok(_) | Err(StoreError::Conflict { .. }) => {}
             Err(error) => tracing::warn!(%error, "a flow schema's status was not written"),
         }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez`, `/readyz` and their single checks.
+//! `/healthz`, `/livez`, `/readyz` and their individual checks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,10 @@ use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::Call;
 
-/// How long a check waits for the store.
+/// How long a check waits for the store to respond.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The checks, in the order that they are shown in, and whether each belongs
-/// to readiness alone.
+/// The checks in the order of their output, and whether each is part of readiness only.
 const CHECKS: [(&str, bool); 15] = [
     ("ping", false),
     ("log", false),
@@ -37,7 +36,7 @@ const CHECKS: [(&str, bool); 15] = [
 ];
 
 impl ApiServer {
-    /// Why the store does not answer, or `None`. An embedded one always does.
+    /// Returns why the store does not respond, or `None` if it does. An embedded store always does.
     async fn store_failure(&self) -> Option<String> {
         match tokio::time::timeout(STORE_PATIENCE, self.backend().store.current()).await {
             Ok(Ok(_)) => None,
@@ -46,21 +45,22 @@ impl ApiServer {
         }
     }
 
-    /// Why a check fails, or `None`.
+    /// Returns why a check fails, or `None` if it passes. `store` is the store's failure, if any.
     fn check(&self, name: &str, store: Option<&str>) -> Option<String> {
         match name {
             "shutdown" | "etcd" | "etcd-readiness" if self.backend().shutdown.is_cancelled() => {
                 Some("process is shutting down".into())
             }
             "etcd" | "etcd-readiness" => store.map(str::to_owned),
-            // The cache follows the store within a commit; far behind is broken.
+            // The cache normally follows the store within one commit; a large lag indicates a
+            // failure.
             "informer-sync"
                 if self.backend().cache.revision() + 10_000 < self.backend().store.revision() =>
             {
                 Some("the watch cache is behind the store".into())
             }
-            // What begins as soon as the objects that it works on are there,
-            // which they are before the first request is served.
+            // The flow controller is ready as soon as its objects exist, which is before the first
+            // request.
             "poststarthook/priority-and-fairness-config-consumer"
                 if self.fairness.levels().is_empty() =>
             {
@@ -71,7 +71,7 @@ impl ApiServer {
     }
 }
 
-/// Serves a health endpoint.
+/// Serves a health endpoint or one of its checks.
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_matches('/');
     let (endpoint, check) = path.split_once('/').unwrap_or((path, ""));
@@ -107,7 +107,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             Some(why) => {
                 tracing::warn!(check = name, why, "a health check failed");
                 failed = true;
-                // As upstream: why is in the log, not for everyone to read.
+                // As upstream, the reason is only logged, because the endpoints may be public.
                 report += &format!("[-]{name} failed: reason withheld\n");
             }
         }

@@ -1,4 +1,4 @@
-//! Clients inside the server's own process.
+//! Clients of the server inside its own process.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,22 +14,22 @@ use tower::Service;
 
 use crate::{ApiServer, Body, BoxError, body};
 
-/// The server as a tower service for one user of the same process.
+/// The server as a tower service that acts as one user of this process.
 #[derive(Clone)]
 pub struct InProcess {
     server: Arc<ApiServer>,
     user: UserInfo,
-    /// Gone when the last clone is: then the component has ended.
+    /// Dropped with the last clone, when the component has ended.
     _alive: Arc<()>,
 }
 
-/// The components that have been given a client, by user. A component holds
-/// its client for as long as it runs.
+/// The components that have an in-process client, by user name. A component keeps its client for as
+/// long as it runs.
 #[derive(Default)]
 pub struct Components(Mutex<BTreeMap<String, Weak<()>>>);
 
 impl Components {
-    /// Whether anyone still holds a client of this user.
+    /// Returns whether a client of this user still exists.
     pub fn is_alive(&self, user: &str) -> bool {
         self.0
             .lock()
@@ -60,7 +60,7 @@ where
 }
 
 impl InProcess {
-    /// The service for `user`.
+    /// Creates the service for `user`.
     pub fn new(server: Arc<ApiServer>, user: UserInfo) -> Self {
         let alive = Arc::new(());
         let name = user.name.clone();
@@ -77,6 +77,7 @@ impl InProcess {
     }
 }
 
+/// Returns a client that sends its requests to `server` in process, as `user` in `groups`.
 pub fn client(server: &Arc<ApiServer>, user: &str, groups: &[&str]) -> kube::Client {
     let service = InProcess::new(server.clone(), UserInfo::authenticated(user, groups));
     kube::Client::new(service, "default")

@@ -1,16 +1,15 @@
-//! The API server: one generic engine for every kind, built-in or custom.
+//! The API server: one generic implementation for all kinds, built-in and custom.
 //!
-//! A request passes authentication, impersonation, authorization and admission
-//! on its way to a handler that knows the resource only as a row of the
-//! registry. Writes go to the store; reads and watches are served from the
-//! [watch cache](cache). The few places where Kubernetes itself gives one
-//! resource a behaviour of its own (service addresses, pod binding, reviews)
-//! are small hooks beside the engine.
+//! A request passes authentication, impersonation, authorization and admission before its handler.
+//! Handlers are generic: a resource's properties come from its entry in the resource registry.
+//! Writes go to the store; reads and watches are served from the [watch cache](cache). Resources
+//! with special behaviour in Kubernetes (service addresses, pod binding, reviews) have small hooks
+//! in addition.
 //!
-//! The server is a tower service: components of the same process reach it
-//! through [`ApiServer::client`] without sockets or TLS.
+//! The server is a tower service. Components of the same process call it through
+//! [`ApiServer::client`], without sockets or TLS.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Links the typed-object serializers compiled in that crate, instead of instantiating them again.
 use rkube_client as _;
 
 mod admission;
@@ -74,7 +73,7 @@ pub use config::{Config, Error, Pki};
 pub use inprocess::InProcess;
 pub use server::Peer;
 
-/// The parts that decide who sends a request and whether it is allowed.
+/// Authentication and authorization of requests.
 pub(crate) struct Security {
     pub(crate) authenticators: Authenticators,
     pub(crate) authorizer: Arc<Authorizer>,
@@ -83,42 +82,42 @@ pub(crate) struct Security {
 
 /// The API server.
 pub struct ApiServer {
-    /// Reads and writes of objects.
+    /// Reads and writes of objects, with admission.
     pub(crate) storage: Arc<RestStorage>,
-    /// Authentication and authorization.
+    /// Authenticators and authorizer.
     pub(crate) security: Security,
-    /// Priority and fairness.
+    /// Priority and fairness (flow control).
     pub(crate) fairness: Arc<rkube_fairness::Fairness>,
     /// The audit log, if one is configured.
     pub(crate) audit: Option<audit::Audit>,
-    /// Counters of requests.
+    /// Request counters.
     pub(crate) metrics: metrics::Metrics,
     /// Connections to node agents, pods and services.
     pub(crate) transports: connect::Transports,
     /// Cached OpenAPI documents.
     pub(crate) openapi: openapi::Documents,
-    /// API servers that requests are passed on to.
+    /// The aggregated API servers to which requests are forwarded.
     pub(crate) aggregator: Arc<aggregator::remote::Aggregator>,
-    /// Components that use a client inside the process.
+    /// Components that have an in-process client.
     pub(crate) components: inprocess::Components,
-    /// When the server started.
+    /// The time at which the server started.
     pub(crate) started: Instant,
 }
 
 impl ApiServer {
-    /// Fills the watch cache from the store, writes what every cluster has and
-    /// this one lacks, and starts the server's own upkeep, which ends when the
-    /// server is dropped or [`serve`](Self::serve) is told to shut down.
+    /// Fills the watch cache from the store, writes missing bootstrap objects and starts the
+    /// server's controllers. The controllers stop when the server is dropped or
+    /// [`serve`](Self::serve) shuts down.
     pub async fn new(config: Config) -> Result<Arc<Self>, Error> {
         bootstrap::start(config).await
     }
 
-    /// Returns the objects: store, cache and resources.
+    /// Returns the store, the cache and the resources.
     pub(crate) fn backend(&self) -> &Arc<Backend> {
         &self.storage.backend
     }
 
-    /// Serves HTTPS on `listener` until `shutdown`.
+    /// Serves HTTPS on `listener` until `shutdown` completes.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
@@ -131,8 +130,8 @@ impl ApiServer {
         Ok(())
     }
 
-    /// A client of this server inside the process, acting as `user` in `groups`
-    /// (and in `system:authenticated`): no socket, no TLS, no credentials.
+    /// Returns an in-process client that acts as `user` in `groups` and in `system:authenticated`.
+    /// It needs no socket, TLS or credentials.
     pub fn client(self: &Arc<Self>, user: &str, groups: &[&str]) -> kube::Client {
         inprocess::client(self, user, groups)
     }

@@ -1,4 +1,4 @@
-//! `/metrics` in Prometheus' text form, under upstream's names.
+//! `/metrics` in the Prometheus text format, with upstream's metric names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,23 +21,23 @@ const BUCKETS: [f64; 9] = [0.005, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0];
 
 #[derive(Default)]
 struct Series {
-    /// By status code.
+    /// Number of requests by status code.
     codes: BTreeMap<u16, u64>,
     buckets: [u64; BUCKETS.len()],
     sum: f64,
 }
 
-/// Group, version, resource, subresource and verb of a series.
+/// The labels of a series: group, version, resource, subresource and verb.
 type Labels = (String, String, String, String, &'static str);
 
-/// Counters of requests.
+/// Request and watch counters.
 #[derive(Default)]
 pub struct Metrics {
     requests: Mutex<BTreeMap<Labels, Series>>,
     watches: Mutex<BTreeMap<String, Arc<AtomicI64>>>,
 }
 
-/// Counts a running watch for as long as it lives.
+/// Counts a running watch; dropping it ends the count.
 pub struct WatchGauge(Arc<AtomicI64>);
 
 impl Drop for WatchGauge {
@@ -47,8 +47,8 @@ impl Drop for WatchGauge {
 }
 
 impl Metrics {
-    /// Counts an answered request. A name that does not exist as a resource
-    /// makes no series of its own: clients could make any number of them.
+    /// Counts a completed request. Requests for unknown or forbidden resources share one series per
+    /// verb, so that clients cannot create arbitrarily many.
     pub fn observe(&self, info: &RequestInfo, code: u16, elapsed: Duration) {
         let known = info.is_resource && code != 404 && code != 403 && code != 401;
         let part = |text: &str| {
@@ -77,7 +77,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a watch that starts.
+    /// Counts a new watch until the returned gauge is dropped.
     pub fn watch_started(&self, resource: &str) -> WatchGauge {
         let gauge = self
             .watches

@@ -1,9 +1,9 @@
-//! Which encoding and which view of an object a client wants.
+//! Content negotiation: the encoding and the representation that a client requests.
 
 use http::{HeaderMap, header};
 use rkube_api::status::Status;
 
-/// How a response is encoded.
+/// The encoding of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// `application/json`
@@ -15,7 +15,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// As in `Content-Type`.
+    /// Returns the media type for `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -25,45 +25,45 @@ impl Encoding {
     }
 }
 
-/// What of an object a client wants to see.
+/// The representation of an object that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// The object itself.
+    /// The complete object.
     Whole,
-    /// Rows for people to read, in this version of `meta.k8s.io`.
+    /// A `Table` in this version of `meta.k8s.io`.
     Table(&'static str),
-    /// Metadata alone, in this version of `meta.k8s.io`.
+    /// `PartialObjectMetadata` in this version of `meta.k8s.io`.
     Metadata(&'static str),
 }
 
-/// The outcome of content negotiation.
+/// The result of content negotiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// How to encode.
+    /// The response's encoding.
     pub encoding: Encoding,
-    /// What to show.
+    /// The object's representation.
     pub view: View,
 }
 
-/// What there is to choose from.
+/// The media types that an endpoint can produce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaTypes {
-    /// JSON and YAML of something that is no API object.
+    /// JSON and YAML; for documents that are not API objects.
     Document,
-    /// An API object in each encoding, as it is.
+    /// All encodings of a complete API object.
     Plain,
-    /// Objects of a built-in kind: each encoding, tables and metadata.
+    /// All encodings, tables and metadata; for built-in kinds.
     Builtin,
-    /// Custom resources, of which only the metadata have a protobuf form.
+    /// As [`Self::Builtin`], but protobuf for metadata only; for custom resources.
     Custom,
-    /// [`Self::Builtin`] as a stream of events.
+    /// The event stream of [`Self::Builtin`].
     BuiltinWatch,
-    /// [`Self::Custom`] as a stream of events.
+    /// The event stream of [`Self::Custom`].
     CustomWatch,
 }
 
 impl MediaTypes {
-    /// The same as a stream of events.
+    /// Returns the media types of a watch of the same objects.
     pub fn watched(self) -> Self {
         match self {
             Self::Builtin => Self::BuiltinWatch,
@@ -72,14 +72,14 @@ impl MediaTypes {
         }
     }
 
-    /// In the order in which a wildcard takes them.
+    /// Returns the encodings, in the order of preference for wildcards.
     fn encodings(self) -> &'static [Encoding] {
         match self {
             Self::Document => &[Encoding::Json, Encoding::Yaml],
             Self::Plain | Self::Builtin | Self::Custom => {
                 &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf]
             }
-            // There are no streams of YAML.
+            // Event streams have no YAML form.
             Self::BuiltinWatch | Self::CustomWatch => &[Encoding::Json, Encoding::Protobuf],
         }
     }
@@ -88,7 +88,7 @@ impl MediaTypes {
         !matches!(self, Self::Document | Self::Plain)
     }
 
-    /// Whether `view` can be had in `encoding`.
+    /// Returns whether `view` is available in `encoding`.
     fn has(self, encoding: Encoding, view: View) -> bool {
         match (encoding, view) {
             (Encoding::Protobuf, View::Table(_)) => false,
@@ -97,7 +97,7 @@ impl MediaTypes {
         }
     }
 
-    /// What is said when nothing fits: what would.
+    /// Returns the 406 error, which lists the available media types.
     fn refusal(self) -> Status {
         Status::not_acceptable(match self {
             Self::Document => &["application/json", "application/yaml"],
@@ -110,7 +110,7 @@ impl MediaTypes {
     }
 }
 
-/// What bodies may be.
+/// The media types accepted in request bodies.
 const OFFERED: [&str; 3] = [
     "application/json",
     "application/yaml",
@@ -156,8 +156,8 @@ fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
             })
         })
         .collect();
-    // Stable: what the client names first wins among equals, and what it names
-    // wins over what it leaves open.
+    // The sort is stable: among equal qualities the client's order decides, and exact types precede
+    // wildcards.
     let open = |media: &str| (media.starts_with('*'), media.ends_with('*'));
     all.sort_by(|a, b| {
         b.quality
@@ -167,7 +167,11 @@ fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
     all
 }
 
-/// Picks the first thing that the client accepts and the server has.
+/// Selects the client's most preferred media type that is available.
+///
+/// # Errors
+///
+/// 406 if none is available.
 pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status> {
     let clauses = clauses(headers);
     if clauses.is_empty() {
@@ -186,7 +190,7 @@ pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status
                 || clause.media == "*/*"
                 || clause.media == "application/*"
                 || clause.media == "*";
-            // A stream of events is asked for where there is none.
+            // A `stream` parameter only matches event streams.
             let streams = clause
                 .param("stream")
                 .is_none_or(|s| s.is_empty() || s == "watch" && *encoding != Encoding::Yaml);
@@ -202,7 +206,7 @@ pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status
     Err(offer.refusal())
 }
 
-/// What a clause wants to see; `None` where there is no such thing.
+/// Returns the representation that a clause asks for, or `None` if it is not available.
 fn view(clause: &Clause<'_>, offer: MediaTypes) -> Option<View> {
     let version = match clause.param("v") {
         Some("v1") => Some("v1"),
@@ -223,7 +227,11 @@ fn view(clause: &Clause<'_>, offer: MediaTypes) -> Option<View> {
     }
 }
 
-/// The encoding of a request's body.
+/// Returns the encoding of a request's body from its `Content-Type`.
+///
+/// # Errors
+///
+/// 415 if the media type is not supported.
 pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
@@ -233,7 +241,7 @@ pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
     }
 }
 
-/// The media type of a request's body, without parameters.
+/// Returns the media type of a request's body, without parameters.
 pub fn media_type(headers: &HeaderMap) -> &str {
     let value = headers
         .get(header::CONTENT_TYPE)

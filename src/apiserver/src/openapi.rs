@@ -1,4 +1,4 @@
-//! `/openapi/v2` and `/openapi/v3`, made when first asked for.
+//! `/openapi/v2` and `/openapi/v3`; documents are generated on first request and cached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::negotiate::Encoding;
 use crate::resources::{Resource, Snapshot};
 use crate::respond;
 
-/// Documents that have been made, until the served resources change.
+/// Generated documents, cached until the served resources change.
 #[derive(Default)]
 pub struct Documents {
     made: Mutex<Made>,
@@ -27,11 +27,11 @@ pub struct Documents {
 #[derive(Default)]
 struct Made {
     generation: u64,
-    /// By path: the document and its ETag. Compressed, as few are read twice.
+    /// Compressed document and its ETag by path. Compressed because most documents are rarely read.
     documents: HashMap<String, (Bytes, String)>,
 }
 
-/// Whether the client has this very version already.
+/// Returns whether the request's `If-None-Match` contains `etag`.
 pub fn etag_matches(call: &Call, etag: &str) -> bool {
     let given = call
         .headers
@@ -44,7 +44,8 @@ pub fn etag_matches(call: &Call, etag: &str) -> bool {
         .any(|t| t == etag || t == "*")
 }
 
-/// A cheap name for a group version's document that changes when it does.
+/// Returns a hash for a group version's document that changes with the document, computed without
+/// generating it.
 fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
     let mut text = format!("{}\n{path}\n", server.backend().config.version);
     for resource in &snapshot.all {
@@ -61,13 +62,13 @@ fn version_hash(server: &ApiServer, snapshot: &Snapshot, path: &str) -> String {
         .to_uppercase()
 }
 
-/// Names the state that documents are made of.
+/// Returns the generation of the inputs of all documents: local resources and aggregated servers.
 fn generation(server: &ApiServer, snapshot: &Snapshot) -> u64 {
-    // Both grow; neither comes near half of the bits.
+    // Both are counters that never come near 32 bits.
     snapshot.generation << 32 | server.aggregator.generation()
 }
 
-/// `api/v1` or `apis/apps/v1`.
+/// Returns the document path of a group version, such as `api/v1` or `apis/apps/v1`.
 fn document_path(group: &str, version: &str) -> String {
     if group.is_empty() {
         format!("api/{version}")
@@ -76,7 +77,7 @@ fn document_path(group: &str, version: &str) -> String {
     }
 }
 
-/// The rows whose schemas are built in.
+/// Returns the resources whose schemas are built in.
 fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
     resources
         .iter()
@@ -159,7 +160,8 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
     versioned(call, bytes, &hash).await
 }
 
-/// A document that its hash names: who asks for another is sent to this one.
+/// Serves a document addressed by hash. Requests with another hash are redirected to the current
+/// one.
 async fn versioned(call: &Call, bytes: Bytes, hash: &str) -> Result<Response<Body>, Status> {
     let asked = call.info.query.non_empty("hash");
     if asked.is_some_and(|asked| asked != hash) {
@@ -189,8 +191,7 @@ async fn v2(
             protobuf::MEDIA_TYPE,
         ]));
     }
-    // Each form is kept for itself, with its ETag: who asks again with that
-    // costs nothing.
+    // Each encoding is cached with its own ETag, so that conditional requests are cheap.
     let path = if as_protobuf { "v2.pb" } else { "v2" };
     let document = || {
         let rows = builtin_rows(&snapshot.all);
@@ -234,7 +235,7 @@ async fn v2(
     Ok(response)
 }
 
-/// Whether a client names JSON before protobuf.
+/// Returns whether `Accept` lists JSON before protobuf.
 fn json_first(accept: &str) -> bool {
     accept
         .split(',')
@@ -243,8 +244,8 @@ fn json_first(accept: &str) -> bool {
         == Some("application/json")
 }
 
-/// Clients that take protobuf alone must hear that there is none; most of them
-/// name JSON as a fallback.
+/// Returns whether the client accepts JSON. Clients that only accept protobuf get an error; most
+/// clients list JSON as a fallback.
 fn wants_json(call: &Call) -> bool {
     crate::negotiate::accept(&call.headers, crate::negotiate::MediaTypes::Document).is_ok()
 }
@@ -277,14 +278,14 @@ async fn document_response(
 }
 
 impl Documents {
-    /// The ETag of a document that has been made.
+    /// Returns the ETag of a cached document of this generation.
     fn etag(&self, path: &str, generation: u64) -> Option<String> {
         let made = self.made.lock();
         let (_, etag) = made.documents.get(path)?;
         (made.generation == generation).then(|| etag.clone())
     }
 
-    /// A document and its ETag, made unless it has been.
+    /// Returns a document and its ETag, generating it if it is not cached.
     fn get(
         &self,
         path: &str,

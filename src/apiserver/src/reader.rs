@@ -1,4 +1,4 @@
-//! The watch cache as authorization and admission read it.
+//! Read access to the watch cache for authorization and admission.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rkube_auth::ObjectReader;
 
 use crate::cache::{Cache, Filter};
 
-/// Reads objects from the watch cache.
+/// An object reader backed by the watch cache.
 pub struct CacheReader(pub Arc<Cache>);
 
 impl ObjectReader for CacheReader {
@@ -37,7 +37,8 @@ impl ObjectReader for CacheReader {
         let Some(cache) = self.0.existing("", "pods") else {
             return Vec::new();
         };
-        // The node is a selectable field: other pods are not even parsed.
+        // Filters on the extracted field `spec.nodeName`, so that pods of other nodes are not
+        // parsed.
         let filter = Filter::new(Some(namespace.to_owned()), None, None, None);
         cache
             .list(&filter)
@@ -50,7 +51,7 @@ impl ObjectReader for CacheReader {
     fn changed(&self, group: &str, resource: &str) -> Option<BoxFuture<'static, ()>> {
         let mut news = self.0.resource(group, resource).news();
         Some(Box::pin(async move {
-            // Without a sender the server is gone, and so is who waits.
+            // An error means that the server has shut down; the waiting task ends with it.
             let _ = news.changed().await;
         }))
     }

@@ -1,4 +1,4 @@
-//! What is served right now: the built-in resources and the custom ones.
+//! The served resources: built-in ones and custom ones.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -22,10 +22,10 @@ use crate::convert;
 use crate::negotiate::MediaTypes;
 use rkube_request::RequestInfo;
 
-/// A resource in one served version, with all that handlers need of it.
+/// A resource in one served version, with everything that handlers need.
 pub struct Resource {
     row: ResourceInfo,
-    /// The resource's cache, shared by all of its versions.
+    /// The resource's cache, shared by all its versions.
     pub cache: Arc<ResourceCache>,
     storage_version: convert::StorageVersion,
     prefix: Box<str>,
@@ -42,7 +42,7 @@ enum ResourceKind {
         custom: Arc<CrdVersion>,
         family: Arc<CrdVersions>,
     },
-    /// Answered rather than stored, without a type of its own.
+    /// A resource that is not stored and has no schema.
     Virtual,
 }
 
@@ -67,7 +67,7 @@ impl Resource {
         Self::new(row.clone(), storage_version, kind_data, cache)
     }
 
-    /// A custom resource in one version.
+    /// Creates a custom resource in one version.
     pub fn custom(
         row: ResourceInfo,
         custom: Arc<CrdVersion>,
@@ -110,17 +110,17 @@ impl Resource {
         }
     }
 
-    /// The row of the table.
+    /// Returns the resource's registry entry.
     pub fn row(&self) -> &ResourceInfo {
         &self.row
     }
 
-    /// Whether this is a certain resource.
+    /// Returns whether this resource has the given group and plural name.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         self.row.group == group && self.row.plural == plural
     }
 
-    /// What the kind means.
+    /// Returns the kind's strategy: defaults, validation and preparation of its objects.
     pub fn strategy(&self) -> &dyn Strategy {
         match &self.kind_data {
             ResourceKind::Builtin { strategy, .. } => *strategy,
@@ -129,7 +129,7 @@ impl Resource {
         }
     }
 
-    /// How objects are shaped.
+    /// Returns the schema of the objects.
     pub fn schema(&self) -> Type<'_> {
         static ANYTHING: std::sync::LazyLock<Structural> =
             std::sync::LazyLock::new(Structural::anything);
@@ -140,7 +140,7 @@ impl Resource {
         }
     }
 
-    /// What the CustomResourceDefinition says, for custom resources.
+    /// Returns the CustomResourceDefinition's version, if this is a custom resource.
     pub fn crd_version(&self) -> Option<&Arc<CrdVersion>> {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => Some(custom),
@@ -148,7 +148,7 @@ impl Resource {
         }
     }
 
-    /// All versions of a custom resource.
+    /// Returns all versions of the CustomResourceDefinition, if this is a custom resource.
     pub fn crd_versions(&self) -> Option<&Arc<CrdVersions>> {
         match &self.kind_data {
             ResourceKind::Custom { family, .. } => Some(family),
@@ -156,23 +156,24 @@ impl Resource {
         }
     }
 
-    /// What a client may have objects as.
+    /// Returns the media types in which objects are available.
     pub fn media_types(&self) -> MediaTypes {
         self.media_types
     }
 
-    /// Whether stored bytes are what this version serves.
+    /// Returns whether this version is the storage version.
     pub fn serves_storage_version(&self) -> bool {
         self.storage_version.group == self.row.group
             && self.storage_version.version == self.row.version
     }
 
-    /// Where the store keeps the objects.
+    /// Returns the key prefix of the resource's objects in the store.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Where the store keeps an object.
+    /// Returns the key of an object in the store. `namespace` is ignored for cluster-scoped
+    /// resources.
     pub fn key(&self, namespace: &str, name: &str) -> String {
         let mut key = self.prefix().to_owned();
         if self.row.namespaced {
@@ -183,14 +184,14 @@ impl Resource {
         key
     }
 
-    /// A stored entry as the cache would hold it.
+    /// Decodes a stored entry. Returns `None` if the key or the value is not of this resource.
     pub fn read(&self, kv: &KeyValue) -> Option<CachedObject> {
         let rest = kv.key.strip_prefix(self.prefix())?;
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
         self.read_as(namespace, name, kv.mod_revision, &kv.value)
     }
 
-    /// Reads encoded JSON of this resource.
+    /// Decodes JSON of an object of this resource.
     pub fn read_as(
         &self,
         namespace: &str,
@@ -202,8 +203,8 @@ impl Resource {
         CachedObject::new(namespace, name, revision, json, extractor.as_ref())
     }
 
-    /// The `apiVersion` of the form in which objects are worked on: the storage
-    /// version's for built-in kinds, the request's for custom resources.
+    /// Returns the `apiVersion` of the hub version, in which objects are processed: the storage
+    /// version for built-in kinds, the request's version for custom resources.
     pub fn working_api_version(&self) -> String {
         if self.crd_versions().is_some() {
             self.row.api_version()
@@ -212,7 +213,7 @@ impl Resource {
         }
     }
 
-    /// An object in the form in which it is worked on, in this version.
+    /// Converts an object from the hub version to this version. Custom resources are already in it.
     pub fn served(&self, mut object: Object) -> Result<Object, Status> {
         if self.serves_storage_version() || self.crd_versions().is_some() {
             return Ok(object);
@@ -221,7 +222,7 @@ impl Resource {
         Ok(object)
     }
 
-    /// An object of this version in the form in which it is worked on.
+    /// Converts an object of this version to the hub version. Custom resources are already in it.
     pub fn stored(&self, mut object: Object) -> Result<Object, Status> {
         if self.serves_storage_version() || self.crd_versions().is_some() {
             return Ok(object);
@@ -230,12 +231,12 @@ impl Resource {
         Ok(object)
     }
 
-    /// The storage version's `apiVersion`.
+    /// Returns the `apiVersion` of the storage version.
     pub fn storage_api_version(&self) -> String {
         rkube_api::gvk::api_version(&self.storage_version.group, &self.storage_version.version)
     }
 
-    /// Refuses a field selector on what cannot be selected by.
+    /// Returns an error if `field` is not selectable.
     pub fn check_field(&self, field: &str) -> Result<(), Status> {
         if self.row.is_selectable(field) {
             return Ok(());
@@ -245,7 +246,7 @@ impl Resource {
         )))
     }
 
-    /// Reads the values of selectable fields.
+    /// Returns the function that extracts selectable fields, if the resource has any.
     fn extractor(&self) -> Option<FieldExtractor> {
         let selectable = match self.crd_versions() {
             Some(family) => family.selectable(),
@@ -276,7 +277,7 @@ impl Resource {
         }
     }
 
-    /// The columns of a table of these.
+    /// Returns the column definitions of the resource's table.
     pub fn columns(&self) -> Vec<Value> {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => custom.columns(),
@@ -287,7 +288,7 @@ impl Resource {
         }
     }
 
-    /// An object's cells in a table.
+    /// Returns an object's cells in a table.
     pub fn cells(&self, object: &Object) -> Value {
         let now = jiff::Timestamp::now();
         match &self.kind_data {
@@ -296,7 +297,7 @@ impl Resource {
         }
     }
 
-    /// The conditions of an object's row.
+    /// Returns the row conditions of an object in a table.
     pub fn row_conditions(&self, object: &Object) -> Vec<Value> {
         match &self.kind_data {
             ResourceKind::Custom { .. } => Vec::new(),
@@ -304,7 +305,8 @@ impl Resource {
         }
     }
 
-    /// Refuses an object that says it is something else.
+    /// Checks `apiVersion` and `kind` of an object against this resource, and sets them where they
+    /// are missing.
     pub fn check_kind(&self, object: &mut Object) -> Result<(), Status> {
         let api_version = meta::api_version(object);
         let kind = meta::kind(object);
@@ -329,30 +331,31 @@ impl Resource {
     }
 }
 
-/// Everything that is served, at one moment.
+/// All served resources at one moment.
 #[derive(Default)]
 pub struct Snapshot {
-    /// In the order of discovery.
+    /// All resources in discovery order.
     pub all: Vec<Arc<Resource>>,
     by_path: HashMap<String, Arc<Resource>>,
-    /// Built-in kinds that are served in several versions, by where they are stored.
+    /// Built-in kinds that are served in several versions, by key prefix.
     several: HashMap<Box<str>, Arc<[Arc<Resource>]>>,
-    /// Grows with every change; names the state in caches of documents.
+    /// Increases with every change; identifies the snapshot in document caches.
     pub generation: u64,
 }
 
 impl Snapshot {
-    /// A resource by group, version and plural name.
+    /// Returns a resource by group, version and plural name.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.by_path.get(path(group, version, plural).as_str())
     }
 
-    /// The versions of a built-in kind; none where it has but one.
+    /// Returns all versions of a built-in kind; `None` if it has only one.
     pub fn versions(&self, resource: &Resource) -> Option<&Arc<[Arc<Resource>]>> {
         self.several.get(resource.prefix())
     }
 
-    /// The storage version's row of a resource, or any served one.
+    /// Returns a resource in its storage version, or in any served version if that one is not
+    /// served.
     pub fn by_group(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
         let mut found = None;
         for resource in self.all.iter().filter(|r| r.is(group, plural)) {
@@ -369,14 +372,14 @@ fn path(group: &str, version: &str, plural: &str) -> String {
     format!("{group}/{version}/{plural}")
 }
 
-/// The present [`Snapshot`], changed as CustomResourceDefinitions come and go.
+/// The current [`Snapshot`], updated when CustomResourceDefinitions change.
 pub struct Resources {
     builtin: Vec<Arc<Resource>>,
     now: RwLock<Arc<Snapshot>>,
 }
 
 impl Resources {
-    /// The built-in resources, over `cache`.
+    /// Creates the built-in resources, with their objects in `cache`.
     pub fn new(cache: &Cache) -> Self {
         let builtin: Vec<Arc<Resource>> = registry::builtin()
             .iter()
@@ -393,17 +396,17 @@ impl Resources {
         resources
     }
 
-    /// What is served now.
+    /// Returns the current snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.now.read().clone()
     }
 
-    /// A resource by group, version and plural name.
+    /// Returns a resource by group, version and plural name.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
         self.now.read().find(group, version, plural).cloned()
     }
 
-    /// Replaces the custom resources.
+    /// Replaces all custom resources.
     pub fn set_custom(&self, custom: Vec<Resource>) {
         let custom: Vec<Arc<Resource>> = custom.into_iter().map(Arc::new).collect();
         for resource in &custom {
@@ -436,8 +439,8 @@ impl Resources {
 }
 
 impl Resource {
-    /// Returns the namespace in which a request's objects are looked up. The
-    /// request for a namespace itself names it twice.
+    /// Returns the namespace of a request's objects: empty for cluster-scoped resources, also if
+    /// the path names one (`namespaces/NAME`).
     pub fn namespace_of(&self, info: &RequestInfo) -> String {
         if self.namespaced {
             info.namespace.clone()

@@ -1,4 +1,4 @@
-//! Turning objects into responses: encodings, tables, metadata-only views.
+//! Conversion of objects into responses: encodings, tables and metadata-only representations.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -13,14 +13,14 @@ use crate::call::Call;
 use crate::negotiate::{Accepted, Encoding, MediaTypes, View};
 use crate::resources::Resource;
 
-/// What goes into a list's metadata.
+/// The metadata of a list response.
 #[derive(Default)]
 pub struct ListMeta {
-    /// The revision that the list shows.
+    /// The revision of the list.
     pub revision: u64,
-    /// Where the next page starts, empty on the last.
+    /// The continue token of the next page; empty on the last page.
     pub next: String,
-    /// How many items follow, when known.
+    /// The number of remaining items, if known.
     pub remaining: Option<u64>,
 }
 
@@ -37,7 +37,7 @@ impl ListMeta {
     }
 }
 
-/// A failure as a response; JSON where nothing that was asked for can be had.
+/// Returns an error response. Falls back to JSON if no acceptable encoding exists.
 pub fn status(call: &Call, status: &Status) -> Response<Body> {
     let encoding = match crate::negotiate::accept(&call.headers, MediaTypes::Plain) {
         Ok(accepted) => accepted.encoding,
@@ -69,8 +69,8 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
     response
 }
 
-/// Encodes a value. What has no protobuf form (the list of paths, say) is JSON
-/// for whoever asks.
+/// Encodes a value, and returns the encoding used: JSON for values that have no protobuf form (such
+/// as the list of paths).
 fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encoding) {
     let encoding = match encoding {
         Encoding::Protobuf => match rkube_api::protobuf::encode(value) {
@@ -85,7 +85,7 @@ fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encod
     let bytes = match encoding {
         Encoding::Json if wants_pretty(call) => serde_json::to_vec_pretty(value).map(Into::into),
         Encoding::Json | Encoding::Protobuf => serde_json::to_vec(value).map(|mut bytes| {
-            // As upstream's encoder, and friendlier to a terminal.
+            // As upstream's encoder: a trailing newline, for terminals.
             bytes.push(b'\n');
             bytes.into()
         }),
@@ -97,7 +97,8 @@ fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encod
     (bytes.unwrap_or_default(), encoding)
 }
 
-/// Browsers, curl and wget get indented JSON, as does who asks for it.
+/// Returns whether to indent JSON: if the parameter `pretty` asks for it, or by default for
+/// browsers, curl and wget.
 fn wants_pretty(call: &Call) -> bool {
     if call.info.query.get("pretty").is_some() {
         return call.info.query.is_true("pretty");
@@ -112,7 +113,7 @@ fn wants_pretty(call: &Call) -> bool {
         .any(|prefix| agent.starts_with(prefix))
 }
 
-/// Encoded bytes as a response.
+/// Returns a response with encoded bytes.
 pub async fn bytes(
     call: &Call,
     code: StatusCode,
@@ -128,7 +129,7 @@ pub async fn bytes(
     body::respond(response, bytes, call.gzip()).await
 }
 
-/// Any value as a response, without views.
+/// Returns a response with any value, without tables or metadata-only representations.
 pub async fn value(
     call: &Call,
     code: StatusCode,
@@ -140,7 +141,8 @@ pub async fn value(
 }
 
 impl Backend {
-    /// One stored object (JSON of the storage version with its revision) as a response.
+    /// Returns a response with one stored object, given as JSON of the storage version with its
+    /// revision.
     pub async fn object_response(
         &self,
         call: &Call,
@@ -166,7 +168,7 @@ impl Backend {
             .await)
     }
 
-    /// One object in the requested version as a response.
+    /// Returns a response with one object in the requested version.
     pub async fn tree_response(
         &self,
         call: &Call,
@@ -187,7 +189,7 @@ impl Backend {
         value(call, code, accepted.encoding, &shown).await
     }
 
-    /// A list as a response. Items that need no change are copied as they are.
+    /// Returns a list response. Items that need no conversion are copied from their stored bytes.
     pub async fn list_response(
         &self,
         call: &Call,
@@ -268,7 +270,7 @@ impl Backend {
     }
 }
 
-/// `PartialObjectMetadata` of an object.
+/// Returns the `PartialObjectMetadata` of an object, in the given version of `meta.k8s.io`.
 pub fn partial(object: &Object, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
@@ -277,7 +279,7 @@ pub fn partial(object: &Object, version: &str) -> Value {
     })
 }
 
-/// A `Table`; watches leave the columns out after the first event.
+/// Returns a `Table`. Watches omit the column definitions after the first event.
 pub fn table(
     resource: &Resource,
     version: &str,
@@ -299,7 +301,7 @@ pub fn table(
     })
 }
 
-/// An object's row in a table, with as much of the object as was asked for.
+/// Returns an object's table row, with the part of the object that `includeObject` selects.
 pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> Value {
     let mut row = json!({"cells": resource.cells(object)});
     let conditions = resource.row_conditions(object);
@@ -314,7 +316,7 @@ pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> 
     row
 }
 
-/// Refuses what `includeObject` cannot be.
+/// Returns an error if `includeObject` has an invalid value.
 pub fn validate_table_options(call: &Call, accepted: Accepted) -> Result<(), Status> {
     match (accepted.view, call.info.query.non_empty("includeObject")) {
         (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => Err(

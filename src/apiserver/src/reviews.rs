@@ -1,4 +1,5 @@
-//! Resources that only answer: who am I, may I, is this token good.
+//! Review resources, which are answered without being stored: token, access and self-subject
+//! reviews.
 
 use http::{Response, StatusCode};
 use rkube_api::status::Status;
@@ -15,7 +16,7 @@ use crate::handlers::options::WriteOptions;
 use crate::negotiate;
 use crate::resources::Resource;
 
-/// Whether the resource is answered rather than stored.
+/// Returns whether the resource is a review.
 pub fn is_review(resource: &Resource) -> bool {
     matches!(
         &*resource.group,
@@ -23,7 +24,7 @@ pub fn is_review(resource: &Resource) -> bool {
     ) && !resource.is_stored()
 }
 
-/// Answers a review.
+/// Serves a review.
 pub async fn handle(
     backend: &Backend,
     security: &Security,

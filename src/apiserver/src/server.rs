@@ -1,4 +1,4 @@
-//! Sockets and TLS: HTTP/1.1 and HTTP/2 on one port.
+//! The HTTPS listener: HTTP/1.1 and HTTP/2 over TLS on one port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use tokio_util::sync::CancellationToken;
 use crate::body;
 use crate::{ApiServer, Error, Pki};
 
-/// A client must finish its TLS handshake within this time.
+/// The time limit for a client's TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client must have sent a request's headers within this time.
+/// The time limit for receiving a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of headers that one request may have.
+/// Maximum size of a request's headers in bytes.
 const MAX_HEADER_BYTES: usize = 64 << 10;
-/// How long a shutdown waits for requests under way.
+/// How long shutdown waits for requests in progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who is at the other end of a connection; an extension of each request.
+/// The client of a connection; an extension of each of its requests.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// The client's address.
     pub address: SocketAddr,
-    /// The client's certificate chain, verified against the cluster's CA.
+    /// The client's certificate chain, verified against the configured CAs.
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 
-/// The server's side of TLS: client certificates are optional, and if one is
-/// shown it must be of the cluster's CA.
+/// Returns the TLS server configuration. Client certificates are optional; if one is sent, a
+/// configured CA must have signed it.
 pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, Error> {
     let invalid =
         |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
@@ -73,7 +73,8 @@ pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, Error> {
     Ok(config)
 }
 
-/// Accepts connections until `shutdown`, then gives those under way a moment.
+/// Accepts connections until `shutdown` completes, then waits a short time for requests in
+/// progress.
 pub async fn serve(
     server: Arc<ApiServer>,
     listener: TcpListener,
@@ -99,7 +100,7 @@ pub async fn serve(
                 connections.spawn(connection);
             }
             Err(error) => {
-                // Out of descriptors or memory: let others finish first.
+                // Out of file descriptors or memory: wait until other connections end.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -153,7 +154,7 @@ async fn connection(
         .max_header_list_size(MAX_HEADER_BYTES as u32)
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
-        // A peer that is gone without a word is noticed after a while.
+        // Detects peers that disappeared without closing the connection.
         .keep_alive_interval(Duration::from_secs(60))
         .keep_alive_timeout(Duration::from_secs(20));
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

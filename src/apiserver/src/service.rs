@@ -1,5 +1,5 @@
-//! The way of a request: limits, authentication, impersonation,
-//! authorization, then the handler; and the way of its answer back.
+//! The request pipeline: authentication, auditing, impersonation, flow control, authorization, the
+//! handler, and the headers of the response.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::{
 };
 use rkube_request::{RequestInfo, is_read};
 
-/// How long a request that is not long-running may take.
+/// The time limit for requests that are not long-running.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -32,9 +32,10 @@ const FLOW_SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flo
 const PRIORITY_LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
 
 impl ApiServer {
-    /// Answers a request. A request that carries a [`UserInfo`] extension comes
-    /// from this process and is that user's; others prove who they are by the
-    /// certificate of their [`Peer`] extension or by a token.
+    /// Handles a request.
+    ///
+    /// A [`UserInfo`] extension marks a request from this process, made as that user. All other
+    /// requests are authenticated by the certificate of their [`Peer`] extension or by a token.
     pub async fn call(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
@@ -65,7 +66,7 @@ impl ApiServer {
             body,
         };
         let mut record = None;
-        // A bug in one handler must not take the connection's other requests along.
+        // A panic in one handler must not abort other requests of the connection.
         let result =
             match AssertUnwindSafe(self.handle_with_filters(&mut call, request, &mut record))
                 .catch_unwind()
@@ -140,8 +141,8 @@ impl ApiServer {
         record: &mut Option<audit::Record>,
     ) -> Result<Response<Body>, Status> {
         if !is_read(&call.method) {
-            // A client that has made a thing may rely on it at once: a role, a
-            // webhook, a service account.
+            // Clients may rely on objects that they have just created, such as roles, webhooks and
+            // service accounts.
             self.backend().cache.consistent().await;
         }
         let authenticated = self.authenticate(call, &request);
@@ -160,7 +161,7 @@ impl ApiServer {
             Some(acting) => acting.user,
             None => user,
         };
-        // The control plane's own components are trusted to bound themselves.
+        // The control plane's own components are trusted to limit themselves.
         let own = request.extensions.get::<UserInfo>().is_some();
         let _permit = if own || (call.info.is_long_running() && call.info.verb != "watch") {
             None
@@ -202,7 +203,7 @@ impl ApiServer {
         }
     }
 
-    /// The user behind the request, before impersonation.
+    /// Authenticates the request; impersonation is applied later.
     fn authenticate(&self, call: &Call, request: &Incoming) -> Result<UserInfo, Status> {
         if let Some(user) = request.extensions.get::<UserInfo>() {
             return Ok(user.clone());
@@ -275,7 +276,7 @@ impl ApiServer {
     }
 }
 
-/// What a request asks the authorizer.
+/// Returns the authorizer's attributes of a request.
 fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
     if !info.is_resource {
         return Attributes::path(user, info.verb, &info.path);
@@ -292,7 +293,7 @@ fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
     }
 }
 
-/// A request that found no seat is told so as upstream tells it.
+/// Returns the 429 response for a request that got no seat, with upstream's text and headers.
 fn too_many_requests() -> Response<Body> {
     let mut response = Response::new(body::full("Too many requests, please try again later.\n"));
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
@@ -309,7 +310,7 @@ fn too_many_requests() -> Response<Body> {
     response
 }
 
-/// The parameter `timeout`, up to the server's own limit.
+/// Returns the time limit from the parameter `timeout`, at most [`REQUEST_TIMEOUT`].
 fn request_timeout(info: &RequestInfo) -> Result<Duration, Status> {
     let Some(text) = info.query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);

@@ -1,11 +1,11 @@
-//! Reads and writes of objects: the backend behind admission.
+//! Reads and writes of objects: the backend and admission.
 
 use std::sync::Arc;
 
 use crate::admission::chain::AdmissionChain;
 use crate::backend::Backend;
 
-/// The backend and the admission chain that every write to it passes.
+/// The backend together with the admission chain that every write passes.
 pub struct RestStorage {
     /// Store, cache and resources.
     pub backend: Arc<Backend>,

@@ -1,11 +1,11 @@
-//! Failures of the store as clients see them.
+//! Conversion of store errors to API errors.
 
 use rkube_api::status::Status;
 use rkube_store::StoreError;
 
 use crate::resources::Resource;
 
-/// A store's failure as the client sees it.
+/// Converts a store error to the API error that the client receives.
 pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status {
     match error {
         StoreError::Conflict { found: None } => Status::not_found(&resource.group_resource(), name),
@@ -24,7 +24,8 @@ pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status
     }
 }
 
-/// 504 for a revision that has not happened yet; clients know it by its cause.
+/// Returns the 504 error for a revision that the store has not reached. Clients identify it by its
+/// cause.
 pub fn too_large(asked: u64, now: u64) -> Status {
     let mut status = Status::new(
         504,

@@ -1,4 +1,4 @@
-//! Subresources that are not simply a part of their object.
+//! Subresources with behaviour beyond updating a part of their object.
 
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -51,7 +51,7 @@ const TOKEN_REQUEST: Part<'static> = Part {
     definition: "io.k8s.api.authentication.v1.TokenRequest",
 };
 
-/// A request's body as an object of a built-in kind that is no resource.
+/// Decodes a request's body as a built-in kind that is not a resource.
 pub async fn body_as(
     call: &Call,
     request: Incoming,
@@ -79,7 +79,7 @@ pub async fn body_as(
     Ok(object)
 }
 
-/// Admission of what is posted to a subresource.
+/// Runs admission for an object that is posted to a subresource.
 pub async fn admit(
     storage: &RestStorage,
     call: &Call,
@@ -105,20 +105,21 @@ pub async fn admit(
         operation: Operation::Create,
         dry_run: options.dry_run,
         options: &options.object,
-        // `bindings` are a resource, but one whose objects are not stored.
+        // `bindings` is a resource, but its objects are not stored.
         part: Some(part),
     };
     storage.admission.mutate(&admission, object, None).await?;
     storage.admission.validate(&admission, object, None).await
 }
 
+/// Returns a `Status` response with status `Success` and the given code.
 pub async fn success(call: &Call, code: StatusCode) -> Result<Response<Body>, Status> {
     let encoding = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?.encoding;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code.as_u16()});
     Ok(respond::value(call, code, encoding, &status).await)
 }
 
-/// `pods/binding` and `bindings`: a scheduler's decision.
+/// Serves `pods/binding` and `bindings`: assigns a pod to a node.
 pub async fn bind(
     storage: &RestStorage,
     call: &Call,
@@ -185,7 +186,7 @@ pub async fn bind(
     success(call, StatusCode::CREATED).await
 }
 
-/// Changes an object as the server itself decides, past strategies and admission.
+/// Updates an object on the server's own behalf, without strategies and admission.
 pub async fn update_raw(
     storage: &RestStorage,
     resource: &Resource,
@@ -228,7 +229,7 @@ pub async fn update_raw(
     Err(Status::modified(&resource.group_resource(), name))
 }
 
-/// `scale`: the replica count of whatever has one.
+/// Serves `scale`: the replica count of a scalable object.
 pub async fn scale(
     storage: &RestStorage,
     call: &Call,
@@ -301,7 +302,7 @@ pub async fn scale(
         let revision = meta::resource_version(&scale).to_owned();
         let uid = meta::uid(&scale).to_owned();
         resource.strategy().set_scale(&mut object, &scale)?;
-        // The scale's own preconditions are the object's.
+        // Preconditions on the scale apply to the object.
         if !revision.is_empty() && info.verb == "update" {
             meta::set_resource_version(&mut object, &revision);
         }
@@ -325,7 +326,7 @@ pub async fn scale(
     Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await)
 }
 
-/// Returns a scale as a patch of the given media type changes it.
+/// Applies a patch of the given media type to a scale.
 fn patched_scale(
     ty: Type<'_>,
     media: &str,
@@ -360,7 +361,7 @@ fn patched_scale(
     }
 }
 
-/// `serviceaccounts/token`: a new token for a service account.
+/// Serves `serviceaccounts/token`: issues a token for a service account.
 pub async fn token(
     storage: &RestStorage,
     signer: &TokenSigner,
@@ -392,7 +393,7 @@ pub async fn token(
     Ok(respond::value(call, StatusCode::CREATED, accepted.encoding, &answer).await)
 }
 
-/// The old list of the control plane's parts, made when asked for.
+/// Serves the deprecated `componentstatuses`, computed on request.
 pub async fn component_statuses(
     backend: &Backend,
     components: &Components,
@@ -455,7 +456,7 @@ pub async fn component_statuses(
     Ok(respond::value(call, StatusCode::OK, accepted.encoding, &list).await)
 }
 
-/// Has the store answer a read.
+/// Checks that the store answers a read within a time limit.
 async fn ask_store(backend: &Backend) -> Result<(), String> {
     const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
     let asked = backend.store.get("/registry/health");

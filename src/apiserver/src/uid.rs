@@ -1,6 +1,7 @@
-//! Identifiers of objects and requests.
+//! Unique identifiers of objects and requests.
 
-/// A new unique identifier (RFC 9562, version 4), without asking the kernel each time.
+/// Returns a new random UUID (RFC 9562, version 4). Uses a userspace generator, to avoid a system
+/// call per identifier.
 pub fn new_uid() -> String {
     uuid::Builder::from_random_bytes(rand::random())
         .into_uuid()

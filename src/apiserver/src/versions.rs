@@ -1,10 +1,9 @@
-//! Objects on their way between the store and a request's version.
+//! Conversion of objects between their stored version and the version of the request.
 //!
-//! Built-in kinds are worked on in their storage version, which is one for all
-//! objects of a kind. Custom resources are worked on in the request's version,
-//! because defaults, schemas and ownership are of that version, and because
-//! each object is stored in the version that was the storage version when it
-//! was written.
+//! Objects are processed in a hub version. For built-in kinds this is the storage version, which
+//! all objects of a kind share. For custom resources it is the request's version: defaults, schemas
+//! and field ownership are defined per version. Each custom object is stored in the version that
+//! was the storage version when it was last written.
 
 use std::sync::Arc;
 
@@ -21,8 +20,8 @@ use crate::cache::{CachedObject, Event, EventKind, Filter};
 use crate::resources::Resource;
 use crate::webhooks::client::WebhookClient;
 
-/// What the `apiVersion` of encoded JSON is, if it stands first, as it does in
-/// what this server writes.
+/// Returns the `apiVersion` of encoded JSON if it is the first member, as in everything that this
+/// server writes.
 fn api_version(json: &[u8]) -> Option<&[u8]> {
     let rest = json.strip_prefix(b"{\"apiVersion\":\"")?;
     let end = rest.iter().position(|b| *b == b'"')?;
@@ -30,7 +29,7 @@ fn api_version(json: &[u8]) -> Option<&[u8]> {
 }
 
 impl Resource {
-    /// Whether stored JSON is what this version serves, byte for byte.
+    /// Returns whether stored JSON can be served in this version without any change.
     pub fn is_as_served(&self, json: &[u8]) -> bool {
         match self.crd_version() {
             None => self.serves_storage_version(),
@@ -43,8 +42,9 @@ impl Resource {
 }
 
 impl Resource {
-    /// Whether the filter has to look at objects as a webhook shows them: it names
-    /// fields and labels of the request's version, objects are stored in another.
+    /// Returns whether `filter` must be evaluated on objects converted by a webhook. Its selectors
+    /// refer to fields and labels of the request's version, and objects may be stored in another
+    /// one.
     pub fn selects_converted(&self, filter: &Filter) -> bool {
         filter.has_selectors()
             && self
@@ -52,7 +52,7 @@ impl Resource {
                 .is_some_and(|family| family.has_webhook())
     }
 
-    /// The part of a filter that can be asked of stored objects.
+    /// Returns the part of a filter that can be evaluated on stored objects.
     pub fn stored_filter(&self, filter: &Filter) -> Filter {
         if self.selects_converted(filter) {
             filter.by_name()
@@ -63,7 +63,7 @@ impl Resource {
 }
 
 impl Backend {
-    /// A stored object in the version that the resource is worked on in.
+    /// Converts a stored object to the hub version.
     pub async fn load(&self, resource: &Resource, object: Object) -> Result<Object, Status> {
         let Some(family) = resource.crd_versions() else {
             return Ok(object);
@@ -76,7 +76,7 @@ impl Backend {
             .ok_or_else(|| Status::internal("a conversion gave nothing"))
     }
 
-    /// Stored objects in the version that the resource serves.
+    /// Converts stored objects to the version that the resource serves.
     pub async fn serve_all(
         &self,
         resource: &Resource,
@@ -93,8 +93,8 @@ impl Backend {
         }
     }
 
-    /// Stored objects as the resource's version shows them, which is what
-    /// selectors in that version are held against; the same number, in the same order.
+    /// Converts cached objects to the resource's version, so that selectors of that version can be
+    /// evaluated. Returns the same number of objects in the same order.
     async fn as_served(
         &self,
         resource: &Resource,
@@ -123,8 +123,9 @@ impl Backend {
             .collect()
     }
 
-    /// What of `items`, which are of the right names, `filter` selects. Without a
-    /// webhook this is [`Filter::matches`] for each.
+    /// Returns the objects of `items` that `filter` selects. `items` must already match its
+    /// [`stored_filter`](Resource::stored_filter); only selectors that need a webhook's conversion
+    /// are evaluated here.
     pub async fn select(
         &self,
         resource: &Resource,
@@ -139,7 +140,7 @@ impl Backend {
         Ok(served)
     }
 
-    /// What a watcher with `filter` sees of events.
+    /// Returns the events as a watcher with `filter` sees them.
     pub async fn seen(
         &self,
         resource: &Resource,
@@ -177,8 +178,8 @@ impl Backend {
         Ok(seen)
     }
 
-    /// An object as it is to be stored, and as the request's version shows it;
-    /// both without a revision.
+    /// Encodes an object for the store. Returns the stored JSON, and the JSON in the request's
+    /// version if that differs; both without a revision.
     pub async fn to_store(
         &self,
         resource: &Resource,
@@ -202,17 +203,21 @@ impl Backend {
     }
 }
 
-/// How objects of a resource are shaped, for as long as it is needed.
+/// An owned reference to the schema of a resource.
 #[derive(Clone)]
 pub enum SchemaRef {
-    /// A built-in kind.
+    /// The type of a built-in kind.
     Builtin(TypeRef),
-    /// A version of a custom resource.
+    /// The version of a custom resource.
     Custom(Arc<CrdVersion>),
 }
 
 impl SchemaRef {
-    /// The shape of a resource.
+    /// Returns the schema of a resource.
+    ///
+    /// # Errors
+    ///
+    /// 500 if the resource has no schema.
     pub fn of(resource: &Resource) -> Result<Self, Status> {
         match (resource.crd_version(), resource.schema()) {
             (Some(custom), _) => Ok(Self::Custom(custom.clone())),
@@ -224,7 +229,7 @@ impl SchemaRef {
         }
     }
 
-    /// The type.
+    /// Returns the type to which this refers.
     pub fn ty(&self) -> Type<'_> {
         match self {
             Self::Builtin(ty) => Type::Builtin(*ty),
@@ -233,13 +238,13 @@ impl SchemaRef {
     }
 }
 
-/// Conversion between a kind's versions for server-side apply, where field sets
-/// were recorded in other versions than the request's.
+/// Converts objects between the versions of a kind for server-side apply, where field sets may have
+/// been recorded in other versions than the request's.
 #[derive(Clone)]
 pub enum VersionConverters {
     /// A built-in kind.
     Builtin {
-        /// The version that objects are given in.
+        /// The version in which objects are passed in.
         from: Arc<Resource>,
         /// Every version of the kind.
         all: Arc<[Arc<Resource>]>,
@@ -248,16 +253,16 @@ pub enum VersionConverters {
     Custom {
         /// The client of conversion webhooks.
         client: Arc<WebhookClient>,
-        /// Its versions.
+        /// All versions of the CustomResourceDefinition.
         family: Arc<CrdVersions>,
-        /// Where to run conversions, when a webhook has to be asked. Such views
-        /// may be used on threads alone that are allowed to block.
+        /// The runtime on which conversion webhooks are called; `None` if there is no webhook. If
+        /// set, converting blocks, so it must run on a thread that may block.
         runtime: Option<Handle>,
     },
 }
 
 impl VersionConverters {
-    /// The versions of a resource; none when there is only one.
+    /// Returns the converters of a resource; `None` if it has only one version.
     pub fn of(backend: &Backend, resource: &Resource) -> Option<Self> {
         if let Some(family) = resource.crd_versions() {
             return (family.versions().count() > 1).then(|| Self::Custom {
@@ -275,7 +280,7 @@ impl VersionConverters {
         Some(Self::Builtin { from, all })
     }
 
-    /// Whether converting may ever have to wait for a webhook.
+    /// Returns whether converting can require a call of a webhook.
     pub fn must_be_planned(&self) -> bool {
         matches!(
             self,
@@ -286,8 +291,8 @@ impl VersionConverters {
         )
     }
 
-    /// Whether converting may have to wait for a webhook here: only where a field
-    /// set is of another version.
+    /// Returns whether applying to `live` requires a call of a webhook: only if one of its field
+    /// sets was recorded in another version.
     pub fn must_wait(&self, live: Option<&Object>, version: &str) -> bool {
         self.must_be_planned()
             && live.is_some_and(|live| {
@@ -303,7 +308,7 @@ impl apply::Versions for VersionConverters {
         match self {
             Self::Builtin { from, all } => {
                 let target = all.iter().find(|r| r.api_version() == api_version)?;
-                // What one conversion gives may be given to the next.
+                // The result of one conversion may be the input of the next.
                 let given = meta::api_version(object);
                 let source = all
                     .iter()

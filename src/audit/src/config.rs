@@ -1,25 +1,25 @@
-//! Where the audit log is kept, and what goes into it.
+//! Configuration of the audit log.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is written down, and where.
+/// The audit policy, the location of the log, and the limits of its rotation.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The policy file: a `Policy` of `audit.k8s.io/v1`.
+    /// Path of the policy file: a `Policy` of `audit.k8s.io/v1`.
     pub policy: PathBuf,
-    /// The log, a JSON `Event` a line.
+    /// Path of the log file, which holds one JSON `Event` per line.
     pub log: PathBuf,
-    /// Bytes after which a new file is begun.
+    /// Size in bytes at which the log file is rotated.
     pub max_size: u64,
-    /// Old files that are kept; all of them when zero.
+    /// Maximum number of rotated files to keep; 0 keeps all of them.
     pub max_backups: usize,
-    /// How long old files are kept.
+    /// Maximum age of rotated files; `None` keeps them regardless of age.
     pub max_age: Option<Duration>,
 }
 
 impl Config {
-    /// A policy with a log in its usual size: files of 100 MB, ten of them.
+    /// Returns a configuration with the default rotation: files of 100 MB, ten backups.
     pub fn new(policy: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
         Self {
             policy: policy.into(),

@@ -1,8 +1,8 @@
-//! The audit log's policy and files.
+//! The policy and the files of the API server's audit log.
 //!
-//! The policy decides how much of a request is logged ([`Policy::judge`]). The
-//! log appends lines to a file in a thread of its own and rotates it. Building
-//! events is left to the server, which knows requests and responses.
+//! [`Policy::judge`] decides how much of a request is logged. [`Log`] appends lines from a
+//! dedicated thread and rotates its file. The API server builds the events, because it has the
+//! requests and the responses.
 
 mod config;
 mod log;

@@ -1,4 +1,4 @@
-//! The audit log's files.
+//! The audit log's files: a writer thread that appends lines and rotates the file by size.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 
 use crate::Config;
 
-/// Lines that may wait to be written; then requests wait for the disk.
+/// Maximum number of queued lines. When the queue is full, [`Log::write`] waits for the disk.
 const WAITING_LINES: usize = 1024;
 
-/// Writes lines in order, in a thread of its own.
+/// An append-only log whose lines are written in order by a dedicated thread.
 pub struct Log {
     lines: mpsc::Sender<Vec<u8>>,
 }
@@ -28,7 +28,8 @@ struct Writer {
 }
 
 impl Log {
-    /// Opens the log, appending to what is there.
+    /// Opens the log for appending and starts its writer thread. Creates missing parent
+    /// directories.
     pub fn open(config: &Config) -> std::io::Result<Arc<Self>> {
         if let Some(folder) = config.log.parent() {
             std::fs::create_dir_all(folder)?;
@@ -55,14 +56,14 @@ impl Log {
         Ok(Arc::new(Self { lines }))
     }
 
-    /// Writes a line; waits while the disk is behind.
+    /// Queues a line for writing; waits while the queue is full.
     pub async fn write(&self, mut line: Vec<u8>) {
         line.push(b'\n');
-        // The thread lives as long as this does.
+        // The receiving thread lives as long as `self`, so sending cannot fail.
         let _ = self.lines.send(line).await;
     }
 
-    /// Writes a line if there is room for it at once.
+    /// Queues a line for writing, or drops it with an error message if the queue is full.
     pub fn try_write(&self, mut line: Vec<u8>) {
         line.push(b'\n');
         if self.lines.try_send(line).is_err() {
@@ -72,7 +73,7 @@ impl Log {
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    // It tells who did what: not for everyone to read.
+    // The log records users' actions, so only its owner may read it.
     OpenOptions::new()
         .create(true)
         .append(true)
@@ -90,7 +91,8 @@ impl Writer {
         Ok(())
     }
 
-    /// `audit.log` becomes `audit-<time>.log`, and the oldest of those go.
+    /// Renames `audit.log` to `audit-<time>.log` and deletes the backups beyond the configured
+    /// limits.
     fn rotate(&mut self) -> std::io::Result<()> {
         let stem = self.path.file_stem().unwrap_or_default();
         let (stem, now) = (stem.to_string_lossy(), jiff::Timestamp::now());
@@ -113,7 +115,7 @@ impl Writer {
                 name.starts_with(&format!("{stem}-")) && name.ends_with(&suffix)
             })
             .collect();
-        // Their names are their times.
+        // The names contain the time, so that sorting by name sorts by age.
         backups.sort();
         let too_many = match self.max_backups {
             0 => 0,

@@ -1,20 +1,20 @@
-//! The audit policy: how much is written down of which request.
+//! The audit policy (`audit.k8s.io/v1`): how much of each request is logged.
 
 use rkube_auth::UserInfo;
 use serde_json::Value;
 
 use rkube_request::RequestInfo;
 
-/// How much is written down.
+/// How much of a request is logged. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Nothing.
+    /// The request is not logged.
     None,
-    /// Who asked for what, and how it ended.
+    /// User, verb, resource and response status, without bodies.
     Metadata,
-    /// And the request's body.
+    /// Also the request's body.
     Request,
-    /// And the response's body.
+    /// Also the response's body.
     RequestResponse,
 }
 
@@ -29,7 +29,7 @@ impl Level {
         })
     }
 
-    /// The level's name.
+    /// Returns the level's name in `audit.k8s.io/v1`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "None",
@@ -40,16 +40,16 @@ impl Level {
     }
 }
 
-/// A moment of a request that an event may be written at.
+/// A stage of request handling at which an event is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// It has been read.
+    /// The request has been received and not yet handled.
     RequestReceived,
-    /// A long-running request's answer has begun.
+    /// The response headers of a long-running request have been sent; its body follows.
     ResponseStarted,
-    /// It has been answered.
+    /// The response is complete.
     ResponseComplete,
-    /// Its handler failed.
+    /// The handler panicked.
     Panic,
 }
 
@@ -64,7 +64,7 @@ impl Stage {
         })
     }
 
-    /// The stage's name.
+    /// Returns the stage's name in `audit.k8s.io/v1`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::RequestReceived => "RequestReceived",
@@ -93,18 +93,18 @@ struct Rule {
     omit_managed_fields: bool,
 }
 
-/// What the policy says of one request.
+/// The policy's decision for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How much is written down.
+    /// How much is logged.
     pub level: Level,
-    /// When nothing is written down.
+    /// Stages at which no event is written.
     pub omit_stages: Vec<Stage>,
-    /// Whether `managedFields` are left out of bodies.
+    /// Whether `managedFields` are removed from logged bodies.
     pub omit_managed_fields: bool,
 }
 
-/// A `Policy` of `audit.k8s.io/v1`.
+/// A parsed `Policy` of `audit.k8s.io/v1`.
 pub struct Policy {
     rules: Vec<Rule>,
     omit_stages: Vec<Stage>,
@@ -134,7 +134,11 @@ fn stages(value: &Value, at: &str) -> Result<Vec<Stage>, String> {
 }
 
 impl Policy {
-    /// Reads a policy, YAML or JSON.
+    /// Parses a policy from YAML or JSON.
+    ///
+    /// # Errors
+    ///
+    /// Returns a message that names the invalid field, or the parser's error.
     pub fn parse(text: &str) -> Result<Self, String> {
         let policy: Value = serde_yaml::from_str(text).map_err(|e| e.to_string())?;
         if policy["kind"] != "Policy" || policy["apiVersion"] != "audit.k8s.io/v1" {
@@ -208,7 +212,8 @@ impl Policy {
         })
     }
 
-    /// What the first rule that matches says.
+    /// Returns the decision of the first rule that matches the request. `user` is `None` for
+    /// requests that failed authentication. A request that no rule matches is not logged.
     pub fn judge(&self, user: Option<&UserInfo>, info: &RequestInfo) -> Verdict {
         match self.rules.iter().find(|rule| rule.matches(user, info)) {
             Some(rule) => Verdict {

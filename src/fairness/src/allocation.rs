@@ -1,21 +1,22 @@
-//! Sharing seats among levels by what they need.
+//! Distribution of seats among priority levels according to their demand.
 
-/// What one level needs and may have, in seats.
+/// The demand and the bounds of one level, in seats.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
-    /// It keeps at least these.
+    /// Minimum allocation.
     pub low: f64,
-    /// It gets no more than these.
+    /// Maximum allocation.
     pub high: f64,
-    /// What it would need.
+    /// Demand to be met if possible.
     pub target: f64,
-    /// What is its own.
+    /// The level's nominal share.
     pub nominal: f64,
 }
 
-/// Shares `total` seats: each level gets the same part of its target, within
-/// its bounds. Where the lower bounds alone are more than that, each gets its
-/// own seats.
+/// Distributes `total` seats: each level gets the same fraction of its target, clamped to its
+/// bounds.
+///
+/// If the lower bounds alone use up `total`, each level gets its nominal seats instead.
 pub fn share(total: f64, items: &[Item]) -> Vec<u32> {
     let lowest: f64 = items.iter().map(|i| i.low).sum();
     if lowest >= total {
@@ -27,7 +28,7 @@ pub fn share(total: f64, items: &[Item]) -> Vec<u32> {
             .map(|i| (i.target * part).clamp(i.low, i.high))
             .sum()
     };
-    // Of the part, the sum is a rising function: halve until it fits.
+    // The sum grows monotonically with the fraction: find the fraction by bisection.
     let (mut low, mut high) = (0.0f64, 1.0f64);
     while at(high) < total && high < 1e6 {
         high *= 2.0;

@@ -1,4 +1,4 @@
-//! Flows: a flow schema with its priority level.
+//! A `FlowSchema` bound to its priority level.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use http::HeaderValue;
 use crate::level::Level;
 use crate::rules::Schema;
 
-/// A flow schema and its level.
+/// A flow schema and its priority level.
 pub struct Flow {
     pub(super) schema: Schema,
-    /// What the response headers say.
+    /// The schema's uid, for the header `X-Kubernetes-PF-FlowSchema-UID`.
     pub schema_uid: HeaderValue,
-    /// Where its requests wait.
+    /// The priority level in which the flow's requests are queued.
     pub level: Arc<Level>,
 }
 
 impl Flow {
-    /// The schema's name.
+    /// Returns the schema's name.
     pub fn name(&self) -> &str {
         &self.schema.name
     }

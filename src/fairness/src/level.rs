@@ -1,4 +1,4 @@
-//! A priority level: its seats, and who waits for one.
+//! A priority level: its seats and the requests that wait for them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -13,26 +13,26 @@ use tokio::sync::{Notify, oneshot};
 use crate::allocation::Item;
 use crate::queues::{QueueConfig, Queues};
 
-/// Seats of all levels together: upstream's 400 reads and 200 writes.
+/// Seats of all levels together: the sum of upstream's defaults, 400 for reads and 200 for writes.
 pub(crate) const SEATS: u32 = 600;
-/// A list takes no more seats than this, whatever it gives out.
+/// The most seats that one list request takes, however many objects it returns.
 const MAX_LIST_SEATS: u32 = 100;
-/// The part of a level's seats that one request may take.
+/// The fraction of a level's seats that one request may take.
 const MAX_SEATS_PART: f64 = 0.15;
 
-/// Why a request was not let in.
+/// The reason for which a request was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its queue is full.
+    /// The flow's queue is full.
     QueueFull,
-    /// It waited too long.
+    /// The request waited too long for a seat.
     TimeOut,
-    /// The level has no queues.
+    /// No seat is free and the level does not queue requests.
     ConcurrencyLimit,
 }
 
 impl Refusal {
-    /// The reason in metrics.
+    /// Returns the reason's label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::QueueFull => "queue-full",
@@ -46,29 +46,28 @@ impl Refusal {
     }
 }
 
-/// What a `PriorityLevelConfiguration` says.
+/// The settings of a `PriorityLevelConfiguration`.
 #[derive(Clone, Copy, Default)]
 struct Spec {
     shares: u32,
     lendable: f64,
     borrowing: Option<f64>,
-    /// `None` where there are no queues.
+    /// `None` if the level rejects excess requests instead of queuing them.
     shape: Option<QueueConfig>,
 }
 
 /// A priority level.
 pub struct Level {
-    /// Its name.
+    /// The level's name.
     pub name: String,
     uid: RwLock<Option<HeaderValue>>,
     spec: RwLock<Spec>,
     exempt: AtomicBool,
     nominal: AtomicU32,
     current: AtomicU32,
-    /// Seats taken, and the most that were wanted since the last adjustment in
-    /// the upper half.
+    /// Low 32 bits: seats in use. High 32 bits: the peak of wanted seats since the last adjustment.
     seats: AtomicU64,
-    /// How many wait; only changed with `queues` locked.
+    /// Number of waiting requests; only changed with `queues` locked.
     waiting: AtomicU32,
     queues: Mutex<Queues<oneshot::Sender<Permit>>>,
     smoothed: Mutex<f64>,
@@ -77,9 +76,9 @@ pub struct Level {
     refused: [AtomicU64; 3],
 }
 
-/// Seats that a request holds for as long as it is under way.
+/// The seats of a request, released when this is dropped.
 pub struct Permit {
-    /// `None` once the seats have been given back.
+    /// `None` once the seats have been released.
     level: Option<Arc<Level>>,
     seats: u32,
 }
@@ -92,11 +91,11 @@ impl Drop for Permit {
     }
 }
 
-/// How fast a level's smoothed demand follows its falling demand.
+/// The factor by which a level's smoothed demand decays towards a lower demand, per adjustment.
 const SMOOTHING: f64 = 0.977;
 
 impl Level {
-    /// A level without configuration; `contended` is told when requests wait.
+    /// Creates a level without configuration. `contended` is notified when requests have to wait.
     pub fn new(name: &str, contended: Arc<Notify>) -> Self {
         Self {
             name: name.to_owned(),
@@ -115,7 +114,7 @@ impl Level {
         }
     }
 
-    /// Takes over what the object says.
+    /// Applies a `PriorityLevelConfiguration` object.
     pub fn configure(&self, object: &Object) {
         let spec = &object["spec"];
         let exempt = spec["type"] == "Exempt";
@@ -142,22 +141,23 @@ impl Level {
         *self.uid.write() = HeaderValue::from_str(meta::uid(object)).ok();
     }
 
-    /// The uid of the level's object, as a header's value.
+    /// Returns the uid of the level's object as a header value.
     pub fn uid(&self) -> Option<HeaderValue> {
         self.uid.read().clone()
     }
 
-    /// Whether requests are let in without end.
+    /// Returns whether the level admits requests without a limit.
     pub fn is_exempt(&self) -> bool {
         self.exempt.load(Ordering::Relaxed)
     }
 
-    /// The level's part in all shares.
+    /// Returns the level's nominal concurrency shares.
     pub fn shares(&self) -> u64 {
         u64::from(self.spec.read().shares)
     }
 
-    /// Gives the level its part of `total` seats.
+    /// Sets the level's nominal seats to its fraction of `total`. `shares` is the sum of all
+    /// levels' shares. A change of the nominal seats also resets the current seats.
     pub fn set_nominal(&self, total: u32, shares: u64) {
         let part = u64::from(total) * self.shares();
         let nominal = part.div_ceil(shares.max(1)) as u32;
@@ -166,37 +166,37 @@ impl Level {
         }
     }
 
-    /// The seats that are the level's own.
+    /// Returns the level's nominal seats, before lending and borrowing.
     pub fn nominal(&self) -> u32 {
         self.nominal.load(Ordering::Relaxed)
     }
 
-    /// The seats that the level has at present.
+    /// Returns the level's current seats, after lending and borrowing.
     pub fn current(&self) -> u32 {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// Seats that are taken.
+    /// Returns the number of seats in use.
     pub fn executing(&self) -> u32 {
         self.seats.load(Ordering::Relaxed) as u32
     }
 
-    /// Requests that wait.
+    /// Returns the number of waiting requests.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Requests that were let in.
+    /// Returns the number of requests admitted so far.
     pub fn dispatched(&self) -> u64 {
         self.dispatched.load(Ordering::Relaxed)
     }
 
-    /// Requests that were not, by reason.
+    /// Returns the number of requests rejected so far, by reason.
     pub fn refused(&self) -> [(&'static str, u64); 3] {
         Refusal::all().map(|r| (r.as_str(), self.refused[r as usize].load(Ordering::Relaxed)))
     }
 
-    /// The most seats that one request may take.
+    /// Returns the most seats that one request may take.
     pub fn max_seats(&self) -> u32 {
         let nominal = self.nominal();
         let hand = self.spec.read().shape.map_or(1, |s| s.hand as u32);
@@ -204,12 +204,12 @@ impl Level {
         part.min(nominal / hand.max(1)).clamp(1, MAX_LIST_SEATS)
     }
 
-    /// Takes seats if there are some for all who wait and this one.
+    /// Takes `seats` if the total stays within `limit`. Returns whether they were taken.
     fn take(&self, seats: u32, limit: u32) -> bool {
         self.seats
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |both| {
                 let taken = both as u32;
-                // Whoever is alone gets in, however wide.
+                // A request wider than the limit is admitted when nothing else runs.
                 if taken > 0 && taken.saturating_add(seats) > limit {
                     return None;
                 }
@@ -220,7 +220,7 @@ impl Level {
             .is_ok()
     }
 
-    /// Notes that so many seats were wanted at once.
+    /// Raises the recorded peak demand to `seats`.
     pub fn want(&self, seats: u32) {
         let _ = self
             .seats
@@ -230,7 +230,7 @@ impl Level {
             });
     }
 
-    /// The most seats wanted since this was last asked.
+    /// Returns the peak demand since the last call, and restarts from the seats in use.
     pub fn take_demand(&self) -> u32 {
         let before = self
             .seats
@@ -242,8 +242,8 @@ impl Level {
         (before >> 32) as u32
     }
 
-    /// What the level needs and may have, for the next period; and whether it
-    /// wanted more than its own seats.
+    /// Returns the level's demand and bounds for the next period, and whether its peak demand
+    /// exceeded its nominal seats.
     pub fn demand(&self) -> (Item, bool) {
         let most = f64::from(self.take_demand());
         let mut smoothed = self.smoothed.lock();
@@ -265,7 +265,7 @@ impl Level {
         (item, most > nominal)
     }
 
-    /// Gives the level so many seats.
+    /// Sets the level's current seats and dispatches waiting requests that now fit.
     pub fn set_current(self: &Arc<Self>, seats: u32) {
         self.current.store(seats, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -274,8 +274,8 @@ impl Level {
         }
     }
 
-    /// Takes seats, waiting for them for `wait` at most. `flow` is asked for
-    /// the flow's hash only when there are none.
+    /// Acquires seats, waiting at most `wait`. `flow` computes the flow's hash; it is called only
+    /// when the request must be queued.
     pub async fn enter(
         self: &Arc<Self>,
         seats: u32,
@@ -287,7 +287,7 @@ impl Level {
         } else {
             self.current()
         };
-        // Who comes now must not overtake who waits.
+        // New requests must not overtake waiting ones.
         let free = limit == u32::MAX || self.waiting.load(Ordering::SeqCst) == 0;
         if free && self.take(seats, limit) {
             self.dispatched.fetch_add(1, Ordering::Relaxed);
@@ -311,7 +311,7 @@ impl Level {
                 .map_err(|()| refuse(Refusal::QueueFull))?;
             self.waiting.fetch_add(1, Ordering::SeqCst);
             self.want(self.executing().saturating_add(queues.seats()));
-            // A seat may have become free just before.
+            // A seat may have been released before this request was queued.
             self.dispatch(&mut queues);
         }
         self.contended.notify_one();
@@ -320,12 +320,12 @@ impl Level {
                 self.dispatched.fetch_add(1, Ordering::Relaxed);
                 Ok(permit)
             }
-            // What is left in the queue is thrown away when its turn comes.
+            // The abandoned entry is removed from its queue when it reaches the head.
             Ok(Err(_)) | Err(_) => Err(refuse(Refusal::TimeOut)),
         }
     }
 
-    /// Lets in those whose turn it is, as long as there are seats.
+    /// Admits waiting requests in order while seats are free.
     fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Permit>>) {
         while let Some((at, seats)) = queues.next(
             |sender| sender.is_closed(),
@@ -342,8 +342,8 @@ impl Level {
                 level: Some(self.clone()),
                 seats,
             };
-            // Who has just given up leaves the seats to the next in turn, here
-            // and not by dropping the permit: that would lock once more.
+            // The receiver has just given up: return its seats here. Dropping the permit would lock
+            // the queues a second time.
             if let Err(mut unwanted) = sender.send(permit) {
                 unwanted.level = None;
                 self.seats.fetch_sub(u64::from(seats), Ordering::SeqCst);
@@ -360,7 +360,7 @@ impl Level {
     }
 }
 
-/// A number of a spec.
+/// Returns a value as `u32` if it is an integer in range.
 fn number(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|n| u32::try_from(n).ok())
 }

@@ -1,10 +1,9 @@
-//! API priority and fairness: who waits for whom when there is much to do.
+//! API priority and fairness: limits how many requests run at once and queues the others.
 //!
-//! Each request is put into a flow by the first `FlowSchema` that matches it,
-//! and each flow belongs to a priority level. A level has a share of all seats;
-//! a request that finds no free seat waits in one of the level's queues, which
-//! take turns, so that one flow cannot starve the others. While nobody waits, a
-//! request costs one atomic operation.
+//! The first `FlowSchema` that matches a request determines its flow and its priority level. Each
+//! level has a share of the server's seats. A request that finds no free seat waits in one of its
+//! level's queues. The queues are served fairly, so that one flow cannot starve the others. An
+//! uncontended request costs one atomic operation.
 
 mod allocation;
 mod flow;
@@ -30,19 +29,20 @@ pub use flow::Flow;
 pub use level::{Level, Permit, Refusal};
 use rules::Schema;
 
-/// A request waits no longer than this: a quarter of a request's time.
+/// The longest time that a request waits for seats: a quarter of the request timeout.
 const MAX_WAIT: Duration = Duration::from_secs(15);
-/// Classifies requests, and has them wait.
+/// Classifies requests into flows, and queues them while their priority level has no free seats.
 #[derive(Default)]
 pub struct Fairness {
     flows: RwLock<Arc<[Arc<Flow>]>>,
     levels: RwLock<BTreeMap<String, Arc<Level>>>,
-    /// Told when a request has to wait.
+    /// Notified when a request has to wait for seats.
     contended: Arc<Notify>,
 }
 
 impl Fairness {
-    /// The flow of a request; `None` only while the configuration is missing.
+    /// Returns the flow of a request. Returns `None` only before the first
+    /// [`configure`](Self::configure).
     pub fn classify(&self, user: &UserInfo, info: &RequestInfo) -> Option<Arc<Flow>> {
         let flows = self.flows.read();
         flows
@@ -52,7 +52,7 @@ impl Fairness {
             .cloned()
     }
 
-    /// Takes seats for a request, waiting for them if need be.
+    /// Acquires `seats` of the flow's level, waiting if none are free.
     pub async fn enter(
         &self,
         flow: &Flow,
@@ -65,22 +65,23 @@ impl Fairness {
         level.enter(seats, hash, MAX_WAIT).await
     }
 
-    /// Every level, for metrics.
+    /// Returns all priority levels, for metrics.
     pub fn levels(&self) -> Vec<Arc<Level>> {
         self.levels.read().values().cloned().collect()
     }
 
-    /// Returns whether a priority level is configured.
+    /// Returns whether a priority level of this name is configured.
     pub fn has_level(&self, name: &str) -> bool {
         self.levels.read().contains_key(name)
     }
 
-    /// Returns what is notified when a request has to wait for seats.
+    /// Returns the notifier that is signalled when a request has to wait for seats.
     pub fn contended(&self) -> &Arc<Notify> {
         &self.contended
     }
 
-    /// Takes over what the objects say.
+    /// Applies the given `FlowSchema` and `PriorityLevelConfiguration` objects. Levels that remain
+    /// keep their seats and queues.
     pub fn configure(&self, schemas: &[Arc<Object>], configurations: &[Arc<Object>]) {
         let mut levels = self.levels.write();
         let mut known: BTreeMap<String, Arc<Level>> = BTreeMap::new();
@@ -116,13 +117,15 @@ impl Fairness {
         *self.flows.write() = flows.into();
     }
 
-    /// Lends seats of levels that do not need them to those that do. Says
-    /// whether any level was short of seats of its own; if none was, each has
-    /// its own again.
+    /// Redistributes seats: levels with spare seats lend them to levels that are short.
+    ///
+    /// Returns whether any level needed more than its nominal seats. If none did, each level gets
+    /// its nominal seats back.
     pub fn adjust(&self) -> bool {
         let levels = self.levels();
         let limited: Vec<&Arc<Level>> = levels.iter().filter(|l| !l.is_exempt()).collect();
-        // Exempt levels take what they like; what they took is not there to lend.
+        // Exempt levels are not limited. The nominal seats that they used are not available for
+        // lending.
         let exempt: u32 = levels
             .iter()
             .filter(|l| l.is_exempt())
@@ -184,7 +187,7 @@ mod tests {
         assert_eq!((flow("jane").name(), flow("joe").name()), ("a", "b"));
         let (low, high) = (flow("joe").level.clone(), flow("jane").level.clone());
         assert_eq!((low.nominal(), high.nominal()), (200, 400));
-        // Nobody needs anything: everyone keeps what is his.
+        // Without demand, each level keeps its nominal seats.
         assert!(!fairness.adjust());
         low.want(300);
         assert!(fairness.adjust());

@@ -1,16 +1,16 @@
-//! The queues of a priority level: shuffle-sharded, and served in turn by what
-//! each has been given so far (start-time fair queuing).
+//! The queues of one priority level: assigned by shuffle sharding, served by start-time fair
+//! queuing.
 
 use std::collections::VecDeque;
 
-/// How many queues there are, and how long.
+/// The number and the length of a level's queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Queues.
+    /// Number of queues.
     pub queues: usize,
-    /// Queues that one flow may use.
+    /// Hand size: the number of queues that one flow may use.
     pub hand: usize,
-    /// Requests that one queue may hold.
+    /// Maximum number of requests per queue.
     pub length: usize,
 }
 
@@ -22,16 +22,17 @@ struct Entry<T> {
 struct Queue<T> {
     entries: VecDeque<Entry<T>>,
     seats: u32,
-    /// The virtual time at which the next request starts.
+    /// The virtual time at which the queue's next request starts.
     start: u64,
 }
 
-/// Requests that wait.
+/// The waiting requests of a priority level.
 pub struct Queues<T> {
     queues: Vec<Queue<T>>,
-    /// The virtual time of the last request that was let in.
+    /// The virtual start time of the request dispatched last.
     now: u64,
-    /// Where the search begins, so that equals take turns.
+    /// The queue at which the search for the next request starts, so that ties are broken
+    /// round-robin.
     turn: usize,
 }
 
@@ -45,14 +46,14 @@ impl<T> Default for Queues<T> {
     }
 }
 
-/// Deals `hand` of `deck` cards, all different, as the hash says.
+/// Selects `hand` different queues of `deck` by `hash` (shuffle sharding, as upstream's dealer).
 fn deal(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
     let mut dealt: Vec<usize> = Vec::with_capacity(hand);
     for i in 0..hand.min(deck) {
         let left = (deck - i) as u64;
         let mut card = (hash % left) as usize;
         hash /= left;
-        // Count over the cards that are gone.
+        // Skip the cards that have been dealt already.
         let mut gone = dealt.clone();
         gone.sort_unstable();
         for other in gone {
@@ -66,9 +67,13 @@ fn deal(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
 }
 
 impl<T> Queues<T> {
-    /// Puts a request at the end of the emptiest queue of its flow's hand.
+    /// Appends a request to the shortest queue of its flow's hand.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that queue is full.
     pub fn push(&mut self, shape: QueueConfig, flow: u64, seats: u32, waiter: T) -> Result<(), ()> {
-        // Queues that are one too many after a change empty by themselves.
+        // Only grows: surplus queues of an earlier configuration drain and then stay empty.
         while self.queues.len() < shape.queues {
             self.queues.push(Queue {
                 entries: VecDeque::new(),
@@ -92,13 +97,14 @@ impl<T> Queues<T> {
         Ok(())
     }
 
-    /// Seats that are waited for.
+    /// Returns the total number of seats that waiting requests need.
     pub fn seats(&self) -> u32 {
         self.queues.iter().map(|q| q.seats).sum()
     }
 
-    /// The queue whose turn it is and the seats that its first request needs.
-    /// Requests that `gave_up` are thrown away, and each is told to `forget`.
+    /// Returns the queue to serve next and the number of seats that its first request needs.
+    /// Removes requests for which `gave_up` is true from the heads of queues, and calls `forget`
+    /// for each.
     pub fn next(
         &mut self,
         gave_up: impl Fn(&T) -> bool,
@@ -116,7 +122,7 @@ impl<T> Queues<T> {
         }
         let count = self.queues.len();
         let order = (0..count).map(|i| (self.turn + i) % count);
-        // Whose request would be done first.
+        // The request with the earliest virtual finish time.
         order
             .filter_map(|at| {
                 let queue = &self.queues[at];
@@ -127,7 +133,12 @@ impl<T> Queues<T> {
             .map(|(_, at, seats)| (at, seats))
     }
 
-    /// Takes the first request off a queue that [`next`](Self::next) has named.
+    /// Removes the first request of queue `at`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the queue is empty. `at` must come from [`next`](Self::next), without other calls
+    /// in between.
     pub fn pop(&mut self, at: usize) -> T {
         let queue = &mut self.queues[at];
         let entry = queue

@@ -1,4 +1,4 @@
-//! Which requests a `FlowSchema` is about.
+//! `FlowSchema` matching: which requests belong to a flow.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -41,13 +41,13 @@ enum Distinguisher {
     Namespace,
 }
 
-/// A `FlowSchema`, read.
+/// A parsed `FlowSchema`.
 pub struct Schema {
-    /// Its name.
+    /// The schema's name.
     pub name: String,
-    /// Its priority level's name.
+    /// The name of its priority level.
     pub level: String,
-    /// Lower comes first.
+    /// The matching precedence; schemas with lower values are matched first.
     pub precedence: i64,
     distinguisher: Distinguisher,
     rules: Vec<Rule>,
@@ -70,7 +70,7 @@ fn has(list: &[String], wanted: &str) -> bool {
 }
 
 impl Schema {
-    /// Reads the object.
+    /// Parses a `FlowSchema` object.
     pub fn read(object: &Object) -> Self {
         let spec = &object["spec"];
         let subject = |value: &Value| {
@@ -117,7 +117,7 @@ impl Schema {
         }
     }
 
-    /// Whether the request is of this schema.
+    /// Returns whether any of the schema's rules matches the request.
     pub fn matches(&self, user: &UserInfo, info: &RequestInfo) -> bool {
         self.rules.iter().any(|rule| {
             rule.subjects.iter().any(|s| s.is(user))
@@ -129,7 +129,7 @@ impl Schema {
         })
     }
 
-    /// Names the flow among all flows of the level.
+    /// Returns the hash of the request's flow: the schema's name and the flow distinguisher.
     pub fn hash(&self, user: &UserInfo, info: &RequestInfo) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.name.hash(&mut hasher);

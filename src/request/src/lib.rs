@@ -1,16 +1,16 @@
-//! What a request asks for, read from its method, path and query.
+//! Parses the method, path and query of an API request into its attributes.
 
 use std::borrow::Cow;
 
 use http::Method;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
-/// A request's query parameters, decoded.
+/// The decoded query parameters of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads `a=b&c=d`. What is not valid percent-encoding stays as it is.
+    /// Parses `a=b&c=d`. Invalid percent-encodings are kept as they are.
     pub fn parse(query: &str) -> Self {
         Self(
             query
@@ -27,7 +27,7 @@ impl Query {
         )
     }
 
-    /// The first value under `key`.
+    /// Returns the first value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0
             .iter()
@@ -35,12 +35,12 @@ impl Query {
             .map(|(_, v)| v.as_str())
     }
 
-    /// The first value under `key` if it is not empty.
+    /// Returns the first value of `key` unless it is empty.
     pub fn non_empty(&self, key: &str) -> Option<&str> {
         self.get(key).filter(|v| !v.is_empty())
     }
 
-    /// Every value under `key`.
+    /// Returns every value of `key`.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0
             .iter()
@@ -48,7 +48,7 @@ impl Query {
             .map(|(_, v)| v.as_str())
     }
 
-    /// The parameters in encoded form, without a question mark.
+    /// Returns the parameters in encoded form, without the leading question mark.
     pub fn encoded(&self) -> String {
         let pairs: Vec<String> = self
             .0
@@ -58,15 +58,15 @@ impl Query {
         pairs.join("&")
     }
 
-    /// Whether `key` is there and says yes, as Go's conversion of query values
-    /// reads it: everything but "false" and "0" (any case) does, also nothing.
+    /// Returns whether the boolean parameter `key` is set. Follows upstream's conversion of query
+    /// values: every value except "false" (any case) and "0" is true, and so is an empty one.
     pub fn is_true(&self, key: &str) -> bool {
         self.get(key)
             .is_some_and(|v| !v.eq_ignore_ascii_case("false") && v != "0")
     }
 }
 
-/// Percent-decoding; in a query `+` is a space.
+/// Decodes percent-encoding; with `plus_is_space`, `+` decodes to a space, as in queries.
 pub fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     if !(text.contains('%') || plus_is_space && text.contains('+')) {
         return Cow::Borrowed(text);
@@ -80,52 +80,52 @@ pub fn decode(text: &str, plus_is_space: bool) -> Cow<'_, str> {
     Cow::Owned(decoded.decode_utf8_lossy().into_owned())
 }
 
-/// Everything but the unreserved characters of RFC 3986, section 2.3.
+/// The characters to encode: all but the unreserved ones of RFC 3986, section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
 
-/// Encodes a query value.
+/// Percent-encodes a query value.
 pub fn encode(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// A request taken apart, as upstream's request-info resolver does.
+/// The attributes of a request, as upstream's `RequestInfoFactory` derives them.
 #[derive(Clone, Debug, Default)]
 pub struct RequestInfo {
-    /// Whether the path names an API resource (and not `/version` and the like).
+    /// Whether the path names an API resource, in contrast to `/version` and similar paths.
     pub is_resource: bool,
     /// The decoded path.
     pub path: String,
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`,
-    /// `deletecollection`; for other paths the method in lower case.
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete` or `deletecollection`; for
+    /// non-resource paths, the method in lower case.
     pub verb: &'static str,
     /// The API group, empty for the core group.
     pub group: String,
     /// The API version.
     pub version: String,
-    /// The namespace, empty when none is named.
+    /// The namespace; empty if the path has none.
     pub namespace: String,
     /// The plural resource name.
     pub resource: String,
-    /// What follows the name.
+    /// The path segment after the name; empty if there is none.
     pub subresource: String,
-    /// The object's name.
+    /// The object's name; empty for collections.
     pub name: String,
-    /// What follows the subresource (proxies), still percent-encoded, with its
-    /// leading slash.
+    /// The rest of the path after the subresource (for proxies), percent-encoded, with its leading
+    /// slash.
     pub rest: String,
-    /// The query.
+    /// The query parameters.
     pub query: Query,
 }
 
-/// Under `namespaces/NAME/`, these are the namespace's own subresources.
+/// Segments that after `namespaces/NAME/` are subresources of the namespace, not resources in it.
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
 impl RequestInfo {
-    /// Takes a request apart.
+    /// Derives the attributes of a request. `raw_path` and `query` are percent-encoded.
     pub fn parse(method: &Method, raw_path: &str, query: &str) -> Self {
         let query = Query::parse(query);
         let mut info = Self {
@@ -156,7 +156,7 @@ impl RequestInfo {
             Method::DELETE => "delete",
             _ => "",
         };
-        // The old form /api/v1/watch/...: a list there is a watch.
+        // The deprecated form `/api/v1/watch/...`: a list under it is a watch.
         let mut forced_watch = false;
         if parts[0] == "watch" && parts.len() > 1 {
             forced_watch = true;
@@ -174,7 +174,7 @@ impl RequestInfo {
         }
         if let Some(subresource) = parts.get(2) {
             info.subresource = decode(subresource, false).into_owned();
-            // Keep what follows as it was sent, a trailing slash too.
+            // Keep the rest as it was sent, including a trailing slash.
             let marker = format!("/{}/{}/{}", parts[0], parts[1], parts[2]);
             if let Some(at) = raw_path.find(&marker) {
                 info.rest = raw_path[at + marker.len()..].to_owned();
@@ -193,7 +193,7 @@ impl RequestInfo {
                 _ => {}
             }
             if matches!(info.verb, "list" | "watch" | "deletecollection") {
-                // A selection of one name is authorized as that name.
+                // A field selector for a single name is authorized as a request for that name.
                 if let Some(name) = info.query.get("fieldSelector").and_then(single_name) {
                     info.name = name.to_owned();
                 }
@@ -207,7 +207,7 @@ impl RequestInfo {
         info
     }
 
-    /// Whether the request may take as long as it likes: watches and streams.
+    /// Returns whether the request is exempt from the request timeout: watches and streams.
     pub fn is_long_running(&self) -> bool {
         self.is_resource
             && (self.verb == "watch"
@@ -219,7 +219,7 @@ impl RequestInfo {
     }
 }
 
-/// Whether the request is a plain read.
+/// Returns whether the method is GET or HEAD.
 pub fn is_read(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
@@ -237,7 +237,7 @@ fn method_verb(method: &Method) -> &'static str {
     }
 }
 
-/// The name in `metadata.name=NAME`, if the selector asks for exactly one.
+/// Returns the name in `metadata.name=NAME`, if the selector requires exactly one name.
 fn single_name(selector: &str) -> Option<&str> {
     selector.split(',').find_map(|term| {
         let name = term.trim().strip_prefix("metadata.name=")?;

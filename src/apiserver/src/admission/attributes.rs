@@ -1,4 +1,4 @@
-//! A write in the form that admission sees it in.
+//! Admission attributes: the description of a write that plugins, policies and webhooks receive.
 
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
@@ -9,29 +9,29 @@ use crate::backend::Backend;
 use crate::call::Call;
 use crate::resources::Resource;
 
-/// A write on its way through admission.
+/// A write in the admission chain.
 pub struct Admission<'a> {
     /// Store, cache and resources.
     pub backend: &'a Backend,
-    /// Decides what the request's user may do.
+    /// Authorizes the request's user.
     pub authorizer: &'a Authorizer,
     /// The request.
     pub call: &'a Call,
-    /// What is written.
+    /// The resource that is written.
     pub resource: &'a Resource,
-    /// The resource that the request names, where it is looked at in another version.
+    /// The resource in the version of the request, if `resource` is another version of it.
     pub requested: Option<&'a Resource>,
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// Whether nothing will be stored.
+    /// Whether the write is a dry run.
     pub dry_run: bool,
-    /// The options object.
+    /// The options object of the request.
     pub options: &'a Object,
-    /// The subresource's own object, where the object is not the resource's.
+    /// The object posted to a subresource, if it is of another kind than the resource.
     pub part: Option<Part<'a>>,
 }
 
-/// A subresource with an object of its own kind (`Binding`, `PodExecOptions`).
+/// A subresource whose object is of its own kind (`Binding`, `PodExecOptions`).
 #[derive(Clone, Copy)]
 pub struct Part<'a> {
     /// The kind's group.
@@ -40,12 +40,12 @@ pub struct Part<'a> {
     pub version: &'a str,
     /// The kind.
     pub kind: &'a str,
-    /// The kind's OpenAPI definition.
+    /// The name of the kind's OpenAPI definition.
     pub definition: &'a str,
 }
 
 impl Admission<'_> {
-    /// Returns the write in the form that plugins take.
+    /// Returns the attributes in the form that the built-in plugins take.
     pub fn plugin_request<'b>(
         &'b self,
         object: Option<&'b mut Object>,
@@ -59,7 +59,7 @@ impl Admission<'_> {
             group: &self.resource.group,
             version: &self.resource.version,
             resource: &self.resource.plural,
-            // A deletion is one of the whole object, whatever led to it.
+            // A deletion concerns the whole object, also if a subresource (eviction) caused it.
             subresource: if self.operation == Operation::Delete {
                 ""
             } else {
@@ -76,7 +76,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The same write in another version of its resource.
+    /// Returns the same write with its resource in another version.
     pub fn through<'b>(&'b self, resource: &'b Resource) -> Admission<'b> {
         Admission {
             backend: self.backend,
@@ -91,12 +91,12 @@ impl Admission<'_> {
         }
     }
 
-    /// What the request names.
+    /// Returns the resource in the version of the request.
     pub fn requested(&self) -> &Resource {
         self.requested.unwrap_or(self.resource)
     }
 
-    /// The group, version and kind of the object in the request's version.
+    /// Returns group, version and kind of the object in the request's version.
     pub fn requested_kind(&self) -> (&str, &str, &str) {
         let resource = self.requested();
         match &self.part {
@@ -105,7 +105,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The group, version and kind of the object.
+    /// Returns group, version and kind of the object.
     pub fn kind(&self) -> (&str, &str, &str) {
         match &self.part {
             Some(part) => (part.group, part.version, part.kind),
@@ -117,7 +117,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The name of what the request is about.
+    /// Returns the name of the object that the request concerns.
     pub fn name(&self, object: Option<&Object>) -> String {
         match object {
             Some(object) if self.part.is_none() || self.call.info.name.is_empty() => {
@@ -127,7 +127,7 @@ impl Admission<'_> {
         }
     }
 
-    /// The object in the version that the request is in.
+    /// Converts the object from the hub version to the version of `resource`.
     pub fn served(&self, object: Object) -> Result<Object, Status> {
         if self.part.is_some() {
             return Ok(object);
@@ -135,7 +135,7 @@ impl Admission<'_> {
         self.resource.served(object)
     }
 
-    /// The namespace that a write is in; a namespace is in itself.
+    /// Returns the namespace of the write. For a namespace object, this is its own name.
     pub fn namespace(&self, object: Option<&Object>) -> String {
         match object {
             _ if self.part.is_some() => self.call.info.namespace.clone(),
@@ -145,7 +145,7 @@ impl Admission<'_> {
         }
     }
 
-    /// Returns the name and the namespace of an object that is written.
+    /// Returns the name and the namespace of the written object.
     pub fn name_and_namespace(&self, object: &Object) -> (String, String) {
         (self.name(Some(object)), self.namespace(Some(object)))
     }

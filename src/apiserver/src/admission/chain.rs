@@ -1,4 +1,4 @@
-//! The admission chain: plugins, policies and webhooks.
+//! The admission chain: built-in plugins, then policies, then webhooks.
 
 use std::sync::Arc;
 
@@ -17,22 +17,21 @@ use crate::policies::Policies;
 use crate::resources::Resource;
 use crate::webhooks::Webhooks;
 
-/// Everything that may change or refuse a write before it is stored.
+/// Everything that may change or reject a write before it is stored.
 pub struct AdmissionChain {
-    /// The plugins that are built in.
+    /// The built-in plugins.
     pub plugins: Plugins,
-    /// Decides what policies and escalation checks ask.
+    /// Authorizes for policies (CEL `authorizer`) and escalation checks.
     pub authorizer: Arc<Authorizer>,
-    /// Admission policies in CEL.
+    /// Admission policies (CEL).
     pub policies: Arc<Policies>,
     /// Admission webhooks.
     pub webhooks: Webhooks,
 }
 
 impl AdmissionChain {
-    /// Lets plugins, policies and webhooks fill in the object. What a policy or webhook
-    /// changed goes through all of it once more, so that a container that was put in has
-    /// its defaults too.
+    /// Runs the mutating plugins, policies and webhooks. If a policy or webhook changed the object,
+    /// the chain runs a second time, so that for example an injected container gets its defaults.
     pub async fn mutate(
         &self,
         admission: &Admission<'_>,
@@ -61,7 +60,11 @@ impl AdmissionChain {
         }
     }
 
-    /// Lets plugins, policies and webhooks refuse the object.
+    /// Runs the validating plugins, policies and webhooks.
+    ///
+    /// # Errors
+    ///
+    /// The first rejection.
     pub async fn validate(
         &self,
         admission: &Admission<'_>,
@@ -76,7 +79,7 @@ impl AdmissionChain {
         self.webhooks.validate(admission, Some(object), old).await
     }
 
-    /// Lets plugins, policies and webhooks refuse a deletion.
+    /// Runs admission for a deletion.
     pub async fn admit_deletion(
         &self,
         admission: &Admission<'_>,
@@ -91,7 +94,7 @@ impl AdmissionChain {
         self.webhooks.validate(admission, None, Some(old)).await
     }
 
-    /// Charges the namespace's quotas; the last step before storing.
+    /// Charges the namespace's resource quotas. Must be the last step before the object is stored.
     pub async fn charge_quota(
         &self,
         admission: &Admission<'_>,
@@ -105,7 +108,7 @@ impl AdmissionChain {
             .await
     }
 
-    /// Admits a connection to a pod, service or node.
+    /// Runs admission for a connection to a pod, service or node.
     pub async fn admit_connection(
         &self,
         backend: &Backend,
@@ -154,7 +157,7 @@ impl AdmissionChain {
         self.validate(&admission, &mut options, None).await
     }
 
-    /// Refuses roles and bindings that grant more than the writer has.
+    /// Rejects roles and bindings that grant more permissions than the user has.
     pub fn check_escalation(
         &self,
         call: &Call,

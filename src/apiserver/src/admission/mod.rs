@@ -1,5 +1,4 @@
-//! Admission of writes: the built-in plugins, then policies, then webhooks, in
-//! upstream's order.
+//! Admission of writes: the built-in plugins, then policies, then webhooks, in upstream's order.
 
 pub mod attributes;
 pub mod chain;

@@ -1,4 +1,4 @@
-//! Quota objects as the quota plugin reads and charges them.
+//! Access to ResourceQuota objects for the quota plugin.
 
 use futures::future::BoxFuture;
 use rkube_api::status::Status;
@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::codec::{decode, encode};
 
-/// Quotas in the store.
+/// The quotas in the store.
 pub(super) struct StoredQuotas<'a>(pub(super) &'a Backend);
 
 impl QuotaStore for StoredQuotas<'_> {

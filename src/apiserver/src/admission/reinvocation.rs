@@ -1,39 +1,39 @@
-//! Which mutating policies and webhooks are called a second time.
+//! Reinvocation of mutating policies and webhooks.
 
 use std::collections::BTreeSet;
 
 use rkube_api::Object;
 
-/// What mutating policies, or mutating webhooks, did to an object so far. It decides
-/// which of them see the object once more (upstream's reinvocation contexts): those that
-/// ask for it, when something changed the object after them.
+/// The reinvocation state of mutating policies or of mutating webhooks (upstream: reinvocation
+/// context). A hook with reinvocation policy `IfNeeded` is called again if the object was changed
+/// after its call.
 #[derive(Default)]
 pub struct Reinvocation {
     second: bool,
-    /// Those that ask for it, and were called since the last change.
+    /// Hooks with policy `IfNeeded` that were called since the last change.
     called: BTreeSet<String>,
-    /// Those that are to be called in the second round.
+    /// Hooks to be called in the second round.
     due: BTreeSet<String>,
     changed: bool,
-    /// The object as they left it, where one of them asks to see later changes.
+    /// The object at the end of the first round, if a hook has policy `IfNeeded`.
     output: Option<Object>,
 }
 
 impl Reinvocation {
-    /// Begins with an object; what happened to it since they left it counts as a change.
+    /// Starts a round. If the object differs from the previous round's output, the hooks called
+    /// before become due.
     pub fn begin(&mut self, object: &Object) {
         if self.output.as_ref().is_some_and(|output| output != object) {
             self.due.append(&mut self.called);
         }
     }
 
-    /// Whether the one with this name is not to be called.
+    /// Returns whether the hook `name` is skipped in this round.
     pub fn skips(&self, name: &str) -> bool {
         self.second && !self.due.contains(name)
     }
 
-    /// Takes in that one was called: whether it changed the object, and whether it asks to
-    /// see it again.
+    /// Records a call: whether the hook changed the object, and whether it has policy `IfNeeded`.
     pub fn called(&mut self, name: &str, changed: bool, again: bool) {
         if changed {
             self.changed = true;
@@ -44,14 +44,14 @@ impl Reinvocation {
         }
     }
 
-    /// Ends with an object.
+    /// Ends a round.
     pub fn end(&mut self, object: &Object) {
         if !self.second && !self.called.is_empty() {
             self.output = Some(object.clone());
         }
     }
 
-    /// Goes on to the next round; whether there has to be one.
+    /// Starts the next round. Returns whether one is needed.
     pub fn next(&mut self) -> bool {
         !std::mem::replace(&mut self.second, true) && self.changed
     }

@@ -1,4 +1,4 @@
-//! `AdmissionReview`, and a write in other versions of its resource.
+//! `AdmissionReview` requests, and conversion of objects for admission.
 
 use rkube_api::Object;
 use rkube_api::status::Status;
@@ -9,7 +9,7 @@ use super::attributes::Admission;
 use crate::resources::Resource;
 use crate::uid::new_uid;
 
-/// The `AdmissionReview` for a write, and its uid.
+/// Returns the `AdmissionReview` of a write, and its uid.
 pub fn review(
     admission: &Admission<'_>,
     object: Option<&Object>,
@@ -56,7 +56,8 @@ pub fn review(
     ))
 }
 
-/// An object in a version of its resource.
+/// Converts a custom object to the version of another resource entry. Other objects are returned
+/// unchanged.
 pub async fn seen_in(
     admission: &Admission<'_>,
     version: &Resource,
@@ -75,12 +76,12 @@ pub async fn seen_in(
             seen.pop()
                 .ok_or_else(|| Status::internal("a conversion gave nothing"))
         }
-        // Built-in kinds are worked on in one version, and shown in any.
+        // Built-in kinds stay in the storage version; `Admission::served` converts them.
         _ => Ok(object.clone()),
     }
 }
 
-/// The states of a write, of which it may lack one, in a version of its resource.
+/// Converts the new and the old object of a write, either of which may be missing.
 pub async fn both_seen_in(
     admission: &Admission<'_>,
     version: &Resource,
@@ -93,7 +94,7 @@ pub async fn both_seen_in(
     ))
 }
 
-/// An object, where there is one, in a version of its resource.
+/// Converts an object, if there is one.
 pub async fn maybe_seen_in(
     admission: &Admission<'_>,
     version: &Resource,

@@ -1,4 +1,4 @@
-//! Which writes a webhook is asked about.
+//! Matching of writes against the rules and selectors of webhooks and policies.
 
 use std::sync::Arc;
 
@@ -23,17 +23,23 @@ fn named(value: &Value, name: &str) -> bool {
     texts(value).any(|t| t == "*" || t == name)
 }
 
-/// What a rule is held against.
+/// The properties of a write that rules match.
 pub struct Target<'a> {
+    /// The operation, in upper case as in rules.
     pub operation: &'a str,
+    /// The API group.
     pub group: &'a str,
+    /// The API version.
     pub version: &'a str,
+    /// The plural resource name.
     pub resource: &'a str,
+    /// The subresource; empty for the main resource.
     pub subresource: &'a str,
+    /// Whether the resource is namespaced.
     pub namespaced: bool,
 }
 
-/// Whether one rule of a webhook covers a write.
+/// Returns whether a rule matches a write.
 pub fn covers(rule: &Value, target: &Target<'_>) -> bool {
     let scope = match rule["scope"].as_str() {
         Some("Namespaced") => target.namespaced,
@@ -51,13 +57,13 @@ pub fn covers(rule: &Value, target: &Target<'_>) -> bool {
         })
 }
 
-/// How rules cover a write.
+/// How a set of rules matches a write.
 pub enum Coverage {
-    /// Not at all.
+    /// No rule matches.
     None,
-    /// In the version that it is in.
+    /// A rule matches the write's own version.
     Exact,
-    /// In another version of its resource, for `matchPolicy: Equivalent`.
+    /// A rule matches another version of the resource (`matchPolicy: Equivalent`).
     Equivalent(Arc<Resource>),
 }
 
@@ -72,14 +78,14 @@ impl<'a> Target<'a> {
                 Operation::Delete => "",
                 _ => &admission.call.info.subresource,
             },
-            // A namespace counts as cluster-scoped here.
+            // The resource `namespaces` counts as cluster-scoped in rules.
             namespaced: resource.namespaced,
         }
     }
 }
 
-/// How rules cover a write: as it is if they can, otherwise, unless `exact`, in the
-/// first other version that they name.
+/// Returns how rules match a write. The write's own version takes precedence; unless `exact`, the
+/// first other version that matches is used.
 pub fn coverage(
     admission: &Admission<'_>,
     exact: bool,
@@ -94,7 +100,7 @@ pub fn coverage(
     }
     let snapshot = admission.backend.resources.snapshot();
     let other = snapshot.all.iter().find(|other| {
-        // What shares a cache is the same objects in another version or group.
+        // Resources that share a cache hold the same objects in another version or group.
         Arc::ptr_eq(&other.cache, &resource.cache)
             && other.is_stored()
             && (&other.version, &other.group) != (&resource.version, &resource.group)
@@ -103,8 +109,8 @@ pub fn coverage(
     other.map_or(Coverage::None, |other| Coverage::Equivalent(other.clone()))
 }
 
-/// Whether the `namespaceSelector` and the `objectSelector` of a webhook, policy or
-/// binding let a write through.
+/// Returns whether the `namespaceSelector` and the `objectSelector` of a webhook, policy or binding
+/// match a write.
 pub fn selected(
     admission: &Admission<'_>,
     about: &Value,
@@ -127,7 +133,7 @@ pub fn selected(
     Ok(true)
 }
 
-/// Whether a namespace selector covers a write: by its namespace's labels.
+/// Returns whether a namespace selector matches the labels of a write's namespace.
 fn namespace_matches(
     admission: &Admission<'_>,
     selector: &LabelSelector,

@@ -1,5 +1,5 @@
-//! Whether a remote API server can be reached, and saying so in its
-//! `APIService`'s status with upstream's reasons and messages.
+//! Availability checks of remote API servers, and the `Available` condition of their `APIService`s,
+//! with upstream's reasons and messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,27 +15,27 @@ use crate::cache::Filter;
 use crate::codec::encode;
 use crate::conditions::{find_condition, set_condition};
 
-/// How long a server may take to answer.
+/// The time limit for a server's response.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a server is asked before it counts as unreachable; its endpoints
-/// are chosen at random, and some of them may be well.
+/// Maximum number of requests per check. Endpoints are chosen at random, so a retry may reach a
+/// healthy one.
 const ATTEMPTS: usize = 5;
-/// How often a status is written again that lost a race.
+/// Maximum number of attempts to write a status that is changed concurrently.
 const WRITES: usize = 5;
 
-/// What a look at a remote server has shown.
+/// The result of an availability check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It answers.
+    /// The server responds correctly.
     Available,
-    /// An object that leads to it is missing or wrong.
+    /// The service or its endpoints are missing or invalid.
     Missing {
         /// The condition's reason.
         reason: &'static str,
         /// The condition's message.
         message: String,
     },
-    /// It does not answer as it must.
+    /// The server does not respond, or responds with an error.
     Unreachable {
         /// The condition's message.
         message: String,
@@ -43,7 +43,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether requests may be passed on.
+    /// Returns whether requests may be forwarded.
     pub fn is_available(&self) -> bool {
         *self == Self::Available
     }
@@ -57,17 +57,17 @@ impl Verdict {
     }
 }
 
-/// Whether the object's status says that the server is available.
+/// Returns whether the `APIService`'s status reports the server as available.
 pub fn said(api_service: &Object) -> bool {
     find_condition(api_service, "Available").is_some_and(|c| c["status"] == "True")
 }
 
-/// Whether the status says something else than is known.
+/// Returns whether the status differs from the last check's result.
 pub fn disagrees(remote: &Remote, api_service: &Object) -> bool {
     find_condition(api_service, "Available").is_none() || said(api_service) != remote.is_available()
 }
 
-/// Looks at the service, its endpoints and the server behind them.
+/// Checks the service, its endpoints and the server behind them.
 pub async fn check(backend: &Backend, remote: &Remote) -> Verdict {
     if let Some((reason, message)) = missing(backend, remote) {
         return Verdict::Missing { reason, message };
@@ -82,7 +82,7 @@ pub async fn check(backend: &Backend, remote: &Remote) -> Verdict {
     Verdict::Unreachable { message }
 }
 
-/// What is missing on the way to the server.
+/// Returns reason and message if the service or its endpoints are missing or invalid.
 fn missing(backend: &Backend, remote: &Remote) -> Option<(&'static str, String)> {
     let reference = &remote.reference;
     let (namespace, name) = (&reference.namespace, &reference.name);
@@ -146,7 +146,7 @@ fn missing(backend: &Backend, remote: &Remote) -> Option<(&'static str, String)>
     })
 }
 
-/// Asks for a document that every API server has to serve.
+/// Requests the group version's discovery document, which every API server must serve.
 async fn discovery(backend: &Backend, remote: &Remote) -> Result<(), String> {
     let authority = remote
         .resolve(&backend.cache)
@@ -174,13 +174,13 @@ async fn discovery(backend: &Backend, remote: &Remote) -> Result<(), String> {
     }
 }
 
-/// Writes the verdict into the status, if it is not there yet.
+/// Writes the result of a check to the `APIService`'s status, if it differs.
 pub async fn publish(backend: &Backend, remote: &Remote, verdict: &Verdict) {
     let (status, reason, message) = verdict.condition();
     write(backend, &remote.name, status, reason, message).await;
 }
 
-/// An `APIService` without a service is served here, always.
+/// Marks an `APIService` without a service as available: this server serves it.
 pub async fn local(backend: &Backend, api_service: &Object) {
     let known = find_condition(api_service, "Available")
         .is_some_and(|c| c["status"] == "True" && c["reason"] == "Local");

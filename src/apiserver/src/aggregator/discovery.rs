@@ -1,4 +1,4 @@
-//! What a remote API server says that it serves.
+//! Discovery documents of remote API servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,28 @@ use serde_json::{Value, json};
 use super::remote::{Aggregator, Remote};
 use crate::cache::Cache;
 
-/// How long a server may take to answer.
+/// The time limit for a server's response.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes that a document of a remote server may have.
+/// Maximum size in bytes of a remote server's document.
 pub(super) const MAX_DOCUMENT: usize = 16 << 20;
 
 const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
      application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
-/// A document, and what names its version.
+/// A document and its ETag.
 pub(super) struct Document {
+    /// The response's status code.
     pub code: StatusCode,
+    /// The media type.
     pub kind: String,
+    /// The ETag, if the server sent one.
     pub etag: Option<String>,
+    /// The body.
     pub bytes: bytes::Bytes,
 }
 
 impl Remote {
-    /// Fetches a document, unless it still is the one that `etag` names.
+    /// Fetches a document, unless it still matches `etag`.
     pub(super) async fn fetch(
         &self,
         cache: &Cache,
@@ -71,7 +75,7 @@ impl Remote {
         }
     }
 
-    /// The `APIVersionDiscovery` of this group version.
+    /// Returns the `APIVersionDiscovery` of this group version.
     pub fn discovery(&self) -> Value {
         let found = self.found.lock().discovery.clone();
         let (mut value, freshness) = match (self.is_available(), found) {
@@ -83,7 +87,8 @@ impl Remote {
     }
 }
 
-/// Fetches what the server serves, in the new form or else in the old one.
+/// Fetches the server's discovery document, in the aggregated format or else in the unaggregated
+/// one.
 pub(super) async fn refresh(cache: &Cache, aggregator: &Aggregator, remote: &Remote) {
     match fetch(cache, remote).await {
         Ok(Some((discovery, etag))) => {
@@ -146,7 +151,7 @@ async fn fetch(cache: &Cache, remote: &Remote) -> Result<Option<(Value, Option<S
     Ok(Some((from_legacy(&remote.version, &list), None)))
 }
 
-/// Old clients break on a resource without a kind.
+/// Adds an empty response kind to resources without one, because old clients require it.
 fn complete(version: &Value) -> Value {
     let mut version = version.clone();
     if let Some(map) = version.as_object_mut() {
@@ -170,7 +175,7 @@ fn complete(version: &Value) -> Value {
     version
 }
 
-/// An `APIResourceList` as an `APIVersionDiscovery`.
+/// Converts an `APIResourceList` to an `APIVersionDiscovery`.
 fn from_legacy(version: &str, list: &Value) -> Value {
     let mut resources: Vec<Value> = Vec::new();
     let at = |resources: &[Value], name: &str| {

@@ -1,7 +1,7 @@
-//! The `APIService`s of what is served here.
+//! `APIService` objects of the group versions that this server serves itself.
 //!
-//! Those of built-in groups are made when the server starts and then left to
-//! users; those of custom resources come and go with their definitions.
+//! Those of built-in groups are created at startup and may then be changed by users. Those of
+//! custom resources are created and deleted with their definitions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::cache::Filter;
 use crate::codec::encode;
 use crate::conditions::set_condition;
 
-/// Says who keeps an `APIService`: `onstart` or `true`.
+/// The label of managed `APIService`s: `onstart` (created if missing) or `true` (kept in sync).
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
-/// The place of every built-in group version, as upstream orders them.
+/// Group and version priorities of the built-in group versions, as upstream.
 const PRIORITIES: [(&str, &str, i64, i64); 26] = [
     ("", "v1", 18_000, 1),
     ("apiregistration.k8s.io", "v1", 20_000, 15),
@@ -49,13 +49,13 @@ const PRIORITIES: [(&str, &str, i64, i64); 26] = [
     ("storagemigration.k8s.io", "v1alpha1", 15_800, 1),
 ];
 
-/// The place of a group version that is served here.
+/// Returns the priority of a group version that this server serves.
 pub fn priority(group: &str, version: &str) -> Priority {
     PRIORITIES
         .iter()
         .find(|(g, v, ..)| *g == group && *v == version)
         .map_or(
-            // Custom resources, which rank low and by the names of their versions.
+            // Custom resources rank low, and among each other by version name.
             Priority {
                 group: 1000,
                 version: 100,
@@ -84,7 +84,7 @@ fn object(group: &str, version: &str, managed: &str) -> Object {
             "versionPriority": place.version,
         },
     });
-    // As upstream's encoding leaves it out.
+    // Upstream's encoding omits an empty group.
     if !group.is_empty() {
         object["spec"]["group"] = group.into();
     }
@@ -99,13 +99,13 @@ async fn create(backend: &Backend, mut object: Object) {
         return;
     };
     match backend.store.put(&key(&name), bytes, Expect::Absent).await {
-        // Someone else was faster.
+        // Another server was faster.
         Ok(_) | Err(StoreError::Conflict { .. }) => {}
         Err(error) => tracing::warn!(%error, name, "an APIService was not made"),
     }
 }
 
-/// Makes what is missing of the built-in groups' `APIService`s.
+/// Creates the missing `APIService`s of built-in groups.
 pub async fn write_builtin(backend: &Backend) {
     let cache = backend.cache.resource(GROUP, PLURAL);
     let missing = PRIORITIES
@@ -121,8 +121,8 @@ pub async fn write_builtin(backend: &Backend) {
     futures::future::join_all(missing).await;
 }
 
-/// Makes and removes the `APIService`s of custom resources, so that there is
-/// one for each version that a definition in `definitions` serves.
+/// Creates and deletes `APIService`s so that there is one for each version that `definitions`
+/// serve.
 pub async fn sync_custom(backend: &Backend, definitions: &[Arc<Object>]) {
     let mut wanted: BTreeMap<String, (String, String)> = BTreeMap::new();
     for definition in definitions {

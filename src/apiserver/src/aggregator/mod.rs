@@ -1,10 +1,9 @@
-//! API aggregation: `APIService` objects that lead to other API servers.
+//! API aggregation: forwards group versions to other API servers, as `APIService` objects specify.
 //!
-//! A request for a group version whose `APIService` names a service is passed
-//! on to that service, with the user's name in headers that only the holder of
-//! the front proxy's certificate may set. Everything else is served here; the
-//! `APIService`s of built-in groups and of custom resources are made by
-//! [`local`], because clients look them up.
+//! If the `APIService` of a request's group version names a service, the request is forwarded to
+//! that service. The user is sent in headers, which are only trusted from the holder of the front
+//! proxy's certificate. All other requests are served locally. [`local`] maintains the
+//! `APIService`s of built-in groups and custom resources, because clients read them.
 
 mod availability;
 pub mod discovery;
@@ -33,17 +32,16 @@ use crate::controller::Controller;
 pub use openapi::merge_v2;
 use remote::{Aggregator, Entry, GROUP, PLURAL, Priority, Reference, Remote, Table};
 
-/// An available server is asked again after this time: nothing tells when one
-/// that does not run here changes or dies.
+/// Interval between checks of an available server. There is no event when a remote server changes
+/// or fails.
 const RESYNC: Duration = Duration::from_secs(30);
 
-/// Keeps the table of remote servers, their conditions and their documents up
-/// to date.
+/// Maintains the table of remote servers, their conditions and their documents.
 #[derive(Clone)]
 pub struct AggregationController {
-    /// `APIService`s, services and endpoints.
+    /// The source of `APIService`s, services and endpoints.
     pub backend: Arc<Backend>,
-    /// The table.
+    /// Holds the table of remote servers.
     pub aggregator: Arc<Aggregator>,
 }
 
@@ -79,7 +77,7 @@ impl Controller for AggregationController {
         }
     }
 
-    /// Services and endpoints matter only while there are remote servers.
+    /// Services and endpoints are only watched while there are remote servers.
     fn is_watching(&self, index: usize) -> bool {
         index == 0 || !self.aggregator.table().is_empty()
     }
@@ -94,7 +92,7 @@ impl AggregationController {
         }
     }
 
-    /// Makes the table anew, keeping the servers that are as they were.
+    /// Rebuilds the table. Servers whose configuration has not changed are kept.
     async fn rebuild(&self) {
         let Some(cache) = self.backend.cache.existing(GROUP, PLURAL) else {
             return;
@@ -111,7 +109,7 @@ impl AggregationController {
             }
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let key = (text(&spec["group"]), text(&spec["version"]));
-            // The core group is always served here.
+            // The core group is never forwarded.
             if key.0.is_empty() {
                 continue;
             }
@@ -127,7 +125,7 @@ impl AggregationController {
                 .filter(|r| r.reference == reference && r.trust == trust && r.name == *object.name);
             let remote = match same {
                 Some(remote) => {
-                    // Someone may have written another status.
+                    // Another client may have changed the status.
                     if availability::disagrees(remote, &api_service) {
                         remote.wake.notify_one();
                     }
@@ -172,8 +170,8 @@ impl AggregationController {
         *self.aggregator.table.write() = Arc::new(table);
     }
 
-    /// Keeps one remote server's condition and documents up to date for as long as
-    /// its `APIService` is there.
+    /// Keeps the condition and the documents of one remote server up to date until its `APIService`
+    /// is deleted or changed.
     async fn tend(self, remote: Arc<Remote>) {
         let stop = self.backend.shutdown.clone();
         let mut failures = 0u32;
@@ -199,8 +197,8 @@ impl AggregationController {
                     () = remote.stop.cancelled() => return,
                 }
             };
-            // What is wrong with objects here changes with them, and that is told;
-            // what is wrong there has to be looked for.
+            // Problems with local objects are rechecked on their events; the state of the remote
+            // server must be polled.
             let again = async {
                 match next {
                     availability::Verdict::Available => tokio::time::sleep(RESYNC).await,
@@ -224,7 +222,8 @@ impl AggregationController {
     }
 }
 
-/// 1, 2, 4 … 30 seconds.
+/// Returns the delay before the next check, after `failures` consecutive failures: 1, 2, 4, 8, 16,
+/// then 30 seconds.
 fn backoff(failures: u32) -> Duration {
     RESYNC.min(Duration::from_secs(1 << failures.min(5)))
 }

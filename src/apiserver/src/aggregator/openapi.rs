@@ -1,4 +1,4 @@
-//! The OpenAPI documents of remote API servers, merged into this server's.
+//! OpenAPI documents of remote API servers, merged into this server's documents.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -24,7 +24,7 @@ fn user() -> UserInfo {
 }
 
 impl Remote {
-    /// The entries of the OpenAPI v3 index that this server brings.
+    /// Returns the server's entries of the OpenAPI v3 index.
     pub fn openapi_v3(&self) -> BTreeMap<String, Value> {
         let found = self.found.lock();
         if !found.v2_only {
@@ -38,7 +38,7 @@ impl Remote {
         [(path, json!({"serverRelativeURL": url}))].into()
     }
 
-    /// The OpenAPI v3 document of a server that has only v2, and its hash.
+    /// Returns the OpenAPI v3 document of a server that only has v2, and its hash.
     pub fn converted_v3(&self) -> Option<(Value, String)> {
         let hash = {
             let found = self.found.lock();
@@ -48,7 +48,7 @@ impl Remote {
         Some((openapi_v3::from_v2(&self.openapi_v2()?), hash))
     }
 
-    /// This server's part of the OpenAPI v2 document.
+    /// Returns the server's part of the OpenAPI v2 document.
     pub fn openapi_v2(&self) -> Option<Value> {
         let compressed = self.found.lock().v2.clone()?;
         let mut bytes = Vec::new();
@@ -58,7 +58,7 @@ impl Remote {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Serves one of the server's OpenAPI v3 documents, as it is.
+    /// Serves one of the server's OpenAPI v3 documents unchanged.
     pub async fn openapi_document(
         &self,
         cache: &Cache,
@@ -79,7 +79,7 @@ impl Remote {
     }
 }
 
-/// Fetches the documents again where they have changed.
+/// Fetches the documents that have changed.
 pub(super) async fn refresh(cache: &Cache, aggregator: &Aggregator, remote: &Remote) {
     let mut changed = false;
     match fetch_v3(cache, remote).await {
@@ -112,13 +112,13 @@ pub(super) async fn refresh(cache: &Cache, aggregator: &Aggregator, remote: &Rem
     }
 }
 
-/// What names a version of a document.
+/// Returns the hash that identifies the version of a document.
 fn hash(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     hex::encode(digest).to_uppercase()
 }
 
-/// The index's entries; nothing of a server that has no OpenAPI v3.
+/// Returns the entries of the OpenAPI v3 index; `None` if the server has no OpenAPI v3.
 async fn fetch_v3(
     cache: &Cache,
     remote: &Remote,
@@ -180,8 +180,8 @@ async fn fetch_v2(
 
 const DEFINITION: &str = "#/definitions/";
 
-/// The paths under `prefix`, the definitions that they need, and what is said
-/// for all of them.
+/// Returns the paths under `prefix`, the definitions that they refer to, and the document's global
+/// members.
 fn filter_v2(mut document: Value, prefix: &str) -> Value {
     let all = match document["definitions"].take() {
         Value::Object(all) => all,
@@ -261,8 +261,8 @@ fn rename(value: &mut Value, names: &BTreeMap<String, String>) {
     }
 }
 
-/// Puts a remote server's part into this server's document. A definition that
-/// has another meaning here gets another name, `NAME_v2` and so on.
+/// Merges a remote server's part into this server's document. A definition whose name is in use
+/// with another content is renamed to `NAME_v2` and so on.
 pub fn merge_v2(document: &mut Value, mut part: Value) {
     let mut names = BTreeMap::new();
     if let Some(theirs) = part["definitions"].as_object() {

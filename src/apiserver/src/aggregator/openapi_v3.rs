@@ -1,10 +1,10 @@
-//! OpenAPI v2 documents as v3, for servers that know no v3.
+//! Conversion of OpenAPI v2 documents to v3, for servers without v3.
 
 use serde_json::{Map, Value, json};
 
 const METHODS: [&str; 7] = ["get", "put", "post", "delete", "options", "head", "patch"];
 
-/// What v2 says of a parameter itself and v3 in a schema.
+/// Members of a v2 parameter that move to its schema in v3.
 const SIMPLE_SCHEMA: [&str; 16] = [
     "type",
     "format",
@@ -26,14 +26,14 @@ const SIMPLE_SCHEMA: [&str; 16] = [
 
 type Object = Map<String, Value>;
 
-/// What the whole document says for its parts.
+/// The members of a document that its operations inherit.
 struct Shared<'d> {
     parameters: Option<&'d Object>,
     consumes: &'d Value,
     produces: &'d Value,
 }
 
-/// A v2 document as v3.
+/// Converts a v2 document to v3.
 pub(super) fn from_v2(document: &Value) -> Value {
     let shared = Shared {
         parameters: document["parameters"].as_object(),
@@ -55,7 +55,7 @@ pub(super) fn from_v2(document: &Value) -> Value {
         &document["securityDefinitions"],
         &security_scheme,
     );
-    // Bodies are no parameters in v3; they are written where they are used.
+    // In v3, body parameters are request bodies; they are inlined where they are used.
     let parameters: Object = shared
         .parameters
         .into_iter()
@@ -89,7 +89,7 @@ fn each(map: &Object, convert: &dyn Fn(&Value) -> Value) -> Value {
         .into()
 }
 
-/// What has the same meaning in both.
+/// Returns the members that are the same in both versions: those in `keys`, and extensions.
 fn copied(from: &Value, keys: &[&str]) -> Object {
     from.as_object()
         .into_iter()
@@ -112,8 +112,8 @@ fn moved(reference: &str) -> String {
     reference.to_owned()
 }
 
-/// A schema with its references moved. One beside which something else stands
-/// is wrapped, as v3 would have the reader pass over the rest.
+/// Converts a schema and its references. A reference with sibling members is wrapped in `allOf`,
+/// because v3 ignores the siblings of `$ref`.
 fn schema(v2: &Value) -> Value {
     let Some(fields) = v2.as_object() else {
         return v2.clone();
@@ -165,7 +165,7 @@ fn parameter(v2: &Value) -> Value {
     v3.into()
 }
 
-/// One schema for each media type.
+/// Returns the `content` map with the same schema for each media type.
 fn content(of: &Value, types: &Value) -> Value {
     let of = schema(of);
     let types = types.as_array().into_iter().flatten();
@@ -216,7 +216,7 @@ impl Shared<'_> {
         v3.into()
     }
 
-    /// Parameters, and apart from them the one that is the body.
+    /// Converts parameters; returns the body parameter separately.
     fn parameters<'v>(&'v self, list: &'v Value) -> (Vec<Value>, Option<&'v Value>) {
         let mut parameters = Vec::new();
         let mut body = None;
@@ -233,7 +233,7 @@ impl Shared<'_> {
         (parameters, body)
     }
 
-    /// An operation; `body` is what its path says for all of them.
+    /// Converts an operation. `body` is the body parameter of its path item, if any.
     fn operation(&self, v2: &Value, body: Option<&Value>) -> Value {
         let own = |key: &str, all| match v2.get(key) {
             Some(own) => own,

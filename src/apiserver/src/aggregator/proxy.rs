@@ -1,4 +1,4 @@
-//! Passing requests on to a remote API server, as the front proxy.
+//! Forwarding of requests to remote API servers, as a front proxy.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -15,13 +15,13 @@ use crate::connect;
 use crate::connect::location::service_address;
 
 impl Remote {
-    /// Name or address, and port, of the server.
+    /// Returns host and port of the server.
     pub(super) fn resolve(&self, cache: &Cache) -> Result<String, Status> {
         let service = &self.reference;
         service_address(cache, &service.namespace, &service.name, service.port)
     }
 
-    /// Sends a request of this server's own, on behalf of `user`.
+    /// Sends a request without a body on behalf of `user`, made by this server itself.
     pub(super) async fn ask(
         &self,
         authority: &str,
@@ -42,7 +42,7 @@ impl Remote {
             .map_err(|error| reason(&error, authority))
     }
 
-    /// Passes a client's request on, and the answer back: streams and upgrades too.
+    /// Forwards a client's request and returns the response; supports streams and upgrades.
     pub async fn forward(
         &self,
         backend: &Backend,
@@ -83,7 +83,7 @@ impl Remote {
             Ok(response) => response,
             Err(error) => {
                 let why = reason(&error, &authority);
-                // It may have gone: look before the next one asks.
+                // The server may have become unavailable: check it before the next request.
                 self.wake.notify_one();
                 return text(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -107,7 +107,7 @@ fn uri(authority: &str, path_and_query: &str) -> Result<Uri, String> {
         .map_err(|e| format!("the location is not valid: {e}"))
 }
 
-/// An answer as Go's `http.Error` gives it.
+/// Returns a plain-text error response, as Go's `http.Error`.
 fn text(code: StatusCode, message: &str) -> Response<Body> {
     let mut response = Response::new(body::full(format!("{message}\n")));
     *response.status_mut() = code;
@@ -123,7 +123,7 @@ fn text(code: StatusCode, message: &str) -> Response<Body> {
     response
 }
 
-/// Why a request could not be sent, as far down as the cause is known.
+/// Returns the root cause for which a request could not be sent.
 fn reason(error: &hyper_util::client::legacy::Error, authority: &str) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -142,7 +142,7 @@ fn reason(error: &hyper_util::client::legacy::Error, authority: &str) -> String 
     }
 }
 
-/// Replaces whatever the headers say of a user by `user`.
+/// Replaces the user in the headers by `user`. Removes all `X-Remote-*` headers of the client.
 fn assert_user(headers: &mut HeaderMap, user: &UserInfo) {
     let stale: Vec<HeaderName> = headers
         .keys()
@@ -175,7 +175,7 @@ fn assert_user(headers: &mut HeaderMap, user: &UserInfo) {
     }
 }
 
-/// Percent-encodes what a header's name cannot hold.
+/// Percent-encodes the characters of `key` that are not allowed in header names.
 fn escape_key(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for b in key.bytes() {

@@ -1,4 +1,4 @@
-//! Another API server that an `APIService` leads to.
+//! Remote API servers, configured by `APIService` objects.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use super::tls::Tls;
 use crate::config::{Error, Pki};
 use crate::connect::HttpClient;
 
-/// The group of `APIService`.
+/// The API group of `APIService`.
 pub const GROUP: &str = "apiregistration.k8s.io";
-/// The resource name of `APIService`.
+/// The plural resource name of `APIService`.
 pub const PLURAL: &str = "apiservices";
 
-/// Where a group version stands among others.
+/// The discovery priority of a group version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Priority {
-    /// Groups with a higher number come first.
+    /// Groups with higher values come first.
     pub group: i64,
-    /// Versions with a higher number come first.
+    /// Versions with higher values come first.
     pub version: i64,
 }
 
-/// The service that an `APIService` leads to.
+/// The service of an `APIService`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reference {
     pub(super) namespace: String,
@@ -35,54 +35,54 @@ pub(super) struct Reference {
     pub(super) port: u64,
 }
 
-/// Another API server, for one group version.
+/// A remote API server of one group version.
 pub struct Remote {
     /// The `APIService`'s name.
     pub name: String,
-    /// The group that it serves.
+    /// The API group that the server serves.
     pub group: String,
-    /// The version that it serves.
+    /// The API version that the server serves.
     pub version: String,
     pub(super) reference: Reference,
-    /// How it is trusted, to tell whether it must be set up anew.
+    /// The TLS settings, compared to detect a change.
     pub(super) trust: Value,
     pub(super) client: Result<HttpClient, String>,
     pub(super) available: AtomicBool,
-    /// Look at it again now.
+    /// Triggers an immediate check.
     pub(super) wake: Notify,
     pub(super) stop: CancellationToken,
     pub(super) found: Mutex<Found>,
 }
 
-/// What a remote server says that it serves.
+/// The documents of a remote server.
 #[derive(Default)]
 pub(super) struct Found {
-    /// Its `APIVersionDiscovery`, without freshness.
+    /// The server's `APIVersionDiscovery`, without freshness.
     pub(super) discovery: Option<Arc<Value>>,
-    /// Its ETag.
+    /// The ETag of `discovery`.
     pub(super) etag: Option<String>,
-    /// The paths of its OpenAPI v3 index that are of this group version.
+    /// The OpenAPI v3 index entries of this group version.
     pub(super) v3: BTreeMap<String, Value>,
-    /// It has no OpenAPI v3: its v2 stands for it.
+    /// Whether the server has no OpenAPI v3, so that v3 is converted from v2.
     pub(super) v2_only: bool,
-    /// Its part of the OpenAPI v2 document, compressed.
+    /// The server's part of the OpenAPI v2 document, compressed.
     pub(super) v2: Option<bytes::Bytes>,
     pub(super) v2_etag: Option<String>,
 }
 
-/// A remote server and its place among the group versions.
+/// A remote server and its priority.
 pub struct Entry {
     /// The server.
     pub remote: Arc<Remote>,
-    /// Its place.
+    /// The discovery priority of the group version.
     pub priority: Priority,
 }
 
-/// Every remote server, by group and version.
+/// All remote servers, by group and version.
 pub type Table = BTreeMap<(String, String), Entry>;
 
 impl Remote {
-    /// Whether requests are passed on.
+    /// Returns whether requests are forwarded.
     pub fn is_available(&self) -> bool {
         self.available.load(Ordering::Acquire)
     }
@@ -92,21 +92,25 @@ impl Remote {
     }
 }
 
-/// The key under which the store keeps an `APIService`.
+/// Returns the store key of an `APIService`.
 pub(super) fn key(name: &str) -> String {
     format!("/registry/{GROUP}/{PLURAL}/{name}")
 }
 
-/// What is passed on, and how.
+/// The table of remote servers, and the TLS identity for them.
 pub struct Aggregator {
     pub(super) table: RwLock<Arc<Table>>,
     pub(super) tls: Tls,
-    /// Grows when documents of remote servers change.
+    /// Increases when a remote server or one of its documents changes.
     generation: AtomicU64,
 }
 
 impl Aggregator {
-    /// An aggregator that shows the front proxy's certificate.
+    /// Creates an aggregator that authenticates with the front proxy's certificate.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that certificate or its key is invalid.
     pub fn new(pki: &Pki) -> Result<Self, Error> {
         Ok(Self {
             table: RwLock::default(),
@@ -115,22 +119,22 @@ impl Aggregator {
         })
     }
 
-    /// The remote servers at present.
+    /// Returns the current remote servers.
     pub fn table(&self) -> Arc<Table> {
         self.table.read().clone()
     }
 
-    /// Differs whenever a remote server or one of its documents does.
+    /// Returns a number that changes with the remote servers and their documents.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Marks the documents of remote servers as changed.
+    /// Records a change of remote servers or documents.
     pub(super) fn touch(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The remote server that a path belongs to.
+    /// Returns the remote server that serves a path.
     pub fn find(&self, path: &str) -> Option<Arc<Remote>> {
         let table = self.table.read();
         if table.is_empty() {

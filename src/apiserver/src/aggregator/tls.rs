@@ -1,4 +1,4 @@
-//! TLS to remote API servers.
+//! TLS clients for remote API servers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use serde_json::Value;
 use crate::config::{Error, Pki};
 use crate::connect::{self, HttpClient};
 
-/// An idle connection to a remote server is closed after this time.
+/// Idle connections to remote servers are closed after this time.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The front proxy's identity, if the cluster has one.
+/// The front proxy's client certificate, if the cluster has one.
 pub struct Tls {
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
@@ -41,8 +41,8 @@ impl Tls {
         })
     }
 
-    /// A client for the server that an `APIService`'s spec describes. What is
-    /// wrong with it is told to those who ask for that server.
+    /// Returns a client for the server of an `APIService` spec. The error is reported to requests
+    /// for that server.
     pub fn client(&self, spec: &Value, ca_cert: &[u8]) -> Result<HttpClient, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let versions = ClientConfig::builder_with_provider(provider.clone())

@@ -1,5 +1,5 @@
-//! The controller of CustomResourceDefinitions: names, conditions, serving, and
-//! the deletion of what a definition defines.
+//! The controller of CustomResourceDefinitions: accepts names, sets conditions, serves the
+//! resources, and deletes their objects with the definition.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::handlers::delete::{DeleteOptions, delete_object};
 use crate::resources::Resource;
 use crate::storage::RestStorage;
 
-/// Serves what the established definitions in the cache say, no more and no less.
+/// Replaces the served custom resources by those of the established definitions in the cache.
 pub fn sync(backend: &Backend) {
     let Some(cache) = backend.cache.existing(GROUP, PLURAL) else {
         return;
@@ -38,10 +38,9 @@ pub fn sync(backend: &Backend) {
     backend.resources.set_custom(custom);
 }
 
-/// Accepts names, establishes and serves definitions, and empties them before
-/// they go.
+/// Accepts names, establishes and serves definitions, and finalizes deleted ones.
 pub struct DefinitionController {
-    /// The storage of definitions and of what they define.
+    /// The storage of definitions and custom objects.
     pub storage: Arc<RestStorage>,
 }
 
@@ -93,7 +92,7 @@ async fn store(backend: &Backend, old: &Object, mut new: Object) {
     };
     let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(old));
     let Ok(bytes) = encode(&mut new) else { return };
-    // Changed meanwhile: the change is an event, which leads here again.
+    // If the definition has changed meanwhile, its event triggers the controller again.
     if let Err(error) = backend
         .store
         .put(&key, bytes, Expect::Revision(revision))
@@ -103,7 +102,7 @@ async fn store(backend: &Backend, old: &Object, mut new: Object) {
     }
 }
 
-/// Deletes a definition's objects, then lets it go.
+/// Deletes a definition's objects, then removes its finalizer.
 fn finalize<'a>(storage: &'a Arc<RestStorage>, definition: &'a Object) -> BoxFuture<'a, ()> {
     Box::pin(empty(storage, definition))
 }
@@ -143,8 +142,8 @@ async fn empty(storage: &Arc<RestStorage>, definition: &Object) {
         }
     }
     if left > 0 {
-        // Finalizers of the objects are taken off by others, each an event of
-        // the objects, not of the definition: look again in a while.
+        // Other controllers remove the objects' finalizers. These are events of the objects, not of
+        // the definition: retry later.
         look_again(storage, meta::name(definition).to_owned());
         return;
     }
@@ -170,7 +169,7 @@ async fn empty(storage: &Arc<RestStorage>, definition: &Object) {
     }
 }
 
-/// Tries [`finalize`] once more, a second from now.
+/// Runs [`finalize`] again after one second.
 fn look_again(storage: &Arc<RestStorage>, name: String) {
     let storage = Arc::downgrade(storage);
     let again: BoxFuture<'static, ()> = Box::pin(async move {

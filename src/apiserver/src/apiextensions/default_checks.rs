@@ -1,6 +1,5 @@
-//! Whether a definition's defaults fit its own schema: what is filled into
-//! objects must be what they may have. Patterns are looked at on the way, as
-//! a default could not be held against one that cannot be read.
+//! Validation of a definition's defaults against its own schema. Also checks patterns, because a
+//! default cannot be validated against an invalid one.
 
 use rkube_api::Object;
 use rkube_api::schema::Structural;
@@ -12,11 +11,10 @@ use serde_json::Value;
 use super::rules::Rules;
 use super::validate;
 
-/// Checks the patterns and defaults of all versions. Says of each version
-/// whether its rules are worth checking: upstream does not begin with them
-/// while there is anything wrong here.
+/// Validates the patterns and defaults of all versions. Returns, per version, whether its
+/// validation rules should be checked: like upstream, only if there are no errors here.
 pub fn check(definition: &Object, old: Option<&Object>, errors: &mut Vec<FieldError>) -> Vec<bool> {
-    // What was stored with fields that would be pruned may stay.
+    // Defaults with unknown fields are tolerated if the stored definition has some already.
     let pruned =
         old.is_none_or(|old| !versions(old).any(|(_, s)| any_unpruned(&Structural::root(s))));
     versions(definition)
@@ -30,7 +28,7 @@ pub fn check(definition: &Object, old: Option<&Object>, errors: &mut Vec<FieldEr
                     budget: RUNTIME_BUDGET,
                     pruned,
                 };
-                // Without budget nothing more is checked, which has been said.
+                // An exhausted budget has already been reported and ends the check.
                 let _ = defaults.walk(schema, &path, true, false);
             }
             errors.len() == before
@@ -47,7 +45,7 @@ fn versions(definition: &Object) -> impl Iterator<Item = (usize, &Value)> {
         .map(|(i, v)| (i, &v["schema"]["openAPIV3Schema"]))
 }
 
-/// Refuses patterns that cannot be compiled, wherever values are validated.
+/// Rejects patterns that do not compile, in all schemas whose values are validated.
 fn patterns(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if let Some(pattern) = schema["pattern"].as_str().filter(|p| !p.is_empty())
         && let Err(error) = Pattern::new(pattern)
@@ -74,20 +72,20 @@ fn patterns(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// The rules' budget is gone.
+/// The cost budget of the rules is exhausted.
 struct Exhausted;
 
 struct Defaults<'e> {
     errors: &'e mut Vec<FieldError>,
-    /// What all rules may cost together.
+    /// The remaining cost budget of all rules.
     budget: u64,
-    /// Whether defaults with unknown fields are refused.
+    /// Whether defaults with unknown fields are rejected.
     pruned: bool,
 }
 
 impl Defaults<'_> {
-    /// `root` is said of objects with metadata of their own, `inside` of what
-    /// lies in such metadata, where everything is known.
+    /// Validates the defaults of a schema and its parts. `root` is true for schemas of objects with
+    /// metadata, `inside` within such metadata, where all fields are known.
     fn walk(
         &mut self,
         schema: &Value,
@@ -100,7 +98,7 @@ impl Defaults<'_> {
         if let Some(default) = schema.get("default").filter(|d| !d.is_null()) {
             self.default(schema, default, &format!("{path}.default"), root, inside)?;
         }
-        // Not into additionalProperties, as upstream.
+        // As upstream, additionalProperties is not descended into.
         if schema["items"].is_object() {
             self.walk(&schema["items"], &format!("{path}.items"), false, inside)?;
         }
@@ -137,8 +135,8 @@ impl Defaults<'_> {
         let Some(rules) = Rules::build(schema, root) else {
             return Ok(());
         };
-        // As if it had been there before, for rules that look back; then as
-        // something new, for those that need not.
+        // Evaluate the rules with the default as the old value, for transition rules, and then
+        // without an old value.
         let mut left = self.budget;
         for old in [Some(default), None] {
             let run = rules.validate_part(path, default, old, self.budget);
@@ -157,7 +155,7 @@ impl Defaults<'_> {
     }
 }
 
-/// An error of a value's part, named from the whole.
+/// Prefixes an error's field with `path`.
 fn below(path: &str, mut error: FieldError) -> FieldError {
     error.field = match error.field.as_str() {
         "" => path.to_owned(),
@@ -176,7 +174,7 @@ fn any_unpruned(schema: &Structural) -> bool {
         || schema.properties.values().any(any_unpruned)
 }
 
-/// Whether something of the value would be pruned.
+/// Returns whether pruning would remove a part of the value.
 fn has_unknown(schema: &Structural, value: &Value) -> bool {
     match value {
         Value::Object(map) => map.iter().any(|(name, value)| {
@@ -197,7 +195,7 @@ fn has_unknown(schema: &Structural, value: &Value) -> bool {
     }
 }
 
-/// Whether a value without a schema has anything that would be pruned.
+/// Returns whether a value without a schema contains a non-empty object, which pruning would empty.
 fn holds_objects(value: &Value) -> bool {
     match value {
         Value::Object(map) => !map.is_empty(),
@@ -212,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// What is wrong with a property's schema: where, and why.
+    /// Returns the errors for a definition with the given property schema.
     fn problems(property: Value) -> Vec<String> {
         problems_after(property, None)
     }
@@ -274,7 +272,7 @@ mod tests {
             problems(schema(json!({"min": 3, "max": 2}))),
             ["@.default: Invalid value: min is too large"]
         );
-        // A rule of a part, asked of the whole's default.
+        // A rule of a nested schema applies to the default of the outer one.
         let nested = json!({"type": "object", "default": {"n": 0}, "properties": {"n": {
             "type": "integer", "x-kubernetes-validations": [{"rule": "self > 0"}],
         }}});

@@ -1,4 +1,4 @@
-//! CustomResourceDefinitions: names, conditions, and the rows that they make.
+//! CustomResourceDefinitions: names, conditions and the resources that they define.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -15,15 +15,15 @@ use super::versions::CrdVersions;
 use crate::conditions::{find_condition, set_condition};
 use crate::resources::Resource;
 
-/// The group of CustomResourceDefinition.
+/// The API group of CustomResourceDefinition.
 pub const GROUP: &str = "apiextensions.k8s.io";
-/// The resource name of CustomResourceDefinition.
+/// The plural resource name of CustomResourceDefinition.
 pub const PLURAL: &str = "customresourcedefinitions";
 
-/// Holds a definition until its objects are gone.
+/// The finalizer that keeps a definition until its objects are deleted.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
-/// Whether the definition's resources are served.
+/// Returns whether the definition's resources are served.
 pub fn is_established(definition: &Object) -> bool {
     find_condition(definition, "Established").is_some_and(|c| c["status"] == "True")
 }
@@ -37,7 +37,8 @@ fn texts(value: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// All names that a definition wants in its group, resource names and kinds apart.
+/// Returns all names that a definition requests in its group, each with its kind: resource name or
+/// object kind.
 fn wanted(names: &Value) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for field in ["plural", "singular"] {
@@ -58,8 +59,8 @@ fn wanted(names: &Value) -> Vec<(String, String)> {
     all
 }
 
-/// Enters the names that a definition was given earlier into `names`, a map
-/// from group and name to the definition that has it.
+/// Adds the names that a definition was already granted to `names`, a map from group and name to
+/// the definition that holds it.
 pub fn claim_names(definition: &Object, names: &mut HashMap<(String, String), String>) {
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
     for (sort, name) in wanted(&definition["status"]["acceptedNames"]) {
@@ -70,7 +71,7 @@ pub fn claim_names(definition: &Object, names: &mut HashMap<(String, String), St
     }
 }
 
-/// The status that a definition should have, given who has which name.
+/// Returns the status that a definition should have, given the holders of all names.
 pub fn status(definition: &Object, names: &HashMap<(String, String), String>) -> Value {
     let spec = &definition["spec"];
     let group = spec["group"].as_str().unwrap_or_default();
@@ -140,8 +141,7 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
     status
 }
 
-/// The served versions of a definition as rows of the table, and all of its
-/// versions together.
+/// Returns the served versions of a definition as resource entries, and all of its versions.
 pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<CrdVersions>) {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
@@ -168,7 +168,7 @@ pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<C
         .iter()
         .map(|v| (text(&v["name"]).into_owned(), Arc::new(CrdVersion::new(v))))
         .collect();
-    // One index serves all versions.
+    // The versions share one index.
     let mut selectable: Vec<Cow<'static, str>> = versions
         .iter()
         .flat_map(|v| v["selectableFields"].as_array().into_iter().flatten())
@@ -246,8 +246,8 @@ pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<C
     (rows, Arc::new(CrdVersions::new(spec, all, selectable)))
 }
 
-/// Checks the patterns, defaults and rules of a CustomResourceDefinition.
-/// Accepts objects of every other resource.
+/// Validates the patterns, defaults and rules of a CustomResourceDefinition. Accepts objects of all
+/// other resources.
 pub fn check(resource: &Resource, object: &Object, old: Option<&Object>) -> Result<(), Status> {
     if resource.is(GROUP, PLURAL) {
         check_definition(object, old)
@@ -256,8 +256,8 @@ pub fn check(resource: &Resource, object: &Object, old: Option<&Object>) -> Resu
     }
 }
 
-/// Refuses a definition with patterns that cannot be read, defaults that do
-/// not fit, or rules that do not compile or cost too much.
+/// Rejects a definition whose patterns are invalid, whose defaults do not match their schema, or
+/// whose rules do not compile or cost too much.
 fn check_definition(definition: &Object, old: Option<&Object>) -> Result<(), Status> {
     let mut errors = Vec::new();
     let fine = super::default_checks::check(definition, old, &mut errors);

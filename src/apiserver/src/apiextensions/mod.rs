@@ -1,4 +1,4 @@
-//! Custom resources: CustomResourceDefinitions and what they make of the engine.
+//! Custom resources, defined by CustomResourceDefinitions.
 
 pub mod controller;
 pub mod definition;

@@ -1,6 +1,5 @@
-//! The simple JSON paths of CustomResourceDefinitions: `.spec.replicas`,
-//! `.status.conditions[0].type`, `.metadata.labels['a.b/c']`,
-//! `.items[?(@.type=="Ready")].status`, `.items[*].name`.
+//! The JSON paths of CustomResourceDefinitions: `.spec.replicas`, `.status.conditions[0].type`,
+//! `.metadata.labels['a.b/c']`, `.items[?(@.type=="Ready")].status`, `.items[*].name`.
 
 use serde_json::Value;
 
@@ -21,7 +20,7 @@ enum Step {
 pub struct Path(Vec<Step>);
 
 impl Path {
-    /// Reads a path; `None` when it is not of a form that is understood.
+    /// Parses a path; `None` if its syntax is not supported.
     pub fn parse(text: &str) -> Option<Self> {
         let mut steps = Vec::new();
         let mut rest = text.trim();
@@ -56,7 +55,7 @@ impl Path {
                             end = i;
                             break;
                         }
-                        // A dot that is part of a name.
+                        // An escaped character, such as a dot, is part of the name.
                         '\\' => name.push(chars.next()?.1),
                         c => name.push(c),
                     }
@@ -72,7 +71,7 @@ impl Path {
         Some(Self(steps))
     }
 
-    /// Everything that the path leads to.
+    /// Returns all values at the path.
     pub fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![root];
         for step in &self.0 {
@@ -118,7 +117,8 @@ impl Path {
         found
     }
 
-    /// Sets the value that a path of field names leads to, making what is missing.
+    /// Sets the value at a path of field names and creates missing objects. Returns `false` if the
+    /// path has other steps.
     pub fn set(&self, root: &mut Value, value: Value) -> bool {
         let mut at = root;
         for step in &self.0 {
@@ -134,7 +134,7 @@ impl Path {
     }
 }
 
-/// Where the bracket that `text` is inside of closes.
+/// Returns the offset of the bracket that closes the one before `text`.
 fn closing(text: &str) -> Option<usize> {
     let mut quote = None;
     let mut depth = 0;
@@ -159,7 +159,7 @@ fn quoted(text: &str) -> Option<String> {
     Some(inner.to_owned())
 }
 
-/// `@.type=="Ready"`
+/// Parses a filter condition such as `@.type=="Ready"`.
 fn filter(condition: &str) -> Option<Step> {
     let (left, right, equals) = match condition.split_once("==") {
         Some((left, right)) => (left, right, true),

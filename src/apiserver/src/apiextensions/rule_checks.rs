@@ -1,4 +1,4 @@
-//! Whether a definition's rules may be: checked when it is written.
+//! Validation of a definition's rules (`x-kubernetes-validations`) when the definition is written.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use serde_json::Value;
 use super::rule_types::decl_type;
 use super::rules::{Rule, compile, field_path, has_rules};
 
-/// What one rule may cost at most, times how often it may have to be run.
+/// Maximum estimated cost of one rule, multiplied by the number of times it may run.
 const RULE_LIMIT: u64 = 10_000_000;
-/// What all rules of a version may cost together.
+/// Maximum estimated cost of all rules of a version.
 const SCHEMA_LIMIT: u64 = 100_000_000;
 
 const REASONS: [&str; 4] = [
@@ -28,7 +28,7 @@ struct Check {
     expensive: Vec<(u64, String)>,
 }
 
-/// Checks the rules of those versions whose schema is fine otherwise.
+/// Checks the rules of the versions for which `fine` is true.
 pub fn check(definition: &Object, fine: &[bool], errors: &mut Vec<FieldError>) {
     let versions = definition["spec"]["versions"].as_array();
     for (i, version) in versions.into_iter().flatten().enumerate() {
@@ -76,9 +76,9 @@ pub fn check(definition: &Object, fine: &[bool], errors: &mut Vec<FieldError>) {
 }
 
 impl Check {
-    /// `times` is how often the schema's values may be in an object, if that
-    /// is bounded; `uncorrelatable` the place above it where former states
-    /// cannot be found.
+    /// Checks the rules of a schema and its parts. `times` is the maximum number of its values in
+    /// an object, or `None` if unbounded. `uncorrelatable` is the path of an enclosing list whose
+    /// items cannot be matched with their old values.
     fn schema(
         &mut self,
         schema: &Value,
@@ -110,7 +110,7 @@ impl Check {
             false,
             uncorrelatable,
         );
-        // Only lists with keys have items that can be found again.
+        // Only items of lists with keys can be matched with their old values.
         let here = match schema["x-kubernetes-list-type"].as_str() {
             Some("map") => uncorrelatable,
             _ => uncorrelatable.or(Some(path)),
@@ -160,7 +160,7 @@ impl Check {
         }
     }
 
-    /// What a rule is made up of.
+    /// Checks the fields of a rule, without compiling its expressions.
     fn form(&mut self, rule: &Value, schema: &Value, path: &str) {
         let given = |key: &str| rule[key].as_str().unwrap_or_default();
         let errors = &mut self.schema_errors;
@@ -302,7 +302,7 @@ impl Check {
     }
 }
 
-/// By how much a cost is too high.
+/// Returns by which factor a cost exceeds its limit.
 fn over(what: &str, cost: u64, limit: u64) -> String {
     let factor = cost as f64 / limit as f64;
     let shown = if factor > 100.0 {

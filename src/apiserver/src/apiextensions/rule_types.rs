@@ -1,4 +1,4 @@
-//! The types that a schema's rules see.
+//! CEL type declarations for the schemas of custom resources.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rkube_cel::{DeclField, DeclType, MAX_REQUEST_SIZE, Read, Type, escape};
 use serde_json::{Value, json};
 
-/// The declared type of a schema; `None` for what rules cannot look into.
-/// Bounds that a schema does not give are what fits into a request.
+/// Returns the declared type of a schema; `None` if rules cannot access its values. Missing size
+/// limits are derived from the maximum size of a request.
 pub fn decl_type(schema: &Value, resource: bool) -> Option<DeclType> {
     let max = |key: &str| schema[key].as_i64().map(|n| n.max(0) as u64);
     if schema["x-kubernetes-int-or-string"] == true {
@@ -113,7 +113,7 @@ fn text(schema: &Value) -> DeclType {
                 values.iter().filter_map(Value::as_str).map(str::len).max()
             };
             let max = match max {
-                // Characters may take four bytes.
+                // A character may take up to four bytes.
                 Some(max) => max.saturating_mul(4),
                 None => longest().map_or(unbounded, |n| n as u64),
             };

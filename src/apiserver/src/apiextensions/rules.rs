@@ -1,5 +1,4 @@
-//! Validation rules of definitions (`x-kubernetes-validations`): what they
-//! compile to and what they say of an object.
+//! Validation rules of definitions (`x-kubernetes-validations`): compilation and evaluation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,37 +14,37 @@ use serde_json::Value;
 
 use super::rule_types::decl_type;
 
-/// A rule that was compiled.
+/// A compiled rule.
 pub struct Rule {
-    /// As written.
+    /// The rule as written in the schema.
     pub value: Value,
-    /// The rule, or why it does not compile; nothing for an empty one.
+    /// The compiled rule, or its compile error; `None` if the rule is empty.
     pub compiled: Option<Result<Runnable, String>>,
-    /// The expression for its message, likewise.
+    /// The compiled `messageExpression`, or its compile error; `None` if there is none.
     pub message: Option<Result<Runnable, String>>,
-    /// Where in its place a failure is shown.
+    /// The path of the field at which a failure is reported, relative to the schema.
     field_path: String,
 }
 
-/// An expression that can be run.
+/// A compiled expression.
 pub struct Runnable {
     program: Program,
-    /// Whether it looks at the former state.
+    /// Whether the expression uses `oldSelf`.
     pub uses_old: bool,
-    /// The most it may cost by what its schema says of sizes.
+    /// The maximum estimated cost, from the size limits of the schema.
     pub max_cost: u64,
 }
 
-/// The rules of a schema and those in it.
+/// The rules of a schema and of its parts.
 pub struct Rules {
-    /// The schema's type, as errors show it.
+    /// The schema's type, for error messages.
     type_name: String,
     decl: Option<Arc<DeclType>>,
     own: Vec<Rule>,
     properties: BTreeMap<String, Rules>,
     additional: Option<Box<Rules>>,
     items: Option<Box<Rules>>,
-    /// By which keys a list's items are correlated.
+    /// The keys by which list items are matched with their old values.
     list_keys: Option<Vec<String>>,
 }
 
@@ -53,7 +52,7 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_default()
 }
 
-/// Compiles the rules of one schema, not those in it.
+/// Compiles the rules of one schema, without those of its parts.
 pub fn compile(schema: &Value, decl: &Arc<DeclType>) -> Vec<Rule> {
     let named = decl.named("selfType");
     let plain = Env::new()
@@ -121,7 +120,8 @@ fn runnable(env: &Env, source: &str, ty: &Type, sizes: &DeclType) -> Result<Runn
     })
 }
 
-/// A rule's path below its schema, as errors show it; `None` if it leads nowhere.
+/// Converts a rule's `fieldPath` to the form used in errors; `None` if the path is not in the
+/// schema.
 pub fn field_path(path: &str, schema: &Value) -> Option<String> {
     let mut schema = schema;
     let mut shown = String::new();
@@ -179,8 +179,8 @@ pub fn field_path(path: &str, schema: &Value) -> Option<String> {
 }
 
 impl Rules {
-    /// The rules of a whole schema; `None` if there are none. Compiled once
-    /// for as long as anyone serves the schema.
+    /// Returns the rules of a schema, to be compiled on first use; `None` if there are none. Equal
+    /// schemas share their rules as long as they are in use.
     pub fn of(schema: &Value) -> Option<Arc<OnceLock<Option<Self>>>> {
         type Cache = Mutex<HashMap<Vec<u8>, Weak<OnceLock<Option<Rules>>>>>;
         static CACHE: OnceLock<Cache> = OnceLock::new();
@@ -199,7 +199,7 @@ impl Rules {
         Some(rules)
     }
 
-    /// Compiles the rules of a schema and of all in it.
+    /// Compiles the rules of a schema and of all its parts.
     pub fn build(schema: &Value, root: bool) -> Option<Self> {
         if !has_rules(schema) {
             return None;
@@ -239,7 +239,7 @@ impl Rules {
         })
     }
 
-    /// What the rules say of an object, given its former state.
+    /// Evaluates the rules on an object. `old` is its previous state, if any.
     pub fn validate(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
         let mut run = Run {
             errors: Vec::new(),
@@ -247,13 +247,12 @@ impl Rules {
             ratchets: true,
         };
         let unchanged = old == Some(object);
-        // An exhausted budget has been reported; there is nothing to add.
+        // An exhausted budget has already been reported as an error.
         let _ = self.walk(&mut run, "", object, old, unchanged);
         run.errors
     }
 
-    /// What the rules say of a part of an object, with nothing forgiven for
-    /// having been there before.
+    /// Evaluates the rules on a value, without ratcheting: unchanged values are validated too.
     pub fn validate_part(
         &self,
         path: &str,
@@ -416,7 +415,7 @@ impl Rules {
                     continue;
                 }
             }
-            // What was wrong before and has not changed may stay.
+            // Ratcheting: violations in unchanged values are tolerated.
             if run.ratchets && !runnable.uses_old && unchanged {
                 continue;
             }
@@ -443,8 +442,8 @@ impl Rules {
         Ok(())
     }
 
-    /// The message that a rule's expression gives; `None` if it gives none
-    /// that can be used, and an error if the budget is gone.
+    /// Returns the result of a rule's `messageExpression`; `None` if it is unusable. Returns an
+    /// error if the budget is exhausted.
     fn message(
         &self,
         run: &mut Run,
@@ -477,25 +476,25 @@ impl Rules {
     }
 }
 
-/// The budget is gone, and it has been said.
+/// The budget is exhausted; the error has been added.
 struct Exhausted;
 
 struct Run {
     errors: Vec<FieldError>,
     budget: u64,
-    /// Whether what was wrong before may stay.
+    /// Whether violations in unchanged values are tolerated.
     ratchets: bool,
 }
 
-/// What came of [`Rules::validate_part`].
+/// The result of [`Rules::validate_part`].
 pub struct PartRun {
-    /// What is wrong.
+    /// The violations.
     pub errors: Vec<FieldError>,
-    /// What is left of the budget, if anything.
+    /// The remaining budget; `None` if it is exhausted.
     pub left: Option<u64>,
 }
 
-/// A rule as errors name it.
+/// Returns the message of a rule, or its expression if there is none.
 fn shown(rule: &Value) -> &str {
     match text(rule, "message") {
         "" => text(rule, "rule").trim(),
@@ -503,7 +502,7 @@ fn shown(rule: &Value) -> &str {
     }
 }
 
-/// What tells an item of a list map apart.
+/// Returns a string that identifies an item of a list map by its keys.
 fn identity(item: &Value, keys: &[String]) -> String {
     let parts: Vec<_> = keys
         .iter()
@@ -512,7 +511,7 @@ fn identity(item: &Value, keys: &[String]) -> String {
     parts.join("\u{0}")
 }
 
-/// Whether there are rules anywhere in a schema.
+/// Returns whether a schema or any of its parts has rules.
 pub fn has_rules(schema: &Value) -> bool {
     let Value::Object(map) = schema else {
         return false;
@@ -540,7 +539,7 @@ fn violated_path(path: &str, below: &str) -> String {
     }
 }
 
-/// Returns the error of a violated rule, of the kind that its reason names.
+/// Returns the error of a violated rule, of the type that its `reason` specifies.
 fn violation(rule: &Value, at: String, detail: String, bad: Option<Value>) -> FieldError {
     match rule["reason"].as_str() {
         Some("FieldValueForbidden") => FieldError::forbidden(at, detail),

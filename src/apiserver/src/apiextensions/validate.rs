@@ -1,4 +1,4 @@
-//! Validation of values against an OpenAPI v3 schema, worded as upstream's.
+//! Validation of values against an OpenAPI v3 schema, with upstream's messages.
 
 use rkube_api::Object;
 use rkube_api::schema::{ListType, Structural};
@@ -6,7 +6,7 @@ use rkube_api::status::{FieldError, FieldErrorKind};
 use rkube_go_regexp::Pattern;
 use serde_json::Value;
 
-/// Whether a list's items must differ, and in what.
+/// Returns the list type of a schema and the keys of a list map.
 pub fn list_rule(schema: &Structural) -> (ListType, &[String]) {
     (schema.list_type, &schema.list_map_keys)
 }
@@ -31,7 +31,8 @@ fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// The rules of a whole object that name no field of their own.
+/// Validates the keywords of an object's root schema that concern the whole object: `required`, and
+/// combinations of schemas such as `allOf`.
 pub fn validate_root(schema: &Value, object: &Object, errors: &mut Vec<FieldError>) {
     required(schema, object, "", errors);
     combinations(schema, object, "", errors);
@@ -51,8 +52,7 @@ fn required(schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldErr
     }
 }
 
-/// Checks a value against a schema. A value that is what it was before is not
-/// refused, whatever the schema says of it by now.
+/// Validates a value against a schema. A value that equals its old one is accepted.
 pub fn validate(
     schema: &Value,
     value: &Value,
@@ -305,7 +305,7 @@ fn array(
             .then(|| schema["x-kubernetes-list-map-keys"].as_array())
             .flatten();
         for (i, item) in items.iter().enumerate() {
-            // Items can be found again where keys tell them apart.
+            // Items can only be matched with their old values by keys.
             let was = keys
                 .zip(old.and_then(Value::as_array))
                 .and_then(|(keys, old)| {
@@ -320,7 +320,7 @@ fn array(
     }
 }
 
-/// Sets and list maps must not hold an item twice.
+/// Rejects duplicate items in sets and list maps.
 pub fn validate_lists(
     schema: &Structural,
     value: &Value,

@@ -1,4 +1,4 @@
-//! One version of a custom resource: the strategy that its definition makes.
+//! One version of a custom resource, and the strategy derived from its definition.
 
 use std::sync::{Arc, OnceLock};
 
@@ -24,7 +24,7 @@ struct Scale {
     selector: Option<Path>,
 }
 
-/// What a definition says of one version.
+/// The settings of one version in a definition.
 pub struct CrdVersion {
     schema: Value,
     structural: Structural,
@@ -32,12 +32,12 @@ pub struct CrdVersion {
     has_status: bool,
     scale: Option<Scale>,
     columns: Vec<Column>,
-    /// Validation rules, compiled when the first object is written.
+    /// The validation rules, compiled when the first object is written.
     rules: Option<Arc<OnceLock<Option<Rules>>>>,
 }
 
 impl CrdVersion {
-    /// Reads a version of a definition's spec.
+    /// Parses a version of a definition's spec.
     pub fn new(version: &Value) -> Self {
         let schema = version["schema"]["openAPIV3Schema"].clone();
         let structural = if schema.is_object() {
@@ -97,41 +97,41 @@ impl CrdVersion {
         }
     }
 
-    /// How objects are shaped.
+    /// Returns the structural schema.
     pub fn structural(&self) -> &Structural {
         &self.structural
     }
 
-    /// Whether the schema names any default.
+    /// Returns whether the schema has any defaults.
     pub fn has_defaults(&self) -> bool {
         self.has_defaults
     }
 
-    /// Fills in the defaults of missing fields.
+    /// Sets the defaults of missing fields.
     pub fn apply_defaults(&self, object: &mut Object) {
         if self.has_defaults {
             apply_defaults(&self.structural, object);
         }
     }
 
-    /// The `openAPIV3Schema`.
+    /// Returns the `openAPIV3Schema`.
     pub fn schema_value(&self) -> &Value {
         &self.schema
     }
 
-    /// Differs whenever the schema does.
+    /// Returns a hash of the schema.
     pub fn fingerprint(&self) -> String {
         let digest =
             ring::digest::digest(&ring::digest::SHA256, self.schema.to_string().as_bytes());
         hex::encode(digest)
     }
 
-    /// The columns of a table.
+    /// Returns the column definitions of the table.
     pub fn columns(&self) -> Vec<Value> {
         self.columns.iter().map(|c| c.definition.clone()).collect()
     }
 
-    /// An object's cells.
+    /// Returns an object's cells in the table.
     pub fn cells(&self, object: &Object, now: jiff::Timestamp) -> Vec<Value> {
         self.columns
             .iter()
@@ -160,12 +160,12 @@ impl CrdVersion {
             .collect()
     }
 
-    /// What was wrong in the former state and has not changed may stay.
+    /// Violations that exist in the old state and have not changed are tolerated.
     fn validate(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if self.schema.is_object() {
             for (key, value) in object.as_object().into_iter().flatten() {
-                // These are checked for every kind alike.
+                // These are validated for all kinds.
                 if matches!(key.as_str(), "apiVersion" | "kind" | "metadata") {
                     continue;
                 }
@@ -211,7 +211,7 @@ fn any_default(schema: &Structural) -> bool {
         || schema.additional.as_deref().is_some_and(any_default)
 }
 
-/// Fills in the defaults of missing fields, from the outside in.
+/// Sets the defaults of missing fields, outer objects first.
 fn apply_defaults(schema: &Structural, value: &mut Value) {
     match value {
         Value::Object(map) => {

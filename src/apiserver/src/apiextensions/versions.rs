@@ -1,4 +1,4 @@
-//! The versions of one definition, and how objects get from one to another.
+//! The versions of a definition, and conversion between them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,25 +13,25 @@ use super::version::CrdVersion;
 use crate::uid::new_uid;
 use crate::webhooks::client::WebhookClient;
 
-/// How long a conversion webhook may take.
+/// The time limit for a conversion webhook.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The form of reviews that this server speaks, in all their versions.
+/// The versions of `ConversionReview` that this server supports.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
-/// How objects get from one version to another.
+/// The conversion strategy of a definition.
 enum Conversion {
-    /// By being called so.
+    /// Only `apiVersion` changes.
     None,
-    /// By asking a webhook.
+    /// A webhook converts.
     Webhook {
-        /// Its `WebhookClientConfig`.
+        /// The webhook's `WebhookClientConfig`.
         config: Value,
-        /// The first version of `ConversionReview` that both sides know.
+        /// The first version of `ConversionReview` that both sides support.
         review: Option<&'static str>,
     },
 }
 
-/// All versions of a definition, also those that are not served.
+/// All versions of a definition, including those that are not served.
 pub struct CrdVersions {
     group: String,
     storage: String,
@@ -41,7 +41,7 @@ pub struct CrdVersions {
 }
 
 impl CrdVersions {
-    /// Reads a definition's spec.
+    /// Parses a definition's spec.
     pub fn new(
         spec: &Value,
         versions: BTreeMap<String, Arc<CrdVersion>>,
@@ -77,34 +77,34 @@ impl CrdVersions {
         }
     }
 
-    /// Whether conversions ask a webhook.
+    /// Returns whether a webhook converts.
     pub fn has_webhook(&self) -> bool {
         matches!(self.conversion, Conversion::Webhook { .. })
     }
 
-    /// The schemas of a version.
+    /// Returns the version with the given `apiVersion`.
     pub fn version(&self, api_version: &str) -> Option<&Arc<CrdVersion>> {
         let version = api_version.strip_prefix(&*self.group)?.strip_prefix('/')?;
         self.versions.get(version)
     }
 
-    /// The selectable fields of all versions.
+    /// Returns the selectable fields of all versions.
     pub fn selectable(&self) -> &[Cow<'static, str>] {
         &self.selectable
     }
 
-    /// All versions.
+    /// Returns all versions.
     pub fn versions(&self) -> impl Iterator<Item = &Arc<CrdVersion>> {
         self.versions.values()
     }
 
-    /// The storage version's `apiVersion`.
+    /// Returns the `apiVersion` of the storage version.
     pub fn storage(&self) -> String {
         gvk::api_version(&self.group, &self.storage)
     }
 
-    /// Objects as they were stored, in another version: defaulted as they
-    /// were, converted, and held to the schema of what they become.
+    /// Converts stored objects to another version. Applies the defaults of the stored version
+    /// first; fields unknown to the target version are pruned.
     pub async fn read(
         &self,
         client: &WebhookClient,
@@ -119,7 +119,12 @@ impl CrdVersions {
         self.convert(client, objects, api_version).await
     }
 
-    /// Objects in another version.
+    /// Converts objects to another version. The result has the same number of objects in the same
+    /// order.
+    ///
+    /// # Errors
+    ///
+    /// 500 if a version is not part of the definition, or if the webhook fails.
     pub async fn convert(
         &self,
         client: &WebhookClient,
@@ -160,8 +165,8 @@ impl CrdVersions {
             }
         }
         for i in other {
-            // What the version does not know goes, without a word. What does not
-            // fit is shown as it is: a reader has to be able to see it.
+            // Unknown fields are pruned silently. An object that does not match the schema is
+            // returned as it is, so that clients can read it.
             if let Err(error) = fields::check(target.structural(), &mut objects[i]) {
                 tracing::debug!(%error, api_version, "a converted object does not fit its schema");
             }
@@ -169,7 +174,7 @@ impl CrdVersions {
         Ok(objects)
     }
 
-    /// Names the version by itself: what conversion without a webhook does.
+    /// Returns a copy of the object with another `apiVersion`: the conversion without a webhook.
     pub fn rename(&self, object: &Object, api_version: &str) -> Object {
         let mut object = object.clone();
         object["apiVersion"] = api_version.into();
@@ -177,7 +182,7 @@ impl CrdVersions {
     }
 }
 
-/// An error without a reason, as Go's plain errors become.
+/// Returns an error without a reason, as plain Go errors are reported.
 fn plain(message: String) -> Status {
     Status::new(500, "", message)
 }
@@ -268,8 +273,7 @@ async fn ask(
         .collect()
 }
 
-/// Holds a converted object to what may change, and gives it back the
-/// metadata that may not.
+/// Checks that a webhook has changed only what it may, and restores immutable metadata.
 fn check(
     original: &Object,
     converted: &mut Object,
@@ -360,7 +364,7 @@ fn check(
     Ok(())
 }
 
-/// The rules of labels and annotations, for those that the webhook changed.
+/// Validates the labels or annotations that a webhook has changed.
 fn check_map(field: &str, map: &Map<String, Value>) -> Result<(), (&'static str, String)> {
     let probe = json!({"metadata": {"name": "x", field: map}});
     let errors: Vec<String> =

@@ -1,8 +1,8 @@
-//! The watch cache: every read and watch is served from here.
+//! The watch cache, which serves every read and watch.
 //!
-//! One task follows the store's whole history and hands each change to the
-//! cache of its resource. So all caches stand at the same revision, and a
-//! consistent read is to wait until that revision has reached the store's.
+//! A single task follows the store's history and applies each change to the cache of its resource.
+//! All caches are therefore at the same revision. A consistent read waits until that revision has
+//! reached the store's.
 
 mod object;
 mod pages;
@@ -22,28 +22,28 @@ pub use object::{CachedObject, FieldExtractor, with_revision};
 pub use resource::{Event, EventKind, ResourceCache};
 pub use watcher::{Filter, Position, TooOld, Watcher};
 
-/// How long a shared store's watch may take to tell how far it is, and how often
-/// it is asked.
+/// How long one attempt waits for the cache to reach the store's revision. Each attempt asks the
+/// store again, which makes the watch of a shared store report its progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 const PROGRESS_TRIES: u32 = 5;
 
-/// Every key of the API server begins so.
+/// The prefix of all keys of the API server.
 pub const PREFIX: &str = "/registry/";
 
-/// The caches of all resources, and the revision that they all show.
+/// The caches of all resources, and the revision that they have all reached.
 pub struct Cache {
     store: Arc<dyn Store>,
     resources: RwLock<HashMap<Box<str>, Arc<ResourceCache>>>,
     revision: watch::Sender<u64>,
 }
 
-/// `"<group or core>/<plural>"`, the caches' key.
+/// Returns `"<group or core>/<plural>"`, the key of a resource's cache.
 pub fn resource_key(group: &str, plural: &str) -> String {
     format!("{}/{plural}", if group.is_empty() { "core" } else { group })
 }
 
 impl Cache {
-    /// An empty cache over `store`.
+    /// Creates an empty cache of `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store,
@@ -52,12 +52,12 @@ impl Cache {
         }
     }
 
-    /// The cache of a resource; made if there is none yet.
+    /// Returns the cache of a resource; creates it if it does not exist.
     pub fn resource(&self, group: &str, plural: &str) -> Arc<ResourceCache> {
         self.by_key(&resource_key(group, plural))
     }
 
-    /// The cache of a resource, if anything was ever asked of or stored in it.
+    /// Returns the cache of a resource if it exists, that is, if it was requested or filled before.
     pub fn existing(&self, group: &str, plural: &str) -> Option<Arc<ResourceCache>> {
         self.resources
             .read()
@@ -76,14 +76,16 @@ impl Cache {
             .clone()
     }
 
-    /// The revision that every resource's cache shows.
+    /// Returns the revision that all caches have reached.
     pub fn revision(&self) -> u64 {
         *self.revision.borrow()
     }
 
-    /// Waits until the cache shows everything that was durable when this was
-    /// called, and gives the revision that it shows then. When the store cannot
-    /// say, what is there has to do: for decisions that a write will prove.
+    /// Waits until the cache includes every write that was durable at the time of the call. Returns
+    /// the revision of the cache.
+    ///
+    /// If the store is unreachable or the cache is too far behind, falls back to cached data. Callers
+    /// must follow up with a conditional write, which fails if the cache was stale.
     pub async fn consistent(&self) -> u64 {
         match self.try_consistent().await {
             Ok(revision) => revision,
@@ -94,10 +96,12 @@ impl Cache {
         }
     }
 
-    /// [`Self::consistent`] for reads, which fail rather than show the past.
+    /// As [`Self::consistent`], but for reads: fails instead of returning stale data.
     ///
     /// # Errors
-    /// 503 when the store cannot say what is newest.
+    ///
+    /// 503 if the store cannot report its current revision, or if the cache does not reach it in
+    /// time.
     pub async fn try_consistent(&self) -> Result<u64, Status> {
         let mut patience = PROGRESS_TRIES;
         loop {
@@ -121,7 +125,7 @@ impl Cache {
         }
     }
 
-    /// Waits until the cache shows at least `revision`.
+    /// Waits until the cache has reached at least `revision`. Returns the revision of the cache.
     pub async fn reached(&self, revision: u64) -> u64 {
         if self.revision() >= revision {
             return self.revision();
@@ -132,12 +136,12 @@ impl Cache {
         self.revision()
     }
 
-    /// A receiver that sees each new revision.
+    /// Returns a receiver of each new revision.
     pub fn progress(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
 
-    /// Fills the caches and gives the store's watch from there on.
+    /// Fills the caches from the store. Returns a watch of the changes since then.
     pub async fn load(&self) -> Result<rkube_store::Watch, StoreError> {
         let page = self.store.list(PREFIX, ListOptions::default()).await?;
         let mut by_resource: HashMap<&str, Vec<&rkube_store::KeyValue>> = HashMap::new();
@@ -165,9 +169,8 @@ impl Cache {
         self.store.watch(PREFIX, page.revision).await
     }
 
-    /// Applies the store's changes until the store closes. When the watch is
-    /// lost (too far behind), the caches are filled again and every watcher is
-    /// told that its position is gone.
+    /// Applies the store's changes until the store closes. If the watch is lost (because it fell
+    /// too far behind), refills the caches; every watcher then gets [`TooOld`].
     pub async fn follow(&self, mut changes: rkube_store::Watch) {
         loop {
             while let Some(batch) = changes.recv().await {
@@ -194,7 +197,7 @@ impl Cache {
     }
 
     fn apply(&self, changes: &[Change], revision: u64) {
-        // A batch touches few resources; each is woken once.
+        // A batch usually changes few resources; wake the watchers of each once.
         let mut touched: Vec<Arc<ResourceCache>> = Vec::new();
         for change in changes {
             let (kv, at) = match change {
@@ -220,7 +223,7 @@ impl Cache {
     }
 }
 
-/// `/registry/<group>/<plural>/<rest>` as (`<group>/<plural>`, `<rest>`).
+/// Splits `/registry/<group>/<plural>/<rest>` into `<group>/<plural>` and `<rest>`.
 fn split_key(key: &str) -> Option<(&str, &str)> {
     let tail = key.strip_prefix(PREFIX)?;
     let group = tail.find('/')?;

@@ -1,5 +1,4 @@
-//! A cached object: its encoded bytes, which are the store's own, and the little
-//! that selectors need.
+//! Cached objects: the encoded bytes, shared with the store, and the data that selectors need.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,47 +9,48 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use serde::Deserialize;
 
-/// An object as reads and watches see it: encoded once, shared by all of them.
+/// An object in the cache: encoded once, shared by all reads and watches.
 ///
-/// The tree is only made for those who ask for it (authorization, admission)
-/// and is then kept as long as the object.
+/// The parsed tree is created when first needed (by authorization or admission) and then kept as
+/// long as the object.
 pub struct CachedObject {
-    /// The namespace, empty for cluster-scoped objects.
+    /// The namespace; empty for cluster-scoped objects.
     pub namespace: Box<str>,
     /// The name.
     pub name: Box<str>,
-    /// The revision of the last write, the object's `resourceVersion`.
+    /// The revision of the last write, served as `resourceVersion`.
     pub revision: u64,
     /// `metadata.labels`.
     pub labels: Pairs,
-    /// Values of the fields that selectors may name, beside name and namespace.
+    /// The values of selectable fields, other than name and namespace.
     pub fields: Pairs,
-    /// JSON in the storage version, as it is stored: without the revision.
+    /// JSON in the stored version, without `resourceVersion`.
     stored: Bytes,
-    /// Where in it the revision goes, which is where its metadata begin.
+    /// The offset in `stored` at which `resourceVersion` is inserted: the start of the metadata's
+    /// members.
     revision_at: usize,
     tree: OnceLock<Arc<Object>>,
     protobuf: OnceLock<Protobuf>,
 }
 
-/// An object's protobuf form: the body, and where its message lies in it.
+/// The protobuf encoding of an object.
 pub struct Protobuf {
-    /// The whole body, as a client takes it.
+    /// The complete response body, with its envelope.
     pub body: Bytes,
     message: Range<usize>,
 }
 
 impl Protobuf {
-    /// The message alone, as lists have it.
+    /// Returns the message without its envelope, as embedded in lists.
     pub fn message(&self) -> &[u8] {
         &self.body[self.message.clone()]
     }
 }
 
-/// A few keys and values, kept small.
+/// Key-value pairs in a compact form.
 pub type Pairs = Box<[(Box<str>, Box<str>)]>;
 
-/// What [`CachedObject`] reads of an object when it needs no more.
+/// The members of an object that [`CachedObject`] needs if there is no field extractor.
 #[derive(Deserialize, Default)]
 struct Skeleton {
     #[serde(default)]
@@ -63,12 +63,12 @@ struct SkeletonMeta {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// Gives the values of a kind's selectable fields.
+/// Extracts the values of a kind's selectable fields.
 pub type FieldExtractor = Arc<dyn Fn(&Object) -> Vec<(Box<str>, Box<str>)> + Send + Sync>;
 
 impl CachedObject {
-    /// Reads a stored value. `None` when it is not JSON with metadata: the
-    /// store then holds something that this API server did not write.
+    /// Creates a cached object from its stored JSON. Returns `None` if the value is not JSON with
+    /// metadata, that is, if another program wrote it.
     pub fn new(
         namespace: &str,
         name: &str,
@@ -121,8 +121,8 @@ impl CachedObject {
         })
     }
 
-    /// The same state seen at another revision: the last state of a deleted
-    /// object carries the revision of the deletion.
+    /// Returns the same object at another revision. The last state of a deleted object is sent with
+    /// the revision of the deletion.
     pub fn at(&self, revision: u64) -> Self {
         Self {
             namespace: self.namespace.clone(),
@@ -137,16 +137,17 @@ impl CachedObject {
         }
     }
 
-    /// The object as a tree, parsed on first use and then shared.
+    /// Returns the object as a tree, parsed on first use and then shared.
     pub fn tree(&self) -> Arc<Object> {
         self.tree.get_or_init(|| Arc::new(self.parse())).clone()
     }
 
-    /// The object in protobuf form, made on first use and then shared by all
-    /// that read or watch it.
+    /// Returns the object in protobuf, encoded on first use and then shared by all reads and
+    /// watches.
     ///
     /// # Errors
-    /// 500 when the object is not of its kind's types.
+    ///
+    /// 500 if the object does not match its kind's schema.
     pub fn protobuf(&self) -> Result<&Protobuf, Status> {
         if let Some(made) = self.protobuf.get() {
             return Ok(made);
@@ -163,35 +164,35 @@ impl CachedObject {
         Ok(self.protobuf.get_or_init(|| made))
     }
 
-    /// JSON in the storage version, `resourceVersion` included.
+    /// Returns the JSON in the stored version, with `resourceVersion`.
     pub fn json(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.json_len());
         self.put_json(&mut out);
         out.freeze()
     }
 
-    /// Appends what [`Self::json`] gives.
+    /// Appends the result of [`Self::json`] to `out`.
     pub fn put_json(&self, out: &mut impl BufMut) {
         put_with_revision(&self.stored, self.revision_at, self.revision, out);
     }
 
-    /// At most how many bytes [`Self::json`] has.
+    /// Returns an upper bound of the length of [`Self::json`].
     pub fn json_len(&self) -> usize {
         self.stored.len() + REVISION_LEN
     }
 
-    /// The object as it is stored, without its revision.
+    /// Returns the stored JSON, without `resourceVersion`.
     pub fn stored(&self) -> &Bytes {
         &self.stored
     }
 
-    /// Appends the object's metadata, `resourceVersion` included.
+    /// Appends the object's metadata with `resourceVersion` to `out`.
     pub fn put_metadata(&self, out: &mut impl BufMut) {
         let metadata = metadata_of(&self.stored, self.revision_at).unwrap_or(b"{}");
         put_with_revision(metadata, 1, self.revision, out);
     }
 
-    /// The object as a tree of the caller's own; nothing is kept.
+    /// Returns the object as an owned tree; unlike [`Self::tree`], does not keep a parsed copy.
     pub fn parse(&self) -> Object {
         match self.tree.get() {
             Some(tree) => (**tree).clone(),
@@ -204,7 +205,7 @@ impl CachedObject {
         }
     }
 
-    /// The value of a label.
+    /// Returns the value of a label.
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels
             .iter()
@@ -212,7 +213,7 @@ impl CachedObject {
             .map(|(_, v)| &**v)
     }
 
-    /// The value of a selectable field.
+    /// Returns the value of a selectable field.
     pub fn field(&self, field: &str) -> Option<&str> {
         match field {
             "metadata.name" => Some(&self.name),
@@ -226,8 +227,8 @@ impl CachedObject {
     }
 }
 
-/// `json` with `metadata.resourceVersion` set to `revision`, without building a
-/// tree: the bytes around it are copied as they are.
+/// Returns `json` with `metadata.resourceVersion` set to `revision`. Copies the surrounding bytes
+/// instead of parsing them. Returns `None` if `json` has no metadata.
 pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
     let at = metadata_start(json)?;
     if json[at..].starts_with(KEY) {
@@ -238,13 +239,13 @@ pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// What stands before a revision.
+/// The text before a revision.
 const KEY: &[u8] = b"\"resourceVersion\":\"";
-/// At most how many bytes a revision adds: its key, its digits, a quote, a comma.
+/// Upper bound of the bytes that a revision adds: key, digits, quote and comma.
 const REVISION_LEN: usize = KEY.len() + 22;
 
-/// Appends `json` with a revision at the place `at`, behind the brace that
-/// begins its metadata.
+/// Appends `json` with a revision inserted at offset `at`, right after the opening brace of its
+/// metadata.
 fn put_with_revision(json: &[u8], at: usize, revision: u64, out: &mut impl BufMut) {
     out.put_slice(&json[..at]);
     out.put_slice(KEY);
@@ -257,7 +258,7 @@ fn put_with_revision(json: &[u8], at: usize, revision: u64, out: &mut impl BufMu
     out.put_slice(&json[at..]);
 }
 
-/// Encoded JSON without the revision that this file's functions put in.
+/// Returns JSON without the revision that [`put_with_revision`] inserted.
 fn without_revision(json: &[u8]) -> Option<Bytes> {
     let at = metadata_start(json)?;
     let tail = json[at..].strip_prefix(KEY)?;
@@ -266,7 +267,7 @@ fn without_revision(json: &[u8]) -> Option<Bytes> {
     Some([&json[..at], tail].concat().into())
 }
 
-/// Where the members of the top-level `metadata` object begin. The input is
+/// Returns the offset of the first member of the top-level `metadata` object. The input must be
 /// compact JSON as `serde_json` writes it.
 fn metadata_start(json: &[u8]) -> Option<usize> {
     const KEY: &[u8] = b"\"metadata\":{";
@@ -289,7 +290,7 @@ fn metadata_start(json: &[u8]) -> Option<usize> {
     None
 }
 
-/// Where the string ends that begins at `at`: the place of its last quote.
+/// Returns the offset of the closing quote of the string that starts at `at`.
 fn string_end(json: &[u8], at: usize) -> Option<usize> {
     let mut i = at + 1;
     loop {
@@ -301,8 +302,8 @@ fn string_end(json: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The metadata of an encoded object, with their braces; `start` is what
-/// [`metadata_start`] gives.
+/// Returns the metadata of an encoded object, including braces. `start` is the result of
+/// [`metadata_start`].
 fn metadata_of(json: &[u8], start: usize) -> Option<&[u8]> {
     let from = start - 1;
     let mut depth = 0usize;
@@ -375,8 +376,7 @@ mod tests {
             let stored = Bytes::from(object.to_string());
             let shown = with_revision(&stored, 3).unwrap();
             object["metadata"]["resourceVersion"] = "18446744073709551615".into();
-            // A stored value that has a revision, as an older version might have
-            // written it, has no other meaning.
+            // A stored value that already has a revision is read in the same way.
             for stored in [stored, shown] {
                 let cached = CachedObject::new("", "a", u64::MAX, &stored, None).unwrap();
                 let read: Object = serde_json::from_slice(&cached.json()).unwrap();

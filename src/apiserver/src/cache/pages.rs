@@ -1,9 +1,8 @@
-//! What long lists go on from: the state that a list's first page was cut from.
+//! Snapshots for paginated lists: the state from which a list's first page was taken.
 //!
-//! A page's token promises the rest of the list as it was, for some minutes
-//! (upstream: until the store is compacted, five to ten minutes later). The
-//! objects are in memory anyway, so the promise costs a pointer each, and
-//! a page costs no reading of history.
+//! A continue token promises the rest of the list unchanged for some minutes (upstream: until
+//! compaction, five to ten minutes later). The objects are in memory anyway, so a snapshot costs
+//! one pointer per object, and pages need no read of the store's history.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,15 +12,15 @@ use parking_lot::Mutex;
 
 use super::object::CachedObject;
 
-/// How long a list can go on; upstream compacts every five minutes.
+/// The lifetime of a snapshot; upstream compacts every five minutes.
 const AGE: Duration = Duration::from_secs(300);
-/// How many states of one resource are kept, whatever their age.
+/// Maximum number of snapshots per resource.
 const STATES: usize = 16;
 
-/// A resource's objects at some revision, in key order.
+/// The objects of a resource at some revision, in key order.
 pub type Objects = Arc<[Arc<CachedObject>]>;
 
-/// The states of one resource that unfinished lists go on from.
+/// The snapshots of one resource that unfinished lists continue from.
 #[derive(Default)]
 pub struct Pages(Mutex<VecDeque<State>>);
 
@@ -32,7 +31,8 @@ struct State {
 }
 
 impl Pages {
-    /// Keeps the state at `revision`; an equal one is kept once.
+    /// Adds a snapshot at `revision`, unless one exists for it. Drops the oldest snapshot if there
+    /// are too many.
     pub fn keep(&self, revision: u64, objects: Objects, now: Instant) {
         let mut states = self.0.lock();
         forget_old(&mut states, now);
@@ -49,7 +49,7 @@ impl Pages {
         });
     }
 
-    /// The state at `revision`, if it is still kept.
+    /// Returns the snapshot at `revision`, if it still exists.
     pub fn at(&self, revision: u64, now: Instant) -> Option<Objects> {
         let mut states = self.0.lock();
         forget_old(&mut states, now);
@@ -57,7 +57,7 @@ impl Pages {
         Some(found.objects.clone())
     }
 
-    /// Lets go of states that are too old.
+    /// Drops expired snapshots.
     pub fn age(&self, now: Instant) {
         forget_old(&mut self.0.lock(), now);
     }

@@ -1,4 +1,4 @@
-//! One resource's cache: its objects, and its recent events.
+//! The cache of one resource: its objects and its recent events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,26 +12,27 @@ use super::object::{CachedObject, FieldExtractor};
 use super::pages::{Objects, Pages};
 use super::watcher::{Filter, Position, TooOld};
 
-/// Events kept for watches that start in the past, at least and at most.
+/// Maximum number of recent events kept for watches that start in the past.
 const RING_EVENTS: usize = 2048;
-/// Bytes of objects that old events may hold before they are forgotten earlier.
+/// Maximum total size in bytes of the objects in kept events, except for the last [`RING_MIN`]
+/// events.
 const RING_BYTES: usize = 4 << 20;
-/// Events that are kept whatever they weigh.
+/// Number of events kept regardless of their size.
 const RING_MIN: usize = 64;
 
-/// What happened to an object.
+/// The type of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
-    /// It was made.
+    /// The object was created.
     Added,
-    /// It was overwritten.
+    /// The object was updated.
     Modified,
-    /// It is gone.
+    /// The object was deleted.
     Deleted,
 }
 
 impl EventKind {
-    /// The `type` of a watch event.
+    /// Returns the `type` of the watch event.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
@@ -41,15 +42,15 @@ impl EventKind {
     }
 }
 
-/// One change of one object.
+/// A change of one object.
 pub struct Event {
-    /// What happened.
+    /// The type of the change.
     pub kind: EventKind,
-    /// When.
+    /// The revision of the change.
     pub revision: u64,
-    /// The new state; for a deletion the last state at the deletion's revision.
+    /// The new state; for a deletion, the last state with the revision of the deletion.
     pub object: Arc<CachedObject>,
-    /// The state before, if there was one.
+    /// The previous state, if there was one.
     pub previous: Option<Arc<CachedObject>>,
 }
 
@@ -58,8 +59,8 @@ impl Event {
         self.object.stored().len() + self.previous.as_ref().map_or(0, |p| p.stored().len())
     }
 
-    /// What a watcher with `filter` sees of this: an update that enters its
-    /// selection is an addition, one that leaves it a deletion.
+    /// Returns the event as a watcher with `filter` sees it, or `None` if the watcher does not see
+    /// it. An update that enters the selection is an addition, one that leaves it is a deletion.
     pub fn seen_through(&self, filter: &Filter) -> Option<(EventKind, Arc<CachedObject>)> {
         if filter.is_all() {
             return Some((self.kind, self.object.clone()));
@@ -81,12 +82,12 @@ impl Event {
     }
 }
 
-/// The objects of one resource and their recent history.
+/// The objects of one resource and their recent events.
 pub struct ResourceCache {
     state: RwLock<State>,
-    /// Sequence number of the next event; changing it wakes the watchers.
+    /// Sequence number of the next event; a change wakes the watchers.
     next: watch::Sender<u64>,
-    /// Where unfinished lists go on.
+    /// Snapshots for paginated lists.
     pages: Pages,
 }
 
@@ -97,12 +98,12 @@ struct State {
     ring_bytes: usize,
     /// Sequence number of `ring[0]`.
     first: u64,
-    /// Every event after this revision is in the ring.
+    /// The ring holds every event after this revision.
     floor: u64,
 }
 
 impl ResourceCache {
-    /// An empty cache whose history begins at `revision`.
+    /// Creates an empty cache whose history starts at `revision`.
     pub fn new(revision: u64) -> Self {
         Self {
             state: RwLock::new(State {
@@ -118,7 +119,7 @@ impl ResourceCache {
         }
     }
 
-    /// Says how selectable fields are read, and reads those of what is cached.
+    /// Sets the extractor of selectable fields, and applies it to all cached objects.
     pub fn set_extractor(&self, extractor: Option<FieldExtractor>) {
         let mut state = self.state.write();
         for object in state.objects.values_mut() {
@@ -135,8 +136,8 @@ impl ResourceCache {
         state.extractor = extractor;
     }
 
-    /// Replaces everything: the history before `revision` is unknown, so that
-    /// watchers that were before it must start over.
+    /// Replaces all objects. The events up to `revision` are unknown, so watchers at earlier
+    /// positions must start over.
     pub fn replace<'a>(
         &self,
         items: impl Iterator<Item = (&'a str, &'a Bytes, u64)>,
@@ -158,14 +159,14 @@ impl ResourceCache {
         let end = state.first + state.ring.len() as u64;
         state.ring.clear();
         state.ring_bytes = 0;
-        // A gap in the numbers tells watchers that they missed something.
+        // Skipping a sequence number makes existing watchers fail with `TooOld`.
         state.first = end + 1;
         state.floor = revision;
         drop(state);
         self.wake();
     }
 
-    /// Takes in a write.
+    /// Applies a write. Watchers are not woken until [`wake`](Self::wake).
     pub fn put(&self, key: &str, value: &Bytes, revision: u64) {
         let (namespace, name) = split(key);
         let extractor = self.state.read().extractor.clone();
@@ -197,7 +198,7 @@ impl ResourceCache {
         });
     }
 
-    /// Takes in a deletion.
+    /// Applies a deletion. Watchers are not woken until [`wake`](Self::wake).
     pub fn delete(&self, key: &str, revision: u64) {
         let mut state = self.state.write();
         let Some(previous) = state.objects.remove(key) else {
@@ -212,14 +213,14 @@ impl ResourceCache {
         });
     }
 
-    /// Wakes the watchers if there is something new for them.
+    /// Wakes the watchers if there are new events.
     pub fn wake(&self) {
         let end = self.state.read().end();
         self.next
             .send_if_modified(|next| std::mem::replace(next, end) != end);
     }
 
-    /// The object under a namespace (empty when cluster-scoped) and a name.
+    /// Returns an object by namespace (empty for cluster-scoped resources) and name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<CachedObject>> {
         let state = self.state.read();
         if namespace.is_empty() {
@@ -231,33 +232,33 @@ impl ResourceCache {
             .cloned()
     }
 
-    /// A receiver that sees each change from now on.
+    /// Returns a receiver that is notified of each change from now on.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.next.subscribe()
     }
 
-    /// The revision of the newest change.
+    /// Returns the revision of the latest change.
     pub fn last_change(&self) -> u64 {
         let state = self.state.read();
         state.ring.back().map_or(state.floor, |e| e.revision)
     }
 
-    /// How many objects there are.
+    /// Returns the number of objects.
     pub fn len(&self) -> usize {
         self.state.read().objects.len()
     }
 
-    /// Whether there are no objects.
+    /// Returns whether there are no objects.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The objects that `filter` selects, in key order.
+    /// Returns the objects that `filter` selects, in key order.
     pub fn list(&self, filter: &Filter) -> Vec<Arc<CachedObject>> {
         self.state.read().select(filter)
     }
 
-    /// The objects that `filter` selects, and the revision of the newest change.
+    /// Returns the objects that `filter` selects, and the revision of the latest change.
     pub fn list_with_revision(&self, filter: &Filter) -> (Vec<Arc<CachedObject>>, u64) {
         let state = self.state.read();
         (
@@ -266,8 +267,8 @@ impl ResourceCache {
         )
     }
 
-    /// All objects and the revision of the newest change, or `at_least` if that
-    /// is newer; the state is kept for the list's further pages.
+    /// Returns all objects and their revision: that of the latest change, or `at_least` if greater.
+    /// Keeps them as a snapshot for the list's further pages.
     pub fn first_page(&self, at_least: u64) -> (Objects, u64) {
         let (objects, revision) = {
             let state = self.state.read();
@@ -279,13 +280,16 @@ impl ResourceCache {
         (objects, revision)
     }
 
-    /// All objects as they were at `revision`, if a list began there a short
-    /// while ago.
+    /// Returns all objects at `revision`, if a recent list has kept a snapshot of it.
     pub fn further_page(&self, revision: u64) -> Option<Objects> {
         self.pages.at(revision, Instant::now())
     }
 
-    /// A watcher's position after `revision`, or why there is none.
+    /// Returns a watcher's position right after `revision`.
+    ///
+    /// # Errors
+    ///
+    /// [`TooOld`] if the events since then are no longer kept.
     pub fn position_after(&self, revision: u64) -> Result<Position, TooOld> {
         let state = self.state.read();
         if revision < state.floor {
@@ -303,8 +307,8 @@ impl ResourceCache {
         ))
     }
 
-    /// The present objects, and the position right after them. `revision` is
-    /// one that the whole cache has reached.
+    /// Returns the current objects and the position right after them. `revision` must be one that
+    /// the whole cache has reached.
     pub fn snapshot(&self, filter: &Filter, revision: u64) -> (Vec<Arc<CachedObject>>, Position) {
         let state = self.state.read();
         let seen = state
@@ -318,7 +322,7 @@ impl ResourceCache {
         )
     }
 
-    /// The events from sequence number `from` on, and the next number.
+    /// Returns the events with sequence numbers from `from` on, and the next sequence number.
     pub(super) fn events_from(&self, from: u64) -> Result<(Vec<Arc<Event>>, u64), TooOld> {
         let state = self.state.read();
         if from < state.first {
@@ -367,7 +371,8 @@ impl State {
         }
         match filter.namespace() {
             Some(namespace) => {
-                // '0' follows '/', so this is every key that begins with `namespace/`.
+                // '0' is the successor of '/', so this range holds every key that starts with
+                // `namespace/`.
                 let range = Arc::<str>::from(format!("{namespace}/"))
                     ..Arc::<str>::from(format!("{namespace}0"));
                 self.objects
@@ -388,7 +393,7 @@ impl State {
     }
 }
 
-/// A key's rest as namespace and name.
+/// Splits a key without its prefix into namespace and name.
 fn split(key: &str) -> (&str, &str) {
     key.split_once('/').unwrap_or(("", key))
 }

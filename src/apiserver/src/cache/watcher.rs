@@ -1,4 +1,4 @@
-//! Selections, and positions in a resource's history.
+//! Filters, and watchers of a resource's events.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::object::CachedObject;
 use super::resource::{Event, ResourceCache};
 
-/// Which objects of a resource a request is about.
+/// Selects objects of a resource by namespace, name, labels and fields.
 #[derive(Clone, Default)]
 pub struct Filter {
     namespace: Option<String>,
@@ -18,8 +18,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Objects in `namespace` (all when `None`), by name when one is given,
-    /// that the selectors match.
+    /// Creates a filter of the objects in `namespace` (in all namespaces if `None`), by name if one
+    /// is given, that match the selectors.
     pub fn new(
         namespace: Option<String>,
         name: Option<String>,
@@ -34,7 +34,7 @@ impl Filter {
         }
     }
 
-    /// A filter that selects nothing.
+    /// Creates a filter that selects nothing.
     pub fn nothing() -> Self {
         Self {
             labels: Some(LabelSelector::nothing()),
@@ -42,7 +42,7 @@ impl Filter {
         }
     }
 
-    /// The same without labels and fields.
+    /// Returns this filter without its label and field selectors.
     pub fn by_name(&self) -> Self {
         Self {
             namespace: self.namespace.clone(),
@@ -52,7 +52,7 @@ impl Filter {
         }
     }
 
-    /// Whether everything is selected.
+    /// Returns whether the filter selects everything.
     pub fn is_all(&self) -> bool {
         self.namespace.is_none()
             && self.name.is_none()
@@ -60,8 +60,8 @@ impl Filter {
             && self.fields.is_none()
     }
 
-    /// Whether labels or fields restrict the selection: counts of what is left
-    /// are then not known without looking.
+    /// Returns whether there are label or field selectors. If so, the number of selected objects is
+    /// not known without evaluating them.
     pub fn has_selectors(&self) -> bool {
         self.labels.is_some() || self.fields.is_some()
     }
@@ -70,7 +70,7 @@ impl Filter {
         self.namespace.as_deref()
     }
 
-    /// The one key that can match, when name and namespace are known.
+    /// Returns the only key that can match, if name and namespace are given.
     pub(super) fn single_key(&self) -> Option<String> {
         Some(format!(
             "{}/{}",
@@ -79,7 +79,7 @@ impl Filter {
         ))
     }
 
-    /// Whether `object` is selected.
+    /// Returns whether the filter selects `object`.
     pub fn matches(&self, object: &CachedObject) -> bool {
         self.namespace
             .as_ref()
@@ -98,17 +98,17 @@ impl Filter {
     }
 }
 
-/// A watch cannot start or go on: its history is forgotten.
+/// The error of a watch whose history is no longer kept.
 #[derive(Debug)]
 pub struct TooOld {
-    /// The oldest revision that a watch can start after.
+    /// The oldest revision after which a watch can start.
     pub oldest: u64,
 }
 
-/// A place in a resource's history.
+/// A position in a resource's sequence of events.
 pub struct Position {
     next: u64,
-    /// Everything up to this revision has been seen.
+    /// All events up to this revision have been returned.
     revision: u64,
     woken: watch::Receiver<u64>,
 }
@@ -123,29 +123,29 @@ impl Position {
     }
 }
 
-/// Follows a resource's events from a position on.
+/// Follows a resource's events from a position.
 pub struct Watcher {
     cache: Arc<ResourceCache>,
     position: Position,
 }
 
 impl Watcher {
-    /// A watcher of `cache` from `position` on.
+    /// Creates a watcher of `cache` from `position`.
     pub fn new(cache: Arc<ResourceCache>, position: Position) -> Self {
         Self { cache, position }
     }
 
-    /// Everything up to this revision has been given out.
+    /// Returns the revision up to which all events have been returned.
     pub fn revision(&self) -> u64 {
         self.position.revision
     }
 
-    /// What has happened since the last call, without waiting.
+    /// Returns the events since the last call, without waiting.
     pub fn pending(&mut self) -> Result<Vec<Arc<Event>>, TooOld> {
         self.position.woken.mark_unchanged();
         let (mut events, next) = self.cache.events_from(self.position.next)?;
         self.position.next = next;
-        // A watch may start at a revision that the store has yet to reach.
+        // A watch may start at a revision that the store has not reached.
         events.retain(|e| e.revision > self.position.revision);
         if let Some(last) = events.last() {
             self.position.revision = last.revision;
@@ -153,7 +153,7 @@ impl Watcher {
         Ok(events)
     }
 
-    /// The next events, at least one. One wake-up takes all that are there.
+    /// Waits for the next events and returns all that are available, at least one.
     pub async fn next(&mut self) -> Result<Vec<Arc<Event>>, TooOld> {
         loop {
             let events = self.pending()?;
@@ -161,7 +161,7 @@ impl Watcher {
                 return Ok(events);
             }
             if self.position.woken.changed().await.is_err() {
-                // The cache is gone, the server is shutting down.
+                // The cache was dropped: the server is shutting down.
                 return Err(TooOld {
                     oldest: self.position.revision,
                 });
@@ -169,8 +169,8 @@ impl Watcher {
         }
     }
 
-    /// Tells that nothing happened to the resource up to `revision`, unless
-    /// events are pending.
+    /// Advances the watcher's revision to `revision` if there are no pending events. The whole
+    /// cache must have reached `revision`.
     pub fn advance(&mut self, revision: u64) {
         if let Ok((events, _)) = self.cache.events_from(self.position.next)
             && events.is_empty()

@@ -1,4 +1,4 @@
-//! Passing one request on and its answer back.
+//! Forwarding of a request to another server, and of its response.
 
 use std::io::Read as _;
 
@@ -16,21 +16,21 @@ use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
 use crate::server::Peer;
 
-/// What kind of request is passed on.
+/// The type of a forwarded request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// An upgrade to a stream (exec, attach, port-forward).
     Stream,
-    /// A container's log.
+    /// A read of a container's log.
     Log,
-    /// Anything, as a reverse proxy does.
+    /// An arbitrary request, as for a reverse proxy.
     Proxy,
 }
 
-/// Bytes of a peer's error page that are quoted in a `Status`.
+/// Maximum number of bytes of a peer's error response that are quoted in a `Status`.
 const ERROR_BYTES: usize = 4096;
 
-/// Bytes of a page that is held to rewrite its links.
+/// Maximum size in bytes of a page that is buffered to rewrite its links.
 const PAGE_BYTES: usize = 8 << 20;
 
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -44,7 +44,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Whether the request asks to leave HTTP.
+/// Returns whether the request asks for a protocol upgrade.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(header::UPGRADE)
         && headers
@@ -55,8 +55,8 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
             .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
 }
 
-/// Sends the request to `target` and gives its answer; when both sides agree on
-/// an upgrade, joins the two connections until either ends.
+/// Sends the request to `target` and returns its response. If both sides agree on an upgrade, joins
+/// the two connections until either ends.
 pub async fn forward(
     transports: &Transports,
     shutdown: &CancellationToken,
@@ -65,7 +65,8 @@ pub async fn forward(
     target: Target,
     style: Style,
 ) -> Result<Response<Body>, Status> {
-    // A log that is wanted over WebSocket is wrapped here, not by the agent.
+    // For logs over WebSocket, this server is the WebSocket endpoint; the node agent sends plain
+    // HTTP.
     let upgrade = style != Style::Log && is_upgrade(&call.headers);
     if style == Style::Stream && !upgrade {
         return Err(Status::bad_request("Upgrade request required"));
@@ -135,8 +136,8 @@ pub async fn forward(
     Ok(Response::from_parts(parts, body::boxed(body)))
 }
 
-/// Joins the client's connection with the peer's, both of which leave HTTP, until
-/// either ends. The answer tells the client to go on.
+/// Upgrades the client's and the peer's connections and copies between them until either ends.
+/// Returns the response that completes the client's upgrade.
 pub fn join(
     shutdown: &CancellationToken,
     mut incoming: Incoming,
@@ -170,7 +171,7 @@ pub fn join(
     Ok(answer)
 }
 
-/// A peer's answer as it is, without what belongs to the connection alone.
+/// Returns a peer's response without hop-by-hop headers.
 pub fn returned(response: Response<hyper::body::Incoming>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     for name in &HOP_BY_HOP {
@@ -180,7 +181,7 @@ pub fn returned(response: Response<hyper::body::Incoming>) -> Response<Body> {
     Response::from_parts(parts, body::boxed(body))
 }
 
-/// The headers of a client's request that another server gets.
+/// Returns the headers of a client's request to forward to another server.
 pub fn forwarded_headers(call: &Call, incoming: &Incoming, upgrade: bool) -> HeaderMap {
     let mut headers = passed_headers(
         call,
@@ -192,7 +193,7 @@ pub fn forwarded_headers(call: &Call, incoming: &Incoming, upgrade: bool) -> Hea
     headers
 }
 
-/// The headers that the peer gets: never the client's credentials.
+/// Returns the headers to forward. Never includes the client's credentials.
 fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(call.headers.len() + 4);
     let named: Vec<String> = call
@@ -249,7 +250,7 @@ fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style)
     headers
 }
 
-/// The path up to and with `/proxy`.
+/// Returns the request's path up to and including `/proxy`.
 fn proxy_prefix(call: &Call) -> String {
     let rest = rkube_request::decode(&call.info.rest, false);
     call.info
@@ -259,8 +260,8 @@ fn proxy_prefix(call: &Call) -> String {
         .to_owned()
 }
 
-/// Where a link of the peer leads through the proxy; `None` when it is relative,
-/// leads elsewhere, or through the proxy already.
+/// Returns a peer's link as a path through the proxy. Returns `None` if the link is relative, leads
+/// to another host, or already leads through the proxy.
 fn through_proxy(link: &str, prefix: &str, call: &Call, target: &Target) -> Option<String> {
     let host = call.headers.get(header::HOST).and_then(|v| v.to_str().ok());
     let after_scheme = link
@@ -286,7 +287,7 @@ fn through_proxy(link: &str, prefix: &str, call: &Call, target: &Target) -> Opti
     (path.starts_with('/') && !path.starts_with(prefix)).then(|| format!("{prefix}{path}"))
 }
 
-/// A redirect to the peer itself must lead through the proxy.
+/// Rewrites redirects to the peer itself, so that they lead through the proxy.
 fn rewrite_location(headers: &mut HeaderMap, call: &Call, target: &Target) {
     let Some(place) = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()) else {
         return;
@@ -297,8 +298,8 @@ fn rewrite_location(headers: &mut HeaderMap, call: &Call, target: &Target) {
     }
 }
 
-/// Whether an answer is a page whose links have to be rewritten: in an encoding that
-/// can be undone, or none.
+/// Returns whether a response is an HTML page whose links must be rewritten. Only unencoded and
+/// gzip-encoded pages can be.
 fn is_page(headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let kind = text(header::CONTENT_TYPE).unwrap_or_default();
@@ -307,8 +308,8 @@ fn is_page(headers: &HeaderMap) -> bool {
         && matches!(text(header::CONTENT_ENCODING), None | Some("" | "gzip"))
 }
 
-/// A page with its links leading through the proxy. One that is too big to be held
-/// is passed on as it is.
+/// Rewrites the links of a page so that they lead through the proxy. Pages that are too large to
+/// buffer are returned unchanged.
 async fn rewrite_page(
     mut parts: http::response::Parts,
     mut body: hyper::body::Incoming,
@@ -331,7 +332,7 @@ async fn rewrite_page(
             return Ok(Response::from_parts(parts, body::stream(whole)));
         }
     }
-    // In an attribute, quoted or not, the prefix must not end it.
+    // Encode the prefix so that it cannot end an attribute, quoted or not.
     let prefix: String = proxy_prefix(call)
         .bytes()
         .map(|b| match b {
@@ -357,7 +358,7 @@ async fn rewrite_page(
     Ok(Response::from_parts(parts, body::full(page)))
 }
 
-/// A peer's refusal as a `Status`: its own if it sent one, else its words.
+/// Returns a peer's error response as a `Status`: the one it sent, or one with its text.
 async fn peer_status(response: Response<hyper::body::Incoming>) -> Status {
     let code = response.status().as_u16();
     let bytes = match Limited::new(response.into_body(), ERROR_BYTES)

@@ -1,12 +1,11 @@
-//! Links in pages that come through the proxy: what begins at a peer's root has to
-//! begin at the proxy's path, as in upstream's `util/proxy` transport.
+//! Rewriting of links in HTML pages that pass through the proxy. Links relative to the peer's root
+//! must start with the proxy's path, as in upstream's `util/proxy` transport.
 //!
-//! Only values of attributes that hold addresses are changed, everything else stays
-//! byte for byte. Tags are told apart from text as the HTML standard's tokenizer
-//! does (<https://html.spec.whatwg.org/#tokenization>), without its error states.
+//! Only the values of URL attributes are changed; all other bytes are copied. Tags are recognized
+//! as by the HTML standard's tokenizer (<https://html.spec.whatwg.org/#tokenization>), without its
+//! error states.
 
-/// Which attributes of which elements hold addresses
-/// (<https://www.w3.org/TR/html401/index/attributes.html>).
+/// The URL attributes of each element (<https://www.w3.org/TR/html401/index/attributes.html>).
 const ADDRESSES: &[(&str, &[&str])] = &[
     ("a", &["href"]),
     ("applet", &["codebase"]),
@@ -35,13 +34,13 @@ const ADDRESSES: &[(&str, &[&str])] = &[
     ("video", &["poster", "src"]),
 ];
 
-/// Elements whose content is text up to their end tag, whatever it looks like.
+/// Elements whose content is raw text up to their end tag.
 const RAW: &[&str] = &[
     "script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes",
 ];
 
-/// The page with each address replaced for which `replace` has another one. What it
-/// gives is put between quotes or where there were none, and must not need any.
+/// Returns the page with URL attributes replaced for which `replace` returns another value. The
+/// value is inserted with or without quotes, as in the page, so it must not need quoting.
 pub fn rewrite(page: &[u8], replace: impl Fn(&str) -> Option<String>) -> Vec<u8> {
     let mut scanner = Scanner {
         page,
@@ -76,7 +75,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
 struct Scanner<'a> {
     page: &'a [u8],
     at: usize,
-    /// Everything before has been written.
+    /// Bytes before this offset have been written to `out`.
     copied: usize,
     out: Vec<u8>,
 }
@@ -91,7 +90,7 @@ impl Scanner<'_> {
         self.at = find(&self.page[from..], end).map_or(self.page.len(), |i| from + i + end.len());
     }
 
-    /// Moves on while `more` holds; what lies between.
+    /// Advances while `more` is true. Returns the skipped range.
     fn span(&mut self, more: impl Fn(u8) -> bool) -> (usize, usize) {
         let from = self.at;
         while self.peek().is_some_and(&more) {
@@ -134,7 +133,7 @@ impl Scanner<'_> {
 
     fn attribute(&mut self, wanted: &[&str], replace: &impl Fn(&str) -> Option<String>) {
         let from = self.at;
-        // A leading equals sign is part of the name.
+        // A leading equals sign is part of the attribute's name.
         self.at += 1;
         self.span(|b| !b.is_ascii_whitespace() && !matches!(b, b'=' | b'/' | b'>'));
         let name = self.lower((from, self.at));

@@ -1,4 +1,4 @@
-//! Where nodes, pods and services are reached.
+//! Addresses of nodes, pods and services.
 
 use std::sync::Arc;
 
@@ -11,7 +11,11 @@ use super::transport::Trust;
 use crate::cache::Cache;
 use rkube_request::RequestInfo;
 
-/// A cached object of the core group, or 404.
+/// Returns a cached object of the core group.
+///
+/// # Errors
+///
+/// 404 if it does not exist.
 fn get(cache: &Cache, resource: &str, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
     cache
         .existing("", resource)
@@ -20,7 +24,11 @@ fn get(cache: &Cache, resource: &str, namespace: &str, name: &str) -> Result<Arc
         .ok_or_else(|| Status::not_found(&GroupResource::new("", resource), name))
 }
 
-/// A pod, or 404.
+/// Returns a pod from the cache.
+///
+/// # Errors
+///
+/// 404 if it does not exist.
 pub fn get_pod(cache: &Cache, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
     get(cache, "pods", namespace, name)
 }
@@ -34,7 +42,7 @@ fn strings<'a>(value: &'a Value, list: &str, field: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// The container that a request means: the one it names, or the pod's only one.
+/// Returns the container that a request names, or the pod's only container.
 pub fn container(pod: &Object, info: &RequestInfo) -> Result<String, Status> {
     let spec = &pod["spec"];
     let containers = strings(spec, "containers", "name");
@@ -77,7 +85,7 @@ pub fn container(pod: &Object, info: &RequestInfo) -> Result<String, Status> {
     }
 }
 
-/// The rules for a log request's parameters.
+/// Validates the parameters of a log request.
 pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
     let mut errors = Vec::new();
     let mut number = |field: &str, least: i64| {
@@ -117,7 +125,7 @@ pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
     ))
 }
 
-/// An endpoint of the agent on the pod's node.
+/// Returns an endpoint of the agent on the pod's node.
 pub fn agent_of_pod(
     cache: &Cache,
     pod: &Object,
@@ -161,7 +169,7 @@ fn agent_address(node: &Object) -> Result<(String, u64), Status> {
     Ok((address.to_owned(), port.unwrap_or(10250)))
 }
 
-/// `[scheme:]name[:port]`.
+/// Splits `[scheme:]name[:port]` into scheme, name and port.
 fn split_name(name: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = name.split(':').collect();
     match parts.as_slice() {
@@ -182,7 +190,7 @@ fn rest(info: &RequestInfo) -> String {
     format!("{path}{}{query}", if query.is_empty() { "" } else { "?" })
 }
 
-/// A node's own endpoints, or another port of the node.
+/// Returns the target of a node proxy request: the node agent, or another port of the node.
 pub fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let invalid = || Status::bad_request(format!("invalid node request {:?}", info.name));
     let (scheme, name, port) = split_name(&info.name).ok_or_else(invalid)?;
@@ -205,7 +213,7 @@ pub fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     })
 }
 
-/// A port of a pod; its first declared one when none is named.
+/// Returns the target of a pod proxy request. Without a port, uses the pod's first declared one.
 pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
@@ -245,7 +253,7 @@ pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     })
 }
 
-/// One of a service's ready endpoints, at random.
+/// Returns the target of a service proxy request: a random ready endpoint.
 pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
@@ -257,8 +265,9 @@ pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     })
 }
 
-/// Where a service that the API server itself asks (a webhook's, an `APIService`'s) is
-/// reached: one of its endpoints, or the name that an `ExternalName` stands for.
+/// Returns the address of a service that the API server itself calls, for webhooks and
+/// `APIService`s. This is a random ready endpoint, or the external name of an `ExternalName`
+/// service.
 pub fn service_address(
     cache: &Cache,
     namespace: &str,
@@ -272,8 +281,8 @@ pub fn service_address(
     }
 }
 
-/// Address and port of one of a service's ready endpoints, at random. `port` is
-/// a number or a name of the service's, or empty for its only one.
+/// Returns address and port of a random ready endpoint. `port` is a number or a name of a service
+/// port, or empty for the only one.
 fn service_endpoint(
     cache: &Cache,
     namespace: &str,

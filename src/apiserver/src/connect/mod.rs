@@ -1,5 +1,5 @@
-//! Requests that are passed on: to node agents (logs, exec, attach,
-//! port-forward, the node's own endpoints) and to pods and services.
+//! Forwarded requests: to node agents (logs, exec, attach, port-forward, node proxy), pods and
+//! services.
 
 mod forward;
 mod html;
@@ -23,7 +23,7 @@ pub use forward::{forwarded_headers, is_upgrade, join, returned};
 use target::Target;
 pub use transport::{HttpClient, Transports, any_certificate, client_for};
 
-/// Whether the request is passed on rather than handled.
+/// Returns whether the request is forwarded instead of handled.
 pub fn is_connect(info: &RequestInfo) -> bool {
     info.group.is_empty()
         && info.version == "v1"
@@ -34,7 +34,7 @@ pub fn is_connect(info: &RequestInfo) -> bool {
         )
 }
 
-/// Passes a request on.
+/// Serves a request by forwarding it.
 pub async fn handle(
     storage: &RestStorage,
     transports: &Transports,
@@ -70,7 +70,8 @@ pub async fn handle(
         }
         (_, _) => {
             admit(storage, call).await?;
-            // A page without its last slash could not link to its neighbours.
+            // Redirect to the path with a trailing slash, so that relative links in the page
+            // resolve.
             if info.rest.is_empty()
                 && matches!(call.method, Method::GET | Method::HEAD)
                 && !forward::is_upgrade(&call.headers)
@@ -95,7 +96,7 @@ pub async fn handle(
     }
 }
 
-/// Admission of a connection.
+/// Runs admission for the connection.
 async fn admit(storage: &RestStorage, call: &Call) -> Result<(), Status> {
     let info = &call.info;
     let kind = match (info.resource.as_str(), info.subresource.as_str()) {
@@ -127,7 +128,7 @@ fn redirect(call: &Call) -> Response<Body> {
     response
 }
 
-/// The node agent's endpoint for an exec, attach or port-forward.
+/// Returns the node agent's endpoint for exec, attach or port-forward.
 fn pod_stream(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let pod = location::get_pod(cache, &info.namespace, &info.name)?;
     let mut query = Vec::new();
@@ -146,7 +147,7 @@ fn pod_stream(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
                 ("stderr", "error"),
                 ("tty", "tty"),
             ];
-            // Attach shows output unless told otherwise, as its options' defaults say.
+            // As in the defaults of PodAttachOptions, output is attached unless disabled.
             for (asked, passed) in flags {
                 let default =
                     matches!(asked, "stdout" | "stderr") && info.query.get(asked).is_none();
@@ -172,7 +173,7 @@ fn pod_stream(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     location::agent_of_pod(cache, &pod, &path, &query.join("&"))
 }
 
-/// A container's log, as the node agent sends it.
+/// Serves a container's log from the node agent.
 async fn logs(
     backend: &Backend,
     transports: &Transports,

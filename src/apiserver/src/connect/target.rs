@@ -1,15 +1,15 @@
-//! The destination of a request that is passed on.
+//! The destination of a forwarded request.
 
 use super::transport::Trust;
 
-/// Where a request goes.
+/// The destination of a forwarded request.
 pub struct Target {
     /// `http` or `https`.
     pub scheme: &'static str,
-    /// Address and port.
+    /// Host and port.
     pub authority: String,
-    /// Path and query, encoded.
+    /// Percent-encoded path and query.
     pub path_and_query: String,
-    /// How an HTTPS peer proves who it is.
+    /// How an HTTPS peer is authenticated.
     pub trust: Trust,
 }

@@ -1,4 +1,4 @@
-//! The server as a client of node agents, pods and services.
+//! HTTP clients for node agents, pods and services.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use crate::body::Body;
 use crate::config::{Error, Pki};
 
-/// How an HTTPS peer proves who it is.
+/// How an HTTPS peer is authenticated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// By a certificate of the cluster's CA for its address.
+    /// By a certificate of the cluster's CA for the peer's address.
     Cluster,
-    /// Not at all: pods and services bring certificates of their own making,
-    /// and upstream's proxy does not verify them either.
+    /// Not at all. Pods and services have arbitrary certificates; upstream's proxy does not verify
+    /// them either.
     Anyone,
 }
 
 /// An HTTP client.
 pub type HttpClient = Client<HttpsConnector<HttpConnector>, Body>;
 
-/// Clients of both kinds of peer.
+/// The HTTP clients for both trust settings.
 pub struct Transports {
     cluster: HttpClient,
     anyone: HttpClient,
 }
 
 impl Transports {
-    /// Clients that show the server's own certificate to node agents.
+    /// Creates the clients. Node agents receive the server's kubelet client certificate.
     pub fn new(pki: &Pki) -> Result<Self, Error> {
         let invalid =
             |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
@@ -72,7 +72,7 @@ impl Transports {
         })
     }
 
-    /// The client for peers that are trusted so.
+    /// Returns the client for peers with the given trust setting.
     pub fn client(&self, trust: Trust) -> &HttpClient {
         match trust {
             Trust::Cluster => &self.cluster,
@@ -85,7 +85,8 @@ fn client(tls: ClientConfig) -> HttpClient {
     client_for(tls, None, Duration::from_secs(30))
 }
 
-/// A client; with a name, the peer must be of that name whatever its address.
+/// Creates a client. With a name, the peer's certificate must be valid for that name instead of its
+/// address.
 pub fn client_for(
     tls: ClientConfig,
     name: Option<ServerName<'static>>,
@@ -95,7 +96,7 @@ pub fn client_for(
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(Duration::from_secs(10)));
-    // HTTP/1.1 alone: HTTP/2 cannot upgrade a connection to a stream.
+    // HTTP/1.1 only: HTTP/2 connections cannot be upgraded to streams.
     let builder = HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_or_http();
@@ -113,12 +114,12 @@ pub fn client_for(
         .build(connector)
 }
 
-/// Takes any certificate.
+/// Returns a verifier that accepts any certificate.
 pub fn any_certificate(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
     Arc::new(AnyCertificate(provider))
 }
 
-/// Takes any certificate, but still checks that the peer holds its key.
+/// Accepts any certificate, but verifies that the peer holds its private key.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

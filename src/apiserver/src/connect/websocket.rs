@@ -1,6 +1,6 @@
-//! Logs over WebSocket (RFC 6455), for clients that can read an endless answer
-//! no other way: binary messages as the bytes come, or text in base64 when the
-//! client asks for it.
+//! Container logs over WebSocket (RFC 6455), for clients that cannot read a streaming HTTP
+//! response. Sends binary messages, or base64 text messages if the client requests that
+//! subprotocol.
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -20,11 +20,11 @@ use super::forward::is_upgrade;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
 
-/// Carries a bearer token, not a protocol.
+/// Prefix of a pseudo-subprotocol that carries a bearer token.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 const BASE64: &str = "base64.binary.k8s.io";
 
-/// A client that wants the answer over WebSocket.
+/// A WebSocket handshake requested by a client.
 pub struct Handshake {
     accept: String,
     protocol: Option<HeaderValue>,
@@ -33,7 +33,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// What a request asks for; `None` when it is an ordinary one.
+    /// Returns the handshake that a request asks for; `None` for requests without a WebSocket
+    /// upgrade.
     pub fn of(call: &Call, request: &mut Incoming) -> Result<Option<Self>, Status> {
         let headers = &call.headers;
         if !is_upgrade(headers) {
@@ -63,7 +64,8 @@ impl Handshake {
         }))
     }
 
-    /// Sends a successful answer's body as messages; an error stays an answer.
+    /// Completes the handshake and sends the body of a successful response as messages. Error
+    /// responses are returned unchanged.
     pub fn serve(self, response: Response<Body>, stop: CancellationToken) -> Response<Body> {
         if response.status() != StatusCode::OK {
             return response;
@@ -94,14 +96,14 @@ impl Handshake {
                 }
                 () = stop.cancelled() => {}
             }
-            // The peer may be gone already, which is all that closing is for.
+            // Closing fails if the peer has already disconnected, which is fine.
             let _ = socket.close(None).await;
         });
         answer
     }
 }
 
-/// The first protocol that the client offers; a token among them is none.
+/// Returns the first subprotocol that the client offers, not counting bearer tokens.
 fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
@@ -117,11 +119,11 @@ async fn pump<S>(socket: &mut WebSocketStream<S>, mut body: Body, base64: bool) 
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    // Upstream begins with an empty message, which tells that the log is open.
+    // As upstream, an empty message signals that the log is open.
     socket.send(message(Bytes::new(), base64)).await?;
     loop {
         tokio::select! {
-            // What the client says is not listened to; reading answers its pings.
+            // Messages of the client are ignored, but reading them answers pings.
             said = socket.next() => match said {
                 None | Some(Ok(Message::Close(_))) => return Ok(()),
                 Some(Ok(_)) => {}

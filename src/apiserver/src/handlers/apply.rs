@@ -1,4 +1,4 @@
-//! `patch` as server-side apply.
+//! Server-side apply.
 
 use rkube_api::fields::{self, Validation};
 use rkube_api::status::Status;
@@ -16,7 +16,7 @@ use crate::resources::Resource;
 use crate::storage::RestStorage;
 use crate::versions::{SchemaRef, VersionConverters};
 
-/// An apply of one configuration.
+/// The application of one configuration.
 struct Apply<'a> {
     call: &'a Call,
     resource: &'a Resource,
@@ -26,11 +26,11 @@ struct Apply<'a> {
     manager: String,
     converters: Option<VersionConverters>,
     validation: Validation,
-    /// The message about a key that the configuration repeats.
+    /// The error message if the configuration has a duplicate key.
     duplicate: Option<String>,
 }
 
-/// Serves an apply: changes the object, or creates it where it is missing.
+/// Serves an apply: updates the object, or creates it if it does not exist.
 pub(super) async fn apply(
     storage: &RestStorage,
     call: &Call,
@@ -84,7 +84,7 @@ pub(super) async fn apply(
             result => return result,
         }
         match writer.create(apply.run(None)?).await {
-            // Another client created it just now: apply to that.
+            // Another client has created the object meanwhile: apply to it.
             Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
                 created_meanwhile = true;
             }
@@ -93,7 +93,7 @@ pub(super) async fn apply(
     }
 }
 
-/// Checks a configuration, and completes it by what the request names.
+/// Validates a configuration, and sets name and namespace from the request.
 fn check_configuration(
     call: &Call,
     resource: &Resource,
@@ -109,8 +109,7 @@ fn check_configuration(
     }
     meta::set_name(configuration, &call.info.name);
     namespace_of_request(call, resource, configuration)?;
-    // Fields that the schema does not declare are an error of applying itself,
-    // whatever the validation asked for.
+    // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
     let mut checked = configuration.clone();
     if fields::check(resource.schema(), &mut checked)?.is_empty() {
         *configuration = checked;
@@ -136,7 +135,7 @@ impl Apply<'_> {
         })
     }
 
-    /// Applies to an object in the form that it is worked on in.
+    /// Applies the configuration to an object in the hub version.
     fn run(&self, old: Option<&Object>) -> Result<Object, Status> {
         let live = match old {
             Some(old) => Some(self.resource.served(old.clone())?),
@@ -149,8 +148,7 @@ impl Apply<'_> {
         self.resource.stored(new)
     }
 
-    /// Returns the apply in a form that can wait for conversions, if any may
-    /// have to be waited for.
+    /// Returns a [`Plan`] if the apply may have to call a conversion webhook.
     fn plan(&self) -> Result<Option<Plan>, Status> {
         if !self
             .converters
@@ -167,7 +165,7 @@ impl Apply<'_> {
         }))
     }
 
-    /// Reports a repeated key as the field validation asks for.
+    /// Reports a duplicate key according to `fieldValidation`.
     fn report_duplicate(&self) -> Result<(), Status> {
         let Some(duplicate) = &self.duplicate else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Request bodies as objects.
+//! Decoding of request bodies.
 
 use rkube_api::fields::{self, Validation};
 use rkube_api::status::Status;
@@ -8,7 +8,11 @@ use crate::call::Call;
 use crate::negotiate::Encoding;
 use crate::resources::Resource;
 
-/// The object's namespace is the path's, or it is none.
+/// Sets the object's namespace from the request's path if the object names none.
+///
+/// # Errors
+///
+/// 400 if the object names another namespace, or names one and the resource is cluster-scoped.
 pub fn namespace_of_request(
     call: &Call,
     resource: &Resource,
@@ -25,8 +29,8 @@ pub fn namespace_of_request(
     Ok(())
 }
 
-/// A request's body as an object of the resource's version, checked against
-/// its schema.
+/// Decodes a request's body as an object of the resource's version, and checks it against its
+/// schema.
 pub fn decode(
     call: &Call,
     resource: &Resource,
@@ -48,7 +52,7 @@ pub fn decode(
     Ok(object)
 }
 
-/// Any body as a tree.
+/// Decodes a body. Returns the tree, and a message for each duplicate field.
 pub fn parse_body(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<String>), Status> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Status::bad_request(
@@ -62,7 +66,8 @@ pub fn parse_body(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<Strin
     }
 }
 
-/// What becomes of unknown and duplicate fields.
+/// Reports unknown and duplicate fields according to `fieldValidation`: as an error, as warnings,
+/// or not at all.
 pub fn report_fields(
     call: &Call,
     validation: Validation,

@@ -1,5 +1,4 @@
-//! `delete` and `deletecollection`: preconditions, grace, finalizers,
-//! propagation.
+//! `delete` and `deletecollection`: preconditions, grace periods, finalizers and propagation.
 
 use std::sync::Arc;
 
@@ -31,10 +30,10 @@ use crate::store_error::store_error;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// Races that a deletion tries to win before it gives up.
+/// Maximum number of attempts to delete an object that is changed concurrently.
 const MAX_ATTEMPTS: usize = 16;
 
-/// Resources whose deletion is answered with the object rather than a `Status`.
+/// Resources whose deletion returns the object instead of a `Status`.
 const RETURN_OBJECT: [(&str, &str); 12] = [
     ("", "pods"),
     ("", "services"),
@@ -50,27 +49,27 @@ const RETURN_OBJECT: [(&str, &str); 12] = [
     ("storage.k8s.io", "volumeattributesclasses"),
 ];
 
-/// What a `DeleteOptions` asks for.
+/// Parsed `DeleteOptions`.
 #[derive(Clone, Default)]
 pub struct DeleteOptions {
-    /// Seconds; `None` leaves it to the kind.
+    /// The grace period in seconds; `None` uses the kind's default.
     pub grace: Option<i64>,
-    /// The uid that the object must have.
+    /// Precondition: the object's uid.
     pub uid: Option<String>,
-    /// The revision that the object must be at.
+    /// Precondition: the object's `resourceVersion`.
     pub revision: Option<String>,
-    /// `Orphan`, `Background` or `Foreground`.
+    /// The propagation policy: `Orphan`, `Background` or `Foreground`.
     pub propagation: Option<String>,
-    /// The old form of propagation.
+    /// The deprecated form of the propagation policy.
     pub orphan_dependents: Option<bool>,
-    /// Whether nothing is to be deleted.
+    /// Whether the request is a dry run.
     pub dry_run: bool,
     /// The options object, for admission.
     pub object: Object,
 }
 
 impl DeleteOptions {
-    /// Reads the options from a request's body, or from its query if there is none.
+    /// Reads the options from the request's body, or from its query if the body is empty.
     async fn read(call: &Call, request: Incoming) -> Result<Self, Status> {
         let bytes = body::read(request.body).await?;
         let query = &call.info.query;
@@ -100,7 +99,7 @@ impl DeleteOptions {
                 "decoded object cannot be converted to DeleteOptions",
             ));
         }
-        // kubectl sends its dry run in either place.
+        // kubectl sends `dryRun` in the query or in the body.
         let from_query: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
         if !from_query.is_empty() && object.get("dryRun").is_none() {
             object["dryRun"] = json!(from_query);
@@ -108,7 +107,7 @@ impl DeleteOptions {
         Self::from_object(object)
     }
 
-    /// Reads a `DeleteOptions` object.
+    /// Parses and validates a `DeleteOptions` object.
     pub fn from_object(object: Object) -> Result<Self, Status> {
         let mut errors = Vec::new();
         let values = object["dryRun"]
@@ -156,11 +155,11 @@ impl DeleteOptions {
     }
 }
 
-/// What a deletion has led to.
+/// The result of a deletion.
 pub struct Deleted {
-    /// The object's last or present state, in the form that it is worked on in.
+    /// The object's last or current state, in the hub version.
     pub object: Object,
-    /// Whether it is gone.
+    /// Whether the object has been removed. Otherwise it is only marked as being deleted.
     pub gone: bool,
 }
 
@@ -204,7 +203,7 @@ pub async fn delete(
     Ok(respond::value(call, code, accepted.encoding, &status).await)
 }
 
-/// Serves the deletion of a selection.
+/// Serves `deletecollection`.
 pub async fn delete_collection(
     storage: &RestStorage,
     call: &Call,
@@ -219,7 +218,7 @@ pub async fn delete_collection(
         .backend
         .current(resource, &resource.stored_filter(&filter));
     let items = storage.backend.select(resource, items, &filter).await?;
-    // Several at once share the store's commits.
+    // Concurrent deletions share the store's commits.
     let mut results = Vec::with_capacity(items.len());
     for chunk in items.chunks(32) {
         let deletions: Vec<BoxFuture<'_, Result<Deleted, Status>>> = chunk
@@ -254,17 +253,17 @@ pub async fn delete_collection(
         .await
 }
 
-/// What is to be done to an object that is to be deleted.
+/// The action that a deletion takes on an object.
 enum Step {
-    /// It goes now.
+    /// Remove the object now.
     Remove,
-    /// It is changed so, and stays for its finalizers or its grace.
+    /// Store this state: the object remains for its finalizers or its grace period.
     Mark(Object),
-    /// It is being deleted already; nothing is left to do.
+    /// Nothing: the object is being deleted already.
     Pending,
 }
 
-/// Deletes one object, or starts to.
+/// Deletes one object, or marks it as being deleted.
 pub async fn delete_object(
     storage: &RestStorage,
     call: &Call,
@@ -327,7 +326,7 @@ pub async fn delete_object(
     Err(Status::modified(&resource.group_resource(), name))
 }
 
-/// One object's deletion in the store.
+/// The deletion of one object in the store.
 struct Deletion<'a> {
     backend: &'a Backend,
     resource: &'a Resource,
@@ -335,10 +334,10 @@ struct Deletion<'a> {
     dry_run: bool,
 }
 
-/// What an attempt to delete has led to.
+/// The result of one attempt.
 enum Outcome {
     Done(Deleted),
-    /// Another writer was faster; the object as it is now.
+    /// Another writer was faster; holds the object's current state.
     Conflict(Option<Arc<KeyValue>>),
 }
 
@@ -390,7 +389,11 @@ impl Deletion<'_> {
     }
 }
 
-/// Checks an object against the preconditions of its deletion.
+/// Checks the preconditions of a deletion.
+///
+/// # Errors
+///
+/// 409 if the uid or the revision does not match.
 pub fn check_preconditions(
     resource: &Resource,
     object: &Object,
@@ -423,7 +426,7 @@ pub fn check_preconditions(
     Ok(())
 }
 
-/// Decides what a deletion does to an object at this moment.
+/// Decides which action a deletion takes on an object at time `now`.
 fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Timestamp) -> Step {
     if resource.is("", "namespaces") {
         return namespace_step(object, now);
@@ -431,11 +434,11 @@ fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Time
     let deleting = meta::deletion_timestamp(object).is_some();
     let held = meta::deletion_grace_period_seconds(object);
     let grace = resource.strategy().grace_period(object, options.grace);
-    // When it is to go, after how many seconds, and whether that is new.
+    // The deletion timestamp, the grace period in seconds, and whether they are new.
     let mut deletion: Option<(Timestamp, i64, bool)> = None;
     match (deleting, grace) {
         (true, _) if held.is_some_and(|h| h > 0) => {
-            // Only a shorter grace period may follow.
+            // A later request may only shorten the grace period.
             let (Some(asked), Some(held)) = (options.grace.map(|g| g.max(0)), held) else {
                 return Step::Pending;
             };
@@ -496,8 +499,8 @@ fn bump_generation(object: &mut Object) {
     }
 }
 
-/// The finalizers that an object has once the garbage collector's are put on or
-/// taken off, as the request's propagation asks.
+/// Returns the object's finalizers after adding or removing the garbage collector's finalizers,
+/// according to the propagation policy.
 fn finalizers_after<'a>(
     resource: &Resource,
     object: &'a Object,
@@ -525,14 +528,15 @@ fn finalizers_after<'a>(
         .filter(|f| wanted.iter().all(|(own, _)| own != f))
         .collect();
     after.extend(wanted.iter().filter(|(_, on)| *on).map(|(own, _)| *own));
-    // What changes nothing but their order changes nothing.
+    // If only the order would change, keep the existing order.
     if after.len() == before.len() && after.iter().all(|f| has(f)) {
         return before;
     }
     after
 }
 
-/// A namespace is emptied by its controller before it goes.
+/// Marks a namespace as terminating. Its controller deletes its content and then removes the
+/// namespace's finalizer.
 fn namespace_step(object: &Object, now: Timestamp) -> Step {
     let mut new = object.clone();
     if meta::deletion_timestamp(object).is_none() {

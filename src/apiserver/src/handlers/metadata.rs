@@ -1,4 +1,4 @@
-//! The metadata of objects that are written.
+//! Validation and preparation of the metadata of written objects.
 
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::resources::Resource;
 
-/// Returns an error that carries `errors`, if there are any.
+/// Returns an `Invalid` error with `errors`, if there are any.
 pub fn check_errors(
     resource: &Resource,
     name: &str,
@@ -18,8 +18,8 @@ pub fn check_errors(
     Err(Status::invalid(&resource.group_kind(), name, errors))
 }
 
-/// Name, namespace, uid and resourceVersion must be those of the object
-/// that the request names.
+/// Checks that name, namespace, uid and resourceVersion are those of the stored object, and sets
+/// them where they are missing.
 pub fn check_identity(
     resource: &Resource,
     new: &mut Object,
@@ -83,8 +83,8 @@ pub fn check_identity(
     Ok(())
 }
 
-/// The rules of metadata. That a finalizer be qualified or one of Kubernetes'
-/// own is a rule of its own kinds, not of definitions and custom resources.
+/// Validates the metadata of an object. Unqualified finalizers are only accepted for Kubernetes'
+/// own names, but that rule does not apply to definitions and custom resources.
 pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
@@ -102,7 +102,7 @@ pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> 
     errors
 }
 
-/// What clients cannot change in metadata stays as it is.
+/// Restores the metadata that clients cannot change.
 pub fn keep_system_metadata(new: &mut Object, old: &Object) {
     let kept = [
         "uid",
@@ -123,7 +123,7 @@ pub fn keep_system_metadata(new: &mut Object, old: &Object) {
     meta::remove(new, "selfLink");
 }
 
-/// Whether a write changes nothing but the times in `managedFields`.
+/// Returns whether a write changes nothing except times in `managedFields`.
 pub fn is_unchanged(new: &Object, old: &Object) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
         return new == old;
@@ -156,8 +156,7 @@ pub fn is_unchanged(new: &Object, old: &Object) -> bool {
     })
 }
 
-/// Whether two maps have the same keys and the same values, those of `key` as
-/// `same` sees them.
+/// Returns whether two maps are equal, where the values of `key` are compared by `same`.
 fn same_but(
     new: &Map<String, Value>,
     old: &Map<String, Value>,
@@ -172,7 +171,8 @@ fn same_but(
         })
 }
 
-/// Whether an update takes the last finalizer off an object that is being deleted.
+/// Returns whether an update removes the last finalizer of an object that is being deleted, so that
+/// the object must be removed.
 pub fn loses_last_finalizer(resource: &Resource, new: &Object, old: &Object) -> bool {
     meta::deletion_timestamp(old).is_some()
         && meta::finalizers(new).next().is_none()
@@ -183,7 +183,8 @@ pub fn loses_last_finalizer(resource: &Resource, new: &Object, old: &Object) -> 
                 .is_none_or(Vec::is_empty))
 }
 
-/// `generateName` and five random characters that spell no word.
+/// Returns `base` with five random characters, of an alphabet without vowels so that no words
+/// result.
 pub fn generated_name(base: &str) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     const MAX_BASE: usize = 58;

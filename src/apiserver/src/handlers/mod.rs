@@ -1,4 +1,4 @@
-//! The generic engine: one handler a verb, for every resource.
+//! The generic request handlers: one per verb, for every resource.
 
 mod apply;
 pub mod decode;
@@ -56,9 +56,9 @@ pub async fn handle(
     }
 }
 
-/// Checks that a resource itself has the namespace and verb of a request.
+/// Checks the namespace and the verb of a request for a main resource.
 fn check_main_request(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
-    // A namespaced object is only ever named within its namespace.
+    // Requests for a namespaced object must name its namespace.
     let nameless = matches!(info.verb, "list" | "watch");
     if resource.namespaced && info.namespace.is_empty() && !nameless {
         let selects_all = info.verb == "create" || info.verb == "deletecollection";
@@ -82,7 +82,7 @@ fn check_main_request(resource: &Resource, info: &RequestInfo) -> Result<(), Sta
     Ok(())
 }
 
-/// Serves a request for a resource itself.
+/// Serves a request for a main resource.
 async fn handle_main(
     server: &ApiServer,
     call: &Call,

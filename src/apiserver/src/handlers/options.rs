@@ -1,4 +1,4 @@
-//! The options of a write: dry run, field manager, field validation.
+//! Write options: dry run, field manager and field validation.
 
 use rkube_api::fields::Validation;
 use rkube_api::status::{FieldError, Status};
@@ -7,22 +7,22 @@ use serde_json::json;
 
 use crate::call::Call;
 
-/// How a write is to be done.
+/// The parsed options of a write.
 #[derive(Clone)]
 pub struct WriteOptions {
-    /// Everything but the storing.
+    /// Whether to process the write without storing it.
     pub dry_run: bool,
-    /// Whom changes are recorded under.
+    /// The field manager under which changes are recorded.
     pub manager: String,
-    /// What happens to unknown and duplicate fields.
+    /// How unknown and duplicate fields are reported.
     pub validation: Validation,
     /// The options object, for admission.
     pub object: Object,
 }
 
 impl WriteOptions {
-    /// Reads and checks the options in the query. `kind` is `CreateOptions`,
-    /// `UpdateOptions` or `PatchOptions`.
+    /// Parses and validates the options in the query. `kind` is `CreateOptions`, `UpdateOptions` or
+    /// `PatchOptions`.
     pub fn read(call: &Call, kind: &str) -> Result<Self, Status> {
         let query = &call.info.query;
         let mut errors = Vec::new();
@@ -77,7 +77,8 @@ impl WriteOptions {
     }
 }
 
-/// Whether the values of `dryRun` ask for one; other values than `All` are errors.
+/// Returns whether the values of `dryRun` request a dry run. Values other than `All` are added to
+/// `errors`.
 pub fn dry_run_values<'a>(
     values: impl Iterator<Item = &'a str>,
     errors: &mut Vec<FieldError>,

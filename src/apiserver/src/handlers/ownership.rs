@@ -1,4 +1,4 @@
-//! Who owns which field of an object: `managedFields`.
+//! Field ownership (`managedFields`).
 
 use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
@@ -7,23 +7,23 @@ use rkube_strategy::Subresource;
 use crate::resources::Resource;
 use crate::versions::{SchemaRef, VersionConverters};
 
-/// Which part of an object a request may change.
+/// The part of an object that a request may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Everything but the status.
+    /// Everything except the status.
     Main,
-    /// The status alone.
+    /// Only the status.
     Status,
-    /// What another subresource stands for.
+    /// The part that another subresource represents.
     Sub(Subresource),
 }
 
-/// How ownership of fields is recorded.
+/// How field ownership is recorded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// The manager owns what this write changes.
+    /// The manager becomes the owner of the fields that this write changes.
     Update,
-    /// Server-side apply has recorded it already.
+    /// Server-side apply has already recorded the owners.
     Applied,
 }
 
@@ -40,22 +40,22 @@ pub(super) fn applied(
     Ok(new)
 }
 
-/// All that the tracking of ownership needs, so that it can be done elsewhere.
+/// The inputs of ownership tracking, owned so that it can run on another thread.
 #[derive(Clone)]
 pub struct Tracking {
-    /// How objects are shaped.
+    /// The schema of the objects.
     pub schema: SchemaRef,
-    /// The kind's other versions.
+    /// Converters to the kind's other versions; `None` if there are none.
     pub converters: Option<VersionConverters>,
-    /// The request's version.
+    /// The `apiVersion` of the request.
     pub api_version: String,
     /// The field manager.
     pub manager: String,
-    /// The subresource that is written.
+    /// The subresource that is written, if any.
     pub subresource: Option<String>,
-    /// The time of the write.
+    /// The time of the write, in RFC 3339.
     pub now: String,
-    /// Fields that the write resets.
+    /// The fields that the write resets and cannot own.
     pub reset_fields: &'static [&'static [&'static str]],
 }
 
@@ -72,8 +72,8 @@ impl Tracking {
         })
     }
 
-    /// Does `work`; on a thread that may wait where a webhook has to be asked
-    /// for what others own in other versions.
+    /// Calls `work`. If it may have to call a conversion webhook, for field sets of other versions,
+    /// calls it on a thread that may block.
     pub async fn run<T: Send + 'static>(
         self,
         live: Option<&Object>,
@@ -93,18 +93,18 @@ impl Tracking {
     }
 }
 
-/// An apply whose conversions may have to wait.
+/// A server-side apply whose conversions may have to call a webhook.
 pub struct Plan {
-    /// How ownership is tracked.
+    /// The inputs of ownership tracking.
     pub tracking: Tracking,
     /// The applied configuration.
     pub patch: Object,
-    /// Whether conflicts are overridden.
+    /// Whether to take over conflicting fields.
     pub force: bool,
 }
 
 impl Plan {
-    /// Applies to an object.
+    /// Applies the configuration to `live`.
     pub async fn run(&self, live: &Object) -> Result<Object, Status> {
         let (patch, force) = (self.patch.clone(), self.force);
         self.tracking
@@ -116,7 +116,7 @@ impl Plan {
     }
 }
 
-/// Fields that a write to `part` resets, which it can therefore not own.
+/// Returns the fields that a write to `part` resets, so that it cannot own them.
 pub fn reset_fields(resource: &Resource, part: Part) -> &'static [&'static [&'static str]] {
     match part {
         Part::Main if resource.subresource("status").is_some() => &[&["status"]],

@@ -1,4 +1,4 @@
-//! `patch` as JSON patch, merge patch and strategic merge patch.
+//! JSON patch, merge patch and strategic merge patch.
 
 use http::{Response, StatusCode};
 use rkube_api::fields::{self, Validation};
@@ -30,8 +30,7 @@ const STRATEGIC: &str = "application/strategic-merge-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 
 impl Form {
-    /// Returns the form of a request's patch. Custom resources have no
-    /// strategic merge patch.
+    /// Returns the type of a request's patch. Custom resources have no strategic merge patch.
     fn of_request(call: &Call, resource: &Resource) -> Result<Self, Status> {
         let is_custom = resource.crd_version().is_some();
         match negotiate::media_type(&call.headers) {
@@ -82,7 +81,7 @@ pub(super) fn invalid_options(error: FieldError) -> Status {
     )
 }
 
-/// Changes an object by a patch that is not an apply.
+/// Applies a patch other than server-side apply.
 async fn change(
     storage: &RestStorage,
     call: &Call,
@@ -116,7 +115,7 @@ async fn change(
     writer.update(&namespace, &call.info.name, &update).await
 }
 
-/// Returns an object as a patch changes it, in the form that it is worked on in.
+/// Returns the patched object, in the hub version.
 fn patched(
     call: &Call,
     resource: &Resource,
@@ -135,8 +134,8 @@ fn patched(
     let mut new = match form {
         Form::Strategic => patches::strategic_merge(resource.schema(), &live, patch)?,
         Form::Json => {
-            // Paths may lead into structs that are there in every object, if
-            // only empty.
+            // JSON patch paths may point into structs that exist in every Go object, if only with
+            // zero values.
             fields::check(resource.schema(), &mut live)?;
             patches::json_patch(&live, patch)?
         }

@@ -50,7 +50,7 @@ pub async fn get(
         .await
 }
 
-/// What a list or watch selects.
+/// Returns the filter of a list or watch.
 pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status> {
     let labels = match info.query.non_empty("labelSelector") {
         Some(text) => Some(LabelSelector::parse(text)?).filter(|s| !s.is_empty()),
@@ -76,7 +76,7 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
     ))
 }
 
-/// A client's `resourceVersion`: `None` when unset.
+/// Parses a `resourceVersion` of a client; `None` if it is not set.
 pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
     match text {
         None | Some("") => Ok(None),
@@ -88,7 +88,11 @@ pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
     }
 }
 
-/// Waits a moment for a revision that may not have happened yet.
+/// Waits a short time for a revision that the store may not have reached.
+///
+/// # Errors
+///
+/// 504 if it is not reached in time.
 pub async fn at_least(backend: &Backend, revision: u64) -> Result<u64, Status> {
     if backend.cache.revision() >= revision {
         return Ok(backend.cache.revision());
@@ -100,14 +104,14 @@ pub async fn at_least(backend: &Backend, revision: u64) -> Result<u64, Status> {
     }
 }
 
-/// Where the next page of a list starts.
+/// The content of a continue token.
 #[derive(Serialize, Deserialize)]
 struct Continue {
-    /// Version of the token's form.
+    /// Version of the token's format.
     v: String,
     /// The revision of the first page.
     rv: i64,
-    /// The last key that was given out.
+    /// The last key that was returned.
     start: String,
 }
 
@@ -184,8 +188,8 @@ pub async fn list(
     }
     let exact = match (revision, matching) {
         (Some(revision), Some("Exact")) => Some(revision),
-        // Without a match rule, a limited list at a revision means that very
-        // revision, as it always has.
+        // Without `resourceVersionMatch`, a limited list at a revision means that exact revision,
+        // for compatibility.
         (Some(revision), None) if limit > 0 && revision > 0 => Some(revision),
         _ => None,
     };
@@ -228,10 +232,10 @@ pub async fn list(
 }
 
 impl Backend {
-    /// The present objects and a revision that they show.
+    /// Returns the current objects and a revision that they include.
     pub fn current(&self, resource: &Resource, filter: &Filter) -> (Vec<Arc<CachedObject>>, u64) {
-        // Read first: what the cache takes in meanwhile is newer than it says,
-        // which a watch from there repeats rather than misses.
+        // Read the revision first. Changes applied meanwhile have a higher revision; a watch from
+        // this one repeats them instead of missing them.
         let revision = self.cache.revision();
         let (items, newest) = resource.cache.list_with_revision(filter);
         (items, revision.max(newest))
@@ -246,7 +250,7 @@ fn filtered(items: &[Arc<CachedObject>], filter: &Filter) -> Vec<Arc<CachedObjec
         .collect()
 }
 
-/// The state of a resource at a past revision, from the store's history.
+/// Returns the objects of a resource at a past revision, from the store's history.
 async fn past(
     backend: &Backend,
     resource: &Resource,
@@ -317,7 +321,7 @@ async fn next_page(
 ) -> Result<Response<Body>, Status> {
     let filter = &resource.stored_filter(wanted);
     let (mut items, revision) = match u64::try_from(token.rv) {
-        // A token without a revision goes on with whatever is there now.
+        // A token without a revision continues with the current state.
         Err(_) => {
             backend.cache.try_consistent().await?;
             backend.current(resource, filter)
@@ -369,7 +373,7 @@ async fn next_page(
     .await
 }
 
-/// The rules for `resourceVersionMatch`, `continue` and `sendInitialEvents`.
+/// Validates the combination of `resourceVersionMatch`, `continue` and `sendInitialEvents`.
 pub fn validate_match(
     revision: Option<&str>,
     matching: Option<&str>,

@@ -1,4 +1,4 @@
-//! `watch`: a resource's changes as a stream of events.
+//! `watch`: streams the changes of a resource.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,32 +24,32 @@ use crate::negotiate::{self, Accepted, Encoding, View};
 use crate::resources::Resource;
 use crate::respond;
 
-/// A watch ends after this many seconds when the client names no time, plus up
-/// to as many again, so that watches made together do not end together.
+/// Default duration of a watch in seconds. A random time of up to the same length is added, so that
+/// watches started together do not end together.
 const MIN_TIMEOUT_SECONDS: u64 = 1800;
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
-/// Everything that a running watch needs, owned by its stream.
+/// The state of a running watch, owned by its response stream.
 struct Stream {
     call: Arc<WatchCall>,
     watcher: Watcher,
     filter: Filter,
     bookmarks: Option<tokio::sync::watch::Receiver<u64>>,
     progress: Arc<crate::cache::Cache>,
-    // Kept, not made anew for each event: to wait for them takes a timer's and a
-    // list's lock.
+    // Kept across events, because creating them takes the lock of the timer and of the token's
+    // list.
     deadline: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     sent_columns: bool,
     done: bool,
 }
 
-/// How events are encoded.
+/// The parameters of a watch that determine how events are encoded.
 struct WatchCall {
     call: Call,
     resource: Arc<Resource>,
     accepted: Accepted,
-    /// Whether what the cache holds encoded is sent as it is, where it is of the right version.
+    /// Whether cached JSON of the right version can be sent unchanged.
     raw: bool,
     backend: Arc<Backend>,
 }
@@ -88,7 +88,7 @@ pub async fn watch(
         MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS)
     };
 
-    // Where to start, and what to send before.
+    // Determine the start position and the initial events.
     let mut first = Vec::new();
     let send_state = initial.unwrap_or(revision.is_none_or(|r| r == 0));
     let position = if send_state {
@@ -103,7 +103,7 @@ pub async fn watch(
         Ok(position)
     } else {
         match revision {
-            // From now on, nothing before.
+            // Start at the current revision, without initial events.
             None | Some(0) => {
                 let now = backend.cache.try_consistent().await?;
                 Ok(resource.cache.snapshot(&Filter::nothing(), now).1)
@@ -191,12 +191,12 @@ fn error_event(status: &Status, encoding: Encoding) -> Bytes {
     out.freeze()
 }
 
-/// Appends an event in a client's encoding.
+/// Appends an event in the client's encoding.
 fn put_event(kind: &str, object: Value, encoding: Encoding, out: &mut BytesMut) {
     if encoding == Encoding::Protobuf {
         match rkube_api::protobuf::encode(&object) {
             Ok(encoded) => return rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
-            // A status always has a protobuf form.
+            // A `Status` can always be encoded as protobuf.
             Err(status) => {
                 if let Ok(encoded) = rkube_api::protobuf::encode(&status.to_value()) {
                     rkube_api::protobuf::watch_frame("ERROR", &encoded.body, out);
@@ -211,7 +211,7 @@ fn put_event(kind: &str, object: Value, encoding: Encoding, out: &mut BytesMut) 
 }
 
 impl Stream {
-    /// The next bytes to send; `None` ends the watch.
+    /// Returns the next bytes to send; `None` at the end of the watch.
     async fn next(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
@@ -237,14 +237,14 @@ impl Stream {
                         match call.backend.seen(&call.resource, &events, &self.filter).await {
                             Ok(seen) => self.encode_all(&seen, &mut out).await,
                             Err(status) => {
-                                // As for a conversion in `encode_all`.
+                                // As in `encode_all` for a failed conversion.
                                 self.done = true;
                                 return Some(error_event(&status, call.accepted.encoding));
                             }
                         }
                     }
                     Err(too_old) => {
-                        // The client lists again and starts over.
+                        // The client must list again and start a new watch.
                         self.done = true;
                         let status = too_old_status(self.watcher.revision(), &too_old);
                         return Some(error_event(&status, self.call.accepted.encoding));
@@ -261,8 +261,7 @@ impl Stream {
         }
     }
 
-    /// Encodes events, one after the other. What has to be converted is
-    /// converted at once.
+    /// Encodes events in order. All objects that need conversion are converted in one batch.
     async fn encode_all(&mut self, events: &[(EventKind, Arc<CachedObject>)], out: &mut BytesMut) {
         let call = self.call.clone();
         if call.resource.crd_versions().is_none() {
@@ -283,7 +282,7 @@ impl Stream {
             false => match call.backend.serve_all(&call.resource, &other).await {
                 Ok(objects) => objects,
                 Err(status) => {
-                    // The client lists again, and is told why it cannot.
+                    // The client must list again; the list then reports the conversion error.
                     self.done = true;
                     return out.put_slice(&error_event(&status, call.accepted.encoding));
                 }
@@ -331,10 +330,11 @@ impl Stream {
         put_event(kind, shown, call.accepted.encoding, out);
     }
 
-    /// Tells the client how far it has seen everything.
+    /// Appends a bookmark, which tells the client the revision up to which it has received all
+    /// events.
     fn bookmark(&mut self, initial_end: bool, out: &mut BytesMut) {
-        // The resource may have been quiet while others moved on. Read the
-        // revision first: what happens after is then pending, not skipped.
+        // The resource may have no changes while others have. Read the revision first: changes
+        // applied afterwards are pending events and not skipped.
         let now = self.progress.revision();
         self.watcher.advance(now);
         let resource = &self.call.resource;
@@ -357,7 +357,7 @@ impl Stream {
     }
 }
 
-/// A stored object as it is.
+/// Appends an event with a stored object's bytes.
 fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut BytesMut) {
     if encoding == Encoding::Protobuf {
         match object.protobuf() {
@@ -374,7 +374,8 @@ fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut Byte
     out.put_slice(b"}\n");
 }
 
-/// A stored object's metadata, which are the same in all versions of a built-in kind.
+/// Appends an event with the metadata of a stored object, which are the same in all versions of a
+/// built-in kind.
 fn put_metadata(kind: &str, object: &CachedObject, version: &str, out: &mut BytesMut) {
     out.reserve(512);
     for part in [
@@ -397,7 +398,7 @@ fn is_websocket(call: &Call) -> bool {
         .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
 }
 
-/// A watch over WebSocket: each event a message, of text or of bytes.
+/// Serves a watch over WebSocket: one text or binary message per event.
 fn over_websocket(
     call: &Call,
     mut request: Incoming,
@@ -431,13 +432,13 @@ fn over_websocket(
                 }
                 writer.flush().await?;
             }
-            // A normal close, code 1000.
+            // Close frame with code 1000 (normal closure).
             writer.write_all(&[0x88, 2, 0x03, 0xe8]).await?;
             writer.shutdown().await
         };
         let drain = async {
-            // Whatever the client sends (a close, pings) needs no answer but
-            // the end of the connection ends the watch.
+            // Frames of the client (close, pings) are not answered; the end of the connection ends
+            // the watch.
             let mut buffer = [0u8; 512];
             while matches!(reader.read(&mut buffer).await, Ok(n) if n > 0 && buffer[0] & 0x0f != 8)
             {
@@ -473,7 +474,7 @@ fn over_websocket(
     Ok(response)
 }
 
-/// The events of a chunk that stand behind their lengths.
+/// Splits a chunk of length-delimited events.
 fn length_delimited(mut chunk: &[u8]) -> Vec<&[u8]> {
     let mut events = Vec::new();
     while let Some((length, rest)) = chunk.split_first_chunk::<4>() {
@@ -485,7 +486,7 @@ fn length_delimited(mut chunk: &[u8]) -> Vec<&[u8]> {
     events
 }
 
-/// An unmasked frame: 0x81 begins a text, 0x82 bytes.
+/// Returns an unmasked WebSocket frame. `first` is 0x81 for text or 0x82 for binary.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(payload.len() + 10);
     frame.push(first);

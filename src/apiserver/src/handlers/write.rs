@@ -1,5 +1,4 @@
-//! Storing new and changed objects: the one path that every create, update,
-//! patch and apply takes.
+//! Storing new and changed objects: the common path of create, update, patch and apply.
 
 use std::sync::Arc;
 
@@ -29,37 +28,37 @@ use crate::storage::RestStorage;
 use crate::store_error::store_error;
 use crate::versions::{SchemaRef, VersionConverters};
 
-/// How often a write is tried again that lost a race it can win.
+/// Maximum number of retries of a write after a conflict with another writer.
 const MAX_ATTEMPTS: usize = 8;
 
-/// A write under way.
+/// A write in progress.
 pub struct Writer<'a> {
-    /// The storage that is written to.
+    /// The storage to write to.
     pub storage: &'a RestStorage,
     /// The request.
     pub call: &'a Call,
     /// The resource.
     pub resource: &'a Resource,
-    /// What may change.
+    /// The part of the object that the write may change.
     pub part: Part,
-    /// How to write.
+    /// The options of the write.
     pub options: WriteOptions,
-    /// How ownership is recorded.
+    /// How field ownership is recorded.
     pub ownership: Ownership,
-    /// An apply that may have to wait for a conversion; it is used in place of
-    /// what is given to [`update`](Self::update).
+    /// A server-side apply that may have to call a conversion webhook. If set, it replaces the
+    /// function passed to [`update`](Self::update).
     pub plan: Option<Plan>,
 }
 
-/// Makes the new state from the present one, both in the form that objects of
-/// the resource are worked on in.
+/// Returns the new state of an object from its current one, both in the hub version. May be called
+/// more than once.
 pub type UpdateFn<'a> = &'a (dyn Fn(Option<&Object>) -> Result<Object, Status> + Send + Sync);
 
-/// What a write has led to.
+/// The result of a write.
 pub struct Written {
-    /// The object with its revision, in the form that it is worked on in.
+    /// The object with its revision, as JSON in the hub version.
     pub json: Bytes,
-    /// Whether it was made by this write.
+    /// Whether the write created the object.
     pub created: bool,
 }
 
@@ -78,7 +77,7 @@ impl Writer<'_> {
         &self.call.info.subresource
     }
 
-    /// Records who owns which field, in the request's version.
+    /// Records the owner of each changed field in `managedFields`, in the request's version.
     async fn record_managed_fields(
         &self,
         live: Option<&Object>,
@@ -126,7 +125,7 @@ impl Writer<'_> {
         Ok(object)
     }
 
-    /// Stores a new object, given in the form that it is worked on in.
+    /// Stores a new object, given in the hub version.
     pub async fn create(&self, mut object: Object) -> Result<Written, Status> {
         let now = Timestamp::now();
         let resource = self.resource;
@@ -147,7 +146,7 @@ impl Writer<'_> {
             meta::remove(&mut object, field);
         }
         strategy.default(&mut object);
-        // What is filled in from here on is nobody's.
+        // Fields set below are not recorded in managedFields: no manager owns them.
         object = self.record_managed_fields(None, object, now).await?;
         meta::set_uid(&mut object, &crate::uid::new_uid());
         meta::set_creation_timestamp(&mut object, &meta::rfc3339(now));
@@ -168,7 +167,7 @@ impl Writer<'_> {
         let mut attempts = 0;
         let mut template = object;
         loop {
-            // A name that was made up may be taken, and then another is tried.
+            // A generated name may be in use; in that case another one is tried.
             let mut object = match generated {
                 true => template.clone(),
                 false => template.take(),
@@ -208,8 +207,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Checks a new object that lacks nothing, and stores it; gives its name
-    /// back if that is taken.
+    /// Validates and stores a completed new object.
     async fn insert(
         &self,
         admission: &Admission<'_>,
@@ -266,9 +264,12 @@ impl Writer<'_> {
         }
     }
 
-    /// Changes an object: `make` gives the new state from the present one, and
-    /// is asked again when another writer was faster. Where there is no object,
-    /// `make` may give a new one.
+    /// Updates an object: `make` returns the new state from the current one, and is called again
+    /// after a conflict with another writer.
+    ///
+    /// # Errors
+    ///
+    /// 404 if the object does not exist; 409 if too many attempts conflict.
     pub async fn update(
         &self,
         namespace: &str,
@@ -372,7 +373,7 @@ impl Writer<'_> {
         result
     }
 
-    /// Checks an object's new state that lacks nothing, and stores it.
+    /// Validates and stores a completed new state of an object.
     async fn replace(
         &self,
         admission: &Admission<'_>,
@@ -412,7 +413,7 @@ impl Writer<'_> {
 
         let key = resource.key(namespace, name);
         if !found.outdated && is_unchanged(&new, old) {
-            // Nothing to store; but a stale reader must not believe that it won.
+            // There is nothing to store, but the write must not succeed on a stale read.
             let json = serde_json::to_vec(old).map_err(Status::internal)?;
             let (found, _) = self
                 .storage
@@ -460,8 +461,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Removes an object that has lost its last finalizer. The answer is its
-    /// last state, `json`.
+    /// Removes an object that has lost its last finalizer. Returns `json`, its last state.
     async fn remove(
         &self,
         key: &str,
@@ -487,24 +487,24 @@ impl Writer<'_> {
     }
 }
 
-/// What a write finds, in the form that it is worked on in.
+/// The current state of an object, in the hub version.
 struct Current {
     object: Object,
     revision: u64,
-    /// Whether it is stored in another version than it would be now.
+    /// Whether the object is stored in another version than the current storage version.
     outdated: bool,
 }
 
-/// What storing a new object has led to.
+/// The result of storing a new object.
 enum Insertion {
     Done(Written),
-    /// Another object has this name.
+    /// An object of this name exists.
     NameTaken(String),
 }
 
-/// What storing a changed object has led to.
+/// The result of storing a changed object.
 enum Attempt {
     Done(Written),
-    /// Another writer was faster; what is there now.
+    /// Another writer was faster; holds the current state.
     Conflict(Option<Arc<KeyValue>>),
 }

@@ -1,5 +1,4 @@
-//! Whether the expressions of policies and webhooks compile, when those are
-//! written.
+//! Compile checks of the expressions in policies and webhooks when these are written.
 
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
@@ -9,11 +8,11 @@ use serde_json::Value;
 use super::environment::{Environment, GROUP, Options};
 use crate::resources::Resource;
 
-/// Refuses policies and webhooks whose expressions do not compile; nothing
-/// for other kinds.
+/// Rejects policies and webhooks whose expressions do not compile. Accepts all other kinds.
 ///
 /// # Errors
-/// 422 with all that is wrong.
+///
+/// 422 with all problems.
 pub fn check(resource: &Resource, object: &Object) -> Result<(), Status> {
     if resource.group != GROUP {
         return Ok(());
@@ -62,7 +61,8 @@ impl Check {
     ) -> Option<Type> {
         let text = source.as_str().unwrap_or_default();
         if text.trim().is_empty() {
-            // An empty one is told apart by whoever checks the object's form.
+            // Report a missing expression only if schema validation has not done so for the same
+            // field.
             let told = self.errors.iter().any(|e| e.field == path);
             if !told {
                 self.errors.push(FieldError::required(path, ""));

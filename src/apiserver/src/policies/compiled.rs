@@ -1,14 +1,14 @@
-//! Policies' expressions, compiled.
+//! Compiled expressions of policies.
 
 use rkube_cel::{MATCH_CONDITIONS_BUDGET, Type, Value as Cel};
 use serde_json::Value;
 
 use super::environment::{Environment, Expression, Options, Scope};
 
-/// An expression, or why it does not compile.
+/// A compiled expression, or its compile error.
 pub type Outcome = Result<Expression, String>;
 
-/// Match conditions, in their order.
+/// Match conditions in their order.
 pub struct Conditions(Vec<Outcome>);
 
 impl Conditions {
@@ -21,7 +21,7 @@ impl Conditions {
         )
     }
 
-    /// Those of a webhook.
+    /// Compiles the match conditions of a webhook.
     pub fn of_webhook(conditions: &Value) -> Self {
         let environment = Environment::new(Options {
             authorizer: true,
@@ -30,7 +30,8 @@ impl Conditions {
         Self::new(&environment, conditions)
     }
 
-    /// Whether all hold. One that does not decides, whatever others fail at.
+    /// Returns whether all conditions are true. A condition that is false decides, even if others
+    /// fail.
     pub fn hold<'a>(&'a self, scope: &mut Scope<'a>) -> Result<bool, String> {
         let mut budget = MATCH_CONDITIONS_BUDGET;
         let mut problems = Vec::new();
@@ -53,35 +54,35 @@ impl Conditions {
     }
 }
 
-/// One validation.
+/// A compiled validation.
 pub struct Validation {
-    /// Must be true.
+    /// The expression that must be true.
     pub expression: Outcome,
-    /// Gives the message, if there is one.
+    /// The expression that returns the message, if any.
     pub message: Option<Outcome>,
-    /// As written.
+    /// The validation as written in the policy.
     pub value: Value,
 }
 
-/// One mutation.
+/// A compiled mutation.
 pub struct Mutation {
-    /// Whether it gives a JSON patch rather than a configuration to apply.
+    /// Whether the result is a JSON patch instead of an apply configuration.
     pub is_json_patch: bool,
-    /// What it gives.
+    /// The expression that returns the patch or the configuration.
     pub expression: Outcome,
 }
 
-/// All of a policy.
+/// All compiled expressions of a policy.
 pub struct Compiled {
-    /// Variables, in their order.
+    /// Variables in their order.
     pub variables: Vec<(String, Outcome)>,
-    /// When the policy is to be looked at.
+    /// The conditions under which the policy applies.
     pub conditions: Conditions,
-    /// What must hold.
+    /// The validations of a validating policy.
     pub validations: Vec<Validation>,
-    /// Keys, and what is written down under them.
+    /// Audit annotations: key and value expression.
     pub annotations: Vec<(String, Outcome)>,
-    /// What is changed.
+    /// The mutations of a mutating policy.
     pub mutations: Vec<Mutation>,
 }
 
@@ -95,7 +96,7 @@ fn list<'v>(spec: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
 }
 
 impl Compiled {
-    /// Compiles a policy's spec.
+    /// Compiles the spec of a policy.
     pub fn new(spec: &Value) -> Self {
         let params = spec["paramKind"].is_object();
         let patches = spec["mutations"].is_array();
@@ -104,7 +105,7 @@ impl Compiled {
             authorizer: true,
             patches,
         });
-        // Messages may not ask the authorizer.
+        // Message expressions have no access to `authorizer`.
         let mut plain = Environment::new(Options {
             params,
             authorizer: false,

@@ -1,4 +1,4 @@
-//! What the expressions of policies and match conditions see.
+//! The CEL environment of policies and match conditions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +13,10 @@ use serde_json::Value;
 use crate::admission::attributes::Admission;
 use rkube_auth::{UserInfo, authz};
 
-/// The group that policies and webhooks are in.
+/// The API group of policies and webhooks.
 pub const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Which variables there are beside those that always are.
+/// The optional variables and types of an environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// `params`
@@ -37,7 +37,7 @@ fn structure(name: &str, fields: &[(&str, DeclType)]) -> DeclType {
                 required: false,
                 default: None,
             };
-            // A reserved word is found by its escaped name too.
+            // Reserved words are also available under their escaped names.
             (rkube_cel::escape(name).unwrap_or_default(), field)
         })
         .collect();
@@ -56,7 +56,7 @@ fn text_map() -> DeclType {
     DeclType::map(Arc::new(text()), 0)
 }
 
-/// The type of `request`.
+/// Returns the declared type of `request`.
 fn request_type() -> &'static Arc<DeclType> {
     static TYPE: OnceLock<Arc<DeclType>> = OnceLock::new();
     TYPE.get_or_init(|| {
@@ -97,7 +97,7 @@ fn request_type() -> &'static Arc<DeclType> {
     })
 }
 
-/// The type of `namespaceObject`.
+/// Returns the declared type of `namespaceObject`.
 fn namespace_type() -> &'static Arc<DeclType> {
     static TYPE: OnceLock<Arc<DeclType>> = OnceLock::new();
     TYPE.get_or_init(|| {
@@ -141,7 +141,7 @@ fn namespace_type() -> &'static Arc<DeclType> {
     })
 }
 
-/// `Object`, `Object.spec` and so on, and `JSONPatch`.
+/// Resolves the types of mutations: `Object`, `Object.spec` and so on, and `JSONPatch`.
 #[derive(Debug)]
 struct PatchTypes;
 
@@ -162,22 +162,22 @@ impl TypeProvider for PatchTypes {
     }
 }
 
-/// An environment, and its variables in order.
+/// A CEL environment and its variables in order.
 #[derive(Clone, Debug)]
 pub struct Environment {
     env: Env,
     slots: Vec<&'static str>,
-    /// The policy's own variables and their types.
+    /// The policy's variables and their types.
     variables: Vec<(String, Type)>,
 }
 
 impl Environment {
-    /// The variables that all have and those asked for.
+    /// Creates an environment with the common variables and the requested ones.
     pub fn new(options: Options) -> Self {
         Self::typed(options, None, None)
     }
 
-    /// The same with types for `object` and `params`.
+    /// Creates an environment in which `object` and `params` have the given types.
     pub fn typed(
         options: Options,
         object: Option<&Arc<DeclType>>,
@@ -224,15 +224,16 @@ impl Environment {
         }
     }
 
-    /// Adds one of the policy's own variables, seen by what is compiled later.
+    /// Adds a variable of the policy, visible to expressions that are compiled afterwards.
     pub fn define(&mut self, name: &str, ty: Type) {
         self.variables.push((name.to_owned(), ty));
     }
 
-    /// Compiles an expression that must be of one of some types.
+    /// Compiles an expression whose result must have one of `types`.
     ///
     /// # Errors
-    /// What is wrong, worded as upstream's.
+    ///
+    /// The problem, in upstream's wording.
     pub fn compile(&self, source: &str, types: &[Type]) -> Result<(Expression, Type), String> {
         let mut env = self.env.clone();
         let mut slots = self.slots.clone();
@@ -279,7 +280,7 @@ impl Environment {
     }
 }
 
-/// A type as Go shows it.
+/// Returns the name of a type in Go's notation.
 fn shown(ty: &Type) -> String {
     match ty {
         Type::Null => "null_type".into(),
@@ -292,34 +293,34 @@ fn shown(ty: &Type) -> String {
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Expression {
-    /// As written.
+    /// The source text.
     pub source: String,
     program: Program,
     slots: Vec<&'static str>,
 }
 
-/// Everything that an evaluation may look at, and what is known so far.
+/// The inputs of an evaluation, and the values computed so far.
 pub struct Scope<'a> {
-    /// The new state.
+    /// The new object.
     pub object: Option<&'a Value>,
-    /// The former state.
+    /// The old object.
     pub old: Option<&'a Value>,
     /// The request, as in an `AdmissionReview`.
     pub request: &'a Value,
-    /// The namespace's object.
+    /// The namespace object.
     pub namespace: Option<&'a Value>,
-    /// The parameters.
+    /// The parameters of the binding.
     pub params: Option<&'a Value>,
-    /// Who answers questions of authorization.
+    /// Answers `authorizer` checks.
     pub authorizer: &'a Asker<'a>,
-    /// The policy's variables, compiled.
+    /// The policy's compiled variables.
     pub variables: &'a [(String, Result<Expression, String>)],
     values: Vec<Option<Outcome<'a>>>,
     slots: &'a [&'static str],
     spent: u64,
 }
 
-/// The budget for a policy's expressions is gone.
+/// The cost budget of a policy's expressions is exhausted.
 #[derive(Debug)]
 pub struct OutOfBudget;
 
@@ -333,7 +334,7 @@ impl fmt::Display for OutOfBudget {
 }
 
 impl<'a> Scope<'a> {
-    /// A scope with nothing evaluated yet.
+    /// Creates a scope in which nothing has been evaluated.
     pub fn new(
         request: &'a Value,
         authorizer: &'a Asker<'a>,
@@ -353,10 +354,11 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Evaluates an expression, taking what it costs off a budget.
+    /// Evaluates an expression and subtracts its cost from a budget.
     ///
     /// # Errors
-    /// Outside, that the budget is gone; inside, what went wrong.
+    ///
+    /// The outer error means that the budget is exhausted, the inner one is the expression's own.
     pub fn evaluate(
         &mut self,
         expression: &'a Expression,
@@ -450,16 +452,16 @@ impl<'a> Activation<'a> for Scope<'a> {
     }
 }
 
-/// Asks the server's authorizer for the request's user.
+/// Answers authorization checks of CEL expressions.
 pub struct Asker<'a> {
     /// The server's authorizer.
     pub authorizer: &'a authz::Authorizer,
-    /// The request's user.
+    /// The user who makes the request.
     pub user: &'a UserInfo,
 }
 
 impl<'a> Asker<'a> {
-    /// Who makes a write.
+    /// Creates an asker for the user who makes a write.
     pub fn of(admission: &'a Admission<'_>) -> Self {
         Self {
             authorizer: admission.authorizer,

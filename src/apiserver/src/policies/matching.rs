@@ -1,4 +1,4 @@
-//! Which writes a policy or binding is about, and with which parameters.
+//! Matching of writes to policies and bindings, and lookup of parameters.
 
 use std::sync::Arc;
 
@@ -13,16 +13,17 @@ use crate::backend::Backend;
 use crate::cache::Filter;
 use crate::resources::Resource;
 
-/// Whether a policy or binding is about a write.
+/// The result of matching a write to a policy or binding.
 pub enum Match {
-    /// It is not.
+    /// No match.
     No,
-    /// It is; with the version that its rules name, where that is another one.
+    /// A match; holds the version that the rules match if it is not the write's own.
     Yes(Option<Arc<Resource>>),
 }
 
-/// Whether `matchConstraints` or `matchResources` cover a write. A binding
-/// without rules covers what its policy does. Selectors look at the write as it is.
+/// Returns whether `matchConstraints` or `matchResources` match a write. A binding without rules
+/// matches whatever its policy matches. Selectors are evaluated on the object in its original
+/// version.
 pub fn matches(
     admission: &Admission<'_>,
     resources: &Value,
@@ -60,7 +61,7 @@ pub fn matches(
     })
 }
 
-/// The resource with an apiVersion and kind.
+/// Returns the resource of an apiVersion and kind.
 pub fn resource_of_kind(backend: &Backend, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let snapshot = backend.resources.snapshot();
@@ -71,10 +72,11 @@ pub fn resource_of_kind(backend: &Backend, api_version: &str, kind: &str) -> Opt
         .cloned()
 }
 
-/// The parameters of a binding; `None` stands for being evaluated once without.
+/// Returns the parameters of a binding. `None` in the list means one evaluation without parameters.
 ///
 /// # Errors
-/// What is wrong with how they are named.
+///
+/// The problem with the parameter reference.
 pub fn params(
     admission: &Admission<'_>,
     policy: &Value,

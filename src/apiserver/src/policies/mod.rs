@@ -1,8 +1,7 @@
 //! Admission policies and match conditions in CEL.
 //!
-//! Policies and bindings are read off the watch cache; their programs are
-//! compiled when a write first meets them and kept until they change. Without
-//! policies there is nothing to do and nothing is done.
+//! Policies and bindings are read from the watch cache. Their expressions are compiled on first use
+//! and kept until the policy changes.
 
 mod check;
 mod compiled;
@@ -30,17 +29,17 @@ use compiled::{Compiled, Conditions};
 use environment::{Asker, GROUP, Scope};
 pub use type_check::TypeChecker;
 
-/// Compiled programs by what they are of.
+/// Compiled expressions of policies and webhooks, by their origin.
 #[derive(Default)]
 pub struct Policies {
     compiled: Mutex<HashMap<String, (String, Arc<Compiled>)>>,
     conditions: Mutex<HashMap<String, Arc<Conditions>>>,
 }
 
-/// Programs that are kept; there are as many as policies.
+/// Maximum number of cached compilations; normally there is one per policy.
 const MAX_KEPT: usize = 1024;
 
-/// A policy and the bindings that put it to use.
+/// A policy and its bindings.
 struct Hook {
     policy: Arc<Object>,
     bindings: Vec<Arc<Object>>,
@@ -52,13 +51,13 @@ impl Hook {
         meta::name(&self.policy)
     }
 
-    /// Whether failures let the write pass.
+    /// Returns whether failures of the policy are ignored.
     fn ignores_failure(&self) -> bool {
         self.policy["spec"]["failurePolicy"] == "Ignore"
     }
 }
 
-/// What is the same for all policies that one write meets.
+/// The data that all policies evaluated for one write share.
 struct Subject<'a> {
     request: Value,
     object: Option<Value>,
@@ -77,7 +76,7 @@ impl<'a> Subject<'a> {
         Self::asked_by(Asker::of(admission), admission, object, old)
     }
 
-    /// As [`Self::new`], where the write is looked at in another version.
+    /// As [`Self::new`], for a write that is evaluated in another version.
     fn asked_by(
         asker: Asker<'a>,
         admission: &Admission<'_>,
@@ -121,13 +120,14 @@ impl<'a> Subject<'a> {
 }
 
 impl Policies {
-    /// The policies of a kind that have bindings, in the order of their names.
+    /// Returns the policies of a kind that have bindings, ordered by name.
     fn hooks(&self, admission: &Admission<'_>, policies: &str, bindings: &str) -> Vec<Hook> {
         let cache = &admission.backend.cache;
         let Some(found) = cache.existing(GROUP, policies).filter(|c| !c.is_empty()) else {
             return Vec::new();
         };
-        // Whoever breaks admission must be able to repair it.
+        // Policies do not apply to admission configuration, so that a broken policy can be
+        // repaired.
         if admission.resource.group == GROUP {
             return Vec::new();
         }
@@ -178,11 +178,12 @@ impl Policies {
         compiled
     }
 
-    /// Whether a webhook's match conditions hold; those that fail leave it to
-    /// the webhook's failure policy.
+    /// Returns whether a webhook's match conditions are true. Evaluation errors are subject to the
+    /// webhook's failure policy.
     ///
     /// # Errors
-    /// A condition failed, and failures are not ignored.
+    ///
+    /// A condition failed and the failure policy is `Fail`.
     pub fn conditions_hold(
         &self,
         admission: &Admission<'_>,
@@ -223,7 +224,7 @@ impl Policies {
     }
 }
 
-/// The resource and name that a refusal is about.
+/// Returns the resource and the name to report in a rejection.
 fn about(admission: &Admission<'_>, object: Option<&Object>) -> (rkube_api::GroupResource, String) {
     (admission.resource.group_resource(), admission.name(object))
 }

@@ -1,4 +1,4 @@
-//! MutatingAdmissionPolicy: policies that change objects on their way.
+//! `MutatingAdmissionPolicy`: policies that change objects before they are stored.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,28 +19,29 @@ use crate::admission::reinvocation::Reinvocation;
 use crate::admission::review::{maybe_seen_in, seen_in};
 use crate::resources::Resource;
 
-/// Why a policy could not do its work.
+/// The reason for which a policy failed.
 struct Problem {
     message: String,
     reason: &'static str,
 }
 
-/// One use of a policy: a binding and its parameters.
+/// One invocation of a policy: a binding and its parameters.
 struct Invocation<'h> {
     hook: &'h Hook,
     binding: String,
     params: Option<Value>,
-    /// The version that the policy wants to see the object in, if not the request's.
+    /// The version in which the policy evaluates the object, if it is not the request's.
     version: Option<Arc<Resource>>,
-    /// What tells it from other uses.
+    /// Identifies the invocation for reinvocation.
     key: String,
 }
 
 impl Policies {
-    /// Lets mutating policies change the object, one after the other.
+    /// Runs the mutating policies in order.
     ///
     /// # Errors
-    /// A policy failed, and its failures are not ignored.
+    ///
+    /// A policy failed and its failure policy is `Fail`.
     pub async fn mutate(
         &self,
         admission: &Admission<'_>,
@@ -162,7 +163,7 @@ impl Policies {
         invocations
     }
 
-    /// Puts one policy to use; whether it changed anything.
+    /// Runs one invocation. Returns whether it changed the object.
     fn invoke(
         &self,
         admission: &Admission<'_>,
@@ -241,7 +242,7 @@ fn refuse(
     ));
 }
 
-/// The object with one mutation made to it.
+/// Returns the object with one mutation applied.
 fn patched<'a>(
     admission: &Admission<'_>,
     mutation: &'a Mutation,
@@ -265,7 +266,7 @@ fn patched<'a>(
     if mutation.is_json_patch {
         let mut patch = value.to_json().map_err(|e| problem(e.message))?;
         for operation in patch.as_array_mut().into_iter().flatten() {
-            // What was not given is not said.
+            // CEL objects have zero values for unset fields: remove an empty `from`.
             if let Some(map) = operation.as_object_mut()
                 && map.get("from").is_some_and(|from| from == "")
             {
@@ -274,7 +275,7 @@ fn patched<'a>(
         }
         return match json_patch(before, &patch) {
             Ok(after) => Ok(after),
-            // A test that fails only means that nothing is to be changed.
+            // A failed `test` operation means that the policy changes nothing.
             Err(e) if failed_test(before, &patch) => {
                 tracing::debug!(problem = e.message, "a policy's patch does not apply");
                 Ok(before.clone())
@@ -311,7 +312,7 @@ fn patched<'a>(
     };
     let mut after = apply::apply(&request, Some(before), &configuration, true)
         .map_err(|e| problem(e.message))?;
-    // The change is the request's own, not another manager's.
+    // The change is attributed to the request's manager, not to a separate one.
     match before["metadata"].get("managedFields") {
         Some(fields) => {
             meta::metadata_mut(&mut after).insert("managedFields".into(), fields.clone());
@@ -323,7 +324,7 @@ fn patched<'a>(
     Ok(after)
 }
 
-/// Whether a patch fails at one of its tests.
+/// Returns whether a patch fails at one of its `test` operations.
 fn failed_test(before: &Object, patch: &Value) -> bool {
     let mut now = before.clone();
     for operation in patch.as_array().into_iter().flatten() {
@@ -335,7 +336,7 @@ fn failed_test(before: &Object, patch: &Value) -> bool {
     false
 }
 
-/// Objects are named after the fields that they are in: `Object.spec` in `spec`.
+/// Checks that the type names of objects match their position: `Object.spec` in the field `spec`.
 fn check_names(value: &Cel<'_>) -> Result<(), String> {
     match value {
         Cel::List(rkube_cel::List::Own(items)) => items.iter().try_for_each(check_names),
@@ -373,7 +374,7 @@ fn check_below(value: &Cel<'_>, name: &str) -> Result<(), String> {
     }
 }
 
-/// Places in a configuration that can only be replaced as a whole.
+/// Collects the paths in a configuration that can only be replaced as a whole.
 fn find_atomic(ty: Type<'_>, value: &Value, path: String, found: &mut Vec<String>) {
     match value {
         Value::Array(items) => {

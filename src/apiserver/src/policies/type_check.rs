@@ -1,5 +1,5 @@
-//! `status.typeChecking`: what is wrong with a validating policy's expressions
-//! when the kinds that it is about are known.
+//! `status.typeChecking` of validating policies: type errors of the expressions with the schemas of
+//! the matched kinds.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use crate::controller::Controller;
 use crate::resources::Resource;
 
 const PLURAL: &str = "validatingadmissionpolicies";
-/// More kinds than this are not looked at.
+/// Maximum number of kinds against which a policy is checked.
 const MAX_KINDS: usize = 10;
 
-/// Writes type errors of policies into their status.
+/// Writes the type errors of policies to their status.
 pub struct TypeChecker {
-    /// The policies, and the resources that they are about.
+    /// The source of the policies and of the resources that they match.
     pub backend: Arc<Backend>,
 }
 
@@ -65,7 +65,7 @@ async fn check_all(backend: &Backend) {
             continue;
         };
         let key = format!("/registry/{GROUP}/{PLURAL}/{}", meta::name(&policy));
-        // Changed meanwhile: the change is an event, which leads here again.
+        // If the policy has changed meanwhile, its event triggers the check again.
         if let Err(error) = backend
             .store
             .put(&key, bytes, Expect::Revision(object.revision))
@@ -76,7 +76,7 @@ async fn check_all(backend: &Backend) {
     }
 }
 
-/// Kinds that a policy names without wildcards.
+/// Returns the kinds that a policy matches without wildcards.
 fn kinds(backend: &Backend, spec: &Value) -> Vec<Arc<Resource>> {
     let texts = |value: &Value| -> Vec<String> {
         let list = value.as_array().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! Built-in kinds as the type checker of expressions sees them.
+//! CEL type declarations of built-in kinds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use rkube_api::schema::{Kind, Type as Schema};
 use rkube_cel::{DeclField, DeclType, Read, Type, escape};
 
-/// How deep a type is looked into; what is below, or recurses, may be anything.
+/// Maximum depth of a type; deeper or recursive types are dynamic.
 const MAX_DEPTH: usize = 24;
 
-/// The declared type of a kind.
+/// Returns the declared type of a kind.
 pub fn declared(schema: Schema<'_>) -> DeclType {
     let mut above = Vec::new();
     convert(schema, &mut above).unwrap_or_else(DeclType::any)
@@ -63,7 +63,7 @@ fn convert(schema: Schema<'_>, above: &mut Vec<String>) -> Option<DeclType> {
             ty.read = Read::DateTime;
             Some(ty)
         }
-        // A quantity is a text or a number.
+        // A quantity may be a string or a number.
         Kind::IntOrString | Kind::Quantity => simple(Type::Dyn),
         Kind::Any | Kind::SchemaOr => None,
     }

@@ -1,4 +1,4 @@
-//! ValidatingAdmissionPolicy: policies that refuse writes.
+//! `ValidatingAdmissionPolicy`: policies that reject writes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,15 +15,15 @@ use super::{Hook, Policies, Subject, about};
 use crate::admission::attributes::Admission;
 use crate::admission::review::both_seen_in;
 
-/// Where the audit log tells what a policy with the action Audit found.
+/// Key of the audit annotation that lists failures of policies with action `Audit`.
 const FAILURE_NOTE: &str = "validation.policy.admission.k8s.io/validation_failure";
-/// Bytes that are kept of a policy's note for the audit log.
+/// Maximum length in bytes of an audit annotation's value.
 const MAX_NOTE: usize = 10 << 10;
 
-/// Notes for the audit log by key; what several bindings note is joined.
+/// Audit annotations by key; values of several bindings are joined.
 type Notes = BTreeMap<String, Vec<String>>;
 
-/// A refusal: which policy and binding, why, and for which reason.
+/// A rejection: policy, binding, message and reason.
 struct Denial {
     policy: String,
     binding: Option<String>,
@@ -31,19 +31,20 @@ struct Denial {
     reason: String,
 }
 
-/// What came of one validation that does not hold.
+/// A failed validation.
 struct Failure {
-    /// Which of the policy's validations, from 0.
+    /// The index of the validation in the policy.
     index: usize,
     message: String,
     reason: String,
 }
 
 impl Policies {
-    /// Lets validating policies refuse the write.
+    /// Runs the validating policies.
     ///
     /// # Errors
-    /// The first refusal.
+    ///
+    /// The first rejection.
     pub async fn validate(
         &self,
         admission: &Admission<'_>,
@@ -58,7 +59,7 @@ impl Policies {
         if hooks.is_empty() {
             return Ok(());
         }
-        // The write in every version that policies want to see it in.
+        // The write in each version in which policies evaluate it.
         let mut subjects: Vec<(Option<String>, Subject<'_>)> = Vec::new();
         let mut denials = Vec::new();
         let mut notes = Notes::new();
@@ -218,7 +219,7 @@ fn misconfigured(hook: &Hook, binding: Option<&str>, problem: &str, denials: &mu
     });
 }
 
-/// The validations that do not hold, or what kept them from being looked at.
+/// Returns the failed validations, including those that could not be evaluated.
 fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<Failure> {
     let mut scope = subject.scope(&hook.compiled, params);
     let failed = |index: usize, message: String| Failure {
@@ -226,7 +227,7 @@ fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<F
         message,
         reason: String::new(),
     };
-    // What goes wrong refuses, unless that is to be ignored.
+    // Evaluation errors count as failures unless the failure policy is `Ignore`.
     let problem = |index: usize, message: String| match hook.ignores_failure() {
         true => Vec::new(),
         false => vec![failed(index, message)],
@@ -284,7 +285,7 @@ fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<F
     failures
 }
 
-/// What a validation's own expression says is wrong, if that can be shown.
+/// Returns the message of a validation's `messageExpression`, if it is usable.
 fn message<'a>(
     validation: &'a Validation,
     scope: &mut super::Scope<'a>,
@@ -304,7 +305,7 @@ fn message<'a>(
     }
 }
 
-/// Notes for the audit log. One that cannot be made refuses the write.
+/// Returns the audit annotations. An annotation that cannot be evaluated rejects the write.
 fn annotations(
     hook: &Hook,
     binding: &str,

@@ -1,10 +1,11 @@
-//! Reservations: one entry of the store for each address and node port that a
-//! service has. Making an entry that must not be there yet is what keeps two
-//! writers apart, whichever server they write through.
+//! Reservations of cluster IPs and node ports: one store entry for each that a service uses.
 //!
-//! An address's entry is its `IPAddress` object. A node port's is not served;
-//! upstream keeps a bitmap of them, which all writers would have to follow
-//! each other to change.
+//! Creating an entry fails if it exists, so two writers cannot reserve the same value, even on
+//! different servers.
+//!
+//! The entry of an address is its `IPAddress` object. Entries of node ports are not served by the
+//! API. Upstream instead keeps one bitmap of all node ports, on which all writers would have to
+//! serialize.
 
 use std::future::Future;
 use std::net::Ipv4Addr;
@@ -20,33 +21,33 @@ use serde_json::{Value, json};
 use crate::backend::Backend;
 use crate::cache::ResourceCache;
 
-/// Which component an `IPAddress` says has made it.
+/// The value of [`MANAGED_BY`] in `IPAddress` objects of this allocator.
 pub const MANAGER: &str = "ipallocator.k8s.io";
-/// Names that component.
+/// The label that names the component that manages an `IPAddress`.
 pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
-/// Names the address's family.
+/// The label with the IP family of an `IPAddress`.
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 
-/// What can be reserved.
+/// The kind of a reserved value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A cluster IP.
     Address,
-    /// A node port, whatever its protocol.
+    /// A node port; one reservation covers all protocols.
     Port,
 }
 
-/// The service that something is reserved for.
+/// The service for which a value is reserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Its namespace.
+    /// The service's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The service's name.
     pub name: String,
 }
 
 impl Owner {
-    /// The service itself.
+    /// Returns the identity of a service object.
     pub fn of(service: &Object) -> Self {
         Self {
             namespace: meta::namespace(service).to_owned(),
@@ -54,7 +55,7 @@ impl Owner {
         }
     }
 
-    /// Whom an entry is for; nothing if it is not for a service.
+    /// Returns the owner named in an entry; `None` if the entry does not belong to a service.
     pub fn named_by(entry: &Object) -> Option<Self> {
         let parent = &entry["spec"]["parentRef"];
         let text = |key: &str| parent[key].as_str().unwrap_or_default();
@@ -73,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// Where the entries are kept.
+    /// Returns the store key of the entry for `id`.
     pub fn key(self, id: &str) -> String {
         let (group, plural) = self.place();
         format!(
@@ -82,24 +83,25 @@ impl Kind {
         )
     }
 
-    /// The entries that this server has seen.
+    /// Returns the cache of the entries of this kind.
     pub fn seen(self, backend: &Backend) -> Arc<ResourceCache> {
         let (group, plural) = self.place();
         backend.cache.resource(group, plural)
     }
 
-    /// Whether an entry is the allocator's, and not somebody's own `IPAddress`.
+    /// Returns whether this allocator manages an entry. Users may create `IPAddress` objects
+    /// themselves.
     pub fn is_managed(self, entry: &Object) -> bool {
         self == Self::Port || entry["metadata"]["labels"][MANAGED_BY] == MANAGER
     }
 
-    /// Whether an entry looks as one that is made here.
+    /// Returns whether an entry is complete, that is, has all labels that the allocator sets.
     pub fn is_whole(self, entry: &Object) -> bool {
         self == Self::Port
             || self.is_managed(entry) && entry["metadata"]["labels"][FAMILY] == "IPv4"
     }
 
-    /// A new entry.
+    /// Returns the JSON of a new entry.
     pub fn entry(self, id: &str, owner: &Owner) -> Bytes {
         let mut entry = json!({
             "metadata": {"name": id, "creationTimestamp": meta::rfc3339(Timestamp::now())},
@@ -117,7 +119,7 @@ impl Kind {
     }
 }
 
-/// What a service has that must be reserved.
+/// Returns the values that a service uses and must have reserved.
 pub fn of(service: &Object) -> Vec<(Kind, String)> {
     let spec = &service["spec"];
     if spec["type"] == "ExternalName" {
@@ -143,8 +145,8 @@ pub fn of(service: &Object) -> Vec<(Kind, String)> {
     all
 }
 
-/// Reservations of a write that has not succeeded yet. They are given back when
-/// it fails, also when nobody waits for it any more.
+/// The reservations of a write that has not succeeded yet. They are released when the write fails,
+/// and also on drop, if its request was cancelled.
 #[derive(Default)]
 pub struct Reservation {
     store: Option<Arc<dyn Store>>,
@@ -152,7 +154,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Nothing yet.
+    /// Creates an empty set of reservations in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self {
             store: Some(store),
@@ -160,7 +162,7 @@ impl Reservation {
         }
     }
 
-    /// Reserves something; `false` if somebody has it.
+    /// Reserves a value. Returns `false` if it is already reserved.
     pub async fn reserve(
         &mut self,
         kind: Kind,
@@ -181,9 +183,9 @@ impl Reservation {
         }
     }
 
-    /// Makes the write that the reservations are for. From its beginning they
-    /// stand, as it may take effect without anybody hearing of it; only where
-    /// it certainly has not, they can be given back.
+    /// Runs the write for which the reservations were made. Once it has started, the reservations
+    /// are kept, because it may take effect even if its result is lost. They become releasable only
+    /// if the write certainly failed.
     pub async fn commit_with<T>(
         &mut self,
         write: impl Future<Output = Result<T, StoreError>>,
@@ -196,7 +198,7 @@ impl Reservation {
         result
     }
 
-    /// Gives back what is still reserved.
+    /// Releases the reservations that were not committed.
     pub async fn rollback(mut self) {
         let entries = std::mem::take(&mut self.entries);
         if let Some(store) = &self.store {
@@ -216,7 +218,8 @@ impl Drop for Reservation {
     }
 }
 
-/// Removes entries as they were made. What cannot be removed, the repair finds.
+/// Deletes entries that have not changed since their creation. The repair loop removes those that
+/// cannot be deleted now.
 async fn give_back(store: &Arc<dyn Store>, entries: Vec<Arc<KeyValue>>) {
     let removals = entries.iter().map(|entry| async move {
         let expect = Expect::Revision(entry.mod_revision);
@@ -227,7 +230,7 @@ async fn give_back(store: &Arc<dyn Store>, entries: Vec<Arc<KeyValue>>) {
     futures::future::join_all(removals).await;
 }
 
-/// Gives back what a service had and has no more.
+/// Releases the reservations that `old` has and `new` no longer has.
 pub async fn release(backend: &Backend, old: &Object, new: Option<&Object>) {
     let kept = new.map(of).unwrap_or_default();
     let owner = Owner::of(old);
@@ -256,18 +259,18 @@ pub async fn release(backend: &Backend, old: &Object, new: Option<&Object>) {
     futures::future::join_all(removals).await;
 }
 
-/// The address of the service that leads to this server.
+/// Returns the cluster IP of the service `kubernetes`.
 pub fn own_address(backend: &Backend) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(backend.config.service_cidr.network()) + 1)
 }
 
-/// Whether this is the address of the service that leads to this backend, which
-/// is made anew whenever it is deleted.
+/// Returns whether this is the cluster IP of the service `kubernetes`, which is recreated whenever
+/// it is deleted.
 pub fn is_own(backend: &Backend, kind: Kind, id: &str) -> bool {
     kind == Kind::Address && id == own_address(backend).to_string()
 }
 
-/// A stored entry as an object.
+/// Parses a stored entry.
 pub fn parse(entry: &KeyValue) -> Result<Object, Status> {
     serde_json::from_slice(&entry.value).map_err(Status::internal)
 }

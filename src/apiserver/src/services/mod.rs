@@ -1,9 +1,8 @@
-//! Addresses and ports of services, and the service that leads to this server.
+//! Allocation of cluster IPs and node ports, and the service `kubernetes`.
 //!
-//! A write reserves what it needs in the store ([`ledger`]) before its service
-//! is stored, and gives it back when it fails, so that several servers on one
-//! store never give the same away. What is free is guessed from the cache; the
-//! reservation proves it.
+//! A write reserves its addresses and ports in the store ([`ledger`]) before the service is stored,
+//! and releases them if it fails. Several servers on one store therefore never allocate the same
+//! value. Free values are found in the cache; the reservation confirms them.
 
 mod ledger;
 mod repair;
@@ -26,7 +25,7 @@ pub use ledger::Reservation;
 use ledger::{Kind, Owner, own_address};
 pub use repair::run as repair;
 
-/// Why a service gets no address or port.
+/// The reason for which an allocation failed.
 enum Refusal {
     Field(FieldError),
     Store(StoreError),
@@ -44,8 +43,12 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// Gives a service the addresses and ports that it needs and does not name,
-/// and refuses what is taken. Does nothing for other resources.
+/// Allocates the addresses and ports that a service needs and does not specify, and reserves those
+/// it specifies. Does nothing for other resources.
+///
+/// # Errors
+///
+/// 422 if a specified value is invalid or in use.
 pub async fn allocate(
     backend: &Backend,
     resource: &Resource,
@@ -62,7 +65,7 @@ pub async fn allocate(
         reservation: Reservation::new(backend.store.clone()),
         dry_run,
     };
-    // Boxed, since every write has this in it and few are of services.
+    // Boxed because this future is part of every write, but few writes are of services.
     let result = Box::pin(allocation.fill(service, old)).await;
     let reservation = allocation.reservation;
     let Err(refusal) = result else {
@@ -76,14 +79,15 @@ pub async fn allocate(
     })
 }
 
-/// Gives back what a service had and has no more, once that is stored.
+/// Releases what `old` used and `new` does not, after the write has been stored. Does nothing for
+/// resources other than services.
 pub async fn release(backend: &Backend, resource: &Resource, old: &Object, new: Option<&Object>) {
     if resource.is("", "services") {
         ledger::release(backend, old, new).await;
     }
 }
 
-/// One write's search for what is free.
+/// The allocation for one write.
 struct Allocation<'s> {
     backend: &'s Backend,
     owner: Owner,
@@ -102,8 +106,8 @@ impl Allocation<'_> {
         Ok(())
     }
 
-    /// Whether somebody has it, as far as this server has heard. An address is
-    /// also taken where its entry was deleted by hand.
+    /// Returns whether a value is in use according to the cache. An address counts as used also if
+    /// a service has it but its entry was deleted.
     fn is_taken(&self, kind: Kind, id: &str) -> bool {
         if kind.seen(self.backend).get("", id).is_some() {
             return true;
@@ -116,9 +120,9 @@ impl Allocation<'_> {
         kind == Kind::Address && !services.list(&filter).is_empty()
     }
 
-    /// Takes what was asked for by number; `false` if somebody has it.
+    /// Reserves a value that the service specifies. Returns `false` if it is in use.
     async fn take(&mut self, kind: Kind, id: &str) -> Result<bool, StoreError> {
-        // What was given back a moment ago must not seem to be taken.
+        // A value released just before must not appear to be in use.
         self.backend.cache.consistent().await;
         if self.is_taken(kind, id) {
             return Ok(false);
@@ -126,7 +130,7 @@ impl Allocation<'_> {
         Ok(self.dry_run || self.reservation.reserve(kind, id, &self.owner).await?)
     }
 
-    /// Takes the first of `candidates` that is free.
+    /// Reserves the first free candidate.
     async fn take_any<C: ToString, I: Iterator<Item = C>>(
         &mut self,
         kind: Kind,
@@ -134,7 +138,7 @@ impl Allocation<'_> {
     ) -> Result<Option<C>, StoreError> {
         for again in [false, true] {
             if again {
-                // Nothing seems to be free: look at what is there by now.
+                // No candidate appears to be free: retry with an up-to-date cache.
                 self.backend.cache.consistent().await;
             }
             for candidate in candidates() {
@@ -173,7 +177,7 @@ impl Allocation<'_> {
             service["spec"]["clusterIP"] = address.to_string().into();
             service["spec"]["clusterIPs"] = json!([address.to_string()]);
         } else {
-            // One that there was stays; validation says so where it does not.
+            // An existing address is kept; validation rejects a conflicting change.
             let had = old.is_some_and(|o| {
                 let spec = &o["spec"];
                 spec["type"] != "ExternalName"
@@ -234,10 +238,10 @@ impl Allocation<'_> {
             .filter_map(|p| p["nodePort"].as_u64())
             .collect();
         let count = service["spec"]["ports"].as_array().map_or(0, Vec::len);
-        // A number is reserved once; this service's protocols may share it.
+        // A number is reserved once per service; ports of different protocols may share it.
         let mut mine: HashSet<(u64, String)> = HashSet::new();
         let mut numbers: HashSet<u64> = HashSet::new();
-        // Ports that were asked for come first, so that none is given away.
+        // Specified ports are reserved first, so that they are not allocated to other ports.
         for i in 0..count {
             let port = &service["spec"]["ports"][i];
             let Some(number) = port["nodePort"].as_u64().filter(|n| *n != 0) else {
@@ -270,7 +274,8 @@ impl Allocation<'_> {
                 continue;
             }
             let protocol = protocol(&ports[i]);
-            // The same port under another protocol shares its number, as DNS needs it.
+            // The same port under another protocol shares its node port, as DNS services (TCP and
+            // UDP) expect.
             let twin = (0..count).find_map(|j| {
                 let same = ports[j]["port"] == ports[i]["port"] && j != i;
                 let number = ports[j]["nodePort"].as_u64().filter(|n| *n != 0)?;
@@ -328,8 +333,8 @@ fn protocol(port: &Value) -> String {
     port["protocol"].as_str().unwrap_or("TCP").to_owned()
 }
 
-/// Every number from the first to the last, from somewhere on at random, and
-/// those of the lower part, which is for those who ask by number, at the end.
+/// Returns every number from `first` to `last`, starting at a random one. The lower `reserved`
+/// numbers, which are preferred for static assignment, come last.
 fn scattered(first: u32, last: u32, reserved: u32) -> impl Iterator<Item = u32> {
     let part = |from: u32, to: u32| {
         let count = (u64::from(to) + 1).saturating_sub(from.into());
@@ -345,8 +350,7 @@ fn scattered(first: u32, last: u32, reserved: u32) -> impl Iterator<Item = u32> 
     )
 }
 
-/// How many of a range's numbers are for those who ask by number, as upstream
-/// divides it.
+/// Returns the size of a range's static part, computed as upstream does.
 fn reserved(size: u32, step: u32, most: u32) -> u32 {
     if size <= 16 {
         0
@@ -355,10 +359,10 @@ fn reserved(size: u32, step: u32, most: u32) -> u32 {
     }
 }
 
-/// The addresses of a range in the order in which they are tried.
+/// Returns the addresses of a range in the order in which they are tried.
 fn addresses(range: ipnet::Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
     let (network, broadcast) = (u32::from(range.network()), u32::from(range.broadcast()));
-    // A range of one or two addresses has none to give.
+    // A range of one or two addresses has no usable ones.
     let usable = broadcast - network >= 2;
     let static_part = reserved((broadcast - network).saturating_add(1), 16, 256);
     usable
@@ -368,7 +372,7 @@ fn addresses(range: ipnet::Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
         .map(Ipv4Addr::from)
 }
 
-/// The ports of a range in the order in which they are tried.
+/// Returns the ports of a range in the order in which they are tried.
 fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
     let (first, last) = (u32::from(first), u32::from(last));
     let static_part = reserved((last + 1).saturating_sub(first), 32, 128);
@@ -379,8 +383,7 @@ fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
         .map(u64::from)
 }
 
-/// The objects that lead clients inside the cluster to this server: the
-/// service `kubernetes` and its endpoints.
+/// Returns the service `kubernetes` and its endpoints, through which pods reach this server.
 pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str, Object)> {
     let first = own_address(backend).to_string();
     let (ip, port) = (

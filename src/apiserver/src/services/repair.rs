@@ -1,6 +1,5 @@
-//! Makes reservations agree with the services: those of a cluster from before
-//! there were any, those that somebody has deleted by hand, and those that a
-//! server has left behind when it died.
+//! Reconciles reservations with services. Handles services from before reservations existed,
+//! entries deleted by users, and entries left behind by a server that crashed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,25 +12,27 @@ use super::ledger::{self, Kind, Owner};
 use crate::backend::Backend;
 use crate::cache::{CachedObject, Filter};
 
-/// How long a write may take from its reservation to its service.
+/// Minimum age of an unused entry before its removal: the time that a write may take from its
+/// reservation to storing its service.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
-/// How long a write that another was faster than may take to give back.
+/// As [`GRACE`], for an address reserved by a write of an existing service that lost to another
+/// one.
 const REVERT: SignedDuration = SignedDuration::from_secs(5);
-/// Writes at a time; they share the store's commits.
+/// Number of concurrent writes; they share the store's commits.
 const AT_ONCE: usize = 64;
 
-/// What is to be done to an entry of the ledger.
+/// A correction of one entry.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// It is missing.
+    /// The entry is missing.
     Make(Kind, String, Owner),
-    /// It names another service, or lacks its labels.
+    /// The entry names another service or lacks labels.
     Replace(Kind, String, Owner, u64),
-    /// No service has it.
+    /// No service uses the entry.
     Remove(Kind, String, u64),
 }
 
-/// One entry.
+/// A stored reservation.
 struct Entry {
     kind: Kind,
     id: String,
@@ -39,18 +40,18 @@ struct Entry {
     object: Object,
 }
 
-/// A service and what it has.
+/// A service and the values that it uses.
 struct Service {
     owner: Owner,
     object: Object,
     has: Vec<(Kind, String)>,
 }
 
-/// Looks at everything once.
+/// Compares all reservations and services once, and corrects the differences.
 pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
     backend.cache.consistent().await;
-    // In this order: what comes between is a reservation whose service is seen,
-    // or an entry that has changed when it is to be removed.
+    // Entries are read before services. A service that is created between the two reads is then
+    // seen. An entry that is reassigned meanwhile has a new revision, so that its removal fails.
     let entries = entries(backend);
     let services = services(backend);
     let mut steps = steps(&entries, &services, now);
@@ -72,7 +73,7 @@ fn entries(backend: &Backend) -> Vec<Entry> {
             kind,
             id: entry.name.to_string(),
             revision: entry.revision,
-            // Looked at every few minutes: not worth keeping beside each entry.
+            // Parsed without keeping the tree: entries are only read every few minutes.
             object: entry.parse(),
         })
     };
@@ -115,7 +116,7 @@ async fn take(backend: &Backend, step: &Step) -> Result<(), StoreError> {
         }
     };
     match result {
-        // Somebody was faster, who knows more than was known here.
+        // Another writer was faster and had newer data.
         None | Some(StoreError::Conflict { .. }) => Ok(()),
         Some(error) => Err(error),
     }
@@ -172,10 +173,11 @@ fn steps(entries: &[Entry], services: &[Service], now: Timestamp) -> Vec<Step> {
         let age = meta::parse_time(meta::creation_timestamp(&entry.object))
             .map_or(SignedDuration::MAX, |made| now.duration_since(made));
         let wait = match owner_of(entry) {
-            // Its service may be about to be made, or about to need it.
+            // The service may be about to be stored, or about to need the entry.
             None => GRACE,
             Some(service) if service.object["spec"]["type"] == "ExternalName" => GRACE,
-            // Or to be changed; or it was made twice, and this is the loser's.
+            // The service may be about to be changed, or the entry belongs to the loser of two
+            // concurrent creations.
             Some(_) if entry.kind == Kind::Port => GRACE,
             Some(_) => REVERT,
         };
@@ -284,7 +286,7 @@ mod tests {
         ];
         assert_eq!(steps(&entries, &[], later(30)), []);
         assert_eq!(steps(&entries, &[], later(90)).len(), 2);
-        // Of a service that is there, the loser's of two attempts to make it.
+        // The entry of the loser of two concurrent creations of an existing service.
         let services = [service("a", "10.0.0.2", &[])];
         let removed = |after: i64| {
             let steps = steps(&entries, &services, later(after));

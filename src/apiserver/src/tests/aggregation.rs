@@ -1,4 +1,4 @@
-//! Another API server behind an `APIService`.
+//! Aggregation: a second API server behind an `APIService`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,8 @@ const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const NAME: &str = "v1alpha1.wardle.example.com";
 const GROUP_VERSION: &str = "/apis/wardle.example.com/v1alpha1";
 
-/// What the other server answers; a request tells who it came for. One that is
-/// old knows no OpenAPI v3.
+/// Returns the second server's response, with the forwarded user. If `old`, the server has no
+/// OpenAPI v3.
 fn answer(request: &Request<hyper::body::Incoming>, old: bool) -> (u16, &'static str, Value) {
     const JSON: &str = "application/json";
     let header = |name: &str| {
@@ -63,7 +63,7 @@ fn answer(request: &Request<hyper::body::Incoming>, old: bool) -> (u16, &'static
     }
 }
 
-/// Serves on a port of its own, to clients of the test's authority alone.
+/// Starts a server on its own port that only accepts clients of the test's CA.
 async fn extension(t: &TestServer) -> u16 {
     extension_of_age(t, false).await
 }
@@ -92,7 +92,7 @@ async fn extension_of_age(t: &TestServer, old: bool) -> u16 {
                     move |mut request: Request<hyper::body::Incoming>| async move {
                         assert!(shown, "the front proxy shows its certificate");
                         if request.uri().path().ends_with("/stream") {
-                            // An upgrade that gives back what it gets.
+                            // An upgrade to an echo stream.
                             let upgrade = hyper::upgrade::on(&mut request);
                             tokio::spawn(async move {
                                 let stream = TokioIo::new(upgrade.await.unwrap());
@@ -198,7 +198,7 @@ async fn another_server_is_found_asked_and_lost() {
     none["endpoints"][0]["conditions"]["ready"] = false.into();
     put(&t, SLICE, none).await;
     condition(&t, "MissingEndpoints").await;
-    // Nobody listens there.
+    // No server listens at this address.
     put(&t, SLICE, slice(1, "127.0.0.1")).await;
     let failed = condition(&t, "FailedDiscoveryCheck").await;
     assert_eq!(
@@ -226,7 +226,7 @@ async fn another_server_is_found_asked_and_lost() {
         (&json!("True"), &json!("all checks passed"))
     );
 
-    // Requests go there, as the user and with nothing of his credentials.
+    // Requests are forwarded with the user's name, but without the user's credentials.
     let request = Request::builder()
         .method("POST")
         .uri(&flunders)
@@ -248,7 +248,7 @@ async fn another_server_is_found_asked_and_lost() {
         })
     );
 
-    // Discovery and OpenAPI know it.
+    // Discovery and OpenAPI include the server.
     for _ in 0..2000 {
         let (_, list) = t.get_as("/apis", accept).await;
         if group(&list)["versions"][0]["freshness"] == "Current" {
@@ -291,7 +291,7 @@ async fn another_server_is_found_asked_and_lost() {
     assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/"].is_object());
     assert!(document["paths"]["/apis/apps/v1/"].is_object());
 
-    // Gone with its APIService.
+    // The server is removed with its APIService.
     assert_eq!(t.delete(&format!("{SERVICES}/{NAME}")).await.0, 200);
     for _ in 0..2000 {
         if t.get(GROUP_VERSION).await.0 == 404 {
@@ -326,12 +326,12 @@ async fn a_server_without_openapi_v3_has_its_v2_converted() {
     assert!(document["components"]["schemas"]["wardle.Flunder"].is_object());
     assert!(document["components"]["schemas"]["other"].is_null());
     assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/"]["get"].is_object());
-    // An older name of the document leads to this one.
+    // A request with an outdated hash is redirected to the current document.
     let (code, _) = t.get(&format!("/openapi/v3/{path}?hash=X")).await;
     assert_eq!(code, 301);
 }
 
-/// Registers a server that is not in the cluster.
+/// Registers a server outside the cluster.
 async fn outside(t: &TestServer, port: u16) {
     let service = json!({"metadata": {"name": "ext"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
     let services = "/api/v1/namespaces/default/services";
@@ -428,7 +428,7 @@ async fn what_is_served_here_has_its_api_services() {
     assert_eq!(apps["spec"]["groupPriorityMinimum"], 17800);
     assert_eq!(apps["status"]["conditions"][0]["reason"], "Local");
     assert_eq!(t.get(&format!("{SERVICES}/v1.")).await.0, 200);
-    // Who serves extensions learns whom to trust.
+    // Aggregated API servers read the CAs for client certificates here.
     let (code, map) = t
         .get("/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication")
         .await;

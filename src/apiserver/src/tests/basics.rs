@@ -1,4 +1,4 @@
-//! Reads, writes, discovery, errors.
+//! Reads, writes, discovery and errors.
 
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
@@ -74,7 +74,7 @@ async fn objects_come_change_and_go() {
             .contains("the object has been modified"),
         "{stale}"
     );
-    // A write that changes nothing is not one.
+    // An update that changes nothing is not stored.
     let (_, same) = t.put(&format!("{MAPS}/a"), updated.clone()).await;
     assert_eq!(
         same["metadata"]["resourceVersion"],
@@ -214,7 +214,7 @@ async fn lists_are_paged_and_selected() {
     assert_eq!(names(&first), ["a", "b"]);
     assert_eq!(first["metadata"]["remainingItemCount"], 1);
     let token = first["metadata"]["continue"].as_str().unwrap();
-    // What comes between two pages is not in the second.
+    // An object created between two pages is not on the second.
     t.post(MAPS, config_map("d")).await;
     let (code, second) = t.get(&format!("{MAPS}?limit=2&continue={token}")).await;
     assert_eq!(code, 200, "{second}");
@@ -421,7 +421,7 @@ async fn state_survives_a_restart() {
     let mut t = start().await;
     let (_, made) = t.post(MAPS, config_map("a")).await;
     let pki = t.pki.pki.clone();
-    // The store is let go of before it is opened again.
+    // The store must be released before it is opened again.
     t.server.backend().shutdown.cancel();
     let other = tempfile::tempdir().unwrap();
     let old = std::mem::replace(
@@ -506,7 +506,7 @@ async fn services_get_addresses_and_ports() {
         json!(["None"]),
         "{headless}"
     );
-    // The service of the server itself comes back by itself.
+    // The service `kubernetes` is recreated when deleted.
     t.delete(&format!("{services}/kubernetes")).await;
     for _ in 0..1000 {
         if t.get(&format!("{services}/kubernetes")).await.0 == 200 {
@@ -521,7 +521,7 @@ async fn services_get_addresses_and_ports() {
 async fn pods_are_bound_and_deleted_gracefully() {
     let t = start().await;
     let pods = "/api/v1/namespaces/default/pods";
-    // A pod needs its service account, which a controller makes.
+    // A pod needs its service account, which a controller creates in a real cluster.
     t.post(
         "/api/v1/namespaces/default/serviceaccounts",
         json!({"metadata": {"name": "default"}}),
@@ -575,7 +575,7 @@ async fn pods_are_bound_and_deleted_gracefully() {
     assert_eq!(code, 200);
     assert_eq!(t.get(&format!("{pods}/p")).await.0, 404);
 
-    // What no node has seen goes at once.
+    // A pod that is not bound to a node is removed immediately.
     t.post(pods, pod).await;
     t.delete(&format!("{pods}/p")).await;
     assert_eq!(t.get(&format!("{pods}/p")).await.0, 404);
@@ -745,7 +745,8 @@ async fn https_takes_certificates() {
     serving.await.unwrap().unwrap();
 }
 
-/// TLS that trusts the test's CA and may show an administrator's certificate.
+/// Returns a TLS configuration that trusts the test's CA; with `identity`, it has an
+/// administrator's certificate.
 pub fn client_tls(t: &super::support::TestServer, identity: bool) -> rustls::ClientConfig {
     use rustls_pki_types::pem::PemObject as _;
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());

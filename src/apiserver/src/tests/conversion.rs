@@ -1,4 +1,4 @@
-//! Custom resources in several versions, converted by a webhook or not at all.
+//! Custom resources in several versions, with and without a conversion webhook.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ fn hosts(version: &str) -> String {
     format!("/apis/example.com/{version}/namespaces/default/hosts")
 }
 
-/// `hostPort` in v1 is `host` and `port` in v2.
+/// Converts an object: `hostPort` in v1 is `host` and `port` in v2.
 fn convert(object: &Value, to: &str) -> Value {
     let mut object = object.clone();
     let map = object.as_object_mut().unwrap();
@@ -37,8 +37,8 @@ fn convert(object: &Value, to: &str) -> Value {
     object
 }
 
-/// An admission webhook that knows v1 alone: it moves every host to port 1, or to
-/// port 2 what is no custom resource, and says in which versions it was asked.
+/// An admission webhook that only supports v1. It sets the port of every host to 1 (of built-in
+/// kinds, to 2) and returns the versions of its request as a warning.
 fn admit(review: &Value) -> Value {
     use base64::Engine as _;
     let request = &review["request"];
@@ -194,7 +194,7 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
         "{event}"
     );
 
-    // A write in the other version is defaulted there and stored in the one.
+    // A write in v2 gets that version's defaults and is stored in the storage version.
     let v2 = json!({"apiVersion": "example.com/v2", "kind": "Host", "metadata": {"name": "b"}, "host": "h", "port": "1"});
     let (code, b) = t.post(&hosts("v2"), v2).await;
     assert_eq!(
@@ -229,7 +229,7 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
         .await;
     assert_eq!(b["status"]["up"], true, "{b}");
 
-    // Another storage version: old objects stay until they are written.
+    // After a change of the storage version, existing objects keep their version until written.
     let (code, changed) = t
         .patch(
             CRD,
@@ -264,18 +264,18 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
             assert!(item[field].is_string(), "{item}");
         }
     }
-    // A write that changes nothing brings an object into the storage version.
+    // A write without changes migrates an object to the storage version.
     let (_, a) = t.get(&format!("{}/a", hosts("v1"))).await;
     assert_eq!(t.put(&format!("{}/a", hosts("v1")), a).await.0, 200);
     assert_eq!(stored(&t, "a").await["apiVersion"], "example.com/v2");
-    // The columns are the version's own.
+    // Columns are defined per version.
     let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
     let (_, table) = t.get_as(&hosts("v2"), accept).await;
     assert_eq!(table["columnDefinitions"][1]["name"], "Port");
     assert_eq!(table["rows"][0]["cells"], json!(["a", "8080"]));
     let (_, gone) = t.delete(&format!("{}/c", hosts("v1"))).await;
     assert_eq!(gone["status"], "Success");
-    // A version that objects are stored in may not go.
+    // A version with stored objects cannot be removed.
     let (code, refused) = t
         .call(
             http::Method::PATCH,
@@ -333,7 +333,7 @@ async fn selectors_are_of_the_request_version() {
         ["c"]
     );
     assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
-    // It leaves the selection, and another enters it.
+    // One object leaves the selection and another one enters it.
     let moved = [("a", "82"), ("b", "80")];
     for (name, port) in moved {
         let path = format!("{}/{name}", hosts("v2"));
@@ -395,7 +395,7 @@ async fn admission_webhooks_see_the_version_that_they_know() {
     let (code, s) = t.post(scalers, scaler).await;
     assert_eq!((code, &s["spec"]["maxReplicas"]), (201, &json!(2)), "{s}");
 
-    // Exact means what it says.
+    // `matchPolicy: Exact` only matches the listed version.
     let exact = configuration("hosts", "example.com", "hosts", "Exact");
     let path = format!("{configurations}/hosts");
     let (code, said) = t.patch(&path, "merge-patch+json", exact).await;
@@ -469,7 +469,7 @@ async fn ownership_is_followed_through_versions() {
             .await
         };
         if none {
-            // The versions share metadata alone.
+            // Without a webhook, the versions only have metadata in common.
             let (code, made) = apply("v1", "one", json!({"hostPort": "a:1"})).await;
             assert_eq!(code, 201, "{made}");
         } else {
@@ -481,7 +481,8 @@ async fn ownership_is_followed_through_versions() {
                 conflict["message"].as_str().unwrap().contains(".hostPort"),
                 "{conflict}"
             );
-            // What one manager leaves out goes, also when it says so in another version.
+            // Fields that a manager no longer applies are removed, also when it applies in another
+            // version.
             let (code, gone) = apply(
                 "v2",
                 "one",
@@ -546,7 +547,7 @@ async fn autoscalers_are_owned_across_versions() {
             .any(|m| m["operation"] == "Update" && m["apiVersion"] == "autoscaling/v1"),
         "{updated}"
     );
-    // The same manager moves to the new version and keeps what it has.
+    // The same manager applies in the new version and keeps its fields.
     let (code, moved) = apply(
         "v2",
         "one",

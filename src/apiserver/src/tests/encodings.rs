@@ -1,4 +1,4 @@
-//! Protobuf as Go clients ask for it.
+//! Protobuf, as Go clients request it.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request};
@@ -141,7 +141,7 @@ async fn watches_are_framed() {
             }
             buffer.advance(4);
             let event = buffer.split_to(length);
-            // Field 1 is the type, field 2 a raw object whose field 1 is the body.
+            // Field 1 is the event type; field 2 is a RawExtension whose field 1 is the body.
             let kind = event[2..2 + usize::from(event[1])].to_vec();
             let at = event.windows(4).position(|w| w == b"k8s\0").unwrap();
             let object = protobuf::decode(&event[at..]).unwrap();

@@ -1,4 +1,4 @@
-//! Custom resources, webhooks, evictions, tokens, events' lives.
+//! Custom resources, webhooks, evictions, tokens and the expiry of events.
 
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ async fn custom_resources_live_like_others() {
         .await;
     assert_eq!(code, 415);
 
-    // It goes with its objects.
+    // The definition is deleted together with its objects.
     let mut watch = t.watch(&format!("{TABS}?watch=1")).await;
     assert_eq!(watch.named().await.0, "ADDED");
     let (code, _) = t
@@ -159,7 +159,7 @@ async fn custom_resources_live_like_others() {
     panic!("the custom resource is still served");
 }
 
-/// A webhook that labels what is allowed and refuses what is named `bad`.
+/// A webhook that labels allowed objects and denies those named `bad`.
 async fn hook(
     request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
@@ -183,7 +183,7 @@ async fn hook(
     Ok(Response::new(Full::from(answer.to_string())))
 }
 
-/// Serves [`hook`] with the API server's own certificate.
+/// Serves [`hook`] with the API server's certificate.
 async fn serve_hooks(t: &TestServer) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -265,7 +265,7 @@ async fn webhooks_change_and_refuse() {
             "admission webhook \"hook.example.com\" denied the request: bad name"
         )
     );
-    // Nobody answers at this address any more.
+    // No server listens at this address any more.
     let gone = configuration("ValidatingWebhookConfiguration", "/x", "Fail", 1);
     t.post(&format!("{base}/validatingwebhookconfigurations"), gone)
         .await;
@@ -414,7 +414,7 @@ async fn budgets_hold_evictions_back() {
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);
     let (_, pod) = t.get(&format!("{pods}/p")).await;
     assert!(pod["metadata"]["deletionTimestamp"].is_string());
-    // Controllers tell such an end from a failure of the pod's own.
+    // Controllers distinguish an eviction from a failure of the pod by this condition.
     let conditions = pod["status"]["conditions"].as_array().unwrap();
     let disrupted = conditions.iter().find(|c| c["type"] == "DisruptionTarget");
     assert_eq!(disrupted.unwrap()["reason"], "EvictionByEvictionAPI");

@@ -1,5 +1,4 @@
-//! Clients that may not, and clients that mean harm: none gets in, and none
-//! brings the server down. Over TLS, as from anywhere.
+//! Unauthorized and malicious clients, over TLS: none gains access and none crashes the server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ async fn listen(t: &TestServer) -> SocketAddr {
     address
 }
 
-/// A connection that shows the administrator's certificate of `identity`.
+/// Opens a connection, with the administrator's certificate of `identity` if given.
 async fn connect(
     t: &TestServer,
     address: SocketAddr,
@@ -53,8 +52,8 @@ async fn connect(
         .await
 }
 
-/// Sends a request's head and body and gives the answer's code; 0 when the
-/// server hung up without one.
+/// Sends head and body of a request and returns the response's code; 0 if the server closed the
+/// connection without a response.
 async fn ask(
     t: &TestServer,
     address: SocketAddr,
@@ -69,7 +68,7 @@ async fn ask(
         "{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    // A server that has heard enough may hang up before the body's end.
+    // The server may respond and close the connection before it has read the whole body.
     if stream.write_all(request.as_bytes()).await.is_ok() {
         let _ = stream.write_all(body).await;
     }
@@ -84,7 +83,7 @@ fn code(answer: &[u8]) -> u16 {
     parts.nth(1).and_then(|c| c.parse().ok()).unwrap_or(0)
 }
 
-/// Every path that the server speaks of, and some that it does not.
+/// Returns every path that discovery lists, and some that do not exist.
 async fn paths(t: &TestServer) -> Vec<String> {
     let (_, root) = t.get("/").await;
     let mut paths: Vec<String> = root["paths"]
@@ -148,7 +147,7 @@ async fn nobody_gets_in_without_credentials() {
                 .unwrap();
             let response = client.request(request).await.unwrap();
             let got = response.status().as_u16();
-            // Read to its end, so that the connection serves the next one.
+            // Read the body to its end, so that the connection can be reused.
             use http_body_util::BodyExt as _;
             response.into_body().collect().await.unwrap();
             if OPEN.contains(&path.as_str()) && method == "GET" {
@@ -160,7 +159,7 @@ async fn nobody_gets_in_without_credentials() {
         }
     }
     assert!(refused > 500, "{refused}");
-    // Certificates of another authority end in the handshake, or at the first byte.
+    // Certificates of another CA fail in the handshake, or at the first read.
     if let Ok(mut stream) = wrong_ca {
         let _ = stream
             .write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -203,7 +202,7 @@ async fn tokens_are_good_for_what_they_are_good_for() {
         ask(&t, address, None, &head, b"").await
     };
     assert_eq!(request(&good, "/version").await, 200);
-    // It may not read what no role lets it read, in its own namespace or in another.
+    // The token only grants what its roles allow, in its own namespace and in others.
     for path in [
         "/api/v1/namespaces/default/secrets",
         "/api/v1/namespaces/kube-system/secrets",
@@ -245,13 +244,13 @@ async fn tokens_are_good_for_what_they_are_good_for() {
     ] {
         assert_eq!(request(token, "/version").await, 401, "{what}");
     }
-    // A token outlives its account no longer than the account's deletion.
+    // A token is rejected as soon as its service account is deleted.
     t.delete("/api/v1/namespaces/default/serviceaccounts/me")
         .await;
     assert_eq!(request(&good, "/version").await, 401);
 }
 
-/// A document that would be a thousand million nodes if it were spelled out.
+/// Returns a YAML document that would have 10⁹ nodes if its aliases were expanded.
 fn yaml_bomb() -> String {
     let mut text = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
     for i in 1..10 {
@@ -368,7 +367,7 @@ async fn hostile_heads_and_slow_senders_are_refused() {
         let start = &head[..head.len().min(60)];
         assert!(got == 0 || (400..500).contains(&got), "{start}: {got}");
     }
-    // A body that never comes is waited for as long as the request may take.
+    // The server waits for an unfinished body until the request's timeout.
     let mut stream = connect(&t, address, Some(&t.pki)).await.unwrap();
     stream
         .write_all(
@@ -380,7 +379,7 @@ async fn hostile_heads_and_slow_senders_are_refused() {
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(code(&answer), 504);
-    // Many of them leave room for others.
+    // Many slow connections do not block other clients.
     let mut slow = Vec::new();
     for _ in 0..100 {
         let mut stream = connect(&t, address, Some(&t.pki)).await.unwrap();

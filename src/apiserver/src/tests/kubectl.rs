@@ -1,4 +1,4 @@
-//! Stock kubectl, when the machine has one.
+//! An unmodified kubectl, if one is installed.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -15,7 +15,7 @@ struct Kubectl {
 }
 
 impl Kubectl {
-    /// A server behind TLS and a kubeconfig for it; `None` where there is no kubectl.
+    /// Starts a server with TLS and writes a kubeconfig for it; `None` if there is no kubectl.
     async fn start() -> Option<Self> {
         if std::process::Command::new("kubectl")
             .arg("--help")
@@ -305,7 +305,7 @@ spec:
     ])
     .await;
     let error = k.fail(&["get", "ct"], "").await;
-    // kubectl may still hold the discovery documents of a moment ago.
+    // kubectl may still use cached discovery documents.
     let gone = [
         "doesn't have a resource type",
         "could not find the requested resource",
@@ -314,7 +314,7 @@ spec:
     drop(k.test);
 }
 
-/// For trying things by hand: serves until killed.
+/// For manual experiments: serves until killed.
 #[tokio::test]
 #[ignore = "by hand"]
 async fn serve_forever() {

@@ -1,4 +1,5 @@
-//! The server as its clients see it, over an embedded store in a temporary folder.
+//! Tests of the server through its client interface, with an embedded store in a temporary
+//! directory.
 
 mod aggregation;
 mod basics;

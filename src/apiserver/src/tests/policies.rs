@@ -1,5 +1,4 @@
-//! Expressions where they are used: rules of definitions, admission policies,
-//! match conditions.
+//! CEL expressions in context: validation rules, admission policies and match conditions.
 
 use std::time::Duration;
 
@@ -30,7 +29,7 @@ fn thing(spec: Value) -> Value {
     json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": spec})
 }
 
-/// Waits until something is as it should be.
+/// Polls until `done` returns true.
 async fn until(what: &str, done: impl AsyncFn() -> bool) {
     for _ in 0..4000 {
         if done().await {
@@ -347,7 +346,7 @@ async fn mutating_policies_change_objects() {
     assert_eq!(names, ["main", "side"]);
     let managers = made["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(managers.len(), 1, "{managers:?}");
-    // A failed test means only that nothing changes.
+    // A failed `test` operation means that nothing changes.
     let (code, made) = t.post(DEPLOYMENTS, deployment("four", 4)).await;
     assert_eq!(
         (code, &made["spec"]["replicas"]),

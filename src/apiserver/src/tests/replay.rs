@@ -1,5 +1,5 @@
-//! Whoever replays lists and watches has what the store has, whatever is
-//! written, compacted and forgotten meanwhile.
+//! Property test: clients that replay lists and watches end up with the store's content, regardless
+//! of concurrent writes, compactions and cache resets.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 enum Step {
     Put(u8, u8),
     Delete(u8),
-    /// A client reads some of the events that are there for it.
+    /// A client reads some of its pending events.
     Read(usize, u8),
     /// A client's connection breaks.
     Break(usize),
     Compact,
-    /// The caches are filled anew: no position from before is good any more.
+    /// The caches are refilled: all earlier watch positions become invalid.
     Forget,
 }
 
@@ -34,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What each client selects.
+/// The selectors of the clients.
 const SELECTORS: [&str; 3] = [
     "",
     "labelSelector=even%3Dyes&",
@@ -73,7 +73,7 @@ impl Client {
         self.watch = None;
     }
 
-    /// Takes in up to `count` events; `false` when there are no more.
+    /// Applies up to `count` events. Returns `false` if there are no more.
     async fn read(&mut self, t: &TestServer, count: u8) -> bool {
         for _ in 0..count {
             if self.watch.is_none() {
@@ -167,8 +167,8 @@ async fn play(steps: Vec<Step>) {
                 .unwrap(),
             Step::Forget => {
                 t.server.backend().cache.consistent().await;
-                // Its watch is not needed: the one that is there goes on. What the
-                // server writes at its start may come in between; then it is once more.
+                // The returned watch is not needed: the existing one continues. If the server's
+                // startup writes interfere, load again.
                 loop {
                     drop(t.server.backend().cache.load().await.unwrap());
                     if t.server.backend().cache.revision() >= t.server.backend().store.revision() {
@@ -179,7 +179,7 @@ async fn play(steps: Vec<Step>) {
         }
     }
     for client in &mut clients {
-        // Until nothing comes any more.
+        // Read until there are no more events.
         while client.read(&t, 10).await {}
         let seen = std::mem::take(&mut client.objects);
         client.list(&t).await;

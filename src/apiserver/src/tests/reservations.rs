@@ -1,4 +1,4 @@
-//! Addresses and node ports of services, each reserved in the store.
+//! Reservations of service addresses and node ports in the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
 const PORTS: &str = "/registry/core/servicenodeports/";
 
-/// Servers over one store, with a range of addresses and ports to fight over.
+/// Starts servers on one store, with small ranges of addresses and ports.
 async fn servers(count: usize) -> Vec<TestServer> {
     let folder = tempfile::tempdir().unwrap();
     let store: Arc<dyn Store> =
@@ -34,7 +34,7 @@ async fn servers(count: usize) -> Vec<TestServer> {
             folder: own,
         });
     }
-    // The store's folder lives as long as the first server.
+    // The directory of the store lives as long as the first server.
     all[0].folder = folder;
     all
 }
@@ -88,7 +88,7 @@ async fn servers_on_one_store_give_nothing_twice() {
             assert_eq!(other, None, "{had} was given to {name} too");
         }
     }
-    // Who asks for the same by number at the same time, on both: one gets it.
+    // Concurrent requests for the same address on both servers: one succeeds.
     let asked = |i: usize| {
         let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]});
         let t = &servers[i % 2];
@@ -103,8 +103,7 @@ async fn servers_on_one_store_give_nothing_twice() {
     assert_eq!(codes, [201, 422, 422, 422, 422, 422]);
     assert_eq!(addresses(&servers[0]).await.len(), 1 + 30 + 1);
     assert_eq!(ports(&servers[1]).await.len(), 30);
-    // The ports run out before the addresses do, and nothing of those who got
-    // none is left behind.
+    // The node ports are exhausted before the addresses; failed requests leave no reservations.
     let mut given = 30;
     loop {
         let (code, answer) = servers[given % 2]
@@ -124,7 +123,7 @@ async fn servers_on_one_store_give_nothing_twice() {
     }
     assert_eq!(given, 40);
     assert_eq!(addresses(&servers[1]).await.len(), 1 + 40 + 1);
-    // What one gives back, the other can give.
+    // A value released by one server can be allocated by the other.
     assert_eq!(servers[0].delete(&format!("{SERVICES}/s3")).await.0, 200);
     assert_eq!(servers[1].post(SERVICES, node_port("again")).await.0, 201);
 }
@@ -151,7 +150,7 @@ async fn an_address_is_an_object() {
         json!({"parentRef": {"resource": "services", "namespace": "default", "name": "a"}})
     );
     assert!(entry["metadata"]["uid"].is_string());
-    // Somebody's own reservation counts.
+    // Reservations created by users count.
     let own = json!({"metadata": {"name": "10.96.0.77"}, "spec": {"parentRef": {"group": "g", "resource": "gateways", "name": "x"}}});
     assert_eq!(t.post(ADDRESSES, own).await.0, 201);
     let asked = service(
@@ -166,7 +165,7 @@ async fn what_is_not_needed_is_given_back() {
     let t = start().await;
     let base = addresses(&t).await.len();
     let held = async || (addresses(&t).await.len() - base, ports(&t).await.len());
-    // Not even taken by who only asks, or is refused for something else.
+    // Dry runs and rejected requests reserve nothing.
     let dry = format!("{SERVICES}?dryRun=All");
     assert_eq!(t.post(&dry, node_port("a")).await.0, 201);
     let bad = json!({"type": "NodePort", "sessionAffinity": "Nope", "ports": [{"port": 80}]});
@@ -180,7 +179,7 @@ async fn what_is_not_needed_is_given_back() {
         "there is one"
     );
     assert_eq!(held().await, (1, 1));
-    // Changes of type.
+    // Changes of the service type.
     let path = format!("{SERVICES}/a");
     let patch = async |patch: Value| t.patch(&path, "merge-patch+json", patch).await;
     let (code, changed) = patch(json!({"spec": {"type": "ClusterIP"}})).await;
@@ -199,7 +198,7 @@ async fn what_is_not_needed_is_given_back() {
     assert_eq!(held().await, (1, 1));
     assert_eq!(t.delete(&path).await.0, 200);
     assert_eq!(held().await, (0, 0));
-    // The address of the service that leads here is never anybody else's.
+    // The address of the service `kubernetes` is never allocated to another service.
     t.delete(&format!("{SERVICES}/kubernetes")).await;
     assert!(addresses(&t).await.contains(&"10.96.0.1".to_owned()));
 }
@@ -250,11 +249,11 @@ async fn what_was_left_behind_or_deleted_is_repaired() {
     let t = start().await;
     let (_, made) = t.post(SERVICES, node_port("a")).await;
     let address = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
-    // Deleted by hand; it is not given away meanwhile.
+    // A deleted entry does not make the address available.
     assert_eq!(t.delete(&format!("{ADDRESSES}/{address}")).await.0, 200);
     let asked = service("b", json!({"clusterIP": address, "ports": [{"port": 80}]}));
     assert_eq!(t.post(SERVICES, asked).await.0, 422);
-    // Left behind by a server that died before it stored the service.
+    // An entry left behind by a server that crashed before it stored the service.
     let leak = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": {
         "name": "10.96.3.3", "creationTimestamp": "2020-01-01T00:00:00Z",
         "labels": {"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"}},

@@ -1,4 +1,4 @@
-//! kube-rs' reflector and controller, against the server in the process.
+//! kube-rs' reflector and controller with an in-process client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn map(name: &str) -> ConfigMap {
     }
 }
 
-/// Tries until `good` says so.
+/// Polls until `good` returns true.
 async fn until(what: &str, mut good: impl AsyncFnMut() -> bool) {
     let tries = async {
         while !good().await {
@@ -85,7 +85,7 @@ struct Context {
     secrets: Api<Secret>,
 }
 
-/// Gives each map a secret of its name, by server-side apply.
+/// Applies a secret of the same name for each config map.
 async fn reconcile(map: Arc<ConfigMap>, context: Arc<Context>) -> Result<Action, kube::Error> {
     let secret = Secret {
         metadata: ObjectMeta {
@@ -135,7 +135,7 @@ async fn a_controller_reconciles() {
         value().await.as_deref() == Some(b"v")
     })
     .await;
-    // What it owns comes back when someone deletes it.
+    // A deleted owned object is recreated.
     secrets
         .delete("wanted", &DeleteParams::default())
         .await

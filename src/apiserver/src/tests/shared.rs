@@ -1,4 +1,4 @@
-//! Two servers on one etcd, where one is installed.
+//! Two servers on one etcd, if one is installed.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use crate::ApiServer;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// An etcd that is gone with the test.
+/// An etcd process, killed on drop.
 struct Etcd(Child);
 
 impl Drop for Etcd {
@@ -87,11 +87,11 @@ async fn servers_on_one_etcd_show_the_same() {
         let name = format!("m{i}");
         let (code, made) = one.post(MAPS, json!({"metadata": {"name": name}})).await;
         assert_eq!(code, 201, "{made}");
-        // A read that was begun after a write shows it, on any server.
+        // A read that starts after a write observes it, on any server.
         let (code, read) = other.get(&format!("{MAPS}/{name}")).await;
         assert_eq!(code, 200);
         assert_eq!(read, made);
-        // What one writes next to it, the other has to have seen.
+        // An update on one server must observe the other's write.
         let mut stale = made.clone();
         stale["data"] = json!({"by": "other"});
         let (code, changed) = other.put(&format!("{MAPS}/{name}"), stale.clone()).await;
@@ -107,7 +107,7 @@ async fn servers_on_one_etcd_show_the_same() {
             assert_eq!(event, (kind.to_owned(), format!("m{i}")));
         }
     }
-    // A page's token of one server goes on at the other.
+    // A continue token of one server is valid on the other.
     let (_, page) = one.get(&format!("{MAPS}?limit=7")).await;
     let token = page["metadata"]["continue"].as_str().unwrap();
     let (code, next) = other.get(&format!("{MAPS}?limit=7&continue={token}")).await;

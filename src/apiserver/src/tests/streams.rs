@@ -1,4 +1,4 @@
-//! Requests that are passed on, against a node agent of the test's own.
+//! Forwarded requests, against a node agent that the test provides.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{TestServer, start};
 
-/// Answers logs with its query, upgrades with an echo, anything else with the
-/// path and the headers that matter.
+/// The node agent: answers logs with their query, upgrades with an echo, and everything else with
+/// path and relevant headers.
 async fn agent(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, std::convert::Infallible> {
@@ -70,8 +70,7 @@ async fn agent(
     ))))
 }
 
-/// Starts an agent (TLS) and a plain server behind a pod, and the objects that
-/// lead to them.
+/// Starts a node agent (TLS) and a plain HTTP server behind a pod, and creates their objects.
 async fn with_agent() -> TestServer {
     let t = start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -257,7 +256,7 @@ async fn exec_is_joined_byte_for_byte() {
     let mut buffer = [0; 4];
     stream.read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"ping");
-    // Without an upgrade there is nothing to stream over.
+    // Streams require an upgrade.
     let (code, _) = t
         .get("/api/v1/namespaces/default/pods/p/exec?command=ls")
         .await;

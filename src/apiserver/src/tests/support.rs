@@ -1,4 +1,4 @@
-//! A server for tests, and short ways to talk to it.
+//! A test server with helpers for requests.
 
 use std::sync::Arc;
 
@@ -11,23 +11,24 @@ use serde_json::Value;
 
 use crate::{ApiServer, Body, Config, Pki, body};
 
-/// A server and the folder that its store is in.
+/// A server with its PKI and the directory of its store.
 pub struct TestServer {
     pub server: Arc<ApiServer>,
     pub pki: TestPki,
     pub folder: tempfile::TempDir,
 }
 
-/// A CA and what it has signed.
+/// A CA and certificates that it has signed.
 pub struct TestPki {
     pub pki: Pki,
     pub admin_cert: String,
     pub admin_key: String,
-    /// Of a server called `ext.default.svc`.
+    /// A serving certificate for `ext.default.svc`.
     pub extension_cert: String,
     pub extension_key: String,
 }
 
+/// Creates a CA and the certificates of a test cluster.
 pub fn make_pki() -> TestPki {
     use rcgen::{
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -93,6 +94,7 @@ pub fn make_pki() -> TestPki {
     }
 }
 
+/// Returns a configuration with an embedded store in `folder`.
 pub fn config(folder: &std::path::Path, pki: Pki) -> Config {
     Config {
         store: EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap(),
@@ -107,6 +109,7 @@ pub fn config(folder: &std::path::Path, pki: Pki) -> Config {
     }
 }
 
+/// Starts a server with a new PKI and an empty store.
 pub async fn start() -> TestServer {
     let folder = tempfile::tempdir().unwrap();
     let pki = make_pki();
@@ -121,6 +124,7 @@ pub async fn start() -> TestServer {
 }
 
 impl TestServer {
+    /// Sends a request, as `admin` in `system:masters` unless it carries another user.
     pub async fn send(&self, request: Request<Body>) -> Response<Body> {
         let mut request = request;
         if request.extensions().get::<UserInfo>().is_none() {
@@ -131,6 +135,8 @@ impl TestServer {
         self.server.call(request).await
     }
 
+    /// Sends a request with a body of type `kind`. Returns the status code and the body; a body
+    /// that is not JSON is returned as a string.
     pub async fn call(
         &self,
         method: Method,
@@ -153,10 +159,12 @@ impl TestServer {
         (code, value)
     }
 
+    /// Sends a GET request.
     pub async fn get(&self, path: &str) -> (u16, Value) {
         self.call(Method::GET, path, "", "").await
     }
 
+    /// Sends a GET request with the given `Accept` header.
     pub async fn get_as(&self, path: &str, accept: &str) -> (u16, Value) {
         let request = Request::builder()
             .uri(path)
@@ -173,28 +181,32 @@ impl TestServer {
         )
     }
 
+    /// Sends a POST request with a JSON body.
     pub async fn post(&self, path: &str, value: Value) -> (u16, Value) {
         self.call(Method::POST, path, "application/json", value.to_string())
             .await
     }
 
+    /// Sends a PUT request with a JSON body.
     pub async fn put(&self, path: &str, value: Value) -> (u16, Value) {
         self.call(Method::PUT, path, "application/json", value.to_string())
             .await
     }
 
+    /// Sends a PATCH request; `form` is the media subtype, such as `merge-patch+json`.
     pub async fn patch(&self, path: &str, form: &str, value: Value) -> (u16, Value) {
         let kind = format!("application/{form}");
         self.call(Method::PATCH, path, &kind, value.to_string())
             .await
     }
 
+    /// Sends a DELETE request without a body.
     pub async fn delete(&self, path: &str) -> (u16, Value) {
         self.call(Method::DELETE, path, "application/json", "")
             .await
     }
 
-    /// Starts a watch and gives its lines.
+    /// Starts a watch.
     pub async fn watch(&self, path: &str) -> Lines {
         let request = Request::builder().uri(path).body(body::empty()).unwrap();
         let response = self.send(request).await;
@@ -213,6 +225,7 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Returns the next event; `None` at the end of the watch.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
@@ -224,7 +237,7 @@ impl Lines {
         }
     }
 
-    /// The next event as its type and its object's name.
+    /// Returns the next event's type and its object's name.
     pub async fn named(&mut self) -> (String, String) {
         let event = self.next().await.expect("the watch has ended");
         (

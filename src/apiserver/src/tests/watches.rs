@@ -1,4 +1,4 @@
-//! Watches from every starting point.
+//! Watches from every kind of start position.
 
 use serde_json::{Value, json};
 
@@ -42,7 +42,7 @@ async fn a_watch_follows_from_a_revision() {
         (&event["type"], &event["object"]["data"]["x"]),
         (&json!("DELETED"), &json!("y"))
     );
-    // The deletion's own revision; the server itself may write later ones.
+    // The event has the deletion's revision; the server itself may write later ones.
     let (_, now) = t.get(MAPS).await;
     let deleted = revision_of(&event["object"]);
     assert!(revision.parse::<u64>().unwrap() + 3 <= deleted);
@@ -103,7 +103,7 @@ async fn initial_events_end_with_a_bookmark() {
     let (_, list) = t.get(MAPS).await;
     let begin = revision_of(&created);
     assert!((begin..=revision_of(&list)).contains(&revision_of(&event["object"])));
-    // The tick that is due each minute.
+    // Trigger the periodic bookmark, which is normally sent once per minute.
     t.post(
         "/api/v1/namespaces/kube-system/configmaps",
         labelled("z", "x"),
@@ -121,7 +121,7 @@ async fn a_forgotten_revision_is_gone() {
     t.post(MAPS, labelled("a", "x")).await;
     let mut watch = t.watch(&format!("{MAPS}?watch=1&resourceVersion=1")).await;
     let event = watch.next().await.unwrap();
-    // A fresh server's history begins at its start.
+    // A new server's history starts at its startup.
     if event["type"] == "ERROR" {
         assert_eq!(event["object"]["code"], 410);
         assert_eq!(event["object"]["reason"], "Expired");

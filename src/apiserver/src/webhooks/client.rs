@@ -1,4 +1,4 @@
-//! HTTPS to webhooks, by address or by service.
+//! HTTPS client for webhooks, addressed by URL or by service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use tokio_rustls::TlsConnector;
 use crate::cache::Cache;
 use crate::connect::location::service_address;
 
-/// Bytes that a webhook may answer: a conversion answers with a whole list.
+/// Maximum size in bytes of a webhook's response. Conversion reviews contain whole lists.
 const MAX_ANSWER: usize = 64 << 20;
-/// TLS set-ups that are kept; there are as many as CA bundles.
+/// Maximum number of cached TLS configurations; normally there is one per CA bundle.
 const MAX_KEPT: usize = 64;
 
 /// Posts reviews to admission and conversion webhooks.
 pub struct WebhookClient {
     cache: Arc<Cache>,
-    /// PEM certificates that servers without a CA bundle are verified against.
+    /// PEM certificates that verify webhooks without a CA bundle.
     ca_cert: Vec<u8>,
     /// TLS configurations by CA bundle.
     tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
@@ -43,8 +43,12 @@ impl WebhookClient {
         }
     }
 
-    /// Posts a review to where `config` (a `WebhookClientConfig`) says. The
-    /// webhook is told how long it is waited for; an error names where it is.
+    /// Posts a review to the webhook of `config` (a `WebhookClientConfig`). Passes `limit` as the
+    /// query parameter `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// The reason for the failure, worded as by Go's HTTP client.
     pub async fn post(
         &self,
         config: &Value,
@@ -82,7 +86,7 @@ impl WebhookClient {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;
-        // It ends with the sender, or with this call's time.
+        // Ends when the sender is dropped, at the latest with this call's timeout.
         tokio::spawn(connection);
         let request = Request::post(path)
             .header(header::HOST, name)
@@ -145,11 +149,11 @@ impl WebhookClient {
     }
 }
 
-/// Where a webhook is.
+/// The location of a webhook.
 struct Place {
     /// Host and port to connect to.
     address: String,
-    /// The name that its certificate must bear.
+    /// The name for which its certificate must be valid.
     name: String,
     port: u16,
     path: String,

@@ -1,5 +1,4 @@
-//! Admission webhooks: `MutatingWebhookConfiguration` and
-//! `ValidatingWebhookConfiguration`.
+//! Admission webhooks (`MutatingWebhookConfiguration`, `ValidatingWebhookConfiguration`).
 
 pub mod client;
 
@@ -25,33 +24,33 @@ use crate::resources::Resource;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Calls the admission webhooks that the cluster configures.
+/// Calls the configured admission webhooks.
 pub struct Webhooks {
     policies: Arc<Policies>,
 }
 
-/// One webhook that a write must pass.
+/// A webhook that applies to a write.
 struct Hook {
     name: String,
     value: Value,
-    /// Whether a failure to ask lets the write pass.
+    /// Whether the failure policy is `Ignore`.
     ignore_failure: bool,
-    /// The version that it wants to see the write in, if not the request's.
+    /// The version in which the webhook receives the write, if it is not the request's.
     version: Option<Arc<Resource>>,
 }
 
-/// What a webhook has answered.
+/// A webhook's response that allows the write.
 struct Answer {
     patch: Option<Value>,
     warnings: Vec<String>,
-    /// What the webhook wants in the audit log.
+    /// Audit annotations from the webhook.
     notes: Vec<(String, String)>,
 }
 
-/// What a webhook decided about a write.
+/// A webhook's decision about a write.
 enum Verdict {
     Allowed(Answer),
-    /// The `response` of the review that refuses the write.
+    /// The write is denied; holds the `response` of the review.
     Denied(Value),
 }
 
@@ -61,12 +60,13 @@ impl Webhooks {
         Self { policies }
     }
 
-    /// The configurations of a kind, in the order of their names.
+    /// Returns the configurations of a kind, ordered by name.
     fn configurations(admission: &Admission<'_>, plural: &str) -> Vec<Arc<Object>> {
         let Some(cache) = admission.backend.cache.existing(GROUP, plural) else {
             return Vec::new();
         };
-        // Whoever breaks admission must be able to repair it.
+        // Webhooks do not apply to admission configuration, so that a broken webhook can be
+        // repaired.
         if admission.resource.group == GROUP {
             return Vec::new();
         }
@@ -76,7 +76,7 @@ impl Webhooks {
             .collect()
     }
 
-    /// The webhook, if the write must pass it.
+    /// Returns the webhook if it applies to the write.
     async fn matching(
         &self,
         admission: &Admission<'_>,
@@ -107,8 +107,8 @@ impl Webhooks {
         }))
     }
 
-    /// Whether a webhook's selectors and conditions let it be asked about a write that
-    /// its rules cover.
+    /// Returns whether a webhook's selectors and match conditions match a write that its rules
+    /// match.
     fn applies(
         &self,
         admission: &Admission<'_>,
@@ -122,8 +122,8 @@ impl Webhooks {
         self.policies.conditions_hold(admission, hook, object, old)
     }
 
-    /// Lets mutating webhooks change the object, one after the other; each is held
-    /// against the object as those before have left it.
+    /// Calls the mutating webhooks in order. Each is matched against the object as changed by the
+    /// previous ones.
     pub async fn mutate(
         &self,
         admission: &Admission<'_>,
@@ -165,7 +165,8 @@ impl Webhooks {
         self.ask(&seen, hook, object.as_ref(), old.as_ref()).await
     }
 
-    /// Lets one webhook change the object, in the version that it wants; whether it did.
+    /// Calls one mutating webhook, in the version that it expects. Returns whether it changed the
+    /// object.
     async fn call_mutating(
         &self,
         admission: &Admission<'_>,
@@ -210,7 +211,7 @@ impl Webhooks {
             None => {
                 rkube_api::fields::check(resource.schema(), &mut after)?;
             }
-            // Options of connections are read off the query and have no schema.
+            // Connection options are parsed from the query and have no schema.
             Some(part) => {
                 if let Some(ty) = Schema::builtin().definition(part.definition) {
                     rkube_api::fields::check(ty, &mut after)?;
@@ -229,7 +230,7 @@ impl Webhooks {
         Ok(true)
     }
 
-    /// Lets validating webhooks refuse the write; all are asked at once.
+    /// Calls all matching validating webhooks concurrently.
     pub async fn validate(
         &self,
         admission: &Admission<'_>,
@@ -256,7 +257,7 @@ impl Webhooks {
         Ok(())
     }
 
-    /// Asks one webhook; `None` when it could not be asked and need not be.
+    /// Calls one webhook. Returns `None` if the call failed and the failure policy is `Ignore`.
     async fn ask(
         &self,
         admission: &Admission<'_>,
@@ -310,7 +311,11 @@ impl Webhooks {
     }
 }
 
-/// Reads an answer: what it allows, or the `response` that refuses.
+/// Parses a webhook's response.
+///
+/// # Errors
+///
+/// Fails if it is not a valid review with the request's `uid`.
 fn read_answer(answer: Value, uid: &str) -> Result<Verdict, String> {
     if answer["kind"] != "AdmissionReview" || answer["apiVersion"] != "admission.k8s.io/v1" {
         return Err(format!(
