@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// A delay that doubles with every failure, up to a maximum.
 ///
-/// It reads neither clock nor random numbers: callers add the delay to the time
-/// of their clock and pass the random number for the jitter.
+/// Reads neither a clock nor random numbers: callers add the delay to their clock's time and pass
+/// the random number for the jitter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     initial: Duration,
@@ -23,22 +23,21 @@ impl Backoff {
         }
     }
 
-    /// Sets the ratio of a delay that may be added to it at random. It must not
-    /// be negative.
+    /// Sets the jitter: the maximum fraction of a delay that is added at random. It must not be
+    /// negative.
     pub const fn with_jitter(self, jitter: f64) -> Self {
         Self { jitter, ..self }
     }
 
-    /// Returns the delay after `failures` earlier failures, without jitter: the
-    /// initial one for 0, twice that for 1.
+    /// Returns the delay after `failures` earlier failures, without jitter: the initial delay for
+    /// 0, twice that for 1.
     pub fn delay(&self, failures: u32) -> Duration {
         let factor = 1u32.checked_shl(failures).unwrap_or(u32::MAX);
         let delay = self.initial.checked_mul(factor).unwrap_or(self.max);
         delay.min(self.max)
     }
 
-    /// Adds jitter to a delay. `random` is a random number of at least 0 and less
-    /// than 1.
+    /// Adds jitter to a delay. `random` must be in the range `0.0..1.0`.
     pub fn jitter(&self, delay: Duration, random: f64) -> Duration {
         delay.mul_f64(1.0 + self.jitter * random)
     }

@@ -1,9 +1,9 @@
-//! Conditions of a status.
+//! Conditions in the status of objects.
 
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
-/// Fields that the conditions of every kind have.
+/// Fields common to the conditions of all kinds.
 pub trait Condition {
     /// Returns `type`, which is unique within a list.
     fn type_(&self) -> &str;
@@ -33,15 +33,15 @@ macro_rules! impl_condition {
 
 impl_condition!(HorizontalPodAutoscalerCondition, meta::Condition);
 
-/// Returns the condition of a type.
+/// Returns the condition of this type.
 pub fn find_condition<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {
     conditions
         .iter()
         .find(|condition| condition.type_() == type_)
 }
 
-/// Adds a condition or replaces the one of its type. The transition time of the
-/// latter is kept if the status stays the same.
+/// Adds a condition or replaces the one of the same type. The transition time is kept if the status
+/// is unchanged.
 pub fn set_condition<C: Condition>(conditions: &mut Vec<C>, mut condition: C) {
     match conditions
         .iter_mut()

@@ -1,13 +1,13 @@
-//! Ports of the node that a pod occupies.
+//! Host ports of pods.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use crate::resource::is_sidecar;
 
-/// Address that stands for every address of the node.
+/// The wildcard address, which covers every address of the node.
 pub const ANY_ADDRESS: &str = "0.0.0.0";
 
-/// A port of the node that a pod occupies.
+/// A host port that a pod occupies.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
     /// Address; [`ANY_ADDRESS`] occupies the port on every address.
@@ -27,8 +27,8 @@ impl HostPort {
     }
 }
 
-/// Returns the containers that run for the pod's whole life: the regular ones
-/// and the sidecars.
+/// Returns the containers that run for the whole lifetime of the pod: the regular ones and the
+/// sidecars.
 pub fn long_running_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     let sidecars = spec.init_containers.iter().flatten();
     spec.containers
@@ -36,8 +36,9 @@ pub fn long_running_containers(spec: &PodSpec) -> impl Iterator<Item = &Containe
         .chain(sidecars.filter(|container| is_sidecar(container)))
 }
 
-/// Returns the ports of the node that a pod occupies. In a pod of the node's
-/// network that is every container port, as API defaulting sets it.
+/// Returns the host ports that a pod occupies.
+///
+/// With host networking these are all container ports, as API defaulting sets them.
 pub fn host_ports(spec: &PodSpec) -> impl Iterator<Item = HostPort> {
     let host_network = spec.host_network == Some(true);
     long_running_containers(spec)

@@ -30,7 +30,7 @@ pub fn is_empty(selector: &LabelSelector) -> bool {
     labels.is_none_or(BTreeMap::is_empty) && expressions.is_none_or(Vec::is_empty)
 }
 
-/// Reads the operator of a requirement in a `LabelSelector` object.
+/// Parses the operator of a requirement in a `LabelSelector` object.
 pub(crate) fn label_operator(name: &str) -> Option<Operator> {
     match name {
         "In" => Some(Operator::In),
@@ -41,8 +41,9 @@ pub(crate) fn label_operator(name: &str) -> Option<Operator> {
     }
 }
 
-/// Returns whether a value, or the lack of one, meets a requirement. A
-/// requirement without a known operator is never met.
+/// Returns whether a label's value, or its absence, meets a requirement.
+///
+/// An unknown operator is never met.
 pub(crate) fn meets(operator: Option<Operator>, values: &[String], value: Option<&str>) -> bool {
     let Some(operator) = operator else {
         return false;
@@ -97,8 +98,7 @@ impl Requirement {
     }
 }
 
-/// A label selector compiled for matching many objects. The default one selects
-/// everything.
+/// A label selector compiled for matching many objects. The default selector selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     requirements: Vec<Requirement>,
@@ -131,7 +131,7 @@ impl Selector {
         compiled
     }
 
-    /// Compiles a selector of objects that have all of these labels.
+    /// Returns a selector of objects that have all of these labels.
     pub fn from_labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Self {
         Selector {
             requirements: labels
@@ -146,7 +146,7 @@ impl Selector {
         }
     }
 
-    /// Adds the requirements of another selector.
+    /// Adds the requirements of another selector, so that both must match.
     pub fn extend(&mut self, other: &Selector) {
         self.nothing |= other.nothing;
         self.requirements.extend(other.requirements.iter().cloned());
@@ -182,7 +182,7 @@ mod tests {
             ("tier", "Exists", vec![], false),
             ("app", "DoesNotExist", vec![], false),
             ("tier", "DoesNotExist", vec![], true),
-            // Operators of node selectors only.
+            // Operators that only node selectors have.
             ("n", "Gt", vec!["1"], false),
             ("n", "Lt", vec!["9"], false),
         ] {

@@ -1,9 +1,9 @@
-//! Rules of the API that several components apply, as in upstream's
+//! Rules of the Kubernetes API that several components apply, as in upstream's
 //! `k8s.io/component-helpers`.
 //!
-//! Each rule has one implementation, which performs no I/O and reads no clock.
-//! Where both occur, typed objects (`k8s_openapi`) and untyped trees
-//! ([`rkube_api::Object`]) have thin adapters onto that implementation.
+//! Each rule is implemented once, without I/O and without reading the clock. Typed objects
+//! (`k8s_openapi`) and untyped trees ([`rkube_api::Object`]) have thin adapters to that
+//! implementation where both are needed.
 
 pub mod backoff;
 pub mod conditions;

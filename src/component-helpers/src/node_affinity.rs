@@ -65,8 +65,8 @@ pub fn pod_matches_node(spec: &PodSpec, name: &str, labels: &Labels) -> bool {
         })
 }
 
-/// One term of a node selector, compiled for matching many nodes. The default
-/// one is empty and selects no node.
+/// A node selector term compiled for matching many nodes. The default term is empty and selects no
+/// node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeTerm {
     labels: Vec<Requirement>,
@@ -105,7 +105,7 @@ impl NodeTerm {
                 .all(|r| r.key == NAME_FIELD && r.is_met_by(Some(name)))
     }
 
-    /// Returns the node names that the term lists by field, if it does.
+    /// Returns the node names that the term lists with `In` in `matchFields`, if any.
     pub fn names(&self) -> Option<&[String]> {
         self.fields
             .iter()
@@ -114,7 +114,7 @@ impl NodeTerm {
     }
 }
 
-/// Compiles the terms of a node selector, one of which must match.
+/// Compiles the terms of a node selector, of which one must match.
 pub fn node_terms(selector: &NodeSelector) -> Vec<NodeTerm> {
     let terms = selector.node_selector_terms.iter();
     terms.map(NodeTerm::new).collect()

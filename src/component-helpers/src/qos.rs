@@ -1,4 +1,4 @@
-//! Quality of service class of a pod, as in upstream's `ComputePodQOS`.
+//! Quality-of-service class of pods, as in upstream's `ComputePodQOS`.
 
 use k8s_openapi::api::core::v1::{PodSpec, ResourceRequirements};
 use rkube_api::Object;
@@ -7,7 +7,7 @@ use rkube_api::quantity::Quantity;
 use crate::resource::{ResourceList, Side, object_amounts};
 use crate::tree;
 
-/// Quality of service class.
+/// A quality-of-service class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QosClass {
     /// Every container has limits of CPU and memory, equal to its requests.
@@ -19,7 +19,7 @@ pub enum QosClass {
 }
 
 impl QosClass {
-    /// Returns the name that `status.qosClass` has.
+    /// Returns the value of `status.qosClass` for this class.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Guaranteed => "Guaranteed",
@@ -28,7 +28,7 @@ impl QosClass {
         }
     }
 
-    /// Reads a value of `status.qosClass`.
+    /// Parses a value of `status.qosClass`.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Guaranteed, Self::Burstable, Self::BestEffort]
             .into_iter()
@@ -36,11 +36,13 @@ impl QosClass {
     }
 }
 
-/// Resources that decide the class.
+/// Resources that determine the class.
 const COMPUTE: [&str; 2] = ["cpu", "memory"];
 
-/// Computes the class from requests and limits: those of the pod if it states
-/// any, those of each container and init container otherwise.
+/// Computes the class from pairs of requests and limits.
+///
+/// Callers pass those of the pod if it has any, otherwise those of each container and init
+/// container.
 pub fn compute(holders: impl IntoIterator<Item = (ResourceList, ResourceList)>) -> QosClass {
     let mut requests = [Quantity::ZERO; COMPUTE.len()];
     let mut limits = [Quantity::ZERO; COMPUTE.len()];

@@ -109,12 +109,12 @@ impl ResourceList {
     }
 }
 
-/// Part of a pod's life during which a container runs.
+/// The role of a container, which determines when it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerRole {
-    /// A container of `spec.containers`.
+    /// A container in `spec.containers`.
     Regular,
-    /// An init container that ends before the next one starts.
+    /// An init container that terminates before the next one starts.
     Init,
     /// A restartable init container, which runs until the pod ends.
     Sidecar,
@@ -130,8 +130,7 @@ pub fn is_sidecar_object(container: &Object) -> bool {
     tree::text(container, &["restartPolicy"]) == "Always"
 }
 
-/// Returns whether a pod may state amounts of the resource for all of its
-/// containers together.
+/// Returns whether the resource is supported in pod-level requests and limits.
 pub fn is_pod_level_resource(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || is_hugepages(name)
 }
@@ -141,22 +140,23 @@ pub fn is_hugepages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-/// Returns whether the resource is one of Kubernetes itself: without a domain,
-/// or of `kubernetes.io`.
+/// Returns whether the resource is native to Kubernetes: without a domain, or with the domain
+/// `kubernetes.io`.
 pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-/// Returns whether the resource is an extended one, which is counted in whole
-/// units and never overcommitted (upstream's `IsExtendedResourceName`).
+/// Returns whether the resource is an extended one, which is counted in whole units and cannot be
+/// overcommitted (upstream's `IsExtendedResourceName`).
 pub fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && rkube_api::names::qualified_name(&format!("requests.{name}")).is_empty()
 }
 
-/// Adds up the amounts of a pod's containers. Init containers and sidecars must
-/// come in the order of `spec.initContainers`.
+/// Returns the effective amounts of a pod's containers.
+///
+/// Init containers and sidecars must be in the order of `spec.initContainers`.
 pub fn aggregate(
     containers: impl IntoIterator<Item = (ContainerRole, ResourceList)>,
 ) -> ResourceList {
@@ -181,8 +181,7 @@ pub fn aggregate(
     total
 }
 
-/// Replaces the sum of the containers by pod-level amounts where a pod may state
-/// them.
+/// Replaces the sum of the containers by pod-level amounts, for the resources that support them.
 pub fn apply_pod_level(total: &mut ResourceList, pod_level: &ResourceList) {
     for (name, amount) in &pod_level.0 {
         if is_pod_level_resource(name) {
@@ -191,7 +190,7 @@ pub fn apply_pod_level(total: &mut ResourceList, pod_level: &ResourceList) {
     }
 }
 
-/// Adds overhead to limits: a resource without a limit stays unlimited.
+/// Adds overhead to limits. Resources without a limit remain unlimited.
 pub fn add_overhead_to_limits(limits: &mut ResourceList, overhead: &ResourceList) {
     for (name, amount) in &overhead.0 {
         if let Some(limit) = limits.0.get_mut(name)
@@ -224,7 +223,8 @@ fn requirements_limits(
     resources.and_then(|resources| resources.limits.as_ref())
 }
 
-/// Adds up the amounts that `amounts_of` returns for each container of a pod.
+/// Returns the effective amounts of a pod's containers, where `amounts_of` returns those of one
+/// container.
 pub fn aggregate_containers(
     spec: &PodSpec,
     amounts_of: impl Fn(&Container) -> ResourceList,
@@ -253,8 +253,8 @@ pub fn pod_requests(spec: &PodSpec) -> ResourceList {
     pod_requests_with(spec, container_requests)
 }
 
-/// Returns the effective requests of a pod, overhead included, where
-/// `requests_of` returns what each container counts for.
+/// Returns the effective requests of a pod, overhead included, where `requests_of` returns those of
+/// one container.
 pub fn pod_requests_with(
     spec: &PodSpec,
     requests_of: impl Fn(&Container) -> ResourceList,
@@ -276,7 +276,7 @@ pub fn pod_limits(spec: &PodSpec) -> ResourceList {
     total
 }
 
-/// Member of `resources` in a container or pod spec.
+/// A field of `resources` in a container or pod spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// `resources.requests`.
@@ -295,13 +295,12 @@ impl Side {
     }
 }
 
-/// Reads `resources.requests` or `resources.limits` of an untyped container or
-/// pod spec.
+/// Returns `resources.requests` or `resources.limits` of an untyped container or pod spec.
 pub fn object_amounts(holder: &Object, side: Side) -> ResourceList {
     ResourceList::from_object(tree::at(holder, &["resources", side.field()]))
 }
 
-/// Adds up the amounts of the containers of an untyped pod spec.
+/// Returns the effective amounts of the containers of an untyped pod spec.
 pub fn aggregate_object_containers(spec: &Object, side: Side) -> ResourceList {
     let initial = tree::items(spec, &["initContainers"])
         .iter()
@@ -350,7 +349,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Asserts that typed and untyped computation agree, and returns the texts.
+    /// Asserts that the typed and untyped results agree, and returns them as strings.
     fn effective(spec: Object) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
         let typed: PodSpec = serde_json::from_value(spec.clone()).unwrap();
         let (requests, limits) = (pod_requests(&typed), pod_limits(&typed));

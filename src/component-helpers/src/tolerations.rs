@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-/// Returns whether a toleration tolerates a taint of these fields.
+/// Returns whether a toleration tolerates a taint with these fields.
 pub fn tolerates(toleration: &Toleration, key: &str, value: &str, effect: &str) -> bool {
     let applies = |field: &Option<String>, of_taint: &str| {
         let field = field.as_deref().unwrap_or_default();

@@ -9,8 +9,8 @@ use crate::context::{Context, Deletion, Result, optional};
 use crate::informers::Key;
 use crate::queue::Queue;
 
-/// How long the token is still good, when its time is limited. One whose date
-/// cannot be read is good for nothing.
+/// Returns the time until the token expires, or `None` if it does not expire. An expiration that
+/// cannot be parsed counts as expired.
 pub fn left(secret: &Secret, now: Timestamp) -> Option<Duration> {
     let text = secret.data.as_ref()?.get("expiration")?;
     let text = std::str::from_utf8(&text.0).unwrap_or_default();
@@ -23,7 +23,7 @@ pub fn left(secret: &Secret, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(expiration.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let store = ctx.informers.bootstrap_tokens.clone();

@@ -1,4 +1,5 @@
-//! Cluster roles that are put together from others, as `admin` and `view` are.
+//! Aggregated cluster roles, such as `admin` and `view`, whose rules are collected from other
+//! roles.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use rkube_component_helpers::label_selector;
 
 const NAME: &str = "clusterrole-aggregation-controller";
 
-/// The rules of all roles that the aggregation rule selects, by name, each once.
+/// Returns the distinct rules of all roles that the role's aggregation rule selects, or `None` if
+/// it has no such rule.
 pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
     let selectors = role
         .aggregation_rule
@@ -22,7 +24,7 @@ pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
         .clone()
         .unwrap_or_default();
     let mut rules: Vec<PolicyRule> = Vec::new();
-    // The store lists in the order of names.
+    // Stores list objects in name order, so the result is deterministic.
     for other in all
         .iter()
         .filter(|other| other.metadata.name != role.metadata.name)
@@ -42,14 +44,14 @@ pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
     Some(rules)
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let store = ctx.informers.cluster_roles.clone();
     {
         let (queue, store) = (queue.clone(), store.clone());
         ctx.informers.cluster_roles.on_change(move |change| {
-            // Any role may be a part of any aggregated one.
+            // Any role may be selected by any aggregated one.
             if change.object().aggregation_rule.is_some() {
                 queue.add(Key::of(&change.object().metadata));
             }

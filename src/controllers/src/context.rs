@@ -1,5 +1,4 @@
-//! What every controller works with: the client, the shared informers, the
-//! event recorder and the settings.
+//! The environment shared by all controllers: client, informers, event recorder and settings.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -20,24 +19,24 @@ use crate::events::Recorder;
 use crate::informers::{Object, Store};
 use crate::kinds::Informers;
 
-/// The field manager of everything that controllers write, as upstream's.
+/// Field manager of all writes, the same as upstream's.
 pub const FIELD_MANAGER: &str = "kube-controller-manager";
 
-/// Why a controller could not do its work on an item.
+/// Why a controller could not process an item.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server refused or could not be asked.
+    /// A request to the API server failed.
     #[error("{}", api_message(.0))]
     Api(#[from] kube::Error),
-    /// It is not a failure, only not yet time: look again after this long.
+    /// Not a failure: the item is to be processed again after this time.
     #[error("to be looked at again in {0:?}")]
     Retry(Duration),
-    /// The objects are not such that the controller can go on.
+    /// Any other problem that prevents processing.
     #[error("{0}")]
     Other(String),
 }
 
-/// The message alone of an API error: it is what users see in conditions and events.
+/// Returns an API error's message without code and reason, as shown in conditions and events.
 pub fn api_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
@@ -45,16 +44,16 @@ pub fn api_message(error: &kube::Error) -> String {
     }
 }
 
-/// What controllers return.
+/// The result of a controller's work on an item.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error of this text.
+    /// Returns an error with this text.
     pub fn other(text: impl Into<String>) -> Self {
         Error::Other(text.into())
     }
 
-    /// The API server's status, when it gave one.
+    /// Returns the API server's status, if the error has one.
     pub fn status(&self) -> Option<&Status> {
         match self {
             Error::Api(kube::Error::Api(status)) => Some(status),
@@ -62,29 +61,29 @@ impl Error {
         }
     }
 
-    /// Whether the object is not there.
+    /// Returns whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.status().is_some_and(|status| status.code == 404)
     }
 
-    /// Whether somebody else changed the object meanwhile.
+    /// Returns whether the object was changed concurrently.
     pub fn is_conflict(&self) -> bool {
         self.status()
             .is_some_and(|status| status.reason == "Conflict")
     }
 
-    /// Whether an object of that name is there already.
+    /// Returns whether an object of that name already exists.
     pub fn is_already_exists(&self) -> bool {
         self.status()
             .is_some_and(|status| status.reason == "AlreadyExists")
     }
 
-    /// Whether the object was refused for its content.
+    /// Returns whether the API server rejected the object as invalid.
     pub fn is_invalid(&self) -> bool {
         self.status().is_some_and(|status| status.code == 422)
     }
 
-    /// Whether nothing can be made because the namespace is being deleted.
+    /// Returns whether creation failed because the namespace is being deleted.
     pub fn is_namespace_terminating(&self) -> bool {
         self.status().is_some_and(|status| {
             status.code == 403
@@ -97,7 +96,7 @@ impl Error {
     }
 }
 
-/// Turns "it is not there" into `None`.
+/// Converts a "not found" error into `Ok(None)`.
 pub fn optional<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -106,27 +105,27 @@ pub fn optional<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// How an object is to be deleted.
+/// Options for deleting an object.
 #[derive(Clone, Debug, Default)]
 pub struct Deletion {
-    /// Seconds of grace, when not the object's own.
+    /// Grace period in seconds; defaults to the object's.
     pub grace_seconds: Option<u32>,
-    /// What happens to dependents, when not the kind's default.
+    /// Propagation policy; defaults to the kind's.
     pub propagation: Option<PropagationPolicy>,
-    /// Only if the object still is of this resource version.
+    /// Resource version as a precondition.
     pub resource_version: Option<String>,
 }
 
-/// What every controller works with; clones share it.
+/// The environment shared by all controllers; clones share it.
 #[derive(Clone)]
 pub struct Context {
-    /// The way to the API server.
+    /// Client of the API server.
     pub client: Client,
     /// The settings.
     pub config: Arc<Config>,
     /// The shared informers.
     pub informers: Arc<Informers>,
-    /// The way events are reported.
+    /// The event recorder.
     pub recorder: Recorder,
 }
 
@@ -150,25 +149,25 @@ fn built<T>(request: std::result::Result<T, kube::core::request::Error>) -> Resu
 }
 
 impl Context {
-    /// The time now.
+    /// Returns the current time.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()
     }
 
-    /// Reads an object past the stores.
+    /// Reads an object from the API server, bypassing the informers.
     pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<K> {
         let request = built(Request::new(url::<K>(namespace)).get(name, &GetParams::default()))?;
         Ok(self.client.request(request).await?)
     }
 
-    /// Makes an object.
+    /// Creates an object and adds the response to the store.
     pub async fn create<K: Object>(&self, store: &Store<K>, object: &K) -> Result<Arc<K>> {
         let namespace = object.metadata().namespace.as_deref().unwrap_or_default();
         let request = built(Request::new(url::<K>(namespace)).create(&post(), json(object)?))?;
         Ok(store.observe(self.client.request(request).await?))
     }
 
-    /// Replaces an object.
+    /// Replaces an object and updates the store with the response.
     pub async fn update<K: Object>(&self, store: &Store<K>, object: &K) -> Result<Arc<K>> {
         let (namespace, name) = names(object.metadata());
         let request =
@@ -176,7 +175,7 @@ impl Context {
         Ok(store.observe(self.client.request(request).await?))
     }
 
-    /// Replaces an object's status.
+    /// Replaces an object's status and updates the store with the response.
     pub async fn update_status<K: Object>(&self, store: &Store<K>, object: &K) -> Result<Arc<K>> {
         let (namespace, name) = names(object.metadata());
         let request = built(Request::new(url::<K>(namespace)).replace_subresource(
@@ -188,7 +187,7 @@ impl Context {
         Ok(store.observe(self.client.request(request).await?))
     }
 
-    /// Patches an object, or its subresource.
+    /// Patches an object or a subresource and updates the store with the response.
     pub async fn patch<K: Object, P: Serialize + Debug>(
         &self,
         store: &Store<K>,
@@ -209,7 +208,11 @@ impl Context {
         Ok(store.observe(self.client.request(request).await?))
     }
 
-    /// Deletes exactly this object; that it is gone already is an error (404).
+    /// Deletes the object with this UID and updates the store.
+    ///
+    /// # Errors
+    ///
+    /// Fails with 404 if the object is already gone.
     pub async fn delete<K: Object>(
         &self,
         store: &Store<K>,
@@ -228,13 +231,13 @@ impl Context {
         };
         let request = built(Request::new(url::<K>(namespace)).delete(name, &params))?;
         let answer = self.client.request_status::<K>(request).await?;
-        // An object in the answer may have been marked or removed: until the
-        // watch tells, it counts as marked.
+        // The object may have been marked for deletion or removed. Until the watch reports it,
+        // assume that it was only marked.
         store.observe_deletion(meta, answer.is_right(), self.now());
         Ok(())
     }
 
-    /// Sends any request and reads the answer.
+    /// Sends a request with a JSON body and decodes the response.
     pub async fn raw<T: DeserializeOwned>(
         &self,
         method: http::Method,
@@ -244,7 +247,7 @@ impl Context {
         self.raw_as(method, path, "application/json", body).await
     }
 
-    /// Sends any request whose body is of type `content` and reads the answer.
+    /// Sends a request with a body of media type `content` and decodes the response.
     pub async fn raw_as<T: DeserializeOwned>(
         &self,
         method: http::Method,

@@ -1,28 +1,28 @@
-//! What kinds the API server serves, for the controllers that work on all of them.
+//! Discovery of the resources that the API server serves, for controllers that handle all of them.
 
 use serde_json::Value;
 
 use crate::context::{Context, Error, Result};
 
-/// One served resource.
+/// A resource that the API server serves.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Served {
-    /// The group, empty for the core group.
+    /// API group; empty for the core group.
     pub group: String,
-    /// The preferred version.
+    /// Preferred version that serves the resource.
     pub version: String,
-    /// The plural name.
+    /// Plural name.
     pub plural: String,
-    /// The kind.
+    /// Kind of its objects.
     pub kind: String,
-    /// Whether objects live in namespaces.
+    /// Whether it is namespaced.
     pub namespaced: bool,
-    /// What can be done.
+    /// Supported verbs.
     pub verbs: Vec<String>,
 }
 
 impl Served {
-    /// `group/version`, or the version alone for the core group.
+    /// Returns `group/version`, or only the version for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
             self.version.clone()
@@ -31,7 +31,7 @@ impl Served {
         }
     }
 
-    /// The path of the collection, of one namespace if that is given.
+    /// Returns the path of the collection, in one namespace if `namespace` is not empty.
     pub fn path(&self, namespace: &str) -> String {
         let root = if self.group.is_empty() {
             "/api"
@@ -47,7 +47,7 @@ impl Served {
         }
     }
 
-    /// Whether this can be done.
+    /// Returns whether the resource supports the verb.
     pub fn can(&self, verb: &str) -> bool {
         self.verbs.iter().any(|known| known == verb)
     }
@@ -69,8 +69,10 @@ fn verbs(value: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Reads an `APIGroupDiscoveryList`: each resource in the first (preferred)
-/// version that has it. Groups whose server does not answer are told apart.
+/// Parses an `APIGroupDiscoveryList`.
+///
+/// Returns each resource in the first (preferred) version that serves it, and the group versions
+/// whose servers did not respond (`Stale`).
 pub fn parse_aggregated(list: &Value) -> (Vec<Served>, Vec<String>) {
     let mut found: Vec<Served> = Vec::new();
     let mut failed = Vec::new();
@@ -114,7 +116,7 @@ async fn fetch(ctx: &Context, path: &str) -> Result<Value> {
     Ok(ctx.client.request(request).await?)
 }
 
-/// Everything that is served, and the group versions that cannot be asked now.
+/// Returns all served resources, and the group versions that cannot be discovered now.
 pub async fn discover(ctx: &Context) -> Result<(Vec<Served>, Vec<String>)> {
     let (mut found, mut failed) = (Vec::new(), Vec::new());
     for path in ["/api", "/apis"] {
@@ -125,7 +127,7 @@ pub async fn discover(ctx: &Context) -> Result<(Vec<Served>, Vec<String>)> {
             failed.extend(stale);
             continue;
         }
-        // A server without aggregated discovery: one request a group version.
+        // Without aggregated discovery, send one request per group version.
         let mut versions: Vec<String> = Vec::new();
         for version in list["versions"].as_array().into_iter().flatten() {
             versions.push(format!("/api/{}", version.as_str().unwrap_or_default()));

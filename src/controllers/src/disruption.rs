@@ -1,4 +1,4 @@
-//! Disruption budgets: how many of the pods that a budget covers may go now.
+//! Disruption budgets: computes how many of a budget's pods may be disrupted now.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use rkube_component_helpers::conditions::set_condition;
 use rkube_component_helpers::label_selector;
 
 const NAME: &str = "controllermanager";
-/// How long an evicted pod may take until its deletion shows.
+/// Seconds within which an evicted pod's deletion is expected to be observed.
 const DELETION_TIMEOUT: i64 = 120;
 
-/// Whether the budget covers the pod. No selector covers none, an empty one all.
+/// Returns whether the budget selects the pod. A missing selector selects none, an empty one all.
 fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let wanted = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     wanted.is_some_and(|wanted| {
@@ -36,15 +36,19 @@ fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     })
 }
 
-/// Whether the number of pods that there should be has to be asked of their controllers.
+/// Returns whether the expected pod count must be taken from the pods' controllers.
 fn needs_scale(budget: &PodDisruptionBudget) -> bool {
     budget.spec.as_ref().is_some_and(|spec| {
         spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_)))
     })
 }
 
-/// The status of a budget, and when a pod's deletion should have shown.
-/// `scale` is how many pods there should be, when that matters.
+/// Computes the status of a budget.
+///
+/// `scale` is the expected number of pods according to their controllers. It is ignored if
+/// `minAvailable` is a number: the expected pods are then the covered ones.
+///
+/// Also returns when to sync again because an evicted pod's deletion is overdue.
 pub fn status(
     budget: &PodDisruptionBudget,
     covered: &[Arc<Pod>],
@@ -144,7 +148,7 @@ struct Controller {
     queue: Queue<Key>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -209,7 +213,7 @@ impl Controller {
         let (status, recheck) = match &scale {
             Ok(scale) => status(&budget, &covered, *scale, now),
             Err(error) => {
-                // Rather no disruption than one too many.
+                // Fail safe: allow no disruptions.
                 let mut failed = budget.status.clone().unwrap_or_default();
                 let text = error.to_string();
                 self.ctx.recorder.event(
@@ -243,7 +247,7 @@ impl Controller {
         scale.map(drop)
     }
 
-    /// How many pods the controllers of these pods want.
+    /// Returns the total number of pods that the controllers of these pods want.
     async fn scale(&self, namespace: &str, covered: &[Arc<Pod>]) -> Result<i32> {
         let mut seen = HashSet::new();
         let mut total = 0;

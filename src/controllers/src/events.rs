@@ -1,8 +1,8 @@
-//! Reporting events: what users see under "Events" in `kubectl describe`.
+//! Event recorder: what `kubectl describe` lists under "Events".
 //!
-//! Events are written by a task of their own, so that no controller waits for
-//! them. Repeated ones raise the count of the first (as client-go's correlator
-//! does) and each source is held to 25 events an object, then one in five minutes.
+//! A separate task writes events, so that controllers never wait for them. As in client-go's
+//! correlator, repetitions increment the count of the first event. Each source may send 25 events
+//! per object in a burst, then one per five minutes.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -17,21 +17,21 @@ use tokio::sync::mpsc;
 use crate::context::FIELD_MANAGER;
 use crate::informers::Object;
 
-/// Event series that are remembered, so that repeats are counted.
+/// Maximum number of event series remembered for counting repetitions.
 const REMEMBERED: usize = 1024;
-/// Events of one source about one object that may come at once.
+/// Burst of events allowed per source and object.
 const BURST: f64 = 25.0;
-/// Seconds until one more is let through.
+/// Seconds per further event after the burst.
 const REFILL_SECONDS: f64 = 300.0;
-/// A repeat later than this is a new event.
+/// A repetition after this time becomes a new event.
 const SERIES: Duration = Duration::from_secs(600);
 
-/// How serious an event is.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Severity {
-    /// All is well.
+    /// Informational.
     Normal,
-    /// Somebody should look.
+    /// A problem that may need attention.
     Warning,
 }
 
@@ -60,20 +60,20 @@ struct Report {
     at: Timestamp,
 }
 
-/// The way events are reported; clones share it.
+/// Records events; clones share the writer task.
 #[derive(Clone)]
 pub struct Recorder {
     sender: mpsc::UnboundedSender<Report>,
 }
 
 impl Recorder {
-    /// A recorder, and the task that writes what it is told.
+    /// Returns a recorder and its writer task, which must be polled for events to be written.
     pub fn new(client: Client) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self { sender }, write(client, receiver))
     }
 
-    /// Reports an event about `object` from `component`.
+    /// Records an event about `object` from `component`.
     pub fn event<K: Object>(
         &self,
         component: &'static str,
@@ -85,7 +85,7 @@ impl Recorder {
         self.event_about(component, object.object_ref(&()), severity, reason, message);
     }
 
-    /// Reports an event about the object that is referred to.
+    /// Records an event about the object that `regarding` refers to.
     pub fn event_about(
         &self,
         component: &'static str,
@@ -106,7 +106,7 @@ impl Recorder {
             regarding,
             at: Timestamp::now(),
         };
-        // The writer only ends when everything does.
+        // Sending fails only if the writer task was dropped, that is, on shutdown.
         let _ = self.sender.send(report);
     }
 }
@@ -256,8 +256,8 @@ async fn write(client: Client, mut reports: mpsc::UnboundedReceiver<Report>) {
             }
         };
         if let Err(error) = outcome {
-            // An event about an object in a namespace that is going away is
-            // refused; nothing else is lost with it.
+            // Expected, for example, for objects in a namespace that is being deleted. Events are
+            // best effort.
             tracing::debug!(%error, "event not written");
         }
     }

@@ -1,4 +1,4 @@
-//! The kinds that controllers share informers of.
+//! The kinds for which controllers share informers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use kube::Client;
 use crate::discovery::Served;
 use crate::informers::{Object, Source, Store, reflect};
 
-/// Name of the config map that holds the cluster's CA certificate in every namespace.
+/// Name of the config map with the cluster's CA certificate in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
-/// Namespace of the nodes' heartbeats.
+/// Namespace of the nodes' leases.
 pub const LEASES: &str = "kube-node-lease";
 
-/// The kinds among these that live outside namespaces.
+/// Plural names of the cluster-scoped kinds below.
 const CLUSTER_SCOPED: &[&str] = &[
     "certificatesigningrequests",
     "clusterroles",
@@ -40,7 +40,7 @@ const CLUSTER_SCOPED: &[&str] = &[
     "storageclasses",
 ];
 
-/// Is told of an object's metadata, and whether it is gone.
+/// A callback that receives an object's resource, its metadata and whether it was deleted.
 pub type MetadataSink = Arc<dyn Fn(&Arc<Served>, &ObjectMeta, bool) + Send + Sync>;
 
 fn feed<K: Object>(store: &Store<K>, sink: MetadataSink) -> Arc<Served> {
@@ -62,24 +62,24 @@ type Reflector = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 macro_rules! informers {
     ($($(#[$doc:meta])* $field:ident: $kind:ty = $store:expr, $namespace:expr, $fields:expr;)*) => {
-        /// One store a kind.
+        /// The shared informers: one store per kind.
         pub struct Informers {
             $($(#[$doc])* pub $field: Store<$kind>,)*
         }
 
         impl Informers {
-            /// Empty stores.
+            /// Returns empty stores.
             pub fn new() -> Self {
                 Self { $($field: $store,)* }
             }
 
-            /// Waits until every first list is in.
+            /// Waits until all initial lists have been received.
             pub async fn synced(&self) {
                 $(self.$field.synced().await;)*
             }
 
-            /// Tells `sink` of the metadata of every kind that is held whole;
-            /// gives those kinds.
+            /// Registers `sink` for the metadata of all kinds that are watched without namespace or
+            /// field selector, and returns their resources.
             pub fn feed(&self, sink: &MetadataSink) -> Vec<Arc<Served>> {
                 let mut fed = Vec::new();
                 $(
@@ -91,7 +91,8 @@ macro_rules! informers {
                 fed
             }
 
-            /// What keeps the stores true, to be run for ever.
+            /// Returns one reflector future per store. Each must be polled for its store to stay up
+            /// to date.
             pub fn reflectors(&self, client: &Client) -> Vec<Reflector> {
                 vec![$(reflector(client, &self.$field, $namespace, $fields),)*]
             }
@@ -136,7 +137,7 @@ informers! {
     namespaces: Namespace = Store::new(), None, None;
     /// Nodes.
     nodes: Node = Store::new(), None, None;
-    /// The nodes' heartbeats.
+    /// Node heartbeats.
     leases: Lease = Store::new(), Some(LEASES), None;
     /// Services.
     services: Service = Store::new(), None, None;
@@ -149,13 +150,13 @@ informers! {
     }), None, None;
     /// Service accounts.
     service_accounts: ServiceAccount = Store::new(), None, None;
-    /// The config maps named [`ROOT_CA`].
+    /// Config maps named [`ROOT_CA`].
     root_cas: ConfigMap = Store::new(), None, Some("metadata.name=kube-root-ca.crt");
     /// Bootstrap tokens.
     bootstrap_tokens: Secret = Store::new(), Some("kube-system"), Some("type=bootstrap.kubernetes.io/token");
     /// Resource quotas.
     quotas: ResourceQuota = Store::new(), None, None;
-    /// Autoscalers.
+    /// Horizontal pod autoscalers.
     autoscalers: HorizontalPodAutoscaler = Store::new(), None, None;
     /// Disruption budgets.
     budgets: PodDisruptionBudget = Store::new(), None, None;
@@ -163,13 +164,13 @@ informers! {
     cluster_roles: ClusterRole = Store::new(), None, None;
     /// Certificate signing requests.
     signing_requests: CertificateSigningRequest = Store::new(), None, None;
-    /// Volume claims.
+    /// Persistent volume claims.
     claims: PersistentVolumeClaim = Store::new(), None, None;
-    /// Volumes.
+    /// Persistent volumes.
     volumes: PersistentVolume = Store::new(), None, None;
     /// Storage classes.
     storage_classes: StorageClass = Store::new(), None, None;
-    /// Classes of volumes' changeable attributes.
+    /// Volume attributes classes.
     attribute_classes: VolumeAttributesClass = Store::new(), None, None;
 }
 

@@ -1,10 +1,10 @@
-//! The controllers: what upstream's kube-controller-manager runs.
+//! The controllers: the equivalent of upstream's kube-controller-manager.
 //!
-//! Each controller watches through shared informers ([`informers`]), decides by
-//! pure functions what is to be done, and does it through the API. One file or
-//! folder is one controller; [`run`] starts them all.
+//! Each controller observes objects through shared informers ([`informers`]), decides with pure
+//! functions and acts through the API. Each file or directory is one controller; [`run`] starts all
+//! of them.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Linked for the serializers of typed objects, which are compiled once in that crate.
 use rkube_client as _;
 
 pub mod autoscaler;
@@ -50,36 +50,37 @@ use context::Context;
 use events::Recorder;
 use kinds::Informers;
 
-/// What the controllers are told of their cluster.
+/// Settings of the controllers.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The cluster's CA certificate, PEM: published in every namespace, and what
-    /// certificates are signed with.
+    /// The cluster's CA certificate in PEM, published in every namespace and used to sign
+    /// certificates.
     pub ca_cert_pem: String,
-    /// The CA's key, PEM (PKCS#8). Without it no certificate is signed.
+    /// The CA key in PEM (PKCS#8). Without it no certificates are signed.
     pub ca_key_pem: Option<String>,
-    /// Where the pod ranges of nodes without one come from.
+    /// Range from which nodes without a pod CIDR get one.
     pub pod_cidr: Ipv4Net,
-    /// Prefix length of a node's pod range.
+    /// Prefix length of a node's pod CIDR.
     pub node_cidr_mask: u8,
-    /// The API server's address as it is published to nodes that join.
+    /// IP address of the API server, published for joining nodes.
     pub api_server_ip: Ipv4Addr,
-    /// The API server's port as it is published to nodes that join.
+    /// Port of the API server, published for joining nodes.
     pub api_server_port: u16,
-    /// Whether the storage class `standard` is made when there is no class.
+    /// Whether to create the storage class `standard` if no class exists.
     pub default_storage_class: bool,
-    /// Where volumes of the built-in provisioner live, on each node.
+    /// Directory on each node for volumes of the built-in provisioner.
     pub volumes: PathBuf,
-    /// How long a node may be silent before it counts as unreachable.
+    /// Time without heartbeats after which a node is considered unreachable.
     pub node_grace_period: Duration,
-    /// Finished pods that are kept at most.
+    /// Maximum number of terminated pods that are kept.
     pub terminated_pods: usize,
-    /// How long an issued certificate is valid at most.
+    /// Maximum lifetime of issued certificates.
     pub certificate_lifetime: Duration,
 }
 
 impl Config {
-    /// Upstream's defaults for a cluster with this CA and pod range.
+    /// Returns the default settings for a cluster with this CA and pod CIDR. Time and count limits
+    /// are upstream's.
     pub fn new(ca_cert_pem: String, ca_key_pem: Option<String>, pod_cidr: Ipv4Net) -> Self {
         Self {
             ca_cert_pem,
@@ -99,8 +100,11 @@ impl Config {
 
 type Controller = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs every controller until the future is dropped; it only ends by itself
-/// when a controller's task dies, with an error that names the reason.
+/// Runs all controllers until the future is dropped.
+///
+/// # Errors
+///
+/// Returns only if a task ends or panics, with an error that contains the reason.
 pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
     let (recorder, events) = Recorder::new(client.clone());
     let ctx = Context {
@@ -109,7 +113,7 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
         informers: Arc::new(Informers::new()),
         recorder,
     };
-    // Controllers register their handlers before the first object comes in.
+    // Handlers must be registered before the first object arrives.
     let controllers: Vec<Controller> = controllers(&ctx);
     let mut tasks = JoinSet::new();
     tasks.spawn(events);

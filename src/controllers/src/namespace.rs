@@ -1,5 +1,4 @@
-//! Namespaces that are being deleted: everything in them goes, pods first,
-//! then the namespace itself.
+//! Deletion of namespaces: deletes all objects in them, pods first, and then removes the finalizer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,34 +16,34 @@ use crate::informers::Key;
 use crate::queue::Queue;
 
 const NAME: &str = "namespace-controller";
-/// Namespaces worked on at a time.
+/// Number of namespaces processed concurrently.
 const CONCURRENCY: usize = 10;
-/// The finalizer of the namespace's spec that this controller takes away.
+/// Finalizer in the namespace's spec that this controller removes.
 const KUBERNETES: &str = "kubernetes";
-/// The longest wait for contents whose end no watch tells.
+/// Interval of checks for remaining objects whose deletion no watch reports.
 const LAST_LOOK: Duration = Duration::from_secs(15);
 
-/// What is left in a namespace after everything was told to go.
+/// Objects that remain in a namespace after their deletion was requested.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remains {
-    /// Objects left, by `resource.group`.
+    /// Number of remaining objects, by `resource.group`.
     pub counts: BTreeMap<String, usize>,
-    /// Objects left that have this finalizer.
+    /// Number of remaining objects with each finalizer.
     pub finalizers: BTreeMap<String, usize>,
     /// Group versions that could not be discovered.
     pub undiscovered: Vec<String>,
-    /// What could not be deleted or listed, and why.
+    /// Resources that could not be listed or deleted, with the error.
     pub failures: Vec<String>,
 }
 
 impl Remains {
-    /// Whether the namespace is empty for certain.
+    /// Returns whether the namespace is known to be empty.
     pub fn is_nothing(&self) -> bool {
         self.counts.is_empty() && self.undiscovered.is_empty() && self.failures.is_empty()
     }
 }
 
-/// The conditions that tell how the deletion goes.
+/// Returns the conditions that report the progress of the deletion.
 pub fn conditions(
     old: &[NamespaceCondition],
     remains: &Remains,
@@ -166,7 +165,7 @@ struct Controller {
     queue: Queue<Key>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let namespaces = ctx.informers.namespaces.clone();
@@ -180,7 +179,7 @@ pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> +
         });
     }
     {
-        // Something went: perhaps it was the last.
+        // An object was deleted; it may have been the last one.
         let (queue, namespaces) = (queue.clone(), namespaces.clone());
         collector.on_gone(move |node| {
             if let Some(namespace) = namespaces.get("", &node.namespace)
@@ -284,7 +283,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Tells everything in the namespace to go; gives what is still there.
+    /// Requests deletion of all objects in the namespace. Returns what remains.
     async fn empty(&self, name: &str) -> Result<Remains> {
         let (served, undiscovered) = discover(&self.ctx).await?;
         let mut remains = Remains {
@@ -295,7 +294,7 @@ impl Controller {
             .into_iter()
             .filter(|served| served.namespaced && served.can("delete") && served.can("list"))
             .partition(|served| served.group.is_empty() && served.plural == "pods");
-        // While pods run they may need what else is in the namespace.
+        // Running pods may still need the other objects.
         for resource in &pods {
             self.empty_of(name, resource, &mut remains).await;
         }

@@ -1,6 +1,5 @@
-//! Removes pods that nobody else removes: those on nodes that are gone, those
-//! that were deleted before they had a node, and the oldest finished ones when
-//! there are too many.
+//! Pod garbage collection: removes pods of deleted nodes, pods that were deleted before they were
+//! scheduled, and the oldest terminated pods beyond a limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +15,24 @@ use crate::informers::Key;
 use crate::queue::Queue;
 
 const NAME: &str = "pod-garbage-collector-controller";
-/// How long a node may be missing before its pods are given up.
+/// How long a node must be missing before its pods are removed.
 const QUARANTINE: Duration = Duration::from_secs(40);
-/// Taint by which an administrator vouches that a node is switched off.
+/// Taint by which an administrator confirms that a node is shut down.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// Pods worked on at a time.
+/// Number of items processed concurrently.
 const CONCURRENCY: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
-    /// A pod that may have to go now.
+    /// A pod that may have to be removed.
     Pod(Key),
-    /// A node that has been missing for long enough.
+    /// A node that has been missing for the quarantine period.
     Missing(String),
-    /// There may be too many finished pods.
+    /// The number of terminated pods may exceed the limit.
     Finished,
 }
 
-/// The finished pods that are too many: the evicted first, then the oldest.
+/// Returns the terminated pods beyond the limit: evicted ones first, then the oldest.
 pub fn surplus(all: &[Arc<Pod>], most: usize) -> Vec<Arc<Pod>> {
     let mut finished: Vec<Arc<Pod>> = all
         .iter()
@@ -72,7 +71,7 @@ struct Controller {
     queue: Queue<Item>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Item> = Queue::new();
     let informers = ctx.informers.clone();
@@ -140,7 +139,7 @@ impl Controller {
                 };
                 let node = pods::node_name(&pod);
                 if node.is_empty() {
-                    // No node agent will ever end it.
+                    // No node agent will ever terminate an unscheduled pod.
                     return self.remove(&pod, None).await;
                 }
                 if informers
@@ -179,7 +178,8 @@ impl Controller {
         }
     }
 
-    /// Removes a pod at once, as failed when it had not come to its end.
+    /// Removes a pod immediately. Its phase is first set to `Failed` if it was not terminal;
+    /// `disrupted` is the message of its `DisruptionTarget` condition.
     async fn remove(&self, pod: &Pod, disrupted: Option<&str>) -> Result<()> {
         let store = &self.ctx.informers.pods;
         if !pods::is_terminal(pod) {

@@ -1,10 +1,10 @@
-//! Work queues: what a controller still has to look at.
+//! Work queues of controllers, with the semantics of client-go's rate-limiting queue.
 //!
-//! An item is in the queue at most once and is worked on by at most one
-//! worker at a time; when it is added again meanwhile it is handed out again
-//! afterwards. Failed items come back with exponential back-off and jitter, as
-//! client-go's rate-limiting queue does (5 ms doubling up to 1000 s, and ten
-//! retries a second overall with bursts of a hundred).
+//! An item is queued at most once and processed by at most one worker at a time. If it is added
+//! again while being processed, it is queued again afterwards.
+//!
+//! Failed items are retried with exponential back-off and jitter: 5 ms doubling up to 1000 s, and
+//! overall ten retries per second with bursts of a hundred.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -24,19 +24,19 @@ use tokio::time::Instant;
 
 use crate::context::{Error, Result};
 
-/// Delay of an item that keeps failing: 5 ms, doubled up to 1000 s. Up to a tenth
-/// is added, so that items that failed together do not come back together.
+/// Back-off of failing items. Up to 10 % jitter is added, so that items that failed together are
+/// not retried together.
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(5), Duration::from_secs(1000)).with_jitter(0.1);
-/// Retries a second over all items, once the burst is spent.
+/// Retries per second over all items after the burst.
 const RETRY_RATE: f64 = 10.0;
-/// Retries that may come at once.
+/// Number of retries allowed in a burst.
 const RETRY_BURST: f64 = 100.0;
 
 struct State<T> {
     ready: VecDeque<T>,
-    /// Everything that waits to be handed out (in `ready`, or to be put there
-    /// when the worker that has it is done).
+    /// All items to be processed: those in `ready`, and those that are added to it once their
+    /// current worker is done.
     dirty: HashSet<T>,
     working: HashSet<T>,
     failures: HashMap<T, u32>,
@@ -48,7 +48,7 @@ struct State<T> {
     refilled: Instant,
 }
 
-/// A queue of work items; clones share it.
+/// A work queue; clones share it.
 pub struct Queue<T> {
     state: Arc<Mutex<State<T>>>,
     wake: Arc<Notify>,
@@ -70,7 +70,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Default for Queue<T> {
 }
 
 impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
-    /// An empty queue.
+    /// Returns an empty queue.
     pub fn new() -> Self {
         Self {
             state: Arc::new(Mutex::new(State {
@@ -89,7 +89,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
     }
 
-    /// Asks for `item` to be worked on as soon as possible.
+    /// Adds `item` to be processed as soon as possible.
     pub fn add(&self, item: T) {
         let mut state = self.state.lock();
         if Self::enqueue(&mut state, item) {
@@ -109,7 +109,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         true
     }
 
-    /// Asks for `item` to be worked on after `delay`; an earlier date stands.
+    /// Adds `item` after `delay`. If it is already scheduled for an earlier time, that is kept.
     pub fn add_after(&self, item: T, delay: Duration) {
         if delay.is_zero() {
             return self.add(item);
@@ -132,7 +132,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         self.wake.notify_one();
     }
 
-    /// Asks for `item` again after its back-off, because working on it failed.
+    /// Adds `item` after its back-off, because processing it failed.
     pub fn retry(&self, item: T) {
         let delay = {
             let mut state = self.state.lock();
@@ -153,23 +153,24 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         self.add_after(item, delay);
     }
 
-    /// Forgets that `item` ever failed.
+    /// Resets the back-off of `item`.
     pub fn forget(&self, item: &T) {
         self.state.lock().failures.remove(item);
     }
 
-    /// How often `item` has failed in a row.
+    /// Returns the number of consecutive failures of `item`.
     pub fn failures(&self, item: &T) -> u32 {
         self.state.lock().failures.get(item).copied().unwrap_or(0)
     }
 
-    /// Takes the next item when there is one; else tells when to look again.
+    /// Takes the next item. If there is none, returns the time at which the next delayed item is
+    /// due.
     fn poll_next(&self) -> std::result::Result<T, Option<Instant>> {
         let mut state = self.state.lock();
         let now = Instant::now();
         while let Some(Reverse((at, sequence))) = state.delayed.peek().copied() {
             let Some(item) = state.delayed_items.get(&sequence).cloned() else {
-                state.delayed.pop(); // replaced by an earlier date
+                state.delayed.pop(); // superseded by an earlier time
                 continue;
             };
             if at > now {
@@ -190,7 +191,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
     }
 
-    /// The next item, as soon as there is one.
+    /// Waits for the next item and takes it. The caller must call [`Queue::done`] afterwards.
     pub async fn next(&self) -> T {
         loop {
             let notified = self.wake.notified();
@@ -207,7 +208,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
     }
 
-    /// Says that the work on `item`, got from [`Queue::next`], is over.
+    /// Marks `item`, obtained from [`Queue::next`], as processed.
     pub fn done(&self, item: &T) {
         let mut state = self.state.lock();
         state.working.remove(item);
@@ -231,7 +232,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
             .await;
     }
 
-    /// [`Queue::work`], compiled once per type of item instead of once per controller.
+    /// Implements [`Queue::work`]; compiled once per item type instead of once per controller.
     async fn run<'a>(
         &self,
         controller: &'static str,
@@ -276,7 +277,7 @@ mod tests {
         queue.add("a");
         queue.add("b");
         assert_eq!(queue.next().await, "a");
-        queue.add("a"); // while it is worked on
+        queue.add("a"); // while it is being processed
         assert_eq!(queue.next().await, "b");
         assert_eq!(queue.poll_next(), Err(None));
         queue.done(&"a");

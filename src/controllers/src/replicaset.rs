@@ -1,7 +1,7 @@
-//! Replica sets and replication controllers: so many pods of one template.
+//! Replica sets and replication controllers: keep a number of pods of one template running.
 //!
-//! Both kinds are one controller over a small trait, as a replication
-//! controller is a replica set with an older selector.
+//! Both kinds share one generic controller over the trait [`Replicator`], as they differ only in
+//! the type of the selector.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,29 +21,29 @@ use crate::informers::{Change, Key, Object, Store};
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
-/// Pods made or deleted for one set in one go.
+/// Maximum number of pods created or deleted per set and sync.
 const BURST: usize = 500;
-/// Sets worked on at a time.
+/// Number of sets processed concurrently.
 const CONCURRENCY: usize = 5;
 
-/// What a replica set and a replication controller have in common.
+/// The properties that replica sets and replication controllers share.
 pub trait Replicator: Object {
     /// The controller's name in events.
     const COMPONENT: &'static str;
 
-    /// Wanted pods.
+    /// Returns the desired number of pods.
     fn replicas(&self) -> i32;
-    /// Which pods count.
+    /// Returns the selector of its pods.
     fn selector(&self) -> LabelSelector;
-    /// What pods are made of.
+    /// Returns the pod template.
     fn template(&self) -> Option<&PodTemplateSpec>;
-    /// Seconds of readiness until a pod is available.
+    /// Returns how many seconds a pod must be ready before it is available.
     fn min_ready_seconds(&self) -> i32;
-    /// The reported state.
+    /// Returns the status.
     fn status(&self) -> ReplicaSetStatus;
-    /// Changes the reported state.
+    /// Sets the status.
     fn set_status(&mut self, status: ReplicaSetStatus);
-    /// The store of this kind.
+    /// Returns the store of this kind.
     fn store(ctx: &Context) -> &Store<Self>;
 }
 
@@ -163,7 +163,8 @@ impl Replicator for ReplicationController {
     }
 }
 
-/// The pods to delete when there are `surplus` too many: the least useful ones.
+/// Chooses the `surplus` pods to delete, least useful first.
+///
 /// `related` are the active pods of all sets with the same controller.
 pub fn choose_to_delete(
     active: &[Arc<Pod>],
@@ -185,8 +186,9 @@ pub fn choose_to_delete(
     ordered
 }
 
-/// The status of a set that owns these pods; `failure` tells why replicas could
-/// not be made (true) or deleted (false).
+/// Returns the status of a set that owns these pods.
+///
+/// `failure` is the error of creating (true) or deleting (false) pods.
 pub fn status<R: Replicator>(
     set: &R,
     active: &[Arc<Pod>],
@@ -242,7 +244,7 @@ pub fn status<R: Replicator>(
     }
 }
 
-/// Whether two statuses say the same, an absent number being zero.
+/// Returns whether two statuses are equal, with absent numbers as zero.
 fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus, with_terminating: bool) -> bool {
     let number = |n: Option<i32>| n.unwrap_or(0);
     a.replicas == b.replicas
@@ -261,7 +263,7 @@ struct Controller<R> {
     store: Store<R>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start<R: Replicator>(ctx: &Context) -> impl Future<Output = ()> + Send + use<R> {
     let store = R::store(ctx).clone();
     let queue: Queue<Key> = Queue::new();
@@ -323,7 +325,7 @@ impl<R: Replicator> Controller<R> {
         };
         let wanted = set.selector();
         if label_selector::is_empty(&wanted) {
-            return Ok(()); // the API server lets none in
+            return Ok(()); // rejected by the API server's validation
         }
         let running = |pod: &Pod| !pods::is_terminal(pod);
         let owned = claim::claim(
@@ -346,7 +348,7 @@ impl<R: Replicator> Controller<R> {
             if let Err(error) = &outcome {
                 failure = Some((difference > 0, error.to_string()));
             }
-            // Our own writes are in the store: report them at once.
+            // Own writes are already in the store, so the status can include them.
             if difference != 0 {
                 let uid = set.metadata().uid.as_deref().unwrap_or_default();
                 active = self.ctx.informers.pods.owned_by(uid);
@@ -394,7 +396,7 @@ impl<R: Replicator> Controller<R> {
         }
     }
 
-    /// Active pods of every set that has the same controller as this one.
+    /// Returns the active pods of all sets with the same controller as this one.
     fn related(&self, set: &R) -> Vec<Arc<Pod>> {
         let uid = |set: &R| set.metadata().uid.clone().unwrap_or_default();
         let siblings = match owners::controller_of(set.metadata()) {

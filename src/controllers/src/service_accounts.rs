@@ -1,5 +1,5 @@
-//! What every namespace has: the service account `default`, and the cluster's
-//! CA certificate in the config map `kube-root-ca.crt`.
+//! Objects in every namespace: the service account `default`, and the config map `kube-root-ca.crt`
+//! with the cluster's CA certificate.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ use crate::kinds::ROOT_CA;
 use crate::queue::Queue;
 
 const DEFAULT: &str = "default";
-/// Namespaces worked on at a time.
+/// Number of namespaces processed concurrently.
 const CONCURRENCY: usize = 5;
-/// Tells users what the config map is for.
+/// Annotation that explains the config map to users.
 const DESCRIPTION: (&str, &str) = (
     "kubernetes.io/description",
     "The CA certificate by which pods of this namespace verify the API server.",
@@ -29,7 +29,8 @@ fn is_active(namespace: &Namespace) -> bool {
             != Some("Terminating")
 }
 
-/// Queues namespaces: when they come, and when the watched object `name` in them changes.
+/// Returns a queue of namespaces. One is added when it changes, or when the object `name` in it
+/// does.
 fn queue_for<K: Object>(ctx: &Context, store: &Store<K>, name: &'static str) -> Queue<Key> {
     let queue: Queue<Key> = Queue::new();
     {
@@ -65,7 +66,8 @@ fn there_or_going(outcome: Result<()>) -> Result<()> {
     }
 }
 
-/// Prepares the controller of service accounts; what comes back runs it.
+/// Registers event handlers and returns the run loop of the service account controller. Call before
+/// the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let accounts = ctx.informers.service_accounts.clone();
     let queue = queue_for(ctx, &accounts, DEFAULT);
@@ -100,7 +102,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// The config map as it has to be.
+/// Returns the desired config map.
 fn root_ca(namespace: &str, certificate: &str) -> ConfigMap {
     ConfigMap {
         metadata: ObjectMeta {
@@ -117,7 +119,8 @@ fn root_ca(namespace: &str, certificate: &str) -> ConfigMap {
     }
 }
 
-/// Prepares the publisher of the CA certificate; what comes back runs it.
+/// Registers event handlers and returns the run loop of the CA certificate's publisher. Call before
+/// the informers start.
 pub fn publish_root_ca(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let maps = ctx.informers.root_cas.clone();
     let queue = queue_for(ctx, &maps, ROOT_CA);

@@ -1,5 +1,5 @@
-//! The controllers against the real API server, in one process. A stand-in for
-//! scheduler and node agent binds pods, runs them and lets them go.
+//! Tests the controllers against the real API server in one process. A substitute for scheduler and
+//! node agent binds, runs and removes pods.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const NODES: &[&str] = &["n1", "n2"];
-/// A test that hangs this long has failed.
+/// Timeout of each wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Cluster {
@@ -83,7 +83,7 @@ fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-/// Binds, runs and removes pods. Those labelled `ends` come to that end.
+/// Binds, runs and removes pods. The label `ends` gives the terminal phase of a pod.
 async fn run_pods(client: Client) {
     let pods: Api<Pod> = Api::all(client.clone());
     let mut events = std::pin::pin!(watcher(pods, watcher::Config::default()));
@@ -116,7 +116,7 @@ async fn run_pods(client: Client) {
             let bound: Result<Value, _> = pods
                 .create_subresource("binding", &name, &PostParams::default(), &binding)
                 .await;
-            // A pod may be deleted before it is bound.
+            // The pod may have been deleted before it was bound.
             drop(bound);
             continue;
         }
@@ -222,7 +222,7 @@ impl Cluster {
             .unwrap()
     }
 
-    /// All objects of a kind.
+    /// Returns all objects of a kind.
     async fn all<K>(&self) -> Vec<K>
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -234,7 +234,7 @@ impl Cluster {
             .items
     }
 
-    /// Waits until an object of a kind is as wanted.
+    /// Waits until an object of a kind matches.
     async fn until<K>(&self, what: &str, wanted: impl Fn(&K) -> bool) -> K
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -250,7 +250,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until no object of a kind is left that matches.
+    /// Waits until no object of a kind matches.
     async fn until_none<K>(&self, what: &str, unwanted: impl Fn(&K) -> bool)
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -271,7 +271,7 @@ impl Cluster {
         }
     }
 
-    /// Nothing is written any more: no controller fights with itself or another.
+    /// Waits until nothing is written any more, which shows that no controllers conflict.
     async fn is_quiet(&self) {
         let begin = tokio::time::Instant::now();
         loop {
@@ -429,7 +429,7 @@ async fn owners_wait_for_dependents_or_let_them_go() {
             .count(),
         2
     );
-    // A new deployment takes the set over.
+    // A new deployment adopts the replica set.
     cluster.create::<Deployment>(deployment("loose", 2)).await;
     let adopted = cluster
         .until("an adopted set", |set: &ReplicaSet| {
@@ -698,7 +698,7 @@ async fn each_node_has_its_daemon_and_its_addresses() {
         .collect();
     assert_eq!(ranges.len(), 2);
     cluster.is_quiet().await;
-    // A node that its agent declares unready is tainted, at once and for good.
+    // A node that its agent reports as not ready is tainted immediately and permanently.
     let status = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     nodes

@@ -1,5 +1,4 @@
-//! What the scheduler does to the cluster: bindings, conditions, preemption,
-//! events. Each is one task that reports back.
+//! The scheduler's API requests: bindings, volumes, conditions, preemption and events.
 
 use std::sync::Arc;
 
@@ -17,26 +16,26 @@ use serde_json::{Value, json};
 use crate::model::PodInfo;
 use crate::plugins::volume_binding::Decision;
 
-/// The scheduler's way into the cluster.
+/// Sends the scheduler's API requests. Clones share the client.
 #[derive(Clone)]
 pub struct Actions {
     client: Client,
-    /// The scheduler's name, as pods ask for it and events report it.
+    /// The scheduler's name, reported in events and conditions.
     name: Arc<str>,
 }
 
-/// An RFC 3339 time as the API writes it.
+/// Returns the current time in the API's RFC 3339 format.
 fn now() -> String {
     rkube_api::meta::rfc3339(Timestamp::now())
 }
 
-/// Was the object not there (any more)?
+/// Returns whether the error is a 404 response.
 pub fn is_gone(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == 404)
 }
 
 impl Actions {
-    /// Acts with a client under a name.
+    /// Returns actions that use `client` and report as `name`.
     pub fn new(client: Client, name: &str) -> Self {
         Actions {
             client,
@@ -48,7 +47,7 @@ impl Actions {
         Api::namespaced(self.client.clone(), &pod.namespace)
     }
 
-    /// Binds a pod to a node.
+    /// Binds a pod to a node. The pod's UID is a precondition.
     pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), Error> {
         let binding = Binding {
             metadata: ObjectMeta {
@@ -70,7 +69,8 @@ impl Actions {
         Ok(())
     }
 
-    /// Starts what the pod's claims need.
+    /// Requests binding or provisioning of the volumes of the pod's claims; does not wait for
+    /// completion.
     pub async fn prepare_volumes(&self, decisions: &[Decision], node: &str) -> anyhow::Result<()> {
         for decision in decisions {
             match decision {
@@ -102,7 +102,8 @@ impl Actions {
         Ok(())
     }
 
-    /// Takes the chosen node back from claims whose volumes could not be made.
+    /// Removes the selected node from claims whose volumes were not provisioned, so that another
+    /// node can be chosen. Errors are logged.
     pub async fn release_volumes(&self, decisions: &[Decision]) {
         for decision in decisions {
             if let Decision::Provision { claim } = decision {
@@ -119,8 +120,9 @@ impl Actions {
         }
     }
 
-    /// Says on the pod that it has no node, and which one it waits for:
-    /// `nominated` is `None` to leave that as it is, empty to clear it.
+    /// Sets the pod's `PodScheduled` condition to false and updates its nominated node.
+    ///
+    /// `nominated` is `None` to keep the nomination, or an empty string to clear it.
     pub async fn report_unschedulable(
         &self,
         pod: &PodInfo,
@@ -134,7 +136,7 @@ impl Actions {
             .is_some_and(|(r, m)| r == reason && m == message);
         let mut status = serde_json::Map::new();
         if !same {
-            // The time of the transition stays when only the words change.
+            // The transition time changes only with the status, not with reason or message.
             let first = pod.condition.is_none();
             let mut condition = json!({
                 "type": "PodScheduled",
@@ -164,7 +166,7 @@ impl Actions {
         self.patch_status(pod, Value::Object(status)).await
     }
 
-    /// Takes the hope for a node from a pod.
+    /// Clears the pod's nominated node.
     pub async fn clear_nomination(&self, pod: &PodInfo) -> Result<(), Error> {
         self.patch_status(pod, json!({"nominatedNodeName": null}))
             .await
@@ -182,7 +184,9 @@ impl Actions {
             .map(|_| ())
     }
 
-    /// Removes a victim, saying why.
+    /// Preempts a victim: sets its `DisruptionTarget` condition, deletes it and reports an event.
+    ///
+    /// Succeeds if the victim is already gone.
     pub async fn evict(&self, victim: &PodInfo, by: &PodInfo, node: &str) -> Result<(), Error> {
         let condition = json!({"conditions": [{
             "type": "DisruptionTarget",
@@ -219,8 +223,7 @@ impl Actions {
         Ok(())
     }
 
-    /// Reports an event about a pod. That it can not be reported is no reason
-    /// to stop.
+    /// Reports an event about a pod. Errors are logged only, because events are best effort.
     pub async fn event(
         &self,
         pod: &PodInfo,
@@ -230,7 +233,7 @@ impl Actions {
         message: &str,
     ) {
         let at = Timestamp::now();
-        // Upstream cuts what the API would refuse.
+        // The API limits messages to 1024 bytes; truncate as upstream does.
         let mut message = message.to_owned();
         if message.len() > 1024 {
             let end = (0..=1021)

@@ -1,5 +1,5 @@
-//! The scheduler's picture of the cluster: what the watches say, plus the pods
-//! it assumes to be where it just put them.
+//! The scheduler's view of the cluster: the watched objects plus the pods assumed to be on the
+//! nodes just chosen for them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,27 +11,27 @@ use rkube_component_helpers::node_affinity::NodeTerm;
 /// A persistent volume claim.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claim {
-    /// The volume it is bound to, or empty.
+    /// Name of the volume it is bound to, or empty.
     pub volume: String,
-    /// Is the binding complete?
+    /// Whether the binding is complete.
     pub bound: bool,
-    /// `Lost`: its volume is gone.
+    /// Whether the phase is `Lost`: its volume was deleted.
     pub lost: bool,
-    /// Is it being deleted?
+    /// Whether it is being deleted.
     pub deleting: bool,
-    /// Its class; `None` when it names none.
+    /// Name of its storage class, if any.
     pub class: Option<String>,
-    /// The node its volume shall be made for.
+    /// The node for which its volume is to be provisioned (annotation `selected-node`).
     pub selected_node: Option<String>,
     /// Access modes.
     pub modes: Vec<String>,
-    /// Bytes.
+    /// Requested size in bytes.
     pub size: i64,
     /// `Filesystem` or `Block`.
     pub mode: String,
-    /// Which volumes it takes; everything when it does not say.
+    /// Selects eligible volumes; empty selects all.
     pub selector: Selector,
-    /// The pod an ephemeral claim was made for, by UID.
+    /// UID of the pod that owns an ephemeral claim.
     pub owner: Option<String>,
     /// `metadata.uid`.
     pub uid: String,
@@ -42,85 +42,85 @@ pub struct Claim {
 pub struct Volume {
     /// `metadata.labels`.
     pub labels: Labels,
-    /// Node terms one of which must match; `None`: any node.
+    /// Node affinity terms, of which one must match; `None` allows any node.
     pub node: Option<Vec<NodeTerm>>,
-    /// Its class, empty for none.
+    /// Name of its storage class, or empty.
     pub class: String,
-    /// Bytes.
+    /// Capacity in bytes.
     pub size: i64,
     /// Access modes.
     pub modes: Vec<String>,
     /// `Filesystem` or `Block`.
     pub mode: String,
-    /// The claim it is meant for or bound to.
+    /// The claim that it is reserved for or bound to.
     pub claim: Option<Key>,
-    /// The claim's UID, when it is known.
+    /// UID of that claim, if known.
     pub claim_uid: Option<String>,
     /// `status.phase`.
     pub phase: String,
-    /// Is it being deleted?
+    /// Whether it is being deleted.
     pub deleting: bool,
 }
 
 /// A storage class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Class {
-    /// Is binding put off until a pod is scheduled?
+    /// Whether binding waits for the first consumer (`WaitForFirstConsumer`).
     pub waits: bool,
-    /// Who makes volumes.
+    /// Name of the provisioner.
     pub provisioner: String,
-    /// Node terms one of which must match; empty: any node.
+    /// Allowed topologies, of which one must match; empty allows any node.
     pub topologies: Vec<NodeTerm>,
 }
 
 /// A pod disruption budget.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Budget {
-    /// Its namespace.
+    /// `metadata.namespace`.
     pub namespace: String,
-    /// The pods it guards.
+    /// Selects the pods that the budget protects.
     pub selector: Selector,
-    /// How many may go now.
+    /// Number of disruptions that are currently allowed.
     pub allowed: i64,
-    /// Pods already on their way out count no more.
+    /// Names of evicted pods whose deletion is not observed yet; `allowed` accounts for them.
     pub disrupted: Vec<String>,
 }
 
-/// The picture.
+/// The scheduler's view of the cluster.
 #[derive(Default)]
 pub struct Cluster {
-    /// Nodes by name. A node that has pods but is not known is kept apart.
+    /// Nodes by name. Pods of unknown nodes are in `strays`.
     pub nodes: BTreeMap<String, NodeInfo>,
-    /// Pods on nodes that are not known (yet).
+    /// Pods on nodes that are not known (yet), by node name.
     strays: HashMap<String, Vec<Arc<PodInfo>>>,
-    /// Bound and assumed pods: UID to node.
+    /// The node of each bound or assumed pod, by pod UID.
     placed: HashMap<String, String>,
-    /// Of these, the assumed ones.
+    /// The assumed pods among these, by UID.
     assumed: HashMap<String, Arc<PodInfo>>,
-    /// Pods that wait for a node, by UID.
+    /// Pods with a nominated node, by UID: the node's name and the pod.
     pub nominated: HashMap<String, (String, Arc<PodInfo>)>,
-    /// Labels of namespaces.
+    /// Labels of each namespace.
     pub namespaces: HashMap<String, Labels>,
     /// Claims by namespace and name.
     pub claims: HashMap<Key, Claim>,
-    /// Volumes by name.
+    /// Persistent volumes by name.
     pub volumes: BTreeMap<String, Volume>,
-    /// Classes by name.
+    /// Storage classes by name.
     pub classes: HashMap<String, Class>,
-    /// Disruption budgets.
+    /// Disruption budgets by namespace and name.
     pub budgets: HashMap<Key, Budget>,
-    /// Selectors of services, by namespace and name.
+    /// Selectors of services by namespace and name.
     pub services: HashMap<Key, Selector>,
-    /// Selectors of replicated objects, by kind, namespace and name.
+    /// Selectors of replica sets and other pod owners, by kind, namespace and name.
     pub owners: HashMap<(&'static str, String, String), Selector>,
-    /// How many placed pods have rules about their neighbours: when none has,
-    /// nobody needs to ask.
+    /// Number of placed pods with required anti-affinity (`repelling`) and with other pod affinity
+    /// terms (`caring`). If zero, inter-pod affinity need not visit all pods.
     repelling: usize,
     caring: usize,
 }
 
 impl Cluster {
-    /// Adds a node or changes what is known of it; its pods stay.
+    /// Adds or updates a node. The pods placed on it are kept.
     pub fn set_node(&mut self, mut node: NodeInfo) {
         match self.nodes.get_mut(&node.name) {
             Some(old) => {
@@ -138,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// Forgets a node. Its pods are remembered until they go.
+    /// Removes a node. Its pods are kept in `strays` until they are deleted.
     pub fn remove_node(&mut self, name: &str) {
         if let Some(node) = self.nodes.remove(name)
             && !node.pods.is_empty()
@@ -147,13 +147,14 @@ impl Cluster {
         }
     }
 
-    /// A pod is on its node, as the API says.
+    /// Records a pod that the API server reports as bound.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
         self.remove_pod(&pod.uid);
         self.place(pod);
     }
 
-    /// A pod is on a node as far as the scheduler is concerned.
+    /// Assumes that the pod runs on `node` until the watch confirms it or [`Self::forget`] is
+    /// called.
     pub fn assume(&mut self, pod: &PodInfo, node: &str) {
         self.remove_pod(&pod.uid);
         self.nominated.remove(&pod.uid);
@@ -165,18 +166,18 @@ impl Cluster {
         self.place(pod);
     }
 
-    /// Is the pod only assumed to be on its node?
+    /// Returns whether the pod is assumed and not yet confirmed by the watch.
     pub fn is_assumed(&self, uid: &str) -> bool {
         self.assumed.contains_key(uid)
     }
 
-    /// A pod has a place, be it assumed?
+    /// Returns whether the pod is bound or assumed.
     pub fn is_placed(&self, uid: &str) -> bool {
         self.placed.contains_key(uid)
     }
 
-    /// The binding failed: the pod is nowhere. A pod that the API has meanwhile
-    /// confirmed stays.
+    /// Drops an assumed pod after its binding failed. A pod that the watch has confirmed in the
+    /// meantime stays.
     pub fn forget(&mut self, uid: &str) {
         if self.assumed.contains_key(uid) {
             self.remove_pod(uid);
@@ -193,7 +194,7 @@ impl Cluster {
         }
     }
 
-    /// The pod is gone. Returns it, if it was anywhere.
+    /// Removes a pod and returns it, if it was placed.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         self.assumed.remove(uid);
         let node = self.placed.remove(uid)?;
@@ -214,18 +215,18 @@ impl Cluster {
         Some(pod)
     }
 
-    /// Does any placed pod keep others away?
+    /// Returns whether any placed pod has required anti-affinity terms.
     pub fn any_repelling(&self) -> bool {
         self.repelling > 0
     }
 
-    /// Does any placed pod have a wish about its neighbours?
+    /// Returns whether any placed pod has required affinity or preferred (anti-)affinity terms.
     pub fn any_caring(&self) -> bool {
         self.caring > 0
     }
 
-    /// What selects the pod: its services, and the object that made it. It is
-    /// what the default spreading rules count by; `None` when nothing does.
+    /// Returns the selector for the default spreading constraints: the conjunction of the selectors
+    /// of the pod's services and of its owner. Returns `None` if there is neither.
     pub fn default_selector(&self, pod: &PodInfo) -> Option<Selector> {
         let mut all = Selector::default();
         for ((namespace, _), selector) in &self.services {
@@ -255,17 +256,17 @@ fn cares(pod: &PodInfo) -> bool {
     !(a.near.is_empty() && a.preferred_near.is_empty() && a.preferred_apart.is_empty())
 }
 
-/// The nodes, with one of them perhaps as it would be.
+/// The cluster, optionally with one node replaced by a hypothetical state.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// The picture.
+    /// The actual cluster.
     pub cluster: &'a Cluster,
-    /// Stands for the node of the same name.
+    /// Replaces the node of the same name.
     pub instead: Option<&'a NodeInfo>,
 }
 
 impl<'a> View<'a> {
-    /// The cluster as it is.
+    /// Returns a view of the actual cluster.
     pub fn of(cluster: &'a Cluster) -> Self {
         View {
             cluster,
@@ -273,7 +274,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The cluster with one node as it would be.
+    /// Returns a view in which `node` replaces the node of the same name.
     pub fn with(cluster: &'a Cluster, node: &'a NodeInfo) -> Self {
         View {
             cluster,
@@ -281,7 +282,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub fn nodes(self) -> impl Iterator<Item = &'a NodeInfo> {
         self.cluster
             .nodes

@@ -1,5 +1,5 @@
-//! One scheduling cycle, as a pure function: a pod and the cluster in, a node
-//! or the reasons why none out.
+//! One scheduling cycle as a pure function: takes a pod and the cluster, returns a node or the
+//! reasons why no node fits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,30 +11,30 @@ use crate::plugins::default_preemption::{self, Candidate};
 use crate::plugins::volume_binding::Decision;
 use crate::plugins::{PluginSet, Prepared, Rejection, score};
 
-/// Where a pod goes.
+/// A scheduling decision for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// The node.
+    /// Name of the chosen node.
     pub node: String,
-    /// What must be done for its claims before.
+    /// Actions required for the pod's claims before it can be bound.
     pub volumes: Vec<Decision>,
 }
 
-/// Why a pod goes nowhere. Printed in upstream's words.
+/// The reasons why no node fits a pod. Displayed in upstream's wording.
 #[derive(Clone, Debug, Default)]
 pub struct FitError {
-    /// How many nodes there are.
+    /// Number of nodes in the cluster.
     pub nodes: usize,
-    /// What rejected the pod before any node was looked at.
+    /// The rejection by a pre-filter, which applies to every node.
     pub upfront: Option<Rejection>,
-    /// What rejected each node.
+    /// The rejection of each node, by node name.
     pub rejections: BTreeMap<String, Rejection>,
-    /// What came of preemption.
+    /// Why preemption found no candidate, if it was tried.
     pub preemption: Option<String>,
 }
 
 impl FitError {
-    /// Who said no.
+    /// Returns the plugins that rejected the pod.
     pub fn plugins(&self) -> PluginSet {
         self.rejections
             .values()
@@ -44,7 +44,7 @@ impl FitError {
     }
 }
 
-/// `count reason, …`, sorted as texts.
+/// Formats the reasons as `count reason, …`, sorted as strings.
 fn histogram<'a>(reasons: impl Iterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for reason in reasons {
@@ -82,8 +82,15 @@ impl fmt::Display for FitError {
     }
 }
 
-/// Chooses a node for the pod. `tie` breaks ties: given how many nodes are
-/// equally good, it says which.
+/// Chooses a node for the pod.
+///
+/// `tie` selects one of several nodes with the highest score: it receives their number and returns
+/// an index, which is taken modulo that number.
+///
+/// # Errors
+///
+/// Returns a [`FitError`] if no node passes the filters. It does not try preemption; see
+/// [`preempt`].
 pub fn schedule(
     pod: &PodInfo,
     cluster: &Cluster,
@@ -113,7 +120,7 @@ pub fn schedule(
             }
         }
     }
-    // A pod that waited for a node gets it when it fits.
+    // A feasible nominated node is used without scoring.
     let nominated = feasible.iter().position(|n| n.name == pod.nominated);
     let chosen = match (nominated, feasible.len()) {
         (_, 0) => return Err(error),
@@ -132,8 +139,8 @@ pub fn schedule(
     })
 }
 
-/// May the pod go to the node, also when the pods come that wait for the node
-/// and are as important?
+/// Filters a node. If pods of equal or higher priority are nominated for it, the pod must also fit
+/// with those pods added.
 fn filter(
     pod: &PodInfo,
     cluster: &Cluster,
@@ -156,8 +163,8 @@ fn filter(
     prepared.filter(node)
 }
 
-/// Looks for pods to be preempted after [`schedule`] failed, and notes in the
-/// error what came of it.
+/// Searches for pods to preempt after [`schedule`] failed. If there is no candidate, records the
+/// reason in `error.preemption`.
 pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option<Candidate> {
     if error.upfront.is_some() || error.nodes == 0 {
         return None;
@@ -197,7 +204,7 @@ mod tests {
 
     #[test]
     fn replicas_land_on_different_nodes() {
-        // Whatever the first tie says.
+        // The result must not depend on the tie-breaker.
         for first in 0..4 {
             let mut c = four();
             let labels: Labels = [("app".to_owned(), "kubia".to_owned())].into();
@@ -282,7 +289,7 @@ mod tests {
             .insert("vip".into(), ("a".into(), Arc::clone(&vip)));
         assert!(schedule(&asking("p", "2"), &c, |_| 0).is_err());
         assert!(schedule(&asking("p", "1"), &c, |_| 0).is_ok());
-        // The nominated pod itself fits, and less important ones do not count.
+        // The nominated pod itself fits, and nominated pods of lower priority are ignored.
         assert!(schedule(&vip, &c, |_| 0).is_ok());
         let greater = PodInfo {
             priority: 20,

@@ -1,5 +1,5 @@
-//! The loop: takes in what the watches say, schedules what waits, and hears
-//! what became of it.
+//! The scheduling loop: applies watch messages, schedules queued pods and handles the outcomes of
+//! bindings.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -23,23 +23,24 @@ use crate::plugins::{Event, PluginSet};
 use crate::queue::{Queue, Queued};
 use crate::watch::{self, Change, Message};
 
-/// How many pods are scheduled before others get a turn.
+/// Maximum number of pods scheduled before the loop yields to other tasks.
 const BATCH: usize = 16;
 
-/// What became of a placement.
+/// The outcome of carrying out a placement.
 #[derive(Debug)]
 enum Outcome {
     /// The pod is bound.
     Bound,
-    /// The claims' volumes are asked for; the pod is bound when they are there.
+    /// Binding or provisioning of the claims' volumes was requested; the pod is bound once they are
+    /// ready.
     VolumesAsked(Placement),
-    /// The pod went meanwhile.
+    /// The pod was deleted in the meantime.
     Gone,
-    /// It did not work.
+    /// A request failed; the pod is retried after its back-off.
     Failed(anyhow::Error),
 }
 
-/// A pod whose volumes are being made.
+/// A pod whose volumes are being bound or provisioned.
 struct Waiting {
     queued: Queued,
     placement: Placement,
@@ -47,17 +48,17 @@ struct Waiting {
     deadline: Instant,
 }
 
-/// The scheduler's state.
+/// The scheduler's state and its event loop.
 pub struct Engine {
     config: Config,
     actions: Actions,
     cluster: Cluster,
     queue: Queue,
-    /// UIDs of pods by name, for when a pod goes.
+    /// UIDs of pods by namespace and name, to resolve deletions.
     uids: HashMap<Key, String>,
-    /// Pods that are being bound.
+    /// Pods that are being bound, by UID.
     binding: HashMap<String, Queued>,
-    /// Pods that wait for volumes.
+    /// Pods that wait for volumes, by UID.
     waiting: HashMap<String, Waiting>,
     slots: Arc<Semaphore>,
     tasks: JoinSet<()>,
@@ -68,7 +69,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the watches.
+    /// Creates an engine and starts the watches in background tasks.
     pub fn new(client: Client, config: Config) -> Self {
         let (to, messages) = mpsc::unbounded_channel();
         let (report, outcomes) = mpsc::unbounded_channel();
@@ -91,17 +92,17 @@ impl Engine {
         }
     }
 
-    /// Schedules until the watches end.
+    /// Schedules pods until the watches end.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
-            // Everything that is known counts before the next pod is looked at.
+            // Drain all pending messages first, so that each decision uses the newest state.
             while let Ok(message) = self.messages.try_recv() {
                 self.take(message);
             }
             while let Ok((uid, outcome)) = self.outcomes.try_recv() {
                 self.on_outcome(&uid, outcome);
             }
-            // Tasks that ended are of no more interest.
+            // Reap finished tasks; their results were already sent as outcomes.
             while self.tasks.try_join_next().is_some() {}
             self.expire(Instant::now());
             let mut busy = false;
@@ -149,7 +150,7 @@ impl Engine {
         self.tasks.spawn(task);
     }
 
-    // ---- what the watches say ----
+    // ---- watch messages ----
 
     fn take(&mut self, message: Message) {
         match message {
@@ -221,7 +222,7 @@ impl Engine {
     }
 
     fn upsert_pod(&mut self, key: Key, pod: Arc<PodInfo>) {
-        // Another pod of the same name took the place of one that went unseen.
+        // A pod of the same name with another UID: the old pod's deletion was missed.
         if self.uids.get(&key).is_some_and(|uid| *uid != pod.uid) {
             self.pod_gone(&key);
         }
@@ -244,7 +245,7 @@ impl Engine {
             self.on_event(Event::PodPlaced);
         }
         if shrunk {
-            // A smaller pod leaves room, as one that goes does.
+            // A pod whose requests shrank frees resources, as a deleted pod does.
             self.on_event(Event::PodRemoved);
         }
     }
@@ -260,7 +261,7 @@ impl Engine {
             return;
         }
         if self.cluster.is_assumed(uid) {
-            // The watch is behind: the pod is being bound.
+            // The watch lags behind: the pod is already being bound.
             if let Some(queued) = self.binding.get_mut(uid) {
                 queued.pod = pod;
             }
@@ -336,7 +337,7 @@ impl Engine {
             self.report.clone(),
         );
         self.spawn(async move {
-            // The semaphore is never closed; without a slot there is no binding.
+            // Acquiring fails only on a closed semaphore, and this one is never closed.
             let Ok(slot) = slots.acquire_owned().await else {
                 return;
             };
@@ -346,7 +347,7 @@ impl Engine {
                 Err(error) => Outcome::Failed(error.into()),
             };
             let bound = matches!(outcome, Outcome::Bound);
-            // The receiver lives as long as this task.
+            // Sending fails only if the engine is gone, in which case this task is aborted as well.
             let _ = report.send((pod.uid.clone(), outcome));
             if bound {
                 let message = format!(
@@ -383,8 +384,8 @@ impl Engine {
             set => set,
         };
         let message = error.to_string();
-        // A node that was hoped for and does not fit is given up, unless its
-        // victims are still leaving.
+        // Clear the pod's nomination if preemption found no candidate. It is kept while the pod is
+        // merely not eligible, for example while earlier victims are still terminating.
         let nominated = match &candidate {
             Some(c) => Some(c.node.clone()),
             None if error
@@ -421,7 +422,7 @@ impl Engine {
         nominated: Option<String>,
         candidate: Option<Candidate>,
     ) {
-        // Lesser pods that hoped for the same node must look elsewhere.
+        // Lower-priority pods nominated for the same node lose their nomination.
         let crowded_out: Vec<Arc<PodInfo>> = candidate
             .iter()
             .flat_map(|c| {
@@ -467,7 +468,7 @@ impl Engine {
         });
     }
 
-    // ---- what became of it ----
+    // ---- outcomes of bindings ----
 
     fn on_outcome(&mut self, uid: &str, outcome: Outcome) {
         let Some(queued) = self.binding.remove(uid) else {
@@ -505,7 +506,7 @@ impl Engine {
     fn failed(&mut self, queued: Queued, error: &anyhow::Error) {
         let pod = Arc::clone(&queued.pod);
         self.cluster.forget(&pod.uid);
-        // What it seemed to take is free again.
+        // The assumed pod's resources are free again.
         self.on_event(Event::PodRemoved);
         let confirmed = self.cluster.is_placed(&pod.uid);
         let gone = self.uids.get(&pod.key()) != Some(&pod.uid);
@@ -543,8 +544,8 @@ impl Engine {
         }
     }
 
-    /// Are the volumes of a waiting pod there? A claim that the provisioner gave
-    /// back, or that went, sends the pod back to the queue.
+    /// Checks the volumes of a waiting pod. If a claim was deleted or its provisioner gave up, the
+    /// pod returns to the queue; if all claims are bound, the pod is bound.
     fn look_at(&mut self, uid: &str) {
         let Some(waiting) = self.waiting.get(uid) else {
             return;
@@ -557,8 +558,8 @@ impl Engine {
                 Some(claim) if claim.bound && !claim.volume.is_empty() => {}
                 Some(claim) => {
                     all = false;
-                    // The annotation was set before the wait began; the watch may
-                    // not show it yet, but another node there is a refusal.
+                    // The annotation was set before waiting began. A missing one may be watch lag,
+                    // but another node's name means that the claim was reassigned.
                     let elsewhere = claim.selected_node.as_ref().is_some_and(|n| n != node);
                     if matches!(decision, Decision::Provision { .. }) && elsewhere {
                         given_up = Some("provisioning was given up for this node");
@@ -578,7 +579,7 @@ impl Engine {
         }
     }
 
-    /// Volumes that take too long.
+    /// Fails waiting pods whose volumes have exceeded the timeout.
     fn expire(&mut self, now: Instant) {
         let late: Vec<String> = self
             .waiting

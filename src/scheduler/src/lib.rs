@@ -1,13 +1,13 @@
-//! The scheduler: gives every pod a node, as upstream's kube-scheduler does with
-//! its default profile.
+//! The scheduler: assigns every pod to a node, like upstream's kube-scheduler with its default
+//! profile.
 //!
-//! [`watch`] keeps a picture of the [`cluster`], small and in memory; pods
-//! without a node wait in the [`queue`]; [`cycle`] chooses a node for one pod by
-//! asking the [`plugins`], a pure function; the pod is then assumed to be there
-//! and bound by a task of its own ([`actions`]), so that the next pod need not
-//! wait. [`engine`] ties these together and is the only place with state.
+//! [`watch`] maintains a compact in-memory [`cluster`] snapshot. Pods without a node wait in the
+//! [`queue`]. [`cycle`] is a pure function that chooses a node for one pod by running the
+//! [`plugins`]. The pod is then assumed to be on that node and bound by a separate task
+//! ([`actions`]), so that the next pod need not wait. [`engine`] connects these modules and is the
+//! only one that holds mutable state across cycles.
 
-// Reuses the readers and writers of typed objects that are compiled there.
+// Linked for the serializers of typed objects, which are compiled once in that crate.
 use rkube_client as _;
 
 pub mod actions;
@@ -20,15 +20,15 @@ pub mod queue;
 pub mod resources;
 pub mod watch;
 
-/// What the scheduler is told.
+/// Settings of the scheduler.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Pods with this `spec.schedulerName` are the scheduler's.
+    /// The scheduler's name: only pods with this `spec.schedulerName` are scheduled.
     pub name: String,
-    /// How many bindings may be under way at once.
+    /// Maximum number of binding requests in flight. Values below 1 count as 1.
     pub bindings: usize,
-    /// How long volumes may take to be bound or made before the pod is tried
-    /// anew.
+    /// How long a pod's volumes may take to be bound or provisioned before the attempt is abandoned
+    /// and the pod returns to the queue.
     pub volume_timeout: std::time::Duration,
 }
 
@@ -42,8 +42,9 @@ impl Default for Config {
     }
 }
 
-/// Schedules pods until the future is dropped; then everything it started ends
-/// with it. Returns only when the watches end, which they do not by themselves.
+/// Schedules pods until the future is dropped, which also aborts all tasks it spawned.
+///
+/// Returns only if the watches end, which they do not by themselves.
 pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
     engine::Engine::new(client, config).run().await
 }

@@ -1,4 +1,4 @@
-//! What the scheduler remembers of pods and nodes: only what decides.
+//! The scheduler's representation of pods and nodes: only the fields that affect scheduling.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
 
 use crate::resources::{Resources, allowed_pods, pod_requests};
 
-/// A namespaced name.
+/// The namespace and name of an object.
 pub type Key = (String, String);
 
-/// A term of inter-pod affinity, compiled.
+/// A compiled inter-pod affinity term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AffinityTerm {
-    /// Which pods are meant.
+    /// Selects pods by label.
     pub selector: Selector,
-    /// In these namespaces,
+    /// Names of namespaces whose pods may match,
     pub namespaces: BTreeSet<String>,
-    /// and in those whose labels match.
+    /// in addition to namespaces whose labels match this selector.
     pub namespace_selector: Selector,
-    /// The node label whose values are places.
+    /// The node label whose values define the topology domains.
     pub topology_key: String,
 }
 
@@ -42,7 +42,8 @@ impl AffinityTerm {
         }
     }
 
-    /// Does the term mean the pod? `namespace_labels` are those of the pod's namespace.
+    /// Returns whether the term selects the pod. `namespace_labels` are the labels of the pod's
+    /// namespace.
     pub fn matches(&self, pod: &PodInfo, namespace_labels: Option<&Labels>) -> bool {
         let empty = Labels::new();
         (self.namespaces.contains(&pod.namespace)
@@ -53,7 +54,7 @@ impl AffinityTerm {
     }
 }
 
-/// A term with a weight, 1 to 100.
+/// A term with a weight of 1 to 100.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weighted<T> {
     /// The weight.
@@ -62,61 +63,61 @@ pub struct Weighted<T> {
     pub term: T,
 }
 
-/// A pod's wishes about other pods and nodes.
+/// A pod's node and inter-pod affinity.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Affinity {
-    /// Node terms one of which must match; `None` leaves every node.
+    /// Required node terms, of which one must match; `None` allows any node.
     pub node: Option<Vec<NodeTerm>>,
-    /// Node terms that would be nice.
+    /// Preferred node terms.
     pub preferred_nodes: Vec<Weighted<NodeTerm>>,
-    /// Pods it must be near.
+    /// Required pod affinity terms.
     pub near: Vec<AffinityTerm>,
-    /// Pods it must not be near.
+    /// Required pod anti-affinity terms.
     pub apart: Vec<AffinityTerm>,
-    /// Pods it likes to be near.
+    /// Preferred pod affinity terms.
     pub preferred_near: Vec<Weighted<AffinityTerm>>,
-    /// Pods it likes to be away from.
+    /// Preferred pod anti-affinity terms.
     pub preferred_apart: Vec<Weighted<AffinityTerm>>,
 }
 
-/// A topology spread constraint, compiled.
+/// A compiled topology spread constraint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spread {
-    /// How uneven the places may be.
+    /// Maximum difference in matching pods between a domain and the least populated one.
     pub max_skew: i64,
-    /// The node label whose values are places.
+    /// The node label whose values define the topology domains.
     pub topology_key: String,
-    /// A rule (`DoNotSchedule`), or a wish?
+    /// Whether the constraint is required (`DoNotSchedule`) rather than preferred.
     pub hard: bool,
-    /// Which pods count.
+    /// Selects the pods that are counted.
     pub selector: Selector,
-    /// Fewer places than this count as empty ones.
+    /// If there are fewer domains than this, the global minimum counts as 0.
     pub min_domains: i64,
-    /// Do only nodes that the pod's own node rules allow count?
+    /// Whether to count only nodes that match the pod's node selector and affinity.
     pub honor_affinity: bool,
-    /// Do only nodes whose taints the pod tolerates count?
+    /// Whether to count only nodes whose taints the pod tolerates.
     pub honor_taints: bool,
 }
 
-/// A volume that must not be on two nodes, or twice on one.
+/// A disk that pods on the same node may share only if all of them mount it read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// What it is, over all kinds of volumes.
+    /// Identifies the disk across all volume types.
     pub identity: String,
-    /// Several readers may share it.
+    /// Whether the mount is read-only, so that it may be shared with other read-only mounts.
     pub read_only: bool,
 }
 
-/// A claim that a pod uses.
+/// A reference from a pod to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRef {
-    /// The claim's name, in the pod's namespace.
+    /// The claim's name; its namespace is the pod's.
     pub name: String,
-    /// Is it made for the pod, by its ephemeral volume?
+    /// Whether the claim belongs to an ephemeral volume of the pod.
     pub ephemeral: bool,
 }
 
-/// A pod as the scheduler knows it.
+/// The fields of a pod that affect scheduling.
 #[derive(Clone, Debug, Default)]
 pub struct PodInfo {
     /// `metadata.uid`.
@@ -131,52 +132,52 @@ pub struct PodInfo {
     pub priority: i32,
     /// `spec.schedulerName`.
     pub scheduler: String,
-    /// The node it is bound to, or empty.
+    /// Name of the node that the pod is bound to, or empty.
     pub node: String,
-    /// The node it waits for after preemption, or empty.
+    /// Name of the nominated node, where preemption is freeing resources, or empty.
     pub nominated: String,
-    /// When it was made.
+    /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
-    /// When it was started, for choosing victims.
+    /// `status.startTime`, used to rank preemption victims.
     pub started: Option<Timestamp>,
-    /// Is it being deleted?
+    /// Whether it is being deleted.
     pub deleting: bool,
-    /// Was it chosen as a victim of the scheduler's?
+    /// Whether the scheduler has chosen it as a preemption victim.
     pub preempted: bool,
-    /// Gates that hold it back.
+    /// Whether it has scheduling gates.
     pub gated: bool,
-    /// `preemptionPolicy: Never`.
+    /// Whether the preemption policy is `Never`.
     pub never_preempts: bool,
-    /// What it takes.
+    /// Effective requests, checked against what nodes can allocate.
     pub requests: Resources,
-    /// What it counts for in scores.
+    /// Effective requests with defaults for missing ones, used in scores.
     pub scored: Resources,
-    /// Node labels it needs.
+    /// `spec.nodeSelector`.
     pub node_selector: Labels,
-    /// Wishes and rules about neighbours.
+    /// Node and inter-pod affinity.
     pub affinity: Affinity,
-    /// Taints it bears.
+    /// `spec.tolerations`.
     pub tolerations: Vec<Toleration>,
-    /// How it wants to be spread.
+    /// Topology spread constraints.
     pub spread: Vec<Spread>,
-    /// Ports of the node it takes.
+    /// Host ports of its containers.
     pub host_ports: Vec<HostPort>,
-    /// Images of its containers.
+    /// Images of its regular containers.
     pub images: Vec<String>,
-    /// Containers, init containers included, for scaling image scores.
+    /// Number of containers including init containers; scales image locality scores.
     pub container_count: usize,
-    /// Claims it uses.
+    /// Claims that its volumes refer to.
     pub claims: Vec<ClaimRef>,
-    /// Disks it mounts directly.
+    /// Disks that its volumes refer to directly, without a claim.
     pub disks: Vec<Disk>,
-    /// Its controller's kind and name.
+    /// Kind and name of its controller.
     pub owner: Option<(String, String)>,
-    /// The condition and message last reported, so as not to repeat them.
+    /// Reason and message of the `PodScheduled` condition, used to skip updates without a change.
     pub condition: Option<(String, String)>,
 }
 
 impl PodInfo {
-    /// Reads what decides from a pod.
+    /// Extracts the relevant fields of a pod.
     pub fn new(pod: Pod) -> Self {
         let meta = pod.metadata;
         let spec = pod.spec.unwrap_or_default();
@@ -241,7 +242,7 @@ impl PodInfo {
         }
     }
 
-    /// Namespace and name.
+    /// Returns the namespace and name.
     pub fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
@@ -344,7 +345,7 @@ fn disk(volume: &core::Volume) -> Option<Disk> {
         return Some(make(format!("gce:{}", d.pd_name), d.read_only));
     }
     if let Some(d) = &volume.aws_elastic_block_store {
-        // Not even readers may share one.
+        // Even read-only mounts may not share an EBS volume.
         return Some(make(format!("aws:{}", d.volume_id), None));
     }
     if let Some(d) = &volume.iscsi {
@@ -363,7 +364,7 @@ fn disk(volume: &core::Volume) -> Option<Disk> {
     })
 }
 
-/// A node and what runs on it.
+/// The relevant fields of a node and the pods on it.
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     /// `metadata.name`.
@@ -374,22 +375,22 @@ pub struct NodeInfo {
     pub taints: Vec<Taint>,
     /// `spec.unschedulable`.
     pub unschedulable: bool,
-    /// What pods may take.
+    /// Allocatable resources.
     pub allocatable: Resources,
-    /// How many pods it may run.
+    /// Maximum number of pods.
     pub max_pods: i64,
-    /// Bytes of each image it has, by each of its names.
+    /// Size in bytes of each image on the node, by each of the image's names.
     pub images: BTreeMap<String, i64>,
-    /// What its pods take.
+    /// Sum of the pods' effective requests.
     pub requested: Resources,
-    /// What its pods count for in scores.
+    /// Sum of the pods' requests as used in scores.
     pub scored: Resources,
-    /// Its pods, assumed ones included.
+    /// Bound and assumed pods.
     pub pods: Vec<Arc<PodInfo>>,
 }
 
 impl NodeInfo {
-    /// Reads what decides from a node; no pods yet.
+    /// Extracts the relevant fields of a node. The result has no pods.
     pub fn new(node: Node) -> Self {
         let spec = node.spec.unwrap_or_default();
         let status = node.status.unwrap_or_default();
@@ -411,14 +412,14 @@ impl NodeInfo {
         }
     }
 
-    /// Puts a pod on the node.
+    /// Adds a pod and its requests.
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.scored.add(&pod.scored);
         self.pods.push(pod);
     }
 
-    /// Takes a pod off the node.
+    /// Removes a pod and its requests; returns the pod, if it was on the node.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let at = self.pods.iter().position(|p| p.uid == uid)?;
         let pod = self.pods.swap_remove(at);
@@ -435,12 +436,12 @@ pub(crate) mod testing {
     use super::*;
     use serde_json::{Value, json};
 
-    /// A pod of namespace `default`, from its spec.
+    /// Returns a pod in namespace `default` with this spec.
     pub(crate) fn pod(name: &str, spec: Value) -> PodInfo {
         labelled(name, json!({}), spec)
     }
 
-    /// A pod with labels.
+    /// Returns a pod with labels.
     pub(crate) fn labelled(name: &str, labels: Value, mut spec: Value) -> PodInfo {
         if spec.get("containers").is_none() {
             spec["containers"] = json!([{"name": "c", "image": "i"}]);
@@ -449,7 +450,7 @@ pub(crate) mod testing {
         PodInfo::new(serde_json::from_value(value).unwrap())
     }
 
-    /// A pod that requests CPU.
+    /// Returns a pod that requests an amount of CPU.
     pub(crate) fn asking(name: &str, cpu: &str) -> PodInfo {
         pod(
             name,
@@ -457,12 +458,12 @@ pub(crate) mod testing {
         )
     }
 
-    /// A node of four cores, 8 GiB and 110 pods, labelled with its name.
+    /// Returns a node with four cores, 8 GiB and 110 pods, labelled with its hostname.
     pub(crate) fn node(name: &str) -> NodeInfo {
         node_with(name, json!({}), json!({}))
     }
 
-    /// The same with labels and a spec.
+    /// Returns the same node with labels and a spec.
     pub(crate) fn node_with(name: &str, mut labels: Value, spec: Value) -> NodeInfo {
         labels["kubernetes.io/hostname"] = json!(name);
         let value = json!({"metadata": {"name": name, "labels": labels}, "spec": spec,

@@ -1,7 +1,7 @@
-//! Pods that wait for a node: ready ones by priority, others until their
-//! back-off is over or something happens that may help them.
+//! The scheduling queue: active pods by priority, and pods that wait for the end of their back-off
+//! or for a relevant cluster event.
 //!
-//! The queue reads no clock; every call that needs the time is told it.
+//! The queue reads no clock: callers pass the current time.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
@@ -15,25 +15,24 @@ use crate::plugins::{Event, PluginSet};
 
 /// Delay after a failed attempt to schedule a pod.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
-/// An unschedulable pod is tried again after this time even if nothing that
-/// matters seems to have happened.
+/// Maximum time that a pod stays unschedulable without an event before it is retried.
 pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// A pod in the queue.
+/// A queued pod and its scheduling history.
 #[derive(Clone, Debug)]
 pub struct Queued {
     /// The pod.
     pub pod: Arc<PodInfo>,
-    /// When it came first, for fairness among equals.
+    /// When the pod was first queued; orders pods of equal priority.
     pub since: Instant,
-    /// How often it was tried.
+    /// Number of scheduling attempts so far.
     pub attempts: u32,
-    /// Who said no the last time.
+    /// The plugins that rejected the pod in the last attempt.
     pub rejected_by: PluginSet,
 }
 
 impl Queued {
-    /// How long the pod rests after its last try.
+    /// Returns the back-off after the most recent attempt.
     fn backoff(&self) -> Duration {
         BACKOFF.delay(self.attempts.saturating_sub(1))
     }
@@ -65,13 +64,13 @@ impl PartialOrd for Ready {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
-    /// May be tried now. The number tells heap entries that are out of date.
+    /// May be scheduled now. The sequence number identifies stale heap entries.
     Active(u64),
-    /// Rests until then; after an error nothing cuts the rest short.
+    /// In back-off until `until`. After an error, `pop` never takes the pod early.
     Backoff { until: Instant, error: bool },
-    /// Waits for something to happen; may not be tried before `rested`.
+    /// Waits for an event. Its back-off ends at `rested`; it entered this state at `since`.
     Unschedulable { rested: Instant, since: Instant },
-    /// Held back by gates.
+    /// Held back by scheduling gates.
     Gated,
 }
 
@@ -84,18 +83,18 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// How many pods wait, in whichever way.
+    /// Returns the number of queued pods in all states.
     pub fn len(&self) -> usize {
         self.pods.len()
     }
 
-    /// Does no pod wait?
+    /// Returns whether the queue has no pods.
     pub fn is_empty(&self) -> bool {
         self.pods.is_empty()
     }
 
-    /// Adds a pod, or takes note of how it changed. A change of what the
-    /// scheduler looks at gives an unschedulable pod a new chance.
+    /// Adds a pod or replaces a queued one. A change that is relevant to scheduling requeues an
+    /// unschedulable pod.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.uid.clone();
         let Some((queued, place)) = self.pods.get_mut(&uid) else {
@@ -122,12 +121,12 @@ impl Queue {
         }
     }
 
-    /// Forgets a pod.
+    /// Removes a pod, if it is queued.
     pub fn remove(&mut self, uid: &str) {
         self.pods.remove(uid);
     }
 
-    /// Is the pod waiting?
+    /// Returns whether the pod is queued.
     pub fn contains(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
     }
@@ -156,8 +155,10 @@ impl Queue {
         }
     }
 
-    /// Takes the pod that comes next: the most important one that is ready, or
-    /// when none is, the resting one that comes first (errors rest fully).
+    /// Removes and returns the next pod and counts the attempt.
+    ///
+    /// Prefers the active pod of highest priority. If no pod is active, returns the pod whose
+    /// back-off ends first, except after errors, whose back-off is always waited out.
     pub fn pop(&mut self, now: Instant) -> Option<Queued> {
         self.move_due(now);
         while let Some(ready) = self.active.pop() {
@@ -184,7 +185,7 @@ impl Queue {
         Some(queued)
     }
 
-    /// No node for the pod: it waits until something helps.
+    /// Requeues a pod that fits no node; it waits for a relevant event.
     pub fn unschedulable(&mut self, queued: Queued, now: Instant) {
         let place = Place::Unschedulable {
             rested: now + queued.backoff(),
@@ -193,7 +194,7 @@ impl Queue {
         self.pods.insert(queued.pod.uid.clone(), (queued, place));
     }
 
-    /// Something went wrong: the pod is tried again after its back-off.
+    /// Requeues a pod after an error; it is retried after its back-off.
     pub fn failed(&mut self, queued: Queued, now: Instant) {
         let place = Place::Backoff {
             until: now + queued.backoff(),
@@ -202,8 +203,7 @@ impl Queue {
         self.pods.insert(queued.pod.uid.clone(), (queued, place));
     }
 
-    /// Handles an event of the cluster: moves those unschedulable pods that it may
-    /// have made schedulable.
+    /// Handles a cluster event: requeues the unschedulable pods that it may have made schedulable.
     pub fn on_event(&mut self, event: Event, now: Instant) {
         let moved: Vec<(String, Instant)> = self
             .pods
@@ -238,7 +238,8 @@ impl Queue {
         }
     }
 
-    /// When a pod becomes ready without anything happening; `None`: never.
+    /// Returns the next time at which a pod becomes active without an event, or `None` if there is
+    /// none.
     pub fn next_due(&self) -> Option<Instant> {
         self.pods
             .values()
@@ -251,7 +252,7 @@ impl Queue {
     }
 }
 
-/// Did anything change that a plugin looks at? Status alone does not count.
+/// Returns whether the update changes anything that plugins look at. Status changes are ignored.
 fn matters(old: &PodInfo, new: &PodInfo) -> bool {
     old.labels != new.labels
         || old.requests != new.requests

@@ -1,4 +1,4 @@
-//! Amounts of resources, as integers: thousandths of a core, bytes, pieces.
+//! Resource amounts as integers: millicores, bytes and counts.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,26 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as QuantityText;
 use rkube_api::quantity::{Format, Quantity};
 use rkube_component_helpers::resource::{self, ResourceList};
 
-/// What a container counts for in scores when it requests no CPU: a tenth of a core.
+/// CPU that scores assume for a container without a CPU request: a tenth of a core.
 pub const DEFAULT_MILLI_CPU: i64 = 100;
-/// What a container counts for in scores when it requests no memory: 200 MiB.
+/// Memory in bytes that scores assume for a container without a memory request: 200 MiB.
 pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
-/// An amount of each resource.
+/// Amounts of resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
-    /// Thousandths of a core.
+    /// CPU in millicores.
     pub milli_cpu: i64,
-    /// Bytes.
+    /// Memory in bytes.
     pub memory: i64,
-    /// Bytes.
+    /// Ephemeral storage in bytes.
     pub ephemeral_storage: i64,
-    /// Huge pages (bytes) and extended resources (pieces), by name.
+    /// Huge pages in bytes and extended resources as counts, by name.
     pub scalar: BTreeMap<String, i64>,
 }
 
 impl From<&ResourceList> for Resources {
-    /// Converts a list of quantities. Pods are counted apart.
+    /// Converts a list of quantities. The resource `pods` is ignored; see [`allowed_pods`].
     fn from(list: &ResourceList) -> Self {
         let mut all = Resources::default();
         for (name, quantity) in &list.0 {
@@ -45,12 +45,12 @@ impl From<&ResourceList> for Resources {
 }
 
 impl Resources {
-    /// Reads a resource list. Pods are counted apart.
+    /// Reads a resource list. The resource `pods` is ignored; see [`allowed_pods`].
     pub fn from_list(list: Option<&BTreeMap<String, QuantityText>>) -> Self {
         Resources::from(&ResourceList::from_typed(list))
     }
 
-    /// Adds another amount.
+    /// Adds other amounts.
     pub fn add(&mut self, other: &Resources) {
         self.milli_cpu += other.milli_cpu;
         self.memory += other.memory;
@@ -60,7 +60,7 @@ impl Resources {
         }
     }
 
-    /// Takes an amount away that was added before.
+    /// Subtracts amounts that were added before.
     pub fn subtract(&mut self, other: &Resources) {
         self.milli_cpu -= other.milli_cpu;
         self.memory -= other.memory;
@@ -70,7 +70,7 @@ impl Resources {
         }
     }
 
-    /// Is nothing asked for?
+    /// Returns whether all amounts are zero.
     pub fn is_zero(&self) -> bool {
         self.milli_cpu == 0
             && self.memory == 0
@@ -79,17 +79,17 @@ impl Resources {
     }
 }
 
-/// The pods a node may run, from its allocatable list.
+/// Returns the number of pods in an allocatable list, or 0 if it has none.
 pub fn allowed_pods(list: Option<&BTreeMap<String, QuantityText>>) -> i64 {
     ResourceList::from_typed(list)
         .get("pods")
         .map_or(0, |pods| pods.value())
 }
 
-/// Returns what a pod takes of its node. A resize that the node has not made yet
-/// counts as the greater of both amounts.
+/// Returns the effective requests of a pod. For a container with allocated resources in its status,
+/// the greater of request and allocation counts, which covers pending resizes.
 ///
-/// With `scored`, a container without a request counts for the defaults.
+/// If `scored` is set, containers without a CPU or memory request count with the defaults.
 pub fn pod_requests(spec: &PodSpec, status: Option<&PodStatus>, scored: bool) -> Resources {
     let allocated = |name: &str| {
         let mut statuses = status
@@ -138,7 +138,7 @@ mod tests {
             json!({"containers": [c("1")], "initContainers": [c("3"), sidecar, c("2")],
             "overhead": {"cpu": "10m"}}),
         );
-        // The first runs alone (3); later 0.5 + 2; then 1 + 0.5.
+        // First 3 alone, then 0.5 + 2, then 1 + 0.5; overhead is added to the maximum.
         assert_eq!(pod_requests(&s, None, false).milli_cpu, 3010);
     }
 

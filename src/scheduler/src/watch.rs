@@ -1,5 +1,4 @@
-//! Watches: what the API says, turned into the scheduler's own small types as
-//! it comes in.
+//! Watches of the API, which convert objects into the scheduler's types on arrival.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -27,43 +26,43 @@ use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
 /// A change of one object.
 #[derive(Debug)]
 pub enum Change<T> {
-    /// It is there, and like this.
+    /// The object was added or updated.
     Set(Key, T),
-    /// It is gone.
+    /// The object was deleted.
     Gone(Key),
 }
 
-/// Something that the API said.
+/// A message from one of the watches.
 #[derive(Debug)]
 pub enum Message {
-    /// About a pod that has not ended.
+    /// A change of a pod that is neither succeeded nor failed.
     Pod(Change<Arc<PodInfo>>),
-    /// About a node.
+    /// A change of a node.
     Node(Change<Box<NodeInfo>>),
-    /// About a namespace's labels.
+    /// A change of a namespace's labels.
     Namespace(Change<Labels>),
-    /// About a claim.
+    /// A change of a persistent volume claim.
     Claim(Change<Claim>),
-    /// About a volume.
+    /// A change of a persistent volume.
     Volume(Change<Volume>),
-    /// About a storage class.
+    /// A change of a storage class.
     Class(Change<Class>),
-    /// About a disruption budget.
+    /// A change of a disruption budget.
     Budget(Change<Budget>),
-    /// About a service's selector.
+    /// A change of a service's selector.
     Service(Change<Selector>),
-    /// About the selector of a replicated object of that kind.
+    /// A change of the selector of a workload object, with its kind.
     Owner(&'static str, Change<Selector>),
-    /// One more watch has listed all there is.
+    /// One more watch has delivered its initial list.
     Synced,
 }
 
-/// How many watches [`start`] starts; each says [`Message::Synced`] once.
+/// Number of watches that [`start`] starts. Each sends [`Message::Synced`] once.
 pub const WATCHES: usize = 11;
 
-/// Starts all watches. They end with the receiver, or with `tasks`.
+/// Starts all watches as tasks in `tasks`. They end when the receiver of `to` is dropped.
 pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSender<Message>) {
-    // Pods that have ended take no room and need none.
+    // Terminal pods use no resources of a node.
     let living = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
     watch(client, living, tasks, to, Message::Pod, |p: core::Pod| {
         Some(Arc::new(PodInfo::new(p)))
@@ -157,7 +156,7 @@ fn watch<K, T>(
                     messages.push(wrap(change(key, read(object))));
                 }
                 Ok(Event::InitDone) => {
-                    // What a new list lacks went while nobody was watching.
+                    // Objects missing from a new list were deleted while the watch was interrupted.
                     let gone: Vec<Key> = known.difference(&listed).cloned().collect();
                     for key in gone {
                         known.remove(&key);
@@ -195,7 +194,7 @@ fn key<K: Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// An object that has nothing to say counts as not there.
+/// Maps an object without relevant content to a deletion.
 fn change<T>(key: Key, value: Option<T>) -> Change<T> {
     match value {
         Some(value) => Change::Set(key, value),
@@ -282,7 +281,7 @@ fn class(class: StorageClass) -> Class {
             .into_iter()
             .flatten()
             .map(|term| {
-                // The same rules, in another type.
+                // Topology terms have the same semantics as `In` node selector requirements.
                 NodeTerm::new(&core::NodeSelectorTerm {
                     match_expressions: Some(
                         term.match_label_expressions

@@ -1,16 +1,16 @@
-//! Search for the next time of a calendar schedule.
+//! Computes the next time of a calendar schedule.
 //!
-//! It follows upstream step by step, since the results around changes of the
-//! clock depend on the steps: fields are advanced in absolute time, from the
-//! month down to the minute, and the search starts over when a field wraps.
+//! Follows upstream step by step, since the results around clock changes depend on the steps:
+//! fields are advanced in absolute time, from the month down to the minute, and the search restarts
+//! when a field wraps.
 
 use jiff::civil::{DateTime, Weekday};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan};
 
-/// Bit of a field that was given as `*` or `?`.
+/// Flag of a field that was given as `*` or `?`.
 pub(super) const STAR: u64 = 1 << 63;
-/// A schedule without a time within this many years has none.
+/// The search ends after this many years.
 const MAX_YEARS: i16 = 5;
 
 /// Values of a field, one bit each.
@@ -31,7 +31,7 @@ impl Field {
     }
 }
 
-/// Five fields, and the zone in which they are read.
+/// The five fields of a schedule and the time zone to which they refer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Calendar {
     pub(super) minute: Field,
@@ -39,11 +39,11 @@ pub struct Calendar {
     pub(super) day: Field,
     pub(super) month: Field,
     pub(super) weekday: Field,
-    /// Zone that the schedule names.
+    /// The time zone named by the schedule, if any.
     pub(super) zone: Option<TimeZone>,
 }
 
-/// A moment, seen on the clock of a zone.
+/// A point in time with its local time in a zone.
 struct Cursor<'a> {
     zone: &'a TimeZone,
     time: Timestamp,
@@ -65,8 +65,8 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// Moves to a local time. In a gap or fold of the clock it resolves as Go's
-    /// `time.Date` does.
+    /// Moves to a local time. In a gap or fold of the clock, the result is that of Go's
+    /// `time.Date`.
     fn set_local(&mut self, local: DateTime) -> Option<()> {
         let as_utc = Offset::UTC.to_timestamp(local).ok()?;
         let shift = |offset: Offset| {
@@ -88,7 +88,7 @@ impl Calendar {
     fn has_day(&self, local: DateTime) -> bool {
         let day = self.day.has(local.day());
         let weekday = self.weekday.has(local.weekday().since(Weekday::Sunday));
-        // If both are restricted, one of them has to match.
+        // If both fields are restricted, one match suffices.
         if self.day.is_star() || self.weekday.is_star() {
             day && weekday
         } else {
@@ -96,7 +96,7 @@ impl Calendar {
         }
     }
 
-    /// Returns the first time after `after`, if there is one within five years.
+    /// Returns the first time after `after`, or `None` if none follows within five years.
     pub(super) fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let fields = [self.minute, self.hour, self.month];
         if fields.into_iter().any(Field::is_empty) {
@@ -106,7 +106,7 @@ impl Calendar {
         let second = i64::try_from(after.as_nanosecond().div_euclid(1_000_000_000)).ok()?;
         let mut cursor = Cursor::new(zone, Timestamp::from_second(second + 1).ok()?);
         let last_year = cursor.local.year().checked_add(MAX_YEARS)?;
-        // Whether smaller fields were reset, which happens once.
+        // Whether the smaller fields were reset, which happens only once.
         let mut reset = false;
         while cursor.local.year() <= last_year {
             if self.advance(&mut cursor, &mut reset)? {
@@ -116,8 +116,8 @@ impl Calendar {
         None
     }
 
-    /// Advances field by field; returns false when one wrapped and the larger
-    /// fields have to be checked again.
+    /// Advances field by field. Returns false when a field wrapped, after which the larger fields
+    /// must be checked again.
     fn advance(&self, cursor: &mut Cursor<'_>, reset: &mut bool) -> Option<bool> {
         while !self.month.has(cursor.local.month()) {
             if !std::mem::replace(reset, true) {
@@ -133,7 +133,7 @@ impl Calendar {
                 cursor.set_local(cursor.local.date().at(0, 0, 0, 0))?;
             }
             cursor.set_local(cursor.local.checked_add(1.day()).ok()?)?;
-            // Where the clock skips midnight, the day starts an hour off.
+            // If the clock skips midnight, the day starts at another hour.
             match i64::from(cursor.local.hour()) {
                 0 => {}
                 hour @ 13.. => cursor.add_seconds((24 - hour) * 3600)?,

@@ -1,4 +1,4 @@
-//! The grammar of schedules.
+//! The parser of schedules.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Field, STAR};
 use super::schedule::Schedule;
 
-/// Smallest and greatest value of a field, and its names from the smallest on.
+/// Minimum and maximum of a field, and names of its values starting at the minimum.
 struct Bounds {
     min: u64,
     max: u64,
@@ -42,12 +42,16 @@ const WEEKDAYS: Bounds = Bounds {
     names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
 };
 
-/// Quotes a text as Go's `%q` does for printable ASCII.
+/// Quotes a string like Go's `%q` does for printable ASCII.
 fn quote(text: &str) -> String {
     format!("{text:?}")
 }
 
-/// Parses a schedule. The error message is that of upstream's parser.
+/// Parses a schedule.
+///
+/// # Errors
+///
+/// Returns the error message of upstream's parser.
 pub fn parse(text: &str) -> Result<Schedule, String> {
     if text.is_empty() {
         return Err("empty spec string".into());
@@ -55,7 +59,7 @@ pub fn parse(text: &str) -> Result<Schedule, String> {
     let (zone, text) = match text.strip_prefix("CRON_TZ=").or(text.strip_prefix("TZ=")) {
         None => (None, text),
         Some(rest) => {
-            // Upstream slices without a check and reports the panic.
+            // Upstream slices without a bounds check and returns the panic as an error.
             let (name, rest) = rest
                 .split_once(' ')
                 .ok_or("invalid schedule format: runtime error: slice bounds out of range [:-1]")?;
@@ -70,7 +74,7 @@ pub fn parse(text: &str) -> Result<Schedule, String> {
     fields(text, zone).map(Schedule::Calendar)
 }
 
-/// Looks up a zone as Go's `time.LoadLocation` does. `None` is the local zone.
+/// Looks up a zone like Go's `time.LoadLocation`. `None` is the local zone.
 fn zone(name: &str) -> Result<Option<TimeZone>, String> {
     match name {
         "" | "UTC" => Ok(Some(TimeZone::UTC)),
@@ -121,7 +125,7 @@ fn descriptor(text: &str, zone: Option<TimeZone>) -> Result<Schedule, String> {
     fields(equivalent, zone).map(Schedule::Calendar)
 }
 
-/// Parses a Go duration. A negative one is returned as zero.
+/// Parses a Go duration. Negative durations become zero.
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.strip_prefix('-') {
         Some(rest) if rest.starts_with('+') => None,
@@ -131,7 +135,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.ok_or_else(|| duration_error(text))
 }
 
-/// Returns the message of Go's `time.ParseDuration` for a malformed text.
+/// Returns the error message of Go's `time.ParseDuration` for a malformed string.
 fn duration_error(text: &str) -> String {
     let invalid = || format!("time: invalid duration {}", quote(text));
     let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -176,7 +180,7 @@ fn field(text: &str, bounds: &Bounds) -> Result<Field, String> {
     Ok(Field(bits))
 }
 
-/// Parses `number`, `number-number`, `*` or `?`, with an optional `/step`.
+/// Parses a number, name, range of these, `*` or `?`, with an optional `/step`.
 fn range(text: &str, bounds: &Bounds) -> Result<u64, String> {
     let parts: Vec<&str> = text.split('/').collect();
     let ends: Vec<&str> = parts[0].split('-').collect();
@@ -243,7 +247,7 @@ fn number_or_name(text: &str, bounds: &Bounds) -> Result<u64, String> {
     }
 }
 
-/// Parses a number as Go's `strconv.Atoi` does.
+/// Parses a number like Go's `strconv.Atoi`.
 fn number(text: &str) -> Result<u64, String> {
     use std::num::IntErrorKind;
     let value = text.parse::<i64>().map_err(|error| {
@@ -261,7 +265,7 @@ fn number(text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    /// Facts of `TestRange` in robfig/cron v3.
+    /// Cases of `TestRange` in robfig/cron v3.
     #[test]
     fn ranges() {
         for (text, min, max, expected) in [
@@ -298,7 +302,7 @@ mod tests {
         }
     }
 
-    /// Facts of `TestField` and `TestAll` in robfig/cron v3.
+    /// Cases of `TestField` and `TestAll` in robfig/cron v3.
     #[test]
     fn lists() {
         let bounds = Bounds {

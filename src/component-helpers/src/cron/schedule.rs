@@ -7,18 +7,19 @@ use jiff::tz::TimeZone;
 
 use super::calendar::Calendar;
 
-/// Times at which to act.
+/// A schedule of points in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schedule {
-    /// At the minutes that five fields select.
+    /// Every minute that matches five calendar fields.
     Calendar(Calendar),
-    /// After every period of whole seconds, at least one.
+    /// Periodically. The period consists of whole seconds and is at least one second.
     Every(Duration),
 }
 
 impl Schedule {
-    /// Returns the first time after `after`, or `None` if there is none within
-    /// five years. `zone` applies unless the schedule names a zone.
+    /// Returns the first time after `after`, or `None` if none follows within five years.
+    ///
+    /// `zone` applies unless the schedule names a zone.
     pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         match self {
             Schedule::Every(period) => {

@@ -1,5 +1,5 @@
-//! Facts of robfig/cron v3's own `parser_test.go`, `spec_test.go` and
-//! `constantdelay_test.go`, and properties.
+//! Cases of robfig/cron v3's `parser_test.go`, `spec_test.go` and `constantdelay_test.go`, and
+//! property tests.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ fn activations() {
     }
 }
 
-/// Upstream's cases without a field of seconds.
+/// Upstream's cases that have no seconds field.
 #[test]
 fn next_times() {
     for (after, zone, schedule, expected) in [

@@ -1,4 +1,4 @@
-//! The usage of one object, and the quotas that it concerns.
+//! Computes the usage of single objects, and which quotas they affect.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ const IGNORED: [(&str, &str); 10] = [
     ("authorization.k8s.io", "selfsubjectrulesreviews"),
 ];
 
-/// Resources of a pod that have a name in quotas of their own.
+/// Resources of pods that quotas can limit by these names.
 const POD_RESOURCES: [&str; 10] = [
     "pods",
     "cpu",
@@ -48,13 +48,13 @@ enum Kind {
     Other,
 }
 
-/// How objects of a resource are charged.
+/// Computes how objects of a resource are charged.
 #[derive(Clone, Debug)]
 pub struct Evaluator<'a> {
     kind: Kind,
-    /// `count/deployments.apps`.
+    /// Name with the prefix `count/`, such as `count/deployments.apps`.
     count: String,
-    /// Name in quotas that is older than the form with `count/`.
+    /// Older name for the count, without the prefix.
     alias: Option<&'a str>,
 }
 
@@ -64,14 +64,13 @@ pub fn count(number: usize) -> Quantity {
     Quantity::new(number, Format::DecimalSi)
 }
 
-/// Returns whether quotas count the resource as an extended one. Resources of
-/// device classes are, although their domain is Kubernetes' own.
+/// Returns whether quotas count the resource as an extended one. This includes device class
+/// resources, although their domain is a native one.
 fn is_counted_as_extended(name: &str) -> bool {
     is_extended(name) || name.starts_with("deviceclass.resource.kubernetes.io/")
 }
 
-/// Returns the usage of a pod or container that requests and limits these
-/// amounts, under the names that quotas use.
+/// Returns the usage, by quota resource name, of a pod or container with these requests and limits.
 pub fn compute_usage(requests: &ResourceList, limits: &ResourceList) -> ResourceList {
     let mut usage = ResourceList::default();
     usage.set("pods", count(1));
@@ -128,7 +127,7 @@ impl<'a> Evaluator<'a> {
         self.kind == Kind::Claim
     }
 
-    /// Reads an untyped object of the resource.
+    /// Extracts the charged fields of an untyped object.
     pub fn view<'o>(&self, object: &'o Object, now: Timestamp) -> Charged<'o> {
         match self.kind {
             Kind::Pod => Charged::Pod(PodView::from_object(object, now)),
@@ -165,7 +164,7 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    /// Returns the usage of an object.
+    /// Returns the usage of an object, by quota resource name.
     pub fn usage(&self, object: &Charged<'_>) -> ResourceList {
         let mut usage = ResourceList::default();
         usage.set(&self.count, count(1));
@@ -197,7 +196,7 @@ fn claim_usage(claim: &ClaimView<'_>, usage: &mut ResourceList) {
     };
     set("persistentvolumeclaims", count(1));
     if let Some(requested) = claim.requested {
-        // After a failed expansion the larger amount stays allocated for a while.
+        // After a failed expansion, the larger amount may still be allocated.
         let mut amount = claim.allocated.map_or(requested, |q| q.max(requested));
         amount.round_up(0);
         set("requests.storage", amount);
@@ -205,8 +204,9 @@ fn claim_usage(claim: &ClaimView<'_>, usage: &mut ResourceList) {
 }
 
 impl Charged<'_> {
-    /// Returns whether a scope of a quota selects the object. Without a selector,
-    /// `operator` is `Exists`.
+    /// Returns whether a scope of a quota selects the object.
+    ///
+    /// Scopes without a selector use the operator `Exists`.
     pub fn in_scope(&self, scope: &str, operator: &str, values: &[&str]) -> bool {
         let selects = |names: &BTreeSet<&str>| match operator {
             "Exists" => !names.is_empty(),
@@ -248,7 +248,7 @@ mod tests {
             .collect()
     }
 
-    /// Returns the usage of a core object; typed and untyped views must agree.
+    /// Returns the usage of a core object. Asserts that typed and untyped views agree.
     fn usage(resource: &str, object: &Value) -> Value {
         let evaluator = Evaluator::new("", resource).unwrap();
         let untyped = evaluator.usage(&evaluator.view(object, now()));

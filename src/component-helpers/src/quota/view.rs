@@ -1,4 +1,4 @@
-//! The fields of objects that quotas look at.
+//! The fields of objects that affect quotas.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use crate::qos::{self, QosClass};
 use crate::resource::{self, ResourceList};
 use crate::tree;
 
-/// Annotation that older claims name their storage class in.
+/// Annotation with the storage class on older claims.
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
-/// An object as quotas see it.
+/// The charged fields of an object.
 #[derive(Clone, Debug)]
 pub enum Charged<'a> {
     /// A pod.
@@ -27,49 +27,49 @@ pub enum Charged<'a> {
     Other,
 }
 
-/// A pod as quotas see it.
+/// The charged fields of a pod.
 #[derive(Clone, Debug)]
 pub struct PodView<'a> {
     /// Effective requests, overhead included.
     pub requests: ResourceList,
     /// Effective limits, overhead included.
     pub limits: ResourceList,
-    /// Whether `spec.activeDeadlineSeconds` limits its run time.
+    /// Whether `spec.activeDeadlineSeconds` is set.
     pub has_deadline: bool,
     /// Whether its quality of service class is `BestEffort`.
     pub is_best_effort: bool,
-    /// Whether a pod affinity term concerns pods of other namespaces.
+    /// Whether a pod affinity term selects pods of other namespaces.
     pub has_cross_namespace_affinity: bool,
     /// `spec.priorityClassName`, or empty.
     pub priority_class: &'a str,
-    /// Whether it has ended, or its deletion is overdue, so that it uses nothing.
+    /// Whether it is terminal or its deletion is overdue, so that it no longer counts.
     pub is_over: bool,
 }
 
-/// A service as quotas see it.
+/// The charged fields of a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServiceView {
-    /// Load balancers that it uses.
+    /// Number of load balancers that it uses.
     pub load_balancers: usize,
-    /// Node ports that it uses.
+    /// Number of node ports that it uses.
     pub node_ports: usize,
 }
 
-/// A persistent volume claim as quotas see it.
+/// The charged fields of a persistent volume claim.
 #[derive(Clone, Debug, Default)]
 pub struct ClaimView<'a> {
-    /// Storage class, or empty.
+    /// Name of the storage class, or empty.
     pub class: &'a str,
-    /// Storage that it requests.
+    /// Requested storage.
     pub requested: Option<Quantity>,
-    /// Storage that is allocated to it.
+    /// Allocated storage.
     pub allocated: Option<Quantity>,
-    /// Names of the attribute classes that it has or is about to get.
+    /// Names of its current and target volume attributes classes.
     pub attribute_classes: BTreeSet<&'a str>,
 }
 
-/// Returns whether a pod uses nothing any more: it has ended, or its deletion
-/// should have been completed before `now`.
+/// Returns whether a pod no longer counts: it is terminal, or its deletion should have been
+/// completed before `now`.
 fn is_over(
     phase: &str,
     deletion: Option<Timestamp>,
@@ -95,7 +95,7 @@ fn has_deadline(seconds: Option<i64>) -> bool {
 }
 
 impl<'a> PodView<'a> {
-    /// Reads a pod.
+    /// Extracts the fields of a typed pod.
     pub fn new(pod: &'a Pod, now: Timestamp) -> Self {
         let spec = pod.spec.as_ref();
         let status = pod.status.as_ref();
@@ -125,7 +125,7 @@ impl<'a> PodView<'a> {
         }
     }
 
-    /// Reads an untyped pod.
+    /// Extracts the fields of an untyped pod.
     pub fn from_object(pod: &'a Object, now: Timestamp) -> Self {
         let spec = pod.get("spec").unwrap_or(&Object::Null);
         let text = |path| tree::text(pod, path);
@@ -217,7 +217,7 @@ impl ServiceView {
         }
     }
 
-    /// Reads a service.
+    /// Extracts the fields of a typed service.
     pub fn new(service: &Service) -> Self {
         let Some(spec) = service.spec.as_ref() else {
             return ServiceView::default();
@@ -232,7 +232,7 @@ impl ServiceView {
         )
     }
 
-    /// Reads an untyped service.
+    /// Extracts the fields of an untyped service.
     pub fn from_object(service: &Object) -> Self {
         let ports = tree::items(service, &["spec", "ports"]);
         let with_node_port = ports.iter().filter(|port| {
@@ -250,7 +250,7 @@ impl ServiceView {
 }
 
 impl<'a> ClaimView<'a> {
-    /// Reads a claim.
+    /// Extracts the fields of a typed claim.
     pub fn new(claim: &'a PersistentVolumeClaim) -> Self {
         let spec = claim.spec.as_ref();
         let status = claim.status.as_ref();
@@ -279,7 +279,7 @@ impl<'a> ClaimView<'a> {
         }
     }
 
-    /// Reads an untyped claim.
+    /// Extracts the fields of an untyped claim.
     pub fn from_object(claim: &'a Object) -> Self {
         let storage = |path| ResourceList::from_object(tree::at(claim, path)).get("storage");
         let class = meta::annotation(claim, CLASS_ANNOTATION)

@@ -1,4 +1,4 @@
-//! How many replicas: ratios of use, and the rules that damp changes.
+//! Computes replica counts: usage ratios, and the rules that limit and stabilize scaling.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,36 +12,37 @@ use rkube_api::quantity::Quantity;
 
 use crate::common::pods;
 
-/// Ratios this near to 1 change nothing, unless a rule says otherwise.
+/// Tolerance of usage ratios around 1 that a behavior may override (upstream's default).
 pub const TOLERANCE: f64 = 0.1;
-/// So long after its start a pod's CPU use tells little, in seconds.
+/// Seconds after a pod's start during which a CPU sample must lie entirely after it became ready.
 const CPU_WARM_UP: i64 = 300;
-/// A pod that was unready only this soon after its start is still starting, in seconds.
+/// An unready pod whose readiness last changed within this many seconds after its start counts as
+/// never having been ready.
 const FIRST_READY: i64 = 30;
 
-/// One pod's use of something.
+/// A usage sample of one pod.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// The amount, in thousandths.
+    /// Value in thousandths of the metric's unit.
     pub milli: i64,
-    /// When it was taken.
+    /// When the sample was taken.
     pub at: Timestamp,
-    /// Over how long, in seconds.
+    /// Length of the sampling window in seconds.
     pub window: i64,
 }
 
-/// Pods by what their samples are worth.
+/// Pods grouped by whether their samples can be used.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// How many pods are ready and have a sample.
+    /// Number of pods with a usable sample.
     pub ready: usize,
-    /// Pods that do not work yet.
+    /// Names of pods that are pending, or whose CPU sample is from their startup.
     pub unready: Vec<String>,
-    /// Pods without a sample.
+    /// Names of pods without a sample.
     pub missing: Vec<String>,
 }
 
-/// Groups pods; samples of those that do not count are taken out.
+/// Groups the pods. Removes from `samples` those of pods that are unready, failed or being deleted.
 pub fn group(
     all: &[Arc<Pod>],
     samples: &mut BTreeMap<String, Sample>,
@@ -94,23 +95,23 @@ fn is_warm(pod: &Pod, sample: &Sample, now: Timestamp) -> bool {
     }
 }
 
-/// What is aimed at, for each pod.
+/// The target value of a metric per pod.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
-    /// So many per cent of what pods request.
+    /// Percentage of the pods' requests.
     Utilization(i32),
-    /// So many thousandths.
+    /// Absolute value in thousandths.
     Average(i64),
 }
 
-/// The outcome for one metric.
+/// The replica count proposed for one metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Proposal {
-    /// Replicas.
+    /// Proposed number of replicas.
     pub replicas: i32,
-    /// Average use of each pod, in thousandths.
+    /// Average usage per pod, in thousandths.
     pub average: i64,
-    /// Use in per cent of requests.
+    /// Average usage as a percentage of requests.
     pub utilization: Option<i32>,
 }
 
@@ -148,8 +149,15 @@ fn ratio(
     }
 }
 
-/// The replicas that a metric of pods asks for. Pods without samples are
-/// thought to be such that the change is smaller, never bigger.
+/// Computes the replica count for a per-pod metric.
+///
+/// Pods without samples are assumed to have values that make the change smaller: zero usage when
+/// scaling up, at least the target when scaling down. `tolerance` is as returned by
+/// [`tolerance()`].
+///
+/// # Errors
+///
+/// Returns a message if no ratio can be computed, for example without samples of ready pods.
 pub fn propose(
     current: i32,
     groups: &Groups,
@@ -208,18 +216,18 @@ pub fn propose(
     Ok(Proposal { replicas, ..stay })
 }
 
-/// What was recommended and done lately.
+/// Recent recommendations and scale changes of one autoscaler.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     recommendations: Vec<(Timestamp, i32)>,
     changes: Vec<(Timestamp, i32)>,
 }
 
-/// The longest that any rule looks back, in seconds.
+/// Retention of the history in seconds: the longest period that scaling rules may have.
 const MEMORY: i64 = 3600;
 
 impl History {
-    /// Remembers that the size changed by so many replicas.
+    /// Records that the replica count was changed by `change`.
     pub fn note(&mut self, change: i32, now: Timestamp) {
         self.changes.push((now, change));
     }
@@ -269,7 +277,7 @@ fn down_rules(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> HPAScalingR
     rules
 }
 
-/// How far a ratio may be above and below 1 without a change.
+/// Returns how far a usage ratio may be above and below 1 without scaling.
 pub fn tolerance(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> (f64, f64) {
     let of = |rules: Option<&HPAScalingRules>| {
         rules
@@ -283,17 +291,19 @@ pub fn tolerance(behavior: Option<&HorizontalPodAutoscalerBehavior>) -> (f64, f6
     )
 }
 
-/// Bounds of the size.
+/// Bounds of the replica count.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// At least.
+    /// Minimum, inclusive.
     pub min: i32,
-    /// At most.
+    /// Maximum, inclusive.
     pub max: i32,
 }
 
-/// Damps a recommendation; gives the size, and why it is not what was
-/// recommended, as a condition's reason and message.
+/// Applies stabilization windows, rate limits and bounds to a recommendation, and records it.
+///
+/// Returns the resulting replica count and, if that was limited, the reason and message for the
+/// condition `ScalingLimited`.
 pub fn damp(
     recommended: i32,
     current: i32,
@@ -314,7 +324,8 @@ pub fn damp(
             .filter(move |(at, _)| *at >= since)
             .map(|(_, size)| *size)
     };
-    // Up only to the least, down only to the most of what was asked for lately.
+    // Stabilize: scale up at most to the lowest and down at most to the highest recent
+    // recommendation.
     let least = within(&up).min().unwrap_or(recommended);
     let most = within(&down).max().unwrap_or(recommended);
     let mut size = current;
@@ -456,8 +467,8 @@ mod tests {
     #[test]
     fn missing_pods_damp() {
         let half = Target::Utilization(50);
-        assert_eq!(proposed(&["a", "b"], &[("a", 1000)], half), 2); // b is thought idle
-        assert_eq!(proposed(&["a", "b"], &[("a", 100)], half), 2); // b is thought busy
+        assert_eq!(proposed(&["a", "b"], &[("a", 1000)], half), 2); // b counts as idle
+        assert_eq!(proposed(&["a", "b"], &[("a", 100)], half), 2); // b counts as busy
     }
 
     #[test]
@@ -476,11 +487,11 @@ mod tests {
         let bounds = Bounds { min: 1, max: 100 };
         let mut history = History::default();
         let (size, why) = damp(50, 3, bounds, None, &mut history, at(1000));
-        assert_eq!((size, why.unwrap().0), (7, "ScaleUpLimit")); // four more
+        assert_eq!((size, why.unwrap().0), (7, "ScaleUpLimit")); // by at most four
         history.note(4, at(1000));
         assert_eq!(damp(50, 7, bounds, None, &mut history, at(1005)).0, 7);
         assert_eq!(damp(50, 7, bounds, None, &mut history, at(1020)).0, 14);
-        assert_eq!(damp(2, 14, bounds, None, &mut history, at(1100)).0, 14); // 50 was asked for lately
+        assert_eq!(damp(2, 14, bounds, None, &mut history, at(1100)).0, 14); // 50 is in the window
         assert_eq!(damp(2, 14, bounds, None, &mut history, at(1500)).0, 2);
         let (size, why) = damp(500, 90, bounds, None, &mut history, at(3000));
         assert_eq!((size, why.unwrap().0), (100, "TooManyReplicas"));

@@ -1,4 +1,4 @@
-//! Reads metrics from the metrics APIs, which may not be there.
+//! Reads metrics from the resource, custom and external metrics APIs, which may be unavailable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn milli(value: &Value) -> Option<i64> {
         .map(|quantity| quantity.milli_value())
 }
 
-/// A label selector as a query writes it.
+/// Formats a label selector for the `labelSelector` query parameter, unescaped.
 pub fn query(selector: &LabelSelector) -> String {
     let labels = selector
         .match_labels
@@ -41,7 +41,7 @@ pub fn query(selector: &LabelSelector) -> String {
     labels.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
-/// Escapes what may not stand in a query.
+/// Percent-encodes the characters that are not allowed in a query value.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
@@ -64,7 +64,7 @@ fn window(item: &Value) -> i64 {
         .map_or(60, |duration| duration.as_secs())
 }
 
-/// Each pod's use of a resource, of one container if that is named.
+/// Returns each pod's usage of a resource, of one container if `container` is given.
 pub async fn resource(
     ctx: &Context,
     namespace: &str,
@@ -102,7 +102,7 @@ fn read_resource(
             .filter(wanted)
             .map(|container| milli(&container["usage"][resource]))
             .collect();
-        // A pod of which one container is not known is not known.
+        // Skip pods for which a container's value is missing, as the sum would be too low.
         if let (Some(amounts), Some(at), Some(name)) =
             (amounts, at(item), item["metadata"]["name"].as_str())
             && !amounts.is_empty()
@@ -120,7 +120,11 @@ fn read_resource(
     samples
 }
 
-/// What each pod requests of a resource, in thousandths.
+/// Returns each pod's requests of a resource, in thousandths.
+///
+/// # Errors
+///
+/// Fails if a container has no request, since utilization is undefined then.
 pub fn requests(
     all: &[Arc<Pod>],
     resource: &str,
@@ -184,7 +188,7 @@ async fn custom(
     )))
 }
 
-/// Each pod's value of a custom metric.
+/// Returns each pod's value of a custom metric.
 pub async fn pods(
     ctx: &Context,
     namespace: &str,
@@ -211,7 +215,7 @@ pub async fn pods(
     Ok(items.into_iter().flatten().filter_map(sample).collect())
 }
 
-/// An object's value of a custom metric, in thousandths.
+/// Returns an object's value of a custom metric, in thousandths.
 pub async fn object(
     ctx: &Context,
     namespace: &str,
@@ -236,7 +240,7 @@ pub async fn object(
     value.ok_or_else(|| Error::other(format!("the metric {metric} of {name} has no value")))
 }
 
-/// The sum of an external metric's values, in thousandths.
+/// Returns the sum of an external metric's values, in thousandths.
 pub async fn external(
     ctx: &Context,
     namespace: &str,

@@ -1,4 +1,4 @@
-//! Horizontal pod autoscalers: as many replicas as their metrics ask for.
+//! Horizontal pod autoscalers: scale workloads to the replica count that their metrics require.
 
 mod decide;
 mod metrics;
@@ -32,7 +32,7 @@ use rkube_component_helpers::label_selector;
 use decide::{Bounds, History, Proposal, Target};
 
 const NAME: &str = "horizontal-pod-autoscaler";
-/// How often metrics are looked at: they are only sampled, nobody tells of them.
+/// Interval between evaluations. Metrics are sampled and cannot be watched.
 const PERIOD: Duration = Duration::from_secs(15);
 
 struct Controller {
@@ -42,7 +42,7 @@ struct Controller {
     histories: Mutex<HashMap<Key, History>>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     {
@@ -103,7 +103,7 @@ fn milli(text: Option<&Text>) -> Option<i64> {
         .map(|quantity| quantity.milli_value())
 }
 
-/// The target of each pod that a metric has.
+/// Returns the per-pod target of a metric, if it has one.
 fn per_pod(target: &MetricTarget) -> Option<Target> {
     match (
         target.average_utilization,
@@ -123,7 +123,7 @@ fn values(proposal: Proposal) -> MetricValueStatus {
     }
 }
 
-/// What a metric failed with: reason and message.
+/// Why a metric could not be evaluated: reason and message.
 struct Failure(&'static str, String);
 
 impl Controller {
@@ -143,7 +143,7 @@ impl Controller {
             optional(self.ctx.update_status(store, &changed).await)?;
         }
         if let Err(error) = outcome {
-            // It is told in conditions and events, and tried again in a while anyway.
+            // Errors are reported in conditions and events; the next period retries anyway.
             tracing::debug!(autoscaler = %key, %error, "cannot scale");
         }
         Ok(())
@@ -300,8 +300,9 @@ impl Controller {
         }
     }
 
-    /// The most that any metric asks for. With a metric missing the others may
-    /// still ask for more, but not for less.
+    /// Returns the highest replica count that any metric proposes.
+    ///
+    /// If some metrics fail, the others may still scale up but not down.
     async fn measure(
         &self,
         key: &Key,
@@ -580,7 +581,8 @@ impl Controller {
     }
 }
 
-/// The replicas that a value of the whole asks for.
+/// Computes the replica count for a metric whose value applies to the whole target (object and
+/// external metrics).
 fn whole(
     scaler: &HorizontalPodAutoscaler,
     target: &MetricTarget,

@@ -1,20 +1,22 @@
-//! Which requests may be approved without asking anybody: nodes' own.
+//! Recognizes the signing requests that may be approved automatically: client certificates of
+//! nodes.
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
 use super::sign::Subject;
 
-/// A kind of request that is known.
+/// A kind of signing request that can be approved automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A node renews its own client certificate.
+    /// A node renews its client certificate.
     Own,
-    /// Somebody asks for a node's first client certificate.
+    /// A client, such as a bootstrap token, requests a node's first client certificate.
     First,
 }
 
 impl Kind {
-    /// The subresource whose creation the requester must be allowed.
+    /// Returns the subresource of `certificatesigningrequests` that the requester must be allowed
+    /// to create.
     pub fn permission(self) -> &'static str {
         match self {
             Kind::Own => "selfnodeclient",
@@ -22,7 +24,7 @@ impl Kind {
         }
     }
 
-    /// How the approval calls it.
+    /// Returns the description used in the approval message.
     pub fn title(self) -> &'static str {
         match self {
             Kind::Own => "self kubelet client",
@@ -31,7 +33,8 @@ impl Kind {
     }
 }
 
-/// Whether the usages are those of a node's client certificate.
+/// Returns whether the usages are exactly those of a node's client certificate. `key encipherment`
+/// is optional.
 pub fn node_client_usages(usages: &[String]) -> bool {
     let mut sorted: Vec<&str> = usages
         .iter()
@@ -42,12 +45,12 @@ pub fn node_client_usages(usages: &[String]) -> bool {
     sorted == ["client auth", "digital signature"]
 }
 
-/// Whether the subject is a node's.
+/// Returns whether the subject is a node.
 pub fn is_node(subject: &Subject) -> bool {
     subject.organizations == ["system:nodes"] && subject.common_name.starts_with("system:node:")
 }
 
-/// Recognizes a request; nothing if it is of no known kind.
+/// Returns the kind of the request, or `None` if it must not be approved automatically.
 pub fn recognize(request: &CertificateSigningRequest) -> Option<Kind> {
     let spec = &request.spec;
     if spec.signer_name != "kubernetes.io/kube-apiserver-client-kubelet" {

@@ -1,4 +1,4 @@
-//! When a request is cleared away.
+//! Expiry of certificate signing requests.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::common::pods::until;
 
 const HOUR: i64 = 3600;
 
-/// How long the request still stays: an hour after a decision, a day without
-/// one, and not longer than its certificate is valid.
+/// Returns how long to keep the request: one hour after a decision, one day while pending, and in
+/// any case until its certificate expires.
 pub fn left(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration> {
     let decided = conditions(request)
         .filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"))

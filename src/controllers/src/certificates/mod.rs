@@ -1,5 +1,5 @@
-//! Certificate signing requests: those of nodes are approved, approved ones
-//! are signed, and old ones are cleared away.
+//! Certificate signing requests: approves requests of nodes, signs approved requests and deletes
+//! old ones.
 
 mod approve;
 mod clean;
@@ -50,7 +50,7 @@ fn condition(
     }
 }
 
-/// Prepares the controllers; what comes back runs them.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     {
@@ -98,7 +98,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
         return Ok(());
     };
     if !permitted(ctx, &request, kind).await? {
-        return Ok(()); // somebody with more rights may approve it
+        return Ok(()); // an authorized user may approve it
     }
     let mut approved = CertificateSigningRequest::clone(&request);
     let message = format!(
@@ -124,7 +124,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     Ok(())
 }
 
-/// Whether the requester may have requests of this kind approved by themselves.
+/// Checks with a subject access review whether the requester is allowed automatic approval.
 async fn permitted(
     ctx: &Context,
     request: &CertificateSigningRequest,
@@ -166,7 +166,7 @@ async fn sign(ctx: &Context, request: &CertificateSigningRequest) -> Result<()> 
     let mut signed = request.clone();
     let status: &mut CertificateSigningRequestStatus = signed.status.get_or_insert_default();
     match sign::sign(request, &authority, ctx.now()) {
-        None => return Ok(()), // another signer's
+        None => return Ok(()), // handled by another signer
         Some(Ok(certificate)) => status.certificate = Some(ByteString(certificate.into_bytes())),
         Some(Err(reason)) => {
             let failed = condition(ctx, "Failed", "SignerValidationFailure", &reason);

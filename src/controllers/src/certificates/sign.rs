@@ -1,5 +1,5 @@
-//! Signs approved requests with the cluster's CA, after the rules of each of
-//! the signers that upstream has.
+//! Signs approved requests with the cluster's CA, subject to the rules of upstream's built-in
+//! signers.
 
 use std::time::Duration;
 
@@ -14,33 +14,33 @@ use x509_parser::prelude::FromDer;
 
 use super::approve::{is_node, node_client_usages};
 
-/// Certificates are valid from a little before they are made, as clocks differ.
+/// Seconds by which `notBefore` is backdated, to allow for clock skew.
 const BACKDATE: i64 = 5 * 60;
-/// The shortest lifetime that can be asked for.
+/// The shortest lifetime that a request can ask for.
 const SHORTEST: Duration = Duration::from_secs(600);
 
-/// What signs.
+/// The CA that signs requests.
 pub struct Authority<'a> {
-    /// The CA's certificate, PEM.
+    /// The CA certificate in PEM.
     pub certificate: &'a str,
-    /// The CA's key, PEM.
+    /// The CA key in PEM.
     pub key: &'a str,
-    /// The longest lifetime of what is signed.
+    /// Maximum lifetime of signed certificates.
     pub lifetime: Duration,
 }
 
-/// Whom a request is about.
+/// The subject and alternative names of a signing request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// The common name.
+    /// The common name (the user).
     pub common_name: String,
-    /// The organizations, which are groups to Kubernetes.
+    /// The organizations (the user's groups).
     pub organizations: Vec<String>,
-    /// Whether it asks for names or addresses.
+    /// Whether it has subject alternative names.
     pub has_alternatives: bool,
-    /// Whether it asks for names or addresses of a server.
+    /// Whether it has DNS names or IP addresses.
     pub has_server_names: bool,
-    /// Whether it asks for mail addresses or URIs.
+    /// Whether it has email addresses or URIs.
     pub has_other_names: bool,
 }
 
@@ -51,7 +51,7 @@ fn der(request: &CertificateSigningRequest) -> Result<Vec<u8>, String> {
 }
 
 impl Subject {
-    /// Reads the subject of a request.
+    /// Parses the subject of a request.
     pub fn of(request: &CertificateSigningRequest) -> Result<Self, String> {
         use x509_parser::extensions::{GeneralName, ParsedExtension};
         let der = der(request)?;
@@ -90,7 +90,7 @@ impl Subject {
     }
 }
 
-/// Whether a request keeps to its signer's rules; nothing for unknown signers.
+/// Checks a request against its signer's rules. Returns `None` for unknown signers.
 fn check(signer: &str, subject: &Subject, usages: &[String]) -> Option<Result<(), &'static str>> {
     let only = |allowed: &[&str]| usages.iter().all(|usage| allowed.contains(&usage.as_str()));
     let has = |usage: &str| usages.iter().any(|given| given == usage);
@@ -166,8 +166,10 @@ fn extended_usage(usage: &str) -> Option<ExtendedKeyUsagePurpose> {
     })
 }
 
-/// Signs a request: the certificate, PEM, or why not; nothing when the signer
-/// is not one of ours.
+/// Signs a request.
+///
+/// Returns the certificate in PEM, or the reason why the request is rejected. Returns `None` if the
+/// signer is not one of the built-in ones.
 pub fn sign(
     request: &CertificateSigningRequest,
     authority: &Authority<'_>,
@@ -207,7 +209,7 @@ fn issue(
     ring::rand::SystemRandom::new()
         .fill(&mut serial)
         .map_err(|_| "no randomness is to be had".to_owned())?;
-    serial[0] &= 0x7f; // positive
+    serial[0] &= 0x7f; // DER integers are signed; keep the serial positive
     let params = &mut parsed.params;
     params.not_before = moment(begin);
     params.not_after = moment(begin + BACKDATE.unsigned_abs() + lifetime.as_secs());
@@ -219,7 +221,7 @@ fn issue(
         .filter_map(|usage| extended_usage(usage))
         .collect();
     params.use_authority_key_identifier_extension = true;
-    // Names of other sorts are not taken over by any of the signers.
+    // None of the signers accepts other types of alternative names.
     params.subject_alt_names.retain(|name| {
         matches!(
             name,

@@ -1,4 +1,4 @@
-//! Adoption and release: which objects a controller may call its own.
+//! Adoption and release of objects by controllers, based on label selectors.
 
 use std::sync::Arc;
 
@@ -11,20 +11,21 @@ use crate::context::{Context, Error, Result};
 use crate::informers::{Object, Store};
 use rkube_component_helpers::label_selector;
 
-/// What is to be done with an object that a controller might own.
+/// The action for an object that a controller might own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It is ours already.
+    /// The controller already owns it.
     Keep,
-    /// It has no controller and matches: make it ours.
+    /// It matches and has no controller: set this one as its controller.
     Adopt,
-    /// It is ours but no longer matches: let it go.
+    /// The controller owns it, but it no longer matches: remove the owner reference.
     Release,
-    /// It is none of our business.
+    /// It is unrelated to this controller, or must not be changed.
     Ignore,
 }
 
-/// Decides what to do with `object`, seen from a controller with this uid.
+/// Decides what the controller with this UID does with `object`. `deleting` applies to the
+/// controller's object, `matches` to the selector.
 pub fn decide(object: &ObjectMeta, uid: &str, deleting: bool, matches: bool) -> Claim {
     match owners::controller_of(object) {
         Some(owner) if owner.uid != uid => Claim::Ignore,
@@ -36,7 +37,7 @@ pub fn decide(object: &ObjectMeta, uid: &str, deleting: bool, matches: bool) -> 
     }
 }
 
-/// The patch that makes `owner` the controller of the object with this uid.
+/// Returns the patch that makes `owner` the controller of the object with this UID.
 fn adoption<O: Object>(owner: &O, uid: Option<&str>, finalizer: Option<&str>) -> serde_json::Value {
     let mut metadata = json!({"uid": uid, "ownerReferences": [owners::control_by(owner)]});
     if let Some(finalizer) = finalizer {
@@ -45,7 +46,7 @@ fn adoption<O: Object>(owner: &O, uid: Option<&str>, finalizer: Option<&str>) ->
     json!({ "metadata": metadata })
 }
 
-/// The patch that takes the owner with this uid away.
+/// Returns the patch that removes the owner with UID `owner_uid`.
 fn release(owner_uid: &str, uid: Option<&str>, finalizer: Option<&str>) -> serde_json::Value {
     let mut metadata =
         json!({"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": owner_uid}]});
@@ -55,12 +56,18 @@ fn release(owner_uid: &str, uid: Option<&str>, finalizer: Option<&str>) -> serde
     json!({ "metadata": metadata })
 }
 
-/// The objects among the `candidates` that `owner` controls, after adopting those that match its
-/// selector and have no controller, and releasing those that match no longer.
+/// Returns the objects among the `candidates` that `owner` controls.
 ///
-/// To match, an object has to be a `member` besides having the labels.
-/// Before the first adoption the owner is read past the cache, since an owner
-/// that is being deleted, or was replaced by a namesake, must not adopt.
+/// Adopts those that match and have no controller, and releases those that no longer match. An
+/// object matches if its labels match `wanted` and `member` returns true.
+///
+/// Before the first adoption, the owner is read from the API server: an owner that is being
+/// deleted, or was replaced by another object of that name, must not adopt.
+///
+/// # Errors
+///
+/// Fails if the owner must not adopt or if a request fails. Objects that are already gone are
+/// skipped.
 pub async fn claim<O: Object, K: Object>(
     ctx: &Context,
     owner: &O,
@@ -114,7 +121,7 @@ pub async fn claim<O: Object, K: Object>(
                     .await
                 {
                     Ok(_) => {}
-                    // Gone, or another object of that name: nothing to release.
+                    // Gone, or replaced by another object of that name: nothing to release.
                     Err(error) if error.is_not_found() || error.is_invalid() => {}
                     Err(error) => return Err(error),
                 }

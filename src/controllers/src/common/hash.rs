@@ -1,30 +1,30 @@
-//! Hashes that end up in names and labels.
+//! Hashes and random suffixes used in names and labels.
 
 use serde::Serialize;
 
-/// The letters and digits of generated names: no vowels, so that no words come
-/// of it, and none that look alike (as upstream's `rand.SafeEncodeString`).
+/// Alphabet of generated names: without vowels and look-alike characters (upstream's
+/// `rand.SafeEncodeString`).
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// FNV-1a, 32 bits.
+/// Returns the 32-bit FNV-1a hash.
 pub fn fnv32a(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
 }
 
-/// The text with each character put into the safe alphabet.
+/// Maps each byte of the text to the safe alphabet.
 pub fn safe_encode(text: &str) -> String {
     text.bytes()
         .map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()]))
         .collect()
 }
 
-/// The hash of a value, told apart from earlier collisions by their count.
+/// Returns the hash of a value. A collision count changes the hash after earlier collisions.
 ///
-/// It is stable as long as the value's JSON is: keys are sorted.
+/// The hash is stable as long as the value's JSON is; keys are sorted.
 pub fn of<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
-    // Through a tree, so that map order never matters.
+    // Convert to a tree first, so that map order does not matter.
     let tree = serde_json::to_value(value).unwrap_or_default();
     let mut bytes = tree.to_string().into_bytes();
     if let Some(collisions) = collisions {
@@ -33,7 +33,7 @@ pub fn of<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
     safe_encode(&fnv32a(&bytes).to_string())
 }
 
-/// Five random characters, as the API server appends to `generateName`.
+/// Returns `length` random characters of the alphabet that the API server uses for `generateName`.
 pub fn random_suffix(length: usize) -> String {
     (0..length)
         .map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]))

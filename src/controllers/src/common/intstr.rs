@@ -1,9 +1,10 @@
-//! Numbers that may be given in per cent.
+//! Values that are either numbers or percentages.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-/// The value, a percentage being taken of `total` and rounded up or down. What
-/// is neither number nor percentage is 0; the API server lets none in.
+/// Returns the value; a percentage is scaled to `total` and rounded up or down.
+///
+/// Other strings yield 0; the API server's validation rejects them.
 pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => *number,

@@ -1,4 +1,4 @@
-//! What several controllers need: owners, selectors, pods, hashes.
+//! Helpers shared by several controllers.
 
 pub mod claim;
 pub mod hash;

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use crate::informers::Object;
 
-/// The reference to the object's controller, if it has one.
+/// Returns the reference to the object's controller, if it has one.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references
         .iter()
@@ -12,12 +12,12 @@ pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
         .find(|owner| owner.controller == Some(true))
 }
 
-/// Whether the object's controller has this uid.
+/// Returns whether the object's controller has this UID.
 pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
     controller_of(meta).is_some_and(|owner| owner.uid == uid)
 }
 
-/// The name of the controller, when it is of this kind and group.
+/// Returns the name of the object's controller if that is of kind `K`. The version is ignored.
 pub fn controller_name<K: Object>(meta: &ObjectMeta) -> Option<&str> {
     let owner = controller_of(meta)?;
     let group = owner
@@ -27,7 +27,7 @@ pub fn controller_name<K: Object>(meta: &ObjectMeta) -> Option<&str> {
     (owner.kind == K::kind(&()) && group == K::group(&())).then_some(owner.name.as_str())
 }
 
-/// The reference by which `owner` controls another object.
+/// Returns the reference by which `owner` controls another object.
 pub fn control_by<K: Object>(owner: &K) -> OwnerReference {
     let meta = owner.metadata();
     OwnerReference {

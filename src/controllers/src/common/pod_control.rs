@@ -1,4 +1,4 @@
-//! Making and deleting pods for a controller, with the events that tell of it.
+//! Creation and deletion of pods on behalf of controllers, with the corresponding events.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::context::{Context, Deletion, Result};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::Object;
 
-/// The pod that `owner` makes of `template`; the API server ends its name.
+/// Returns the pod that `owner` creates from `template`. The API server completes its name from
+/// `generateName`.
 pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
     let meta = owner.metadata();
     let given = template.metadata.clone().unwrap_or_default();
@@ -30,7 +31,7 @@ pub fn from_template<O: Object>(owner: &O, template: &PodTemplateSpec) -> Pod {
     }
 }
 
-/// Makes `pod` for `owner` and says so.
+/// Creates `pod` for `owner` and reports the outcome as an event on `owner`.
 pub async fn create<O: Object>(
     ctx: &Context,
     component: &'static str,
@@ -64,7 +65,8 @@ pub async fn create<O: Object>(
     }
 }
 
-/// Deletes `pod` for `owner` and says so; a pod that is gone is deleted.
+/// Deletes `pod` for `owner` and reports the outcome as an event on `owner`. Succeeds if the pod is
+/// already gone.
 pub async fn delete<O: Object>(
     ctx: &Context,
     component: &'static str,
@@ -86,7 +88,7 @@ pub async fn delete<O: Object>(
             );
             Ok(())
         }
-        // Gone, or replaced by a namesake (the uid is a precondition).
+        // Gone, or replaced by another pod of that name (the UID is a precondition).
         Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         Err(error) => {
             ctx.recorder.event(
@@ -101,9 +103,11 @@ pub async fn delete<O: Object>(
     }
 }
 
-/// Does `count` pieces of work in batches of 1, 2, 4, … each at once, and stops
-/// after the first batch with a failure, so that a quota or a broken template
-/// costs one request and not a flood. Gives how many succeeded.
+/// Runs `work` for the indexes `0..count` in concurrent batches of 1, 2, 4, …, and stops after the
+/// first batch with a failure.
+///
+/// This limits the requests that fail for a common reason, such as an exhausted quota. Returns the
+/// number of successes and the outcome.
 pub async fn slow_start<F, Fut>(count: usize, work: F) -> (usize, Result<()>)
 where
     F: Fn(usize) -> Fut,

@@ -1,4 +1,4 @@
-//! What a pod's state means to controllers.
+//! Pod states and deletion order as controllers see them.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// Annotation by which users say which pods should go first.
+/// Annotation that users set to influence which pods are deleted first.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// The pod's phase, empty when not yet set.
+/// Returns the pod's phase, or an empty string if not set.
 pub fn phase(pod: &Pod) -> &str {
     pod.status
         .as_ref()
@@ -19,27 +19,27 @@ pub fn phase(pod: &Pod) -> &str {
         .unwrap_or_default()
 }
 
-/// Whether the pod has come to its end.
+/// Returns whether the pod has succeeded or failed.
 pub fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
-/// Whether the pod is being deleted.
+/// Returns whether the pod is being deleted.
 pub fn is_deleting(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// Whether the pod counts as a replica: neither at its end nor being deleted.
+/// Returns whether the pod counts as a replica: neither terminal nor being deleted.
 pub fn is_active(pod: &Pod) -> bool {
     !is_terminal(pod) && !is_deleting(pod)
 }
 
-/// Whether the pod is being deleted but still runs.
+/// Returns whether the pod is being deleted but not yet terminal.
 pub fn is_terminating(pod: &Pod) -> bool {
     !is_terminal(pod) && is_deleting(pod)
 }
 
-/// The node that the pod is bound to, empty before.
+/// Returns the name of the pod's node, or an empty string before binding.
 pub fn node_name(pod: &Pod) -> &str {
     pod.spec
         .as_ref()
@@ -47,24 +47,24 @@ pub fn node_name(pod: &Pod) -> &str {
         .unwrap_or_default()
 }
 
-/// A condition of the pod.
+/// Returns the condition of this type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// Whether the pod's Ready condition is true.
+/// Returns whether the pod's Ready condition is true.
 pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
-/// Since when the pod is ready, if it is.
+/// Returns the time since which the pod has been ready, or `None` if it is not.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
     ready.last_transition_time.as_ref().map(|time| time.0)
 }
 
-/// Whether the pod has been ready for `min_ready` seconds.
+/// Returns whether the pod has been ready for at least `min_ready` seconds.
 pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
     if !is_ready(pod) {
         return false;
@@ -73,7 +73,7 @@ pub fn is_available(pod: &Pod, min_ready: i32, now: Timestamp) -> bool {
         || ready_since(pod).is_some_and(|since| seconds_between(since, now) >= i64::from(min_ready))
 }
 
-/// When the first of the ready pods that are not yet available becomes so.
+/// Returns the time until the next ready pod becomes available, or `None` if none is pending.
 pub fn next_availability<'a>(
     pods: impl IntoIterator<Item = &'a Arc<Pod>>,
     min_ready: i32,
@@ -89,18 +89,18 @@ pub fn next_availability<'a>(
         .min()
 }
 
-/// Whole seconds from `a` to `b`.
+/// Returns whole seconds from `a` to `b`.
 pub fn seconds_between(a: Timestamp, b: Timestamp) -> i64 {
     b.duration_since(a).as_secs()
 }
 
-/// How long until `seconds` after `since` are over, zero when they are.
+/// Returns the time until `seconds` after `since`, or zero if that has passed.
 pub fn until(since: Timestamp, seconds: i64, now: Timestamp) -> Duration {
     let left = jiff::SignedDuration::from_secs(seconds) - now.duration_since(since);
     Duration::try_from(left).unwrap_or(Duration::ZERO)
 }
 
-/// The most restarts that any container of the pod has had.
+/// Returns the highest restart count of the pod's regular containers and sidecars.
 fn restarts(pod: &Pod) -> i32 {
     let status = pod.status.as_ref();
     let regular = status.and_then(|status| status.container_statuses.as_ref());
@@ -134,8 +134,8 @@ fn deletion_cost(pod: &Pod) -> i32 {
         .unwrap_or(0)
 }
 
-/// Where an age falls on a logarithmic scale: ages of the same order of
-/// magnitude are alike, so that not always the newest pod goes.
+/// Returns the age on a logarithmic scale. Ages of the same order of magnitude compare equal, so
+/// that scaling down does not always delete the newest pod.
 fn magnitude(time: Timestamp, now: Timestamp) -> i64 {
     let age = now.duration_since(time).as_nanos();
     if age <= 0 {
@@ -145,7 +145,7 @@ fn magnitude(time: Timestamp, now: Timestamp) -> i64 {
     }
 }
 
-/// The younger order of magnitude first, then by uid.
+/// Orders the younger magnitude first, then by UID. Returns `None` for equal times.
 fn by_magnitude(
     a: Option<Timestamp>,
     b: Option<Timestamp>,
@@ -166,8 +166,8 @@ fn by_magnitude(
     }
 }
 
-/// Which of two pods is to be deleted first (upstream's `ActivePodsWithRanks`);
-/// a rank says how many related pods share the pod's node.
+/// Orders the pod to delete first before the other (upstream's `ActivePodsWithRanks`). The rank is
+/// the number of related pods on the pod's node.
 pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ordering {
     let ((a, a_rank), (b, b_rank)) = (a, b);
     let phase_rank = |pod: &Pod| match phase(pod) {
@@ -207,12 +207,12 @@ pub mod testing {
     use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-    /// A time for tests: `second` seconds after the epoch.
+    /// Returns the time `second` seconds after the epoch.
     pub fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// A pod in `ns` in this phase, ready since `ready` if that is given.
+    /// Returns a pod in namespace `ns` with this phase, ready since `ready` if given.
     pub fn pod(name: &str, node: &str, phase: &str, ready: Option<i64>) -> Pod {
         Pod {
             metadata: ObjectMeta {

@@ -1,4 +1,4 @@
-//! Controller revisions: the history of a pod template, kept as objects.
+//! Controller revisions: the history of a pod template.
 
 use std::sync::Arc;
 
@@ -13,26 +13,26 @@ use crate::context::{Context, Deletion, Error, Result, optional};
 use crate::informers::{Key, Object};
 use rkube_component_helpers::label_selector::Labels;
 
-/// Label by which pods (and daemon sets' revisions) name their revision.
+/// Label with the revision on pods and on daemon sets' revisions.
 pub const POD_LABEL: &str = "controller-revision-hash";
-/// Label by which stateful sets' revisions carry their hash.
+/// Label with the hash on stateful sets' revisions.
 pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
-/// What a revision stores: a patch that replaces the owner's template.
+/// Returns a revision's data: a patch that replaces the owner's template.
 fn data(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).unwrap_or_default();
     template["$patch"] = json!("replace");
     json!({"spec": {"template": template}})
 }
 
-/// The template that a revision stores.
+/// Returns the template that a revision stores.
 pub fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
     template.as_object_mut()?.remove("$patch");
     serde_json::from_value(template).ok()
 }
 
-/// Whether the revision is of this template.
+/// Returns whether the revision stores this template.
 fn is_of(revision: &ControllerRevision, template: &PodTemplateSpec) -> bool {
     revision
         .data
@@ -42,17 +42,17 @@ fn is_of(revision: &ControllerRevision, template: &PodTemplateSpec) -> bool {
             .is_some_and(|stored| crate::common::semantic::equal(&stored, template))
 }
 
-/// How an owner's revisions are made.
+/// Properties of an owner's revisions.
 pub struct Style<'a> {
-    /// Labels of new revisions, besides the hash.
+    /// Labels of new revisions in addition to the hash label.
     pub labels: Option<&'a Labels>,
     /// The label that holds the hash.
     pub hash_label: &'a str,
-    /// How often two templates had the same hash.
+    /// Number of hash collisions so far.
     pub collisions: Option<i32>,
 }
 
-/// An owner's revisions, oldest first.
+/// Returns an owner's revisions, oldest first.
 pub fn of<O: Object>(ctx: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
     let uid = owner.metadata().uid.as_deref().unwrap_or_default();
     let mut all = ctx.informers.revisions.owned_by(uid);
@@ -60,9 +60,11 @@ pub fn of<O: Object>(ctx: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
     all
 }
 
-/// The newest revision, which is of `template`: found, renumbered to be the
-/// newest, or made. The second value tells of a collision: another template has
-/// the same hash, so that the caller has to count it and try again.
+/// Returns the revision of `template`: an existing one, renumbered to be the newest if necessary,
+/// or a new one.
+///
+/// Returns `Ok(Err(()))` if another template has the same hash. The caller then has to increment
+/// the collision count and retry.
 pub async fn current<O: Object>(
     ctx: &Context,
     owner: &O,
@@ -113,7 +115,7 @@ fn make<O: Object>(
     if let Some(annotations) = annotations.as_mut() {
         annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
     }
-    // The name has to fit in a label's value too.
+    // The name must also fit in a label value.
     let mut name = meta.name.clone().unwrap_or_default();
     name.truncate(223);
     ControllerRevision {
@@ -130,7 +132,7 @@ fn make<O: Object>(
     }
 }
 
-/// The revisions to delete: the oldest beyond `limit` that are not alive.
+/// Returns the revisions to delete: the oldest of those that are not `alive`, beyond `limit`.
 pub fn surplus(
     all: &[Arc<ControllerRevision>],
     limit: i32,
@@ -147,7 +149,7 @@ pub fn surplus(
     dead.into_iter().take(count).collect()
 }
 
-/// Deletes revisions.
+/// Deletes revisions. Missing ones are ignored.
 pub async fn delete(ctx: &Context, doomed: Vec<Arc<ControllerRevision>>) -> Result<()> {
     for revision in doomed {
         optional(
@@ -162,7 +164,7 @@ pub async fn delete(ctx: &Context, doomed: Vec<Arc<ControllerRevision>>) -> Resu
     Ok(())
 }
 
-/// What to answer when a revision's hash collides: the caller has counted it.
+/// Returns the error after a hash collision that the caller has counted; it causes a retry.
 pub fn collision(name: &str) -> Error {
     Error::other(format!("the hash of {name}'s template is taken by another"))
 }

@@ -1,11 +1,11 @@
-//! Equality as upstream's semantic deep-equal sees it: an absent list or map
-//! is an empty one.
+//! Semantic equality as in upstream's `equality.Semantic.DeepEqual`: absent and empty lists and
+//! maps are equal.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Maps of which absence and emptiness mean the same. Other empty objects are
-/// meaningful (`emptyDir: {}`).
+/// Names of maps for which absent and empty are equal. Other empty objects are significant
+/// (`emptyDir: {}`).
 const MAPS: &[&str] = &[
     "labels",
     "annotations",
@@ -34,7 +34,7 @@ fn prune(value: &mut Value) {
     }
 }
 
-/// Whether two values mean the same.
+/// Returns whether two values are semantically equal.
 pub fn equal<T: Serialize + PartialEq>(a: &T, b: &T) -> bool {
     if a == b {
         return true;

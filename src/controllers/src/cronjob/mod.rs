@@ -1,4 +1,4 @@
-//! Cron jobs: jobs made on a schedule.
+//! Cron jobs: create jobs on a schedule.
 
 mod plan;
 
@@ -20,7 +20,7 @@ use crate::queue::Queue;
 use plan::Decision;
 
 const NAME: &str = "cronjob-controller";
-/// Cron jobs worked on at a time.
+/// Number of cron jobs processed concurrently.
 const CONCURRENCY: usize = 5;
 
 struct Controller {
@@ -28,7 +28,7 @@ struct Controller {
     queue: Queue<Key>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -66,7 +66,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// The schedule's zone: its own field, else this process's, which is UTC in a node.
+/// Returns the schedule's time zone: `spec.timeZone`, or UTC by default.
 fn zone(cron: &CronJob) -> std::result::Result<TimeZone, String> {
     match cron.spec.time_zone.as_deref() {
         Some(name) => {
@@ -122,7 +122,7 @@ impl Controller {
             Ok(zone) => zone,
             Err(message) => {
                 self.tell(cron, true, "UnknownTimeZone", message);
-                return Ok(()); // only a change of the object helps
+                return Ok(()); // retrying helps only after the object changed
             }
         };
         let schedule = match cron::parse(&spec.schedule) {
@@ -169,7 +169,7 @@ impl Controller {
         }
         if let Some(next) = schedule.next(now, &zone) {
             let wait = std::time::Duration::try_from(next.duration_since(now)).unwrap_or_default();
-            // A little late rather than a little early.
+            // Wake up slightly late, never early.
             self.queue
                 .add_after(key.clone(), wait + std::time::Duration::from_millis(100));
         }

@@ -1,4 +1,4 @@
-//! What a cron job needs done now.
+//! Decides what a cron job needs: whether to start a job, and which old jobs to delete.
 
 use std::sync::Arc;
 
@@ -13,31 +13,31 @@ use rkube_component_helpers::cron::Schedule;
 use crate::common::owners;
 use crate::job::{has_condition, is_finished};
 
-/// Annotation with the time that a job was made for.
+/// Annotation with the scheduled time of a job.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
-/// Missed times from which on users are warned.
+/// Number of missed start times from which users are warned.
 pub const MANY: usize = 100;
 
-/// What to do about the schedule.
+/// The decision about the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Nothing is due.
+    /// Nothing is due, or the job was already started.
     Wait,
-    /// This time was due, but too long ago.
+    /// This start time is past its deadline.
     TooLate(Timestamp),
-    /// A job is due, but the one before must end first.
+    /// A job is due, but the concurrency policy forbids it while another one is active.
     Busy,
-    /// Make the job of this time, in place of those that run if so.
+    /// Start the job for this time.
     Start {
-        /// The time that the job is for.
+        /// The scheduled time.
         time: Timestamp,
-        /// Whether jobs that run are deleted.
+        /// Whether to delete active jobs first.
         replace: bool,
     },
 }
 
-/// The latest time that is due, and how many are. Times before `earliest` do
-/// not count.
+/// Returns the latest start time that is due and the number of due times, which is an estimate
+/// above 1. Times up to `earliest` are ignored.
 fn latest_due(
     schedule: &Schedule,
     zone: &TimeZone,
@@ -50,8 +50,8 @@ fn latest_due(
     let Some(second) = schedule.next(first, zone).filter(|second| *second <= now) else {
         return (Some(first), 1);
     };
-    // Long absences must not be walked through minute by minute: start near
-    // now, far enough back to meet at least one time of a regular schedule.
+    // After a long absence, do not iterate over every missed time. Start close to now, but far
+    // enough back to include one time of a regular schedule, and extend the range if there is none.
     let gap = second.duration_since(first).as_secs().max(1);
     let missed =
         usize::try_from(now.duration_since(first).as_secs() / gap).unwrap_or(usize::MAX) + 1;
@@ -75,7 +75,7 @@ fn latest_due(
     }
 }
 
-/// Decides about the schedule; the number tells how many times were missed.
+/// Decides about the schedule. Returns the decision and the number of missed start times.
 pub fn decide(
     cron: &CronJob,
     schedule: &Schedule,
@@ -121,12 +121,12 @@ pub fn decide(
 }
 
 fn job_name(cron: &CronJob, time: Timestamp) -> String {
-    // Minutes, so that a second job of one time has the same name and is refused.
+    // Named by the minute, so that a second job for the same time is rejected as a duplicate.
     let name = cron.metadata.name.as_deref().unwrap_or_default();
     format!("{name}-{}", time.as_second() / 60)
 }
 
-/// The job for a scheduled time.
+/// Returns the job for a scheduled time.
 pub fn job_for(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
     let template = cron.spec.job_template.clone();
     let given = template.metadata.unwrap_or_default();
@@ -152,7 +152,7 @@ pub fn job_for(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
     }
 }
 
-/// Takes a job off the active ones.
+/// Removes a job from the active ones.
 pub fn forget(cron: &mut CronJob, job: &Job) {
     if let Some(active) = cron
         .status
@@ -172,7 +172,8 @@ fn tidy(cron: &mut CronJob) {
     }
 }
 
-/// Brings the status up to date with the jobs; gives what to tell.
+/// Updates the status from the jobs. Returns the events to report: whether it is a warning, reason
+/// and message.
 pub fn account(cron: &mut CronJob, jobs: &[Arc<Job>]) -> Vec<(bool, &'static str, String)> {
     let mut news = Vec::new();
     let mut status = cron.status.clone().unwrap_or_default();
@@ -232,7 +233,7 @@ pub fn account(cron: &mut CronJob, jobs: &[Arc<Job>]) -> Vec<(bool, &'static str
     news
 }
 
-/// The finished jobs beyond the limits of the history, oldest first.
+/// Returns the finished jobs to delete: the oldest beyond the history limits.
 pub fn surplus(cron: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
     let spec = &cron.spec;
     let beyond = |kind: &str, limit: Option<i32>| {

@@ -1,4 +1,4 @@
-//! Daemon sets: one pod on each node that fits.
+//! Daemon sets: run one pod on each eligible node.
 
 mod plan;
 
@@ -20,19 +20,19 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 const NAME: &str = "daemonset-controller";
-/// Daemon sets worked on at a time.
+/// Number of daemon sets processed concurrently.
 const CONCURRENCY: usize = 2;
-/// Pods made or deleted for one set in one go.
+/// Maximum number of pods created or deleted per set and sync.
 const BURST: usize = 250;
 
 struct Controller {
     ctx: Context,
     queue: Queue<Key>,
-    /// How often pods of a set failed on a node in a row, and when last.
+    /// Consecutive pod failures and the last failure's time, by set and node.
     failures: Mutex<HashMap<(String, String), (u32, Timestamp)>>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -182,7 +182,7 @@ impl Controller {
         Ok(())
     }
 
-    /// A pod that failed is replaced, but ever more slowly; gives when to look again.
+    /// Delays the replacement of failed pods with exponential back-off. Returns when to sync again.
     fn hold_back_failures(
         &self,
         key: &Key,
@@ -200,7 +200,7 @@ impl Controller {
             let (count, last) = failures
                 .entry((key.to_string(), node.clone()))
                 .or_insert((0, Timestamp::UNIX_EPOCH));
-            // One second, doubling up to fifteen minutes.
+            // Exponential from one second up to 15 minutes.
             let wait = Duration::from_secs(1 << (*count).min(10)).min(Duration::from_secs(900));
             let left = pods::until(*last, wait.as_secs().cast_signed(), now);
             if !left.is_zero() && *count > 0 {

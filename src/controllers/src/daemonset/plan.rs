@@ -1,4 +1,4 @@
-//! Which nodes get a pod of a daemon set, and which pods go.
+//! Decides which nodes get a pod of a daemon set and which pods are deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,33 +15,34 @@ use rkube_component_helpers::{label_selector, node_affinity, tolerations};
 
 use crate::common::{intstr, pod_control, pods, revisions};
 
-/// Label that old clients compare; kept as long as the annotation is there.
+/// Label for old clients; set only if the set has the annotation [`GENERATION`].
 const GENERATION_LABEL: &str = "pod-template-generation";
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 
-/// What is to be done.
+/// The pods to create and delete.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Nodes that get a pod.
+    /// Names of nodes that get a pod.
     pub create: Vec<String>,
-    /// Pods that go.
+    /// Pods to delete.
     pub delete: Vec<Arc<Pod>>,
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.create.is_empty() && self.delete.is_empty()
     }
 }
 
-/// Whether a change of a node can change which pods it gets.
+/// Returns whether the node's update can change which daemon pods it gets.
 pub fn node_matters(old: &Node, new: &Node) -> bool {
     let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone());
     old.metadata.labels != new.metadata.labels || taints(old) != taints(new)
 }
 
-/// Taints that every daemon pod tolerates: it belongs to its node in good times and bad.
+/// Returns the tolerations added to every daemon pod, so that it keeps running when its node has
+/// problems.
 fn tolerations(host_network: bool) -> Vec<Toleration> {
     let mut all = vec![
         ("not-ready", "NoExecute"),
@@ -76,7 +77,7 @@ fn all_tolerations(spec: &PodSpec) -> Vec<Toleration> {
     all
 }
 
-/// Whether the node gets a pod, and whether one that is there may stay.
+/// Returns whether the node should get a pod, and whether an existing pod may stay.
 pub fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     let Some(spec) = template.spec.as_ref() else {
         return (false, false);
@@ -107,7 +108,7 @@ pub fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     (true, true)
 }
 
-/// The node that a daemon pod is meant for, bound or not.
+/// Returns the node of a daemon pod: the one it is bound to, or the one that its affinity names.
 pub fn target_node(pod: &Pod) -> Option<&str> {
     let bound = pods::node_name(pod);
     if !bound.is_empty() {
@@ -132,7 +133,7 @@ pub fn target_node(pod: &Pod) -> Option<&str> {
         .map(String::as_str)
 }
 
-/// The revision's hash that a pod carries.
+/// Returns the revision hash in the pod's labels.
 pub fn hash_of(pod: &Pod) -> Option<&str> {
     pod.metadata
         .labels
@@ -141,7 +142,7 @@ pub fn hash_of(pod: &Pod) -> Option<&str> {
         .map(String::as_str)
 }
 
-/// The pod for a node: pinned there by affinity, so that the scheduler binds it.
+/// Returns the pod for a node. Node affinity restricts it to that node, and the scheduler binds it.
 pub fn pod_for(set: &DaemonSet, hash: &str, node: &str) -> Pod {
     let template = set
         .spec
@@ -209,7 +210,7 @@ fn name(node: &Node) -> &str {
     node.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// Which nodes lack a pod, and which pods are too many or in the wrong place.
+/// Decides which nodes lack a pod, and which pods are surplus or on the wrong node.
 pub fn manage(
     set: &DaemonSet,
     hash: &str,
@@ -247,7 +248,7 @@ pub fn manage(
             );
         }
     }
-    // Pods that wait for a node that is gone will wait for ever.
+    // Unbound pods for deleted nodes can never be scheduled.
     for (node, pods) in on {
         if !nodes.iter().any(|known| name(known) == node) {
             let waiting = pods
@@ -260,8 +261,10 @@ pub fn manage(
     plan
 }
 
-/// With a surge a node may have an old and a new pod for a while: of each the
-/// oldest counts, and the old one only until the new one is available.
+/// Returns the surplus pods of a node during an update with surge.
+///
+/// The node may have one old and one new pod: the oldest of each is kept, and the old one only
+/// until the new one is available.
 fn surplus_of_surge(
     set: &DaemonSet,
     hash: &str,
@@ -286,7 +289,7 @@ fn surplus_of_surge(
     surplus
 }
 
-/// Whether the set's pods are replaced when its template changes.
+/// Returns whether pods are replaced when the template changes (strategy `RollingUpdate`).
 pub fn rolls(set: &DaemonSet) -> bool {
     let strategy = set
         .spec
@@ -298,7 +301,7 @@ pub fn rolls(set: &DaemonSet) -> bool {
         == "RollingUpdate"
 }
 
-/// `maxSurge` and `maxUnavailable` in nodes.
+/// Returns `maxSurge` and `maxUnavailable` as numbers of nodes.
 fn bounds(set: &DaemonSet, nodes: &[Arc<Node>]) -> (usize, usize) {
     let template = template(set);
     let desired = nodes.iter().filter(|node| fits(&template, node).0).count() as i32;
@@ -322,7 +325,7 @@ fn bounds(set: &DaemonSet, nodes: &[Arc<Node>]) -> (usize, usize) {
     }
 }
 
-/// The next step of replacing pods of older templates.
+/// Decides the next step of replacing pods of older templates.
 pub fn roll(
     set: &DaemonSet,
     hash: &str,
@@ -365,7 +368,7 @@ pub fn roll(
             (None, None) => down += 1,
             (None, Some(old)) if !available(old) => {
                 down += 1;
-                plan.delete.push(old.clone()); // it serves nobody
+                plan.delete.push(old.clone()); // replacing it costs no availability
             }
             (None, Some(old)) => candidates.push(old.clone()),
         }
@@ -383,7 +386,7 @@ pub fn roll(
     plan
 }
 
-/// The status of a set that owns these pods.
+/// Returns the status of a set that owns these pods.
 pub fn status(
     set: &DaemonSet,
     hash: &str,
@@ -409,7 +412,7 @@ pub fn status(
             continue;
         }
         status.desired_number_scheduled += 1;
-        // Of several the one that runs, and of those the oldest, stands for the node.
+        // If there are several pods, report an active one, and the oldest of those.
         let Some(pod) = here.iter().min_by_key(|pod| !pods::is_active(pod)) else {
             continue;
         };
@@ -421,7 +424,7 @@ pub fn status(
     status.number_available = Some(available);
     status.number_unavailable = Some(status.desired_number_scheduled - available);
     status.updated_number_scheduled = Some(updated);
-    // As they come back from the API server: zeros are left out there.
+    // The API server omits zeros, so that the comparison with the stored status works.
     for number in [
         &mut status.number_available,
         &mut status.number_unavailable,
@@ -499,7 +502,7 @@ mod tests {
         let owned = [daemon("p1", "b", "h", true), daemon("p2", "d", "h", true)];
         let plan = manage(&set(), "h", &nodes, &owned, at(9));
         assert_eq!(plan.create, ["a", "c"]);
-        assert_eq!(plan.delete.len(), 1); // b's may stay, d's may not
+        assert_eq!(plan.delete.len(), 1); // b's may stay, d's must go
         assert_eq!(plan.delete[0].metadata.name.as_deref(), Some("p2"));
         let status = status(&set(), "h", &nodes, &owned, at(9));
         assert_eq!(

@@ -1,7 +1,6 @@
-//! Deployments: replica sets, one a revision, scaled against each other.
+//! Deployments: one replica set per revision, scaled in relation to each other.
 //!
-//! [`plan`] decides everything from what is observed; this file only carries
-//! its actions out.
+//! [`plan`] decides everything from the observed state; this file carries out its actions.
 
 mod plan;
 mod revision;
@@ -25,7 +24,7 @@ use plan::{Action, Plan};
 
 /// The controller's name in events.
 const COMPONENT: &str = "deployment-controller";
-/// Deployments worked on at a time.
+/// Number of deployments processed concurrently.
 const CONCURRENCY: usize = 5;
 
 struct Controller {
@@ -33,7 +32,7 @@ struct Controller {
     queue: Queue<Key>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -50,7 +49,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
             .on_change(move |change| enqueue_owners(&queue, &deployments, change));
     }
     {
-        // Only a Recreate deployment waits for pods to go.
+        // Only deployments with the strategy `Recreate` wait for pods to be deleted.
         let (queue, sets) = (queue.clone(), informers.replica_sets.clone());
         let deployments = informers.deployments.clone();
         informers.pods.on_change(move |change| {
@@ -207,7 +206,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Makes the new replica set; false when nothing more can be done now.
+    /// Creates the new replica set. Returns false if the namespace is being deleted.
     async fn create(&self, deployment: &mut Deployment, set: ReplicaSet) -> Result<bool> {
         let error = match self
             .ctx
@@ -232,10 +231,11 @@ impl Controller {
                 deployment.metadata.uid.as_deref().unwrap_or_default(),
             );
             if ours && revision::same_template(deployment, &present) {
-                // The cache was behind; the watch will bring the set and with it the next sync.
+                // The cache was stale. The watch will deliver the replica set, which triggers the
+                // next sync.
                 return Err(Error::Retry(Duration::from_millis(10)));
             }
-            // Another template has the same hash: mix in a collision count.
+            // Another template has the same hash: increment the collision count to change it.
             let mut bumped = Arc::unwrap_or_clone(
                 deployments
                     .by_key(&Key::of(&deployment.metadata))

@@ -1,5 +1,5 @@
-//! Revisions: which replica set is the new one, and the annotations by which
-//! `kubectl rollout history|undo` knows the others.
+//! Revisions: identifies the new replica set and maintains the annotations that `kubectl rollout
+//! history` and `undo` use.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use super::plan::{Action, State, replicas};
 use super::{scale, status};
 use crate::common::{hash, owners, semantic};
 
-/// The revision of a set, and the deployment's present one.
+/// Annotation with the revision of a replica set, and the current one of a deployment.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
-/// Revisions that a set had before it was rolled back to.
+/// Annotation with the earlier revisions of a replica set that was rolled back to.
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// Wanted pods of the deployment when the set was last scaled.
+/// Annotation with the deployment's desired size when the set was last scaled.
 pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
-/// The most pods the deployment might have had then.
+/// Annotation with the deployment's maximum size, surge included, at that time.
 pub const MAXIMUM: &str = "deployment.kubernetes.io/max-replicas";
-/// Label that tells the pods of one revision from another's.
+/// Label that distinguishes the pods of different revisions.
 const TEMPLATE_HASH: &str = "pod-template-hash";
-/// Longest [`HISTORY`], in characters.
+/// Maximum length of [`HISTORY`] in bytes.
 const HISTORY_LENGTH: usize = 2000;
 
-/// Annotations of a deployment that its sets do not take over.
+/// Annotations of deployments that are not copied to replica sets.
 const NOT_COPIED: &[&str] = &[
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
@@ -36,7 +36,7 @@ const NOT_COPIED: &[&str] = &[
 
 type Annotations = BTreeMap<String, String>;
 
-/// The revision that the annotation tells, 0 without one.
+/// Returns the revision in the annotation, or 0 if there is none.
 pub fn of(meta: &ObjectMeta) -> i64 {
     meta.annotations
         .as_ref()
@@ -57,7 +57,7 @@ fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
     template
 }
 
-/// Whether the set is of the deployment's present template.
+/// Returns whether the replica set has the deployment's current template.
 pub fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
     let Some(wanted) = deployment.spec.as_ref().map(|spec| &spec.template) else {
         return false;
@@ -68,14 +68,14 @@ pub fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
     semantic::equal(&without_hash(wanted), &without_hash(present))
 }
 
-/// The set of the present template: the oldest, should there be several.
-/// `sets` are in order of age.
+/// Returns the index of the first replica set with the current template. `sets` must be ordered by
+/// age, oldest first.
 pub fn find_new(deployment: &Deployment, sets: &[ReplicaSet]) -> Option<usize> {
     sets.iter().position(|set| same_template(deployment, set))
 }
 
-/// Sees to it that the new set has its revision and annotations, making it if
-/// it is missing and `create` says so.
+/// Updates the revision and annotations of the new replica set. If there is none and `create` is
+/// set, plans its creation.
 pub fn sync(state: &mut State, create: bool) {
     let newest_old = state
         .old()
@@ -207,7 +207,7 @@ fn make(state: &mut State, revision: i64) {
     state.new = Some(state.sets.len() - 1);
 }
 
-/// Brings the set's annotations up to date; whether any changed.
+/// Updates the set's annotations. Returns whether any changed.
 fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: i64, exists: bool) -> bool {
     let annotations = set.metadata.annotations.get_or_insert_default();
     let mut changed = false;
@@ -225,14 +225,15 @@ fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: i64, exists
     changed
 }
 
-/// Gives the set its new revision, and remembers the one that it had.
+/// Sets the replica set's revision and appends the previous one to its history. Returns whether it
+/// changed.
 fn renumber(annotations: &mut Annotations, revision: i64) -> bool {
     let old = annotations.get(REVISION).cloned();
     let old_number = match old.as_deref() {
         None | Some("") => 0,
         Some(text) => match text.parse::<i64>() {
             Ok(number) => number,
-            Err(_) => return false, // not ours to repair
+            Err(_) => return false, // set by a user; keep it
         },
     };
     if old_number >= revision {
@@ -254,7 +255,7 @@ fn renumber(annotations: &mut Annotations, revision: i64) -> bool {
     true
 }
 
-/// Notes the sizes that the set was scaled for; whether that changed anything.
+/// Records the sizes for which the set was scaled. Returns whether any annotation changed.
 pub fn size_annotations(annotations: &mut Annotations, desired: i32, maximum: i32) -> bool {
     let mut changed = false;
     for (key, value) in [

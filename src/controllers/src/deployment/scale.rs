@@ -1,4 +1,4 @@
-//! How replica sets of one deployment are scaled against each other.
+//! Scales the replica sets of a deployment in relation to each other.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -7,8 +7,10 @@ use super::plan::{Action, State, available, is_recreate, replicas, set_replicas}
 use super::revision;
 use crate::common::intstr;
 
-/// `maxSurge` and `maxUnavailable` as numbers of pods: the surge is rounded up,
-/// the other down, and both are never 0 since nothing could move then.
+/// Returns `maxSurge` and `maxUnavailable` as numbers of pods.
+///
+/// The surge is rounded up and the other down. If both are 0, `maxUnavailable` becomes 1, since the
+/// rollout could not progress otherwise.
 fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     let rolling = deployment
         .spec
@@ -31,7 +33,7 @@ fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     }
 }
 
-/// Pods that may be there beyond the wanted ones.
+/// Returns the maximum number of pods beyond the desired ones.
 pub fn max_surge(deployment: &Deployment) -> i32 {
     if is_recreate(deployment) {
         0
@@ -40,7 +42,7 @@ pub fn max_surge(deployment: &Deployment) -> i32 {
     }
 }
 
-/// Wanted pods that may be missing.
+/// Returns how many of the desired pods may be unavailable.
 pub fn max_unavailable(deployment: &Deployment) -> i32 {
     if is_recreate(deployment) || replicas(deployment) == 0 {
         return 0;
@@ -48,7 +50,7 @@ pub fn max_unavailable(deployment: &Deployment) -> i32 {
     fenceposts(deployment).1.min(replicas(deployment))
 }
 
-/// The size that the new set may have now: it has `present` of `total` pods.
+/// Returns the size that the new set may have now, given that it has `present` of `total` pods.
 pub fn room_for_new(deployment: &Deployment, total: i32, present: i32) -> i32 {
     let wanted = replicas(deployment);
     if is_recreate(deployment) {
@@ -61,7 +63,7 @@ pub fn room_for_new(deployment: &Deployment, total: i32, present: i32) -> i32 {
     present + (most - total).min(wanted - present)
 }
 
-/// Scales a set; whether its size changed.
+/// Plans scaling of a set to `size`. Returns whether its size changed.
 pub fn to(state: &mut State, index: usize, size: i32) -> bool {
     let desired = replicas(&state.deployment);
     let maximum = desired + max_surge(&state.deployment);
@@ -76,7 +78,7 @@ pub fn to(state: &mut State, index: usize, size: i32) -> bool {
         spec.replicas = Some(size);
     }
     let name = set.metadata.name.clone().unwrap_or_default();
-    // One write a set: a later change of the plan takes the earlier's place.
+    // Write each set only once: a later change replaces an earlier one.
     let uid = &set.metadata.uid;
     state.actions.retain(
         |action| !matches!(action, Action::Update(earlier) if earlier.metadata.uid == *uid),
@@ -92,7 +94,8 @@ pub fn to(state: &mut State, index: usize, size: i32) -> bool {
     old != size
 }
 
-/// Lets the new set grow as far as the surge allows, or shrink to what is wanted.
+/// Scales the new set up as far as the surge allows, or down to the desired size. Returns whether
+/// it changed.
 pub fn grow_new(state: &mut State, new: usize) -> bool {
     let present = set_replicas(&state.sets[new]);
     let wanted = replicas(&state.deployment);
@@ -104,7 +107,8 @@ pub fn grow_new(state: &mut State, new: usize) -> bool {
     to(state, new, size)
 }
 
-/// Lets old sets shrink as far as availability allows: pods that do not work first.
+/// Scales old sets down as far as availability allows, unhealthy pods first. Returns whether any
+/// changed.
 pub fn shrink_old(state: &mut State, new: usize) -> bool {
     let old = state.active_old();
     if old.is_empty() {
@@ -148,7 +152,7 @@ fn desired_annotation(set: &ReplicaSet, key: &str) -> Option<i32> {
     set.metadata.annotations.as_ref()?.get(key)?.parse().ok()
 }
 
-/// Whether the deployment's size was changed since its sets were last scaled.
+/// Returns whether the deployment's size changed since its sets were last scaled.
 pub fn is_scaling(state: &State) -> bool {
     state
         .sets
@@ -158,7 +162,7 @@ pub fn is_scaling(state: &State) -> bool {
         .any(|desired| desired != replicas(&state.deployment))
 }
 
-/// Whether the new set alone is all that is wanted.
+/// Returns whether the new set has the desired size and all its pods are available.
 fn is_saturated(state: &State) -> bool {
     let wanted = replicas(&state.deployment);
     state.new_set().is_some_and(|set| {
@@ -168,7 +172,8 @@ fn is_saturated(state: &State) -> bool {
     })
 }
 
-/// Scales without rolling: the one active set, or all in proportion to their sizes.
+/// Scales without rolling out: the only active set, or all active sets in proportion to their
+/// sizes.
 pub fn proportionally(state: &mut State) {
     let wanted = replicas(&state.deployment);
     let mut active: Vec<usize> = (0..state.sets.len())
@@ -207,7 +212,7 @@ pub fn proportionally(state: &mut State) {
         0
     };
     let to_add = allowed - present;
-    // The biggest first; of equals the newest when growing, the oldest when shrinking.
+    // Largest first; among equals the newest when scaling up, the oldest when scaling down.
     active.sort_by(|&a, &b| {
         let by_size = set_replicas(&state.sets[b]).cmp(&set_replicas(&state.sets[a]));
         let by_age = if to_add > 0 { b.cmp(&a) } else { a.cmp(&b) };

@@ -1,4 +1,4 @@
-//! A deployment's status and conditions.
+//! Status and conditions of deployments.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const AVAILABLE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const PAUSED: &str = "DeploymentPaused";
 
-/// A condition that is new now.
+/// Returns a condition with the current time as update and transition time.
 pub fn condition(
     kind: &str,
     status: &str,
@@ -39,12 +39,13 @@ fn find<'a>(status: Option<&'a DeploymentStatus>, kind: &str) -> Option<&'a Depl
         .find(|condition| condition.type_ == kind)
 }
 
-/// The Progressing condition.
+/// Returns the `Progressing` condition.
 pub fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
     find(deployment.status.as_ref(), "Progressing")
 }
 
-/// Sets a condition, unless one of the same status and reason is there.
+/// Sets a condition, unless one with the same status and reason exists. Keeps the transition time
+/// if the status is unchanged.
 pub fn set_condition(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
     if let Some(present) = find(Some(status), &condition.type_) {
         if present.status == condition.status && present.reason == condition.reason {
@@ -74,13 +75,13 @@ fn deadline(deployment: &Deployment) -> Option<i32> {
         .filter(|deadline| *deadline != i32::MAX)
 }
 
-/// Whether progress is waited for only so long.
+/// Returns whether the deployment has a progress deadline.
 pub fn has_deadline(deployment: &Deployment) -> bool {
     deadline(deployment).is_some()
 }
 
-/// Tells in the Progressing condition that the deployment was paused or goes
-/// on, so that the time of the pause does not count.
+/// Updates the `Progressing` condition when the deployment is paused or resumed, so that time spent
+/// paused does not count towards the deadline.
 pub fn note_pause(state: &mut State, paused: bool) {
     if !has_deadline(&state.deployment) {
         return;
@@ -110,7 +111,7 @@ pub fn note_pause(state: &mut State, paused: bool) {
     set_condition(state.deployment.status.get_or_insert_default(), news);
 }
 
-/// Whether a deployment of this status is what is wanted.
+/// Returns whether the status has reached the desired state.
 fn complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
     let wanted = replicas(deployment);
     status.updated_replicas.unwrap_or(0) == wanted
@@ -119,13 +120,13 @@ fn complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
         && status.observed_generation >= deployment.metadata.generation
 }
 
-/// Whether the last reported status is what is wanted.
+/// Returns whether the observed status has reached the desired state.
 pub fn is_complete(state: &State) -> bool {
     let status = state.observed.status.clone().unwrap_or_default();
     complete(&state.deployment, &status)
 }
 
-/// The numbers of the status, and the Available condition.
+/// Computes the replica counts and the `Available` condition.
 fn calculate(state: &State) -> DeploymentStatus {
     let old = state.deployment.status.clone().unwrap_or_default();
     let sum = |count: &dyn Fn(&ReplicaSet) -> i32| state.sets.iter().map(count).sum::<i32>();
@@ -180,7 +181,7 @@ fn calculate(state: &State) -> DeploymentStatus {
     status
 }
 
-/// Whether two statuses say the same, an absent number being zero.
+/// Returns whether two statuses are equal, with absent numbers as zero.
 fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
     let numbers = |s: &DeploymentStatus| {
         [
@@ -209,13 +210,13 @@ fn put(state: &mut State, status: DeploymentStatus) {
     }
 }
 
-/// Brings the status up to date without judging progress.
+/// Updates the status without evaluating the rollout's progress.
 pub fn sync(state: &mut State) {
     let status = calculate(state);
     put(state, status);
 }
 
-/// Brings the status up to date and judges the progress of the rollout.
+/// Updates the status and evaluates the rollout's progress.
 pub fn sync_rollout(state: &mut State) {
     let mut status = calculate(state);
     let deployment = &state.deployment;
@@ -247,7 +248,7 @@ pub fn sync_rollout(state: &mut State) {
         } else if has_progressed(&state.observed, &status) {
             let text = format!("{subject} is progressing.");
             let mut news = condition("Progressing", "True", "ReplicaSetUpdated", text, state.now);
-            // The time of the update moves with each step, whatever the reason was.
+            // Each step renews the update time, even with an unchanged reason.
             if let Some(current) = current {
                 if current.status == "True" {
                     news.last_transition_time = current.last_transition_time;
@@ -296,7 +297,7 @@ fn timed_out(state: &State, status: &DeploymentStatus) -> bool {
     }
 }
 
-/// How long until the rollout has to have progressed, when it is under way.
+/// Returns the time until the progress deadline, or `None` if no rollout is in progress.
 pub fn deadline_left(state: &State) -> Option<Duration> {
     let deployment = &state.deployment;
     let status = deployment.status.clone().unwrap_or_default();
@@ -310,11 +311,11 @@ pub fn deadline_left(state: &State) -> Option<Duration> {
         return None;
     }
     let left = deadline_of(deployment, condition)?.duration_since(state.now);
-    // A second more, as the condition's time has no fractions.
+    // Add a second, since the condition's time has no fraction.
     Some(Duration::try_from(left).unwrap_or(Duration::ZERO) + Duration::from_secs(1))
 }
 
-/// The failure of a set to make its pods, the new set's first.
+/// Returns the `ReplicaFailure` condition of a replica set, preferably the new one's.
 fn replica_failure(state: &State) -> Option<DeploymentCondition> {
     let of = |set: &ReplicaSet| {
         let conditions = set.status.as_ref()?.conditions.as_ref()?;

@@ -1,4 +1,4 @@
-//! Endpoints: the addresses behind a service in one object.
+//! Endpoints: the addresses behind a service in a single object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpoint-controller";
-/// Label that tells that this controller manages the object.
+/// Label that marks objects managed by this controller.
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
-/// Annotation of an object that could not hold all addresses.
+/// Annotation on objects that do not contain all addresses.
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-/// Addresses that the object holds at most.
+/// Maximum number of addresses per object.
 const CAPACITY: usize = 1000;
-/// Services worked on at a time.
+/// Number of services processed concurrently.
 const CONCURRENCY: usize = 5;
 
 type Port = (String, String, i32, Option<String>);
@@ -54,8 +54,9 @@ fn ports_for(pod: &Pod, service: &Service) -> Option<BTreeSet<Port>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// The subsets for a service that selects these pods: addresses with the same
-/// ports together, all in a fixed order; and whether there were too many.
+/// Returns the subsets for a service that selects these pods, and whether addresses were omitted.
+///
+/// Addresses with the same ports share a subset. The order is deterministic.
 pub fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
     let early = service
         .spec
@@ -81,7 +82,7 @@ pub fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>
     candidates.sort_by_key(|(ip, pod)| (*ip, pod.metadata.uid.clone()));
     let over = candidates.len() > CAPACITY;
     if over {
-        // Those that are ready are kept first.
+        // Keep ready addresses first.
         candidates.sort_by_key(|(_, pod)| !(early || pods::is_ready(pod)));
         candidates.truncate(CAPACITY);
         candidates.sort_by_key(|(ip, pod)| (*ip, pod.metadata.uid.clone()));
@@ -124,7 +125,7 @@ pub fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>
     (subsets, over)
 }
 
-/// The object as it has to be, given what is there.
+/// Returns the desired object, based on the present one if it exists.
 pub fn desired(service: &Service, selected: &[Arc<Pod>], present: Option<&Endpoints>) -> Endpoints {
     let (subsets, over) = subsets(service, selected);
     let mut wanted = present.cloned().unwrap_or_else(|| Endpoints {
@@ -159,7 +160,7 @@ fn same(a: &Endpoints, b: &Endpoints) -> bool {
         && a.metadata.annotations == b.metadata.annotations
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -188,7 +189,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         informers.services.synced().await;
         informers.pods.synced().await;
         informers.endpoints.synced().await;
-        // Objects whose service went while nobody watched.
+        // Services may have been deleted while this controller was not running.
         for endpoints in informers.endpoints.list() {
             queue.add(Key::of(&endpoints.metadata));
         }

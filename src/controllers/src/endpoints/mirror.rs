@@ -1,5 +1,5 @@
-//! Mirrors endpoints that users write for services without a selector into
-//! endpoint slices, which is what proxies read.
+//! Mirrors user-managed endpoints of services without a selector into endpoint slices, which
+//! proxies read.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpointslice-mirroring-controller";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-/// Label of endpoints that are not to be mirrored.
+/// Label that excludes endpoints from mirroring.
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
-/// Annotation of endpoints that are an old kind of lock.
+/// Annotation on endpoints used as leader election locks.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-/// Annotations that slices do not take over.
+/// Annotations that are not copied to slices.
 const NOT_COPIED: &[&str] = &[
     TRIGGER_TIME,
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
-/// Addresses of a subset that are mirrored at most.
+/// Maximum number of mirrored addresses per subset.
 const MOST: usize = 1000;
-/// Endpoints worked on at a time.
+/// Number of endpoints objects processed concurrently.
 const CONCURRENCY: usize = 5;
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
@@ -45,7 +45,7 @@ fn lacks_selector(service: &Service) -> bool {
     })
 }
 
-/// What slices of one family have to hold for these endpoints.
+/// Returns the endpoints of one address family that slices must contain.
 pub fn desired(endpoints: &Endpoints, family: &str) -> Desired {
     let mut desired = Desired::default();
     for subset in endpoints.subsets.iter().flatten() {
@@ -93,7 +93,7 @@ fn mirrored(address: &EndpointAddress, ready: bool) -> Endpoint {
     }
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -189,7 +189,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
             .cloned()
             .collect();
         let mut changes = slices::reconcile(&frame, family, desired, &of_family);
-        // Unlike a service with a selector, no endpoints means no slice.
+        // Unlike for services with a selector, no empty slice is kept.
         changes.create.retain(|slice| {
             slice
                 .endpoints

@@ -1,5 +1,5 @@
-//! Where services lead: endpoints, endpoint slices, and the mirror of
-//! endpoints that users write themselves.
+//! Endpoints and endpoint slices of services, including slices mirrored from user-managed
+//! endpoints.
 
 pub mod legacy;
 pub mod mirror;
@@ -13,16 +13,16 @@ use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
-/// Label (empty) on what belongs to a headless service.
+/// Label with an empty value on objects of headless services.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
-/// Label that names a slice's service.
+/// Label of a slice with the name of its service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Label that names who manages a slice.
+/// Label of a slice with the name of its managing controller.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// Annotation that tells when the last cause of a change happened.
+/// Annotation with the time of the last change that triggered an update.
 pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
-/// Whether the service has no address of its own.
+/// Returns whether the service is headless (has no cluster IP).
 pub fn is_headless(service: &Service) -> bool {
     service
         .spec
@@ -31,7 +31,7 @@ pub fn is_headless(service: &Service) -> bool {
         == Some("None")
 }
 
-/// The service's selector, when endpoints are to be found by it.
+/// Returns the service's selector, unless it is empty or the service is an `ExternalName`.
 pub fn selector_of(service: &Service) -> Option<&label_selector::Labels> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -42,7 +42,7 @@ pub fn selector_of(service: &Service) -> Option<&label_selector::Labels> {
         .filter(|selector| !selector.is_empty())
 }
 
-/// The pod's addresses.
+/// Returns the pod's IP addresses.
 pub fn addresses(pod: &Pod) -> Vec<&str> {
     let status = pod.status.as_ref();
     let several = status.and_then(|status| status.pod_ips.as_ref());
@@ -58,14 +58,15 @@ pub fn addresses(pod: &Pod) -> Vec<&str> {
     all
 }
 
-/// Whether the pod can be an endpoint at all.
+/// Returns whether the pod has an address and is neither terminal nor, without `with_terminating`,
+/// being deleted.
 pub fn is_candidate(pod: &Pod, with_terminating: bool) -> bool {
     !pods::is_terminal(pod)
         && !addresses(pod).is_empty()
         && (with_terminating || !pods::is_deleting(pod))
 }
 
-/// The host name under which the service's DNS is to have the pod.
+/// Returns the host name for the pod's DNS record in the service's domain, if it has one.
 pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let ours = spec.subdomain == service.metadata.name
@@ -75,7 +76,7 @@ pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
         .filter(|name| ours && !name.is_empty())
 }
 
-/// The reference to a pod in an endpoint.
+/// Returns the target reference of a pod's endpoint.
 pub fn target(pod: &Pod) -> ObjectReference {
     ObjectReference {
         kind: Some("Pod".into()),
@@ -86,8 +87,8 @@ pub fn target(pod: &Pod) -> ObjectReference {
     }
 }
 
-/// The number of a service port's target on this pod; none when no container
-/// has a port of that name.
+/// Resolves the target port of a service port. Returns `None` if no container has a port of that
+/// name.
 pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     match &port.target_port {
         None => Some(port.port),
@@ -114,7 +115,7 @@ pub fn target_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     }
 }
 
-/// Whether anything changed that an endpoint tells of.
+/// Returns whether the update affects endpoints.
 fn is_relevant(old: &Pod, new: &Pod) -> bool {
     old.metadata.labels != new.metadata.labels
         || pods::is_deleting(old) != pods::is_deleting(new)
@@ -132,7 +133,7 @@ fn is_relevant(old: &Pod, new: &Pod) -> bool {
                 .map(|spec| (&spec.hostname, &spec.subdomain))
 }
 
-/// Queues the services that a pod's change concerns.
+/// Enqueues the services that a pod's change may affect.
 pub fn enqueue_services(queue: &Queue<Key>, services: &Store<Service>, change: &Change<Pod>) {
     if let Change::Updated(old, new) = change
         && !is_relevant(old, new)

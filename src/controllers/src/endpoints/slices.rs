@@ -1,4 +1,4 @@
-//! Endpoint slices: the addresses behind a service, a hundred a slice.
+//! Endpoint slices: the addresses behind a service, at most 100 per slice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,27 +21,28 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 const NAME: &str = "endpointslice-controller";
-/// How slices name this controller.
+/// Value of [`MANAGED_BY`] for this controller's slices.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints in a slice at most.
+/// Maximum number of endpoints per slice.
 const CAPACITY: usize = 100;
-/// Services worked on at a time.
+/// Number of services processed concurrently.
 const CONCURRENCY: usize = 5;
-/// Label of a node's zone.
+/// Node label with the zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// The ports of a pod's endpoint, in the service's order.
+/// Ports of an endpoint, in the service's order.
 pub type Ports = Vec<EndpointPort>;
 
-/// What slices have to hold of one address family: endpoints by their ports.
-/// The ports are a list, as nothing of them can be ordered.
+/// The desired endpoints of one address family, grouped by ports.
+///
+/// A list instead of a map, since [`EndpointPort`] is neither `Ord` nor `Hash`.
 #[derive(Debug, Default)]
 pub struct Desired {
     groups: Vec<(Ports, Vec<Endpoint>)>,
 }
 
 impl Desired {
-    /// Adds an endpoint that has these ports.
+    /// Adds an endpoint with these ports.
     pub fn add(&mut self, ports: Ports, endpoint: Endpoint) {
         match self.groups.iter_mut().find(|(known, _)| *known == ports) {
             Some((_, endpoints)) => endpoints.push(endpoint),
@@ -50,28 +51,28 @@ impl Desired {
     }
 }
 
-/// What slices of one owner have in common.
+/// Properties shared by all slices of one owner.
 pub struct Frame {
-    /// Who the slices belong to.
+    /// The slices' owner.
     pub owner: OwnerReference,
-    /// Beginning of their names, and their namespace.
+    /// Prefix of their names.
     pub name: String,
     /// Their namespace.
     pub namespace: String,
     /// Their labels.
     pub labels: BTreeMap<String, String>,
-    /// Their annotations, when they are written.
+    /// Their annotations, set whenever a slice is written.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What is to be written.
+/// The slices to write.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// New slices.
+    /// Slices to create.
     pub create: Vec<EndpointSlice>,
-    /// Slices that change.
+    /// Slices to update.
     pub update: Vec<EndpointSlice>,
-    /// Slices that go.
+    /// Slices to delete.
     pub delete: Vec<Arc<EndpointSlice>>,
 }
 
@@ -83,9 +84,11 @@ fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
     (endpoint.addresses.clone(), uid)
 }
 
-/// Decides how `present` slices of one address family become `desired` with few
-/// writes: endpoints stay in their slice, new ones fill up slices that change
-/// anyway, then others, then new slices.
+/// Computes the changes that turn the `present` slices of one address family into the `desired`
+/// ones with few writes.
+///
+/// Endpoints stay in their slice. New ones fill up slices that change anyway, then other slices,
+/// then new ones.
 pub fn reconcile(
     frame: &Frame,
     family: &str,
@@ -134,7 +137,7 @@ pub fn reconcile(
             slices.push((slice, kept, changed));
             false
         });
-        // Order does not matter to anybody but makes writes repeatable.
+        // Sorting is not required for correctness, but makes writes reproducible.
         missing.sort_by_key(identity);
         slices.sort_by_key(|(_, kept, changed)| (!changed, std::cmp::Reverse(kept.len())));
         for (_, kept, changed) in &mut slices {
@@ -165,8 +168,8 @@ pub fn reconcile(
             changes.create.push(slice);
         }
     }
-    // A service without endpoints keeps one empty slice, so that consumers can
-    // tell "none" from "not yet known".
+    // A service without endpoints keeps one empty slice, so that consumers can distinguish "none"
+    // from "not yet known".
     if empty {
         let is_blank = |slice: &&Arc<EndpointSlice>| {
             slice.ports.as_ref().is_none_or(Vec::is_empty)
@@ -193,7 +196,7 @@ pub fn reconcile(
     changes
 }
 
-/// Writes changes down.
+/// Writes the changes to the API server.
 pub async fn apply(ctx: &Context, changes: Changes) -> Result<()> {
     let store = &ctx.informers.endpoint_slices;
     for slice in &changes.create {
@@ -214,7 +217,7 @@ pub async fn apply(ctx: &Context, changes: Changes) -> Result<()> {
     Ok(())
 }
 
-/// The labels of a service's slices.
+/// Returns the labels of a service's slices: the service's labels and the controller's own.
 pub fn labels(
     of: Option<&label_selector::Labels>,
     service: &str,
@@ -254,7 +257,7 @@ fn zone(node: Option<&Node>) -> Option<String> {
     node?.metadata.labels.as_ref()?.get(ZONE).cloned()
 }
 
-/// The endpoint that a pod is to a service.
+/// Returns the endpoint for a pod of the service.
 pub fn endpoint(pod: &Pod, node: Option<&Node>, service: &Service, address: &str) -> Endpoint {
     let spec = service.spec.as_ref();
     let early = spec
@@ -291,7 +294,7 @@ pub fn endpoint(pod: &Pod, node: Option<&Node>, service: &Service, address: &str
     }
 }
 
-/// The address families of a service.
+/// Returns the address families of a service, IPv4 by default.
 fn families(service: &Service) -> Vec<String> {
     let families = service
         .spec
@@ -302,8 +305,8 @@ fn families(service: &Service) -> Vec<String> {
         .unwrap_or_else(|| vec!["IPv4".into()])
 }
 
-/// When the last cause of a change in the endpoints happened: the newest of the
-/// service's making and the pods' becoming ready.
+/// Returns the time of the last change that triggered an update: the latest of the service's
+/// creation and the pods' readiness changes.
 fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
     let pods = selected.iter().filter_map(|pod| {
         let ready = pods::condition(pod, "Ready")?;
@@ -317,7 +320,7 @@ fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
     pods.chain(made).max()
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -334,7 +337,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
             .on_change(move |change| enqueue_services(&queue, &services, change));
     }
     {
-        // Somebody else touched our slices.
+        // Another client changed or deleted one of this controller's slices.
         let queue = queue.clone();
         informers.endpoint_slices.on_change(move |change| {
             let slice = change.object();
@@ -353,8 +356,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         });
     }
     {
-        // A node's zone is part of its pods' endpoints, and pods of nodes that
-        // are not known yet have none.
+        // A node's zone is part of its pods' endpoints, and unknown until the node is observed.
         let (queue, services, pods) = (
             queue.clone(),
             informers.services.clone(),
@@ -384,7 +386,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
 
 async fn sync(ctx: &Context, key: Key) -> Result<()> {
     let Some(service) = ctx.informers.services.by_key(&key) else {
-        return Ok(()); // the collector takes the slices
+        return Ok(()); // the garbage collector deletes the slices
     };
     if service.metadata.deletion_timestamp.is_some() {
         return Ok(());
@@ -482,7 +484,7 @@ pub mod testing {
     use k8s_openapi::api::core::v1::{Container, ContainerPort, PodIP, ServicePort, ServiceSpec};
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-    /// A service `ns/svc` with ports of name, number and target's name.
+    /// Returns a service `ns/svc` with ports given as name, number and target port name.
     pub fn service(ports: &[(&str, i32, &str)]) -> Service {
         Service {
             metadata: ObjectMeta {
@@ -509,7 +511,7 @@ pub mod testing {
         }
     }
 
-    /// A running pod with this address, whose port `web` is `port`.
+    /// Returns a running pod with this address and a container port `web` with number `port`.
     pub fn endpoint_pod(name: &str, ip: &str, port: i32, ready: Option<i64>) -> Pod {
         let mut pod = pod(name, "n", "Running", ready);
         pod.spec.as_mut().unwrap().containers = vec![Container {

@@ -1,4 +1,4 @@
-//! The graph of owners and dependents: who there is, and who is to be looked at.
+//! The graph of owners and dependents, and the tasks that follow from its changes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -7,63 +7,63 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::discovery::Served;
 
-/// Finalizer of an object whose dependents go first.
+/// Finalizer of an object whose dependents are deleted first.
 pub const FOREGROUND: &str = "foregroundDeletion";
-/// Finalizer of an object whose dependents stay.
+/// Finalizer of an object whose dependents are orphaned instead of deleted.
 pub const ORPHAN: &str = "orphan";
 
-/// An owner, as a dependent names it.
+/// An owner reference of a dependent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// The owner's uid.
+    /// UID of the owner.
     pub uid: String,
-    /// Whether the owner must not go (in the foreground) before the dependent.
+    /// Whether a foreground deletion of the owner must wait for this dependent.
     pub blocks: bool,
 }
 
-/// An object, as far as the collector minds.
+/// An object with the properties that matter to garbage collection.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// What it is.
+    /// The object's resource.
     pub resource: Arc<Served>,
-    /// Its namespace, empty for cluster-scoped objects.
+    /// `metadata.namespace`; empty for cluster-scoped objects.
     pub namespace: String,
-    /// Its name.
+    /// `metadata.name`.
     pub name: String,
-    /// Who owns it.
+    /// Its owner references.
     pub owners: Vec<Owner>,
     /// Whether it is being deleted.
     pub deleting: bool,
-    /// Whether it waits for its dependents to go.
+    /// Whether it is being deleted in the foreground, that is, after its dependents.
     pub waits_for_dependents: bool,
-    /// Whether it waits for its dependents to be let go.
+    /// Whether it is being deleted after its dependents were orphaned.
     pub orphans_dependents: bool,
 }
 
-/// What a change makes necessary.
+/// Work that a change of the graph requires. Both hold the UID of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
-    /// See whether this object's owners are still there.
+    /// Check the object's owners, or its dependents if it is being deleted in the foreground.
     Check(String),
-    /// Let go of this object's dependents.
+    /// Remove the object's UID from the owner references of its dependents.
     Orphan(String),
 }
 
-/// All objects by uid, and who depends on whom.
+/// All objects by UID, and their dependencies.
 #[derive(Default)]
 pub struct Graph {
     nodes: HashMap<String, Node>,
-    /// Dependents by the owner's uid, whether the owner is known or not.
+    /// UIDs of dependents by the owner's UID. The owner need not be known.
     dependents: HashMap<String, HashSet<String>>,
 }
 
 impl Graph {
-    /// The object with this uid.
+    /// Returns the object with this UID.
     pub fn get(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
     }
 
-    /// The uids of those that name this one as owner.
+    /// Returns the UIDs of the objects that have this one as an owner.
     pub fn dependents(&self, uid: &str) -> Vec<String> {
         self.dependents
             .get(uid)
@@ -73,7 +73,7 @@ impl Graph {
             .collect()
     }
 
-    /// The uids of the dependents that an owner deleted in the foreground waits for.
+    /// Returns the UIDs of the dependents that a foreground deletion of the owner must wait for.
     pub fn blocking_dependents(&self, uid: &str) -> Vec<String> {
         let blocks = |dependent: &String| {
             self.nodes.get(dependent).is_some_and(|node| {
@@ -87,7 +87,7 @@ impl Graph {
         all
     }
 
-    /// How many objects of a resource a namespace has.
+    /// Returns the number of objects of a resource in a namespace.
     pub fn count(&self, group: &str, plural: &str, namespace: &str) -> usize {
         let counts = |node: &&Node| {
             node.namespace == namespace
@@ -97,7 +97,7 @@ impl Graph {
         self.nodes.values().filter(counts).count()
     }
 
-    /// The uids of all objects of a resource.
+    /// Returns the UIDs of all objects of a resource.
     pub fn of_resource(&self, resource: &Served) -> Vec<String> {
         let same = |node: &Node| {
             node.resource.plural == resource.plural && node.resource.group == resource.group
@@ -126,7 +126,8 @@ impl Graph {
         }
     }
 
-    /// Whether all owners of an object are known and none waits for it to go.
+    /// Returns whether all owners of the object are known and none is being deleted in the
+    /// foreground.
     pub fn owners_stand(&self, node: &Node) -> bool {
         node.owners.iter().all(|owner| {
             self.nodes
@@ -135,7 +136,7 @@ impl Graph {
         })
     }
 
-    /// Takes in a new or changed object.
+    /// Adds or updates an object and returns the resulting tasks.
     pub fn put(&mut self, resource: &Arc<Served>, meta: &ObjectMeta) -> Vec<Task> {
         let Some(uid) = meta.uid.clone() else {
             return Vec::new();
@@ -175,11 +176,11 @@ impl Graph {
         };
         self.link(&uid, &node.owners);
         if owners_changed {
-            // A new owner may be gone or about to go already.
+            // A new owner may already be deleted or being deleted.
             if !self.owners_stand(&node) {
                 tasks.push(Task::Check(uid.clone()));
             }
-            // An owner that waited for this one might wait no longer.
+            // A former owner's foreground deletion may no longer have to wait for this object.
             for owner in old.iter().flat_map(|old| &old.owners) {
                 if self
                     .nodes
@@ -201,7 +202,7 @@ impl Graph {
         tasks
     }
 
-    /// Takes in that an object is gone; it may never have been known.
+    /// Removes an object, known or not, and returns it with the resulting tasks.
     pub fn remove(&mut self, uid: &str) -> (Option<Node>, Vec<Task>) {
         let node = self.nodes.remove(uid);
         let mut tasks: Vec<Task> = self.dependents(uid).into_iter().map(Task::Check).collect();

@@ -1,10 +1,11 @@
-//! The garbage collector: objects go when their owners are gone.
+//! The garbage collector: deletes objects whose owners no longer exist.
 //!
-//! Every deletable kind that discovery tells of is watched, custom ones too:
-//! through the shared informers where there is one, else by a watch of
-//! metadata alone, of which only the graph ([`graph`]) is kept. Nothing is
-//! deleted on the graph's word: the object, and owners that the graph does not
-//! know, are read from the API first, and deletes carry uid and revision.
+//! Watches every deletable resource found by discovery, including custom ones: through the shared
+//! informers where they exist, otherwise with metadata-only watches. Of the latter only the graph
+//! ([`graph`]) is kept in memory.
+//!
+//! The graph alone never justifies a deletion. The object, and owners missing from the graph, are
+//! first read from the API server, and deletions have UID and resource version as preconditions.
 
 mod graph;
 mod monitor;
@@ -26,14 +27,14 @@ pub use graph::Node;
 use graph::{FOREGROUND, Graph, ORPHAN, Task};
 
 const NAME: &str = "garbage-collector-controller";
-/// How long the collector waits at most for kinds that cannot be listed.
+/// How long to wait at most for resources that cannot be listed.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Objects worked on at a time.
+/// Number of objects processed concurrently.
 const CONCURRENCY: usize = 20;
 
 type Gone = Box<dyn Fn(&Node) + Send + Sync>;
 
-/// What the collector knows; other controllers may look.
+/// Shared state of the collector, which other controllers may query.
 #[derive(Clone, Default)]
 pub struct Collector {
     shared: Arc<Shared>,
@@ -47,24 +48,24 @@ struct Shared {
     gone: Mutex<Vec<Gone>>,
 }
 
-/// The answer to a read of an object's metadata.
+/// The response to a metadata-only read.
 #[derive(Clone, Debug, Deserialize)]
 struct Live {
     metadata: ObjectMeta,
 }
 
 impl Collector {
-    /// Calls `handler` with each object that is gone.
+    /// Registers a handler that is called with each deleted object.
     pub fn on_gone(&self, handler: impl Fn(&Node) + Send + Sync + 'static) {
         self.shared.gone.lock().push(Box::new(handler));
     }
 
-    /// How many objects of a resource a namespace has.
+    /// Returns the number of objects of a resource in a namespace.
     pub fn count(&self, group: &str, plural: &str, namespace: &str) -> usize {
         self.shared.graph.lock().count(group, plural, namespace)
     }
 
-    /// The resources that are watched.
+    /// Returns the watched resources.
     pub fn served(&self) -> Vec<Arc<Served>> {
         self.shared.served.lock().clone()
     }
@@ -89,7 +90,7 @@ impl Collector {
     }
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
     let monitors = monitor::Monitors::new(ctx, collector);
     let (ctx, collector) = (ctx.clone(), collector.clone());
@@ -170,7 +171,7 @@ async fn drop_finalizer(ctx: &Context, node: &Node, uid: &str, finalizer: &str) 
     .await
 }
 
-/// What the owners of an object are.
+/// The owners of an object: existing, missing, and being deleted in the foreground.
 #[derive(Default)]
 struct Owners {
     solid: Vec<OwnerReference>,
@@ -178,7 +179,7 @@ struct Owners {
     waiting: Vec<OwnerReference>,
 }
 
-/// How an object goes whose owners are gone: as its own finalizers say.
+/// Returns the propagation policy for an object without owners, as determined by its finalizers.
 fn propagation(meta: &ObjectMeta) -> &'static str {
     let has = |finalizer: &str| {
         meta.finalizers
@@ -210,7 +211,7 @@ async fn classify(
             .lock()
             .get(&reference.uid)
             .map(|owner| owner.waits_for_dependents);
-        // An owner that the graph lacks may have been made a moment ago.
+        // An owner missing from the graph may just have been created.
         let state = match (known, asked.get(reference.uid.as_str())) {
             (Some(waits), _) => Some(waits),
             (None, Some(state)) => *state,
@@ -229,7 +230,7 @@ async fn classify(
     Ok(owners)
 }
 
-/// Whether the owner waits for its dependents; nothing if it does not exist.
+/// Returns whether the owner is being deleted in the foreground, or `None` if it does not exist.
 async fn ask_for_owner(
     ctx: &Context,
     collector: &Collector,
@@ -251,8 +252,8 @@ async fn ask_for_owner(
             ))
         })?;
     if resource.namespaced && node.namespace.is_empty() {
-        // A cluster-scoped object cannot name an owner in a namespace: which
-        // one is meant cannot be known, so that nothing is done about it.
+        // A cluster-scoped object must not have a namespaced owner: the namespace is unknown, so do
+        // nothing.
         return Err(Error::other(
             "a cluster-scoped object has an owner in a namespace",
         ));
@@ -282,7 +283,7 @@ async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
         return Ok(());
     }
     let Some(meta) = live(ctx, &node.resource, &node.namespace, &node.name).await? else {
-        return Ok(()); // the watch will say so
+        return Ok(()); // the watch will report the deletion
     };
     if meta.uid.as_deref() != Some(uid) || meta.deletion_timestamp.is_some() {
         return Ok(());
@@ -310,7 +311,7 @@ async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
             .is_some_and(|node| node.waits_for_dependents)
     });
     if circular {
-        // Two that wait for each other: this one no longer holds its owners up.
+        // A deletion cycle: stop this object from blocking its owners.
         let unblocked: Vec<_> = references
             .iter()
             .map(|reference| OwnerReference {

@@ -1,4 +1,4 @@
-//! Which kinds the collector watches, as discovery tells.
+//! Maintains one watch per resource, following discovery.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::context::Context;
 use crate::discovery::{Served, discover};
 use crate::informers::{Sink, Source, Versioned, reflect};
 
-/// Kinds that own nothing and are owned by nobody, and come in floods.
+/// Resources without owners or dependents that change too often to be worth watching.
 const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
-/// Kinds whose change means that other kinds may be served.
+/// Resources whose changes can change which resources are served.
 const CATALOGUES: &[&str] = &["customresourcedefinitions", "apiservices"];
-/// How long changes of the catalogues are gathered: one CRD alone changes
-/// several times until it is served.
+/// How long changes of these are collected before discovery runs: a single CRD changes several
+/// times until it is served.
 const GATHER: Duration = Duration::from_millis(100);
-/// How soon discovery that failed in part is tried again.
+/// Interval of retries after discovery failed in part.
 const RETRY: Duration = Duration::from_secs(30);
 
 type Name = (String, String);
@@ -37,14 +37,14 @@ struct Monitor {
     task: AbortHandle,
 }
 
-/// The watches of the collector.
+/// The watches of the garbage collector.
 pub struct Monitors {
     ctx: Context,
     collector: Collector,
-    /// Kinds that the shared informers tell of.
+    /// Resources that the shared informers deliver.
     fed: Vec<Arc<Served>>,
     changed: Arc<Notify>,
-    /// Whether the first round of lists is in.
+    /// Whether the initial lists of all resources have been received.
     ready: watch::Sender<bool>,
 }
 
@@ -63,8 +63,8 @@ impl MetadataGraph {
     }
 }
 
-/// What the graph needs of an object, and a watch to go on: managed fields alone
-/// are often most of the metadata.
+/// The metadata that the graph and the watch need. Other fields, above all `managedFields`, are
+/// dropped because they often make up most of the metadata.
 #[derive(Clone, Debug, Deserialize)]
 struct Metadata {
     #[serde(deserialize_with = "links")]
@@ -143,7 +143,7 @@ impl Sink<Metadata> for MetadataGraph {
 }
 
 impl Monitors {
-    /// Prepares the watches; kinds with a shared informer are fed from there.
+    /// Creates the set of watches and connects the shared informers to the graph.
     pub fn new(ctx: &Context, collector: &Collector) -> Self {
         let graph = collector.clone();
         let sink = move |resource: &Arc<Served>, meta: &ObjectMeta, gone: bool| {
@@ -163,12 +163,11 @@ impl Monitors {
         }
     }
 
-    /// Waits until all kinds are listed, or for long enough that the others
-    /// cannot be.
+    /// Waits until all resources are listed, or until the timeout if some cannot be listed.
     pub async fn synced(&self) {
         let all = async {
             self.ctx.informers.synced().await;
-            // The sender lives as long as we do.
+            // Cannot fail: `self` owns the sender.
             let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
         };
         if tokio::time::timeout(PATIENCE, all).await.is_err() {
@@ -176,7 +175,7 @@ impl Monitors {
         }
     }
 
-    /// Keeps the watches as discovery tells, for ever.
+    /// Starts and stops watches according to discovery. Never returns.
     pub async fn run(&self) {
         let mut tasks = JoinSet::new();
         let mut monitors: HashMap<Name, Monitor> = HashMap::new();
@@ -195,7 +194,7 @@ impl Monitors {
             if !*self.ready.borrow() {
                 let deadline = tokio::time::Instant::now() + PATIENCE;
                 for monitor in monitors.values_mut() {
-                    // A watch that was given up counts as listed.
+                    // A stopped watch counts as listed.
                     let _ = tokio::time::timeout_at(
                         deadline,
                         monitor.synced.wait_for(|synced| *synced),

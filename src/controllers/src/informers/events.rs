@@ -1,4 +1,4 @@
-//! The lines of a watch, read in one pass.
+//! Parses watch events in a single pass.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Reads an event. Its type stands before its object in what API servers write,
-/// so that the object needs no form in between; where it stands behind, it has one.
+/// Parses a watch event.
+///
+/// API servers write `type` before `object`, so that the object is deserialized directly. In the
+/// opposite order it is buffered as a [`Value`] first.
 pub fn read<K: DeserializeOwned>(line: &str) -> serde_json::Result<WatchEvent<K>> {
     let mut reader = serde_json::Deserializer::from_str(line);
     let event = serde::Deserializer::deserialize_map(&mut reader, EventVisitor(PhantomData))?;
@@ -68,8 +70,8 @@ impl<'de, K: DeserializeOwned> Visitor<'de> for EventVisitor<K> {
     }
 }
 
-/// Reads an event whose object came before its type. The object goes through text
-/// once more, so that no second reader of `K` is compiled for this rare order.
+/// Converts an event whose object preceded its type. The object is converted to text and parsed
+/// again, to avoid instantiating a second deserializer of `K` for this rare case.
 fn late<K: DeserializeOwned>(kind: Kind, object: &Value) -> serde_json::Result<WatchEvent<K>> {
     let text = object.to_string();
     Ok(match kind {

@@ -1,10 +1,11 @@
-//! Shared informers: one list and watch a kind, for all controllers.
+//! Shared informers: one list and watch per kind, shared by all controllers.
 //!
-//! A [`Store`] mirrors the objects of a kind; a reflector keeps it true.
-//! Controllers read stores and are told of changes through handlers, which
-//! only put keys into work queues. A controller's own writes go into the store
-//! at once ([`Store::observe`]), so that its next look at the same item sees
-//! them: this takes the place of upstream's "expectations".
+//! A [`Store`] caches the objects of a kind, and a reflector keeps it up to date. Controllers read
+//! the stores and register handlers for changes, which only enqueue keys.
+//!
+//! The results of a controller's own writes are added to the store immediately
+//! ([`Store::observe`]), so that the next sync of the item sees them. This replaces upstream's
+//! "expectations".
 
 mod events;
 mod reflector;

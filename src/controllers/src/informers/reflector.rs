@@ -1,4 +1,4 @@
-//! Keeps a store true by list and watch.
+//! Keeps a store up to date with a list and a watch.
 
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use kube::core::{ObjectList, Request, Status};
 use super::events;
 use super::store::{Store, Versioned};
 
-/// Who is told of what a list and watch say.
+/// The receiver of a list and watch.
 pub trait Sink<K>: Send + Sync {
-    /// The whole list of this revision: what is not in it is gone.
+    /// Replaces the contents by the list at this revision: missing objects were deleted.
     fn replace(&self, objects: Vec<K>, revision: u64);
-    /// An object is new or different.
+    /// Adds or updates an object.
     fn apply(&self, object: K);
-    /// An object is gone.
+    /// Removes an object.
     fn remove(&self, object: K);
-    /// The watch has come to this revision without more to say.
+    /// Records that the watch has progressed to this revision without further changes.
     fn bookmark(&self, revision: u64);
 }
 
@@ -41,51 +41,53 @@ impl<K: Versioned> Sink<K> for Store<K> {
     }
 }
 
-/// How long one watch lasts, in seconds; up to as much again is added at random
-/// so that watches do not end together. Inside one process nothing drops idle
-/// connections, so that the figure only bounds how long a stuck watch lives.
+/// Minimum duration of a watch in seconds. Up to the same again is added at random, so that watches
+/// do not end simultaneously.
+///
+/// Within a process no idle connections are dropped, so this only bounds the lifetime of a stuck
+/// watch.
 const WATCH_SECONDS: u32 = 1800;
-/// How long the server may take to answer a list, or to begin a watch.
+/// Timeout for the response to a list, and for the start of a watch.
 const LONGEST_ANSWER: Duration = Duration::from_secs(60);
-/// How long a watch may be silent: the server sends a bookmark each minute, so that
-/// silence means that the watch is dead.
+/// Timeout between events of a watch. The server sends a bookmark every minute, so a longer silence
+/// means that the watch is dead.
 const LONGEST_SILENCE: Duration = Duration::from_secs(180);
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LAST_DELAY: Duration = Duration::from_secs(30);
 
-/// What to list and watch.
+/// The objects to list and watch.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The collection's path, `/apis/apps/v1/deployments`.
+    /// Path of the collection, such as `/apis/apps/v1/deployments`.
     pub path: String,
-    /// Only objects that match this field selector.
+    /// Field selector.
     pub fields: Option<String>,
-    /// Only metadata (`PartialObjectMetadata`) is asked for.
+    /// Whether to request only metadata (`PartialObjectMetadata`).
     pub metadata_only: bool,
 }
 
-/// Why a watch ended.
+/// How a watch ended.
 enum End {
-    /// It timed out; it can go on from this revision.
+    /// It timed out or broke off; resume from this resource version.
     Resume(String),
-    /// The revision is too old: list again.
+    /// The resource version is too old, or an event was unreadable: list again.
     Relist,
 }
 
-/// A [`Sink`] that takes text, whatever its kind: the list and watch around it is
-/// compiled once, not once per kind.
+/// A [`Sink`] that accepts serialized objects of any kind, so that the list and watch code is
+/// compiled only once instead of once per kind.
 trait Feed: Send + Sync {
-    /// Replaces everything by a list, and returns the list's resource version.
+    /// Replaces the contents by a list and returns the list's resource version.
     fn replace(&self, path: &str, list: &str) -> serde_json::Result<String>;
-    /// Applies one event of a watch.
+    /// Applies one watch event.
     fn event(&self, line: &str) -> serde_json::Result<Step>;
 }
 
 /// The outcome of one event.
 enum Step {
-    /// The store is at this resource version now; `None` if the event had none.
+    /// The sink is at this resource version; `None` if the event had none.
     At(Option<String>),
-    /// The server ended the watch with an error.
+    /// The server ended the watch with this error.
     Failed(Box<Status>),
 }
 
@@ -125,7 +127,7 @@ impl<K: Versioned, S: Sink<K>> Feed for Typed<K, S> {
     }
 }
 
-/// Keeps `store` current, forever.
+/// Keeps `store` up to date. Never returns.
 pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl Sink<K> + 'static) {
     let feed: Box<dyn Feed> = Box::new(Typed {
         sink: store,
@@ -158,7 +160,7 @@ async fn run(client: Client, source: Source, feed: Box<dyn Feed>) {
                 resume = Some(version);
             }
         }
-        // A watch that ends at once must not become a busy loop.
+        // Back off if watches end immediately.
         if began.elapsed() > Duration::from_secs(5) {
             delay = FIRST_DELAY;
         } else {
@@ -172,7 +174,8 @@ async fn sleep(delay: &mut Duration) {
     *delay = (*delay * 2).min(LAST_DELAY);
 }
 
-/// An answer that must not be long in coming: without it a mirror would stand still.
+/// Applies the response timeout. Without it, a hanging request would block the store's updates
+/// forever.
 async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     tokio::time::timeout(LONGEST_ANSWER, answer)
         .await
@@ -196,8 +199,8 @@ async fn list(client: &Client, source: &Source, feed: &dyn Feed) -> kube::Result
         .map_err(kube::Error::SerdeError)
 }
 
-/// Reads a list. An object that is not what its kind's type says is left out: one
-/// must not keep all others from being seen.
+/// Parses a list. Objects that cannot be deserialized are logged and omitted, so that one invalid
+/// object does not hide all others.
 fn read_list<K: Versioned>(path: &str, text: &str) -> serde_json::Result<ObjectList<K>> {
     let whole = serde_json::from_str(text);
     if whole.is_ok() {
@@ -207,8 +210,8 @@ fn read_list<K: Versioned>(path: &str, text: &str) -> serde_json::Result<ObjectL
     let mut items = Vec::with_capacity(list.items.len());
     for item in list.items {
         let metadata = item["metadata"].clone();
-        // Through text: a reader of trees would be compiled for each kind, for this
-        // alone.
+        // Convert to text and parse again: deserializing from a `Value` would be compiled for each
+        // kind only for this case.
         match serde_json::from_str(&item.to_string()) {
             Ok(item) => items.push(item),
             Err(error) => tracing::warn!(
@@ -273,10 +276,10 @@ async fn watch(
                 }
                 return Ok(End::Relist);
             }
-            // The end of a stream that broke within a line: go on from what was read.
+            // The stream ended within a line: resume after the last complete event.
             Err(error) if error.is_eof() => return Ok(End::Resume(at)),
             Err(error) => {
-                // Going on would lose the event: read everything again.
+                // Skipping the event would lose a change, so list again.
                 tracing::warn!(path = %source.path, %error, "watch sent what cannot be read");
                 return Ok(End::Relist);
             }

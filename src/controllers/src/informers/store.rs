@@ -1,4 +1,4 @@
-//! What is known of a kind's objects, indexed, with change handlers.
+//! An indexed cache of one kind's objects, with change handlers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Debug, Display};
@@ -11,17 +11,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-/// Names an object within its kind. Cluster-scoped objects have an empty namespace.
+/// The key of an object within its kind.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// The namespace, empty for cluster-scoped objects.
+    /// The namespace; empty for cluster-scoped objects.
     pub namespace: String,
     /// The name.
     pub name: String,
 }
 
 impl Key {
-    /// The key of `namespace`/`name`.
+    /// Returns the key of `namespace`/`name`.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -29,7 +29,7 @@ impl Key {
         }
     }
 
-    /// The key of the object that has this metadata.
+    /// Returns the key of the object with this metadata.
     pub fn of(meta: &ObjectMeta) -> Self {
         Self {
             namespace: meta.namespace.clone().unwrap_or_default(),
@@ -54,11 +54,11 @@ impl Debug for Key {
     }
 }
 
-/// What a store can hold: anything with object metadata.
+/// An object that a store can hold: anything with object metadata.
 pub trait Versioned: Clone + DeserializeOwned + Debug + Send + Sync + 'static {
-    /// The metadata.
+    /// Returns the metadata.
     fn metadata(&self) -> &ObjectMeta;
-    /// The metadata, to change.
+    /// Returns the metadata for modification.
     fn metadata_mut(&mut self) -> &mut ObjectMeta;
 }
 
@@ -72,31 +72,31 @@ impl<K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'stati
     }
 }
 
-/// A built-in kind: its path and names are known at compile time.
+/// A built-in kind, whose path and names are known at compile time.
 pub trait Object: Versioned + kube::Resource<DynamicType = ()> + Serialize {}
 
 impl<K: Versioned + kube::Resource<DynamicType = ()> + Serialize> Object for K {}
 
-/// What happened to an object, in the order of the watch.
+/// A change of an object. Changes are delivered in the order of the watch.
 #[derive(Clone, Debug)]
 pub enum Change<K> {
-    /// It is new.
+    /// The object was created.
     Added(Arc<K>),
-    /// It is different: as it was last told, and as it is.
+    /// The object was updated: its state in the last notification and its current state.
     Updated(Arc<K>, Arc<K>),
-    /// It is gone: its last state.
+    /// The object was deleted: its last known state.
     Deleted(Arc<K>),
 }
 
 impl<K> Change<K> {
-    /// The object as it is, or was when it is gone.
+    /// Returns the object in its current or, after deletion, last state.
     pub fn object(&self) -> &Arc<K> {
         match self {
             Change::Added(object) | Change::Updated(_, object) | Change::Deleted(object) => object,
         }
     }
 
-    /// The object as it was told before.
+    /// Returns the previous state, for updates.
     pub fn old(&self) -> Option<&Arc<K>> {
         match self {
             Change::Updated(old, _) => Some(old),
@@ -104,12 +104,12 @@ impl<K> Change<K> {
         }
     }
 
-    /// Every state that this change speaks of, the older one first.
+    /// Returns all states in this change, the older one first.
     pub fn states(&self) -> impl Iterator<Item = &Arc<K>> {
         self.old().into_iter().chain(std::iter::once(self.object()))
     }
 
-    /// Whether the object is gone.
+    /// Returns whether the object was deleted.
     pub fn is_deletion(&self) -> bool {
         matches!(self, Change::Deleted(_))
     }
@@ -118,12 +118,12 @@ impl<K> Change<K> {
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 type Index<K> = fn(&K) -> Option<String>;
 
-/// What handlers were last told of an entry.
+/// The state of an entry in the last notification of handlers.
 enum Told<K> {
-    /// The state that is held.
+    /// The state that the store holds.
     Current,
-    /// Another state, or nothing: the held one came from our own write and the
-    /// watch has yet to speak of it.
+    /// A different state, or none yet: the stored one is the result of a write by this process that
+    /// the watch has not reported yet.
     Other(Option<Arc<K>>),
 }
 
@@ -136,13 +136,13 @@ struct Inner<K> {
     objects: BTreeMap<Key, Entry<K>>,
     by_owner: HashMap<String, BTreeSet<Key>>,
     by_index: HashMap<String, BTreeSet<Key>>,
-    /// Removed by our own deletes, by uid, until the watch says so too.
+    /// Objects that this process deleted and whose deletion the watch has not reported yet, by UID.
     tombstones: HashMap<String, Arc<K>>,
-    /// The revision up to which the watch has spoken.
+    /// The latest resource version that the watch has reported.
     revision: u64,
 }
 
-/// A mirror of one kind's objects; clones share it.
+/// A cache of one kind's objects; clones share it.
 pub struct Store<K> {
     shared: Arc<Shared<K>>,
 }
@@ -173,8 +173,8 @@ fn uid(meta: &ObjectMeta) -> &str {
     meta.uid.as_deref().unwrap_or_default()
 }
 
-/// Where an object stands in the owner index: under its controller's uid, or,
-/// having none, under its namespace's orphans.
+/// Returns the key of an object in the owner index: its controller's UID or, without a controller,
+/// `~` followed by its namespace.
 fn owner_key(meta: &ObjectMeta) -> String {
     meta.owner_references
         .iter()
@@ -230,12 +230,13 @@ impl<K: Versioned> Default for Store<K> {
 }
 
 impl<K: Versioned> Store<K> {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new() -> Self {
         Self::with_index(None)
     }
 
-    /// An empty store with an index of its own besides the owner's.
+    /// Returns an empty store with an additional index. `index` returns the value under which an
+    /// object is indexed.
     pub fn indexed_by(index: Index<K>) -> Self {
         Self::with_index(Some(index))
     }
@@ -257,15 +258,17 @@ impl<K: Versioned> Store<K> {
         }
     }
 
-    /// Calls `handler` at each change from now on, in order, from the watch's
-    /// task: it must be quick and not block.
+    /// Registers a handler for all future changes.
+    ///
+    /// It is called in the order of changes from the watch's task, so it must be quick and must not
+    /// block.
     pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
         self.shared.handlers.write().push(Box::new(handler));
     }
 
-    /// Waits until the first list is in.
+    /// Waits until the initial list has been received.
     pub async fn synced(&self) {
-        // The sender lives in `shared`, so waiting cannot fail.
+        // Cannot fail: `shared` owns the sender.
         let _ = self
             .shared
             .synced
@@ -274,23 +277,23 @@ impl<K: Versioned> Store<K> {
             .await;
     }
 
-    /// Whether the first list is in.
+    /// Returns whether the initial list has been received.
     pub fn is_synced(&self) -> bool {
         *self.shared.synced.borrow()
     }
 
-    /// The object `namespace`/`name`.
+    /// Returns the object `namespace`/`name`.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.by_key(&Key::new(namespace, name))
     }
 
-    /// The object with this key.
+    /// Returns the object with this key.
     pub fn by_key(&self, key: &Key) -> Option<Arc<K>> {
         let inner = self.shared.inner.read();
         inner.objects.get(key).map(|entry| entry.object.clone())
     }
 
-    /// Every object, in key order.
+    /// Returns all objects in key order.
     pub fn list(&self) -> Vec<Arc<K>> {
         let inner = self.shared.inner.read();
         inner
@@ -300,17 +303,17 @@ impl<K: Versioned> Store<K> {
             .collect()
     }
 
-    /// How many objects there are.
+    /// Returns the number of objects.
     pub fn len(&self) -> usize {
         self.shared.inner.read().objects.len()
     }
 
-    /// Whether there is no object.
+    /// Returns whether the store has no objects.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Every object of a namespace, by name.
+    /// Returns all objects of a namespace, ordered by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let inner = self.shared.inner.read();
         inner
@@ -329,14 +332,14 @@ impl<K: Versioned> Store<K> {
             .collect()
     }
 
-    /// The objects whose controller has this uid.
+    /// Returns the objects whose controller has this UID.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         let inner = self.shared.inner.read();
         Self::gather(&inner, inner.by_owner.get(uid))
     }
 
-    /// The objects whose controller has this uid, and those of the namespace
-    /// that have no controller.
+    /// Returns the objects whose controller has this UID, and the namespace's objects without a
+    /// controller.
     pub fn claimable_by(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
         let inner = self.shared.inner.read();
         let mut found = Self::gather(&inner, inner.by_owner.get(uid));
@@ -347,7 +350,7 @@ impl<K: Versioned> Store<K> {
         found
     }
 
-    /// The objects of which the store's own index says `value`.
+    /// Returns the objects with this value in the store's additional index.
     pub fn indexed(&self, value: &str) -> Vec<Arc<K>> {
         let inner = self.shared.inner.read();
         Self::gather(&inner, inner.by_index.get(value))
@@ -363,8 +366,10 @@ impl<K: Versioned> Store<K> {
         object.metadata_mut().managed_fields = None;
     }
 
-    /// Takes in the answer to a write of our own, unless the watch knows better.
-    /// Handlers are told when the watch speaks of it.
+    /// Adds the response to a write by this process, unless the watch has already reported a later
+    /// state.
+    ///
+    /// Handlers are notified only when the watch reports the change.
     pub fn observe(&self, mut object: K) -> Arc<K> {
         Self::slim(&mut object);
         let object = Arc::new(object);
@@ -385,18 +390,19 @@ impl<K: Versioned> Store<K> {
                     other => other,
                 }
             }
-            // The watch is past this write and the object is not there: it was
-            // deleted since.
+            // The watch has progressed past this write and the object is missing: it was deleted
+            // since.
             _ if new <= seen => return object,
-            Some(_) => return object, // a namesake that the watch has yet to delete
+            // An earlier object of that name, whose deletion the watch has not reported yet.
+            Some(_) => return object,
             None => Told::Other(None),
         };
         inner.put(key, object.clone(), told, self.shared.index);
         object
     }
 
-    /// Takes in that a delete of our own was accepted; `gone` when the object
-    /// is removed already and not only marked.
+    /// Records that the API server accepted a deletion by this process. `gone` is true if the
+    /// object was removed, and false if it was only marked for deletion.
     pub fn observe_deletion(&self, meta: &ObjectMeta, gone: bool, now: Timestamp) {
         let key = Key::of(meta);
         let mut inner = self.shared.inner.write();
@@ -427,7 +433,7 @@ impl<K: Versioned> Store<K> {
         }
     }
 
-    /// Takes in an object that a watch says is new or different.
+    /// Handles an added or modified object reported by the watch.
     pub fn apply(&self, mut object: K) {
         Self::slim(&mut object);
         let object = Arc::new(object);
@@ -443,17 +449,18 @@ impl<K: Versioned> Store<K> {
                 Some(entry) if uid(entry.object.metadata()) == uid(meta) => {
                     let held = revision(entry.object.metadata());
                     if held > new {
-                        return; // a later write of our own; the watch will come to it
+                        return; // a later write by this process, which the watch will report
                     }
                     match &entry.told {
-                        Told::Current if held == new => return, // told, by a list again
+                        // Repeated by a new list.
+                        Told::Current if held == new => return,
                         Told::Current => Change::Updated(entry.object.clone(), object.clone()),
                         Told::Other(Some(old)) => Change::Updated(old.clone(), object.clone()),
                         Told::Other(None) => Change::Added(object.clone()),
                     }
                 }
-                // Another object of the same name: the deletion in between was
-                // missed (a list), so that it is told now.
+                // Another object of the same name: the deletion in between was missed because of a
+                // new list, so notify handlers of it now.
                 Some(entry) => {
                     let last = entry.object.clone();
                     drop(inner);
@@ -469,7 +476,7 @@ impl<K: Versioned> Store<K> {
         self.tell(&change);
     }
 
-    /// Takes in that a watch says the object is gone.
+    /// Handles a deletion reported by the watch.
     pub fn remove(&self, object: K) {
         let change = {
             let mut inner = self.shared.inner.write();
@@ -489,13 +496,14 @@ impl<K: Versioned> Store<K> {
         self.tell(&change);
     }
 
-    /// Takes in that the watch has come to `revision` without more to say.
+    /// Records that the watch has progressed to `revision` without further changes.
     pub fn bookmark(&self, revision: u64) {
         let mut inner = self.shared.inner.write();
         inner.revision = inner.revision.max(revision);
     }
 
-    /// Takes in a whole list of revision `at`: what is not in it is gone.
+    /// Replaces the contents by the list at revision `at`: objects missing from it were deleted.
+    /// Marks the store as synced.
     pub fn replace(&self, objects: Vec<K>, at: u64) {
         let listed: BTreeMap<Key, String> = objects
             .iter()
@@ -591,7 +599,7 @@ mod tests {
         store.apply(object("b", "2", 6));
         assert_eq!(*log.lock(), ["+3", "+6"]);
         store.observe(object("b", "2", 8));
-        store.apply(object("b", "2", 7)); // older than what we wrote
+        store.apply(object("b", "2", 7)); // older than the own write
         store.apply(object("b", "2", 8));
         assert_eq!(*log.lock(), ["+3", "+6", "6>8"]);
     }
@@ -602,7 +610,7 @@ mod tests {
         store.replace(vec![], 5);
         store.apply(object("a", "1", 6));
         store.remove(object("a", "1", 9));
-        store.observe(object("a", "1", 6)); // the answer comes late
+        store.observe(object("a", "1", 6)); // the response arrives late
         assert!(store.get("ns", "a").is_none());
     }
 
@@ -614,7 +622,7 @@ mod tests {
         store.replace(vec![a.clone(), object("b", "2", 4)], 5);
         store.observe_deletion(&a.metadata, true, Timestamp::UNIX_EPOCH);
         assert!(store.get("ns", "a").is_none());
-        store.apply(object("a", "1", 6)); // a change from before the delete
+        store.apply(object("a", "1", 6)); // a change that precedes the deletion
         assert!(store.get("ns", "a").is_none());
         store.remove(object("a", "1", 7));
         assert_eq!(*log.lock(), ["+3", "+4", "-7"]);

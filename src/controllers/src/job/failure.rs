@@ -1,4 +1,4 @@
-//! What a pod failure policy says of a failed pod.
+//! Evaluates pod failure policies.
 
 use k8s_openapi::api::batch::v1::{PodFailurePolicy, PodFailurePolicyRule};
 use k8s_openapi::api::core::v1::Pod;
@@ -6,13 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 /// The consequence of a pod's failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It counts towards the back-off limit.
+    /// The failure counts towards the back-off limit.
     Count,
-    /// It does not count.
+    /// The failure is ignored.
     Ignore,
-    /// The whole job fails, for this reason.
+    /// The whole job fails, with this message.
     FailJob(String),
-    /// The pod's index fails.
+    /// The pod's completion index fails.
     FailIndex,
 }
 
@@ -52,7 +52,8 @@ fn condition<'a>(rule: &PodFailurePolicyRule, pod: &'a Pod) -> Option<&'a str> {
     })
 }
 
-/// Judges a failed pod by the first rule that matches.
+/// Returns the consequence of a pod's failure according to the first matching rule, by default
+/// [`Verdict::Count`].
 pub fn judge(policy: Option<&PodFailurePolicy>, pod: &Pod) -> Verdict {
     let name = format!(
         "{}/{}",

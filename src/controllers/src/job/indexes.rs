@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// Reads a set; what is not a number below `limit` is left out.
+/// Parses a set. Parts that are not numbers, and indexes outside `0..limit`, are ignored.
 pub fn parse(text: &str, limit: i32) -> BTreeSet<i32> {
     let mut set = BTreeSet::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
@@ -14,7 +14,7 @@ pub fn parse(text: &str, limit: i32) -> BTreeSet<i32> {
     set
 }
 
-/// Writes a set; runs of two are listed, longer ones are ranges.
+/// Formats a set. Runs of three or more indexes become ranges.
 pub fn format(set: &BTreeSet<i32>) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut run: Option<(i32, i32)> = None;

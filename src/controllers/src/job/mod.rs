@@ -1,7 +1,7 @@
-//! Jobs: pods that run to their end, so many of them.
+//! Jobs: run pods until the desired number has succeeded.
 //!
-//! [`plan`] decides; this file carries out. A pod keeps a finalizer until the
-//! job's status names it, so that each end is counted exactly once.
+//! [`plan`] decides; this file carries out its plans. A finalizer keeps each pod until its result
+//! is recorded in the job's status, so that it is counted exactly once.
 
 mod failure;
 mod indexes;
@@ -30,15 +30,15 @@ use plan::{Backoff, Plan};
 pub use plan::{has as has_condition, is_finished};
 
 const NAME: &str = "job-controller";
-/// Jobs worked on at a time.
+/// Number of jobs processed concurrently.
 const CONCURRENCY: usize = 5;
-/// Rounds of counting in one go: what one round lets go the next one counts.
+/// Maximum number of rounds per sync: pods released in one round are counted in the next one.
 const ROUNDS: usize = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Item {
     Job(Key),
-    /// A pod with our finalizer whose job is gone or over.
+    /// A pod with the tracking finalizer whose job is deleted or finished.
     Orphan(Key),
 }
 
@@ -48,7 +48,7 @@ struct Controller {
     backoffs: Mutex<HashMap<String, Backoff>>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Item> = Queue::new();
     let informers = ctx.informers.clone();
@@ -156,7 +156,7 @@ impl Controller {
             }
             let more = !plan.release.is_empty();
             self.carry_out(&key, &job, plan).await?;
-            // What was counted is written: only now may the wait begin anew.
+            // Update the back-off only after the counted failures were written to the status.
             let mut backoffs = self.backoffs.lock();
             if is_finished(&job.status.clone().unwrap_or_default()) {
                 backoffs.remove(&uid);
@@ -181,7 +181,8 @@ impl Controller {
             events,
             ..
         } = plan;
-        // A pod that is not to count as failed is let go before it is deleted.
+        // Remove the finalizer of discarded pods before deleting them, so that they do not count as
+        // failed.
         let discards = discard.iter().map(|pod| async {
             self.release(pod).await?;
             pod_control::delete(&self.ctx, NAME, &**job, pod).await
@@ -228,7 +229,7 @@ impl Controller {
         outcome.and(released)
     }
 
-    /// Writes the status; false when the job is gone.
+    /// Writes the status. Returns false if the job no longer exists.
     async fn report(&self, key: &Key, status: JobStatus) -> Result<bool> {
         let store = &self.ctx.informers.jobs;
         let Some(job) = store.by_key(key) else {
@@ -256,7 +257,7 @@ impl Controller {
             .await;
         match patched {
             Ok(patched) => {
-                // With its last finalizer a deleted pod is gone at once.
+                // Removing the last finalizer of a deleted pod removes the pod immediately.
                 let finalizers = patched
                     .metadata
                     .finalizers
@@ -285,7 +286,7 @@ impl Controller {
             .and_then(|name| self.ctx.informers.jobs.get(&key.namespace, name))
             .filter(|job| job.metadata.uid.as_ref() == owner.map(|owner| &owner.uid));
         match job {
-            // The job counts its pods by itself.
+            // An unfinished job counts and releases its pods itself.
             Some(job) if !is_finished(&job.status.clone().unwrap_or_default()) => Ok(()),
             _ => self.release(&pod).await,
         }

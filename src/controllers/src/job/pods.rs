@@ -1,4 +1,4 @@
-//! The pods of a job.
+//! Pods of jobs.
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -6,14 +6,14 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSel
 
 use crate::common::{hash, pod_control, pods};
 
-/// Finalizer by which a pod stays until it is counted.
+/// Finalizer that keeps a pod until it is counted.
 pub const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// Label and annotation with a pod's completion index.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-/// Annotation with how often pods of the index failed before.
+/// Annotation with the number of earlier failures of the pod's index.
 const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 
-/// Whether each pod of the job has an index.
+/// Returns whether the job's pods have completion indexes.
 pub fn is_indexed(job: &Job) -> bool {
     job.spec
         .as_ref()
@@ -21,7 +21,7 @@ pub fn is_indexed(job: &Job) -> bool {
         == Some("Indexed")
 }
 
-/// The pod's completion index.
+/// Returns the pod's completion index.
 pub fn index(pod: &Pod) -> Option<i32> {
     pod.metadata
         .annotations
@@ -32,7 +32,7 @@ pub fn index(pod: &Pod) -> Option<i32> {
         .filter(|index| *index >= 0)
 }
 
-/// How often pods of this pod's index had failed when it was made.
+/// Returns the number of failures of the pod's index before the pod was created.
 pub fn index_failures(pod: &Pod) -> i32 {
     let annotations = pod.metadata.annotations.as_ref();
     annotations
@@ -41,7 +41,7 @@ pub fn index_failures(pod: &Pod) -> i32 {
         .unwrap_or(0)
 }
 
-/// Whether the pod still has to be counted.
+/// Returns whether the pod still has to be counted.
 pub fn is_tracked(pod: &Pod) -> bool {
     pod.metadata
         .finalizers
@@ -50,8 +50,8 @@ pub fn is_tracked(pod: &Pod) -> bool {
         .any(|finalizer| finalizer == TRACKING)
 }
 
-/// Whether only pods that failed for certain are replaced, not those that are
-/// about to go.
+/// Returns whether pods are replaced only after they have failed, not already while they are
+/// terminating.
 pub fn replaces_only_failed(job: &Job) -> bool {
     job.spec.as_ref().is_some_and(|spec| {
         spec.pod_failure_policy.is_some()
@@ -59,14 +59,14 @@ pub fn replaces_only_failed(job: &Job) -> bool {
     })
 }
 
-/// Whether the pod counts as failed.
+/// Returns whether the pod counts as failed.
 pub fn has_failed(pod: &Pod, job: &Job) -> bool {
     let phase = pods::phase(pod);
     phase == "Failed"
         || !replaces_only_failed(job) && pods::is_deleting(pod) && phase != "Succeeded"
 }
 
-/// When the pod came to its end, as far as can be told.
+/// Returns when the pod terminated: when its last container did, or the best available estimate.
 pub fn finished_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod
         .status
@@ -93,7 +93,7 @@ pub fn finished_at(pod: &Pod) -> Option<Timestamp> {
         .or_else(|| Some(pod.metadata.creation_timestamp.as_ref()?.0))
 }
 
-/// Restarts of all containers of pods that are under way.
+/// Returns the sum of container restarts of a pending or running pod, otherwise 0.
 pub fn restarts(pod: &Pod) -> i32 {
     if !matches!(pods::phase(pod), "Running" | "Pending") {
         return 0;
@@ -130,7 +130,8 @@ fn add_index_variable(container: &mut Container) {
     });
 }
 
-/// A new pod of the job, for an index of which so many pods have failed.
+/// Returns a new pod of the job with this completion index, of which `failures` pods have failed
+/// before.
 pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
     let template = job
         .spec
@@ -144,7 +145,7 @@ pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
         .push(TRACKING.into());
     let Some(index) = index else { return pod };
     let name = job.metadata.name.as_deref().unwrap_or_default();
-    // The whole name is a host name and a label: 63 characters with the suffix.
+    // The name is also a host name and a label value: at most 63 bytes including the suffix.
     let mut base = format!("{name}-{index}-");
     base.truncate(58);
     pod.metadata.generate_name = None;

@@ -1,4 +1,4 @@
-//! Deletes finished jobs when their time to live is over.
+//! Deletes finished jobs after their time to live.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::queue::Queue;
 
 const NAME: &str = "ttl-after-finished-controller";
 
-/// How long the job may stay, when it is to go at all.
+/// Returns the time until the job is to be deleted, or `None` if it is unfinished or has no time to
+/// live.
 pub fn left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     if job.metadata.deletion_timestamp.is_some() {
@@ -32,7 +33,7 @@ pub fn left(job: &Job, now: Timestamp) -> Option<Duration> {
     Some(until(at, ttl.into(), now))
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     {
@@ -65,7 +66,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
             Ok(())
         }
         Some(_) => {
-            // The time to live may have been changed meanwhile.
+            // The time to live may have changed in the meantime.
             let Some(fresh) = optional(ctx.get::<Job>(&key.namespace, &key.name).await)? else {
                 return Ok(());
             };

@@ -1,5 +1,5 @@
-//! Deletes pods from nodes with `NoExecute` taints that they do not tolerate,
-//! at once or when their time of toleration is over.
+//! Evicts pods from nodes with `NoExecute` taints that they do not tolerate, immediately or after
+//! `tolerationSeconds`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::informers::{Change, Key};
 use crate::queue::Queue;
 
 const NAME: &str = "taint-eviction-controller";
-/// Pods worked on at a time.
+/// Number of pods processed concurrently.
 const CONCURRENCY: usize = 8;
 
 struct Controller {
     ctx: Context,
     queue: Queue<Key>,
-    /// Since when pods stay on borrowed time, by uid.
+    /// When the toleration period of each temporarily tolerating pod began, by UID.
     since: Mutex<HashMap<String, Timestamp>>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -87,7 +87,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// When the pod has to leave: how long from now.
+/// Returns the time until the pod must be evicted.
 fn deadline(wait: Duration, since: Timestamp, now: Timestamp) -> Duration {
     pods::until(since, wait.as_secs().cast_signed(), now)
 }
@@ -95,7 +95,7 @@ fn deadline(wait: Duration, since: Timestamp, now: Timestamp) -> Duration {
 impl Controller {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(pod) = self.ctx.informers.pods.by_key(&key) else {
-            // The uid is not known any more; forget those that are gone.
+            // The key's UID is no longer known, so drop the entries of all deleted pods.
             let known: std::collections::HashSet<String> = if self.since.lock().is_empty() {
                 return Ok(());
             } else {

@@ -1,18 +1,18 @@
-//! Judging nodes by their heartbeats.
+//! Evaluates node health from heartbeats.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// Conditions that nobody can vouch for when the node is silent.
+/// Conditions that become unknown when the node's heartbeats stop.
 const VOUCHED: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-/// Share of a zone's nodes that may be down before evictions there stop.
+/// Fraction of unready nodes from which a zone is partially disrupted.
 const THRESHOLD: f64 = 0.55;
-/// Clusters up to this size do not evict from zones that are mostly down.
+/// In clusters up to this size, partially disrupted zones have no evictions.
 const LARGE: usize = 50;
 
-/// The conditions of a node that has been silent for too long; nothing when
-/// they say so already.
+/// Returns the conditions of a node whose heartbeats have stopped, or `None` if they are already
+/// unknown.
 pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     let mut conditions = node
         .status
@@ -49,18 +49,19 @@ pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     changed.then_some(conditions)
 }
 
-/// How a zone is.
+/// The health of a zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
-    /// Most nodes are well.
+    /// Most nodes are ready.
     Normal,
-    /// So many are not that the fault is probably not theirs.
+    /// So many nodes are unready that the cause is probably not the nodes, for example a network
+    /// failure.
     Partial,
-    /// None is well.
+    /// No node is ready.
     Full,
 }
 
-/// How a zone is that has so many nodes that are well and that are not.
+/// Returns the health of a zone with these numbers of ready and unready nodes.
 pub fn zone(ready: usize, unready: usize) -> Zone {
     if ready == 0 && unready > 0 {
         Zone::Full
@@ -71,9 +72,10 @@ pub fn zone(ready: usize, unready: usize) -> Zone {
     }
 }
 
-/// Whether pods may be made to leave unwell nodes of a zone: not when no node
-/// anywhere is well, as the control plane itself is cut off then, and in small
-/// clusters not from zones that are mostly down.
+/// Returns whether pods may be evicted from unready nodes of a zone.
+///
+/// No pods are evicted if no zone has a ready node, since the control plane itself is probably
+/// disconnected. Small clusters have no evictions from partially disrupted zones.
 pub fn evicts(of: Zone, zones: &[Zone], nodes: usize) -> bool {
     if zones.iter().all(|zone| *zone == Zone::Full) {
         return false;

@@ -1,4 +1,4 @@
-//! Gives nodes that have none a range of pod addresses.
+//! Allocates pod CIDRs to nodes.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,13 @@ use crate::queue::Queue;
 
 const NAME: &str = "cidrAllocator";
 
-/// The range that a node has.
+/// Returns the node's pod CIDR.
 fn range(node: &Node) -> Option<Ipv4Net> {
     node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()
 }
 
-/// The first range of this prefix length within `cluster` that overlaps none of `taken`.
+/// Returns the first range with prefix length `mask` within `cluster` that overlaps none of
+/// `taken`.
 pub fn free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
     let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
     cluster
@@ -28,7 +29,7 @@ pub fn free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv
         .find(|range| !taken.iter().any(|other| overlaps(range, other)))
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     {
@@ -43,7 +44,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     async move {
         ctx.informers.nodes.synced().await;
         let ctx = &ctx;
-        // One at a time, so that no range is given twice.
+        // Sequential, so that no range is allocated twice.
         queue
             .work("node-ipam-controller", 1, |key| sync(ctx, key))
             .await;

@@ -1,8 +1,8 @@
-//! Watches over nodes: a node whose lease and status are silent for too long
-//! counts as unreachable, its pods as not ready; taints follow its conditions.
+//! Node lifecycle: marks nodes without heartbeats as unreachable and their pods as not ready, and
+//! derives taints from conditions.
 //!
-//! No clock ticks here: each node is looked at when its heartbeat would be
-//! late, and a heartbeat only notes the time.
+//! Heartbeats are renewed leases or status updates. Instead of polling periodically, each node is
+//! checked when its next heartbeat is overdue; a heartbeat only records the time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 const NAME: &str = "node-controller";
-/// How long a new node may take until it first reports.
+/// Grace period in which a new node must first report.
 const STARTUP_GRACE: Duration = Duration::from_secs(60);
-/// Nodes worked on at a time.
+/// Number of nodes processed concurrently.
 const CONCURRENCY: usize = 8;
 
-/// When each node was last heard of, by our own clock.
+/// When each node's last heartbeat was received, according to the local clock.
 #[derive(Default)]
 struct Heartbeats {
     heard: Mutex<HashMap<String, Timestamp>>,
@@ -77,7 +77,7 @@ fn zone_of(node: &Node) -> String {
     )
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let heartbeats = Arc::new(Heartbeats::default());
@@ -178,7 +178,7 @@ impl Controller {
                         .event(NAME, &*node, Normal, "NodeNotReady", message);
                 }
             }
-            // Nothing more to wait for: the next heartbeat changes the node.
+            // No timer needed: the next heartbeat updates the node.
         } else {
             self.queue
                 .add_after(key.clone(), left + Duration::from_millis(100));
@@ -217,7 +217,7 @@ impl Controller {
                 .patch(store, &node.metadata, None, &Patch::Merge(patch))
                 .await,
         )?;
-        // Whether pods may be evicted elsewhere can depend on this node.
+        // Whether other nodes may have evictions can depend on this node.
         for other in nodes {
             if name(&other) != name(node) && taints::condition(&other, "Ready") != Some("True") {
                 self.queue.add(Key::of(&other.metadata));
@@ -226,7 +226,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Nobody vouches for the readiness of pods on a silent node.
+    /// Marks the pods of a node as not ready, since their readiness is unknown.
     async fn mark_pods(&self, node: &str) -> Result<()> {
         for pod in self.ctx.informers.pods.indexed(node) {
             if pods::is_ready(&pod) {

@@ -1,5 +1,4 @@
-//! Nodes: are they alive, what taints that means, which pods must leave, and
-//! where pod addresses come from.
+//! Nodes: health, taints, evictions and pod CIDRs.
 
 pub mod eviction;
 pub mod health;

@@ -1,4 +1,4 @@
-//! Taints that follow from a node's conditions, and tolerations of them.
+//! Taints derived from node conditions, and toleration of `NoExecute` taints.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use rkube_component_helpers::tolerations::tolerates_taint;
 
 /// Taint of a node whose Ready condition is false.
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
-/// Taint of a node of which nothing is heard.
+/// Taint of a node whose Ready condition is unknown.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// Which condition in which state makes which `NoSchedule` taint.
+/// Condition type and status, and the key of the resulting `NoSchedule` taint.
 const CONDITIONS: &[(&str, &str, &str)] = &[
     ("Ready", "False", NOT_READY),
     ("Ready", "Unknown", UNREACHABLE),
@@ -31,7 +31,7 @@ const CONDITIONS: &[(&str, &str, &str)] = &[
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
 
-/// The status of a node's condition, if it has it.
+/// Returns the status of a node's condition, if it exists.
 pub fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a str> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     conditions
@@ -51,8 +51,8 @@ fn is_managed(taint: &Taint) -> bool {
     }
 }
 
-/// The taints that the node should have; `evict` says whether pods may be made
-/// to leave it. Nothing when it has them already.
+/// Returns the taints that the node should have, or `None` if it already has them. `evict` enables
+/// the `NoExecute` taints.
 pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let present = node
         .spec
@@ -98,18 +98,18 @@ pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
     (taints != present).then_some(taints)
 }
 
-/// How long a pod with these tolerations may stay on a node with these taints.
+/// How long a pod may stay on a node with `NoExecute` taints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
-    /// As long as it likes.
+    /// Without limit.
     Forever,
-    /// So long.
+    /// For this time.
     For(Duration),
     /// Not at all.
     Never,
 }
 
-/// How long a pod may stay on a node with these `NoExecute` taints.
+/// Returns how long a pod with these tolerations may stay on a node with these `NoExecute` taints.
 pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
     let mut used = Vec::new();
     for taint in taints {
@@ -132,7 +132,7 @@ pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
     }
 }
 
-/// The node's `NoExecute` taints.
+/// Returns the node's `NoExecute` taints.
 pub fn no_execute(node: &Node) -> Vec<Taint> {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     taints

@@ -1,5 +1,7 @@
-//! Resource quotas: what a namespace uses of what it may. Admission raises the
-//! use; here it is worked out anew when a quota changes or something goes.
+//! Resource quotas: maintains their usage.
+//!
+//! Admission increases the usage when objects are created or updated. This controller recomputes
+//! it when a quota changes or an object is deleted.
 
 mod usage;
 
@@ -15,11 +17,11 @@ use crate::informers::{Change, Key};
 use crate::queue::Queue;
 
 const NAME: &str = "resourcequota-controller";
-/// How long things that go are gathered: a namespace that is emptied changes its
-/// quota once, and admission's own writes have come in by then.
+/// How long to collect deletions before recomputing. Emptying a namespace then updates its quotas
+/// once, and admission's own updates have been observed by then.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -48,7 +50,7 @@ pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> +
         });
     }
     {
-        // A pod that came to its end uses nothing any more.
+        // A terminated pod no longer counts.
         let (queue, quotas) = (queue.clone(), informers.quotas.clone());
         informers.pods.on_change(move |change| {
             if let Change::Updated(old, new) = change

@@ -1,4 +1,4 @@
-//! Usage of a namespace, by the names that quotas use.
+//! Computes the usage of a namespace for the resource names in quotas.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What makes a stateful set's pod that pod: name, labels and volumes.
+//! Identity of a stateful set's pods: names, labels and volumes.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
@@ -8,18 +8,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::common::{owners, pod_control, revisions};
 
-/// Label with the pod's name, so that a service can select one pod.
+/// Label with the pod's name, so that a service can select a single pod.
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 /// Label with the pod's ordinal.
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
-/// The pod's ordinal in the set of this name; none if it is not one of its pods.
+/// Returns the pod's ordinal in the set named `set`, or `None` if it is not one of its pods.
 pub fn ordinal(set: &str, pod: &Pod) -> Option<i32> {
     let (parent, ordinal) = pod.metadata.name.as_deref()?.rsplit_once('-')?;
     (parent == set).then(|| ordinal.parse().ok()).flatten()
 }
 
-/// The name of the revision that a pod was made of.
+/// Returns the name of the revision from which a pod was created.
 pub fn revision_of(pod: &Pod) -> Option<&str> {
     pod.metadata
         .labels
@@ -42,7 +42,7 @@ fn claim_name(template: &PersistentVolumeClaim, set: &StatefulSet, ordinal: i32)
     )
 }
 
-/// The pod of this ordinal, made of a revision.
+/// Returns the pod with this ordinal, created from a revision's template.
 pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordinal: i32) -> Pod {
     let mut pod = pod_control::from_template(set, template);
     let name = format!(
@@ -78,7 +78,7 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordina
     pod
 }
 
-/// The pod with the labels that it should have; none if it has them.
+/// Returns the pod with its missing identity labels added, or `None` if they are complete.
 pub fn repaired(pod: &Pod, ordinal: i32) -> Option<Pod> {
     let mut repaired = pod.clone();
     let name = pod.metadata.name.clone().unwrap_or_default();
@@ -88,7 +88,7 @@ pub fn repaired(pod: &Pod, ordinal: i32) -> Option<Pod> {
     (repaired != *pod).then_some(repaired)
 }
 
-/// The claims that a pod's volumes need.
+/// Returns the claims required by a pod's volumes.
 pub fn claims(set: &StatefulSet, pod: &Pod) -> Vec<PersistentVolumeClaim> {
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let Some(ordinal) = ordinal(name, pod) else {
@@ -115,8 +115,11 @@ pub fn claims(set: &StatefulSet, pod: &Pod) -> Vec<PersistentVolumeClaim> {
         .collect()
 }
 
-/// The owners that a claim should have, so that it goes when the policy says:
-/// with the set, with a pod that is scaled away, or never. None if it has them.
+/// Returns the owner references that a claim should have according to the retention policy, or
+/// `None` if it already has them.
+///
+/// The owner is the set (`whenDeleted`), the pod if it is `condemned` by scaling down
+/// (`whenScaled`), or neither.
 pub fn retention(
     set: &StatefulSet,
     pod: &Pod,

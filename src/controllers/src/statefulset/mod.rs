@@ -1,4 +1,4 @@
-//! Stateful sets: pods with names of their own, in order, each with its volumes.
+//! Stateful sets: pods with stable names and volumes, created and deleted in order.
 
 mod identity;
 mod plan;
@@ -21,7 +21,7 @@ use rkube_component_helpers::label_selector;
 use plan::Action;
 
 const NAME: &str = "statefulset-controller";
-/// Stateful sets worked on at a time.
+/// Number of stateful sets processed concurrently.
 const CONCURRENCY: usize = 5;
 
 struct Controller {
@@ -29,7 +29,7 @@ struct Controller {
     queue: Queue<Key>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -153,7 +153,7 @@ impl Controller {
                 break;
             }
         }
-        // What was done just now is in the store.
+        // Own writes are already in the store.
         let mut after = store.owned_by(set.metadata.uid.as_deref().unwrap_or_default());
         after.retain(|pod| member(pod));
         let status = plan::status(&set, &templates, &after, self.ctx.now());
@@ -232,7 +232,8 @@ impl Controller {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let outcome = match self.ctx.create(&self.ctx.informers.pods, pod).await {
             Ok(_) => Ok(()),
-            // The namesake's end, or our own earlier try, comes by the watch.
+            // The watch will report the end of another pod of that name, or this controller's
+            // earlier write.
             Err(error) if error.is_already_exists() => return Err(error),
             Err(error) if error.is_namespace_terminating() => return Ok(()),
             Err(error) => Err(error),
@@ -278,7 +279,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Sees to it that claims go with their set or pod, as the policy says.
+    /// Updates the owner references of the pod's claims according to the retention policy.
     async fn retain(&self, set: &StatefulSet, pod: &Pod, condemned: bool) -> Result<()> {
         let store = &self.ctx.informers.claims;
         for wanted in identity::claims(set, pod) {

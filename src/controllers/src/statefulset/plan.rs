@@ -1,4 +1,4 @@
-//! Which pods of a stateful set are made or go next.
+//! Decides which pods of a stateful set are created or deleted next.
 
 use std::sync::Arc;
 
@@ -10,35 +10,36 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::identity::{self, ordinal, revision_of};
 use crate::common::{intstr, pods};
 
-/// One step.
+/// One step of a plan.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Make these pods, at once.
+    /// Create these pods concurrently.
     Create(Vec<Pod>),
-    /// Delete these pods, at once.
+    /// Delete these pods concurrently.
     Delete(Vec<Arc<Pod>>),
-    /// Delete a pod that came to its end, to be made anew.
+    /// Delete a terminated pod, which is then created again.
     Recreate(Arc<Pod>),
-    /// Give a pod the labels that it lacks.
+    /// Update a pod that lacks identity labels.
     Repair(Box<Pod>),
-    /// Make the claims that a pod waits for.
+    /// Create the missing claims of a pod.
     Claims(Arc<Pod>),
-    /// Bring the owners of a pod's claims up to date; whether the pod is scaled away.
+    /// Update the owner references of a pod's claims. The flag tells whether scaling down removes
+    /// the pod.
     Retain(Arc<Pod>, bool),
 }
 
 /// The steps to take now.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// In order.
+    /// The steps, in order.
     pub actions: Vec<Action>,
 }
 
-/// The two templates that pods can be of, with their revisions' names.
+/// The two templates that pods can have, with the names of their revisions.
 pub struct Templates {
-    /// What the set was rolled out to last.
+    /// The revision of the last completed rollout.
     pub current: (String, PodTemplateSpec),
-    /// What it is to be.
+    /// The revision of the current template.
     pub update: (String, PodTemplateSpec),
 }
 
@@ -84,7 +85,8 @@ fn rolls(set: &StatefulSet) -> bool {
         == "RollingUpdate"
 }
 
-/// Pods with an ordinal below stay at the current revision.
+/// Returns the partition: pods with a lower ordinal, relative to the first one, keep the current
+/// revision.
 fn partition(set: &StatefulSet) -> Option<i32> {
     let strategy = set.spec.as_ref()?.update_strategy.as_ref()?;
     Some(strategy.rolling_update.as_ref()?.partition.unwrap_or(0))
@@ -106,7 +108,7 @@ fn is_running_and_ready(pod: &Pod) -> bool {
     pods::phase(pod) == "Running" && pods::is_ready(pod)
 }
 
-/// The pod of this ordinal, of the revision that it is to have when it is made now.
+/// Returns the pod with this ordinal, with the revision that it has if created now.
 fn versioned(set: &StatefulSet, templates: &Templates, ordinal: i32) -> Pod {
     let current = set
         .status
@@ -126,7 +128,7 @@ fn versioned(set: &StatefulSet, templates: &Templates, ordinal: i32) -> Pod {
     identity::pod(set, template, revision, ordinal)
 }
 
-/// Decides the next steps of `set`, which owns these pods.
+/// Decides the next steps for `set`, which owns these pods.
 pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     if set.metadata.deletion_timestamp.is_some() {
@@ -194,8 +196,8 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     if !create.is_empty() {
         plan.actions.push(Action::Create(create));
     }
-    // The highest goes first, and in order only when all below it are well: of pods
-    // that are not, the lowest alone may go. Those that stay are all well here.
+    // Delete the highest ordinal first. In order, an unavailable pod blocks this, unless it is the
+    // lowest unavailable one. The pods to keep are all available at this point.
     let first_unwell = condemned.iter().rev().find(|(_, pod)| !is_available(pod));
     let mut delete = Vec::new();
     for (ordinal, pod) in &condemned {
@@ -233,8 +235,8 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     plan
 }
 
-/// Replaces pods of another revision than the newest, from the highest ordinal
-/// down to the partition, as many at a time as may be unavailable.
+/// Plans the replacement of outdated pods from the highest ordinal down to the partition, within
+/// `maxUnavailable`.
 fn roll<'a>(
     set: &StatefulSet,
     templates: &Templates,
@@ -266,7 +268,7 @@ fn roll<'a>(
     }
 }
 
-/// The status of a set that owns these pods.
+/// Returns the status of a set that owns these pods.
 pub fn status(
     set: &StatefulSet,
     templates: &Templates,
@@ -294,7 +296,7 @@ pub fn status(
             updated += i32::from(revision_of(pod) == Some(&templates.update.0));
         }
     }
-    // The rollout is over: what was the update is now the current revision.
+    // The rollout is complete: the update revision becomes the current one.
     if rolls(set)
         && updated == replicas(set)
         && updated == status.replicas
@@ -310,7 +312,7 @@ pub fn status(
     status
 }
 
-/// Whether two statuses say the same, an absent number being zero.
+/// Returns whether two statuses are equal, with absent numbers as zero.
 pub fn same(a: &StatefulSetStatus, b: &StatefulSetStatus) -> bool {
     let numbers = |s: &StatefulSetStatus| {
         [
@@ -409,7 +411,7 @@ mod tests {
         let set1 = set(1, "OrderedReady", 0);
         let all: Vec<_> = (0..3).map(|i| member(&set1, i, "web-2", true)).collect();
         assert_eq!(go(&set1, &all), ["-web-2"]);
-        // Of pods that are not well, the lowest alone may go.
+        // Of unavailable pods, only the lowest may be deleted.
         let set0 = set(0, "OrderedReady", 0);
         let mut all: Vec<_> = (0..3).map(|i| member(&set0, i, "web-2", false)).collect();
         assert!(go(&set0, &all).is_empty());
@@ -447,7 +449,7 @@ mod tests {
             (Some(1), Some(2))
         );
         assert_eq!(status.current_revision.as_deref(), Some("web-1"));
-        // A pod below the partition comes back as it was.
+        // A pod below the partition is created again with its current revision.
         let lost = [owned[1].clone(), owned[2].clone()];
         match &plan(&set, &templates(), &lost, at(9)).actions[0] {
             Action::Create(pods) => assert_eq!(revision_of(&pods[0]), Some("web-1")),

@@ -1,4 +1,4 @@
-//! Binds claims to volumes, has volumes made for claims, and takes them back.
+//! Binds claims to volumes, provisions volumes for claims and reclaims released volumes.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use crate::nodes::taints;
 use crate::queue::Queue;
 
 const NAME: &str = "persistentvolume-controller";
-/// Annotation of a claim whose binding is done.
+/// Annotation on a claim whose binding is complete.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
-/// Annotation of what was bound here and not by a user.
+/// Annotation on objects bound by this controller rather than by a user.
 const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
-/// Annotation by which the scheduler says where the first consumer goes.
+/// Annotation with the node that the scheduler chose for the first consumer.
 const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
-/// Annotations that tell which provisioner a claim waits for.
+/// Annotations with the provisioner for which a claim waits.
 const STORAGE_PROVISIONER: [&str; 2] = [
     "volume.kubernetes.io/storage-provisioner",
     "volume.beta.kubernetes.io/storage-provisioner",
@@ -34,7 +34,7 @@ const STORAGE_PROVISIONER: [&str; 2] = [
 enum Item {
     Claim(Key),
     Volume(String),
-    /// Sees to it that the default class exists.
+    /// Ensure that the default class exists.
     Class,
 }
 
@@ -43,7 +43,7 @@ struct Binder {
     queue: Queue<Item>,
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Item> = Queue::new();
     let informers = ctx.informers.clone();
@@ -80,7 +80,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
                         claim.name.clone().unwrap_or_default(),
                     )));
                 }
-                // A free volume: someone may wait for it.
+                // A free volume: claims may be waiting for it.
                 None => {
                     for claim in claims.list().iter().filter(|claim| !is_bound(claim)) {
                         queue.add(Item::Claim(Key::of(&claim.metadata)));
@@ -98,7 +98,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         });
     }
     {
-        // A pod that has a node is a first consumer, however it got there.
+        // A pod with a node is a first consumer, even if the scheduler did not place it.
         let queue = queue.clone();
         informers.pods.on_change(move |change| {
             let pod = change.object();
@@ -128,7 +128,7 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         informers.pods.synced().await;
         binder.queue.add(Item::Class);
         let binder = &binder;
-        // One at a time: no volume may be promised twice.
+        // Sequential, so that no volume is bound to two claims.
         binder
             .queue
             .work(NAME, 1, |item| async move {
@@ -186,7 +186,7 @@ impl Binder {
             return Ok(());
         }
         if let Some(name) = volume_of(&claim) {
-            // The user says which volume.
+            // The user has chosen the volume.
             let Some(volume) = informers.volumes.get("", name) else {
                 return self.set_pending(&claim).await;
             };
@@ -211,7 +211,7 @@ impl Binder {
             .is_some_and(|class| waits_for_consumer(class));
         let volumes = informers.volumes.list();
         if delayed && node.is_none() {
-            // Only a volume that is reserved for the claim may be taken before.
+            // Without a consumer, only a volume reserved for the claim may be bound.
             let reserved = volumes
                 .iter()
                 .find(|volume| matching::is_reserved_for(volume, &claim));
@@ -250,8 +250,8 @@ impl Binder {
         }
     }
 
-    /// The claim with a class: one that leaves it open gets the default class,
-    /// if there is one.
+    /// Returns the claim with a storage class. A claim without one is updated to use the default
+    /// class, if it exists.
     async fn with_class(
         &self,
         claim: Arc<PersistentVolumeClaim>,
@@ -267,7 +267,7 @@ impl Binder {
         };
         let mut defaults = self.ctx.informers.storage_classes.list();
         defaults.retain(|class| is_default(class));
-        // Of several the newest counts.
+        // If there are several, use the newest.
         defaults.sort_by_key(|class| {
             class
                 .metadata
@@ -287,7 +287,7 @@ impl Binder {
         optional(self.ctx.update(&self.ctx.informers.claims, &changed).await)
     }
 
-    /// The node of the claim's first consumer, once there is one.
+    /// Returns the node of the claim's first consumer, if there is one.
     fn consumer(&self, claim: &PersistentVolumeClaim) -> Option<Arc<Node>> {
         let nodes = &self.ctx.informers.nodes;
         if let Some(selected) = annotation(claim, SELECTED_NODE) {
@@ -375,7 +375,7 @@ impl Binder {
         self.bind(&claim, &volume).await
     }
 
-    /// A node that is ready, the one with the fewest volumes.
+    /// Returns the ready node with the fewest volumes.
     fn any_node(&self) -> Option<Arc<Node>> {
         let volumes = self.ctx.informers.volumes.list();
         let holds = |node: &Node| {
@@ -417,8 +417,8 @@ impl Binder {
         .map(drop)
     }
 
-    /// Binds in four writes, each of which can be repeated: the volume's side,
-    /// its phase, the claim's side, its phase.
+    /// Binds the claim in four idempotent writes: the volume's spec and phase, then the claim's
+    /// spec and phase.
     async fn bind(&self, claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> Result<()> {
         let informers = &self.ctx.informers;
         let mut volume = volume.clone();
@@ -465,7 +465,7 @@ impl Binder {
         let spec = volume.spec.clone().unwrap_or_default();
         let status = changed.status.get_or_insert_default();
         if status.phase.as_deref() != Some("Bound") {
-            status.capacity = spec.capacity; // later changes are the resizer's
+            status.capacity = spec.capacity; // later changes are left to the resizer
         }
         status.phase = Some("Bound".into());
         status.access_modes = spec.access_modes;
@@ -556,7 +556,7 @@ impl Binder {
         };
         let uid = reference.uid.clone().filter(|uid| !uid.is_empty());
         let Some(uid) = uid else {
-            return self.set_volume_phase(&volume, "Available", None).await; // reserved
+            return self.set_volume_phase(&volume, "Available", None).await; // only reserved
         };
         let namespace = reference.namespace.as_deref().unwrap_or_default();
         let claim_name = reference.name.as_deref().unwrap_or_default();
@@ -565,9 +565,9 @@ impl Binder {
             if is_bound(&claim) && volume_of(&claim) == Some(name) {
                 return self.set_volume_phase(&volume, "Bound", None).await;
             }
-            return Ok(()); // the claim's turn
+            return Ok(()); // binding is completed when the claim is processed
         }
-        // The cache may lag behind a claim that was just made.
+        // The cache may not contain a new claim yet.
         let fresh = optional(
             self.ctx
                 .get::<PersistentVolumeClaim>(namespace, claim_name)
@@ -603,7 +603,7 @@ impl Binder {
                     .event(NAME, volume, Warning, "VolumeFailedRecycle", text);
                 self.set_volume_phase(volume, "Failed", Some(text)).await
             }
-            _ => Ok(()), // kept, or its own provisioner's business
+            _ => Ok(()), // retained, or reclaimed by its provisioner
         }
     }
 }

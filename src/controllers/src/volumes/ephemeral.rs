@@ -1,4 +1,4 @@
-//! Makes the claims of pods' generic ephemeral volumes, which the pods own.
+//! Creates the claims of generic ephemeral volumes, which are owned by their pods.
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -19,7 +19,7 @@ fn has_ephemeral(pod: &Pod) -> bool {
         .any(|volume| volume.ephemeral.is_some())
 }
 
-/// The claims that a pod's ephemeral volumes need.
+/// Returns the claims required by a pod's ephemeral volumes.
 pub fn claims(pod: &Pod) -> Vec<PersistentVolumeClaim> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
@@ -45,7 +45,7 @@ pub fn claims(pod: &Pod) -> Vec<PersistentVolumeClaim> {
         .collect()
 }
 
-/// Prepares the controller; what comes back runs it.
+/// Registers event handlers and returns the controller's run loop. Call before the informers start.
 pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();

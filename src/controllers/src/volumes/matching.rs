@@ -1,4 +1,4 @@
-//! Which volume suits a claim.
+//! Matches volumes with claims.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use rkube_component_helpers::{label_selector, node_affinity};
 
 use super::amount;
 
-/// The class that a claim asks for; none when it leaves that open.
+/// Returns the storage class that a claim requests, or `None` if it leaves the choice to the
+/// default.
 pub fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
     let annotations = claim.metadata.annotations.as_ref();
     annotations
@@ -23,7 +24,7 @@ fn volume_class(volume: &PersistentVolume) -> &str {
         .unwrap_or_default()
 }
 
-/// Whether the volume is meant for this claim and no other.
+/// Returns whether the volume is reserved for this claim.
 pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let Some(reference) = volume
         .spec
@@ -40,7 +41,7 @@ pub fn is_reserved_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim)
             .is_none_or(|uid| uid.is_empty() || Some(uid) == claim.metadata.uid.as_ref())
 }
 
-/// Whether the volume has what the claim asks for.
+/// Returns whether the volume satisfies the claim's requirements.
 pub fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let (Some(offer), Some(wish)) = (volume.spec.as_ref(), claim.spec.as_ref()) else {
         return false;
@@ -93,8 +94,8 @@ fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
         })
 }
 
-/// The volume for a claim: the one that is reserved for it, else the smallest
-/// free one that suits; reachable from `node`, if that is known.
+/// Returns the volume for a claim: one reserved for it, or else the smallest suitable free volume.
+/// The latter must be accessible from `node`, if given.
 pub fn choose(
     claim: &PersistentVolumeClaim,
     volumes: &[Arc<PersistentVolume>],
@@ -140,7 +141,7 @@ pub mod testing {
         [("storage".to_owned(), Quantity(size.into()))].into()
     }
 
-    /// A volume of this size and class.
+    /// Returns a volume of this size and class.
     pub fn volume(name: &str, size: &str, class: &str) -> Arc<PersistentVolume> {
         Arc::new(PersistentVolume {
             metadata: ObjectMeta {
@@ -158,7 +159,7 @@ pub mod testing {
         })
     }
 
-    /// A claim `ns/name` of this size and class.
+    /// Returns a claim `ns/name` of this size and class.
     pub fn claim(name: &str, size: &str, class: &str) -> PersistentVolumeClaim {
         PersistentVolumeClaim {
             metadata: ObjectMeta {

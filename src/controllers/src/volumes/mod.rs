@@ -1,5 +1,5 @@
-//! Volumes and claims: binding, provisioning, protection while in use, and
-//! the claims of ephemeral volumes.
+//! Persistent volumes and claims: binding, provisioning, protection while in use, and claims of
+//! ephemeral volumes.
 
 mod binder;
 pub mod ephemeral;
@@ -15,12 +15,12 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use rkube_api::quantity::Quantity;
 
-/// Reads an amount out of a resource list, 0 when it is not there.
+/// Returns the amount of a resource in a list, or `None` if it is missing or malformed.
 pub fn amount(list: Option<&BTreeMap<String, Text>>, resource: &str) -> Option<Quantity> {
     Quantity::parse(&list?.get(resource)?.0).ok()
 }
 
-/// The names of the claims that a pod's volumes use.
+/// Returns the names of the claims that a pod's volumes use, including those of ephemeral volumes.
 pub fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
     volumes
@@ -36,7 +36,7 @@ pub fn claims_of(pod: &Pod) -> Vec<String> {
         .collect()
 }
 
-/// An annotation of a claim.
+/// Returns an annotation of a claim.
 pub fn annotation<'a>(claim: &'a PersistentVolumeClaim, key: &str) -> Option<&'a str> {
     claim
         .metadata

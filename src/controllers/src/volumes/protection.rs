@@ -1,5 +1,6 @@
-//! Keeps claims that pods use, volumes that claims are bound to, and attribute
-//! classes that either names, until nobody needs them: a finalizer holds them.
+//! Protects claims used by pods, volumes bound to claims, and attribute classes named by either.
+//!
+//! A finalizer prevents their removal until they are no longer in use.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
@@ -53,7 +54,8 @@ async fn hold<K: Object>(
     Ok(())
 }
 
-/// Prepares the protection of claims; what comes back runs it.
+/// Registers event handlers and returns the run loop of claim protection. Call before the informers
+/// start.
 pub fn claims(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -90,7 +92,8 @@ pub fn claims(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
                 4,
                 |key| async move {
                     let pods = ctx.informers.pods.in_namespace(&key.namespace);
-                    // A pod that has no node yet will not get one with a claim that goes.
+                    // An unscheduled pod does not count: the scheduler rejects it once its claim is
+                    // being deleted.
                     let used = pods.iter().any(|pod| {
                         !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name)
                     });
@@ -101,7 +104,8 @@ pub fn claims(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// Prepares the protection of volumes; what comes back runs it.
+/// Registers event handlers and returns the run loop of volume protection. Call before the
+/// informers start.
 pub fn volumes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let store = ctx.informers.volumes.clone();
@@ -136,7 +140,7 @@ pub fn volumes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// The attribute classes that a claim has, had until now, or is to have.
+/// Returns the attribute classes that a claim requests, currently has or is being changed to.
 fn classes_of_claim(claim: &PersistentVolumeClaim) -> impl Iterator<Item = &String> {
     let status = claim.status.as_ref();
     let wanted = claim.spec.as_ref();
@@ -155,7 +159,8 @@ fn class_of_volume(volume: &PersistentVolume) -> Option<&String> {
     spec.volume_attributes_class_name.as_ref()
 }
 
-/// Prepares the protection of attribute classes; what comes back runs it.
+/// Registers event handlers and returns the run loop of attribute class protection. Call before the
+/// informers start.
 pub fn classes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
     let queue: Queue<Key> = Queue::new();
     let informers = ctx.informers.clone();
@@ -168,7 +173,7 @@ pub fn classes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
         });
     }
     {
-        // Who lets go of a class may be the last.
+        // An update may remove the last use of a class.
         let queue = queue.clone();
         informers.claims.on_change(move |change| {
             let before = change

@@ -1,4 +1,4 @@
-//! The built-in provisioner: a volume is a directory on one node.
+//! The built-in provisioner: each volume is a directory on one node.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use kube::Resource;
 
 /// The provisioner's name in storage classes.
 pub const NAME: &str = "rkube.io/hostpath";
-/// Annotation of a class that serves claims that ask for none.
+/// Annotation on the class for claims that request none.
 pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
-/// Annotation that tells who made a volume.
+/// Annotation with the provisioner that created a volume.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
-/// The class that every cluster begins with.
+/// Returns the storage class that every cluster starts with.
 pub fn default_class() -> StorageClass {
     StorageClass {
         metadata: ObjectMeta {
@@ -33,12 +33,12 @@ pub fn default_class() -> StorageClass {
     }
 }
 
-/// The name of the volume that is made for a claim.
+/// Returns the name of the volume provisioned for a claim.
 pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
 }
 
-/// The volume for a claim, on this node, below `root`.
+/// Returns the volume for a claim: a directory below `root` on this node.
 pub fn volume(
     claim: &PersistentVolumeClaim,
     class: &StorageClass,

@@ -1,5 +1,5 @@
-//! DefaultPreemption: which less important pods must go, and where, so that a
-//! pod without a node gets one.
+//! DefaultPreemption: chooses a node and the lower-priority pods to remove from it, so that a
+//! pending pod fits.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,31 +11,31 @@ use super::{Prepared, Rejection};
 use crate::cluster::{Budget, Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 
-/// A node and the pods that must leave it.
+/// A node and the pods to preempt on it.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// The node's name.
     pub node: String,
-    /// The victims, most important first.
+    /// The victims: those protected by a budget first, each group most important first.
     pub victims: Vec<Arc<PodInfo>>,
-    /// How many of them a disruption budget would rather keep.
+    /// Number of victims whose preemption violates a disruption budget.
     pub violations: usize,
 }
 
-/// Why there was no preemption, in upstream's words; each is counted over the nodes.
+/// Reasons why a node is no candidate, in upstream's wording.
 pub mod reasons {
-    /// Pods are not what is in the way.
+    /// The rejection of the node cannot be resolved by removing pods.
     pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
-    /// No pods that are less important are in the way.
+    /// The node has no lower-priority pods whose removal makes the pod fit.
     pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 }
 
-/// May the pod preempt others? The error says why not.
+/// Checks whether the pod may preempt others. The error is the reason in upstream's wording.
 pub fn eligible(pod: &PodInfo, cluster: &Cluster) -> Result<(), &'static str> {
     if pod.never_preempts {
         return Err("not eligible due to preemptionPolicy=Never.");
     }
-    // Victims of an earlier try are still on their way out.
+    // Victims of an earlier preemption are still terminating.
     let waiting = cluster.nodes.get(&pod.nominated).is_some_and(|node| {
         node.pods
             .iter()
@@ -47,7 +47,7 @@ pub fn eligible(pod: &PodInfo, cluster: &Cluster) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The best node to make room on, or what spoke against each.
+/// Returns the best candidate, or the reason for each node if there is none.
 pub fn find(
     pod: &PodInfo,
     cluster: &Cluster,
@@ -74,7 +74,9 @@ fn fits(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> bool {
     Prepared::new(pod, View::with(cluster, node)).is_ok_and(|p| p.filter(node).is_ok())
 }
 
-/// The fewest and least important pods of the node whose going makes room.
+/// Returns the lower-priority pods to remove so that the pod fits, or `None` if that cannot help.
+///
+/// The choice is greedy, as upstream's: pods are put back one by one while the pod still fits.
 fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidate> {
     let mut trial = node.clone();
     let mut lesser: Vec<Arc<PodInfo>> = node
@@ -92,8 +94,8 @@ fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidat
     if !fits(pod, cluster, &trial) {
         return None;
     }
-    // Who may stay after all? The more important are asked first, those that a
-    // budget guards before all others.
+    // Reprieve as many pods as possible: those protected by a budget first, then the others, each
+    // in descending order of importance.
     lesser.sort_by_key(|p| importance(p));
     let (guarded, others) = split_by_budgets(lesser, cluster);
     let mut gone = Vec::new();
@@ -116,12 +118,12 @@ fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidat
     })
 }
 
-/// Sorts the important first: higher priority, then longer running.
+/// Returns a key that sorts higher priority first, then earlier start.
 fn importance(pod: &PodInfo) -> (Reverse<i32>, Timestamp) {
     (Reverse(pod.priority), pod.started.unwrap_or(Timestamp::MAX))
 }
 
-/// Pods whose going would violate a budget, and the others.
+/// Splits pods into those whose preemption would violate a budget, and the others.
 fn split_by_budgets(
     pods: Vec<Arc<PodInfo>>,
     cluster: &Cluster,
@@ -144,13 +146,13 @@ fn split_by_budgets(
     })
 }
 
-/// Fewest violated budgets; then the least important of the most important
-/// victims; then the least priority in all; then the fewest victims; then the
-/// most recently started.
+/// Returns the best candidate by, in this order: fewest budget violations, lowest highest priority
+/// of the victims, lowest sum of priorities, fewest victims, latest start of the highest-priority
+/// victims.
 fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
     candidates.into_iter().min_by_key(|c| {
         let highest = c.victims.iter().map(|v| v.priority).max();
-        // Negative priorities must not make more victims look cheaper.
+        // Shift priorities to be non-negative, so that more victims never lower the sum.
         let sum: i64 = c
             .victims
             .iter()
@@ -224,7 +226,7 @@ mod tests {
         }
         let vip = important("1");
         let found = find(&vip, &c, &rejections(&vip, &c)).unwrap();
-        // The least important one alone makes room.
+        // Removing the least important pod suffices.
         assert_eq!(names(&found), ["x"]);
     }
 

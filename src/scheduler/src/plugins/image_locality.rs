@@ -1,16 +1,16 @@
-//! ImageLocality: a node that has the pod's images already starts it sooner.
+//! ImageLocality: prefers nodes that already have the pod's images.
 
 use super::MAX_SCORE;
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 
 const MIB: i64 = 1024 * 1024;
-/// Less than this is not worth a point.
+/// Image bytes below this score 0.
 const MIN: i64 = 23 * MIB;
-/// More than this, for each container, is worth no more.
+/// Image bytes above this, per container, score no more.
 const MAX_PER_CONTAINER: i64 = 1000 * MIB;
 
-/// The name under which nodes list an image: with a tag.
+/// Returns the image name as nodes list it: with a tag.
 fn normalized(image: &str) -> String {
     let after_slash = image.rfind('/').map_or(0, |i| i + 1);
     if image[after_slash..].contains(':') || image.contains('@') {
@@ -20,7 +20,7 @@ fn normalized(image: &str) -> String {
     }
 }
 
-/// The nodes' scores.
+/// Returns the scores of the nodes.
 pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     let total = view.cluster.nodes.len().max(1) as i64;
     let images: Vec<(String, i64)> = pod
@@ -39,7 +39,8 @@ pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     nodes
         .iter()
         .map(|node| {
-            // An image that few nodes have counts for less: pods shall not heap up there.
+            // Scale by the fraction of nodes that have the image, so that pods do not pile up on
+            // few nodes.
             let sum: i64 = images
                 .iter()
                 .filter_map(|(image, having)| {

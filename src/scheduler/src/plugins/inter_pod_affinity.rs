@@ -1,4 +1,4 @@
-//! InterPodAffinity: pods near to, or apart from, other pods.
+//! InterPodAffinity: places pods in or outside the topology domains of other pods.
 
 use std::collections::HashMap;
 
@@ -6,22 +6,24 @@ use super::{MAX_SCORE, Plugin, Rejection};
 use crate::cluster::View;
 use crate::model::{AffinityTerm, NodeInfo, PodInfo};
 
-/// What a rule of another pod to be near this one is worth as a wish.
+/// Weight in scores of another pod's required affinity to this pod (upstream's
+/// `hardPodAffinityWeight`).
 const HARD_WEIGHT: i64 = 1;
 
-/// Pods by place: the label's key and value.
+/// Pod counts by topology domain: label key and value.
 type Places<'a> = HashMap<(&'a str, &'a str), i64>;
 
-/// What was found out once for all nodes.
+/// Filter state that is computed once per pod.
 pub struct Filter<'a> {
     pod: &'a PodInfo,
-    /// Places that pods there keep this one away from.
+    /// Domains of existing pods whose required anti-affinity selects this pod.
     repelled: Places<'a>,
-    /// Pods that this one must be near, by place.
+    /// Domains of pods that match all of this pod's required affinity terms.
     near: Places<'a>,
-    /// Pods that this one must not be near, by place.
+    /// Domains of pods that match one of this pod's required anti-affinity terms.
     apart: Places<'a>,
-    /// Would the pod be near itself? Then the first of a group may go anywhere.
+    /// Whether no pod matches the pod's affinity terms yet, but the pod itself does. Then the first
+    /// pod of a group may run anywhere.
     near_itself: bool,
 }
 
@@ -36,7 +38,8 @@ fn place<'a>(term: &'a AffinityTerm, node: &'a NodeInfo) -> Option<(&'a str, &'a
 }
 
 impl<'a> Filter<'a> {
-    /// Looks at every pod of the cluster, if any rule makes it necessary.
+    /// Computes the state. Visits all pods, unless neither this pod nor any placed pod has a
+    /// relevant term.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Self {
         let mut filter = Filter {
             pod,
@@ -83,7 +86,7 @@ impl<'a> Filter<'a> {
         filter
     }
 
-    /// May the pod go to the node?
+    /// Rejects the node if it violates affinity or anti-affinity of this pod or of existing pods.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
         let there = |places: &Places<'_>, term: &AffinityTerm| {
             node.labels.get(&term.topology_key).is_some_and(|value| {
@@ -122,7 +125,8 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// The nodes' scores: wishes of the pod about those that run, and theirs about it.
+/// Returns the nodes' scores: the weights of this pod's preferred terms and of existing pods' terms
+/// about it.
 pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     let wishes = &pod.affinity;
     let own = !wishes.preferred_near.is_empty() || !wishes.preferred_apart.is_empty();
@@ -249,7 +253,7 @@ mod tests {
         assert!(feasible(&p, &c).is_empty());
         c.assume(&labelled("1", json!({"app": "y"}), json!({})), "b");
         assert_eq!(feasible(&p, &c), ["b"]);
-        // The first of a group that wants to be together may go anywhere.
+        // The first pod of a group with affinity to itself may run anywhere.
         assert_eq!(
             feasible(&ruled("q", "x", "podAffinity", "x"), &c),
             ["a", "b"]

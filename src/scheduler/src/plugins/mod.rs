@@ -1,5 +1,5 @@
-//! The plugins: which nodes a pod may go to, and which suits it best. Each file
-//! is one plugin of upstream's, with its name, its reasons and its scores.
+//! The scheduling plugins: filters, which reject nodes, and scores, which rank them. Each file
+//! implements one upstream plugin with upstream's name, reasons and scores.
 
 pub mod default_preemption;
 pub mod image_locality;
@@ -21,39 +21,39 @@ use std::borrow::Cow;
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 
-/// The best score of a plugin.
+/// Maximum score of a node per plugin, before weighting.
 pub const MAX_SCORE: i64 = 100;
 
-/// A plugin that may reject a node.
+/// A plugin that can reject a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Plugin {
-    /// Cordoned nodes.
+    /// Rejects cordoned nodes.
     NodeUnschedulable,
-    /// `spec.nodeName`-like wishes.
+    /// Checks `spec.nodeName`.
     NodeName,
-    /// Taints.
+    /// Checks taints against tolerations.
     TaintToleration,
-    /// Node selectors and affinity.
+    /// Checks node selectors and node affinity.
     NodeAffinity,
-    /// Host ports.
+    /// Checks host ports.
     NodePorts,
-    /// Resources.
+    /// Checks requests against allocatable resources.
     NodeResourcesFit,
-    /// Disks that can not be shared.
+    /// Checks disks that cannot be shared and `ReadWriteOncePod` claims.
     VolumeRestrictions,
-    /// Volumes.
+    /// Checks claims and the node affinity of volumes.
     VolumeBinding,
-    /// Zones of volumes.
+    /// Checks zone and region labels of volumes.
     VolumeZone,
-    /// Even spreading.
+    /// Checks topology spread constraints.
     PodTopologySpread,
-    /// Neighbours.
+    /// Checks inter-pod affinity and anti-affinity.
     InterPodAffinity,
 }
 
 impl Plugin {
-    /// All of them, in the order in which they are asked.
+    /// All plugins in filter order.
     pub const ALL: [Plugin; 11] = [
         Plugin::NodeUnschedulable,
         Plugin::NodeName,
@@ -126,7 +126,7 @@ impl PluginSet {
         self.0 |= 1 << plugin as u16;
     }
 
-    /// Those in the set.
+    /// Returns the plugins of the set in filter order.
     pub fn iter(self) -> impl Iterator<Item = Plugin> {
         Plugin::ALL
             .into_iter()
@@ -144,46 +144,46 @@ impl FromIterator<Plugin> for PluginSet {
     }
 }
 
-/// Something that may help a pod without a node.
+/// A cluster event that may make a rejected pod schedulable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A new node.
+    /// A node was added.
     NodeAdded,
-    /// A node went.
+    /// A node was deleted.
     NodeRemoved,
     /// A node's labels changed.
     NodeLabels,
-    /// A node's taints changed, or its being cordoned.
+    /// A node's taints or `unschedulable` field changed.
     NodeTaints,
-    /// A node offers other resources.
+    /// A node's allocatable resources changed.
     NodeResources,
-    /// A pod got a place, or one that has a place changed.
+    /// A pod was bound, or a bound pod changed.
     PodPlaced,
-    /// A pod left its place.
+    /// A bound or assumed pod was removed, or its requests shrank.
     PodRemoved,
-    /// A claim came or changed.
+    /// A claim was added or changed.
     Claim,
-    /// A volume came or changed.
+    /// A volume was added or changed.
     Volume,
-    /// A storage class came or changed.
+    /// A storage class was added or changed.
     StorageClass,
     /// A namespace's labels changed.
     Namespace,
 }
 
-/// Why a node was rejected.
+/// The rejection of a node by a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// By whom.
+    /// The plugin that rejected the node.
     pub plugin: Plugin,
-    /// In upstream's words; each is counted over the nodes.
+    /// Reasons in upstream's wording, aggregated over all nodes in messages.
     pub reasons: Vec<Cow<'static, str>>,
-    /// Would removing pods from the node be of no use?
+    /// Whether removing pods from the node cannot help, so that preemption skips the node.
     pub unresolvable: bool,
 }
 
 impl Rejection {
-    /// A rejection that preemption may overcome.
+    /// Returns a rejection that preemption may resolve.
     pub fn new(plugin: Plugin, reason: impl Into<Cow<'static, str>>) -> Self {
         Rejection {
             plugin,
@@ -192,7 +192,7 @@ impl Rejection {
         }
     }
 
-    /// A rejection that preemption can not overcome.
+    /// Returns a rejection that preemption cannot resolve.
     pub fn unresolvable(plugin: Plugin, reason: impl Into<Cow<'static, str>>) -> Self {
         Rejection {
             unresolvable: true,
@@ -201,7 +201,7 @@ impl Rejection {
     }
 }
 
-/// What the filters work out once for all nodes.
+/// Filter state that is computed once per pod and used for all nodes (upstream's PreFilter state).
 pub struct Prepared<'a> {
     pod: &'a PodInfo,
     spread: pod_topology_spread::Filter<'a>,
@@ -211,7 +211,7 @@ pub struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    /// Looks at the cluster for a pod. An error rejects the pod on every node.
+    /// Computes the state for a pod. An error rejects the pod on every node.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Result<Self, Rejection> {
         Ok(Prepared {
             pod,
@@ -222,7 +222,7 @@ impl<'a> Prepared<'a> {
         })
     }
 
-    /// May the pod go to the node?
+    /// Runs all filters on a node; returns the first rejection.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
         let pod = self.pod;
         node_unschedulable::filter(pod, node)?;
@@ -238,13 +238,13 @@ impl<'a> Prepared<'a> {
         self.neighbours.filter(node)
     }
 
-    /// The volumes' part: which claims are to be bound where.
+    /// Returns the volume binding filter, which decides how claims are bound.
     pub fn volumes(&self) -> &volume_binding::Filter<'a> {
         &self.volumes
     }
 }
 
-/// The scores of the feasible nodes, weighted and summed, in their order.
+/// Returns the weighted sum of all plugins' scores for each node, in the order of `nodes`.
 pub fn score(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     let mut total = vec![0; nodes.len()];
     let mut add = |weight: i64, scores: Vec<i64>| {
@@ -269,7 +269,7 @@ pub fn score(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     total
 }
 
-/// Scales scores so that the greatest is 100; with `reverse`, the least is best.
+/// Scales scores so that the greatest becomes 100. With `reverse`, the lowest score ranks best.
 fn normalize(mut scores: Vec<i64>, reverse: bool) -> Vec<i64> {
     let max = scores.iter().copied().max().unwrap_or(0);
     for score in &mut scores {

@@ -1,9 +1,9 @@
-//! NodeAffinity: node selectors, and rules and wishes about node labels.
+//! NodeAffinity: node selectors and node affinity.
 
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// Does the node fit the pod's selector and required affinity?
+/// Returns whether the node matches the pod's selector and required affinity.
 pub fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
     let selected = pod
         .node_selector
@@ -17,7 +17,7 @@ pub fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
             .is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
 }
 
-/// May the pod go to the node?
+/// Rejects the node if it does not match the pod's selector and required affinity.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     if matches(pod, node) {
         return Ok(());
@@ -28,7 +28,7 @@ pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     ))
 }
 
-/// The weights of the wishes that the node meets.
+/// Returns the sum of the weights of the preferred terms that the node matches.
 pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
     pod.affinity
         .preferred_nodes

@@ -1,9 +1,9 @@
-//! NodeName: a pod that names its node goes nowhere else.
+//! NodeName: a pod with `spec.nodeName` fits only that node.
 
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// May the pod go to the node?
+/// Rejects the node if the pod names another one.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     if pod.node.is_empty() || pod.node == node.name {
         return Ok(());

@@ -1,9 +1,9 @@
-//! NodePorts: a port of a node is taken once.
+//! NodePorts: each host port of a node can be used by only one pod.
 
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// May the pod go to the node?
+/// Rejects the node if one of the pod's host ports is in use.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     if pod.host_ports.is_empty() {
         return Ok(());

@@ -1,12 +1,12 @@
-//! NodeResourcesBalancedAllocation: CPU and memory of a node should be used up
-//! to the same degree.
+//! NodeResourcesBalancedAllocation: prefers nodes whose CPU and memory are used to a similar
+//! degree.
 
 use super::MAX_SCORE;
 use crate::model::{NodeInfo, PodInfo};
 
-/// How alike the used fractions would be.
+/// Returns the score: 100 if the used fractions of CPU and memory would be equal.
 pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
-    // A pod that asks for nothing changes no balance.
+    // A pod without requests does not change the balance.
     if pod.requests.milli_cpu == 0 && pod.requests.memory == 0 {
         return 0;
     }
@@ -24,7 +24,7 @@ pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
     .filter(|(_, all)| *all > 0)
     .map(|(taken, all)| (taken as f64 / all as f64).min(1.0))
     .collect();
-    // With two values the standard deviation is half their distance.
+    // The standard deviation of two values is half their distance.
     let deviation = match fractions[..] {
         [a, b] => (a - b).abs() / 2.0,
         _ => 0.0,

@@ -1,12 +1,13 @@
-//! NodeResourcesFit: what a pod requests must be free; emptier nodes are better.
+//! NodeResourcesFit: a pod's requests must fit the node; emptier nodes are preferred.
 
 use super::{MAX_SCORE, Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// May the pod go to the node?
+/// Rejects the node if the pod's requests exceed its free resources. Lists all insufficient
+/// resources.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     let mut reasons = Vec::new();
-    // More than the whole node has: no pod that goes makes room.
+    // Set if a request exceeds the node's total, so that preemption cannot help.
     let mut hopeless = false;
     let pods = i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
     if pods + 1 > node.max_pods {
@@ -41,7 +42,7 @@ pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     })
 }
 
-/// LeastAllocated: what would be left of CPU and memory, in percent.
+/// Returns the LeastAllocated score: the mean percentage of CPU and memory that would remain free.
 pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
     let left = |all: i64, taken: i64| {
         if all == 0 || taken > all {

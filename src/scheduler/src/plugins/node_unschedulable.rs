@@ -1,5 +1,4 @@
-//! NodeUnschedulable: no pods to cordoned nodes, unless they bear the taint
-//! that cordoning stands for.
+//! NodeUnschedulable: rejects cordoned nodes, unless the pod tolerates the `unschedulable` taint.
 
 use rkube_component_helpers::tolerations::tolerates;
 
@@ -8,7 +7,7 @@ use crate::model::{NodeInfo, PodInfo};
 
 const TAINT: &str = "node.kubernetes.io/unschedulable";
 
-/// May the pod go to the node?
+/// Rejects the node if it is cordoned and the pod does not tolerate that.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     let bears = || {
         pod.tolerations

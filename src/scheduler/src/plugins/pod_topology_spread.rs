@@ -1,5 +1,4 @@
-//! PodTopologySpread: pods that belong together are spread over nodes, zones,
-//! or whatever a node label names.
+//! PodTopologySpread: spreads matching pods over nodes, zones or other topology domains.
 
 use std::collections::HashMap;
 
@@ -11,13 +10,13 @@ use rkube_component_helpers::label_selector::Selector;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// Does the node count for a constraint?
+/// Returns whether the constraint counts pods on the node.
 fn counts(constraint: &Spread, pod: &PodInfo, node: &NodeInfo) -> bool {
     (!constraint.honor_affinity || node_affinity::matches(pod, node))
         && (!constraint.honor_taints || taint_toleration::tolerates_all(pod, node))
 }
 
-/// How many pods of a node a constraint counts.
+/// Returns the number of pods on the node that match a constraint, without terminating pods.
 fn count(selector: &Selector, namespace: &str, node: &NodeInfo) -> i64 {
     let n = node
         .pods
@@ -27,21 +26,22 @@ fn count(selector: &Selector, namespace: &str, node: &NodeInfo) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// What was found out once for all nodes.
+/// Filter state that is computed once per pod: the required constraints and the matching pods per
+/// domain.
 pub struct Filter<'a> {
     pod: &'a PodInfo,
     rules: Vec<(&'a Spread, HashMap<&'a str, i64>)>,
 }
 
 impl<'a> Filter<'a> {
-    /// Counts the pods of every place.
+    /// Counts the matching pods of every domain.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Self {
         let rules: Vec<&Spread> = pod.spread.iter().filter(|s| s.hard).collect();
         let mut counted: Vec<(&Spread, HashMap<&str, i64>)> =
             rules.iter().map(|r| (*r, HashMap::new())).collect();
         if !rules.is_empty() {
             for node in view.nodes() {
-                // A node without one of the labels is no place at all.
+                // Nodes that lack one of the topology labels belong to no domain.
                 if !rules
                     .iter()
                     .all(|r| node.labels.contains_key(&r.topology_key))
@@ -63,7 +63,7 @@ impl<'a> Filter<'a> {
         }
     }
 
-    /// May the pod go to the node?
+    /// Rejects the node if the pod would violate a required constraint there.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
         for (rule, places) in &self.rules {
             let Some(place) = node.labels.get(&rule.topology_key) else {
@@ -91,7 +91,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// The wishes of a pod that has none: apart by node, and by zone.
+/// Returns upstream's default constraints, which spread by hostname and zone.
 fn system_defaults(selector: &Selector) -> Vec<Spread> {
     let wish = |max_skew, key: &str| Spread {
         max_skew,
@@ -105,7 +105,7 @@ fn system_defaults(selector: &Selector) -> Vec<Spread> {
     vec![wish(3, HOSTNAME), wish(5, ZONE)]
 }
 
-/// The nodes' scores: the fewer pods of the same sort in a node's places, the better.
+/// Returns the nodes' scores: the fewer matching pods in a node's domains, the higher.
 pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     let own: Vec<Spread>;
     let (wishes, explicit): (Vec<&Spread>, bool) = if pod.spread.is_empty() {
@@ -120,8 +120,8 @@ pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     if wishes.is_empty() {
         return vec![0; nodes.len()];
     }
-    // A node that lacks a label the pod asked for is no good place. The
-    // defaults ask less: a cluster without zones is fine.
+    // Nodes without a topology label of an explicit constraint score 0. The default constraints do
+    // not require the labels, since a cluster may have no zones.
     let ignored = |node: &NodeInfo| {
         explicit
             && !wishes

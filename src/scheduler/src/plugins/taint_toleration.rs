@@ -5,7 +5,7 @@ use rkube_component_helpers::tolerations::{any_tolerates, tolerates_taint};
 use super::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
-/// Returns whether the pod tolerates every taint of the node that keeps pods away.
+/// Returns whether the pod tolerates every `NoSchedule` and `NoExecute` taint of the node.
 pub fn tolerates_all(pod: &PodInfo, node: &NodeInfo) -> bool {
     node.taints
         .iter()

@@ -1,33 +1,33 @@
-//! VolumeBinding: bound volumes must be reachable from the node; claims whose
-//! class waits for a consumer are bound to, or made for, the node that is chosen.
+//! VolumeBinding: bound volumes must be accessible from the node. Claims whose class waits for the
+//! first consumer are bound or provisioned for the chosen node.
 
 use super::{Plugin, Rejection};
 use crate::cluster::{Claim, Cluster, Volume};
 use crate::model::{Key, NodeInfo, PodInfo};
 
-/// Volumes of this provisioner are made by hand.
+/// Provisioner of classes whose volumes are created manually.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 
-/// What is to be done for a claim before its pod can be bound to a node.
+/// An action required for a claim before its pod can be bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Bind this volume to it.
+    /// Bind the claim to an existing volume.
     Bind {
         /// The claim.
         claim: Key,
-        /// The claim's UID.
+        /// UID of the claim.
         uid: String,
-        /// The volume.
+        /// Name of the volume.
         volume: String,
     },
-    /// Have a volume made for the node.
+    /// Request provisioning of a volume for the chosen node.
     Provision {
         /// The claim.
         claim: Key,
     },
 }
 
-/// What was found out once for all nodes.
+/// Filter state that is computed once per pod.
 pub struct Filter<'a> {
     cluster: &'a Cluster,
     bound: Vec<&'a Volume>,
@@ -35,7 +35,12 @@ pub struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    /// Looks at the pod's claims.
+    /// Looks up the pod's claims.
+    ///
+    /// # Errors
+    ///
+    /// Rejects the pod on all nodes if a claim is missing, lost, being deleted, owned by another
+    /// pod, or unbound with immediate binding.
     pub fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Result<Self, Rejection> {
         let no = |reason: String| Rejection::unresolvable(Plugin::VolumeBinding, reason);
         let mut filter = Filter {
@@ -104,12 +109,13 @@ impl<'a> Filter<'a> {
         Ok(filter)
     }
 
-    /// The volumes that the pod's claims are bound to.
+    /// Returns the volumes that the pod's claims are bound to.
     pub fn bound(&self) -> &[&'a Volume] {
         &self.bound
     }
 
-    /// May the pod go to the node?
+    /// Rejects the node if a bound volume is not accessible from it or an unbound claim cannot be
+    /// satisfied there.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
         if !self.bound.iter().all(|v| reaches(v, node)) {
             return Err(Rejection::unresolvable(
@@ -126,17 +132,17 @@ impl<'a> Filter<'a> {
         Ok(())
     }
 
-    /// What is to be done for the claims that wait, if the node is chosen;
-    /// `None`: the node can not serve them.
+    /// Returns the actions for the unbound claims if the node is chosen, or `None` if the node
+    /// cannot satisfy them.
     pub fn decide(&self, node: &NodeInfo) -> Option<Vec<Decision>> {
         let mut taken: Vec<&str> = Vec::new();
         let mut decisions = Vec::new();
-        // Small claims first, so that they do not take great volumes.
+        // Small claims first, so that they do not take large volumes.
         let mut waiting: Vec<&(Key, &Claim)> = self.waiting.iter().collect();
         waiting.sort_by_key(|(_, claim)| claim.size);
         for (key, claim) in waiting {
             if let Some(node_name) = &claim.selected_node {
-                // Its volume is being made already.
+                // Provisioning for this node is already in progress.
                 if *node_name != node.name {
                     return None;
                 }
@@ -150,7 +156,7 @@ impl<'a> Filter<'a> {
                 .filter(|(name, v)| {
                     !taken.contains(&name.as_str()) && suits(v, key, claim) && reaches(v, node)
                 })
-                // A volume that names the claim is meant for it; else the smallest.
+                // Prefer a volume reserved for the claim, then the smallest one.
                 .min_by_key(|(_, v)| (v.claim.is_none(), v.size));
             if let Some((name, _)) = found {
                 taken.push(name);
@@ -181,7 +187,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Can the node mount the volume?
+/// Returns whether the volume's node affinity allows the node.
 fn reaches(volume: &Volume, node: &NodeInfo) -> bool {
     volume
         .node
@@ -189,7 +195,7 @@ fn reaches(volume: &Volume, node: &NodeInfo) -> bool {
         .is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
 }
 
-/// May the claim have the volume?
+/// Returns whether the claim may be bound to the volume.
 fn suits(volume: &Volume, key: &Key, claim: &Claim) -> bool {
     let meant = match &volume.claim {
         None => volume.phase == "Available",

@@ -1,19 +1,18 @@
-//! VolumeRestrictions: disks that can not be mounted twice, and claims that
-//! one pod alone may use.
+//! VolumeRestrictions: disks that cannot be mounted twice, and `ReadWriteOncePod` claims.
 
 use super::{Plugin, Rejection};
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 
-/// What was found out once for all nodes.
+/// Filter state that is computed once per pod.
 pub struct Filter<'a> {
     pod: &'a PodInfo,
-    /// Another pod uses a claim that only one may use; going would help.
+    /// `ReadWriteOncePod` claims of the pod that another pod uses; preempting that pod may help.
     exclusive: Vec<&'a str>,
 }
 
 impl<'a> Filter<'a> {
-    /// Looks at the cluster for a pod.
+    /// Looks up the pod's `ReadWriteOncePod` claims and their users.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Result<Self, Rejection> {
         let exclusive = pod
             .claims
@@ -39,7 +38,8 @@ impl<'a> Filter<'a> {
         })
     }
 
-    /// May the pod go to the node?
+    /// Rejects the node if a pod on it mounts the same disk. Rejects every node if another pod uses
+    /// a `ReadWriteOncePod` claim of this pod.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
         let clash = node.pods.iter().flat_map(|p| &p.disks).any(|used| {
             self.pod.disks.iter().any(|wanted| {

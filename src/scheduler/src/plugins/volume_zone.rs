@@ -1,4 +1,4 @@
-//! VolumeZone: a pod goes where its bound volumes are.
+//! VolumeZone: bound volumes must be in the node's zone and region.
 
 use super::volume_binding::Filter;
 use super::{Plugin, Rejection};
@@ -11,7 +11,7 @@ const KEYS: [&str; 4] = [
     "failure-domain.beta.kubernetes.io/region",
 ];
 
-/// The newer key for the same thing.
+/// Returns the current equivalent of a deprecated label key.
 fn newer(key: &str) -> &str {
     match key {
         "failure-domain.beta.kubernetes.io/zone" => KEYS[0],
@@ -20,7 +20,7 @@ fn newer(key: &str) -> &str {
     }
 }
 
-/// May the pod go to the node?
+/// Rejects the node if its zone or region does not match the labels of a bound volume.
 pub fn filter(volumes: &Filter<'_>, node: &NodeInfo) -> Result<(), Rejection> {
     for volume in volumes.bound() {
         for key in KEYS {
@@ -28,7 +28,7 @@ pub fn filter(volumes: &Filter<'_>, node: &NodeInfo) -> Result<(), Rejection> {
                 continue;
             };
             let place = node.labels.get(key).or_else(|| node.labels.get(newer(key)));
-            // A volume may be in several zones: `a__b`.
+            // A volume may list several zones, separated by `__`.
             let there = place.is_some_and(|place| zones.split("__").any(|zone| zone == place));
             if !there {
                 return Err(Rejection::unresolvable(

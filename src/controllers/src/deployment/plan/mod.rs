@@ -1,4 +1,4 @@
-//! What a deployment needs done, decided from what is observed.
+//! Decides the actions for a deployment from the observed state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +13,31 @@ use crate::common::pods;
 /// One step of a plan.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Make this replica set.
+    /// Create this replica set.
     Create(Box<ReplicaSet>),
-    /// Write this replica set.
+    /// Update this replica set.
     Update(Box<ReplicaSet>),
     /// Delete this replica set.
     Delete(Box<ReplicaSet>),
-    /// Tell of it: reason and message.
+    /// Report an event with this reason and message.
     Event(&'static str, String),
-    /// Write the deployment's status (and revision annotation).
+    /// Update the deployment's status and revision annotation.
     Report,
 }
 
-/// What is to be done about a deployment.
+/// The actions for a deployment.
 #[derive(Debug)]
 pub struct Plan {
-    /// The deployment as [`Action::Report`] writes it.
+    /// The deployment to be written by [`Action::Report`].
     pub deployment: Deployment,
     /// The steps, in order.
     pub actions: Vec<Action>,
-    /// When to look again although nothing happens.
+    /// When to sync again even without changes.
     pub requeue: Option<Duration>,
 }
 
-/// Whether all old pods go before new ones come.
+/// Returns whether the strategy is `Recreate`: all old pods are deleted before new ones are
+/// created.
 pub fn is_recreate(deployment: &Deployment) -> bool {
     deployment
         .spec
@@ -45,7 +46,7 @@ pub fn is_recreate(deployment: &Deployment) -> bool {
         .is_some_and(|strategy| strategy.type_.as_deref() == Some("Recreate"))
 }
 
-/// Wanted pods of a deployment.
+/// Returns the desired number of pods of a deployment.
 pub fn replicas(deployment: &Deployment) -> i32 {
     deployment
         .spec
@@ -54,7 +55,7 @@ pub fn replicas(deployment: &Deployment) -> i32 {
         .unwrap_or(1)
 }
 
-/// Wanted pods of a replica set.
+/// Returns the desired number of pods of a replica set.
 pub fn set_replicas(set: &ReplicaSet) -> i32 {
     set.spec
         .as_ref()
@@ -62,7 +63,7 @@ pub fn set_replicas(set: &ReplicaSet) -> i32 {
         .unwrap_or(1)
 }
 
-/// Available pods of a replica set.
+/// Returns the number of available pods of a replica set.
 pub fn available(set: &ReplicaSet) -> i32 {
     set.status
         .as_ref()
@@ -70,49 +71,50 @@ pub fn available(set: &ReplicaSet) -> i32 {
         .unwrap_or(0)
 }
 
-/// The observed state as it changes while the plan is made.
+/// The observed state and its modifications while planning.
 pub struct State {
-    /// The deployment; status and annotations change.
+    /// The deployment; planning changes its status and annotations.
     pub deployment: Deployment,
-    /// The deployment as it was observed.
+    /// The deployment as observed.
     pub observed: Deployment,
-    /// Its replica sets; `None` is never kept. Scaling changes them.
+    /// Its replica sets, oldest first; planning changes their size and annotations.
     pub sets: Vec<ReplicaSet>,
-    /// The set of the present template, an index into `sets`.
+    /// Index in `sets` of the replica set for the current template.
     pub new: Option<usize>,
-    /// The steps so far.
+    /// The actions planned so far.
     pub actions: Vec<Action>,
-    /// The time now.
+    /// The current time.
     pub now: Timestamp,
 }
 
 impl State {
-    /// Indexes of all sets but the new one.
+    /// Returns the indexes of all sets except the new one.
     pub fn old(&self) -> Vec<usize> {
         (0..self.sets.len())
             .filter(|index| Some(*index) != self.new)
             .collect()
     }
 
-    /// Indexes of the old sets that want pods.
+    /// Returns the indexes of the old sets with a non-zero desired size.
     pub fn active_old(&self) -> Vec<usize> {
         let mut old = self.old();
         old.retain(|index| set_replicas(&self.sets[*index]) > 0);
         old
     }
 
-    /// Pods that all sets want.
+    /// Returns the desired number of pods of all sets together.
     pub fn total(&self) -> i32 {
         self.sets.iter().map(set_replicas).sum()
     }
 
-    /// The new set.
+    /// Returns the new set.
     pub fn new_set(&self) -> Option<&ReplicaSet> {
         self.new.map(|index| &self.sets[index])
     }
 }
 
-/// Decides what is to be done about `deployment`, which owns `sets`.
+/// Decides the actions for `deployment`, which owns `sets`. `pods_of` returns the pods of a replica
+/// set.
 pub fn plan(
     deployment: &Deployment,
     sets: &[Arc<ReplicaSet>],
@@ -178,7 +180,8 @@ fn finish(mut state: State) -> Plan {
     }
 }
 
-/// The steps of a rolling update: first up, else down, each within its bounds.
+/// Plans a rolling update: scales up the new set, or else scales down old ones, within their
+/// bounds.
 fn roll(state: &mut State) {
     revision::sync(state, true);
     let Some(new) = state.new else { return };
@@ -190,7 +193,7 @@ fn roll(state: &mut State) {
     }
 }
 
-/// The steps of a Recreate update: all old pods go, then the new ones come.
+/// Plans a `Recreate` update: scales up the new set only after all old pods are gone.
 fn recreate(state: &mut State, pods_of: &dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>>) {
     revision::sync(state, false);
     let mut shrunk = false;
@@ -221,7 +224,7 @@ fn old_pods_run(state: &State, pods_of: &dyn Fn(&ReplicaSet) -> Vec<Arc<Pod>>) -
     })
 }
 
-/// Deletes the oldest idle sets beyond `revisionHistoryLimit`.
+/// Deletes the oldest unused replica sets beyond `revisionHistoryLimit`.
 fn clean_up(state: &mut State) {
     let limit = state
         .deployment
@@ -230,7 +233,7 @@ fn clean_up(state: &mut State) {
         .and_then(|spec| spec.revision_history_limit)
         .unwrap_or(10);
     if limit == i32::MAX {
-        return; // the history is kept for ever
+        return; // unlimited history
     }
     let mut old = state.old();
     old.retain(|index| state.sets[*index].metadata.deletion_timestamp.is_none());

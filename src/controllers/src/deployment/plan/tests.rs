@@ -53,7 +53,7 @@ fn deployment(replicas: i32, image: &str) -> Deployment {
     }
 }
 
-/// A small cluster: applies plans, and makes all pods available when told to.
+/// A simulated cluster that applies plans and makes pods available on request.
 struct World {
     deployment: Deployment,
     sets: Vec<ReplicaSet>,
@@ -106,7 +106,7 @@ impl World {
         count
     }
 
-    /// Every set has the pods it wants, `ready` of the new ones available.
+    /// Gives every set its desired pods. Those of the new set are available only with `all_ready`.
     fn run_pods(&mut self, all_ready: bool) {
         let new = super::super::revision::find_new(&self.deployment, &self.sets);
         for (index, set) in self.sets.iter_mut().enumerate() {
@@ -285,7 +285,7 @@ fn scaling_during_a_rollout_is_proportional() {
     assert_eq!(world.sizes(), [6, 4]);
     world.deployment.spec.as_mut().unwrap().replicas = Some(16);
     world.step();
-    // 10 of at most 10 pods become 20 of at most 20.
+    // The size grows from 10 of at most 10 pods to 20 of at most 20.
     assert_eq!(world.sizes(), [12, 8]);
 }
 

@@ -1,5 +1,4 @@
-//! What a job needs done: which pods to make, to delete and to count, and how
-//! the job stands.
+//! Decides for a job which pods to create, delete and count, and computes the job's status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,24 +13,24 @@ use super::failure::{Verdict, judge};
 use super::{indexes, pods as job_pods};
 use crate::common::pods;
 
-/// Pods made, deleted or counted in one go.
+/// Maximum number of pods created, deleted or counted per sync.
 const BURST: usize = 500;
-/// Wait after the first failure; it doubles with each further one.
+/// Back-off in seconds after the first failure; it doubles with each further one.
 const FIRST_WAIT: i64 = 10;
-/// The longest wait after failures, in seconds.
+/// Maximum back-off in seconds.
 const LAST_WAIT: i64 = 600;
 
-/// Failures since the last success; the job waits after each.
+/// Failures since the last success, for the back-off before new pods are created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
-    /// Failures in a row.
+    /// Number of consecutive failures.
     pub failures: u32,
-    /// When the last was.
+    /// Time of the last failure.
     pub last: Option<Timestamp>,
 }
 
 impl Backoff {
-    /// How long to wait before the next pod.
+    /// Returns the time until the next pod may be created.
     pub fn left(&self, now: Timestamp) -> Duration {
         wait(self.failures, self.last, now)
     }
@@ -49,26 +48,27 @@ fn wait(failures: u32, last: Option<Timestamp>, now: Timestamp) -> Duration {
     }
 }
 
-/// What is to be done, in this order.
+/// The actions for a job.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Pods to make.
+    /// Pods to create.
     pub create: Vec<Pod>,
-    /// Pods to delete without counting them.
+    /// Pods to delete without counting them as failed.
     pub discard: Vec<Arc<Pod>>,
-    /// Pods to delete; they count as failed.
+    /// Pods to delete that count as failed.
     pub delete: Vec<Arc<Pod>>,
-    /// The status to report.
+    /// The status to write.
     pub status: JobStatus,
-    /// Pods that are counted once the status is written: let them go.
+    /// Pods whose finalizer can be removed after the status was written, as they are recorded in
+    /// it.
     pub release: Vec<Arc<Pod>>,
-    /// What to tell: whether it is a warning, reason and message.
+    /// Events to report: whether it is a warning, reason and message.
     pub events: Vec<(bool, String, String)>,
-    /// When to look again although nothing happens.
+    /// When to sync again even without changes.
     pub requeue: Option<Duration>,
 }
 
-/// A condition of the job that holds now.
+/// Returns whether the job has this condition with status true.
 pub fn has(status: &JobStatus, kind: &str) -> bool {
     find(status, kind).is_some_and(|condition| condition.status == "True")
 }
@@ -81,7 +81,7 @@ fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
         .find(|condition| condition.type_ == kind)
 }
 
-/// Whether the job is over, one way or the other.
+/// Returns whether the job is complete or has failed.
 pub fn is_finished(status: &JobStatus) -> bool {
     has(status, "Complete") || has(status, "Failed")
 }
@@ -123,20 +123,20 @@ struct Sync<'a> {
     plan: Plan,
 }
 
-/// The pods that were newly found to have ended.
+/// The job's terminated pods.
 #[derive(Default)]
 struct Ended {
-    /// Succeeded and failed pods as they are counted, counted before or not.
+    /// Number of succeeded and failed pods, including those that the status does not count yet.
     succeeded: i32,
     failed: i32,
     succeeded_indexes: BTreeSet<i32>,
     failed_indexes: BTreeSet<i32>,
-    /// Failures of each index that no new pod was made for yet, and the last's time.
+    /// Failures of each index for which no new pod exists yet, and the time of the last one.
     index_failures: BTreeMap<i32, (i32, Option<Timestamp>)>,
     fail_job: Option<String>,
 }
 
-/// Decides what is to be done for `job`, which owns these pods.
+/// Decides the actions for `job`, which owns these pods.
 pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp) -> Plan {
     let Some(spec) = job.spec.as_ref() else {
         return Plan::default();
@@ -202,9 +202,11 @@ impl Sync<'_> {
         self.mind_deadline(suspended);
     }
 
-    /// Counts ended pods: first the status names them, then they are let go,
-    /// then they become numbers, so that none is counted twice or forgotten
-    /// whenever this process dies.
+    /// Counts terminated pods in three steps: their UIDs are written to the status, then their
+    /// finalizers are removed, then the counters are incremented.
+    ///
+    /// This way no pod is missed or counted twice, even if the process is restarted between the
+    /// steps.
     fn count(&mut self, owned: &[Arc<Pod>], backoff: &mut Backoff) -> Ended {
         let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
         let tracked: BTreeSet<String> = owned
@@ -333,7 +335,7 @@ impl Sync<'_> {
         }
     }
 
-    /// Whether the job has failed, or has succeeded by its policy.
+    /// Decides whether the job has failed, or succeeded by its success policy.
     fn judge(&mut self, ended: &Ended, active: &[Arc<Pod>]) {
         let limit = self.spec.backoff_limit.unwrap_or(6);
         if let Some(message) = &ended.fail_job {
@@ -399,8 +401,8 @@ impl Sync<'_> {
         }
     }
 
-    /// With the policy OnFailure containers are restarted in place, and it is
-    /// restarts that count.
+    /// Returns whether container restarts exceed the limit. With the policy `OnFailure`, containers
+    /// are restarted in place, so restarts count instead of failed pods.
     fn restarts_exceed(&self, limit: i32, active: &[Arc<Pod>]) -> bool {
         let policy = self
             .spec
@@ -445,7 +447,7 @@ impl Sync<'_> {
         self.plan.requeue = Some(self.plan.requeue.map_or(after, |other| other.min(after)));
     }
 
-    /// Notes that the job is suspended or goes on.
+    /// Updates the `Suspended` condition.
     fn suspend(&mut self, suspended: bool) {
         let was = find(&self.plan.status, "Suspended").map(|condition| condition.status == "True");
         if suspended && was != Some(true) {
@@ -475,7 +477,7 @@ impl Sync<'_> {
         }
     }
 
-    /// Makes and discards pods; gives how many will be active.
+    /// Plans pods to create and discard. Returns the resulting number of active pods.
     fn manage(
         &mut self,
         ended: &Ended,
@@ -542,8 +544,8 @@ impl Sync<'_> {
         running + self.plan.create.len() as i32
     }
 
-    /// Pods of an indexed job that are of no use: no index, one that is done,
-    /// or one that an older pod works on.
+    /// Returns the unneeded pods of an indexed job: those without an index, with a finished index,
+    /// or with an index that an older pod has.
     fn misplaced(&self, ended: &Ended, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
         if !self.indexed {
             return Vec::new();
@@ -609,7 +611,7 @@ impl Sync<'_> {
         }
     }
 
-    /// Notes that all that was wanted has succeeded.
+    /// Sets the condition `SuccessCriteriaMet` if the desired number of pods has succeeded.
     fn complete(&mut self, ended: &Ended, running: i32) {
         let complete = match self.spec.completions {
             None => ended.succeeded > 0 && running == 0,
@@ -630,7 +632,7 @@ impl Sync<'_> {
         }
     }
 
-    /// Ends the job once every pod is over and counted.
+    /// Sets the final condition once all pods are terminated and counted.
     fn finish(&mut self, running: i32, terminating: i32) {
         let status = &self.plan.status;
         let uncounted = status.uncounted_terminated_pods.clone().unwrap_or_default();
@@ -639,7 +641,7 @@ impl Sync<'_> {
             return;
         }
         if !self.plan.release.is_empty() {
-            return; // pods of indexed jobs are counted by index, but held until now
+            return; // counted by index, but their finalizers are not removed yet
         }
         for (interim, last) in [
             ("FailureTarget", "Failed"),
@@ -672,7 +674,7 @@ impl Sync<'_> {
     }
 }
 
-/// Whether two statuses say the same, an absent number being zero.
+/// Returns whether two statuses are equal, with absent numbers as zero.
 pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
     let numbers = |s: &JobStatus| {
         [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0))

@@ -22,7 +22,7 @@ fn job(completions: Option<i32>, parallelism: i32, mode: &str) -> Job {
     }
 }
 
-/// A job and its pods; carries plans out.
+/// A simulated job with its pods, which carries out plans.
 struct World {
     job: Job,
     pods: Vec<Arc<Pod>>,
@@ -130,7 +130,7 @@ fn a_pod_is_counted_once_whenever_the_controller_dies() {
     let mut world = World::new(job(Some(2), 2, "NonIndexed"));
     world.settle();
     world.end(|_| true, "Succeeded");
-    // The status is written, but the pods are not yet let go.
+    // The status is written, but the finalizers are not removed yet.
     let first = plan(&world.job, &world.pods, &mut world.backoff, at(world.now));
     world.job.status = Some(first.status);
     world.settle();
