@@ -110,6 +110,7 @@ fn forward_chain() -> Result<Option<String>> {
     }
 }
 
+/// Runs `iptables`. Fails with its error output.
 fn iptables(arguments: &[&str]) -> Result<()> {
     let failed = |why: String| {
         NetworkError::Invalid(format!("iptables {} failed: {why}", arguments.join(" ")))

@@ -94,6 +94,7 @@ pub async fn watch_container(
     ))
 }
 
+/// Connects to a shim's socket.
 fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
     sys::connect(socket)
         .and_then(|stream| {
@@ -153,6 +154,7 @@ async fn control(
     }
 }
 
+/// Reads one frame.
 async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, Vec<u8>)> {
     let mut head = [0; HEADER];
     reader.read_exact(&mut head).await?;

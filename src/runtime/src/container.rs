@@ -213,8 +213,8 @@ impl Container {
         true
     }
 
-    /// Returns the exit of a container whose shim did not report it: from disk, or else a made-up
-    /// one, which is written to disk.
+    /// Returns the exit of a container whose shim did not report it. Reads it from disk; if it is
+    /// missing, records a kill with the reason `Unknown`.
     pub fn unseen_end(&self) -> ExitRecord {
         if let Some(record) = self.read_exit() {
             return record;
@@ -289,6 +289,7 @@ impl Container {
     }
 }
 
+/// Reads a JSON file. Returns `None` if it is missing or malformed.
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }

@@ -81,6 +81,7 @@ const SHIFT_RIGHT: u8 = 0x77;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
+/// Returns an instruction with its registers packed.
 fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction {
         code,

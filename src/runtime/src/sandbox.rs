@@ -285,6 +285,7 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the path of a kernel parameter, whose name is dotted or a path.
 fn sysctl_path(name: &str) -> PathBuf {
     // In the dotted form, a slash represents a dot in an interface name.
     if name.contains('/') && !name.contains('.') {
@@ -311,6 +312,7 @@ fn set_sysctl(name: &str, value: &str, spec: &SandboxSpec) {
     }
 }
 
+/// Brings up the loopback interface of the calling thread's network namespace.
 fn loopback_up() -> io::Result<()> {
     // SAFETY: no memory is involved.
     let fd =

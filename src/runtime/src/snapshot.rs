@@ -144,6 +144,7 @@ pub fn is_mounted(path: &Path) -> bool {
     }
 }
 
+/// Returns whether the mount table contains `path`.
 fn mounted_in_table(path: &Path) -> bool {
     let Ok(path) = fs::canonicalize(path) else {
         return false;

@@ -83,11 +83,13 @@ pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
     answer(response, query, zone)
 }
 
+/// Completes a response with an error code.
 fn refuse(mut response: Message, code: ResponseCode) -> Outcome {
     response.metadata.response_code = code;
     Outcome::Answer(response)
 }
 
+/// Answers a valid query from the zone, following CNAME records within it.
 fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
     let kinds = kinds(query.query_type());
     let mut name = query.name().clone();
@@ -214,6 +216,7 @@ fn below_domain(below: &str, zone: &Zone<'_>) -> Option<Name> {
     Some(name)
 }
 
+/// Returns the SOA record of the zone.
 fn soa(zone: &Zone<'_>) -> Record {
     Record::from_rdata(zone.domain.clone(), TTL, soa_data(zone))
 }

@@ -32,6 +32,7 @@ pub struct DnsServer {
     tasks: [AbortHandle; 2],
 }
 
+/// The state shared by the server's tasks.
 struct Shared {
     domain: Name,
     config: DnsConfig,
@@ -53,6 +54,7 @@ impl DnsServer {
         Self::start_with(config, forwarder).await
     }
 
+    /// Starts serving with a given forwarder, for tests.
     pub(super) async fn start_with(config: DnsConfig, forwarder: Forwarder) -> Result<Self> {
         let mut domain = Name::from_ascii(&config.domain).map_err(|error| {
             NetworkError::Invalid(format!("{:?} is no domain: {error}", config.domain))
@@ -145,6 +147,7 @@ impl Shared {
     }
 }
 
+/// Serves UDP queries. Each forwarded query is completed in a separate task.
 async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; 4096];
@@ -187,6 +190,7 @@ async fn send(socket: &UdpSocket, peer: SocketAddr, message: Message, limit: usi
     }
 }
 
+/// Accepts at most [`MAX_CONNECTIONS`] TCP connections at a time.
 async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();

@@ -39,6 +39,7 @@ enum Kind {
     External(String),
 }
 
+/// A port of a service or of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Port {
     name: String,
@@ -47,6 +48,7 @@ struct Port {
     number: u16,
 }
 
+/// A ready endpoint of a service.
 #[derive(Clone, Debug)]
 struct Endpoint {
     /// Its hostname or, without one, its address with dashes.
@@ -379,6 +381,7 @@ impl Record {
     }
 }
 
+/// Returns whether an endpoint is ready. An unset condition means ready.
 fn is_ready(endpoint: &k8s_openapi::api::discovery::v1::Endpoint) -> bool {
     endpoint
         .conditions

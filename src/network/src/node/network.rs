@@ -35,6 +35,7 @@ pub struct NodeNetwork {
     inner: Arc<Inner>,
 }
 
+/// The state shared by all clones of a network.
 struct Inner {
     config: NetworkConfig,
     netlink: Netlink,

@@ -85,6 +85,7 @@ impl State {
         })
     }
 
+    /// Returns all records, ordered by address.
     pub(super) fn pods(&self) -> impl Iterator<Item = &PodNetwork> {
         self.by_address.values()
     }

@@ -80,6 +80,7 @@ impl HealthServer {
     }
 }
 
+/// Listens on a port of all IPv4 addresses.
 fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     listener.set_nonblocking(true)?;
@@ -87,6 +88,7 @@ fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// Serves one health check port.
 async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
     loop {
         match listener.accept().await {

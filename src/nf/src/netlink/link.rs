@@ -419,6 +419,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// Returns whether a bridge port is in the forwarding state.
 fn is_forwarding(port: &InfoPortData) -> bool {
     let InfoPortData::BridgePort(attributes) = port else {
         return false;

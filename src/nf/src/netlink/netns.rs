@@ -54,6 +54,7 @@ pub fn new_netns() -> Result<OwnedFd, NetlinkError> {
     })
 }
 
+/// Runs `work` on a new thread and resumes its panic in the caller.
 fn on_thread<T: Send>(
     work: impl FnOnce() -> Result<T, NetlinkError> + Send,
 ) -> Result<T, NetlinkError> {

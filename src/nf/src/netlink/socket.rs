@@ -96,6 +96,7 @@ pub struct Socket {
     state: Mutex<State>,
 }
 
+/// The last sequence number and the receive buffer.
 struct State {
     seq: u32,
     buffer: Vec<u8>,

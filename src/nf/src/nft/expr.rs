@@ -268,7 +268,7 @@ pub enum Expr {
     },
     /// Translates an address of the connection, and its port if requested.
     Nat {
-        /// Which address is translated.
+        /// The address that is translated.
         kind: NatKind,
         /// Register with the new address.
         address: Reg,

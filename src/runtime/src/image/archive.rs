@@ -402,6 +402,7 @@ pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     }
 }
 
+/// Returns the path of a blob in an OCI layout.
 fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }

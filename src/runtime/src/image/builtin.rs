@@ -97,6 +97,7 @@ fn make_root(root: &Path, binary: &Path) -> Result<(), ImageError> {
         .image_context(|| format!("cannot make {}", tmp.display()))
 }
 
+/// Returns the image's configuration.
 fn image_config(entrypoint: &[&str], ports: &[&str], diff: &Digest) -> Config {
     let host = Platform::host();
     let exposed = |port: &&str| {

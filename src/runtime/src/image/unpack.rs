@@ -424,6 +424,7 @@ fn tolerate(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Sets an extended attribute of an open file.
 fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: the pointers outlive the call and the length is the value's.
     check(unsafe {
@@ -438,6 +439,7 @@ fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::R
     Ok(())
 }
 
+/// Sets the owner of a file without following links.
 fn set_owner_at(parent: BorrowedFd<'_>, name: &CString, metadata: &Metadata) -> io::Result<()> {
     // SAFETY: the descriptor and string outlive the call.
     check(unsafe {
@@ -475,12 +477,14 @@ fn set_xattrs_at(parent: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> i
     Ok(())
 }
 
+/// Sets the access and modification times of an open file.
 fn set_times_fd(file: BorrowedFd<'_>, mtime: libc::timespec) -> io::Result<()> {
     // SAFETY: the descriptor is open and the array has two elements.
     check(unsafe { libc::futimens(file.as_raw_fd(), [mtime, mtime].as_ptr()) })?;
     Ok(())
 }
 
+/// Sets the access and modification times of a file without following links.
 fn set_times_at(parent: BorrowedFd<'_>, name: &CString, mtime: libc::timespec) -> io::Result<()> {
     // SAFETY: the descriptor and string outlive the call and the array has two elements.
     check(unsafe {

@@ -38,6 +38,7 @@ const X32: u32 = 0x4000_0000;
 #[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Program(Vec<Instruction>);
 
+/// A classic BPF instruction, with the layout of `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct Instruction {
@@ -92,6 +93,7 @@ impl Program {
     }
 }
 
+/// Returns an instruction without jumps.
 fn op(code: u16, k: u32) -> Instruction {
     Instruction {
         code,
@@ -101,6 +103,7 @@ fn op(code: u16, k: u32) -> Instruction {
     }
 }
 
+/// Returns a conditional jump with offsets for true and false.
 fn branch(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
 }

@@ -265,6 +265,7 @@ impl Profile {
     }
 }
 
+/// A profile in the JSON format of Docker or OCI.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Json {
@@ -274,6 +275,7 @@ struct Json {
     syscalls: Vec<JsonCall>,
 }
 
+/// A rule for several system calls.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonCall {
@@ -323,6 +325,7 @@ impl JsonFilter {
     }
 }
 
+/// A condition on an argument.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonArgument {

@@ -107,6 +107,7 @@ impl Log {
     }
 }
 
+/// Opens a log file for appending, with mode 0640.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)

@@ -53,6 +53,7 @@ enum Source {
 }
 
 impl Server {
+    /// Returns the shim of a container that has been started with the first process `pid`.
     pub(super) fn new(
         listener: UnixListener,
         signals: OwnedFd,

@@ -42,6 +42,7 @@ pub fn main(args: &[OsString]) -> i32 {
     }
 }
 
+/// Starts the container of a configuration file, reports the result and serves the container.
 fn run(path: &Path) -> i32 {
     let started = std::fs::read(path)
         .map_err(ShimError::io(format!("cannot read {}", path.display())))
@@ -78,6 +79,7 @@ fn answer(line: &str) {
     }
 }
 
+/// Prepares the shim (socket, log and signals) and starts the container.
 fn start(config: &ShimConfig) -> Result<(Server, i32), ShimError> {
     // The kernel should rather kill the container than the shim. Failures are ignored.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");

@@ -11,7 +11,7 @@
 //!     └─ external-…  (mark for masquerading)  ─ service-… or local-…
 //! filter prerouting, output ─ firewall ─ @firewall-ips ─ firewall-…
 //! filter input, forward, output ─ no-endpoints ─ @no-endpoint-ips, @no-endpoint-nodeports
-//! filter forward, output (translated) ─ cluster-ips: refuse ports that no service has
+//! filter forward, output (translated) ─ cluster-ips: reject ports that no service has
 //! nat postrouting ─ masquerade what is marked, and pods that reach themselves
 //! ```
 //!

@@ -29,6 +29,7 @@ pub(super) struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
+    /// Selects the port's endpoints. `refuse` is the chain that rejects packets.
     pub(super) fn new(service: &'a ServicePort, config: &'a ProxyConfig, refuse: &'a Name) -> Self {
         let id = identity(service);
         Self {

@@ -659,7 +659,7 @@ fn shared_pid_namespace() {
             "{seen}"
         );
         assert!(b.out(&first, "ls /proc/1/root/ 2>/dev/null | wc -l").await == "0");
-        // The exit of one container does not affect the other, but ends all processes of its own.
+        // Stopping one container ends all its processes, but not the other container.
         b.runtime
             .stop_container(&second, Duration::ZERO)
             .await
