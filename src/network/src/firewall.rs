@@ -2,9 +2,9 @@
 //!
 //! Docker (when it enables forwarding), ufw and others set the policy of the `FORWARD` chain of
 //! iptables to `DROP`. An accept verdict in another table does not override it, so the cluster's
-//! interface needs two rules in that chain. They are set with the `iptables` program: it exists
-//! wherever a program has set such a policy, and it knows whether the legacy or the nft backend is
-//! in use.
+//! interface needs two rules in that chain. They are set with the `iptables` program, which is
+//! installed wherever a program has set such a policy. It also detects whether the legacy or the
+//! nft backend is in use.
 
 use std::process::{Command, Stdio};
 

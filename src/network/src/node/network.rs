@@ -82,8 +82,8 @@ impl NodeNetwork {
         let Inner {
             config, netlink, ..
         } = &*self.inner;
-        // The kernel uses the larger of "all" and the interface's value. 2 (loose) is needed
-        // everywhere, as packets for services may arrive and leave on different interfaces.
+        // The kernel uses the larger of "all" and the interface's value. Loose mode (2) is needed,
+        // as packets for services may arrive and leave on different interfaces.
         sysctl::write("net/ipv4/conf/all/rp_filter", "2")?;
         sysctl::write("net/ipv4/conf/all/send_redirects", "0")?;
         sysctl::write("net/ipv4/conf/default/send_redirects", "0")?;

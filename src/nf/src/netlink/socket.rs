@@ -225,8 +225,8 @@ impl Socket {
     /// rejection, returns the first one with the message's position in the batch.
     ///
     /// `write` receives the first sequence number. It returns the messages, numbered from there,
-    /// and their count: a begin message, at least one message of which only the last requests an
-    /// acknowledgement, and an end message.
+    /// and their count. The first message must begin the batch and the last must end it. Of the
+    /// others, only the last requests an acknowledgement. Without others, nothing is sent.
     pub fn batch(&self, write: impl FnOnce(u32) -> (Writer, u32)) -> Result<(), (Refusal, u32)> {
         let mut state = self.state.lock();
         let first = state.seq.wrapping_add(1);
@@ -364,8 +364,8 @@ impl Received<'_> {
         if code == 0 {
             return Ok(());
         }
-        // The error code is followed by the header of the rejected message, by its body unless the
-        // kernel capped it, and by attributes with the reason as text.
+        // The error code is followed by the header of the rejected message, and by its body unless
+        // the kernel capped it. Then follow attributes with the reason as text.
         let mut detail = None;
         if self.flags & NLM_F_ACK_TLVS != 0 {
             let body = if self.flags & NLM_F_CAPPED != 0 {

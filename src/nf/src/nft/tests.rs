@@ -335,8 +335,8 @@ fn a_refused_batch_changes_nothing_and_names_the_culprit() {
 
 #[test]
 fn messages_are_encoded_byte_for_byte() {
-    // As `nft` 1.0.6 sends `add rule ip t c ip daddr 10.0.0.1 accept`, but for the
-    // registers' numbers: it names the first one 1 (of 16 bytes), not 8 (of 4).
+    // As `nft` 1.0.6 sends `add rule ip t c ip daddr 10.0.0.1 accept`, except for register numbers.
+    // `nft` uses register 1 (16 bytes) where this crate uses register 8 (4 bytes).
     let mut table = Table::new(Family::Ip, "t");
     table.chain("c", vec![]);
     let mut batch = super::encode::Batch::new(&table, 7);

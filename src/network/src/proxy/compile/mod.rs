@@ -15,10 +15,10 @@
 //! nat postrouting ─ masquerade what is marked, and pods that reach themselves
 //! ```
 //!
-//! The endpoints of all services are in one map, keyed by the chain's hash and a number, so that a
-//! change of endpoints only changes elements. The kernel looks up elements by hash, but chains and
-//! sets linearly when it loads rules. Services with session affinity have one chain and one set of
-//! clients per endpoint (`endpoint-…`, `affinity-…`).
+//! The endpoints of all services are in one map, keyed by the chain's hash and a number. A change
+//! of endpoints therefore only changes elements. The kernel looks up elements by hash, but chains
+//! and sets linearly when it loads rules. Services with session affinity have one chain and one set
+//! of clients per endpoint (`endpoint-…`, `affinity-…`).
 
 mod base;
 mod port;

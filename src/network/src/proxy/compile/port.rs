@@ -309,8 +309,8 @@ impl<'a> Port<'a> {
     }
 }
 
-/// Returns the suffix of a service port's chain names: a hash, unique even if the name is
-/// truncated, followed by the readable name for `nft list`.
+/// Returns the suffix of a service port's chain names: a hash followed by the readable name. The
+/// hash keeps the names unique if they are truncated; the readable name is for `nft list`.
 fn identity(service: &ServicePort) -> String {
     let protocol = match service.protocol {
         Protocol::Tcp => "tcp",
