@@ -5,7 +5,7 @@ use rkube_nf::netlink;
 /// An error of a network operation.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// The kernel refused a request about links, addresses, routes or rules.
+    /// The kernel rejected a request about interfaces, addresses, routes or rules.
     #[error(transparent)]
     Netlink(#[from] netlink::NetlinkError),
     /// A file (state, sysctl, namespace) could not be read or written.
@@ -15,7 +15,7 @@ pub enum NetworkError {
         action: &'static str,
         /// The file.
         path: String,
-        /// The operating system's reason.
+        /// The underlying I/O error.
         source: std::io::Error,
     },
     /// The address of a server could not be bound.
@@ -23,13 +23,13 @@ pub enum NetworkError {
     Listen {
         /// The address.
         address: std::net::SocketAddr,
-        /// The operating system's reason.
+        /// The underlying I/O error.
         source: std::io::Error,
     },
     /// The node's pod range has no free address.
     #[error("no free pod address in {0}")]
     AddressesExhausted(ipnet::Ipv4Net),
-    /// The request contradicts itself or the current state.
+    /// The request is contradictory or conflicts with the current state.
     #[error("{0}")]
     Invalid(String),
 }

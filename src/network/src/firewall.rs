@@ -1,22 +1,22 @@
-//! Exceptions in a packet filter that drops forwarded packets by policy.
+//! Accept rules for hosts whose packet filter drops forwarded packets by policy.
 //!
-//! Docker (when it turns forwarding on), ufw and others set the policy of the
-//! `FORWARD` chain of iptables to drop. What another table accepts is dropped
-//! there all the same, so the cluster's link gets two rules in that very chain.
-//! They are set through the `iptables` program, which is installed wherever a program
-//! has set such a policy, and which knows whether the kernel's old or new tables
-//! are in use.
+//! Docker (when it enables forwarding), ufw and others set the policy of the `FORWARD` chain of
+//! iptables to `DROP`. An accept verdict in another table does not override it, so the cluster's
+//! interface needs two rules in that chain. They are set with the `iptables` program, which is
+//! installed wherever a program has set such a policy. It also detects whether the legacy or the
+//! nft backend is in use.
 
 use std::process::{Command, Stdio};
 
 use crate::error::{NetworkError, Result};
 use crate::nft::{Family, Nftables};
 
-/// Timeout of the lock that programs which change the tables hold, in seconds.
+/// Timeout for the lock of the iptables tables (`-w`), in seconds.
 const WAIT: &str = "5";
 
-/// Accepts what the link's cluster sends through this host and what comes back,
-/// if the `FORWARD` chain would drop it. `owner` marks the rules.
+/// Accepts the packets that the cluster behind `link` sends through this host, and the responses,
+/// if the policy of `FORWARD` is to drop. `owner` identifies the rules in their comment. Can be
+/// repeated.
 pub fn open(link: &str, owner: &str) -> Result<()> {
     let Some(rules) = forward_chain()? else {
         return Ok(());
@@ -34,7 +34,7 @@ pub fn open(link: &str, owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes the rules of `owner`; none is fine.
+/// Removes the rules of `owner`. Succeeds if there are none.
 pub fn close(owner: &str) -> Result<()> {
     let Some(rules) = forward_chain()? else {
         return Ok(());
@@ -49,7 +49,7 @@ pub fn close(owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// The rules, newest kind first in the chain.
+/// Returns the rules in the order of their insertion at the top of the chain.
 fn wanted(link: &str, owner: &str) -> [Vec<String>; 2] {
     let rule = |text: &str| {
         format!("{text} -m comment --comment {owner} -j ACCEPT")
@@ -65,7 +65,7 @@ fn wanted(link: &str, owner: &str) -> [Vec<String>; 2] {
     ]
 }
 
-/// Whether a line of `iptables -S` is that rule.
+/// Returns whether a line of `iptables -S` equals the rule.
 fn is(line: &str, rule: &[String]) -> bool {
     let mut words = line.split_whitespace();
     words.next() == Some("-A")
@@ -73,18 +73,20 @@ fn is(line: &str, rule: &[String]) -> bool {
         && words.eq(rule.iter().map(String::as_str))
 }
 
+/// Returns whether a line of `iptables -S` is a rule of `owner`.
 fn belongs(line: &str, owner: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     words.first() == Some(&"-A") && words.windows(2).any(|pair| pair == ["--comment", owner])
 }
 
+/// Returns whether the policy of the chain is to drop.
 fn drops(rules: &str) -> bool {
     rules.lines().any(|line| line == "-P FORWARD DROP")
 }
 
 /// Returns the output of `iptables -S FORWARD`; `None` if iptables is not in use.
 fn forward_chain() -> Result<Option<String>> {
-    // Asking the kernel first: looking with the program would make the tables.
+    // Check with the kernel first, because running iptables would create its tables.
     let old = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
     let used = old.lines().any(|table| table == "filter")
         || Nftables::open()?
@@ -103,11 +105,12 @@ fn forward_chain() -> Result<Option<String>> {
         Ok(output) if output.status.success() => {
             Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
         }
-        // A table of that name that is none of iptables', or no such program.
+        // The table is not one of iptables, or the program is not installed.
         Ok(_) | Err(_) => Ok(None),
     }
 }
 
+/// Runs `iptables`. Fails with its error output.
 fn iptables(arguments: &[&str]) -> Result<()> {
     let failed = |why: String| {
         NetworkError::Invalid(format!("iptables {} failed: {why}", arguments.join(" ")))

@@ -1,6 +1,6 @@
-//! Short stable names from long ones.
+//! Short stable identifiers from long names.
 
-/// 64-bit FNV-1a: stable over releases, as names of links and rules must be.
+/// Returns the 64-bit FNV-1a hash. It must never change, as interfaces and rules are named by it.
 pub(crate) fn fnv64(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

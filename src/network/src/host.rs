@@ -1,10 +1,10 @@
-//! What a cluster of the native driver needs on its host: one link, one table.
+//! The host's part of a cluster's network with the native driver.
 //!
-//! The nodes hang on a bridge in a network namespace of the cluster's own. One veth
-//! pair leads from there to the host, whose end has the gateway's address. The table
-//! `rkube-<profile>` masquerades what the nodes send elsewhere and keeps other
-//! machines from opening connections to the nodes. IPv4 forwarding is turned on if it
-//! was off, and off again when the last profile that wanted it goes.
+//! The nodes are attached to a bridge in the cluster's network namespace. A veth pair connects the
+//! bridge to the host; the host's end has the gateway address. The table `rkube-<profile>`
+//! masquerades traffic from the nodes to other networks. It also keeps other machines from opening
+//! connections to the nodes. IPv4 forwarding is enabled if it was off, and disabled when the last
+//! profile that needs it is removed.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -22,43 +22,43 @@ use crate::nft::{
 };
 use crate::{firewall, hash, sysctl};
 
-/// Name of the cluster's end of the pair, a port of the nodes' bridge.
+/// Name of the cluster's end of the veth pair, a port of the nodes' bridge.
 const CLUSTER_END: &str = "host0";
 
 /// Configuration of a cluster's network on its host.
 #[derive(Clone, Debug)]
 pub struct HostNetworkConfig {
-    /// The profile's name; link and table are named after it.
+    /// The profile's name, from which the names of the interface and the table derive.
     pub profile: String,
-    /// The bridge in the cluster's namespace that all nodes are ports of.
+    /// Name of the bridge in the cluster's namespace that all nodes are attached to.
     pub bridge_name: String,
-    /// The host's own address in the nodes' range (`node_cidr`'s first by custom).
+    /// The host's address in `node_cidr`, by convention the first one.
     pub gateway: Ipv4Addr,
     /// Address range of nodes.
     pub node_cidr: Ipv4Net,
-    /// Largest packet of the host's link, in bytes.
+    /// MTU of the host's interface, in bytes.
     pub mtu: u32,
-    /// Ports of the host's own loopback that nodes reach at `gateway`: a registry
-    /// that only listens on 127.0.0.1, for example. No other port is opened.
+    /// TCP ports on the host's loopback address that nodes reach at `gateway`, such as a registry
+    /// that listens on 127.0.0.1 only. No other port is exposed.
     pub loopback_ports: Vec<u16>,
-    /// Where what must be undone at delete is remembered (`ip_forward`): a folder
-    /// shared by all profiles of the host.
+    /// Directory of the state that is needed to restore `ip_forward`. All profiles of the host
+    /// share it.
     pub state_dir: PathBuf,
 }
 
-/// A cluster's link and rules on its host: the namespace of the calling thread.
+/// A cluster's interface and rules on its host, in the calling thread's network namespace.
 #[derive(Clone, Debug)]
 pub struct HostNetwork {
     config: HostNetworkConfig,
 }
 
 impl HostNetwork {
-    /// Describes the host's part; touches nothing yet.
+    /// Returns a handle without changing anything.
     pub fn new(config: HostNetworkConfig) -> Self {
         Self { config }
     }
 
-    /// Name of the host's link: `rk-` and a hash of the profile, 13 characters.
+    /// Returns the name of the host's interface: `rk-` and a hash of the profile, 13 characters.
     pub fn link_name(&self) -> String {
         format!(
             "rk-{:010x}",
@@ -66,19 +66,18 @@ impl HostNetwork {
         )
     }
 
-    /// Name of the table in the host's packet filter, `rkube-<profile>`.
+    /// Returns the name of the host's packet filter table, `rkube-<profile>`.
     pub fn table_name(&self) -> String {
         table_name(&self.config.profile)
     }
 
-    /// Makes or completes everything: the bridge in the cluster's namespace (when it
-    /// is not there), the pair of links between it and the host, the host's address,
-    /// the table, forwarding. Can be repeated.
+    /// Creates whatever is missing: the bridge in the cluster's namespace, the veth pair between it
+    /// and the host, the host's address, the table and forwarding. Can be repeated.
     pub fn up(&self, cluster_netns: BorrowedFd<'_>) -> Result<()> {
         let config = &self.config;
         let host = Netlink::open()?;
         let cluster = in_netns(cluster_netns, || {
-            // Frames between nodes are none of the packet filter's business here.
+            // Frames between nodes must bypass the IP packet filter.
             for name in ["iptables", "ip6tables", "arptables"] {
                 sysctl::write_if_present(&format!("net/bridge/bridge-nf-call-{name}"), "0")?;
             }
@@ -94,7 +93,7 @@ impl HostNetwork {
 
         let name = self.link_name();
         if cluster.link(CLUSTER_END)?.is_none() || host.link(&name)?.is_none() {
-            // What a killed predecessor left leads to a namespace that is no more.
+            // The remaining end of a killed predecessor leads to a deleted namespace.
             host.delete_link(&name)?;
             cluster.delete_link(CLUSTER_END)?;
             host.create_veth(&Veth {
@@ -113,7 +112,7 @@ impl HostNetwork {
         host.set_up(&name)?;
         sysctl::write_if_present(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
         if !config.loopback_ports.is_empty() {
-            // Else the kernel drops packets to 127.0.0.1 that come over a link.
+            // Otherwise the kernel drops packets to 127.0.0.1 that arrive on an interface.
             sysctl::write_if_present(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         }
         Nftables::open()?.apply(None, &self.table())?;
@@ -121,8 +120,8 @@ impl HostNetwork {
         Forwarding::new(&config.state_dir).acquire(&config.profile)
     }
 
-    /// Removes all of it; what is gone already is fine. Everything is tried, and the
-    /// first failure returned.
+    /// Removes everything that [`Self::up`] created. Missing parts are ignored. Attempts every step
+    /// and returns the first error.
     pub fn down(&self) -> Result<()> {
         let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
         let table =
@@ -135,8 +134,8 @@ impl HostNetwork {
         forwarding
     }
 
-    /// Leads `destination` (service or pod range) from the host to a node. One that
-    /// leads elsewhere is an error rather than taken over.
+    /// Adds a host route to `destination` (the service or pod range) via a node. Succeeds if the
+    /// same route exists; fails if the host has another route to the destination.
     pub fn route_add(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<()> {
         let host = Netlink::open()?;
         let route = self.route(&host, destination, via)?;
@@ -153,7 +152,7 @@ impl HostNetwork {
         }
     }
 
-    /// Takes such a route back. Answers whether it was there.
+    /// Deletes a route added by [`Self::route_add`]. Returns whether it existed.
     pub fn route_del(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<bool> {
         let host = Netlink::open()?;
         if host.link(&self.link_name())?.is_none() {
@@ -170,6 +169,7 @@ impl HostNetwork {
         })
     }
 
+    /// Returns the packet filter table.
     fn table(&self) -> Table {
         let link = self.link_name();
         let mut table = Table::new(Family::Ip, self.table_name());
@@ -231,8 +231,8 @@ impl HostNetwork {
     }
 }
 
-/// Keeps the host from forwarding anything to or from `link`, which leads to a
-/// cluster's machines, by the table `rkube-<profile>`. Can be repeated.
+/// Drops everything that the host would forward to or from `link`, the interface of a cluster's
+/// machines, in the table `rkube-<profile>`. Can be repeated.
 pub fn isolate(profile: &str, link: &str) -> Result<()> {
     let mut table = Table::new(Family::Ip, table_name(profile));
     table.base_chain(
@@ -253,7 +253,7 @@ pub fn isolate(profile: &str, link: &str) -> Result<()> {
     Ok(())
 }
 
-/// Removes what [`isolate`] made; none is fine.
+/// Removes the rules of [`isolate`]. Succeeds if there are none.
 pub fn release(profile: &str) -> Result<()> {
     Nftables::open()?.delete_table(Family::Ip, &table_name(profile))?;
     Ok(())
@@ -263,7 +263,7 @@ fn table_name(profile: &str) -> String {
     format!("rkube-{profile}")
 }
 
-/// The clusters that need `ip_forward`, and its original value.
+/// The profiles that need `ip_forward`, and its original value, as files in a directory.
 struct Forwarding {
     dir: PathBuf,
 }
@@ -277,11 +277,12 @@ impl Forwarding {
         }
     }
 
+    /// Returns the directory with one file per profile that needs forwarding.
     fn users(&self) -> PathBuf {
         self.dir.join("users")
     }
 
-    /// Exists when forwarding was off before rkube turned it on.
+    /// Returns the marker file, which exists if forwarding was off originally.
     fn was_off(&self) -> PathBuf {
         self.dir.join("was-off")
     }
@@ -294,18 +295,20 @@ impl Forwarding {
             .map_err(|(_, errno)| file_error("lock", &path)(errno.into()))
     }
 
+    /// Registers a profile and enables forwarding if it is off.
     fn acquire(&self, profile: &str) -> Result<()> {
         let _lock = self.lock()?;
         let user = self.users().join(profile);
         fs::write(&user, "").map_err(file_error("write", &user))?;
         if sysctl::read(Self::SYSCTL)? == "0" {
-            // Remembered first: a crash in between then restores what is there anyway.
+            // Recorded first: after a crash in between, restoring the value is harmless.
             fs::write(self.was_off(), "").map_err(file_error("write", &self.was_off()))?;
             sysctl::write(Self::SYSCTL, "1")?;
         }
         Ok(())
     }
 
+    /// Unregisters a profile. The last one restores the original value.
     fn release(&self, profile: &str) -> Result<()> {
         if !self.dir.exists() {
             return Ok(());
@@ -325,7 +328,7 @@ impl Forwarding {
         if self.was_off().exists() {
             sysctl::write(Self::SYSCTL, "0")?;
         }
-        // Nothing of ours stays behind when the last profile goes.
+        // Leave nothing behind after the last profile.
         fs::remove_dir_all(&self.dir).map_err(file_error("remove", &self.dir))
     }
 }
@@ -339,8 +342,8 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) 
     }
 }
 
-/// The first of `candidates` that collides with no address and no route of the host
-/// (default routes and the links named in `ignore_links` aside).
+/// Returns the first of `candidates` that overlaps no address and no route of the host, except
+/// default routes and those of the interfaces `ignore_links`.
 pub fn find_free_range(candidates: &[Ipv4Net], ignore_links: &[&str]) -> Result<Option<Ipv4Net>> {
     let taken = taken_ranges(ignore_links)?;
     Ok(candidates
@@ -349,17 +352,19 @@ pub fn find_free_range(candidates: &[Ipv4Net], ignore_links: &[&str]) -> Result<
         .find(|range| conflict(*range, &taken).is_none()))
 }
 
-/// The host's link or route that `range` collides with, in words, if any.
+/// Describes the host's address or route that overlaps `range`, if any.
 pub fn range_conflict(range: Ipv4Net, ignore_links: &[&str]) -> Result<Option<String>> {
     Ok(conflict(range, &taken_ranges(ignore_links)?).map(|(net, what)| format!("{what} ({net})")))
 }
 
+/// Returns the first of the `taken` ranges that overlaps `range`.
 fn conflict(range: Ipv4Net, taken: &[(Ipv4Net, String)]) -> Option<&(Ipv4Net, String)> {
     taken
         .iter()
         .find(|(net, _)| net.contains(&range) || range.contains(net))
 }
 
+/// Returns the host's ranges with a description of their owner.
 fn taken_ranges(ignore_links: &[&str]) -> Result<Vec<(Ipv4Net, String)>> {
     let host = Netlink::open()?;
     let links = host.links()?;
@@ -482,7 +487,7 @@ mod tests {
             assert!(one.route_del(services, node).unwrap());
             assert!(!one.route_del(services, node).unwrap());
 
-            // A second profile keeps forwarding on until it goes as well.
+            // A second profile keeps forwarding enabled until it is removed as well.
             Forwarding::new(state.path()).acquire("two").unwrap();
             one.down().unwrap();
             one.down().unwrap();

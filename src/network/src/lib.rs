@@ -1,14 +1,14 @@
 //! The network of pods, nodes and services.
 //!
-//! - [`host`]: the host's link to a cluster and its packet filter table.
+//! - [`host`]: the host's interface to a cluster and its packet filter table.
 //! - [`node`]: a node's bridge, pod addresses, host ports and routes to other nodes.
 //! - [`proxy`]: services, compiled to a rule set that is applied in one transaction.
 //! - [`dns`]: the cluster's name server.
 //!
-//! The node agent passes Kubernetes objects in; the crate has no API client. Links and
-//! rules are set by [`rkube_nf`], whose modules are re-exported. Calls that reach the
-//! kernel are synchronous and take from microseconds to a few milliseconds; use
-//! `spawn_blocking` to make them from async code.
+//! The node agent passes Kubernetes objects in; the crate has no API client. Interfaces and rules
+//! are set through [`rkube_nf`], whose modules are re-exported. Calls to the kernel are synchronous
+//! and take from microseconds to a few milliseconds. Call them from async code through
+//! `spawn_blocking`.
 
 #![warn(missing_docs)]
 

@@ -1,11 +1,11 @@
 //! Kernel parameters under `/proc/sys`.
 //!
-//! Those below `net/` belong to the network namespace of the calling thread:
-//! use [`crate::netlink::in_netns`] to reach another namespace's.
+//! Those below `net/` are per network namespace, here the calling thread's. Use
+//! [`crate::netlink::in_netns`] for another namespace.
 
 use crate::error::{NetworkError, Result};
 
-/// Reads a parameter, named with slashes (`net/ipv4/ip_forward`), without its newline.
+/// Reads a parameter without its newline. `name` is a path, such as `net/ipv4/ip_forward`.
 pub fn read(name: &str) -> Result<String> {
     let path = format!("/proc/sys/{name}");
     std::fs::read_to_string(&path)
@@ -17,8 +17,8 @@ pub fn read(name: &str) -> Result<String> {
         })
 }
 
-/// Sets a parameter. Does not write when the value is there already, so that a
-/// read-only `/proc/sys` that is right is no error.
+/// Sets a parameter. Does not write if it already has the value, so that a read-only `/proc/sys`
+/// with correct values is not an error.
 pub fn write(name: &str, value: &str) -> Result<()> {
     if read(name).is_ok_and(|now| now == value) {
         return Ok(());
@@ -31,7 +31,7 @@ pub fn write(name: &str, value: &str) -> Result<()> {
     })
 }
 
-/// Sets a parameter that a kernel may lack (a module that is not there): absence is fine.
+/// Sets a parameter if it exists. Kernels may lack it, or its module may not be loaded.
 pub fn write_if_present(name: &str, value: &str) -> Result<()> {
     match write(name, value) {
         Err(NetworkError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -28,7 +28,7 @@ pub(crate) fn root() -> bool {
     root
 }
 
-/// A node with an uplink to a machine outside of the cluster.
+/// A node with an uplink to a machine outside the cluster, each in a network namespace.
 pub(crate) struct Lab {
     pub(crate) node: OwnedFd,
     pub(crate) world: OwnedFd,
@@ -108,7 +108,7 @@ impl Lab {
         self.route_world(self.network.config().cluster_cidr);
     }
 
-    /// Routes a range from outside to the node, as a tunnel does.
+    /// Routes a range from the outside machine to the node, as a tunnel does.
     pub(crate) fn route_world(&self, range: Ipv4Net) {
         let world = Netlink::open_in(self.world.as_fd()).unwrap();
         world
@@ -177,7 +177,7 @@ fn ask_within(from: &OwnedFd, to: SocketAddrV4, limit: Duration) -> std::io::Res
     .unwrap()
 }
 
-/// Sends a datagram from a namespace. Returns the response.
+/// Sends a datagram and returns the response.
 pub(crate) fn ask_udp(socket: &UdpSocket, to: SocketAddrV4) -> std::io::Result<String> {
     socket.set_read_timeout(Some(TIMEOUT))?;
     // Connected, so that an ICMP refusal becomes an error.

@@ -1,8 +1,8 @@
-//! File operations inside a directory that cannot be led outside it.
+//! File operations confined to a directory.
 //!
-//! Paths come from image layers and containers, so symbolic links in them may
-//! point anywhere. Every look-up goes through `openat2(2)` with the directory as
-//! root: absolute links and `..` stay inside, however they are arranged.
+//! Paths come from image layers and containers, so symbolic links in them may point anywhere. Every
+//! lookup uses `openat2(2)` with `RESOLVE_IN_ROOT`, so that absolute links and `..` are resolved
+//! inside the directory.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Turns a C return value into a result.
+/// Converts a C return value to a result with the error of `errno`.
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -19,13 +19,13 @@ pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-/// A path for the kernel; no NUL inside.
+/// Converts a path to a C string. Fails if it contains a NUL byte.
 pub(crate) fn c_path(path: impl AsRef<OsStr>) -> io::Result<CString> {
     CString::new(path.as_ref().as_bytes())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a path contains a NUL byte"))
 }
 
-/// Opens `path` below `root` as though `root` were `/`.
+/// Opens `path` below `root` as if `root` were `/`. An empty path is `root` itself.
 pub(crate) fn open_in_root(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -54,11 +54,11 @@ pub(crate) fn open_in_root(
             )
         };
         if fd >= 0 {
-            // SAFETY: the kernel has just given us this descriptor.
+            // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         }
         let error = io::Error::last_os_error();
-        // EAGAIN: something was renamed during a look-up with "..".
+        // EAGAIN: a concurrent rename interfered with the resolution of "..".
         if error.raw_os_error() != Some(libc::EAGAIN) {
             return Err(error);
         }
@@ -66,7 +66,7 @@ pub(crate) fn open_in_root(
     Err(io::Error::from_raw_os_error(libc::EAGAIN))
 }
 
-/// Opens a directory by an ordinary path, for use as a root.
+/// Opens a directory with `O_PATH`, for use as a root.
 pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let text = c_path(path)?;
     // SAFETY: the string outlives the call.
@@ -76,11 +76,11 @@ pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
             libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC,
         )
     })?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Opens a directory itself, where the kernel does not take a mere path.
+/// Opens a directory for reading, for system calls that do not accept `O_PATH`.
 pub(crate) fn open_dir_readable(path: &Path) -> io::Result<OwnedFd> {
     let text = c_path(path)?;
     // SAFETY: the string outlives the call.
@@ -90,12 +90,12 @@ pub(crate) fn open_dir_readable(path: &Path) -> io::Result<OwnedFd> {
             libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
         )
     })?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A relative path without `.` and with every `..` resolved by its text, never
-/// above the top; none for the top itself.
+/// Normalizes a path lexically: relative, without `.`, and with `..` resolved, but never above the
+/// top. Returns `None` for the top itself.
 pub(crate) fn clean(path: &Path) -> Option<PathBuf> {
     let mut out = PathBuf::new();
     for component in path.components() {
@@ -110,8 +110,8 @@ pub(crate) fn clean(path: &Path) -> Option<PathBuf> {
     (!out.as_os_str().is_empty()).then_some(out)
 }
 
-/// Opens the directory `path` below `root`, making what is missing;
-/// `made(parent, name, path)` is called for each new directory.
+/// Opens the directory `path` below `root`, and creates missing directories with mode 0755. Calls
+/// `made(descriptor, path)` for each new directory.
 pub(crate) fn make_dirs(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -135,7 +135,7 @@ pub(crate) fn make_dirs(
                 let text = c_path(name)?;
                 // SAFETY: the descriptor and string outlive the call.
                 check(unsafe { libc::mkdirat(current.as_raw_fd(), text.as_ptr(), 0o755) })?;
-                // The directory was opened by its true parent, so no link is followed.
+                // Opened through its actual parent without following links.
                 let dir = open_at(current.as_fd(), name, flags | libc::O_NOFOLLOW)?;
                 made(dir.as_fd(), &walked)?;
                 dir
@@ -146,7 +146,7 @@ pub(crate) fn make_dirs(
     Ok(current)
 }
 
-/// Opens one name in a directory.
+/// Opens a file by its name in the directory `dir`.
 pub(crate) fn open_at(
     dir: BorrowedFd<'_>,
     name: &OsStr,
@@ -156,11 +156,11 @@ pub(crate) fn open_at(
     // SAFETY: the descriptor and string outlive the call.
     let fd =
         check(unsafe { libc::openat(dir.as_raw_fd(), text.as_ptr(), flags | libc::O_CLOEXEC, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// `lstat` of one name in a directory; none when there is nothing.
+/// Calls `lstat` for a name in the directory `dir`. Returns `None` if it does not exist.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<libc::stat>> {
     let text = c_path(name)?;
     // SAFETY: stat is plain integers, for which zero is valid.
@@ -181,7 +181,7 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<li
     }
 }
 
-/// `fstat` of an open file.
+/// Calls `fstat` for an open file.
 pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     // SAFETY: stat is plain integers, for which zero is valid.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
@@ -190,7 +190,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     Ok(stat)
 }
 
-/// Removes one name in a directory, with all below it.
+/// Removes a name from a directory, recursively. Succeeds if it does not exist.
 pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     let Some(stat) = stat_at(dir, name)? else {
         return Ok(());
@@ -214,11 +214,12 @@ pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a file below `root`, `limit` bytes at most; none when there is none.
+/// Reads at most `limit` bytes of a file below `root`. Returns `None` if it does not exist or is
+/// not a regular file.
 pub(crate) fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read;
     let root = open_dir(root)?;
-    // O_NONBLOCK: a FIFO in the image must not hang us.
+    // O_NONBLOCK: opening a FIFO in the image must not block.
     let file = match open_in_root(root.as_fd(), path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
         Ok(file) => file,
         Err(e)
@@ -274,7 +275,7 @@ mod tests {
                 "{path}"
             );
         }
-        // A directory made through such a link appears inside.
+        // A directory created through such a link is inside the root.
         let root = open_dir(inside.path()).unwrap();
         make_dirs(root.as_fd(), Path::new("up/new/dir"), |_, _| Ok(())).unwrap();
         assert!(inside.path().join("new/dir").is_dir());

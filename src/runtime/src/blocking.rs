@@ -1,6 +1,6 @@
 //! Blocking work in asynchronous code.
 
-/// Runs blocking work on the thread pool. A panic is resumed in the caller.
+/// Runs blocking work on tokio's blocking thread pool. A panic is resumed in the caller.
 pub(crate) async fn blocking<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E>

@@ -1,4 +1,4 @@
-//! The agent's side of a shim's socket.
+//! Client of a shim's socket, used by the agent.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,9 +22,10 @@ use crate::shim::sys;
 /// Size of the buffer between a shim and a slow reader, in bytes.
 const BUFFER: usize = 64 * 1024;
 
+/// A request and the channel for its response.
 type Waiting = (Request, oneshot::Sender<Response>);
 
-/// A connection over which a container is controlled.
+/// A handle for requests over one connection to a shim. Clones share the connection.
 #[derive(Clone)]
 pub struct Handle {
     id: String,
@@ -32,7 +33,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Asks the shim for something and waits for its answer.
+    /// Sends a request and waits for the response.
     pub async fn ask(&self, request: Request) -> Result<Response> {
         let (sender, receiver) = oneshot::channel();
         let lost = || RuntimeError::Shim {
@@ -50,15 +51,15 @@ impl Handle {
         }
     }
 
-    /// Asks and does not wait.
+    /// Sends a request without waiting for the response.
     fn tell(&self, request: Request) {
         let (sender, _) = oneshot::channel();
         let _ = self.requests.send((request, sender));
     }
 }
 
-/// Connects to a shim. `ended` is called once: with the container's exit, or
-/// with nothing when the shim is gone without a word.
+/// Connects to a shim. Returns a handle and the PID of the container. `ended` is called once: with
+/// the container's exit, or with `None` if the connection is lost.
 pub async fn watch_container(
     id: &str,
     socket: &Path,
@@ -93,6 +94,7 @@ pub async fn watch_container(
     ))
 }
 
+/// Connects to a shim's socket.
 fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
     sys::connect(socket)
         .and_then(|stream| {
@@ -105,13 +107,14 @@ fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
         })
 }
 
-/// Passes requests on and answers back, until the container ends.
+/// Sends requests and dispatches responses until the process exits. Returns its exit, or `None` if
+/// the connection is lost.
 async fn control(
     mut reader: impl AsyncRead + Unpin,
     mut writer: OwnedWriteHalf,
     mut requests: mpsc::UnboundedReceiver<Waiting>,
 ) -> Option<Exit> {
-    // Answers come in the order of the questions.
+    // The shim responds in the order of the requests.
     let (pending_sender, mut pending) = mpsc::unbounded_channel::<oneshot::Sender<Response>>();
     let write = async move {
         while let Some((request, answer)) = requests.recv().await {
@@ -124,7 +127,7 @@ async fn control(
                 break;
             }
         }
-        // Without a handle left there is nothing to ask, but still an end to await.
+        // No handle is left, but the exit must still be awaited.
         std::future::pending::<()>().await;
     };
     let read = async move {
@@ -151,6 +154,7 @@ async fn control(
     }
 }
 
+/// Reads one frame.
 async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, Vec<u8>)> {
     let mut head = [0; HEADER];
     reader.read_exact(&mut head).await?;
@@ -160,8 +164,8 @@ async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<(Kind, 
     Ok((kind, payload))
 }
 
-/// Makes the pipes of a command's streams. Returns the command's ends: standard input,
-/// output and error.
+/// Creates the pipes of a command's streams. Returns the command's ends: standard input, output and
+/// error.
 fn make_pipes(session: &mut Parts, stdin: bool) -> io::Result<Vec<OwnedFd>> {
     let mut theirs = Vec::new();
     if stdin {
@@ -179,7 +183,7 @@ fn make_pipes(session: &mut Parts, stdin: bool) -> io::Result<Vec<OwnedFd>> {
     Ok(theirs)
 }
 
-/// Sends bytes with descriptors, and closes the descriptors.
+/// Sends bytes together with descriptors, which are then closed.
 async fn send_with(stream: &mut UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) -> io::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let sent = loop {
@@ -196,7 +200,7 @@ async fn send_with(stream: &mut UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) -> 
     stream.write_all(&bytes[sent..]).await
 }
 
-/// Runs a command in a container.
+/// Starts a command in a container and returns its session.
 pub async fn exec(
     id: &str,
     socket: &Path,
@@ -237,7 +241,7 @@ pub async fn exec(
         let terminal = terminal.ok_or_else(|| failed(io::Error::other("no terminal was sent")))?;
         sys::set_nonblocking(terminal.as_raw_fd()).map_err(failed)?;
         size = Some(terminal.try_clone().map_err(failed)?);
-        // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
+        // SAFETY: the `OwnedFd` keeps the same descriptor open as long as it lives.
         let terminal = unsafe { AsyncFd::register(terminal) }.map_err(|e| failed(e.into()))?;
         let terminal = Terminal(Arc::new(terminal));
         if stdin {
@@ -248,7 +252,7 @@ pub async fn exec(
     let (exit_sender, exit) = watch::channel::<SessionExit>(None);
     let (requests, receiver) = mpsc::unbounded_channel();
     let (reader, writer) = stream.into_split();
-    // A quick command's end may have come with the answer.
+    // The exit of a short command may have been received with the response.
     let reader = AsyncReadExt::chain(io::Cursor::new(rest), reader);
     tokio::spawn(async move {
         let outcome = match control(reader, writer, receiver).await {
@@ -275,6 +279,7 @@ pub async fn exec(
     })
 }
 
+/// The agent's ends of a command's streams.
 #[derive(Default)]
 struct Parts {
     stdin: Option<crate::session::Input>,
@@ -282,7 +287,8 @@ struct Parts {
     stderr: Option<crate::session::Output>,
 }
 
-/// Reads the answer to a command's start, with the terminal that may come along.
+/// Receives the response to a command's start and, if sent, its terminal. Also returns the bytes
+/// received after the response.
 async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<OwnedFd>, Vec<u8>)> {
     let mut input = Vec::new();
     let mut fds = Vec::new();
@@ -308,6 +314,7 @@ async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<Ow
     }
 }
 
+/// The controller of a command's session.
 struct ExecController {
     handle: Handle,
     terminal: Option<OwnedFd>,
@@ -328,7 +335,7 @@ impl Controller for ExecController {
     }
 }
 
-/// Attaches to a container's streams.
+/// Attaches to a container's streams, from now on.
 pub async fn attach(
     id: &str,
     socket: &Path,
@@ -377,7 +384,7 @@ pub async fn attach(
             }
             let _ = writer.write_all(&frame::encode(Kind::StdinEnd, &[])).await;
         }
-        // The connection must stay for the output.
+        // Keep the connection open for the output.
         std::future::pending::<()>().await;
     };
     let drain = async move {
@@ -388,7 +395,7 @@ pub async fn attach(
                         .map(|e| e.code)
                         .map_err(|e| e.to_string());
                 }
-                // A reader that has gone misses the rest; so it wants.
+                // Output for a reader that was dropped is discarded.
                 Ok((Kind::Stdout, payload)) => drop(to_stdout.write_all(&payload).await),
                 Ok((Kind::Stderr, payload)) => drop(to_stderr.write_all(&payload).await),
                 Ok(_) => {}
@@ -419,7 +426,8 @@ pub async fn attach(
     })
 }
 
-/// A stream of an attached session: the connection lasts as long as any is held.
+/// A stream of an attached session. The connection stays open as long as any stream or the control
+/// is held.
 struct Held {
     inner: tokio::io::DuplexStream,
     #[allow(dead_code, reason = "held so that the session sees who is left")]
@@ -454,6 +462,7 @@ impl AsyncWrite for Held {
     }
 }
 
+/// The controller of an attached session.
 struct AttachController(Handle);
 
 impl Controller for AttachController {
@@ -468,7 +477,7 @@ impl Controller for AttachController {
     }
 }
 
-/// A terminal's master; closed with its last clone, which hangs up.
+/// The master of a terminal. Dropping the last clone closes it, which sends SIGHUP.
 #[derive(Clone)]
 struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
@@ -487,7 +496,7 @@ impl AsyncRead for Terminal {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(None) => guard.clear_ready(),
-                // The last process on the terminal has gone.
+                // No process has the terminal open any more.
                 Err(e) if e.raw_os_error() == Some(libc::EIO) => return Poll::Ready(Ok(())),
                 Err(e) => return Poll::Ready(Err(e)),
             }

@@ -1,4 +1,4 @@
-//! One container as the agent knows it: its record on disk and its life.
+//! A container's record on disk and its state in memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,54 +16,54 @@ use crate::shim::frame::Exit;
 use crate::spec::ContainerSpec;
 use crate::status::{ContainerState, ContainerStatus, ContainerUser};
 
-/// Exit code of a container whose command could not be run, as containerd's.
+/// Exit code of a container whose command could not be run, as in containerd.
 pub const START_FAILED: i32 = 128;
-/// Exit code of a container that ended without being observed: it was killed.
+/// Exit code of a container whose exit was not observed, as if it had been killed.
 pub const EXIT_CODE_UNOBSERVED: i32 = 128 + libc::SIGKILL;
 
 /// The immutable part of a container's record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Meta {
-    /// Identity.
+    /// ID of the container.
     pub id: String,
-    /// Its sandbox.
+    /// ID of its sandbox.
     pub sandbox_id: String,
     /// The specification.
     pub spec: ContainerSpec,
-    /// The image's ID.
+    /// ID of the image.
     pub image_id: String,
-    /// The image's name with its digest, or its ID.
+    /// Name of the image with its digest, or its ID.
     pub image_ref: String,
-    /// Layers of its root, bottom first.
+    /// Layers of the root file system, bottom first.
     pub layers: Vec<PathBuf>,
-    /// Image volumes: a mount point of ours, and the layers mounted there.
+    /// Image volumes: the mount point and the layers mounted there.
     #[serde(default)]
     pub image_mounts: Vec<(PathBuf, Vec<PathBuf>)>,
     /// Time of creation.
     pub created_at: Timestamp,
-    /// User of its first process.
+    /// User of the first process.
     pub user: ContainerUser,
-    /// Its cgroup.
+    /// Cgroup of the container.
     pub cgroup: String,
-    /// The signal that asks it to stop.
+    /// Signal that requests a graceful stop.
     pub stop_signal: i32,
 }
 
-/// The end of a container, on disk: the shim's words, or the agent's own.
+/// The exit of a container on disk, written by the shim or by the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ExitRecord {
-    /// Its exit.
+    /// The exit.
     #[serde(flatten)]
     pub exit: Exit,
-    /// The agent's reason, where it knows better.
+    /// Reason set by the agent; empty if the shim wrote the record.
     #[serde(default)]
     pub reason: String,
-    /// Description of a failure.
+    /// Description of a failure; empty if there is none.
     #[serde(default)]
     pub message: String,
 }
 
-/// The beginning of a container, on disk.
+/// The start of a container, on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Started {
     pid: i32,
@@ -72,36 +72,36 @@ struct Started {
 
 /// The mutable part of a container's record.
 pub struct Live {
-    /// Its state.
+    /// The state.
     pub state: ContainerState,
-    /// Its first process.
+    /// PID of the first process while it runs.
     pub pid: Option<i32>,
     /// Time of its start.
     pub started_at: Option<Timestamp>,
-    /// Its exit.
+    /// The exit, once it is known.
     pub exit: Option<ExitRecord>,
-    /// The way to its shim.
+    /// Connection to the shim while the container runs.
     pub shim: Option<Handle>,
 }
 
-/// A container.
+/// A container of the runtime.
 pub struct Container {
     /// The immutable part.
     pub meta: Meta,
-    /// Its directory.
+    /// Directory of the container's files.
     pub dir: PathBuf,
-    /// Its shim's socket.
+    /// Path of the shim's socket.
     pub socket: PathBuf,
     /// The mutable part.
     pub live: Mutex<Live>,
-    /// Its state, for those who wait.
+    /// The state as a watch channel, for waiting tasks.
     pub changed: watch::Sender<ContainerState>,
-    /// Held over what takes several steps: start, remove.
+    /// Serializes operations of several steps: start and remove.
     pub step: tokio::sync::Mutex<()>,
 }
 
 impl Container {
-    /// A container that was just made, or read from disk.
+    /// Returns a container in the state `Created`.
     pub fn new(meta: Meta, dir: PathBuf, socket: PathBuf) -> Self {
         let (changed, _) = watch::channel(ContainerState::Created);
         Self {
@@ -120,7 +120,7 @@ impl Container {
         }
     }
 
-    /// Reads what is on disk in `dir`; none for what was never whole.
+    /// Loads a container from `dir`. Returns `None` if its creation was never completed.
     pub fn load(dir: &Path, socket: impl FnOnce(&str) -> PathBuf) -> Option<Self> {
         let meta: Meta =
             serde_json::from_slice(&fs::read(dir.join("container.json")).ok()?).ok()?;
@@ -142,32 +142,32 @@ impl Container {
         Some(container)
     }
 
-    /// Whether its shim was ever started.
+    /// Returns whether its shim was ever started.
     pub fn was_started(&self) -> bool {
         self.live.lock().started_at.is_some() || self.socket.exists()
     }
 
-    /// Writes what does not change.
+    /// Writes the immutable part to disk.
     pub fn save(&self) -> Result<()> {
         write_json(&self.dir.join("container.json"), &self.meta)
     }
 
-    /// The end on disk.
+    /// Reads the exit from disk.
     pub fn read_exit(&self) -> Option<ExitRecord> {
         read_json(&self.exit_file())
     }
 
-    /// Returns the file that the shim writes the exit to.
+    /// Returns the path of the file that the shim writes the exit to.
     pub fn exit_file(&self) -> PathBuf {
         self.dir.join("exit.json")
     }
 
-    /// Returns the file with the shim's configuration.
+    /// Returns the path of the shim's configuration.
     pub fn shim_file(&self) -> PathBuf {
         self.dir.join("shim.json")
     }
 
-    /// Reads the shim's configuration.
+    /// Reads the shim's configuration. Fails if it is missing or corrupt.
     pub fn shim_config(&self) -> Result<ShimConfig> {
         read_json(&self.shim_file()).ok_or_else(|| {
             RuntimeError::Invalid(format!(
@@ -177,11 +177,11 @@ impl Container {
         })
     }
 
-    /// It runs.
+    /// Records that the container runs, unless its exit is already known.
     pub fn set_running(&self, pid: i32, at: Timestamp, shim: Handle) {
         let mut live = self.live.lock();
         if live.exit.is_some() {
-            // It has ended before its start was known.
+            // The container exited before its start was recorded.
             live.started_at.get_or_insert(at);
             return;
         }
@@ -193,12 +193,12 @@ impl Container {
         self.changed.send_replace(ContainerState::Running);
     }
 
-    /// Remembers on disk that it runs.
+    /// Writes the start to disk.
     pub fn save_started(&self, pid: i32, at: Timestamp) -> Result<()> {
         write_json(&self.dir.join("started.json"), &Started { pid, at })
     }
 
-    /// It has ended; false when that was known.
+    /// Records the exit. Returns false if the container had already exited.
     pub fn set_exited(&self, record: ExitRecord) -> bool {
         let mut live = self.live.lock();
         if live.state == ContainerState::Exited {
@@ -213,8 +213,8 @@ impl Container {
         true
     }
 
-    /// The end of one whose shim said nothing: from the disk, else made up and
-    /// written there.
+    /// Returns the exit of a container whose shim did not report it. Reads it from disk; if it is
+    /// missing, records a kill with the reason `Unknown`.
     pub fn unseen_end(&self) -> ExitRecord {
         if let Some(record) = self.read_exit() {
             return record;
@@ -235,12 +235,12 @@ impl Container {
         record
     }
 
-    /// Writes an end that the agent has seen.
+    /// Writes an exit to disk.
     pub fn save_exit(&self, record: &ExitRecord) -> Result<()> {
         write_json(&self.exit_file(), record)
     }
 
-    /// Returns the state for the agent.
+    /// Returns the container's status.
     pub fn status(&self) -> ContainerStatus {
         let live = self.live.lock();
         let exit = live.exit.as_ref();
@@ -256,7 +256,7 @@ impl Container {
             }
         });
         let finished_at = exit.and_then(|e| Timestamp::from_nanosecond(i128::from(e.exit.at)).ok());
-        // A short one ends before its start is known here.
+        // A short container may exit before its start is recorded here.
         let started_at = live
             .started_at
             .map(|at| finished_at.map_or(at, |end| at.min(end)));
@@ -279,27 +279,29 @@ impl Container {
         }
     }
 
-    /// Waits until it has ended.
+    /// Waits until the container has exited.
     pub async fn ended(&self) {
         let mut changed = self.changed.subscribe();
-        // The sender lives as long as this container does.
+        // `self` holds the sender, so waiting cannot fail.
         let _ = changed
             .wait_for(|state| *state == ContainerState::Exited)
             .await;
     }
 }
 
+/// Reads a JSON file. Returns `None` if it is missing or malformed.
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Writes a value as JSON, atomically.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let bytes = serde_json::to_vec(value)
         .map_err(|e| RuntimeError::Invalid(format!("cannot encode {}: {e}", path.display())))?;
     write_atomic(path, &bytes).context(|| format!("cannot write {}", path.display()))
 }
 
-/// The number of a signal given by name or number (`SIGTERM`, `TERM`, `15`).
+/// Returns the number of a signal, given by name or number (`SIGTERM`, `TERM`, `15`, `RTMIN+3`).
 pub fn signal_number(text: &str) -> Result<i32> {
     let unknown = || RuntimeError::Invalid(format!("unknown signal {text:?}"));
     if let Ok(number) = text.parse::<i32>() {
@@ -311,7 +313,7 @@ pub fn signal_number(text: &str) -> Result<i32> {
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    // Real-time signals count from 34, as the C library leaves them to programs.
+    // Real-time signals start at 34, because the C library reserves the lower ones.
     if let Some(rest) = name.strip_prefix("RTMIN") {
         let offset = if rest.is_empty() {
             Some(0)

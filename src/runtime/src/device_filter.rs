@@ -1,5 +1,5 @@
-//! Which devices a cgroup v2's processes may use: an eBPF program, made here
-//! instruction by instruction, since v2 has no files to write rules into.
+//! Device access control for cgroup v2. Since v2 has no files for device rules, they are compiled
+//! to an eBPF program of the type `BPF_PROG_TYPE_CGROUP_DEVICE`.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -9,35 +9,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::beneath::open_dir_readable;
 
-/// A device, or a range of them, that may be used.
+/// A rule that allows a device or a range of devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRule {
-    /// Whether it is a block device; a character device otherwise.
+    /// Whether it is a block device; otherwise a character device.
     pub block: bool,
-    /// Its major number; any when absent.
+    /// Major number; any if absent.
     pub major: Option<u32>,
-    /// Its minor number; any when absent.
+    /// Minor number; any if absent.
     pub minor: Option<u32>,
-    /// Any of `r`, `w`, `m` (make a node).
+    /// Allowed access: any of `r`, `w` and `m` (`mknod`).
     pub access: String,
 }
 
-/// Kinds and kinds of access, as the kernel passes them.
+/// Device types and access bits, as in `struct bpf_cgroup_dev_ctx`.
 const BLOCK: i32 = 1;
 const CHARACTER: i32 = 2;
 const MAKE: i32 = 1;
 const READ: i32 = 2;
 const WRITE: i32 = 4;
 
-/// bpf(2)'s commands and constants that the C library's binding lacks.
+/// Commands and constants of `bpf(2)` that the crate `libc` lacks.
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 
-/// What every container may use, as other runtimes have it: making any node, and
-/// null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals.
+/// Returns the devices that all containers may use, as in other runtimes: `mknod` of any device,
+/// and null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals.
 fn defaults() -> Vec<DeviceRule> {
     let rule = |block, major, minor, access: &str| DeviceRule {
         block,
@@ -67,7 +67,7 @@ fn defaults() -> Vec<DeviceRule> {
 #[repr(C)]
 struct Instruction {
     code: u8,
-    /// Destination in the low half, source in the high one.
+    /// Destination register in the low four bits, source register in the high ones.
     registers: u8,
     offset: i16,
     immediate: i32,
@@ -81,6 +81,7 @@ const SHIFT_RIGHT: u8 = 0x77;
 const JUMP_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
+/// Returns an instruction with its registers packed.
 fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
     Instruction {
         code,
@@ -90,9 +91,9 @@ fn op(code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> Instruction {
     }
 }
 
-/// The program: 1 for what a rule allows, else 0.
+/// Compiles the rules to a program that returns 1 if a rule allows the access, otherwise 0.
 fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
-    // r2 kind, r3 access, r4 major, r5 minor; r1 is the context, then scratch.
+    // r2: type, r3: access, r4: major, r5: minor. r1: the context, later scratch.
     let mut code = vec![
         op(LOAD_WORD, 2, 1, 0, 0),
         op(MOVE_REGISTER, 3, 2, 0, 0),
@@ -113,7 +114,7 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
         }
         let kind = if rule.block { BLOCK } else { CHARACTER };
         let mut block = vec![op(JUMP_NOT_EQUAL, 2, 0, 0, kind)];
-        // What is wanted beyond the rule's access must be nothing.
+        // The requested access must not exceed the rule's.
         block.push(op(MOVE_REGISTER, 1, 3, 0, 0));
         block.push(op(AND, 1, 0, 0, !access));
         block.push(op(JUMP_NOT_EQUAL, 1, 0, 0, 0));
@@ -138,7 +139,7 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
     code
 }
 
-/// Restricts the cgroup at `dir` to the default devices and `rules`.
+/// Restricts the cgroup at the directory `dir` to the default devices and `rules`.
 pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     let mut all = defaults();
     all.extend(rules.iter().cloned());
@@ -157,7 +158,7 @@ pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
         kind: ATTACH_CGROUP_DEVICE,
         flags: ALLOW_MULTI,
     };
-    // SAFETY: the struct has the layout of bpf_attr's part for this command.
+    // SAFETY: the struct has the layout of `bpf_attr` for this command.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -173,6 +174,7 @@ pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     }
 }
 
+/// Loads a program into the kernel.
 fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
@@ -197,18 +199,18 @@ fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
         kernel_version: 0,
         flags: 0,
     };
-    // SAFETY: the struct has the layout of bpf_attr's part for this command, and
-    // what it points to outlives the call.
+    // SAFETY: the struct has the layout of `bpf_attr` for this command, and its pointers outlive
+    // the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 fn number(fd: RawFd) -> u32 {
-    // Descriptors are never negative.
+    // Open descriptors are never negative.
     fd as u32
 }
 
@@ -218,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a program as the kernel does.
+    /// Interprets a program like the kernel.
     fn run(code: &[Instruction], kind: i32, access: i32, major: u32, minor: u32) -> bool {
         let mut r = [0u64; 11];
         let mut pc = 0usize;
@@ -276,7 +278,7 @@ mod tests {
         }
     }
 
-    /// The kernel takes the program and obeys it, wherever a v2 hierarchy is mounted.
+    /// Checks that the kernel accepts and enforces the program, if a v2 hierarchy is mounted.
     #[test]
     fn the_kernel_obeys() {
         // SAFETY: no memory is involved.

@@ -1,4 +1,4 @@
-//! Errors, worded for users who read a pod's events.
+//! Errors. Their text appears in events of pods.
 
 use std::io;
 
@@ -50,7 +50,7 @@ pub enum ImageError {
     Platform {
         /// The image.
         image: String,
-        /// This machine's platform, `linux/amd64`.
+        /// The platform of this machine, such as `linux/amd64`.
         wanted: String,
         /// The platforms that the image has.
         available: String,
@@ -61,9 +61,9 @@ pub enum ImageError {
     /// A layer could not be unpacked.
     #[error("cannot unpack layer {layer}: {reason}")]
     Unpack {
-        /// The layer's digest.
+        /// The digest of the layer.
         layer: String,
-        /// The entry and the reason.
+        /// The entry that failed, and the reason.
         reason: String,
     },
     /// The image is in use by containers.
@@ -71,7 +71,7 @@ pub enum ImageError {
     InUse {
         /// The image.
         image: String,
-        /// One of its users.
+        /// One of the containers that use it.
         container: String,
     },
     /// An operation of the operating system failed.
@@ -79,7 +79,7 @@ pub enum ImageError {
     Io {
         /// The attempted operation.
         context: String,
-        /// The reason.
+        /// The underlying I/O error.
         source: io::Error,
     },
 }
@@ -106,11 +106,11 @@ pub enum RuntimeError {
     /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// The container's process could not be started (no such command, no
-    /// permission, a mount that fails).
+    /// The container's process could not be started, for example because the command does not exist
+    /// or a mount failed.
     #[error("{0}")]
     Start(String),
-    /// The process's user cannot be resolved in the image.
+    /// The user or group does not exist in the image.
     #[error("{0}")]
     User(String),
     /// A command exceeded its timeout.
@@ -118,10 +118,10 @@ pub enum RuntimeError {
     Timeout {
         /// The command line.
         command: String,
-        /// The limit.
+        /// The timeout in seconds.
         seconds: f64,
     },
-    /// The container's shim does not respond.
+    /// The container's shim is gone, failed a request or does not respond.
     #[error("shim of container {id}: {reason}")]
     Shim {
         /// The container.
@@ -137,7 +137,7 @@ pub enum RuntimeError {
     Io {
         /// The attempted operation.
         context: String,
-        /// The reason.
+        /// The underlying I/O error.
         source: io::Error,
     },
 }
@@ -156,9 +156,9 @@ pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
 
 /// Adds the attempted operation to an I/O error.
 pub(crate) trait Context<T> {
-    /// For sandboxes and containers.
+    /// Returns an error of an operation on sandboxes or containers.
     fn context(self, what: impl FnOnce() -> String) -> Result<T, RuntimeError>;
-    /// For images.
+    /// Returns an error of an operation on images.
     fn image_context(self, what: impl FnOnce() -> String) -> Result<T, ImageError>;
 }
 

@@ -1,18 +1,16 @@
-//! Images, snapshots and containers of one node: a library with the operations of the
-//! CRI.
+//! The container runtime of a node, as a library with the operations of the CRI.
 //!
-//! - [`Runtime`] is the node agent's handle on everything here.
-//! - Images are pulled or loaded into a content-addressed store that several
-//!   nodes on one machine may share; each node keeps its own index of names.
-//! - A sandbox is a set of namespaces pinned in the run directory; it has a
-//!   process of its own (`rkube pause`) only when its containers share a PID
-//!   namespace.
-//! - A container is an overlay mount, an OCI configuration and, while it runs,
-//!   one `rkube shim` process: the parent of the container's first process, the
-//!   writer of its log, and the server of its socket. Shims outlive the agent.
+//! - [`Runtime`] is the node agent's handle for all operations.
+//! - Images are pulled or loaded into a content-addressed store. Several nodes on one machine may
+//!   share the content; each node keeps its own index of names.
+//! - A sandbox is a set of namespaces pinned by bind mounts in the run directory. It has a process
+//!   (`rkube pause`) only if its containers share a PID namespace.
+//! - A container is an overlay mount, an OCI configuration and, while it runs, one `rkube shim`
+//!   process. The shim is the parent of the container's first process, writes its log and serves
+//!   its socket. Shims keep running when the agent exits.
 //!
-//! The binary calls [`helper_main`] before anything else, so that the same file
-//! can be run as a shim or as `pause`.
+//! The binary must call [`helper_main`] before anything else, because it is also executed as the
+//! shim and as `pause`.
 
 #![warn(missing_docs)]
 
@@ -50,11 +48,10 @@ pub use status::{
     FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState,
 };
 
-/// Runs one of the runtime's own processes when `role` (the binary's first
-/// argument) names one, and returns its exit code.
+/// Runs a helper process of the runtime if `role`, the binary's first argument, is `shim` or
+/// `pause`. Returns its exit code, or `None` for any other role.
 ///
-/// To be called before threads are started: these processes stay
-/// single-threaded, because they fork.
+/// Must be called before any thread is started, because the helpers fork.
 pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     match role {
         "shim" => Some(shim::main(args)),

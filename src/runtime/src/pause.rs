@@ -1,8 +1,7 @@
 //! `rkube pause`: the first process of a PID namespace that containers share.
 //!
-//! It adopts and reaps their orphans and does nothing else: no privileges, no
-//! files, a root directory with nothing in it, since its `/proc/1/root` is seen
-//! by every container of the pod.
+//! It only adopts and reaps orphans. Its `/proc/1/root` is visible to every container of the pod,
+//! so it has no privileges, no open files and an empty root directory.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,11 +11,11 @@ use std::path::Path;
 
 use crate::beneath::check;
 
-/// The unprivileged user that it runs as, as upstream's pause image does.
+/// The unprivileged user and group of the process, as in upstream's pause image.
 const NOBODY: u32 = 65535;
 
-/// Runs `rkube pause <sandbox run directory>`: prints the PID of the new
-/// namespace's first process, which stays.
+/// Runs `rkube pause <sandbox run directory>`. Prints the PID of the new namespace's first process,
+/// which keeps running. Returns the exit code.
 pub fn main(args: &[OsString]) -> i32 {
     let [dir] = args else {
         eprintln!("usage: rkube pause DIRECTORY");
@@ -31,6 +30,7 @@ pub fn main(args: &[OsString]) -> i32 {
     }
 }
 
+/// Joins the sandbox's namespaces, and forks the first process of a new PID namespace.
 fn start(dir: &Path) -> io::Result<()> {
     for (name, kind) in [
         ("net", libc::CLONE_NEWNET),
@@ -71,7 +71,7 @@ fn start(dir: &Path) -> io::Result<()> {
     io::stdout().flush()
 }
 
-/// Gives up everything.
+/// Drops all resources and privileges: mounts, open files, user and capabilities.
 fn isolate(dir: &Path) -> io::Result<()> {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     // SAFETY: no memory is involved.
@@ -98,8 +98,8 @@ fn isolate(dir: &Path) -> io::Result<()> {
         // SAFETY: no memory is involved.
         check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
     }
-    // SAFETY: no memory is involved but the constant name. Leaving user 0 clears
-    // the capabilities.
+    // SAFETY: the only memory involved is the constant name. Leaving user 0 clears the
+    // capabilities.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
@@ -110,9 +110,9 @@ fn isolate(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for orphans for ever; only SIGKILL from outside ends the namespace.
+/// Reaps orphans forever. Only SIGKILL from outside ends the namespace.
 fn reap() -> ! {
-    // SAFETY: the set is initialised before use, and all pointers are valid.
+    // SAFETY: the set is initialized before use, and all pointers are valid.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);

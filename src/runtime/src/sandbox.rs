@@ -1,6 +1,5 @@
-//! Sandboxes: namespaces held by bind mounts of their files, so that they need
-//! no process, plus `/dev/shm`, plus `rkube pause` where containers share a PID
-//! namespace.
+//! Sandboxes: namespaces that are kept by bind mounts of their files, without a process, and a
+//! `/dev/shm`. `rkube pause` runs only if the containers share a PID namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -20,26 +19,26 @@ use crate::snapshot::unmount;
 use crate::spec::SandboxSpec;
 use crate::status::{Sandbox, SandboxState};
 
-/// `/dev/shm` of a sandbox that names no size, as Docker's.
+/// Default size of a sandbox's `/dev/shm` in bytes, as in Docker.
 const SHM_BYTES: u64 = 64 << 20;
 
-/// Kernel parameters that belong to the network namespace.
+/// Prefixes of kernel parameters that belong to the network namespace.
 const NETWORK_SYSCTLS: &[&str] = &["net."];
-/// Kernel parameters that belong to the IPC namespace.
+/// Prefixes of kernel parameters that belong to the IPC namespace.
 const IPC_SYSCTLS: &[&str] = &["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 
-/// A sandbox on disk.
+/// A sandbox, as recorded on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxRecord {
-    /// Identity.
+    /// ID of the sandbox.
     pub id: String,
     /// The specification.
     pub spec: SandboxSpec,
     /// Time of creation.
     pub created_at: Timestamp,
-    /// The `pause` process.
+    /// PID of the `pause` process, if there is one.
     pub pid: Option<i32>,
-    /// Whether it was stopped.
+    /// Whether the sandbox was stopped.
     #[serde(default)]
     pub stopped: bool,
     /// Directory of its pinned namespaces.
@@ -48,7 +47,7 @@ pub struct SandboxRecord {
 }
 
 impl SandboxRecord {
-    /// Creates the namespaces.
+    /// Creates a sandbox's namespaces. On failure, nothing is left.
     pub fn create(id: String, spec: SandboxSpec, run: PathBuf, binary: &Path) -> Result<Self> {
         let mut record = Self {
             id,
@@ -71,8 +70,8 @@ impl SandboxRecord {
         fs::create_dir_all(&self.run).context(|| format!("cannot make {}", self.run.display()))?;
         let spec = self.spec.clone();
         let run = self.run.clone();
-        // A thread's namespaces can change without the process's; its end leaves
-        // them to the pins.
+        // The thread unshares its own namespaces. They stay alive through the bind mounts after it
+        // exits.
         std::thread::Builder::new()
             .name("sandbox".into())
             .stack_size(128 * 1024)
@@ -106,19 +105,19 @@ impl SandboxRecord {
         fs::write(&ready, "").context(|| format!("cannot write {}", ready.display()))
     }
 
-    /// Returns the file that pins its network namespace.
+    /// Returns the path that pins its network namespace; `None` if it is the node's.
     pub fn netns(&self) -> Option<PathBuf> {
         (!self.spec.host.network).then(|| self.run.join("net"))
     }
 
-    /// Whether containers can be made in it.
+    /// Returns whether containers can be created in it.
     pub fn is_ready(&self) -> bool {
         !self.stopped
             && self.run.join("ready").exists()
             && self.pid.is_none_or(|pid| process_is(pid, "pause"))
     }
 
-    /// Returns the state for the agent.
+    /// Returns the sandbox's status.
     pub fn status(&self) -> Sandbox {
         Sandbox {
             id: self.id.clone(),
@@ -134,7 +133,7 @@ impl SandboxRecord {
         }
     }
 
-    /// The host name that containers see.
+    /// Returns the host name of its containers.
     pub fn hostname(&self) -> String {
         if self.spec.host.network || self.spec.hostname.is_empty() {
             nix::unistd::gethostname()
@@ -145,7 +144,7 @@ impl SandboxRecord {
         }
     }
 
-    /// `/dev/shm` of its containers.
+    /// Returns the path of its containers' `/dev/shm`.
     pub fn shm(&self) -> PathBuf {
         if self.spec.host.ipc {
             PathBuf::from("/dev/shm")
@@ -169,7 +168,7 @@ impl SandboxRecord {
         }
     }
 
-    /// Gives the namespaces up. May be repeated.
+    /// Releases the namespaces and kills the `pause` process. Can be repeated.
     pub fn tear_down(&self) -> Result<()> {
         if let Some(pid) = self.pid
             && process_is(pid, "pause")
@@ -188,7 +187,7 @@ impl SandboxRecord {
         }
     }
 
-    /// Writes the record into `dir`.
+    /// Writes the record to `dir`.
     pub fn save(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
         let bytes = serde_json::to_vec(self)
@@ -197,7 +196,7 @@ impl SandboxRecord {
         write_atomic(&path, &bytes).context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads the record in `dir`.
+    /// Reads the record in `dir`. Returns `None` if it is missing or corrupt.
     pub fn load(dir: &Path, run: PathBuf) -> Option<Self> {
         let bytes = fs::read(dir.join("sandbox.json")).ok()?;
         let mut record: Self = serde_json::from_slice(&bytes).ok()?;
@@ -206,8 +205,8 @@ impl SandboxRecord {
     }
 }
 
-/// Whether `pid` is a living process of that name: PIDs come back after a
-/// restart, and a dead process has a name until it is reaped.
+/// Returns whether `pid` is a live process of that name. PIDs are reused after a restart, and a
+/// zombie keeps its name until it is reaped.
 fn process_is(pid: i32, name: &str) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
@@ -218,7 +217,7 @@ fn process_is(pid: i32, name: &str) -> bool {
     head.split_once(" (").is_some_and(|(_, comm)| comm == name) && !tail.starts_with(['Z', 'X'])
 }
 
-/// Kernel parameters of the node's are not a pod's to set.
+/// Rejects kernel parameters that are not in a namespace of the pod.
 fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
     for name in spec.sysctls.keys() {
         let normal = name.replace('/', ".");
@@ -245,6 +244,7 @@ fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
     Ok(())
 }
 
+/// Creates the namespaces of the calling thread and pins them in `run`.
 fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
     let mut flags = 0;
     let mut pins: Vec<&str> = Vec::new();
@@ -256,7 +256,7 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
         flags |= libc::CLONE_NEWIPC;
         pins.push("ipc");
     }
-    // SAFETY: these namespaces are each thread's own, and this thread ends soon.
+    // SAFETY: these namespaces are per thread, and this thread exits soon.
     check(unsafe { libc::unshare(flags) })
         .context(|| "cannot make the sandbox's namespaces".into())?;
     if !spec.host.network {
@@ -265,8 +265,8 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
                 .context(|| format!("cannot set the host name {:?}", spec.hostname))?;
         }
         loopback_up().context(|| "cannot bring up the sandbox's loopback device".into())?;
-        // As containerd does for a network of the pod's own: low ports and ping
-        // need no privilege there.
+        // As in containerd, unprivileged users may bind low ports and use ping in the pod's
+        // network.
         set_sysctl("net.ipv4.ip_unprivileged_port_start", "0", spec);
         set_sysctl("net.ipv4.ping_group_range", "0 2147483647", spec);
     }
@@ -285,8 +285,9 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the path of a kernel parameter, whose name is dotted or a path.
 fn sysctl_path(name: &str) -> PathBuf {
-    // In the dotted form slashes stand for dots in a device's name.
+    // In the dotted form, a slash represents a dot in an interface name.
     if name.contains('/') && !name.contains('.') {
         Path::new("/proc/sys").join(name)
     } else {
@@ -302,7 +303,7 @@ fn sysctl_path(name: &str) -> PathBuf {
     }
 }
 
-/// A default that the pod may override and the kernel may lack.
+/// Sets a default, unless the pod overrides it. Kernels may lack the parameter.
 fn set_sysctl(name: &str, value: &str, spec: &SandboxSpec) {
     if !spec.sysctls.contains_key(name)
         && let Err(e) = fs::write(sysctl_path(name), value)
@@ -311,11 +312,12 @@ fn set_sysctl(name: &str, value: &str, spec: &SandboxSpec) {
     }
 }
 
+/// Brings up the loopback interface of the calling thread's network namespace.
 fn loopback_up() -> io::Result<()> {
     // SAFETY: no memory is involved.
     let fd =
         check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     // SAFETY: ifreq is plain data, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -327,7 +329,7 @@ fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the shared PID namespace's first process and returns its PID.
+/// Starts the first process of the shared PID namespace. Returns its PID.
 fn start_pause(binary: &Path, run: &Path) -> Result<i32> {
     let output = Command::new(binary)
         .arg("pause")
@@ -346,12 +348,13 @@ fn start_pause(binary: &Path, run: &Path) -> Result<i32> {
     })
 }
 
-/// Connects to a port on the loopback address of a sandbox's network.
+/// Connects to a port on the loopback address of a network namespace (the node's if `None`), first
+/// over IPv4, then IPv6.
 pub fn connect(netns: Option<PathBuf>, port: u16) -> Result<std::net::TcpStream> {
     let dial = move || -> io::Result<std::net::TcpStream> {
         if let Some(netns) = netns {
             let file = File::open(netns)?;
-            // SAFETY: the descriptor is open; the thread ends after this.
+            // SAFETY: the descriptor is open, and the thread exits after this.
             check(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) })?;
         }
         std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).or_else(|first| {

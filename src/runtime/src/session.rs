@@ -1,4 +1,4 @@
-//! The streams of a command, or of a container one is attached to.
+//! Sessions: the streams of a command, or of an attached container.
 
 use std::sync::Arc;
 
@@ -6,23 +6,23 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::error::Result;
 
-/// Bytes towards a process.
+/// A stream to a process.
 pub type Input = Box<dyn AsyncWrite + Send + Unpin>;
-/// Bytes from a process.
+/// A stream from a process.
 pub type Output = Box<dyn AsyncRead + Send + Unpin>;
 
 /// The streams of one `exec` or `attach`.
 ///
-/// Take the streams out and move them into tasks; [`Session::control`] is a
-/// cheap handle for everything else. Dropping `stdin` ends the process's input.
+/// Move the streams into separate tasks; [`Session::control`] is a cheap handle for everything
+/// else. Dropping `stdin` ends the process's input.
 pub struct Session {
-    /// Standard input, when it was asked for.
+    /// Standard input, if it was requested.
     pub stdin: Option<Input>,
-    /// Standard output; the terminal's output when there is one.
+    /// Standard output, or the output of the terminal.
     pub stdout: Option<Output>,
     /// Standard error; absent with a terminal.
     pub stderr: Option<Output>,
-    /// Size, signals and the end.
+    /// Handle for the terminal size, signals and the exit.
     pub control: SessionControl,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// The operations of a session's control, for `exec` and for `attach`.
+/// The operations that differ between `exec` and `attach` sessions.
 pub(crate) trait Controller: Send + Sync {
     /// Sets the terminal's size in characters.
     fn resize(&self, width: u16, height: u16) -> Result<()>;
@@ -47,7 +47,7 @@ pub(crate) trait Controller: Send + Sync {
 /// The exit of a session's process, or the reason why it is unknown.
 pub(crate) type Exit = Option<std::result::Result<i32, String>>;
 
-/// Sets a terminal's size, sends signals, waits for the end. Cheap to clone.
+/// A handle to resize a session's terminal, send signals and wait for the exit. Cheap to clone.
 #[derive(Clone)]
 pub struct SessionControl {
     pub(crate) controller: Arc<dyn Controller>,
@@ -55,18 +55,18 @@ pub struct SessionControl {
 }
 
 impl SessionControl {
-    /// Sets the terminal's size in characters; nothing without a terminal.
+    /// Sets the terminal's size in characters. Does nothing without a terminal.
     pub fn resize(&self, width: u16, height: u16) -> Result<()> {
         self.controller.resize(width, height)
     }
 
-    /// Sends `signal` to the process (for `attach`: to the container's first).
+    /// Sends `signal` to the process; for `attach`, to the container's first process.
     pub fn kill(&self, signal: i32) -> Result<()> {
         self.controller.kill(signal)
     }
 
-    /// Waits for the process to end and returns its exit code (128 + the signal
-    /// for a killed one). For `attach`, also returns when the shim detaches.
+    /// Waits for the exit of the process. Returns its exit code, or 128 plus the number of the
+    /// signal that killed it. Fails if the connection to the shim is lost.
     pub async fn wait(&self) -> Result<i32> {
         let mut exit = self.exit.clone();
         let seen = exit.wait_for(Option::is_some).await;

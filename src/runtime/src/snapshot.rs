@@ -1,4 +1,4 @@
-//! A container's root: an overlay of its image's layers and a writable layer.
+//! A container's root file system: an overlay of its image's layers and a writable layer.
 
 use std::ffi::CString;
 use std::fs;
@@ -14,21 +14,21 @@ use crate::beneath::open_dir;
 use crate::error::{Context, Result};
 use crate::status::{FsInfo, FsUsage};
 
-/// mount(2) takes a page of options, its end included.
+/// Maximum length of mount options: one page, including the terminating zero.
 const OPTIONS: usize = 4096;
 
-/// The mount point in a container's directory.
+/// Returns the mount point of the root in a container's directory.
 pub fn rootfs(dir: &Path) -> PathBuf {
     dir.join("rootfs")
 }
 
-/// The writable layer in a container's directory.
+/// Returns the writable layer in a container's directory.
 pub fn upper(dir: &Path) -> PathBuf {
     dir.join("upper")
 }
 
-/// Mounts the root of the container in `dir` over `layers`, bottom first. Does
-/// nothing when it is mounted.
+/// Mounts the root of the container in `dir` over `layers`, bottom first. Does nothing if it is
+/// already mounted.
 pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
     let (target, upper, work) = (rootfs(dir), upper(dir), dir.join("work"));
     for path in [&target, &upper, &work] {
@@ -37,7 +37,7 @@ pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
     if is_mounted(&target) {
         return Ok(());
     }
-    // The merged root has the upper directory's mode and owner.
+    // The merged root has the mode and owner of the upper directory.
     if let Some(top) = layers.last()
         && let Ok(metadata) = fs::metadata(top)
     {
@@ -50,7 +50,8 @@ pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
     overlay(&target, layers, Some((&upper, &work)))
 }
 
-/// Mounts an image's layers read-only at `target`.
+/// Mounts an image's layers, bottom first, read-only at `target`. Does nothing if it is already
+/// mounted.
 pub fn mount_image(target: &Path, layers: &[PathBuf]) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("cannot make {}", target.display()))?;
     if is_mounted(target) {
@@ -70,6 +71,7 @@ pub fn mount_image(target: &Path, layers: &[PathBuf]) -> Result<()> {
     }
 }
 
+/// Mounts an overlay of `layers` at `target`, read-only without `upper` (upper and work directory).
 fn overlay(target: &Path, layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> Result<()> {
     let failed = || format!("cannot mount an overlay at {}", target.display());
     let options = |lower: &[PathBuf]| -> io::Result<CString> {
@@ -89,7 +91,7 @@ fn overlay(target: &Path, layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> 
         CString::new(out).map_err(|_| io::ErrorKind::InvalidInput.into())
     };
     let mut text = options(layers).context(failed)?;
-    // Many layers: their descriptors have shorter names than they.
+    // With many layers, refer to them by descriptors, whose paths are shorter.
     let mut held: Vec<OwnedFd> = Vec::new();
     if text.as_bytes_with_nul().len() > OPTIONS {
         let mut short = Vec::with_capacity(layers.len());
@@ -117,7 +119,7 @@ fn overlay(target: &Path, layers: &[PathBuf], upper: Option<(&Path, &Path)>) -> 
     Ok(())
 }
 
-/// Colons, commas and backslashes mean something in overlay's options.
+/// Escapes the characters that have a meaning in overlay's mount options.
 fn escape(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     for byte in path {
@@ -129,19 +131,20 @@ fn escape(path: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether something is mounted at `path`: its file system is not its parent's.
+/// Returns whether a file system is mounted at `path`. Compares its device with the parent's first.
 pub fn is_mounted(path: &Path) -> bool {
     let Some(parent) = path.parent() else {
         return true;
     };
     match (fs::metadata(path), fs::metadata(parent)) {
         (Ok(own), Ok(parent)) if own.dev() != parent.dev() => true,
-        // A bind of the same file system shows only in the mount table.
+        // A bind mount of the same file system is visible only in the mount table.
         (Ok(_), Ok(_)) => mounted_in_table(path),
         _ => false,
     }
 }
 
+/// Returns whether the mount table contains `path`.
 fn mounted_in_table(path: &Path) -> bool {
     let Ok(path) = fs::canonicalize(path) else {
         return false;
@@ -155,7 +158,7 @@ fn mounted_in_table(path: &Path) -> bool {
     })
 }
 
-/// The mount table writes odd bytes in octal.
+/// Decodes the octal escapes of `mountinfo`.
 fn unescape(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -175,7 +178,7 @@ fn unescape(text: &str) -> Vec<u8> {
     out
 }
 
-/// Unmounts everything at `path`; fine when nothing is.
+/// Unmounts everything at `path`, at most eight stacked mounts. Succeeds if nothing is mounted.
 pub fn unmount(path: &Path) -> Result<()> {
     for _ in 0..8 {
         match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
@@ -187,8 +190,8 @@ pub fn unmount(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes and inodes below `path`, not crossing into other file systems. What
-/// vanishes meanwhile is passed over.
+/// Returns the disk usage below `path` without other file systems. Files that disappear meanwhile
+/// are ignored.
 pub fn usage(path: &Path) -> FsUsage {
     fn walk(path: &Path, device: u64, usage: &mut FsUsage) {
         let Ok(entries) = fs::read_dir(path) else {
@@ -216,7 +219,7 @@ pub fn usage(path: &Path) -> FsUsage {
     usage
 }
 
-/// The file system that `path` is on.
+/// Returns the file system that contains `path`.
 pub fn fs_info(path: &Path) -> Result<FsInfo> {
     let stat = nix::sys::statvfs::statvfs(path)
         .context(|| format!("cannot examine the file system of {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! What a sandbox, a container or a command is asked to be.
+//! Specifications of sandboxes, containers and commands, and the runtime's configuration.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,34 +6,32 @@ use std::path::PathBuf;
 use rkube_cgroups::Resources;
 use serde::{Deserialize, Serialize};
 
-/// The runtime's directories and access to registries.
+/// Configuration of the runtime: directories and access to registries.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
-    /// State of this node's sandboxes, containers and image names. A real file
-    /// system: overlay's upper directories live here.
+    /// Directory of this node's sandboxes, containers and image index. Must be on a file system
+    /// that supports overlay upper directories.
     pub root: PathBuf,
-    /// Blobs and unpacked layers; several nodes' processes may share it.
+    /// Directory of blobs and unpacked layers. Several nodes may share it.
     pub images: PathBuf,
-    /// Sockets, namespace pins and sandbox `/dev/shm`, on a tmpfs: what must not
-    /// outlive the node's kernel namespaces.
+    /// Directory of sockets, pinned namespaces and sandboxes' `/dev/shm`. Must be on a tmpfs, so
+    /// that its content does not survive the kernel's namespaces.
     pub run: PathBuf,
-    /// The rkube binary, run as `shim` and `pause`.
+    /// Path of the rkube binary, executed as `shim` and `pause`.
     pub binary: PathBuf,
-    /// Registries (`host[:port]`) spoken to over plain HTTP, as loopback hosts
-    /// always are.
+    /// Registries (`host[:port]`) that are accessed over plain HTTP, in addition to loopback hosts.
     pub insecure_registries: Vec<String>,
-    /// Where declared insecure registries with a loopback name (`localhost`,
-    /// `127.0.0.1`) are reached: they listen on the host's loopback, not the node's.
+    /// Address for insecure registries with a loopback name (`localhost`, `127.0.0.1`), which
+    /// listen on the host's loopback and not on the node's.
     pub loopback_gateway: Option<std::net::IpAddr>,
-    /// PEM bundles trusted for registries besides the node's own roots.
+    /// PEM bundles of certificates that are trusted for registries, in addition to the node's.
     pub extra_roots: Vec<Vec<u8>>,
-    /// Cgroup (relative to this node's root cgroup) of sandboxes and containers
-    /// that name no parent of their own.
+    /// Default parent cgroup of containers, relative to this node's root cgroup.
     pub cgroup_parent: String,
 }
 
 impl RuntimeConfig {
-    /// The places of a node: `root`, `images`, `run`, `binary`, and defaults otherwise.
+    /// Returns a configuration with these paths and defaults otherwise.
     pub fn new(
         root: impl Into<PathBuf>,
         images: impl Into<PathBuf>,
@@ -53,25 +51,25 @@ impl RuntimeConfig {
     }
 }
 
-/// Credentials for one registry.
+/// Credentials for a registry.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RegistryAuth {
-    /// Host, `host:port`, or a URL of which only that counts; a path prefix
-    /// narrows it (`ghcr.io/team`). Empty matches every registry.
+    /// Host or URL of the registry, optionally with a port and a path prefix (`ghcr.io/team`). An
+    /// empty string matches every registry.
     pub registry: String,
-    /// User name for Basic or token requests.
+    /// User name for Basic authentication or token requests.
     pub username: String,
-    /// Password or access token belonging to `username`.
+    /// Password or access token of `username`.
     pub password: String,
-    /// An OAuth2 refresh token, used instead of user and password.
+    /// OAuth2 refresh token, used instead of user name and password.
     pub identity_token: String,
-    /// A bearer token, sent to the registry as it is.
+    /// Bearer token, sent to the registry unchanged.
     pub registry_token: String,
 }
 
 impl std::fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Secrets stay out of logs.
+        // Keep secrets out of logs.
         f.debug_struct("RegistryAuth")
             .field("registry", &self.registry)
             .field("username", &self.username)
@@ -79,30 +77,30 @@ impl std::fmt::Debug for RegistryAuth {
     }
 }
 
-/// A step of a pull, for a progress display.
+/// The progress of a pull.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PullProgress {
-    /// The manifest is known.
+    /// The manifest has been fetched.
     Resolved {
-        /// The manifest's digest.
+        /// Digest of the manifest.
         digest: String,
         /// Number of layers.
         layers: usize,
-        /// Compressed bytes in all, of what is missing here.
+        /// Total compressed size of the missing layers, in bytes.
         bytes: u64,
     },
-    /// Bytes of a layer have arrived.
+    /// A part of a layer has been downloaded.
     Layer {
-        /// The layer's (compressed) digest.
+        /// Digest of the compressed layer.
         digest: String,
-        /// Compressed bytes so far.
+        /// Compressed bytes downloaded so far.
         done: u64,
-        /// Compressed bytes in all.
+        /// Compressed size of the layer, in bytes.
         total: u64,
     },
-    /// A layer is unpacked.
+    /// A layer has been unpacked, possibly by another process.
     Unpacked {
-        /// The layer's (compressed) digest.
+        /// Digest of the compressed layer.
         digest: String,
     },
 }
@@ -111,19 +109,19 @@ pub enum PullProgress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostNamespaces {
-    /// The node's network (and with it the node's host name).
+    /// Share the node's network, and with it the node's host name.
     pub network: bool,
-    /// The node's process tree.
+    /// Share the node's PID namespace.
     pub pid: bool,
-    /// The node's System V IPC, POSIX queues and `/dev/shm`.
+    /// Share the node's System V IPC, POSIX message queues and `/dev/shm`.
     pub ipc: bool,
 }
 
-/// A pod's sandbox: the namespaces that its containers share.
+/// The specification of a sandbox: the namespaces shared by a pod's containers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SandboxSpec {
-    /// Identity; 64 random hex digits when absent.
+    /// ID of the sandbox: letters, digits, `-` and `_`. 64 random hexadecimal digits if absent.
     pub id: Option<String>,
     /// The pod's namespace.
     pub namespace: String,
@@ -133,58 +131,57 @@ pub struct SandboxSpec {
     pub uid: String,
     /// Number of earlier sandboxes of the pod.
     pub attempt: u32,
-    /// Host name; the node's when the network is the node's.
+    /// Host name; the node's if empty or if the node's network is shared.
     pub hostname: String,
-    /// Namespaces of the node's to use.
+    /// Namespaces shared with the node.
     pub host: HostNamespaces,
-    /// Whether all containers share one PID namespace (`shareProcessNamespace`),
-    /// whose first process is `rkube pause`.
+    /// Whether all containers share a PID namespace (`shareProcessNamespace`). Its first process is
+    /// `rkube pause`.
     pub share_pid: bool,
     /// Kernel parameters of the sandbox's network and IPC namespaces.
     pub sysctls: BTreeMap<String, String>,
-    /// Cgroup that the containers' cgroups are made in; the runtime's default
-    /// when empty.
+    /// Parent cgroup of the containers' cgroups; the runtime's default if empty.
     pub cgroup_parent: String,
-    /// Size of `/dev/shm` in bytes; 64 MiB when absent.
+    /// Size of `/dev/shm` in bytes; 64 MiB if absent.
     pub shm_bytes: Option<u64>,
-    /// Labels, kept and returned.
+    /// Labels, stored and returned unchanged.
     pub labels: BTreeMap<String, String>,
-    /// Annotations, kept and returned.
+    /// Annotations, stored and returned unchanged.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Propagation of mounts made later on either side.
+/// The propagation of later mounts between node and container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountPropagation {
-    /// Not at all (`None`).
+    /// No propagation (`None`).
     #[default]
     Private,
-    /// The node's mounts appear in the container (`HostToContainer`).
+    /// Mounts on the node appear in the container (`HostToContainer`).
     HostToContainer,
-    /// And the container's on the node (`Bidirectional`).
+    /// Also, mounts in the container appear on the node (`Bidirectional`).
     Bidirectional,
 }
 
-/// A file or directory of the node, seen in the container.
+/// A bind mount of a file or directory of the node in the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Mount {
-    /// On the node; must exist.
+    /// Absolute path on the node. Created as a directory if missing.
     pub host_path: PathBuf,
-    /// In the container; made when missing.
+    /// Path in the container. Created if missing.
     pub container_path: PathBuf,
-    /// Whether the container may not write to it.
+    /// Whether it is read-only in the container.
     pub read_only: bool,
-    /// Whether mounts below a read-only one are read-only too.
+    /// Whether mounts below a read-only mount are read-only, too.
     pub recursive_read_only: bool,
-    /// Whether mounts below `host_path` come along.
+    /// Whether mounts below `host_path` are left out.
     pub non_recursive: bool,
     /// Propagation of later mounts.
     pub propagation: MountPropagation,
 }
 
 impl Mount {
-    /// A read-write bind of `host_path` at `container_path`.
+    /// Returns a read-write bind mount of `host_path` at `container_path`.
     pub fn bind(host_path: impl Into<PathBuf>, container_path: impl Into<PathBuf>) -> Self {
         Self {
             host_path: host_path.into(),
@@ -193,58 +190,58 @@ impl Mount {
         }
     }
 
-    /// The same, read-only.
+    /// Makes the mount read-only.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 }
 
-/// An image's content, seen in the container read-only (`image` volumes).
+/// A read-only mount of an image's content in the container (an `image` volume).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageMount {
     /// The image, which must be on the node.
     pub image: String,
-    /// In the container; made when missing.
+    /// Path in the container. Created if missing.
     pub container_path: PathBuf,
-    /// A directory or file within the image; its root when empty.
+    /// File or directory within the image; the image's root if empty.
     pub sub_path: String,
 }
 
-/// A memory file system in the container.
+/// A tmpfs in the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TmpfsMount {
-    /// In the container; made when missing.
+    /// Path in the container. Created if missing.
     pub container_path: PathBuf,
-    /// Limit in bytes; the kernel's default (half of memory) when absent.
+    /// Maximum size in bytes; the kernel's default (half of the memory) if absent.
     pub size_bytes: Option<u64>,
-    /// Permissions, such as `0o1777`; the kernel's default when absent.
+    /// Mode of the root directory, such as `0o1777`; the kernel's default if absent.
     pub mode: Option<u32>,
 }
 
-/// A device node of the node's, seen in the container.
+/// A device of the node that the container may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Device {
-    /// On the node; a directory stands for all devices in it.
+    /// Path on the node. A directory includes all devices in it.
     pub host_path: PathBuf,
-    /// In the container.
+    /// Path in the container; `host_path` if empty.
     pub container_path: PathBuf,
-    /// Any of `r`, `w`, `m`.
+    /// Allowed access: any of `r`, `w` and `m` (`mknod`). All if empty.
     pub permissions: String,
 }
 
-/// Source of a container's seccomp filter.
+/// The source of a container's seccomp profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompProfile {
-    /// The runtime's default allow list.
+    /// The runtime's default profile, an allow list.
     RuntimeDefault,
-    /// None.
+    /// No filter.
     #[default]
     Unconfined,
-    /// A JSON file in Docker's or OCI's form on the node.
+    /// A JSON file on the node, in the format of Docker or OCI.
     Localhost(PathBuf),
 }
 
@@ -252,112 +249,117 @@ pub enum SeccompProfile {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Security {
-    /// Everything: all capabilities and devices, no seccomp, nothing masked.
+    /// Whether the container is privileged: all capabilities and devices, no seccomp filter and no
+    /// masked paths.
     pub privileged: bool,
-    /// User number; before `run_as_user_name`, before the image's.
+    /// User ID. Takes precedence over `run_as_user_name` and the image's user.
     pub run_as_user: Option<u32>,
-    /// User name or number with optional `:group`, resolved in the image.
+    /// User name or ID with an optional `:group`, resolved in the image. Takes precedence over the
+    /// image's user.
     pub run_as_user_name: Option<String>,
-    /// Group number; the user's own when absent.
+    /// Group ID; the user's primary group if absent.
     pub run_as_group: Option<u32>,
-    /// Further groups, added to those of the image's `/etc/group`.
+    /// Supplementary groups, in addition to those in the image's `/etc/group`.
     pub supplemental_groups: Vec<u32>,
-    /// Leave out the groups of the image's `/etc/group`
-    /// (`supplementalGroupsPolicy: Strict`).
+    /// Whether to ignore the groups in the image's `/etc/group` (`supplementalGroupsPolicy:
+    /// Strict`).
     pub strict_supplemental_groups: bool,
-    /// Capabilities added to the default set, without `CAP_`; `ALL` for all.
+    /// Capabilities added to the default set, with or without `CAP_`; `ALL` for all.
     pub add_capabilities: Vec<String>,
-    /// Capabilities taken from the default set; `ALL` for all.
+    /// Capabilities removed from the default set, with or without `CAP_`; `ALL` for all.
     pub drop_capabilities: Vec<String>,
-    /// Whether `/` is read-only.
+    /// Whether the root file system is read-only.
     pub read_only_rootfs: bool,
-    /// Whether programs gain nothing from set-user-ID bits and file capabilities.
+    /// Whether to set `no_new_privs`, so that set-user-ID bits and file capabilities have no
+    /// effect.
     pub no_new_privileges: bool,
-    /// The seccomp filter.
+    /// The seccomp profile.
     pub seccomp: SeccompProfile,
-    /// Paths hidden from the container; the default list when absent.
+    /// Paths masked in the container; the default list if absent.
     pub masked_paths: Option<Vec<String>>,
-    /// Paths read-only in the container; the default list when absent.
+    /// Paths that are read-only in the container; the default list if absent.
     pub readonly_paths: Option<Vec<String>>,
 }
 
-/// Which PID namespace a container's processes are in.
+/// The PID namespace of a container's processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PidMode {
-    /// As the sandbox says: the node's, the shared one, or the container's own.
+    /// As specified by the sandbox: the node's, the shared one, or a new one.
     #[default]
     Sandbox,
-    /// That of another container (ephemeral debug containers' target).
+    /// The namespace of the running container with this ID, the target of an ephemeral debug
+    /// container.
     Container(String),
 }
 
-/// One container of a sandbox.
+/// The specification of a container.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ContainerSpec {
     /// The container's name in its pod.
     pub name: String,
-    /// Number of earlier attempts.
+    /// Number of earlier containers of that name in the pod.
     pub attempt: u32,
-    /// The image: a name, `name@digest` or an image ID; must be on the node.
+    /// The image, which must be on the node: a name, `name@digest` or an image ID.
     pub image: String,
-    /// Entry point; the image's when absent (and then its arguments too).
+    /// Entry point; the image's if absent. If present, the image's arguments are ignored.
     pub command: Option<Vec<String>>,
-    /// Arguments; the image's when both are absent.
+    /// Arguments. If this and `command` are absent, the image's arguments are used.
     pub args: Option<Vec<String>>,
-    /// Environment, after the image's.
+    /// Environment variables, which override the image's.
     pub env: Vec<(String, String)>,
-    /// Working directory; the image's, else `/`.
+    /// Working directory; the image's if absent, otherwise `/`.
     pub working_dir: Option<String>,
-    /// Binds from the node (volumes, hosts, resolv.conf, termination log).
+    /// Bind mounts from the node (volumes, hosts, resolv.conf, termination log).
     pub mounts: Vec<Mount>,
     /// Images mounted as volumes.
     pub image_mounts: Vec<ImageMount>,
-    /// Memory file systems.
+    /// Mounts of tmpfs.
     pub tmpfs: Vec<TmpfsMount>,
-    /// Devices besides the default ones.
+    /// Devices in addition to the default ones.
     pub devices: Vec<Device>,
-    /// Limits and weights.
+    /// Resource limits and weights.
     pub resources: Resources,
-    /// The kernel's eagerness to kill it, −1000 to 1000; raised to what this
-    /// process may grant when that is less.
+    /// The `oom_score_adj` of the process, -1000 to 1000. Raised to the lowest value that this
+    /// process may grant.
     pub oom_score_adj: Option<i32>,
     /// Privileges.
     pub security: Security,
     /// The PID namespace.
     pub pid: PidMode,
-    /// Whether the process has a terminal.
+    /// Whether the process gets a terminal.
     pub tty: bool,
-    /// Whether standard input stays open for `attach`.
+    /// Whether standard input is kept open for `attach`.
     pub stdin: bool,
-    /// Whether the end of the first attached input closes it for good.
+    /// Whether the end of the first attached client's input closes standard input.
     pub stdin_once: bool,
-    /// The log file, in the CRI's format; none is written when absent. Its
-    /// directory is made.
+    /// Path of the log file, in the CRI format; no log is written if absent. Its directory is
+    /// created.
     pub log_path: Option<PathBuf>,
-    /// Kernel parameters besides the sandbox's.
+    /// Kernel parameters in addition to the sandbox's.
     pub sysctls: BTreeMap<String, String>,
-    /// The signal that asks it to stop (`SIGTERM`, `15`); the image's, else SIGTERM.
+    /// Signal that requests a graceful stop (`SIGTERM`, `15`). If absent, the image's signal or
+    /// else SIGTERM.
     pub stop_signal: Option<String>,
-    /// Labels, kept and returned.
+    /// Labels, stored and returned unchanged.
     pub labels: BTreeMap<String, String>,
-    /// Annotations, kept and returned.
+    /// Annotations, stored and returned unchanged.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A command run in a running container, as the container's user, with its
-/// environment, capabilities, seccomp filter and limits.
+/// A command to run in a running container. It has the container's user, environment, capabilities,
+/// seccomp filter and limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExecSpec {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Whether it gets a terminal; then there is no separate standard error.
+    /// Whether the command gets a terminal. Then there is no separate standard error.
     pub tty: bool,
-    /// Whether standard input is wanted; `/dev/null` otherwise.
+    /// Whether to open standard input; otherwise it is `/dev/null`.
     pub stdin: bool,
-    /// Variables after the container's.
+    /// Environment variables, which override the container's.
     pub env: Vec<(String, String)>,
-    /// Working directory; the container's when absent.
+    /// Working directory; the container's if absent.
     pub working_dir: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What the runtime tells about images, sandboxes and containers.
+//! The status of images, sandboxes and containers, and events.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,49 +11,49 @@ use crate::spec::{ContainerSpec, SandboxSpec};
 /// An image on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageStatus {
-    /// Digest of the image's configuration, `sha256:…`.
+    /// ID of the image: the digest of its configuration, `sha256:…`.
     pub id: String,
     /// Names with a tag, fully qualified.
     pub repo_tags: Vec<String>,
     /// Names with the manifest's digest, fully qualified.
     pub repo_digests: Vec<String>,
-    /// Bytes of the stored blobs.
+    /// Size of the configuration and compressed layers, in bytes.
     pub size: u64,
-    /// The image's user as written in it, empty for root.
+    /// The image's user, as in its configuration; empty for root.
     pub user: String,
-    /// `user` when it is a number.
+    /// The user ID, if `user` is numeric or empty.
     pub uid: Option<u32>,
-    /// `user`'s name when it is not a number.
+    /// The user name, if `user` is neither numeric nor empty.
     pub username: Option<String>,
-    /// The image's labels.
+    /// Labels of the image.
     pub labels: BTreeMap<String, String>,
-    /// Ports that the image says it listens on, `8080/tcp`.
+    /// Ports that the image declares, such as `8080/tcp`.
     pub exposed_ports: Vec<String>,
     /// Paths that the image declares as volumes.
     pub volumes: Vec<String>,
-    /// The image's time of creation, from its configuration.
+    /// Time of the image's creation, from its configuration.
     pub created: Option<Timestamp>,
 }
 
-/// Whether a sandbox's namespaces are there.
+/// The state of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxState {
-    /// Containers can be made in it.
+    /// Containers can be created in it.
     Ready,
-    /// It is stopped, or did not survive a restart of the node.
+    /// It was stopped, or its namespaces did not survive a restart of the node.
     NotReady,
 }
 
-/// A sandbox as it is.
+/// The status of a sandbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sandbox {
-    /// Identity.
+    /// ID of the sandbox.
     pub id: String,
-    /// Whether containers can be made in it.
+    /// Whether containers can be created in it.
     pub state: SandboxState,
-    /// File that pins its network namespace; `None` if it is the node's.
+    /// File that pins its network namespace; `None` if it shares the node's.
     pub netns_path: Option<PathBuf>,
-    /// The `pause` process, when containers share a PID namespace.
+    /// PID of the `pause` process, if the containers share a PID namespace.
     pub pid: Option<i32>,
     /// Time of creation.
     pub created_at: Timestamp,
@@ -64,16 +64,16 @@ pub struct Sandbox {
 /// The state of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
-    /// Made, not started.
+    /// Created, but not started.
     Created,
-    /// Its first process runs.
+    /// The first process is running.
     Running,
-    /// Its first process has ended, or never started.
+    /// The first process has exited or failed to start.
     Exited,
 }
 
 impl ContainerState {
-    /// The word for people.
+    /// Returns the state in lower case, for messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -83,92 +83,92 @@ impl ContainerState {
     }
 }
 
-/// A container as it is.
+/// The status of a container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerStatus {
-    /// Identity.
+    /// ID of the container.
     pub id: String,
-    /// Its sandbox.
+    /// ID of its sandbox.
     pub sandbox_id: String,
     /// The specification (name, attempt, labels, annotations, log path …).
     pub spec: ContainerSpec,
-    /// The image's ID.
+    /// ID of its image.
     pub image_id: String,
-    /// The image's name with its manifest digest, or its ID when it has none.
+    /// Name of its image with the manifest's digest, or the image's ID if it has none.
     pub image_ref: String,
     /// State.
     pub state: ContainerState,
-    /// The first process, in the node's PID namespace.
+    /// PID of the first process in the node's PID namespace, while it runs.
     pub pid: Option<i32>,
     /// Time of creation.
     pub created_at: Timestamp,
-    /// Start time of its process.
+    /// Start time of the first process.
     pub started_at: Option<Timestamp>,
-    /// Exit time of its process.
+    /// Exit time of the first process.
     pub finished_at: Option<Timestamp>,
-    /// Exit code; 128 + the signal for a killed one.
+    /// Exit code, or 128 plus the number of the signal that killed the process.
     pub exit_code: Option<i32>,
-    /// The signal that killed it.
+    /// The signal that killed the process.
     pub signal: Option<i32>,
-    /// `Completed`, `Error`, `OOMKilled`, `StartError`, or `Unknown` for one
-    /// whose end nobody saw; empty before the end.
+    /// Reason of the exit: `Completed`, `Error`, `OOMKilled`, `StartError`, or `Unknown` if the
+    /// exit was not observed. Empty before the exit.
     pub reason: String,
     /// Description of the failure, for `StartError` and `Unknown`.
     pub message: String,
-    /// The user that its first process runs as: uid, gid, further groups.
+    /// User of the first process.
     pub user: ContainerUser,
 }
 
-/// Numbers of a container's first process.
+/// User and groups of a container's first process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerUser {
-    /// User.
+    /// User ID.
     pub uid: u32,
-    /// Group.
+    /// Group ID.
     pub gid: u32,
-    /// Further groups.
+    /// Supplementary groups, including the primary one.
     pub groups: Vec<u32>,
 }
 
 /// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerEventKind {
-    /// The container was made.
+    /// The container was created.
     Created,
-    /// Its process began.
+    /// The container's first process was started.
     Started,
-    /// Its process ended; `container_status` has the exit code.
+    /// The first process exited. `container_status` returns the exit code.
     Exited,
-    /// The container is gone.
+    /// The container was removed.
     Removed,
-    /// The sandbox's `pause` process ended, so its shared PID namespace is gone;
-    /// `container_id` is empty.
+    /// The sandbox's `pause` process exited, so its shared PID namespace is lost. `container_id` is
+    /// empty.
     SandboxDied,
 }
 
-/// A change of a container's state.
+/// A change of a container's or sandbox's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerEvent {
-    /// The container.
+    /// ID of the container.
     pub container_id: String,
-    /// Its sandbox.
+    /// ID of the sandbox.
     pub sandbox_id: String,
-    /// The type of an event.
+    /// The type of the event.
     pub kind: ContainerEventKind,
 }
 
-/// A command's outcome.
+/// The result of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecOutput {
     /// Standard output.
     pub stdout: Vec<u8>,
     /// Standard error.
     pub stderr: Vec<u8>,
-    /// Exit code; 128 + the signal for a killed one.
+    /// Exit code, or 128 plus the number of the signal that killed the process.
     pub exit_code: i32,
 }
 
-/// Use of a file system by some directory.
+/// The disk usage of a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FsUsage {
     /// Bytes used by the directory.
@@ -177,19 +177,19 @@ pub struct FsUsage {
     pub used_inodes: u64,
 }
 
-/// The file system that images, or containers' writable layers, live on.
+/// The file system of the images or of the containers' writable layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FsInfo {
-    /// The directory.
+    /// The directory whose file system is described.
     pub path: PathBuf,
     /// Size of the file system in bytes.
     pub capacity_bytes: u64,
-    /// Bytes left to an unprivileged user.
+    /// Bytes available to unprivileged users.
     pub available_bytes: u64,
-    /// Bytes used, of the whole file system.
+    /// Bytes used in the whole file system.
     pub used_bytes: u64,
-    /// Inodes in all.
+    /// Total number of inodes.
     pub inodes: u64,
-    /// Inodes left.
+    /// Number of free inodes.
     pub inodes_free: u64,
 }

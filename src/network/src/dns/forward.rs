@@ -1,4 +1,4 @@
-//! Forwarding of queries for other names, with a cache.
+//! Forwarding of queries outside the cluster's zone, with a cache.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,35 +18,44 @@ use super::types::DnsConfig;
 
 /// Timeout of one attempt at one server.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Timeout of all attempts. Resolvers give up after five seconds.
+/// Timeout of all attempts together, just below the resolver default of five seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(4500);
-/// Maximum number of concurrent queries. It also limits forwarding loops.
+/// Maximum number of concurrent queries. It also bounds forwarding loops.
 const MAX_CONCURRENT_QUERIES: usize = 256;
-/// Maximum number of cached answers.
+/// Maximum number of cached responses.
 const MAX_CACHED_ANSWERS: usize = 1024;
-/// Maximum time that an answer is cached, in seconds.
+/// Maximum time that a response is cached, in seconds.
 const MAX_CACHE_SECONDS: u32 = 30;
-/// Maximum size of a UDP response.
+/// Maximum size of a UDP response, in bytes.
 const MAX_UDP_PAYLOAD: u16 = 1232;
 /// Minimum time between checks of `resolv.conf`.
 const RESOLV_CONF_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
+/// A caching client of recursive name servers.
 pub(super) struct Forwarder {
+    /// Address of this server, to which queries are never forwarded.
     own: SocketAddr,
+    /// Configured servers. If empty, those of `resolv_conf` are used.
     given: Vec<SocketAddr>,
     resolv_conf: PathBuf,
     found: Mutex<Found>,
+    /// The cache.
     memory: Mutex<HashMap<Question, Remembered>>,
+    /// Permits for concurrent queries.
     under_way: Semaphore,
 }
 
+/// The servers of `resolv.conf`, as of the last check.
 #[derive(Default)]
 struct Found {
     servers: Vec<SocketAddr>,
+    /// Time of the last check.
     looked: Option<Instant>,
+    /// Modification time of the file at the last check.
     changed: Option<SystemTime>,
 }
 
+/// The key of a cached response. The name is in lower case.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Question {
     name: Name,
@@ -54,13 +63,15 @@ struct Question {
     dnssec: bool,
 }
 
+/// A cached response.
 struct Remembered {
     answer: Answer,
     since: Instant,
+    /// Lifetime in seconds.
     ttl: u32,
 }
 
-/// The response of another server.
+/// The response of another name server.
 #[derive(Clone)]
 pub(super) struct Answer {
     pub(super) code: ResponseCode,
@@ -69,6 +80,7 @@ pub(super) struct Answer {
 }
 
 impl Forwarder {
+    /// Returns a forwarder to the configured servers on port 53.
     pub(super) fn new(config: &DnsConfig) -> Self {
         let given = config
             .upstreams
@@ -78,7 +90,7 @@ impl Forwarder {
         Self::with_servers(config, given)
     }
 
-    /// With servers on any ports, for tests.
+    /// Returns a forwarder to servers on any ports, for tests.
     pub(super) fn with_servers(config: &DnsConfig, given: Vec<SocketAddr>) -> Self {
         Self {
             own: config.listen,
@@ -90,7 +102,8 @@ impl Forwarder {
         }
     }
 
-    /// The servers to ask, never ourselves.
+    /// Returns the servers to query, without this server itself. Reads `resolv.conf` again if it
+    /// changed, at most once per [`RESOLV_CONF_CHECK_PERIOD`].
     pub(super) fn servers(&self) -> Vec<SocketAddr> {
         if !self.given.is_empty() {
             return self
@@ -111,7 +124,7 @@ impl Forwarder {
                 .ok();
             if changed.is_none() || changed != found.changed {
                 found.changed = changed;
-                // No file is no server, as for the C library without a local one.
+                // Without the file there is no server, as in a C library without a local one.
                 let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
                 found.servers = name_servers(&text)
                     .map(|ip| SocketAddr::new(ip, 53))
@@ -122,7 +135,8 @@ impl Forwarder {
         found.servers.clone()
     }
 
-    /// Asks for a name, of memory first.
+    /// Resolves a name from the cache or from a server. Returns `None` if no server responds in
+    /// time or too many queries are in flight.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType, dnssec: bool) -> Option<Answer> {
         let question = Question {
             name: name.to_lowercase(),
@@ -141,6 +155,7 @@ impl Forwarder {
         Some(answer)
     }
 
+    /// Returns a cached response with its TTLs decremented by its age.
     fn remembered(&self, question: &Question) -> Option<Answer> {
         let memory = self.memory.lock();
         let found = memory.get(question)?;
@@ -155,6 +170,7 @@ impl Forwarder {
         Some(answer)
     }
 
+    /// Caches a response if it is cacheable, evicting expired entries, or all, if full.
     fn remember(&self, question: Question, answer: &Answer) {
         let Some(ttl) = lifetime(answer) else { return };
         let mut memory = self.memory.lock();
@@ -175,11 +191,11 @@ impl Forwarder {
     }
 }
 
-/// Returns the time that a response may be cached, in seconds; `None` if not at all.
+/// Returns how long a response may be cached, in seconds; `None` if it must not be.
 fn lifetime(answer: &Answer) -> Option<u32> {
     let ttl = match (answer.code, answer.answers.is_empty()) {
         (ResponseCode::NoError, false) => answer.answers.iter().map(|record| record.ttl).min()?,
-        // That there is nothing holds for as long as the zone says (RFC 2308).
+        // Negative responses are cached for the SOA's minimum (RFC 2308).
         (ResponseCode::NoError | ResponseCode::NXDomain, _) => {
             answer
                 .authorities
@@ -194,19 +210,19 @@ fn lifetime(answer: &Answer) -> Option<u32> {
     (ttl > 0).then_some(ttl.min(MAX_CACHE_SECONDS))
 }
 
-/// The servers that a `resolv.conf` names.
+/// Returns the addresses of the `nameserver` lines of a `resolv.conf`.
 fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
     text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         (words.next() == Some("nameserver")).then_some(())?;
         let address = words.next()?;
-        // A zone (`fe80::1%eth0`) names a link of the host.
+        // Strip a zone (`fe80::1%eth0`), which names an interface of the host.
         address.split('%').next()?.parse().ok()
     })
 }
 
-/// Asks one server after the other, twice, until one gives a usable answer; else
-/// answers what the last one said.
+/// Queries each server in turn, twice, until one returns `NOERROR` or `NXDOMAIN`. Otherwise returns
+/// the last response, if any.
 async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> {
     let mut last = None;
     for server in servers.iter().chain(servers) {
@@ -222,6 +238,7 @@ async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> 
     last
 }
 
+/// Sends a query over UDP, and over TCP if the response is truncated.
 async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer> {
     let mut query = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     query.metadata.recursion_desired = true;
@@ -239,7 +256,7 @@ async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer>
     } else {
         Ipv6Addr::UNSPECIFIED.into()
     };
-    // A separate port for each query, which a forger has to guess.
+    // An ephemeral port per query, which a spoofed response has to guess.
     let socket = UdpSocket::bind((own, 0)).await?;
     socket.connect(server).await?;
     socket.send(&bytes).await?;
@@ -256,6 +273,7 @@ async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer>
     }
 }
 
+/// Sends a query over TCP.
 async fn by_tcp(server: SocketAddr, bytes: &[u8], query: &Message) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(server).await?;
     let length = u16::try_from(bytes.len()).map_err(io::Error::other)?;
@@ -269,7 +287,7 @@ async fn by_tcp(server: SocketAddr, bytes: &[u8], query: &Message) -> io::Result
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"))
 }
 
-/// The message, if it is the answer to the question.
+/// Parses a response. Returns `None` if it does not match the query.
 fn matching(bytes: &[u8], query: &Message) -> Option<Message> {
     let message = Message::from_vec(bytes).ok()?;
     let same = message.metadata.id == query.metadata.id

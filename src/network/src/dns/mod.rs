@@ -1,8 +1,8 @@
 //! The cluster's name server.
 //!
-//! [`DnsState`] holds the names of the Kubernetes DNS specification 1.1.0, made from
-//! services and endpoint slices. Queries for other names are forwarded. Queries for the
-//! cluster's names are answered from memory, in the task that received them.
+//! [`DnsState`] holds the names of the Kubernetes DNS specification 1.1.0, derived from services
+//! and endpoint slices. Queries for the cluster's names are answered from memory, in the task that
+//! received them. All others are forwarded.
 
 mod forward;
 mod respond;

@@ -9,13 +9,13 @@ use rand::seq::SliceRandom as _;
 
 use super::zone::{Data, DnsState, Found, Kinds};
 
-/// Time to live of the cluster's names, in seconds, also of negative responses.
+/// TTL of the cluster's records and of negative responses, in seconds.
 pub(super) const TTL: u32 = 5;
-/// Maximum size of a UDP response, which is not fragmented on any common path.
+/// Maximum size of a UDP response in bytes, which avoids fragmentation on common paths.
 const MAX_UDP_RESPONSE: u16 = 1232;
-/// Maximum size of a UDP response to a client without EDNS.
+/// Maximum size of a UDP response to a client without EDNS, in bytes (RFC 1035).
 const MAX_UDP_RESPONSE_WITHOUT_EDNS: usize = 512;
-/// Maximum number of aliases that are followed.
+/// Maximum number of CNAME records that are followed.
 const MAX_ALIASES: usize = 8;
 
 /// The result of processing a query.
@@ -28,32 +28,32 @@ pub(super) enum Outcome {
     Silence,
 }
 
-/// The zone as it is served.
+/// The zone, as of one query.
 pub(super) struct Zone<'a> {
     /// Suffix of all its names.
     pub(super) domain: &'a Name,
-    /// Its names; none before the first update.
+    /// Records of the zone; `None` before the first update.
     pub(super) state: Option<&'a DnsState>,
     /// The server's own address.
     pub(super) server: IpAddr,
-    /// The zone's version.
+    /// Serial number of the zone.
     pub(super) serial: u32,
-    /// Whether there are other servers.
+    /// Whether queries for other names can be forwarded.
     pub(super) can_forward: bool,
 }
 
-/// Reads a question and answers it as far as the zone goes.
+/// Parses a query and answers it from the zone, without I/O.
 pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
     let request = match Message::from_vec(bytes) {
         Ok(request) => request,
-        // With a header at least, one can say that the rest makes no sense.
+        // A complete header is enough to respond with FORMERR.
         Err(_) if bytes.len() >= 12 && bytes[2] & 0x80 == 0 => {
             let id = u16::from_be_bytes([bytes[0], bytes[1]]);
             return Outcome::Answer(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
         }
         Err(_) => return Outcome::Silence,
     };
-    // Answering an answer is how loops begin.
+    // Responding to responses would create loops.
     if request.metadata.message_type != MessageType::Query {
         return Outcome::Silence;
     }
@@ -83,11 +83,13 @@ pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
     answer(response, query, zone)
 }
 
+/// Completes a response with an error code.
 fn refuse(mut response: Message, code: ResponseCode) -> Outcome {
     response.metadata.response_code = code;
     Outcome::Answer(response)
 }
 
+/// Answers a valid query from the zone, following CNAME records within it.
 fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
     let kinds = kinds(query.query_type());
     let mut name = query.name().clone();
@@ -139,10 +141,12 @@ fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
             }
         }
     }
-    // Aliases in a circle.
+    // A CNAME loop, or too long a chain.
     refuse(response, ResponseCode::ServFail)
 }
 
+/// Answers a query for a name outside the zone: a PTR query of a cluster address from the zone;
+/// anything else is to be forwarded.
 fn outside(mut response: Message, query: &Query, name: Name, zone: &Zone<'_>) -> Outcome {
     if let Some(address) = reverse(&name)
         && let Some(state) = zone.state
@@ -190,7 +194,7 @@ fn kinds(kind: RecordType) -> Kinds {
     }
 }
 
-/// The address that a name below `in-addr.arpa` or `ip6.arpa` stands for.
+/// Returns the address of a name below `in-addr.arpa` or `ip6.arpa`; `None` for a network.
 fn reverse(name: &Name) -> Option<IpAddr> {
     let labels = name.num_labels();
     if !(labels == 6 || labels == 34) {
@@ -201,7 +205,7 @@ fn reverse(name: &Name) -> Option<IpAddr> {
     whole.then(|| net.addr())
 }
 
-/// The name `below` (labels with dots) within the domain.
+/// Returns the fully qualified name of `below` (labels separated by dots) in the domain.
 fn below_domain(below: &str, zone: &Zone<'_>) -> Option<Name> {
     let labels = below
         .split('.')
@@ -212,6 +216,7 @@ fn below_domain(below: &str, zone: &Zone<'_>) -> Option<Name> {
     Some(name)
 }
 
+/// Returns the SOA record of the zone.
 fn soa(zone: &Zone<'_>) -> Record {
     Record::from_rdata(zone.domain.clone(), TTL, soa_data(zone))
 }
@@ -237,8 +242,10 @@ fn address_record(owner: &Name, address: IpAddr) -> Record {
     Record::from_rdata(owner.clone(), TTL, data)
 }
 
+/// Adds records to the answer section, in random order, and the addresses of SRV targets to the
+/// additional section.
 fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_>) {
-    // Clients take the first: spread them.
+    // Clients use the first address; shuffling spreads the load.
     data.shuffle(&mut rand::rng());
     for one in data {
         match one {
@@ -283,7 +290,7 @@ fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_
     }
 }
 
-/// Returns the maximum size of a client's UDP response, from its query.
+/// Returns the maximum size of a UDP response to a query, from its EDNS payload size.
 pub(super) fn udp_limit(bytes: &[u8]) -> usize {
     Message::from_vec(bytes)
         .ok()
@@ -296,8 +303,9 @@ pub(super) fn udp_limit(bytes: &[u8]) -> usize {
         })
 }
 
-/// Encodes an answer within `limit` bytes: what does not fit is left out, and the
-/// client told to ask by TCP if that was part of the answer proper.
+/// Encodes a message in at most `limit` bytes. Drops the additional section first. If answers have
+/// to be dropped too, sets the TC bit, so that the client retries over TCP. Returns `None` if even
+/// an empty message is too long or encoding fails.
 pub(super) fn encode(mut message: Message, limit: usize) -> Option<Vec<u8>> {
     loop {
         let bytes = message.to_vec().ok()?;
@@ -316,7 +324,7 @@ pub(super) fn encode(mut message: Message, limit: usize) -> Option<Vec<u8>> {
             message.authorities.clear();
             continue;
         }
-        // As many as would fit were all of a size, at least one less than now.
+        // The number of records that would fit if all had the same size, but at least one less.
         let now = message.answers.len();
         message
             .answers

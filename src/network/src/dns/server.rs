@@ -1,4 +1,4 @@
-//! Sockets and tasks.
+//! The listening sockets of the name server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,18 +20,19 @@ use super::types::DnsConfig;
 use super::zone::DnsState;
 use crate::error::{NetworkError, Result};
 
-/// Timeout of a connection without a query.
+/// Timeout of reads and writes on a TCP connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of TCP connections.
+/// Maximum number of concurrent TCP connections.
 const MAX_CONNECTIONS: usize = 128;
 
-/// A running name server; it stops when dropped.
+/// A running name server over UDP and TCP. Stops when dropped.
 pub struct DnsServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     tasks: [AbortHandle; 2],
 }
 
+/// The state shared by the server's tasks.
 struct Shared {
     domain: Name,
     config: DnsConfig,
@@ -39,19 +40,21 @@ struct Shared {
     forwarder: Forwarder,
 }
 
+/// The names that are served.
 struct Current {
     state: Arc<DnsState>,
     serial: u32,
 }
 
 impl DnsServer {
-    /// Starts serving, with no names of the cluster yet (`SERVFAIL` for those until the
-    /// first update).
+    /// Binds the sockets and starts serving. Queries for the cluster's names get `SERVFAIL` until
+    /// the first [`Self::update`].
     pub async fn start(config: DnsConfig) -> Result<Self> {
         let forwarder = Forwarder::new(&config);
         Self::start_with(config, forwarder).await
     }
 
+    /// Starts serving with a given forwarder, for tests.
     pub(super) async fn start_with(config: DnsConfig, forwarder: Forwarder) -> Result<Self> {
         let mut domain = Name::from_ascii(&config.domain).map_err(|error| {
             NetworkError::Invalid(format!("{:?} is no domain: {error}", config.domain))
@@ -62,7 +65,7 @@ impl DnsServer {
             source,
         };
         let udp = UdpSocket::bind(config.listen).await.map_err(failed)?;
-        // With port 0 (in tests) both get the same.
+        // With port 0 (in tests), TCP must use the port that UDP got.
         let address = udp.local_addr().map_err(failed)?;
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -87,7 +90,7 @@ impl DnsServer {
         self.address
     }
 
-    /// Replaces the cluster's names.
+    /// Replaces the cluster's names. The serial number is the current Unix time.
     pub fn update(&self, state: DnsState) {
         let seconds = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -108,7 +111,7 @@ impl Drop for DnsServer {
 }
 
 impl Shared {
-    /// Answers as far as that goes without asking anyone.
+    /// Answers a query as far as possible without forwarding.
     fn respond(&self, bytes: &[u8]) -> Outcome {
         let current = self.current.read();
         let zone = Zone {
@@ -121,7 +124,7 @@ impl Shared {
         respond(bytes, &zone)
     }
 
-    /// Completes an answer with what other servers say.
+    /// Completes a partial response by forwarding a query for `name`.
     async fn complete(&self, mut response: Message, name: &Name) -> Message {
         let kind = response.queries.first().map(|query| query.query_type());
         let dnssec = response
@@ -144,6 +147,7 @@ impl Shared {
     }
 }
 
+/// Serves UDP queries. Each forwarded query is completed in a separate task.
 async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; 4096];
@@ -151,7 +155,7 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
     loop {
         let (length, peer) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // An ICMP error about an earlier answer.
+            // An ICMP error caused by an earlier response.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot receive name queries");
@@ -181,11 +185,12 @@ async fn send(socket: &UdpSocket, peer: SocketAddr, message: Message, limit: usi
         return;
     };
     if let Err(error) = socket.send_to(&bytes, peer).await {
-        // The client asks again.
+        // The client retries.
         tracing::debug!(%peer, %error, "cannot send a name's answer");
     }
 }
 
+/// Accepts at most [`MAX_CONNECTIONS`] TCP connections at a time.
 async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -199,7 +204,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
                 let shared = shared.clone();
                 connections.spawn(async move {
                     let _permit = permit;
-                    // However the connection ends, it is the client's business.
+                    // Errors concern only this client.
                     let _ = serve_connection(stream, &shared).await;
                 });
             }
@@ -211,6 +216,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// Serves length-prefixed queries until the client closes the connection or is idle.
 async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         let length = timeout(IDLE_TIMEOUT, stream.read_u16()).await??;

@@ -1,4 +1,4 @@
-//! The zone, the wire and the servers behind.
+//! Tests of the zone, the wire format and forwarding.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -111,7 +111,7 @@ fn ask(name: &str, kind: RecordType) -> Message {
     let Outcome::Answer(message) = outcome else {
         panic!("no answer to {name}")
     };
-    // What cannot be encoded and read back is no answer.
+    // Round-trip the response, so that one that cannot be encoded fails.
     Message::from_vec(&encode(message, 65535).unwrap()).unwrap()
 }
 
@@ -379,8 +379,8 @@ proptest! {
     }
 }
 
-/// A server that answers every A question with 192.0.2.1, by TCP only when `tcp`;
-/// answers how many it was asked.
+/// Starts a server that answers every A query with 192.0.2.1, over TCP only if `tcp`. Returns its
+/// address and a counter of UDP queries.
 async fn elsewhere(tcp: bool) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = udp.local_addr().unwrap();
@@ -475,7 +475,7 @@ async fn questions_come_by_udp_and_by_tcp() {
 async fn other_names_are_asked_elsewhere_and_remembered() {
     for tcp in [false, true] {
         let (address, asked) = elsewhere(tcp).await;
-        // The first does not answer at all: nobody listens there.
+        // The first server does not respond, because its port is closed.
         let closed = UdpSocket::bind("127.0.0.1:0")
             .await
             .unwrap()

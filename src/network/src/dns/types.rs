@@ -6,12 +6,12 @@ use std::path::PathBuf;
 /// Configuration of the name server.
 #[derive(Clone, Debug)]
 pub struct DnsConfig {
-    /// Address to listen on, UDP and TCP: the cluster DNS's address, port 53.
+    /// Address to listen on with UDP and TCP: the cluster DNS address, port 53.
     pub listen: SocketAddr,
-    /// Suffix of the cluster's names, `cluster.local`.
+    /// Suffix of the cluster's names, such as `cluster.local`.
     pub domain: String,
-    /// Servers for other names; those of `resolv_conf` if empty.
+    /// Servers for other names. If empty, those of `resolv_conf` are used.
     pub upstreams: Vec<IpAddr>,
-    /// File with servers, used if `upstreams` is empty, `/etc/resolv.conf`.
+    /// File with servers, usually `/etc/resolv.conf`. Used if `upstreams` is empty.
     pub resolv_conf: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! The cluster's names: pure data and look-up.
+//! The zone's records and their lookup, without I/O.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,21 +12,23 @@ use crate::proxy::SERVICE_NAME_LABEL;
 /// The version of the Kubernetes DNS specification, served as `dns-version`.
 const SPECIFICATION: &str = "1.1.0";
 
-/// Names and addresses of services, made from API objects.
+/// The names and addresses of services, derived from API objects.
 #[derive(Clone, Debug, Default)]
 pub struct DnsState {
+    /// Services by namespace and name.
     services: HashMap<String, HashMap<String, Record>>,
-    /// Names below `svc` of addresses: `service.namespace` or `host.service.namespace`.
+    /// Names of each address, relative to `svc`: `service.namespace` or `host.service.namespace`.
     by_address: HashMap<IpAddr, Vec<String>>,
 }
 
-/// A service as DNS knows it.
+/// A service and its ready endpoints.
 #[derive(Clone, Debug)]
 struct Record {
     kind: Kind,
     endpoints: Vec<Endpoint>,
 }
 
+/// The kind of a service in DNS terms.
 #[derive(Clone, Debug)]
 enum Kind {
     Cluster {
@@ -37,17 +39,19 @@ enum Kind {
     External(String),
 }
 
+/// A port of a service or of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Port {
     name: String,
-    /// `_tcp`, `_udp`, `_sctp`.
+    /// `_tcp`, `_udp` or `_sctp`.
     protocol: &'static str,
     number: u16,
 }
 
+/// A ready endpoint of a service.
 #[derive(Clone, Debug)]
 struct Endpoint {
-    /// Its host name or, without one, its address with dashes.
+    /// Its hostname or, without one, its address with dashes.
     label: String,
     address: IpAddr,
     ports: Arc<[Port]>,
@@ -64,7 +68,7 @@ pub(super) enum Kinds {
     Ns,
     Soa,
     Any,
-    /// A type of which the zone has no record.
+    /// A type that the zone has no records of.
     Other,
 }
 
@@ -82,11 +86,11 @@ impl Kinds {
     }
 }
 
-/// A record of an answer. Its owner is the name asked for.
+/// The data of a record in an answer. Its owner is the queried name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Data {
     Address(IpAddr),
-    /// Port and target; the target's addresses belong into the additional section.
+    /// An SRV record. The target's addresses belong in the additional section.
     Srv {
         port: u16,
         target: String,
@@ -97,19 +101,20 @@ pub(super) enum Data {
     Ns,
 }
 
-/// The result of a look-up of a name.
+/// The result of a name lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// The name exists; perhaps it has nothing of the type.
+    /// The name exists. Empty if it has no record of the requested type.
     Records(Vec<Data>),
-    /// The name stands for another.
+    /// The name is an alias (CNAME) of another.
     Alias(String),
     /// The name does not exist.
     Nothing,
 }
 
 impl DnsState {
-    /// Reads names from API objects.
+    /// Derives the names from services and endpoint slices. Endpoints that are not ready are left
+    /// out.
     pub fn from_objects(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Self {
         let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
         for slice in slices {
@@ -172,7 +177,7 @@ impl DnsState {
                 ports: ports.collect(),
             }
         };
-        // Only endpoints that were given a host name have a canonical name.
+        // Only endpoints with an explicit hostname get a PTR record.
         for slice in slices {
             for endpoint in slice.endpoints.iter().flatten().filter(|e| is_ready(e)) {
                 let Some(host) = endpoint.hostname.as_deref().filter(|host| !host.is_empty())
@@ -194,12 +199,13 @@ impl DnsState {
             .insert(name.to_owned(), Record { kind, endpoints });
     }
 
-    /// Names, below `svc` of the domain, of an address.
+    /// Returns the names of an address, relative to `svc` in the domain.
     pub(super) fn names_of(&self, address: IpAddr) -> &[String] {
         self.by_address.get(&address).map_or(&[], Vec::as_slice)
     }
 
-    /// Looks a name up; `labels` are those before the domain, in lower case.
+    /// Looks up a name. `labels` are those before the domain, in lower case; `server` is this
+    /// server's address.
     pub(super) fn find(&self, labels: &[&str], kinds: Kinds, server: IpAddr) -> Found {
         let some =
             |wanted: bool, data: Data| Found::Records(if wanted { vec![data] } else { vec![] });
@@ -230,6 +236,7 @@ impl DnsState {
     }
 }
 
+/// Looks up a name below a namespace. `labels` are those before the namespace.
 fn find_service(
     services: &HashMap<String, Record>,
     labels: &[&str],
@@ -305,7 +312,7 @@ fn find_service(
 }
 
 impl Record {
-    /// All ports that the service or its endpoints have.
+    /// Returns the ports of the service; for a headless one, those of its endpoints.
     fn ports(&self) -> Box<dyn Iterator<Item = &Port> + '_> {
         match &self.kind {
             Kind::Cluster { ports, .. } => Box::new(ports.iter()),
@@ -313,7 +320,7 @@ impl Record {
         }
     }
 
-    /// The service's own name.
+    /// Returns the records of the service's own name.
     fn whole(&self, service: &str, kinds: Kinds) -> Found {
         let mut data = Vec::new();
         match &self.kind {
@@ -325,7 +332,7 @@ impl Record {
                         .map(|ip| Data::Address(*ip)),
                 );
             }
-            // Without endpoints the name does not exist, as with CoreDNS.
+            // A headless service without endpoints does not exist, as in CoreDNS.
             _ if self.endpoints.is_empty() => return Found::Nothing,
             _ => {
                 let mut seen = HashSet::new();
@@ -343,6 +350,7 @@ impl Record {
         Found::Records(data)
     }
 
+    /// Returns the SRV records of the matching ports.
     fn srv(&self, service: &str, matches: impl Fn(&Port) -> bool) -> Vec<Data> {
         match &self.kind {
             Kind::Cluster { addresses, ports } => ports
@@ -373,6 +381,7 @@ impl Record {
     }
 }
 
+/// Returns whether an endpoint is ready. An unset condition means ready.
 fn is_ready(endpoint: &k8s_openapi::api::discovery::v1::Endpoint) -> bool {
     endpoint
         .conditions
@@ -381,6 +390,7 @@ fn is_ready(endpoint: &k8s_openapi::api::discovery::v1::Endpoint) -> bool {
         .unwrap_or(true)
 }
 
+/// Returns the ready endpoints of all slices, without duplicates.
 fn endpoints(slices: &[&EndpointSlice]) -> Vec<Endpoint> {
     let mut found: Vec<Endpoint> = Vec::new();
     let mut seen = HashSet::new();
@@ -407,7 +417,7 @@ fn endpoints(slices: &[&EndpointSlice]) -> Vec<Endpoint> {
                     Some(host) => host.to_ascii_lowercase(),
                     None => address.to_string().replace(['.', ':'], "-"),
                 };
-                // The same endpoint in slices of different ports stays apart.
+                // An endpoint appears once per slice if the slices have different ports.
                 if seen.insert((
                     label.clone(),
                     address,
@@ -429,6 +439,7 @@ fn endpoints(slices: &[&EndpointSlice]) -> Vec<Endpoint> {
     found
 }
 
+/// Returns the protocol label of a port, which is `_tcp` if absent.
 fn protocol_label(protocol: Option<&str>) -> Option<&'static str> {
     match protocol {
         None | Some("" | "TCP") => Some("_tcp"),

@@ -1,9 +1,9 @@
-//! A node's own network: bridge, pod links and addresses, host ports, routes to peers.
+//! A node's network: bridge, pod interfaces and addresses, host ports, routes to peers.
 //!
-//! Pods hang on a bridge, but each sends everything, also to its neighbours, through
-//! the bridge's own address: a pod has no route to its network, only to the gateway.
-//! So every packet between pods is routed, and services translate it both ways,
-//! without the kernel having to pull bridged frames through the packet filter.
+//! Pods are attached to a bridge, but a pod has no route to its network, only to its gateway, the
+//! bridge's address. So all packets between pods are routed, even between neighbours. Service
+//! addresses are therefore translated in both directions without passing bridged frames through the
+//! packet filter (`bridge-nf-call-iptables`).
 
 mod network;
 mod rules;

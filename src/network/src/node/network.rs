@@ -1,4 +1,4 @@
-//! The bridge, links, addresses and routes of a node.
+//! The bridge, interfaces, addresses and routes of a node.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,37 +16,38 @@ use crate::netlink::{Link, Netlink, Netns, Route, Veth, in_netns, open_netns};
 use crate::nft::{Nftables, Table};
 use crate::{hash, sysctl};
 
-/// Origin of this module's routes (`rtm_protocol`); it deletes no others.
+/// Origin (`rtm_protocol`) of the routes of this module. Others are never deleted.
 const ROUTE_PROTOCOL: u8 = 82;
-/// Prefix of the names of pod links.
+/// Prefix of the names of pods' interfaces on the node.
 const LINK_PREFIX: &str = "rkp";
-/// The pod's end of its link.
+/// Name of the interface in the pod.
 const POD_LINK: &str = "eth0";
 
-/// Interval between checks whether the bridge forwards a new link's frames.
+/// Interval of the checks whether the bridge forwards a new interface's frames.
 const PORT_POLL_PERIOD: Duration = Duration::from_micros(200);
-/// Maximum number of these checks.
+/// Maximum number of these checks, which bounds the wait to about 50 ms.
 const MAX_PORT_POLLS: u32 = 250;
 
-/// A node's network. Clones share the same network. All calls block for at most a few
-/// milliseconds.
+/// A node's network. Clones share the same network. All calls block, usually for a few milliseconds
+/// at most.
 #[derive(Clone)]
 pub struct NodeNetwork {
     inner: Arc<Inner>,
 }
 
+/// The state shared by all clones of a network.
 struct Inner {
     config: NetworkConfig,
     netlink: Netlink,
     nft: Nftables,
     state: Mutex<State>,
-    /// The kernel's base table; `None` before `setup`.
+    /// The table as last applied; `None` before `setup`.
     table: Mutex<Option<Table>>,
 }
 
 impl NodeNetwork {
-    /// Opens the network in the calling thread's namespace, with what `state_dir`
-    /// remembers of an earlier run.
+    /// Opens the network in the calling thread's namespace. Restores the attachments that an
+    /// earlier run recorded in `state_dir`. Fails if the pod range is smaller than /29.
     pub fn new(config: NetworkConfig) -> Result<Self> {
         if config.pod_cidr.prefix_len() > 29 {
             return Err(NetworkError::Invalid(format!(
@@ -65,35 +66,35 @@ impl NodeNetwork {
         })
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     pub fn config(&self) -> &NetworkConfig {
         &self.inner.config
     }
 
-    /// The bridge's address, every pod's gateway: the first of the pod range.
+    /// Returns the bridge's address, the first of the pod range and the gateway of every pod.
     pub fn gateway(&self) -> Ipv4Addr {
         state::gateway(self.inner.config.pod_cidr)
     }
 
-    /// Makes the bridge, kernel parameters and base rules. Can be repeated. Must run
-    /// in the namespace that the network was opened in.
+    /// Creates the bridge, sets kernel parameters and applies the base rules. Can be repeated. Must
+    /// run in the namespace that the network was opened in.
     pub fn setup(&self) -> Result<()> {
         let Inner {
             config, netlink, ..
         } = &*self.inner;
-        // The larger of "all" and the link's own value counts: 2 is loose everywhere,
-        // as packets for services may come and go by different links.
+        // The kernel uses the larger of "all" and the interface's value. Loose mode (2) is needed,
+        // as packets for services may arrive and leave on different interfaces.
         sysctl::write("net/ipv4/conf/all/rp_filter", "2")?;
         sysctl::write("net/ipv4/conf/all/send_redirects", "0")?;
         sysctl::write("net/ipv4/conf/default/send_redirects", "0")?;
-        // Pod links have no IPv6 address to negotiate.
+        // Pod interfaces have no IPv6 addresses, so skip their autoconfiguration.
         sysctl::write_if_present("net/ipv6/conf/default/disable_ipv6", "1")?;
         sysctl::write("net/ipv4/ip_forward", "1")?;
         for name in ["iptables", "ip6tables", "arptables"] {
             sysctl::write_if_present(&format!("net/bridge/bridge-nf-call-{name}"), "0")?;
         }
-        // Packets out of the window must not tear down translated connections: they
-        // would reach the pod untranslated and be answered with a reset.
+        // Out-of-window packets must not be marked invalid on translated connections: they would
+        // reach the pod untranslated and be answered with a reset.
         sysctl::write_if_present("net/netfilter/nf_conntrack_tcp_be_liberal", "1")?;
 
         netlink.set_up("lo")?;
@@ -101,8 +102,8 @@ impl NodeNetwork {
             Some(link) => link.index,
             None => netlink.create_bridge(&config.bridge)?,
         };
-        // A bridge without an address of its own takes its ports', and changes it as
-        // they come and go.
+        // Without an explicit hardware address, a bridge uses one of its ports' and changes it as
+        // ports are added and removed.
         let gateway = self.gateway();
         netlink.set_mac(bridge, mac_of(gateway))?;
         netlink.set_mtu(bridge, config.mtu)?;
@@ -110,11 +111,11 @@ impl NodeNetwork {
         netlink.set_up(bridge)?;
         let name = &config.bridge;
         sysctl::write(&format!("net/ipv4/conf/{name}/send_redirects"), "0")?;
-        // For host ports on 127.0.0.1; the rules keep pods from the node's own loopback.
+        // For host ports on 127.0.0.1. The rules keep pods from the node's own loopback.
         sysctl::write(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
 
-        // The node's own connections to service addresses need some route, and a
-        // source address, before their destination is translated.
+        // The node's own connections to service addresses need a route and a source address before
+        // their destination is translated.
         if let Some(uplink) = netlink.link(&config.uplink)?.filter(|link| link.up) {
             netlink.replace_route(&Route {
                 source: Some(config.node_ip.into()),
@@ -126,13 +127,13 @@ impl NodeNetwork {
         self.apply_rules()
     }
 
-    /// Gives the node itself a further address (`/32`, on loopback), such as the cluster DNS's.
+    /// Adds a `/32` address to the node's loopback interface, such as the cluster DNS address.
     pub fn add_local_address(&self, ip: Ipv4Addr) -> Result<()> {
         Ok(self.inner.netlink.add_address("lo", Ipv4Net::from(ip))?)
     }
 
-    /// Gives a pod `eth0` with an address. A sandbox that is attached already is
-    /// answered as it is.
+    /// Attaches a pod: creates its `eth0` and allocates an address. Returns the existing attachment
+    /// if the sandbox is already attached. On failure, nothing is left attached.
     pub fn attach_pod(&self, pod: &AttachPod) -> Result<PodNetwork> {
         let Inner {
             config,
@@ -148,7 +149,7 @@ impl NodeNetwork {
             );
         }
         let host_link = host_link(&pod.sandbox_id);
-        // Written down first: after a crash from here on, `retain` cleans up.
+        // Recorded first, so that `retain` cleans up after a crash from here on.
         let (record, known) =
             state
                 .lock()
@@ -173,6 +174,8 @@ impl NodeNetwork {
         Ok(record)
     }
 
+    /// Creates the pod's veth pair with address and routes. Waits until the bridge forwards its
+    /// frames.
     fn make_link(&self, netns: BorrowedFd<'_>, pod: &PodNetwork) -> Result<()> {
         let Inner {
             config, netlink, ..
@@ -188,7 +191,7 @@ impl NodeNetwork {
             ..Veth::default()
         };
         if let Err(error) = netlink.create_veth(&veth) {
-            // A link of this name belongs to this sandbox: what a crash left behind.
+            // The name derives from the sandbox, so this is its interface from before a crash.
             if !(error.is_exists() && netlink.delete_link(&pod.host_link)?) {
                 return Err(error.into());
             }
@@ -207,8 +210,7 @@ impl NodeNetwork {
             })?;
             Ok(())
         })??;
-        // Frames sent before the bridge has noticed are lost, and an address resolution
-        // is tried again only a second later.
+        // Frames sent before the port forwards are lost, and ARP retries only after a second.
         for _ in 0..MAX_PORT_POLLS {
             if netlink
                 .link(&pod.host_link)?
@@ -221,10 +223,10 @@ impl NodeNetwork {
         Ok(())
     }
 
-    /// Takes a pod's link, host ports and address away. Unknown sandboxes are fine.
+    /// Removes a pod's interface, host ports and address. Succeeds if the sandbox is unknown.
     pub fn detach_pod(&self, sandbox_id: &str) -> Result<()> {
         let Inner { netlink, state, .. } = &*self.inner;
-        // By hand: a namespace's own clean-up comes some time later.
+        // Deleted explicitly, because the kernel cleans up a namespace with a delay.
         netlink.delete_link(&host_link(sandbox_id))?;
         let Some(pod) = state.lock().release(sandbox_id)? else {
             return Ok(());
@@ -246,13 +248,13 @@ impl NodeNetwork {
             .cloned()
     }
 
-    /// Every attached sandbox.
+    /// Returns all attachments.
     pub fn pods(&self) -> Vec<PodNetwork> {
         self.inner.state.lock().pods().cloned().collect()
     }
 
-    /// Detaches every sandbox that `live` does not know and removes pod links that
-    /// belong to none. Answers how many went.
+    /// Detaches all sandboxes for which `live` returns false, and deletes pod interfaces without an
+    /// attachment. Returns the number of both.
     pub fn retain(&self, live: impl Fn(&str) -> bool) -> Result<usize> {
         let Inner { netlink, state, .. } = &*self.inner;
         let dead: Vec<String> = state
@@ -265,7 +267,7 @@ impl NodeNetwork {
             self.detach_pod(sandbox_id)?;
         }
         let links = netlink.links()?;
-        // Held meanwhile, so that no link just being made is taken for a stray.
+        // Locked during the deletion, so that an interface being attached is not taken for a stray.
         let state = state.lock();
         let stray = |link: &&Link| {
             link.name.starts_with(LINK_PREFIX)
@@ -278,7 +280,8 @@ impl NodeNetwork {
         Ok(count)
     }
 
-    /// Makes the routes to the other nodes' pod ranges exactly these.
+    /// Makes the routes to other nodes' pod ranges (range, node address) exactly `routes`. Entries
+    /// for this node are ignored.
     pub fn set_routes(&self, routes: &[(Ipv4Net, Ipv4Addr)]) -> Result<()> {
         let Inner {
             config,
@@ -324,6 +327,7 @@ impl NodeNetwork {
         if changed { self.apply_rules() } else { Ok(()) }
     }
 
+    /// Applies the base table for the current pods and peers.
     fn apply_rules(&self) -> Result<()> {
         let Inner {
             config,
@@ -332,7 +336,7 @@ impl NodeNetwork {
             table,
             ..
         } = &*self.inner;
-        // Locked before the state is read, so that the last to read is the last to write.
+        // Locked before the state is read, so that the latest state is written last.
         let mut table = table.lock();
         let wanted = {
             let state = state.lock();
@@ -344,7 +348,7 @@ impl NodeNetwork {
     }
 }
 
-/// Returns the name of a sandbox's link, derived from its ID.
+/// Returns the name of a sandbox's interface on the node, derived from its ID.
 fn host_link(sandbox_id: &str) -> String {
     format!(
         "{LINK_PREFIX}{:012x}",

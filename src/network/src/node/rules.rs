@@ -1,4 +1,4 @@
-//! A node's base table: masquerading of pods and host ports.
+//! A node's base table: masquerading of pods' traffic, and host ports.
 
 use std::net::Ipv4Addr;
 
@@ -13,7 +13,7 @@ use crate::nft::{
 /// Name of the table.
 const TABLE: &str = "rkube";
 
-/// Returns the table for these peers (addresses of other nodes) and pods.
+/// Returns the table. `peers` are the addresses of other nodes.
 pub(super) fn base_table<'a>(
     config: &NetworkConfig,
     peers: &[Ipv4Addr],
@@ -30,8 +30,8 @@ pub(super) fn base_table<'a>(
     table
 }
 
-/// Adds the maps of host ports and the chains that translate them. Returns the set of
-/// pods that may reach themselves through a host port.
+/// Adds the maps of host ports and the chains that translate them. Returns the set of pods that may
+/// reach themselves through a host port.
 fn host_port_chains<'a>(table: &mut Table, pods: impl Iterator<Item = &'a PodNetwork>) -> Name {
     let reg = Reg::word;
     let (mut anywhere, mut on_address, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
@@ -98,8 +98,8 @@ fn host_port_chains<'a>(table: &mut Table, pods: impl Iterator<Item = &'a PodNet
     hairpins
 }
 
-/// Appends a lookup of the registers in a map, and the translation of the destination to
-/// the address and port found.
+/// Appends a lookup of the registers in a map, and the translation of the destination to the
+/// address and port found.
 fn translate(rule: Rule, map: &Name) -> Rule {
     let reg = Reg::word;
     rule.expr(Expr::LookupValue {
@@ -118,8 +118,8 @@ fn loopback() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
 }
 
-/// Adds the chain that protects the node's services on loopback addresses. The bridge
-/// routes 127.0.0.0/8 for host ports on 127.0.0.1; a packet to it from another link is a
+/// Adds the chain that protects the node's services on loopback addresses. The bridge routes
+/// 127.0.0.0/8 for host ports on 127.0.0.1. A packet to it from another interface than `lo` is a
 /// pod's attempt to reach these services.
 fn loopback_guard(table: &mut Table) {
     table.base_chain(
@@ -134,7 +134,7 @@ fn loopback_guard(table: &mut Table) {
     );
 }
 
-/// Adds the chain that masquerades traffic without a return route.
+/// Adds the chain that masquerades traffic for which the destination has no return route.
 fn postrouting_chain(table: &mut Table, config: &NetworkConfig, hairpins: Name, peers: Name) {
     let reg = Reg::word;
     let lookup = |set: Name| Expr::Lookup {

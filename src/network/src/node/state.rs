@@ -1,9 +1,9 @@
-//! Which sandbox has which address: in memory, and on disk for the next agent.
+//! The address allocations of sandboxes, in memory and on disk.
 //!
-//! One small file a sandbox, `pods/<sandbox>.json`, written beside and renamed into
-//! place, so that a crash leaves the old or the new state and nothing between. The
-//! address given last is kept in `last-address`: addresses are given in turn, so that
-//! one comes back only when all others were used.
+//! There is one file per sandbox, `pods/<sandbox>.json`. It is written to a temporary file and
+//! renamed, so that a crash leaves either the old or the new state. `last-address` holds the most
+//! recently allocated address. Addresses are allocated round-robin, so that one is reused only
+//! after all others.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,17 +15,18 @@ use ipnet::Ipv4Net;
 use super::types::{HostPort, PodNetwork, mac_of};
 use crate::error::{NetworkError, Result};
 
-/// State of pods and other nodes.
+/// The allocations and the addresses of other nodes.
 pub(super) struct State {
     dir: PathBuf,
     pod_cidr: Ipv4Net,
     by_address: BTreeMap<Ipv4Addr, PodNetwork>,
+    /// The most recently allocated address.
     last: Ipv4Addr,
-    /// Addresses of the other nodes, ascending.
+    /// Addresses of the other nodes, in ascending order.
     pub(super) peers: Vec<Ipv4Addr>,
 }
 
-/// The first address of a pod range.
+/// Returns the first address of a pod range.
 pub(super) fn gateway(pod_cidr: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(pod_cidr.network()) + 1)
 }
@@ -39,6 +40,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> N
     }
 }
 
+/// Replaces a file atomically.
 fn replace(path: &Path, content: &[u8]) -> Result<()> {
     let beside = path.with_extension("new");
     fs::write(&beside, content).map_err(failed("write", &beside))?;
@@ -46,6 +48,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 impl State {
+    /// Loads the state from `dir`, which is created if missing. Deletes unusable records.
     pub(super) fn open(dir: &Path, pod_cidr: Ipv4Net) -> Result<Self> {
         let pods = dir.join("pods");
         fs::create_dir_all(&pods).map_err(failed("create", &pods))?;
@@ -60,8 +63,8 @@ impl State {
                 Ok(pod) if pod_cidr.contains(&pod.ip) => {
                     by_address.insert(pod.ip, pod);
                 }
-                // Of another range, or torn by the machine's power failing: its sandbox
-                // did not survive either.
+                // Belongs to another range, or was torn by a power failure, which the sandbox did
+                // not survive either.
                 _ => {
                     tracing::warn!(path = %path.display(), "an unusable record of a pod's address is dropped");
                     fs::remove_file(&path).map_err(failed("remove", &path))?;
@@ -82,11 +85,12 @@ impl State {
         })
     }
 
+    /// Returns all records, ordered by address.
     pub(super) fn pods(&self) -> impl Iterator<Item = &PodNetwork> {
         self.by_address.values()
     }
 
-    /// The record of a sandbox, made if there is none; and whether there was one.
+    /// Returns the record of a sandbox, allocated if necessary, and whether it existed.
     pub(super) fn allocate(
         &mut self,
         sandbox_id: &str,
@@ -114,7 +118,7 @@ impl State {
         Ok((pod, false))
     }
 
-    /// Forgets a sandbox; answers what it had.
+    /// Releases the address of a sandbox. Returns its record, if any.
     pub(super) fn release(&mut self, sandbox_id: &str) -> Result<Option<PodNetwork>> {
         let path = self.path(sandbox_id)?;
         let Some(ip) = self
@@ -133,6 +137,7 @@ impl State {
         Ok(self.by_address.remove(&ip))
     }
 
+    /// Returns the path of a sandbox's record. Rejects IDs that are not plain file names.
     fn path(&self, sandbox_id: &str) -> Result<PathBuf> {
         if sandbox_id.is_empty() || sandbox_id.starts_with('.') || sandbox_id.contains(['/', '\0'])
         {
@@ -143,7 +148,7 @@ impl State {
         Ok(self.dir.join("pods").join(format!("{sandbox_id}.json")))
     }
 
-    /// The next free address in turn, never the network's, gateway's or broadcast's.
+    /// Returns the next free address, excluding the network, gateway and broadcast addresses.
     fn next_address(&self) -> Result<Ipv4Addr> {
         let first = u32::from(gateway(self.pod_cidr)) + 1;
         let last = u32::from(self.pod_cidr.broadcast()) - 1;

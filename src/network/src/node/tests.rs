@@ -1,4 +1,4 @@
-//! A node, its pods and the world outside, each in a namespace of its own.
+//! Tests with a node, its pods and an outside machine in separate network namespaces.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
@@ -28,13 +28,13 @@ fn pods_reach_each_other_the_node_and_the_world() {
         lab.ask_from_node(port(two.ip)).unwrap(),
         lab.network.gateway().to_string()
     );
-    // Strangers have no route to pods, so that they see the node's address.
+    // Machines outside the cluster have no route to pods, so they see the node's address.
     let _world = Serve::tcp(&lab.world, port(lab.world_ip()));
     assert_eq!(
         one.ask(port(lab.world_ip())).unwrap(),
         lab.node_ip().to_string()
     );
-    // Nodes do have one.
+    // Other nodes do have one.
     let peer: Ipv4Net = "10.244.9.0/24".parse().unwrap();
     lab.network.set_routes(&[(peer, lab.world_ip())]).unwrap();
     lab.network.set_routes(&[(peer, lab.world_ip())]).unwrap();

@@ -25,28 +25,28 @@ pub struct NetworkConfig {
     pub node_ip: Ipv4Addr,
     /// Address range of nodes.
     pub node_cidr: Ipv4Net,
-    /// Address range of this node's pods; the first address is the bridge's.
+    /// Address range of this node's pods, at least a /29. The first address is the bridge's.
     pub pod_cidr: Ipv4Net,
     /// Address range of all pods.
     pub cluster_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
-    /// The bridge's name, `rk0`.
+    /// Name of the bridge, such as `rk0`.
     pub bridge: String,
-    /// Maximum packet size of pod links, in bytes.
+    /// MTU of pods' interfaces, in bytes.
     pub mtu: u32,
-    /// The link that leads to other nodes, `eth0`.
+    /// Name of the interface to other nodes, such as `eth0`.
     pub uplink: String,
-    /// A persistent directory for the module's files.
+    /// Persistent directory for the module's state.
     pub state_dir: PathBuf,
 }
 
-/// A port of the node that leads to a pod.
+/// A port of the node that is forwarded to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPort {
     /// Protocol.
     pub protocol: Protocol,
-    /// Address of the node that it is open on; all of them if absent or 0.0.0.0.
+    /// Address of the node that the port is open on; all addresses if absent or 0.0.0.0.
     pub host_ip: Option<Ipv4Addr>,
     /// Port on the node.
     pub host_port: u16,
@@ -59,37 +59,37 @@ pub struct HostPort {
 pub struct AttachPod {
     /// ID of the sandbox, which identifies the attachment.
     pub sandbox_id: String,
-    /// The pod's network namespace, a file (`/proc/PID/ns/net`).
+    /// Path of the pod's network namespace, such as `/proc/PID/ns/net`.
     pub netns: PathBuf,
-    /// Ports of the node that lead to it.
+    /// Ports of the node that are forwarded to the pod.
     pub host_ports: Vec<HostPort>,
-    /// Limits in bits per second (`kubernetes.io/ingress-bandwidth` and egress), not shaped yet.
+    /// Traffic limits (`kubernetes.io/ingress-bandwidth` and egress). Not enforced yet.
     pub bandwidth: Option<Bandwidth>,
 }
 
 /// Limits of a pod's traffic, in bits per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bandwidth {
-    /// To the pod.
+    /// Limit of traffic to the pod.
     pub ingress: Option<u64>,
-    /// From the pod.
+    /// Limit of traffic from the pod.
     pub egress: Option<u64>,
 }
 
-/// The attachment of a pod.
+/// The attachment of a pod, as persisted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodNetwork {
-    /// The sandbox's id.
+    /// ID of the sandbox.
     pub sandbox_id: String,
     /// The pod's address.
     pub ip: Ipv4Addr,
-    /// Its default gateway, the bridge.
+    /// Default gateway: the bridge's address.
     pub gateway: Ipv4Addr,
-    /// Hardware address of its `eth0`.
+    /// Hardware address of the pod's `eth0`.
     pub mac: [u8; 6],
-    /// Name of the node's end of its link.
+    /// Name of the node's end of the veth pair.
     pub host_link: String,
-    /// Ports of the node that lead to it.
+    /// Ports of the node that are forwarded to the pod.
     pub host_ports: Vec<HostPort>,
 }
 
@@ -103,7 +103,7 @@ impl Protocol {
         }
     }
 
-    /// Parses the protocol of a Kubernetes field, which is TCP if absent.
+    /// Parses the protocol of a Kubernetes field; TCP if absent. Returns `None` if unknown.
     pub fn parse(name: Option<&str>) -> Option<Self> {
         match name {
             None | Some("" | "TCP") => Some(Self::Tcp),
@@ -114,8 +114,8 @@ impl Protocol {
     }
 }
 
-/// Returns a hardware address derived from an address, so that neighbours' caches stay
-/// valid when another pod gets the address.
+/// Returns the hardware address for an IP address. Neighbours' caches stay valid when another pod
+/// gets the address.
 pub(super) fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
     [0x0a, 0x58, a, b, c, d]

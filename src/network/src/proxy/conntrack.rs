@@ -1,9 +1,9 @@
-//! Stale UDP connections.
+//! Removal of stale conntrack entries of UDP services.
 //!
-//! Connection tracking keeps sending a UDP client's packets to the endpoint of the
-//! first one for as long as they keep coming, whatever the rules say by now. So entries
-//! whose service is known and whose answering side is none of its endpoints are
-//! removed (TCP notices by itself).
+//! As long as a UDP client keeps sending, conntrack forwards its packets to the endpoint of the
+//! first one, regardless of later rule changes. Therefore entries to a known service are deleted if
+//! the responding side is not one of its endpoints. TCP connections need no such cleanup, as they
+//! fail by themselves.
 
 use std::net::Ipv4Addr;
 
@@ -13,6 +13,7 @@ use nix::sys::socket::SockProtocol;
 use super::compile::UdpBackends;
 use crate::netlink::{Attributes, NetlinkError, Socket, Writer};
 
+// Message and attribute numbers of `linux/netfilter/nfnetlink_conntrack.h`.
 const CTNETLINK: u16 = 1 << 8;
 const NEW: u16 = CTNETLINK;
 const GET: u16 = CTNETLINK | 1;
@@ -28,11 +29,12 @@ const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 const UDP: u8 = 17;
 
+/// A connection to conntrack in one network namespace.
 pub(super) struct Conntrack {
     socket: Socket,
 }
 
-/// An entry's original tuple as the kernel wrote it, and what decides on it.
+/// A conntrack entry: its original tuple as encoded by the kernel, and the parsed fields.
 struct Entry {
     original: Vec<u8>,
     id: Option<Vec<u8>>,
@@ -42,13 +44,14 @@ struct Entry {
 }
 
 impl Conntrack {
+    /// Opens a connection in the calling thread's network namespace.
     pub(super) fn open() -> Result<Self, NetlinkError> {
         Socket::open(SockProtocol::NetlinkNetFilter)
             .map(|socket| Self { socket })
             .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
     }
 
-    /// Removes entries that lead to none of their service's endpoints; answers how many.
+    /// Deletes entries that lead to none of their service's endpoints. Returns their number.
     pub(super) fn remove_stale(&self, udp: &UdpBackends) -> Result<usize, NetlinkError> {
         let family = |w: &mut Writer| w.raw(&[libc::AF_INET as u8, 0, 0, 0]);
         let entries = self
@@ -69,7 +72,7 @@ impl Conntrack {
             });
             match result {
                 Ok(()) => removed += 1,
-                // Gone by itself, or followed by another of the same ends.
+                // The entry expired, or was replaced by one with the same tuple.
                 Err(refusal) if refusal.errno == Errno::ENOENT => {}
                 Err(refusal) => return Err(refusal.because("cannot remove a tracked connection")),
             }
@@ -78,6 +81,7 @@ impl Conntrack {
     }
 }
 
+/// Returns whether an entry belongs to a known service but none of its endpoints.
 fn stale(entry: &Entry, udp: &UdpBackends) -> bool {
     udp.by_address
         .get(&(entry.destination, entry.port))
@@ -85,6 +89,7 @@ fn stale(entry: &Entry, udp: &UdpBackends) -> bool {
         .is_some_and(|endpoints| !endpoints.contains(&entry.answered_by))
 }
 
+/// Parses the attributes of an entry. Returns `None` for protocols other than UDP.
 fn parse(attributes: &[u8]) -> Option<Entry> {
     let find = |kind| {
         Attributes(attributes)

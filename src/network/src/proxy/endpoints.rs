@@ -1,30 +1,31 @@
-//! Which of a service's endpoints this node's traffic goes to.
+//! Selection of a service's endpoints for traffic from this node.
 //!
-//! The rules are kube-proxy's: ready endpoints first; when there are none, those that
-//! are terminating but still serving; hints narrow the choice when all ready endpoints
-//! have them and one is meant for us.
+//! The rules are those of kube-proxy. Ready endpoints are preferred. Without any, endpoints that
+//! are terminating but still serving are used. Topology hints apply if all ready endpoints have
+//! them and at least one matches this node.
 
 use super::state::{Endpoint, ServicePort};
 
 /// A service port's endpoints by traffic policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Categories<'a> {
-    /// For traffic that may go to any node.
+    /// Endpoints for traffic that may go to any node.
     pub cluster: Vec<&'a Endpoint>,
-    /// For traffic that must stay on this node.
+    /// Endpoints for traffic that must stay on this node.
     pub local: Vec<&'a Endpoint>,
-    /// Whether the service has any usable endpoint on any node: without, its traffic
-    /// is refused; with one that this node may not use, it is dropped.
+    /// Whether the service has a usable endpoint on any node. If not, traffic is rejected. If only
+    /// other nodes have one, traffic with a local policy is dropped.
     pub any: bool,
 }
 
+/// The endpoints that topology hints restrict traffic to.
 enum Topology {
     Everywhere,
     SameNode,
     SameZone,
 }
 
-/// Sorts the endpoints of a service port.
+/// Groups the endpoints of a service port by traffic policy.
 pub fn categorize<'a>(
     service: &'a ServicePort,
     node_name: &str,
@@ -33,8 +34,8 @@ pub fn categorize<'a>(
     let mut found = Categories::default();
     let draining = |e: &&Endpoint| e.serving && e.terminating;
     let external = service.externally_accessible();
-    // Also with the external policy "Local": pods reach external addresses as if they
-    // were the cluster address.
+    // Also with the external policy `Local`, because pods reach external addresses like the cluster
+    // IP.
     if !service.internal_local || external {
         let topology = topology(&service.endpoints, node_name, zone);
         let wanted = |e: &&Endpoint| match topology {
@@ -72,6 +73,7 @@ pub fn categorize<'a>(
     found
 }
 
+/// Decides whether and which hints apply (upstream: `topologyModeFromHints`).
 fn topology(endpoints: &[Endpoint], node_name: &str, zone: Option<&str>) -> Topology {
     let ready = || endpoints.iter().filter(|e| e.ready);
     if ready().next().is_none() {

@@ -1,5 +1,5 @@
-//! Health check node ports: load balancers ask each node over HTTP whether it has
-//! endpoints of a service with `externalTrafficPolicy: Local`.
+//! Health check node ports. Load balancers ask each node over HTTP whether it has endpoints of a
+//! service with `externalTrafficPolicy: Local`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,16 +15,19 @@ use tokio::task::AbortHandle;
 
 use super::compile::HealthCheck;
 
-/// Timeout of a client's request.
+/// Timeout of a client's connection.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest question that is read.
+/// Maximum length of a request head that is read, in bytes.
 const MAX_REQUEST_LENGTH: usize = 8 * 1024;
 
+/// The HTTP servers of all health checks, one per port.
 pub(super) struct HealthServer {
+    /// `None` outside a tokio runtime; then no checks are served.
     runtime: Option<Handle>,
     listeners: Mutex<BTreeMap<u16, Listener>>,
 }
 
+/// A listening port. Closed when dropped.
 struct Listener {
     check: Arc<Mutex<HealthCheck>>,
     task: AbortHandle,
@@ -37,6 +40,7 @@ impl Drop for Listener {
 }
 
 impl HealthServer {
+    /// Returns a server on the current tokio runtime.
     pub(super) fn new() -> Self {
         Self {
             runtime: Handle::try_current().ok(),
@@ -44,8 +48,8 @@ impl HealthServer {
         }
     }
 
-    /// Serves exactly these checks from now on. A port that cannot be opened is tried
-    /// again at the next change.
+    /// Serves exactly these checks from now on. Retries ports that could not be opened or failed
+    /// since.
     pub(super) fn update(&self, checks: &BTreeMap<u16, HealthCheck>) {
         let Some(runtime) = &self.runtime else { return };
         let mut listeners = self.listeners.lock();
@@ -76,6 +80,7 @@ impl HealthServer {
     }
 }
 
+/// Listens on a port of all IPv4 addresses.
 fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
     listener.set_nonblocking(true)?;
@@ -83,6 +88,7 @@ fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
+/// Serves one health check port.
 async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
     loop {
         match listener.accept().await {
@@ -93,13 +99,13 @@ async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
                     answer(stream, response),
                 ));
             }
-            // Out of descriptors, say: not at once again.
+            // For example out of file descriptors: wait before the next attempt.
             Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
         }
     }
 }
 
-/// Reads a request's head, whatever it asks for, and answers.
+/// Reads the head of any request and responds to it.
 async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -111,7 +117,7 @@ async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// Returns kube-proxy's response: 200 if this node has endpoints, else 503.
+/// Returns the response, as of kube-proxy: 200 if this node has endpoints, otherwise 503.
 fn response(check: &HealthCheck) -> String {
     let count = check.local_endpoints;
     let status = if count > 0 {

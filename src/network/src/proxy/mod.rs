@@ -1,8 +1,8 @@
 //! The service proxy, an equivalent of kube-proxy's nftables mode.
 //!
-//! [`ServiceState`] is read from API objects, [`compile`] converts it to a [`Ruleset`]
-//! without I/O, and [`ServiceProxy::sync`] makes the kernel's table equal to it in one
-//! transaction that writes only differences.
+//! [`ServiceState`] is derived from API objects, and [`compile`] converts it to a [`Ruleset`]
+//! without I/O. [`ServiceProxy::sync`] makes the kernel's table equal to it in one transaction,
+//! which writes only differences.
 
 mod compile;
 mod conntrack;

@@ -1,4 +1,4 @@
-//! The proxy: rules, health checks and conntrack entries.
+//! The proxy: rules, health checks and conntrack cleanup.
 
 use parking_lot::Mutex;
 
@@ -10,18 +10,19 @@ use super::types::{ProxyConfig, SyncReport};
 use crate::error::Result;
 use crate::nft::{Family, Nftables};
 
-/// Keeps the kernel's rules equal to the services of one network namespace.
+/// The service proxy of one network namespace.
 pub struct ServiceProxy {
     config: ProxyConfig,
     nft: Nftables,
     conntrack: Conntrack,
     health: HealthServer,
+    /// The rules as last applied; `None` if unknown.
     applied: Mutex<Option<Ruleset>>,
 }
 
 impl ServiceProxy {
-    /// Returns a proxy for the calling thread's network namespace. Health checks are
-    /// served if it is called inside a tokio runtime.
+    /// Returns a proxy for the calling thread's network namespace. Health checks are served only if
+    /// it is called inside a tokio runtime.
     pub fn new(config: ProxyConfig) -> Result<Self> {
         Ok(Self {
             config,
@@ -37,8 +38,8 @@ impl ServiceProxy {
         &self.config
     }
 
-    /// Makes the rules equal to those of `state`, in one transaction. Does nothing if they
-    /// are.
+    /// Makes the kernel's rules equal to those of `state`, in one transaction. Writes nothing if
+    /// they did not change. Then serves the health checks and deletes stale conntrack entries.
     pub fn sync(&self, state: &ServiceState) -> Result<SyncReport> {
         let wanted = compile(state, &self.config);
         let mut applied = self.applied.lock();
@@ -49,7 +50,7 @@ impl ServiceProxy {
             .apply(old.as_ref().map(|old| &old.table), &wanted.table)
         {
             Ok(changed) => changed,
-            // Another program has changed the table (or flushed all): replace it.
+            // Another program changed or flushed the table, so replace it.
             Err(error) if old.is_some() => {
                 tracing::warn!(%error, "the service rules are not as left; replacing them");
                 self.nft.apply(None, &wanted.table)?
@@ -62,13 +63,13 @@ impl ServiceProxy {
         *applied = Some(wanted);
         drop(applied);
         if let Some(udp) = udp {
-            // Only after the rules: a packet in between would create the entry again.
+            // Only after the rules: otherwise the next packet could create the entry again.
             report.conntrack_removed = self.conntrack.remove_stale(&udp)?;
         }
         Ok(report)
     }
 
-    /// Removes all rules.
+    /// Removes all rules and stops the health checks.
     pub fn cleanup(&self) -> Result<()> {
         let mut applied = self.applied.lock();
         self.nft.delete_table(Family::Ip, TABLE)?;

@@ -1,4 +1,4 @@
-//! Services and their endpoints as the proxy sees them.
+//! Services and their endpoints, as input of the proxy.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -11,19 +11,19 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::node::Protocol;
 
-/// The label of a slice that names its service.
+/// The label of an endpoint slice that names its service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-/// Services (and slices) with this label belong to another proxy.
+/// Services and slices with this label are handled by another proxy.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Services (and slices) with this label are not proxied.
+/// Services and slices with this label are not proxied.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Default duration of a client's affinity to an endpoint.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 
-/// Services with their endpoints, ordered by namespace, name and port.
+/// The proxied services with their endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
-    /// One for each port of each proxied service.
+    /// One entry per service port, ordered by namespace, name, port name, protocol and port.
     pub ports: Vec<ServicePort>,
 }
 
@@ -34,36 +34,36 @@ pub struct ServicePort {
     pub namespace: String,
     /// The service's name.
     pub name: String,
-    /// The port's name, empty when it has none.
+    /// The port's name; empty if it has none.
     pub port_name: String,
     /// The port's protocol.
     pub protocol: Protocol,
-    /// The service's address.
+    /// The service's cluster IP.
     pub cluster_ip: Ipv4Addr,
     /// The port on the service's addresses.
     pub port: u16,
-    /// The port on nodes' addresses.
+    /// The port on the nodes' addresses.
     pub node_port: Option<u16>,
-    /// Addresses that an administrator leads to the nodes.
+    /// `externalIPs`: addresses that an administrator routes to the nodes.
     pub external_ips: Vec<Ipv4Addr>,
-    /// Addresses of its load balancer that arrive at nodes untranslated.
+    /// Load balancer addresses whose packets arrive at nodes with their destination unchanged.
     pub load_balancer_ips: Vec<Ipv4Addr>,
-    /// Address ranges of clients of the load balancer; all if empty.
+    /// Address ranges of clients that may use the load balancer; all if empty.
     pub source_ranges: Vec<Ipv4Net>,
-    /// Duration of a client's affinity to an endpoint.
+    /// Duration of a client's affinity to an endpoint; `None` without affinity.
     pub affinity: Option<Duration>,
-    /// `internalTrafficPolicy: Local`.
+    /// Whether `internalTrafficPolicy` is `Local`.
     pub internal_local: bool,
-    /// `externalTrafficPolicy: Local`.
+    /// Whether `externalTrafficPolicy` is `Local`.
     pub external_local: bool,
-    /// Port of load balancers' health checks.
+    /// Node port of load balancers' health checks.
     pub health_check_node_port: Option<u16>,
     /// Endpoints, ordered by address and port.
     pub endpoints: Vec<Endpoint>,
 }
 
 impl ServicePort {
-    /// Whether anything but the cluster address leads to it.
+    /// Returns whether the port is reachable at other addresses than the cluster IP.
     pub fn externally_accessible(&self) -> bool {
         self.node_port.is_some()
             || !self.external_ips.is_empty()
@@ -71,20 +71,20 @@ impl ServicePort {
     }
 }
 
-/// An endpoint of a service's port.
+/// An endpoint of a service port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The pod's address.
     pub ip: Ipv4Addr,
     /// The pod's port.
     pub port: u16,
-    /// It takes new connections.
+    /// Whether it accepts new connections.
     pub ready: bool,
-    /// It would, were it not for its termination.
+    /// Whether it can serve traffic, even while terminating.
     pub serving: bool,
-    /// Its pod is being deleted.
+    /// Whether its pod is being deleted.
     pub terminating: bool,
-    /// It is on this node.
+    /// Whether it is on this node.
     pub local: bool,
     /// Zones whose clients it should serve.
     pub zone_hints: Vec<String>,
@@ -93,7 +93,7 @@ pub struct Endpoint {
 }
 
 impl ServiceState {
-    /// Reads the state from API objects; `node_name` decides which endpoints are local.
+    /// Derives the state from API objects. Endpoints on the node `node_name` are local.
     pub fn from_objects(
         services: &[Arc<Service>],
         slices: &[Arc<EndpointSlice>],
@@ -134,6 +134,7 @@ impl ServiceState {
     }
 }
 
+/// Adds the ports of a service, unless it is not proxied.
 fn add_service(
     ports: &mut Vec<ServicePort>,
     service: &Service,
@@ -166,7 +167,7 @@ fn add_service(
         .iter()
         .filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref())
         .flatten()
-        // With mode "Proxy" the balancer delivers to nodes' own addresses.
+        // With mode `Proxy`, the load balancer delivers to the nodes' own addresses.
         .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
         .collect();
@@ -214,18 +215,19 @@ fn add_service(
     }
 }
 
-/// The address of a service that is proxied: neither headless nor a mere name.
+/// Returns the IPv4 cluster IP of a service; `None` if it is headless or an `ExternalName`.
 pub(crate) fn cluster_ip(spec: &ServiceSpec) -> Option<Ipv4Addr> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
     let first = spec.cluster_ip.iter();
-    // A service of two families has its IPv4 address second, perhaps.
+    // The IPv4 address of a dual-stack service may be the second one.
     first
         .chain(spec.cluster_ips.iter().flatten())
         .find_map(|ip| ip.parse().ok())
 }
 
+/// Returns the endpoints of a port, one per address and port number.
 fn endpoints(
     slices: &[&EndpointSlice],
     port_name: &str,
@@ -266,8 +268,8 @@ fn endpoints(
                         .map(|nodes| nodes.iter().map(|node| node.name.clone()).collect())
                         .unwrap_or_default(),
                 };
-                // The same address may stand in two slices for a moment, or belong to
-                // a pod and its terminating predecessor: the living one counts.
+                // An address may be in two slices temporarily, or belong to a pod and its
+                // terminating predecessor. The endpoint that is not terminating takes precedence.
                 let slot = found.entry((ip, port)).or_insert_with(|| new.clone());
                 if slot.terminating {
                     *slot = new;

@@ -1,5 +1,5 @@
-//! Rules from services, and packets through them: a node, pods and the world outside
-//! in namespaces of their own.
+//! Tests of the compiled rules, and of packets through them with a node, pods and an outside
+//! machine in separate network namespaces.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
@@ -24,7 +24,7 @@ fn with_status(name: &str, spec: Value, status: Value) -> Arc<Service> {
     Arc::new(serde_json::from_value(object).unwrap())
 }
 
-/// A slice of `service` with port 8080 under each of `ports` (name, protocol).
+/// Returns a slice of `service` with port 8080 under each of `ports` (name, protocol).
 fn slice(service: &str, ports: &[(&str, &str)], endpoints: Value) -> Arc<EndpointSlice> {
     let ports: Vec<Value> = ports
         .iter()
@@ -127,7 +127,7 @@ fn endpoints_are_chosen_by_condition_policy_and_hint() {
     let draining = || json!({"ready": false, "serving": true, "terminating": true});
     let gone = || json!({"ready": false, "serving": false, "terminating": true});
 
-    // Ready ones; else those still serving; else none.
+    // Ready endpoints are preferred, then those still serving.
     let all = json!([
         at(1, "a", ready()),
         at(2, "node-1", draining()),
@@ -156,7 +156,7 @@ fn endpoints_are_chosen_by_condition_policy_and_hint() {
     assert_eq!(choose(local, drained), (vec![], vec![2], true));
     let external = json!({"externalTrafficPolicy": "Local", "externalIPs": ["203.0.113.1"]});
     assert_eq!(choose(external, both), (vec![1, 2], vec![2], true));
-    // Hints count when all ready endpoints have them and one is for us.
+    // Hints apply if all ready endpoints have them and one matches this node.
     let hinted = |last: u8, zone: &str| json!({"addresses": [format!("10.244.0.{last}")], "hints": {"forZones": [{"name": zone}]}});
     assert_eq!(
         choose(json!({}), json!([hinted(1, "zone-1"), hinted(2, "zone-2")])).0,
@@ -182,7 +182,7 @@ fn endpoints_are_chosen_by_condition_policy_and_hint() {
         choose(json!({}), json!([node(1, "node-3"), node(2, "node-2")])).0,
         [1, 2]
     );
-    // A terminating pod's address that a living one has by now.
+    // The address of a terminating pod that already belongs to a new one.
     assert_eq!(
         choose(
             json!({}),
@@ -230,7 +230,7 @@ fn only_what_is_needed_is_compiled() {
     assert_eq!(sizes("service-ips"), 2);
     assert_eq!(sizes("service-nodeports"), 1);
     assert_eq!(sizes("firewall-ips"), 1);
-    // No endpoint is on this node: outside traffic is dropped, not refused.
+    // No endpoint is on this node: outside traffic is dropped, not rejected.
     assert_eq!(
         (sizes("no-endpoint-ips"), sizes("no-endpoint-nodeports")),
         (1, 1)
@@ -292,7 +292,7 @@ fn a_cluster_address_leads_to_its_pods_from_pods_and_node() {
     assert!(p.sync(&services, &slices).changed);
     assert!(!p.sync(&services, &slices).changed);
 
-    // Neighbours on one bridge, a pod and itself, the node's own processes.
+    // A neighbour on the same bridge, a pod and itself, and the node's own processes.
     assert_eq!(client.ask(at(20, 80)).unwrap(), client.ip.to_string());
     assert_eq!(
         web.ask(at(20, 80)).unwrap(),
@@ -302,7 +302,7 @@ fn a_cluster_address_leads_to_its_pods_from_pods_and_node() {
         p.lab.ask_from_node(at(20, 80)).unwrap(),
         p.lab.network.gateway().to_string()
     );
-    // A stranger is masqueraded, so that the answer comes back this way.
+    // An outside client is masqueraded, so that the response takes the same path.
     assert_eq!(
         p.lab.ask_from_world(at(20, 80)).unwrap(),
         p.lab.network.gateway().to_string()
@@ -353,8 +353,8 @@ fn all_endpoints_have_their_share_and_affinity_keeps_a_client_on_one() {
         answers
     };
     p.sync(&[service("web", spec(json!({})))], &slices);
-    // The chance of missing one in 60 tries is 3 × (2/3)^60.
-    // Whoever looks for a fault lists the rules: `nft` must be able to read them.
+    // The chance of missing one endpoint in 60 attempts is 3 × (2/3)^60.
+    // The listing must be readable with `nft` for debugging.
     if let Some(text) = listed(&p.lab.node) {
         assert!(
             text.contains("numgen random mod 3 map @endpoints"),
@@ -366,7 +366,7 @@ fn all_endpoints_have_their_share_and_affinity_keeps_a_client_on_one() {
     p.sync(&[service("web", spec(sticky.clone()))], &slices);
     let one = answers(20);
     assert_eq!(one.len(), 1);
-    // It stays there when other services come and go.
+    // The client keeps its endpoint when other services are added.
     p.sync(
         &[
             service("web", spec(sticky)),
@@ -415,7 +415,7 @@ fn node_ports_and_external_addresses_follow_the_policy() {
     }
     p.sync(&[make("Local", json!([]))], &slices);
     for address in [node_port, external, balanced] {
-        // The stranger's own address is seen.
+        // The client's own address is preserved.
         assert_eq!(p.lab.ask_from_world(address).unwrap(), world);
         client.ask(address).unwrap();
         p.lab.ask_from_node(address).unwrap();
@@ -434,7 +434,7 @@ fn node_ports_and_external_addresses_follow_the_policy() {
         &slices,
     );
     p.lab.ask_from_world(balanced).unwrap();
-    // Nothing local: dropped for strangers, elsewhere for pods.
+    // Without a local endpoint, outside traffic is dropped; pods reach other nodes.
     let elsewhere = json!([{"addresses": [web.ip], "nodeName": "node-2"}]);
     p.sync(
         &[make("Local", json!([]))],
@@ -446,7 +446,7 @@ fn node_ports_and_external_addresses_follow_the_policy() {
     );
     client.ask(external).unwrap();
     p.lab.ask_from_node(external).unwrap();
-    // Nothing anywhere: refused.
+    // Without any endpoint, traffic is rejected.
     p.sync(&[make("Cluster", json!([]))], &[]);
     for address in [node_port, external] {
         let error = p.lab.ask_from_world(address).unwrap_err();
@@ -477,7 +477,7 @@ fn udp_clients_are_moved_from_endpoints_that_are_gone() {
     let report = p.sync(&services, &[slice("dns", &[("", "UDP")], on(&[&new]))]);
     assert_eq!(report.conntrack_removed, 1);
     assert_eq!(ask_udp(&socket, at(20, 53)).unwrap(), "new");
-    // Without endpoints: refused by ICMP, once the entry is gone.
+    // Without endpoints, the packet is rejected by ICMP once the entry is gone.
     p.sync(&services, &[]);
     let fresh = in_netns(client.netns.as_fd(), || {
         UdpSocket::bind("0.0.0.0:0").unwrap()
@@ -563,7 +563,7 @@ async fn health_checks_tell_whether_there_are_local_endpoints() {
     server.update(&[(port, check(0))].into());
     assert!(ask().await.unwrap().starts_with("HTTP/1.1 503 "));
     server.update(&Default::default());
-    // The listener goes when its task is next scheduled.
+    // The listener is closed when its task is next scheduled.
     while ask().await.is_ok() {
         tokio::task::yield_now().await;
     }

@@ -4,21 +4,20 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-/// Configuration of the proxy: its node and the cluster's addresses.
+/// Configuration of the service proxy.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
     /// The node's name, for local endpoints.
     pub node_name: String,
     /// The node's zone (`topology.kubernetes.io/zone`), for zone hints.
     pub zone: Option<String>,
-    /// Address range of all pods. Traffic from outside of it to a cluster address is
-    /// masqueraded.
+    /// Address range of all pods. Traffic from other addresses to a cluster IP is masqueraded.
     pub cluster_cidr: Ipv4Net,
-    /// Service addresses that this node serves itself (cluster DNS), which get no rules.
+    /// Service addresses that this node serves itself (cluster DNS). They get no rules.
     pub local_ips: Vec<Ipv4Addr>,
 }
 
-/// The changes made by a sync.
+/// The result of a sync.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SyncReport {
     /// Whether the kernel's table was changed.

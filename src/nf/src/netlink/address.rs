@@ -1,4 +1,4 @@
-//! Addresses of links.
+//! Addresses of network interfaces.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use nix::errno::Errno;
 
 use super::{LinkRef, Netlink, NetlinkError};
 
-/// An address of a link.
+/// An address of a network interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Index of the link.
+    /// Index of the interface.
     pub link: u32,
     /// The address and the prefix length of its network.
     pub net: IpNet,
@@ -32,7 +32,7 @@ pub(super) fn family(ip: IpAddr) -> AddressFamily {
 }
 
 impl Netlink {
-    /// Lists every address of the namespace.
+    /// Lists all addresses of the namespace, IPv4 and IPv6.
     pub fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
         self.socket
             .dump(
@@ -47,7 +47,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because("cannot list addresses"))
     }
 
-    /// Adds an address to a link. Succeeds if the link has it already.
+    /// Adds an address to an interface. Succeeds if the interface already has it.
     pub fn add_address<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -56,8 +56,8 @@ impl Netlink {
         self.add_address_with(link.into(), net.into(), AddressFlags::empty())
     }
 
-    /// Adds an address without the route to its network: other routes decide how the
-    /// link's neighbours are reached.
+    /// Adds an address without the route to its network (`noprefixroute`). The caller must add
+    /// routes to the interface's neighbours.
     pub fn add_address_without_route<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -90,7 +90,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because(format!("cannot add address {net} to link {link}")))
     }
 
-    /// Deletes an address of a link. Returns whether it existed.
+    /// Deletes an address of an interface. Returns whether it existed.
     pub fn delete_address<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -128,8 +128,8 @@ fn address_message(index: u32, net: IpNet) -> AddressMessage {
     message
 }
 
-/// Parses an `RTM_NEWADDR` message. Attributes that cannot be decoded are ignored, so
-/// that a newer kernel's do not hide the address.
+/// Parses an `RTM_NEWADDR` message. Skips attributes that it cannot decode, so that attributes of
+/// newer kernels do not hide the address.
 fn parse_address(payload: &[u8]) -> Option<Address> {
     let buffer = AddressMessageBuffer::new_checked(&payload).ok()?;
     let header = AddressHeader::parse(&buffer).ok()?;

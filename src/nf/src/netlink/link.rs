@@ -1,4 +1,4 @@
-//! Links: bridges, veth pairs, dummies.
+//! Network interfaces ("links" in rtnetlink): bridges, veth pairs and dummies.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -12,10 +12,10 @@ use nix::errno::Errno;
 
 use super::{Netlink, NetlinkError};
 
-/// Longest name of a link, without the terminating zero.
+/// Maximum length of an interface name, without the terminating zero.
 const MAX_NAME_LENGTH: usize = libc::IFNAMSIZ - 1;
 
-/// A link, by index or by name.
+/// A network interface, by index or by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkRef<'a> {
     /// Its index in the namespace.
@@ -51,10 +51,10 @@ impl std::fmt::Display for LinkRef<'_> {
     }
 }
 
-/// A network namespace to put a link into.
+/// The network namespace that an interface is created in or moved to.
 #[derive(Clone, Copy, Debug)]
 pub enum Netns<'a> {
-    /// An open namespace file.
+    /// An open file of the namespace.
     Fd(BorrowedFd<'a>),
     /// The namespace of a process.
     Pid(i32),
@@ -69,40 +69,40 @@ impl Netns<'_> {
     }
 }
 
-/// A link and its state.
+/// A network interface and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Index in its namespace.
     pub index: u32,
     /// Name.
     pub name: String,
-    /// `bridge`, `veth`, `dummy` …; `None` for hardware and loopback.
+    /// `bridge`, `veth`, `dummy` …; `None` for hardware and loopback interfaces.
     pub kind: Option<String>,
     /// Hardware address, if it has six bytes.
     pub mac: Option<[u8; 6]>,
     /// Maximum packet size in bytes.
     pub mtu: u32,
-    /// Whether it is administratively up.
+    /// Whether the interface is administratively up.
     pub up: bool,
-    /// Whether it is the loopback link.
+    /// Whether this is the loopback interface.
     pub loopback: bool,
-    /// Index of the bridge that it is a port of.
+    /// Index of the bridge that the interface is a port of.
     pub master: Option<u32>,
-    /// Whether it is a bridge's port in state forwarding, which a veth reaches shortly
-    /// (mostly less than a millisecond) after both ends have come up.
+    /// Whether the interface is a bridge port in the forwarding state. A veth reaches that state
+    /// shortly (usually within a millisecond) after both ends have come up.
     pub forwarding: bool,
-    /// For a veth, the other end's index in the other end's namespace.
+    /// For a veth, the index of the other end in that end's namespace.
     pub peer: Option<u32>,
 }
 
 /// A veth pair to create.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Veth<'a> {
-    /// Name of the end in this namespace.
+    /// Name of the end in the current namespace.
     pub name: &'a str,
-    /// Its hardware address; random if absent.
+    /// Hardware address of this end; random if absent.
     pub mac: Option<[u8; 6]>,
-    /// Index of the bridge that it becomes a port of.
+    /// Index of the bridge that this end becomes a port of.
     pub master: Option<u32>,
     /// Maximum packet size of both ends, in bytes; 1500 if absent.
     pub mtu: Option<u32>,
@@ -110,13 +110,13 @@ pub struct Veth<'a> {
     pub up: bool,
     /// Name of the other end.
     pub peer_name: &'a str,
-    /// Its hardware address; random if absent.
+    /// Hardware address of the other end; random if absent.
     pub peer_mac: Option<[u8; 6]>,
-    /// Namespace of the other end; this one if absent.
+    /// Namespace of the other end; the current one if absent.
     pub peer_netns: Option<Netns<'a>>,
 }
 
-/// Returns a message about a link, without attributes but its name.
+/// Returns a message about an interface. Its only attribute is the name, if `link` is a name.
 fn link_message(link: LinkRef<'_>) -> LinkMessage {
     let mut message = LinkMessage::default();
     match link {
@@ -128,7 +128,7 @@ fn link_message(link: LinkRef<'_>) -> LinkMessage {
     message
 }
 
-/// Returns a message about one end of a new veth pair.
+/// Returns the part of a message that describes one end of a new veth pair.
 fn veth_end(name: &str, mac: Option<[u8; 6]>, mtu: Option<u32>) -> LinkMessage {
     let mut message = link_message(name.into());
     let attributes = &mut message.attributes;
@@ -137,6 +137,7 @@ fn veth_end(name: &str, mac: Option<[u8; 6]>, mtu: Option<u32>) -> LinkMessage {
     message
 }
 
+/// Checks an interface name against the kernel's rules, for a readable error.
 fn check_name(action: &str, name: &str) -> Result<(), NetlinkError> {
     let bad = name.is_empty()
         || name.len() > MAX_NAME_LENGTH
@@ -158,13 +159,13 @@ fn check_name(action: &str, name: &str) -> Result<(), NetlinkError> {
 }
 
 impl Netlink {
-    /// Creates a bridge, down. Returns its index.
+    /// Creates a bridge in the down state. Returns its index.
     pub fn create_bridge(&self, name: &str) -> Result<u32, NetlinkError> {
         self.create(InfoKind::Bridge, name)
     }
 
-    /// Creates a dummy link, down. Returns its index. Kernels may lack the driver
-    /// (`Operation not supported`).
+    /// Creates a dummy interface in the down state. Returns its index. Fails with `EOPNOTSUPP` on
+    /// kernels without the driver.
     pub fn create_dummy(&self, name: &str) -> Result<u32, NetlinkError> {
         self.create(InfoKind::Dummy, name)
     }
@@ -182,8 +183,8 @@ impl Netlink {
         self.index_of(name)
     }
 
-    /// Creates a veth pair, the other end directly in another namespace. Returns this
-    /// end's index.
+    /// Creates a veth pair, with the other end directly in another namespace if requested. Returns
+    /// this end's index.
     pub fn create_veth(&self, veth: &Veth<'_>) -> Result<u32, NetlinkError> {
         check_name("cannot create veth", veth.name)?;
         check_name("cannot create veth", veth.peer_name)?;
@@ -213,7 +214,7 @@ impl Netlink {
         self.index_of(veth.name)
     }
 
-    /// Lists every link of the namespace.
+    /// Lists all interfaces of the namespace.
     pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
         self.socket
             .dump(
@@ -224,7 +225,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because("cannot list links"))
     }
 
-    /// Returns the link, or `None` if there is none of that name or index.
+    /// Returns the interface, or `None` if it does not exist.
     pub fn link<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<Option<Link>, NetlinkError> {
         let link = link.into();
         let result = self.socket.query(
@@ -239,7 +240,8 @@ impl Netlink {
         }
     }
 
-    /// Returns the index of a link. Fails if no link has the name.
+    /// Returns the index of an interface. Fails with `ENODEV` if no interface has the name; an
+    /// index is returned unchecked.
     pub fn index_of<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<u32, NetlinkError> {
         let link = link.into();
         match link {
@@ -250,12 +252,12 @@ impl Netlink {
         }
     }
 
-    /// Brings a link up.
+    /// Brings an interface up.
     pub fn set_up<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<(), NetlinkError> {
         self.set(link.into(), "bring up", LinkFlags::Up, LinkFlags::Up, None)
     }
 
-    /// Brings a link down.
+    /// Brings an interface down.
     pub fn set_down<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<(), NetlinkError> {
         self.set(
             link.into(),
@@ -266,7 +268,7 @@ impl Netlink {
         )
     }
 
-    /// Makes a link a port of a bridge, or detaches it from its bridge.
+    /// Makes an interface a port of a bridge, or detaches it from its bridge.
     pub fn set_master<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -292,7 +294,7 @@ impl Netlink {
         self.set_attribute(link.into(), "set the hardware address of", address)
     }
 
-    /// Renames a link. Older kernels require it to be down.
+    /// Renames an interface. Older kernels require it to be down.
     pub fn rename<'a>(&self, link: impl Into<LinkRef<'a>>, name: &str) -> Result<(), NetlinkError> {
         check_name("cannot rename a link to", name)?;
         let link = link.into();
@@ -305,7 +307,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because(format!("cannot rename link {link} to {name}")))
     }
 
-    /// Moves a link to another namespace, where it is down and has no address.
+    /// Moves an interface to another namespace. There it is down and has no address.
     pub fn move_to<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -314,8 +316,8 @@ impl Netlink {
         self.set_attribute(link.into(), "move", netns.attribute())
     }
 
-    /// Sets whether a bridge sends packets back out of the port that they came from. A
-    /// pod that reaches itself through a service needs it.
+    /// Sets hairpin mode: whether the bridge may send a packet back out of the port that received
+    /// it. A pod that reaches itself through a service needs it.
     pub fn set_hairpin<'a>(
         &self,
         port: impl Into<LinkRef<'a>>,
@@ -334,7 +336,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because(format!("cannot set hairpin mode of link {port}")))
     }
 
-    /// Deletes a link (of a veth, both ends). Returns whether it existed.
+    /// Deletes an interface; for a veth, both ends. Returns whether it existed.
     pub fn delete_link<'a>(&self, link: impl Into<LinkRef<'a>>) -> Result<bool, NetlinkError> {
         let link = link.into();
         let message = link_message(link);
@@ -374,8 +376,8 @@ impl Netlink {
     }
 }
 
-/// Parses an `RTM_NEWLINK` message. Attributes that cannot be decoded are ignored, so
-/// that a newer kernel's do not hide the link.
+/// Parses an `RTM_NEWLINK` message. Skips attributes that it cannot decode, so that attributes of
+/// newer kernels do not hide the interface.
 fn parse_link(payload: &[u8]) -> Option<Link> {
     let buffer = LinkMessageBuffer::new_checked(&payload).ok()?;
     let header = LinkHeader::parse(&buffer).ok()?;
@@ -417,6 +419,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// Returns whether a bridge port is in the forwarding state.
 fn is_forwarding(port: &InfoPortData) -> bool {
     let InfoPortData::BridgePort(attributes) = port else {
         return false;

@@ -1,10 +1,10 @@
-//! Netlink's wire format: a header, a fixed part, and attributes that nest.
+//! The wire format of netlink messages: a header, a fixed part, and nested attributes.
 
 use netlink_packet_core::{Emitable, NLA_F_NESTED, NLA_TYPE_MASK};
 
 /// Length of `struct nlmsghdr`.
 pub(crate) const HEADER: usize = 16;
-/// Writes any number of messages, one after the other.
+/// A writer of netlink messages, which are stored back to back.
 #[derive(Default)]
 pub struct Writer {
     buf: Vec<u8>,
@@ -29,13 +29,13 @@ impl Writer {
         self.buf[start..start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Appends bytes of a message's fixed part.
+    /// Appends bytes of a message's fixed part, padded to four bytes.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.buf.extend_from_slice(bytes);
         self.pad();
     }
 
-    /// Appends a body: fixed part and attributes.
+    /// Appends a fixed part and its attributes, padded to four bytes.
     pub fn emit(&mut self, body: &impl Emitable) {
         let start = self.buf.len();
         self.buf.resize(start + body.buffer_len(), 0);
@@ -43,7 +43,7 @@ impl Writer {
         self.pad();
     }
 
-    /// Appends an attribute.
+    /// Appends an attribute. Panics if it is 64 KiB or longer.
     pub fn attr(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).expect("a netlink attribute below 64 KiB");
         self.buf.extend_from_slice(&length.to_ne_bytes());
@@ -52,7 +52,7 @@ impl Writer {
         self.pad();
     }
 
-    /// Appends a string attribute with its terminating zero.
+    /// Appends a string attribute with its terminating zero. Panics if it is 64 KiB or longer.
     pub fn string(&mut self, kind: u16, value: &str) {
         let length = u16::try_from(5 + value.len()).expect("a netlink attribute below 64 KiB");
         self.buf.extend_from_slice(&length.to_ne_bytes());
@@ -62,13 +62,13 @@ impl Writer {
         self.pad();
     }
 
-    /// Appends a number in the machine's byte order.
+    /// Appends a 32-bit number in native byte order.
     #[cfg(test)]
     fn u32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_ne_bytes());
     }
 
-    /// Appends a number in network byte order, as nfnetlink expects.
+    /// Appends a 32-bit number in network byte order, as nfnetlink expects.
     pub fn be32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
     }
@@ -78,7 +78,7 @@ impl Writer {
         self.attr(kind, &value.to_be_bytes());
     }
 
-    /// Appends an attribute made of attributes.
+    /// Appends an attribute that contains attributes. Panics if it is 64 KiB or longer.
     pub fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.buf.len();
         self.buf.extend_from_slice(&[0; 2]);
@@ -90,7 +90,7 @@ impl Writer {
         self.buf[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Adds flags to the message that begins at `start`.
+    /// Adds flags to the message that begins at offset `start`.
     pub fn add_flags(&mut self, start: usize, flags: u16) {
         let place = start + 6..start + 8;
         let old = u16::from_ne_bytes([self.buf[place.start], self.buf[place.start + 1]]);
@@ -139,7 +139,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// Reads a number in the machine's byte order; zero if the value is too short.
+/// Reads a number in native byte order. Returns zero if the value is too short.
 pub(crate) fn ne32(value: &[u8]) -> u32 {
     value
         .get(..4)

@@ -1,5 +1,4 @@
-//! A small synchronous rtnetlink client, and the socket that other netlink protocols
-//! share.
+//! A small synchronous rtnetlink client, and the socket shared with the other netlink protocols.
 //!
 //! ```no_run
 //! # use rkube_nf::netlink::{Netlink, Netns, Veth};

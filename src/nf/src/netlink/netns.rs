@@ -1,4 +1,4 @@
-//! Network namespaces by descriptor.
+//! Network namespaces by file descriptor.
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -11,8 +11,8 @@ use super::NetlinkError;
 
 /// Runs `work` on a new thread inside the network namespace `netns`.
 ///
-/// The calling thread never changes its namespace, so that a failure half-way
-/// cannot leave it in the wrong one. A panic of `work` is resumed in the caller.
+/// The calling thread stays in its namespace, so a failure cannot leave it in the wrong one. A
+/// panic of `work` is resumed in the caller.
 pub fn in_netns<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> T + Send,
@@ -24,7 +24,7 @@ pub fn in_netns<T: Send>(
     })
 }
 
-/// Opens the namespace file at `path` (`/proc/PID/ns/net`, a bind mount of one).
+/// Opens the namespace file at `path`: `/proc/PID/ns/net` or a bind mount of it.
 pub fn open_netns(path: &Path) -> Result<OwnedFd, NetlinkError> {
     File::open(path).map(OwnedFd::from).map_err(|error| {
         NetlinkError::new(
@@ -44,8 +44,8 @@ pub fn current_netns() -> Result<OwnedFd, NetlinkError> {
     open_netns(Path::new("/proc/thread-self/ns/net"))
 }
 
-/// Creates an empty network namespace with its loopback link down. It exists as long
-/// as the descriptor, or a process or mount that refers to it.
+/// Creates an empty network namespace; its loopback interface is down. The namespace exists as long
+/// as the descriptor, or any process or mount that refers to it.
 pub fn new_netns() -> Result<OwnedFd, NetlinkError> {
     on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)
@@ -54,6 +54,7 @@ pub fn new_netns() -> Result<OwnedFd, NetlinkError> {
     })
 }
 
+/// Runs `work` on a new thread and resumes its panic in the caller.
 fn on_thread<T: Send>(
     work: impl FnOnce() -> Result<T, NetlinkError> + Send,
 ) -> Result<T, NetlinkError> {

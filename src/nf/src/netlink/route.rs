@@ -1,4 +1,4 @@
-//! Routes.
+//! IPv4 and IPv6 unicast routes.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use super::address::family;
 use super::{Netlink, NetlinkError};
 
-/// The table that addresses and `ip route` use.
+/// The main routing table, which `ip route` uses by default.
 const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// The scope of a route: how far away its destination is.
@@ -25,7 +25,7 @@ const TABLE_MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 pub enum RouteScope {
     /// Anywhere, behind a gateway.
     Universe,
-    /// On the link itself.
+    /// Directly on the interface.
     Link,
     /// This machine.
     Host,
@@ -62,7 +62,7 @@ pub struct Route {
     pub destination: IpNet,
     /// Next hop.
     pub gateway: Option<IpAddr>,
-    /// Index of the outgoing link.
+    /// Index of the outgoing interface.
     pub link: Option<u32>,
     /// Source address of packets that this machine sends along the route.
     pub source: Option<IpAddr>,
@@ -91,7 +91,7 @@ impl Route {
         }
     }
 
-    /// Returns a route to hosts directly on a link.
+    /// Returns a route to hosts directly on an interface.
     pub fn on_link(destination: impl Into<IpNet>, link: u32) -> Self {
         Self {
             destination: destination.into(),
@@ -161,7 +161,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because("cannot list routes"))
     }
 
-    /// Adds a route. Fails if there is one to the same destination with the same metric.
+    /// Adds a route. Fails with `EEXIST` if a route to the same destination has the same metric.
     pub fn add_route(&self, route: &Route) -> Result<(), NetlinkError> {
         self.socket
             .request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, |w| {
@@ -170,7 +170,7 @@ impl Netlink {
             .map_err(|refusal| refusal.because(format!("cannot add route {route}")))
     }
 
-    /// Adds a route, replacing one to the same destination.
+    /// Adds a route, or replaces the one to the same destination with the same metric.
     pub fn replace_route(&self, route: &Route) -> Result<(), NetlinkError> {
         self.socket
             .request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, |w| {
@@ -192,10 +192,10 @@ impl Netlink {
     }
 }
 
-/// Parses an `RTM_NEWROUTE` message; `None` for anything but a unicast IP route.
+/// Parses an `RTM_NEWROUTE` message. Returns `None` for anything but a unicast IP route.
 ///
-/// Attributes that cannot be decoded are ignored, so that a newer kernel's do not hide
-/// the route. One whose destination cannot be decoded is left out.
+/// Skips attributes that it cannot decode, so that attributes of newer kernels do not hide the
+/// route. Returns `None` if the destination cannot be decoded.
 fn parse_route(payload: &[u8]) -> Option<Route> {
     let buffer = RouteMessageBuffer::new_checked(&payload).ok()?;
     let header = RouteHeader::parse(&buffer).ok()?;

@@ -1,4 +1,4 @@
-//! The socket: requests, acknowledgements, dumps.
+//! The netlink socket: requests, acknowledgements and dumps.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -17,20 +17,20 @@ use parking_lot::Mutex;
 use super::message::{Attributes, HEADER, Writer, ne32, text};
 use super::netns::in_netns;
 
-/// Attribute of an extended acknowledgement: the reason in words (`enum nlmsgerr_attrs`).
+/// Attribute of an extended acknowledgement: the reason as text (`enum nlmsgerr_attrs`).
 const NLMSGERR_ATTR_MSG: u16 = 1;
-/// Larger than any single message the kernel sends (dumps come in 32 KiB parts).
+/// Size of the receive buffer. The kernel sends no larger message; dumps arrive in parts of 32 KiB.
 const RECEIVE_BUFFER: usize = 64 * 1024;
 
-/// A request that the kernel refused.
+/// An error response of the kernel to a request.
 #[derive(Debug, thiserror::Error)]
 #[error("{action}: {}{}", errno.desc(), detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
 pub struct NetlinkError {
     /// The request, as in `cannot create bridge rk0`.
     pub action: String,
-    /// The kernel's reason.
+    /// The error code.
     pub errno: Errno,
-    /// The kernel's explanation, if it sent one.
+    /// The kernel's explanation (extended acknowledgement), if any.
     pub detail: Option<String>,
 }
 
@@ -52,25 +52,25 @@ impl NetlinkError {
         )
     }
 
-    /// Returns whether the object to be created exists already.
+    /// Returns whether the object to be created already exists.
     pub fn is_exists(&self) -> bool {
         self.errno == Errno::EEXIST
     }
 }
 
-/// The reason why the kernel refused a message.
+/// A rejection of one message, before it is put into context by [`Refusal::because`].
 #[derive(Debug)]
 pub struct Refusal {
-    /// Sequence number of the message that was refused.
+    /// Sequence number of the rejected message; zero if the call failed locally.
     pub seq: u32,
-    /// The kernel's reason.
+    /// The error code.
     pub errno: Errno,
-    /// The kernel's explanation, if it sent one.
+    /// The kernel's explanation (extended acknowledgement), if any.
     pub detail: Option<String>,
 }
 
 impl Refusal {
-    /// Converts the refusal to an error of `action`.
+    /// Converts the rejection to an error of `action`.
     pub fn because(self, action: impl Into<String>) -> NetlinkError {
         NetlinkError {
             action: action.into(),
@@ -90,12 +90,13 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// A netlink socket of any protocol, used by one request at a time.
+/// A netlink socket of any protocol. Concurrent calls are serialized.
 pub struct Socket {
     fd: OwnedFd,
     state: Mutex<State>,
 }
 
+/// The last sequence number and the receive buffer.
 struct State {
     seq: u32,
     buffer: Vec<u8>,
@@ -111,8 +112,8 @@ impl Socket {
             protocol,
         )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        // Short acknowledgements with the kernel's reason in words. Both options
-        // only improve messages, so a kernel without them is fine.
+        // Request short acknowledgements with the reason as text. Both options only improve error
+        // messages, so failures are ignored.
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
             let on: libc::c_int = 1;
             // SAFETY: `fd` is an open socket and `on` outlives the call.
@@ -145,8 +146,8 @@ impl Socket {
         self.query(kind, flags, body, |_, _| None::<()>).map(drop)
     }
 
-    /// Sends one request and passes every message before its acknowledgement to `each`.
-    /// Returns the last result of `each`.
+    /// Sends one request and passes each message before its acknowledgement to `each`. Returns the
+    /// result of the last call of `each`.
     pub fn query<T>(
         &self,
         kind: u16,
@@ -177,8 +178,9 @@ impl Socket {
         Ok(found)
     }
 
-    /// Sends a dump request and passes the type and payload of each response to `each`.
-    /// Repeats the dump if a concurrent change made it inconsistent, at most four times.
+    /// Sends a dump request and passes the type and payload of each response to `each`. Repeats the
+    /// dump at most four times if a concurrent change made it inconsistent, then returns the
+    /// inconsistent result.
     pub fn dump<T>(
         &self,
         kind: u16,
@@ -186,7 +188,7 @@ impl Socket {
         mut each: impl FnMut(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         let mut state = self.state.lock();
-        // On a busy system every attempt may be inconsistent; the last one has to do.
+        // On a busy system, every attempt may be inconsistent. The last result is returned anyway.
         for attempt in 0.. {
             state.seq = state.seq.wrapping_add(1);
             let seq = state.seq;
@@ -219,19 +221,19 @@ impl Socket {
         unreachable!("the loop above returns")
     }
 
-    /// Sends a batch and waits for the acknowledgement of the last message before its
-    /// end. On a refusal, returns the first one with the message's position in the batch.
+    /// Sends a batch and waits for the acknowledgement of the last message before its end. On a
+    /// rejection, returns the first one with the message's position in the batch.
     ///
-    /// `write` receives the first sequence number and returns the messages, numbered from
-    /// there, and their count: a beginning, at least one, of which only the last
-    /// requests an acknowledgement, and an end.
+    /// `write` receives the first sequence number. It returns the messages, numbered from there,
+    /// and their count. The first message must begin the batch and the last must end it. Of the
+    /// others, only the last requests an acknowledgement. Without others, nothing is sent.
     pub fn batch(&self, write: impl FnOnce(u32) -> (Writer, u32)) -> Result<(), (Refusal, u32)> {
         let mut state = self.state.lock();
         let first = state.seq.wrapping_add(1);
         let (writer, count) = write(first);
         state.seq = state.seq.wrapping_add(count);
         if count < 3 {
-            // Nothing to do, and the kernel would not acknowledge it.
+            // An empty batch, which the kernel would not acknowledge.
             return Ok(());
         }
         self.grow_buffers(writer.len())
@@ -249,8 +251,8 @@ impl Socket {
                 Ok(())
             });
             if let Err(refusal) = received {
-                // The kernel has answered the whole batch before `send` returned: leave
-                // nothing behind for the next call.
+                // The kernel answered the whole batch before `send` returned. Discard the remaining
+                // responses, or the next call would read them.
                 self.drain(&mut state);
                 let place = refusal.seq.wrapping_sub(first);
                 return Err((refusal, place));
@@ -259,6 +261,7 @@ impl Socket {
         Ok(())
     }
 
+    /// Discards all queued responses.
     fn drain(&self, state: &mut State) {
         loop {
             let got = nix::sys::socket::recv(
@@ -273,6 +276,8 @@ impl Socket {
         }
     }
 
+    /// Sizes the socket buffers for a batch of `need` bytes and its responses. Requires
+    /// `CAP_NET_ADMIN`.
     fn grow_buffers(&self, need: usize) -> Result<(), Errno> {
         let size = libc::c_int::try_from(need + 64 * 1024).map_err(|_| Errno::EMSGSIZE)?;
         for option in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
@@ -301,7 +306,7 @@ impl Socket {
         }
     }
 
-    /// Receives one datagram and passes its messages to `each` until one fails.
+    /// Receives one datagram and passes its messages to `each` until that returns an error.
     fn receive(
         &self,
         state: &mut State,
@@ -344,6 +349,7 @@ impl Socket {
     }
 }
 
+/// A received message.
 struct Received<'a> {
     kind: u16,
     flags: u16,
@@ -352,13 +358,14 @@ struct Received<'a> {
 }
 
 impl Received<'_> {
+    /// Converts an `NLMSG_ERROR` message to a result; code zero is an acknowledgement.
     fn acknowledgement(&self) -> Result<(), Refusal> {
         let code = ne32(self.payload) as i32;
         if code == 0 {
             return Ok(());
         }
-        // After the code comes the refused message's header, and its body too
-        // unless the kernel capped it; then attributes with the reason in words.
+        // The error code is followed by the header of the rejected message, and by its body unless
+        // the kernel capped it. Then follow attributes with the reason as text.
         let mut detail = None;
         if self.flags & NLM_F_ACK_TLVS != 0 {
             let body = if self.flags & NLM_F_CAPPED != 0 {
@@ -380,8 +387,8 @@ impl Received<'_> {
     }
 }
 
-/// A connection to the kernel for the links, addresses and routes of one network
-/// namespace: the one that it was opened in, whichever thread uses it later.
+/// An rtnetlink connection for the interfaces, addresses and routes of one network namespace. It
+/// keeps the namespace that it was opened in, whichever thread uses it later.
 pub struct Netlink {
     pub(super) socket: Socket,
 }

@@ -1,4 +1,4 @@
-//! Against the running kernel, in namespaces of the tests' own.
+//! Tests against the running kernel, in separate network namespaces.
 
 use std::os::fd::AsFd;
 

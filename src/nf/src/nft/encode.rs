@@ -1,6 +1,6 @@
-//! Tables as nf_tables' messages.
+//! Encoding of tables as nf_tables messages.
 //!
-//! A batch is written for one table. Expressions are in [`super::encode_expr`].
+//! A batch changes one table. Expressions are encoded by [`super::encode_expr`].
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
@@ -13,7 +13,7 @@ use super::table::{
 };
 use crate::netlink::Writer;
 
-// The crate `libc` has the headers' numbers as `int`; message types have 16 bits.
+// `libc` declares the headers' numbers as `int`, but message types have 16 bits.
 const NFNL_SUBSYS_NFTABLES: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
 const NFNL_MSG_BATCH_BEGIN: u16 = libc::NFNL_MSG_BATCH_BEGIN as u16;
 const NFNL_MSG_BATCH_END: u16 = libc::NFNL_MSG_BATCH_END as u16;
@@ -36,33 +36,33 @@ const SET_MAP: u32 = libc::NFT_SET_MAP as u32;
 const SET_TIMEOUT: u32 = libc::NFT_SET_TIMEOUT as u32;
 const SET_EVAL: u32 = libc::NFT_SET_EVAL as u32;
 
-/// Elements in one message: an attribute's length has 16 bits.
+/// Maximum number of elements per message, since an attribute's length has 16 bits.
 const ELEMENTS_PER_MESSAGE: usize = 200;
 
-/// How many elements rules may put into a set, `nft`'s own default.
+/// Maximum number of elements that rules may add to a set, as in `nft`.
 const DYNAMIC_SIZE: u32 = 65535;
-/// Bits of a type number in a concatenation.
+/// Number of bits per field type in the type number of a concatenation.
 const TYPE_BITS: u32 = 6;
-/// Length of a verdict as data, `struct nft_verdict`.
+/// Length of a verdict as set data (`struct nft_verdict`), in bytes.
 const VERDICT_LENGTH: u32 = 16;
-/// Longest comment in bytes, without its terminating zero.
+/// Maximum length of a comment in bytes, without its terminating zero.
 const MAX_COMMENT_LENGTH: usize = 127;
-/// Value of [`nfta::SET_USERDATA`]: type 0 (the key's byte order), length 4, 1 (the
-/// machine's). `nft list` shows keys accordingly.
+/// Value of [`nfta::SET_USERDATA`]: type 0 (the key's byte order), length 4, value 1 (native). `nft
+/// list` shows keys accordingly.
 const HOST_BYTE_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
 
-/// The type of an nf_tables message.
+/// Returns the netlink type of an nf_tables message.
 pub(super) fn message_type(kind: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | kind
 }
 
-/// `struct nfgenmsg`.
+/// Appends the header `struct nfgenmsg`.
 pub(super) fn nfgen(w: &mut Writer, family: u8, resource: u16) {
     let [high, low] = resource.to_be_bytes();
     w.raw(&[family, 0, high, low]);
 }
 
-/// The number of a family.
+/// Returns the protocol number (`NFPROTO_…`) of a family.
 pub(super) fn family_number(family: Family) -> u8 {
     let number = match family {
         Family::Inet => libc::NFPROTO_INET,
@@ -72,22 +72,26 @@ pub(super) fn family_number(family: Family) -> u8 {
     number as u8
 }
 
-/// Describes a message in errors, as in `add chain a`.
+/// The description of a message in errors, such as `add chain a`.
 pub(super) type Subject = String;
 
-/// Writes a batch and records the subject of each message.
+/// A writer of a batch that records the subject of each message.
 pub(super) struct Batch<'a> {
+    /// The encoded messages.
     w: Writer,
+    /// Sequence number of the first message.
     first: u32,
     family: u8,
     table: &'a str,
+    /// Number of set IDs allocated; IDs identify sets within the batch.
     set_ids: u32,
     subjects: Vec<Subject>,
+    /// Offset of the last message.
     last: usize,
 }
 
 impl<'a> Batch<'a> {
-    /// Begins a batch for one table. The first message has the sequence number `first`.
+    /// Begins a batch for one table. The first message gets the sequence number `first`.
     pub(super) fn new(table: &'a Table, first: u32) -> Self {
         let mut batch = Self {
             w: Writer::new(),
@@ -102,15 +106,16 @@ impl<'a> Batch<'a> {
         batch
     }
 
-    /// Ends the batch. Returns its bytes and each message's subject. The last message
-    /// before the end requests an acknowledgement, which is sent after the commit:
-    /// kernels before 6.10 do not acknowledge the end.
+    /// Ends the batch. Returns its bytes and the subject of each message. The last message before
+    /// the end requests an acknowledgement, which is sent after the commit. Kernels before 6.10 do
+    /// not acknowledge the end message.
     pub(super) fn finish(mut self) -> (Writer, Vec<Subject>) {
         self.w.add_flags(self.last, NLM_F_ACK);
         self.mark(NFNL_MSG_BATCH_END, "commit");
         (self.w, self.subjects)
     }
 
+    /// Appends a begin or end message.
     fn mark(&mut self, kind: u16, subject: &str) {
         let seq = self.next(|| subject.to_owned());
         self.w.message(kind, NLM_F_REQUEST, seq, |w| {
@@ -118,12 +123,14 @@ impl<'a> Batch<'a> {
         });
     }
 
+    /// Records a subject. Returns the message's sequence number.
     fn next(&mut self, subject: impl FnOnce() -> Subject) -> u32 {
         let seq = self.first.wrapping_add(self.subjects.len() as u32);
         self.subjects.push(subject());
         seq
     }
 
+    /// Appends a message about the table.
     fn message(
         &mut self,
         kind: u16,
@@ -216,7 +223,7 @@ impl<'a> Batch<'a> {
         );
     }
 
-    /// Appends a rule, after adding its anonymous sets.
+    /// Appends a rule, preceded by its anonymous sets and their elements.
     pub(super) fn new_rule(&mut self, chain: &str, rule: &Rule) {
         let mut own_sets = Vec::new();
         for expr in &rule.exprs {
@@ -307,6 +314,7 @@ impl<'a> Batch<'a> {
         self.write_elements(DELSETELEM, name, None, &mut elements.into_iter());
     }
 
+    /// Adds a set with the given flags besides those that follow from its type. Returns its ID.
     fn write_set(&mut self, name: &str, set: &Set, flags: u32) -> u32 {
         self.set_ids += 1;
         let (id, table) = (self.set_ids, self.table);
@@ -363,6 +371,7 @@ impl<'a> Batch<'a> {
         id
     }
 
+    /// Adds or deletes elements, with at most [`ELEMENTS_PER_MESSAGE`] per message.
     fn write_elements<'e>(
         &mut self,
         kind: u16,
@@ -396,6 +405,7 @@ impl<'a> Batch<'a> {
         }
     }
 
+    /// Adds ranges, with at most [`ELEMENTS_PER_MESSAGE`] per message.
     fn write_ranges(&mut self, name: &str, id: Option<u32>, set: &Set) {
         let Some(ranges) = &set.ranges else { return };
         let table = self.table;
@@ -421,7 +431,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Appends an element; without `value`, its key alone.
+/// Appends an element; only its key without `value`.
 fn write_element(w: &mut Writer, key: &Key, value: Option<&Value>) {
     w.nest(nfta::SET_ELEM_KEY, |w| write_data(w, key.data()));
     match value {
@@ -433,8 +443,8 @@ fn write_element(w: &mut Writer, key: &Key, value: Option<&Value>) {
     }
 }
 
-/// Appends a range: an element with the first address and a marked one with the address
-/// after the last, unless the range ends with the last address there is.
+/// Appends a range as two elements: the first address, and the address after the last one, flagged
+/// as the interval's end. A range up to 255.255.255.255 has no end element.
 fn write_range(w: &mut Writer, net: Ipv4Net) {
     w.nest(nfta::LIST_ELEM, |w| {
         w.nest(nfta::SET_ELEM_KEY, |w| {
@@ -449,8 +459,8 @@ fn write_range(w: &mut Writer, net: Ipv4Net) {
     }
 }
 
-/// Returns a comment in `nft`'s encoding: type 0, length, text with its zero. Longer
-/// ones are truncated.
+/// Encodes a comment like `nft`: type 0, length, text with its terminating zero. Truncates longer
+/// comments.
 fn comment_data(comment: &str) -> Vec<u8> {
     let end = comment.floor_char_boundary(MAX_COMMENT_LENGTH);
     let mut data = vec![0, end as u8 + 1];
@@ -477,12 +487,14 @@ fn chain_type(kind: ChainKind) -> &'static str {
     }
 }
 
+/// Returns the type number of a key or value; of a concatenation, six bits per field.
 fn type_of(fields: &[Field]) -> u32 {
     fields
         .iter()
         .fold(0, |number, field| number << TYPE_BITS | field.type_number())
 }
 
+/// Returns the length in bytes; parts of a concatenation are padded to 32-bit words.
 fn length_of(fields: &[Field]) -> u32 {
     let length: usize = match fields {
         [one] => one.length(),

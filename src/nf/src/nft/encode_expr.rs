@@ -1,4 +1,4 @@
-//! Expressions as nf_tables' attributes.
+//! Encoding of expressions as nf_tables attributes.
 
 use super::expr::{
     CmpOp, Ct, Data, Expr, Meta, NatKind, PayloadBase, Reg, Reject, SetRef, Verdict,
@@ -25,7 +25,7 @@ const ICMP_PKT_FILTERED: u8 = 13;
 /// Unit of a limit's rate, in seconds.
 const PER_SECOND: u64 = 1;
 
-/// Name and ID of an anonymous set that was added before its rule.
+/// Name and ID of an anonymous set that is added before its rule.
 pub(super) type OwnSet = (&'static str, u32);
 
 /// Appends a constant.
@@ -50,7 +50,7 @@ pub(super) fn write_verdict(w: &mut Writer, verdict: &Verdict) {
     });
 }
 
-/// Appends a constant of a kernel header, of C's type `int`.
+/// Appends a constant that kernel headers declare as `int`.
 pub(super) fn write_number(w: &mut Writer, attribute: u16, value: libc::c_int) {
     w.be32(attribute, value.cast_unsigned());
 }
@@ -61,7 +61,7 @@ fn write_named(w: &mut Writer, name: &str, body: impl FnOnce(&mut Writer)) {
     w.nest(nfta::EXPR_DATA, body);
 }
 
-/// Appends an expression. Takes the next of `own_sets` for each anonymous set.
+/// Appends an expression. Takes the next item of `own_sets` for each anonymous set.
 pub(super) fn write_expr<'s>(
     w: &mut Writer,
     expr: &Expr,
@@ -234,7 +234,7 @@ fn write_reject(w: &mut Writer, reject: Reject) {
     });
 }
 
-/// Appends loading the type of an address.
+/// Appends an expression that loads the type of an address.
 fn write_fib(w: &mut Writer, reg: Reg, flags: u32) {
     write_named(w, "fib", |w| {
         w.be32(nfta::FIB_DREG, reg.0);

@@ -1,4 +1,4 @@
-//! The instructions that rules are made of.
+//! Expressions, the instructions of rules.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::table::{Name, Set};
 pub struct Reg(pub(super) u32);
 
 impl Reg {
-    /// The `n`th 32-bit register, 0 to 15. Longer values take those that follow:
-    /// a link name takes four.
+    /// Returns the `n`th 32-bit register, 0 to 15. A longer value also occupies the following
+    /// registers: an interface name takes four. Panics if `n` is 16 or more.
     pub const fn word(n: u32) -> Self {
         assert!(n < 16);
         Self(libc::NFT_REG32_00 as u32 + n)
     }
 }
 
-/// A value of up to 20 bytes, as long as its field.
+/// A value of up to 20 bytes. Its length must equal that of the field it is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Data {
     length: u8,
@@ -26,7 +26,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// Returns bytes unchanged. Panics if there are more than 20.
+    /// Returns `value` unchanged. Panics if it has more than 20 bytes.
     pub fn bytes(value: &[u8]) -> Self {
         let mut bytes = [0; 20];
         bytes[..value.len()].copy_from_slice(value);
@@ -36,7 +36,7 @@ impl Data {
         }
     }
 
-    /// Returns an address.
+    /// Returns an IPv4 address.
     pub fn ip(ip: Ipv4Addr) -> Self {
         Self::bytes(&ip.octets())
     }
@@ -51,12 +51,12 @@ impl Data {
         Self::bytes(&[value])
     }
 
-    /// Returns a number in the machine's byte order: a mark, a state, a random number.
+    /// Returns a number in native byte order, such as a mark or a connection state.
     pub fn host(value: u32) -> Self {
         Self::bytes(&value.to_ne_bytes())
     }
 
-    /// Returns the name of a link, zero-padded, for comparison as a whole.
+    /// Returns the name of an interface, zero-padded to 16 bytes for an exact comparison.
     pub fn link(name: &str) -> Self {
         let mut bytes = [0; 16];
         let length = name.len().min(15);
@@ -82,7 +82,7 @@ impl std::fmt::Debug for Data {
 /// The decision about a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Accepts the packet in this hook; later hooks still process it.
+    /// Accepts the packet in this hook. Later hooks still process it.
     Accept,
     /// Drops the packet without a response.
     Drop,
@@ -116,17 +116,17 @@ pub enum CmpOp {
 pub enum Meta {
     /// The packet's mark, a 32-bit number.
     Mark,
-    /// Index of the input link.
+    /// Index of the input interface.
     InLink,
-    /// Index of the output link.
+    /// Index of the output interface.
     OutLink,
-    /// Name of the input link, 16 bytes.
+    /// Name of the input interface, 16 bytes.
     InName,
-    /// Name of the output link, 16 bytes.
+    /// Name of the output interface, 16 bytes.
     OutName,
     /// Transport protocol, one byte.
     L4Proto,
-    /// Family, one byte.
+    /// Address family, one byte.
     NfProto,
 }
 
@@ -152,13 +152,13 @@ pub enum Ct {
     Direction,
 }
 
-/// Values of [`Ct::State`]: one bit is set.
+/// Values of [`Ct::State`]; exactly one bit is set.
 pub mod ct_state {
     /// Belongs to no connection.
     pub const INVALID: u32 = 1;
     /// Belongs to a connection with packets in both directions.
     pub const ESTABLISHED: u32 = 2;
-    /// Starts a connection related to another (an ICMP error).
+    /// Starts a connection related to another one, such as an ICMP error.
     pub const RELATED: u32 = 4;
     /// Starts a connection.
     pub const NEW: u32 = 8;
@@ -172,7 +172,7 @@ pub mod ct_status {
     pub const DNAT: u32 = 1 << 5;
 }
 
-/// The address that is translated.
+/// The address that a translation changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NatKind {
     /// The source.
@@ -199,12 +199,12 @@ pub enum Reject {
 pub enum SetRef {
     /// A set of the table, by name.
     Named(Name),
-    /// A set that belongs to the rule.
+    /// A set that belongs to the rule and is deleted with it.
     Anonymous(Box<Set>),
 }
 
-/// An expression. A rule evaluates them in order until a comparison fails or one gives a
-/// verdict.
+/// An expression. A rule evaluates its expressions in order until a comparison fails or one of them
+/// issues a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
     /// Loads a constant.
@@ -213,13 +213,13 @@ pub enum Expr {
     Verdict(Verdict),
     /// Continues if the comparison of the register holds.
     Cmp(Reg, CmpOp, Data),
-    /// `register = (register & mask) ^ xor`; both are as long as the value.
+    /// Computes `register = (register & mask) ^ xor`. Both operands are as long as the value.
     Bitwise {
         /// The register, read and written.
         reg: Reg,
-        /// Bits kept.
+        /// Mask of the bits that are kept.
         mask: Data,
-        /// Bits flipped after that.
+        /// Bits that are flipped after masking.
         xor: Data,
     },
     /// Loads metadata of the packet.
@@ -245,18 +245,19 @@ pub enum Expr {
         set: SetRef,
         /// The key.
         reg: Reg,
-        /// Continues if it is not found instead.
+        /// Whether to continue if the key is not found instead.
         invert: bool,
     },
-    /// Looks up the register in a map and issues the verdict found; ends the rule if
-    /// there is none.
+    /// Looks up the register in a map and issues the verdict found. Ends the rule if the key is not
+    /// found.
     LookupVerdict {
         /// The map.
         map: SetRef,
         /// The key.
         reg: Reg,
     },
-    /// Looks up the register in a map and loads the value found.
+    /// Looks up the register in a map and loads the value found. Ends the rule if the key is not
+    /// found.
     LookupValue {
         /// The map.
         map: SetRef,
@@ -265,26 +266,26 @@ pub enum Expr {
         /// The destination register.
         to: Reg,
     },
-    /// Translates addresses of the connection.
+    /// Translates an address of the connection, and its port if requested.
     Nat {
-        /// The translated address.
+        /// The address that is translated.
         kind: NatKind,
         /// Register with the new address.
         address: Reg,
         /// Register with the new port; unchanged if absent.
         port: Option<Reg>,
     },
-    /// Sets the source to the address of the output link.
+    /// Sets the source to the address of the output interface.
     Masquerade {
-        /// Whether source ports are chosen at random, which avoids collisions of
-        /// concurrent connections.
+        /// Whether source ports are chosen at random, which avoids collisions between concurrent
+        /// connections.
         fully_random: bool,
     },
-    /// Sets the destination to this machine, with the port in the register if given.
+    /// Sets the destination to the local machine, with the port in the register if given.
     Redirect(Option<Reg>),
-    /// Loads the kind of the destination address (`RTN_LOCAL` is 2), a 32-bit number.
+    /// Loads the type of the destination address (`RTN_LOCAL` is 2), a 32-bit number.
     FibDestinationType(Reg),
-    /// Loads the kind of the source address.
+    /// Loads the type of the source address, a 32-bit number.
     FibSourceType(Reg),
     /// Loads a random number below `modulus`.
     Random {
@@ -293,7 +294,7 @@ pub enum Expr {
         /// Exclusive upper bound.
         modulus: u32,
     },
-    /// Loads 0, 1 … `modulus - 1`, 0 … in turn.
+    /// Loads a counter that runs from 0 to `modulus - 1` and wraps around.
     Incremental {
         /// The destination register.
         reg: Reg,
@@ -306,20 +307,20 @@ pub enum Expr {
     Limit {
         /// Packets per second.
         per_second: u64,
-        /// Packets in excess of the rate that may arrive at once.
+        /// Number of packets in excess of the rate that may arrive in a burst.
         burst: u32,
     },
     /// Rejects the packet with a response.
     Reject(Reject),
     /// Excludes the packet from connection tracking.
     NoTrack,
-    /// Adds the register to a set of the table, or restarts its timeout.
+    /// Adds the register to a set of the table, or restarts the timeout of the existing element.
     Update {
         /// The set.
         set: Name,
         /// The key.
         reg: Reg,
-        /// Timeout of the element; the set's if absent.
+        /// Timeout of the element; the set's default if absent.
         timeout: Option<Duration>,
     },
 }
@@ -346,7 +347,7 @@ impl Expr {
         }
     }
 
-    /// Loads the destination port (of TCP, UDP or SCTP alike).
+    /// Loads the destination port of a TCP, UDP or SCTP packet.
     pub fn destination_port(reg: Reg) -> Self {
         Self::Payload {
             base: PayloadBase::Transport,

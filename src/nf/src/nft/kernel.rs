@@ -1,4 +1,4 @@
-//! Tables and the kernel: transactions and differences.
+//! Transactions that bring the kernel's tables to a desired state.
 
 use std::os::fd::BorrowedFd;
 
@@ -10,7 +10,7 @@ use super::nfta;
 use super::table::{Family, Key, Table, Value};
 use crate::netlink::{Attributes, NetlinkError, Socket, in_netns};
 
-/// A connection to the packet filter of one network namespace.
+/// A connection to nf_tables in one network namespace.
 pub struct Nftables {
     socket: Socket,
 }
@@ -29,15 +29,15 @@ impl Nftables {
     }
 
     /// Makes the kernel's table equal to `new`, in one transaction.
-    ///
-    /// With `old`, the table as applied before, only differences are written and
-    /// elements that rules have added to sets are kept. Without, the table is replaced.
-    /// Returns whether anything was written.
+    /// `old` is the table as last applied. With it, only differences are written, and elements that
+    /// rules added to sets are kept. Without it, the table is replaced. Returns whether anything
+    /// was written.
     pub fn apply(&self, old: Option<&Table>, new: &Table) -> Result<bool, NetlinkError> {
         if old == Some(new) {
             return Ok(false);
         }
-        // A set cannot be replaced while rules refer to it.
+        // A set cannot be replaced while rules refer to it, so a changed type means replacing the
+        // table.
         let same_sets = |old: &&Table| {
             old.name == new.name
                 && old.family == new.family
@@ -49,7 +49,7 @@ impl Nftables {
         self.transaction(new, |batch| match old.filter(same_sets) {
             Some(old) => differences(batch, old, new),
             None => {
-                // Adding it first makes the deletion succeed when it was not there.
+                // Deleting a missing table is an error, so it is added first.
                 batch.new_table();
                 batch.delete_table();
                 batch.new_table();
@@ -89,6 +89,7 @@ impl Nftables {
             .map_err(|refusal| refusal.because("cannot list packet filter tables"))
     }
 
+    /// Writes a batch for `table` and commits it. An error names the rejected message.
     fn transaction(
         &self,
         table: &Table,
@@ -112,10 +113,10 @@ impl Nftables {
     }
 }
 
-/// Writes the differences from `old` to `new`, in an order in which no message refers
-/// to a chain or set that does not exist.
+/// Writes the differences from `old` to `new`. The order ensures that no message refers to a chain
+/// or set that does not exist.
 fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
-    // A base chain's hook cannot be changed: the chain is created again.
+    // A base chain's hook cannot be changed, so the chain is recreated.
     let chain_stays = |name: &str| match (old.chains.get(name), new.chains.get(name)) {
         (Some(was), Some(now)) => was.hook == now.hook,
         _ => false,

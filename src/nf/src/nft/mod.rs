@@ -1,13 +1,12 @@
-//! Packet filter tables: nf_tables over netlink, without the `nft` program.
+//! A client for nf_tables over netlink, without the `nft` program.
 //!
-//! A [`Table`] is a plain value: sets, maps and chains of rules made of
-//! [`Expr`]essions, as `nft --debug=netlink` shows them. [`Nftables::apply`] makes
-//! the kernel's table equal to one, in a single transaction: either all of it or
-//! nothing takes effect, and no packet is filtered by a partial table.
+//! A [`Table`] is a plain value: sets, maps, and chains of rules, which consist of [`Expr`]essions.
+//! [`Nftables::apply`] makes the kernel's table equal to it in a single transaction. Either all
+//! changes take effect or none, and no packet is filtered by a partial table. A rule's expressions
+//! are shown by `nft --debug=netlink`.
 //!
-//! Numbers in packets are in network byte order, those that the kernel computes
-//! (marks, `numgen`, connection states) in the machine's: [`Data`] has a
-//! constructor for each.
+//! Numbers in packets are in network byte order. Numbers computed by the kernel (marks, `numgen`,
+//! connection states) are in native byte order. [`Data`] has a constructor for each.
 
 mod encode;
 mod encode_expr;

@@ -1,6 +1,6 @@
-//! Numbers of nf_tables' netlink attributes, after `linux/netfilter/nf_tables.h`.
+//! Numbers of the netlink attributes of nf_tables, from `linux/netfilter/nf_tables.h`.
 //!
-//! Names are the header's without the prefix `NFTA_`. Values of attributes (`NFT_…`)
+//! The names are those of the header without the prefix `NFTA_`. The values of attributes (`NFT_…`)
 //! are in the crate `libc`.
 
 /// Item of a list of attributes.

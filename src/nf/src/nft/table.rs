@@ -1,4 +1,4 @@
-//! Tables, chains, rules, sets: plain values.
+//! Tables, chains, rules and sets as plain values.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::expr::{CmpOp, Ct, Data, Expr, Meta, Reg, Verdict};
 
-/// A name of a chain or set; shared, because many rules refer to it.
+/// The name of a chain or set. Shared, because many rules refer to it.
 pub type Name = Arc<str>;
 
 /// The address family of a table's packets.
@@ -23,7 +23,7 @@ pub enum Family {
     Inet,
 }
 
-/// Priorities of hooks. Lower ones run earlier.
+/// Priorities of hooks. Chains with lower values run earlier.
 pub mod priority {
     /// Before connection tracking.
     pub const RAW: i32 = -300;
@@ -35,7 +35,7 @@ pub mod priority {
     pub const SNAT: i32 = 100;
 }
 
-/// A table: a named collection of sets and chains.
+/// A table: a named collection of sets, maps and chains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// Family.
@@ -59,7 +59,7 @@ impl Table {
         }
     }
 
-    /// Adds a chain without a hook, which other chains jump to.
+    /// Adds a chain without a hook, which is reached by jumps. Returns its name.
     pub fn chain(&mut self, name: impl Into<Name>, rules: Vec<Rule>) -> Name {
         let name = name.into();
         self.chains
@@ -67,7 +67,7 @@ impl Table {
         name
     }
 
-    /// Adds a chain at a hook, with policy accept.
+    /// Adds a base chain at a hook, with policy accept. Returns its name.
     pub fn base_chain(&mut self, name: impl Into<Name>, hook: Hook, rules: Vec<Rule>) -> Name {
         let name = name.into();
         self.chains.insert(
@@ -80,7 +80,7 @@ impl Table {
         name
     }
 
-    /// Adds a set or map.
+    /// Adds a set or map. Returns its name.
     pub fn set(&mut self, name: impl Into<Name>, set: Set) -> Name {
         let name = name.into();
         self.sets.insert(name.clone(), set);
@@ -119,9 +119,9 @@ pub enum HookKind {
 pub struct Hook {
     /// Type of the chain.
     pub kind: ChainKind,
-    /// The point of processing.
+    /// The point in packet processing.
     pub hook: HookKind,
-    /// Order among chains of the same hook.
+    /// Order among the chains of a hook; lower values run earlier.
     pub priority: i32,
 }
 
@@ -139,9 +139,9 @@ impl Hook {
 /// A chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Its hook; `None` for a chain that others jump to.
+    /// The hook; `None` for a chain that is reached by jumps.
     pub hook: Option<Hook>,
-    /// Its rules in order.
+    /// The rules in order.
     pub rules: Vec<Rule>,
 }
 
@@ -163,7 +163,7 @@ impl From<Vec<Expr>> for Rule {
     }
 }
 
-/// Builder methods, named after `nft`'s syntax.
+/// Builder methods, named after the syntax of `nft`. Each uses registers 0 and up.
 impl Rule {
     /// Returns a rule without expressions, which matches everything and does nothing.
     pub fn new() -> Self {
@@ -182,12 +182,12 @@ impl Rule {
         self
     }
 
-    /// `ct state { … }`: any of the bits.
+    /// Appends `ct state { … }`, which matches if any of the bits is set.
     pub fn ct_state(self, bits: u32) -> Self {
         self.ct_bits(Ct::State, bits)
     }
 
-    /// `ct status …`: any of the bits.
+    /// Appends `ct status …`, which matches if any of the bits is set.
     pub fn ct_status(self, bits: u32) -> Self {
         self.ct_bits(Ct::Status, bits)
     }
@@ -203,25 +203,25 @@ impl Rule {
             .expr(Expr::ne(reg, Data::host(0)))
     }
 
-    /// `iifname NAME` or, inverted, `iifname != NAME`.
+    /// Appends `iifname NAME`, or `iifname != NAME` with [`CmpOp::Ne`].
     pub fn in_link(self, op: CmpOp, name: &str) -> Self {
         self.expr(Expr::Meta(Meta::InName, Reg::word(0)))
             .expr(Expr::Cmp(Reg::word(0), op, Data::link(name)))
     }
 
-    /// `oifname NAME` or, inverted, `oifname != NAME`.
+    /// Appends `oifname NAME`, or `oifname != NAME` with [`CmpOp::Ne`].
     pub fn out_link(self, op: CmpOp, name: &str) -> Self {
         self.expr(Expr::Meta(Meta::OutName, Reg::word(0)))
             .expr(Expr::Cmp(Reg::word(0), op, Data::link(name)))
     }
 
-    /// `ip saddr NET`.
+    /// Appends `ip saddr NET`.
     pub fn source(self, op: CmpOp, net: impl Into<Ipv4Net>) -> Self {
         self.expr(Expr::source_ip(Reg::word(0)))
             .compare_net(op, net.into())
     }
 
-    /// `ip daddr NET`.
+    /// Appends `ip daddr NET`.
     pub fn destination(self, op: CmpOp, net: impl Into<Ipv4Net>) -> Self {
         self.expr(Expr::destination_ip(Reg::word(0)))
             .compare_net(op, net.into())
@@ -241,19 +241,19 @@ impl Rule {
         rule.expr(Expr::Cmp(reg, op, Data::ip(net.network())))
     }
 
-    /// `meta l4proto N`.
+    /// Appends `meta l4proto N`.
     pub fn protocol(self, number: u8) -> Self {
         self.expr(Expr::Meta(Meta::L4Proto, Reg::word(0)))
             .expr(Expr::eq(Reg::word(0), Data::byte(number)))
     }
 
-    /// `th dport N`; follows [`Rule::protocol`].
+    /// Appends `th dport N`. The rule must match the protocol first ([`Rule::protocol`]).
     pub fn destination_port(self, port: u16) -> Self {
         self.expr(Expr::destination_port(Reg::word(0)))
             .expr(Expr::eq(Reg::word(0), Data::port(port)))
     }
 
-    /// `fib daddr type local`.
+    /// Appends `fib daddr type local`.
     pub fn destination_local(self) -> Self {
         self.expr(Expr::FibDestinationType(Reg::word(0)))
             .expr(Expr::eq(
@@ -262,7 +262,7 @@ impl Rule {
             ))
     }
 
-    /// `fib saddr type local`.
+    /// Appends `fib saddr type local`.
     pub fn source_local(self) -> Self {
         self.expr(Expr::FibSourceType(Reg::word(0))).expr(Expr::eq(
             Reg::word(0),
@@ -270,38 +270,38 @@ impl Rule {
         ))
     }
 
-    /// `accept`, `drop` …
+    /// Appends a verdict.
     pub fn verdict(self, verdict: Verdict) -> Self {
         self.expr(Expr::Verdict(verdict))
     }
 
-    /// `accept`.
+    /// Appends `accept`.
     pub fn accept(self) -> Self {
         self.verdict(Verdict::Accept)
     }
 
-    /// `drop`.
+    /// Appends `drop`.
     pub fn drop(self) -> Self {
         self.verdict(Verdict::Drop)
     }
 
-    /// `return`.
+    /// Appends `return`.
     pub fn ret(self) -> Self {
         self.verdict(Verdict::Return)
     }
 
-    /// `jump NAME`.
+    /// Appends `jump NAME`.
     pub fn jump(self, chain: &Name) -> Self {
         self.expr(Expr::jump(chain))
     }
 
-    /// `goto NAME`.
+    /// Appends `goto NAME`.
     pub fn goto(self, chain: &Name) -> Self {
         self.expr(Expr::goto(chain))
     }
 }
 
-/// A component of a set's key or a map's value, with `nft`'s name for its type.
+/// A component of a set's key or a map's value. Variants name the type in `nft`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
     /// `ipv4_addr`.
@@ -314,12 +314,12 @@ pub enum Field {
     Mark,
     /// `ifname`.
     LinkName,
-    /// A 32-bit number computed by the kernel (`numgen`).
+    /// A 32-bit number computed by the kernel, such as by `numgen`.
     Number,
 }
 
 impl Field {
-    /// Returns `nft`'s number of the type, which only `nft list` needs.
+    /// Returns the number that `nft` assigns to the type. Only `nft list` needs it.
     pub(super) fn type_number(self) -> u32 {
         match self {
             Self::Number => 4,
@@ -342,12 +342,12 @@ impl Field {
     }
 }
 
-/// The key of an element: one [`Data`] for each field.
+/// The key of an element: one [`Data`] per field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(Data);
 
 impl Key {
-    /// Returns a key. Parts of a concatenation are padded to 32-bit words.
+    /// Returns a key. The parts of a concatenation are padded to 32-bit words.
     pub fn new(parts: &[Data]) -> Self {
         if let [one] = parts {
             return Self(*one);
@@ -382,7 +382,7 @@ impl From<u32> for Key {
 /// The value of an element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// None: an element of a set.
+    /// No value: an element of a set.
     None,
     /// A verdict.
     Verdict(Verdict),
@@ -393,7 +393,7 @@ pub enum Value {
 /// The type of a set's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetData {
-    /// None: a set.
+    /// No values: a set.
     None,
     /// Verdicts: a verdict map.
     Verdict,
@@ -411,16 +411,16 @@ pub struct Set {
     pub key: Vec<Field>,
     /// Type of the values.
     pub data: SetData,
-    /// Elements. Empty for sets of ranges and sets that rules add to.
+    /// Elements. Empty for sets of ranges and for sets that rules add to.
     pub elements: BTreeMap<Key, Value>,
-    /// Address ranges without overlaps, for a set of one [`Field::Ipv4`].
+    /// Non-overlapping address ranges, for a set with a single [`Field::Ipv4`] as its key.
     pub ranges: Option<Vec<Ipv4Net>>,
     /// Timeout of elements, for a set that rules add to ([`Expr::Update`]).
     pub timeout: Option<Duration>,
 }
 
 impl Set {
-    /// Returns a set.
+    /// Returns a set with these elements.
     pub fn of(key: &[Field], elements: impl IntoIterator<Item = Key>) -> Self {
         Self {
             key: key.to_vec(),
@@ -431,7 +431,7 @@ impl Set {
         }
     }
 
-    /// Returns a set of address ranges; overlapping ones are merged.
+    /// Returns a set of address ranges. Overlapping ranges are merged.
     pub fn of_ranges(ranges: &[Ipv4Net]) -> Self {
         let ranges = Ipv4Net::aggregate(&ranges.iter().map(Ipv4Net::trunc).collect());
         Self {
@@ -440,7 +440,7 @@ impl Set {
         }
     }
 
-    /// Returns an empty set that rules add elements to, which expire after `timeout`.
+    /// Returns an empty set that rules add elements to. Elements expire after `timeout`.
     pub fn dynamic(key: &[Field], timeout: Duration) -> Self {
         Self {
             timeout: Some(timeout),
@@ -448,7 +448,7 @@ impl Set {
         }
     }
 
-    /// Returns a verdict map.
+    /// Returns a map from keys to verdicts.
     pub fn verdicts(key: &[Field], elements: impl IntoIterator<Item = (Key, Verdict)>) -> Self {
         Self {
             data: SetData::Verdict,
@@ -460,7 +460,7 @@ impl Set {
         }
     }
 
-    /// Returns a map.
+    /// Returns a map from keys to data.
     pub fn map(
         key: &[Field],
         value: &[Field],
@@ -476,7 +476,7 @@ impl Set {
         }
     }
 
-    /// Returns whether two sets differ in their elements at most.
+    /// Returns whether the sets are equal except for their elements.
     pub(super) fn same_shape(&self, other: &Self) -> bool {
         self.key == other.key
             && self.data == other.data

@@ -1,4 +1,4 @@
-//! Against the running kernel, and against what `nft` reads back when it is there.
+//! Tests against the running kernel, compared with the output of `nft` if it is installed.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -215,7 +215,7 @@ fn the_kernel_takes_every_expression() {
     let table = everything();
     assert!(nft.apply(None, &table).unwrap());
     assert!(!nft.apply(Some(&table), &table).unwrap());
-    // Replacing works the same whether the table is there or not.
+    // Replacing works whether the table exists or not.
     assert!(nft.apply(None, &table).unwrap());
     assert_eq!(nft.tables(Family::Ip).unwrap(), ["rkube-test"]);
     if let Some(text) = listed(&netns) {
@@ -291,7 +291,7 @@ fn differences_lead_from_any_table_to_any_other() {
             let stepwise = listed(&netns);
             nft.apply(None, to).unwrap();
             let whole = listed(&netns);
-            // Chains and sets are listed in order of their making.
+            // Chains and sets are listed in the order of their creation.
             let sorted = |text: Option<String>| {
                 let mut blocks: Vec<String> = text
                     .unwrap_or_default()
@@ -335,8 +335,8 @@ fn a_refused_batch_changes_nothing_and_names_the_culprit() {
 
 #[test]
 fn messages_are_encoded_byte_for_byte() {
-    // As `nft` 1.0.6 sends `add rule ip t c ip daddr 10.0.0.1 accept`, but for the
-    // registers' numbers: it names the first one 1 (of 16 bytes), not 8 (of 4).
+    // As `nft` 1.0.6 sends `add rule ip t c ip daddr 10.0.0.1 accept`, except for register numbers.
+    // `nft` uses register 1 (16 bytes) where this crate uses register 8 (4 bytes).
     let mut table = Table::new(Family::Ip, "t");
     table.chain("c", vec![]);
     let mut batch = super::encode::Batch::new(&table, 7);
@@ -382,7 +382,7 @@ fn messages_are_encoded_byte_for_byte() {
     };
     let expected = [
         message(0x10, 1, 7, [0, 0, 0, 10], &[]),
-        // Create, append, request, and the acknowledgement of the whole.
+        // NLM_F_CREATE, NLM_F_APPEND, NLM_F_REQUEST, and NLM_F_ACK on the last message.
         message(0xa06, 0xc05, 8, [2, 0, 0, 0], &body),
         message(0x11, 1, 9, [0, 0, 0, 10], &[]),
     ]

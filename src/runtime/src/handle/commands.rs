@@ -1,4 +1,4 @@
-//! Commands in running containers, and their streams.
+//! Commands in running containers, and attaching to their streams.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::shim::frame::Request;
 use crate::spec::ExecSpec;
 use crate::status::ExecOutput;
 
-/// Output that `exec_sync` keeps of each stream, in bytes.
+/// Maximum number of bytes per stream that `exec_sync` returns.
 const MAX_OUTPUT: usize = 16 << 20;
-/// Time that children of a finished command may keep its output open.
+/// Timeout for reading the rest of the output after a command exited. Its children may keep the
+/// pipes open.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Runtime {
-    /// Runs a command in a running container. A command that cannot be run is
-    /// an error here.
+    /// Runs a command in a running container. Returns an error if the command cannot be run.
     pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session> {
         let container = self.container(id)?;
         self.running(&container)?;
@@ -58,8 +58,9 @@ impl Runtime {
         .await
     }
 
-    /// Runs a command to its end and collects its output (16 MiB each at most);
-    /// kills it after `timeout` (none when zero) and returns `Timeout`.
+    /// Runs a command to its end and returns its output, at most 16 MiB per stream; the rest is
+    /// discarded. After `timeout` (unlimited if zero), kills it and returns
+    /// [`RuntimeError::Timeout`].
     pub async fn exec_sync(
         &self,
         id: &str,
@@ -81,7 +82,8 @@ impl Runtime {
             streams.spawn(async move {
                 let Some(mut stream) = stream else { return };
                 let mut buffer = vec![0; 16 * 1024];
-                // What is beyond the limit is read, so that the command goes on.
+                // Output beyond the limit is read and discarded, so that the command does not
+                // block.
                 while let Ok(n @ 1..) = stream.read(&mut buffer).await {
                     let mut kept = kept.lock();
                     let room = MAX_OUTPUT.saturating_sub(kept.len()).min(n);
@@ -105,7 +107,7 @@ impl Runtime {
                 }
             }
         }?;
-        // What the command has left behind may hold its output open.
+        // Processes that the command left behind may keep its output open.
         let all = async { while streams.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(OUTPUT_TIMEOUT, all).await;
         drop(streams);
@@ -117,7 +119,8 @@ impl Runtime {
         })
     }
 
-    /// Attaches to a running container's streams, from now on.
+    /// Attaches to a running container's streams, from now on. `stdin` has no effect if the
+    /// container has no open standard input.
     pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
         let container = self.container(id)?;
         let handle = self.running(&container)?;
@@ -138,9 +141,10 @@ impl Runtime {
     }
 }
 
+/// Returns the `oom_score_adj` for a command, if the container's specification sets one.
 fn container_oom_score(container: &Container) -> Option<i32> {
     container.meta.spec.oom_score_adj?;
-    // What was granted at the start is what its first process has.
+    // The value granted at the start is that of the first process.
     let pid = container.live.lock().pid?;
     fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))
         .ok()?

@@ -1,4 +1,4 @@
-//! The life of containers after their creation.
+//! The life cycle of containers after their creation.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -19,8 +19,8 @@ use crate::snapshot;
 use crate::status::{ContainerEventKind, ContainerState, ContainerStatus};
 
 impl Runtime {
-    /// Starts a created container. If its command cannot be run, the container becomes
-    /// `Exited` with code 128 and reason `StartError`, and the reason is returned.
+    /// Starts a created container. If its command cannot be run, the container becomes `Exited`
+    /// with code 128 and reason `StartError`, and the error is returned.
     pub async fn start_container(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let _step = container.step.lock().await;
@@ -35,7 +35,7 @@ impl Runtime {
         let binary = self.inner.config.binary.clone();
         let subject = container.clone();
         let started = blocking(move || {
-            // A node that was restarted has lost its mounts.
+            // The mounts are lost after a restart of the node.
             snapshot::mount_root(&subject.dir, &subject.meta.layers)?;
             for (point, layers) in &subject.meta.image_mounts {
                 snapshot::mount_image(point, layers)?;
@@ -47,7 +47,7 @@ impl Runtime {
         let result = match started {
             Ok(pid) => match self.connect(&container, began).await {
                 Ok(()) => container.save_started(pid, began),
-                // A quick container's shim may be gone already.
+                // The shim of a short container may have exited already.
                 Err(e) => match container.read_exit() {
                     Some(record) => {
                         container.live.lock().started_at = Some(began);
@@ -77,7 +77,7 @@ impl Runtime {
         }
     }
 
-    /// Records that a container could not be started.
+    /// Records that a container could not be started, and cleans up.
     async fn fail_start(&self, container: &Arc<Container>, error: &RuntimeError) -> Result<()> {
         let record = ExitRecord {
             exit: Exit {
@@ -101,9 +101,8 @@ impl Runtime {
         .await
     }
 
-    /// Sends the stop signal, waits at most `grace`, then kills the container. Returns
-    /// when it has exited, immediately if it has already. May be called again with a
-    /// shorter grace.
+    /// Sends the stop signal, waits at most `grace`, then kills the container. Returns once it has
+    /// exited, and at once if it is not running. Can be called again with a shorter grace period.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
         let container = self.container(id)?;
         if container.live.lock().state != ContainerState::Running {
@@ -119,19 +118,20 @@ impl Runtime {
         self.kill_and_wait(&container).await
     }
 
-    /// Sends a signal. A container that has ended is no error.
+    /// Sends a signal. Succeeds if the container has exited.
     async fn signal(&self, container: &Container, signal: i32) -> Result<()> {
         let handle = container.live.lock().shim.clone();
         let Some(handle) = handle else { return Ok(()) };
         match handle.ask(Request::Kill { signal }).await {
             Err(_) if container.live.lock().state != ContainerState::Running => Ok(()),
-            // The shim's end is about to be seen; the cgroup is killed then.
+            // The shim is exiting; its observer then kills the cgroup.
             Err(RuntimeError::Shim { .. }) => Ok(()),
             other => other.map(drop),
         }
     }
 
-    /// Kills a container and waits for its end.
+    /// Kills a container and waits for its exit: first its first process, then, after a timeout,
+    /// its cgroup.
     pub(super) async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
         if container.live.lock().state != ContainerState::Running {
             return Ok(());
@@ -170,8 +170,8 @@ impl Runtime {
             .map(drop)
     }
 
-    /// Kills a running container, and removes everything of it except its log. May be
-    /// repeated; an unknown container is no error.
+    /// Kills a running container, and removes all its files except its log. Can be repeated;
+    /// succeeds if the container is unknown.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
         let Ok(container) = self.container(id) else {
             return Ok(());
@@ -196,18 +196,18 @@ impl Runtime {
         Ok(())
     }
 
-    /// Returns the state of a container.
+    /// Returns the status of a container.
     pub fn container_status(&self, id: &str) -> Option<ContainerStatus> {
         self.container(id).ok().map(|c| c.status())
     }
 
-    /// Lists all containers.
+    /// Returns the status of all containers.
     pub fn list_containers(&self) -> Vec<ContainerStatus> {
         let all: Vec<Arc<Container>> = self.inner.containers.lock().values().cloned().collect();
         all.iter().map(|c| c.status()).collect()
     }
 
-    /// Waits until the container has exited.
+    /// Waits until the container has exited, and returns its status.
     pub async fn wait_container(&self, id: &str) -> Result<ContainerStatus> {
         let container = self.container(id)?;
         container.ended().await;
@@ -215,8 +215,8 @@ impl Runtime {
     }
 }
 
-/// Starts a shim and returns the PID of the container's first process, which the shim
-/// reports in one line.
+/// Starts a shim. Returns the PID of the container's first process, which the shim reports as one
+/// line.
 fn start_shim(binary: &Path, config: &Path) -> Result<i32> {
     let mut child = Command::new(binary)
         .arg("shim")
@@ -228,14 +228,14 @@ fn start_shim(binary: &Path, config: &Path) -> Result<i32> {
         .stderr(Stdio::null())
         .spawn()
         .context(|| format!("cannot run {}", binary.display()))?;
-    // One line only: the container's processes keep the pipe open a moment longer.
+    // Read one line only: the container's processes hold the pipe open a little longer.
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout.take(64 * 1024))
             .read_line(&mut line)
             .context(|| "cannot read from the shim".into())?;
     }
-    // The child forks and ends at once. A reaper may have been quicker.
+    // The child forks and exits. Another reaper may have collected it already.
     let _ = child.wait();
     let line = line.trim_end();
     if let Some(pid) = line.strip_prefix("ok ").and_then(|pid| pid.parse().ok()) {

@@ -21,8 +21,8 @@ use crate::spec::{ContainerSpec, ImageMount, PidMode};
 use crate::status::ContainerEventKind;
 
 impl Runtime {
-    /// Creates a container in a sandbox: resolves the image, its user and command, and
-    /// mounts its file system. Returns its ID.
+    /// Creates a container in a sandbox: resolves the image, its user and its command, and mounts
+    /// the root file system. Returns the container's ID. The image must be on the node.
     pub async fn create_container(&self, sandbox_id: &str, spec: ContainerSpec) -> Result<String> {
         let sandbox = self.sandbox(sandbox_id)?;
         if !sandbox.is_ready() {
@@ -73,11 +73,11 @@ impl Runtime {
     }
 }
 
-/// A container to create.
+/// The parameters of a container's creation.
 struct NewContainer<'a> {
     runtime: &'a Runtime,
     id: String,
-    /// The container's directory.
+    /// Directory of the container.
     dir: &'a Path,
     sandbox: &'a SandboxRecord,
     /// Process whose PID namespace the container joins instead of the sandbox's.
@@ -85,18 +85,18 @@ struct NewContainer<'a> {
     spec: ContainerSpec,
 }
 
-/// Images mounted as volumes.
+/// The images mounted as volumes of a container.
 #[derive(Default)]
 struct ImageVolumes {
-    /// Sources on the node and their paths in the container.
+    /// Sources on the node and their target paths in the container.
     volumes: Vec<(PathBuf, PathBuf)>,
-    /// Mount points and layers.
+    /// Mount points on the node and their layers.
     mounts: Vec<(PathBuf, Vec<PathBuf>)>,
 }
 
 impl NewContainer<'_> {
-    /// Creates the container's directory, mounts and configuration. The caller removes
-    /// the directory if that fails.
+    /// Creates the container's directory, mounts and configuration. On failure, the caller removes
+    /// the directory.
     fn create(self) -> Result<Container> {
         let dir = self.dir;
         let image = self.runtime.inner.store.image(&self.spec.image)?;
@@ -159,11 +159,12 @@ impl NewContainer<'_> {
             dir.to_path_buf(),
             shim.socket,
         );
-        // Written last: a directory without it is not a container.
+        // Written last: a directory without this file is not a container.
         container.save()?;
         Ok(container)
     }
 
+    /// Returns the directories of the image's layers, bottom first.
     fn layers(&self, image: &Image) -> Vec<PathBuf> {
         let layers = image.record.layers.iter();
         layers
@@ -205,8 +206,8 @@ impl NewContainer<'_> {
         format!("/{}/{}", parent.trim_matches('/'), self.id).replace("//", "/")
     }
 
-    /// Returns the signal of the specification, or else that of the image. An unknown one
-    /// of the image does not keep it from running.
+    /// Returns the signal of the specification, or else that of the image. An unknown signal in the
+    /// image is replaced by SIGTERM.
     fn stop_signal(&self, of_image: &str) -> Result<i32> {
         match self.spec.stop_signal.as_deref().filter(|s| !s.is_empty()) {
             Some(text) => signal_number(text),
@@ -215,7 +216,7 @@ impl NewContainer<'_> {
     }
 }
 
-/// Returns the path of a volume's source. Links within the image cannot lead out of it.
+/// Returns the path of a volume's source. Links within the image cannot lead outside it.
 fn volume_source(volume: &ImageMount, point: &Path) -> Result<PathBuf> {
     let Some(sub) = beneath::clean(Path::new(&volume.sub_path)) else {
         return Ok(point.to_owned());
@@ -226,6 +227,7 @@ fn volume_source(volume: &ImageMount, point: &Path) -> Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).context(missing)
 }
 
+/// Returns the image's name with its digest, or its ID.
 fn image_ref(image: &Image) -> String {
     image
         .record
@@ -235,8 +237,8 @@ fn image_ref(image: &Image) -> String {
         .unwrap_or_else(|| image.record.config.to_string())
 }
 
-/// Creates the working directory while the root is writable. A failure is left to the
-/// start of the process: a volume may provide the directory.
+/// Creates the working directory while the root is writable. Failures are ignored: a volume may
+/// provide the directory, and otherwise the process fails to start.
 fn make_working_dir(rootfs: &Path, cwd: &str) {
     let made = beneath::open_dir(rootfs).and_then(|root| {
         let path = beneath::clean(Path::new(cwd)).unwrap_or_default();

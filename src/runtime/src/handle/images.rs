@@ -1,4 +1,4 @@
-//! Images, through the agent's handle.
+//! Operations on images.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use crate::spec::{PullProgress, RegistryAuth};
 use crate::status::{FsInfo, ImageStatus};
 
 impl Runtime {
-    /// Pulls `image` (a name, with a tag or digest; `docker.io/library` and
-    /// `latest` by default) for this machine's platform. `auth` is tried by
-    /// registry, the longest match first, then anonymously.
+    /// Pulls `image` for this machine's platform. The registry defaults to `docker.io/library`, the
+    /// tag to `latest`. Of `auth`, the entry with the longest matching registry is used; without a
+    /// match, the pull is anonymous.
     pub async fn pull_image(
         &self,
         image: &str,
@@ -37,7 +37,7 @@ impl Runtime {
         Ok(store::status(&self.inner.store.image(id)?))
     }
 
-    /// The image that a name, `name@digest`, ID or ID prefix (12 digits or more) stands for.
+    /// Returns the image with a name, `name@digest`, ID or unique ID prefix (at least 12 digits).
     pub fn image_status(&self, image: &str) -> Option<ImageStatus> {
         self.inner
             .store
@@ -46,7 +46,7 @@ impl Runtime {
             .map(|image| store::status(&image))
     }
 
-    /// All images of this node.
+    /// Returns all images of this node.
     pub fn list_images(&self) -> Vec<ImageStatus> {
         self.inner
             .store
@@ -56,8 +56,8 @@ impl Runtime {
             .collect()
     }
 
-    /// Forgets the image with all its names, and deletes what no other image
-    /// or node uses. An unknown image is no error; one in use by a container is.
+    /// Removes the image with all its names, and deletes content that no other image or node uses.
+    /// Succeeds if the image is unknown. Fails with [`ImageError::InUse`] if a container uses it.
     pub async fn remove_image(&self, image: &str) -> Result<(), ImageError> {
         let Some(record) = self.inner.store.find(image) else {
             return Ok(());
@@ -82,13 +82,13 @@ impl Runtime {
         blocking(move || store.remove(&id).map(drop)).await
     }
 
-    /// Forgets one name; the image with its last one.
+    /// Removes one name of an image, and the image with its last name.
     pub async fn untag_image(&self, name: &str) -> Result<(), ImageError> {
         let (store, name) = (self.inner.store.clone(), name.to_string());
         blocking(move || store.untag(&name)).await
     }
 
-    /// Gives the image another name.
+    /// Adds a name to an image. The name is taken from any other image.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<(), ImageError> {
         let (store, image, name) = (
             self.inner.store.clone(),
@@ -98,21 +98,21 @@ impl Runtime {
         blocking(move || store.tag(&image, &name)).await
     }
 
-    /// Those of `layers`, by their chain IDs, that are unpacked here.
+    /// Returns those of `layers` (chain IDs) that are unpacked on this node.
     pub fn present_layers<'a>(&self, layers: &'a [String]) -> Vec<&'a str> {
         let store = &self.inner.store;
         let present = |id: &&str| Digest::parse(id).is_some_and(|id| store.has_layer(&id));
         layers.iter().map(String::as_str).filter(present).collect()
     }
 
-    /// Loads a docker-archive or OCI-layout tar, plain, gzip or zstd; returns
-    /// the images' names (or IDs of those without a name).
+    /// Loads a docker-archive or an OCI layout from a tar file, which may be compressed with gzip
+    /// or zstd. Returns the images' names, or the IDs of images without a name.
     pub async fn load_image(&self, archive: &Path) -> Result<Vec<String>, ImageError> {
         let (store, path) = (self.inner.store.clone(), archive.to_path_buf());
         blocking(move || archive::load(&store, &path)).await
     }
 
-    /// The same from a stream, which is spooled to disk first.
+    /// Loads an archive from a stream, which is spooled to disk first. See [`Self::load_image`].
     pub async fn load_image_from(
         &self,
         mut archive: impl tokio::io::AsyncRead + Send + Unpin,
@@ -136,9 +136,9 @@ impl Runtime {
         self.load_image(spool.path()).await
     }
 
-    /// Makes an image whose root holds nothing but `binary` as `/rkube` (a hard
-    /// link where possible) and `/tmp`, run as `entrypoint`, listening on `ports`
-    /// (`8080/tcp`). Cheap when it is there already.
+    /// Installs an image whose root contains only `binary` as `/rkube` (a hard link if possible)
+    /// and `/tmp`. It runs `entrypoint` and exposes `ports` (such as `8080/tcp`). Cheap if the
+    /// image already exists.
     pub async fn install_builtin_image(
         &self,
         name: &str,
@@ -162,12 +162,12 @@ impl Runtime {
         self.image_by_id(id.as_str())
     }
 
-    /// The file system that images live on.
+    /// Returns the file system of the images.
     pub fn image_fs_info(&self) -> Result<FsInfo> {
         snapshot::fs_info(self.inner.store.path())
     }
 
-    /// The file system that containers' writable layers live on.
+    /// Returns the file system of the containers' writable layers.
     pub fn container_fs_info(&self) -> Result<FsInfo> {
         snapshot::fs_info(&self.inner.config.root)
     }

@@ -1,4 +1,4 @@
-//! The node agent's handle on the runtime.
+//! The runtime's API for the node agent.
 //!
 //! [`Runtime`] is defined in `types`; the other modules implement its operations.
 

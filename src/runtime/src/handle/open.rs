@@ -1,4 +1,4 @@
-//! Opening of the runtime, and connections to shims.
+//! Opening of the runtime, and connections to existing shims.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,14 +21,14 @@ use crate::spec::RuntimeConfig;
 use crate::status::{ContainerEventKind, ContainerState};
 
 impl Runtime {
-    /// Opens the runtime: creates its directories, connects to running shims, and cleans
-    /// up after containers that ended with their shim.
+    /// Opens the runtime: creates its directories, connects to running shims, and cleans up after
+    /// containers whose shim is gone.
     pub async fn open(config: RuntimeConfig) -> Result<Self> {
         Self::open_as(config, false).await
     }
 
-    /// Opens the runtime while another process has it open. The observer sees containers
-    /// and images and can change images, but cleans nothing up.
+    /// Opens the runtime while another process has it open. An observer can list containers and
+    /// list and change images, but cleans nothing up.
     pub async fn observe(config: RuntimeConfig) -> Result<Self> {
         Self::open_as(config, true).await
     }
@@ -66,7 +66,7 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// Loads sandboxes and containers from disk; removes incomplete ones.
+    /// Loads sandboxes and containers from disk. Removes incomplete ones, except as an observer.
     fn load(&self) -> Result<Vec<Arc<Container>>> {
         let list = |path: PathBuf| -> Result<Vec<PathBuf>> {
             fs::read_dir(&path)
@@ -92,7 +92,7 @@ impl Runtime {
                 }
             }
         }
-        // Pins whose sandbox was never recorded.
+        // Pinned namespaces whose sandbox was never recorded.
         for dir in list(self.inner.config.run.join("sandboxes"))? {
             let id = dir
                 .file_name()
@@ -122,7 +122,7 @@ impl Runtime {
         Ok(found)
     }
 
-    /// Connects to the shim of a container found on disk, or records its end.
+    /// Connects to the shim of a container found on disk, or records its exit if the shim is gone.
     async fn adopt(&self, container: Arc<Container>) {
         if container.status().state == ContainerState::Exited {
             if !self.inner.observer {
@@ -153,7 +153,7 @@ impl Runtime {
         }
     }
 
-    /// Cleans up after a container's processes.
+    /// Cleans up after a container has exited: its cgroup, socket and mounts.
     pub(super) fn settle(&self, container: &Container) {
         if !cgroup::destroy(&container.meta.cgroup, KILL_TIMEOUT) {
             tracing::warn!(
@@ -167,7 +167,7 @@ impl Runtime {
         }
     }
 
-    /// Connects to a container's shim.
+    /// Connects to a container's shim, and handles the container's exit in the background.
     pub(super) async fn connect(&self, container: &Arc<Container>, began: Timestamp) -> Result<()> {
         let runtime = self.clone();
         let ended = container.clone();
@@ -182,7 +182,8 @@ impl Runtime {
                     message: String::new(),
                 }),
                 None => {
-                    // The shim is gone, and no other process holds the container's.
+                    // The shim is gone, so no process supervises the container: kill the rest of
+                    // it.
                     cgroup::kill(&ended.meta.cgroup);
                     ended.unseen_end()
                 }

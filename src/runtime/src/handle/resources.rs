@@ -1,4 +1,4 @@
-//! Limits and usage of resources.
+//! Resource limits and usage.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::snapshot;
 use crate::status::FsUsage;
 
 impl Runtime {
-    /// Changes limits of a running container. Fields that are not set are left unchanged.
+    /// Changes the limits of a running container. Unset fields are left unchanged.
     pub async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
         let container = self.container(id)?;
         self.running(&container)?;
@@ -19,7 +19,7 @@ impl Runtime {
         blocking(move || Ok(cgroup::update(&container.meta.cgroup, &resources)?)).await
     }
 
-    /// Creates a parent cgroup of containers (`/kubepods/burstable/pod…`), and sets its
+    /// Creates a parent cgroup of containers (such as `/kubepods/burstable/pod…`), and sets its
     /// weight and limits.
     pub async fn configure_cgroup(&self, cgroup: &str, resources: &Resources) -> Result<()> {
         let (cgroup, mut resources) = (cgroup.to_owned(), resources.clone());
@@ -32,7 +32,7 @@ impl Runtime {
         blocking(move || Ok(cgroup::configure(&cgroup, &resources)?)).await
     }
 
-    /// Removes a parent cgroup unless it still has containers.
+    /// Removes a parent cgroup, unless it still contains containers.
     pub async fn remove_cgroup(&self, cgroup: &str) {
         let cgroup = cgroup.to_owned();
         let _: Result<()> = blocking(move || {
@@ -42,27 +42,26 @@ impl Runtime {
         .await;
     }
 
-    /// Returns a container's usage of CPU and memory.
+    /// Returns the CPU and memory usage of a running container.
     pub fn stats(&self, id: &str) -> Result<Stats> {
         let container = self.container(id)?;
         self.running(&container)?;
         Ok(cgroup::stats(&container.meta.cgroup)?)
     }
 
-    /// Returns the usage of CPU and memory by a cgroup of this node (`/`,
-    /// `/kubepods/pod…`).
+    /// Returns the CPU and memory usage of a cgroup of this node (such as `/` or `/kubepods/pod…`).
     pub fn cgroup_stats(&self, cgroup: &str) -> Result<Stats> {
         Ok(cgroup::stats(cgroup)?)
     }
 
-    /// Returns the bytes and inodes of a container's writable layer. Reads every directory
-    /// of it, which is slow.
+    /// Returns the number of bytes and inodes in a container's writable layer. Slow, because it
+    /// walks the whole tree.
     pub async fn writable_layer_usage(&self, id: &str) -> Result<FsUsage> {
         let upper = snapshot::upper(&self.container(id)?.dir);
         blocking(move || Ok(snapshot::usage(&upper))).await
     }
 
-    /// Returns the mount point of a container's merged root on the node.
+    /// Returns the mount point of a container's root file system on the node.
     pub fn container_rootfs(&self, id: &str) -> Option<PathBuf> {
         self.container(id).ok().map(|c| snapshot::rootfs(&c.dir))
     }

@@ -1,4 +1,4 @@
-//! Sandboxes, through the agent's handle.
+//! Operations on sandboxes.
 
 use std::os::fd::FromRawFd;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::spec::SandboxSpec;
 use crate::status::{ContainerEvent, ContainerEventKind, Sandbox};
 
 impl Runtime {
-    /// Makes a sandbox: its namespaces, host name, kernel parameters and
-    /// `/dev/shm`. The network is the caller's to attach to `netns_path`.
+    /// Creates a sandbox: its namespaces, host name, kernel parameters and `/dev/shm`. The caller
+    /// must attach `netns_path` to the network. Fails if the ID is in use.
     pub async fn run_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let id = spec.id.clone().unwrap_or_else(new_id);
         if id.is_empty()
@@ -49,7 +49,7 @@ impl Runtime {
         Ok(status)
     }
 
-    /// Reports the unexpected end of a `pause` process.
+    /// Watches a sandbox's `pause` process, and reports its unexpected exit as an event.
     pub(super) fn watch_pause(&self, record: &SandboxRecord) {
         let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
             return;
@@ -59,14 +59,14 @@ impl Runtime {
         if fd < 0 {
             return;
         }
-        // SAFETY: the kernel has just given us this descriptor.
+        // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
         let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
         let (runtime, id) = (self.clone(), record.id.clone());
         handle.spawn(async move {
-            // SAFETY: an OwnedFd keeps its descriptor open, and the same, as long as it lives.
+            // SAFETY: the `OwnedFd` keeps the same descriptor open as long as it lives.
             let Ok(fd) = (unsafe { tokio::io::unix::AsyncFd::register(fd) }) else {
                 return;
             };
@@ -89,7 +89,7 @@ impl Runtime {
         });
     }
 
-    /// Kills all containers of the sandbox and gives up its namespaces. May be repeated.
+    /// Kills all containers of the sandbox and releases its namespaces. Can be repeated.
     pub async fn stop_sandbox(&self, id: &str) -> Result<()> {
         let record = {
             let mut sandboxes = self.inner.sandboxes.lock();
@@ -112,6 +112,7 @@ impl Runtime {
         .await
     }
 
+    /// Returns the containers of a sandbox.
     pub(super) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
         self.inner
             .containers
@@ -122,8 +123,8 @@ impl Runtime {
             .collect()
     }
 
-    /// Stops and forgets the sandbox and all its containers. May be repeated;
-    /// an unknown one is no error.
+    /// Stops and removes the sandbox and all its containers. Can be repeated; succeeds if the
+    /// sandbox is unknown.
     pub async fn remove_sandbox(&self, id: &str) -> Result<()> {
         match self.stop_sandbox(id).await {
             Err(RuntimeError::SandboxNotFound(_)) => return Ok(()),
@@ -138,6 +139,7 @@ impl Runtime {
         Ok(())
     }
 
+    /// Unmounts a sandbox's namespaces and removes its directories.
     pub(super) fn discard_sandbox(&self, id: &str) -> Result<()> {
         let run = self.sandbox_run(id);
         for name in ["net", "ipc", "uts", "shm"] {
@@ -147,7 +149,7 @@ impl Runtime {
         remove_dir(&self.sandbox_dir(id))
     }
 
-    /// The sandbox as it is.
+    /// Returns the status of a sandbox.
     pub fn sandbox_status(&self, id: &str) -> Option<Sandbox> {
         self.inner
             .sandboxes
@@ -156,7 +158,7 @@ impl Runtime {
             .map(SandboxRecord::status)
     }
 
-    /// All sandboxes.
+    /// Returns the status of all sandboxes.
     pub fn list_sandboxes(&self) -> Vec<Sandbox> {
         self.inner
             .sandboxes
@@ -166,8 +168,8 @@ impl Runtime {
             .collect()
     }
 
-    /// Connects to `port` on the loopback address inside the sandbox
-    /// (`port-forward`); IPv4 first, then IPv6.
+    /// Connects to `port` on the loopback address inside the sandbox, first over IPv4, then IPv6.
+    /// Used by `port-forward`.
     pub async fn connect_sandbox(&self, id: &str, port: u16) -> Result<tokio::net::TcpStream> {
         let netns = self.sandbox(id)?.netns();
         let stream = blocking(move || sandbox::connect(netns, port)).await?;

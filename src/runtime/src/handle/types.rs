@@ -1,4 +1,4 @@
-//! The handle, and what all of its operations share.
+//! The handle, and helpers shared by its operations.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,19 +18,20 @@ use crate::snapshot;
 use crate::spec::RuntimeConfig;
 use crate::status::{ContainerEvent, ContainerEventKind};
 
-/// How long processes of a container may take to end after SIGKILL.
+/// Timeout for the exit of a container's processes after SIGKILL.
 pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Images, sandboxes and containers of one node. Cheap to clone.
+/// A container runtime: the images, sandboxes and containers of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
     pub(super) inner: Arc<Inner>,
 }
 
+/// The state shared by all clones of a handle.
 pub(super) struct Inner {
     pub(super) config: RuntimeConfig,
     pub(super) store: Arc<Store>,
-    /// Another process has the runtime open and cleans up.
+    /// Whether another process has the runtime open and does the cleanup.
     pub(super) observer: bool,
     pub(super) events: broadcast::Sender<ContainerEvent>,
     pub(super) sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
@@ -42,15 +43,15 @@ pub(super) fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
 }
 
-/// Removes a directory with its content. One that does not exist is no error.
+/// Removes a directory recursively. Succeeds if it does not exist.
 pub(super) fn remove_dir(path: &Path) -> Result<()> {
     rkube_fsutil::remove_tree(path).context(|| format!("cannot remove {}", path.display()))
 }
 
 impl Runtime {
-    /// Sends an event to all receivers.
+    /// Sends an event about a container to all subscribers.
     pub(super) fn announce(&self, container: &Container, kind: ContainerEventKind) {
-        // It is no error if there are no receivers.
+        // Without subscribers, sending fails, which is fine.
         let _ = self.inner.events.send(ContainerEvent {
             container_id: container.meta.id.clone(),
             sandbox_id: container.meta.sandbox_id.clone(),
@@ -63,8 +64,8 @@ impl Runtime {
         &self.inner.config
     }
 
-    /// Subscribes to changes of containers' states. A receiver that lags gets `Lagged` and
-    /// must list the containers again.
+    /// Subscribes to changes of containers' states. A slow subscriber gets `Lagged` and must list
+    /// the containers again.
     pub fn events(&self) -> broadcast::Receiver<ContainerEvent> {
         self.inner.events.subscribe()
     }
@@ -114,7 +115,7 @@ impl Runtime {
         remove_dir(dir)
     }
 
-    /// Returns the handle on the shim of a running container.
+    /// Returns the connection to a running container's shim. Fails if it is not running.
     pub(super) fn running(&self, container: &Container) -> Result<client::Handle> {
         let live = container.live.lock();
         live.shim.clone().ok_or_else(|| RuntimeError::State {
@@ -125,7 +126,7 @@ impl Runtime {
     }
 }
 
-/// Unmounts a container's file systems.
+/// Unmounts a container's root file system and image volumes.
 pub(super) fn unmount_container(dir: &Path) -> Result<()> {
     snapshot::unmount(&snapshot::rootfs(dir))?;
     for entry in fs::read_dir(dir.join("images"))

@@ -1,4 +1,4 @@
-//! Images from tar files: `docker save`'s form and OCI layouts.
+//! Loading of images from tar files: Docker archives (`docker save`) and OCI layouts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -17,10 +17,10 @@ use super::store::{FileLock, Record, Store, verify};
 use crate::beneath::clean;
 use crate::error::{Context, ImageError};
 
-/// The longest manifest or configuration taken, in bytes.
+/// Maximum length of a manifest or configuration, in bytes.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
 
-/// One image of `manifest.json`.
+/// An image in `manifest.json` of a Docker archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
@@ -30,21 +30,22 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// Position of a file's bytes in the uncompressed tar.
+/// The position of a file's content in the uncompressed tar, in bytes.
 #[derive(Clone, Copy)]
 struct Span {
     offset: u64,
     size: u64,
 }
 
-/// A plain tar, and where each file in it is.
+/// An uncompressed tar file with an index of its content.
 struct Archive {
     file: File,
     files: HashMap<PathBuf, Span>,
     links: HashMap<PathBuf, PathBuf>,
 }
 
-/// Loads all images of the tar file at `path` into the store.
+/// Loads all images of the tar file at `path` into the store. Returns their names, or the IDs of
+/// images without a name.
 pub fn load(store: &Store, path: &Path) -> Result<Vec<String>, ImageError> {
     let archive = Archive::open(path, &store.ingest_dir())?;
     let name = path.display().to_string();
@@ -75,7 +76,7 @@ pub fn load(store: &Store, path: &Path) -> Result<Vec<String>, ImageError> {
 }
 
 impl Archive {
-    /// Reads the table of contents, of a plain copy when the file is compressed.
+    /// Opens an archive and indexes it. A compressed file is first decompressed into `spool`.
     fn open(path: &Path, spool: &Path) -> Result<Self, ImageError> {
         let context = || format!("cannot read {}", path.display());
         let mut file = File::open(path).image_context(context)?;
@@ -103,6 +104,7 @@ impl Archive {
         Self::index(file, path)
     }
 
+    /// Indexes an uncompressed archive.
     fn index(file: File, path: &Path) -> Result<Self, ImageError> {
         let length = file
             .metadata()
@@ -136,7 +138,7 @@ impl Archive {
                 && let Some(target) = entry.link_name_bytes()
             {
                 let target = PathBuf::from(std::ffi::OsString::from_vec(target.into_owned()));
-                // Old archives share layers by relative links.
+                // Old Docker archives share layers by relative symbolic links.
                 let base = if kind.is_symlink() {
                     name.parent().map(Path::to_path_buf)
                 } else {
@@ -160,6 +162,7 @@ impl Archive {
         })
     }
 
+    /// Finds a file, following at most seven links.
     fn find(&self, name: &str) -> Option<Span> {
         let mut path = clean(Path::new(name))?;
         for _ in 0..8 {
@@ -175,6 +178,7 @@ impl Archive {
         self.find(name).is_some()
     }
 
+    /// Returns a reader of a file's content.
     fn reader(&self, name: &str) -> Result<io::Take<File>, ImageError> {
         let span = self
             .find(name)
@@ -188,6 +192,7 @@ impl Archive {
         Ok(file.take(span.size))
     }
 
+    /// Reads a file of at most [`MAX_DOCUMENT`] bytes; a longer one is truncated.
     fn bytes(&self, name: &str) -> Result<Vec<u8>, ImageError> {
         let mut bytes = Vec::new();
         self.reader(name)?
@@ -202,13 +207,14 @@ impl Archive {
             .map_err(|e| ImageError::Malformed(format!("malformed {name} in the archive: {e}")))
     }
 
+    /// Reads a blob of an OCI layout and verifies its digest.
     fn blob(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
         let bytes = self.bytes(&blob_name(digest))?;
         verify(digest, &bytes)?;
         Ok(bytes)
     }
 
-    /// Names by configuration file, for layouts whose index has none.
+    /// Returns the names by configuration file, for OCI layouts whose index contains none.
     fn docker_tags(&self) -> Result<BTreeMap<String, Vec<String>>, ImageError> {
         if !self.has("manifest.json") {
             return Ok(BTreeMap::new());
@@ -220,6 +226,7 @@ impl Archive {
             .collect())
     }
 
+    /// Loads an image of an OCI layout, selecting this machine's platform.
     fn load_oci(
         &self,
         store: &Store,
@@ -252,7 +259,7 @@ impl Archive {
         .iter()
         .find_map(|key| descriptor.annotations.get(*key));
         if let Some(text) = annotated {
-            // A bare tag names no repository.
+            // A tag without a repository is not a name.
             if text.contains(['/', ':'])
                 && let Ok(reference) = Reference::parse(text)
             {
@@ -282,6 +289,7 @@ impl Archive {
         finish(store, record, &bytes, &config_bytes, hold)
     }
 
+    /// Loads an image of a Docker archive.
     fn load_docker(
         &self,
         store: &Store,
@@ -296,7 +304,7 @@ impl Archive {
         }
         let hold = store.hold()?;
         let layers = self.layers(store, &config, image.layers.iter().cloned())?;
-        // The archive has no manifest; one is written so that the image has a digest.
+        // The archive has no manifest, so one is generated to give the image a digest.
         let config_digest = Digest::of(&config_bytes);
         let manifest = Manifest {
             schema_version: 2,
@@ -328,7 +336,8 @@ impl Archive {
         finish(store, record, &bytes, &config_bytes, hold)
     }
 
-    /// Unpacks the layers in order; returns their sizes in the archive.
+    /// Unpacks the layers in order. Returns their sizes in the archive. Layers that the archive
+    /// omits must already be in the store.
     fn layers(
         &self,
         store: &Store,
@@ -363,6 +372,7 @@ impl Archive {
     }
 }
 
+/// Stores an image's blobs and adds it to the index. Returns its names, or its ID.
 fn finish(
     store: &Store,
     record: Record,
@@ -381,7 +391,7 @@ fn finish(
     Ok(names)
 }
 
-/// A descriptor of content written here.
+/// Returns the descriptor of content that is generated here.
 pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     Descriptor {
         media_type: media_type.into(),
@@ -392,6 +402,7 @@ pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     }
 }
 
+/// Returns the path of a blob in an OCI layout.
 fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }

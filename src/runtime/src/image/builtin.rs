@@ -1,4 +1,4 @@
-//! Built-in images: their root holds nothing but the binary and `/tmp`.
+//! Built-in images, whose root contains only the rkube binary and `/tmp`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,10 +12,10 @@ use super::reference::Reference;
 use super::store::{Record, Store};
 use crate::error::{Context, ImageError};
 
-/// Installs the image `name` that runs `binary` with `entrypoint`.
+/// Installs the image `name`, which runs `binary` with `entrypoint`. Returns its ID.
 ///
-/// The layer has no tar that could be hashed. Its digest is derived from the binary's size
-/// and modification time, so that the file need not be read at each start.
+/// The layer has no tar whose digest could be computed. Its digest is derived from the binary's
+/// size and modification time, so that the binary need not be read at each start.
 pub fn install(
     store: &Store,
     name: &str,
@@ -81,7 +81,7 @@ pub fn install(
     Ok(config_digest)
 }
 
-/// Fills the root of the layer.
+/// Fills the root directory of the layer.
 fn make_root(root: &Path, binary: &Path) -> Result<(), ImageError> {
     let target = root.join("rkube");
     if fs::hard_link(binary, &target).is_err() {
@@ -97,6 +97,7 @@ fn make_root(root: &Path, binary: &Path) -> Result<(), ImageError> {
         .image_context(|| format!("cannot make {}", tmp.display()))
 }
 
+/// Returns the image's configuration.
 fn image_config(entrypoint: &[&str], ports: &[&str], diff: &Digest) -> Config {
     let host = Platform::host();
     let exposed = |port: &&str| {

@@ -1,4 +1,4 @@
-//! Telling gzip, zstd and plain streams apart, and reading all of them.
+//! Detection of gzip and zstd streams, and their decompression.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -7,10 +7,11 @@ use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder as Frame};
 
-/// Decompresses `reader` if its first bytes say that it is compressed.
+/// Returns a reader that decompresses `reader` if it begins with the magic number of gzip or zstd,
+/// and passes it through otherwise.
 pub fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut reader = BufReader::with_capacity(64 * 1024, reader);
-    // A short first read must not hide the magic number.
+    // Peeking leaves the magic number in the buffer for the decoder.
     let head = peek(&mut reader)?;
     Ok(match head {
         [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(reader)),
@@ -20,7 +21,7 @@ pub fn decompress<'a>(reader: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> 
     })
 }
 
-/// The first four bytes, zeros where there are fewer, without consuming them.
+/// Returns the first four bytes without consuming them. Missing bytes are zero.
 fn peek<R: Read>(reader: &mut BufReader<R>) -> io::Result<[u8; 4]> {
     let mut head = [0; 4];
     let available = reader.fill_buf()?;
@@ -29,13 +30,13 @@ fn peek<R: Read>(reader: &mut BufReader<R>) -> io::Result<[u8; 4]> {
         head[..n].copy_from_slice(&available[..n]);
         return Ok(head);
     }
-    // Files and pipes give more than three bytes at once unless they end there.
+    // Files and pipes return fewer than four bytes only at their end.
     let n = available.len();
     head[..n].copy_from_slice(available);
     Ok(head)
 }
 
-/// A stream of zstd frames, skippable ones included.
+/// A decoder of consecutive zstd frames. Skippable frames are skipped.
 struct ZstdReader<R> {
     source: R,
     decoder: Frame,
@@ -51,7 +52,7 @@ impl<R: BufRead> ZstdReader<R> {
         }
     }
 
-    /// Begins the next frame; false at the end of the stream.
+    /// Begins the next frame. Returns false at the end of the stream.
     fn next_frame(&mut self) -> io::Result<bool> {
         loop {
             if self.source.fill_buf()?.is_empty() {

@@ -1,4 +1,4 @@
-//! Content digests, and readers and writers that compute them on the way.
+//! Content digests, and readers and writers that compute them.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -6,13 +6,13 @@ use std::io::{self, Read, Write};
 use ring::digest::{Context, SHA256, SHA512};
 use serde::{Deserialize, Serialize};
 
-/// `sha256:…` or `sha512:…`, lower-case hexadecimal.
+/// A digest of the form `sha256:…` or `sha512:…`, in lower-case hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
 impl Digest {
-    /// Parses a digest. `None` if the algorithm is unknown, or if the digits have a wrong
+    /// Parses a digest. Returns `None` if the algorithm is unknown, or if the digits have a wrong
     /// number or case.
     pub fn parse(text: &str) -> Option<Self> {
         let (algorithm, hex) = text.split_once(':')?;
@@ -32,12 +32,12 @@ impl Digest {
         hasher.finish()
     }
 
-    /// Returns the digest as text, `sha256:…`.
+    /// Returns the digest as text, such as `sha256:…`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the digits without the algorithm.
+    /// Returns the hexadecimal digits without the algorithm.
     pub fn hex(&self) -> &str {
         self.0.split_once(':').map_or("", |(_, hex)| hex)
     }
@@ -49,7 +49,7 @@ impl Digest {
             .map_or("", |(algorithm, _)| algorithm)
     }
 
-    /// Returns a hasher of the digest's algorithm.
+    /// Returns a hasher for the digest's algorithm.
     pub fn hasher(&self) -> Hasher {
         if self.algorithm() == "sha512" {
             Hasher::sha512()
@@ -79,14 +79,14 @@ impl From<Digest> for String {
     }
 }
 
-/// Computes a digest incrementally.
+/// An incremental computation of a digest.
 pub struct Hasher {
     name: &'static str,
     context: Context,
 }
 
 impl Hasher {
-    /// Returns a hasher of SHA-256.
+    /// Returns a SHA-256 hasher.
     pub fn sha256() -> Self {
         Self {
             name: "sha256",
@@ -94,7 +94,7 @@ impl Hasher {
         }
     }
 
-    /// Returns a hasher of SHA-512.
+    /// Returns a SHA-512 hasher.
     pub fn sha512() -> Self {
         Self {
             name: "sha512",
@@ -102,12 +102,12 @@ impl Hasher {
         }
     }
 
-    /// Adds bytes.
+    /// Adds bytes to the input.
     pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
     }
 
-    /// Returns the digest of all bytes added.
+    /// Returns the digest of the input.
     pub fn finish(self) -> Digest {
         Digest(format!(
             "{}:{}",
@@ -128,14 +128,14 @@ impl Write for Hasher {
     }
 }
 
-/// A reader that hashes all bytes it reads.
+/// A reader that hashes all bytes read from `inner`.
 pub struct HashingReader<R> {
     inner: R,
     hasher: Hasher,
 }
 
 impl<R: Read> HashingReader<R> {
-    /// Wraps `inner`.
+    /// Returns a reader of `inner` that uses `hasher`.
     pub fn new(inner: R, hasher: Hasher) -> Self {
         Self { inner, hasher }
     }

@@ -1,4 +1,4 @@
-//! Manifests, indexes and configurations, in OCI's and Docker's forms.
+//! Manifests, indexes and configurations of images, in the OCI and Docker formats.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::{Digest, Hasher};
 use crate::error::ImageError;
 
-/// Media types asked of a registry, and written.
+/// Media types that are requested from registries or written.
 pub mod media {
     /// OCI image index.
     pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -23,41 +23,41 @@ pub mod media {
     pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 }
 
-/// A pointer to content.
+/// A reference to content by its digest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// Media type.
     #[serde(default)]
     pub media_type: String,
-    /// Its digest.
+    /// Digest of the content.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// Length of the content in bytes.
     pub size: u64,
-    /// The platform, in an index.
+    /// The platform; only in an index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
-    /// Free text by key.
+    /// Arbitrary metadata.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// An operating system and processor.
+/// An operating system and a processor architecture.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
-    /// Go's name of the processor family.
+    /// Processor architecture, as in Go's `GOARCH`.
     #[serde(default)]
     pub architecture: String,
-    /// Go's name of the operating system.
+    /// Operating system, as in Go's `GOOS`.
     #[serde(default)]
     pub os: String,
-    /// The processor's version within the family.
+    /// Variant of the architecture, such as `v8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 
 impl Platform {
-    /// This machine's.
+    /// Returns the platform of this machine.
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -73,7 +73,7 @@ impl Platform {
         }
     }
 
-    /// Whether an image for `self` runs on `host`.
+    /// Returns whether an image for `self` runs on `host`.
     fn matches(&self, host: &Self) -> bool {
         let variant_ok = match (self.architecture.as_str(), self.variant.as_deref()) {
             (_, None | Some("")) => true,
@@ -95,28 +95,28 @@ impl std::fmt::Display for Platform {
     }
 }
 
-/// A manifest or an index, as a registry or layout holds it.
+/// A manifest or an index, as stored by a registry or in a layout.
 #[derive(Clone, Debug)]
 pub enum Document {
-    /// Several platforms.
+    /// An index of images for several platforms.
     Index(Index),
-    /// One image.
+    /// The manifest of one image.
     Manifest(Manifest),
 }
 
-/// Images by platform.
+/// An index: the manifests of an image by platform.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
     /// Always 2.
     #[serde(default)]
     pub schema_version: u32,
-    /// The images.
+    /// Descriptors of the manifests.
     #[serde(default)]
     pub manifests: Vec<Descriptor>,
 }
 
-/// One image.
+/// The manifest of one image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -126,14 +126,14 @@ pub struct Manifest {
     /// The media type of this document.
     #[serde(default)]
     pub media_type: String,
-    /// The configuration.
+    /// Descriptor of the configuration.
     pub config: Descriptor,
-    /// The layers, bottom first.
+    /// Descriptors of the layers, bottom first.
     pub layers: Vec<Descriptor>,
 }
 
 impl Document {
-    /// Reads a document; its own media type counts before the transport's.
+    /// Parses a document. Its kind follows from its fields, not from a media type.
     pub fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
         let value: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|e| ImageError::Malformed(format!("the manifest is not JSON: {e}")))?;
@@ -166,7 +166,7 @@ impl Document {
 }
 
 impl Index {
-    /// The entry for `host`, or an error that names what there is.
+    /// Returns the entry for `host`, or an error that lists the available platforms.
     pub fn select(&self, host: &Platform, image: &str) -> Result<&Descriptor, ImageError> {
         let images = || {
             // Attestations are listed under an unknown platform.
@@ -179,7 +179,7 @@ impl Index {
         {
             return Ok(found);
         }
-        // A single entry without a platform is checked by its configuration.
+        // A single entry without a platform is checked later, by its configuration.
         let mut unnamed = images().filter(|d| d.platform.is_none());
         if let (Some(only), None) = (unnamed.next(), unnamed.next()) {
             return Ok(only);
@@ -200,55 +200,55 @@ impl Index {
     }
 }
 
-/// An image's configuration.
+/// The configuration of an image.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Config {
-    /// Processor family.
+    /// Processor architecture.
     #[serde(default)]
     pub architecture: String,
     /// Operating system.
     #[serde(default)]
     pub os: String,
-    /// Processor version.
+    /// Variant of the architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// Time of creation, RFC 3339.
+    /// Time of creation, in RFC 3339 format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Default process.
+    /// The default process.
     #[serde(default)]
     pub config: RunConfig,
-    /// Its layers' digests, uncompressed.
+    /// The layers' uncompressed digests.
     #[serde(default)]
     pub rootfs: RootFs,
 }
 
-/// The default process of an image.
+/// The default process of an image, and metadata.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct RunConfig {
-    /// `user[:group]`, names or numbers.
+    /// User and group as `user[:group]`, names or numbers.
     #[serde(
         skip_serializing_if = "String::is_empty",
         deserialize_with = "or_default"
     )]
     pub user: String,
-    /// Ports, as keys.
+    /// Exposed ports, as keys.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "or_default"
     )]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
-    /// `NAME=value`.
+    /// Environment variables of the form `NAME=value`.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub env: Vec<String>,
-    /// Program and first arguments.
+    /// Program and its first arguments.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub entrypoint: Vec<String>,
-    /// Default arguments, or program when there is no entry point.
+    /// Default arguments; if there is no entry point, the program and its arguments.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub cmd: Vec<String>,
-    /// Volumes, as keys.
+    /// Paths of volumes, as keys.
     #[serde(
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "or_default"
@@ -266,7 +266,7 @@ pub struct RunConfig {
         deserialize_with = "or_default"
     )]
     pub labels: BTreeMap<String, String>,
-    /// The signal that asks it to stop.
+    /// Signal that requests a graceful stop.
     #[serde(
         skip_serializing_if = "String::is_empty",
         deserialize_with = "or_default"
@@ -274,7 +274,7 @@ pub struct RunConfig {
     pub stop_signal: String,
 }
 
-/// Docker writes `null` where others write nothing.
+/// Deserializes `null` as the default. Docker writes `null` for absent values.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -283,7 +283,7 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// An image's layers.
+/// The layers of an image.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RootFs {
     /// Always `layers`.
@@ -295,7 +295,7 @@ pub struct RootFs {
 }
 
 impl Config {
-    /// Reads a configuration and checks that it is for `host`.
+    /// Parses a configuration and checks that it is for `host`.
     pub fn parse(bytes: &[u8], host: &Platform, image: &str) -> Result<Self, ImageError> {
         let config: Self = serde_json::from_slice(bytes).map_err(|e| {
             ImageError::Malformed(format!("malformed configuration of image {image:?}: {e}"))
@@ -315,7 +315,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The identities of the layer stacks, one a layer, as OCI defines chain IDs.
+    /// Returns the chain ID of each layer (OCI image specification), bottom first.
     pub fn chain_ids(&self) -> Vec<Digest> {
         let mut chain: Vec<Digest> = Vec::with_capacity(self.rootfs.diff_ids.len());
         for diff in &self.rootfs.diff_ids {

@@ -1,4 +1,4 @@
-//! Images: names, content, unpacking, archives, registries.
+//! Images: references, content, unpacking, archives and registries.
 
 pub mod archive;
 pub mod builtin;

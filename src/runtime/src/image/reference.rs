@@ -1,20 +1,20 @@
-//! Image references: parsing and normalization.
+//! Parsing and normalization of image references.
 
 use std::fmt;
 
 use super::digest::Digest;
 use crate::error::ImageError;
 
-/// Registry of references without one.
+/// Registry of references that name none.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// Namespace of repositories without one in the default registry.
+/// Namespace of single-component repositories in the default registry.
 const OFFICIAL: &str = "library";
 /// Tag of references with neither tag nor digest.
 const DEFAULT_TAG: &str = "latest";
-/// Maximum length of a name, without tag and digest, in the distribution's grammar.
+/// Maximum length of a name without tag and digest, after the distribution project.
 const MAX_NAME_LENGTH: usize = 255;
 
-/// A normalised image name: registry, repository, and a tag, a digest or both.
+/// A normalized image name: registry, repository, and a tag, a digest or both.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     registry: String,
@@ -24,8 +24,8 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Parses a name as the distribution project's grammar has it, with Docker's
-    /// defaults: `busybox` is `docker.io/library/busybox:latest`.
+    /// Parses a name by the grammar of the distribution project, with Docker's defaults: `busybox`
+    /// is `docker.io/library/busybox:latest`.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
         let bad = |reason: &str| ImageError::InvalidReference {
             reference: text.to_string(),
@@ -102,7 +102,7 @@ impl Reference {
         })
     }
 
-    /// Returns `host[:port]`, `docker.io` for Docker Hub.
+    /// Returns the registry as `host[:port]`; `docker.io` for Docker Hub.
     pub fn registry(&self) -> &str {
         &self.registry
     }
@@ -112,12 +112,12 @@ impl Reference {
         &self.repository
     }
 
-    /// Returns the digest, if there is one.
+    /// Returns the digest, if any.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// Returns the key of the manifest: the digest if there is one, else the tag.
+    /// Returns the key of the manifest in the registry: the digest if present, otherwise the tag.
     pub fn manifest_key(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -126,7 +126,7 @@ impl Reference {
         }
     }
 
-    /// Returns `registry/repository:tag` if there is a tag.
+    /// Returns `registry/repository:tag`, if there is a tag.
     pub fn tagged(&self) -> Option<String> {
         self.tag
             .as_ref()
@@ -152,8 +152,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Returns whether a tag is valid: at most 128 letters, digits and `_`, after the first
-/// also `.` and `-`.
+/// Returns whether a tag is valid: at most 128 letters, digits and `_`, and after the first
+/// character also `.` and `-`.
 fn valid_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     !tag.is_empty()
@@ -162,8 +162,8 @@ fn valid_tag(tag: &str) -> bool {
         && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
 }
 
-/// Returns whether a path component is valid: lower-case letters and digits, separated by
-/// `.`, `_`, `__` or hyphens.
+/// Returns whether a path component is valid: lower-case letters and digits, separated by `.`, `_`,
+/// `__` or hyphens.
 fn valid_component(component: &str) -> bool {
     let alnum = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = component.as_bytes();
@@ -180,7 +180,7 @@ fn valid_component(component: &str) -> bool {
         })
 }
 
-/// Returns whether a registry is a DNS name, an IPv4 or a bracketed IPv6 address, with an
+/// Returns whether a registry is a DNS name, an IPv4 address or a bracketed IPv6 address, with an
 /// optional port.
 fn valid_registry(registry: &str) -> bool {
     let (host, port) = if let Some(rest) = registry.strip_prefix('[') {

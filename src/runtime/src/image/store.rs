@@ -1,9 +1,9 @@
-//! Blobs and unpacked layers on disk, shared by several nodes' processes, and
-//! this node's index of images.
+//! The image store: blobs and unpacked layers, which several nodes may share, and this node's index
+//! of images.
 //!
-//! Shared content is immutable and published by a rename. A process that creates a layer
-//! holds its lock. Each node keeps a list of references in the shared directory, so that
-//! other nodes do not remove content in use.
+//! Shared content is immutable and published by a rename. A process that creates a layer holds the
+//! layer's lock. Each node keeps a list of references in the shared directory, so that other nodes
+//! do not delete content in use.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File};
@@ -24,31 +24,31 @@ use super::unpack::unpack;
 use crate::error::{Context, ImageError};
 use crate::status::ImageStatus;
 
-/// One image in the index.
+/// An image in the index.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// The configuration's digest: the image's ID.
+    /// Digest of the configuration, which is the image's ID.
     pub config: Digest,
-    /// The manifest's digest.
+    /// Digest of the manifest.
     pub manifest: Digest,
-    /// Names with a tag.
+    /// Names with a tag, `registry/repository:tag`.
     pub tags: BTreeSet<String>,
-    /// Names with a digest.
+    /// Names with a digest, `registry/repository@digest`.
     pub digests: BTreeSet<String>,
-    /// Bytes of configuration and layers as distributed.
+    /// Size of the configuration and layers as distributed, in bytes.
     pub size: u64,
-    /// Layer stack, bottom first, by chain ID.
+    /// Chain IDs of the layers, bottom first.
     pub layers: Vec<Digest>,
-    /// Time of its arrival at this node, for the order of collection.
+    /// Time when the image was added to this node.
     pub added: jiff::Timestamp,
 }
 
-/// An image ready to run.
+/// An image and its configuration.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Its place in the index.
+    /// The entry in the index.
     pub record: Record,
-    /// Its configuration.
+    /// The configuration.
     pub config: Config,
 }
 
@@ -60,10 +60,11 @@ pub struct Store {
     index: Mutex<Index>,
 }
 
-/// An advisory lock on a file, released when dropped.
+/// An advisory lock on a file (`flock`). Released when dropped.
 pub struct FileLock(#[allow(dead_code, reason = "held for its lock")] File);
 
 impl FileLock {
+    /// Waits for the lock. The file is created if it does not exist.
     fn take(path: &Path, operation: libc::c_int) -> io::Result<Self> {
         let file = File::options()
             .create(true)
@@ -83,7 +84,7 @@ impl FileLock {
     }
 }
 
-/// Tells versions of a file apart: it is replaced, never written in place.
+/// The version of a file that is replaced by renames: inode and modification time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp(u64, i64, i64);
 
@@ -98,7 +99,7 @@ impl Stamp {
     }
 }
 
-/// The images of this node, as read at `stamp`.
+/// The images of this node, as read from the file's version `stamp`.
 #[derive(Default)]
 struct Index {
     stamp: Option<Stamp>,
@@ -106,7 +107,7 @@ struct Index {
 }
 
 impl Store {
-    /// Opens the store: `shared` holds content, `root` this node's index.
+    /// Opens the store. `shared` is the directory of the content, `root` that of this node's index.
     pub fn open(shared: &Path, root: &Path) -> Result<Self, ImageError> {
         for dir in [
             "blobs/sha256",
@@ -150,7 +151,7 @@ impl Store {
             node,
             index: Mutex::default(),
         };
-        // The shared folder may have been emptied behind our back.
+        // Content may have been deleted from the shared directory meanwhile.
         index.retain(|_, record| {
             let whole = store.blob_path(&record.config).is_file()
                 && record
@@ -169,8 +170,8 @@ impl Store {
         Ok(store)
     }
 
-    /// The index as it is on disk: another process of this node (`rkube ctl`
-    /// beside the agent) may have changed it.
+    /// Returns the index, read again if another process of this node (such as `rkube ctl`) replaced
+    /// it.
     fn index(&self) -> MutexGuard<'_, Index> {
         let mut index = self.index.lock();
         let stamp = Stamp::of(&self.index_path);
@@ -179,39 +180,39 @@ impl Store {
         {
             match serde_json::from_slice(&bytes) {
                 Ok(records) => *index = Index { stamp, records },
-                // Written atomically: damage is the disk's, and what is known stays.
+                // The file is written atomically, so the disk is damaged. Keep the index in memory.
                 Err(e) => tracing::warn!("the image index is corrupt: {e}"),
             }
         }
         index
     }
 
-    /// Keeps this node's other processes from changing the index meanwhile.
+    /// Locks the index against changes by other processes of this node.
     fn lock_index(&self) -> Result<FileLock, ImageError> {
         let path = self.index_path.with_extension("lock");
         FileLock::take(&path, libc::LOCK_EX)
             .image_context(|| format!("cannot lock {}", path.display()))
     }
 
-    /// The folder that content lives in.
+    /// Returns the directory of the shared content.
     pub fn path(&self) -> &Path {
         &self.shared
     }
 
-    /// Held (shared) from the first look at what is stored to the moment that the
-    /// index refers to it, so that no other node collects it meanwhile.
+    /// Takes a shared lock that prevents the deletion of unused content. It must be held from the
+    /// first check for content until the index refers to it.
     pub fn hold(&self) -> Result<FileLock, ImageError> {
         FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_SH)
             .image_context(|| "cannot lock the image store".into())
     }
 
-    /// Held while one piece of content is made.
+    /// Locks one piece of content while it is created.
     pub fn lock_content(&self, digest: &Digest) -> Result<FileLock, ImageError> {
         FileLock::take(&self.shared.join("locks").join(digest.hex()), libc::LOCK_EX)
             .image_context(|| format!("cannot lock {digest}"))
     }
 
-    /// Held while one blob is downloaded.
+    /// Locks one blob while it is downloaded.
     pub fn lock_download(&self, digest: &Digest) -> Result<FileLock, ImageError> {
         let name = format!("blob-{}", digest.hex());
         FileLock::take(&self.shared.join("locks").join(name), libc::LOCK_EX)
@@ -237,17 +238,18 @@ impl Store {
             .join(chain.hex())
     }
 
-    /// The file tree of a layer.
+    /// Returns the root directory of an unpacked layer.
     pub fn layer_path(&self, chain: &Digest) -> PathBuf {
         self.layer_dir(chain).join("fs")
     }
 
-    /// Whether the layer is unpacked.
+    /// Returns whether the layer is unpacked.
     pub fn has_layer(&self, chain: &Digest) -> bool {
         self.layer_dir(chain).is_dir()
     }
 
-    /// A small blob (manifest, configuration) if it is stored and whole.
+    /// Returns a small blob (manifest or configuration). Returns `None` if it is missing or does
+    /// not match its digest.
     pub fn read_blob(&self, digest: &Digest) -> Option<Vec<u8>> {
         let bytes = fs::read(self.blob_path(digest)).ok()?;
         let mut hasher = digest.hasher();
@@ -255,7 +257,7 @@ impl Store {
         (hasher.finish() == *digest).then_some(bytes)
     }
 
-    /// Stores a small blob under its own digest.
+    /// Stores a small blob. Fails if the bytes do not match the digest.
     pub fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
         verify(digest, bytes)?;
         let path = self.blob_path(digest);
@@ -265,9 +267,8 @@ impl Store {
         write_atomic(&path, bytes).image_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Unpacks one layer, plain or compressed, on top of `below` (chain IDs,
-    /// bottom first), unless it is there. The tree appears only when its content
-    /// hashes to `diff`.
+    /// Unpacks a layer, compressed or not, on top of the layers `below` (chain IDs, bottom first),
+    /// unless it exists. The layer is published only if the digest of its content equals `diff`.
     pub fn unpack_layer(
         &self,
         chain: &Digest,
@@ -299,7 +300,8 @@ impl Store {
         })
     }
 
-    /// Makes a layer by `fill`, which gets an empty directory, unless it is there.
+    /// Creates a layer unless it exists. `fill` receives an empty directory; the layer is published
+    /// if it succeeds.
     pub fn make_layer(
         &self,
         chain: &Digest,
@@ -313,7 +315,7 @@ impl Store {
             return Ok(());
         }
         let temporary = self.ingest_dir().join(format!("layer-{}", chain.hex()));
-        // Left by a process that died here: the lock says that none works on it.
+        // Left by a process that was killed: the lock ensures that none is working on it.
         remove(&temporary)?;
         let fs_dir = temporary.join("fs");
         fs::create_dir_all(&fs_dir)
@@ -329,12 +331,12 @@ impl Store {
         result
     }
 
-    /// Adds an image to the index, or names to one that is there. `hold` is the
-    /// caller's lock, given up only after the index refers to the content.
+    /// Adds an image to the index, or its names to an existing image. `_hold` is the lock from
+    /// [`Self::hold`], released after the index refers to the content.
     pub fn add(&self, record: Record, _hold: FileLock) -> Result<(), ImageError> {
         let _lock = self.lock_index()?;
         let mut index = self.index();
-        // A name belongs to one image: the newest.
+        // A name refers to one image only, the one added last.
         for other in index.records.values_mut() {
             if other.config != record.config {
                 other.tags.retain(|tag| !record.tags.contains(tag));
@@ -353,7 +355,7 @@ impl Store {
         self.save(&mut index)
     }
 
-    /// Writes the index, then what other nodes must know of it.
+    /// Writes this node's list of references, then the index.
     fn save(&self, index: &mut Index) -> Result<(), ImageError> {
         let bytes = serde_json::to_vec(&index.records)
             .map_err(|e| ImageError::Malformed(format!("cannot encode the image index: {e}")))?;
@@ -371,7 +373,7 @@ impl Store {
         Ok(())
     }
 
-    /// Finds an image by name, `name@digest`, ID or the beginning of an ID.
+    /// Finds an image by name, `name@digest`, ID or unique ID prefix.
     pub fn find(&self, text: &str) -> Option<Record> {
         let index = self.index();
         find_in(&index.records, text).and_then(|id| index.records.get(&id).cloned())
@@ -391,12 +393,12 @@ impl Store {
         Ok(Image { record, config })
     }
 
-    /// All images.
+    /// Returns all images.
     pub fn list(&self) -> Vec<Record> {
         self.index().records.values().cloned().collect()
     }
 
-    /// Gives an image another name.
+    /// Adds a name to an image. The name is taken from any other image.
     pub fn tag(&self, image: &str, name: &str) -> Result<(), ImageError> {
         let hold = self.hold()?;
         let mut record = self
@@ -414,7 +416,7 @@ impl Store {
         self.add(record, hold)
     }
 
-    /// Forgets one name, and the image with its last one.
+    /// Removes a name, and the image with its last name. Then deletes unused content.
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
         let _lock = self.lock_index()?;
@@ -438,7 +440,7 @@ impl Store {
         self.collect()
     }
 
-    /// Forgets an image; true when it was there.
+    /// Removes an image and deletes unused content. Returns whether the image existed.
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
         let _lock = self.lock_index()?;
         let mut index = self.index();
@@ -452,7 +454,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Deletes the content that no node refers to. Nobody adds any meanwhile.
+    /// Deletes content that no node refers to. Waits until no pull or load is in progress.
     fn collect(&self) -> Result<(), ImageError> {
         let _lock = FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_EX)
             .image_context(|| "cannot lock the image store".into())?;
@@ -468,7 +470,7 @@ impl Store {
                 .image_context(|| format!("cannot read {}", path.display()))?;
             used.extend(text.lines().map(str::to_string));
         }
-        // Nobody pulls or loads now, so what is half-made was given up.
+        // No pull or load is in progress, so partial content is abandoned.
         let ingest = self.ingest_dir();
         for entry in
             fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))?
@@ -494,7 +496,7 @@ impl Store {
                         continue;
                     }
                     if kind == "layers" {
-                        // Out of sight first: half a layer must never be found.
+                        // Rename first, so that a partially deleted layer is never found.
                         let trash = self.ingest_dir().join(format!("trash-{name}"));
                         remove(&trash)?;
                         fs::rename(entry.path(), &trash)
@@ -512,14 +514,14 @@ impl Store {
     }
 }
 
-/// The content that an image needs.
+/// Returns the digests of the content that an image needs.
 fn content(record: &Record) -> impl Iterator<Item = &Digest> {
     [&record.config, &record.manifest]
         .into_iter()
         .chain(&record.layers)
 }
 
-/// Checks small content against its digest.
+/// Checks bytes against their digest.
 pub fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
     let mut hasher: Hasher = digest.hasher();
     hasher.update(bytes);
@@ -534,12 +536,12 @@ pub fn verify(digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
     }
 }
 
-/// Removes a directory with its content. One that does not exist is no error.
+/// Removes a directory recursively. Succeeds if it does not exist.
 fn remove(path: &Path) -> Result<(), ImageError> {
     remove_tree(path).image_context(|| format!("cannot remove {}", path.display()))
 }
 
-/// The ID that a text stands for. A name counts before the beginning of an ID.
+/// Returns the ID of the image that `text` refers to. Names take precedence over ID prefixes.
 fn find_in(index: &BTreeMap<Digest, Record>, text: &str) -> Option<Digest> {
     if let Some(digest) = Digest::parse(text) {
         return index.contains_key(&digest).then_some(digest);

@@ -1,8 +1,7 @@
-//! One layer's tar stream, written as an overlayfs lower directory.
+//! Unpacking of a layer's tar stream to a lower directory of overlayfs.
 //!
-//! The stream is hostile until its digest is known, and after: no entry may
-//! touch anything outside the layer's directory (see [`crate::beneath`]), and no
-//! entry may set the attributes by which overlayfs finds its way.
+//! The stream is not trusted. No entry may affect anything outside the layer's directory (see
+//! [`crate::beneath`]). No entry may set the extended attributes that overlayfs interprets.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -16,14 +15,14 @@ use crate::beneath::{
     c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, remove_at, stat_at, stat_fd,
 };
 
-/// Marks a removed name in a layer's tar.
+/// Prefix of an entry that hides a name of a lower layer.
 const WHITEOUT: &[u8] = b".wh.";
-/// Marks a directory whose lower content is hidden.
+/// Name of an entry that hides the lower layers' content of its directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Bookkeeping of a file system long gone; ignored.
+/// Prefix of the metadata files of AUFS, which are ignored.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 
-/// Owner and mode of an entry.
+/// Ownership, mode, modification time and extended attributes of an entry.
 struct Metadata {
     uid: u32,
     gid: u32,
@@ -32,14 +31,14 @@ struct Metadata {
     xattrs: Vec<(CString, Vec<u8>)>,
 }
 
-/// Unpacks the uncompressed tar stream `reader` into the empty directory `target`.
-/// `parents` are the layers below, top first: directories that the tar leaves
-/// out, and hard links to what it does not hold, take after theirs.
+/// Unpacks the uncompressed tar stream `reader` into the empty directory `target`. `parents` are
+/// the layers below, top first. They provide the ownership and mode of directories that the tar
+/// omits, and the targets of hard links to lower layers.
 pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Result<()> {
     let root = open_dir(target)?;
     let mut archive = tar::Archive::new(reader);
     archive.set_ignore_zeros(false);
-    // A directory's time is set last, because writing into it changes it.
+    // Directories' times are set last, because creating files in them changes them.
     let mut directories: Vec<(PathBuf, libc::timespec)> = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -182,7 +181,7 @@ fn bad(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.to_string())
 }
 
-/// Collects what an entry says of itself.
+/// Reads the metadata of an entry from its header and PAX extensions.
 fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
     let header = entry.header();
     let raw = header.as_old();
@@ -222,7 +221,7 @@ fn metadata<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Metadata> {
     })
 }
 
-/// A field of a header; one left blank is zero, as other readers have it.
+/// Reads a numeric header field. A blank field is zero, as in other implementations.
 fn number(field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u64> {
     if field.iter().all(|b| matches!(b, 0 | b' ')) {
         Ok(0)
@@ -231,7 +230,7 @@ fn number(field: &[u8], read: impl FnOnce() -> io::Result<u64>) -> io::Result<u6
     }
 }
 
-/// Attributes by which overlayfs redirects look-ups: never an image's to set.
+/// Returns whether an extended attribute is interpreted by overlayfs.
 fn overlay_attribute(name: &[u8]) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
@@ -243,7 +242,7 @@ fn timespec(seconds: i64, nanoseconds: i64) -> libc::timespec {
     }
 }
 
-/// PAX's decimal seconds, possibly negative and with a fraction.
+/// Parses a PAX time: decimal seconds, possibly negative or with a fraction.
 fn parse_time(text: &str) -> Option<libc::timespec> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
@@ -262,16 +261,17 @@ fn parse_time(text: &str) -> Option<libc::timespec> {
     })
 }
 
+/// Creates a new file with mode 0600.
 fn create_file(parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<std::fs::File> {
     let text = c_path(name)?;
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     // SAFETY: the descriptor and string outlive the call.
     let fd = check(unsafe { libc::openat(parent.as_raw_fd(), text.as_ptr(), flags, 0o600) })?;
-    // SAFETY: the kernel has just given us this descriptor.
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
     Ok(unsafe { std::fs::File::from_raw_fd(fd) })
 }
 
-/// A directory that the tar implies takes mode and owner of the one it covers.
+/// Copies ownership and mode from the lower layers' directory to one that the tar omits.
 fn inherit(dir: BorrowedFd<'_>, path: &Path, parents: &[PathBuf]) -> io::Result<()> {
     let Some((_, below)) = find_below(path, parents)? else {
         return Ok(());
@@ -287,7 +287,8 @@ fn inherit(dir: BorrowedFd<'_>, path: &Path, parents: &[PathBuf]) -> io::Result<
     Ok(())
 }
 
-/// The topmost layer that has `path`, and the file there.
+/// Finds the topmost layer that contains `path`. Returns it with the opened file, or `None` if the
+/// path does not exist or is hidden by a whiteout.
 fn find_below<'a>(path: &Path, parents: &'a [PathBuf]) -> io::Result<Option<(&'a Path, OwnedFd)>> {
     for layer in parents {
         let root = open_dir(layer)?;
@@ -308,11 +309,12 @@ fn find_below<'a>(path: &Path, parents: &'a [PathBuf]) -> io::Result<Option<(&'a
     Ok(None)
 }
 
+/// Creates a whiteout of overlayfs, a character device 0/0.
 fn whiteout(parent: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
     if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
         return Err(bad("a whiteout of nothing"));
     }
-    // What the same layer holds under that name stays: a whiteout hides lower layers only.
+    // A whiteout hides lower layers only, so keep an entry of the same layer.
     if stat_at(parent, hidden)?.is_some() {
         return Ok(());
     }
@@ -322,6 +324,7 @@ fn whiteout(parent: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
+/// Creates a hard link to a file of the layer or of a lower one.
 fn hard_link(
     root: BorrowedFd<'_>,
     target: &OsStr,
@@ -335,8 +338,8 @@ fn hard_link(
     let target_parent = target.parent().unwrap_or(Path::new(""));
     match open_in_root(root, target_parent, libc::O_DIRECTORY | libc::O_PATH, 0) {
         Ok(dir) => {
-            // SAFETY: the descriptors and strings outlive the call. Without
-            // AT_SYMLINK_FOLLOW a link to a symbolic link links the link itself.
+            // SAFETY: the descriptors and strings outlive the call. Without AT_SYMLINK_FOLLOW, a
+            // link to a symbolic link links the link itself.
             let linked = check(unsafe {
                 libc::linkat(
                     dir.as_raw_fd(),
@@ -358,8 +361,8 @@ fn hard_link(
     copy_up(&target, parent, name, parents)
 }
 
-/// A hard link to a file of a lower layer becomes a copy here, as writing to it
-/// through an overlay mount would make one.
+/// Copies a file of a lower layer, for a hard link to it. A write through an overlay mount would
+/// break the link in the same way.
 fn copy_up(
     target: &Path,
     parent: BorrowedFd<'_>,
@@ -400,8 +403,8 @@ fn copy_up(
     set_times_fd(copy.as_fd(), metadata.mtime)
 }
 
-/// Owner before mode, because a change of owner clears the set-user-ID bit;
-/// attributes last, because it clears file capabilities too.
+/// Sets ownership, mode and extended attributes. In this order, because changing the owner clears
+/// the set-user-ID bit and file capabilities.
 fn set_metadata_fd(file: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> {
     // SAFETY: the descriptor is open.
     check(unsafe { libc::fchown(file.as_raw_fd(), metadata.uid, metadata.gid) })?;
@@ -413,7 +416,7 @@ fn set_metadata_fd(file: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<()> 
     Ok(())
 }
 
-/// Not every file system keeps every attribute; the image still runs.
+/// Ignores errors of file systems that do not support an extended attribute.
 fn tolerate(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOTSUP | libc::EPERM)) => Ok(()),
@@ -421,6 +424,7 @@ fn tolerate(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Sets an extended attribute of an open file.
 fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::Result<()> {
     // SAFETY: the pointers outlive the call and the length is the value's.
     check(unsafe {
@@ -435,6 +439,7 @@ fn set_xattr(file: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8]) -> io::R
     Ok(())
 }
 
+/// Sets the owner of a file without following links.
 fn set_owner_at(parent: BorrowedFd<'_>, name: &CString, metadata: &Metadata) -> io::Result<()> {
     // SAFETY: the descriptor and string outlive the call.
     check(unsafe {
@@ -449,8 +454,8 @@ fn set_owner_at(parent: BorrowedFd<'_>, name: &CString, metadata: &Metadata) -> 
     Ok(())
 }
 
-/// Attributes of what cannot be opened: through the parent's descriptor, whose
-/// name under /proc cannot be exchanged for another.
+/// Sets extended attributes of a file that cannot be opened. Accesses it through the parent's
+/// descriptor in `/proc`, so that the parent cannot be exchanged.
 fn set_xattrs_at(parent: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> io::Result<()> {
     if metadata.xattrs.is_empty() {
         return Ok(());
@@ -472,12 +477,14 @@ fn set_xattrs_at(parent: BorrowedFd<'_>, name: &OsStr, metadata: &Metadata) -> i
     Ok(())
 }
 
+/// Sets the access and modification times of an open file.
 fn set_times_fd(file: BorrowedFd<'_>, mtime: libc::timespec) -> io::Result<()> {
     // SAFETY: the descriptor is open and the array has two elements.
     check(unsafe { libc::futimens(file.as_raw_fd(), [mtime, mtime].as_ptr()) })?;
     Ok(())
 }
 
+/// Sets the access and modification times of a file without following links.
 fn set_times_at(parent: BorrowedFd<'_>, name: &CString, mtime: libc::timespec) -> io::Result<()> {
     // SAFETY: the descriptor and string outlive the call and the array has two elements.
     check(unsafe {

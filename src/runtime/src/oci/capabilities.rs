@@ -1,9 +1,9 @@
-//! Capability names, the default set, and what this node can give.
+//! Capability names, the default set, and the capabilities that this node can grant.
 
 use crate::error::{Result, RuntimeError};
 use crate::spec::Security;
 
-/// All capabilities, by number.
+/// Names of all capabilities, indexed by number.
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -48,7 +48,7 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// Default capabilities of Docker and containerd.
+/// Default capabilities of containers in Docker and containerd.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -66,9 +66,10 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// Number of CAP_SYS_RESOURCE.
+/// Number of `CAP_SYS_RESOURCE`.
 pub const SYS_RESOURCE: u32 = 24;
 
+/// Returns the bit of a capability, with or without the prefix `CAP_`, in any case.
 fn bit(name: &str) -> Option<u64> {
     let upper = name.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -78,7 +79,7 @@ fn bit(name: &str) -> Option<u64> {
         .map(|n| 1 << n)
 }
 
-/// The names in a set, with `CAP_`.
+/// Returns the names in a set, with the prefix `CAP_`.
 pub fn names(set: u64) -> Vec<String> {
     (0..NAMES.len())
         .filter(|n| set & 1 << n != 0)
@@ -91,6 +92,7 @@ pub fn available() -> u64 {
     set_of("CapBnd:") & set_of("CapPrm:")
 }
 
+/// Returns a set of this process from `/proc/self/status`; empty on failure.
 fn set_of(key: &str) -> u64 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -101,7 +103,8 @@ fn set_of(key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// The set of a container, before what the node lacks is taken away.
+/// Returns the requested set of a container, regardless of what this node can grant. Fails if a
+/// name is unknown.
 pub fn wanted(security: &Security) -> Result<u64> {
     let all: u64 = (1 << NAMES.len()) - 1;
     if security.privileged {
@@ -124,8 +127,8 @@ pub fn wanted(security: &Security) -> Result<u64> {
         .iter()
         .filter_map(|name| bit(name))
         .fold(0, |set, b| set | b);
-    // As the CRI's runtimes do: ALL first, then the names, an addition winning
-    // only over "drop ALL".
+    // As in other CRI runtimes: ALL is applied first, then the individual names. A dropped name
+    // wins over an added one, but an added name wins over "drop ALL".
     let mut set = if security.add_capabilities.iter().any(is_all) {
         all
     } else {

@@ -1,4 +1,4 @@
-//! Device nodes of the node, given to containers.
+//! Devices of the node that containers may use.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Device;
 
-/// Directories and files of /dev that are each container's own.
+/// Names in /dev that belong to each container and are not copied from the node.
 const OWN: &[&str] = &[
     "pts",
     "shm",
@@ -24,20 +24,19 @@ const OWN: &[&str] = &[
     ".udev",
 ];
 
-/// Nodes to make, and rules of the device cgroup.
+/// The device nodes and device rules of a container.
 #[derive(Default)]
 pub struct Devices {
-    /// `linux.devices`.
+    /// Device nodes to create (`linux.devices`).
     pub nodes: Vec<Value>,
-    /// `linux.resources.devices`, for v1.
+    /// Device rules for cgroup v1 (`linux.resources.devices`).
     pub rules: Vec<Value>,
-    /// The devices that may be used besides the default ones, for v2; none for
-    /// all of the node's.
+    /// Devices allowed in addition to the default ones, for cgroup v2; `None` for all devices.
     pub allowed: Option<Vec<DeviceRule>>,
 }
 
 impl Devices {
-    /// Nothing but the defaults, which the launcher adds.
+    /// Returns no devices besides the default ones, which the launcher adds.
     pub fn restricted() -> Self {
         Self {
             nodes: Vec::new(),
@@ -46,7 +45,7 @@ impl Devices {
         }
     }
 
-    /// Everything in the node's /dev.
+    /// Returns all devices in the node's /dev, for privileged containers.
     pub fn all() -> Result<Self> {
         let mut devices = Self {
             nodes: Vec::new(),
@@ -61,7 +60,7 @@ impl Devices {
         Ok(devices)
     }
 
-    /// Adds one device, or all in a directory.
+    /// Adds a device, or all devices in a directory. Fails if there is none.
     pub fn add(&mut self, device: &Device) -> Result<()> {
         let permissions = if device.permissions.is_empty() {
             "rwm"
@@ -95,6 +94,7 @@ impl Devices {
         Ok(())
     }
 
+    /// Adds the devices at or below `source`. Other files are ignored.
     fn walk(
         &mut self,
         source: &Path,
@@ -112,7 +112,7 @@ impl Devices {
                     continue;
                 }
                 match self.walk(&entry.path(), &target.join(&name), access, skip) {
-                    // Devices come and go.
+                    // The device was removed meanwhile.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     other => other?,
                 }

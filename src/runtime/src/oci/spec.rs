@@ -1,4 +1,4 @@
-//! The OCI configuration of a container, and the plan of its process.
+//! Generation of a container's OCI configuration and the plan of its process.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,10 +20,10 @@ use crate::spec::{ContainerSpec, MountPropagation};
 /// The version of the runtime specification that the configuration follows.
 const OCI_VERSION: &str = "1.0.2";
 
-/// `PATH` of containers if neither image nor pod sets it.
+/// `PATH` of containers if neither the image nor the pod sets it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Hidden from containers: what tells about or steers the machine.
+/// Paths masked in containers by default, because they expose or control the machine.
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -39,7 +39,7 @@ const MASKED: &[&str] = &[
     "/sys/firmware",
 ];
 
-/// Read-only in containers.
+/// Paths that are read-only in containers by default.
 const READ_ONLY: &[&str] = &[
     "/proc/bus",
     "/proc/fs",
@@ -48,16 +48,16 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-/// Paths of the namespaces to join; none stands for the node's.
+/// Paths of the namespaces that a container joins; `None` for the node's.
 #[derive(Clone, Debug, Default)]
 pub struct Namespaces {
-    /// Network.
+    /// Network namespace.
     pub network: Option<PathBuf>,
-    /// System V IPC and POSIX queues.
+    /// IPC namespace: System V IPC and POSIX message queues.
     pub ipc: Option<PathBuf>,
-    /// Host name.
+    /// UTS namespace: host name.
     pub uts: Option<PathBuf>,
-    /// Processes.
+    /// PID namespace.
     pub pid: PidNamespace,
 }
 
@@ -67,45 +67,45 @@ pub enum PidNamespace {
     /// A new namespace.
     #[default]
     New,
-    /// The node's.
+    /// The node's namespace.
     Host,
-    /// Another's.
+    /// The namespace at this path.
     Join(PathBuf),
 }
 
-/// Everything that goes into a configuration.
+/// The inputs of a configuration.
 pub struct Inputs<'a> {
     /// The container's specification.
     pub spec: &'a ContainerSpec,
-    /// The image's configuration.
+    /// The image's default process.
     pub image: &'a RunConfig,
     /// The resolved user.
     pub user: &'a Resolved,
-    /// The mounted root.
+    /// Path of the mounted root file system.
     pub rootfs: &'a Path,
-    /// The sandbox's host name.
+    /// Host name of the sandbox.
     pub hostname: &'a str,
-    /// The sandbox's `/dev/shm`.
+    /// Path of the sandbox's `/dev/shm`.
     pub shm: &'a Path,
-    /// The namespaces.
+    /// The namespaces to join.
     pub namespaces: &'a Namespaces,
-    /// The container's cgroup.
+    /// Cgroup of the container.
     pub cgroup: &'a str,
-    /// Image volumes: source on the node, target, each already mounted.
+    /// Image volumes: the mounted source on the node, and the target in the container.
     pub image_volumes: &'a [(PathBuf, PathBuf)],
 }
 
-/// A container, ready to be launched.
+/// The generated configuration of a container.
 pub struct Generated {
-    /// `config.json`.
+    /// The content of `config.json`.
     pub config: Value,
     /// The process to run.
     pub plan: Plan,
-    /// The devices that may be used besides the default ones; none for all.
+    /// Devices allowed in addition to the default ones; `None` for all devices.
     pub devices: Option<Vec<DeviceRule>>,
 }
 
-/// Generates the OCI configuration and the plan.
+/// Generates the OCI configuration and the plan. Creates missing mount sources.
 pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
     let spec = inputs.spec;
     let security = &spec.security;
@@ -131,7 +131,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
                 .unwrap_or_else(|| default.iter().map(ToString::to_string).collect())
         };
         let mut read_only = own(&security.readonly_paths, READ_ONLY);
-        // A v1 hierarchy stays writable through a mount that is read-only.
+        // A read-only mount of v1 does not make the mounted controllers read-only.
         read_only.extend(
             cgroup::v1_controllers()
                 .iter()
@@ -142,7 +142,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
 
     let mut process = json!({
         "terminal": spec.tty,
-        // The launcher's own executor sets user, directory and capabilities.
+        // The launcher's executor sets the user, the directory and the capabilities.
         "user": {"uid": 0, "gid": 0},
         "cwd": "/",
         "args": plan.args,
@@ -183,7 +183,7 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
     })
 }
 
-/// The command, and what it may do.
+/// Returns the plan: the command, its environment and its privileges.
 fn plan(inputs: &Inputs<'_>) -> Result<Plan> {
     let (spec, image) = (inputs.spec, inputs.image);
     let args = match (&spec.command, &spec.args) {
@@ -245,7 +245,8 @@ fn plan(inputs: &Inputs<'_>) -> Result<Plan> {
     })
 }
 
-/// HOSTNAME, then the image's, then the pod's; PATH and HOME always.
+/// Returns the environment: defaults (PATH, HOSTNAME, TERM, HOME), overridden by the image's
+/// variables, and those by the pod's.
 fn environment(inputs: &Inputs<'_>) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, String> = BTreeMap::new();
@@ -259,7 +260,7 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
     if inputs.spec.tty {
         set("TERM", "xterm");
     }
-    // Without it the C library would ask the image's name service.
+    // Otherwise the C library would look it up with the image's name service.
     set("HOME", &inputs.user.home);
     for variable in &inputs.image.env {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
@@ -274,6 +275,7 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
         .collect()
 }
 
+/// Returns the `linux.namespaces` of the configuration.
 fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
     let mut out = vec![json!({"type": "mount"})];
     // A privileged container manages the node's cgroups.
@@ -297,8 +299,8 @@ fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
     Value::Array(out)
 }
 
-/// The default file systems less those that the pod mounts over, then the pod's,
-/// the shallow before the deep.
+/// Returns the default mounts except those that the pod replaces, followed by the pod's, parents
+/// before children.
 fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
     let spec = inputs.spec;
     let privileged = spec.security.privileged;
@@ -364,8 +366,8 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
     Ok(out)
 }
 
-/// The real path of a mount's source; a missing one is made, as Docker and the
-/// CRI's runtimes do.
+/// Returns the canonical path of a mount's source. Creates a missing one as a directory, as Docker
+/// and other CRI runtimes do.
 fn source(path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
         return Err(RuntimeError::Invalid(format!(
@@ -384,13 +386,14 @@ fn source(path: &Path) -> Result<PathBuf> {
     .context(|| format!("cannot find mount source {}", path.display()))
 }
 
-/// A mount's target without `..`.
+/// Returns the normalized target of a mount, without `..`. Fails for the root.
 fn target(path: &Path) -> Result<PathBuf> {
     crate::beneath::clean(path)
         .map(|clean| Path::new("/").join(clean))
         .ok_or_else(|| RuntimeError::Invalid(format!("cannot mount at {:?}", path.display())))
 }
 
+/// Converts limits to the `linux.resources` of the configuration.
 fn resources(wanted: &Resources) -> Map<String, Value> {
     let mut out = Map::new();
     let mut cpu = Map::new();
@@ -419,7 +422,7 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
             .filter(|s| *s >= limit && cgroup::accounts_swap())
         {
             if cgroup::is_v2() {
-                // The library writes no zero, which is what "none" is here.
+                // libcontainer does not write zero, which means "no swap" here.
                 unified
                     .entry("memory.swap.max".into())
                     .or_insert_with(|| (swap - limit).to_string());
@@ -454,8 +457,8 @@ fn resources(wanted: &Resources) -> Map<String, Value> {
     out
 }
 
-/// Without CAP_SYS_RESOURCE a process cannot make its children less likely to be
-/// killed than itself.
+/// Clamps a value of `oom_score_adj` to what this process may grant. Without `CAP_SYS_RESOURCE`, it
+/// cannot set a value below its own.
 fn clamp_oom_score(wanted: i32) -> Result<i32> {
     let wanted = wanted.clamp(-1000, 1000);
     if capabilities::available() & 1 << capabilities::SYS_RESOURCE != 0 {

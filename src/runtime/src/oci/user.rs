@@ -1,5 +1,4 @@
-//! The numbers behind a user's name, from the image's own `/etc/passwd` and
-//! `/etc/group`.
+//! Resolution of users and groups with the image's `/etc/passwd` and `/etc/group`.
 
 use std::path::Path;
 
@@ -8,15 +7,15 @@ use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Security;
 use crate::status::ContainerUser;
 
-/// The longest user database read, in bytes.
+/// Maximum size of a user database that is read, in bytes. The rest is ignored.
 const LIMIT: u64 = 4 << 20;
 
-/// A user and its home.
+/// A resolved user and its home directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// The numbers.
+    /// User, group and supplementary groups.
     pub user: ContainerUser,
-    /// Home directory; `/` for users that the image does not know.
+    /// Home directory; `/` for users that the image does not define.
     pub home: String,
 }
 
@@ -27,6 +26,7 @@ struct Databases {
     group: String,
 }
 
+/// An entry of `/etc/passwd`.
 struct PasswdEntry<'a> {
     name: &'a str,
     uid: u32,
@@ -34,8 +34,8 @@ struct PasswdEntry<'a> {
     home: &'a str,
 }
 
-/// Resolves who runs in the root file system at `rootfs`: the security settings
-/// before `image_user` (`user[:group]`).
+/// Resolves the user of a container's process in the root file system at `rootfs`. The security
+/// settings take precedence over `image_user` (`user[:group]`). Fails if a name does not exist.
 pub fn resolve(rootfs: &Path, security: &Security, image_user: &str) -> Result<Resolved> {
     let read = |path: &str| -> Result<String> {
         let bytes = read_in_root(rootfs, Path::new(path), LIMIT)
@@ -73,7 +73,7 @@ impl Databases {
         })
     }
 
-    /// Name, number and members of each group.
+    /// Returns name, number and members of each group.
     fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
         self.group.lines().filter_map(|line| {
             let mut fields = line.split(':');
@@ -83,6 +83,7 @@ impl Databases {
         })
     }
 
+    /// Resolves `user[:group]` with the security settings.
     fn resolve(&self, wanted: &str, security: &Security) -> Result<Resolved> {
         let (user, group) = match wanted.split_once(':') {
             Some((user, group)) => (user, Some(group).filter(|g| !g.is_empty())),

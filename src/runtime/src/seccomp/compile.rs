@@ -1,5 +1,5 @@
-//! Profiles as classic BPF: a binary search over call numbers, then each call's
-//! own conditions.
+//! Compilation of profiles to classic BPF: a binary search over system call numbers, then the
+//! conditions of each call.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::profile::{Action, Argument, Operator, Profile, Rule};
 
-/// The kernel's limit on instructions.
+/// Maximum number of instructions (`BPF_MAXINSNS`).
 const MAX_LENGTH: usize = 4096;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -18,7 +18,7 @@ const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Offsets in the kernel's `seccomp_data`.
+/// Offsets in the kernel's `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -30,14 +30,15 @@ const NATIVE: u32 = 0xc000_00b7;
 #[cfg(target_arch = "riscv64")]
 const NATIVE: u32 = 0xc000_00f3;
 
-/// The bit by which x32 calls differ from native ones of x86-64.
+/// The bit that distinguishes x32 system calls from native ones on x86-64.
 const X32: u32 = 0x4000_0000;
 
-/// A program for the kernel.
+/// A compiled filter program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<u64>", into = "Vec<u64>")]
 pub struct Program(Vec<Instruction>);
 
+/// A classic BPF instruction, with the layout of `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 struct Instruction {
@@ -79,18 +80,20 @@ impl From<Program> for Vec<u64> {
 }
 
 impl Program {
-    /// Number of instructions.
+    /// Returns the number of instructions.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The instructions as the kernel wants them.
+    /// Returns a pointer to the instructions, for the kernel.
     pub fn as_ptr(&self) -> *const libc::sock_filter {
-        // Instruction has sock_filter's layout: same fields, same order, repr(C).
+        // `Instruction` has the layout of `sock_filter`: the same fields in the same order,
+        // repr(C).
         self.0.as_ptr().cast()
     }
 }
 
+/// Returns an instruction without jumps.
 fn op(code: u16, k: u32) -> Instruction {
     Instruction {
         code,
@@ -100,12 +103,13 @@ fn op(code: u16, k: u32) -> Instruction {
     }
 }
 
+/// Returns a conditional jump with offsets for true and false.
 fn branch(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
 }
 
 impl Profile {
-    /// Compiles the profile.
+    /// Compiles the profile. Fails if the program is too long for the kernel.
     pub fn compile(&self) -> Result<Program, String> {
         let mut by_number: BTreeMap<u32, Vec<&Rule>> = BTreeMap::new();
         for rule in &self.rules {
@@ -134,11 +138,11 @@ impl Profile {
     }
 }
 
-/// Finds the call's leaf; the call's number is in the accumulator.
+/// Returns the code that dispatches to a call's leaf. The accumulator holds its number.
 fn search(leaves: &[(u32, Vec<Instruction>)], default: Action) -> Vec<Instruction> {
     match leaves {
         [] => vec![op(RETURN, default.code())],
-        // Neighbours with the same unconditional outcome are one range.
+        // Consecutive calls with the same unconditional action form a range.
         [(first, code), .., (last, _)]
             if code.len() == 1
                 && *last - *first == leaves.len() as u32 - 1
@@ -162,7 +166,7 @@ fn search(leaves: &[(u32, Vec<Instruction>)], default: Action) -> Vec<Instructio
         _ => {
             let (low, high) = leaves.split_at(leaves.len() / 2);
             let low = search(low, default);
-            // The halves may be longer than a short jump reaches.
+            // The halves may be longer than the 8-bit offset of a conditional jump.
             let mut out = vec![
                 branch(JUMP_GREATER_EQUAL, high[0].0, 0, 1),
                 op(JUMP, low.len() as u32),
@@ -174,7 +178,7 @@ fn search(leaves: &[(u32, Vec<Instruction>)], default: Action) -> Vec<Instructio
     }
 }
 
-/// One call's rules, in order; the first whose conditions all hold decides.
+/// Returns the code for one call's rules. The first rule whose conditions all hold decides.
 fn leaf(rules: &[&Rule], default: Action) -> Result<Vec<Instruction>, String> {
     let mut out = Vec::new();
     for rule in rules {
@@ -182,8 +186,8 @@ fn leaf(rules: &[&Rule], default: Action) -> Result<Vec<Instruction>, String> {
             out.push(op(RETURN, rule.action.code()));
             return Ok(out);
         }
-        // Each condition jumps past the rule when it fails; the distance is known
-        // only when the rule is whole.
+        // A failing condition jumps past the rule. That distance is known only once the whole rule
+        // is compiled.
         let conditions: Vec<Vec<Instruction>> = rule.arguments.iter().map(condition).collect();
         let total: usize = conditions.iter().map(Vec::len).sum();
         let mut position = 0;
@@ -206,10 +210,10 @@ fn leaf(rules: &[&Rule], default: Action) -> Result<Vec<Instruction>, String> {
     Ok(out)
 }
 
-/// A jump to the end of the rule, filled in by [`leaf`].
+/// Placeholder for a jump past the end of the rule, replaced by [`leaf`].
 const FAIL: u8 = 0xff;
 
-/// Falls through when the condition holds.
+/// Returns the code of a condition, which falls through if it holds.
 fn condition(argument: &Argument) -> Vec<Instruction> {
     let low_offset = ARGUMENTS + 8 * u32::from(argument.index);
     let (low, high) = (op(LOAD, low_offset), op(LOAD, low_offset + 4));
@@ -244,7 +248,7 @@ fn condition(argument: &Argument) -> Vec<Instruction> {
     }
 }
 
-/// `wanted`: whether the comparison `above` of the whole number must hold or fail.
+/// Compares a 64-bit argument. `wanted` is whether the comparison `above` must hold or fail.
 fn ordered(
     high: Instruction,
     low: Instruction,
@@ -254,7 +258,7 @@ fn ordered(
     wanted: bool,
 ) -> Vec<Instruction> {
     let (yes, no) = if wanted { (0, FAIL) } else { (FAIL, 0) };
-    // A greater high word decides for, a lesser one against; 3 is past the end.
+    // Different high words decide alone; an offset of 2 or 3 leads past the end.
     let (greater, lesser) = if wanted { (3, FAIL) } else { (FAIL, 2) };
     vec![
         high,
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
     use crate::seccomp::syscalls::number;
 
-    /// Runs a program as the kernel does.
+    /// Interprets a program like the kernel.
     fn run(program: &Program, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(number.to_le_bytes());
@@ -314,7 +318,7 @@ mod tests {
         }
     }
 
-    /// Evaluates a profile.
+    /// Evaluates a profile without compiling it.
     fn meaning(profile: &Profile, number: u32, arguments: [u64; 6]) -> Action {
         profile
             .rules

@@ -1,9 +1,9 @@
-//! Seccomp profiles: the default one, profiles in Docker's or OCI's JSON, and
-//! their compilation to the kernel's classic BPF.
+//! Seccomp profiles: the default profile, profiles in the JSON format of Docker or OCI, and their
+//! compilation to classic BPF.
 //!
-//! Profiles are compiled when a container is made, so that a faulty one is an
-//! error then; the program is installed in the container's process right before
-//! its command runs, and in every command run in it later.
+//! Profiles are compiled when a container is created, so that an invalid one is reported then. The
+//! program is installed in the container's process right before it executes its command, and
+//! likewise in commands that run in the container later.
 
 mod compile;
 mod profile;
@@ -18,8 +18,8 @@ use std::path::Path;
 use crate::error::{Context, Result, RuntimeError};
 use crate::spec::SeccompProfile;
 
-/// Compiles what the container asks for; none for `Unconfined`. `capabilities`
-/// (with `CAP_`) decide which system calls the default profile adds.
+/// Compiles the profile of a container. Returns `None` for `Unconfined`. `capabilities` (with the
+/// prefix `CAP_`) select the system calls that the default profile allows in addition.
 pub fn program(wanted: &SeccompProfile, capabilities: &[String]) -> Result<Option<Program>> {
     let profile = match wanted {
         SeccompProfile::Unconfined => return Ok(None),
@@ -29,6 +29,7 @@ pub fn program(wanted: &SeccompProfile, capabilities: &[String]) -> Result<Optio
     profile.compile().map(Some).map_err(RuntimeError::Invalid)
 }
 
+/// Reads a profile from a file.
 fn read(path: &Path, capabilities: &[String]) -> Result<Profile> {
     let text = std::fs::read(path)
         .context(|| format!("cannot load seccomp profile {}", path.display()))?;
@@ -40,7 +41,7 @@ fn read(path: &Path, capabilities: &[String]) -> Result<Profile> {
     })
 }
 
-/// Installs a program in this process. Needs CAP_SYS_ADMIN or `no_new_privs`.
+/// Installs a program in the current process. Requires `CAP_SYS_ADMIN` or `no_new_privs`.
 pub fn install(program: &Program) -> io::Result<()> {
     let fprog = libc::sock_fprog {
         len: program.len() as libc::c_ushort,

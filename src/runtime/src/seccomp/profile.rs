@@ -1,30 +1,30 @@
-//! What a profile says, from data or from JSON.
+//! Seccomp profiles: the built-in default, and parsing from JSON.
 
 use serde::Deserialize;
 
 use super::syscalls::number;
 
-/// Action for a system call.
+/// The action for a system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Let it pass.
+    /// Allow the call.
     Allow,
-    /// Fail it with this error number.
+    /// Fail the call with this error number.
     Errno(u16),
     /// Kill the thread.
     KillThread,
     /// Kill the process.
     KillProcess,
-    /// Send SIGSYS.
+    /// Send `SIGSYS` to the thread.
     Trap,
-    /// Tell the tracer, with this value.
+    /// Notify the tracer with this value.
     Trace(u16),
-    /// Let it pass and log it.
+    /// Allow the call and log it.
     Log,
 }
 
 impl Action {
-    /// The value that a filter returns.
+    /// Returns the value that a filter returns (`SECCOMP_RET_…`).
     pub fn code(self) -> u32 {
         match self {
             Self::Allow => libc::SECCOMP_RET_ALLOW,
@@ -37,6 +37,7 @@ impl Action {
         }
     }
 
+    /// Parses the name of an action. The default error number is `EPERM`.
     fn parse(name: &str, errno: Option<u32>) -> Result<Self, String> {
         let value = errno.map_or(Ok(libc::EPERM as u16), u16::try_from);
         let value =
@@ -55,58 +56,58 @@ impl Action {
     }
 }
 
-/// Comparison of an argument, as unsigned 64-bit numbers.
+/// A comparison of an argument with a value, as unsigned 64-bit numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
-    /// `≠`
+    /// Not equal.
     NotEqual,
-    /// `<`
+    /// Less.
     Less,
-    /// `≤`
+    /// Less or equal.
     LessOrEqual,
-    /// `=`
+    /// Equal.
     Equal,
-    /// `≥`
+    /// Greater or equal.
     GreaterOrEqual,
-    /// `>`
+    /// Greater.
     Greater,
-    /// The argument masked with this equals the value.
+    /// Equal after masking the argument with this mask.
     MaskedEqual(u64),
 }
 
 /// A condition on one argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Argument {
-    /// Which argument, from 0.
+    /// Index of the argument, from 0 to 5.
     pub index: u8,
     /// The comparison.
     pub operator: Operator,
-    /// Value to compare it with.
+    /// The value that the argument is compared with.
     pub value: u64,
 }
 
-/// One system call's rule: the action holds when all conditions do.
+/// A rule for one system call. The action applies if all conditions hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The call's number on this machine.
+    /// Number of the system call on this machine.
     pub number: u32,
-    /// The conditions.
+    /// Conditions on the arguments.
     pub arguments: Vec<Argument>,
     /// The action.
     pub action: Action,
 }
 
-/// A profile for this machine's native system calls. Those of other ABIs (32-bit
-/// programs) get the default action.
+/// A profile for the native system calls of this machine. Calls of other ABIs, such as 32-bit
+/// programs, get the default action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// For calls that no rule matches.
+    /// Action for calls that no rule matches.
     pub default: Action,
-    /// The rules, the first match of a call counting.
+    /// The rules. For each call, the first match applies.
     pub rules: Vec<Rule>,
 }
 
-/// The flags of new namespaces in `clone(2)`'s first argument.
+/// The flags in the first argument of `clone(2)` that create namespaces.
 const CLONE_NEW: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
@@ -115,8 +116,8 @@ const CLONE_NEW: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWCGROUP) as u64;
 
-/// Calls that every container may make: the list that Docker and containerd
-/// share, as facts about the ABI.
+/// System calls that are allowed in all containers, as in the default profile of Docker and
+/// containerd.
 const ALWAYS: &str = "\
 accept accept4 access alarm bind brk cachestat capget capset chdir chmod chown clock_adjtime \
 clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup \
@@ -152,7 +153,7 @@ timer_settime timerfd_create timerfd_gettime timerfd_settime times tkill truncat
 unlink unlinkat uretprobe utime utimensat utimes vfork vmsplice wait4 waitid write writev \
 arch_prctl modify_ldt process_vm_readv process_vm_writev ptrace riscv_flush_icache";
 
-/// Calls that a capability adds.
+/// Additional system calls that a capability allows.
 const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
@@ -181,15 +182,16 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_PERFMON", "perf_event_open"),
 ];
 
-/// Execution domains that `personality(2)` may set: Linux, 32-bit, no
-/// randomisation, both, and the query.
+/// Execution domains that `personality(2)` may set: Linux, 32-bit, `UNAME26`, the latter two
+/// combined, and the value that queries the domain.
 const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x20000, 0x20008, 0xffff_ffff];
 
-/// The 40th address family, by which a guest reaches its host.
+/// The address family of sockets between a guest and its host.
 const AF_VSOCK: u64 = libc::AF_VSOCK as u64;
 
 impl Profile {
-    /// The default of Docker and containerd: an allow list with `EPERM` for the rest.
+    /// Returns the default profile of Docker and containerd: an allow list, with `EPERM` for all
+    /// other calls.
     pub fn runtime_default(capabilities: &[String]) -> Self {
         let mut rules = Vec::new();
         let mut allow = |names: &str, arguments: &[Argument]| {
@@ -217,9 +219,9 @@ impl Profile {
             }
         }
         if !capabilities.iter().any(|c| c == "CAP_SYS_ADMIN") {
-            // s390 swaps the first two arguments; rkube does not run there.
+            // On s390, the first two arguments are swapped; rkube does not support it.
             allow("clone", &[argument(Operator::MaskedEqual(CLONE_NEW), 0)]);
-            // C libraries fall back to clone on ENOSYS only.
+            // C libraries fall back to `clone` only on `ENOSYS`.
             rules.extend(number("clone3").map(|number| Rule {
                 number,
                 arguments: Vec::new(),
@@ -232,8 +234,8 @@ impl Profile {
         }
     }
 
-    /// Reads a profile in Docker's or OCI's JSON. Names of other architectures'
-    /// calls, and of calls unknown here, are passed over, as libseccomp does.
+    /// Parses a profile in the JSON format of Docker or OCI. Names of unknown system calls are
+    /// ignored, as in libseccomp.
     pub fn parse(text: &[u8], capabilities: &[String]) -> Result<Self, String> {
         let json: Json = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         let default = Action::parse(&json.default_action, json.default_errno_ret)?;
@@ -263,6 +265,7 @@ impl Profile {
     }
 }
 
+/// A profile in the JSON format of Docker or OCI.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Json {
@@ -272,6 +275,7 @@ struct Json {
     syscalls: Vec<JsonCall>,
 }
 
+/// A rule for several system calls.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonCall {
@@ -288,7 +292,7 @@ struct JsonCall {
     excludes: JsonFilter,
 }
 
-/// Docker's conditions for a rule to be part of the profile.
+/// Docker's conditions for including or excluding a rule.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonFilter {
@@ -299,6 +303,7 @@ struct JsonFilter {
 }
 
 impl JsonFilter {
+    /// Returns whether the filter names this machine's architecture.
     fn has_arch(&self) -> bool {
         let native = match std::env::consts::ARCH {
             "x86_64" => ["amd64", "x86_64"],
@@ -308,16 +313,19 @@ impl JsonFilter {
         self.arches.iter().any(|a| native.contains(&a.as_str()))
     }
 
+    /// Returns whether all conditions hold (`includes`).
     fn matches_all(&self, capabilities: &[String]) -> bool {
         (self.arches.is_empty() || self.has_arch())
             && self.caps.iter().all(|c| capabilities.contains(c))
     }
 
+    /// Returns whether any condition holds (`excludes`).
     fn matches_any(&self, capabilities: &[String]) -> bool {
         self.has_arch() || self.caps.iter().any(|c| capabilities.contains(c))
     }
 }
 
+/// A condition on an argument.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonArgument {

@@ -1,6 +1,6 @@
-//! System calls of this machine by name.
+//! System call numbers of this machine, by name.
 
-/// The number of a system call; none for one that this machine does not have.
+/// Returns the number of a system call; `None` if this machine does not have it.
 pub fn number(name: &str) -> Option<u32> {
     let find = |table: &[(&str, libc::c_long)]| {
         table
@@ -14,7 +14,7 @@ pub fn number(name: &str) -> Option<u32> {
         .and_then(|n| u32::try_from(n).ok())
 }
 
-/// Calls that all supported machines have.
+/// System calls of all supported architectures.
 #[rustfmt::skip]
 const COMMON: &[(&str, libc::c_long)] = &[
     ("accept", libc::SYS_accept),
@@ -321,7 +321,7 @@ const COMMON: &[(&str, libc::c_long)] = &[
     ("writev", libc::SYS_writev),
 ];
 
-/// Calls that only this machine has.
+/// System calls of this architecture only.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const NATIVE: &[(&str, libc::c_long)] = &[
@@ -384,11 +384,11 @@ const NATIVE: &[(&str, libc::c_long)] = &[
     ("vserver", libc::SYS_vserver),
 ];
 
-/// Calls that only this machine has.
+/// System calls of this architecture only.
 #[cfg(target_arch = "aarch64")]
 const NATIVE: &[(&str, libc::c_long)] = &[];
 
-/// Calls younger than the C library's binding; their numbers are the same everywhere.
+/// System calls that the crate `libc` lacks. Their numbers are the same on all architectures.
 const RECENT: &[(&str, libc::c_long)] = &[
     ("cachestat", 451),
     ("fchmodat2", 452),

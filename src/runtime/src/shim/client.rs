@@ -1,4 +1,4 @@
-//! Connections of the agent to a shim.
+//! The agent's connections to a shim, on the shim's side.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -8,11 +8,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use super::frame::{self, Kind, Response};
 use super::sys;
 
-/// Queue length, in bytes, from which a client that does not read blocks the container's
-/// output.
+/// Maximum number of queued bytes per client. Above it, the container's output is not read until
+/// the client has caught up.
 pub(super) const CLIENT_BUFFER: usize = 256 * 1024;
 
-/// A connection of the agent.
+/// A connection from the agent.
 pub(super) struct Client {
     pub(super) socket: UnixStream,
     pub(super) input: Vec<u8>,
@@ -22,13 +22,13 @@ pub(super) struct Client {
     pub(super) gone: bool,
 }
 
-/// What a connection is used for.
+/// The purpose of a connection.
 pub(super) enum Role {
-    /// Requests and events.
+    /// Requests, responses and the container's exit.
     Control,
     /// Attached to the container's streams.
     Attached { stdin: bool },
-    /// A command is starting: its launcher's report so far, and a terminal's listener.
+    /// A command is starting: the launcher's report so far, and the listener for the terminal.
     Starting {
         report: File,
         said: String,
@@ -36,18 +36,18 @@ pub(super) enum Role {
     },
     /// A command is running.
     Running { pid: i32 },
-    /// The command has ended.
+    /// The command has exited.
     Done,
 }
 
 impl Client {
-    /// Queues a message and sends what the socket accepts.
+    /// Queues a message, and sends as much as the socket accepts.
     pub(super) fn say(&mut self, kind: Kind, value: &impl serde::Serialize) {
         self.output.extend(frame::encode_json(kind, value));
         self.flush();
     }
 
-    /// Sends an error.
+    /// Sends an error response.
     pub(super) fn fail(&mut self, reason: String) {
         self.say(
             Kind::Response,
@@ -58,7 +58,7 @@ impl Client {
         );
     }
 
-    /// Sends the response to a command's start, with its terminal.
+    /// Sends the response to a command's start, together with its terminal.
     pub(super) fn started(&mut self, pid: i32, terminal: Option<OwnedFd>) {
         let bytes = frame::encode_json(
             Kind::Response,
@@ -72,15 +72,15 @@ impl Client {
             self.flush();
             return;
         };
-        // A connection for a command has sent nothing yet, so the descriptor is sent
-        // with the response's first byte.
+        // Nothing has been sent on this connection yet, so the descriptor accompanies the
+        // response's first byte.
         match sys::send(self.socket.as_raw_fd(), &bytes, &[terminal.as_raw_fd()]) {
             Ok(n) => self.output.extend(&bytes[n..]),
             Err(_) => self.gone = true,
         }
     }
 
-    /// Sends what the socket accepts.
+    /// Sends as much of the queue as the socket accepts.
     pub(super) fn flush(&mut self) {
         while !self.output.is_empty() {
             let (front, _) = self.output.as_slices();

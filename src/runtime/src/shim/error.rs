@@ -1,35 +1,35 @@
-//! Errors of the shim and of its launcher.
+//! Errors of the shim and its launcher.
 
 use std::io;
 
 use libcontainer::error::LibcontainerError;
 
-/// An error of a shim. Its text is sent to the agent and ends up in a pod's events.
+/// An error of a shim. Its text is sent to the agent and appears in events of the pod.
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
     /// An operation failed.
     #[error("{context}: {source}")]
     Io {
-        /// The attempted operation, as in `cannot make a pipe`.
+        /// The attempted operation, such as `cannot make a pipe`.
         context: String,
-        /// The operating system's reason.
+        /// The underlying I/O error.
         source: io::Error,
     },
-    /// An operation failed whose name would not help.
+    /// An operation failed whose context would not help.
     #[error(transparent)]
     Bare(#[from] io::Error),
-    /// The library could not create the container or a process in it.
+    /// `libcontainer` could not create the container or a process in it.
     #[error("{}", error_chain(.0))]
     Launch(#[from] LibcontainerError),
     /// A configuration file could not be decoded.
     #[error("malformed {path}: {source}")]
     Config {
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// The decoder's reason.
+        /// The decoding error.
         source: serde_json::Error,
     },
-    /// The operation is not possible, or another process reported the error.
+    /// The operation is not possible, or the launcher reported this error.
     #[error("{0}")]
     Message(String),
 }
@@ -43,7 +43,7 @@ impl ShimError {
         }
     }
 
-    /// Returns the text in one line.
+    /// Returns the text as a single line.
     pub fn line(&self) -> String {
         self.to_string().replace('\n', " ")
     }
@@ -55,7 +55,7 @@ impl From<&str> for ShimError {
     }
 }
 
-/// Formats an error with its causes, without repetitions.
+/// Formats an error with its causes. Causes that the text already contains are omitted.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! The launcher's process, and its report.
+//! Forking of the launcher, and its report.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,9 +11,9 @@ use super::plan::{Plan, reset_signals};
 use super::sys;
 use super::types::ShimConfig;
 
-/// Forks the process that creates a container or, with `process` (an open file), runs a
-/// command in it. Returns the pipe with its report, which ends when the command has been
-/// executed or has failed to be.
+/// Forks a launcher that creates the container or, with `process` (an open file), runs a command in
+/// it. Returns the pipe of its report, which is closed once the command has been executed or has
+/// failed to start.
 pub(super) fn fork_launcher(
     plan: &Plan,
     stdio: Stdio,
@@ -54,14 +54,14 @@ pub(super) fn fork_launcher(
                     1
                 }
             };
-            // SAFETY: ends the process; the shim's destructors are not this one's to run.
+            // SAFETY: ends the process without running the destructors of the shim.
             unsafe { libc::_exit(code) }
         }
         _ => Ok(reader),
     }
 }
 
-/// Parses the launcher's report: a PID or an error.
+/// Parses the launcher's report. Returns the PID, or the reported error.
 pub(super) fn outcome(text: &str) -> Result<i32, ShimError> {
     let mut pid = None;
     for line in text.lines() {
@@ -75,7 +75,7 @@ pub(super) fn outcome(text: &str) -> Result<i32, ShimError> {
     pid.ok_or_else(|| "the launcher ended without a word".into())
 }
 
-/// Receives the terminal that the launcher has sent.
+/// Receives the terminal that the launcher sent to the listener.
 pub(super) fn accept_terminal(
     listener: &std::os::unix::net::UnixListener,
 ) -> Result<OwnedFd, ShimError> {

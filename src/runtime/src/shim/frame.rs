@@ -1,4 +1,4 @@
-//! The wire between agent and shim: frames of a kind, a length and a payload.
+//! The protocol between agent and shim: frames with a kind, a length and a payload.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::shim::plan::Plan;
 
-/// A frame's payload is this long at most, in bytes.
+/// Maximum length of a frame's payload, in bytes.
 pub const MAX_PAYLOAD: usize = 4 << 20;
-/// Kind and length.
+/// Length of a frame's header (kind and payload length), in bytes.
 pub const HEADER: usize = 5;
 
-/// The type of a frame's content.
+/// The type of a frame's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -20,15 +20,15 @@ pub enum Kind {
     Request = b'Q',
     /// JSON: a [`Response`].
     Response = b'R',
-    /// JSON: an [`Exit`], of the container or the connection's command.
+    /// JSON: the [`Exit`] of the container or of the connection's command.
     Exit = b'X',
-    /// Bytes for the container.
+    /// Input for the container.
     Stdin = b'0',
-    /// No more bytes for the container.
+    /// The end of the input for the container.
     StdinEnd = b'e',
-    /// Bytes of the container's standard output or terminal.
+    /// Output of the container's standard output or terminal.
     Stdout = b'1',
-    /// Bytes of the container's standard error.
+    /// Output of the container's standard error.
     Stderr = b'2',
 }
 
@@ -47,18 +47,18 @@ impl Kind {
     }
 }
 
-/// A request of the agent.
+/// A request from the agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "camelCase")]
 pub enum Request {
     /// Subscribes to the container's exit. The response has the container's PID.
     Watch,
-    /// A signal for the container's first process, or for the connection's command.
+    /// Sends a signal to the container's first process, or to the connection's command.
     Kill {
         /// The signal's number.
         signal: i32,
     },
-    /// A new size for the container's terminal.
+    /// Resizes the container's terminal. Ignored without a terminal.
     Resize {
         /// Columns.
         width: u16,
@@ -67,46 +67,47 @@ pub enum Request {
     },
     /// Reopens the log file.
     ReopenLog,
-    /// The container's streams from now on; `Stdin` frames are taken if asked for.
+    /// Subscribes to the container's output from now on. With `stdin`, the client may send `Stdin`
+    /// frames.
     Attach {
         /// Whether this connection feeds the container.
         stdin: bool,
     },
-    /// To run a command. Without a terminal the connection's first message
-    /// carries descriptors of its three streams.
+    /// Runs a command. Without a terminal, the message must carry the descriptors of the command's
+    /// three standard streams.
     Exec {
         /// The process.
         plan: Box<Plan>,
-        /// Whether it gets a terminal, whose master is sent back.
+        /// Whether the command gets a terminal, whose master is sent with the response.
         tty: bool,
-        /// Its `oom_score_adj`, when the container's is set.
+        /// The command's `oom_score_adj`, if the container's is set.
         oom_score_adj: Option<i32>,
     },
 }
 
-/// A shim's answer.
+/// The response to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Description of a failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The process, for `Watch` and `Exec`.
+    /// PID of the process, for `Watch` and `Exec`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
 }
 
-/// A process's exit; also the content of a container's exit file.
+/// The exit of a process. Also the content of a container's exit file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Exit code; 128 + the signal for a killed one.
+    /// Exit code, or 128 plus the number of the signal that killed the process.
     pub code: i32,
-    /// The signal that killed it.
+    /// The signal that killed the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// Whether the kernel killed a process of the container for want of memory.
+    /// Whether the kernel killed a process of the container because it ran out of memory.
     #[serde(default)]
     pub oom: bool,
-    /// When, in nanoseconds since 1970.
+    /// Time of the exit, in nanoseconds since 1970.
     #[serde(default)]
     pub at: i64,
 }
@@ -118,7 +119,7 @@ pub fn put(out: &mut VecDeque<u8>, kind: Kind, payload: &[u8]) {
     out.extend(payload);
 }
 
-/// A frame as bytes.
+/// Encodes a frame.
 pub fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + payload.len());
     out.push(kind as u8);
@@ -127,13 +128,13 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A frame with a JSON payload.
+/// Encodes a frame with a JSON payload.
 pub fn encode_json(kind: Kind, value: &impl Serialize) -> Vec<u8> {
-    // These types are plain data: encoding cannot fail.
+    // These types are plain data, so encoding cannot fail.
     encode(kind, &serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// Reads a frame's header.
+/// Parses a frame's header. Returns its kind and the length of its payload.
 pub fn header(bytes: [u8; HEADER]) -> io::Result<(Kind, usize)> {
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
     let kind = Kind::parse(bytes[0]).ok_or_else(|| bad("a frame of an unknown kind"))?;
@@ -144,7 +145,7 @@ pub fn header(bytes: [u8; HEADER]) -> io::Result<(Kind, usize)> {
     Ok((kind, length))
 }
 
-/// Takes a whole frame off the front of a buffer, if there is one.
+/// Removes a complete frame from the front of a buffer. Returns `None` if there is none.
 pub fn take(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
     let Some(head) = buffer.first_chunk::<HEADER>() else {
         return Ok(None);

@@ -1,8 +1,8 @@
 //! Creation of a container's processes with the crate `libcontainer`.
 //!
-//! The code runs in a process that the shim forks for each launch, because the library
-//! changes directories, opens files and allocates. The processes that it creates become
-//! the shim's children.
+//! The code runs in a launcher process that the shim forks for each launch, because the library
+//! changes directories, opens files and allocates memory. The processes that it creates become
+//! children of the shim.
 
 use std::fs::File;
 use std::io::Write;
@@ -26,40 +26,40 @@ use rkube_cgroups::node as cgroup;
 pub enum Stdio {
     /// Standard input, output and error.
     Pipes(OwnedFd, OwnedFd, OwnedFd),
-    /// A listening UNIX socket's path.
+    /// Path of a listening UNIX socket, which receives the terminal.
     Console(PathBuf),
 }
 
 /// The parameters of a launch.
 pub struct Launch<'a> {
-    /// The container.
+    /// ID of the container.
     pub id: &'a str,
-    /// The directory with its `config.json`.
+    /// Directory of the container's `config.json`.
     pub bundle: &'a Path,
-    /// The launcher's directory for its state.
+    /// Directory of the launcher's state.
     pub state: &'a Path,
-    /// The container's cgroup.
+    /// Cgroup of the container.
     pub cgroup: &'a str,
     /// Devices allowed in addition to the default ones; `None` for all.
     pub devices: Option<&'a [DeviceRule]>,
     /// The process to run.
     pub plan: &'a Plan,
-    /// Its streams.
+    /// Standard streams of the process.
     pub stdio: Stdio,
-    /// Pipe for progress reports; closed on exec.
+    /// Pipe for the report. It is closed on exec.
     pub report: OwnedFd,
 }
 
-/// Creates a container's processes.
+/// A creator of container processes.
 pub trait Launcher {
-    /// Creates the container and starts its first process. Returns its PID.
+    /// Creates the container and starts its first process. Returns the process's PID.
     fn run(&self, launch: Launch<'_>) -> Result<i32, ShimError>;
-    /// Starts a further process in the running container. Returns its PID. `process` is a
-    /// file with its OCI description.
+    /// Starts another process in the running container. Returns its PID. `process` is a file with
+    /// its OCI description.
     fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, ShimError>;
 }
 
-/// The launcher of the crate `libcontainer`.
+/// The launcher based on the crate `libcontainer`.
 pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
@@ -81,22 +81,22 @@ impl Launcher for Libcontainer {
             .pid()
             .ok_or("the launcher returned no process")?
             .as_raw();
-        // On v1 the library writes the rules itself; on v2 this build of it cannot.
+        // On v1, the library applies the device rules. On v2, it is built without this feature.
         if let Some(devices) = launch.devices
             && cgroup::is_v2()
         {
             device_filter::attach(&cgroup::v2_dir(launch.cgroup), devices)
                 .map_err(ShimError::io("cannot restrict the container's devices"))?;
         }
-        // Reported before the process runs, so that its exit cannot be seen first.
+        // Report the PID before the process runs, so that its exit cannot be observed first.
         announce(&report, pid)?;
         container.start()?;
         Ok(pid)
     }
 
     fn exec(&self, launch: Launch<'_>, process: &Path) -> Result<i32, ShimError> {
-        // Refreshes the state that the library has stored. Otherwise a container whose
-        // start was interrupted would reject every command.
+        // Refresh the state stored by the library. Otherwise a container whose start was
+        // interrupted would reject every command.
         let dir = launch.state.join(launch.id);
         Container::load(dir)?;
         let (builder, report) = builder(
@@ -118,6 +118,7 @@ impl Launcher for Libcontainer {
     }
 }
 
+/// Returns the builder for a launch, and the report pipe.
 fn builder(
     id: &str,
     state: &Path,
@@ -143,16 +144,17 @@ fn builder(
     Ok((builder, report))
 }
 
+/// Writes the PID to the report.
 fn announce(report: &File, pid: i32) -> Result<(), ShimError> {
     let mut report = report;
     Ok(report.write_all(format!("P{pid}\n").as_bytes())?)
 }
 
-/// Replaces the launcher's process by the plan's.
+/// An executor that replaces the launcher's process by the plan's.
 #[derive(Clone)]
 struct PlanExecutor {
     plan: Plan,
-    /// The report pipe, inherited through the launcher's forks.
+    /// Descriptor of the report pipe, inherited through the launcher's forks.
     report: i32,
 }
 
@@ -162,13 +164,13 @@ impl Executor for PlanExecutor {
         let text = format!("E{reason}\n");
         // SAFETY: the buffer outlives the call; the descriptor is inherited and open.
         unsafe { libc::write(self.report, text.as_ptr().cast(), text.len()) };
-        // No code of the launcher may run in an incomplete container.
+        // The launcher must not continue in a partially created container.
         // SAFETY: ends the process without running any destructor.
         unsafe { libc::_exit(128) }
     }
 
     fn validate(&self, _spec: &Spec) -> Result<(), ExecutorValidationError> {
-        // The plan looks up its program as the container's user.
+        // The plan looks up its program later, as the container's user.
         Ok(())
     }
 

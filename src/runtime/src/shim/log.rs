@@ -1,24 +1,25 @@
-//! A container's log file, in the CRI's format: one line a record,
-//! `<RFC 3339 time with nanoseconds> stdout|stderr F|P <text>`.
+//! A container's log file in the CRI format, with one line per record: `<RFC 3339 time with
+//! nanoseconds> stdout|stderr F|P <text>`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A line longer than this is written in parts, tagged `P` but for the last.
+/// Maximum length of a record's text in bytes. Longer lines are split into several records, all but
+/// the last tagged `P`.
 pub const MAX_LINE: usize = 16 * 1024;
 
-/// Which stream a record is of.
+/// The output stream of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// Standard output, and terminals.
+    /// Standard output, or a terminal.
     Stdout,
     /// Standard error.
     Stderr,
 }
 
-/// Writes records, keeping each stream's unfinished line.
+/// A log file, with the unfinished line of each stream.
 pub struct Log {
     path: PathBuf,
     file: Option<File>,
@@ -27,7 +28,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log at `path` for appending, its directory included.
+    /// Opens the log at `path` for appending. Creates missing directories.
     pub fn open(path: &Path) -> io::Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
@@ -46,7 +47,7 @@ impl Log {
         Ok(())
     }
 
-    /// Takes bytes of a stream; every full line is a record.
+    /// Writes output of a stream. Each complete line becomes a record.
     pub fn write(&mut self, stream: Stream, bytes: &[u8], now: impl Fn() -> i128) {
         let index = stream as usize;
         self.record.clear();
@@ -68,7 +69,7 @@ impl Log {
         self.flush();
     }
 
-    /// Writes an unfinished last line, tagged as one.
+    /// Writes a stream's unfinished last line, tagged `P`.
     pub fn finish(&mut self, stream: Stream, now: impl Fn() -> i128) {
         if !self.partial[stream as usize].is_empty() {
             self.record.clear();
@@ -77,6 +78,7 @@ impl Log {
         }
     }
 
+    /// Formats a record from the stream's pending text.
     fn emit(&mut self, stream: Stream, time: &str, tag: u8) {
         self.record.extend_from_slice(time.as_bytes());
         self.record.extend_from_slice(match stream {
@@ -90,7 +92,8 @@ impl Log {
         partial.clear();
     }
 
-    /// A full disk must not stop the container: what cannot be written is lost.
+    /// Writes the formatted records. Errors are ignored, so that a full disk does not stop the
+    /// container.
     fn flush(&mut self) {
         if self.record.is_empty() {
             return;
@@ -104,6 +107,7 @@ impl Log {
     }
 }
 
+/// Opens a log file for appending, with mode 0640.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .create(true)
@@ -112,14 +116,14 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// `2026-01-02T03:04:05.000000006Z`, from nanoseconds since 1970.
+/// Formats nanoseconds since 1970 as RFC 3339, such as `2026-01-02T03:04:05.000000006Z`.
 pub fn timestamp(nanoseconds: i128) -> String {
     jiff::Timestamp::from_nanosecond(nanoseconds)
         .map(|time| format!("{time:.9}"))
         .unwrap_or_default()
 }
 
-/// The time now, in nanoseconds since 1970.
+/// Returns the current time in nanoseconds since 1970.
 pub fn now() -> i128 {
     jiff::Timestamp::now().as_nanosecond()
 }

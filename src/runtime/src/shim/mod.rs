@@ -1,9 +1,9 @@
-//! `rkube shim`: one process a running container.
+//! `rkube shim`: one process per running container.
 //!
-//! The parent and reaper of the container's first process and of commands run in
-//! it. It writes the log, keeps standard input, serves a socket, and leaves the
-//! container's exit on disk. It outlives the agent, so it is small: one thread,
-//! one poll loop, no runtime.
+//! The shim is the parent and reaper of the container's first process and of commands that run in
+//! it. It writes the log, keeps standard input open, serves a socket, and records the container's
+//! exit on disk. It keeps running when the agent exits, so it must be small: a single thread with a
+//! poll loop, without an async runtime.
 
 mod client;
 mod error;

@@ -1,9 +1,8 @@
-//! What a container's process becomes, and the last steps to it.
+//! The process of a container, and the final steps to execute it.
 //!
-//! The launcher builds namespaces, mounts and cgroups and then hands its process
-//! over here, still as root with every capability: without `no_new_privs` a
-//! seccomp filter can only be installed before privileges go, and commands run
-//! in a container later must end up exactly like its first process.
+//! The launcher sets up namespaces, mounts and cgroups. It then calls this code, still as root with
+//! all capabilities. Without `no_new_privs`, a seccomp filter must be installed before privileges
+//! are dropped. Commands that run in a container later take the same steps as its first process.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -15,36 +14,37 @@ use serde::{Deserialize, Serialize};
 use crate::beneath::{c_path, check};
 use crate::seccomp::{self, Program};
 
-/// A process of a container.
+/// A process to execute in a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// Program and arguments.
     pub args: Vec<String>,
-    /// `NAME=value`.
+    /// Environment variables of the form `NAME=value`.
     pub env: Vec<String>,
-    /// Working directory; made when missing.
+    /// Working directory; created if missing.
     pub cwd: String,
-    /// User.
+    /// User ID.
     pub uid: u32,
-    /// Group.
+    /// Group ID.
     pub gid: u32,
-    /// All further groups.
+    /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// Bounding, permitted and effective capabilities, a bit each.
+    /// Bounding, permitted and effective capabilities, as a bit mask.
     pub capabilities: u64,
-    /// Whether programs gain nothing from set-user-ID bits.
+    /// Whether to set `no_new_privs`, so that set-user-ID bits have no effect.
     pub no_new_privileges: bool,
-    /// The system-call filter.
+    /// The seccomp filter, if any.
     pub seccomp: Option<Program>,
 }
 
-/// The header and data of `capset(2)`, version 3.
+/// The header of `capset(2)`, version 3.
 #[repr(C)]
 struct CapHeader {
     version: u32,
     pid: i32,
 }
 
+/// Half of the data of `capset(2)`, for 32 capabilities.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct CapData {
@@ -55,12 +55,12 @@ struct CapData {
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// The device number of /dev/null.
+/// Device number of /dev/null.
 const NULL: libc::dev_t = libc::makedev(1, 3);
 
 impl Plan {
-    /// Becomes the process; returns only when that fails, with the reason as
-    /// people know it from other runtimes.
+    /// Replaces the current process. Returns only on failure, with a reason worded like that of
+    /// other runtimes.
     pub fn become_process(&self) -> String {
         match self.prepare().and_then(|()| self.execute()) {
             Ok(never) => match never {},
@@ -68,6 +68,7 @@ impl Plan {
         }
     }
 
+    /// Sets up the current process: signals, streams, directory, privileges and seccomp filter.
     fn prepare(&self) -> Result<(), String> {
         let step = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
         reset_signals();
@@ -88,7 +89,7 @@ impl Plan {
                 seccomp::install(program).map_err(step("cannot install the seccomp filter"))?;
             }
         }
-        // A working directory outside the root would be a way out.
+        // A working directory outside the root would allow an escape (CVE-2024-21626).
         match std::env::current_dir() {
             Ok(dir) if dir.is_absolute() => Ok(()),
             Ok(dir) => Err(format!(
@@ -102,24 +103,25 @@ impl Plan {
         }
     }
 
-    /// A user who is not root must be able to reopen its own standard streams.
+    /// Changes the owner of the standard streams, so that an unprivileged user can reopen them.
     fn own_stdio(&self) {
         for fd in 0..3 {
             // SAFETY: stat is plain integers, for which zero is valid.
             let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-            // SAFETY: the pointer is valid; a closed descriptor is an error, no harm.
+            // SAFETY: the pointer is valid; a closed descriptor only causes an error.
             if unsafe { libc::fstat(fd, &raw mut stat) } != 0 {
                 continue;
             }
             let is_null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == NULL;
             if !is_null && stat.st_uid != self.uid {
-                // Not every kind of file has an owner to change: then it stays.
+                // Some kinds of files do not support this; the failure is ignored.
                 // SAFETY: no memory is involved.
                 let _ = unsafe { libc::fchown(fd, self.uid, libc::gid_t::MAX) };
             }
         }
     }
 
+    /// Changes to the working directory, which is created if missing.
     fn enter_directory(&self) -> Result<(), String> {
         let failed = |e: io::Error| {
             format!(
@@ -137,12 +139,13 @@ impl Plan {
         }
     }
 
+    /// Sets the groups, the user and the capabilities.
     fn drop_privileges(&self) -> io::Result<()> {
         for capability in 0..64 {
             if self.capabilities & 1 << capability == 0
                 && prctl(libc::PR_CAPBSET_DROP, capability, 0).is_err()
             {
-                // Past the last capability that the kernel has.
+                // The kernel has no capability with this number.
                 break;
             }
         }
@@ -179,6 +182,7 @@ impl Plan {
         )
     }
 
+    /// Executes the program.
     fn execute(&self) -> Result<std::convert::Infallible, String> {
         let strings = |list: &[String]| -> Result<Vec<CString>, String> {
             list.iter()
@@ -198,7 +202,7 @@ impl Plan {
         Err(failed(io::Error::last_os_error()))
     }
 
-    /// The program's path, looked up in the process's own PATH.
+    /// Returns the program's path, looked up in the `PATH` of the process.
     fn find_program(&self) -> Result<PathBuf, String> {
         let Some(name) = self.args.first() else {
             return Err("no command specified".into());
@@ -231,7 +235,7 @@ impl Plan {
     }
 }
 
-/// The error's text as C and Go programs print it.
+/// Returns an error's text in lower case, as in C and Go programs.
 fn lower(error: &io::Error) -> String {
     match error.raw_os_error() {
         // SAFETY: strerror returns a string that stays valid in a single-threaded process.
@@ -242,6 +246,7 @@ fn lower(error: &io::Error) -> String {
     }
 }
 
+/// Checks that the effective user may execute a file.
 fn executable(path: &Path) -> io::Result<()> {
     if std::fs::metadata(path)?.is_dir() {
         return Err(io::Error::from_raw_os_error(libc::EISDIR));
@@ -252,6 +257,7 @@ fn executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Returns pointers to the strings, terminated by a null pointer.
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
@@ -266,10 +272,10 @@ fn prctl(option: libc::c_int, first: libc::c_ulong, second: libc::c_ulong) -> io
     Ok(())
 }
 
-/// Rust ignores SIGPIPE and the shim blocks SIGCHLD; a container's process
-/// inherits neither.
+/// Restores default signal handling. Rust ignores SIGPIPE and the shim blocks signals, which a
+/// container's process must not inherit.
 pub fn reset_signals() {
-    // SAFETY: the set is initialised before use; default actions are always valid.
+    // SAFETY: the set is initialized before use; default actions are always valid.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();

@@ -1,4 +1,4 @@
-//! Descriptions of processes: a command to run, and how a process ended.
+//! Conversion of a command's description and of a process's exit status.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use super::frame::Exit;
 use super::log::now;
 use super::plan::Plan;
 
-/// Converts the wait status of a child.
+/// Converts the wait status of a child, which has just exited.
 pub(super) fn exit_of(status: i32) -> Exit {
     let at = i64::try_from(now()).unwrap_or(0);
     if libc::WIFSIGNALED(status) {
@@ -28,7 +28,7 @@ pub(super) fn exit_of(status: i32) -> Exit {
     }
 }
 
-/// Writes the OCI description of a command to a file in memory.
+/// Writes the OCI description of a command to a memory file.
 pub(super) fn process_file(plan: &Plan, tty: bool, oom_score_adj: Option<i32>) -> io::Result<File> {
     let mut process = serde_json::json!({
         "terminal": tty,

@@ -1,4 +1,4 @@
-//! The shim's loop: streams, clients, children.
+//! The shim's event loop: streams, clients and children.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,13 +18,12 @@ use super::sys;
 use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams, write_exit};
 use rkube_cgroups::node as cgroup;
 
-/// Queue length, in bytes, from which input for the container is no longer read from its
-/// client.
+/// Maximum number of queued bytes of container input. Above it, attached clients are not read.
 const STDIN_BUFFER: usize = 64 * 1024;
-/// Time for the last output, and for clients to read it, after the container's end.
+/// Timeout after the container's exit, first for its remaining output, then for clients to read it.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves one container.
+/// The state of a shim, which serves one container.
 pub(super) struct Server {
     listener: UnixListener,
     signals: OwnedFd,
@@ -32,11 +31,11 @@ pub(super) struct Server {
     streams: Streams,
     pid: i32,
     clients: Vec<Client>,
-    /// Bytes on their way to the container.
+    /// Queued input for the container.
     stdin: VecDeque<u8>,
-    /// Close the container's input once `stdin` is empty.
+    /// Whether to close the container's input once `stdin` is empty.
     stdin_ends: bool,
-    /// Children that ended before it was known whose they were.
+    /// PIDs and wait statuses of children that exited before their command was known.
     ended: VecDeque<(i32, i32)>,
     exit: Option<Exit>,
 }
@@ -54,6 +53,7 @@ enum Source {
 }
 
 impl Server {
+    /// Returns the shim of a container that has been started with the first process `pid`.
     pub(super) fn new(
         listener: UnixListener,
         signals: OwnedFd,
@@ -75,12 +75,13 @@ impl Server {
         }
     }
 
-    /// Runs until the container has ended and all clients have been notified.
+    /// Runs until the container has exited and all clients have been notified. Returns the exit
+    /// code.
     pub(super) fn run(mut self, config: &ShimConfig) -> i32 {
         let mut buffer = vec![0; 32 * 1024];
         let mut deadline: Option<Instant> = None;
         let mut notified = false;
-        // Children may have ended before the loop began.
+        // Children may have exited before the loop began.
         self.reap(config);
         loop {
             if self.exit.is_some() && deadline.is_none() {
@@ -105,7 +106,7 @@ impl Server {
         }
     }
 
-    /// Waits for whatever comes next and handles it.
+    /// Waits for the next events and handles them.
     fn wait(&mut self, config: &ShimConfig, buffer: &mut [u8], timeout: Option<Duration>) {
         let mut sources = Vec::new();
         let mut polls = Vec::new();
@@ -184,7 +185,7 @@ impl Server {
         self.clients.retain(|client| !client.gone);
     }
 
-    /// Collects children that have ended.
+    /// Reaps children that have exited.
     fn reap(&mut self, config: &ShimConfig) {
         loop {
             let mut status = 0;
@@ -196,7 +197,7 @@ impl Server {
             if pid == self.pid {
                 let exit = exit_of(status);
                 if !config.own_pid_namespace {
-                    // Others may live on, and hold the streams open.
+                    // Other processes may survive the first one and hold the streams open.
                     cgroup::kill(&config.cgroup);
                 }
                 self.exit = Some(Exit {
@@ -204,7 +205,7 @@ impl Server {
                     ..exit
                 });
             } else if !self.command_ended(pid, status) {
-                // Perhaps a command whose launcher has not reported its PID yet.
+                // It may be a command whose launcher has not reported the PID yet.
                 self.ended.push_back((pid, status));
                 if self.ended.len() > 64 {
                     self.ended.pop_front();
@@ -213,6 +214,7 @@ impl Server {
         }
     }
 
+    /// Sends the exit of a command to its client. Returns false if no client runs it.
     fn command_ended(&mut self, pid: i32, status: i32) -> bool {
         for client in &mut self.clients {
             if matches!(client.role, Role::Running { pid: running } if running == pid) {
@@ -224,6 +226,7 @@ impl Server {
         false
     }
 
+    /// Accepts new clients.
     fn accept(&mut self) {
         while let Ok((socket, _)) = self.listener.accept() {
             if socket.set_nonblocking(true).is_ok() {
@@ -248,7 +251,7 @@ impl Server {
         let Some(fd) = slot else { return };
         match sys::read(fd.as_raw_fd(), buffer) {
             Ok(None) => {}
-            // A terminal whose last user has gone says EIO.
+            // Reading a terminal returns EIO once no process has it open.
             Ok(Some(0)) | Err(_) => {
                 *slot = None;
                 if let Some(log) = &mut self.log {
@@ -274,7 +277,7 @@ impl Server {
         }
     }
 
-    /// Moves input on to the container.
+    /// Writes queued input to the container.
     fn feed(&mut self) {
         let Some(fd) = &self.streams.stdin else {
             self.stdin.clear();
@@ -299,6 +302,7 @@ impl Server {
         }
     }
 
+    /// Handles a client's events and messages.
     fn client(
         &mut self,
         index: usize,
@@ -334,23 +338,25 @@ impl Server {
         }
     }
 
-    /// An attached client that goes takes the container's input along if it was
-    /// the only one meant to have it.
+    /// Handles the disconnection of a client. Ends the container's input if `stdin_once` is set and
+    /// the client provided it.
     fn detached(&mut self, index: usize, config: &ShimConfig) {
         if matches!(self.clients[index].role, Role::Attached { stdin: true }) && config.stdin_once {
             self.end_stdin(config);
         }
     }
 
+    /// Ends the container's input once the queue is empty.
     fn end_stdin(&mut self, config: &ShimConfig) {
         if config.tty {
-            // The terminal stays; its end of input is a control character.
+            // A terminal stays open; its end of input is a control character.
             return;
         }
         self.stdin_ends = true;
         self.feed();
     }
 
+    /// Handles a message from a client.
     fn message(&mut self, index: usize, kind: Kind, payload: &[u8], config: &ShimConfig) {
         match kind {
             Kind::Stdin => {
@@ -376,6 +382,7 @@ impl Server {
         }
     }
 
+    /// Handles a request and responds, except to `Exec`, whose response follows later.
     fn request(&mut self, index: usize, request: Request, config: &ShimConfig) {
         let done = |result: io::Result<()>| Response {
             error: result.err().map(|e| e.to_string()),
@@ -395,7 +402,8 @@ impl Server {
                     }
                 };
                 match pid {
-                    // SAFETY: no memory is involved; the child is not reaped yet.
+                    // SAFETY: no memory is involved. The child is not reaped yet, so the PID is not
+                    // reused.
                     Some(pid) => {
                         done(crate::beneath::check(unsafe { libc::kill(pid, signal) }).map(drop))
                     }
@@ -432,7 +440,7 @@ impl Server {
         self.clients[index].say(Kind::Response, &response);
     }
 
-    /// Begins a command; its launcher reports through a pipe of the loop's.
+    /// Starts a command. Its launcher reports through a pipe that the loop polls.
     fn exec(
         &mut self,
         index: usize,
@@ -469,7 +477,7 @@ impl Server {
         Ok(())
     }
 
-    /// Reads on what a command's launcher says; its end is the answer.
+    /// Reads the report of a command's launcher. At its end, sends the response to the client.
     fn report(&mut self, index: usize, buffer: &mut [u8]) {
         let client = &mut self.clients[index];
         let Role::Starting {
@@ -516,7 +524,7 @@ impl Server {
         }
     }
 
-    /// Leaves the end on disk, then tells everyone.
+    /// Records the container's exit on disk, then notifies all clients.
     fn end(&mut self, config: &ShimConfig, exit: &Exit) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(log) = &mut self.log {
@@ -528,7 +536,7 @@ impl Server {
         for client in &mut self.clients {
             match client.role {
                 Role::Control | Role::Attached { .. } => client.say(Kind::Exit, exit),
-                // The container's end was its command's too.
+                // The container's exit has killed its commands, too.
                 Role::Running { .. } | Role::Starting { .. } => {
                     client.role = Role::Done;
                     client.say(
@@ -544,10 +552,11 @@ impl Server {
                 Role::Done => {}
             }
         }
-        // Last, because it may take a moment.
+        // Last, because it may take some time.
         cgroup::destroy(&config.cgroup, CGROUP_TIMEOUT);
     }
 
+    /// Returns whether all messages have been sent.
     fn flushed(&self) -> bool {
         self.clients
             .iter()

@@ -1,4 +1,4 @@
-//! Start of a shim and of its container.
+//! Startup of a shim and of its container.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,15 +17,15 @@ use super::sys;
 use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams};
 use crate::beneath::check;
 
-/// Runs `rkube shim <config file>`: starts the container, says `ok <pid>` or
-/// `error <reason>` in one line on standard output, and stays until it ends.
+/// Runs `rkube shim <config file>`. Starts the container, prints `ok <pid>` or `error <reason>` as
+/// one line, and serves the container until it exits.
 pub fn main(args: &[OsString]) -> i32 {
     let [config] = args else {
         eprintln!("usage: rkube shim CONFIG");
         return 2;
     };
-    // The first process ends at once, so that the shim is its init's child, not
-    // the agent's.
+    // The first process exits at once, so that the shim is reparented to init and is not a child of
+    // the agent.
     // SAFETY: this process has a single thread.
     match unsafe { libc::fork() } {
         -1 => {
@@ -33,8 +33,8 @@ pub fn main(args: &[OsString]) -> i32 {
             1
         }
         0 => {
-            // SAFETY: no memory is involved; fails only for a group leader, which
-            // a fresh child is not.
+            // SAFETY: no memory is involved. Fails only for a process group leader, which a forked
+            // child is not.
             unsafe { libc::setsid() };
             run(Path::new(config))
         }
@@ -42,6 +42,7 @@ pub fn main(args: &[OsString]) -> i32 {
     }
 }
 
+/// Starts the container of a configuration file, reports the result and serves the container.
 fn run(path: &Path) -> i32 {
     let started = std::fs::read(path)
         .map_err(ShimError::io(format!("cannot read {}", path.display())))
@@ -78,8 +79,9 @@ fn answer(line: &str) {
     }
 }
 
+/// Prepares the shim (socket, log and signals) and starts the container.
 fn start(config: &ShimConfig) -> Result<(Server, i32), ShimError> {
-    // The kernel should rather kill what is in a container; not ours to insist.
+    // The kernel should rather kill the container than the shim. Failures are ignored.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
     // The shim reaps orphans of a container without a PID namespace.
     // SAFETY: no memory is involved.
@@ -112,6 +114,7 @@ fn start(config: &ShimConfig) -> Result<(Server, i32), ShimError> {
     }
 }
 
+/// Starts the container. Returns the PID of its first process and the shim's ends of its streams.
 fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams), ShimError> {
     let io_error = |e| ShimError::io("cannot make the container's streams")(e);
     let mut ours = Streams {
@@ -156,10 +159,10 @@ fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams
     Ok((pid, ours))
 }
 
-/// Children's ends as a readable descriptor; other signals that would end the
-/// shim before its container are ignored.
+/// Returns a descriptor that becomes readable when a child exits. Blocks the signals that would
+/// otherwise terminate the shim before its container.
 fn signals() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised before use; ignoring signals is always valid.
+    // SAFETY: the set is initialized before use, and all pointers are valid.
     unsafe {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
             let mut set: libc::sigset_t = std::mem::zeroed();

@@ -1,4 +1,4 @@
-//! The few system calls of the shim that the standard library does not have.
+//! System calls of the shim that the standard library lacks.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -9,16 +9,16 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 
 use crate::beneath::check;
 
-/// A pipe, both ends closed on exec.
+/// Creates a pipe. Both ends are closed on exec.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
     // SAFETY: the array has room for two descriptors.
     check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: the kernel has just given us both.
+    // SAFETY: the kernel has just returned these descriptors, which nothing else owns.
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
-/// Makes reads and writes return at once.
+/// Makes a descriptor non-blocking.
 pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: no memory is involved.
     let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
@@ -27,7 +27,7 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads; none when there is nothing now.
+/// Reads from a non-blocking descriptor. Returns `None` if it would block.
 pub fn read(fd: RawFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         // SAFETY: the pointer and length are the buffer's.
@@ -44,7 +44,7 @@ pub fn read(fd: RawFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// Writes; none when there is no room now.
+/// Writes to a non-blocking descriptor. Returns `None` if it would block.
 pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     loop {
         // SAFETY: the pointer and length are the slice's.
@@ -61,8 +61,8 @@ pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     }
 }
 
-/// Reads from a socket, with descriptors that come along; none when there is
-/// nothing now.
+/// Reads from a socket, and appends received descriptors to `fds`. Returns `None` if it would
+/// block.
 pub fn receive(fd: RawFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<Option<usize>> {
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [IoSliceMut::new(buffer)];
@@ -71,7 +71,8 @@ pub fn receive(fd: RawFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Resu
             Ok(message) => {
                 for control in message.cmsgs()? {
                     if let ControlMessageOwned::ScmRights(received) = control {
-                        // SAFETY: the kernel has just given us these descriptors.
+                        // SAFETY: the kernel has just returned these descriptors, which nothing
+                        // else owns.
                         fds.extend(
                             received
                                 .into_iter()
@@ -88,7 +89,7 @@ pub fn receive(fd: RawFd, buffer: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Resu
     }
 }
 
-/// Writes to a socket with descriptors; returns how much was written.
+/// Writes to a socket together with descriptors. Returns the number of bytes written.
 pub fn send(fd: RawFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
     let parts = [IoSlice::new(bytes)];
     let rights = [ControlMessage::ScmRights(fds)];
@@ -114,8 +115,8 @@ pub fn resize(fd: RawFd, width: u16, height: u16) -> io::Result<()> {
     Ok(())
 }
 
-/// Listens at a path of any length: the directory is entered meanwhile, so only
-/// for single-threaded processes.
+/// Listens on a UNIX socket at a path of any length. Changes the working directory temporarily, so
+/// it must be called from single-threaded processes only.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -126,7 +127,7 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     result
 }
 
-/// Connects to a path of any length, from any thread.
+/// Connects to a UNIX socket at a path of any length, from any thread.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -11,55 +11,55 @@ use super::frame::Exit;
 use super::plan::Plan;
 use crate::device_filter::DeviceRule;
 
-/// Time that a shim waits for the last processes of its container. The agent retries
-/// afterwards.
+/// Timeout for the exit of a container's last processes. The agent retries afterwards.
 pub(super) const CGROUP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A shim's configuration, read from a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShimConfig {
-    /// The container.
+    /// ID of the container.
     pub id: String,
-    /// The directory with `config.json`.
+    /// Directory of `config.json`.
     pub bundle: PathBuf,
-    /// Directory of the launcher's state; the agent empties it.
+    /// Directory of the launcher's state.
     pub state: PathBuf,
-    /// The socket to serve.
+    /// Path of the socket to serve.
     pub socket: PathBuf,
     /// File that the container's exit is written to.
     pub exit_file: PathBuf,
-    /// The container's cgroup, removed at its end.
+    /// Cgroup of the container, removed after its exit.
     pub cgroup: String,
-    /// Whether the container's processes die with its first one by themselves.
+    /// Whether the container has its own PID namespace, so that the kernel kills its processes when
+    /// the first one exits.
     pub own_pid_namespace: bool,
-    /// Whether there is a terminal.
+    /// Whether the container has a terminal.
     pub tty: bool,
-    /// Whether standard input stays open for clients.
+    /// Whether standard input is kept open for clients.
     pub stdin: bool,
-    /// Whether the first client's end of input is the container's.
+    /// Whether the end of the first client's input closes the container's input.
     pub stdin_once: bool,
-    /// The log file.
+    /// Path of the log file, if one is written.
     pub log_path: Option<PathBuf>,
-    /// The devices that it may use besides the default ones; none for all.
+    /// Devices allowed in addition to the default ones; `None` for all devices.
     pub devices: Option<Vec<DeviceRule>>,
     /// The container's process.
     pub plan: Plan,
 }
 
-/// The agent's side of a container's streams.
+/// The shim's ends of a container's streams.
 pub(super) struct Streams {
-    /// Towards the container; the terminal when there is one.
+    /// Input of the container, or its terminal.
     pub(super) stdin: Option<OwnedFd>,
-    /// From the container; the terminal when there is one.
+    /// Output of the container, or its terminal.
     pub(super) stdout: Option<OwnedFd>,
-    /// From the container.
+    /// Error output of the container; absent with a terminal.
     pub(super) stderr: Option<OwnedFd>,
 }
 
 /// Writes the container's exit to its file.
 pub(super) fn write_exit(config: &ShimConfig, exit: &Exit) {
     if let Ok(bytes) = serde_json::to_vec(exit) {
-        // Without it the agent reports an unknown exit. The error cannot be reported.
+        // Without the file, the agent reports an unknown exit. The shim cannot report the error.
         let _ = write_atomic(&config.exit_file, &bytes);
     }
 }

@@ -1,8 +1,8 @@
-//! Real containers, as root, from Debian's static busybox.
+//! Tests with real containers. They require root and Debian's static busybox.
 //!
-//! The test binary is its own `shim` and `pause`. Without root, busybox or the
-//! kernel's namespaces every test passes and says that it was skipped. Each test
-//! cleans up what it made, also when it fails.
+//! The test binary also serves as `shim` and `pause`. Without root, busybox or namespaces, every
+//! test passes and reports that it was skipped. Each test removes everything that it created, even
+//! if it fails.
 
 mod cases;
 mod support;
@@ -19,7 +19,7 @@ fn main() {
     std::process::exit(run(&args));
 }
 
-/// The part of the test harness's command line that runners use.
+/// Implements the part of the test harness's command line that test runners use.
 fn run(args: &[OsString]) -> i32 {
     let args: Vec<&str> = args.iter().filter_map(|a| a.to_str()).collect();
     let has = |name: &str| args.contains(&name);

@@ -1,4 +1,4 @@
-//! Archives of every kind.
+//! Loading of archives of all formats.
 
 use crate::support::*;
 
@@ -41,7 +41,7 @@ async fn archives_of_every_kind() {
             assert_eq!(names, ["docker.io/library/app:v2"]);
             assert_eq!(runtime.image_status("app:v2").unwrap().id, status.id);
 
-            // It is all on disk.
+            // The images are persisted.
             let again = open(dir.path()).await;
             assert_eq!(again.list_images().len(), 1);
             again.tag_image("app:v2", "other").await.unwrap();

@@ -1,4 +1,4 @@
-//! Layers: what is kept, and hostile ones.
+//! Unpacking of layers: preserved metadata, and malicious layers.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -80,7 +80,7 @@ async fn layers_keep_what_they_say() {
         stat("null").file_type().is_char_device() && stat("null").rdev() == libc::makedev(1, 3)
     );
     assert!(stat("fifo").file_type().is_fifo());
-    // A directory that this layer implies is as the layer below has it.
+    // A directory that the layer omits has the metadata of the layer below.
     assert_eq!(
         (stat("own").mode() & 0o7777, stat("own").uid()),
         (0o700, 33)
@@ -112,7 +112,7 @@ fn xattr(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
     })
 }
 
-/// Whatever a layer tries, nothing outside its directory may change.
+/// No layer may change anything outside its directory.
 #[tokio::test]
 async fn hostile_layers_stay_inside() {
     if !is_root() {
@@ -160,7 +160,7 @@ async fn hostile_layers_stay_inside() {
     for (i, layer) in attacks.iter().enumerate() {
         let dir = tempfile::tempdir_in(outside.path().parent().unwrap()).unwrap();
         let archive = docker(&parts(HOST, std::slice::from_ref(layer), plain));
-        // Refusing is as good as keeping it inside.
+        // A rejected layer is as good as a confined one.
         let _ = load(dir.path(), &archive).await;
         let names: Vec<_> = std::fs::read_dir(outside.path())
             .unwrap()
@@ -185,7 +185,7 @@ async fn hostile_layers_stay_inside() {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
-    /// Random sequences of entries that link, climb and replace each other.
+    /// Random sequences of entries that create links, climb directories and replace each other.
     #[test]
     fn random_layers_stay_inside(
         entries in proptest::collection::vec(

@@ -1,6 +1,6 @@
-//! Images through the public interface: archives, hostile layers, a registry.
+//! Tests of images through the public API: archives, malicious layers, a registry.
 //!
-//! Unpacking sets owners, so all tests except those of refused pulls need root.
+//! Unpacking sets owners, so all tests except those of rejected pulls require root.
 
 mod archives;
 mod layers;

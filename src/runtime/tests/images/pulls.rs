@@ -1,4 +1,4 @@
-//! Pulls from the registry.
+//! Pulls from a registry.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ fn app() -> (Vec<Vec<u8>>, Parts) {
                 .collect();
             Tar::default().file(&format!("f{i}"), &noise).end()
         })
-        // The same layer twice.
+        // Two identical layers.
         .chain([
             Tar::default().file("f0", b"again").end(),
             Tar::default().file("f0", b"again").end(),
@@ -71,7 +71,7 @@ async fn pulls_through_trouble() {
             .count(),
         7
     );
-    // Again, by digest: nothing but manifests is fetched.
+    // Pulling by digest again fetches manifests only.
     registry.requests.lock().unwrap().clear();
     let by_digest = status.repo_digests[0].clone();
     let again = runtime.pull_image(&by_digest, &[], |_| {}).await.unwrap();
@@ -149,7 +149,7 @@ async fn pull_errors_are_worded() {
         pull("Not Valid").await,
         ImageError::InvalidReference { .. }
     ));
-    // Nobody listens on a port that was just given back.
+    // A port that was just released refuses connections.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -1,4 +1,4 @@
-//! A small registry on a loopback port.
+//! A minimal registry on a loopback port.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::*;
 
-/// A registry for one test: answers by path, with a script for trouble.
+/// A registry for one test, which responds by path and can simulate failures.
 #[derive(Default)]
 pub(crate) struct Registry {
     pub(crate) content: HashMap<String, (String, Vec<u8>)>,
-    /// Paths whose first answer breaks off in the middle.
+    /// Paths whose first response is cut off in the middle.
     pub(crate) broken: Mutex<Vec<String>>,
-    /// Paths that are answered 503 once.
+    /// Paths that return 503 once.
     pub(crate) busy: Mutex<Vec<String>>,
-    /// The kind of login wanted.
+    /// The required authentication scheme.
     pub(crate) login: Option<&'static str>,
     pub(crate) requests: Mutex<Vec<String>>,
 }

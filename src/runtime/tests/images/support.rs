@@ -1,4 +1,4 @@
-//! Archives and layers to load, made in memory.
+//! Archives and layers to load, built in memory.
 
 use std::io::Write;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub(crate) async fn open_as(dir: &Path, node: &str) -> Runtime {
     .unwrap()
 }
 
-/// A tar from entries of any kind, names taken as they are.
+/// A builder of tar files with entries of any kind and unchecked names.
 #[derive(Default)]
 pub(crate) struct Tar(pub(crate) Vec<u8>);
 
@@ -57,7 +57,7 @@ impl Tar {
     ) -> Self {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::new(kind));
-        // The checked setters refuse hostile names.
+        // The checked setters reject malicious names.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_mode(mode);
@@ -105,11 +105,11 @@ impl Tar {
     }
 }
 
-/// An image's parts.
+/// The parts of an image.
 pub(crate) struct Parts {
     pub(crate) config: Vec<u8>,
     pub(crate) manifest: Vec<u8>,
-    /// As distributed.
+    /// The layers as distributed.
     pub(crate) layers: Vec<Vec<u8>>,
 }
 
@@ -208,7 +208,7 @@ pub(crate) async fn load(dir: &Path, archive: &[u8]) -> Result<(Runtime, Vec<Str
     Ok((runtime, names))
 }
 
-/// The unpacked tree of a single-layer image.
+/// Returns the unpacked tree of a single-layer image.
 pub(crate) fn tree(dir: &Path, layer: &[u8]) -> std::path::PathBuf {
     dir.join("images/layers/sha256").join(hex(layer)).join("fs")
 }

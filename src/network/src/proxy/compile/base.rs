@@ -1,4 +1,4 @@
-//! The maps, and the chains at hooks that look services up in them.
+//! The maps, and the base chains that look services up in them.
 
 use std::net::Ipv4Addr;
 
@@ -10,7 +10,7 @@ use crate::nft::{
 };
 use crate::node::Protocol;
 
-/// Adds the chain that rejects packets.
+/// Adds the chain that rejects packets: TCP with a reset, all others with ICMP.
 pub(super) fn refusal_chain(table: &mut Table) -> Name {
     table.chain(
         "refuse",
@@ -23,7 +23,7 @@ pub(super) fn refusal_chain(table: &mut Table) -> Name {
     )
 }
 
-/// Appends a lookup of `address . protocol . port`.
+/// Appends a lookup of `address . protocol . port` in a verdict map.
 fn by_address(rule: Rule, map: &Name) -> Rule {
     rule.expr(Expr::destination_ip(Reg::word(0)))
         .expr(Expr::Meta(Meta::L4Proto, Reg::word(1)))
@@ -34,7 +34,7 @@ fn by_address(rule: Rule, map: &Name) -> Rule {
         })
 }
 
-/// Returns a rule that looks up `protocol . port` of traffic to this node.
+/// Returns a rule that looks up `protocol . port` of traffic to this node in a verdict map.
 fn by_node_port(map: &Name) -> Rule {
     // Pods have no return route to 127.0.0.1.
     let loopback = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
@@ -122,7 +122,7 @@ pub(super) fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
     postrouting_chain(table, hairpins);
 }
 
-/// Adds the base chains that filter.
+/// Adds the base chains that filter new connections.
 fn filter_chains(
     table: &mut Table,
     no_endpoints: &Name,
@@ -190,7 +190,7 @@ fn postrouting_chain(table: &mut Table, hairpins: Name) {
                 })
                 .expr(Expr::eq(reg, Data::host(0)))
                 .ret(),
-            // Cleared, so that a packet that passes the table again (a tunnel's) is not
+            // Clear the mark, so that a packet that passes the table again (in a tunnel) is not
             // masqueraded twice.
             Rule::new()
                 .expr(Expr::Meta(Meta::Mark, reg))

@@ -1,8 +1,8 @@
-//! From services to rules.
+//! Compilation of services to rules.
 //!
-//! The table's shape follows kube-proxy's nftables mode. Verdict maps lead from
-//! address, protocol and port to a chain for each service port, which translates the
-//! destination to an endpoint picked at random (or the one that the client used last):
+//! The table follows the layout of kube-proxy's nftables mode. Verdict maps lead from address,
+//! protocol and port to one chain per service port. That chain translates the destination to a
+//! random endpoint, or with session affinity to the client's previous one:
 //!
 //! ```text
 //! nat prerouting, output ─ services ─ @service-ips, @service-nodeports
@@ -11,14 +11,14 @@
 //!     └─ external-…  (mark for masquerading)  ─ service-… or local-…
 //! filter prerouting, output ─ firewall ─ @firewall-ips ─ firewall-…
 //! filter input, forward, output ─ no-endpoints ─ @no-endpoint-ips, @no-endpoint-nodeports
-//! filter forward, output (translated) ─ cluster-ips: refuse ports that no service has
+//! filter forward, output (translated) ─ cluster-ips: reject ports that no service has
 //! nat postrouting ─ masquerade what is marked, and pods that reach themselves
 //! ```
 //!
-//! All services' endpoints are in one map, keyed by the chain's hash and a number, so
-//! that a change of endpoints is a change of elements: the kernel looks chains and sets
-//! up one by one when it loads rules, elements by hash. Services with session affinity
-//! have a chain and a set of clients for each endpoint (`endpoint-…`, `affinity-…`).
+//! The endpoints of all services are in one map, keyed by the chain's hash and a number. A change
+//! of endpoints therefore only changes elements. The kernel looks up elements by hash, but chains
+//! and sets linearly when it loads rules. Services with session affinity have one chain and one set
+//! of clients per endpoint (`endpoint-…`, `affinity-…`).
 
 mod base;
 mod port;
@@ -36,10 +36,10 @@ use super::state::ServiceState;
 use super::types::ProxyConfig;
 use crate::nft::{Family, Table};
 
-/// Name of the proxy's table.
+/// Name of the service proxy's table.
 pub const TABLE: &str = "rkube-proxy";
 
-/// Compiles services to rules, without I/O.
+/// Compiles services to rules, without I/O. Services on [`ProxyConfig::local_ips`] are left out.
 pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
     let mut rules = Ruleset {
         table: Table::new(Family::Ip, TABLE),

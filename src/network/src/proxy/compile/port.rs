@@ -13,7 +13,7 @@ use crate::proxy::endpoints::{Categories, categorize};
 use crate::proxy::state::{Endpoint, ServicePort};
 use crate::proxy::types::ProxyConfig;
 
-/// A service port with everything that its rules depend on.
+/// A service port and everything that its rules depend on.
 pub(super) struct Port<'a> {
     service: &'a ServicePort,
     config: &'a ProxyConfig,
@@ -24,11 +24,12 @@ pub(super) struct Port<'a> {
     cluster_chain: String,
     /// Name of the chain that translates to one of this node's endpoints.
     local_chain: String,
-    /// The chain that refuses packets.
+    /// Name of the chain that rejects packets.
     refuse: &'a Name,
 }
 
 impl<'a> Port<'a> {
+    /// Selects the port's endpoints. `refuse` is the chain that rejects packets.
     pub(super) fn new(service: &'a ServicePort, config: &'a ProxyConfig, refuse: &'a Name) -> Self {
         let id = identity(service);
         Self {
@@ -42,7 +43,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Returns the key of the port at an address.
+    /// Returns the map key of the port at an address.
     fn key(&self, ip: Ipv4Addr) -> Key {
         Key::new(&[
             Data::ip(ip),
@@ -51,22 +52,22 @@ impl<'a> Port<'a> {
         ])
     }
 
-    /// Returns the key of the port's node port.
+    /// Returns the map key of the node port, if any.
     fn node_port_key(&self) -> Option<Key> {
         let protocol = Data::byte(self.service.protocol.number());
         let port = self.service.node_port?;
         Some(Key::new(&[protocol, Data::port(port)]))
     }
 
-    /// Returns the addresses that clients outside of the cluster use.
+    /// Returns the addresses for clients outside the cluster.
     fn external_ips(&self) -> impl Iterator<Item = Ipv4Addr> + use<'a> {
         let service = self.service;
         let ips = service.external_ips.iter();
         ips.chain(&service.load_balancer_ips).copied()
     }
 
-    /// Returns the verdict on traffic whose policy leaves it without an endpoint: refused
-    /// if no node has one, else dropped. `None` if there is one.
+    /// Returns the verdict on traffic whose policy leaves it without an endpoint: rejected if no
+    /// node has one, otherwise dropped. Returns `None` if `usable`.
     fn verdict_without_endpoint(&self, usable: bool) -> Option<Verdict> {
         match (self.endpoints.any, usable) {
             (false, _) => Some(Verdict::Goto(self.refuse.clone())),
@@ -75,7 +76,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Adds the port's rules, elements and checks.
+    /// Adds the port's rules, map elements and health check.
     pub(super) fn compile(&self, rules: &mut Ruleset, maps: &mut Maps) {
         self.service_chains(&mut rules.table, maps);
         self.cluster_ip(maps);
@@ -87,7 +88,7 @@ impl<'a> Port<'a> {
         self.udp_backends(&mut rules.udp);
     }
 
-    /// Adds the chains that translate the destination to an endpoint, for both policies.
+    /// Adds the chains that translate the destination to an endpoint, one per traffic policy.
     fn service_chains(&self, table: &mut Table, maps: &mut Maps) {
         let Categories { cluster, local, .. } = &self.endpoints;
         for endpoint in cluster.iter().chain(local) {
@@ -125,8 +126,8 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Adds one chain per endpoint if the service has session affinity. An endpoint may
-    /// belong to both policies; it has one chain nevertheless.
+    /// Adds one chain per endpoint if the service has session affinity. An endpoint that both
+    /// policies use has a single chain.
     fn endpoint_chains(&self, table: &mut Table) -> BTreeMap<(Ipv4Addr, u16), Name> {
         let mut chains = BTreeMap::new();
         if let Some(timeout) = self.service.affinity {
@@ -139,8 +140,8 @@ impl<'a> Port<'a> {
         chains
     }
 
-    /// Returns the rule that marks traffic to the cluster address for masquerading.
-    /// Clients outside the pod network have no return route to pods.
+    /// Returns the rule that marks traffic to the cluster IP for masquerading. Clients outside the
+    /// pod network have no return route to pods.
     fn masquerade_rule(&self) -> Rule {
         let to_cluster_ip = Rule::new()
             .destination(CmpOp::Eq, self.service.cluster_ip)
@@ -148,7 +149,7 @@ impl<'a> Port<'a> {
         mark(to_cluster_ip).comment("masquerade what comes from outside")
     }
 
-    /// Returns the rule that leads clients with affinity to the endpoint to its chain.
+    /// Returns the rule that sends the clients of an endpoint with affinity to its chain.
     fn affinity_rule(&self, endpoint: &Endpoint, chain: &Name) -> Rule {
         Rule::new()
             .expr(Expr::source_ip(Reg::word(0)))
@@ -160,7 +161,7 @@ impl<'a> Port<'a> {
             .goto(chain)
     }
 
-    /// Maps the cluster address.
+    /// Adds the map elements of the cluster IP.
     fn cluster_ip(&self, maps: &mut Maps) {
         let ip = self.service.cluster_ip;
         if !self.config.local_ips.contains(&ip) {
@@ -182,7 +183,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Maps external addresses, those of load balancers and the node port.
+    /// Adds the map elements of external IPs, load balancer IPs and the node port.
     fn external(&self, table: &mut Table, maps: &mut Maps) {
         let Categories { local, any, .. } = &self.endpoints;
         let node_port = self.node_port_key();
@@ -211,15 +212,15 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Adds the chain of external traffic.
+    /// Adds the chain of traffic to external addresses.
     fn external_chain(&self, table: &mut Table) -> Name {
         let cluster: Name = self.cluster_chain.as_str().into();
         let has_cluster = !self.endpoints.cluster.is_empty();
         let mut rules = Vec::new();
         if self.service.external_local {
             if has_cluster {
-                // The policy preserves the addresses of clients outside. Traffic from
-                // the cluster may go to any node, as with the cluster address.
+                // The policy preserves the addresses of clients outside. Traffic from the cluster
+                // may go to any node, as with the cluster IP.
                 rules.push(
                     Rule::new()
                         .source(CmpOp::Eq, self.config.cluster_cidr.trunc())
@@ -244,7 +245,7 @@ impl<'a> Port<'a> {
         table.chain(format!("external-{}", self.id), rules)
     }
 
-    /// Adds the chain that drops clients outside of `loadBalancerSourceRanges`.
+    /// Adds the chain that drops clients outside `loadBalancerSourceRanges`.
     fn firewall(&self, table: &mut Table, maps: &mut Maps) {
         let service = self.service;
         if service.source_ranges.is_empty() || service.load_balancer_ips.is_empty() {
@@ -266,7 +267,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Adds the service's health check.
+    /// Adds the service's health check, if its external traffic policy is `Local`.
     fn health_check(&self, checks: &mut BTreeMap<u16, HealthCheck>) {
         let service = self.service;
         let Some(port) = service
@@ -284,7 +285,7 @@ impl<'a> Port<'a> {
         check.local_endpoints = check.local_endpoints.max(self.endpoints.local.len());
     }
 
-    /// Records the endpoints of a UDP service.
+    /// Records the serving endpoints of a UDP service.
     fn udp_backends(&self, udp: &mut UdpBackends) {
         let service = self.service;
         if service.protocol != Protocol::Udp {
@@ -308,8 +309,8 @@ impl<'a> Port<'a> {
     }
 }
 
-/// Returns the suffix of a service port's chain names: a hash, unique even if the name
-/// is truncated, followed by the readable name for `nft list`.
+/// Returns the suffix of a service port's chain names: a hash followed by the readable name. The
+/// hash keeps the names unique if they are truncated; the readable name is for `nft list`.
 fn identity(service: &ServicePort) -> String {
     let protocol = match service.protocol {
         Protocol::Tcp => "tcp",
@@ -328,10 +329,12 @@ fn identity(service: &ServicePort) -> String {
     format!("{:08x}-{words}", hash >> 32)
 }
 
+/// Returns the name of the set of an endpoint's clients with affinity.
 fn affinity_set(id: &str, endpoint: &Endpoint) -> String {
     format!("affinity-{id}__{}/{}", endpoint.ip, endpoint.port)
 }
 
+/// Adds the chain that records the client and translates the destination to an endpoint.
 fn endpoint_chain(table: &mut Table, id: &str, endpoint: &Endpoint, timeout: Duration) -> Name {
     let reg = Reg::word(0);
     let set = table.set(

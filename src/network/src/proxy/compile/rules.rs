@@ -1,4 +1,4 @@
-//! Rules that several chains share.
+//! Rules shared by several chains.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ pub(super) fn translate(rule: Rule, endpoint: &Endpoint) -> Rule {
         })
 }
 
-/// Translates the destination to one of the endpoints, chosen at random with equal
-/// probability.
+/// Returns a rule that translates the destination to a random endpoint, with equal probability.
+/// Adds the endpoints to `map` if there is more than one.
 pub(super) fn pick_endpoint(
     chain: &str,
     endpoints: &[&Endpoint],
@@ -62,7 +62,7 @@ pub(super) fn pick_endpoint(
         })
 }
 
-/// Continues in one of the endpoints' chains, chosen at random with equal probability.
+/// Returns a rule that continues in a random endpoint's chain, with equal probability.
 pub(super) fn pick_chain(endpoints: &[(&Endpoint, Name)]) -> Rule {
     if let [(_, only)] = endpoints {
         return Rule::new().goto(only);
@@ -81,7 +81,7 @@ pub(super) fn pick_chain(endpoints: &[(&Endpoint, Name)]) -> Rule {
         .expr(Expr::LookupVerdict { map, reg })
 }
 
-/// Appends setting of the masquerade bit.
+/// Appends expressions that set the masquerade bit of the packet mark.
 pub(super) fn mark(rule: Rule) -> Rule {
     let reg = Reg::word(0);
     rule.expr(Expr::Meta(Meta::Mark, reg))

@@ -1,22 +1,22 @@
-//! The result of compiling services, and its parts.
+//! The result of the compilation, and its parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::nft::{Key, Table, Verdict};
 
-/// The rules and checks compiled from the services.
+/// The rules and health checks compiled from the services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The packet filter's table.
+    /// The packet filter table.
     pub table: Table,
     /// Health checks to serve, by port.
     pub health_checks: BTreeMap<u16, HealthCheck>,
-    /// Endpoints of UDP services, for the detection of stale connections.
+    /// Endpoints of UDP services, to detect stale conntrack entries.
     pub udp: UdpBackends,
 }
 
-/// The response to a load balancer's health check of a service.
+/// The state behind the response to a load balancer's health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// The service's namespace.
@@ -27,12 +27,12 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// Addresses of pods behind UDP services.
+/// Addresses of the pods behind UDP services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UdpBackends {
-    /// By address and port of the service.
+    /// Endpoints by address and port of the service.
     pub by_address: BTreeMap<(Ipv4Addr, u16), BTreeSet<Ipv4Addr>>,
-    /// By node port.
+    /// Endpoints by node port.
     pub by_node_port: BTreeMap<u16, BTreeSet<Ipv4Addr>>,
 }
 
@@ -43,7 +43,7 @@ impl UdpBackends {
     }
 }
 
-/// Elements of the maps and sets, collected service by service.
+/// Elements of the maps and sets, collected from all service ports.
 #[derive(Default)]
 pub(super) struct Maps {
     pub(super) service_ips: BTreeMap<Key, Verdict>,

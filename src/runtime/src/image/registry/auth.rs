@@ -1,4 +1,4 @@
-//! Credentials, challenges and tokens.
+//! Authentication to registries: credentials, challenges and tokens.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,8 @@ use crate::error::ImageError;
 use crate::spec::RegistryAuth;
 
 impl Registry {
-    /// Obtains the header that the registry's challenge asks for.
+    /// Answers the challenge of a 401 response, and stores the resulting `Authorization` header.
+    /// `used` is the header of the rejected request; fails if the result is the same.
     pub(super) async fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -55,7 +56,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Requests a token of the registry's token server.
+    /// Requests a bearer token from the registry's token server.
     async fn token(
         &self,
         challenge: &Challenge,
@@ -151,7 +152,7 @@ impl Registry {
     }
 }
 
-/// Returns the credentials with the longest registry and path that match.
+/// Returns the matching credentials with the longest registry and path.
 pub(super) fn select_auth<'a>(
     auth: &'a [RegistryAuth],
     registry: &str,
@@ -165,7 +166,7 @@ pub(super) fn select_auth<'a>(
                 .trim_start_matches("https://")
                 .trim_start_matches("http://");
             let text = text.trim_end_matches('/');
-            // Docker's configuration has Docker Hub under the address of an old API.
+            // Docker's configuration lists Docker Hub under the URL of an old API.
             let text = match text {
                 "index.docker.io/v1"
                 | "index.docker.io/v2"
@@ -188,8 +189,8 @@ pub(super) fn select_auth<'a>(
         .map(|(_, entry)| entry)
 }
 
-/// Returns whether a pattern like `*.example.com` matches; `*` stands for a part of one
-/// label, as in image pull secrets.
+/// Returns whether a pattern like `*.example.com` matches a registry. `*` matches within one label,
+/// as in image pull secrets.
 fn wildcard(pattern: &str, registry: &str) -> bool {
     if !pattern.contains('*') {
         return false;
@@ -213,7 +214,7 @@ fn wildcard(pattern: &str, registry: &str) -> bool {
             })
 }
 
-/// A `WWW-Authenticate` header.
+/// A parsed `WWW-Authenticate` header.
 #[derive(Debug, PartialEq, Eq)]
 struct Challenge {
     scheme: String,
@@ -221,6 +222,7 @@ struct Challenge {
 }
 
 impl Challenge {
+    /// Parses a header. Returns `None` if it has no scheme.
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let (scheme, mut rest) = text.split_once(' ').unwrap_or((text, ""));

@@ -1,4 +1,4 @@
-//! Requests to one repository of a registry.
+//! Requests to a repository of a registry.
 
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -17,26 +17,27 @@ use crate::image::reference::Reference;
 use crate::image::store::verify;
 use crate::spec::{RegistryAuth, RuntimeConfig};
 
-/// Host of Docker Hub's API.
+/// Host of the API of Docker Hub.
 const DOCKER_HUB: &str = "registry-1.docker.io";
-/// Attempts of a request to a port that refuses connections.
+/// Maximum number of attempts at a host that refuses connections.
 const MAX_ATTEMPTS_IF_REFUSED: u32 = 2;
 
-/// A repository of a registry.
+/// A client of one repository in a registry.
 pub(super) struct Registry {
     pub(super) client: Client,
-    /// `https://host[:port]`
+    /// Base URL, `https://host[:port]`.
     pub(super) base: String,
     pub(super) name: String,
     pub(super) repository: String,
     pub(super) image: String,
     pub(super) auth: Option<RegistryAuth>,
-    /// The `Authorization` header that the registry accepted last.
+    /// The last `Authorization` header, initially none or the given registry token.
     pub(super) header: Mutex<Option<String>>,
 }
 
 impl Registry {
-    /// Prepares requests to the repository of `reference`.
+    /// Returns a client of the repository of `reference`. Uses plain HTTP for loopback hosts and
+    /// for registries declared insecure.
     pub(super) fn new(
         config: &RuntimeConfig,
         reference: &Reference,
@@ -91,7 +92,8 @@ impl Registry {
         }
     }
 
-    /// Fetches a manifest or index by tag or digest. Returns it with its digest.
+    /// Fetches a manifest or index by tag or digest. Returns its digest, which is verified against
+    /// `expected`, and its bytes.
     pub(super) async fn manifest(
         &self,
         key: &str,
@@ -117,7 +119,7 @@ impl Registry {
         Ok((digest, bytes))
     }
 
-    /// Fetches a blob into memory.
+    /// Fetches a blob of at most [`MAX_DOCUMENT`] bytes into memory and verifies its digest.
     pub(super) async fn small_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
         let url = format!(
             "{}/v2/{}/blobs/{}",
@@ -129,7 +131,7 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// Reads the body of a response, of limited length.
+    /// Reads the body of a response. Fails if it is longer than [`MAX_DOCUMENT`].
     pub(super) async fn body(&self, response: Response) -> Result<Vec<u8>, ImageError> {
         let mut bytes = Vec::new();
         let mut stream = response.bytes_stream();
@@ -142,7 +144,8 @@ impl Registry {
         Ok(bytes)
     }
 
-    /// Sends a GET, authenticates if required, and repeats it after transient failures.
+    /// Sends a GET request, for the bytes after `from`. Authenticates if required, and retries
+    /// after transient failures.
     pub(super) async fn get(
         &self,
         url: &str,
@@ -170,7 +173,7 @@ impl Registry {
                         return Ok(response);
                     }
                     if status == StatusCode::UNAUTHORIZED && !authenticated {
-                        // Once: new credentials that are rejected stay rejected.
+                        // Only once: if new credentials are rejected, retrying does not help.
                         authenticated = true;
                         self.authenticate(response.headers(), header.as_deref())
                             .await?;
@@ -198,8 +201,7 @@ impl Registry {
             };
             attempt += 1;
             let (wait, error) = outcome;
-            // A port that refuses connections is reported early; other failures may be
-            // transient.
+            // A refused connection is reported early; other failures are more likely transient.
             let tries = if matches!(&error, ImageError::Registry { reason, .. } if reason.contains("refused"))
             {
                 MAX_ATTEMPTS_IF_REFUSED

@@ -17,7 +17,7 @@ use crate::image::manifest::Descriptor;
 use crate::image::store::Store;
 use crate::spec::PullProgress;
 
-/// Receives the progress of a pull.
+/// A callback for the progress of a pull.
 pub(super) type Progress = Arc<dyn Fn(PullProgress) + Send + Sync>;
 
 /// Returns the path that a layer is downloaded to.
@@ -26,11 +26,11 @@ pub(super) fn blob_file(store: &Store, digest: &Digest) -> PathBuf {
 }
 
 impl Registry {
-    /// Downloads a layer to the ingest directory, continuing an earlier attempt. Returns
-    /// `None` if another process has unpacked it meanwhile.
+    /// Downloads a layer to the ingest directory, or resumes an earlier download. Returns `None` if
+    /// another process has unpacked the layer meanwhile.
     ///
-    /// Only one process at a time writes the file. The lock is held for the download
-    /// alone, and the open file is returned: a removal of its name does not matter.
+    /// Only one process at a time writes the file. The lock is held only for the download. Since
+    /// the open file is returned, its name may be removed afterwards.
     pub(super) async fn download(
         &self,
         store: &Arc<Store>,
@@ -61,6 +61,7 @@ impl Registry {
         Err(last.unwrap_or_else(|| self.failed("the download failed")))
     }
 
+    /// Makes one attempt at a download.
     async fn download_once(
         &self,
         layer: &Descriptor,
@@ -75,7 +76,7 @@ impl Registry {
                 total: layer.size,
             });
         };
-        // Hashes the part that an earlier attempt has left.
+        // Hash the part that an earlier attempt has stored.
         let earlier = path.clone();
         let mut hasher = layer.digest.hasher();
         let (mut file, mut done, mut hasher) = blocking(move || {
@@ -114,7 +115,7 @@ impl Registry {
             );
             let response = self.get(&url, None, done).await?;
             if done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-                // The registry starts from the beginning.
+                // The registry ignored the range and sends the whole blob.
                 file.set_len(0).await.image_context(context)?;
                 tokio::io::AsyncSeekExt::seek(&mut file, SeekFrom::Start(0))
                     .await
@@ -141,7 +142,7 @@ impl Registry {
         }
         let actual = hasher.finish();
         if done > layer.size || actual != layer.digest {
-            // A further attempt must not continue it.
+            // The next attempt must not resume this file.
             let _ = tokio::fs::remove_file(path).await;
             return Err(ImageError::DigestMismatch {
                 expected: layer.digest.to_string(),

@@ -11,26 +11,26 @@ use rustls_pki_types::pem::PemObject;
 use crate::error::ImageError;
 use crate::spec::RuntimeConfig;
 
-/// Trusted certificates of Linux distributions.
+/// Bundles of trusted certificates on Linux distributions, in order of preference.
 const ROOTS: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/cert.pem",
     "/etc/ssl/ca-bundle.pem",
 ];
-/// Attempts of a request or download.
+/// Maximum number of attempts of a request or download.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Timeout of a download without progress, which is then retried.
+/// Timeout of a response without progress. The download is then retried.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Builds the HTTP client with the node's trusted certificates.
+/// Returns an HTTP client that trusts the node's certificates and `config.extra_roots`.
 pub(super) fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
     let failed =
         |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
     let mut roots = rustls::RootCertStore::empty();
-    // The first bundle that exists. A node may have none.
+    // Use the first bundle that exists. A node may have none.
     if let Some(bundle) = ROOTS.iter().find_map(|path| std::fs::read(path).ok()) {
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).flatten());
     }
@@ -55,7 +55,7 @@ pub(super) fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
         .map_err(|e| failed(&e))
 }
 
-/// Returns whether a registry's host is this machine.
+/// Returns whether a registry's host is a loopback address.
 pub(super) fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(""),
@@ -67,7 +67,7 @@ pub(super) fn is_loopback(registry: &str) -> bool {
             .is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Returns the first message of a registry's error document.
+/// Returns the first message of a registry's error response.
 pub(super) fn registry_error(text: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
     let error = value.get("errors")?.get(0)?;
@@ -84,7 +84,7 @@ pub(super) fn registry_error(text: &str) -> Option<String> {
     }
 }
 
-/// Returns the delay that a registry asks for, at most a minute.
+/// Returns the delay requested by a `Retry-After` header in seconds, at most one minute.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: u64 = headers
         .get(RETRY_AFTER)?
@@ -96,7 +96,8 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.min(60)))
 }
 
-/// Returns the delay before an attempt: half a second, doubling, with jitter.
+/// Returns the delay before a retry: 0.5 s, doubled with each attempt up to 16 s, plus up to 50 %
+/// jitter.
 pub(super) fn backoff(attempt: u32) -> Duration {
     let base = 250u64 << attempt.min(6);
     Duration::from_millis(base + rand::random_range(0..=base / 2))
@@ -119,7 +120,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
     }
 }
 
-/// Percent-encodes a form's value.
+/// Percent-encodes a form value.
 pub(super) fn percent(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {

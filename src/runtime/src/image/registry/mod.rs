@@ -1,5 +1,5 @@
-//! Pulling from registries: the OCI distribution protocol over HTTPS, plain HTTP for
-//! loopback and for registries declared insecure, Basic and token authentication.
+//! A client of the OCI distribution protocol, for pulls. It uses HTTPS, or plain HTTP for loopback
+//! hosts and registries declared insecure, with Basic or token authentication.
 
 mod auth;
 mod connection;

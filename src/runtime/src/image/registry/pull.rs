@@ -1,4 +1,4 @@
-//! Pulling of an image: manifest, configuration, layers.
+//! Pulls of images: manifest, configuration and layers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::image::reference::Reference;
 use crate::image::store::{Record, Store};
 use crate::spec::{PullProgress, RegistryAuth, RuntimeConfig};
 
-/// Maximum number of layers downloaded at the same time.
+/// Maximum number of concurrent layer downloads.
 const MAX_CONCURRENT_DOWNLOADS: usize = 3;
-/// Maximum number of indexes between a reference and its manifest.
+/// Maximum depth of nested indexes.
 const MAX_NESTED_INDEXES: usize = 4;
 
-/// Pulls an image. Returns its ID.
+/// Pulls an image for this machine's platform. Returns its ID.
 pub async fn pull(
     store: &Arc<Store>,
     config: &RuntimeConfig,
@@ -92,8 +92,8 @@ pub async fn pull(
     Ok(id)
 }
 
-/// Fetches the manifest for this machine's platform. Returns the digest of the reference,
-/// and the manifest's digest, content and bytes.
+/// Fetches the manifest for the platform. Returns the digest that the reference resolves to, and
+/// the manifest's own digest, content and bytes.
 async fn resolve(
     hub: &Registry,
     reference: &Reference,
@@ -117,7 +117,7 @@ async fn resolve(
     }
 }
 
-/// Downloads and unpacks the layers with the numbers `missing`.
+/// Downloads and unpacks the layers with the indexes `missing`.
 async fn download_layers(
     hub: &Arc<Registry>,
     store: &Arc<Store>,

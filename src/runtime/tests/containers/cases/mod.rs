@@ -1,4 +1,4 @@
-//! The tests, by name.
+//! The test cases, by name.
 
 use std::time::Duration;
 
@@ -184,7 +184,7 @@ fn sandbox_is_shared() {
     });
 }
 
-/// What a process of a container may do and is.
+/// Prints the identity, privileges and limits of a container's process.
 const CHARACTER: &str = "id -u; id -g; id -G; grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status; \
     grep 'open files' /proc/self/limits; pwd; env | grep -E '^(HOME|FROM|EXTRA|PATH)='; \
     cat /proc/self/oom_score_adj; readlink /proc/self/ns/mnt; umask";
@@ -283,7 +283,7 @@ fn exec_streams_and_codes() {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("timed out"), "{error}");
-        // Many at once.
+        // Concurrent commands.
         let runs = (0..16).map(|i| {
             let (b, id) = (b.clone(), id.clone());
             async move { assert_eq!(b.out(&id, &format!("echo {i}")).await, i.to_string()) }
@@ -371,7 +371,7 @@ fn terminal_container() {
         let id = b.start(&sandbox, spec).await;
         let mut session = b.runtime.attach(&id, true).await.unwrap();
         session.control.resize(80, 25).unwrap();
-        // The size goes another way than the input.
+        // The size and the input take different paths.
         let size = b
             .runtime
             .exec_sync(&id, &["true".into()], Duration::ZERO)
@@ -488,7 +488,7 @@ fn mounts() {
         let (status, log) = b.run(&sandbox, spec).await;
         assert_eq!(log, "contentcontentrw\nro\nmade\nsecretiro\n", "{status:?}");
         assert!(volume.join("new").exists() && b.dir.join("missing/dir/x").exists());
-        // The container's own writes are its layer's.
+        // The container's own writes count towards its writable layer.
         assert!(
             b.runtime
                 .writable_layer_usage(&status.id)
@@ -601,7 +601,7 @@ fn agent_restart_keeps_containers() {
             events.recv().await.unwrap().kind,
             ContainerEventKind::Exited
         );
-        // Both are told.
+        // Both runtimes observe the exit.
         assert_eq!(b.end(&running).await.exit_code, Some(137));
         assert_eq!(again.list_images().len(), 1);
         assert!(again.sandbox_status(&sandbox).is_some());
@@ -659,7 +659,7 @@ fn shared_pid_namespace() {
             "{seen}"
         );
         assert!(b.out(&first, "ls /proc/1/root/ 2>/dev/null | wc -l").await == "0");
-        // The first container's end does not end the second one's; all its own go.
+        // Stopping one container ends all its processes, but not the other container.
         b.runtime
             .stop_container(&second, Duration::ZERO)
             .await

@@ -1,4 +1,4 @@
-//! A runtime in a temporary directory, with a busybox image in it.
+//! A runtime in a temporary directory, with a busybox image.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rkube_runtime::{
 pub const BUSYBOX: &str = "/bin/busybox";
 pub const IMAGE: &str = "test/busybox:1";
 
-/// Why containers cannot be run here.
+/// Returns the reason why containers cannot run on this machine, if any.
 pub fn unable() -> Option<String> {
     // SAFETY: no memory is involved.
     if unsafe { libc::geteuid() } != 0 {
@@ -25,7 +25,7 @@ pub fn unable() -> Option<String> {
     None
 }
 
-/// A layer's tar with busybox and a user.
+/// Returns the tar of a layer with busybox and a user.
 fn layer() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let dir = |tar: &mut tar::Builder<Vec<u8>>, path: &str, mode: u32| {
@@ -79,7 +79,7 @@ fn layer() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// A docker-archive with the layer.
+/// Returns a Docker archive with the layer.
 pub fn docker_archive(architecture: &str) -> Vec<u8> {
     let layer = layer();
     let digest = ring::digest::digest(&ring::digest::SHA256, &layer);
@@ -116,7 +116,7 @@ pub fn host_architecture() -> &'static str {
     }
 }
 
-/// One test's runtime.
+/// The runtime of one test.
 pub struct Bench {
     pub runtime: Runtime,
     pub dir: PathBuf,
@@ -135,7 +135,7 @@ impl Bench {
         config
     }
 
-    /// Makes a sandbox for the test's containers.
+    /// Creates a sandbox for the test's containers.
     pub async fn sandbox(&self) -> String {
         self.sandbox_with(SandboxSpec {
             hostname: "pod-1".into(),
@@ -149,7 +149,7 @@ impl Bench {
         self.runtime.run_sandbox(spec).await.unwrap().id
     }
 
-    /// A container that runs a shell script.
+    /// Returns the specification of a container that runs a shell script.
     pub fn script(&self, script: &str) -> ContainerSpec {
         ContainerSpec {
             name: "c".into(),
@@ -163,14 +163,14 @@ impl Bench {
         }
     }
 
-    /// Makes and starts a container.
+    /// Creates and starts a container. Returns its ID.
     pub async fn start(&self, sandbox: &str, spec: ContainerSpec) -> String {
         let id = self.runtime.create_container(sandbox, spec).await.unwrap();
         self.runtime.start_container(&id).await.unwrap();
         id
     }
 
-    /// Runs a container to its end; its log without times.
+    /// Runs a container to its exit. Returns its status, and its log without times.
     pub async fn run(&self, sandbox: &str, spec: ContainerSpec) -> (ContainerStatus, String) {
         let log = spec.log_path.clone().unwrap();
         let id = self.start(sandbox, spec).await;
@@ -201,7 +201,7 @@ impl Bench {
     }
 }
 
-/// A log's text without times and tags.
+/// Returns a log's text without times and tags.
 pub fn text(log: &Path) -> String {
     std::fs::read_to_string(log)
         .unwrap_or_default()
@@ -210,7 +210,7 @@ pub fn text(log: &Path) -> String {
         .collect()
 }
 
-/// Runs a test with a runtime of its own and removes everything after it.
+/// Runs a test with a separate runtime, and removes everything afterwards.
 pub fn with_bench<F>(test: impl FnOnce(std::sync::Arc<Bench>) -> F)
 where
     F: Future<Output = ()>,
@@ -261,7 +261,7 @@ fn remove_cgroups(cgroup: &str) {
     let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(name));
 }
 
-/// Nothing of the test may be left: no mount, no cgroup, no process.
+/// Asserts that no mount, cgroup or process of the test is left.
 fn assert_clean(dir: &Path, cgroup: &str) {
     let dir = dir.to_str().unwrap();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -271,7 +271,7 @@ fn assert_clean(dir: &Path, cgroup: &str) {
         let path = root.path().join(cgroup.trim_start_matches('/'));
         assert!(!path.exists(), "cgroup left: {}", path.display());
     }
-    // A shim ends by itself soon after its container.
+    // A shim exits shortly after its container.
     let begun = std::time::Instant::now();
     loop {
         let left: Vec<String> = std::fs::read_dir("/proc")
