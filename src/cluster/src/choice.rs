@@ -5,6 +5,7 @@ use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
 use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
+use crate::reservation::Reservation;
 
 /// A driver and the requirements that the host does not meet.
 #[derive(Clone, Debug)]
@@ -36,9 +37,9 @@ pub(crate) async fn ask(
                 ..empty_plan(home, profile)
             };
             // A missing free range is reported only if the driver has no other fatal problem.
-            match driver.free_range(&[]).await {
-                Ok(range) => {
-                    plan.node_cidr = range;
+            match Reservation::choose(driver.as_ref(), &[]).await {
+                Ok(reservation) => {
+                    plan.node_cidr = reservation.range;
                     driver.preflight(&plan).await
                 }
                 Err(failure) => {

@@ -21,6 +21,7 @@ mod profile;
 mod provision;
 mod publish;
 mod ready;
+mod reservation;
 mod snapshots;
 mod status;
 mod store;

@@ -15,6 +15,7 @@ use crate::profile::{Profile, check_name};
 use crate::provision::{AUDIT_POLICY, provision};
 use crate::publish;
 use crate::ready::{RestartedNodes, wait_for_api, wait_for_nodes};
+use crate::reservation::Reservation;
 
 /// A cluster that was started.
 #[derive(Debug)]
@@ -42,10 +43,12 @@ pub async fn start(
     let _lock = home.lock(&options.profile)?;
     let existing = Profile::try_load(home, &options.profile)?;
     let new = existing.is_none();
-    let mut profile = match existing {
+    // Held until the nodes run, and with them their network.
+    let (mut profile, _reservation) = match existing {
         Some(profile) => {
             warn_of_ignored(&profile, options, progress);
-            profile
+            let reservation = Reservation::of(profile.node_cidr)?;
+            (profile, reservation)
         }
         None => new_profile(home, options).await.inspect_err(|_| {
             home.forget_lock(&options.profile);

@@ -11,6 +11,7 @@ use crate::choice;
 use crate::files::Home;
 use crate::kubeconfig::Kubeconfig;
 use crate::profile::{NewProfile, Profile};
+use crate::reservation::Reservation;
 use crate::store::StoreOptions;
 
 /// The maximum number of nodes of a cluster.
@@ -85,8 +86,11 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
     }
 }
 
-/// Creates the profile of a new cluster, in memory.
-pub(crate) async fn new_profile(home: &Home, options: &StartOptions) -> Result<Profile, Failure> {
+/// Creates the profile of a new cluster, in memory, and reserves its nodes' address range.
+pub(crate) async fn new_profile(
+    home: &Home,
+    options: &StartOptions,
+) -> Result<(Profile, Reservation), Failure> {
     if let Some(store) = &options.store {
         store.check()?;
     }
@@ -118,16 +122,22 @@ pub(crate) async fn new_profile(home: &Home, options: &StartOptions) -> Result<P
         ))
         .advise("the nodes' own addresses are reachable from this machine: rkube ip"));
     }
-    let node_cidr = match options.node_cidr {
-        Some(range) => range.trunc(),
-        None => driver.free_range(&used_ranges(home)?).await?,
+    let reservation = match options.node_cidr {
+        Some(range) => {
+            check_ranges(range.trunc(), options)?;
+            Reservation::of(range.trunc())?
+        }
+        None => {
+            let chosen = Reservation::choose(driver.as_ref(), &used_ranges(home)?).await?;
+            check_ranges(chosen.range, options)?;
+            chosen
+        }
     };
-    check_ranges(node_cidr, options)?;
-    Profile::new(&NewProfile {
+    let profile = Profile::new(&NewProfile {
         name: &options.profile,
         driver: driver_name,
         nodes,
-        node_cidr,
+        node_cidr: reservation.range,
         pod_cidr: options.pod_cidr,
         service_cidr: options.service_cidr,
         dns_domain: &options.dns_domain,
@@ -137,7 +147,8 @@ pub(crate) async fn new_profile(home: &Home, options: &StartOptions) -> Result<P
         ports: &options.ports,
         store: options.store.as_ref().map(|s| s.config(&options.profile)),
         machine: &options.machine,
-    })
+    })?;
+    Ok((profile, reservation))
 }
 
 fn usage(message: String) -> Failure {

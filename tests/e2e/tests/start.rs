@@ -93,7 +93,18 @@ fn all_nodes_are_ready_and_tell_who_they_are() {
 #[test]
 fn clusters_run_side_by_side() {
     require_machine!();
-    let (one, two) = (Cluster::start("one", 1), Cluster::start("two", 1));
+    let (one, two) = (Cluster::plan("one"), Cluster::plan("two"));
+    // Both choose their address ranges at the same time, each in its own home.
+    let starts = [&one, &two].map(|cluster| {
+        let mut start = cluster.rkube_command(&["start"]);
+        start
+            .env_remove("RKUBE_SUBNET")
+            .spawn()
+            .expect("rkube runs")
+    });
+    for mut start in starts {
+        assert!(start.wait().expect("ends").success());
+    }
     let ip = |c: &Cluster| c.rkube(&["ip"]).ok();
     assert_ne!(ip(&one), ip(&two));
     for cluster in [&one, &two] {

@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, env = "RKUBE_MEMORY", value_name = "SIZE", value_parser = super::node::parse_size)]
     memory: Option<u64>,
     /// Address range for nodes and load balancers [default: an unused 192.168.x.0/24]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, env = "RKUBE_SUBNET", value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
     /// Address range for pods
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
