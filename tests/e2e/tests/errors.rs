@@ -302,7 +302,7 @@ fn an_interrupted_first_start_leaves_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(after));
         match start.interrupt() {
             // The signal came before the handler was installed, or during the start.
-            -1 | 2 => rkube_testing::leftovers::assert_none(&cluster.profile, &cluster.home()),
+            -1 | 2 => cluster.assert_nothing_left(),
             0 => {}
             code => panic!("exit code {code} after {after} ms"),
         }

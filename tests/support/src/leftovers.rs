@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Asserts that nothing of `profile` is left. Retries for 15 s, because the kernel removes
-/// namespaces in the background.
+/// Asserts that nothing of `profile` is left, whose nodes' addresses begin with `prefix`.
+/// Retries for 15 s, because the kernel removes namespaces in the background.
 #[track_caller]
-pub fn assert_none(profile: &str, home: &Path) {
+pub(crate) fn assert_none(profile: &str, home: &Path, prefix: &str) {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
-        let found = find(profile, home);
+        let mut found = find(profile, home);
+        found.extend(addresses(prefix));
         if found.is_empty() {
             return;
         }
@@ -71,14 +72,19 @@ pub fn find(profile: &str, home: &Path) -> Vec<String> {
     found
 }
 
-/// Returns the names of all clusters' network interfaces on the host.
-pub fn links() -> Vec<String> {
-    let text = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let names = text
+/// Returns one line for each interface and route of the host in the range of addresses that
+/// begin with `prefix`.
+fn addresses(prefix: &str) -> Vec<String> {
+    let list = |what: &[&str]| {
+        let done = Command::new("ip").args(what).output();
+        let text = done.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        text.unwrap_or_default()
+    };
+    let text = list(&["-o", "-4", "address"]) + &list(&["-4", "route"]);
+    let lines = text
         .lines()
-        .filter_map(|l| l.split_once(':'))
-        .map(|(name, _)| name.trim().to_owned());
-    names.filter(|n| n.starts_with("rk-")).collect()
+        .filter(|l| l.split_whitespace().any(|word| word.starts_with(prefix)));
+    lines.map(|l| format!("address: {l}")).collect()
 }
 
 fn walk(dir: &Path, depth: u32) -> Vec<std::path::PathBuf> {

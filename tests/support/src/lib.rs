@@ -9,6 +9,7 @@ pub mod browser;
 pub mod engine;
 pub mod image;
 pub mod leftovers;
+mod range;
 mod skip;
 
 pub use skip::{not_applicable, skipped, strict};
@@ -188,6 +189,7 @@ pub struct Cluster {
     /// The profile's name, which is also the first node's.
     pub profile: String,
     dir: tempfile::TempDir,
+    range: range::Range,
 }
 
 impl Cluster {
@@ -198,6 +200,7 @@ impl Cluster {
         Self {
             profile,
             dir: tempfile::tempdir().expect("a folder"),
+            range: range::Range::claim(),
         }
     }
 
@@ -235,11 +238,18 @@ impl Cluster {
         }
     }
 
+    /// Asserts that nothing of the cluster is left on the host.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        leftovers::assert_none(&self.profile, &self.home(), &self.range.prefix());
+    }
+
     fn prepare(&self, command: &mut Command) {
         command
             .env("RKUBE_HOME", self.home())
             .env("KUBECONFIG", self.kubeconfig())
             .env("RKUBE_PROFILE", &self.profile)
+            .env("RKUBE_SUBNET", self.range.cidr())
             .env("RKUBE_DRIVER", driver());
         if driver() == "qemu" {
             // Small machines, because tests run several of them in parallel.
@@ -381,7 +391,7 @@ impl Drop for Cluster {
         // Code 85: the cluster does not exist.
         if !std::thread::panicking() {
             assert!(done.code == 0 || done.code == 85, "delete failed: {done:?}");
-            leftovers::assert_none(&self.profile, &self.home());
+            self.assert_nothing_left();
         }
     }
 }
@@ -439,9 +449,4 @@ pub fn http_get(address: &str) -> Option<String> {
 pub fn has(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .any(|d| d.join(program).exists())
-}
-
-/// Returns `path` if it exists.
-pub fn file(path: &str) -> Option<&Path> {
-    Path::new(path).exists().then_some(Path::new(path))
 }
