@@ -24,6 +24,8 @@ use crate::watching;
 
 /// Minimum time between two updates of proxy and routes.
 const MIN_SYNC_PERIOD: Duration = Duration::from_millis(75);
+/// Maximum time between two attempts to write rules or routes.
+const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 
 /// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
@@ -127,9 +129,9 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let mut slices = ObjectSet::<EndpointSlice>::default();
     let mut nodes = ObjectSet::<Node>::default();
     let mut pending = PendingSync::default();
-    let mut last = None::<Instant>;
+    let mut failures = 0;
+    let mut due = Instant::now();
     loop {
-        let due = last.map_or_else(Instant::now, |l| l + MIN_SYNC_PERIOD);
         tokio::select! {
             biased;
             change = changes.recv() => {
@@ -146,27 +148,30 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                     Change::Slice(event) => pending.services |= slices.apply(*event),
                     Change::Node(event) => pending.routes |= nodes.apply(*event),
                 }
+                // Of a kind without a complete list, nothing is written yet; the end of its list
+                // triggers a sync.
+                pending.services &= services.complete && slices.complete;
+                pending.routes &= nodes.complete;
             }
             () = tokio::time::sleep_until(due), if pending.any() => {
-                if pending.routes && nodes.complete {
-                    feed.set_routes(&nodes).await;
-                    pending.routes = false;
+                pending.routes = pending.routes && !feed.set_routes(&nodes).await;
+                if pending.services {
+                    let node = config.name.clone();
+                    pending.services = !sync(node, &proxy, &dns, &services, &slices).await;
                 }
-                if pending.services && services.complete && slices.complete {
-                    sync(config.name.clone(), &proxy, &dns, &services, &slices).await;
-                    pending.services = false;
-                }
-                last = Some(Instant::now());
-                if pending.any() {
-                    // A kind has no complete list yet; the end of its list triggers a sync.
-                    pending = PendingSync::default();
-                }
+                failures = if pending.any() { failures + 1 } else { 0 };
+                due = Instant::now() + sync_delay(failures);
             }
         }
     }
 }
 
-/// What has changed since the last sync.
+/// Returns the time before the next update after this number of failures.
+fn sync_delay(failures: u32) -> Duration {
+    (MIN_SYNC_PERIOD * (1 << failures.min(16))).min(MAX_SYNC_DELAY)
+}
+
+/// What has to be written.
 #[derive(Default)]
 struct PendingSync {
     services: bool,
@@ -219,14 +224,15 @@ fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>
     to.send_replace(Some(Arc::new(by_namespace)));
 }
 
-/// Updates the DNS server and the proxy rules. Errors are only logged.
+/// Updates the DNS server and the proxy rules; returns whether both are up to date. Errors are
+/// logged.
 async fn sync(
     node: String,
     proxy: &Arc<ServiceProxy>,
     dns: &DnsServer,
     services: &ObjectSet<Service>,
     slices: &ObjectSet<EndpointSlice>,
-) {
+) -> bool {
     let (services, slices) = (services.values(), slices.values());
     dns.update(DnsState::from_objects(&services, &slices));
     let proxy = proxy.clone();
@@ -235,21 +241,27 @@ async fn sync(
     })
     .await;
     match done {
-        Ok(Ok(report)) => debug!(?report, "service rules"),
+        Ok(Ok(report)) => {
+            debug!(?report, "service rules");
+            return true;
+        }
         Ok(Err(e)) => warn!("writing the service rules: {e}"),
         Err(e) => warn!("writing the service rules: {e}"),
     }
+    false
 }
 
 impl ServiceFeed {
-    async fn set_routes(&self, nodes: &ObjectSet<Node>) {
+    /// Sets the routes to other nodes; returns whether they are up to date. Errors are logged.
+    async fn set_routes(&self, nodes: &ObjectSet<Node>) -> bool {
         let routes = routes(nodes, self.host.name());
         let network = self.network.clone();
         match tokio::task::spawn_blocking(move || network.set_routes(&routes)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(e)) => warn!("setting the routes to other nodes: {e}"),
             Err(e) => warn!("setting the routes to other nodes: {e}"),
         }
+        false
     }
 }
 
@@ -340,6 +352,14 @@ mod tests {
                 "10.0.0.2".parse().unwrap()
             )]
         );
+    }
+
+    #[test]
+    fn failed_updates_are_repeated_ever_more_slowly() {
+        let delays: Vec<u128> = [0, 1, 2, 8, 9, u32::MAX]
+            .map(|failures| sync_delay(failures).as_millis())
+            .into();
+        assert_eq!(delays, [75, 150, 300, 19_200, 30_000, 30_000]);
     }
 
     #[test]
