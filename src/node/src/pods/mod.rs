@@ -36,6 +36,8 @@ mod worker;
 use crate::kinds::*;
 use crate::watching;
 use context::PodContext;
+pub(crate) use status::container_id;
+
 use table::WorkerEvent;
 use worker::Adopted;
 

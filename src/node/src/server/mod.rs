@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 mod answer;
 mod endpoint;
+mod files;
 mod forward;
 mod identity;
 mod logs;

@@ -16,6 +16,7 @@ mod types;
 pub(crate) use types::VolumeSources;
 
 use crate::kinds::*;
+pub(crate) use subpath::open_beneath;
 use crate::pods::object_hold::SharedHold;
 use crate::pods::paths::pod_dir;
 use content::Contents;
