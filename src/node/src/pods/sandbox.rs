@@ -70,10 +70,10 @@ pub(crate) async fn fill_volumes(
         };
         let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
         if messages != recorded {
-            for message in &messages {
+            for (problem, message) in problems.iter().zip(&messages) {
                 context
                     .recorder
-                    .pod(pod, Warning, "FailedMount", message.clone());
+                    .pod(pod, Warning, problem.event(), message.clone());
             }
             recorded = messages;
         }
