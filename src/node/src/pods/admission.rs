@@ -9,36 +9,45 @@ use rkube_component_helpers::resource;
 
 use super::qos;
 use super::reason::Reason;
+use super::sysctls::Sysctls;
+use super::unsupported;
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
 
-fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
-    Reason::new(reason, format!("Pod was rejected: {message}"))
+/// What a node offers to the pods that it admits.
+pub(crate) struct NodeOffer<'a> {
+    pub name: &'a str,
+    pub allocatable: Allocatable,
+    /// The node's labels; empty before the node is registered.
+    pub labels: BTreeMap<String, String>,
+    pub sysctls: &'a Sysctls,
+}
+
+/// Returns the failure of a rejected pod, as in its event.
+pub(super) fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
+    Reason::new(reason, message.to_string())
 }
 
 /// Checks that the node can run a pod.
 ///
 /// Repeats the scheduler's checks: a pod may have been bound manually, or the node may have changed
-/// since. `labels` are the node's labels; they are empty before the node is registered.
+/// since. Also refuses what the node cannot enforce.
 ///
 /// # Errors
 ///
-/// Returns the reason and message with which the pod is to be failed.
-pub(crate) fn admit(
-    pod: &Pod,
-    others: &[Arc<Pod>],
-    node: &Allocatable,
-    labels: &BTreeMap<String, String>,
-    name: &str,
-) -> Result<(), Reason> {
+/// Returns the reason and message of the pod's event; [`failure`] returns those of its status.
+pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Result<(), Reason> {
     let others: Vec<&Pod> = others
         .iter()
         .map(AsRef::as_ref)
         .filter(|p| !matches!(p.api_phase(), "Succeeded" | "Failed") && p.uid() != pod.uid())
         .collect();
-    fits(pod, &others, node)?;
+    node.sysctls
+        .check(pod)
+        .map_err(|e| refuse("SysctlForbidden", format!("forbidden sysctl: {e}")))?;
+    fits(pod, &others, &node.allocatable)?;
     // Before registration the node's labels are not known, so affinity cannot be checked.
-    if !labels.is_empty() && !pod_matches_node(pod.spec(), name, labels) {
+    if !node.labels.is_empty() && !pod_matches_node(pod.spec(), node.name, &node.labels) {
         return Err(refuse(
             "NodeAffinity",
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
@@ -56,7 +65,14 @@ pub(crate) fn admit(
             ),
         ));
     }
-    Ok(())
+    unsupported::app_armor(pod)?;
+    unsupported::features(pod)
+}
+
+/// Returns the reason and message in the status of a pod that was rejected.
+pub(crate) fn failure(rejection: &Reason) -> Reason {
+    let message = format!("Pod was rejected: {}", rejection.message);
+    Reason::new(rejection.reason.clone(), message)
 }
 
 /// Effective resource requests of a pod: milli-CPUs, and memory and storage in bytes.
@@ -195,7 +211,7 @@ mod tests {
         let no = fits(&b, &[&a], &node()).unwrap_err();
         assert_eq!(no.reason, "OutOfcpu");
         assert_eq!(
-            no.message,
+            failure(&no).message,
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000"
         );
         let small = pod("1m", 3);

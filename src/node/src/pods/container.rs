@@ -13,7 +13,7 @@ use super::env::{EnvSources, Fields, environment, expand};
 use super::instance::keys;
 use super::object_hold::ObjectHold;
 use super::paths::{log_path, message_file, pod_dir};
-use super::{plan, qos};
+use super::{plan, qos, unsupported};
 use crate::allocatable::signed;
 use crate::host::Host;
 use crate::kinds::*;
@@ -55,6 +55,7 @@ pub(crate) async fn specify(
         ..
     } = *sources;
     check_non_root(pod, container, sources.image)?;
+    unsupported::late_app_armor(container)?;
     let env_sources = EnvSources {
         fields: Fields {
             pod,

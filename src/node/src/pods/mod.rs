@@ -30,14 +30,19 @@ mod resize;
 mod sandbox;
 mod start;
 mod status;
+pub(crate) mod sysctls;
 pub(crate) mod table;
+pub(crate) mod unsupported;
 mod worker;
 
-use crate::kinds::*;
-use crate::watching;
-use context::PodContext;
 pub(crate) use status::container_id;
 
+use crate::kinds::*;
+use crate::recorder::Severity::Warning;
+use crate::watching;
+use admission::NodeOffer;
+use context::PodContext;
+use reason::Reason;
 use table::WorkerEvent;
 use worker::Adopted;
 
@@ -91,8 +96,19 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
         let failure = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
             let host = &context.host;
-            let labels = context.node.labels();
-            admission::admit(&pod, others, &host.allocatable(), &labels, host.name()).err()
+            let node = NodeOffer {
+                name: host.name(),
+                allocatable: host.allocatable(),
+                labels: context.node.labels(),
+                sysctls: &host.sysctls,
+            };
+            let rejection = admission::admit(&pod, others, &node).err();
+            rejection.map(|rejection| {
+                let failure = admission::failure(&rejection);
+                let Reason { reason, message } = rejection;
+                context.recorder.pod(&pod, Warning, reason, message);
+                failure
+            })
         } else {
             None
         };

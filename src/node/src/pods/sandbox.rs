@@ -15,7 +15,7 @@ use super::instance::keys;
 use super::object_hold::SharedHold;
 use super::paths::{log_dir, pod_dir};
 use super::plan::SandboxView;
-use super::qos;
+use super::{qos, unsupported};
 use crate::host::Host;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
@@ -25,6 +25,22 @@ use crate::volumes::{self, VolumeSources, Volumes};
 const INITIAL_MOUNT_DELAY: Duration = Duration::from_millis(500);
 /// Maximum delay between attempts to set up volumes (the kubelet's).
 const MAX_MOUNT_DELAY: Duration = Duration::from_secs(122);
+
+/// Error returned when a sandbox cannot be created: reason and message of the pod's event.
+#[derive(Debug)]
+pub(crate) struct NotCreated {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl NotCreated {
+    fn new(cause: impl std::fmt::Display) -> Self {
+        Self {
+            reason: "FailedCreatePodSandBox",
+            message: format!("Failed to create pod sandbox: {cause}"),
+        }
+    }
+}
 
 /// A ready sandbox and the pod's address.
 pub(crate) struct NewSandbox {
@@ -91,12 +107,27 @@ pub(crate) async fn fill_volumes(
 ///
 /// # Errors
 ///
-/// Fails without leaving a sandbox behind.
+/// Fails without leaving a sandbox behind, also for a pod whose specification the node cannot
+/// honour.
 pub(crate) async fn create(
     context: &PodContext,
     pod: &Pod,
     attempt: u32,
-) -> anyhow::Result<NewSandbox> {
+) -> Result<NewSandbox, NotCreated> {
+    unsupported::resource_claims(pod).map_err(|e| NotCreated {
+        reason: "FailedPrepareDynamicResources",
+        message: format!("Failed to prepare dynamic resources: {e}"),
+    })?;
+    unsupported::sandbox(&context.client, pod)
+        .await
+        .map_err(NotCreated::new)?;
+    make(context, pod, attempt)
+        .await
+        .map_err(|e| NotCreated::new(format!("{e:#}")))
+}
+
+/// Creates the namespaces, the network and the files of a sandbox.
+async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<NewSandbox> {
     let cluster = &context.host.config.cluster;
     let names = files::hostname(pod, context.host.name(), &cluster.dns_domain)
         .map_err(anyhow::Error::msg)?;

@@ -108,11 +108,7 @@ impl Worker {
             if let Some(old) = old {
                 sandbox::stop(&context.runtime, &context.network, &old).await;
             }
-            TaskResult::SandboxCreated(
-                sandbox::create(&context, &pod, attempt)
-                    .await
-                    .map_err(|e| format!("{e:#}")),
-            )
+            TaskResult::SandboxCreated(sandbox::create(&context, &pod, attempt).await)
         });
         None
     }
