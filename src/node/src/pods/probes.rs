@@ -396,11 +396,8 @@ mod tests {
             let made = Cell::new(0);
             let outcome = retried(|| {
                 made.set(made.get() + 1);
-                std::future::ready(if made.get() > errors {
-                    Outcome::Success(String::new())
-                } else {
-                    Outcome::Error(String::new())
-                })
+                let kind = [Outcome::Success, Outcome::Error][usize::from(made.get() <= errors)];
+                std::future::ready(kind(String::new()))
             })
             .await;
             assert_eq!(made.get(), attempts, "{errors}");

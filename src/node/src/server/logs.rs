@@ -267,13 +267,7 @@ impl Reader {
             let n = file.read(&mut chunk).await?;
             if n > 0 {
                 pending.extend_from_slice(&chunk[..n]);
-                while let Some(at) = pending.iter().position(|b| *b == b'\n') {
-                    let line = pending.split_to(at + 1);
-                    if !self.line(&line[..at]) {
-                        return Ok(());
-                    }
-                }
-                if !self.out.flush().await {
+                if !self.lines(&mut pending) || !self.out.flush().await {
                     return Ok(());
                 }
                 continue;
@@ -329,6 +323,18 @@ impl Reader {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Takes all complete entries from `pending` and writes them to the response; returns false
+    /// once the byte limit is reached.
+    fn lines(&mut self, pending: &mut BytesMut) -> bool {
+        while let Some(at) = pending.iter().position(|b| *b == b'\n') {
+            let line = pending.split_to(at + 1);
+            if !self.line(&line[..at]) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Writes one log entry to the response; returns false once the byte limit is reached.

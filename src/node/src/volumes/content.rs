@@ -128,27 +128,8 @@ impl Contents {
     /// dropped or the pod's sender is.
     pub(crate) async fn refresh(mut self, mut pod: watch::Receiver<Arc<Pod>>) {
         loop {
-            let due = self.tokens.iter().map(|t| t.refresh_at).min();
-            let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
-                Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
-            });
-            {
-                let waits: Vec<_> = self
-                    .dependencies
-                    .iter_mut()
-                    .map(|(_, a)| Box::pin(a.changed()))
-                    .collect();
-                let any = async {
-                    if waits.is_empty() {
-                        std::future::pending::<()>().await;
-                    }
-                    futures::future::select_all(waits).await;
-                };
-                tokio::select! {
-                    () = any => {}
-                    changed = pod.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(rest) => {}
-                }
+            if !self.changed(&mut pod).await {
+                return;
             }
             self.pod = pod.borrow_and_update().clone();
             let volumes = self.volumes.clone();
@@ -163,6 +144,27 @@ impl Contents {
             if failed {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
+        }
+    }
+
+    /// Waits until a refresh is due; returns false once the pod's sender is dropped.
+    async fn changed(&mut self, pod: &mut watch::Receiver<Arc<Pod>>) -> bool {
+        let due = self.tokens.iter().map(|t| t.refresh_at).min();
+        let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
+            Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
+        });
+        let dependencies = self.dependencies.iter_mut();
+        let waits: Vec<_> = dependencies.map(|(_, d)| Box::pin(d.changed())).collect();
+        let any = async {
+            if waits.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            futures::future::select_all(waits).await;
+        };
+        tokio::select! {
+            () = any => true,
+            changed = pod.changed() => changed.is_ok(),
+            () = tokio::time::sleep(rest) => true,
         }
     }
 
