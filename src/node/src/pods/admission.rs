@@ -245,6 +245,117 @@ mod tests {
     }
 
     #[test]
+    fn pods_are_refused_with_upstreams_reasons() {
+        use k8s_openapi::api::core::v1::{AppArmorProfile, PodOS, PodSecurityContext, Sysctl};
+        type Change = fn(&mut PodSpec);
+        let sysctls = Sysctls::new(&[]);
+        let offer = |labels: &[(&str, &str)]| NodeOffer {
+            name: "n",
+            allocatable: node(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            sysctls: &sysctls,
+        };
+        let cases: [(Change, Option<(&str, &str)>); 7] = [
+            (|_| {}, None),
+            (
+                |spec| {
+                    spec.security_context = Some(PodSecurityContext {
+                        sysctls: Some(vec![Sysctl {
+                            name: "kernel.msgmax".into(),
+                            value: "1".into(),
+                        }]),
+                        ..Default::default()
+                    });
+                },
+                Some((
+                    "SysctlForbidden",
+                    "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+                )),
+            ),
+            (
+                |spec| {
+                    spec.security_context = Some(PodSecurityContext {
+                        app_armor_profile: Some(AppArmorProfile {
+                            type_: "RuntimeDefault".into(),
+                            localhost_profile: None,
+                        }),
+                        ..Default::default()
+                    });
+                },
+                Some((
+                    "AppArmor",
+                    "Cannot enforce AppArmor: AppArmor is not enabled on the host",
+                )),
+            ),
+            (
+                |spec| {
+                    spec.os = Some(PodOS {
+                        name: "windows".into(),
+                    });
+                },
+                Some((
+                    "PodOSNotSupported",
+                    "Failed to admit pod as the OS field doesn't match node OS: windows",
+                )),
+            ),
+            (
+                |spec| spec.node_selector = Some([("zone".to_owned(), "b".to_owned())].into()),
+                Some((
+                    "NodeAffinity",
+                    "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+                )),
+            ),
+            (
+                |spec| {
+                    let resources = spec.containers[0].resources.as_mut().unwrap();
+                    resources.requests = Some([("cpu".to_owned(), Quantity("3".into()))].into());
+                },
+                Some((
+                    "OutOfcpu",
+                    "Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000",
+                )),
+            ),
+            // A user namespace is refused later, by the sandbox.
+            (|spec| spec.host_users = Some(false), None),
+        ];
+        for (change, expected) in cases {
+            let mut pod = pod("1", 80);
+            change(pod.spec.as_mut().unwrap());
+            let answer = admit(&pod, &[], &offer(&[("zone", "a")])).err();
+            let answer = answer.as_ref();
+            let answer = answer.map(|r| (r.reason.as_str(), r.message.as_str()));
+            assert_eq!(answer, expected);
+        }
+        // The labels of an unregistered node are not known.
+        let mut pod = pod("1", 80);
+        pod.spec.as_mut().unwrap().node_selector = Some([("a".to_owned(), "b".to_owned())].into());
+        assert!(admit(&pod, &[], &offer(&[])).is_ok());
+    }
+
+    #[test]
+    fn pods_that_ended_hold_nothing() {
+        let sysctls = Sysctls::new(&[]);
+        let offer = NodeOffer {
+            name: "n",
+            allocatable: node(),
+            labels: BTreeMap::new(),
+            sysctls: &sysctls,
+        };
+        for (phase, refused) in [("Running", true), ("Succeeded", false), ("Failed", false)] {
+            let mut other = pod("1500m", 80);
+            other.status = Some(PodStatus {
+                phase: Some(phase.into()),
+                ..Default::default()
+            });
+            let answer = admit(&pod("1", 81), &[Arc::new(other)], &offer);
+            assert_eq!(answer.is_err(), refused, "{phase}");
+        }
+    }
+
+    #[test]
     fn affinity_and_selector() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let mut p = pod("1", 1);

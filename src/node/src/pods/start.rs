@@ -237,3 +237,35 @@ pub(crate) async fn run_hook(
 
 /// Delay before the next attempt after a failure other than a container's exit.
 pub(crate) const RETRY_DELAY: SignedDuration = backoff::INITIAL;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_that_exist_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, words) = (dir.path().join("0.log"), dir.path().join("words"));
+        for name in ["0.log", "0.log.20260101-000000", "1.log"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let mut files = rotated_logs(&log);
+        files.extend([log, words]);
+        remove_files(&files).await;
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["1.log"], "another attempt's log stays");
+    }
+
+    #[test]
+    fn failures_say_when_to_retry() {
+        let once = failed("RunContainerError", "m", false);
+        assert_eq!(once.reason, Reason::new("RunContainerError", "m"));
+        assert_eq!(once.retry_at, None);
+        let before = Timestamp::now();
+        let again = failed("CreateContainerError", "m", true).retry_at.unwrap();
+        assert!(again >= before + backoff::INITIAL);
+    }
+}

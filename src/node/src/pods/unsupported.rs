@@ -239,6 +239,68 @@ mod tests {
         );
     }
 
+    /// Returns a client whose server knows one `RuntimeClass`, with this handler.
+    fn server_with_class(handler: &'static str) -> kube::Client {
+        let service = tower::service_fn(
+            move |request: http::Request<kube::client::Body>| async move {
+                let known = request.uri().path() == "/apis/node.k8s.io/v1/runtimeclasses/known";
+                let (code, body) = if known {
+                    let body = serde_json::json!({
+                        "apiVersion": "node.k8s.io/v1",
+                        "kind": "RuntimeClass",
+                        "metadata": {"name": "known"},
+                        "handler": handler,
+                    });
+                    (200, body)
+                } else {
+                    let body = serde_json::json!({
+                        "kind": "Status",
+                        "apiVersion": "v1",
+                        "metadata": {},
+                        "status": "Failure",
+                        "message": "runtimeclasses.node.k8s.io \"none\" not found",
+                        "reason": "NotFound",
+                        "code": 404,
+                    });
+                    (404, body)
+                };
+                let body = kube::client::Body::from(body.to_string().into_bytes());
+                let response = http::Response::builder().status(code).body(body);
+                response.map_err(std::io::Error::other)
+            },
+        );
+        kube::Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn handlers_are_those_of_the_class() {
+        for (class, handler, message) in [
+            (None, "", None),
+            (Some(""), "", None),
+            (Some("known"), "runc", None),
+            (
+                Some("known"),
+                "kata",
+                Some("failed to get sandbox runtime: no runtime for \"kata\" is configured"),
+            ),
+            (
+                Some("none"),
+                "runc",
+                Some("runtimeclasses.node.k8s.io \"none\" not found"),
+            ),
+        ] {
+            let pod = Pod {
+                spec: Some(PodSpec {
+                    runtime_class_name: class.map(Into::into),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let answer = sandbox(&server_with_class(handler), &pod).await;
+            assert_eq!(answer.err().as_deref(), message, "{class:?} {handler}");
+        }
+    }
+
     #[test]
     fn sandboxes_need_a_known_handler_and_no_user_namespace() {
         let pod = |host_users| Pod {
