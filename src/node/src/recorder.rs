@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Api;
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::client;
+use crate::delay::doubled;
 use crate::kinds::*;
 
 /// Time since its last occurrence within which an event is counted rather than created.
@@ -23,6 +25,10 @@ const MAX_PENDING_EVENTS: usize = 1000;
 
 /// Maximum number of retries of a request while the server cannot be reached.
 const MAX_RETRIES: u32 = 12;
+/// Delay before the first retry.
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay between two retries.
+const MAX_DELAY: Duration = Duration::from_millis(12_800);
 /// Number of remembered events, and of buckets, above which old ones are forgotten.
 const MAX_KNOWN_EVENTS: usize = 1024;
 
@@ -251,7 +257,7 @@ async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     loop {
         match request().await {
             Err(e) if client::unreachable(&e) && attempt < MAX_RETRIES => {
-                tokio::time::sleep(std::time::Duration::from_millis(100 << attempt.min(7))).await;
+                tokio::time::sleep(doubled(INITIAL_DELAY, attempt, MAX_DELAY)).await;
                 attempt += 1;
             }
             other => return other,

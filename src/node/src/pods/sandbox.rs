@@ -16,6 +16,7 @@ use super::object_hold::SharedHold;
 use super::paths::{log_dir, pod_dir};
 use super::plan::SandboxView;
 use super::{qos, unsupported};
+use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
@@ -73,7 +74,7 @@ pub(crate) async fn fill_volumes(
         client: context.client.clone(),
         images: context.images.clone(),
     };
-    let mut delay = INITIAL_MOUNT_DELAY;
+    let mut failures: u32 = 0;
     let mut recorded: Vec<String> = Vec::new();
     loop {
         let attempt = volumes::set_up(&sources, pod, objects);
@@ -94,12 +95,12 @@ pub(crate) async fn fill_volumes(
             recorded = messages;
         }
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = tokio::time::sleep(doubled(INITIAL_MOUNT_DELAY, failures, MAX_MOUNT_DELAY)) => {}
             // A missing object may have been created.
             () = volumes::any_change(&problems) => {}
             () = cancel.cancelled() => return None,
         }
-        delay = (delay * 2).min(MAX_MOUNT_DELAY);
+        failures = failures.saturating_add(1);
     }
 }
 
