@@ -128,16 +128,16 @@ pub(crate) fn check_resources(
         .iter()
         .map(|p| needs(p))
         .fold(Needs::default(), |a, b| Needs {
-            cpu: a.cpu + b.cpu,
-            memory: a.memory + b.memory,
-            storage: a.storage + b.storage,
+            cpu: a.cpu.saturating_add(b.cpu),
+            memory: a.memory.saturating_add(b.memory),
+            storage: a.storage.saturating_add(b.storage),
         });
     for (name, wanted, used, capacity) in [
         ("cpu", wanted.cpu, used.cpu, a.cpu_millis),
         ("memory", wanted.memory, used.memory, a.memory),
         ("ephemeral-storage", wanted.storage, used.storage, a.storage),
     ] {
-        if wanted > 0 && used + wanted > capacity {
+        if wanted > 0 && used.saturating_add(wanted) > capacity {
             return Err(out_of(name, wanted, used, capacity));
         }
     }
@@ -233,6 +233,13 @@ mod tests {
         assert_eq!(needs(&pod).cpu, 1500);
         let error = fits(&pod, &[&pod], &node()).unwrap_err();
         assert_eq!(error.reason, "OutOfcpu");
+    }
+
+    #[test]
+    fn huge_requests_do_not_wrap_around() {
+        let (huge, small) = (pod("9223372036854775", 1), pod("1", 2));
+        assert!(fits(&huge, &[&huge, &small], &node()).is_err());
+        assert!(fits(&small, &[&huge, &huge], &node()).is_err());
     }
 
     #[test]
