@@ -187,6 +187,19 @@ impl HostNetwork {
             ],
         );
         if !self.config.loopback_ports.is_empty() {
+            // The sysctl route_localnet of the link is set, so the kernel would route packets to
+            // any service on the host's loopback. Only the ports below are for the nodes.
+            table.base_chain(
+                "loopback-guard",
+                Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
+                vec![
+                    Rule::new()
+                        .in_link(CmpOp::Eq, &link)
+                        .destination(CmpOp::Eq, LOOPBACK)
+                        .drop()
+                        .comment("nodes to the host's loopback"),
+                ],
+            );
             let gateway = Ipv4Net::from(self.config.gateway);
             let address = Reg::word(0);
             table.base_chain(
@@ -262,6 +275,9 @@ pub fn release(profile: &str) -> Result<()> {
 fn table_name(profile: &str) -> String {
     format!("rkube-{profile}")
 }
+
+/// The addresses of the loopback interface.
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 /// The profiles that need `ip_forward`, and its original value, as files in a directory.
 struct Forwarding {
@@ -427,6 +443,69 @@ mod tests {
         let a = HostNetwork::new(config(&long, dir)).link_name();
         let b = HostNetwork::new(config("rkube", dir)).link_name();
         assert!(a.len() <= 15 && b.len() <= 15 && a != b);
+    }
+
+    #[test]
+    fn the_hosts_loopback_is_guarded_where_it_is_routed() {
+        let dir = Path::new("/nowhere");
+        let guards = |ports: &[u16]| {
+            let mut config = config("one", dir);
+            config.loopback_ports = ports.to_vec();
+            let table = HostNetwork::new(config).table();
+            format!("{table:?}").contains("loopback-guard")
+        };
+        assert!(guards(&[5000]));
+        assert!(!guards(&[]));
+    }
+
+    #[test]
+    fn a_loopback_service_is_out_of_reach_of_nodes() {
+        use std::net::TcpListener;
+
+        if !root() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let (host, cluster) = (new_netns().unwrap(), new_netns().unwrap());
+        let mut config = config("guard", state.path());
+        let secret = in_netns(host.as_fd(), || {
+            Netlink::open().unwrap().set_up("lo").unwrap();
+            let declared = TcpListener::bind("127.0.0.1:0").unwrap();
+            config.loopback_ports = vec![declared.local_addr().unwrap().port()];
+            HostNetwork::new(config.clone())
+                .up(cluster.as_fd())
+                .unwrap();
+            (declared, TcpListener::bind("127.0.0.5:0").unwrap())
+        })
+        .unwrap();
+        let (declared, secret) = secret;
+        in_netns(cluster.as_fd(), || {
+            let nl = Netlink::open().unwrap();
+            let own = Ipv4Net::new(Ipv4Addr::new(10, 66, 0, 9), 24).unwrap();
+            nl.add_address("nodes", own).unwrap();
+            sysctl::write("net/ipv4/conf/nodes/route_localnet", "1").unwrap();
+            nl.delete_address("lo", Ipv4Net::new(Ipv4Addr::LOCALHOST, 8).unwrap())
+                .unwrap();
+            let to_host = Route {
+                link: Some(nl.index_of("nodes").unwrap()),
+                ..Route::via(Ipv4Net::from(Ipv4Addr::new(127, 0, 0, 5)), config.gateway)
+            };
+            nl.add_route(&to_host).unwrap();
+            let wait = std::time::Duration::from_millis(500);
+            let ask = |ip: Ipv4Addr, port: u16| {
+                std::net::TcpStream::connect_timeout(&(ip, port).into(), wait)
+            };
+            let port = declared.local_addr().unwrap().port();
+            ask(config.gateway, port).unwrap();
+            let port = secret.local_addr().unwrap().port();
+            let error = ask(Ipv4Addr::new(127, 0, 0, 5), port).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        })
+        .unwrap();
+        in_netns(host.as_fd(), || {
+            HostNetwork::new(config.clone()).down().unwrap();
+        })
+        .unwrap();
     }
 
     #[test]

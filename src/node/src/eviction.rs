@@ -137,8 +137,8 @@ fn rank(pods: Vec<Arc<Pod>>, used: impl Fn(&Pod) -> i64) -> Vec<Arc<Pod>> {
                 .containers
                 .iter()
                 .filter_map(|c| qos::requests(c.resources.as_ref()).memory)
-                .sum();
-            let excess = used(&pod) - requested;
+                .fold(0, i64::saturating_add);
+            let excess = used(&pod).saturating_sub(requested);
             (pod, excess)
         })
         .collect();

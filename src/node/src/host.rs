@@ -6,12 +6,15 @@ use rkube_config::NodeConfig;
 
 use crate::allocatable::Allocatable;
 use crate::machine::Machine;
+use crate::pods::sysctls::Sysctls;
 
 /// Configuration and machine facts; they do not change while the agent runs.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub config: NodeConfig,
     pub machine: Machine,
+    /// The sysctls that pods may set.
+    pub sysctls: Sysctls,
 }
 
 impl Host {
@@ -19,6 +22,8 @@ impl Host {
     pub(crate) fn read(config: NodeConfig) -> Self {
         Self {
             machine: Machine::read(&config),
+            // The node's configuration has no list of allowed unsafe sysctls yet.
+            sysctls: Sysctls::new(&[]),
             config,
         }
     }

@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 mod allocatable;
 mod client;
+mod delay;
 mod eviction;
 mod gc;
 mod host;

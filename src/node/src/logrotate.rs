@@ -75,7 +75,7 @@ fn rotated_name(log: &Path, at: jiff::Timestamp) -> PathBuf {
 }
 
 /// Returns a log's rotated files, oldest first.
-fn rotated_logs(log: &Path) -> Vec<PathBuf> {
+pub(crate) fn rotated_logs(log: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str())) else {
         return Vec::new();
     };

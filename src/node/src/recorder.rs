@@ -1,6 +1,8 @@
 //! Records events about pods and the node. A repeated event increases the count of the first one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::Api;
@@ -9,6 +11,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use crate::client;
+use crate::delay::doubled;
 use crate::kinds::*;
 
 /// Time since its last occurrence within which an event is counted rather than created.
@@ -22,7 +25,11 @@ const MAX_PENDING_EVENTS: usize = 1000;
 
 /// Maximum number of retries of a request while the server cannot be reached.
 const MAX_RETRIES: u32 = 12;
-/// Number of remembered events above which old ones are forgotten.
+/// Delay before the first retry.
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+/// Maximum delay between two retries.
+const MAX_DELAY: Duration = Duration::from_millis(12_800);
+/// Number of remembered events, and of buckets, above which old ones are forgotten.
 const MAX_KNOWN_EVENTS: usize = 1024;
 
 /// Type of an event.
@@ -36,7 +43,7 @@ pub(crate) enum Severity {
 struct Entry {
     object: ObjectReference,
     severity: Severity,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -62,18 +69,19 @@ impl Recorder {
         &self,
         object: ObjectReference,
         severity: Severity,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) {
         let entry = Entry {
             object,
             severity,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             at: Timestamp::now(),
         };
-        if self.sender.try_send(entry).is_err() {
-            debug!(reason, "an event is lost: too many wait");
+        if let Err(e) = self.sender.try_send(entry) {
+            let reason = &e.into_inner().reason;
+            debug!(%reason, "an event is lost: too many wait");
         }
     }
 
@@ -82,7 +90,7 @@ impl Recorder {
         &self,
         pod: &Pod,
         severity: Severity,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) {
         self.record(reference(pod, None), severity, reason, message);
@@ -94,7 +102,7 @@ impl Recorder {
         pod: &Pod,
         container: &str,
         severity: Severity,
-        reason: &'static str,
+        reason: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
     ) {
         self.record(reference(pod, Some(container)), severity, reason, message);
@@ -140,7 +148,7 @@ struct Key {
     uid: String,
     field_path: Option<String>,
     severity: bool,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
@@ -162,10 +170,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
     let mut seen: HashMap<Key, Seen> = HashMap::new();
     let mut buckets: HashMap<String, Bucket> = HashMap::new();
     while let Some(entry) = entries.recv().await {
-        if seen.len() > MAX_KNOWN_EVENTS {
-            seen.retain(|_, s| entry.at.duration_since(s.last) < AGGREGATION_PERIOD);
-            buckets.retain(|_, b| b.tokens < BURST);
-        }
+        forget(&mut seen, &mut buckets, entry.at);
         let uid = entry.object.uid.clone().unwrap_or_default();
         if !take_token(&mut buckets, &uid, entry.at) {
             continue;
@@ -180,7 +185,7 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
             uid,
             field_path: entry.object.field_path.clone(),
             severity: entry.severity == Severity::Warning,
-            reason: entry.reason,
+            reason: entry.reason.clone(),
             message: entry.message.clone(),
         };
         let known = seen
@@ -225,6 +230,25 @@ async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<E
     }
 }
 
+/// Forgets events that are too old to be counted and buckets that are full again.
+fn forget(seen: &mut HashMap<Key, Seen>, buckets: &mut HashMap<String, Bucket>, now: Timestamp) {
+    if seen.len() > MAX_KNOWN_EVENTS {
+        seen.retain(|_, s| now.duration_since(s.last) < AGGREGATION_PERIOD);
+    }
+    if buckets.len() > MAX_KNOWN_EVENTS {
+        // The stored number of tokens is that of the object's last event.
+        buckets.retain(|_, b| b.tokens_at(now) < BURST);
+    }
+}
+
+impl Bucket {
+    /// Returns the number of tokens at a later time.
+    fn tokens_at(&self, now: Timestamp) -> f64 {
+        let passed = now.duration_since(self.last).as_secs_f64().max(0.0);
+        (self.tokens + passed / REFILL_SECONDS).min(BURST)
+    }
+}
+
 /// Retries a request while the server cannot be reached, at most [`MAX_RETRIES`] times.
 async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     mut request: impl FnMut() -> F,
@@ -233,7 +257,7 @@ async fn retry<T, F: Future<Output = Result<T, kube::Error>>>(
     loop {
         match request().await {
             Err(e) if client::unreachable(&e) && attempt < MAX_RETRIES => {
-                tokio::time::sleep(std::time::Duration::from_millis(100 << attempt.min(7))).await;
+                tokio::time::sleep(doubled(INITIAL_DELAY, attempt, MAX_DELAY)).await;
                 attempt += 1;
             }
             other => return other,
@@ -247,8 +271,7 @@ fn take_token(buckets: &mut HashMap<String, Bucket>, uid: &str, now: Timestamp) 
         tokens: BURST,
         last: now,
     });
-    let passed = now.duration_since(bucket.last).as_secs_f64().max(0.0);
-    bucket.tokens = (bucket.tokens + passed / REFILL_SECONDS).min(BURST);
+    bucket.tokens = bucket.tokens_at(now);
     bucket.last = now;
     if bucket.tokens < 1.0 {
         return false;
@@ -271,7 +294,7 @@ fn new_event(node: &str, entry: &Entry, namespace: &str) -> Event {
             ..Default::default()
         },
         involved_object: entry.object.clone(),
-        reason: Some(entry.reason.into()),
+        reason: Some(entry.reason.clone().into_owned()),
         message: Some(entry.message.clone()),
         type_: Some(
             match entry.severity {
@@ -307,6 +330,22 @@ mod tests {
         let later = now + jiff::SignedDuration::from_secs(300);
         assert!(take_token(&mut buckets, "a", later));
         assert!(!take_token(&mut buckets, "a", later));
+    }
+
+    #[test]
+    fn full_buckets_are_forgotten() {
+        let (mut seen, mut buckets) = (HashMap::new(), HashMap::new());
+        let now = Timestamp::UNIX_EPOCH;
+        for i in 0..=MAX_KNOWN_EVENTS {
+            assert!(take_token(&mut buckets, &i.to_string(), now));
+        }
+        assert!(take_token(&mut buckets, "busy", now));
+        assert!(take_token(&mut buckets, "busy", now));
+        forget(&mut seen, &mut buckets, now);
+        assert_eq!(buckets.len(), MAX_KNOWN_EVENTS + 2, "none is full");
+        let later = now + jiff::SignedDuration::from_secs(300);
+        forget(&mut seen, &mut buckets, later);
+        assert_eq!(buckets.into_keys().collect::<Vec<_>>(), ["busy"]);
     }
 
     fn pod() -> Pod {
@@ -351,7 +390,7 @@ mod tests {
         let entry = Entry {
             object: reference(&pod(), Some("c")),
             severity: Severity::Warning,
-            reason: "BackOff",
+            reason: "BackOff".into(),
             message: "m".into(),
             at: Timestamp::from_nanosecond(0x1234_5678_9abc).unwrap(),
         };

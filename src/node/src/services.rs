@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::{EndpointSlice, Node, Service};
 use crate::service_env::ServiceEnv;
@@ -24,6 +25,8 @@ use crate::watching;
 
 /// Minimum time between two updates of proxy and routes.
 const MIN_SYNC_PERIOD: Duration = Duration::from_millis(75);
+/// Maximum time between two attempts to write rules or routes.
+const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 
 /// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
@@ -127,9 +130,9 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let mut slices = ObjectSet::<EndpointSlice>::default();
     let mut nodes = ObjectSet::<Node>::default();
     let mut pending = PendingSync::default();
-    let mut last = None::<Instant>;
+    let mut failures: u32 = 0;
+    let mut due = Instant::now();
     loop {
-        let due = last.map_or_else(Instant::now, |l| l + MIN_SYNC_PERIOD);
         tokio::select! {
             biased;
             change = changes.recv() => {
@@ -146,27 +149,25 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                     Change::Slice(event) => pending.services |= slices.apply(*event),
                     Change::Node(event) => pending.routes |= nodes.apply(*event),
                 }
+                // Of a kind without a complete list, nothing is written yet; the end of its list
+                // triggers a sync.
+                pending.services &= services.complete && slices.complete;
+                pending.routes &= nodes.complete;
             }
             () = tokio::time::sleep_until(due), if pending.any() => {
-                if pending.routes && nodes.complete {
-                    feed.set_routes(&nodes).await;
-                    pending.routes = false;
+                pending.routes = pending.routes && !feed.set_routes(&nodes).await;
+                if pending.services {
+                    let node = config.name.clone();
+                    pending.services = !sync(node, &proxy, &dns, &services, &slices).await;
                 }
-                if pending.services && services.complete && slices.complete {
-                    sync(config.name.clone(), &proxy, &dns, &services, &slices).await;
-                    pending.services = false;
-                }
-                last = Some(Instant::now());
-                if pending.any() {
-                    // A kind has no complete list yet; the end of its list triggers a sync.
-                    pending = PendingSync::default();
-                }
+                failures = if pending.any() { failures.saturating_add(1) } else { 0 };
+                due = Instant::now() + doubled(MIN_SYNC_PERIOD, failures, MAX_SYNC_DELAY);
             }
         }
     }
 }
 
-/// What has changed since the last sync.
+/// What has to be written.
 #[derive(Default)]
 struct PendingSync {
     services: bool,
@@ -219,14 +220,15 @@ fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>
     to.send_replace(Some(Arc::new(by_namespace)));
 }
 
-/// Updates the DNS server and the proxy rules. Errors are only logged.
+/// Updates the DNS server and the proxy rules; returns whether both are up to date. Errors are
+/// logged.
 async fn sync(
     node: String,
     proxy: &Arc<ServiceProxy>,
     dns: &DnsServer,
     services: &ObjectSet<Service>,
     slices: &ObjectSet<EndpointSlice>,
-) {
+) -> bool {
     let (services, slices) = (services.values(), slices.values());
     dns.update(DnsState::from_objects(&services, &slices));
     let proxy = proxy.clone();
@@ -235,21 +237,27 @@ async fn sync(
     })
     .await;
     match done {
-        Ok(Ok(report)) => debug!(?report, "service rules"),
+        Ok(Ok(report)) => {
+            debug!(?report, "service rules");
+            return true;
+        }
         Ok(Err(e)) => warn!("writing the service rules: {e}"),
         Err(e) => warn!("writing the service rules: {e}"),
     }
+    false
 }
 
 impl ServiceFeed {
-    async fn set_routes(&self, nodes: &ObjectSet<Node>) {
+    /// Sets the routes to other nodes; returns whether they are up to date. Errors are logged.
+    async fn set_routes(&self, nodes: &ObjectSet<Node>) -> bool {
         let routes = routes(nodes, self.host.name());
         let network = self.network.clone();
         match tokio::task::spawn_blocking(move || network.set_routes(&routes)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(e)) => warn!("setting the routes to other nodes: {e}"),
             Err(e) => warn!("setting the routes to other nodes: {e}"),
         }
+        false
     }
 }
 

@@ -155,14 +155,12 @@ fn outside(mut response: Message, query: &Query, name: Name, zone: &Zone<'_>) ->
         if !names.is_empty() {
             response.metadata.authoritative = true;
             if matches!(query.query_type(), RecordType::PTR | RecordType::ANY) {
-                for below in names {
-                    if let Some(target) = below_domain(&format!("{below}.svc"), zone) {
-                        response.add_answer(Record::from_rdata(
-                            name.clone(),
-                            TTL,
-                            RData::PTR(PTR(target)),
-                        ));
-                    }
+                let targets = names
+                    .iter()
+                    .filter_map(|below| below_domain(&format!("{below}.svc"), zone));
+                for target in targets {
+                    let data = RData::PTR(PTR(target));
+                    response.add_answer(Record::from_rdata(name.clone(), TTL, data));
                 }
             } else {
                 response.add_authority(soa(zone));

@@ -178,18 +178,19 @@ impl DnsState {
             }
         };
         // Only endpoints with an explicit hostname get a PTR record.
-        for slice in slices {
-            for endpoint in slice.endpoints.iter().flatten().filter(|e| is_ready(e)) {
-                let Some(host) = endpoint.hostname.as_deref().filter(|host| !host.is_empty())
-                else {
-                    continue;
-                };
-                for address in endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()) {
-                    let names = self.by_address.entry(address).or_default();
-                    let full = format!("{host}.{name}.{namespace}");
-                    if !names.contains(&full) {
-                        names.push(full);
-                    }
+        let ready = slices
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten())
+            .filter(|endpoint| is_ready(endpoint));
+        for endpoint in ready {
+            let Some(host) = endpoint.hostname.as_deref().filter(|host| !host.is_empty()) else {
+                continue;
+            };
+            for address in endpoint.addresses.iter().filter_map(|ip| ip.parse().ok()) {
+                let names = self.by_address.entry(address).or_default();
+                let full = format!("{host}.{name}.{namespace}");
+                if !names.contains(&full) {
+                    names.push(full);
                 }
             }
         }

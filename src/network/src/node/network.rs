@@ -289,12 +289,8 @@ impl NodeNetwork {
             state,
             ..
         } = &*self.inner;
-        let wanted = || {
-            routes
-                .iter()
-                .filter(|(net, via)| *net != config.pod_cidr && *via != config.node_ip)
-                .map(|(net, via)| (net.trunc(), *via))
-        };
+        let routes = acceptable_routes(config, routes);
+        let wanted = || routes.iter().copied();
         let mut there = Vec::new();
         for route in netlink.routes()? {
             let IpNet::V4(net) = route.destination else {
@@ -318,13 +314,9 @@ impl NodeNetwork {
         let mut peers: Vec<Ipv4Addr> = wanted().map(|(_, via)| via).collect();
         peers.sort_unstable();
         peers.dedup();
-        let changed = {
-            let mut state = state.lock();
-            let changed = state.peers != peers;
-            state.peers = peers;
-            changed
-        };
-        if changed { self.apply_rules() } else { Ok(()) }
+        state.lock().peers = peers;
+        // Writes nothing if the rules are as they should be. They may not be after a failure.
+        self.apply_rules()
     }
 
     /// Applies the base table for the current pods and peers.
@@ -342,10 +334,44 @@ impl NodeNetwork {
             let state = state.lock();
             rules::base_table(config, &state.peers, state.pods())
         };
-        nft.apply(table.as_ref(), &wanted)?;
+        // Unknown until the transaction is complete.
+        let old = table.take();
+        match nft.apply(old.as_ref(), &wanted) {
+            Ok(_) => {}
+            // Another program changed or flushed the table, so replace it.
+            Err(error) if old.is_some() => {
+                tracing::warn!(%error, "the node's rules are not as left; replacing them");
+                nft.apply(None, &wanted)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
         *table = Some(wanted);
         Ok(())
     }
+}
+
+/// Returns the routes to other nodes. Leaves out those that would lead traffic astray: to ranges
+/// outside the pods' or that overlap this node's, and over machines outside the nodes' range.
+fn acceptable_routes(
+    config: &NetworkConfig,
+    routes: &[(Ipv4Net, Ipv4Addr)],
+) -> Vec<(Ipv4Net, Ipv4Addr)> {
+    let own = config.pod_cidr.trunc();
+    let (pods, nodes) = (config.cluster_cidr.trunc(), config.node_cidr.trunc());
+    let mut accepted = Vec::new();
+    for (net, via) in routes {
+        let net = net.trunc();
+        if net == own || *via == config.node_ip {
+            continue;
+        }
+        let overlaps = net.contains(&own) || own.contains(&net);
+        if overlaps || !pods.contains(&net) || !nodes.contains(via) {
+            tracing::warn!(range = %net, %via, "a node's addresses are not the cluster's; no route to it");
+            continue;
+        }
+        accepted.push((net, *via));
+    }
+    accepted
 }
 
 /// Returns the name of a sandbox's interface on the node, derived from its ID.
@@ -358,4 +384,44 @@ fn host_link(sandbox_id: &str) -> String {
 
 fn with_prefix(ip: Ipv4Addr, net: Ipv4Net) -> Ipv4Net {
     Ipv4Net::new(ip, net.prefix_len()).expect("a prefix length taken from a network")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_stay_within_the_cluster() {
+        let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        let config = NetworkConfig {
+            node_ip: ip("10.0.0.2"),
+            node_cidr: net("10.0.0.0/24"),
+            pod_cidr: net("10.244.0.0/24"),
+            cluster_cidr: net("10.244.0.0/16"),
+            service_cidr: net("10.96.0.0/12"),
+            bridge: "rk0".into(),
+            mtu: 1500,
+            uplink: "eth0".into(),
+            state_dir: "/nowhere".into(),
+        };
+        for (range, via, accepted) in [
+            ("10.244.1.0/24", "10.0.0.3", true),
+            ("10.244.1.7/24", "10.0.0.3", true),
+            // This node's own.
+            ("10.244.0.0/24", "10.0.0.3", false),
+            ("10.244.1.0/24", "10.0.0.2", false),
+            // Ranges that would take over other traffic.
+            ("0.0.0.0/0", "10.0.0.3", false),
+            ("10.244.0.0/16", "10.0.0.3", false),
+            ("10.244.0.128/25", "10.0.0.3", false),
+            ("10.96.0.0/24", "10.0.0.3", false),
+            // Machines that are no nodes.
+            ("10.244.1.0/24", "10.244.0.9", false),
+            ("10.244.1.0/24", "127.0.0.1", false),
+        ] {
+            let routes = acceptable_routes(&config, &[(net(range), ip(via))]);
+            assert_eq!(!routes.is_empty(), accepted, "{range} via {via}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! the responding side is not one of its endpoints. TCP connections need no such cleanup, as they
 //! fail by themselves.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -26,6 +27,7 @@ const TUPLE_PROTOCOL: u16 = 2;
 const IP_V4_SOURCE: u16 = 1;
 const IP_V4_DESTINATION: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
+const PROTOCOL_SOURCE_PORT: u16 = 2;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 const UDP: u8 = 17;
 
@@ -40,7 +42,7 @@ struct Entry {
     id: Option<Vec<u8>>,
     destination: Ipv4Addr,
     port: u16,
-    answered_by: Ipv4Addr,
+    answered_by: (Ipv4Addr, u16),
 }
 
 impl Conntrack {
@@ -51,14 +53,19 @@ impl Conntrack {
             .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
     }
 
-    /// Deletes entries that lead to none of their service's endpoints. Returns their number.
-    pub(super) fn remove_stale(&self, udp: &UdpBackends) -> Result<usize, NetlinkError> {
+    /// Deletes entries that lead to none of their service's endpoints. `local` are the addresses of
+    /// the node, at which node ports are open. Returns the number of deleted entries.
+    pub(super) fn remove_stale(
+        &self,
+        udp: &UdpBackends,
+        local: &BTreeSet<Ipv4Addr>,
+    ) -> Result<usize, NetlinkError> {
         let family = |w: &mut Writer| w.raw(&[libc::AF_INET as u8, 0, 0, 0]);
         let entries = self
             .socket
             .dump(GET, family, |kind, payload| {
                 let entry = (kind == NEW).then(|| parse(payload.get(4..)?)).flatten()?;
-                stale(&entry, udp).then_some(entry)
+                stale(&entry, udp, local).then_some(entry)
             })
             .map_err(|refusal| refusal.because("cannot list tracked connections"))?;
         let mut removed = 0;
@@ -82,10 +89,15 @@ impl Conntrack {
 }
 
 /// Returns whether an entry belongs to a known service but none of its endpoints.
-fn stale(entry: &Entry, udp: &UdpBackends) -> bool {
+fn stale(entry: &Entry, udp: &UdpBackends, local: &BTreeSet<Ipv4Addr>) -> bool {
+    // A connection to another machine may have the number of a node port, too.
+    let by_node_port = || {
+        let port = udp.by_node_port.get(&entry.port);
+        port.filter(|_| local.contains(&entry.destination))
+    };
     udp.by_address
         .get(&(entry.destination, entry.port))
-        .or_else(|| udp.by_node_port.get(&entry.port))
+        .or_else(by_node_port)
         .is_some_and(|endpoints| !endpoints.contains(&entry.answered_by))
 }
 
@@ -111,12 +123,53 @@ fn parse(attributes: &[u8]) -> Option<Entry> {
     if inner(original, TUPLE_PROTOCOL, PROTOCOL_NUMBER)?.first() != Some(&UDP) {
         return None;
     }
-    let port = inner(original, TUPLE_PROTOCOL, PROTOCOL_DESTINATION_PORT)?;
+    let port = |tuple, kind| {
+        inner(tuple, TUPLE_PROTOCOL, kind)
+            .and_then(|v| <[u8; 2]>::try_from(v).ok())
+            .map(u16::from_be_bytes)
+    };
+    let reply = find(TUPLE_REPLY)?;
     Some(Entry {
         original: original.to_vec(),
         id: find(ID).map(<[u8]>::to_vec),
         destination: ip(original, IP_V4_DESTINATION)?,
-        port: u16::from_be_bytes(port.try_into().ok()?),
-        answered_by: ip(find(TUPLE_REPLY)?, IP_V4_SOURCE)?,
+        port: port(original, PROTOCOL_DESTINATION_PORT)?,
+        answered_by: (ip(reply, IP_V4_SOURCE)?, port(reply, PROTOCOL_SOURCE_PORT)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_stale_if_no_endpoint_of_their_service_answers() {
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        let (service, node, pod, other) = (ip(1), ip(2), ip(3), ip(4));
+        let udp = UdpBackends {
+            by_address: [((service, 53), [(pod, 5353)].into())].into(),
+            by_node_port: [(30053, [(pod, 5353)].into())].into(),
+        };
+        for (destination, port, answered_by, expected) in [
+            (service, 53, (pod, 5353), false),
+            (service, 53, (other, 5353), true),
+            // The target port of the service has changed.
+            (service, 53, (pod, 53), true),
+            (service, 54, (other, 5353), false),
+            (node, 30053, (pod, 5353), false),
+            (node, 30053, (other, 5353), true),
+            // Not a node port: the same number on another machine.
+            (other, 30053, (other, 30053), false),
+        ] {
+            let entry = Entry {
+                original: vec![],
+                id: None,
+                destination,
+                port,
+                answered_by,
+            };
+            let answer = stale(&entry, &udp, &[node].into());
+            assert_eq!(answer, expected, "{destination}:{port} {answered_by:?}");
+        }
+    }
 }

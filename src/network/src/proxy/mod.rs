@@ -14,7 +14,7 @@ mod state;
 mod tests;
 mod types;
 
-pub use compile::{HealthCheck, Ruleset, TABLE, UdpBackends, compile};
+pub use compile::{HealthCheck, Ruleset, TABLE, UdpBackends, UdpEndpoints, compile};
 pub use endpoints::{Categories, categorize};
 pub use service_proxy::ServiceProxy;
 pub(crate) use state::SERVICE_NAME_LABEL;

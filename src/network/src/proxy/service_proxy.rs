@@ -1,13 +1,16 @@
 //! The proxy: rules, health checks and conntrack cleanup.
 
+use std::net::IpAddr;
+
 use parking_lot::Mutex;
 
-use super::compile::{Ruleset, TABLE, compile};
+use super::compile::{Ruleset, TABLE, UdpBackends, compile};
 use super::conntrack::Conntrack;
 use super::health::HealthServer;
 use super::state::ServiceState;
 use super::types::{ProxyConfig, SyncReport};
 use crate::error::Result;
+use crate::netlink::Netlink;
 use crate::nft::{Family, Nftables};
 
 /// The service proxy of one network namespace.
@@ -16,8 +19,17 @@ pub struct ServiceProxy {
     nft: Nftables,
     conntrack: Conntrack,
     health: HealthServer,
+    netlink: Netlink,
+    state: Mutex<Synced>,
+}
+
+/// What was synced last.
+#[derive(Default)]
+struct Synced {
     /// The rules as last applied; `None` if unknown.
-    applied: Mutex<Option<Ruleset>>,
+    rules: Option<Ruleset>,
+    /// The endpoints for which stale conntrack entries were removed; `None` if unknown.
+    conntrack: Option<UdpBackends>,
 }
 
 impl ServiceProxy {
@@ -29,7 +41,8 @@ impl ServiceProxy {
             nft: Nftables::open()?,
             conntrack: Conntrack::open()?,
             health: HealthServer::new(),
-            applied: Mutex::new(None),
+            netlink: Netlink::open()?,
+            state: Mutex::default(),
         })
     }
 
@@ -39,12 +52,13 @@ impl ServiceProxy {
     }
 
     /// Makes the kernel's rules equal to those of `state`, in one transaction. Writes nothing if
-    /// they did not change. Then serves the health checks and deletes stale conntrack entries.
+    /// they did not change. Then serves the health checks and deletes stale conntrack entries, also
+    /// those that an earlier sync failed to delete.
     pub fn sync(&self, state: &ServiceState) -> Result<SyncReport> {
         let wanted = compile(state, &self.config);
-        let mut applied = self.applied.lock();
+        let mut synced = self.state.lock();
         let mut report = SyncReport::default();
-        let old = applied.take();
+        let old = synced.rules.take();
         report.changed = match self
             .nft
             .apply(old.as_ref().map(|old| &old.table), &wanted.table)
@@ -57,24 +71,38 @@ impl ServiceProxy {
             }
             Err(error) => return Err(error.into()),
         };
-        let stale = old.is_none_or(|old| old.udp != wanted.udp) && !wanted.udp.is_empty();
-        let udp = stale.then(|| wanted.udp.clone());
         self.health.update(&wanted.health_checks);
-        *applied = Some(wanted);
-        drop(applied);
-        if let Some(udp) = udp {
-            // Only after the rules: otherwise the next packet could create the entry again.
-            report.conntrack_removed = self.conntrack.remove_stale(&udp)?;
+        let udp = wanted.udp.clone();
+        synced.rules = Some(wanted);
+        // Only after the rules: otherwise the next packet could create the entry again.
+        if synced.conntrack.as_ref() != Some(&udp) {
+            synced.conntrack = None;
+            report.conntrack_removed = self.remove_stale(&udp)?;
+            synced.conntrack = Some(udp);
         }
         Ok(report)
     }
 
+    fn remove_stale(&self, udp: &UdpBackends) -> Result<usize> {
+        if udp.is_empty() {
+            return Ok(0);
+        }
+        let addresses = self.netlink.addresses()?.into_iter();
+        let local = addresses
+            .filter_map(|address| match address.net.addr() {
+                IpAddr::V4(ip) => Some(ip),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        Ok(self.conntrack.remove_stale(udp, &local)?)
+    }
+
     /// Removes all rules and stops the health checks.
     pub fn cleanup(&self) -> Result<()> {
-        let mut applied = self.applied.lock();
+        let mut synced = self.state.lock();
         self.nft.delete_table(Family::Ip, TABLE)?;
         self.health.update(&Default::default());
-        *applied = None;
+        *synced = Synced::default();
         Ok(())
     }
 }

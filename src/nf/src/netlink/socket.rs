@@ -190,35 +190,47 @@ impl Socket {
         let mut state = self.state.lock();
         // On a busy system, every attempt may be inconsistent. The last result is returned anyway.
         for attempt in 0.. {
-            state.seq = state.seq.wrapping_add(1);
-            let seq = state.seq;
-            let mut writer = Writer::new();
-            writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, &body);
-            self.send(writer.as_bytes())?;
-            let mut found = Vec::new();
-            let (mut done, mut torn) = (false, false);
-            while !done {
-                self.receive(&mut state, |message| {
-                    if message.seq != seq {
-                        return Ok(());
-                    }
-                    torn |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind {
-                        NLMSG_DONE => done = true,
-                        NLMSG_ERROR => {
-                            done = true;
-                            return message.acknowledgement();
-                        }
-                        other => found.extend(each(other, message.payload)),
-                    }
-                    Ok(())
-                })?;
-            }
+            let (found, torn) = self.dump_once(&mut state, kind, &body, &mut each)?;
             if !torn || attempt == 4 {
                 return Ok(found);
             }
         }
         unreachable!("the loop above returns")
+    }
+
+    /// Requests a dump once. Also returns whether it was interrupted by changes.
+    fn dump_once<T>(
+        &self,
+        state: &mut State,
+        kind: u16,
+        body: impl Fn(&mut Writer),
+        mut each: impl FnMut(u16, &[u8]) -> Option<T>,
+    ) -> Result<(Vec<T>, bool), Refusal> {
+        state.seq = state.seq.wrapping_add(1);
+        let seq = state.seq;
+        let mut writer = Writer::new();
+        writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, body);
+        self.send(writer.as_bytes())?;
+        let mut found = Vec::new();
+        let (mut done, mut torn) = (false, false);
+        while !done {
+            self.receive(state, |message| {
+                if message.seq != seq {
+                    return Ok(());
+                }
+                torn |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_DONE => done = true,
+                    NLMSG_ERROR => {
+                        done = true;
+                        return message.acknowledgement();
+                    }
+                    other => found.extend(each(other, message.payload)),
+                }
+                Ok(())
+            })?;
+        }
+        Ok((found, torn))
     }
 
     /// Sends a batch and waits for the acknowledgement of the last message before its end. On a

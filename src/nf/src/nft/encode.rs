@@ -394,11 +394,9 @@ impl<'a> Batch<'a> {
                     if let Some(id) = id {
                         w.be32(nfta::SET_ELEM_LIST_SET_ID, id);
                     }
+                    let part = elements.by_ref().take(ELEMENTS_PER_MESSAGE);
                     w.nest(nfta::SET_ELEM_LIST_ELEMENTS, |w| {
-                        for (key, value) in elements.by_ref().take(ELEMENTS_PER_MESSAGE) {
-                            let value = (kind == NEWSETELEM).then_some(value);
-                            w.nest(nfta::LIST_ELEM, |w| write_element(w, key, value));
-                        }
+                        write_elements(w, part, kind == NEWSETELEM);
                     });
                 },
             );
@@ -421,13 +419,23 @@ impl<'a> Batch<'a> {
                         w.be32(nfta::SET_ELEM_LIST_SET_ID, id);
                     }
                     w.nest(nfta::SET_ELEM_LIST_ELEMENTS, |w| {
-                        for net in chunk {
-                            write_range(w, *net);
-                        }
+                        chunk.iter().for_each(|net| write_range(w, *net));
                     });
                 },
             );
         }
+    }
+}
+
+/// Appends elements, or only their keys.
+fn write_elements<'e>(
+    w: &mut Writer,
+    elements: impl Iterator<Item = (&'e Key, &'e Value)>,
+    with_values: bool,
+) {
+    for (key, value) in elements {
+        let value = with_values.then_some(value);
+        w.nest(nfta::LIST_ELEM, |w| write_element(w, key, value));
     }
 }
 

@@ -9,36 +9,45 @@ use rkube_component_helpers::resource;
 
 use super::qos;
 use super::reason::Reason;
+use super::sysctls::Sysctls;
+use super::unsupported;
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
 
-fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
-    Reason::new(reason, format!("Pod was rejected: {message}"))
+/// What a node offers to the pods that it admits.
+pub(crate) struct NodeOffer<'a> {
+    pub name: &'a str,
+    pub allocatable: Allocatable,
+    /// The node's labels; empty before the node is registered.
+    pub labels: BTreeMap<String, String>,
+    pub sysctls: &'a Sysctls,
+}
+
+/// Returns the failure of a rejected pod, as in its event.
+pub(super) fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
+    Reason::new(reason, message.to_string())
 }
 
 /// Checks that the node can run a pod.
 ///
 /// Repeats the scheduler's checks: a pod may have been bound manually, or the node may have changed
-/// since. `labels` are the node's labels; they are empty before the node is registered.
+/// since. Also refuses what the node cannot enforce.
 ///
 /// # Errors
 ///
-/// Returns the reason and message with which the pod is to be failed.
-pub(crate) fn admit(
-    pod: &Pod,
-    others: &[Arc<Pod>],
-    node: &Allocatable,
-    labels: &BTreeMap<String, String>,
-    name: &str,
-) -> Result<(), Reason> {
+/// Returns the reason and message of the pod's event; [`failure`] returns those of its status.
+pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Result<(), Reason> {
     let others: Vec<&Pod> = others
         .iter()
         .map(AsRef::as_ref)
         .filter(|p| !matches!(p.api_phase(), "Succeeded" | "Failed") && p.uid() != pod.uid())
         .collect();
-    fits(pod, &others, node)?;
+    node.sysctls
+        .check(pod)
+        .map_err(|e| refuse("SysctlForbidden", format!("forbidden sysctl: {e}")))?;
+    fits(pod, &others, &node.allocatable)?;
     // Before registration the node's labels are not known, so affinity cannot be checked.
-    if !labels.is_empty() && !pod_matches_node(pod.spec(), name, labels) {
+    if !node.labels.is_empty() && !pod_matches_node(pod.spec(), node.name, &node.labels) {
         return Err(refuse(
             "NodeAffinity",
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
@@ -56,7 +65,14 @@ pub(crate) fn admit(
             ),
         ));
     }
-    Ok(())
+    unsupported::app_armor(pod)?;
+    unsupported::features(pod)
+}
+
+/// Returns the reason and message in the status of a pod that was rejected.
+pub(crate) fn failure(rejection: &Reason) -> Reason {
+    let message = format!("Pod was rejected: {}", rejection.message);
+    Reason::new(rejection.reason.clone(), message)
 }
 
 /// Effective resource requests of a pod: milli-CPUs, and memory and storage in bytes.
@@ -112,16 +128,16 @@ pub(crate) fn check_resources(
         .iter()
         .map(|p| needs(p))
         .fold(Needs::default(), |a, b| Needs {
-            cpu: a.cpu + b.cpu,
-            memory: a.memory + b.memory,
-            storage: a.storage + b.storage,
+            cpu: a.cpu.saturating_add(b.cpu),
+            memory: a.memory.saturating_add(b.memory),
+            storage: a.storage.saturating_add(b.storage),
         });
     for (name, wanted, used, capacity) in [
         ("cpu", wanted.cpu, used.cpu, a.cpu_millis),
         ("memory", wanted.memory, used.memory, a.memory),
         ("ephemeral-storage", wanted.storage, used.storage, a.storage),
     ] {
-        if wanted > 0 && used + wanted > capacity {
+        if wanted > 0 && used.saturating_add(wanted) > capacity {
             return Err(out_of(name, wanted, used, capacity));
         }
     }
@@ -195,7 +211,7 @@ mod tests {
         let no = fits(&b, &[&a], &node()).unwrap_err();
         assert_eq!(no.reason, "OutOfcpu");
         assert_eq!(
-            no.message,
+            failure(&no).message,
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000"
         );
         let small = pod("1m", 3);
@@ -220,12 +236,130 @@ mod tests {
     }
 
     #[test]
+    fn huge_requests_do_not_wrap_around() {
+        let (huge, small) = (pod("9223372036854775", 1), pod("1", 2));
+        assert!(fits(&huge, &[&huge, &small], &node()).is_err());
+        assert!(fits(&small, &[&huge, &huge], &node()).is_err());
+    }
+
+    #[test]
     fn host_ports_are_taken_once() {
         assert!(ports(&pod("1", 80), &[&pod("1", 81)]).is_ok());
         assert_eq!(
             ports(&pod("1", 80), &[&pod("1", 80)]).unwrap_err().reason,
             "NodePorts"
         );
+    }
+
+    #[test]
+    fn pods_are_refused_with_upstreams_reasons() {
+        use k8s_openapi::api::core::v1::{AppArmorProfile, PodOS, PodSecurityContext, Sysctl};
+        type Change = fn(&mut PodSpec);
+        let sysctls = Sysctls::new(&[]);
+        let offer = |labels: &[(&str, &str)]| NodeOffer {
+            name: "n",
+            allocatable: node(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            sysctls: &sysctls,
+        };
+        let cases: [(Change, Option<(&str, &str)>); 7] = [
+            (|_| {}, None),
+            (
+                |spec| {
+                    spec.security_context = Some(PodSecurityContext {
+                        sysctls: Some(vec![Sysctl {
+                            name: "kernel.msgmax".into(),
+                            value: "1".into(),
+                        }]),
+                        ..Default::default()
+                    });
+                },
+                Some((
+                    "SysctlForbidden",
+                    "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
+                )),
+            ),
+            (
+                |spec| {
+                    spec.security_context = Some(PodSecurityContext {
+                        app_armor_profile: Some(AppArmorProfile {
+                            type_: "RuntimeDefault".into(),
+                            localhost_profile: None,
+                        }),
+                        ..Default::default()
+                    });
+                },
+                Some((
+                    "AppArmor",
+                    "Cannot enforce AppArmor: AppArmor is not enabled on the host",
+                )),
+            ),
+            (
+                |spec| {
+                    spec.os = Some(PodOS {
+                        name: "windows".into(),
+                    });
+                },
+                Some((
+                    "PodOSNotSupported",
+                    "Failed to admit pod as the OS field doesn't match node OS: windows",
+                )),
+            ),
+            (
+                |spec| spec.node_selector = Some([("zone".to_owned(), "b".to_owned())].into()),
+                Some((
+                    "NodeAffinity",
+                    "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+                )),
+            ),
+            (
+                |spec| {
+                    let resources = spec.containers[0].resources.as_mut().unwrap();
+                    resources.requests = Some([("cpu".to_owned(), Quantity("3".into()))].into());
+                },
+                Some((
+                    "OutOfcpu",
+                    "Node didn't have enough resource: cpu, requested: 3000, used: 0, capacity: 2000",
+                )),
+            ),
+            // A user namespace is refused later, by the sandbox.
+            (|spec| spec.host_users = Some(false), None),
+        ];
+        for (change, expected) in cases {
+            let mut pod = pod("1", 80);
+            change(pod.spec.as_mut().unwrap());
+            let answer = admit(&pod, &[], &offer(&[("zone", "a")])).err();
+            let answer = answer.as_ref();
+            let answer = answer.map(|r| (r.reason.as_str(), r.message.as_str()));
+            assert_eq!(answer, expected);
+        }
+        // The labels of an unregistered node are not known.
+        let mut pod = pod("1", 80);
+        pod.spec.as_mut().unwrap().node_selector = Some([("a".to_owned(), "b".to_owned())].into());
+        assert!(admit(&pod, &[], &offer(&[])).is_ok());
+    }
+
+    #[test]
+    fn pods_that_ended_hold_nothing() {
+        let sysctls = Sysctls::new(&[]);
+        let offer = NodeOffer {
+            name: "n",
+            allocatable: node(),
+            labels: BTreeMap::new(),
+            sysctls: &sysctls,
+        };
+        for (phase, refused) in [("Running", true), ("Succeeded", false), ("Failed", false)] {
+            let mut other = pod("1500m", 80);
+            other.status = Some(PodStatus {
+                phase: Some(phase.into()),
+                ..Default::default()
+            });
+            let answer = admit(&pod("1", 81), &[Arc::new(other)], &offer);
+            assert_eq!(answer.is_err(), refused, "{phase}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::env::{EnvSources, Fields, environment, expand};
 use super::instance::keys;
 use super::object_hold::ObjectHold;
 use super::paths::{log_path, message_file, pod_dir};
-use super::{plan, qos};
+use super::{plan, qos, unsupported};
 use crate::allocatable::signed;
 use crate::host::Host;
 use crate::kinds::*;
@@ -55,6 +55,7 @@ pub(crate) async fn specify(
         ..
     } = *sources;
     check_non_root(pod, container, sources.image)?;
+    unsupported::late_app_armor(container)?;
     let env_sources = EnvSources {
         fields: Fields {
             pod,
@@ -374,25 +375,30 @@ const MAX_LOG_MESSAGE_LINES: usize = 80;
 
 /// Returns the termination message of a container that has exited.
 ///
-/// The message is the beginning of the container's message file. If that is empty, the container
-/// failed and its policy is `FallbackToLogsOnError`, it is the end of the log. Otherwise it is the
-/// runtime's own message.
+/// The message is the end of the container's message file. If that is empty, the container failed
+/// and its policy is `FallbackToLogsOnError`, it is the end of the log. The runtime's own message,
+/// if there is one, precedes it.
 pub(crate) fn termination_message(uid: &str, status: &rkube_runtime::ContainerStatus) -> String {
     let spec = &status.spec;
     let file = message_file(uid, &spec.name, spec.attempt);
-    let mut text = read_part(&file, MAX_MESSAGE_BYTES, false);
+    let mut text = read_end(&file, MAX_MESSAGE_BYTES);
     let policy = spec.annotations.get(keys::MESSAGE_POLICY);
     if text.is_empty()
         && policy.is_some_and(|p| p == "FallbackToLogsOnError")
         && status.exit_code != Some(0)
         && let Some(log) = &spec.log_path
     {
-        text = log_tail(&read_part(log, 4 * MAX_LOG_MESSAGE_BYTES as u64, true));
+        text = log_tail(&read_end(log, 4 * MAX_LOG_MESSAGE_BYTES as u64));
     }
-    if text.is_empty() {
-        text.clone_from(&status.message);
+    join_messages(&status.message, &text)
+}
+
+/// Joins the runtime's message and the container's own.
+fn join_messages(runtime: &str, own: &str) -> String {
+    match (runtime, own) {
+        ("", text) | (text, "") => text.to_owned(),
+        (runtime, own) => format!("{runtime}: {own}"),
     }
-    text
 }
 
 /// Returns the last lines of a log in CRI format, without timestamps and stream names.
@@ -419,13 +425,13 @@ fn log_tail(raw: &str) -> String {
     text
 }
 
-/// Returns at most `max` bytes from the beginning or the end of a file; empty if it cannot be read.
-fn read_part(path: &Path, max: u64, end: bool) -> String {
+/// Returns at most `max` bytes from the end of a file; empty if it cannot be read.
+fn read_end(path: &Path, max: u64) -> String {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let len = file.metadata()?.len();
-        if end && len > max {
+        if len > max {
             file.seek(SeekFrom::Start(len - max))?;
         }
         let mut bytes = Vec::new();
@@ -575,14 +581,25 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_from_either_end() {
+    fn files_are_read_from_their_end() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         std::fs::write(&file, "abcdef").unwrap();
-        assert_eq!(read_part(&file, 4, false), "abcd");
-        assert_eq!(read_part(&file, 4, true), "cdef");
-        assert_eq!(read_part(&file, 10, true), "abcdef");
-        assert_eq!(read_part(&dir.path().join("none"), 4, true), "");
+        assert_eq!(read_end(&file, 4), "cdef");
+        assert_eq!(read_end(&file, 10), "abcdef");
+        assert_eq!(read_end(&dir.path().join("none"), 4), "");
+    }
+
+    #[test]
+    fn messages_are_joined() {
+        for (runtime, own, joined) in [
+            ("", "", ""),
+            ("OOM", "", "OOM"),
+            ("", "bye", "bye"),
+            ("OOM", "bye", "OOM: bye"),
+        ] {
+            assert_eq!(join_messages(runtime, own), joined);
+        }
     }
 
     #[test]

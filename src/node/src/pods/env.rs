@@ -211,6 +211,21 @@ impl Variables {
         }
     }
 
+    /// Returns the value of a variable.
+    fn get(&self, name: &str) -> Option<&str> {
+        let at = *self.index.get(name)?;
+        Some(self.list[at].1.as_str())
+    }
+
+    /// Replaces each `$(NAME)` with the value of an earlier variable, of `envFrom` too, or else of a
+    /// service's variable.
+    fn expand(&self, text: &str, services: &HashMap<&str, &str>) -> String {
+        expand(text, |name| {
+            let service = || services.get(name).copied();
+            self.get(name).or_else(service).map(str::to_owned)
+        })
+    }
+
     /// Sets a variable unless it is already defined.
     fn set_default(&mut self, name: String, value: String) {
         if !self.index.contains_key(&name) {
@@ -240,22 +255,16 @@ pub(crate) async fn environment(
         .iter()
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
-    // Values for `$(NAME)`: earlier variables of `env`, then those of services.
-    let mut defined: HashMap<String, String> = HashMap::new();
     for variable in container.env.iter().flatten() {
         let value = match variable.value_from.as_ref() {
             None => {
                 let text = variable.value.as_deref().unwrap_or_default();
-                Some(expand(text, |name| {
-                    let service = || service_values.get(name).map(|v| (*v).to_owned());
-                    defined.get(name).cloned().or_else(service)
-                }))
+                Some(variables.expand(text, &service_values))
             }
             Some(source) => source_value(sources, container, variable, source, objects).await?,
         };
         // A missing optional key leaves the variable undefined.
         if let Some(value) = value {
-            defined.insert(variable.name.clone(), value.clone());
             variables.set(&variable.name, value);
         }
     }
@@ -292,7 +301,7 @@ async fn add_all(
         match objects.secret(&reference.name).await {
             Some(secret) => {
                 for (k, v) in secret.data.iter().flatten() {
-                    add(k, String::from_utf8_lossy(&v.0).into_owned());
+                    add(k, secret_text(&reference.name, k, &v.0)?);
                 }
             }
             None if reference.optional == Some(true) => {}
@@ -345,7 +354,7 @@ async fn source_value(
             return missing(optional, || format!("secret {:?} not found", key.name));
         };
         return match secret.data.as_ref().and_then(|d| d.get(&key.key)) {
-            Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
+            Some(value) => secret_text(&key.name, &key.key, &value.0).map(Some),
             None => missing(optional, || {
                 format!(
                     "couldn't find key {} in Secret {}/{}",
@@ -360,6 +369,14 @@ async fn source_value(
         "environment variable {:?} has a source that this node does not know",
         variable.name
     ))
+}
+
+/// Returns a secret's value as text. A variable cannot have another value.
+fn secret_text(secret: &str, key: &str, value: &[u8]) -> Result<String, Problem> {
+    let text = std::str::from_utf8(value).map_err(|_| {
+        format!("the value of key {key} in secret {secret:?} contains invalid UTF-8")
+    })?;
+    Ok(text.to_owned())
 }
 
 fn missing(optional: bool, message: impl FnOnce() -> String) -> Result<Option<String>, Problem> {
@@ -468,6 +485,31 @@ mod tests {
         v.set_default("C".into(), "5".into());
         let list: Vec<_> = v.list.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(list, ["A=3", "B=2", "C=5"]);
+    }
+
+    #[test]
+    fn variables_refer_to_earlier_ones_of_any_origin() {
+        let services = HashMap::from([("WEB_PORT", "80"), ("A", "service")]);
+        let mut v = Variables::default();
+        v.set("PASS", "from a secret".into());
+        v.set("A", "own".into());
+        for (text, expected) in [
+            ("db://u:$(PASS)@h", "db://u:from a secret@h"),
+            ("$(A)", "own"),
+            ("$(WEB_PORT)", "80"),
+            ("$(LATER) $$(A)", "$(LATER) $(A)"),
+        ] {
+            assert_eq!(v.expand(text, &services), expected);
+        }
+    }
+
+    #[test]
+    fn values_of_secrets_are_text() {
+        assert_eq!(secret_text("s", "k", b"\xc3\xa9"), Ok("\u{e9}".to_owned()));
+        assert_eq!(
+            secret_text("s", "k", b"\xff"),
+            Err("the value of key k in secret \"s\" contains invalid UTF-8".to_owned())
+        );
     }
 
     #[test]

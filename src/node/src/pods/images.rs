@@ -204,11 +204,14 @@ impl ImagePuller {
         let (now, key) = (Timestamp::now(), request.key());
         let until = {
             let mut backoff = self.backoff.lock();
+            let mut errors = self.errors.lock();
             backoff.collect(now);
             backoff.next(&key, now, now);
+            errors.insert(key.clone(), error.to_string());
+            // Those of pods that are gone were never reset.
+            errors.retain(|key, _| backoff.knows(key));
             backoff.holds_since_update(&key, now)
         };
-        self.errors.lock().insert(key, error.to_string());
         request.record(
             Warning,
             "Failed",

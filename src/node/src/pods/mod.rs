@@ -1,6 +1,7 @@
 //! Runs the pods of this node: one worker per pod, fed by a watch.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -30,12 +31,19 @@ mod resize;
 mod sandbox;
 mod start;
 mod status;
+pub(crate) mod sysctls;
 pub(crate) mod table;
+pub(crate) mod unsupported;
 mod worker;
 
+pub(crate) use status::container_id;
+
 use crate::kinds::*;
+use crate::recorder::Severity::Warning;
 use crate::watching;
+use admission::NodeOffer;
 use context::PodContext;
+use reason::Reason;
 use table::WorkerEvent;
 use worker::Adopted;
 
@@ -89,8 +97,19 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
         let failure = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
             let host = &context.host;
-            let labels = context.node.labels();
-            admission::admit(&pod, others, &host.allocatable(), &labels, host.name()).err()
+            let node = NodeOffer {
+                name: host.name(),
+                allocatable: host.allocatable(),
+                labels: context.node.labels(),
+                sysctls: &host.sysctls,
+            };
+            let rejection = admission::admit(&pod, others, &node).err();
+            rejection.map(|rejection| {
+                let failure = admission::failure(&rejection);
+                let Reason { reason, message } = rejection;
+                context.recorder.pod(&pod, Warning, reason, message);
+                failure
+            })
         } else {
             None
         };
@@ -154,15 +173,27 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
         warn!("removing links of pods that are gone: {e}");
     }
     let known: HashSet<String> = context.pods.uids().into_iter().collect();
-    let Ok(entries) = std::fs::read_dir(rkube_config::paths::PODS) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let uid = entry.file_name().to_string_lossy().into_owned();
-        if !known.contains(&uid) {
-            crate::volumes::tear_down(&uid).await;
+    for (_, uid) in strays(Path::new(rkube_config::paths::PODS), &known) {
+        crate::volumes::tear_down(&uid).await;
+    }
+    for (logs, _) in strays(Path::new(rkube_config::paths::POD_LOGS), &known) {
+        if let Err(e) = tokio::fs::remove_dir_all(&logs).await {
+            warn!("removing {}: {e}", logs.display());
         }
     }
+}
+
+/// Returns the directories of pods that are not known, and their UIDs: each name is or ends with a
+/// pod's UID (`<namespace>_<name>_<uid>`).
+fn strays(dir: &Path, known: &HashSet<String>) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let uid = name.rsplit('_').next()?.to_owned();
+            (!known.contains(&uid)).then(|| (entry.path(), uid))
+        })
+        .collect()
 }
 
 /// Forwards the runtime's events to the workers of their pods.
@@ -190,17 +221,56 @@ async fn forward_events(context: Arc<PodContext>) {
                     .pods
                     .send(&uid, WorkerEvent::ContainerChanged(event.container_id));
             }
-            Err(RecvError::Lagged(_)) => {
-                // Events were lost, so every existing container is refreshed.
-                for container in context.runtime.list_containers() {
-                    if let Some(uid) = container.spec.labels.get(instance::keys::POD_UID) {
-                        context
-                            .pods
-                            .send(uid, WorkerEvent::ContainerChanged(container.id.clone()));
-                    }
-                }
-            }
+            Err(RecvError::Lagged(_)) => refresh_all(&context),
             Err(RecvError::Closed) => return,
         }
+    }
+}
+
+/// Makes every worker look at its sandbox and all its containers, after events were lost: also at
+/// those that the runtime no longer has.
+fn refresh_all(context: &PodContext) {
+    let mut changed: Vec<(String, String)> = Vec::new();
+    for snapshot in context.pods.all() {
+        let uid = snapshot.pod.uid();
+        changed.push((uid.to_owned(), String::new()));
+        let instances = snapshot.instances.values().flatten();
+        changed.extend(instances.map(|i| (uid.to_owned(), i.id.clone())));
+    }
+    for container in context.runtime.list_containers() {
+        if let Some(uid) = container.spec.labels.get(instance::keys::POD_UID) {
+            changed.push((uid.clone(), container.id));
+        }
+    }
+    for (uid, id) in changed {
+        context.pods.send(&uid, WorkerEvent::ContainerChanged(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strays_are_found_by_uid() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["u1", "u2", "ns_web_u1", "ns_web_u3"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let known = HashSet::from(["u1".to_owned()]);
+        let mut found = strays(dir.path(), &known);
+        found.sort();
+        let found: Vec<(String, &str)> = found
+            .iter()
+            .map(|(path, uid)| {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, uid.as_str())
+            })
+            .collect();
+        assert_eq!(
+            found,
+            [("ns_web_u3".to_owned(), "u3"), ("u2".to_owned(), "u2")]
+        );
+        assert!(strays(&dir.path().join("none"), &known).is_empty());
     }
 }

@@ -14,6 +14,9 @@ use crate::kinds::*;
 use crate::recorder::Recorder;
 use crate::recorder::Severity::Warning;
 
+/// Number of attempts of a probe that ends in errors (the kubelet's).
+const MAX_ATTEMPTS: usize = 3;
+
 /// Purpose of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
@@ -278,7 +281,7 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
-        let outcome = probe_once(&target, probe).await;
+        let outcome = retried(|| probe_once(&target, probe)).await;
         record(&target, purpose, &outcome);
         let success = match &outcome {
             Outcome::Success(_) => true,
@@ -311,6 +314,17 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
             return;
         }
     }
+}
+
+/// Probes again at once after an error, at most [`MAX_ATTEMPTS`] times in all.
+async fn retried<F: Future<Output = Outcome>>(probe: impl Fn() -> F) -> Outcome {
+    for _ in 1..MAX_ATTEMPTS {
+        match probe().await {
+            Outcome::Error(_) => {}
+            outcome => return outcome,
+        }
+    }
+    probe().await
 }
 
 async fn probe_once(target: &Target, probe: &Probe) -> Outcome {
@@ -372,6 +386,23 @@ mod tests {
         let states: Vec<_> = results.into_iter().map(|r| t.observe(r)).collect();
         let (yes, no) = (Some(true), Some(false));
         assert_eq!(states, [None, yes, None, None, None, None, None, no, no]);
+    }
+
+    #[tokio::test]
+    async fn errors_are_retried() {
+        use std::cell::Cell;
+        for (errors, attempts, success) in [(0, 1, true), (1, 2, true), (2, 3, true), (3, 3, false)]
+        {
+            let made = Cell::new(0);
+            let outcome = retried(|| {
+                made.set(made.get() + 1);
+                let kind = [Outcome::Success, Outcome::Error][usize::from(made.get() <= errors)];
+                std::future::ready(kind(String::new()))
+            })
+            .await;
+            assert_eq!(made.get(), attempts, "{errors}");
+            assert_eq!(matches!(outcome, Outcome::Success(_)), success, "{errors}");
+        }
     }
 
     #[test]

@@ -220,7 +220,7 @@ pub(crate) fn tiers(pods: &[std::sync::Arc<Pod>]) -> [(&'static str, rkube_runti
         .iter()
         .filter(|p| class(p) == Qos::Burstable)
         .map(|p| super::admission::needs(p).cpu)
-        .sum();
+        .fold(0, i64::saturating_add);
     [(TIERS[0], burstable), (TIERS[1], 0)].map(|(tier, millis)| {
         let resources = rkube_runtime::Resources {
             cpu_shares: Some(cpu_shares(millis)),

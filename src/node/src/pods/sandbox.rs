@@ -15,7 +15,8 @@ use super::instance::keys;
 use super::object_hold::SharedHold;
 use super::paths::{log_dir, pod_dir};
 use super::plan::SandboxView;
-use super::qos;
+use super::{qos, unsupported};
+use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
@@ -25,6 +26,22 @@ use crate::volumes::{self, VolumeSources, Volumes};
 const INITIAL_MOUNT_DELAY: Duration = Duration::from_millis(500);
 /// Maximum delay between attempts to set up volumes (the kubelet's).
 const MAX_MOUNT_DELAY: Duration = Duration::from_secs(122);
+
+/// Error returned when a sandbox cannot be created: reason and message of the pod's event.
+#[derive(Debug)]
+pub(crate) struct NotCreated {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl NotCreated {
+    fn new(cause: impl std::fmt::Display) -> Self {
+        Self {
+            reason: "FailedCreatePodSandBox",
+            message: format!("Failed to create pod sandbox: {cause}"),
+        }
+    }
+}
 
 /// A ready sandbox and the pod's address.
 pub(crate) struct NewSandbox {
@@ -57,7 +74,7 @@ pub(crate) async fn fill_volumes(
         client: context.client.clone(),
         images: context.images.clone(),
     };
-    let mut delay = INITIAL_MOUNT_DELAY;
+    let mut failures: u32 = 0;
     let mut recorded: Vec<String> = Vec::new();
     loop {
         let attempt = volumes::set_up(&sources, pod, objects);
@@ -70,20 +87,20 @@ pub(crate) async fn fill_volumes(
         };
         let messages: Vec<String> = problems.iter().map(ToString::to_string).collect();
         if messages != recorded {
-            for message in &messages {
+            for (problem, message) in problems.iter().zip(&messages) {
                 context
                     .recorder
-                    .pod(pod, Warning, "FailedMount", message.clone());
+                    .pod(pod, Warning, problem.event(), message.clone());
             }
             recorded = messages;
         }
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = tokio::time::sleep(doubled(INITIAL_MOUNT_DELAY, failures, MAX_MOUNT_DELAY)) => {}
             // A missing object may have been created.
             () = volumes::any_change(&problems) => {}
             () = cancel.cancelled() => return None,
         }
-        delay = (delay * 2).min(MAX_MOUNT_DELAY);
+        failures = failures.saturating_add(1);
     }
 }
 
@@ -91,12 +108,27 @@ pub(crate) async fn fill_volumes(
 ///
 /// # Errors
 ///
-/// Fails without leaving a sandbox behind.
+/// Fails without leaving a sandbox behind, also for a pod whose specification the node cannot
+/// honour.
 pub(crate) async fn create(
     context: &PodContext,
     pod: &Pod,
     attempt: u32,
-) -> anyhow::Result<NewSandbox> {
+) -> Result<NewSandbox, NotCreated> {
+    unsupported::resource_claims(pod).map_err(|e| NotCreated {
+        reason: "FailedPrepareDynamicResources",
+        message: format!("Failed to prepare dynamic resources: {e}"),
+    })?;
+    unsupported::sandbox(&context.client, pod)
+        .await
+        .map_err(NotCreated::new)?;
+    make(context, pod, attempt)
+        .await
+        .map_err(|e| NotCreated::new(format!("{e:#}")))
+}
+
+/// Creates the namespaces, the network and the files of a sandbox.
+async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<NewSandbox> {
     let cluster = &context.host.config.cluster;
     let names = files::hostname(pod, context.host.name(), &cluster.dns_domain)
         .map_err(anyhow::Error::msg)?;

@@ -1,6 +1,7 @@
 //! Starts one container: image, specification, creation, start and `postStart` hook.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::object_hold::SharedHold;
 use super::paths::{log_path, message_file};
 use super::reason::Reason;
 use crate::kinds::*;
+use crate::logrotate::rotated_logs;
 use crate::recorder::Severity::{self, Normal, Warning};
 use crate::volumes::Mounted;
 
@@ -130,11 +132,9 @@ impl Start {
                 tracing::debug!("removing container {}: {e}", old.id);
             }
             let log = log_path(&self.pod, &old.name, old.attempt);
-            let words = message_file(self.pod.uid(), &old.name, old.attempt);
-            for file in [log, words] {
-                // The file may not exist.
-                let _ = tokio::fs::remove_file(file).await;
-            }
+            let mut files = rotated_logs(&log);
+            files.extend([log, message_file(self.pod.uid(), &old.name, old.attempt)]);
+            remove_files(&files).await;
         }
     }
 
@@ -173,6 +173,18 @@ impl Start {
             tracing::warn!("stopping container {id}: {e}");
         }
         Err(failed("PostStartHookError", message, false))
+    }
+}
+
+/// Removes files that may not exist. Errors are only logged.
+async fn remove_files(files: &[PathBuf]) {
+    for file in files {
+        match tokio::fs::remove_file(file).await {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("removing {}: {e}", file.display());
+            }
+            _ => {}
+        }
     }
 }
 
@@ -225,3 +237,35 @@ pub(crate) async fn run_hook(
 
 /// Delay before the next attempt after a failure other than a container's exit.
 pub(crate) const RETRY_DELAY: SignedDuration = backoff::INITIAL;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_that_exist_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, words) = (dir.path().join("0.log"), dir.path().join("words"));
+        for name in ["0.log", "0.log.20260101-000000", "1.log"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let mut files = rotated_logs(&log);
+        files.extend([log, words]);
+        remove_files(&files).await;
+        let left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["1.log"], "another attempt's log stays");
+    }
+
+    #[test]
+    fn failures_say_when_to_retry() {
+        let once = failed("RunContainerError", "m", false);
+        assert_eq!(once.reason, Reason::new("RunContainerError", "m"));
+        assert_eq!(once.retry_at, None);
+        let before = Timestamp::now();
+        let again = failed("CreateContainerError", "m", true).retry_at.unwrap();
+        assert!(again >= before + backoff::INITIAL);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use rkube_config::ports;
@@ -12,6 +12,7 @@ use rkube_runtime::ImageStatus;
 use crate::allocatable::signed;
 use crate::host::Host;
 use crate::kinds::*;
+use crate::pods::unsupported::RUNTIME_HANDLERS;
 use crate::pressure::Pressure;
 
 /// Maximum number of images in the status (the kubelet's default).
@@ -146,15 +147,27 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
             swap: None,
         }),
         images: Some(images(state.images.clone())),
-        runtime_handlers: Some(vec![NodeRuntimeHandler {
-            name: Some(String::new()),
+        runtime_handlers: Some(runtime_handlers()),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(true),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Returns the runtime's handlers: the default one, without a name, and those that a
+/// `RuntimeClass` may select.
+fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
+    std::iter::once("")
+        .chain(RUNTIME_HANDLERS)
+        .map(|name| NodeRuntimeHandler {
+            name: Some(name.into()),
             features: Some(NodeRuntimeHandlerFeatures {
                 recursive_read_only_mounts: Some(true),
                 user_namespaces: Some(false),
             }),
-        }]),
-        ..Default::default()
-    }
+        })
+        .collect()
 }
 
 /// Returns the largest images, as the kubelet reports them.

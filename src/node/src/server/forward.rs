@@ -2,6 +2,7 @@
 //! older channel protocol of a WebSocket.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -12,6 +13,7 @@ use rkube_streams::spdy;
 use rkube_streams::websocket::{self, Message, Payload, Socket, Version, message_bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::answer::{Answer, text, upgraded};
@@ -25,6 +27,8 @@ const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 /// Maximum number of ports per request.
 const MAX_PORTS: usize = 100;
+/// How long a client may take to open the second stream of a connection (the kubelet's default).
+const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Size of a connection's read buffer, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 
@@ -150,10 +154,16 @@ impl Target {
     }
 }
 
-/// Serves each forwarded connection once both its error and its data stream are open.
-async fn forward(target: Target, mut streams: spdy::Streams) {
-    let mut open: HashMap<String, HashMap<String, spdy::Stream>> = HashMap::new();
-    while let Some(stream) = streams.recv().await {
+/// Streams of connections of which only one stream is open yet.
+#[derive(Default)]
+struct HalfOpen {
+    /// By request, with the time at which the first stream was opened.
+    pairs: HashMap<String, (Instant, HashMap<String, spdy::Stream>)>,
+}
+
+impl HalfOpen {
+    /// Adds a stream; returns the error and the data stream of its connection once both are open.
+    fn add(&mut self, stream: spdy::Stream, now: Instant) -> Option<(spdy::Stream, spdy::Stream)> {
         let header = |name: &str| stream.headers.get(name).cloned().unwrap_or_default();
         let kind = header("streamtype");
         let mut request = header("requestid");
@@ -161,15 +171,50 @@ async fn forward(target: Target, mut streams: spdy::Streams) {
             // Old clients send no request ID and have at most one connection per port at a time.
             request = format!("port {}", header("port"));
         }
-        let pair = open.entry(request.clone()).or_default();
+        let entry = self.pairs.entry(request.clone());
+        let (_, pair) = entry.or_insert_with(|| (now, HashMap::new()));
         pair.insert(kind, stream);
-        if pair.contains_key("error") && pair.contains_key("data") {
-            let Some(mut pair) = open.remove(&request) else {
-                continue;
-            };
-            if let (Some(error), Some(data)) = (pair.remove("error"), pair.remove("data")) {
-                tokio::spawn(serve_pair(target.clone(), error, data));
+        if !(pair.contains_key("error") && pair.contains_key("data")) {
+            return None;
+        }
+        let (_, mut pair) = self.pairs.remove(&request)?;
+        Some((pair.remove("error")?, pair.remove("data")?))
+    }
+
+    /// Returns when the oldest connection has to be complete.
+    fn deadline(&self) -> Option<Instant> {
+        let first = self.pairs.values().map(|(opened, _)| *opened).min();
+        first.map(|opened| opened + STREAM_CREATION_TIMEOUT)
+    }
+
+    /// Ends the streams of connections that were not complete in time.
+    fn expire(&mut self, now: Instant) {
+        self.pairs
+            .retain(|_, (opened, _)| now < *opened + STREAM_CREATION_TIMEOUT);
+    }
+}
+
+/// Serves each forwarded connection once both its error and its data stream are open.
+async fn forward(target: Target, mut streams: spdy::Streams) {
+    let mut half_open = HalfOpen::default();
+    loop {
+        let deadline = half_open.deadline();
+        let expiry = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
             }
+        };
+        let stream = tokio::select! {
+            stream = streams.recv() => stream,
+            () = expiry => {
+                half_open.expire(Instant::now());
+                continue;
+            }
+        };
+        let Some(stream) = stream else { return };
+        if let Some((error, data)) = half_open.add(stream, Instant::now()) {
+            tokio::spawn(serve_pair(target.clone(), error, data));
         }
     }
 }
@@ -290,6 +335,37 @@ async fn serve_channel(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn stream(headers: &[(&str, &str)]) -> spdy::Stream {
+        spdy::Stream {
+            headers: headers
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            io: tokio::io::duplex(1).0,
+        }
+    }
+
+    #[test]
+    fn connections_have_two_streams_in_time() {
+        let start = Instant::now();
+        let mut half_open = HalfOpen::default();
+        assert_eq!(half_open.deadline(), None);
+        let error = stream(&[("streamtype", "error"), ("requestid", "1")]);
+        assert!(half_open.add(error, start).is_none());
+        let old = stream(&[("streamtype", "data"), ("port", "80")]);
+        assert!(half_open.add(old, start + Duration::from_secs(1)).is_none());
+        let data = stream(&[("streamtype", "data"), ("requestid", "1"), ("port", "80")]);
+        let (error, data) = half_open.add(data, start).unwrap();
+        assert_eq!(error.headers["streamtype"], "error");
+        assert_eq!(data.headers["port"], "80");
+        let deadline = half_open.deadline().unwrap();
+        assert_eq!(deadline, start + Duration::from_secs(31));
+        half_open.expire(start + Duration::from_secs(30));
+        assert_eq!(half_open.pairs.len(), 1);
+        half_open.expire(deadline);
+        assert_eq!(half_open.deadline(), None);
+    }
 
     #[test]
     fn ports_come_in_one_or_several_parameters() {

@@ -18,6 +18,7 @@ use super::answer::{Answer, no_pod, text};
 use super::query::Query;
 use crate::kinds::*;
 use crate::log_line::LogLine;
+use crate::pods::container_id;
 use crate::pods::instance::Instance;
 use crate::pods::paths::log_path;
 use crate::server::endpoint::Endpoint;
@@ -41,8 +42,11 @@ impl LogOptions {
                 n => Ok(n),
             }
         };
-        let seconds = positive("sinceSeconds")?
-            .map(|s| Timestamp::now() - jiff::SignedDuration::from_secs(s));
+        let seconds = positive("sinceSeconds")?.map(|s| {
+            let age = jiff::SignedDuration::from_secs(s);
+            // A time before the first representable one includes everything.
+            Timestamp::now().checked_sub(age).unwrap_or(Timestamp::MIN)
+        });
         let since = match query.get("sinceTime").filter(|t| !t.is_empty()) {
             Some(time) => Some(
                 time.parse()
@@ -92,9 +96,15 @@ pub(crate) fn serve(
         .get(container)
         .map(Vec::as_slice)
         .unwrap_or_default();
-    let instance = match choose(attempts, query.is_set(&["previous"])) {
+    let previous = query.is_set(&["previous"]);
+    let instance = if previous {
+        ended_before(&found.pod, attempts, container)
+    } else {
+        latest_started(attempts)
+    };
+    let instance = match instance {
         Some(instance) => instance,
-        None if query.is_set(&["previous"]) => {
+        None if previous => {
             return text(
                 StatusCode::BAD_REQUEST,
                 format!("previous terminated container {container:?} in pod {pod:?} not found"),
@@ -135,32 +145,34 @@ pub(crate) fn serve(
     response
 }
 
-/// Returns the attempt to show: the latest one that was started, or the one before it.
-fn choose(attempts: &[Instance], previous: bool) -> Option<&Instance> {
-    let ran = |i: &&Instance| i.state != ContainerState::Created;
-    if previous {
-        let mut earlier = attempts.iter().rev();
-        let last = earlier.next()?;
-        // The `or` is always `None`: the latest attempt is skipped even if the container is waiting
-        // for a restart.
-        return earlier
-            .find(ran)
-            .or(None.filter(|_: &&Instance| last.exited()));
-    }
-    attempts.iter().rev().find(ran)
+/// Returns the latest attempt that was started.
+fn latest_started(attempts: &[Instance]) -> Option<&Instance> {
+    let started = |i: &&Instance| i.state != ContainerState::Created;
+    attempts.iter().rev().find(started)
+}
+
+/// Returns the attempt of the container's `lastState`: the latest one that has ended and is not
+/// its current state. While the container waits for a restart, that is the latest attempt.
+fn ended_before<'a>(pod: &Pod, attempts: &'a [Instance], container: &str) -> Option<&'a Instance> {
+    let last = container_status(pod, container)?.last_state.as_ref()?;
+    let id = last.terminated.as_ref()?.container_id.as_ref()?;
+    attempts.iter().find(|i| container_id(&i.id) == *id)
+}
+
+/// Returns the status of an init, main or ephemeral container.
+fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses)
+        .chain(&status.ephemeral_container_statuses)
+        .flatten()
+        .find(|s| s.name == name)
 }
 
 fn waiting_reason(pod: &Pod, container: &str) -> String {
-    pod.status
-        .iter()
-        .flat_map(|s| {
-            s.container_statuses
-                .iter()
-                .chain(&s.init_container_statuses)
-                .chain(&s.ephemeral_container_statuses)
-                .flatten()
-        })
-        .find(|s| s.name == container)
+    container_status(pod, container)
         .and_then(|s| s.state.as_ref()?.waiting.as_ref())
         .map(|w| match (&w.reason, &w.message) {
             (Some(r), Some(m)) if matches!(r.as_str(), "ErrImagePull" | "ImagePullBackOff") => {
@@ -255,13 +267,7 @@ impl Reader {
             let n = file.read(&mut chunk).await?;
             if n > 0 {
                 pending.extend_from_slice(&chunk[..n]);
-                while let Some(at) = pending.iter().position(|b| *b == b'\n') {
-                    let line = pending.split_to(at + 1);
-                    if !self.line(&line[..at]) {
-                        return Ok(());
-                    }
-                }
-                if !self.out.flush().await {
+                if !self.lines(&mut pending) || !self.out.flush().await {
                     return Ok(());
                 }
                 continue;
@@ -319,6 +325,18 @@ impl Reader {
         }
     }
 
+    /// Takes all complete entries from `pending` and writes them to the response; returns false
+    /// once the byte limit is reached.
+    fn lines(&mut self, pending: &mut BytesMut) -> bool {
+        while let Some(at) = pending.iter().position(|b| *b == b'\n') {
+            let line = pending.split_to(at + 1);
+            if !self.line(&line[..at]) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Writes one log entry to the response; returns false once the byte limit is reached.
     fn line(&mut self, raw: &[u8]) -> bool {
         let Some(line) = LogLine::parse(raw) else {
@@ -353,53 +371,89 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
     if lines == 0 {
         return Ok(end);
     }
+    let mut tail = Tail::new(end, lines);
     let mut at = end;
-    let mut text: Vec<u8> = Vec::new();
+    let mut block = Vec::new();
     loop {
         let begin = at.saturating_sub(BLOCK);
-        let mut block = vec![0; usize::try_from(at - begin).unwrap_or(0)];
+        block.resize(usize::try_from(at - begin).unwrap_or(0), 0);
         file.seek(SeekFrom::Start(begin)).await?;
         file.read_exact(&mut block).await?;
-        block.extend_from_slice(&text);
-        text = block;
+        if let Some(offset) = tail.add(begin, &block) {
+            return Ok(offset);
+        }
         at = begin;
-        if let Some(skip) = last_lines(&text, lines, at == 0) {
-            return Ok(at + skip as u64);
-        }
-        if at == 0 {
-            return Ok(0);
-        }
     }
 }
 
-/// Returns the offset of the last `lines` whole lines in `text`; `None` if `text` has fewer and
-/// does not begin at the start of the file.
-fn last_lines(text: &[u8], lines: u64, from_start: bool) -> Option<usize> {
-    let mut seen = 0;
-    let mut end = text.len();
-    if text.last() == Some(&b'\n') {
-        end -= 1;
+/// Finds the last lines of a log that is read backwards, in blocks.
+struct Tail {
+    /// Number of lines to find.
+    lines: u64,
+    /// Number of lines found.
+    seen: u64,
+    /// Length of the log.
+    end: u64,
+    /// Offset of the entry that was looked at last.
+    next: u64,
+    /// Beginning of the block that was added last.
+    after: Vec<u8>,
+}
+
+impl Tail {
+    /// Number of bytes of an entry that are looked at: more than its time, stream and tags need.
+    const HEAD_BYTES: usize = 256;
+
+    fn new(end: u64, lines: u64) -> Self {
+        Self {
+            lines,
+            seen: 0,
+            end,
+            next: end,
+            after: Vec::new(),
+        }
     }
-    loop {
-        let begin = text[..end].iter().rposition(|b| *b == b'\n').map(|p| p + 1);
-        // The first line of a block may be incomplete.
-        let start = match begin {
-            Some(b) => b,
-            None if from_start => 0,
-            None => return None,
-        };
-        // A line is counted at its last entry, the one that is not partial.
-        let whole = LogLine::parse(&text[start..end]).is_none_or(|l| !l.partial);
-        if whole {
-            seen += 1;
-            if seen > lines {
-                return Some((end + 1).min(text.len()));
+
+    /// Adds the block before the earlier ones; `begin` is its offset. Returns the offset of the
+    /// last lines once they are found; the first block of the log ends the search.
+    fn add(&mut self, begin: u64, block: &[u8]) -> Option<u64> {
+        for (i, _) in block.iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
+            let start = begin + i as u64 + 1;
+            // Nothing follows the log's last line break.
+            if start == self.end {
+                continue;
+            }
+            if let Some(offset) = self.entry(start, &block[i + 1..]) {
+                return Some(offset);
             }
         }
-        if start == 0 {
-            return from_start.then_some(0);
+        if begin == 0 {
+            return Some(self.entry(0, block).unwrap_or(0));
         }
-        end = start - 1;
+        let head = block.iter().chain(&self.after).take(Self::HEAD_BYTES);
+        self.after = head.copied().collect();
+        None
+    }
+
+    /// Looks at the entry at `start`, which begins with `bytes`.
+    fn entry(&mut self, start: u64, bytes: &[u8]) -> Option<u64> {
+        let head: Vec<u8> = bytes
+            .iter()
+            .chain(&self.after)
+            .take(Self::HEAD_BYTES)
+            .take_while(|b| **b != b'\n')
+            .copied()
+            .collect();
+        // A line is counted at its last entry: one that is not partial, or the end of the log.
+        let last = self.next == self.end;
+        if last || LogLine::parse(&head).is_none_or(|l| !l.partial) {
+            self.seen += 1;
+            if self.seen > self.lines {
+                return Some(self.next);
+            }
+        }
+        self.next = start;
+        None
     }
 }
 
@@ -489,6 +543,16 @@ mod tests {
     }
 
     #[test]
+    fn any_age_is_possible() {
+        for seconds in [0, i64::MAX] {
+            let o = options(&format!("sinceSeconds={seconds}")).unwrap();
+            assert!(o.since.is_some(), "{seconds}");
+        }
+        let o = options(&format!("sinceSeconds={}", i64::MAX)).unwrap();
+        assert_eq!(o.since, Some(Timestamp::MIN));
+    }
+
+    #[test]
     fn invalid_options_are_refused() {
         for (query, message) in [
             (
@@ -518,23 +582,53 @@ mod tests {
     }
 
     #[test]
-    fn the_attempt_that_ran_is_chosen() {
+    fn the_latest_attempt_that_ran_is_shown() {
         use ContainerState::{Created, Exited, Running};
-        for (states, previous, attempt) in [
-            (&[][..], false, None),
-            (&[Created], false, None),
-            (&[Running], false, Some(0)),
-            (&[Exited, Running], false, Some(1)),
-            (&[Exited, Created], false, Some(0)),
-            (&[Exited], true, None),
-            (&[Exited, Running], true, Some(0)),
-            (&[Exited, Exited, Created], true, Some(1)),
-            (&[], true, None),
+        for (states, attempt) in [
+            (&[][..], None),
+            (&[Created], None),
+            (&[Running], Some(0)),
+            (&[Exited, Running], Some(1)),
+            (&[Exited, Created], Some(0)),
         ] {
             let attempts = attempts(states);
-            let chosen = choose(&attempts, previous).map(|i| i.attempt);
-            assert_eq!(chosen, attempt, "{states:?} {previous}");
+            let shown = latest_started(&attempts).map(|i| i.attempt);
+            assert_eq!(shown, attempt, "{states:?}");
         }
+    }
+
+    #[test]
+    fn the_previous_attempt_is_that_of_the_last_state() {
+        use ContainerState::{Exited, Running};
+        let pod = |last: Option<&str>| {
+            let terminated = last.map(|id| ContainerStateTerminated {
+                container_id: Some(container_id(id)),
+                ..Default::default()
+            });
+            Pod {
+                status: Some(PodStatus {
+                    container_statuses: Some(vec![ContainerStatus {
+                        name: "c".into(),
+                        last_state: Some(k8s_openapi::api::core::v1::ContainerState {
+                            terminated,
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    }]),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        };
+        let mut attempts = attempts(&[Exited, Running]);
+        attempts[1].id = "second".into();
+        let shown = |pod: &Pod| ended_before(pod, &attempts, "c").map(|i| i.attempt);
+        assert_eq!(shown(&pod(Some("c-id"))), Some(0));
+        // Waiting for a restart: the attempt that ended last.
+        assert_eq!(shown(&pod(Some("second"))), Some(1));
+        assert_eq!(shown(&pod(Some("collected"))), None);
+        assert_eq!(shown(&pod(None)), None);
+        assert_eq!(shown(&Pod::default()), None);
     }
 
     #[test]
@@ -581,13 +675,49 @@ mod tests {
         assert!(out.put(b"more"));
     }
 
+    /// Returns the offset of the last lines of a text that is read in blocks of this size.
+    fn tail_of(text: &[u8], lines: u64, block: usize) -> u64 {
+        let mut tail = Tail::new(text.len() as u64, lines);
+        let mut at = text.len();
+        loop {
+            let begin = at.saturating_sub(block);
+            if let Some(offset) = tail.add(begin as u64, &text[begin..at]) {
+                return offset;
+            }
+            at = begin;
+        }
+    }
+
     proptest! {
         #[test]
-        fn offsets_are_within_the_text(
-            bytes in proptest::collection::vec(any::<u8>(), 0..80), lines in 0u64..4) {
-            prop_assert!(last_lines(&bytes, lines, true).is_some_and(|at| at <= bytes.len()));
-            prop_assert!(last_lines(&bytes, lines, false).is_none_or(|at| at <= bytes.len()));
+        fn the_block_size_does_not_matter(
+            entries in proptest::collection::vec(("[FP]", "[a-z]{0,20}"), 0..12),
+            rest in "[a-z]{0,5}", lines in 1u64..5, block in 1usize..40) {
+            let text: String = entries.iter()
+                .map(|(tag, words)| format!("{T} stdout {tag} {words}\n"))
+                .chain([rest]).collect();
+            let whole = tail_of(text.as_bytes(), lines, text.len().max(1));
+            prop_assert_eq!(tail_of(text.as_bytes(), lines, block), whole);
         }
+
+        #[test]
+        fn offsets_are_within_the_text(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80), lines in 1u64..4) {
+            prop_assert!(tail_of(&bytes, lines, 7) <= bytes.len() as u64);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_line_counts() {
+        let entry = |tag: &str| format!("{T} stdout {tag} x\n");
+        let one = entry("F").len() as u64;
+        let log = format!("{}{}{}", entry("F"), entry("F"), entry("P"));
+        for (lines, offset) in [(1, 2 * one), (2, one), (3, 0), (4, 0)] {
+            assert_eq!(tail_of(log.as_bytes(), lines, 9), offset, "{lines}");
+        }
+        // The parts of an unfinished line count once, too.
+        let log = format!("{}{}{}", entry("F"), entry("P"), entry("P"));
+        assert_eq!(tail_of(log.as_bytes(), 1, 1000), one);
     }
 
     #[tokio::test]

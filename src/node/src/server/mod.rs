@@ -1,6 +1,7 @@
 //! The node's HTTPS endpoint: the API that the kubelet serves on port 10250.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,13 @@ use anyhow::Context as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rkube_config::ports;
 use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 mod answer;
 mod endpoint;
+mod files;
 mod forward;
 mod identity;
 mod logs;
@@ -80,31 +82,37 @@ impl Server {
                 debug!("nodelay: {e}");
             }
             let (endpoint, acceptor) = (self.endpoint.clone(), self.acceptor.clone());
-            tokio::spawn(async move {
-                let handshake = acceptor.accept(stream);
-                let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(e)) => {
-                        debug!("TLS with {peer}: {e}");
-                        return;
-                    }
-                    Err(_) => return,
-                };
-                let identity = Identity::from_chain(stream.get_ref().1.peer_certificates());
-                let service = hyper::service::service_fn(move |request| {
-                    let (endpoint, identity) = (endpoint.clone(), identity.clone());
-                    async move {
-                        Ok::<_, Infallible>(routes::handle(&endpoint, &identity, request).await)
-                    }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades();
-                if let Err(e) = connection.await {
-                    debug!("connection of {peer}: {e}");
-                }
-            });
+            tokio::spawn(serve(endpoint, acceptor, stream, peer));
         }
+    }
+}
+
+/// Serves one connection.
+async fn serve(
+    endpoint: Arc<Endpoint>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let handshake = acceptor.accept(stream);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => {
+            debug!("TLS with {peer}: {e}");
+            return;
+        }
+        Err(_) => return,
+    };
+    let identity = Identity::from_chain(stream.get_ref().1.peer_certificates());
+    let service = hyper::service::service_fn(move |request| {
+        let (endpoint, identity) = (endpoint.clone(), identity.clone());
+        async move { Ok::<_, Infallible>(routes::handle(&endpoint, &identity, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(e) = connection.await {
+        debug!("connection of {peer}: {e}");
     }
 }

@@ -12,7 +12,7 @@ use super::answer::{Answer, full, json, no_pod, not_found, text};
 use super::endpoint::Endpoint;
 use super::identity::Identity;
 use super::query::{self, Query};
-use super::{forward, logs, metrics, remote, stats};
+use super::{files, forward, logs, metrics, remote, stats};
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
@@ -88,7 +88,7 @@ pub(super) async fn handle(
         ["metrics", "cadvisor"] => metrics::cadvisor(endpoint),
         ["metrics", "probes"] => text(StatusCode::OK, ""),
         ["configz"] => configz(&endpoint.host),
-        ["logs", rest @ ..] => log_files(Path::new("/var/log"), rest).await,
+        ["logs", rest @ ..] => files::serve(Path::new("/var/log"), rest).await,
         ["checkpoint", ..] => text(
             StatusCode::NOT_FOUND,
             "rkube does not checkpoint containers\n",
@@ -189,73 +189,9 @@ fn configz(host: &Host) -> Answer {
     }}))
 }
 
-/// Serves files and directory listings below `/var/log`, like the kubelet.
-async fn log_files(root: &Path, parts: &[&str]) -> Answer {
-    if parts
-        .iter()
-        .any(|p| *p == ".." || *p == "." || p.contains('/'))
-    {
-        return text(StatusCode::BAD_REQUEST, "invalid path");
-    }
-    let path = parts.iter().fold(root.to_owned(), |p, part| p.join(part));
-    // Symbolic links may leave the directory; such files are not served.
-    let Ok(real) = tokio::fs::canonicalize(&path).await else {
-        return not_found();
-    };
-    if !real.starts_with(root) {
-        return text(StatusCode::FORBIDDEN, "not below /var/log");
-    }
-    if real.is_dir() {
-        return text(StatusCode::OK, list_files(&real).join("\n") + "\n");
-    }
-    match tokio::fs::read(&real).await {
-        Ok(bytes) => Response::new(full(bytes)),
-        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
-    }
-}
-
-/// Returns the sorted names in a directory; names of directories end with a slash.
-fn list_files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| {
-            let slash = if e.path().is_dir() { "/" } else { "" };
-            format!("{}{slash}", e.file_name().to_string_lossy())
-        })
-        .collect();
-    names.sort();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt;
-
-    async fn answered(answer: Answer) -> (u16, String) {
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8_lossy(&body).into_owned())
-    }
-
-    #[tokio::test]
-    async fn logs_stay_below_their_directory() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = std::fs::canonicalize(dir.path()).unwrap();
-        std::fs::create_dir(root.join("sub")).unwrap();
-        std::fs::write(root.join("a.log"), "text").unwrap();
-        std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
-        let get = async |parts: &[&str]| answered(log_files(&root, parts).await).await;
-        assert_eq!(get(&["a.log"]).await, (200, "text".into()));
-        assert_eq!(get(&[]).await, (200, "a.log\nout/\nsub/\n".into()));
-        assert_eq!(get(&["none"]).await.0, 404);
-        assert_eq!(get(&["out", "passwd"]).await.0, 403);
-        for bad in ["..", ".", "sub/.."] {
-            assert_eq!(get(&[bad]).await.0, 400, "{bad}");
-        }
-    }
 
     #[test]
     fn commands_come_as_parameters_or_as_one_text() {

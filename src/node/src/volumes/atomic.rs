@@ -4,13 +4,19 @@
 //! to it, and each visible file is a symbolic link into `..data`. Replacing that one link replaces
 //! all files.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Write};
+use std::path::{Component, Path};
+
+use super::beneath::{Dir, is_dir, is_name, set_access};
 
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
+/// Maximum length of a path within a volume, in bytes.
+const MAX_PATH_BYTES: usize = 4096;
+/// Maximum length of each part of such a path, in bytes.
+const MAX_NAME_BYTES: usize = 255;
 
 /// One file of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,133 +37,193 @@ pub(crate) fn check_path(path: &str) -> Result<(), String> {
         && Path::new(path)
             .components()
             .all(|c| matches!(c, Component::Normal(_)));
-    if !relative || path.starts_with("..") || path.len() > 4096 {
+    let long = |part: &str| part.len() > MAX_NAME_BYTES;
+    if !relative
+        || path.starts_with("..")
+        || path.len() > MAX_PATH_BYTES
+        || path.split('/').any(long)
+    {
         return Err(format!("invalid path {path:?}"));
     }
     Ok(())
 }
 
-/// Replaces the content of `dir` with `files`; returns whether anything changed.
-pub(crate) fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> {
-    for path in files.keys() {
+/// A volume's directory and what it has to contain.
+pub(crate) struct Volume<'a> {
+    pub dir: &'a Path,
+    pub files: &'a Files,
+    /// The group that may read the files, if the pod has an `fsGroup`.
+    pub group: Option<u32>,
+    /// Directories, relative to the volume, that other volumes are mounted at.
+    pub mount_points: &'a BTreeSet<String>,
+}
+
+/// Makes the content of a volume's directory equal to its files; returns whether anything changed.
+///
+/// The directory must exist. Symbolic links in it are not followed, whoever placed them.
+pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
+    let Volume { files, group, .. } = *volume;
+    for path in files.keys().chain(volume.mount_points) {
         check_path(path).map_err(io::Error::other)?;
     }
-    std::fs::create_dir_all(dir)?;
-    let data = dir.join(DATA);
-    let old = std::fs::read_link(&data).ok();
-    if let Some(old) = &old
-        && has_exactly(&dir.join(old), files)
+    let dir = Dir::open(volume.dir)?;
+    for path in volume.mount_points {
+        make_mount_point(&dir, path)?;
+    }
+    let data = OsStr::new(DATA);
+    if let Some(old) = dir.link(data)?.filter(|old| is_name(old))
+        && has_exactly(&dir, &old, files, group)
     {
         return Ok(false);
     }
     let now = jiff::Timestamp::now();
-    let name = format!(
+    let name = OsString::from(format!(
         "..{}.{:09}",
         now.strftime("%Y_%m_%d_%H_%M_%S"),
         now.subsec_nanosecond()
-    );
-    let new = dir.join(&name);
-    make_dir(&new, group)?;
+    ));
+    let new = dir.make_dir(&name, dir_mode(group), group)?;
     for (path, file) in files {
-        let target = new.join(path);
-        if let Some(parent) = Path::new(path)
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-        {
-            let mut at = new.clone();
-            for part in parent.components() {
-                at.push(part);
-                if !at.is_dir() {
-                    make_dir(&at, group)?;
-                }
-            }
-        }
-        let mut f = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&target)?;
-        f.write_all(&file.content)?;
-        let mode = match group {
-            // Whatever the owner can read, the group can read.
-            Some(_) => file.mode | ((file.mode & 0o400) >> 3),
-            None => file.mode,
-        };
-        std::os::unix::fs::chown(&target, file.uid, group)?;
-        std::fs::set_permissions(&target, std::fs::Permissions::from_mode(mode & 0o7777))?;
+        put(&new, Path::new(path), file, group)?;
     }
     // Visible links into the new directory; those of removed files are deleted below.
-    let tops: std::collections::BTreeSet<&str> =
-        files.keys().filter_map(|p| p.split('/').next()).collect();
-    let next = dir.join(DATA_NEW);
-    remove(&next)?;
-    symlink(&name, &next)?;
-    std::fs::rename(&next, &data)?;
+    let next = OsStr::new(DATA_NEW);
+    dir.remove(next)?;
+    dir.make_link(next, Path::new(&name))?;
+    dir.rename(next, data)?;
+    let tops: BTreeSet<&OsStr> = files.keys().map(|p| top(p)).collect();
     for top in &tops {
-        let link = dir.join(top);
-        if link.symlink_metadata().is_err() {
-            symlink(PathBuf::from(DATA).join(top), &link)?;
+        if dir.status_of(top)?.is_none() {
+            dir.make_link(top, &Path::new(DATA).join(top))?;
         }
     }
-    for entry in std::fs::read_dir(dir)?.flatten() {
-        let file = entry.file_name();
-        let text = file.to_string_lossy();
-        let mine = text == name || text == DATA || tops.contains(text.as_ref());
-        if !mine {
-            remove(&entry.path())?;
+    let mounts: BTreeSet<&OsStr> = volume.mount_points.iter().map(|p| top(p)).collect();
+    for entry in dir.names()? {
+        let entry = entry.as_os_str();
+        let mine = entry == name || entry == data || tops.contains(entry);
+        if !mine && !mounts.contains(entry) {
+            dir.remove(entry)?;
         }
     }
     Ok(true)
 }
 
-fn make_dir(path: &Path, group: Option<u32>) -> io::Result<()> {
-    std::fs::DirBuilder::new().mode(0o755).create(path)?;
-    // Permissions must not depend on the process's umask.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
-    if group.is_some() {
-        std::os::unix::fs::chown(path, None, group)?;
+/// Returns the first part of a path.
+fn top(path: &str) -> &OsStr {
+    OsStr::new(path.split('/').next().unwrap_or_default())
+}
+
+/// Returns the mode of directories. With a group, it may read them, and new files inherit it.
+fn dir_mode(group: Option<u32>) -> u32 {
+    if group.is_some() { 0o2755 } else { 0o755 }
+}
+
+/// Returns the mode of a file. A group may read whatever the file's own mode is, as upstream.
+fn file_mode(file: &File, group: Option<u32>) -> u32 {
+    let mode = file.mode & 0o7777;
+    if group.is_some() { mode | 0o440 } else { mode }
+}
+
+/// Creates a directory below the volume, with its parents, unless it exists.
+fn make_mount_point(dir: &Dir, path: &str) -> io::Result<()> {
+    let mut at: Option<Dir> = None;
+    for part in path.split('/').filter(|p| !p.is_empty()) {
+        let parent = at.as_ref().unwrap_or(dir);
+        let name = OsStr::new(part);
+        let next = match parent.status_of(name)? {
+            None => parent.make_dir(name, 0o755, None)?,
+            Some(stat) if is_dir(&stat) => match parent.dir(Path::new(name)) {
+                // The other volume is mounted there already.
+                Err(e) if e.raw_os_error() == Some(libc::EXDEV) => return Ok(()),
+                opened => opened?,
+            },
+            Some(_) => {
+                return Err(io::Error::other(format!(
+                    "cannot make the mount point {path}: {part} is not a directory"
+                )));
+            }
+        };
+        at = Some(next);
     }
     Ok(())
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    let result = match path.symlink_metadata() {
-        Ok(m) if m.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+/// Creates a file, and its directories, below a new directory.
+fn put(new: &Dir, path: &Path, file: &File, group: Option<u32>) -> io::Result<()> {
+    let mut at: Option<Dir> = None;
+    let (parent, name) = (path.parent(), path.file_name().unwrap_or_default());
+    for part in parent.into_iter().flat_map(Path::components) {
+        let dir = at.as_ref().unwrap_or(new);
+        let part = part.as_os_str();
+        at = Some(match dir.status_of(part)? {
+            Some(_) => dir.dir(Path::new(part))?,
+            None => dir.make_dir(part, dir_mode(group), group)?,
+        });
     }
+    let mut to = at.as_ref().unwrap_or(new).create(Path::new(name))?;
+    to.write_all(&file.content)?;
+    set_access(&to, file.uid, group, file_mode(file, group))
 }
 
-/// Returns whether a directory contains exactly these files.
-fn has_exactly(dir: &Path, files: &Files) -> bool {
-    let mut count = 0;
-    let mut pending = vec![dir.to_owned()];
-    while let Some(at) = pending.pop() {
-        let Ok(entries) = std::fs::read_dir(&at) else {
-            return false;
-        };
-        for entry in entries.flatten() {
-            if entry.path().is_dir() {
-                pending.push(entry.path());
+/// Returns whether a directory contains exactly these files, with their modes and owners.
+fn has_exactly(dir: &Dir, name: &OsStr, files: &Files, group: Option<u32>) -> bool {
+    let Ok(data) = dir.dir(Path::new(name)) else {
+        return false;
+    };
+    // The directories that the files need; more than these are not looked at.
+    let dirs: BTreeSet<&Path> = files
+        .keys()
+        .flat_map(|p| Path::new(p).ancestors().skip(1))
+        .filter(|p| !p.as_os_str().is_empty())
+        .collect();
+    let mut pending = vec![(data, std::path::PathBuf::new())];
+    let mut found = 0;
+    while let Some((at, prefix)) = pending.pop() {
+        let Ok(names) = at.names() else { return false };
+        for name in names {
+            let path = prefix.join(&name);
+            let same = if dirs.contains(path.as_path()) {
+                let below = at.dir(Path::new(&name));
+                below.map(|d| pending.push((d, path))).is_ok()
             } else {
-                count += 1;
+                found += 1;
+                let wanted = path.to_str().and_then(|p| files.get(p));
+                wanted.is_some_and(|file| equals(&at, &name, file, group))
+            };
+            if !same {
+                return false;
             }
         }
     }
-    count == files.len()
-        && files.iter().all(|(path, file)| {
-            let full = dir.join(path);
-            std::fs::read(&full).is_ok_and(|c| c == file.content)
-        })
+    found == files.len()
+}
+
+/// Returns whether a file has this content, mode, owner and group.
+fn equals(dir: &Dir, name: &OsStr, file: &File, group: Option<u32>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(open) = dir.file(Path::new(name)) else {
+        return false;
+    };
+    let Ok(meta) = open.metadata() else {
+        return false;
+    };
+    if !meta.is_file()
+        || meta.len() != file.content.len() as u64
+        || meta.mode() & 0o7777 != file_mode(file, group)
+        || file.uid.is_some_and(|uid| uid != meta.uid())
+        || group.is_some_and(|group| group != meta.gid())
+    {
+        return false;
+    }
+    let mut content = Vec::with_capacity(file.content.len());
+    let limit = meta.len() + 1;
+    open.take(limit).read_to_end(&mut content).is_ok() && content == file.content
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn files(list: &[(&str, &str)]) -> Files {
         list.iter()
@@ -185,26 +251,39 @@ mod tests {
         names
     }
 
+    fn put_all(dir: &Path, files: &Files) -> io::Result<bool> {
+        put_around(dir, files, &[])
+    }
+
+    fn put_around(dir: &Path, files: &Files, mount_points: &[&str]) -> io::Result<bool> {
+        write(&Volume {
+            dir,
+            files,
+            group: None,
+            mount_points: &mount_points.iter().map(|p| (*p).to_owned()).collect(),
+        })
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
     #[test]
     fn changes_all_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
-        assert!(write(dir, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
+        assert!(put_all(dir, &files(&[("a", "1"), ("sub/b", "2")])).unwrap());
         assert_eq!(visible(dir), ["a", "sub"]);
         assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
         assert_eq!(
             std::fs::read_link(dir.join("a")).unwrap(),
             Path::new("..data/a")
         );
-        let mode = std::fs::metadata(dir.join("a"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(mode(&dir.join("a")), 0o640);
         let before = std::fs::read_link(dir.join(DATA)).unwrap();
-        assert!(!write(dir, &files(&[("a", "1"), ("sub/b", "2")]), None).unwrap());
+        assert!(!put_all(dir, &files(&[("a", "1"), ("sub/b", "2")])).unwrap());
         assert_eq!(std::fs::read_link(dir.join(DATA)).unwrap(), before);
-        assert!(write(dir, &files(&[("a", "3"), ("c", "4")]), None).unwrap());
+        assert!(put_all(dir, &files(&[("a", "3"), ("c", "4")])).unwrap());
         assert_eq!(visible(dir), ["a", "c"]);
         assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
         // One content directory and the `..data` link are left.
@@ -213,8 +292,93 @@ mod tests {
     }
 
     #[test]
+    fn changed_modes_are_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = files(&[("a", "1")]);
+        assert!(put_all(dir.path(), &files).unwrap());
+        files.get_mut("a").unwrap().mode = 0o400;
+        assert!(put_all(dir.path(), &files).unwrap());
+        assert_eq!(mode(&dir.path().join("a")), 0o400);
+        assert!(!put_all(dir.path(), &files).unwrap());
+    }
+
+    #[test]
+    fn links_of_a_container_are_not_followed() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("a"), "1").unwrap();
+        std::fs::create_dir(outside.path().join("sub")).unwrap();
+        let untouched = |what: &str| {
+            assert_eq!(visible(outside.path()), ["a", "sub"], "{what}");
+            assert_eq!(visible(&outside.path().join("sub")).len(), 0, "{what}");
+            assert_eq!(std::fs::read(outside.path().join("a")).unwrap(), b"1");
+        };
+        let wanted = files(&[("a", "1"), ("sub/b", "2")]);
+        for target in [
+            outside.path(),
+            Path::new("/"),
+            Path::new(".."),
+            Path::new(DATA),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path();
+            for name in [DATA, DATA_NEW, "sub", "other"] {
+                symlink(target, dir.join(name)).unwrap();
+            }
+            assert!(put_all(dir, &wanted).unwrap(), "{target:?}");
+            untouched("by the first write");
+            assert!(!dir.join("other").is_symlink());
+            // A data directory whose parts were replaced is written anew.
+            let data = dir.join(std::fs::read_link(dir.join(DATA)).unwrap());
+            std::fs::remove_dir_all(data.join("sub")).unwrap();
+            symlink(outside.path().join("sub"), data.join("sub")).unwrap();
+            assert!(put_all(dir, &wanted).unwrap(), "{target:?}");
+            untouched("by the second write");
+            let read = std::fs::read_to_string(dir.join(DATA).join("sub/b"));
+            assert_eq!(read.unwrap(), "2");
+        }
+        // The directory itself may not be a link either.
+        let dir = tempfile::tempdir().unwrap();
+        symlink(outside.path(), dir.path().join("volume")).unwrap();
+        assert!(put_all(&dir.path().join("volume"), &wanted).is_err());
+        untouched("by a link for a directory");
+    }
+
+    #[test]
+    fn mount_points_of_other_volumes_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert!(put_around(dir, &files(&[("a", "1")]), &["more", "deep/er"]).unwrap());
+        assert_eq!(visible(dir), ["a", "deep", "more"]);
+        assert_eq!(mode(&dir.join("deep/er")), 0o755);
+        assert!(!put_around(dir, &files(&[("a", "1")]), &["more", "deep/er"]).unwrap());
+        assert!(put_around(dir, &files(&[("b", "1")]), &["more", "deep/er"]).unwrap());
+        assert_eq!(visible(dir), ["b", "deep", "more"]);
+        let error = put_around(dir, &files(&[("b", "1")]), &["b"]).unwrap_err();
+        assert!(error.to_string().contains("b is not a directory"));
+    }
+
+    #[test]
+    fn groups_may_read() {
+        for (own, group, wanted) in [
+            (0o400, None, 0o400),
+            (0o400, Some(5), 0o440),
+            (0o644, Some(5), 0o644),
+            (0o100_600, None, 0o600),
+        ] {
+            let file = File {
+                content: vec![],
+                mode: own,
+                uid: None,
+            };
+            assert_eq!(file_mode(&file, group), wanted);
+        }
+        assert_eq!((dir_mode(None), dir_mode(Some(1))), (0o755, 0o2755));
+    }
+
+    #[test]
     fn paths_stay_inside() {
-        for bad in ["", "/a", "../a", "a/../b", "..a", "."] {
+        let long = "a".repeat(256);
+        for bad in ["", "/a", "../a", "a/../b", "..a", ".", long.as_str()] {
             assert!(check_path(bad).is_err(), "{bad}");
         }
         assert!(check_path("a/b.c").is_ok());

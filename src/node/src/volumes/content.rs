@@ -1,5 +1,6 @@
 //! Volumes whose files come from the API: config maps, secrets, tokens and pod fields.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use kube::api::PostParams;
 use tokio::sync::watch;
 
 use super::atomic::{self, File, Files, check_path};
+use super::beneath::Dir;
 use super::local;
 use super::types::{Dependency, Problem, VolumeSources, fs_group, problem, volume_dir};
 use crate::kinds::*;
@@ -97,13 +99,21 @@ impl Contents {
         };
         let dir = volume_dir(self.pod.uid(), plugin, &volume.name);
         let group = fs_group(&self.pod);
+        let mount_points = mount_points_in(&self.pod, &volume.name);
         let at = dir.clone();
         tokio::task::spawn_blocking(move || {
             if memory {
                 local::tmpfs(&at, None, 0o755)?;
+            } else {
+                std::fs::create_dir_all(&at)?;
             }
-            atomic::write(&at, &files, group)?;
-            make_accessible(&at, group)
+            atomic::write(&atomic::Volume {
+                dir: &at,
+                files: &files,
+                group,
+                mount_points: &mount_points,
+            })?;
+            Dir::open(&at)?.set_access(None, group, dir_mode(memory, group))
         })
         .await
         .map_err(problem)?
@@ -118,27 +128,8 @@ impl Contents {
     /// dropped or the pod's sender is.
     pub(crate) async fn refresh(mut self, mut pod: watch::Receiver<Arc<Pod>>) {
         loop {
-            let due = self.tokens.iter().map(|t| t.refresh_at).min();
-            let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
-                Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
-            });
-            {
-                let waits: Vec<_> = self
-                    .dependencies
-                    .iter_mut()
-                    .map(|(_, a)| Box::pin(a.changed()))
-                    .collect();
-                let any = async {
-                    if waits.is_empty() {
-                        std::future::pending::<()>().await;
-                    }
-                    futures::future::select_all(waits).await;
-                };
-                tokio::select! {
-                    () = any => {}
-                    changed = pod.changed() => if changed.is_err() { return },
-                    () = tokio::time::sleep(rest) => {}
-                }
+            if !self.changed(&mut pod).await {
+                return;
             }
             self.pod = pod.borrow_and_update().clone();
             let volumes = self.volumes.clone();
@@ -153,6 +144,27 @@ impl Contents {
             if failed {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
+        }
+    }
+
+    /// Waits until a refresh is due; returns false once the pod's sender is dropped.
+    async fn changed(&mut self, pod: &mut watch::Receiver<Arc<Pod>>) -> bool {
+        let due = self.tokens.iter().map(|t| t.refresh_at).min();
+        let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
+            Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
+        });
+        let dependencies = self.dependencies.iter_mut();
+        let waits: Vec<_> = dependencies.map(|(_, d)| Box::pin(d.changed())).collect();
+        let any = async {
+            if waits.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            futures::future::select_all(waits).await;
+        };
+        tokio::select! {
+            () = any => true,
+            changed = pod.changed() => changed.is_ok(),
+            () = tokio::time::sleep(rest) => true,
         }
     }
 
@@ -451,14 +463,44 @@ fn common_user(pod: &Pod) -> Option<u32> {
         .flatten()
 }
 
-/// Makes a volume's directory accessible to containers of any user.
-fn make_accessible(dir: &Path, group: Option<u32>) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = if group.is_some() { 0o3777 } else { 0o1777 };
-    if group.is_some() {
-        std::os::unix::fs::chown(dir, None, group)?;
+/// Returns the mode of a volume's directory, as upstream: that of an `emptyDir` of its medium.
+fn dir_mode(memory: bool, group: Option<u32>) -> u32 {
+    let sticky = if memory { 0o1000 } else { 0 };
+    let inherited = if group.is_some() { 0o2000 } else { 0 };
+    0o777 | sticky | inherited
+}
+
+/// Returns the paths below a volume, relative to it, at which containers mount other volumes.
+///
+/// The volume is mounted read-only, so the runtime cannot create these mount points. Those below
+/// another of them are left out: they belong to the volume that is mounted there.
+fn mount_points_in(pod: &Pod, volume: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let ordinary = pod.init_containers().iter().chain(&pod.spec().containers);
+    for container in ordinary.chain(&pod.ephemeral()) {
+        let mounts = container.volume_mounts.as_deref().unwrap_or_default();
+        let mut paths: Vec<&str> = mounts.iter().map(mount_path).collect();
+        paths.sort_unstable();
+        for outer in mounts.iter().filter(|m| m.name == volume) {
+            let prefix = format!("{}/", mount_path(outer));
+            let mut last: Option<String> = None;
+            for path in &paths {
+                let Some(inner) = path.strip_prefix(&prefix) else {
+                    continue;
+                };
+                if last.as_ref().is_none_or(|last| !inner.starts_with(last)) {
+                    last = Some(format!("{inner}/"));
+                    found.insert(inner.to_owned());
+                }
+            }
+        }
     }
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+    found
+}
+
+/// Returns the path at which a container sees a volume, without a slash at its end.
+fn mount_path(mount: &VolumeMount) -> &str {
+    mount.mount_path.trim_end_matches('/')
 }
 
 fn put(
@@ -470,7 +512,10 @@ fn put(
 ) -> Result<(), Problem> {
     check_path(path).map_err(problem)?;
     let mode = u32::try_from(mode).unwrap_or(0o644);
-    files.insert(path.to_owned(), File { content, mode, uid });
+    // Without repeated separators, as in the paths of the files on disk.
+    let path: PathBuf = Path::new(path).components().collect();
+    let path = path.to_string_lossy().into_owned();
+    files.insert(path, File { content, mode, uid });
     Ok(())
 }
 
@@ -593,9 +638,56 @@ mod tests {
     fn paths_are_checked() {
         let mut files = Files::new();
         assert!(put(&mut files, "../a", vec![], 0o644, None).is_err());
-        put(&mut files, "a/b", b"x".to_vec(), -1, Some(3)).unwrap();
+        put(&mut files, "a//b", b"x".to_vec(), -1, Some(3)).unwrap();
         let file = &files["a/b"];
         assert_eq!((file.mode, file.uid), (0o644, Some(3)));
+    }
+
+    #[test]
+    fn directories_have_upstreams_modes() {
+        for (memory, group, mode) in [
+            (false, None, 0o777),
+            (true, None, 0o1777),
+            (false, Some(1), 0o2777),
+            (true, Some(1), 0o3777),
+        ] {
+            assert_eq!(dir_mode(memory, group), mode);
+        }
+    }
+
+    #[test]
+    fn mount_points_of_other_volumes_are_found() {
+        let mount = |name: &str, path: &str| VolumeMount {
+            name: name.into(),
+            mount_path: path.into(),
+            ..Default::default()
+        };
+        let pod = |mounts: Vec<VolumeMount>| Pod {
+            spec: Some(PodSpec {
+                containers: vec![Container {
+                    volume_mounts: Some(mounts),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let pod = pod(vec![
+            mount("v", "/etc/v/"),
+            mount("other", "/etc/v/a"),
+            mount("deeper", "/etc/v/a/b"),
+            mount("deep", "/etc/v/c/d/"),
+            mount("beside", "/etc/v-x/e"),
+            mount("v", "/etc/w"),
+            mount("other", "/etc/w/f"),
+        ]);
+        let found = mount_points_in(&pod, "v");
+        assert_eq!(found.iter().collect::<Vec<_>>(), ["a", "c/d", "f"]);
+        assert_eq!(
+            mount_points_in(&pod, "other").iter().collect::<Vec<_>>(),
+            ["b"]
+        );
+        assert!(mount_points_in(&pod, "deep").is_empty());
     }
 
     #[test]

@@ -4,27 +4,28 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{
-    EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeSpec,
-};
-use kube::Api;
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource};
 use nix::mount::{MsFlags, mount};
 
-use super::types::{Problem, Source, VolumeSources, fs_group, problem, volume_dir};
+use super::claim::Claim;
+use super::types::{Problem, Source, Use, VolumeSources, fs_group, problem, volume_dir};
 use crate::kinds::*;
 use crate::pods::object_hold::SharedHold;
+use crate::pods::qos;
 
 /// Sets up a volume whose files do not come from the API.
 pub(super) async fn set_up(
     sources: &VolumeSources,
     pod: &Arc<Pod>,
     volume: &Volume,
+    use_: Use,
     objects: &SharedHold,
 ) -> Result<Source, Problem> {
     if let Some(source) = &volume.empty_dir {
         let dir = volume_dir(pod.uid(), "empty-dir", &volume.name);
         let (source, group, at) = (source.clone(), fs_group(pod), dir.clone());
-        blocking(move || empty_dir(&at, &source, group)).await?;
+        let memory = memory_limit(pod, sources.host.allocatable().memory);
+        blocking(move || empty_dir(&at, &source, memory, group)).await?;
         return Ok(Source::Path {
             path: dir,
             read_only: false,
@@ -39,13 +40,23 @@ pub(super) async fn set_up(
             read_only: false,
         });
     }
-    if let Some(claim) = &volume.persistent_volume_claim {
-        let read_only = claim.read_only.unwrap_or(false);
-        return claimed(&sources.client, pod, &claim.claim_name, read_only).await;
+    if let Some(source) = &volume.persistent_volume_claim {
+        let claim = Claim {
+            name: &source.claim_name,
+            read_only: source.read_only.unwrap_or(false),
+            made_for_pod: false,
+            use_,
+        };
+        return claim.set_up(&sources.client, pod).await;
     }
     if volume.ephemeral.is_some() {
-        let name = format!("{}-{}", pod.name(), volume.name);
-        return claimed(&sources.client, pod, &name, false).await;
+        let claim = Claim {
+            name: &format!("{}-{}", pod.name(), volume.name),
+            read_only: false,
+            made_for_pod: true,
+            use_,
+        };
+        return claim.set_up(&sources.client, pod).await;
     }
     if let Some(source) = &volume.image {
         let container = Container {
@@ -117,7 +128,20 @@ fn is_mount(dir: &Path) -> std::io::Result<bool> {
     Ok(std::fs::metadata(dir)?.dev() != std::fs::metadata(parent)?.dev())
 }
 
-fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> std::io::Result<()> {
+/// Returns the memory that a pod's volumes in memory may use: the pod's limit, or the node's
+/// memory.
+fn memory_limit(pod: &Pod, node: i64) -> u64 {
+    let pod = qos::pod_resources(pod).memory_limit.filter(|m| *m > 0);
+    u64::try_from(pod.map_or(node, |pod| pod.min(node))).unwrap_or(0)
+}
+
+/// Makes the directory of an `emptyDir`; `memory` is the limit of one in memory, in bytes.
+fn empty_dir(
+    dir: &Path,
+    source: &EmptyDirVolumeSource,
+    memory: u64,
+    group: Option<u32>,
+) -> std::io::Result<()> {
     let limit = source
         .size_limit
         .as_ref()
@@ -126,30 +150,49 @@ fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> s
         .filter(|v| *v > 0);
     match source.medium.as_deref().unwrap_or_default() {
         "" => std::fs::create_dir_all(dir)?,
-        "Memory" => tmpfs(dir, limit, 0o777)?,
-        medium if medium.starts_with("HugePages") => {
-            std::fs::create_dir_all(dir)?;
-            if !is_mount(dir)? {
-                let size = medium.strip_prefix("HugePages-").map(|s| {
-                    // hugetlbfs expects page sizes like 2M, Kubernetes writes 2Mi.
-                    format!("pagesize={}", s.trim_end_matches('i'))
-                });
-                mount(
-                    Some("nodev"),
-                    dir,
-                    Some("hugetlbfs"),
-                    MsFlags::empty(),
-                    size.as_deref(),
-                )?;
+        "Memory" => tmpfs(dir, Some(limit.map_or(memory, |l| l.min(memory))), 0o777)?,
+        "HugePages" => hugetlbfs(dir, None)?,
+        other => match other.strip_prefix("HugePages-").and_then(page_bytes) {
+            Some(bytes) => hugetlbfs(dir, Some(bytes))?,
+            None => {
+                return Err(std::io::Error::other(format!(
+                    "unknown storage medium {other:?}"
+                )));
             }
-        }
-        other => {
-            return Err(std::io::Error::other(format!(
-                "unknown storage medium {other:?}"
-            )));
-        }
+        },
     }
     set_permissions(dir, group, 0o777)
+}
+
+/// Parses the size of a huge page, such as `2Mi`: a power of two with a binary unit.
+fn page_bytes(size: &str) -> Option<u64> {
+    let unit = size.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = size.split_at(unit);
+    let shift = match unit {
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => return None,
+    };
+    let bytes = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    bytes.is_power_of_two().then_some(bytes)
+}
+
+/// Mounts huge pages of a size, or of the default size, at `dir` unless it is a mount point.
+fn hugetlbfs(dir: &Path, page_bytes: Option<u64>) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    if is_mount(dir)? {
+        return Ok(());
+    }
+    let options = page_bytes.map(|bytes| format!("pagesize={bytes}"));
+    mount(
+        Some("nodev"),
+        dir,
+        Some("hugetlbfs"),
+        MsFlags::empty(),
+        options.as_deref(),
+    )?;
+    Ok(())
 }
 
 /// Sets the permissions of an `emptyDir`, and its group if there is one.
@@ -164,7 +207,7 @@ fn set_permissions(dir: &Path, group: Option<u32>, mode: u32) -> std::io::Result
 }
 
 /// Checks a `hostPath` against its type; creates it if the type allows that.
-fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
+pub(super) fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
     let path = Path::new(&source.path);
     let fail = |what: &str| {
         Err(std::io::Error::other(format!(
@@ -210,100 +253,6 @@ fn host_path(source: &HostPathVolumeSource) -> std::io::Result<()> {
         "BlockDevice" => fail("a block device"),
         other => fail(other),
     }
-}
-
-/// Returns the path of the volume that is bound to a claim.
-///
-/// # Errors
-///
-/// Fails if the claim is not bound or its volume is not of type `hostPath` or `local`.
-async fn claimed(
-    client: &kube::Client,
-    pod: &Pod,
-    claim: &str,
-    read_only: bool,
-) -> Result<Source, Problem> {
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), pod.namespace());
-    let found = claims
-        .get_opt(claim)
-        .await
-        .map_err(problem)?
-        .ok_or_else(|| problem(format!("persistentvolumeclaim {claim:?} not found")))?;
-    let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let name = found
-        .spec
-        .as_ref()
-        .and_then(|s| s.volume_name.clone())
-        .filter(|n| bound && !n.is_empty())
-        .ok_or_else(|| problem(format!("PVC {}/{claim} is not bound", pod.namespace())))?;
-    let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let volume = volumes
-        .get(&name)
-        .await
-        .map_err(|e| problem(format!("failed to fetch PV {name:?} from API server: {e}")))?;
-    let spec = volume.spec.unwrap_or_default();
-    let path = volume_path(&spec, &name)?;
-    let group = fs_group(pod);
-    let at = path.clone();
-    let make = spec.host_path.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Some(source) = &make {
-            host_path(source)?;
-        } else if !at.exists() {
-            return Err(std::io::Error::other(format!(
-                "path {:?} does not exist",
-                at.display()
-            )));
-        }
-        match group {
-            Some(group) => set_group_recursively(&at, group),
-            None => Ok(()),
-        }
-    })
-    .await
-    .map_err(problem)?
-    .map_err(problem)?;
-    let only_reads = spec
-        .access_modes
-        .as_ref()
-        .is_some_and(|m| m.iter().all(|m| m == "ReadOnlyMany"));
-    Ok(Source::Path {
-        path,
-        read_only: read_only || only_reads,
-    })
-}
-
-fn volume_path(spec: &PersistentVolumeSpec, name: &str) -> Result<PathBuf, Problem> {
-    if let Some(source) = &spec.host_path {
-        return Ok(PathBuf::from(&source.path));
-    }
-    if let Some(source) = &spec.local {
-        return Ok(PathBuf::from(&source.path));
-    }
-    Err(problem(format!(
-        "rkube supports persistent volumes of type hostPath and local, and {name:?} is of another"
-    )))
-}
-
-/// Changes the group of a directory tree recursively, as `fsGroup` requires.
-fn set_group_recursively(root: &Path, group: u32) -> std::io::Result<()> {
-    let mut pending = vec![root.to_owned()];
-    while let Some(at) = pending.pop() {
-        let meta = std::fs::symlink_metadata(&at)?;
-        std::os::unix::fs::lchown(&at, None, Some(group))?;
-        if meta.is_symlink() {
-            continue;
-        }
-        let mut mode = meta.permissions().mode() | 0o660;
-        if meta.is_dir() {
-            mode |= 0o2110;
-            for entry in std::fs::read_dir(&at)? {
-                pending.push(entry?.path());
-            }
-        }
-        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode & 0o7777))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -368,35 +317,54 @@ mod tests {
     fn empty_dirs_are_for_all_users() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().join("scratch");
-        empty_dir(&at, &EmptyDirVolumeSource::default(), None).unwrap();
+        empty_dir(&at, &EmptyDirVolumeSource::default(), 0, None).unwrap();
         let mode = std::fs::metadata(&at).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o777);
-        let unknown = EmptyDirVolumeSource {
-            medium: Some("Tape".into()),
-            ..Default::default()
-        };
-        assert_eq!(
-            empty_dir(&at, &unknown, None).unwrap_err().to_string(),
-            "unknown storage medium \"Tape\""
-        );
+        for medium in ["Tape", "HugePages-", "HugePages-2M,size=9", "HugePages-3Mi"] {
+            let unknown = EmptyDirVolumeSource {
+                medium: Some(medium.into()),
+                ..Default::default()
+            };
+            assert_eq!(
+                empty_dir(&at, &unknown, 0, None).unwrap_err().to_string(),
+                format!("unknown storage medium {medium:?}")
+            );
+        }
     }
 
     #[test]
-    fn persistent_volumes_are_paths() {
-        let mut spec = PersistentVolumeSpec::default();
-        assert_eq!(
-            volume_path(&spec, "pv").unwrap_err().reason,
-            "rkube supports persistent volumes of type hostPath and local, and \"pv\" is of another"
-        );
-        spec.local = Some(k8s_openapi::api::core::v1::LocalVolumeSource {
-            path: "/l".into(),
+    fn page_sizes_are_powers_of_two() {
+        for (size, bytes) in [
+            ("2Mi", Some(2 << 20)),
+            ("1Gi", Some(1 << 30)),
+            ("64Ki", Some(64 << 10)),
+            ("2M", None),
+            ("2", None),
+            ("Mi", None),
+            ("0Mi", None),
+            ("99999999999999Gi", None),
+        ] {
+            assert_eq!(page_bytes(size), bytes, "{size}");
+        }
+    }
+
+    #[test]
+    fn memory_is_limited_by_pod_or_node() {
+        let pod = |limit: Option<&str>| Pod {
+            spec: Some(PodSpec {
+                containers: vec![Container {
+                    resources: limit.map(|limit| ResourceRequirements {
+                        limits: Some([("memory".to_owned(), Quantity(limit.into()))].into()),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }),
             ..Default::default()
-        });
-        assert_eq!(volume_path(&spec, "pv").unwrap(), Path::new("/l"));
-        spec.host_path = Some(HostPathVolumeSource {
-            path: "/h".into(),
-            ..Default::default()
-        });
-        assert_eq!(volume_path(&spec, "pv").unwrap(), Path::new("/h"));
+        };
+        assert_eq!(memory_limit(&pod(None), 1 << 30), 1 << 30);
+        assert_eq!(memory_limit(&pod(Some("1Mi")), 1 << 30), 1 << 20);
+        assert_eq!(memory_limit(&pod(Some("1Gi")), 1 << 20), 1 << 20);
     }
 }

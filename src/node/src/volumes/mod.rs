@@ -8,18 +8,22 @@ use rkube_runtime::{Mount, MountPropagation};
 use tokio::sync::watch;
 
 mod atomic;
+mod beneath;
+mod claim;
 mod content;
 mod local;
+mod ownership;
 mod subpath;
 mod types;
 
+pub(crate) use subpath::open_beneath;
 pub(crate) use types::VolumeSources;
 
 use crate::kinds::*;
 use crate::pods::object_hold::SharedHold;
 use crate::pods::paths::pod_dir;
 use content::Contents;
-use types::{Problem, Source};
+use types::{Problem, Source, Use};
 
 /// Waits until an object changes that a problem depends on; forever if there is none.
 pub(crate) async fn any_change(problems: &[Problem]) {
@@ -132,24 +136,25 @@ impl Volumes {
     }
 }
 
-/// Returns the pod's volumes that at least one container mounts.
-fn mounted_volumes(pod: &Pod) -> Vec<&Volume> {
-    let used: std::collections::HashSet<String> = pod
-        .init_containers()
-        .iter()
-        .chain(&pod.spec().containers)
-        .chain(&pod.ephemeral())
-        .flat_map(|c| c.volume_mounts.iter().flatten().map(|m| m.name.clone()))
-        .collect();
-    pod.spec()
-        .volumes
-        .iter()
-        .flatten()
-        .filter(|v| used.contains(&v.name))
+/// Returns the pod's volumes that at least one container uses, and how.
+fn used_volumes(pod: &Pod) -> Vec<(&Volume, Use)> {
+    let mut uses: HashMap<String, Use> = HashMap::new();
+    let ordinary = pod.init_containers().iter().chain(&pod.spec().containers);
+    for container in ordinary.chain(&pod.ephemeral()) {
+        for mount in container.volume_mounts.iter().flatten() {
+            uses.entry(mount.name.clone()).or_default().mount = true;
+        }
+        for device in container.volume_devices.iter().flatten() {
+            uses.entry(device.name.clone()).or_default().device = true;
+        }
+    }
+    let volumes = pod.spec().volumes.iter().flatten();
+    volumes
+        .filter_map(|v| Some((v, *uses.get(&v.name)?)))
         .collect()
 }
 
-/// Sets up all volumes of a pod that its containers mount. Existing local volumes keep their
+/// Sets up all volumes of a pod that its containers use. Existing local volumes keep their
 /// content.
 ///
 /// # Errors
@@ -163,14 +168,15 @@ pub(crate) async fn set_up(
     let mut sources = HashMap::new();
     let mut problems = Vec::new();
     let mut contents = Contents::new(volume_sources.clone(), pod.clone(), objects.clone());
-    for volume in mounted_volumes(pod) {
+    for (volume, use_) in used_volumes(pod) {
         let done = if content::is_content(volume) {
+            // Only the agent writes these files, whatever the mount asks for.
             contents.write(volume).await.map(|path| Source::Path {
                 path,
-                read_only: false,
+                read_only: true,
             })
         } else {
-            local::set_up(volume_sources, pod, volume, objects).await
+            local::set_up(volume_sources, pod, volume, use_, objects).await
         };
         match done {
             Ok(source) => {
@@ -276,6 +282,7 @@ pub(crate) async fn tear_down(uid: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::VolumeDevice;
 
     #[test]
     fn mountinfo_names_are_unescaped() {
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn only_mounted_volumes_are_set_up() {
+    fn only_used_volumes_are_set_up() {
         let volume = |name: &str| Volume {
             name: name.into(),
             ..Default::default()
@@ -340,11 +347,19 @@ mod tests {
             }),
             ..Default::default()
         };
-        let names: Vec<&str> = mounted_volumes(&pod)
+        let mut pod = pod;
+        pod.spec.as_mut().unwrap().containers[0].volume_devices = Some(vec![VolumeDevice {
+            name: "d".into(),
+            ..Default::default()
+        }]);
+        let used: Vec<(&str, bool, bool)> = used_volumes(&pod)
             .iter()
-            .map(|v| v.name.as_str())
+            .map(|(v, u)| (v.name.as_str(), u.mount, u.device))
             .collect();
-        assert_eq!(names, ["a", "c", "d"]);
+        assert_eq!(
+            used,
+            [("a", true, false), ("c", true, false), ("d", true, true)]
+        );
     }
 
     #[test]

@@ -15,8 +15,8 @@ use nix::mount::{MsFlags, mount};
 
 use crate::pods::paths::pod_dir;
 
-/// Opens `path` beneath `root`; fails if symbolic links lead out of it.
-fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+/// Opens `path` beneath `root`; fails with `EXDEV` if symbolic links lead out of it.
+pub(crate) fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restrictions.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };

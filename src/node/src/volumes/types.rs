@@ -24,17 +24,50 @@ pub(crate) struct VolumeSources {
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(super) volume: String,
+    /// The step that failed, as upstream names it.
+    pub(super) operation: Operation,
     pub(super) reason: String,
     /// The missing object, if it is watched.
     pub(super) dependency: Option<Dependency>,
+}
+
+/// A step of setting up a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    SetUp,
+    MountOptions,
+    MapDevice,
+}
+
+impl Operation {
+    /// Returns the name in upstream's messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::SetUp => "MountVolume.SetUp",
+            Self::MountOptions => "MountVolume.MountOptionSupport check",
+            Self::MapDevice => "MapVolume.SetUpDevice",
+        }
+    }
+}
+
+impl Problem {
+    /// Returns the reason of the problem's event.
+    pub(crate) fn event(&self) -> &'static str {
+        match self.operation {
+            Operation::SetUp | Operation::MountOptions => "FailedMount",
+            Operation::MapDevice => "FailedMapVolume",
+        }
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "MountVolume.SetUp failed for volume {:?} : {}",
-            self.volume, self.reason
+            "{} failed for volume {:?} : {}",
+            self.operation.name(),
+            self.volume,
+            self.reason
         )
     }
 }
@@ -68,6 +101,15 @@ impl Dependency {
     }
 }
 
+/// How a pod's containers use a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Use {
+    /// A container has it in `volumeMounts`.
+    pub mount: bool,
+    /// A container has it in `volumeDevices`.
+    pub device: bool,
+}
+
 /// Source of the mounts of a volume.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
@@ -87,6 +129,7 @@ pub(super) fn volume_dir(uid: &str, plugin: &str, name: &str) -> PathBuf {
 pub(super) fn problem(reason: impl fmt::Display) -> Problem {
     Problem {
         volume: String::new(),
+        operation: Operation::SetUp,
         reason: reason.to_string(),
         dependency: None,
     }

@@ -1,26 +1,35 @@
 //! Server side of the streams of one connection.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use super::frame::{self, Frame};
 use super::headers::{self, HeaderDecoder, HeaderEncoder, Headers};
+use crate::bounded::{self, Budget};
 
 /// Capacity of a stream's buffer in each direction, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Maximum number of received frames that wait for a stream's user. Beyond that, the whole
 /// connection stalls.
 const MAX_PENDING_FRAMES: usize = 256;
+/// Maximum number of received bytes that wait for the users of all streams. Beyond that, the whole
+/// connection stalls.
+const MAX_PENDING_BYTES: u32 = 16 << 20;
+/// Maximum number of streams that are open at a time.
+const MAX_STREAMS: usize = 512;
 /// Size of read buffers, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 /// Status of a refused stream: its ID is in use or not a client's (odd) ID.
 const STATUS_PROTOCOL_ERROR: u32 = 1;
+/// Status of a stream that is refused because too many are open.
+const STATUS_REFUSED_STREAM: u32 = 3;
 
 /// Error that ends a connection.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +73,8 @@ enum Outgoing {
 impl PendingSession {
     /// Serves SPDY on `io` in a background task.
     ///
-    /// The session ends when the client closes the connection or violates the protocol. Dropping
-    /// the receiver of streams does not end it.
+    /// The session ends when the client closes the connection or violates the protocol, and when
+    /// the receiver of streams is dropped. What was written to streams before is still sent.
     pub fn start(self, io: impl AsyncRead + AsyncWrite + Send + 'static) {
         let (read, write) = tokio::io::split(io);
         let (sender, receiver) = mpsc::channel(64);
@@ -75,9 +84,15 @@ impl PendingSession {
                 streams: self.0,
                 out: sender,
                 open: HashMap::new(),
+                budget: Budget::new(MAX_PENDING_BYTES),
+                slots: Arc::new(Semaphore::new(MAX_STREAMS)),
             };
-            if let Err(e) = reader.run(read).await {
-                debug!("SPDY: {e}");
+            let done = reader.streams.clone();
+            tokio::select! {
+                ended = reader.run(read) => if let Err(e) = ended {
+                    debug!("SPDY: {e}");
+                },
+                () = done.closed() => {}
             }
         });
     }
@@ -118,7 +133,10 @@ async fn write_all(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<O
 struct Reader {
     streams: mpsc::Sender<Stream>,
     out: mpsc::Sender<Outgoing>,
-    open: HashMap<u32, mpsc::Sender<Bytes>>,
+    open: HashMap<u32, bounded::Sender>,
+    budget: Budget,
+    /// One permit for each further stream that may be open.
+    slots: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -156,7 +174,11 @@ impl Reader {
                     let status = STATUS_PROTOCOL_ERROR;
                     return self.send(Outgoing::Frame(Frame::Rst { id, status })).await;
                 }
-                let stream = self.open_stream(id, fin, headers);
+                let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                    let status = STATUS_REFUSED_STREAM;
+                    return self.send(Outgoing::Frame(Frame::Rst { id, status })).await;
+                };
+                let stream = self.open_stream(id, fin, headers, slot);
                 self.send(Outgoing::Reply(id)).await?;
                 // The receiver may have been dropped; the stream then ends at once.
                 let _ = self.streams.send(stream).await;
@@ -187,21 +209,30 @@ impl Reader {
         Ok(())
     }
 
-    fn open_stream(&mut self, id: u32, fin: bool, headers: Headers) -> Stream {
+    fn open_stream(
+        &mut self,
+        id: u32,
+        fin: bool,
+        headers: Headers,
+        slot: OwnedSemaphorePermit,
+    ) -> Stream {
         let (near, io) = tokio::io::duplex(BUFFER_BYTES);
         let (read, write) = tokio::io::split(near);
-        let (sender, receiver) = mpsc::channel(MAX_PENDING_FRAMES);
+        let (sender, receiver) = self.budget.queue(MAX_PENDING_FRAMES);
         if !fin {
             self.open.insert(id, sender);
         }
-        tokio::spawn(inbound(receiver, write));
-        tokio::spawn(outbound(id, read, self.out.clone()));
+        let out = self.out.clone();
+        tokio::spawn(async move {
+            tokio::join!(inbound(receiver, write), outbound(id, read, out));
+            drop(slot);
+        });
         Stream { headers, io }
     }
 }
 
 /// Copies data from the connection to the stream's user.
-async fn inbound(mut from: mpsc::Receiver<Bytes>, mut to: WriteHalf<DuplexStream>) {
+async fn inbound(mut from: bounded::Receiver, mut to: WriteHalf<DuplexStream>) {
     while let Some(bytes) = from.recv().await {
         if to.write_all(&bytes).await.is_err() {
             return;
@@ -274,16 +305,62 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn streams_carry_bytes_both_ways_and_end() {
+    /// Returns a session with its client.
+    fn connected() -> (Streams, Client) {
         let (mine, theirs) = tokio::io::duplex(1 << 16);
-        let (mut streams, connect) = prepare();
+        let (streams, connect) = prepare();
         connect.start(theirs);
-        let mut client = Client {
+        let client = Client {
             io: mine,
             encoder: HeaderEncoder::default(),
             buffer: BytesMut::new(),
         };
+        (streams, client)
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_with_its_receiver() {
+        let (mut streams, mut client) = connected();
+        client.open(1, &[("streamtype", "error")]).await;
+        assert!(matches!(client.next().await, Frame::SynReply { id: 1, .. }));
+        let mut error = streams.recv().await.unwrap();
+        error.io.write_all(b"done").await.unwrap();
+        drop((error, streams));
+        // The client does not close, but reads what was written and then the end.
+        let mut rest = Vec::new();
+        client.io.read_to_end(&mut rest).await.unwrap();
+        let mut rest = BytesMut::from(&rest[..]);
+        let mut text = Vec::new();
+        while let Some(frame) = frame::decode(&mut rest).unwrap() {
+            if let Frame::Data { bytes, .. } = frame {
+                text.extend_from_slice(&bytes);
+            }
+        }
+        assert_eq!(text, b"done");
+    }
+
+    #[tokio::test]
+    async fn streams_are_limited() {
+        let (mut streams, mut client) = connected();
+        let ids: Vec<u32> = (0..=MAX_STREAMS as u32).map(|i| 2 * i + 1).collect();
+        let mut held = Vec::new();
+        for id in &ids[..MAX_STREAMS] {
+            client.open(*id, &[]).await;
+            assert!(matches!(client.next().await, Frame::SynReply { .. }));
+            held.push(streams.recv().await.unwrap());
+        }
+        let last = ids[MAX_STREAMS];
+        client.open(last, &[]).await;
+        let refused = Frame::Rst {
+            id: last,
+            status: STATUS_REFUSED_STREAM,
+        };
+        assert_eq!(client.next().await, refused);
+    }
+
+    #[tokio::test]
+    async fn streams_carry_bytes_both_ways_and_end() {
+        let (mut streams, mut client) = connected();
         client.open(1, &[("streamtype", "data")]).await;
         assert!(matches!(client.next().await, Frame::SynReply { id: 1, .. }));
         let mut stream = streams.recv().await.unwrap();

@@ -27,7 +27,7 @@ mod types;
 
 use std::collections::BTreeMap;
 
-pub use types::{HealthCheck, Ruleset, UdpBackends};
+pub use types::{HealthCheck, Ruleset, UdpBackends, UdpEndpoints};
 
 use self::base::{base_chains, refusal_chain};
 use self::port::Port;

@@ -1,11 +1,11 @@
 //! The chains and map elements of one service port.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::rules::{mark, pick_chain, pick_endpoint, translate};
-use super::types::{HealthCheck, Maps, Ruleset, UdpBackends};
+use super::types::{HealthCheck, Maps, Ruleset, UdpBackends, UdpEndpoints};
 use crate::hash;
 use crate::nft::{CmpOp, Data, Expr, Field, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict};
 use crate::node::Protocol;
@@ -291,11 +291,11 @@ impl<'a> Port<'a> {
         if service.protocol != Protocol::Udp {
             return;
         }
-        let serving: BTreeSet<Ipv4Addr> = service
+        let serving: UdpEndpoints = service
             .endpoints
             .iter()
             .filter(|e| e.serving)
-            .map(|e| e.ip)
+            .map(|e| (e.ip, e.port))
             .collect();
         if serving.is_empty() {
             return;

@@ -27,13 +27,16 @@ pub struct HealthCheck {
     pub local_endpoints: usize,
 }
 
-/// Addresses of the pods behind UDP services.
+/// Addresses and ports of the endpoints of one service port.
+pub type UdpEndpoints = BTreeSet<(Ipv4Addr, u16)>;
+
+/// The endpoints of UDP services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UdpBackends {
     /// Endpoints by address and port of the service.
-    pub by_address: BTreeMap<(Ipv4Addr, u16), BTreeSet<Ipv4Addr>>,
+    pub by_address: BTreeMap<(Ipv4Addr, u16), UdpEndpoints>,
     /// Endpoints by node port.
-    pub by_node_port: BTreeMap<u16, BTreeSet<Ipv4Addr>>,
+    pub by_node_port: BTreeMap<u16, UdpEndpoints>,
 }
 
 impl UdpBackends {

@@ -108,13 +108,16 @@ impl Worker {
             if let Some(old) = old {
                 sandbox::stop(&context.runtime, &context.network, &old).await;
             }
-            TaskResult::SandboxCreated(
-                sandbox::create(&context, &pod, attempt)
-                    .await
-                    .map_err(|e| format!("{e:#}")),
-            )
+            TaskResult::SandboxCreated(sandbox::create(&context, &pod, attempt).await)
         });
         None
+    }
+
+    /// Returns the key of a container's restart back-off. It changes with the container's image, so
+    /// that a mended container starts at once.
+    fn backoff_key(&self, name: &str) -> String {
+        let hash = self.pod.container(name).map(|c| plan::hash(&c));
+        format!("{name}_{}", hash.unwrap_or_default())
     }
 
     /// Returns the time before which a container must not be started; `None` if it may start now. A
@@ -125,7 +128,7 @@ impl Worker {
         }
         let instance = latest(&self.instances, name).filter(|i| i.exited())?;
         let ended = instance.finished_at.unwrap_or(instance.created_at);
-        let (pause, until) = self.backoff.holds(name, ended, now)?;
+        let (pause, until) = self.backoff.holds(&self.backoff_key(name), ended, now)?;
         let pod = self.pod.full_name();
         if self.backoff_recorded.insert(instance.id.clone()) {
             self.context.recorder.container(
@@ -161,7 +164,7 @@ impl Worker {
         let earlier = self.instances.get(name).cloned().unwrap_or_default();
         if let Some(last) = earlier.last().filter(|i| i.exited()) {
             let ended = last.finished_at.unwrap_or(last.created_at);
-            self.backoff.next(name, ended, now);
+            self.backoff.next(&self.backoff_key(name), ended, now);
         }
         let attempt = earlier
             .last()

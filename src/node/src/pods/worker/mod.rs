@@ -162,7 +162,8 @@ impl Worker {
             .and_then(|s| s.start_time.as_ref())
             .unwrap_or(&self.accepted_at)
             .0;
-        let end = start + SignedDuration::from_secs(seconds);
+        // A deadline beyond the representable times never passes.
+        let end = start.checked_add(SignedDuration::from_secs(seconds)).ok()?;
         if now < end {
             return Some(end);
         }

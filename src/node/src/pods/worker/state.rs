@@ -18,7 +18,7 @@ use super::super::plan::SandboxView;
 use super::super::probes::{ProbeResult, Probes};
 use super::super::reason::Reason;
 use super::super::resize::{Applied, Record};
-use super::super::sandbox::{self, NewSandbox};
+use super::super::sandbox::{self, NewSandbox, NotCreated};
 use super::super::start::NotStarted;
 use super::super::table::{Snapshot, WorkerEvent};
 use super::resize::ResizeState;
@@ -36,7 +36,7 @@ pub(crate) struct Adopted {
 pub(super) enum TaskResult {
     /// Volumes are set up; `None` if the task was cancelled.
     VolumesReady(Option<Volumes>),
-    SandboxCreated(Result<NewSandbox, String>),
+    SandboxCreated(Result<NewSandbox, NotCreated>),
     ContainerStarted {
         name: String,
         result: Result<(), NotStarted>,

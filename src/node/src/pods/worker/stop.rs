@@ -2,6 +2,7 @@
 
 use tracing::warn;
 
+use super::super::context::PodContext;
 use super::super::kill::Killing;
 use super::super::paths::log_dir;
 use super::super::{qos, sandbox};
@@ -119,19 +120,29 @@ impl Worker {
         self.spawn(async move {
             volumes::unmount(pod.uid()).await;
             if everything {
-                for id in sandboxes {
-                    if let Err(e) = context.runtime.remove_sandbox(&id).await {
-                        warn!("removing sandbox {id}: {e}");
-                    }
-                }
-                let runtime = &context.runtime;
-                runtime.remove_cgroup(&qos::cgroup_parent(&pod)).await;
-                sandbox::update_weights(runtime, &context.pods.active()).await;
-                volumes::tear_down(pod.uid()).await;
-                // The pod may have no logs.
-                let _ = tokio::fs::remove_dir_all(log_dir(&pod)).await;
+                remove_records(&context, &pod, sandboxes).await;
             }
             TaskResult::Cleaned
         });
+    }
+}
+
+/// Removes a deleted pod's sandboxes, cgroup, files and logs. Errors are only logged.
+async fn remove_records(context: &PodContext, pod: &Pod, sandboxes: Vec<String>) {
+    let runtime = &context.runtime;
+    for id in sandboxes {
+        if let Err(e) = runtime.remove_sandbox(&id).await {
+            warn!("removing sandbox {id}: {e}");
+        }
+    }
+    runtime.remove_cgroup(&qos::cgroup_parent(pod)).await;
+    sandbox::update_weights(runtime, &context.pods.active()).await;
+    volumes::tear_down(pod.uid()).await;
+    let logs = log_dir(pod);
+    match tokio::fs::remove_dir_all(&logs).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            warn!("removing {}: {e}", logs.display());
+        }
+        _ => {}
     }
 }

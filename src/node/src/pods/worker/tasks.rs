@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
 use super::super::probes::ProbeResult;
-use super::super::sandbox::NewSandbox;
+use super::super::sandbox::{NewSandbox, NotCreated};
 use super::super::start::{NotStarted, RETRY_DELAY};
 use super::state::{SANDBOX, Stage, TaskResult, Worker};
 use crate::client;
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    fn sandbox_created(&mut self, result: Result<NewSandbox, String>) {
+    fn sandbox_created(&mut self, result: Result<NewSandbox, NotCreated>) {
         self.in_flight.sandbox = false;
         match result {
             Ok(created) => {
@@ -73,12 +73,9 @@ impl Worker {
                 self.ip = Some(created.ip);
             }
             Err(e) => {
-                self.context.recorder.pod(
-                    &self.pod,
-                    Warning,
-                    "FailedCreatePodSandBox",
-                    format!("Failed to create pod sandbox: {e}"),
-                );
+                self.context
+                    .recorder
+                    .pod(&self.pod, Warning, e.reason, e.message);
                 self.retry_at
                     .insert(SANDBOX.into(), Timestamp::now() + RETRY_DELAY);
             }

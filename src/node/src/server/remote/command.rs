@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use rkube_runtime::{ExecSpec, Input, Runtime, RuntimeError, Session, SessionControl};
+use rkube_streams::bounded::{self, Budget};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
 
 use crate::server::query::Query;
 
@@ -13,6 +12,17 @@ use crate::server::query::Query;
 const EXEC_OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long output is read after an attached container has exited.
 const ATTACH_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum number of bytes of a client's input that the command has not read. The connection then
+/// stalls.
+const MAX_INPUT_BYTES: u32 = 1 << 20;
+/// Maximum number of a client's messages that the command has not read.
+const MAX_INPUT_MESSAGES: usize = 256;
+
+/// Returns a queue for a client's input.
+pub(super) fn input_queue() -> (bounded::Sender, bounded::Receiver) {
+    Budget::new(MAX_INPUT_BYTES).queue(MAX_INPUT_MESSAGES)
+}
 
 /// A command to run or a container to attach to, with the streams that the client requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +117,7 @@ impl Command {
 }
 
 /// Copies a client's input to the command; closes its stdin when `input` ends.
-pub(super) async fn write_input(stdin: Option<Input>, mut input: mpsc::UnboundedReceiver<Bytes>) {
+pub(super) async fn write_input(stdin: Option<Input>, mut input: bounded::Receiver) {
     let Some(mut stdin) = stdin else { return };
     while let Some(bytes) = input.recv().await {
         if stdin.write_all(&bytes).await.is_err() || stdin.flush().await.is_err() {

@@ -8,11 +8,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use rkube_runtime::{Output, Runtime, RuntimeError, SessionControl};
 use rkube_streams::remote_command::{TerminalSize, exit_status};
-use rkube_streams::{UpgradeError, spdy};
+use rkube_streams::{UpgradeError, bounded, spdy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
 
-use super::command::{Command, write_input};
+use super::command::{Command, input_queue, write_input};
 
 /// First version whose result is a `Status`.
 const V4: &str = "v4.channel.k8s.io";
@@ -102,7 +101,7 @@ async fn run_session(
     };
     let control = session.control;
     if let Some(from) = streams.remove("stdin") {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = input_queue();
         tokio::spawn(write_input(session.stdin, receiver));
         tokio::spawn(read_input(from, sender));
     }
@@ -135,10 +134,10 @@ fn end_message(result: &Result<i32, RuntimeError>, version: &str) -> String {
     }
 }
 
-async fn read_input(mut from: DuplexStream, to: mpsc::UnboundedSender<Bytes>) {
+async fn read_input(mut from: DuplexStream, to: bounded::Sender) {
     let mut buffer = vec![0; CHUNK_BYTES];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if to.send(Bytes::copy_from_slice(&buffer[..n])).is_err() {
+        if to.send(Bytes::copy_from_slice(&buffer[..n])).await.is_err() {
             return;
         }
     }

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use rkube_runtime::{Output, Runtime, RuntimeError, SessionControl};
+use rkube_streams::bounded;
 use rkube_streams::remote_command::exit_status;
 use rkube_streams::websocket::{CommandEvent, Message, Socket, Version, channel, normal_close};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::command::{Command, write_input};
+use super::command::{Command, input_queue, write_input};
 
 /// How long the server waits for the client's response to its close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ async fn run_session(
         Err(e) => return Some(Err(e)),
     };
     let control = session.control;
-    let (input, input_receiver) = mpsc::unbounded_channel();
+    let (input, input_receiver) = input_queue();
     let stdin = session.stdin.filter(|_| command.stdin);
     let feeder = tokio::spawn(write_input(stdin, input_receiver));
     let pumps = {
@@ -127,7 +127,7 @@ async fn run_session(
 struct Demux {
     version: Version,
     /// `None` once the client has closed stdin.
-    input: Option<mpsc::UnboundedSender<Bytes>>,
+    input: Option<bounded::Sender>,
     control: SessionControl,
 }
 
@@ -138,8 +138,9 @@ impl Demux {
             match self.version.command_event(message) {
                 CommandEvent::Stdin(bytes) => {
                     if let Some(input) = &self.input {
-                        // If the command no longer reads stdin, the session continues.
-                        let _ = input.send(bytes);
+                        // Waits for a command that reads slowly, so that the client does too. If
+                        // the command no longer reads stdin, the session continues.
+                        let _ = input.send(bytes).await;
                     }
                 }
                 CommandEvent::CloseStdin => self.input = None,
