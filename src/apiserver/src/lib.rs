@@ -43,6 +43,7 @@ mod reader;
 mod resources;
 mod respond;
 mod reviews;
+mod route;
 mod server;
 mod service;
 mod services;

@@ -186,7 +186,8 @@ async fn nodes_pods_and_services_are_proxied() {
     assert_eq!(code, 200, "{text}");
     assert_eq!(
         text.as_str().unwrap(),
-        format!("/a%2Fb/? secret=false uri={pod}/a%2Fb/")
+        format!("/a/b/? secret=false uri={pod}/a/b/"),
+        "decoded as a whole, as by upstream"
     );
     assert_eq!(t.get(pod).await.0, 301);
     let request = Request::builder()
