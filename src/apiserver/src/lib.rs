@@ -55,6 +55,7 @@ mod tests;
 mod uid;
 mod versions;
 mod webhooks;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Instant;
