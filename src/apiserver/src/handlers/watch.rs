@@ -216,6 +216,16 @@ fn put_event(kind: &str, object: Value, encoding: Encoding, out: &mut BytesMut) 
     out.put_slice(b"\n");
 }
 
+/// Completes when the next bookmark is due; never if there are none.
+async fn ticked(bookmarks: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    if let Some(receiver) = bookmarks
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 impl Stream {
     /// Returns the next bytes to send; `None` at the end of the watch.
     async fn next(&mut self) -> Option<Bytes> {
@@ -223,16 +233,7 @@ impl Stream {
             return None;
         }
         loop {
-            let ticked = async {
-                match &mut self.bookmarks {
-                    Some(receiver) => {
-                        if receiver.changed().await.is_err() {
-                            std::future::pending::<()>().await;
-                        }
-                    }
-                    None => std::future::pending().await,
-                }
-            };
+            let ticked = ticked(&mut self.bookmarks);
             let mut out = BytesMut::new();
             tokio::select! {
                 biased;

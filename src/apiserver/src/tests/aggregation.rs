@@ -63,6 +63,33 @@ fn answer(request: &Request<hyper::body::Incoming>, old: bool) -> (u16, &'static
     }
 }
 
+/// Answers a request of the front proxy; echoes what is sent after an upgrade.
+async fn respond(
+    mut request: Request<hyper::body::Incoming>,
+    old: bool,
+) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    if request.uri().path().ends_with("/stream") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let stream = TokioIo::new(upgrade.await.unwrap());
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        });
+        let response = Response::builder()
+            .status(101)
+            .header("connection", "Upgrade")
+            .header("upgrade", "echo")
+            .body(Full::default());
+        return response.map_err(std::io::Error::other);
+    }
+    let (code, kind, value) = answer(&request, old);
+    Response::builder()
+        .status(code)
+        .header("content-type", kind)
+        .body(Full::from(value.to_string()))
+        .map_err(std::io::Error::other)
+}
+
 /// Starts a server on its own port that only accepts clients of the test's CA.
 async fn extension(t: &TestServer) -> u16 {
     extension_of_age(t, false).await
@@ -88,32 +115,8 @@ async fn extension_of_age(t: &TestServer, old: bool) -> u16 {
                     return;
                 };
                 let shown = stream.get_ref().1.peer_certificates().is_some();
-                let service = service_fn(
-                    move |mut request: Request<hyper::body::Incoming>| async move {
-                        assert!(shown, "the front proxy shows its certificate");
-                        if request.uri().path().ends_with("/stream") {
-                            // An upgrade to an echo stream.
-                            let upgrade = hyper::upgrade::on(&mut request);
-                            tokio::spawn(async move {
-                                let stream = TokioIo::new(upgrade.await.unwrap());
-                                let (mut reader, mut writer) = tokio::io::split(stream);
-                                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-                            });
-                            let response = Response::builder()
-                                .status(101)
-                                .header("connection", "Upgrade")
-                                .header("upgrade", "echo")
-                                .body(Full::<Bytes>::default());
-                            return response.map_err(std::io::Error::other);
-                        }
-                        let (code, kind, value) = answer(&request, old);
-                        Response::builder()
-                            .status(code)
-                            .header("content-type", kind)
-                            .body(Full::<Bytes>::from(value.to_string()))
-                            .map_err(std::io::Error::other)
-                    },
-                );
+                assert!(shown, "the front proxy shows its certificate");
+                let service = service_fn(move |request| respond(request, old));
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .with_upgrades()
