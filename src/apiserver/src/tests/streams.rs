@@ -357,18 +357,30 @@ async fn a_watch_over_websocket() {
         .unwrap();
     stream
         .write_all(
-            b"GET /api/v1/namespaces?watch=1&fieldSelector=metadata.name=default HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+            b"GET /api/v1/namespaces?watch=1&timeoutSeconds=1&fieldSelector=metadata.name=default HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
               Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .await
         .unwrap();
+    // A ping with the mask 0, and what answers it.
+    let ping = [0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    let pong = [0x8a, 2, b'h', b'i'];
+    // The watch ends with the close code 1000.
+    let close = [0x88, 2, 0x03, 0xe8];
+    stream.write_all(&ping).await.unwrap();
     let mut answer = Vec::new();
-    while !String::from_utf8_lossy(&answer).contains("\"name\":\"default\"") {
-        let mut buffer = [0; 1024];
-        let n = stream.read(&mut buffer).await.unwrap();
+    while !answer.ends_with(&close) {
+        let n = stream.read_buf(&mut answer).await.unwrap();
         assert!(n > 0);
-        answer.extend_from_slice(&buffer[..n]);
     }
+    assert!(answer.windows(4).any(|part| part == pong));
+    stream
+        .write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8])
+        .await
+        .unwrap();
+    // The end of the connection may come without TLS's notice of it.
+    let rest = stream.read_to_end(&mut Vec::new()).await;
+    assert!(!rest.is_ok_and(|n| n > 0));
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
